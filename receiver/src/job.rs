@@ -1,0 +1,288 @@
+//! The state that connections, the writer and the syncer share.
+
+use std::collections::BTreeMap;
+use std::net::TcpStream;
+use std::sync::{Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{bail, ensure};
+use wire::results::{Acknowledgement, FromReceiver, Outcome, Progress, Totals, Welcome};
+
+use crate::checkpoint::Position;
+
+/// Received batches are reported to the source at most this often, unless something became durable or there is
+/// nothing else to do.
+const REPORT_PAUSE: Duration = Duration::from_millis(1);
+
+/// One job, as the receiver sees it.
+#[derive(Debug, Default)]
+pub struct Job {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+/// How the receiver's work ends.
+#[derive(Debug, Clone, PartialEq)]
+pub enum End {
+    /// The job is done or has failed.
+    Job(Outcome),
+    /// Somebody asked the receiver to stop; this many rows are durable.
+    Stopped(u64),
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The newest cluster's generation; 0 while there was none.
+    generation: u64,
+    /// Open connections of classifier processes, by a number of their own.
+    connections: BTreeMap<u64, TcpStream>,
+    connected: u64,
+    /// When the last of them ended.
+    lonely_since: Option<Instant>,
+    initializer: Option<Initializer>,
+    started: Option<SystemTime>,
+    written: Position,
+    durable: Position,
+    totals: Option<Totals>,
+    stop: bool,
+    end: Option<End>,
+}
+
+#[derive(Debug)]
+struct Initializer {
+    connection: u64,
+    stream: TcpStream,
+    /// Received batches by worker, and of how many the source was told.
+    received: BTreeMap<u32, (u64, u64)>,
+    reported: Instant,
+}
+
+/// What the syncer should do next.
+#[derive(Debug, PartialEq)]
+pub enum SyncWork {
+    /// Make this durable.
+    Sync(Position),
+    /// All batches are durable: end the job.
+    Finish(Totals),
+    /// Somebody asked to stop, and all that is written is durable.
+    Stop,
+}
+
+impl Job {
+    /// The files are open, and say that the job got this far.
+    pub fn begin_at(&self, position: Position) {
+        let mut state = self.state();
+        state.written = position;
+        state.durable = position;
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic ends the process, so no lock is ever left poisoned by one.
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Lets a classifier process in; the connection's number, and what the process must know.
+    ///
+    /// # Errors
+    /// The reason why it may not come in.
+    pub fn admit(&self, stream: TcpStream, generation: u64, initializer: bool) -> anyhow::Result<(u64, Welcome)> {
+        let mut state = self.state();
+        ensure!(
+            generation >= state.generation,
+            "generation {generation} of the cluster is over; generation {} is at work",
+            state.generation
+        );
+        if generation > state.generation {
+            state.generation = generation;
+            state.initializer = None;
+            for (_, old) in std::mem::take(&mut state.connections) {
+                // It is closed so that its thread ends; that it is closed already is as good.
+                let _ = old.shutdown(std::net::Shutdown::Both);
+            }
+        }
+        if initializer && state.initializer.is_some() {
+            bail!("another initializer of generation {generation} is connected");
+        }
+        state.connected += 1;
+        let connection = state.connected;
+        if initializer {
+            state.initializer = Some(Initializer {
+                connection,
+                stream: stream.try_clone()?,
+                received: BTreeMap::new(),
+                reported: Instant::now(),
+            });
+        }
+        state.connections.insert(connection, stream);
+        state.lonely_since = None;
+        let welcome = Welcome { next: state.durable.next, next_row: state.durable.next_row };
+        Ok((connection, welcome))
+    }
+
+    /// A classifier process's connection ended.
+    pub fn left(&self, connection: u64) {
+        let mut state = self.state();
+        state.connections.remove(&connection);
+        if state.initializer.as_ref().is_some_and(|i| i.connection == connection) {
+            state.initializer = None;
+        }
+        if state.connections.is_empty() {
+            state.lonely_since = Some(Instant::now());
+        }
+        self.changed.notify_all();
+    }
+
+    /// The newest cluster's generation.
+    pub fn generation(&self) -> u64 {
+        self.state().generation
+    }
+
+    /// Notes that a batch of this worker came in.
+    pub fn received(&self, worker: u32) {
+        let mut state = self.state();
+        state.started.get_or_insert_with(SystemTime::now);
+        if let Some(initializer) = &mut state.initializer {
+            initializer.received.entry(worker).or_default().0 += 1;
+        }
+    }
+
+    /// Notes how far the writer is; `idle` says that it has nothing else to write just now.
+    pub fn written(&self, position: Position, idle: bool) {
+        let mut state = self.state();
+        if state.written.next != position.next {
+            state.written = position;
+            self.changed.notify_all();
+        }
+        state.report(idle);
+    }
+
+    /// Notes what is durable, and tells the source.
+    pub fn durable(&self, position: Position) {
+        let mut state = self.state();
+        state.durable = position;
+        state.report(true);
+    }
+
+    /// Notes that no batches beyond these totals will come.
+    pub fn totals(&self, totals: Totals) {
+        let mut state = self.state();
+        state.started.get_or_insert_with(SystemTime::now);
+        state.totals = Some(totals);
+        self.changed.notify_all();
+    }
+
+    /// Asks the receiver to make durable what is here, and to stop.
+    pub fn stop(&self) {
+        self.state().stop = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits until there is something for the syncer to do; `None` when the job has ended.
+    pub fn sync_work(&self) -> Option<SyncWork> {
+        let mut state = self.state();
+        loop {
+            if state.end.is_some() {
+                return None;
+            }
+            if state.written.next > state.durable.next {
+                return Some(SyncWork::Sync(state.written));
+            }
+            match state.totals {
+                Some(totals) if state.durable.next >= totals.batches => return Some(SyncWork::Finish(totals)),
+                _ => {}
+            }
+            if state.stop {
+                return Some(SyncWork::Stop);
+            }
+            state = self.changed.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner);
+        }
+    }
+
+    /// When the first batch (or the totals) came.
+    pub fn started(&self) -> SystemTime {
+        self.state().started.unwrap_or_else(SystemTime::now)
+    }
+
+    /// Ends the job, if it has not ended yet, and tells the source.
+    pub fn end(&self, end: End) {
+        let mut state = self.state();
+        if state.end.is_some() {
+            return;
+        }
+        if let (End::Job(outcome), Some(initializer)) = (&end, &state.initializer)
+            && let Err(error) = FromReceiver::Outcome(outcome.clone()).write(&initializer.stream)
+        {
+            eprintln!("receiver: telling the initializer how the job ended: {error:#}");
+        }
+        state.end = Some(end);
+        self.changed.notify_all();
+    }
+
+    /// Waits for the job's end. A job that has begun and whose processes are all gone for longer than
+    /// `patience` fails.
+    pub fn wait(&self, patience: Duration) -> End {
+        let mut state = self.state();
+        loop {
+            if let Some(end) = &state.end {
+                return end.clone();
+            }
+            let begun = state.started.is_some();
+            let lonely = state.lonely_since.filter(|_| begun).map(|since| since.elapsed());
+            if let Some(lonely) = lonely
+                && lonely >= patience
+            {
+                return End::Job(Outcome::Failed(format!(
+                    "no classifier process has been connected for {patience:?}; {} rows are durable",
+                    state.durable.next_row
+                )));
+            }
+            let pause = lonely.map_or(patience, |lonely| patience - lonely);
+            state = self
+                .changed
+                .wait_timeout(state, pause)
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .0;
+        }
+    }
+
+    /// Waits until the processes have closed their connections (they were told the outcome), or `limit`
+    /// is over.
+    pub fn wait_for_leave(&self, limit: Duration) {
+        let _ = self
+            .changed
+            .wait_timeout_while(self.state(), limit, |state| !state.connections.is_empty())
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+    }
+
+    /// How the job goes, and whether it has ended.
+    pub fn progress(&self) -> (Progress, bool) {
+        let state = self.state();
+        let Position { next_row: rows, rejects, result_bytes: bytes, .. } = state.durable;
+        (Progress { rows, rejects, bytes }, state.end.is_some())
+    }
+}
+
+impl State {
+    /// Tells the source what is new, if it is time to.
+    fn report(&mut self, now: bool) {
+        let next = self.durable.next;
+        let Some(initializer) = &mut self.initializer else { return };
+        if !now && initializer.reported.elapsed() < REPORT_PAUSE {
+            return;
+        }
+        let mut received = Vec::new();
+        for (&worker, (count, told)) in &mut initializer.received {
+            if count != told {
+                received.push((worker, *count));
+                *told = *count;
+            }
+        }
+        let acknowledgement = FromReceiver::Acknowledgement(Acknowledgement { next, received });
+        initializer.reported = Instant::now();
+        if let Err(error) = acknowledgement.write(&initializer.stream) {
+            // Its own thread sees that the connection is broken, and cleans up.
+            eprintln!("receiver: acknowledging to the initializer: {error:#}");
+            self.initializer = None;
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! Results in, in whatever order; results out, in row order and durable.
+//!
+//! | module         | holds |
+//! |----------------|-------|
+//! | [`order`]      | which batch is next, and what came early; pure |
+//! | [`checkpoint`] | the small file that says how much of the results counts |
+//! | [`store`]      | results, rejects and checkpoint on disk |
+//! | [`job`]        | the state that connections, the writer and the syncer share |
+//! | [`writer`]     | the thread that puts batches in order and writes them, and the one that makes them durable |
+//! | [`server`]     | connections: classifier processes, observers, plain clients |
+//! | [`plain`]      | what plain clients of 2018 send |
+
+pub mod checkpoint;
+pub mod job;
+pub mod order;
+pub mod plain;
+pub mod server;
+pub mod store;
+pub mod writer;

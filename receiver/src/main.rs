@@ -1,0 +1,86 @@
+//! `receiver`: see `receiver --help`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Parser;
+use receiver::job::End;
+use receiver::server::{Server, Settings};
+use wire::program::Ready;
+use wire::results::Outcome;
+use wire::token::Token;
+use wire::{net, ports};
+
+/// Takes results in and writes them down: a cluster's numbered batches in row order, durable; or whatever a
+/// plain framed client sends, a line a frame.
+#[derive(Debug, Parser)]
+#[command(version, after_help = "\
+A cluster's results go to --output; beside it (for results.log) stand results.rejects.csv, results.json when the
+job is done and, until then, results.checkpoint: a receiver that is started again goes on from there.
+
+Exit code: 0 when the job is done (or plain clients were served until the end), 1 when it failed or was stopped.")]
+struct Args {
+    /// Payloads are framed (a 4-byte big-endian length, then the payload); there is no other way, and the flag
+    /// is taken since 2018's receiver had it
+    #[arg(long)]
+    framed: bool,
+    /// Where to listen
+    #[arg(long, value_name = "HOST:PORT", default_value_t = format!("127.0.0.1:{}", ports::RESULTS))]
+    listen: String,
+    /// The file for the results; without it, plain payloads go to standard output
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// A file with the job's token; who does not know it is refused
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Let plain clients, which cannot show a token, in although there is one
+    #[arg(long)]
+    allow_plain: bool,
+    /// How long all classifier processes may be gone before a job that has begun fails
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    patience: u64,
+    /// Write process id and address to this file when listening
+    #[arg(long, value_name = "FILE")]
+    ready_file: Option<PathBuf>,
+    /// End when standard input ends (set by the program that starts this one)
+    #[arg(long, hide = true)]
+    exit_with_stdin: bool,
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    let args = Args::parse();
+    if args.exit_with_stdin {
+        wire::program::exit_with_stdin("receiver");
+    }
+    let token = args.token_file.as_deref().map(Token::load).transpose()?;
+    let server = Server::new(Settings {
+        output: args.output,
+        token,
+        allow_plain: args.allow_plain,
+        patience: Duration::from_secs(args.patience),
+    })?;
+    let stopping = std::sync::Arc::clone(&server);
+    ctrlc::set_handler(move || stopping.stop()).context("waiting for signals")?;
+    let listener = net::listen("results", &args.listen)?;
+    Ready::new([("results", listener.local_addr()?)]).write(args.ready_file.as_deref())?;
+    Ok(match server.run(listener) {
+        End::Job(Outcome::Done(summary)) => {
+            eprintln!(
+                "receiver: done: {} rows, of these {} rejects; SHA-256 of the results {}",
+                summary.rows, summary.rejects, summary.sha256
+            );
+            ExitCode::SUCCESS
+        }
+        End::Job(Outcome::Failed(reason)) => {
+            eprintln!("receiver: the job failed: {reason}");
+            ExitCode::FAILURE
+        }
+        End::Stopped(0) => ExitCode::SUCCESS,
+        End::Stopped(rows) => {
+            eprintln!("receiver: stopped; {rows} rows are durable");
+            ExitCode::FAILURE
+        }
+    })
+}

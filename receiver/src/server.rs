@@ -1,0 +1,270 @@
+//! Connections: classifier processes, observers, plain clients.
+
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use bytes::Bytes;
+use wire::frame::{DEFAULT_LIMIT, FrameReader, PEER_LIMIT};
+use wire::net;
+use wire::opening::{self, OPENING_LIMIT, OPENING_TIME, Refusal, ResultsOpening};
+use wire::results::{Outcome, ToReceiver, Welcome};
+use wire::token::Token;
+
+use crate::job::{End, Job};
+use crate::plain;
+use crate::store::{self, Paths, Store, Syncer};
+use crate::writer::{self, Event};
+
+/// Batches that wait for the writer; each connection's thread may hold one more.
+const QUEUE: usize = 1024;
+/// How often an observer is told how the job goes.
+const OBSERVER_PAUSE: Duration = Duration::from_millis(100);
+/// How long the processes may take to leave when the job has ended.
+const LEAVE_TIME: Duration = Duration::from_secs(5);
+
+/// What a receiver is to do.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where results go; without, plain clients' payloads go to standard output and there is no job.
+    pub output: Option<PathBuf>,
+    /// The job's token.
+    pub token: Option<Token>,
+    /// Whether plain clients may send although a token is asked for.
+    pub allow_plain: bool,
+    /// How long all classifier processes may be gone before a job that has begun fails.
+    pub patience: Duration,
+}
+
+/// A receiver.
+pub struct Server {
+    settings: Settings,
+    job: Arc<Job>,
+    mode: Mutex<Mode>,
+}
+
+/// What the receiver takes; the first connection decides.
+enum Mode {
+    Undecided,
+    /// Numbered batches, which go to the writer.
+    Numbered(SyncSender<Event>),
+    Plain(Arc<plain::Output>),
+}
+
+impl Server {
+    /// Prepares a receiver. Files of an interrupted job are opened at once, so that what is wrong with them is
+    /// said at once.
+    ///
+    /// # Errors
+    /// Files that cannot be used.
+    pub fn new(settings: Settings) -> anyhow::Result<Arc<Self>> {
+        let job = Arc::new(Job::default());
+        let mode = match settings.output.as_deref().map(Paths::new) {
+            Some(paths) if paths.checkpoint.exists() || paths.summary.exists() => {
+                Mode::Numbered(start(store::open(&paths)?, &job)?)
+            }
+            Some(paths) => {
+                check_folder(&paths.results)?;
+                Mode::Undecided
+            }
+            None => Mode::Undecided,
+        };
+        Ok(Arc::new(Self { settings, job, mode: Mutex::new(mode) }))
+    }
+
+    /// Serves connections until the job ends or somebody asks to [`stop`](Server::stop).
+    pub fn run(self: &Arc<Self>, listener: TcpListener) -> End {
+        let server = Arc::clone(self);
+        std::thread::spawn(move || {
+            loop {
+                let (stream, peer) = match net::accept(&listener) {
+                    Ok(accepted) => accepted,
+                    Err(error) => {
+                        let reason = format!("accepting connections: {error}");
+                        return server.job.end(End::Job(Outcome::Failed(reason)));
+                    }
+                };
+                let server = Arc::clone(&server);
+                std::thread::spawn(move || {
+                    if let Err(error) = server.serve(&stream, &peer.to_string()) {
+                        eprintln!("receiver: {error:#}");
+                    }
+                    // Clones of the stream may live on elsewhere; the peer should see the end now.
+                    let _ = stream.shutdown(std::net::Shutdown::Both);
+                });
+            }
+        });
+        let end = self.job.wait(self.settings.patience);
+        self.job.end(end.clone());
+        if matches!(end, End::Job(_)) {
+            self.job.wait_for_leave(LEAVE_TIME);
+        }
+        end
+    }
+
+    /// Makes durable what is here, and ends.
+    pub fn stop(&self) {
+        match &*self.mode() {
+            Mode::Numbered(_) => self.job.stop(),
+            Mode::Undecided | Mode::Plain(_) => self.job.end(End::Stopped(0)),
+        }
+    }
+
+    fn mode(&self) -> std::sync::MutexGuard<'_, Mode> {
+        self.mode.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The way to the writer, whose files are opened when the first classifier process comes.
+    fn numbered(&self) -> anyhow::Result<SyncSender<Event>> {
+        let mut mode = self.mode();
+        if matches!(*mode, Mode::Undecided) {
+            let output = self.settings.output.as_deref();
+            let output = output.context("numbered batches need a file; start the receiver with --output")?;
+            *mode = Mode::Numbered(start(store::open(&Paths::new(output))?, &self.job)?);
+        }
+        match &*mode {
+            Mode::Numbered(events) => Ok(events.clone()),
+            _ => bail!("this receiver takes plain payloads, since its first client sent these"),
+        }
+    }
+
+    fn plain(&self) -> anyhow::Result<Arc<plain::Output>> {
+        let mut mode = self.mode();
+        if matches!(*mode, Mode::Undecided) {
+            *mode = Mode::Plain(Arc::new(plain::Output::open(self.settings.output.as_deref())?));
+        }
+        match &*mode {
+            Mode::Plain(output) => Ok(Arc::clone(output)),
+            _ => bail!("this receiver takes the numbered batches of a cluster"),
+        }
+    }
+
+    fn serve(&self, stream: &TcpStream, peer: &str) -> anyhow::Result<()> {
+        let open = self.settings.token.is_none() || self.settings.allow_plain;
+        let limit = if open { DEFAULT_LIMIT } else { OPENING_LIMIT };
+        let mut reader = FrameReader::new(stream.try_clone().context("splitting a connection")?, peer, limit);
+        let Some(first) = reader.next_frame_within(OPENING_TIME)? else { return Ok(()) };
+        if !opening::is_opening(&first) {
+            ensure!(
+                open,
+                "{peer} opened without a token and was refused; --allow-plain lets plain clients in"
+            );
+            return self.plain()?.append_all(first, &mut reader);
+        }
+        match self.admit(stream, &first) {
+            Ok(Admitted::Observer) => {
+                self.observe(stream);
+                Ok(())
+            }
+            Ok(Admitted::Process(process)) => {
+                opening::send_json(stream, &process.welcome)?;
+                reader.set_limit(PEER_LIMIT);
+                let outcome = self.take_batches(&mut reader, &process);
+                self.job.left(process.connection);
+                outcome.with_context(|| format!("classifier {} at {peer}", process.name))
+            }
+            Err(reason) => {
+                opening::refuse(stream, &Refusal { refused: format!("{reason:#}") });
+                Err(reason.context(format!("refused {peer}")))
+            }
+        }
+    }
+
+    fn admit(&self, stream: &TcpStream, first: &[u8]) -> anyhow::Result<Admitted> {
+        let (name, generation, initializer) = match opening::check(first, self.settings.token.as_ref())? {
+            ResultsOpening::Observer {} => return Ok(Admitted::Observer),
+            ResultsOpening::Worker { name, generation } => (name, generation, false),
+            ResultsOpening::Initializer { name, generation } => (name, generation, true),
+        };
+        let events = self.numbered()?;
+        let stream = stream.try_clone().context("splitting a connection")?;
+        let before = self.job.generation();
+        let (connection, welcome) = self.job.admit(stream, generation, initializer)?;
+        if generation > before {
+            events.send(Event::Generation).context("the writer has stopped")?;
+        }
+        Ok(Admitted::Process(Process { name, generation, initializer, connection, welcome, events }))
+    }
+
+    /// Passes a process's batches on to the writer, until the process leaves.
+    fn take_batches(&self, reader: &mut FrameReader<TcpStream>, process: &Process) -> anyhow::Result<()> {
+        while let Some(payload) = reader.next_frame()? {
+            match decode(payload)? {
+                ToReceiver::Batch(batch) => {
+                    let event = Event::Batch(process.generation, batch);
+                    if process.events.send(event).is_err() {
+                        // The job has ended, and its reason was said where it ended.
+                        return Ok(());
+                    }
+                }
+                ToReceiver::Totals(totals) => {
+                    ensure!(process.initializer, "totals from a process that is not the initializer");
+                    self.job.totals(totals);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells an observer how the job goes, until it leaves or the job ends.
+    fn observe(&self, stream: &TcpStream) {
+        loop {
+            let (progress, ended) = self.job.progress();
+            if opening::send_json(stream, &progress).is_err() || ended {
+                return;
+            }
+            std::thread::sleep(OBSERVER_PAUSE);
+        }
+    }
+}
+
+enum Admitted {
+    Observer,
+    Process(Process),
+}
+
+/// A classifier process that was let in.
+struct Process {
+    name: String,
+    generation: u64,
+    initializer: bool,
+    connection: u64,
+    welcome: Welcome,
+    events: SyncSender<Event>,
+}
+
+fn decode(payload: Bytes) -> anyhow::Result<ToReceiver> {
+    ToReceiver::decode(payload).context("understanding a message")
+}
+
+/// Starts the writer and the syncer.
+fn start((store, syncer): (Store, Syncer), job: &Arc<Job>) -> anyhow::Result<SyncSender<Event>> {
+    job.begin_at(store.position());
+    let (sender, events) = sync_channel(QUEUE);
+    let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
+    let writer_job = Arc::clone(job);
+    thread("writer")
+        .spawn(move || writer::write(store, &events, &writer_job))
+        .context("starting the writer's thread")?;
+    let (syncer_job, digest) = (Arc::clone(job), sender.clone());
+    let digest = move || {
+        let (reply, answer) = std::sync::mpsc::channel();
+        digest.send(Event::Digest(reply)).ok()?;
+        answer.recv().ok()
+    };
+    thread("syncer")
+        .spawn(move || writer::sync(syncer, digest, &syncer_job))
+        .context("starting the syncer's thread")?;
+    Ok(sender)
+}
+
+/// The output's folder must be there, and take new files: better said now than when results come.
+fn check_folder(results: &Path) -> anyhow::Result<()> {
+    let probe = results.with_extension("probe");
+    std::fs::File::create(&probe)
+        .and_then(|_| std::fs::remove_file(&probe))
+        .with_context(|| format!("the folder of the output {} cannot be written", results.display()))
+}

@@ -1,0 +1,134 @@
+//! The thread that puts batches in order and writes them, and the one that makes them durable.
+//!
+//! They work side by side: while one span of the results is being synced, the next is being written.
+
+use std::sync::mpsc::Receiver;
+use std::time::SystemTime;
+
+use anyhow::ensure;
+use wire::results::{Outcome, ResultBatch, Summary, Totals};
+
+use crate::job::{End, Job, SyncWork};
+use crate::order::Order;
+use crate::store::{Store, Syncer};
+
+/// How many batches are taken in before some are written.
+const MOST_AT_ONCE: usize = 256;
+
+/// For the writer.
+#[derive(Debug)]
+pub enum Event {
+    /// A batch of this generation.
+    Batch(u64, ResultBatch),
+    /// A new generation of the cluster is at work; what came early will come again.
+    Generation,
+    /// All batches are written: the syncer asks for the results' SHA-256.
+    Digest(std::sync::mpsc::Sender<String>),
+}
+
+/// Writes batches in order until all senders of events are gone or the job ends.
+pub fn write(mut store: Store, events: &Receiver<Event>, job: &Job) {
+    let position = store.position();
+    let mut order = Order::new(position.next, position.next_row);
+    while let Ok(first) = events.recv() {
+        if let Err(error) = step(&mut store, &mut order, first, events, job) {
+            job.end(End::Job(Outcome::Failed(format!("{error:#}"))));
+            return;
+        }
+    }
+}
+
+/// Takes in what is here, up to a limit, and writes what is in line.
+fn step(
+    store: &mut Store,
+    order: &mut Order,
+    first: Event,
+    events: &Receiver<Event>,
+    job: &Job,
+) -> anyhow::Result<()> {
+    let mut taken = 0;
+    let mut event = Some(first);
+    let mut digests = Vec::new();
+    let idle = loop {
+        match event {
+            Some(Event::Batch(generation, batch)) if generation == job.generation() => {
+                job.received(batch.worker);
+                order.offer(batch)?;
+            }
+            // A straggler of a cluster that is gone.
+            Some(Event::Batch(..)) => {}
+            Some(Event::Generation) => order.forget_early(),
+            Some(Event::Digest(reply)) => digests.push(reply),
+            None => break true,
+        }
+        taken += 1;
+        if taken == MOST_AT_ONCE {
+            break false;
+        }
+        event = events.try_recv().ok();
+    };
+    let mut run = Vec::new();
+    while let Some(batch) = order.take()? {
+        run.push(batch);
+    }
+    store.append(&run)?;
+    job.written(store.position(), idle);
+    for reply in digests {
+        // The syncer waits for it; if it does not, the job has ended.
+        let _ = reply.send(store.sha256());
+    }
+    Ok(())
+}
+
+/// Makes durable what is written, until the job ends; ends it when all is there.
+pub fn sync(mut syncer: Syncer, digest: impl Fn() -> Option<String>, job: &Job) {
+    while let Some(work) = job.sync_work() {
+        let outcome = match work {
+            SyncWork::Sync(position) => syncer.sync(&position).map(|()| {
+                job.durable(position);
+                None
+            }),
+            SyncWork::Finish(totals) => {
+                finish(&syncer, totals, &digest, job).map(|summary| Some(End::Job(Outcome::Done(summary))))
+            }
+            SyncWork::Stop => Ok(Some(End::Stopped(syncer.durable().next_row))),
+        };
+        match outcome {
+            Ok(None) => {}
+            Ok(Some(end)) => job.end(end),
+            Err(error) => job.end(End::Job(Outcome::Failed(format!("{error:#}")))),
+        }
+    }
+}
+
+fn finish(
+    syncer: &Syncer,
+    totals: Totals,
+    digest: &impl Fn() -> Option<String>,
+    job: &Job,
+) -> anyhow::Result<Summary> {
+    let durable = syncer.durable();
+    ensure!(
+        durable.next == totals.batches && durable.next_row == totals.rows,
+        "{} rows in {} batches were read, and {} rows in {} batches came out: rows were lost or made up",
+        totals.rows,
+        totals.batches,
+        durable.next_row,
+        durable.next
+    );
+    let sha256 = digest().ok_or_else(|| anyhow::anyhow!("the writer has stopped"))?;
+    let (started, ended) = (job.started(), SystemTime::now());
+    let time = |t| humantime::format_rfc3339_millis(t).to_string();
+    let summary = Summary {
+        rows: durable.next_row,
+        rejects: durable.rejects,
+        batches: durable.next,
+        bytes: durable.result_bytes,
+        sha256,
+        started: time(started),
+        ended: time(ended),
+        seconds: ended.duration_since(started).unwrap_or_default().as_secs_f64(),
+    };
+    syncer.finish(&summary)?;
+    Ok(summary)
+}

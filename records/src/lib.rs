@@ -1,0 +1,18 @@
+//! The CSV dialect, in one place: where a record ends ([`reader`]), and what its values are ([`values`]).
+//!
+//! RFC 4180, read as Python's `csv` and the `csv` crate read it where the RFC is silent: a quote opens a
+//! quoted value only at the value's beginning, and is an ordinary character elsewhere; what follows a
+//! closing quote up to the next comma belongs to the value. A record ends at a line feed outside quotes;
+//! a carriage return before it belongs to the line end.
+//!
+//! Why not the `csv` crate itself: it gives values, while the job passes records on as they came, to the byte,
+//! and looks into a record only where it is classified.
+
+pub mod reader;
+pub mod values;
+
+pub use reader::{Reader, RecordError};
+pub use values::{Malformed, Shape, join, write_value};
+
+/// The UTF-8 byte order mark, which some programs put before a CSV's header.
+pub const BOM: &[u8] = b"\xef\xbb\xbf";

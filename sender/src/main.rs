@@ -1,0 +1,68 @@
+//! `sender`: see `sender --help`.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::Parser;
+use sender::input::{Csv, Fake, Input};
+use sender::session::{self, Target};
+use wire::token::Token;
+
+/// Sends rows to a classifier cluster: fake ones, a CSV file, or standard input.
+#[derive(Debug, Parser)]
+#[command(version, after_help = "\
+Examples:
+  sender 127.0.0.1:8888 --lines 1000000     a million fake rows
+  sender 127.0.0.1:8888 input.csv           a file
+  sender 127.0.0.1:8888 -                   standard input
+  sender --stdout --lines 1000 > input.csv  fake rows as a CSV")]
+struct Args {
+    /// Where the cluster's source listens
+    #[arg(value_name = "HOST:PORT", required_unless_present = "stdout")]
+    target: Option<String>,
+    /// A CSV file with a header, or - for standard input
+    #[arg(value_name = "FILE")]
+    input: Option<PathBuf>,
+    /// Make up this many rows
+    #[arg(long, value_name = "N", conflicts_with = "input")]
+    lines: Option<u64>,
+    /// Rows of another seed are other rows
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    seed: u64,
+    /// Write the fake rows to standard output as a CSV with its header
+    #[arg(long, requires = "lines", conflicts_with = "target")]
+    stdout: bool,
+    /// A file with the job's token
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// How long to wait for the source, at first and whenever it is lost
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    patience: u64,
+    /// End when standard input ends (set by the program that starts this one)
+    #[arg(long, hide = true)]
+    exit_with_stdin: bool,
+}
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    if args.stdout {
+        let lines = args.lines.context("--stdout needs --lines")?;
+        return session::write_csv(Fake::new(args.seed, lines), std::io::stdout().lock());
+    }
+    if args.exit_with_stdin {
+        wire::program::exit_with_stdin("sender");
+    }
+    let address = args.target.context("the source's HOST:PORT is missing")?;
+    let token = args.token_file.as_deref().map(Token::load).transpose()?;
+    let mut input: Box<dyn Input> = match (&args.input, args.lines) {
+        (Some(path), _) if path == Path::new("-") => Box::new(Csv::stdin()?),
+        (Some(path), _) => Box::new(Csv::open(path)?),
+        (None, Some(lines)) => Box::new(Fake::new(args.seed, lines)),
+        (None, None) => bail!("nothing to send: give --lines N, a CSV file, or - for standard input"),
+    };
+    let target = Target { address, token, patience: Duration::from_secs(args.patience) };
+    let rows = session::send_all(&target, &mut *input)?;
+    eprintln!("sender: {rows} rows are classified and durable");
+    Ok(())
+}

@@ -1,0 +1,22 @@
+//! What crosses between the programs.
+//!
+//! | module      | holds |
+//! |-------------|-------|
+//! | [`frame`]   | the framing that every port speaks: a 4-byte big-endian length, then the payload |
+//! | [`opening`] | the first frame of a connection between our own programs, and the answers to it |
+//! | [`results`] | port 9999: numbered result batches one way, acknowledgements the other |
+//! | [`token`]   | the job token that opens every port |
+//! | [`net`]     | connecting and listening with deadlines and errors that name the peer |
+//! | [`program`] | what a program and the one that started it tell each other |
+//! | [`ports`]   | default ports |
+
+pub mod frame;
+pub mod net;
+pub mod opening;
+pub mod ports;
+pub mod program;
+pub mod results;
+pub mod token;
+
+/// Version of the protocols in this crate. Peers that speak another one are refused with a reason.
+pub const VERSION: u32 = 1;

@@ -1,0 +1,130 @@
+//! Connecting and listening, with deadlines, and with errors that name what and where.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use socket2::{SockRef, TcpKeepalive};
+
+/// Connects to `what` at `address` (`HOST:PORT`), again and again until it answers or `limit` is over.
+///
+/// # Errors
+/// Says what was connected to, where, for how long, and the last cause.
+pub fn connect(what: &str, address: &str, limit: Duration) -> anyhow::Result<TcpStream> {
+    let deadline = Instant::now() + limit;
+    let mut pause = Duration::from_millis(5);
+    loop {
+        let error = match attempt(address, deadline) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => error,
+        };
+        if Instant::now() + pause >= deadline {
+            return Err(error)
+                .with_context(|| format!("connecting to {what} at {address}: no success within {limit:?}"));
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(500));
+    }
+}
+
+fn attempt(address: &str, deadline: Instant) -> anyhow::Result<TcpStream> {
+    let mut last = None;
+    for target in address.to_socket_addrs().with_context(|| format!("looking up {address}"))? {
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        match TcpStream::connect_timeout(&target, left) {
+            // A port of this machine that nobody listens on may be given to the connecting side
+            // itself: a connection with itself, which looks like a peer.
+            Ok(stream) if stream.local_addr()? == stream.peer_addr()? => {
+                last = Some(io::Error::from(io::ErrorKind::ConnectionRefused));
+            }
+            Ok(stream) => {
+                tune(&stream)?;
+                return Ok(stream);
+            }
+            Err(error) => last = Some(error),
+        }
+    }
+    match last {
+        Some(error) => Err(error.into()),
+        None => bail!("{address} has no address"),
+    }
+}
+
+/// Listens at `address` for `what`.
+///
+/// # Errors
+/// Says what for and where, and what to do when the port is taken.
+pub fn listen(what: &str, address: &str) -> anyhow::Result<TcpListener> {
+    match TcpListener::bind(address) {
+        Ok(listener) => Ok(listener),
+        Err(e) if e.kind() == io::ErrorKind::AddrInUse => Err(e).with_context(|| {
+            format!(
+                "listening for {what} at {address}: another program has this port; \
+                 choose another (port 0 takes any free one)"
+            )
+        }),
+        Err(e) => Err(e).with_context(|| format!("listening for {what} at {address}")),
+    }
+}
+
+/// Takes the next connection and prepares it; failures of a single connection are not the listener's.
+///
+/// # Errors
+/// When the listener itself is broken.
+pub fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+    loop {
+        match listener.accept() {
+            Ok((stream, peer)) => match tune(&stream) {
+                Ok(()) => return Ok((stream, peer)),
+                // The peer is gone already.
+                Err(_) => continue,
+            },
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
+                ) => {}
+            // No descriptor or memory is free just now: connections that end will free some.
+            Err(e) if matches!(e.raw_os_error(), Some(libc_errors::EMFILE | libc_errors::ENFILE | libc_errors::ENOMEM)) => {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// The error numbers above, which have no [`io::ErrorKind`]; the same on Linux and macOS.
+mod libc_errors {
+    pub(super) const ENOMEM: i32 = 12;
+    pub(super) const ENFILE: i32 = 23;
+    pub(super) const EMFILE: i32 = 24;
+}
+
+/// No delay for small frames, and probes that find a peer whose host is gone.
+fn tune(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let probes = TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5));
+    SockRef::from(stream).set_tcp_keepalive(&probes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_connection_names_what_where_and_how_long() {
+        // Bound and dropped: nobody listens there now.
+        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+        let error = connect("the receiver", &free, Duration::from_millis(30)).unwrap_err();
+        let text = format!("{error:#}");
+        assert!(text.contains(&format!("connecting to the receiver at {free}: no success within 30ms")), "{text}");
+    }
+
+    #[test]
+    fn a_taken_port_says_so() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let error = listen("rows", &taken.local_addr().unwrap().to_string()).unwrap_err();
+        assert!(error.to_string().contains("another program has this port"), "{error:#}");
+    }
+}

@@ -1,0 +1,10 @@
+//! Default ports, as in 2018. All can be changed by flags.
+
+/// Rows in, at the initializer.
+pub const ROWS: u16 = 8888;
+/// Results out, at the receiver.
+pub const RESULTS: u16 = 9999;
+/// Cluster control, at the initializer.
+pub const CONTROL: u16 = 12500;
+/// Data connections between classifier processes; one port a process, counted up from here.
+pub const DATA: u16 = 12600;

@@ -1,0 +1,315 @@
+//! Port 9999 after the opening: numbered result batches one way, acknowledgements the other.
+//!
+//! The first byte of a payload says what it is. Batches and acknowledgements are binary, big-endian, since
+//! there are many; all else is JSON.
+
+use std::io::{self, IoSlice, Write};
+
+use anyhow::{Context, bail, ensure};
+use bytes::{Buf, BufMut, Bytes};
+use serde::{Deserialize, Serialize};
+
+use crate::frame;
+
+const BATCH: u8 = 1;
+const TOTALS: u8 = 2;
+const ACKNOWLEDGEMENT: u8 = 3;
+const OUTCOME: u8 = 4;
+
+/// Bytes before the results in a batch's payload.
+const BATCH_HEAD: usize = 1 + 8 + 8 + 4 + 4 + 4 + 4;
+
+/// The results of one batch of rows. It stands alone: whatever order batches come in, the receiver can put
+/// them in line, and knows which rows they answer for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ResultBatch<B = Bytes> {
+    /// The batch's number, counted from 0.
+    pub number: u64,
+    /// The number of its first row, counted from 0.
+    pub first_row: u64,
+    /// How many rows it answers for, rejects included.
+    pub rows: u32,
+    /// How many of these were rejected.
+    pub rejected: u32,
+    /// The worker that classified it, counted over the cluster.
+    pub worker: u32,
+    /// The results in row order, each with its line end: just what is appended to the results.
+    pub results: B,
+    /// The rejects in row order as CSV lines `row,reason,record`: just what is appended to the rejects.
+    pub rejects: B,
+}
+
+impl<B: AsRef<[u8]>> ResultBatch<B> {
+    /// The frame's beginning; the results and the rejects follow it.
+    ///
+    /// # Errors
+    /// A batch longer than [`frame::PEER_LIMIT`], which the receiver would refuse.
+    pub fn head(&self) -> anyhow::Result<[u8; frame::PREFIX + BATCH_HEAD]> {
+        let (results, rejects) = (self.results.as_ref().len(), self.rejects.as_ref().len());
+        let length = BATCH_HEAD + results + rejects;
+        ensure!(
+            length <= frame::PEER_LIMIT,
+            "the results of batch {} are {length} bytes long; the limit is {}",
+            self.number,
+            frame::PEER_LIMIT
+        );
+        let mut head = [0; frame::PREFIX + BATCH_HEAD];
+        let mut out = &mut head[..];
+        out.put_u32(length as u32);
+        out.put_u8(BATCH);
+        out.put_u64(self.number);
+        out.put_u64(self.first_row);
+        out.put_u32(self.rows);
+        out.put_u32(self.rejected);
+        out.put_u32(self.worker);
+        out.put_u32(results as u32);
+        Ok(head)
+    }
+}
+
+/// Writes batches with as few system calls as the stream allows.
+///
+/// # Errors
+/// Those of the stream, or a batch that is too long.
+pub fn write_batches<B: AsRef<[u8]>>(stream: impl Write, batches: &[ResultBatch<B>]) -> anyhow::Result<()> {
+    let heads = batches.iter().map(ResultBatch::head).collect::<Result<Vec<_>, _>>()?;
+    let mut slices: Vec<IoSlice<'_>> = Vec::with_capacity(3 * batches.len());
+    for (head, batch) in heads.iter().zip(batches) {
+        slices.push(IoSlice::new(head));
+        slices.push(IoSlice::new(batch.results.as_ref()));
+        slices.push(IoSlice::new(batch.rejects.as_ref()));
+    }
+    Ok(frame::write_all_vectored(stream, &mut slices)?)
+}
+
+/// What the whole job was, from the side that read the rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Rows read.
+    pub rows: u64,
+    /// Batches cut from them.
+    pub batches: u64,
+}
+
+/// From a classifier process to the receiver.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ToReceiver {
+    /// A batch.
+    Batch(ResultBatch),
+    /// From the initializer: there will be no more batches than these.
+    Totals(Totals),
+}
+
+impl ToReceiver {
+    /// Understands a payload.
+    ///
+    /// # Errors
+    /// A payload that is not a message to the receiver.
+    pub fn decode(mut payload: Bytes) -> anyhow::Result<Self> {
+        match payload.first() {
+            Some(&BATCH) => {
+                ensure!(payload.len() >= BATCH_HEAD, "a batch of only {} bytes", payload.len());
+                payload.advance(1);
+                let mut batch = ResultBatch {
+                    number: payload.get_u64(),
+                    first_row: payload.get_u64(),
+                    rows: payload.get_u32(),
+                    rejected: payload.get_u32(),
+                    worker: payload.get_u32(),
+                    ..ResultBatch::default()
+                };
+                let results = payload.get_u32() as usize;
+                ensure!(results <= payload.len(), "batch {} is shorter than it says", batch.number);
+                ensure!(batch.rejected <= batch.rows, "batch {} has more rejects than rows", batch.number);
+                batch.results = payload.split_to(results);
+                batch.rejects = payload;
+                Ok(Self::Batch(batch))
+            }
+            Some(&TOTALS) => Ok(Self::Totals(json(&payload)?)),
+            _ => bail!("a payload of an unknown kind"),
+        }
+    }
+}
+
+/// Writes the totals.
+///
+/// # Errors
+/// Those of the stream.
+pub fn write_totals(stream: impl Write, totals: &Totals) -> anyhow::Result<()> {
+    write_json(stream, TOTALS, totals)
+}
+
+/// From the receiver to the initializer.
+#[derive(Debug, Clone, PartialEq)]
+pub enum FromReceiver {
+    /// How far the receiver is.
+    Acknowledgement(Acknowledgement),
+    /// The job's end.
+    Outcome(Outcome),
+}
+
+/// How far the receiver is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Acknowledgement {
+    /// All batches below this number are durable.
+    pub next: u64,
+    /// Worker and how many batches of it came in on this cluster generation, durable or not; only those
+    /// whose number changed. The source sees from it who is quick.
+    pub received: Vec<(u32, u64)>,
+}
+
+/// How the job ended, from the side that wrote the results.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// All is durable.
+    Done(Summary),
+    /// The job cannot be finished.
+    Failed(String),
+}
+
+/// The contents of `results.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Rows read; results plus rejects.
+    pub rows: u64,
+    /// Rows in the rejects.
+    pub rejects: u64,
+    /// Batches.
+    pub batches: u64,
+    /// Length of the results in bytes.
+    pub bytes: u64,
+    /// SHA-256 of the results, in hexadecimal.
+    pub sha256: String,
+    /// When the first batch came, in UTC as RFC 3339; of a job of no rows, when its totals came.
+    pub started: String,
+    /// When all was durable.
+    pub ended: String,
+    /// From `started` to `ended`.
+    pub seconds: f64,
+}
+
+/// What an observer is told, several times a second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Progress {
+    /// Rows whose batches are durable, rejects included.
+    pub rows: u64,
+    /// Of these, rejects.
+    pub rejects: u64,
+    /// Bytes of durable results.
+    pub bytes: u64,
+}
+
+impl FromReceiver {
+    /// Understands a payload.
+    ///
+    /// # Errors
+    /// A payload that is not a message of the receiver.
+    pub fn decode(mut payload: Bytes) -> anyhow::Result<Self> {
+        match payload.first() {
+            Some(&ACKNOWLEDGEMENT) => {
+                payload.advance(1);
+                ensure!(payload.len() >= 8 && (payload.len() - 8).is_multiple_of(12), "a cut acknowledgement");
+                let next = payload.get_u64();
+                let mut received = Vec::with_capacity(payload.len() / 12);
+                while payload.has_remaining() {
+                    received.push((payload.get_u32(), payload.get_u64()));
+                }
+                Ok(Self::Acknowledgement(Acknowledgement { next, received }))
+            }
+            Some(&OUTCOME) => Ok(Self::Outcome(json(&payload)?)),
+            _ => bail!("a payload of an unknown kind"),
+        }
+    }
+
+    /// Writes the message as a frame.
+    ///
+    /// # Errors
+    /// Those of the stream.
+    pub fn write(&self, stream: impl Write) -> anyhow::Result<()> {
+        match self {
+            Self::Acknowledgement(ack) => {
+                let mut payload = Vec::with_capacity(9 + 12 * ack.received.len());
+                payload.put_u8(ACKNOWLEDGEMENT);
+                payload.put_u64(ack.next);
+                for &(worker, received) in &ack.received {
+                    payload.put_u32(worker);
+                    payload.put_u64(received);
+                }
+                Ok(frame::write(stream, &payload)?)
+            }
+            Self::Outcome(outcome) => write_json(stream, OUTCOME, outcome),
+        }
+    }
+}
+
+/// The receiver's answer to the opening of a classifier process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// The first batch that is not durable yet.
+    pub next: u64,
+    /// The first row of that batch.
+    pub next_row: u64,
+}
+
+fn write_json<T: Serialize>(stream: impl Write, kind: u8, message: &T) -> anyhow::Result<()> {
+    let mut payload = vec![kind];
+    serde_json::to_writer(&mut payload, message).context("encoding a message")?;
+    Ok(frame::write(stream, &payload)?)
+}
+
+fn json<T: serde::de::DeserializeOwned>(payload: &[u8]) -> anyhow::Result<T> {
+    serde_json::from_slice(&payload[1..]).context("understanding a message")
+}
+
+/// Kinds of a failed write that mean that the peer is gone, rather than that something here is wrong.
+pub fn is_disconnect(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn batches_come_back(
+            number: u64, first_row: u64, rejected in 0u32..50, more in 0u32..50, worker: u32,
+            results in prop::collection::vec(any::<u8>(), 0..500),
+            rejects in prop::collection::vec(any::<u8>(), 0..500),
+        ) {
+            let batch = ResultBatch {
+                number, first_row, rows: rejected + more, rejected, worker,
+                results: Bytes::from(results), rejects: Bytes::from(rejects),
+            };
+            let mut stream = Vec::new();
+            write_batches(&mut stream, &[batch.clone(), batch.clone()]).unwrap();
+            let decoded: Vec<_> = frame::payloads(&stream)
+                .map(|p| ToReceiver::decode(Bytes::copy_from_slice(p)).unwrap())
+                .collect();
+            prop_assert_eq!(decoded, vec![ToReceiver::Batch(batch.clone()), ToReceiver::Batch(batch)]);
+        }
+
+        #[test]
+        fn acknowledgements_come_back(
+            next: u64,
+            received in prop::collection::vec(any::<(u32, u64)>(), 0..20),
+        ) {
+            let message = FromReceiver::Acknowledgement(Acknowledgement { next, received });
+            let mut stream = Vec::new();
+            message.write(&mut stream).unwrap();
+            let payload = Bytes::from(stream.split_off(frame::PREFIX));
+            prop_assert_eq!(FromReceiver::decode(payload).unwrap(), message);
+        }
+
+        #[test]
+        fn noise_is_an_error_and_never_a_panic(noise in prop::collection::vec(any::<u8>(), 0..100)) {
+            let _ = ToReceiver::decode(Bytes::from(noise.clone()));
+            let _ = FromReceiver::decode(Bytes::from(noise));
+        }
+    }
+}
