@@ -70,7 +70,11 @@ impl FakeRows {
             let phrase: String = Bs().fake_with_rng(&mut rng);
             let verb: &str = BsVerb().fake_with_rng(&mut rng);
             let noun: &str = BsNoun().fake_with_rng(&mut rng);
-            Phrase::new(&format!(" to {phrase}{}{verb} {noun}", if i % 8 == 0 { ", and to " } else { " and " }))
+            Phrase::new(&match i % 8 {
+                0 => format!(" to {phrase}, and to {verb} {noun}"),
+                1 => format!(" to {phrase} and {verb} {noun}"),
+                _ => format!(" to {phrase}"),
+            })
         });
         let tails = tails.collect();
         Self { seed, names, heads, tails }

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use socket2::{SockRef, TcpKeepalive};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 /// Connects to `what` at `address` (`HOST:PORT`), again and again until it answers or `limit` is over.
 ///
@@ -56,16 +56,58 @@ fn attempt(address: &str, deadline: Instant) -> anyhow::Result<TcpStream> {
 /// # Errors
 /// Says what for and where, and what to do when the port is taken.
 pub fn listen(what: &str, address: &str) -> anyhow::Result<TcpListener> {
-    match TcpListener::bind(address) {
-        Ok(listener) => Ok(listener),
-        Err(e) if e.kind() == io::ErrorKind::AddrInUse => Err(e).with_context(|| {
-            format!(
-                "listening for {what} at {address}: another program has this port; \
-                 choose another (port 0 takes any free one)"
-            )
-        }),
-        Err(e) => Err(e).with_context(|| format!("listening for {what} at {address}")),
+    bind(what, address)?.listen()
+}
+
+/// An address that is taken, and at which nobody listens yet: who connects is refused.
+#[derive(Debug)]
+pub struct Bound {
+    socket: Socket,
+    what: String,
+    address: String,
+}
+
+/// Takes `address` for `what`, without listening yet.
+///
+/// # Errors
+/// As [`listen`].
+pub fn bind(what: &str, address: &str) -> anyhow::Result<Bound> {
+    let target = address
+        .to_socket_addrs()
+        .with_context(|| format!("looking up {address}, to listen there for {what}"))?
+        .next()
+        .with_context(|| format!("{address} has no address to listen at for {what}"))?;
+    let bound = || -> io::Result<Socket> {
+        let socket = Socket::new(Domain::for_address(target), Type::STREAM, Some(Protocol::TCP))?;
+        // A port whose last connections are just ending is free to us.
+        socket.set_reuse_address(true)?;
+        socket.bind(&target.into())?;
+        Ok(socket)
+    };
+    let socket = bound().map_err(|e| explain(e, what, address))?;
+    Ok(Bound { socket, what: what.to_owned(), address: address.to_owned() })
+}
+
+impl Bound {
+    /// Listens from now on.
+    ///
+    /// # Errors
+    /// As [`listen`].
+    pub fn listen(self) -> anyhow::Result<TcpListener> {
+        self.socket.listen(1024).map_err(|e| explain(e, &self.what, &self.address))?;
+        Ok(self.socket.into())
     }
+}
+
+fn explain(error: io::Error, what: &str, address: &str) -> anyhow::Error {
+    let hint = match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            ": another program has this port; choose another (port 0 takes any free one)"
+        }
+        io::ErrorKind::AddrNotAvailable => ": this machine has no such address",
+        _ => "",
+    };
+    anyhow::Error::from(error).context(format!("listening for {what} at {address}{hint}"))
 }
 
 /// Takes the next connection and prepares it; failures of a single connection are not the listener's.

@@ -1,0 +1,110 @@
+//! Slow boxes run beside the timely worker, never on it: a worker that sleeps for a batch's time would starve
+//! whatever else its thread serves, the source above all.
+
+use std::collections::VecDeque;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use timely::scheduling::{Activator, SyncActivator};
+use wire::results::ResultBatch;
+
+use crate::batch::Batch;
+use crate::classify::Classifier;
+
+/// A quick box gives the thread back after this long, so that other operators come to work.
+const TURN: Duration = Duration::from_millis(2);
+
+/// Where a worker's batches are classified.
+pub enum Place {
+    /// On the worker's own thread.
+    Here {
+        /// The box.
+        classifier: Box<Classifier>,
+        /// What waits.
+        waiting: VecDeque<Batch>,
+        /// Brings the operator back when its turn is over and something still waits.
+        again: Activator,
+    },
+    /// On a thread of its own.
+    Beside {
+        /// To the thread.
+        batches: Sender<Batch>,
+        /// From it.
+        results: Receiver<ResultBatch<Vec<u8>>>,
+        /// Batches that have not come back.
+        away: usize,
+    },
+}
+
+impl Place {
+    /// A quick box stays here, a slow one gets a thread, which activates the operator when a batch is done.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn new(mut classifier: Classifier, again: Activator, wake: SyncActivator) -> anyhow::Result<Self> {
+        if classifier.is_quick() {
+            return Ok(Self::Here { classifier: Box::new(classifier), waiting: VecDeque::new(), again });
+        }
+        let (batches, work) = channel::<Batch>();
+        let (done, results) = channel();
+        std::thread::Builder::new()
+            .name("box".into())
+            .spawn(move || {
+                while let Ok(batch) = work.recv() {
+                    // The worker is gone when nobody hears; then the process is ending.
+                    if done.send(classifier.classify(&batch)).is_err() || wake.activate().is_err() {
+                        return;
+                    }
+                }
+            })
+            .context("starting a box's thread")?;
+        Ok(Self::Beside { batches, results, away: 0 })
+    }
+
+    /// Takes a batch in.
+    pub fn push(&mut self, batch: Batch) {
+        match self {
+            Self::Here { waiting, .. } => waiting.push_back(batch),
+            Self::Beside { batches, away, .. } => {
+                *away += 1;
+                if batches.send(batch).is_err() {
+                    crate::fail("the box's thread has ended");
+                }
+            }
+        }
+    }
+
+    /// Gives out what is done by now, or can be done in this turn, in the order it came.
+    pub fn work(&mut self) -> Vec<ResultBatch<Vec<u8>>> {
+        match self {
+            Self::Here { classifier, waiting, again } => {
+                let start = Instant::now();
+                let mut done = Vec::new();
+                while let Some(batch) = waiting.pop_front() {
+                    done.push(classifier.classify(&batch));
+                    if start.elapsed() >= TURN {
+                        break;
+                    }
+                }
+                if !waiting.is_empty() {
+                    again.activate();
+                }
+                done
+            }
+            Self::Beside { results, away, .. } => {
+                let done: Vec<_> = results.try_iter().collect();
+                *away -= done.len();
+                done
+            }
+        }
+    }
+
+    /// Nothing is waiting or away.
+    pub fn is_idle(&self) -> bool {
+        match self {
+            Self::Here { waiting, .. } => waiting.is_empty(),
+            Self::Beside { away, .. } => *away == 0,
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! Black boxes: a batch in, result lines out.
+//!
+//! | module     | box |
+//! |------------|-----|
+//! | [`native`] | the built-in stand-in for an expensive model, defined so that anyone can check it |
+//! | [`python`] | the user's own pandas function, unchanged |
+//! | [`sleep`]  | waits for each row and uses no processor, to measure scale-out honestly |
+
+pub mod native;
+pub mod python;
+pub mod sleep;
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+
+/// A record that is fit to be classified: one record of valid UTF-8, with as many values as the header.
+#[derive(Debug, Clone, Copy)]
+pub struct Record<'a> {
+    /// The record as it came.
+    pub bytes: &'a [u8],
+    /// It has neither quotes nor line feeds, so its values are what stands between its commas.
+    pub plain: bool,
+}
+
+/// Why a box did not classify a batch. The message is what a user reads beside the rejected record.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct BoxError(pub String);
+
+/// A black box. It must give a row the same result whatever other rows are in its batch.
+pub trait BlackBox: Send {
+    /// Appends a result for each record, in order: the record, a comma, its classification, a line end.
+    ///
+    /// # Errors
+    /// When it cannot classify these records; what was appended is then discarded.
+    fn classify(
+        &mut self,
+        header: &[u8],
+        records: &[Record<'_>],
+        results: &mut Vec<u8>,
+    ) -> Result<(), BoxError>;
+
+    /// Whether a batch takes microseconds, so that it may run on a thread that others wait for.
+    fn is_quick(&self) -> bool {
+        false
+    }
+}
+
+/// Which box to use, as the user says it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kind {
+    /// `native`
+    Native,
+    /// `python:MODULE[:FUNCTION]`
+    Python {
+        /// The module's name.
+        module: String,
+        /// The function's name.
+        function: String,
+    },
+    /// `sleep:MICROSECONDS`
+    Sleep(Duration),
+}
+
+impl FromStr for Kind {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        let mut parts = text.splitn(3, ':');
+        match (parts.next().unwrap_or_default(), parts.next(), parts.next()) {
+            ("native", None, None) => Ok(Self::Native),
+            ("python", Some(module), function) if !module.is_empty() => Ok(Self::Python {
+                module: module.to_owned(),
+                function: function.unwrap_or("classify_df").to_owned(),
+            }),
+            ("sleep", Some(micros), None) => micros
+                .parse()
+                .map(|micros| Self::Sleep(Duration::from_micros(micros)))
+                .with_context(|| format!("{micros:?} is not a number of microseconds")),
+            _ => bail!(
+                "{text:?} is not a classifier; there are native, python:MODULE[:FUNCTION] and sleep:MICROSECONDS"
+            ),
+        }
+    }
+}
+
+/// How to make boxes; each worker has its own.
+#[derive(Debug, Clone)]
+pub struct Maker {
+    /// Which box.
+    pub kind: Kind,
+    /// How often the native box feeds a record to its hash, and what a Python box finds in the environment
+    /// as `CLASSIFIER_SLOWNESS`.
+    pub slowness: u32,
+    /// The Python interpreter.
+    pub python: PathBuf,
+    /// How long a Python box may take for a batch.
+    pub timeout: Duration,
+}
+
+impl Maker {
+    /// Makes a box, ready to classify.
+    ///
+    /// # Errors
+    /// A Python box that does not start; the message says what is missing.
+    pub fn make(&self) -> anyhow::Result<Box<dyn BlackBox>> {
+        Ok(match &self.kind {
+            Kind::Native => Box::new(native::Native::new(self.slowness)),
+            Kind::Sleep(per_row) => Box::new(sleep::Sleep::new(*per_row)),
+            Kind::Python { module, function } => Box::new(python::Python::start(python::Settings {
+                interpreter: self.python.clone(),
+                module: module.clone(),
+                function: function.clone(),
+                slowness: self.slowness,
+                timeout: self.timeout,
+            })?),
+        })
+    }
+
+    /// Makes `count` boxes, all at the same time, since an interpreter takes its time to start.
+    ///
+    /// # Errors
+    /// The first of their errors.
+    pub fn make_many(&self, count: usize) -> anyhow::Result<Vec<Box<dyn BlackBox>>> {
+        std::thread::scope(|scope| {
+            let starts: Vec<_> = (0..count).map(|_| scope.spawn(|| self.make())).collect();
+            starts
+                .into_iter()
+                .map(|start| start.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+                .collect()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn boxes_are_named_as_documented() {
+        let kind = |text: &str| text.parse::<Kind>();
+        assert_eq!(kind("native").unwrap(), Kind::Native);
+        assert_eq!(kind("sleep:3500").unwrap(), Kind::Sleep(Duration::from_micros(3500)));
+        let python = |module: &str, function: &str| Kind::Python { module: module.into(), function: function.into() };
+        assert_eq!(kind("python:a.b").unwrap(), python("a.b", "classify_df"));
+        assert_eq!(kind("python:m:f").unwrap(), python("m", "f"));
+        for wrong in ["", "rust", "python", "python:", "sleep", "sleep:fast", "sleep:-1", "native:1"] {
+            assert!(kind(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}

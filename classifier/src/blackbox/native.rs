@@ -1,0 +1,167 @@
+//! The built-in box. Its definition is public, so that anyone can check it:
+//!
+//! The record's values (unquoted), joined with 0x1F, are fed *slowness* times to one SHA-256. The score is the
+//! top 53 bits of the digest's first 8 bytes (big-endian), times 2⁻⁵³, printed as the shortest decimal that
+//! reads back the same, in the form of Python's `repr`: `0.5`, `0.0`, and below 10⁻⁴ `9.5e-05`.
+
+use sha2::{Digest, Sha256};
+
+use super::{BlackBox, BoxError, Record};
+
+/// Joins values: ASCII "unit separator", which no CSV should hold.
+const SEPARATOR: u8 = 0x1f;
+/// Values are repeated in memory to about this length, since a hash takes one long input quicker than many
+/// short ones.
+const REPEATED: usize = 4 << 10;
+
+/// The native box.
+#[derive(Debug)]
+pub struct Native {
+    slowness: u32,
+    /// The record's values, and their repetitions.
+    values: Vec<u8>,
+    /// Without any input all digests are the same.
+    constant: Option<f64>,
+}
+
+impl Native {
+    /// A box that feeds a record's values this often to its hash.
+    pub fn new(slowness: u32) -> Self {
+        let constant = (slowness == 0).then(|| score(&Sha256::digest(b"").into()));
+        Self { slowness, values: Vec::new(), constant }
+    }
+
+    fn classify_record(&mut self, record: Record<'_>) -> Result<f64, BoxError> {
+        if let Some(constant) = self.constant {
+            return Ok(constant);
+        }
+        self.values.clear();
+        if record.plain {
+            self.values.extend(record.bytes.iter().map(|&byte| if byte == b',' { SEPARATOR } else { byte }));
+        } else {
+            records::join(record.bytes, SEPARATOR, &mut self.values).map_err(|e| BoxError(e.to_string()))?;
+        }
+        let length = self.values.len();
+        let most = self.slowness as usize;
+        let times = if length == 0 { 1 } else { (REPEATED / length).clamp(1, most) };
+        self.values.reserve(length * (times - 1));
+        for _ in 1..times {
+            self.values.extend_from_within(..length);
+        }
+        let mut hash = Sha256::new();
+        for _ in 0..most / times {
+            hash.update(&self.values);
+        }
+        hash.update(&self.values[..length * (most % times)]);
+        Ok(score(&hash.finalize().into()))
+    }
+}
+
+impl BlackBox for Native {
+    fn classify(
+        &mut self,
+        _header: &[u8],
+        records: &[Record<'_>],
+        results: &mut Vec<u8>,
+    ) -> Result<(), BoxError> {
+        for &record in records {
+            let score = self.classify_record(record)?;
+            results.extend_from_slice(record.bytes);
+            results.push(b',');
+            write_score(score, results);
+            results.push(b'\n');
+        }
+        Ok(())
+    }
+
+    fn is_quick(&self) -> bool {
+        // 100 rows at slowness 10 take about 100 µs.
+        self.slowness <= 100
+    }
+}
+
+/// A number in [0, 1) from a digest.
+fn score(digest: &[u8; 32]) -> f64 {
+    let first = std::array::from_fn(|i| digest[i]);
+    (u64::from_be_bytes(first) >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
+}
+
+/// Appends a number in [0, 1) as Python's `repr` prints it.
+fn write_score(score: f64, out: &mut Vec<u8>) {
+    if score >= 1e-4 || score == 0.0 {
+        out.extend_from_slice(zmij::Buffer::new().format_finite(score).as_bytes());
+    } else {
+        // Both print the shortest digits; Python writes the exponent with two digits at least.
+        let text = format!("{score:e}");
+        let (digits, exponent) = text.split_once("e-").unwrap_or((&text, "0"));
+        out.extend_from_slice(format!("{digits}e-{exponent:0>2}").as_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn classify(slowness: u32, record: &str) -> String {
+        let mut results = Vec::new();
+        let plain = !record.contains(['"', '\n']);
+        let record = Record { bytes: record.as_bytes(), plain };
+        Native::new(slowness).classify(b"", &[record], &mut results).unwrap();
+        String::from_utf8(results).unwrap()
+    }
+
+    /// The definition, word for word.
+    fn defined(slowness: u32, values: &[&str]) -> f64 {
+        let joined = values.join("\x1f");
+        let mut hash = Sha256::new();
+        for _ in 0..slowness {
+            hash.update(joined.as_bytes());
+        }
+        let digest = hash.finalize();
+        let first: [u8; 8] = digest[..8].try_into().unwrap();
+        (u64::from_be_bytes(first) >> 11) as f64 * 2f64.powi(-53)
+    }
+
+    #[test]
+    fn the_score_is_as_defined() {
+        // The first value is from Python: hashlib.sha256(b"1\x1fa,b" * 10).
+        assert_eq!(classify(10, "1,\"a,b\""), "1,\"a,b\",0.6206564684611318\n");
+    }
+
+    proptest! {
+        #[test]
+        fn long_and_short_records_agree_with_the_definition(
+            values in prop::collection::vec("[a-z\u{e9}]{0,3000}", 1..4), slowness in 0u32..40,
+        ) {
+            let values: Vec<_> = values.iter().map(String::as_str).collect();
+            let line = classify(slowness, &values.join(","));
+            let score = line.trim_end().rsplit_once(',').unwrap().1;
+            prop_assert_eq!(score.parse::<f64>().unwrap(), defined(slowness, &values));
+        }
+
+        #[test]
+        fn scores_read_back(bits in 0u64..1 << 53, shift in 0u32..53) {
+            let number = (bits >> shift) as f64 * 2f64.powi(-53);
+            let mut text = Vec::new();
+            write_score(number, &mut text);
+            prop_assert_eq!(std::str::from_utf8(&text).unwrap().parse::<f64>().unwrap(), number);
+        }
+    }
+
+    #[test]
+    fn scores_look_as_python_prints_them() {
+        let text = |score: f64| {
+            let mut out = Vec::new();
+            write_score(score, &mut out);
+            String::from_utf8(out).unwrap()
+        };
+        let unit = 2f64.powi(-53);
+        assert_eq!(text(0.0), "0.0");
+        assert_eq!(text(0.5), "0.5");
+        assert_eq!(text(0.0001), "0.0001");
+        assert_eq!(text(0.000095), "9.5e-05");
+        assert_eq!(text(unit), "1.1102230246251565e-16");
+        assert_eq!(text(1.0 - unit), "0.9999999999999999");
+    }
+}

@@ -1,0 +1,279 @@
+//! The user's own pandas function, in a Python process of its own.
+//!
+//! Each worker keeps one interpreter, so Python's global lock never matters. Batches go to it as CSV over a
+//! pipe, results come back the same way. A process that dies, or takes too long for a batch and is killed,
+//! fails that batch; the next batch gets a new process.
+
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use wire::frame;
+
+use super::{BlackBox, BoxError, Record};
+
+const RUNNER: &str = include_str!("runner.py");
+/// How long the interpreter and the user's module may take to load.
+const START_TIME: Duration = Duration::from_secs(120);
+/// How many of the last lines that the process wrote to its standard error are told when it dies.
+const LAST_LINES: usize = 5;
+
+/// What to run, and how.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The Python interpreter.
+    pub interpreter: PathBuf,
+    /// The module's name.
+    pub module: String,
+    /// The function's name in it.
+    pub function: String,
+    /// For the function, in the environment as `CLASSIFIER_SLOWNESS`.
+    pub slowness: u32,
+    /// How long a batch may take.
+    pub timeout: Duration,
+}
+
+/// The Python box.
+pub struct Python {
+    settings: Settings,
+    process: Option<Process>,
+    request: Vec<u8>,
+}
+
+impl Python {
+    /// Starts the interpreter and loads the module.
+    ///
+    /// # Errors
+    /// No interpreter, no pandas, no such module or function; the message says what to do.
+    pub fn start(settings: Settings) -> anyhow::Result<Self> {
+        let process = Process::start(&settings)?;
+        Ok(Self { settings, process: Some(process), request: Vec::new() })
+    }
+}
+
+impl BlackBox for Python {
+    fn classify(
+        &mut self,
+        header: &[u8],
+        records: &[Record<'_>],
+        results: &mut Vec<u8>,
+    ) -> Result<(), BoxError> {
+        self.request.clear();
+        self.request.extend_from_slice(header);
+        self.request.push(b'\n');
+        for record in records {
+            self.request.extend_from_slice(record.bytes);
+            self.request.push(b'\n');
+        }
+        let mut process = match self.process.take() {
+            Some(process) => process,
+            None => Process::start(&self.settings).map_err(|e| BoxError(format!("{e:#}")))?,
+        };
+        match process.ask(&self.request, self.settings.timeout) {
+            Ok(answer) => {
+                self.process = Some(process);
+                results.extend_from_slice(&answer.map_err(BoxError)?);
+                Ok(())
+            }
+            Err(error) => Err(BoxError(process.end(&error))),
+        }
+    }
+}
+
+/// A running interpreter.
+struct Process {
+    child: Arc<Mutex<Child>>,
+    requests: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
+    watchdog: Arc<Watchdog>,
+    last_lines: Arc<Mutex<VecDeque<String>>>,
+    /// Ends when the process's standard error does.
+    log_end: std::sync::mpsc::Receiver<()>,
+}
+
+impl Process {
+    fn start(settings: &Settings) -> anyhow::Result<Self> {
+        let name = settings.interpreter.display();
+        let mut child = Command::new(&settings.interpreter)
+            .arg("-c")
+            .arg(RUNNER)
+            .args([&settings.module, &settings.function])
+            .env("CLASSIFIER_SLOWNESS", settings.slowness.to_string())
+            .env("PYTHONUNBUFFERED", "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| {
+                format!("starting the Python interpreter {name}; install Python 3, or choose one with --python")
+            })?;
+        let (Some(requests), Some(answers), Some(errors)) =
+            (child.stdin.take(), child.stdout.take(), child.stderr.take())
+        else {
+            bail!("the Python interpreter {name} was started without its pipes");
+        };
+        let last_lines = Arc::new(Mutex::new(VecDeque::new()));
+        let lines = Arc::clone(&last_lines);
+        let (logging, log_end) = std::sync::mpsc::channel();
+        std::thread::Builder::new()
+            .name("python log".into())
+            .spawn(move || {
+                pass_on(errors, &lines);
+                drop(logging);
+            })
+            .context("starting a thread")?;
+        let child = Arc::new(Mutex::new(child));
+        let watchdog = Watchdog::start(Arc::clone(&child))?;
+        let answers = BufReader::with_capacity(64 << 10, answers);
+        let mut process =
+            Self { child, requests: Some(requests), answers, watchdog, last_lines, log_end };
+        process.watchdog.set(Some(START_TIME));
+        let ready = process.answer();
+        process.watchdog.set(None);
+        match ready {
+            Ok(Ok(_)) => Ok(process),
+            Ok(Err(reason)) => bail!("the Python classifier cannot start: {reason}"),
+            Err(error) => bail!("the Python classifier cannot start: {}", process.end(&error)),
+        }
+    }
+
+    /// Has a batch classified: the results, or the function's own reason why not.
+    fn ask(&mut self, request: &[u8], timeout: Duration) -> std::io::Result<Result<Vec<u8>, String>> {
+        self.watchdog.set(Some(timeout));
+        let outcome = match &mut self.requests {
+            Some(requests) => frame::write(requests, request),
+            None => Err(std::io::ErrorKind::BrokenPipe.into()),
+        };
+        let answer = outcome.and_then(|()| self.answer());
+        self.watchdog.set(None);
+        answer
+    }
+
+    fn answer(&mut self) -> std::io::Result<Result<Vec<u8>, String>> {
+        let mut prefix = [0; frame::PREFIX];
+        self.answers.read_exact(&mut prefix)?;
+        let length = u32::from_be_bytes(prefix) as usize;
+        if length == 0 || length > frame::PEER_LIMIT {
+            return Err(std::io::Error::other(format!("an answer of {length} bytes")));
+        }
+        let mut kind = [0];
+        self.answers.read_exact(&mut kind)?;
+        let mut text = Vec::new();
+        (&mut self.answers).take(length as u64 - 1).read_to_end(&mut text)?;
+        if text.len() + 1 < length {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        match kind {
+            [b'K'] => Ok(Ok(text)),
+            [b'E'] => Ok(Err(String::from_utf8_lossy(&text).into_owned())),
+            _ => Err(std::io::Error::other("an answer of an unknown kind")),
+        }
+    }
+
+    /// Ends the process, and tells why it is no use any more.
+    fn end(mut self, error: &std::io::Error) -> String {
+        if let Some(limit) = self.watchdog.fired() {
+            return format!("the Python process took longer than {limit:?} for a batch, and was killed");
+        }
+        let status = self.kill();
+        // The last lines are usually here at once; but a child of the process may hold the pipe open.
+        let _ = self.log_end.recv_timeout(Duration::from_millis(200));
+        let lines = self.last_lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines = lines.iter().map(String::as_str).collect::<Vec<_>>().join(" | ");
+        let said = if lines.is_empty() { String::new() } else { format!("; it last wrote: {lines}") };
+        format!("the Python process broke off ({error}; {status}){said}")
+    }
+
+    fn kill(&mut self) -> String {
+        // Without its requests it ends by itself, too; a process that is gone cannot be killed, which is fine.
+        self.requests = None;
+        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+        let ended = child.try_wait().ok().flatten();
+        let _ = child.kill();
+        match ended.map_or_else(|| child.wait(), Ok) {
+            Ok(status) => status.to_string(),
+            Err(error) => format!("its exit status is unknown: {error}"),
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+        self.watchdog.retire();
+    }
+}
+
+/// Passes the process's standard error on to ours, and keeps its last lines.
+fn pass_on(errors: impl Read, last: &Mutex<VecDeque<String>>) {
+    for line in BufReader::new(errors).lines() {
+        let Ok(line) = line else { return };
+        eprintln!("python: {line}");
+        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.len() == LAST_LINES {
+            last.pop_front();
+        }
+        last.push_back(line);
+    }
+}
+
+/// Kills a process that does not answer in time: whoever waits for its answer then reads the end of its pipe.
+struct Watchdog {
+    state: Mutex<WatchdogState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct WatchdogState {
+    deadline: Option<(Instant, Duration)>,
+    fired: Option<Duration>,
+    retired: bool,
+}
+
+impl Watchdog {
+    fn start(child: Arc<Mutex<Child>>) -> anyhow::Result<Arc<Self>> {
+        let watchdog = Arc::new(Self { state: Mutex::default(), changed: Condvar::new() });
+        let watching = Arc::clone(&watchdog);
+        std::thread::Builder::new()
+            .name("python watchdog".into())
+            .spawn(move || watching.watch(&child))
+            .context("starting a thread")?;
+        Ok(watchdog)
+    }
+
+    fn watch(&self, child: &Mutex<Child>) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        while !state.retired {
+            let left = state.deadline.map(|(at, _)| at.saturating_duration_since(Instant::now()));
+            state = match left {
+                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(Duration::ZERO) => {
+                    state.fired = state.deadline.take().map(|(_, limit)| limit);
+                    // If it is gone already, whoever waits for it knows.
+                    let _ = child.lock().unwrap_or_else(PoisonError::into_inner).kill();
+                    state
+                }
+                Some(left) => self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0,
+            };
+        }
+    }
+
+    fn set(&self, limit: Option<Duration>) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.deadline = limit.map(|limit| (Instant::now() + limit, limit));
+        self.changed.notify_all();
+    }
+
+    fn fired(&self) -> Option<Duration> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).fired
+    }
+
+    fn retire(&self) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).retired = true;
+        self.changed.notify_all();
+    }
+}

@@ -1,0 +1,113 @@
+"""Runs a pandas function for a classifier worker.
+
+Started as `python3 -c THIS MODULE FUNCTION`. Speaks frames (a 4-byte big-endian length, then the payload) over
+standard input and output. A request is a CSV with its header; an answer is `K` and the result lines, or `E` and
+the reason. The first answer, before any request, says whether the module could be loaded.
+"""
+
+import importlib
+import io
+import os
+import signal
+import struct
+import sys
+import traceback
+
+
+def main():
+    module_name, function_name = sys.argv[1:3]
+    requests = os.fdopen(os.dup(0), "rb")
+    answers = os.fdopen(os.dup(1), "wb")
+    # The pipes are ours: what the module reads is empty, and what it prints goes to standard error.
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    # Ctrl-C in a terminal is for the classifier, which ends this process by closing its pipe.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def answer(kind, text):
+        payload = kind + text.encode("utf-8", "surrogatepass")
+        answers.write(struct.pack(">I", len(payload)) + payload)
+        answers.flush()
+
+    def request():
+        prefix = requests.read(4)
+        if len(prefix) < 4:
+            return None
+        (length,) = struct.unpack(">I", prefix)
+        payload = requests.read(length)
+        return payload if len(payload) == length else None
+
+    try:
+        pandas, function = load(module_name, function_name)
+    except Exception as error:
+        answer(b"E", str(error))
+        return
+    answer(b"K", "")
+    name = module_name + "." + function_name
+    shown = 0
+    while True:
+        csv = request()
+        if csv is None:
+            return
+        try:
+            result = classify(pandas, function, name, csv)
+        except Exception as error:
+            # The reason goes to the rejects; the whole story to the log, but not a million times.
+            if shown < 3:
+                shown += 1
+                traceback.print_exc()
+                sys.stderr.flush()
+            answer(b"E", type(error).__name__ + ": " + str(error))
+        else:
+            answer(b"K", result)
+
+
+def load(module_name, function_name):
+    where = "Python %s (%s)" % (sys.version.split()[0], sys.executable)
+    try:
+        import pandas
+    except ImportError as error:
+        raise Exception(
+            "%s has no pandas (%s); install it with `%s -m pip install pandas`, or choose another interpreter"
+            " with --python" % (where, error, sys.executable)
+        )
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and (module_name + ".").startswith(error.name + "."):
+            raise Exception(
+                "%s finds no module %r in %s; give the name of a module in this folder, or set PYTHONPATH"
+                % (where, module_name, os.getcwd())
+            )
+        raise Exception("loading the module %r: %s (%s)" % (module_name, error, where))
+    except Exception as error:
+        traceback.print_exc()
+        raise Exception("loading the module %r: %s: %s" % (module_name, type(error).__name__, error))
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise Exception("the module %r has no function %r" % (module_name, function_name))
+    return pandas, function
+
+
+def classify(pandas, function, name, csv):
+    frame = pandas.read_csv(
+        io.BytesIO(csv), index_col=0, dtype=str, na_filter=False, lineterminator="\n", encoding="utf-8"
+    )
+    index = list(frame.index)
+    result = function(frame)
+    if result is None:
+        # The function has added its column to the frame that it got.
+        result = frame
+    if not isinstance(result, pandas.DataFrame):
+        raise TypeError("%s returned a %s; it must return a DataFrame" % (name, type(result).__name__))
+    if len(result) != len(index):
+        raise ValueError("%s returned %d rows for %d" % (name, len(result), len(index)))
+    if "CLASSIFICATION" not in result.columns:
+        raise ValueError("%s returned no column CLASSIFICATION" % name)
+    if list(result.index) != index:
+        raise ValueError("%s changed the index or the order of the rows" % name)
+    return result.to_csv(header=False, lineterminator="\n")
+
+
+main()

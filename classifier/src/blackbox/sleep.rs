@@ -1,0 +1,35 @@
+//! A box that waits for each row and uses no processor.
+
+use std::time::Duration;
+
+use super::{BlackBox, BoxError, Record};
+
+/// The sleeping box; all its classifications are `0.0`.
+#[derive(Debug)]
+pub struct Sleep {
+    per_row: Duration,
+}
+
+impl Sleep {
+    /// A box that takes this long for a row.
+    pub fn new(per_row: Duration) -> Self {
+        Self { per_row }
+    }
+}
+
+impl BlackBox for Sleep {
+    fn classify(
+        &mut self,
+        _header: &[u8],
+        records: &[Record<'_>],
+        results: &mut Vec<u8>,
+    ) -> Result<(), BoxError> {
+        let rows = u32::try_from(records.len()).unwrap_or(u32::MAX);
+        std::thread::sleep(self.per_row.saturating_mul(rows));
+        for record in records {
+            results.extend_from_slice(record.bytes);
+            results.extend_from_slice(b",0.0\n");
+        }
+        Ok(())
+    }
+}

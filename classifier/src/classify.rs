@@ -1,0 +1,224 @@
+//! A batch of rows in, a batch of results out: which records are fit to be classified, and what happens when a
+//! box fails. Pure but for the box.
+
+use records::{Shape, write_value};
+use wire::frame;
+use wire::results::ResultBatch;
+
+use crate::batch::Batch;
+use crate::blackbox::{BlackBox, Record};
+
+/// Classifies batches with one box.
+pub struct Classifier {
+    black_box: Box<dyn BlackBox>,
+    /// Scratch space for the values of records with quotes.
+    values: Vec<u8>,
+}
+
+impl Classifier {
+    /// Classifies with this box.
+    pub fn new(black_box: Box<dyn BlackBox>) -> Self {
+        Self { black_box, values: Vec::new() }
+    }
+
+    /// Whether a batch takes microseconds.
+    pub fn is_quick(&self) -> bool {
+        self.black_box.is_quick()
+    }
+
+    /// Classifies a batch. Each row comes out once, in the results or in the rejects.
+    pub fn classify(&mut self, batch: &Batch) -> ResultBatch<Vec<u8>> {
+        let columns = self.columns(&batch.header);
+        let mut good = Vec::with_capacity(batch.rows as usize);
+        let mut rejects = Vec::new();
+        for (row, record) in (batch.first_row..).zip(frame::payloads(&batch.frames)) {
+            match self.check(record, columns) {
+                Ok(plain) => good.push((row, Record { bytes: record, plain })),
+                Err(reason) => rejects.push(Reject { row, reason, record }),
+            }
+        }
+        // A score and its comma take at most 24 bytes, the line end one, and the frame's length was four.
+        let mut results = Vec::with_capacity(batch.frames.len() + good.len() * 21);
+        self.attempt(&batch.header, &good, &mut results, &mut rejects, true);
+        rejects.sort_unstable_by_key(|reject| reject.row);
+        ResultBatch {
+            number: batch.number,
+            first_row: batch.first_row,
+            rows: batch.rows,
+            rejected: rejects.len() as u32,
+            worker: batch.worker,
+            results,
+            rejects: rejects.iter().flat_map(Reject::line).collect(),
+        }
+    }
+
+    /// As many values as the header has, each record must have.
+    fn columns(&mut self, header: &[u8]) -> usize {
+        self.values.clear();
+        // The source lets no malformed header in; and with this one, every record is rejected.
+        records::join(header, 0, &mut self.values).unwrap_or(0)
+    }
+
+    /// Whether a record is fit to be classified, and plain; or why it is not.
+    fn check(&mut self, record: &[u8], columns: usize) -> Result<bool, String> {
+        if record.is_empty() {
+            return Err("an empty record".to_owned());
+        }
+        let shape = Shape::of(record);
+        if !shape.ascii
+            && let Err(error) = std::str::from_utf8(record)
+        {
+            return Err(format!("not UTF-8 after byte {}", error.valid_up_to()));
+        }
+        let values = if shape.special {
+            self.values.clear();
+            records::join(record, 0, &mut self.values).map_err(|e| e.to_string())?
+        } else {
+            shape.commas + 1
+        };
+        if values == columns { Ok(!shape.special) } else { Err(format!("{values} values; the header has {columns}")) }
+    }
+
+    /// Has records classified. When the box fails, it is asked again, and then for each half, until the records
+    /// that it cannot do are alone; these are rejected with the box's own words.
+    fn attempt<'a>(
+        &mut self,
+        header: &[u8],
+        records: &[(u64, Record<'a>)],
+        results: &mut Vec<u8>,
+        rejects: &mut Vec<Reject<'a>>,
+        again: bool,
+    ) {
+        if records.is_empty() {
+            return;
+        }
+        let plain: Vec<_> = records.iter().map(|(_, record)| *record).collect();
+        let start = results.len();
+        let Err(error) = self.black_box.classify(header, &plain, results) else { return };
+        results.truncate(start);
+        match records {
+            _ if again => self.attempt(header, records, results, rejects, false),
+            [(row, record)] => rejects.push(Reject { row: *row, reason: error.0, record: record.bytes }),
+            _ => {
+                let (first, second) = records.split_at(records.len() / 2);
+                self.attempt(header, first, results, rejects, false);
+                self.attempt(header, second, results, rejects, false);
+            }
+        }
+    }
+}
+
+/// A row that could not be classified.
+struct Reject<'a> {
+    row: u64,
+    reason: String,
+    record: &'a [u8],
+}
+
+impl Reject<'_> {
+    /// Its line in the rejects.
+    fn line(&self) -> Vec<u8> {
+        let mut line = format!("{},", self.row).into_bytes();
+        write_value(self.reason.as_bytes(), &mut line);
+        line.push(b',');
+        write_value(self.record, &mut line);
+        line.push(b'\n');
+        line
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::blackbox::BoxError;
+    use crate::blackbox::native::Native;
+    use proptest::prelude::*;
+
+    fn batch(header: &'static str, rows: &[&[u8]]) -> Batch {
+        let mut frames = Vec::new();
+        for row in rows {
+            frame::push(&mut frames, row);
+        }
+        Batch {
+            number: 7,
+            first_row: 700,
+            rows: rows.len() as u32,
+            worker: 3,
+            header: header.into(),
+            frames: frames.into(),
+        }
+    }
+
+    fn text(bytes: &[u8]) -> String {
+        String::from_utf8_lossy(bytes).into_owned()
+    }
+
+    #[test]
+    fn bad_records_are_rejected_with_row_and_reason() {
+        let rows: [&[u8]; 8] =
+            [b"1,a", b"", b"2", b"3,b,c", b"4,\xff", b"5,\"x", b"\"6\n\",\"a,b\"", b"7,a\n8,b"];
+        let out = Classifier::new(Box::new(Native::new(0))).classify(&batch("ID,NAME", &rows));
+        assert_eq!((out.number, out.first_row, out.rows, out.rejected, out.worker), (7, 700, 8, 6, 3));
+        let score = "0.8894159948913373";
+        assert_eq!(text(&out.results), format!("1,a,{score}\n\"6\n\",\"a,b\",{score}\n"));
+        assert_eq!(
+            text(&out.rejects),
+            "701,an empty record,\n\
+             702,1 values; the header has 2,2\n\
+             703,3 values; the header has 2,\"3,b,c\"\n\
+             704,not UTF-8 after byte 2,\"4,\u{fffd}\"\n\
+             705,a quoted value is not closed,\"5,\"\"x\"\n\
+             707,a line end outside quotes,\"7,a\n8,b\"\n"
+        );
+    }
+
+    /// Fails on every batch that holds a record beginning with `x`, and now and then for no reason.
+    struct Moody {
+        calls: u64,
+        moods: u64,
+    }
+
+    impl BlackBox for Moody {
+        fn classify(&mut self, _: &[u8], records: &[Record<'_>], out: &mut Vec<u8>) -> Result<(), BoxError> {
+            self.calls += 1;
+            if self.moods > 0 && self.calls.is_multiple_of(self.moods) {
+                out.extend_from_slice(b"half a line");
+                return Err(BoxError("a mood".into()));
+            }
+            for record in records {
+                if record.bytes.starts_with(b"x") {
+                    return Err(BoxError("an x".into()));
+                }
+                out.extend_from_slice(record.bytes);
+                out.push(b'\n');
+            }
+            Ok(())
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn guilty_records_are_found_and_all_others_come_out_in_order(
+            guilty in prop::collection::vec(any::<bool>(), 0..130),
+        ) {
+            let rows: Vec<_> = guilty.iter().enumerate()
+                .map(|(i, &bad)| format!("{}{i}", if bad { "x" } else { "y" }))
+                .collect();
+            let records: Vec<_> = rows.iter().map(String::as_bytes).collect();
+            let out = Classifier::new(Box::new(Moody { calls: 0, moods: 0 })).classify(&batch("A", &records));
+            let good: String = rows.iter().filter(|r| r.starts_with('y')).map(|r| format!("{r}\n")).collect();
+            let bad: String = rows.iter().enumerate().filter(|(_, r)| r.starts_with('x'))
+                .map(|(i, r)| format!("{},an x,{r}\n", 700 + i)).collect();
+            prop_assert_eq!(text(&out.results), good);
+            prop_assert_eq!(text(&out.rejects), bad);
+            prop_assert_eq!(out.rejected as usize, guilty.iter().filter(|bad| **bad).count());
+        }
+    }
+
+    #[test]
+    fn a_box_that_fails_once_is_asked_again() {
+        let mut classifier = Classifier::new(Box::new(Moody { calls: 1, moods: 2 }));
+        let out = classifier.classify(&batch("A", &[b"y1", b"y2"]));
+        assert_eq!((text(&out.results).as_str(), out.rejected), ("y1\ny2\n", 0));
+    }
+}

@@ -1,0 +1,223 @@
+//! The dataflow, and how a process runs it.
+//!
+//! All batches travel under one timestamp, and the source keeps its capability until the receiver has said that
+//! all is durable. So no progress is announced while the job runs (announcements go to every worker, and would be
+//! paid 112 times), and a cluster never dissolves while a batch could still be asked for again.
+//!
+//! Batches are cut where rows come in ([`ingest`](crate::ingest)), beside the dataflow and not as an operator of
+//! it: a batch is then a piece of the block that was read from the socket, and the worker that also runs the
+//! source has nothing to do for each row.
+
+use std::net::{TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, ensure};
+use timely::WorkerConfig;
+use timely::communication::allocator::zero_copy::initialize::initialize_networking_from_sockets;
+use timely::communication::allocator::{AllocatorBuilder, ProcessBuilder};
+use timely::communication::{Config, Hooks};
+use timely::container::NoopBuilder;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::Capability;
+use timely::dataflow::operators::generic::operator::{Operator, source};
+use timely::scheduling::SyncActivator;
+use timely::worker::Worker;
+use wire::results::{FromReceiver, ResultBatch, Summary, Welcome};
+
+use crate::batch::{Batches, ToWorker};
+use crate::beside::Place;
+use crate::blackbox::BlackBox;
+use crate::classify::Classifier;
+use crate::cluster::Leaving;
+use crate::ingest::{self, Conclusion, Ingest};
+use crate::source::{Source, Turn};
+use crate::uplink::{Up, Uplink};
+use crate::watch::Watch;
+use crate::window::Limits;
+
+/// How long the sender may take to hear that the job is done.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// A process of the cluster, ready to run.
+pub struct Process {
+    /// Its place among the processes; 0 is the initializer's.
+    pub index: usize,
+    /// Connections to the other processes, in their order; `None` at this one's place.
+    pub sockets: Vec<Option<TcpStream>>,
+    /// A box for each worker thread.
+    pub boxes: Vec<Box<dyn BlackBox>>,
+    /// The connection to the receiver.
+    pub uplink: Uplink,
+    /// At the initializer: where rows come in.
+    pub port: Option<Port>,
+    /// Is told when the work is done.
+    pub leaving: Leaving,
+}
+
+/// Where rows come in.
+pub struct Port {
+    /// Listens for senders.
+    pub listener: TcpListener,
+    /// What is taken.
+    pub settings: ingest::Settings,
+    /// The window.
+    pub limits: Limits,
+    /// How long a sender may stay away, or an acknowledgement may take.
+    pub patience: Duration,
+}
+
+/// What one worker thread takes for itself.
+struct Parts {
+    black_box: Box<dyn BlackBox>,
+    uplink: Sender<Up>,
+    source: Option<SourceParts>,
+}
+
+struct SourceParts {
+    port: Port,
+    welcome: Welcome,
+    heard: Receiver<FromReceiver>,
+    /// Is set when the operator is there, so that what is heard wakes it.
+    wake: Arc<OnceLock<SyncActivator>>,
+    end: Arc<Mutex<Option<(Summary, Conclusion)>>>,
+}
+
+/// Runs the dataflow until the job is done; at the initializer, gives the job's summary.
+///
+/// # Errors
+/// When the process cannot start its part. What goes wrong later ends the process.
+pub fn run(process: Process) -> anyhow::Result<Option<Summary>> {
+    let Process { index, sockets, boxes, uplink, port, leaving } = process;
+    let workers = boxes.len();
+    let welcome = uplink.welcome;
+    let (hears, heard) = channel();
+    let wake = Arc::new(OnceLock::<SyncActivator>::new());
+    let (waking, left) = (Arc::clone(&wake), leaving.clone());
+    let hear = move |message| {
+        // Without a source, or after its end, there is nothing to say to it.
+        let _ = hears.send(message);
+        let _ = waking.get().map(SyncActivator::activate);
+    };
+    let uplink = uplink.start(hear, move || left.is_leaving())?;
+
+    let end = Arc::new(Mutex::new(None));
+    let mut source =
+        port.map(|port| SourceParts { port, welcome, heard, wake, end: Arc::clone(&end) });
+    let parts = boxes.into_iter().map(|black_box| {
+        Mutex::new(Some(Parts { black_box, uplink: uplink.clone(), source: source.take() }))
+    });
+    let parts: Vec<_> = parts.collect();
+
+    let (allocators, guard) = allocators(index, sockets, workers)?;
+    let build = move |worker: &mut Worker| {
+        let parts = parts[worker.index() % workers].lock().unwrap_or_else(PoisonError::into_inner).take();
+        let parts = parts.expect("each worker index comes once");
+        build(worker, parts);
+    };
+    let running = timely::execute::execute_from(allocators, guard, WorkerConfig::default(), build)
+        .map_err(|e| anyhow!(e).context("starting timely's workers"))?;
+    let outcomes = running.join();
+    leaving.leave();
+    // Until now this sender has kept the connection open: the receiver may close it only when we are leaving.
+    drop(uplink);
+    for outcome in outcomes {
+        outcome.map_err(|e| anyhow!(e).context("a worker thread broke off"))?;
+    }
+    let Some((summary, conclusion)) = end.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+        ensure!(index > 0, "the dataflow ended before the job was done");
+        return Ok(None);
+    };
+    conclusion.wait(FAREWELL);
+    Ok(Some(summary))
+}
+
+type Allocators = (Vec<AllocatorBuilder>, Box<dyn std::any::Any + Send>);
+
+fn allocators(index: usize, sockets: Vec<Option<TcpStream>>, workers: usize) -> anyhow::Result<Allocators> {
+    if sockets.len() == 1 {
+        return Config::Process(workers).try_build().map_err(|e| anyhow!(e).context("starting timely"));
+    }
+    let threads = ProcessBuilder::new_typed_vector(workers, Hooks::default().refill, None);
+    let (builders, guard) =
+        initialize_networking_from_sockets(threads, sockets, index, workers, Hooks::default())
+            .context("starting timely's network threads")?;
+    Ok((builders.into_iter().map(AllocatorBuilder::Tcp).collect(), Box::new(guard)))
+}
+
+/// Builds one worker's share of the dataflow.
+fn build(worker: &mut Worker, parts: Parts) {
+    let shared = worker.clone();
+    worker.dataflow_named::<(), _, _>("classifier", |scope| {
+        source::<_, NoopBuilder<Batches>, _, _>(scope, "source", |capability, info| {
+            let wake = shared.sync_activator_for(info.address.to_vec());
+            let mut source = parts.source.map(|source| start_source(source, parts.uplink.clone(), shared.peers(), wake, capability));
+            move |output| {
+                let Some((running, capability, end)) = &mut source else { return };
+                match running.turn() {
+                    Turn::Issued(batches) if batches.0.is_empty() => {}
+                    Turn::Issued(mut batches) => {
+                        output.session_with_builder::<_>(&*capability).give_container(&mut batches);
+                    }
+                    Turn::Done(summary) => {
+                        let conclusion = running.conclude(&summary);
+                        *end.lock().unwrap_or_else(PoisonError::into_inner) = Some((summary, conclusion));
+                        source = None;
+                    }
+                }
+            }
+        })
+        .unary::<NoopBuilder<Vec<ResultBatch<Vec<u8>>>>, _, _, _>(ToWorker::pact(), "classify", |_, info| {
+            let wake = shared.sync_activator_for(info.address.to_vec());
+            let again = shared.activator_for(info.address);
+            let place = Place::new(Classifier::new(parts.black_box), again, wake);
+            let mut place = place.unwrap_or_else(|e| crate::fail(format_args!("{e:#}")));
+            let mut held: Option<Capability<()>> = None;
+            move |input, output| {
+                input.for_each(|capability, batches: &mut Batches| {
+                    held.get_or_insert_with(|| capability.delayed(&(), 0));
+                    batches.0.drain(..).for_each(|batch| place.push(batch));
+                });
+                let Some(capability) = &held else { return };
+                let mut results = place.work();
+                if !results.is_empty() {
+                    output.session_with_builder::<_>(capability).give_container(&mut results);
+                }
+                if place.is_idle() {
+                    held = None;
+                }
+            }
+        })
+        .sink(Pipeline, "sink", move |(input, _frontier)| {
+            let mut all = Vec::new();
+            input.for_each(|_, results| all.append(results));
+            if !all.is_empty() && parts.uplink.send(Up::Batches(all)).is_err() {
+                crate::fail("the uplink's thread has ended");
+            }
+        });
+    });
+}
+
+type RunningSource = (Source, Capability<()>, Arc<Mutex<Option<(Summary, Conclusion)>>>);
+
+fn start_source(
+    parts: SourceParts,
+    uplink: Sender<Up>,
+    workers: usize,
+    wake: SyncActivator,
+    capability: Capability<()>,
+) -> RunningSource {
+    let SourceParts { port, welcome, heard, wake: waking, end } = parts;
+    let started = || -> anyhow::Result<_> {
+        let acknowledgements = Watch::start(port.patience)?;
+        let senders = Watch::start(port.patience)?;
+        let ingest =
+            Ingest::start(port.listener, port.settings, welcome.next_row, senders, wake.clone())?;
+        Ok((ingest, acknowledgements))
+    };
+    let (ingest, watch) = started().unwrap_or_else(|e| crate::fail(format_args!("{e:#}")));
+    // Nobody else sets it.
+    let _ = waking.set(wake);
+    (Source::new(ingest, heard, uplink, watch, port.limits, workers, welcome), capability, end)
+}

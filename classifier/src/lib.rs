@@ -1,0 +1,36 @@
+//! The classifier: source → batcher → classify → sink as one timely dataflow, over threads and processes.
+//!
+//! | module       | holds |
+//! |--------------|-------|
+//! | [`dataflow`] | the dataflow itself, and how a process runs it |
+//! | [`ingest`]   | port 8888: rows in, cut to batches |
+//! | [`source`]   | the operator that numbers batches and issues them within the window |
+//! | [`window`]   | how much may be under way, and who gets the next batch; pure |
+//! | [`batch`]    | batches of rows, and how they cross from worker to worker |
+//! | [`classify`] | a batch of rows in, a batch of results out; pure but for the box |
+//! | [`blackbox`] | the boxes: native, Python, sleep |
+//! | [`beside`]   | slow boxes run beside the timely worker, never on it |
+//! | [`uplink`]   | the connection to the receiver |
+//! | [`cluster`]  | how processes find each other and form the mesh |
+//! | [`watch`]    | deadlines for what is waited for while the dataflow runs |
+//! | [`file`]     | the same box over a file, without a network |
+
+pub mod batch;
+pub mod beside;
+pub mod blackbox;
+pub mod classify;
+pub mod cluster;
+pub mod dataflow;
+pub mod file;
+pub mod ingest;
+pub mod source;
+pub mod uplink;
+pub mod watch;
+pub mod window;
+
+/// Ends the process with a reason. Timely is fail-stop: a process that cannot go on takes the cluster's
+/// generation down with it, so there is nothing to unwind.
+pub fn fail(reason: impl std::fmt::Display) -> ! {
+    eprintln!("classifier: {reason}");
+    std::process::exit(1);
+}

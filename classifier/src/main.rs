@@ -1,0 +1,294 @@
+//! `classifier`: see `classifier --help`.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use clap::{Parser, Subcommand};
+use classifier::blackbox::{Kind, Maker};
+use classifier::classify::Classifier;
+use classifier::cluster::initializer::Gathered;
+use classifier::cluster::member::Joined;
+use classifier::cluster::{Leaving, Settings, mesh};
+use classifier::dataflow::{self, Port, Process};
+use classifier::uplink::Uplink;
+use classifier::window::Limits;
+use classifier::{file, ingest};
+use sha2::{Digest, Sha256};
+use wire::opening::{Member, ResultsOpening};
+use wire::program::Ready;
+use wire::token::Token;
+use wire::{net, ports};
+
+/// Classifies rows on a cluster of processes and threads.
+///
+/// The process with --cluster-initializer waits at its control port until --worker-count processes have joined (it
+/// counts itself), and only then takes rows at --in. Results go to the receiver at --out.
+#[derive(Debug, Parser)]
+#[command(version, args_conflicts_with_subcommands = true, after_help = "\
+Examples:
+  classifier --cluster-initializer --workers 2
+      one process with two workers: rows at 127.0.0.1:8888, results to 127.0.0.1:9999
+  classifier --cluster-initializer --worker-count 2 --control 10.0.0.1:12500 --my-data 10.0.0.1:12600 …
+  classifier --worker-count 2 --control 10.0.0.1:12500 --my-data 10.0.0.2:12600 --name w1 …
+      two processes, on two hosts
+  classifier file input.csv output.csv
+      no cluster: one thread, from file to file")]
+struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    black_box: BoxArgs,
+    /// Where rows come in (the initializer listens here)
+    #[arg(long = "in", value_name = "HOST:PORT", default_value_t = format!("127.0.0.1:{}", ports::ROWS))]
+    input: String,
+    /// Where the receiver listens
+    #[arg(long = "out", value_name = "HOST:PORT", default_value_t = format!("127.0.0.1:{}", ports::RESULTS))]
+    output: String,
+    /// Where the initializer listens for processes that join
+    #[arg(long, value_name = "HOST:PORT", default_value_t = format!("127.0.0.1:{}", ports::CONTROL))]
+    control: String,
+    /// The address of this process's own end of the control connection: for the initializer, where it listens if
+    /// that differs from what others see as --control
+    #[arg(long, value_name = "HOST:PORT")]
+    my_control: Option<String>,
+    /// Where this process listens for data connections of others [default: a free port of 127.0.0.1]
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:0", hide_default_value = true)]
+    my_data: String,
+    /// Processes in the cluster
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    worker_count: u32,
+    /// Worker threads in this process; the same in all of them
+    #[arg(long, value_name = "W", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    workers: u32,
+    /// Be the process that the others join, and that takes the rows in
+    #[arg(long)]
+    cluster_initializer: bool,
+    /// This process's name [default: initializer, or worker- and its process id]
+    #[arg(long)]
+    name: Option<String>,
+    /// A file with the job's token; who does not know it is refused
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Let plain clients, which cannot show a token, send rows although there is one
+    #[arg(long)]
+    allow_plain: bool,
+    /// Batches that may be issued and not yet durable at the receiver
+    #[arg(long, value_name = "BATCHES", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(1..))]
+    window_batches: u32,
+    /// Bytes of rows in these, in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    window_mib: u32,
+    /// How long the other processes, the receiver, a sender or an acknowledgement may let this process wait
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    patience: u64,
+    /// How long forming the cluster may take
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    join_patience: u64,
+    /// Write process id and addresses to this file: the initializer writes `control` when others can join and
+    /// adds `rows` when rows can come in; the others write it when the cluster has started
+    #[arg(long, value_name = "FILE")]
+    ready_file: Option<PathBuf>,
+    /// End when standard input ends (set by the program that starts this one)
+    #[arg(long, hide = true)]
+    exit_with_stdin: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct BoxArgs {
+    /// Rows that a box sees at once
+    #[arg(long, value_name = "ROWS", default_value_t = 100, global = true,
+        value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    chunk_size: u32,
+    /// How often the native box feeds a record to its hash; Python boxes find it in CLASSIFIER_SLOWNESS
+    #[arg(long, value_name = "TIMES", default_value_t = 10, global = true, env = "CLASSIFIER_SLOWNESS")]
+    slowness: u32,
+    /// The black box: native, python:MODULE[:FUNCTION] or sleep:MICROSECONDS
+    #[arg(long, value_name = "BOX", default_value = "native", global = true)]
+    classifier: Kind,
+    /// The interpreter for Python boxes; it needs pandas
+    #[arg(long, value_name = "PATH", default_value = "python3", global = true)]
+    python: PathBuf,
+    /// How long a Python box may take for a batch before it is killed
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, global = true)]
+    box_timeout: u64,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Classify a CSV file in one thread, without a network
+    File {
+        /// The CSV, with a header
+        input: PathBuf,
+        /// Where the results go; rejects go beside it, to *.rejects.csv
+        output: PathBuf,
+        /// Fail when there are rejects
+        #[arg(long)]
+        strict: bool,
+    },
+}
+
+impl BoxArgs {
+    fn maker(&self) -> Maker {
+        Maker {
+            kind: self.classifier.clone(),
+            slowness: self.slowness,
+            python: self.python.clone(),
+            timeout: Duration::from_secs(self.box_timeout),
+        }
+    }
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    end_on_panic();
+    let args = Args::parse();
+    if let Some(Command::File { input, output, strict }) = &args.command {
+        return classify_file(&args.black_box, input, output, *strict);
+    }
+    run(&args)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A panic on any thread ends the process: timely is fail-stop, and a process that has lost a thread would leave
+/// all others waiting. (Release builds abort anyway; this also says why in words.)
+fn end_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let message = panic.payload_as_str().unwrap_or_default();
+        match message.strip_prefix("timely communication error: ") {
+            Some(error) => eprintln!("classifier: lost another process of the cluster: {error}"),
+            None => report(panic),
+        }
+        std::process::exit(101);
+    }));
+}
+
+fn classify_file(black_box: &BoxArgs, input: &Path, output: &Path, strict: bool) -> anyhow::Result<ExitCode> {
+    let classifier = Classifier::new(black_box.maker().make()?);
+    let start = Instant::now();
+    let summary = file::classify(input, output, black_box.chunk_size as usize, classifier)?;
+    let seconds = start.elapsed().as_secs_f64();
+    eprintln!(
+        "classifier: {} rows, of these {} rejects, in {seconds:.2} s ({:.0} rows/s)",
+        summary.rows,
+        summary.rejects,
+        summary.rows as f64 / seconds
+    );
+    if summary.rejects > 0 {
+        eprintln!("classifier: the rejects are in {}", file::rejects_path(output).display());
+    }
+    Ok(if strict && summary.rejects > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn run(args: &Args) -> anyhow::Result<()> {
+    if args.exit_with_stdin {
+        wire::program::exit_with_stdin("classifier");
+    }
+    let token = args.token_file.as_deref().map(Token::load).transpose()?;
+    let name = args.name.clone().unwrap_or_else(|| match args.cluster_initializer {
+        true => "initializer".into(),
+        false => format!("worker-{}", std::process::id()),
+    });
+    // A box that cannot start should say so before anybody waits for this process.
+    let boxes = args.black_box.maker().make_many(args.workers as usize)?;
+    let data = net::listen("data connections", &args.my_data)?;
+    let settings = Settings {
+        control: args.control.clone(),
+        me: Member {
+            name: name.clone(),
+            data: data.local_addr()?.to_string(),
+            workers: args.workers as usize,
+            build: build_id()?,
+            settings: result_settings(&args.black_box),
+        },
+        processes: args.worker_count as usize,
+        token,
+        patience: Duration::from_secs(args.join_patience),
+    };
+    let leaving = Leaving::default();
+    if args.cluster_initializer {
+        initialize(args, &settings, data, boxes, &leaving)
+    } else {
+        join(args, &settings, data, boxes, leaving)
+    }
+}
+
+type Boxes = Vec<Box<dyn classifier::blackbox::BlackBox>>;
+
+fn initialize(
+    args: &Args,
+    settings: &Settings,
+    data: TcpListener,
+    boxes: Boxes,
+    leaving: &Leaving,
+) -> anyhow::Result<()> {
+    let control = net::listen("control", args.my_control.as_ref().unwrap_or(&args.control))?;
+    let control_address = control.local_addr()?;
+    Ready::new([("control", control_address)]).write(args.ready_file.as_deref())?;
+    // Bound now, so that a taken port is said now; senders are answered when the cluster has formed.
+    let rows = net::bind("rows", &args.input)?;
+    let gathered = Gathered::gather(settings, control)?;
+    let formation = gathered.formation.clone();
+    let sockets = mesh::connect(data, &formation, settings.token.as_ref(), settings.patience)?;
+    let who = ResultsOpening::Initializer { name: settings.me.name.clone(), generation: formation.generation };
+    let patience = Duration::from_secs(args.patience);
+    let uplink = Uplink::connect(&args.output, settings.token.as_ref(), &who, settings.patience)?;
+    gathered.start(leaving)?;
+    let listener = rows.listen()?;
+    Ready::new([("control", control_address), ("rows", listener.local_addr()?)]).write(args.ready_file.as_deref())?;
+    eprintln!(
+        "classifier {}: {} processes of {} workers; rows come in at {}",
+        settings.me.name,
+        formation.members.len(),
+        args.workers,
+        listener.local_addr()?
+    );
+    let port = Port {
+        listener,
+        settings: ingest::Settings {
+            chunk_size: args.black_box.chunk_size as usize,
+            token: settings.token.clone(),
+            allow_plain: args.allow_plain,
+        },
+        limits: Limits { batches: args.window_batches as usize, bytes: (args.window_mib as usize) << 20 },
+        patience,
+    };
+    let process = Process { index: 0, sockets, boxes, uplink, port: Some(port), leaving: leaving.clone() };
+    let summary = dataflow::run(process)?.context("the initializer has no summary")?;
+    eprintln!("classifier {}: done: {} rows", settings.me.name, summary.rows);
+    Ok(())
+}
+
+fn join(
+    args: &Args,
+    settings: &Settings,
+    data: TcpListener,
+    boxes: Boxes,
+    leaving: Leaving,
+) -> anyhow::Result<()> {
+    ensure!(args.worker_count > 1, "a process that joins others needs their number: --worker-count N");
+    let joined = Joined::join(settings)?;
+    let formation = joined.formation.clone();
+    let sockets = mesh::connect(data, &formation, settings.token.as_ref(), settings.patience)?;
+    let who = ResultsOpening::Worker { name: settings.me.name.clone(), generation: formation.generation };
+    let uplink = Uplink::connect(&args.output, settings.token.as_ref(), &who, settings.patience)?;
+    joined.start(&leaving)?;
+    Ready::new([]).write(args.ready_file.as_deref())?;
+    let process = Process { index: formation.process, sockets, boxes, uplink, port: None, leaving };
+    dataflow::run(process)?;
+    Ok(())
+}
+
+/// Tells builds apart: processes of different builds might give different results, or not understand each other.
+fn build_id() -> anyhow::Result<String> {
+    let path = std::env::current_exe().context("looking for this program's file")?;
+    let program = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+    Ok(Sha256::digest(program)[..8].iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// The settings that decide what results look like.
+fn result_settings(args: &BoxArgs) -> String {
+    format!("--classifier {:?} --chunk-size {} --slowness {}", args.classifier, args.chunk_size, args.slowness)
+}

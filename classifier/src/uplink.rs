@@ -1,0 +1,120 @@
+//! The connection to the receiver; each process has one.
+
+use std::net::TcpStream;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use wire::frame::{DEFAULT_LIMIT, FrameReader};
+use wire::opening::{self, OPENING_TIME, ResultsOpening};
+use wire::results::{self, FromReceiver, ResultBatch, Totals, Welcome};
+use wire::token::Token;
+use wire::{net, results::write_batches};
+
+/// Batches that are written with one call; more bring nothing.
+const WRITE_SIZE: usize = 512 << 10;
+
+/// For the receiver.
+#[derive(Debug)]
+pub enum Up {
+    /// Results, in any order.
+    Batches(Vec<ResultBatch<Vec<u8>>>),
+    /// There will be no more batches than these (said by the initializer).
+    Totals(Totals),
+}
+
+/// A connection that the receiver has let in.
+#[derive(Debug)]
+pub struct Uplink {
+    stream: TcpStream,
+    reader: FrameReader<TcpStream>,
+    /// Where the job stands.
+    pub welcome: Welcome,
+}
+
+impl Uplink {
+    /// Connects to the receiver.
+    ///
+    /// # Errors
+    /// No receiver within `patience`, or one that refuses.
+    pub fn connect(
+        address: &str,
+        token: Option<&Token>,
+        who: &ResultsOpening,
+        patience: Duration,
+    ) -> anyhow::Result<Self> {
+        let stream = net::connect("the receiver", address, patience)?;
+        opening::send(&stream, token, who).with_context(|| format!("opening to the receiver at {address}"))?;
+        let clone = stream.try_clone().context("splitting the connection to the receiver")?;
+        let mut reader = FrameReader::new(clone, format!("the receiver at {address}"), DEFAULT_LIMIT);
+        let welcome = opening::await_answer(&mut reader, OPENING_TIME)?;
+        Ok(Self { stream, reader, welcome })
+    }
+
+    /// Serves the connection on threads of its own. What is sent is written in the background, and in the order it
+    /// was sent; `hear` is called with what the receiver says. If the connection breaks, the process ends, unless
+    /// `leaving` says that its work is done.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn start(
+        self,
+        hear: impl FnMut(FromReceiver) + Send + 'static,
+        leaving: impl Fn() -> bool + Send + 'static,
+    ) -> anyhow::Result<Sender<Up>> {
+        let Self { stream, mut reader, .. } = self;
+        let (sender, ups) = channel();
+        let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
+        thread("uplink")
+            .spawn(move || {
+                if let Err(error) = write(&stream, &ups) {
+                    crate::fail(format_args!("sending results to the receiver: {error:#}"));
+                }
+            })
+            .context("starting a thread")?;
+        thread("acknowledgements")
+            .spawn(move || {
+                let outcome = listen(&mut reader, hear);
+                if !leaving() {
+                    let reason = outcome.err().map_or_else(|| "it closed the connection".into(), |e| format!("{e:#}"));
+                    crate::fail(format_args!("lost the receiver: {reason}"));
+                }
+            })
+            .context("starting a thread")?;
+        Ok(sender)
+    }
+}
+
+fn listen(reader: &mut FrameReader<TcpStream>, mut hear: impl FnMut(FromReceiver)) -> anyhow::Result<()> {
+    while let Some(payload) = reader.next_frame()? {
+        hear(FromReceiver::decode(payload).with_context(|| format!("understanding {}", reader.peer()))?);
+    }
+    Ok(())
+}
+
+fn write(stream: &TcpStream, ups: &Receiver<Up>) -> anyhow::Result<()> {
+    while let Ok(first) = ups.recv() {
+        let mut next = Some(first);
+        let (mut batches, mut bytes) = (Vec::new(), 0);
+        while let Some(up) = next {
+            match up {
+                Up::Batches(more) => {
+                    bytes += more.iter().map(|batch| batch.results.len()).sum::<usize>();
+                    batches.extend(more);
+                }
+                Up::Totals(totals) => {
+                    write_batches(stream, &batches)?;
+                    batches.clear();
+                    results::write_totals(stream, &totals)?;
+                }
+            }
+            next = if bytes < WRITE_SIZE { ups.try_recv().ok() } else { None };
+        }
+        write_batches(stream, &batches)?;
+    }
+    match stream.shutdown(std::net::Shutdown::Write) {
+        // The receiver has left already: it had said that all is done.
+        Err(e) if e.kind() != std::io::ErrorKind::NotConnected => bail!("closing the connection: {e}"),
+        _ => Ok(()),
+    }
+}

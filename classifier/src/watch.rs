@@ -1,0 +1,72 @@
+//! Deadlines for what is waited for while the dataflow runs.
+
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+
+/// Ends the process when something is waited for longer than its patience allows.
+#[derive(Debug, Clone)]
+pub struct Watch(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    /// What is waited for, and since when.
+    waiting: Mutex<Option<(String, Instant)>>,
+    changed: Condvar,
+}
+
+impl Watch {
+    /// A watch with this patience; nothing is waited for yet.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn start(patience: Duration) -> anyhow::Result<Self> {
+        let shared = Arc::new(Shared { waiting: Mutex::default(), changed: Condvar::new() });
+        let watched = Arc::clone(&shared);
+        std::thread::Builder::new()
+            .name("watch".into())
+            .spawn(move || watched.run(patience))
+            .context("starting a thread")?;
+        Ok(Self(shared))
+    }
+
+    /// From now on, `what` is waited for; a wait for the same thing begins anew.
+    pub fn wait_for(&self, what: &str) {
+        let mut waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *waiting {
+            // The common case, once an acknowledgement: the thread looks again when the old deadline is over.
+            Some((same, since)) if same == what => *since = Instant::now(),
+            other => {
+                *other = Some((what.to_owned(), Instant::now()));
+                self.0.changed.notify_all();
+            }
+        }
+    }
+
+    /// Nothing is waited for any more.
+    pub fn rest(&self) {
+        *self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+impl Shared {
+    fn run(&self, patience: Duration) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let waited = waiting.as_ref().map(|(_, since)| since.elapsed());
+            if let (Some((what, _)), Some(waited)) = (&*waiting, waited)
+                && waited >= patience
+            {
+                crate::fail(format_args!("{what}: nothing for {patience:?}, so the job fails"));
+            }
+            waiting = match waited {
+                Some(waited) => {
+                    let left = self.changed.wait_timeout(waiting, patience - waited);
+                    left.unwrap_or_else(PoisonError::into_inner).0
+                }
+                None => self.changed.wait(waiting).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! The window: how many batches may be under way, and which worker gets the next one. Pure: time is told.
+//!
+//! Two limits hold at once. The window proper is what is issued and not acknowledged as durable: it bounds all
+//! buffers of the cluster, the receiver's reorder buffer included. Of it, at most half may not have reached the
+//! receiver yet, since only that part is held in the cluster's memory.
+//!
+//! The next batch goes to the worker with the fewest batches on their way. Each worker's share has a depth of
+//! its own: it grows while its batches come through quickly, so that a quick worker never waits for the next
+//! batch, and shrinks when they take long, so that a slow one does not hoard what others could do. (TCP finds
+//! the length of its congestion window in much the same manner.)
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// A worker always may have this many batches: one to work on, and one that waits.
+const LEAST_DEPTH: usize = 2;
+/// Batches that come through within this time leave room for more.
+const QUICK: Duration = Duration::from_millis(25);
+/// Batches that take longer than this are too many at once.
+const SLOW: Duration = Duration::from_millis(100);
+
+/// How much may be under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Batches that are issued and not acknowledged.
+    pub batches: usize,
+    /// Bytes of rows in these. A single batch may be larger.
+    pub bytes: usize,
+}
+
+/// What is under way.
+#[derive(Debug)]
+pub struct Window {
+    limits: Limits,
+    /// The first batch that is not acknowledged, and the sizes of those from it on.
+    acknowledged: u64,
+    issued: VecDeque<usize>,
+    bytes: usize,
+    /// Bytes of what has not reached the receiver.
+    travelling: usize,
+    lanes: Vec<Lane>,
+    /// Where the search for a worker begins, so that equals take turns.
+    turn: usize,
+}
+
+/// A worker's share.
+#[derive(Debug)]
+struct Lane {
+    /// When each batch on its way was issued, and its size.
+    travelling: VecDeque<(Duration, usize)>,
+    received: u64,
+    depth: usize,
+    /// Batches to come through before the depth may shrink again: those issued before it shrank say nothing
+    /// about the new depth.
+    settling: usize,
+}
+
+impl Window {
+    /// An empty window over this many workers; batch `next` is the first.
+    pub fn new(limits: Limits, workers: usize, next: u64) -> Self {
+        let lane = || Lane { travelling: VecDeque::new(), received: 0, depth: LEAST_DEPTH, settling: 0 };
+        Self {
+            limits,
+            acknowledged: next,
+            issued: VecDeque::new(),
+            bytes: 0,
+            travelling: 0,
+            lanes: (0..workers).map(|_| lane()).collect(),
+            turn: 0,
+        }
+    }
+
+    /// Issues the next batch, of this many bytes, if there is room for it: its number, and its worker.
+    pub fn issue(&mut self, bytes: usize, now: Duration) -> Option<(u64, usize)> {
+        let full = self.issued.len() >= self.limits.batches
+            || (!self.issued.is_empty() && self.bytes + bytes > self.limits.bytes)
+            || (self.travelling > 0 && self.travelling + bytes > self.limits.bytes / 2);
+        if full {
+            return None;
+        }
+        let count = self.lanes.len();
+        let worker = (0..count)
+            .map(|i| (self.turn + i) % count)
+            .filter(|&i| self.lanes[i].travelling.len() < self.lanes[i].depth)
+            .min_by_key(|&i| self.lanes[i].travelling.len())?;
+        self.turn = (worker + 1) % count;
+        self.lanes[worker].travelling.push_back((now, bytes));
+        self.travelling += bytes;
+        self.bytes += bytes;
+        self.issued.push_back(bytes);
+        Some((self.acknowledged + self.issued.len() as u64 - 1, worker))
+    }
+
+    /// All batches below `next` are durable.
+    pub fn acknowledge(&mut self, next: u64) {
+        while self.acknowledged < next
+            && let Some(bytes) = self.issued.pop_front()
+        {
+            self.acknowledged += 1;
+            self.bytes -= bytes;
+        }
+    }
+
+    /// This many batches of this worker, in all, have reached the receiver.
+    pub fn received(&mut self, worker: usize, count: u64, now: Duration) {
+        let Some(lane) = self.lanes.get_mut(worker) else { return };
+        while lane.received < count
+            && let Some((issued, bytes)) = lane.travelling.pop_front()
+        {
+            lane.received += 1;
+            self.travelling -= bytes;
+            lane.adapt(now.saturating_sub(issued));
+        }
+    }
+
+    /// Nothing is issued that is not acknowledged.
+    pub fn is_empty(&self) -> bool {
+        self.issued.is_empty()
+    }
+
+    /// The first batch that is not acknowledged.
+    pub fn acknowledged(&self) -> u64 {
+        self.acknowledged
+    }
+}
+
+impl Lane {
+    fn adapt(&mut self, took: Duration) {
+        self.settling = self.settling.saturating_sub(1);
+        if took < QUICK {
+            // Only a depth that is made use of is known to be too small.
+            self.depth += usize::from(self.travelling.len() + 1 >= self.depth / 2);
+        } else if took > SLOW && self.settling == 0 {
+            self.depth = (self.depth * 3 / 4).max(LEAST_DEPTH);
+            self.settling = self.travelling.len();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn window(batches: usize, bytes: usize, workers: usize) -> Window {
+        Window::new(Limits { batches, bytes }, workers, 0)
+    }
+
+    #[test]
+    fn batches_are_numbered_and_go_round() {
+        let mut window = window(100, 1000, 3);
+        let issued: Vec<_> = (0..5).map(|_| window.issue(1, MS).unwrap()).collect();
+        assert_eq!(issued, [(0, 0), (1, 1), (2, 2), (3, 0), (4, 1)]);
+    }
+
+    #[test]
+    fn a_batch_larger_than_the_window_passes_alone() {
+        let mut window = window(100, 1000, 3);
+        assert!(window.issue(5000, MS).is_some());
+        assert!(window.issue(1, MS).is_none());
+        window.received(0, 1, MS);
+        assert!(window.issue(1, MS).is_none(), "it is not acknowledged");
+        window.acknowledge(1);
+        assert!(window.issue(1, MS).is_some());
+    }
+
+    #[test]
+    fn a_slow_worker_gets_less() {
+        // Worker 0 takes 10 ms a batch, worker 1 takes 200 ms.
+        let mut window = window(1000, 1 << 20, 2);
+        let (mut done, mut given, mut clock) = ([0u64; 2], [0u64; 2], Duration::ZERO);
+        let mut busy_until: [VecDeque<Duration>; 2] = Default::default();
+        for _ in 0..2000 {
+            clock += 5 * MS;
+            for worker in 0..2 {
+                while busy_until[worker].front().is_some_and(|t| *t <= clock) {
+                    busy_until[worker].pop_front();
+                    done[worker] += 1;
+                }
+                window.received(worker, done[worker], clock);
+            }
+            window.acknowledge(window.acknowledged() + window.issued.len() as u64);
+            while let Some((_, worker)) = window.issue(100, clock) {
+                given[worker] += 1;
+                let cost = if worker == 0 { 10 * MS } else { 200 * MS };
+                let start = busy_until[worker].back().copied().unwrap_or(clock).max(clock);
+                busy_until[worker].push_back(start + cost);
+            }
+        }
+        // 10 s: 1000 batches and 50.
+        assert!(done[0] > 950, "the quick worker did {} of 1000", done[0]);
+        assert!((45..=50).contains(&done[1]), "the slow worker did {}", done[1]);
+        assert!(given[1] - done[1] <= 3, "the slow worker hoards {} batches", given[1] - done[1]);
+    }
+
+    proptest! {
+        /// Whatever comes back in whatever order, the limits hold, and all that is issued can be
+        /// acknowledged so that more can be issued.
+        #[test]
+        fn the_limits_hold(
+            batches in 1usize..20, bytes in 1usize..2000, workers in 1usize..5,
+            steps in prop::collection::vec((0u8..3, 1usize..500, any::<prop::sample::Index>()), 1..300),
+        ) {
+            let mut window = window(batches, bytes, workers);
+            let mut next = 0;
+            let mut sizes = Vec::new();
+            let mut on_lane = vec![Vec::new(); workers];
+            let mut received = vec![0u64; workers];
+            let mut acknowledged = 0u64;
+            for (i, (step, size, pick)) in steps.into_iter().enumerate() {
+                let now = MS * i as u32;
+                match step {
+                    0 => if let Some((number, worker)) = window.issue(size, now) {
+                        prop_assert_eq!(number, next);
+                        next += 1;
+                        sizes.push(size);
+                        on_lane[worker].push(number);
+                    }
+                    1 => {
+                        let worker = pick.index(workers);
+                        received[worker] = (received[worker] + 1).min(on_lane[worker].len() as u64);
+                        window.received(worker, received[worker], now);
+                    }
+                    _ => {
+                        // Durable is only what has been received, in line.
+                        let has_come = |number: &u64| (0..workers).any(|w| {
+                            on_lane[w].iter().take(received[w] as usize).any(|n| n == number)
+                        });
+                        while acknowledged < next && has_come(&acknowledged) { acknowledged += 1; }
+                        window.acknowledge(acknowledged);
+                    }
+                }
+                let unacknowledged = &sizes[window.acknowledged() as usize..];
+                prop_assert!(unacknowledged.len() <= batches);
+                prop_assert!(unacknowledged.len() <= 1 || unacknowledged.iter().sum::<usize>() <= bytes);
+            }
+            for worker in 0..workers {
+                window.received(worker, on_lane[worker].len() as u64, MS * 1000);
+            }
+            window.acknowledge(next);
+            prop_assert!(window.is_empty());
+            prop_assert!(window.issue(1, MS).is_some());
+        }
+    }
+}
