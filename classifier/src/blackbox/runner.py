@@ -8,9 +8,11 @@ the reason. The first answer, before any request, says whether the module could 
 import importlib
 import io
 import os
+import select
 import signal
 import struct
 import sys
+import threading
 import traceback
 
 
@@ -22,8 +24,9 @@ def main():
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
     sys.stdout = sys.stderr
-    # Ctrl-C in a terminal is for the classifier, which ends this process by closing its pipe.
+    # Ctrl-C in a terminal is for the classifier. When that ends, however it ends, so does this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=end_with, args=(requests.fileno(),), daemon=True).start()
 
     def answer(kind, text):
         payload = kind + text.encode("utf-8", "surrogatepass")
@@ -61,6 +64,14 @@ def main():
             answer(b"E", type(error).__name__ + ": " + str(error))
         else:
             answer(b"K", result)
+
+
+def end_with(pipe):
+    """Ends this process when nobody holds the other end of the pipe any more, even while the function works."""
+    hangup = select.poll()
+    hangup.register(pipe, 0)
+    hangup.poll()
+    os._exit(1)
 
 
 def load(module_name, function_name):

@@ -1,0 +1,5 @@
+//! One file a command: its arguments and its execution.
+
+pub(crate) mod run_locally;
+pub(crate) mod setup;
+pub(crate) mod test;

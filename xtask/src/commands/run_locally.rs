@@ -1,0 +1,213 @@
+//! Subcommand: cargo xtask run-locally
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+use wire::results::Summary;
+
+use crate::cluster::{self, Hosts, Input, Interrupted, Job};
+use crate::host::Host;
+use crate::host::local::Local;
+use crate::{interrupt, project, ui};
+
+/// Run the whole job on this machine: sender → classifiers → receiver
+///
+/// Builds the programs, runs a million fake rows (or a CSV) through the classifier, and writes results.log,
+/// results.rejects.csv and results.json to the output folder, replacing those of an earlier job.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// How many rows to make up
+    #[arg(long, value_name = "N", env = "INPUT_LINES", default_value_t = 1_000_000)]
+    input_lines: u64,
+    /// A CSV file with a header in place of fake rows, or - for standard input
+    #[arg(long, value_name = "FILE", env = "INPUT")]
+    input: Option<PathBuf>,
+    /// Fake rows of another seed are other rows
+    #[arg(long, value_name = "S", env = "SEED", default_value_t = 0)]
+    seed: u64,
+    /// Worker threads on this machine, in all [default: one for each core]
+    #[arg(long, value_name = "W", env = "N_WORKERS", value_parser = clap::value_parser!(u16).range(1..))]
+    workers: Option<u16>,
+    /// Processes to split them over; all get the same number of threads
+    #[arg(long, value_name = "P", env = "N_PROCESSES", default_value_t = 1,
+        value_parser = clap::value_parser!(u16).range(1..=256))]
+    processes: u16,
+    /// The black box: native, python:MODULE[:FUNCTION] or sleep:MICROSECONDS
+    #[arg(long, value_name = "BOX", env = "CLASSIFIER", default_value = "native")]
+    classifier: String,
+    /// How often the native box feeds a record to its hash
+    #[arg(long, value_name = "TIMES", env = "CLASSIFIER_SLOWNESS", default_value_t = 10)]
+    slowness: u32,
+    /// Rows that a box sees at once
+    #[arg(long, value_name = "ROWS", env = "CHUNK_SIZE", default_value_t = 100)]
+    chunk_size: u32,
+    /// The interpreter for Python boxes; it needs pandas
+    #[arg(long, value_name = "PATH", env = "PYTHON", default_value = "python3")]
+    python: PathBuf,
+    /// The folder for the results
+    #[arg(long, value_name = "DIR", env = "OUTPUT", default_value = "output")]
+    output: PathBuf,
+    /// The folder for the programs' logs
+    #[arg(long, value_name = "DIR", env = "LOG", default_value = "log")]
+    log: PathBuf,
+    /// Fail when there are rejects
+    #[arg(long, env = "STRICT")]
+    strict: bool,
+}
+
+impl Args {
+    fn input(&self) -> anyhow::Result<Input> {
+        let Some(path) = &self.input else {
+            return Ok(Input::Fake { lines: self.input_lines, seed: self.seed });
+        };
+        if path == Path::new("-") {
+            return Ok(Input::Stdin);
+        }
+        // Better said before anything is built or started.
+        File::open(path).with_context(|| format!("opening the input {}", path.display()))?;
+        Ok(Input::File(path.clone()))
+    }
+
+    fn box_args(&self) -> Vec<String> {
+        let python = self.python.display().to_string();
+        ["--classifier", &self.classifier, "--python", &python]
+            .into_iter()
+            .map(str::to_owned)
+            .chain(["--slowness".into(), self.slowness.to_string()])
+            .chain(["--chunk-size".into(), self.chunk_size.to_string()])
+            .collect()
+    }
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    interrupt::watch()?;
+    let start = Instant::now();
+    let input = args.input()?;
+    let programs = project::build_programs()?;
+    project::make_folder(&args.output)?;
+    let run_folder = args.log.join("run");
+    project::make_folder(&run_folder)?;
+    let _locks = [lock(&args.output)?, lock(&args.log)?];
+    let results = args.output.join("results.log");
+    clean_slate(&results)?;
+
+    let workers = args.workers.map_or_else(cores, usize::from);
+    let processes = usize::from(args.processes);
+    let threads = workers.div_ceil(processes);
+    ui::note(&format!(
+        "{} on {}, through {}",
+        describe(&input),
+        match processes {
+            1 => format!("{threads} workers"),
+            _ => format!("{} workers ({processes} processes of {threads})", processes * threads),
+        },
+        args.classifier
+    ));
+    let token_file = run_folder.join("token");
+    let token = cluster::make_token(&token_file)?;
+    let job = Job {
+        input,
+        classifier: args.box_args(),
+        workers: threads,
+        results: results.clone(),
+        run_folder,
+        token,
+        token_file: token_file.clone(),
+    };
+    let host = Local::new(programs, args.log.clone());
+    let hosts = Hosts { metrics: &host, classifiers: vec![&host as &dyn Host; processes] };
+    let outcome = cluster::run(&job, &hosts);
+    std::fs::remove_file(&token_file).with_context(|| format!("removing {}", token_file.display()))?;
+    match outcome {
+        Ok(()) => {}
+        Err(error) if error.is::<Interrupted>() => {
+            ui::note("interrupted: all programs of the job have ended; nothing is left running");
+            return Ok(ExitCode::from(interrupt::EXIT_CODE));
+        }
+        Err(error) => return Err(error),
+    }
+    summarize(args, &results, start)
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn describe(input: &Input) -> String {
+    match input {
+        Input::Fake { lines, .. } => format!("{} fake rows", ui::count(*lines)),
+        Input::File(path) => format!("rows from {}", path.display()),
+        Input::Stdin => "rows from standard input".into(),
+    }
+}
+
+/// Keeps two jobs from writing to the same folder.
+fn lock(folder: &Path) -> anyhow::Result<File> {
+    let path = folder.join(".lock");
+    let mut file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .with_context(|| format!("the folder {} cannot be written", folder.display()))?;
+    if file.try_lock().is_err() {
+        let mut holder = String::new();
+        // Without it, the message just knows less.
+        let _ = file.read_to_string(&mut holder);
+        bail!(
+            "another job (process {}) writes to {}; wait for it, or choose other folders with --output and --log",
+            holder.trim(),
+            folder.display()
+        );
+    }
+    std::fs::write(&path, std::process::id().to_string()).with_context(|| format!("writing {}", path.display()))?;
+    Ok(file)
+}
+
+/// Removes the results of an earlier job.
+fn clean_slate(results: &Path) -> anyhow::Result<()> {
+    for path in ["log", "rejects.csv", "checkpoint", "json"].map(|extension| results.with_extension(extension)) {
+        match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(e).with_context(|| format!("removing {}, of an earlier job", path.display()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn summarize(args: &Args, results: &Path, start: Instant) -> anyhow::Result<ExitCode> {
+    let path = results.with_extension("json");
+    let json = std::fs::read(&path).with_context(|| format!("reading the job's summary {}", path.display()))?;
+    let summary: Summary =
+        serde_json::from_slice(&json).with_context(|| format!("understanding {}", path.display()))?;
+    let out = summary.rows - summary.rejects;
+    ui::data(&format!("rows in    {}", ui::count(summary.rows)));
+    ui::data(&format!("rows out   {}", ui::count(out)));
+    ui::data(&format!("rejected   {}", ui::count(summary.rejects)));
+    ui::data(&format!(
+        "seconds    {:.2} from the first results to the last ({:.2} for the whole command)",
+        summary.seconds,
+        start.elapsed().as_secs_f64()
+    ));
+    ui::data(&format!("rows/s     {}", ui::count((summary.rows as f64 / summary.seconds.max(1e-3)) as u64)));
+    ui::data(&format!("results    {} ({})", results.display(), ui::bytes(summary.bytes)));
+    ui::data(&format!("sha256     {}", summary.sha256));
+    if summary.rejects == 0 {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let rejects = results.with_extension("rejects.csv");
+    ui::note(&format!("{} rows are in {} with the reason", ui::count(summary.rejects), rejects.display()));
+    if args.strict {
+        ui::note("error: there are rejects, and --strict takes none");
+        return Ok(ExitCode::FAILURE);
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,61 @@
+//! Subcommand: cargo xtask setup
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use xshell::{Shell, cmd};
+
+use crate::{project, ui};
+
+/// Make folders, keys and ONCALL.json, build the programs, and say what is missing
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {}
+
+/// Runs the command.
+pub(crate) fn run(_args: &Args) -> anyhow::Result<ExitCode> {
+    for folder in ["output", "log"] {
+        project::make_folder(Path::new(folder))?;
+    }
+    if !Path::new("ONCALL.json").exists() {
+        std::fs::write("ONCALL.json", "[]\n").context("writing ONCALL.json")?;
+        ui::note("ONCALL.json: nobody is called; add phone numbers such as \"+14155550100\"");
+    }
+    make_keys()?;
+    project::build_programs()?;
+    look_for_python()?;
+    ui::note("ready: cargo xtask run-locally");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The SSH key pair of the stack, as in 2018: the private key, and the public key in EC2's format.
+fn make_keys() -> anyhow::Result<()> {
+    let (private, public) = ("ssh_key.pem", "ssh_pubkey_in_ec2_format.pub");
+    if Path::new(private).exists() && Path::new(public).exists() {
+        return Ok(());
+    }
+    let shell = Shell::new()?;
+    if cmd!(shell, "ssh-keygen -?").quiet().ignore_status().output().is_err() {
+        ui::note(
+            "no ssh-keygen: hosts over SSH and EC2 need it (run-locally does not); on Debian and Ubuntu: \
+             apt-get install openssh-client",
+        );
+        return Ok(());
+    }
+    if !Path::new(private).exists() {
+        cmd!(shell, "ssh-keygen -q -t ed25519 -N '' -C provisioned-classifier -f {private}").run()?;
+        shell.remove_path(format!("{private}.pub"))?;
+    }
+    let key = cmd!(shell, "ssh-keygen -y -f {private}").read().context("reading the public key")?;
+    std::fs::write(public, key + "\n").with_context(|| format!("writing {public}"))
+}
+
+/// Python boxes need Python with pandas; everything else does without.
+fn look_for_python() -> anyhow::Result<()> {
+    let shell = Shell::new()?;
+    let found = cmd!(shell, "python3 -c 'import pandas'").quiet().ignore_stderr().ignore_status().output();
+    if !found.is_ok_and(|output| output.status.success()) {
+        ui::note("no Python 3 with pandas: --classifier python:MODULE needs it (python3 -m pip install pandas)");
+    }
+    Ok(())
+}

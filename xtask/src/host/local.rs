@@ -1,0 +1,111 @@
+//! This machine as a host.
+
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader, PipeWriter};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+
+use anyhow::Context;
+use wire::program::Ready;
+
+use super::{Host, Launch, Running};
+
+/// This machine.
+#[derive(Debug)]
+pub(crate) struct Local {
+    programs: PathBuf,
+    logs: PathBuf,
+}
+
+impl Local {
+    /// Runs the programs in one folder, with their logs in another.
+    pub(crate) fn new(programs: PathBuf, logs: PathBuf) -> Self {
+        Self { programs, logs }
+    }
+}
+
+impl Host for Local {
+    fn name(&self) -> &str {
+        "this machine"
+    }
+
+    fn address(&self) -> &str {
+        "127.0.0.1"
+    }
+
+    fn start(&self, launch: &Launch) -> anyhow::Result<Box<dyn Running>> {
+        let log = self.logs.join(format!("{}.log", launch.name));
+        let context = || format!("starting {} on {}", launch.name, self.name());
+        match std::fs::remove_file(&launch.ready_file) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e).with_context(context),
+            _ => {}
+        }
+        let mut args = launch.args.clone();
+        let (stdin, lifeline) = std::io::pipe().with_context(context)?;
+        if !launch.stdin {
+            args.push("--exit-with-stdin".into());
+        }
+        let mut command = duct::cmd(self.programs.join(launch.program), args)
+            .stderr_to_stdout()
+            .stdout_path(&log)
+            .unchecked();
+        if !launch.stdin {
+            // Ctrl-C in a terminal is for this command, which ends its programs in order. (A program that reads
+            // the terminal must stay in its foreground group.)
+            command = command.stdin_file(stdin).before_spawn(|command| {
+                command.process_group(0);
+                Ok(())
+            });
+        }
+        let handle = command.start().with_context(context)?;
+        Ok(Box::new(LocalProgram { name: launch.name.clone(), handle, log, _lifeline: lifeline }))
+    }
+
+    fn ready(&self, file: &Path) -> anyhow::Result<Option<Ready>> {
+        Ready::read(file)
+    }
+}
+
+struct LocalProgram {
+    name: String,
+    handle: duct::Handle,
+    log: PathBuf,
+    /// The program ends when this is closed, however this command ends.
+    _lifeline: PipeWriter,
+}
+
+impl Running for LocalProgram {
+    fn try_wait(&mut self) -> anyhow::Result<Option<ExitStatus>> {
+        let output = self.handle.try_wait().with_context(|| format!("waiting for {}", self.name))?;
+        Ok(output.map(|output| output.status))
+    }
+
+    fn kill(&mut self) -> anyhow::Result<()> {
+        self.handle.kill().with_context(|| format!("ending {}", self.name))?;
+        self.handle.wait().map(drop).with_context(|| format!("waiting for the end of {}", self.name))
+    }
+
+    fn last_lines(&self, count: usize) -> anyhow::Result<Vec<String>> {
+        let file = std::fs::File::open(&self.log).with_context(|| format!("reading {}", self.log.display()))?;
+        let mut last = VecDeque::new();
+        for line in BufReader::new(file).split(b'\n') {
+            if last.len() == count {
+                last.pop_front();
+            }
+            last.push_back(String::from_utf8_lossy(&line?).into_owned());
+        }
+        Ok(last.into())
+    }
+
+    fn log(&self) -> String {
+        self.log.display().to_string()
+    }
+}
+
+impl Drop for LocalProgram {
+    fn drop(&mut self) {
+        // One that has ended cannot be killed, which is as good; and there is nobody to tell the rest.
+        let _ = self.kill();
+    }
+}

@@ -1,0 +1,141 @@
+//! What people see. Talk goes to standard error, data to standard output.
+
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use wire::results::Progress;
+
+/// Prints a line of talk.
+pub(crate) fn note(text: &str) {
+    // If nobody reads it any more, there is nobody to tell.
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Prints a line of data.
+pub(crate) fn data(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// Shows a command that is about to run.
+pub(crate) fn echo(command: &str) {
+    note(&format!("$ {command}"));
+}
+
+/// Prints an error and its causes, and gives the exit code for it.
+pub(crate) fn fail(error: &anyhow::Error) -> ExitCode {
+    note(&format!("error: {error}"));
+    for cause in error.chain().skip(1) {
+        note(&format!("  because: {cause}"));
+    }
+    ExitCode::FAILURE
+}
+
+/// A count with separators: 1,000,000.
+pub(crate) fn count(n: u64) -> String {
+    HumanCount(n).to_string()
+}
+
+/// A size in bytes, for people.
+pub(crate) fn bytes(n: u64) -> String {
+    HumanBytes(n).to_string()
+}
+
+/// How often a line of progress is printed where there is no terminal.
+const LINE_PAUSE: Duration = Duration::from_secs(5);
+
+/// Shows how a job goes: a bar on a terminal, and a line now and then elsewhere.
+pub(crate) struct JobBar {
+    bar: Option<ProgressBar>,
+    total: Option<u64>,
+    begun: Option<Instant>,
+    last_line: Instant,
+}
+
+impl JobBar {
+    /// For a job of `total` rows, if that is known.
+    pub(crate) fn new(total: Option<u64>) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr_with_hz(10));
+            let template = match total {
+                Some(_) => "{percent:>3}% {bar:24} {human_pos} of {human_len} rows, {msg}",
+                None => "{spinner} {human_pos} rows, {msg}",
+            };
+            // The template is constant; if it were wrong, the bar would have its usual looks.
+            bar.set_style(ProgressStyle::with_template(template).unwrap_or(ProgressStyle::default_bar()));
+            bar.set_message("waiting for the first");
+            bar
+        });
+        Self { bar, total, begun: None, last_line: Instant::now() }
+    }
+
+    /// Shows the state.
+    pub(crate) fn show(&mut self, progress: &Progress) {
+        if progress.rows == 0 {
+            return;
+        }
+        let begun = *self.begun.get_or_insert_with(Instant::now);
+        let message = message(progress, begun.elapsed(), self.total);
+        match &self.bar {
+            Some(bar) => {
+                bar.set_position(progress.rows);
+                bar.set_message(message);
+            }
+            None if self.last_line.elapsed() >= LINE_PAUSE => {
+                self.last_line = Instant::now();
+                note(&format!("{} rows, {message}", count(progress.rows)));
+            }
+            None => {}
+        }
+    }
+
+    /// Takes the bar away.
+    pub(crate) fn clear(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn message(progress: &Progress, elapsed: Duration, total: Option<u64>) -> String {
+    let seconds = elapsed.as_secs_f64();
+    if seconds < 0.5 {
+        return "at work".to_owned();
+    }
+    let rate = progress.rows as f64 / seconds;
+    let mut message = format!("{} rows/s", count(rate as u64));
+    if let Some(total) = total {
+        let left = total.saturating_sub(progress.rows) as f64 / rate;
+        message.push_str(&format!(", {} left", clock(left)));
+    }
+    if progress.rejects > 0 {
+        message.push_str(&format!(", {} rejected", count(progress.rejects)));
+    }
+    message
+}
+
+/// Seconds as people say them.
+fn clock(seconds: f64) -> String {
+    let seconds = seconds.ceil() as u64;
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, 0, s) => format!("{s} s"),
+        (0, m, s) => format!("{m} min {s:02} s"),
+        (h, m, _) => format!("{h} h {m:02} min"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_is_said_in_words() {
+        let progress = Progress { rows: 1_500_000, rejects: 2, bytes: 0 };
+        let text = message(&progress, Duration::from_secs(3), Some(120_000_000));
+        assert_eq!(text, "500,000 rows/s, 3 min 57 s left, 2 rejected");
+        assert_eq!(message(&progress, Duration::from_millis(100), None), "at work");
+        assert_eq!(clock(0.2), "1 s");
+        assert_eq!(clock(3661.0), "1 h 01 min");
+    }
+}
