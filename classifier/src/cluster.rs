@@ -50,19 +50,29 @@ pub struct Formation {
     pub members: Vec<Member>,
 }
 
-/// Whether this process's work is done, so that connections may end.
+/// Whether the dataflow has ended, so that connections may end as well.
 #[derive(Debug, Clone, Default)]
 pub struct Leaving(Arc<AtomicBool>);
 
 impl Leaving {
-    /// The work is done.
-    pub fn leave(&self) {
-        self.0.store(true, Ordering::SeqCst);
-    }
-
-    /// Whether it is.
+    /// Whether it has.
     pub fn is_leaving(&self) -> bool {
         self.0.load(Ordering::SeqCst)
+    }
+
+    /// Something to keep in the dataflow: when it is dropped, the dataflow has ended.
+    pub fn on_drop(&self) -> LeaveOnDrop {
+        LeaveOnDrop(self.clone())
+    }
+}
+
+/// See [`Leaving::on_drop`].
+#[derive(Debug)]
+pub struct LeaveOnDrop(Leaving);
+
+impl Drop for LeaveOnDrop {
+    fn drop(&mut self) {
+        self.0.0.store(true, Ordering::SeqCst);
     }
 }
 

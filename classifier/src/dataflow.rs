@@ -30,7 +30,7 @@ use crate::batch::{Batches, ToWorker};
 use crate::beside::Place;
 use crate::blackbox::BlackBox;
 use crate::classify::Classifier;
-use crate::cluster::Leaving;
+use crate::cluster::{LeaveOnDrop, Leaving};
 use crate::ingest::{self, Conclusion, Ingest};
 use crate::source::{Source, Turn};
 use crate::uplink::{Up, Uplink};
@@ -52,7 +52,7 @@ pub struct Process {
     pub uplink: Uplink,
     /// At the initializer: where rows come in.
     pub port: Option<Port>,
-    /// Is told when the work is done.
+    /// Is told when the dataflow has ended.
     pub leaving: Leaving,
 }
 
@@ -72,6 +72,7 @@ pub struct Port {
 struct Parts {
     black_box: Box<dyn BlackBox>,
     uplink: Sender<Up>,
+    leave: LeaveOnDrop,
     source: Option<SourceParts>,
 }
 
@@ -106,7 +107,8 @@ pub fn run(process: Process) -> anyhow::Result<Option<Summary>> {
     let mut source =
         port.map(|port| SourceParts { port, welcome, heard, wake, end: Arc::clone(&end) });
     let parts = boxes.into_iter().map(|black_box| {
-        Mutex::new(Some(Parts { black_box, uplink: uplink.clone(), source: source.take() }))
+        let (uplink, leave) = (uplink.clone(), leaving.on_drop());
+        Mutex::new(Some(Parts { black_box, uplink, leave, source: source.take() }))
     });
     let parts: Vec<_> = parts.collect();
 
@@ -119,8 +121,7 @@ pub fn run(process: Process) -> anyhow::Result<Option<Summary>> {
     let running = timely::execute::execute_from(allocators, guard, WorkerConfig::default(), build)
         .map_err(|e| anyhow!(e).context("starting timely's workers"))?;
     let outcomes = running.join();
-    leaving.leave();
-    // Until now this sender has kept the connection open: the receiver may close it only when we are leaving.
+    // Until now this sender has kept the connection to the receiver open: it may end only when we are leaving.
     drop(uplink);
     for outcome in outcomes {
         outcome.map_err(|e| anyhow!(e).context("a worker thread broke off"))?;
@@ -190,6 +191,8 @@ fn build(worker: &mut Worker, parts: Parts) {
             }
         })
         .sink(Pipeline, "sink", move |(input, _frontier)| {
+            // Dropped with this operator, when no worker has anything left to do.
+            let _ = &parts.leave;
             let mut all = Vec::new();
             input.for_each(|_, results| all.append(results));
             if !all.is_empty() && parts.uplink.send(Up::Batches(all)).is_err() {

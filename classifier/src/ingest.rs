@@ -74,6 +74,8 @@ struct State {
     header: Option<Bytes>,
     ended: bool,
     outcome: Option<Result<u64, String>>,
+    /// A sender that is still sending, and can be told that there is no use in it.
+    sender: Option<TcpStream>,
     /// A sender waits to be told the outcome.
     untold: bool,
 }
@@ -91,7 +93,15 @@ impl Ingest {
         watch: Watch,
         wake: SyncActivator,
     ) -> anyhow::Result<Self> {
-        let state = State { sending: false, next_row, header: None, ended: false, outcome: None, untold: false };
+        let state = State {
+            sending: false,
+            next_row,
+            header: None,
+            ended: false,
+            outcome: None,
+            sender: None,
+            untold: false,
+        };
         let shared = Arc::new(Shared { settings, state: Mutex::new(state), changed: Condvar::new(), watch });
         let (queue, incoming) = sync_channel(QUEUE);
         let port = Arc::clone(&shared);
@@ -110,7 +120,13 @@ impl Ingest {
 
     /// Tells the sender that waits for it how the job ended: the rows in it, or why it failed.
     pub fn conclude(&self, outcome: Result<u64, String>) -> Conclusion {
-        self.shared.state().outcome = Some(outcome);
+        let mut state = self.shared.state();
+        if let (Err(reason), false, Some(sender)) = (&outcome, state.ended, &state.sender) {
+            // It reads this when it finds that its rows are not taken any more. If it is gone, so is its interest.
+            let _ = opening::send_json(sender, &SourceAnswer::Failed(reason.clone()));
+        }
+        state.outcome = Some(outcome);
+        drop(state);
         self.shared.changed.notify_all();
         Conclusion(Arc::clone(&self.shared))
     }
@@ -184,6 +200,7 @@ impl Shared {
         reader.set_limit(DEFAULT_LIMIT);
         let (header, unwanted) = if resumes {
             opening::send_json(stream, &SourceAnswer::NextRow(turn.next_row))?;
+            self.state().sender = Some(stream.try_clone().context("splitting a connection")?);
             let header = reader.next_frame_within(OPENING_TIME)?.context("it left before the CSV's header")?;
             (header, 0)
         } else {
@@ -213,14 +230,14 @@ impl Shared {
         Ok(Turn { port: self, next_row: state.next_row })
     }
 
-    /// Checks a sender's header; it must be the one that was sent before.
+    /// Checks a sender's header; if rows were taken before, it must be theirs.
     fn header(&self, header: &Bytes) -> anyhow::Result<()> {
         ensure!(header[..] != [EOT], "it ended before the CSV's header");
         ensure!(!header.is_empty(), "the CSV's header is empty");
         std::str::from_utf8(header).context("the CSV's header is not UTF-8")?;
         records::join(header, 0, &mut Vec::new()).context("the CSV's header is malformed")?;
-        let mut state = self.state();
-        let expected = state.header.get_or_insert_with(|| header.clone());
+        let state = self.state();
+        let Some(expected) = &state.header else { return Ok(()) };
         ensure!(
             expected == header,
             "its header is {:?}, and the rows before had {:?}",
@@ -250,7 +267,9 @@ impl Shared {
                 let incoming =
                     Incoming::Rows { header: header.clone(), frames: run.bytes, rows: run.frames as u32 };
                 pass(queue, wake, incoming)?;
-                self.state().next_row += run.frames as u64;
+                let mut state = self.state();
+                state.next_row += run.frames as u64;
+                state.header.get_or_insert_with(|| header.clone());
             }
             if end == RunEnd::Eot {
                 let mut state = self.state();
@@ -296,6 +315,7 @@ impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let mut state = self.port.state();
         state.sending = false;
+        state.sender = None;
         state.untold = false;
         if !state.ended {
             self.port.watch.wait_for("waiting for a sender to come back with the rest of the rows");

@@ -141,14 +141,16 @@ impl BoxArgs {
     }
 }
 
-fn main() -> anyhow::Result<ExitCode> {
+fn main() -> ExitCode {
     end_on_panic();
     let args = Args::parse();
-    if let Some(Command::File { input, output, strict }) = &args.command {
-        return classify_file(&args.black_box, input, output, *strict);
-    }
-    run(&args)?;
-    Ok(ExitCode::SUCCESS)
+    let outcome = match &args.command {
+        Some(Command::File { input, output, strict }) => {
+            classify_file(&args.black_box, input, output, *strict)
+        }
+        None => run(&args).map(|()| ExitCode::SUCCESS),
+    };
+    outcome.unwrap_or_else(|error| wire::program::failure("classifier", &error))
 }
 
 /// A panic on any thread ends the process: timely is fail-stop, and a process that has lost a thread would leave
@@ -283,7 +285,12 @@ fn join(
 
 /// Tells builds apart: processes of different builds might give different results, or not understand each other.
 fn build_id() -> anyhow::Result<String> {
-    let path = std::env::current_exe().context("looking for this program's file")?;
+    // On Linux this is the running program, even when its file was replaced meanwhile by a newer build.
+    let running = PathBuf::from("/proc/self/exe");
+    let path = match running.exists() {
+        true => running,
+        false => std::env::current_exe().context("looking for this program's file")?,
+    };
     let program = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
     Ok(Sha256::digest(program)[..8].iter().map(|byte| format!("{byte:02x}")).collect())
 }

@@ -6,6 +6,7 @@ use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{bail, ensure};
+use wire::opening;
 use wire::results::{Acknowledgement, FromReceiver, Outcome, Progress, Totals, Welcome};
 
 use crate::checkpoint::Position;
@@ -52,6 +53,8 @@ struct State {
 struct Initializer {
     connection: u64,
     stream: TcpStream,
+    /// What the source was told to be durable.
+    acknowledged: u64,
     /// Received batches by worker, and of how many the source was told.
     received: BTreeMap<u32, (u64, u64)>,
     reported: Instant,
@@ -81,11 +84,11 @@ impl Job {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Lets a classifier process in; the connection's number, and what the process must know.
+    /// Lets a classifier process in, and tells it where the job stands; gives the connection's number.
     ///
     /// # Errors
     /// The reason why it may not come in.
-    pub fn admit(&self, stream: TcpStream, generation: u64, initializer: bool) -> anyhow::Result<(u64, Welcome)> {
+    pub fn admit(&self, stream: TcpStream, generation: u64, initializer: bool) -> anyhow::Result<u64> {
         let mut state = self.state();
         ensure!(
             generation >= state.generation,
@@ -103,20 +106,22 @@ impl Job {
         if initializer && state.initializer.is_some() {
             bail!("another initializer of generation {generation} is connected");
         }
+        // While the state is locked, so that no acknowledgement comes before it.
+        opening::send_json(&stream, &Welcome { next: state.durable.next, next_row: state.durable.next_row })?;
         state.connected += 1;
         let connection = state.connected;
         if initializer {
             state.initializer = Some(Initializer {
                 connection,
                 stream: stream.try_clone()?,
+                acknowledged: state.durable.next,
                 received: BTreeMap::new(),
                 reported: Instant::now(),
             });
         }
         state.connections.insert(connection, stream);
         state.lonely_since = None;
-        let welcome = Welcome { next: state.durable.next, next_row: state.durable.next_row };
-        Ok((connection, welcome))
+        Ok(connection)
     }
 
     /// A classifier process's connection ended.
@@ -277,7 +282,11 @@ impl State {
                 *told = *count;
             }
         }
+        if received.is_empty() && initializer.acknowledged == next {
+            return;
+        }
         let acknowledgement = FromReceiver::Acknowledgement(Acknowledgement { next, received });
+        initializer.acknowledged = next;
         initializer.reported = Instant::now();
         if let Err(error) = acknowledgement.write(&initializer.stream) {
             // Its own thread sees that the connection is broken, and cleans up.

@@ -49,8 +49,11 @@ struct Args {
     exit_with_stdin: bool,
 }
 
-fn main() -> anyhow::Result<ExitCode> {
-    let args = Args::parse();
+fn main() -> ExitCode {
+    run(Args::parse()).unwrap_or_else(|error| wire::program::failure("receiver", &error))
+}
+
+fn run(args: Args) -> anyhow::Result<ExitCode> {
     if args.exit_with_stdin {
         wire::program::exit_with_stdin("receiver");
     }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use wire::frame::{DEFAULT_LIMIT, FrameReader, PEER_LIMIT};
 use wire::net;
 use wire::opening::{self, OPENING_LIMIT, OPENING_TIME, Refusal, ResultsOpening};
-use wire::results::{Outcome, ToReceiver, Welcome};
+use wire::results::{Outcome, ToReceiver};
 use wire::token::Token;
 
 use crate::job::{End, Job};
@@ -160,7 +160,6 @@ impl Server {
                 Ok(())
             }
             Ok(Admitted::Process(process)) => {
-                opening::send_json(stream, &process.welcome)?;
                 reader.set_limit(PEER_LIMIT);
                 let outcome = self.take_batches(&mut reader, &process);
                 self.job.left(process.connection);
@@ -182,11 +181,11 @@ impl Server {
         let events = self.numbered()?;
         let stream = stream.try_clone().context("splitting a connection")?;
         let before = self.job.generation();
-        let (connection, welcome) = self.job.admit(stream, generation, initializer)?;
+        let connection = self.job.admit(stream, generation, initializer)?;
         if generation > before {
             events.send(Event::Generation).context("the writer has stopped")?;
         }
-        Ok(Admitted::Process(Process { name, generation, initializer, connection, welcome, events }))
+        Ok(Admitted::Process(Process { name, generation, initializer, connection, events }))
     }
 
     /// Passes a process's batches on to the writer, until the process leaves.
@@ -194,11 +193,9 @@ impl Server {
         while let Some(payload) = reader.next_frame()? {
             match decode(payload)? {
                 ToReceiver::Batch(batch) => {
-                    let event = Event::Batch(process.generation, batch);
-                    if process.events.send(event).is_err() {
-                        // The job has ended, and its reason was said where it ended.
-                        return Ok(());
-                    }
+                    // When the job has failed, nobody writes any more. What still comes is dropped, until the
+                    // cluster has read why: to close the connection now could keep that from it.
+                    let _ = process.events.send(Event::Batch(process.generation, batch));
                 }
                 ToReceiver::Totals(totals) => {
                     ensure!(process.initializer, "totals from a process that is not the initializer");
@@ -232,7 +229,6 @@ struct Process {
     generation: u64,
     initializer: bool,
     connection: u64,
-    welcome: Welcome,
     events: SyncSender<Event>,
 }
 

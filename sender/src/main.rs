@@ -1,6 +1,7 @@
 //! `sender`: see `sender --help`.
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -44,8 +45,14 @@ struct Args {
     exit_with_stdin: bool,
 }
 
-fn main() -> anyhow::Result<()> {
-    let args = Args::parse();
+fn main() -> ExitCode {
+    match run(Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => wire::program::failure("sender", &error),
+    }
+}
+
+fn run(args: Args) -> anyhow::Result<()> {
     if args.stdout {
         let lines = args.lines.context("--stdout needs --lines")?;
         return session::write_csv(Fake::new(args.seed, lines), std::io::stdout().lock());

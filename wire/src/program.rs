@@ -77,6 +77,12 @@ pub fn sync_folder(path: &Path) -> std::io::Result<()> {
     std::fs::File::open(folder)?.sync_all()
 }
 
+/// Prints why a program failed, in one line, and gives its exit code.
+pub fn failure(name: &str, error: &anyhow::Error) -> std::process::ExitCode {
+    eprintln!("{name}: {error:#}");
+    std::process::ExitCode::FAILURE
+}
+
 /// Ends this process when its standard input ends: whoever started it holds the other end of the pipe, and
 /// however that process dies, nothing of it stays behind.
 pub fn exit_with_stdin(name: &'static str) {

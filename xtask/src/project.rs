@@ -39,7 +39,7 @@ pub(crate) fn build_programs() -> anyhow::Result<PathBuf> {
     let cargo = cargo();
     let packages: Vec<_> = PROGRAMS.iter().flat_map(|program| ["--package", program]).collect();
     let command =
-        cmd!(shell, "{cargo} build --quiet --release --target-dir {target} {packages...}").quiet();
+        cmd!(shell, "{cargo} build --release --target-dir {target} {packages...}").quiet();
     ui::echo(&format!("cargo build --release --package {}", PROGRAMS.join(" --package ")));
     command.run().context("building the programs")?;
     for program in PROGRAMS {

@@ -102,9 +102,9 @@ def load(module_name, function_name):
 
 
 def classify(pandas, function, name, csv):
-    frame = pandas.read_csv(
-        io.BytesIO(csv), index_col=0, dtype=str, na_filter=False, lineterminator="\n", encoding="utf-8"
-    )
+    # Not with index_col: that would make numbers of an index of digits.
+    frame = pandas.read_csv(io.BytesIO(csv), dtype=str, na_filter=False, lineterminator="\n", encoding="utf-8")
+    frame = frame.set_index(frame.columns[0])
     index = list(frame.index)
     result = function(frame)
     if result is None:

@@ -44,7 +44,7 @@ impl Host for Local {
         let mut args = launch.args.clone();
         let (stdin, lifeline) = std::io::pipe().with_context(context)?;
         if !launch.stdin {
-            args.push("--exit-with-stdin".into());
+            args.insert(0, "--exit-with-stdin".into());
         }
         let mut command = duct::cmd(self.programs.join(launch.program), args)
             .stderr_to_stdout()

@@ -1,0 +1,72 @@
+//! A receiver that does not go on stops the sender, and memory stays flat.
+
+use std::time::Duration;
+
+use tests::cluster::{Cluster, Setup};
+use tests::program::Program;
+use tests::{eventually, memory_kib};
+
+const MIB: u64 = 1024;
+
+/// Resident memory of all programs of a job in KiB: now, and the sum of their highest.
+fn memory(cluster: &Cluster, sender: &Program) -> Vec<(u64, u64)> {
+    let mut programs = vec![&cluster.receiver, sender];
+    programs.extend(&cluster.classifiers);
+    programs.iter().filter_map(|program| memory_kib(program.pid())).collect()
+}
+
+#[test]
+fn a_stopped_receiver_stops_the_sender_and_memory_stays_flat() {
+    let mut cluster = Setup::default().args(["--slowness", "0"]).start();
+    let log = cluster.path("results.log");
+    let written = || std::fs::metadata(&log).map_or(0, |log| log.len());
+    let mut sender = cluster.sender(["--lines", "3000000"]);
+    eventually("results", || (written() > 20 << 20).then_some(()));
+    cluster.receiver.signal("STOP");
+    let before = memory(&cluster, &sender);
+    // All that can fill up does: the sender has come to rest when it uses no more processor time.
+    let mut last = (0, 0);
+    eventually("the sender to come to rest", || {
+        std::thread::sleep(Duration::from_millis(300));
+        let now = (cpu_ticks(sender.pid()), cpu_ticks(cluster.classifiers[0].pid()));
+        let rests = now.0 == last.0 && now.1 <= last.1 + 1;
+        last = now;
+        rests.then_some(())
+    });
+    assert!(sender.is_running(), "the sender waits, and has not sent everything");
+    for (before, now) in before.iter().zip(memory(&cluster, &sender)) {
+        assert!(now.1 <= before.0 + 64 * MIB, "a process grew from {} to {} KiB", before.0, now.1);
+    }
+    cluster.receiver.signal("CONT");
+    sender.success();
+    let results = cluster.results();
+    assert_eq!((results.summary.rows, results.summary.rejects), (3_000_000, 0));
+    let lines = results.log.split(|&b| b == b'\n').filter(|line| !line.is_empty());
+    for (i, line) in lines.enumerate() {
+        assert!(line.starts_with(format!("{i},").as_bytes()), "line {i} is {}", String::from_utf8_lossy(line));
+    }
+}
+
+/// Processor time that a process has used.
+fn cpu_ticks(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields: Vec<_> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
+    fields.get(11..13).map_or(0, |times| times.iter().filter_map(|t| t.parse::<u64>().ok()).sum())
+}
+
+#[test]
+fn memory_does_not_depend_on_the_number_of_rows() {
+    let highest = |lines: &str| {
+        let mut cluster = Setup::default().args(["--slowness", "0"]).start();
+        let mut sender = cluster.sender(["--lines", lines]);
+        let mut highest = 0;
+        eventually("the job's end", || {
+            highest = highest.max(memory(&cluster, &sender).iter().map(|(_, highest)| highest).sum());
+            (!sender.is_running()).then_some(())
+        });
+        cluster.results();
+        highest
+    };
+    let (few, many) = (highest("500000"), highest("4000000"));
+    assert!(many < few + 20 * MIB, "{few} KiB for 500,000 rows, and {many} KiB for 4,000,000");
+}

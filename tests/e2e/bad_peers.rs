@@ -1,0 +1,220 @@
+//! Peers that lie, break off, or do not belong here: an error that names them, and the cluster stays up.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use tests::cluster::{Cluster, Setup};
+use tests::program::Program;
+use wire::frame::{self, FrameReader};
+use wire::opening::{self, ControlOpening, DataOpening, ResultsOpening, SenderOpening, SourceAnswer};
+use wire::token::Token;
+
+/// Sends bytes to an address, and waits until the other side closes the connection.
+fn send_raw(address: &str, bytes: &[u8]) -> (String, Vec<u8>) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let me = stream.local_addr().unwrap().to_string();
+    stream.write_all(bytes).unwrap();
+    // If it was closed with bytes unread, that is a reset, which is a close as well.
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    (me, answer)
+}
+
+/// The rest of the job goes as if nothing had been.
+fn finishes(mut cluster: Cluster) {
+    cluster.sender(["--lines", "1000"]).success();
+    assert_eq!(cluster.results().summary.rows, 1000);
+}
+
+#[test]
+fn a_frame_over_the_limit_is_refused_by_name() {
+    let cluster = Setup::default().start();
+    let (me, _) = send_raw(&cluster.rows, &[&[0, 0, 0, 1, b'A'][..], &u32::MAX.to_be_bytes()].concat());
+    cluster.classifiers[0].await_output(&format!("rows from {me}: {me} announced a frame of 4294967295 bytes"));
+    finishes(cluster);
+}
+
+#[test]
+fn a_stream_that_ends_inside_a_frame_is_not_half_taken() {
+    let cluster = Setup::default().start();
+    let stream = TcpStream::connect(&cluster.rows).unwrap();
+    let me = stream.local_addr().unwrap().to_string();
+    (&stream).write_all(&[0, 0, 0, 41]).unwrap();
+    (&stream).write_all(b"ID,SKU,FLUX,MANUFACTURER_NAME,DESCRIPTION\0\0\0\x09half").unwrap();
+    drop(stream);
+    cluster.classifiers[0].await_output(&format!("rows from {me}: "));
+    finishes(cluster);
+}
+
+#[test]
+fn strangers_without_the_token_are_refused_at_every_port() {
+    let mut cluster = Setup { processes: 2, token: Some("the secret".into()), ..Setup::default() }.start();
+    let control = cluster.classifiers[0].address("control");
+    let receiver = cluster.receiver.address("results");
+    let wrong = Token::new("another secret");
+    let refused = |address: &str, send: &dyn Fn(&TcpStream)| {
+        let stream = TcpStream::connect(address).unwrap();
+        send(&stream);
+        let mut reader = FrameReader::new(stream, "the port", 1 << 16);
+        let payload = reader.next_frame().unwrap().expect("a reason");
+        let error = opening::answer::<serde_json::Value>(&payload, "the port").unwrap_err().to_string();
+        assert_eq!(error, "the port refused the connection: the token is missing or wrong");
+    };
+    for token in [None, Some(&wrong)] {
+        refused(&cluster.rows, &|s| opening::send(s, token, &SenderOpening {}).unwrap());
+        refused(&receiver, &|s| opening::send(s, token, &ResultsOpening::Observer {}).unwrap());
+        let worker = ResultsOpening::Worker { name: "me".into(), generation: u64::MAX };
+        refused(&receiver, &|s| opening::send(s, token, &worker).unwrap());
+        refused(&control, &|s| opening::send(s, token, &ControlOpening::Shutdown {}).unwrap());
+    }
+    // Plain clients cannot show a token.
+    let (me, answer) = send_raw(&cluster.rows, &[0, 0, 0, 1, b'A', 0, 0, 0, 1, 4]);
+    assert_eq!(answer, b"");
+    cluster.classifiers[0].await_output(&format!("rows from {me}: refused, since it opened without a token"));
+    let (me, _) = send_raw(&receiver, &[0, 0, 0, 1, b'A']);
+    cluster.receiver.await_output(&format!("{me} opened without a token and was refused"));
+    finishes(cluster);
+}
+
+#[test]
+fn a_second_sender_is_refused_while_one_is_sending() {
+    let mut cluster = Setup::default().args(["--chunk-size", "1", "--slowness", "0"]).start();
+    let mut first = TcpStream::connect(&cluster.rows).unwrap();
+    opening::send(&first, None, &SenderOpening {}).unwrap();
+    let mut answers = FrameReader::new(first.try_clone().unwrap(), "the source", 1 << 16);
+    let next: SourceAnswer = opening::answer(&answers.next_frame().unwrap().unwrap(), "it").unwrap();
+    assert_eq!(next, SourceAnswer::NextRow(0));
+    let said = cluster.sender(["--lines", "5"]).failure();
+    assert!(said.contains("refused the connection: another sender is sending"), "{said}");
+    let mut rows = Vec::new();
+    for payload in [&b"ID"[..], b"0", b"1", b"\x04"] {
+        frame::push(&mut rows, payload);
+    }
+    first.write_all(&rows).unwrap();
+    let done = loop {
+        match opening::answer(&answers.next_frame().unwrap().unwrap(), "it").unwrap() {
+            SourceAnswer::Waiting => {}
+            answer => break answer,
+        }
+    };
+    assert_eq!(done, SourceAnswer::Done(2));
+    assert_eq!(cluster.results().summary.rows, 2);
+}
+
+#[test]
+fn a_sender_with_another_header_is_refused() {
+    let cluster = Setup::default().args(["--chunk-size", "1", "--slowness", "0"]).start();
+    let mut first = TcpStream::connect(&cluster.rows).unwrap();
+    let mut rows = Vec::new();
+    frame::push(&mut rows, b"ID");
+    frame::push(&mut rows, b"0");
+    first.write_all(&rows).unwrap();
+    drop(first);
+    cluster.classifiers[0].await_output("the connection ended without the end of the rows");
+    let said = cluster.sender(["--lines", "5"]).failure();
+    assert!(said.contains("and the rows before had \"ID\""), "{said}");
+}
+
+#[test]
+fn a_process_with_other_settings_or_a_wrong_token_cannot_join() {
+    let folder = tempfile::tempdir().unwrap();
+    let args = ["--cluster-initializer", "--in", "127.0.0.1:0", "--control", "127.0.0.1:0", "--worker-count", "2"];
+    let mut initializer = Program::start_server("classifier", folder.path(), args);
+    let control = initializer.address("control");
+    let join = |more: &[&str]| {
+        let args = ["--control", &control, "--worker-count", "2"];
+        Program::start("classifier", folder.path(), args.iter().chain(more)).failure()
+    };
+    let said = join(&["--slowness", "11"]);
+    assert!(said.contains("its settings are --classifier Native --chunk-size 100 --slowness 11"), "{said}");
+    let said = join(&["--workers", "3"]);
+    assert!(said.contains("it has 3 workers, and here are 1"), "{said}");
+    let said = join(&["--name", "initializer"]);
+    assert!(said.contains("there is a process named initializer already"), "{said}");
+    assert!(initializer.is_running());
+}
+
+#[test]
+fn a_cluster_that_does_not_become_complete_says_who_is_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let args = ["--cluster-initializer", "--in", "127.0.0.1:0", "--control", "127.0.0.1:0"];
+    let more = ["--worker-count", "3", "--join-patience", "1"];
+    let mut initializer = Program::start_server("classifier", folder.path(), args.iter().chain(&more));
+    let control = initializer.address("control");
+    let args = ["--control", &control, "--worker-count", "3", "--name", "w1"];
+    let mut member = Program::start("classifier", folder.path(), args);
+    let said = initializer.failure();
+    assert!(said.contains("waiting for 3 processes to join: after 1s there are 2: initializer, w1"), "{said}");
+    member.failure();
+}
+
+#[test]
+fn strangers_at_the_data_port_disturb_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut receiver = {
+        let log = folder.path().join("results.log");
+        let args = ["--listen", "127.0.0.1:0", "--output", log.to_str().unwrap()];
+        Program::start_server("receiver", folder.path(), args)
+    };
+    let out = receiver.address("results");
+    let data = {
+        // Bound and given back, to know a port.
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        free.local_addr().unwrap().to_string()
+    };
+    let args = ["--cluster-initializer", "--in", "127.0.0.1:0", "--control", "127.0.0.1:0"];
+    let more = ["--worker-count", "2", "--my-data", &data, "--out", &out];
+    let mut initializer = Program::start_server("classifier", folder.path(), args.iter().chain(&more));
+    let control = initializer.address("control");
+    // Before the cluster forms, the port takes connections and nobody answers them yet.
+    let mut early = TcpStream::connect(&data).unwrap();
+    early.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    let forged = TcpStream::connect(&data).unwrap();
+    opening::send(&forged, None, &DataOpening { generation: 1, process: 1 }).unwrap();
+    let args = ["--control", &control, "--worker-count", "2", "--out", &out];
+    let mut member = Program::start_server("classifier", folder.path(), args);
+    let rows = initializer.address("rows");
+    initializer.await_output("at the data port: it belongs to generation 1");
+    Program::start("sender", folder.path(), [rows.as_str(), "--lines", "1000"]).success();
+    initializer.success();
+    member.success();
+    receiver.success();
+}
+
+#[test]
+fn a_process_that_dies_takes_the_others_with_it() {
+    let mut cluster =
+        Setup { processes: 3, ..Setup::default() }.args(["--classifier", "sleep:1000"]).start();
+    let _sender = cluster.sender(["--lines", "1000000"]);
+    tests::eventually("the first results", || {
+        let log = std::fs::metadata(cluster.path("results.log")).ok()?;
+        (log.len() > 0).then_some(())
+    });
+    cluster.classifiers[1].signal("KILL");
+    let start = std::time::Instant::now();
+    for classifier in &mut cluster.classifiers {
+        classifier.failure();
+    }
+    assert!(start.elapsed().as_secs() < 5, "the others left after {:?}", start.elapsed());
+}
+
+#[test]
+fn the_control_port_takes_a_shutdown() {
+    let mut cluster = Setup { processes: 2, ..Setup::default() }.start();
+    let control = TcpStream::connect(cluster.classifiers[0].address("control")).unwrap();
+    opening::send(&control, None, &ControlOpening::Shutdown {}).unwrap();
+    for classifier in &mut cluster.classifiers {
+        let said = classifier.failure();
+        assert!(said.contains("shut down"), "{said}");
+    }
+}
+
+#[test]
+fn nobody_connects_in_time() {
+    let mut cluster = Setup::default().args(["--patience", "1"]).start();
+    let said = cluster.classifiers[0].failure();
+    assert!(said.contains("waiting for a sender to connect: nothing for 1s, so the job fails"), "{said}");
+    let folder = tempfile::tempdir().unwrap();
+    let said = Program::start("sender", folder.path(), [&cluster.rows, "--lines", "1", "--patience", "1"]).failure();
+    assert!(said.contains(&format!("connecting to the source at {}: no success within", cluster.rows)), "{said}");
+}

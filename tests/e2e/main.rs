@@ -1,0 +1,9 @@
+//! End to end: the programs and commands from outside.
+
+mod backpressure;
+mod bad_input;
+mod bad_peers;
+mod plain_clients;
+mod python_box;
+mod run_locally;
+mod same_bytes;

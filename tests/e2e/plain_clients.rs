@@ -1,0 +1,70 @@
+//! Clients of 2018, which know nothing but frames.
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::process::Command;
+
+use tests::cluster::Setup;
+use tests::program::Program;
+use wire::frame;
+
+/// Connects and sends payloads as frames.
+fn send(address: &str, payloads: &[&[u8]]) -> TcpStream {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let mut frames = Vec::new();
+    for payload in payloads {
+        frame::push(&mut frames, payload);
+    }
+    stream.write_all(&frames).unwrap();
+    stream
+}
+
+#[test]
+fn ten_lines_of_python_can_feed_the_cluster() {
+    let mut cluster = Setup::default().start();
+    let csv = Program::start("sender", cluster.folder.path(), ["--stdout", "--lines", "1234"]).success();
+    std::fs::write(cluster.path("rows.csv"), csv).unwrap();
+    let mut client = Command::new("python3");
+    client.arg(tests::root().join("tests/python/plain_client.py")).arg(&cluster.rows).arg(cluster.path("rows.csv"));
+    Program::start_command("client", cluster.folder.path(), client).success();
+    let results = cluster.results();
+    assert_eq!(results.summary.rows, 1234);
+    assert!(results.log == Setup::default().run(["--lines", "1234"]).log);
+}
+
+#[test]
+fn a_client_that_starts_over_does_not_send_rows_twice() {
+    let mut cluster = Setup::default().args(["--chunk-size", "2", "--slowness", "0"]).start();
+    drop(send(&cluster.rows, &[b"ID", b"0", b"1", b"2", b"3", b"4"]));
+    cluster.classifiers[0].await_output("the connection ended without the end of the rows");
+    drop(send(&cluster.rows, &[b"ID", b"0", b"1", b"2", b"3", b"4", b"5", b"\x04"]));
+    let results = cluster.results();
+    let ids: Vec<_> = std::str::from_utf8(&results.log).unwrap().lines().map(|l| &l[..1]).collect();
+    assert_eq!(ids, ["0", "1", "2", "3", "4", "5"]);
+    assert!(cluster.classifiers[0].output().contains("4 rows are taken, and the rest is waited for"));
+}
+
+#[test]
+fn the_receiver_writes_a_line_a_frame() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("plain.log");
+    let args = ["--framed", "--listen", "127.0.0.1:0", "--output", log.to_str().unwrap()];
+    let mut receiver = Program::start_server("receiver", folder.path(), args);
+    let address = receiver.address("results");
+    drop(send(&address, &[b"one", b"", b"two,2"]));
+    tests::eventually("the lines", || (std::fs::read(&log).ok()? == b"one\n\ntwo,2\n").then_some(()));
+    drop(send(&address, &[b"three"]));
+    tests::eventually("the fourth line", || (std::fs::read(&log).ok()? == b"one\n\ntwo,2\nthree\n").then_some(()));
+    receiver.signal("TERM");
+    receiver.success();
+}
+
+#[test]
+fn the_receiver_without_an_output_writes_to_standard_output() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut receiver = Program::start_server("receiver", folder.path(), ["--listen", "127.0.0.1:0"]);
+    drop(send(&receiver.address("results"), &[b"seen"]));
+    receiver.await_output("seen\n");
+    receiver.signal("INT");
+    receiver.success();
+}

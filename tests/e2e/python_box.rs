@@ -1,0 +1,162 @@
+//! The user's own pandas function, in real Python processes.
+
+use std::path::Path;
+
+use tests::cluster::{Results, Setup};
+use tests::program::Program;
+
+/// A setup whose classifiers find `code` as the module `box`.
+fn setup(folder: &Path, code: &str) -> Setup {
+    std::fs::write(folder.join("box.py"), code).unwrap();
+    Setup { python_path: Some(folder.to_owned()), ..Setup::default() }
+        .args(["--python", tests::python().to_str().unwrap(), "--classifier", "python:box"])
+}
+
+fn run(code: &str, lines: &str) -> (Results, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut cluster = setup(folder.path(), code).args(["--box-timeout", "5"]).start();
+    cluster.sender(["--lines", lines]).success();
+    let results = cluster.results();
+    (results, cluster.classifiers[0].output())
+}
+
+/// What a classifier says that cannot start its box.
+fn refused(classifier: &str, python: &Path, code: &str) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("box.py"), code).unwrap();
+    let mut command = std::process::Command::new(tests::program_path("classifier"));
+    command.env("PYTHONPATH", folder.path());
+    command.args(["--cluster-initializer", "--in", "127.0.0.1:0", "--control", "127.0.0.1:0", "--python"]);
+    command.arg(python).args(["--classifier", classifier]);
+    Program::start_command("classifier", folder.path(), command).failure()
+}
+
+#[test]
+fn the_pandas_example_computes_what_native_computes() {
+    let example = Setup { python_path: Some(tests::root().join("examples")), ..Setup::default() };
+    let example =
+        example.args(["--python", tests::python().to_str().unwrap(), "--classifier", "python:pandas_classifier"]);
+    let native = Setup::default().run(["--lines", "5000"]);
+    let pandas = example.run(["--lines", "5000"]);
+    assert_eq!((pandas.summary.rows, pandas.summary.rejects), (5000, 0));
+    // Fake rows are quoted just as pandas quotes, so that even the bytes are the same.
+    assert!(pandas.log == native.log);
+}
+
+#[test]
+fn a_frame_that_is_returned_or_changed_in_place_will_do() {
+    let (returned, _) = run("def classify_df(df):\n    return df.assign(CLASSIFICATION=df.SKU)\n", "250");
+    let (changed, _) = run("def classify_df(df):\n    df['CLASSIFICATION'] = df['SKU']\n", "250");
+    assert!(returned.log == changed.log);
+    let line = String::from_utf8(returned.log).unwrap();
+    let line = line.lines().next().unwrap();
+    assert!(line.starts_with("0,33806,") && line.ends_with(",33806"), "{line}");
+}
+
+#[test]
+fn values_reach_the_function_as_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let code = "def classify_df(df):\n    \
+        df['CLASSIFICATION'] = [repr((i,) + tuple(r)) for i, r in zip(df.index, df.values.tolist())]\n    return df\n";
+    let mut cluster = setup(folder.path(), code).start();
+    std::fs::write(cluster.path("in.csv"), "ID,A,B\n007,NA,1.50\n\"a,\"\"b\"\"\",5\" pipe,\"x\r\ny\"\n").unwrap();
+    cluster.sender([cluster.path("in.csv").to_str().unwrap()]).success();
+    let log = String::from_utf8(cluster.results().log).unwrap();
+    assert!(log.contains("\"('007', 'NA', '1.50')\""), "{log}");
+    assert!(log.contains(r#"('a,""b""', '5"" pipe', 'x\r\ny')"#), "{log}");
+}
+
+#[test]
+fn rows_that_the_function_cannot_do_are_rejected_with_its_words() {
+    let code = "def classify_df(df):\n    \
+        assert '37' not in df.index, 'no 37'\n    \
+        df['CLASSIFICATION'] = 1\n    return df\n";
+    let (results, _) = run(code, "250");
+    assert_eq!((results.summary.rows, results.summary.rejects), (250, 1));
+    let line = results.rejects.lines().nth(1).unwrap();
+    assert!(line.starts_with("37,AssertionError: no 37,\"37,"), "{line}");
+    assert_eq!(String::from_utf8(results.log).unwrap().lines().count(), 249);
+}
+
+#[test]
+fn wrong_results_are_named() {
+    let reason = |code: &str| run(code, "1").0.rejects.lines().nth(1).unwrap().to_owned();
+    let too_few = reason("def classify_df(df):\n    return df.iloc[:0].assign(CLASSIFICATION='')\n");
+    assert!(too_few.contains("ValueError: box.classify_df returned 0 rows for 1"), "{too_few}");
+    let no_column = reason("def classify_df(df):\n    return df\n");
+    assert!(no_column.contains("returned no column CLASSIFICATION"), "{no_column}");
+    let no_frame = reason("def classify_df(df):\n    return 7\n");
+    assert!(no_frame.contains("TypeError: box.classify_df returned a int; it must return a DataFrame"), "{no_frame}");
+    let shuffled = "def classify_df(df):\n    df['CLASSIFICATION'] = 1\n    return df.iloc[::-1]\n";
+    let (results, _) = run(shuffled, "2");
+    assert_eq!(results.summary.rejects, 0, "a single row has only one order, and boxes get rows alone at last");
+}
+
+#[test]
+fn a_process_that_dies_is_started_again_and_its_last_words_are_told() {
+    let code = "import os, sys\ndef classify_df(df):\n    \
+        if '37' in df.index:\n        print('out of luck'); os._exit(3)\n    \
+        df['CLASSIFICATION'] = 1\n    return df\n";
+    let (results, log) = run(code, "250");
+    assert_eq!((results.summary.rows, results.summary.rejects), (250, 1));
+    let line = results.rejects.lines().nth(1).unwrap();
+    assert!(line.contains("exit status: 3") && line.contains("it last wrote: out of luck"), "{line}");
+    assert!(log.contains("python: out of luck"), "{log}");
+}
+
+#[test]
+fn a_process_that_hangs_is_killed() {
+    let folder = tempfile::tempdir().unwrap();
+    let code = "import time\ndef classify_df(df):\n    \
+        if '3' in df.index:\n        time.sleep(1000)\n    \
+        df['CLASSIFICATION'] = 1\n    return df\n";
+    let mut cluster = setup(folder.path(), code).args(["--box-timeout", "1", "--chunk-size", "2"]).start();
+    cluster.sender(["--lines", "5"]).success();
+    let results = cluster.results();
+    assert_eq!((results.summary.rows, results.summary.rejects), (5, 1));
+    assert!(results.rejects.contains("3,\"the Python process took longer than 1s for a batch, and was killed\""));
+}
+
+#[test]
+fn a_box_that_cannot_start_says_what_to_do() {
+    let python = tests::python();
+    let said = refused("python:no_such_module", &python, "");
+    assert!(said.contains("finds no module 'no_such_module' in "), "{said}");
+    assert!(said.contains("give the name of a module in this folder, or set PYTHONPATH"), "{said}");
+    let said = refused("python:box", &python, "x = 1\n");
+    assert!(said.contains("the module 'box' has no function 'classify_df'"), "{said}");
+    let said = refused("python:box", &python, "import no_such_library\n");
+    assert!(said.contains("loading the module 'box': No module named 'no_such_library'"), "{said}");
+    let said = refused("python:box", &python, "1 / 0\n");
+    assert!(said.contains("loading the module 'box': ZeroDivisionError: division by zero"), "{said}");
+    let said = refused("python:box", Path::new("/no/such/python"), "");
+    assert!(said.contains("starting the Python interpreter /no/such/python; install Python 3, or choose one"), "{said}");
+    let said = refused("python:box", Path::new("/bin/false"), "");
+    assert!(said.contains("the Python process broke off"), "{said}");
+}
+
+#[test]
+fn an_interpreter_without_pandas_says_how_to_get_it() {
+    let folder = tempfile::tempdir().unwrap();
+    // Real Python, as it is without any installed package.
+    let python = folder.path().join("bare-python");
+    std::fs::write(&python, format!("#!/bin/sh\nexec {} -S \"$@\"\n", tests::python().display())).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&python, mode).unwrap();
+    let said = refused("python:box", &python, "");
+    assert!(said.contains("has no pandas") && said.contains("-m pip install pandas"), "{said}");
+}
+
+#[test]
+fn two_batches_take_as_long_as_one_on_two_workers() {
+    let folder = tempfile::tempdir().unwrap();
+    // Each waits for the other: on one thread, or one interpreter, neither would ever go on.
+    let code = "import os, time\nhere = os.path.dirname(__file__)\ndef classify_df(df):\n    \
+        open(os.path.join(here, 'batch' + df.index[0]), 'w').close()\n    \
+        while not all(os.path.exists(os.path.join(here, name)) for name in ('batch0', 'batch100')):\n        \
+            time.sleep(0.01)\n    \
+        df['CLASSIFICATION'] = 1\n    return df\n";
+    let mut cluster = setup(folder.path(), code).start();
+    cluster.sender(["--lines", "200"]).success();
+    assert_eq!(cluster.results().summary.rejects, 0);
+}

@@ -1,0 +1,125 @@
+//! `cargo xtask run-locally`, as a user runs it.
+
+use std::path::Path;
+use std::process::Command;
+
+use tests::cluster::{Setup, read_results};
+use tests::eventually;
+use tests::program::Program;
+
+/// Starts `cargo xtask run-locally` with folders of its own.
+fn start(folder: &Path, args: &[&str]) -> Program {
+    let mut command = Command::new(tests::program_path("xtask"));
+    command.arg("run-locally").args(["--output", folder.join("out").to_str().unwrap()]);
+    command.args(["--log", folder.join("log").to_str().unwrap()]).args(args);
+    Program::start_command("xtask", folder, command)
+}
+
+#[test]
+fn it_does_the_whole_job_and_tells_what_came_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let said = start(folder.path(), &["INPUT_LINES=2345", "N_WORKERS=3", "--processes", "2"]).success();
+    let results = read_results(&folder.path().join("out/results.log"));
+    assert!(said.contains("2,345 fake rows on 4 workers (2 processes of 2), through native"), "{said}");
+    assert!(said.contains("rows in    2,345\nrows out   2,345\nrejected   0\n"), "{said}");
+    assert!(said.contains(&format!("sha256     {}\n", results.summary.sha256)), "{said}");
+    assert!(results.log == Setup::default().run(["--lines", "2345"]).log);
+    assert!(!folder.path().join("log/run/token").exists(), "the token is gone with the job");
+
+    // A second job replaces the first.
+    start(folder.path(), &["--input-lines", "7"]).success();
+    assert_eq!(read_results(&folder.path().join("out/results.log")).summary.rows, 7);
+}
+
+#[test]
+fn a_file_and_its_rejects() {
+    let folder = tempfile::tempdir().unwrap();
+    let csv = folder.path().join("in.csv");
+    std::fs::write(&csv, "A,B\n1,2\n3\n4,\"5\n6\"\n").unwrap();
+    let said = start(folder.path(), &["--input", csv.to_str().unwrap()]).success();
+    assert!(said.contains("rows in    3\nrows out   2\nrejected   1\n"), "{said}");
+    assert!(said.contains("1 rows are in") && said.contains("results.rejects.csv with the reason"), "{said}");
+    let said = start(folder.path(), &["--input", csv.to_str().unwrap(), "--strict"]).failure();
+    assert!(said.contains("error: there are rejects, and --strict takes none"), "{said}");
+}
+
+#[test]
+fn what_fails_is_shown_and_nothing_stays_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let said = start(folder.path(), &["--input", "/no/such.csv"]).failure();
+    assert!(said.contains("error: opening the input /no/such.csv\n  because: No such file"), "{said}");
+    let csv = folder.path().join("empty.csv");
+    std::fs::write(&csv, "").unwrap();
+    let said = start(folder.path(), &["--input", csv.to_str().unwrap()]).failure();
+    assert!(said.contains("error: sender failed") && said.contains("empty.csv is empty"), "{said}");
+    let said = start(folder.path(), &["--classifier", "python:no_such_module"]).failure();
+    assert!(said.contains("error: initializer failed"), "{said}");
+    assert!(said.contains("finds no module 'no_such_module'") || said.contains("has no pandas"), "{said}");
+    assert_eq!(programs_of(folder.path()), Vec::<String>::new());
+}
+
+#[test]
+fn wrong_words_are_refused_before_anything_happens() {
+    let folder = tempfile::tempdir().unwrap();
+    let said = start(folder.path(), &["LINES=7"]).failure();
+    assert!(said.contains("error: run-locally does not take LINES; it takes INPUT_LINES, INPUT, SEED"), "{said}");
+    let said = start(folder.path(), &["--input-lines", "many"]).failure();
+    assert!(said.contains("invalid value 'many' for '--input-lines <N>'"), "{said}");
+    let said = start(folder.path(), &["--workers", "0"]).failure();
+    assert!(said.contains("--workers"), "{said}");
+    assert!(!folder.path().join("out").exists());
+}
+
+#[test]
+fn ctrl_c_ends_all_programs() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut xtask = start(folder.path(), &["--classifier", "sleep:10000", "--processes", "2", "--workers", "2"]);
+    eventually("the job to run", || (programs_of(folder.path()).len() == 4).then_some(()));
+    xtask.signal("INT");
+    let said = xtask.failure();
+    assert!(said.contains("interrupted: all programs of the job have ended"), "{said}");
+    assert_eq!(xtask.wait().code(), Some(130));
+    assert_eq!(programs_of(folder.path()), Vec::<String>::new());
+}
+
+#[test]
+fn even_killed_it_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("box.py"), "import time\ndef classify_df(df):\n    time.sleep(1000)\n").unwrap();
+    let python = tests::python();
+    let mut command = Command::new(tests::program_path("xtask"));
+    command.env("PYTHONPATH", folder.path());
+    command.args(["run-locally", "--output", folder.path().join("out").to_str().unwrap(), "--log"]);
+    command.arg(folder.path().join("log")).args(["--classifier", "python:box", "--python"]).arg(python);
+    let mut xtask = Program::start_command("xtask", folder.path(), command);
+    eventually("the job to run", || (programs_of(folder.path()).len() >= 3).then_some(()));
+    xtask.signal("KILL");
+    xtask.wait();
+    eventually("all programs to end", || programs_of(folder.path()).is_empty().then_some(()));
+}
+
+#[test]
+fn two_jobs_do_not_write_to_the_same_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = start(folder.path(), &["--classifier", "sleep:10000"]);
+    eventually("the job to run", || (programs_of(folder.path()).len() == 3).then_some(()));
+    let said = start(folder.path(), &["--input-lines", "7"]).failure();
+    assert!(said.contains(&format!("another job (process {}) writes to", first.pid())), "{said}");
+}
+
+/// Command lines of running processes that have to do with this folder, xtask itself left out.
+fn programs_of(folder: &Path) -> Vec<String> {
+    let folder = folder.to_str().unwrap();
+    let mut found = Vec::new();
+    for process in std::fs::read_dir("/proc").unwrap().flatten() {
+        // Processes come and go while this looks at them.
+        let Ok(line) = std::fs::read(process.path().join("cmdline")) else { continue };
+        let words = String::from_utf8_lossy(&line).replace('\0', " ");
+        let environment = std::fs::read(process.path().join("environ")).unwrap_or_default();
+        let python = words.contains(" -c ") && String::from_utf8_lossy(&environment).contains(folder);
+        if (words.contains(folder) && !words.contains("xtask run-locally")) || python {
+            found.push(words);
+        }
+    }
+    found
+}

@@ -1,0 +1,161 @@
+//! A receiver and classifiers, started by hand as the README shows it, without xtask.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+use wire::results::Summary;
+
+use crate::program::Program;
+use crate::program_path;
+
+/// How a cluster is to be.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// Classifier processes.
+    pub processes: usize,
+    /// Worker threads in each.
+    pub workers: usize,
+    /// Further arguments for the classifiers.
+    pub args: Vec<String>,
+    /// The job's token, if it has one.
+    pub token: Option<String>,
+    /// A shell script that starts the receiver in a mount namespace of its own: its `$0` is a folder for the results,
+    /// and its other arguments are the receiver and its arguments.
+    pub receiver_in: Option<&'static str>,
+    /// Where Python boxes find their modules.
+    pub python_path: Option<PathBuf>,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self { processes: 1, workers: 2, args: Vec::new(), token: None, receiver_in: None, python_path: None }
+    }
+}
+
+/// A running cluster with its receiver.
+pub struct Cluster {
+    /// Where its files are.
+    pub folder: TempDir,
+    /// The receiver.
+    pub receiver: Program,
+    /// The classifiers, the initializer first.
+    pub classifiers: Vec<Program>,
+    /// Where rows come in.
+    pub rows: String,
+    /// Arguments that show the token.
+    pub token: Vec<String>,
+}
+
+/// What a job left.
+#[derive(Debug)]
+pub struct Results {
+    /// The results.
+    pub log: Vec<u8>,
+    /// The rejects.
+    pub rejects: String,
+    /// The summary.
+    pub summary: Summary,
+}
+
+/// The files of a job whose results go here.
+pub fn read_results(log: &Path) -> Results {
+    Results {
+        log: std::fs::read(log).unwrap(),
+        rejects: String::from_utf8_lossy(&std::fs::read(log.with_extension("rejects.csv")).unwrap()).into_owned(),
+        summary: serde_json::from_slice(&std::fs::read(log.with_extension("json")).unwrap()).unwrap(),
+    }
+}
+
+impl Setup {
+    /// Further arguments for the classifiers.
+    pub fn args<const N: usize>(mut self, args: [&str; N]) -> Self {
+        self.args.extend(args.map(str::to_owned));
+        self
+    }
+
+    /// Starts the cluster, and waits until rows can come in.
+    pub fn start(&self) -> Cluster {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        let mut token = Vec::new();
+        if let Some(secret) = &self.token {
+            use std::os::unix::fs::PermissionsExt;
+            std::fs::write(path("token"), secret).unwrap();
+            std::fs::set_permissions(path("token"), std::fs::Permissions::from_mode(0o600)).unwrap();
+            token = vec!["--token-file".to_owned(), path("token")];
+        }
+        let mut args = ["--framed", "--listen", "127.0.0.1:0", "--output"].map(str::to_owned).to_vec();
+        args.push(path(if self.receiver_in.is_some() { "mount/results.log" } else { "results.log" }));
+        args.extend(token.clone());
+        let mut command = match self.receiver_in {
+            None => Command::new(program_path("receiver")),
+            Some(script) => {
+                let mut command = Command::new("unshare");
+                command.args(["--map-root-user", "--mount", "sh", "-c", script, &path("mount")]);
+                command.arg(program_path("receiver"));
+                command
+            }
+        };
+        command.args(args);
+        let mut receiver = Program::start_server_command("receiver", folder.path(), command);
+        let mut common = vec!["--out".to_owned(), receiver.address("results")];
+        common.extend(["--worker-count".into(), self.processes.to_string()]);
+        common.extend(["--workers".into(), self.workers.to_string()]);
+        common.extend(token.clone());
+        common.extend(self.args.clone());
+        let mut args = common.clone();
+        let own = ["--cluster-initializer", "--in", "127.0.0.1:0", "--control", "127.0.0.1:0"];
+        args.extend(own.map(str::to_owned));
+        let start = |args: &[String]| {
+            let mut command = Command::new(program_path("classifier"));
+            command.args(args);
+            if let Some(path) = &self.python_path {
+                command.env("PYTHONPATH", path);
+            }
+            Program::start_server_command("classifier", folder.path(), command)
+        };
+        let mut initializer = start(&args);
+        let control = initializer.address("control");
+        let mut classifiers = vec![initializer];
+        for i in 1..self.processes {
+            let mut args = common.clone();
+            args.extend(["--control".into(), control.clone(), "--name".into(), format!("worker{i}")]);
+            classifiers.push(start(&args));
+        }
+        let rows = classifiers[0].address("rows");
+        Cluster { folder, receiver, classifiers, rows, token }
+    }
+
+    /// Runs a whole job with the project's sender.
+    pub fn run<const N: usize>(&self, sender: [&str; N]) -> Results {
+        let mut cluster = self.start();
+        let mut sender = cluster.sender(sender);
+        sender.success();
+        cluster.results()
+    }
+}
+
+impl Cluster {
+    /// A path in the cluster's folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Starts the project's sender.
+    pub fn sender<const N: usize>(&self, args: [&str; N]) -> Program {
+        let mut all = vec![self.rows.clone()];
+        all.extend(self.token.clone());
+        all.extend(args.map(str::to_owned));
+        Program::start("sender", self.folder.path(), &all)
+    }
+
+    /// Waits for the good end of all programs, and gives what the job left.
+    pub fn results(&mut self) -> Results {
+        for classifier in &mut self.classifiers {
+            classifier.success();
+        }
+        self.receiver.success();
+        read_results(&self.path("results.log"))
+    }
+}

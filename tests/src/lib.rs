@@ -1,0 +1,70 @@
+//! What the end-to-end tests share: the programs as users run them, with every wait bounded and nothing left
+//! behind.
+
+pub mod cluster;
+pub mod program;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
+/// Longer than anything in a test takes on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The project's folder.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the project's folder")
+}
+
+/// One of the programs, as users run it: built for release, once for all tests.
+pub fn program_path(name: &str) -> PathBuf {
+    static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
+        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+        // The very calls that build them for users (the alias, and run-locally): others would turn on other
+        // features of dependencies, and build everything anew each time.
+        for packages in [&["xtask"][..], &["sender", "classifier", "receiver"]] {
+            let built = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+                .args(["build", "--release"])
+                .args(packages.iter().flat_map(|package| ["--package", package]))
+                .current_dir(root())
+                .status()
+                .expect("cargo can be started");
+            assert!(built.success(), "the programs are built");
+        }
+        target.join("release")
+    });
+    FOLDER.join(name)
+}
+
+/// The Python of the tests, which has pandas; `cargo xtask test` installs it.
+pub fn python() -> PathBuf {
+    let path = root().join("target/venv/bin/python");
+    assert!(path.exists(), "{} is missing; cargo xtask test installs it", path.display());
+    path
+}
+
+/// Waits until `holds` gives something.
+///
+/// # Panics
+/// When it does not within [`PATIENCE`].
+pub fn eventually<T>(what: &str, mut holds: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(outcome) = holds() {
+            return outcome;
+        }
+        assert!(start.elapsed() < PATIENCE, "waited for {what} for {PATIENCE:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Resident memory of a process in KiB, now and at its highest; `None` when it is gone.
+pub fn memory_kib(pid: u32) -> Option<(u64, u64)> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        line.trim().trim_end_matches(" kB").parse().ok()
+    };
+    Some((field("VmRSS:")?, field("VmHWM:")?))
+}

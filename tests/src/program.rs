@@ -1,0 +1,130 @@
+//! A program that a test has started.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use wire::program::Ready;
+
+use crate::{eventually, program_path};
+
+/// A running program; it is killed when this is dropped.
+pub struct Program {
+    name: String,
+    child: Child,
+    output: PathBuf,
+    ready_file: Option<PathBuf>,
+}
+
+impl Program {
+    /// Starts one of the project's programs; what it prints goes to a file in `folder`.
+    pub fn start<S: AsRef<OsStr>>(name: &str, folder: &Path, args: impl IntoIterator<Item = S>) -> Self {
+        let mut command = Command::new(program_path(name));
+        command.args(args);
+        Self::start_command(name, folder, command)
+    }
+
+    /// Starts any command, in the same way.
+    pub fn start_command(name: &str, folder: &Path, mut command: Command) -> Self {
+        let (output, file) = (0..)
+            .map(|i| folder.join(format!("{name}.{i}.out")))
+            .find_map(|path| Some((path.clone(), File::create_new(&path).ok()?)))
+            .expect("some name is free");
+        let errors = file.try_clone().unwrap();
+        if folder.join("stdin").exists() {
+            command.stdin(File::open(folder.join("stdin")).unwrap());
+        } else {
+            command.stdin(Stdio::null());
+        }
+        let child = command.stdout(file).stderr(errors).spawn().expect("the program can be started");
+        Self { name: name.to_owned(), child, output, ready_file: None }
+    }
+
+    /// Starts one of the project's programs that writes a ready file.
+    pub fn start_server<S: AsRef<OsStr>>(name: &str, folder: &Path, args: impl IntoIterator<Item = S>) -> Self {
+        let mut command = Command::new(program_path(name));
+        command.args(args);
+        Self::start_server_command(name, folder, command)
+    }
+
+    /// Starts any command that takes `--ready-file` as its last argument.
+    pub fn start_server_command(name: &str, folder: &Path, mut command: Command) -> Self {
+        let ready_file = (0..)
+            .map(|i| folder.join(format!("{name}.{i}.ready")))
+            .find(|path| File::create_new(path.with_extension("taken")).is_ok())
+            .expect("some name is free");
+        command.arg("--ready-file").arg(&ready_file);
+        let mut program = Self::start_command(name, folder, command);
+        program.ready_file = Some(ready_file);
+        program
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// All that it has printed.
+    pub fn output(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.output).unwrap()).into_owned()
+    }
+
+    /// Where it listens for `what`, as soon as it does.
+    pub fn address(&mut self, what: &str) -> String {
+        let ready_file = self.ready_file.clone().expect("only servers have addresses");
+        eventually(&format!("{} to listen for {what}", self.name), || {
+            let ready = Ready::read(&ready_file).unwrap();
+            if let Some(address) = ready.and_then(|ready| ready.addresses.get(what).copied()) {
+                return Some(address.to_string());
+            }
+            if let Some(status) = self.child.try_wait().unwrap() {
+                panic!("{} ended ({status}) before it listened for {what}:\n{}", self.name, self.output());
+            }
+            None
+        })
+    }
+
+    /// Waits until it has printed `text`.
+    pub fn await_output(&self, text: &str) {
+        eventually(&format!("{} to print {text:?}", self.name), || self.output().contains(text).then_some(()));
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> ExitStatus {
+        eventually(&format!("{} to end", self.name), || self.child.try_wait().unwrap())
+    }
+
+    /// Waits for its good end, and gives what it printed.
+    pub fn success(&mut self) -> String {
+        let status = self.wait();
+        assert!(status.success(), "{} ended with {status}:\n{}", self.name, self.output());
+        self.output()
+    }
+
+    /// Waits for its bad end, and gives what it printed.
+    pub fn failure(&mut self) -> String {
+        let status = self.wait();
+        assert!(!status.success(), "{} ended well:\n{}", self.name, self.output());
+        self.output()
+    }
+
+    /// Whether it still runs.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Sends it a signal, by the signal's name.
+    pub fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").arg(format!("-{signal}")).arg(self.pid().to_string()).status().unwrap();
+        assert!(sent.success(), "{} can be sent {signal}", self.name);
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // It may have ended, which is what is wanted.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
