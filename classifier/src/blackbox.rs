@@ -144,7 +144,8 @@ mod tests {
         let kind = |text: &str| text.parse::<Kind>();
         assert_eq!(kind("native").unwrap(), Kind::Native);
         assert_eq!(kind("sleep:3500").unwrap(), Kind::Sleep(Duration::from_micros(3500)));
-        let python = |module: &str, function: &str| Kind::Python { module: module.into(), function: function.into() };
+        let python =
+            |module: &str, function: &str| Kind::Python { module: module.into(), function: function.into() };
         assert_eq!(kind("python:a.b").unwrap(), python("a.b", "classify_df"));
         assert_eq!(kind("python:m:f").unwrap(), python("m", "f"));
         for wrong in ["", "rust", "python", "python:", "sleep", "sleep:fast", "sleep:-1", "native:1"] {

@@ -76,7 +76,11 @@ impl Classifier {
         } else {
             shape.commas + 1
         };
-        if values == columns { Ok(!shape.special) } else { Err(format!("{values} values; the header has {columns}")) }
+        if values == columns {
+            Ok(!shape.special)
+        } else {
+            Err(format!("{values} values; the header has {columns}"))
+        }
     }
 
     /// Has records classified. When the box fails, it is asked again, and then for each half, until the records

@@ -104,8 +104,7 @@ pub fn run(process: Process) -> anyhow::Result<Option<Summary>> {
     let uplink = uplink.start(hear, move || left.is_leaving())?;
 
     let end = Arc::new(Mutex::new(None));
-    let mut source =
-        port.map(|port| SourceParts { port, welcome, heard, wake, end: Arc::clone(&end) });
+    let mut source = port.map(|port| SourceParts { port, welcome, heard, wake, end: Arc::clone(&end) });
     let parts = boxes.into_iter().map(|black_box| {
         let (uplink, leave) = (uplink.clone(), leaving.on_drop());
         Mutex::new(Some(Parts { black_box, uplink, leave, source: source.take() }))
@@ -153,7 +152,9 @@ fn build(worker: &mut Worker, parts: Parts) {
     worker.dataflow_named::<(), _, _>("classifier", |scope| {
         source::<_, NoopBuilder<Batches>, _, _>(scope, "source", |capability, info| {
             let wake = shared.sync_activator_for(info.address.to_vec());
-            let mut source = parts.source.map(|source| start_source(source, parts.uplink.clone(), shared.peers(), wake, capability));
+            let mut source = parts
+                .source
+                .map(|source| start_source(source, parts.uplink.clone(), shared.peers(), wake, capability));
             move |output| {
                 let Some((running, capability, end)) = &mut source else { return };
                 match running.turn() {
@@ -215,8 +216,7 @@ fn start_source(
     let started = || -> anyhow::Result<_> {
         let acknowledgements = Watch::start(port.patience)?;
         let senders = Watch::start(port.patience)?;
-        let ingest =
-            Ingest::start(port.listener, port.settings, welcome.next_row, senders, wake.clone())?;
+        let ingest = Ingest::start(port.listener, port.settings, welcome.next_row, senders, wake.clone())?;
         Ok((ingest, acknowledgements))
     };
     let (ingest, watch) = started().unwrap_or_else(|e| crate::fail(format_args!("{e:#}")));

@@ -40,7 +40,8 @@ pub fn classify(
     let file = File::open(input).with_context(|| format!("opening the input {name}"))?;
     let mut reader = Reader::new(file, DEFAULT_LIMIT);
     let header = reader.next_record().with_context(|| format!("in {name}"))?;
-    let header = Bytes::copy_from_slice(header.with_context(|| format!("{name} is empty; it needs a CSV header"))?);
+    let header =
+        Bytes::copy_from_slice(header.with_context(|| format!("{name} is empty; it needs a CSV header"))?);
     ensure!(!header.is_empty(), "{name} has no header: its first line is empty");
     let create = |path: &Path| -> anyhow::Result<_> {
         let file = File::create(path).with_context(|| format!("creating {}", path.display()))?;

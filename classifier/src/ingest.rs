@@ -201,7 +201,8 @@ impl Shared {
         let (header, unwanted) = if resumes {
             opening::send_json(stream, &SourceAnswer::NextRow(turn.next_row))?;
             self.state().sender = Some(stream.try_clone().context("splitting a connection")?);
-            let header = reader.next_frame_within(OPENING_TIME)?.context("it left before the CSV's header")?;
+            let header =
+                reader.next_frame_within(OPENING_TIME)?.context("it left before the CSV's header")?;
             (header, 0)
         } else {
             // A client that knows nothing of us starts over.

@@ -27,7 +27,10 @@ use wire::{net, ports};
 /// The process with --cluster-initializer waits at its control port until --worker-count processes have joined (it
 /// counts itself), and only then takes rows at --in. Results go to the receiver at --out.
 #[derive(Debug, Parser)]
-#[command(version, args_conflicts_with_subcommands = true, after_help = "\
+#[command(
+    version,
+    args_conflicts_with_subcommands = true,
+    after_help = "\
 Examples:
   classifier --cluster-initializer --workers 2
       one process with two workers: rows at 127.0.0.1:8888, results to 127.0.0.1:9999
@@ -35,7 +38,8 @@ Examples:
   classifier --worker-count 2 --control 10.0.0.1:12500 --my-data 10.0.0.2:12600 --name w1 …
       two processes, on two hosts
   classifier file input.csv output.csv
-      no cluster: one thread, from file to file")]
+      no cluster: one thread, from file to file"
+)]
 struct Args {
     #[command(subcommand)]
     command: Option<Command>,
@@ -234,12 +238,14 @@ fn initialize(
     let gathered = Gathered::gather(settings, control)?;
     let formation = gathered.formation.clone();
     let sockets = mesh::connect(data, &formation, settings.token.as_ref(), settings.patience)?;
-    let who = ResultsOpening::Initializer { name: settings.me.name.clone(), generation: formation.generation };
+    let who =
+        ResultsOpening::Initializer { name: settings.me.name.clone(), generation: formation.generation };
     let patience = Duration::from_secs(args.patience);
     let uplink = Uplink::connect(&args.output, settings.token.as_ref(), &who, settings.patience)?;
     gathered.start(leaving)?;
     let listener = rows.listen()?;
-    Ready::new([("control", control_address), ("rows", listener.local_addr()?)]).write(args.ready_file.as_deref())?;
+    Ready::new([("control", control_address), ("rows", listener.local_addr()?)])
+        .write(args.ready_file.as_deref())?;
     eprintln!(
         "classifier {}: {} processes of {} workers; rows come in at {}",
         settings.me.name,
@@ -297,5 +303,8 @@ fn build_id() -> anyhow::Result<String> {
 
 /// The settings that decide what results look like.
 fn result_settings(args: &BoxArgs) -> String {
-    format!("--classifier {:?} --chunk-size {} --slowness {}", args.classifier, args.chunk_size, args.slowness)
+    format!(
+        "--classifier {:?} --chunk-size {} --slowness {}",
+        args.classifier, args.chunk_size, args.slowness
+    )
 }

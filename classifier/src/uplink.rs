@@ -44,7 +44,8 @@ impl Uplink {
         patience: Duration,
     ) -> anyhow::Result<Self> {
         let stream = net::connect("the receiver", address, patience)?;
-        opening::send(&stream, token, who).with_context(|| format!("opening to the receiver at {address}"))?;
+        opening::send(&stream, token, who)
+            .with_context(|| format!("opening to the receiver at {address}"))?;
         let clone = stream.try_clone().context("splitting the connection to the receiver")?;
         let mut reader = FrameReader::new(clone, format!("the receiver at {address}"), DEFAULT_LIMIT);
         let welcome = opening::await_answer(&mut reader, OPENING_TIME)?;
@@ -76,7 +77,8 @@ impl Uplink {
             .spawn(move || {
                 let outcome = listen(&mut reader, hear);
                 if !leaving() {
-                    let reason = outcome.err().map_or_else(|| "it closed the connection".into(), |e| format!("{e:#}"));
+                    let reason =
+                        outcome.err().map_or_else(|| "it closed the connection".into(), |e| format!("{e:#}"));
                     crate::fail(format_args!("lost the receiver: {reason}"));
                 }
             })

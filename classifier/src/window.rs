@@ -236,8 +236,8 @@ mod tests {
                 prop_assert!(unacknowledged.len() <= batches);
                 prop_assert!(unacknowledged.len() <= 1 || unacknowledged.iter().sum::<usize>() <= bytes);
             }
-            for worker in 0..workers {
-                window.received(worker, on_lane[worker].len() as u64, MS * 1000);
+            for (worker, lane) in on_lane.iter().enumerate() {
+                window.received(worker, lane.len() as u64, MS * 1000);
             }
             window.acknowledge(next);
             prop_assert!(window.is_empty());

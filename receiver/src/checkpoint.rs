@@ -62,7 +62,8 @@ impl Checkpoint {
     /// # Errors
     /// A file that cannot be read, or without a whole slot.
     pub fn open(path: &Path) -> anyhow::Result<(Self, Position)> {
-        let bytes = std::fs::read(path).with_context(|| format!("reading the checkpoint {}", path.display()))?;
+        let bytes =
+            std::fs::read(path).with_context(|| format!("reading the checkpoint {}", path.display()))?;
         let last = bytes.chunks(SLOT).filter_map(decode).max_by_key(|slot| slot.sequence);
         let Some(last) = last else {
             bail!(

@@ -193,7 +193,9 @@ impl Job {
                 return Some(SyncWork::Sync(state.written));
             }
             match state.totals {
-                Some(totals) if state.durable.next >= totals.batches => return Some(SyncWork::Finish(totals)),
+                Some(totals) if state.durable.next >= totals.batches => {
+                    return Some(SyncWork::Finish(totals));
+                }
                 _ => {}
             }
             if state.stop {
@@ -242,11 +244,8 @@ impl Job {
                 )));
             }
             let pause = lonely.map_or(patience, |lonely| patience - lonely);
-            state = self
-                .changed
-                .wait_timeout(state, pause)
-                .unwrap_or_else(std::sync::PoisonError::into_inner)
-                .0;
+            state =
+                self.changed.wait_timeout(state, pause).unwrap_or_else(std::sync::PoisonError::into_inner).0;
         }
     }
 

@@ -16,11 +16,14 @@ use wire::{net, ports};
 /// Takes results in and writes them down: a cluster's numbered batches in row order, durable; or whatever a
 /// plain framed client sends, a line a frame.
 #[derive(Debug, Parser)]
-#[command(version, after_help = "\
+#[command(
+    version,
+    after_help = "\
 A cluster's results go to --output; beside it (for results.log) stand results.rejects.csv, results.json when the
 job is done and, until then, results.checkpoint: a receiver that is started again goes on from there.
 
-Exit code: 0 when the job is done (or plain clients were served until the end), 1 when it failed or was stopped.")]
+Exit code: 0 when the job is done (or plain clients were served until the end), 1 when it failed or was stopped."
+)]
 struct Args {
     /// Payloads are framed (a 4-byte big-endian length, then the payload); there is no other way, and the flag
     /// is taken since 2018's receiver had it

@@ -26,7 +26,10 @@ impl Output {
         let (name, writer): (_, Box<dyn Write + Send>) = match path {
             Some(path) => {
                 let file = OpenOptions::new().create(true).append(true).open(path);
-                (path.display().to_string(), Box::new(file.with_context(|| format!("writing {}", path.display()))?))
+                (
+                    path.display().to_string(),
+                    Box::new(file.with_context(|| format!("writing {}", path.display()))?),
+                )
             }
             None => ("standard output".into(), Box::new(std::io::stdout())),
         };
@@ -40,7 +43,8 @@ impl Output {
     pub fn append_all(&self, first: Bytes, reader: &mut FrameReader<TcpStream>) -> anyhow::Result<()> {
         let mut payload = Some(first);
         while let Some(line) = payload {
-            let mut writer = self.writer.lock().map_err(|_| anyhow!("another connection failed while writing"))?;
+            let mut writer =
+                self.writer.lock().map_err(|_| anyhow!("another connection failed while writing"))?;
             writer
                 .write_all(&line)
                 .and_then(|()| writer.write_all(b"\n"))

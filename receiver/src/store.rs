@@ -88,8 +88,13 @@ fn create(paths: &Paths) -> anyhow::Result<(Store, Syncer)> {
     // A receiver that died before its first checkpoint leaves an empty file, and the rejects' header.
     let new = |path: &Path, most: usize| -> anyhow::Result<File> {
         let context = || format!("creating {}", path.display());
-        let file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).with_context(context)?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .with_context(context)?;
         let length = file.metadata().with_context(context)?.len();
         ensure!(
             length <= most as u64,

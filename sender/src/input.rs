@@ -113,9 +113,14 @@ impl Csv {
     fn new(inner: Box<dyn Read>, name: String, path: Option<PathBuf>) -> anyhow::Result<Self> {
         let mut reader = Reader::new(inner, DEFAULT_LIMIT);
         let header = match reader.next_record().with_context(|| format!("in {name}"))? {
-            None => bail!("{name} is empty; the first line must be a CSV header such as {}", header_example()),
-            Some(header) if header.is_empty() => {
-                bail!("{name} has no header: its first line is empty, and must be one such as {}", header_example())
+            None => {
+                bail!("{name} is empty; the first line must be a CSV header such as {}", header_example())
+            }
+            Some([]) => {
+                bail!(
+                    "{name} has no header: its first line is empty, and must be one such as {}",
+                    header_example()
+                )
             }
             Some(header) => header.to_vec(),
         };

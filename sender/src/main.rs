@@ -12,12 +12,15 @@ use wire::token::Token;
 
 /// Sends rows to a classifier cluster: fake ones, a CSV file, or standard input.
 #[derive(Debug, Parser)]
-#[command(version, after_help = "\
+#[command(
+    version,
+    after_help = "\
 Examples:
   sender 127.0.0.1:8888 --lines 1000000     a million fake rows
   sender 127.0.0.1:8888 input.csv           a file
   sender 127.0.0.1:8888 -                   standard input
-  sender --stdout --lines 1000 > input.csv  fake rows as a CSV")]
+  sender --stdout --lines 1000 > input.csv  fake rows as a CSV"
+)]
 struct Args {
     /// Where the cluster's source listens
     #[arg(value_name = "HOST:PORT", required_unless_present = "stdout")]

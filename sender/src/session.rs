@@ -105,7 +105,11 @@ fn connection(
 }
 
 fn lost(error: std::io::Error, progressed: bool) -> Result<Option<u64>, Failure> {
-    if progressed { Ok(None) } else { Err(Failure::Lost(anyhow!(error).context("the connection to the source broke"))) }
+    if progressed {
+        Ok(None)
+    } else {
+        Err(Failure::Lost(anyhow!(error).context("the connection to the source broke")))
+    }
 }
 
 fn answers(stream: &TcpStream, address: &str) -> anyhow::Result<FrameReader<TcpStream>> {

@@ -43,7 +43,11 @@ fn a_stopped_receiver_stops_the_sender_and_memory_stays_flat() {
     assert_eq!((results.summary.rows, results.summary.rejects), (3_000_000, 0));
     let lines = results.log.split(|&b| b == b'\n').filter(|line| !line.is_empty());
     for (i, line) in lines.enumerate() {
-        assert!(line.starts_with(format!("{i},").as_bytes()), "line {i} is {}", String::from_utf8_lossy(line));
+        assert!(
+            line.starts_with(format!("{i},").as_bytes()),
+            "line {i} is {}",
+            String::from_utf8_lossy(line)
+        );
     }
 }
 

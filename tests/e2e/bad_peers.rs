@@ -30,7 +30,8 @@ fn finishes(mut cluster: Cluster) {
 fn a_frame_over_the_limit_is_refused_by_name() {
     let cluster = Setup::default().start();
     let (me, _) = send_raw(&cluster.rows, &[&[0, 0, 0, 1, b'A'][..], &u32::MAX.to_be_bytes()].concat());
-    cluster.classifiers[0].await_output(&format!("rows from {me}: {me} announced a frame of 4294967295 bytes"));
+    cluster.classifiers[0]
+        .await_output(&format!("rows from {me}: {me} announced a frame of 4294967295 bytes"));
     finishes(cluster);
 }
 
@@ -118,7 +119,8 @@ fn a_sender_with_another_header_is_refused() {
 #[test]
 fn a_process_with_other_settings_or_a_wrong_token_cannot_join() {
     let folder = tempfile::tempdir().unwrap();
-    let args = ["--cluster-initializer", "--in", "127.0.0.1:0", "--control", "127.0.0.1:0", "--worker-count", "2"];
+    let args =
+        ["--cluster-initializer", "--in", "127.0.0.1:0", "--control", "127.0.0.1:0", "--worker-count", "2"];
     let mut initializer = Program::start_server("classifier", folder.path(), args);
     let control = initializer.address("control");
     let join = |more: &[&str]| {
@@ -144,7 +146,10 @@ fn a_cluster_that_does_not_become_complete_says_who_is_there() {
     let args = ["--control", &control, "--worker-count", "3", "--name", "w1"];
     let mut member = Program::start("classifier", folder.path(), args);
     let said = initializer.failure();
-    assert!(said.contains("waiting for 3 processes to join: after 1s there are 2: initializer, w1"), "{said}");
+    assert!(
+        said.contains("waiting for 3 processes to join: after 1s there are 2: initializer, w1"),
+        "{said}"
+    );
     member.failure();
 }
 
@@ -183,8 +188,7 @@ fn strangers_at_the_data_port_disturb_nothing() {
 
 #[test]
 fn a_process_that_dies_takes_the_others_with_it() {
-    let mut cluster =
-        Setup { processes: 3, ..Setup::default() }.args(["--classifier", "sleep:1000"]).start();
+    let mut cluster = Setup { processes: 3, ..Setup::default() }.args(["--classifier", "sleep:1000"]).start();
     let _sender = cluster.sender(["--lines", "1000000"]);
     tests::eventually("the first results", || {
         let log = std::fs::metadata(cluster.path("results.log")).ok()?;
@@ -215,6 +219,10 @@ fn nobody_connects_in_time() {
     let said = cluster.classifiers[0].failure();
     assert!(said.contains("waiting for a sender to connect: nothing for 1s, so the job fails"), "{said}");
     let folder = tempfile::tempdir().unwrap();
-    let said = Program::start("sender", folder.path(), [&cluster.rows, "--lines", "1", "--patience", "1"]).failure();
-    assert!(said.contains(&format!("connecting to the source at {}: no success within", cluster.rows)), "{said}");
+    let said =
+        Program::start("sender", folder.path(), [&cluster.rows, "--lines", "1", "--patience", "1"]).failure();
+    assert!(
+        said.contains(&format!("connecting to the source at {}: no success within", cluster.rows)),
+        "{said}"
+    );
 }

@@ -1,5 +1,7 @@
 //! End to end: the programs and commands from outside.
 
+#![allow(clippy::unwrap_used, reason = "what is unexpected fails the test")]
+
 mod backpressure;
 mod bad_input;
 mod bad_peers;

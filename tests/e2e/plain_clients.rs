@@ -25,7 +25,10 @@ fn ten_lines_of_python_can_feed_the_cluster() {
     let csv = Program::start("sender", cluster.folder.path(), ["--stdout", "--lines", "1234"]).success();
     std::fs::write(cluster.path("rows.csv"), csv).unwrap();
     let mut client = Command::new("python3");
-    client.arg(tests::root().join("tests/python/plain_client.py")).arg(&cluster.rows).arg(cluster.path("rows.csv"));
+    client
+        .arg(tests::root().join("tests/python/plain_client.py"))
+        .arg(&cluster.rows)
+        .arg(cluster.path("rows.csv"));
     Program::start_command("client", cluster.folder.path(), client).success();
     let results = cluster.results();
     assert_eq!(results.summary.rows, 1234);
@@ -54,7 +57,9 @@ fn the_receiver_writes_a_line_a_frame() {
     drop(send(&address, &[b"one", b"", b"two,2"]));
     tests::eventually("the lines", || (std::fs::read(&log).ok()? == b"one\n\ntwo,2\n").then_some(()));
     drop(send(&address, &[b"three"]));
-    tests::eventually("the fourth line", || (std::fs::read(&log).ok()? == b"one\n\ntwo,2\nthree\n").then_some(()));
+    tests::eventually("the fourth line", || {
+        (std::fs::read(&log).ok()? == b"one\n\ntwo,2\nthree\n").then_some(())
+    });
     receiver.signal("TERM");
     receiver.success();
 }

@@ -8,8 +8,12 @@ use tests::program::Program;
 /// A setup whose classifiers find `code` as the module `box`.
 fn setup(folder: &Path, code: &str) -> Setup {
     std::fs::write(folder.join("box.py"), code).unwrap();
-    Setup { python_path: Some(folder.to_owned()), ..Setup::default() }
-        .args(["--python", tests::python().to_str().unwrap(), "--classifier", "python:box"])
+    Setup { python_path: Some(folder.to_owned()), ..Setup::default() }.args([
+        "--python",
+        tests::python().to_str().unwrap(),
+        "--classifier",
+        "python:box",
+    ])
 }
 
 fn run(code: &str, lines: &str) -> (Results, String) {
@@ -34,8 +38,12 @@ fn refused(classifier: &str, python: &Path, code: &str) -> String {
 #[test]
 fn the_pandas_example_computes_what_native_computes() {
     let example = Setup { python_path: Some(tests::root().join("examples")), ..Setup::default() };
-    let example =
-        example.args(["--python", tests::python().to_str().unwrap(), "--classifier", "python:pandas_classifier"]);
+    let example = example.args([
+        "--python",
+        tests::python().to_str().unwrap(),
+        "--classifier",
+        "python:pandas_classifier",
+    ]);
     let native = Setup::default().run(["--lines", "5000"]);
     let pandas = example.run(["--lines", "5000"]);
     assert_eq!((pandas.summary.rows, pandas.summary.rejects), (5000, 0));
@@ -59,7 +67,8 @@ fn values_reach_the_function_as_they_are() {
     let code = "def classify_df(df):\n    \
         df['CLASSIFICATION'] = [repr((i,) + tuple(r)) for i, r in zip(df.index, df.values.tolist())]\n    return df\n";
     let mut cluster = setup(folder.path(), code).start();
-    std::fs::write(cluster.path("in.csv"), "ID,A,B\n007,NA,1.50\n\"a,\"\"b\"\"\",5\" pipe,\"x\r\ny\"\n").unwrap();
+    std::fs::write(cluster.path("in.csv"), "ID,A,B\n007,NA,1.50\n\"a,\"\"b\"\"\",5\" pipe,\"x\r\ny\"\n")
+        .unwrap();
     cluster.sender([cluster.path("in.csv").to_str().unwrap()]).success();
     let log = String::from_utf8(cluster.results().log).unwrap();
     assert!(log.contains("\"('007', 'NA', '1.50')\""), "{log}");
@@ -86,10 +95,16 @@ fn wrong_results_are_named() {
     let no_column = reason("def classify_df(df):\n    return df\n");
     assert!(no_column.contains("returned no column CLASSIFICATION"), "{no_column}");
     let no_frame = reason("def classify_df(df):\n    return 7\n");
-    assert!(no_frame.contains("TypeError: box.classify_df returned a int; it must return a DataFrame"), "{no_frame}");
+    assert!(
+        no_frame.contains("TypeError: box.classify_df returned a int; it must return a DataFrame"),
+        "{no_frame}"
+    );
     let shuffled = "def classify_df(df):\n    df['CLASSIFICATION'] = 1\n    return df.iloc[::-1]\n";
     let (results, _) = run(shuffled, "2");
-    assert_eq!(results.summary.rejects, 0, "a single row has only one order, and boxes get rows alone at last");
+    assert_eq!(
+        results.summary.rejects, 0,
+        "a single row has only one order, and boxes get rows alone at last"
+    );
 }
 
 #[test]
@@ -114,7 +129,9 @@ fn a_process_that_hangs_is_killed() {
     cluster.sender(["--lines", "5"]).success();
     let results = cluster.results();
     assert_eq!((results.summary.rows, results.summary.rejects), (5, 1));
-    assert!(results.rejects.contains("3,\"the Python process took longer than 1s for a batch, and was killed\""));
+    assert!(
+        results.rejects.contains("3,\"the Python process took longer than 1s for a batch, and was killed\"")
+    );
 }
 
 #[test]
@@ -130,7 +147,10 @@ fn a_box_that_cannot_start_says_what_to_do() {
     let said = refused("python:box", &python, "1 / 0\n");
     assert!(said.contains("loading the module 'box': ZeroDivisionError: division by zero"), "{said}");
     let said = refused("python:box", Path::new("/no/such/python"), "");
-    assert!(said.contains("starting the Python interpreter /no/such/python; install Python 3, or choose one"), "{said}");
+    assert!(
+        said.contains("starting the Python interpreter /no/such/python; install Python 3, or choose one"),
+        "{said}"
+    );
     let said = refused("python:box", Path::new("/bin/false"), "");
     assert!(said.contains("the Python process broke off"), "{said}");
 }

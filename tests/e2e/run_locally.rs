@@ -62,7 +62,10 @@ fn what_fails_is_shown_and_nothing_stays_behind() {
 fn wrong_words_are_refused_before_anything_happens() {
     let folder = tempfile::tempdir().unwrap();
     let said = start(folder.path(), &["LINES=7"]).failure();
-    assert!(said.contains("error: run-locally does not take LINES; it takes INPUT_LINES, INPUT, SEED"), "{said}");
+    assert!(
+        said.contains("error: run-locally does not take LINES; it takes INPUT_LINES, INPUT, SEED"),
+        "{said}"
+    );
     let said = start(folder.path(), &["--input-lines", "many"]).failure();
     assert!(said.contains("invalid value 'many' for '--input-lines <N>'"), "{said}");
     let said = start(folder.path(), &["--workers", "0"]).failure();
@@ -73,7 +76,8 @@ fn wrong_words_are_refused_before_anything_happens() {
 #[test]
 fn ctrl_c_ends_all_programs() {
     let folder = tempfile::tempdir().unwrap();
-    let mut xtask = start(folder.path(), &["--classifier", "sleep:10000", "--processes", "2", "--workers", "2"]);
+    let mut xtask =
+        start(folder.path(), &["--classifier", "sleep:10000", "--processes", "2", "--workers", "2"]);
     eventually("the job to run", || (programs_of(folder.path()).len() == 4).then_some(()));
     xtask.signal("INT");
     let said = xtask.failure();
@@ -85,7 +89,8 @@ fn ctrl_c_ends_all_programs() {
 #[test]
 fn even_killed_it_leaves_nothing_behind() {
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("box.py"), "import time\ndef classify_df(df):\n    time.sleep(1000)\n").unwrap();
+    std::fs::write(folder.path().join("box.py"), "import time\ndef classify_df(df):\n    time.sleep(1000)\n")
+        .unwrap();
     let python = tests::python();
     let mut command = Command::new(tests::program_path("xtask"));
     command.env("PYTHONPATH", folder.path());

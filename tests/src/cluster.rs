@@ -62,7 +62,8 @@ pub struct Results {
 pub fn read_results(log: &Path) -> Results {
     Results {
         log: std::fs::read(log).unwrap(),
-        rejects: String::from_utf8_lossy(&std::fs::read(log.with_extension("rejects.csv")).unwrap()).into_owned(),
+        rejects: String::from_utf8_lossy(&std::fs::read(log.with_extension("rejects.csv")).unwrap())
+            .into_owned(),
         summary: serde_json::from_slice(&std::fs::read(log.with_extension("json")).unwrap()).unwrap(),
     }
 }

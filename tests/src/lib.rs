@@ -1,6 +1,8 @@
 //! What the end-to-end tests share: the programs as users run them, with every wait bounded and nothing left
 //! behind.
 
+#![allow(clippy::unwrap_used, reason = "this crate is a test harness: what is unexpected fails the test")]
+
 pub mod cluster;
 pub mod program;
 
@@ -20,7 +22,8 @@ pub fn root() -> &'static Path {
 /// One of the programs, as users run it: built for release, once for all tests.
 pub fn program_path(name: &str) -> PathBuf {
     static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
-        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+        let target =
+            std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
         // The very calls that build them for users (the alias, and run-locally): others would turn on other
         // features of dependencies, and build everything anew each time.
         for packages in [&["xtask"][..], &["sender", "classifier", "receiver"]] {
@@ -42,6 +45,15 @@ pub fn python() -> PathBuf {
     let path = root().join("target/venv/bin/python");
     assert!(path.exists(), "{} is missing; cargo xtask test installs it", path.display());
     path
+}
+
+/// Notes that a test cannot run here, so that `cargo xtask test` counts it as skipped and says why.
+pub fn skip(test: &str, reason: &str) {
+    use std::io::Write;
+    eprintln!("skipped: {test}: {reason}");
+    let Some(path) = std::env::var_os("SKIPPED_TESTS") else { return };
+    let mut file = std::fs::File::options().create(true).append(true).open(path).unwrap();
+    writeln!(file, "{test}: {reason}").unwrap();
 }
 
 /// Waits until `holds` gives something.

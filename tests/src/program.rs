@@ -42,7 +42,11 @@ impl Program {
     }
 
     /// Starts one of the project's programs that writes a ready file.
-    pub fn start_server<S: AsRef<OsStr>>(name: &str, folder: &Path, args: impl IntoIterator<Item = S>) -> Self {
+    pub fn start_server<S: AsRef<OsStr>>(
+        name: &str,
+        folder: &Path,
+        args: impl IntoIterator<Item = S>,
+    ) -> Self {
         let mut command = Command::new(program_path(name));
         command.args(args);
         Self::start_server_command(name, folder, command)
@@ -87,7 +91,9 @@ impl Program {
 
     /// Waits until it has printed `text`.
     pub fn await_output(&self, text: &str) {
-        eventually(&format!("{} to print {text:?}", self.name), || self.output().contains(text).then_some(()));
+        eventually(&format!("{} to print {text:?}", self.name), || {
+            self.output().contains(text).then_some(())
+        });
     }
 
     /// Waits for its end.
@@ -116,7 +122,8 @@ impl Program {
 
     /// Sends it a signal, by the signal's name.
     pub fn signal(&self, signal: &str) {
-        let sent = Command::new("kill").arg(format!("-{signal}")).arg(self.pid().to_string()).status().unwrap();
+        let sent =
+            Command::new("kill").arg(format!("-{signal}")).arg(self.pid().to_string()).status().unwrap();
         assert!(sent.success(), "{} can be sent {signal}", self.name);
     }
 }

@@ -448,7 +448,8 @@ mod tests {
             }
         }
         let mut out = Short(Vec::new());
-        let mut slices = [IoSlice::new(b""), IoSlice::new(b"four"), IoSlice::new(b""), IoSlice::new(b"five5")];
+        let mut slices =
+            [IoSlice::new(b""), IoSlice::new(b"four"), IoSlice::new(b""), IoSlice::new(b"five5")];
         write_all_vectored(&mut out, &mut slices).unwrap();
         assert_eq!(out.0, b"fourfive5");
     }

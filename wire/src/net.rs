@@ -125,10 +125,17 @@ pub fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
             Err(e)
                 if matches!(
                     e.kind(),
-                    io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
+                    io::ErrorKind::Interrupted
+                        | io::ErrorKind::ConnectionAborted
+                        | io::ErrorKind::ConnectionReset
                 ) => {}
             // No descriptor or memory is free just now: connections that end will free some.
-            Err(e) if matches!(e.raw_os_error(), Some(libc_errors::EMFILE | libc_errors::ENFILE | libc_errors::ENOMEM)) => {
+            Err(e)
+                if matches!(
+                    e.raw_os_error(),
+                    Some(libc_errors::EMFILE | libc_errors::ENFILE | libc_errors::ENOMEM)
+                ) =>
+            {
                 std::thread::sleep(Duration::from_millis(50));
             }
             Err(e) => return Err(e),
@@ -160,7 +167,10 @@ mod tests {
         let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
         let error = connect("the receiver", &free, Duration::from_millis(30)).unwrap_err();
         let text = format!("{error:#}");
-        assert!(text.contains(&format!("connecting to the receiver at {free}: no success within 30ms")), "{text}");
+        assert!(
+            text.contains(&format!("connecting to the receiver at {free}: no success within 30ms")),
+            "{text}"
+        );
     }
 
     #[test]

@@ -166,7 +166,10 @@ pub fn check<T: DeserializeOwned>(first: &[u8], ours: Option<&Token>) -> Result<
         return Err(refusal("the token is missing or wrong".into()));
     }
     if outline.version != VERSION {
-        return Err(refusal(format!("protocol version {} is not {VERSION}, which runs here", outline.version)));
+        return Err(refusal(format!(
+            "protocol version {} is not {VERSION}, which runs here",
+            outline.version
+        )));
     }
     serde_json::from_value(serde_json::Value::Object(outline.body))
         .map_err(|e| refusal(format!("the opening is not understood: {e}")))

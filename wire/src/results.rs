@@ -209,7 +209,10 @@ impl FromReceiver {
         match payload.first() {
             Some(&ACKNOWLEDGEMENT) => {
                 payload.advance(1);
-                ensure!(payload.len() >= 8 && (payload.len() - 8).is_multiple_of(12), "a cut acknowledgement");
+                ensure!(
+                    payload.len() >= 8 && (payload.len() - 8).is_multiple_of(12),
+                    "a cut acknowledgement"
+                );
                 let next = payload.get_u64();
                 let mut received = Vec::with_capacity(payload.len() / 12);
                 while payload.has_remaining() {

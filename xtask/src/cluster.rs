@@ -204,7 +204,10 @@ impl<'a> Programs<'a> {
                 return Ok(address.to_string());
             }
             if Instant::now() >= deadline {
-                bail!("waiting for {name} on {} to listen for {what}: not within {READY_TIME:?}", host.name());
+                bail!(
+                    "waiting for {name} on {} to listen for {what}: not within {READY_TIME:?}",
+                    host.name()
+                );
             }
             std::thread::sleep(PAUSE);
         }
@@ -242,7 +245,12 @@ impl<'a> Programs<'a> {
                 continue;
             }
             let lines = program.running.last_lines(LAST_LINES).unwrap_or_default();
-            text.push_str(&format!("\n\n{} on {} (all of it: {}):", program.name, program.host.name(), program.running.log()));
+            text.push_str(&format!(
+                "\n\n{} on {} (all of it: {}):",
+                program.name,
+                program.host.name(),
+                program.running.log()
+            ));
             for line in lines {
                 text.push_str("\n    ");
                 text.push_str(&line);
@@ -316,8 +324,12 @@ pub(crate) fn make_token(path: &Path) -> anyhow::Result<Token> {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e).with_context(context),
         _ => {}
     }
-    let mut file =
-        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).with_context(context)?;
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .with_context(context)?;
     file.write_all(secret.as_bytes()).with_context(context)?;
     Ok(Token::new(secret))
 }

@@ -14,15 +14,20 @@ pub(crate) fn from_make(
     commands: &clap::Command,
 ) -> anyhow::Result<Vec<String>> {
     let mut words: Vec<_> = words.collect();
-    let Some(command) = words.get(1).and_then(|name| commands.find_subcommand(name)) else { return Ok(words) };
+    let Some(command) = words.get(1).and_then(|name| commands.find_subcommand(name)) else {
+        return Ok(words);
+    };
     for word in words.iter_mut().skip(2) {
         // What follows -- is not ours.
         if word == "--" {
             break;
         }
-        let Some((name, value)) = word.split_once('=').filter(|(name, _)| is_variable(name)) else { continue };
+        let Some((name, value)) = word.split_once('=').filter(|(name, _)| is_variable(name)) else {
+            continue;
+        };
         let name = ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, name)| name);
-        let known = || command.get_arguments().filter_map(|arg| Some((arg.get_env()?.to_str()?, arg.get_long()?)));
+        let known =
+            || command.get_arguments().filter_map(|arg| Some((arg.get_env()?.to_str()?, arg.get_long()?)));
         let Some((_, flag)) = known().find(|(variable, _)| *variable == name) else {
             let names: Vec<_> = known().map(|(variable, _)| variable).collect();
             bail!("{} does not take {name}; it takes {}", command.get_name(), names.join(", "));

@@ -17,7 +17,8 @@ pub(crate) fn enter_root() -> anyhow::Result<()> {
     let crate_folder = std::env::var_os("CARGO_MANIFEST_DIR")
         .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
     let root = crate_folder.parent().context("this crate lies in no project")?;
-    std::env::set_current_dir(root).with_context(|| format!("going to the project's folder {}", root.display()))
+    std::env::set_current_dir(root)
+        .with_context(|| format!("going to the project's folder {}", root.display()))
 }
 
 /// The cargo that runs this command, or the one on the path.
@@ -38,8 +39,7 @@ pub(crate) fn build_programs() -> anyhow::Result<PathBuf> {
     let shell = Shell::new()?;
     let cargo = cargo();
     let packages: Vec<_> = PROGRAMS.iter().flat_map(|program| ["--package", program]).collect();
-    let command =
-        cmd!(shell, "{cargo} build --release --target-dir {target} {packages...}").quiet();
+    let command = cmd!(shell, "{cargo} build --release --target-dir {target} {packages...}").quiet();
     ui::echo(&format!("cargo build --release --package {}", PROGRAMS.join(" --package ")));
     command.run().context("building the programs")?;
     for program in PROGRAMS {

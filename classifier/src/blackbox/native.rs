@@ -43,7 +43,7 @@ impl Native {
         }
         let length = self.values.len();
         let most = self.slowness as usize;
-        let times = if length == 0 { 1 } else { (REPEATED / length).clamp(1, most) };
+        let times = (REPEATED / length.max(1)).clamp(1, most);
         self.values.reserve(length * (times - 1));
         for _ in 1..times {
             self.values.extend_from_within(..length);

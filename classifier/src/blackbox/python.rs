@@ -109,7 +109,9 @@ impl Process {
             .stderr(Stdio::piped())
             .spawn()
             .with_context(|| {
-                format!("starting the Python interpreter {name}; install Python 3, or choose one with --python")
+                format!(
+                    "starting the Python interpreter {name}; install Python 3, or choose one with --python"
+                )
             })?;
         let (Some(requests), Some(answers), Some(errors)) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take())
@@ -129,8 +131,7 @@ impl Process {
         let child = Arc::new(Mutex::new(child));
         let watchdog = Watchdog::start(Arc::clone(&child))?;
         let answers = BufReader::with_capacity(64 << 10, answers);
-        let mut process =
-            Self { child, requests: Some(requests), answers, watchdog, last_lines, log_end };
+        let mut process = Self { child, requests: Some(requests), answers, watchdog, last_lines, log_end };
         process.watchdog.set(Some(START_TIME));
         let ready = process.answer();
         process.watchdog.set(None);
@@ -257,7 +258,9 @@ impl Watchdog {
                     let _ = child.lock().unwrap_or_else(PoisonError::into_inner).kill();
                     state
                 }
-                Some(left) => self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0,
+                Some(left) => {
+                    self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
+                }
             };
         }
     }

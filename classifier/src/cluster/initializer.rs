@@ -7,9 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, bail, ensure};
 use wire::frame::FrameReader;
 use wire::net;
-use wire::opening::{
-    self, ControlMessage, ControlOpening, Member, OPENING_LIMIT, OPENING_TIME, Refusal,
-};
+use wire::opening::{self, ControlMessage, ControlOpening, Member, OPENING_LIMIT, OPENING_TIME, Refusal};
 use wire::token::Token;
 
 use super::{Formation, Leaving, Peer, Settings, keep_in_touch, message};
@@ -135,7 +133,8 @@ fn accept(listener: &TcpListener, token: Option<&Token>, knocking: &Sender<Knock
 }
 
 fn open(stream: &TcpStream, name: &str, token: Option<&Token>) -> anyhow::Result<Knock> {
-    let mut reader = FrameReader::new(stream.try_clone().context("splitting a connection")?, name, OPENING_LIMIT);
+    let mut reader =
+        FrameReader::new(stream.try_clone().context("splitting a connection")?, name, OPENING_LIMIT);
     let first = reader.next_frame_within(OPENING_TIME)?.context("it left without a word")?;
     let opening = opening::check::<ControlOpening>(&first, token)?;
     let name = match &opening {
@@ -150,7 +149,12 @@ fn open(stream: &TcpStream, name: &str, token: Option<&Token>) -> anyhow::Result
 fn fits(new: &Member, members: &[Member]) -> anyhow::Result<()> {
     let first = &members[0];
     ensure!(new.build == first.build, "it is another build: {} and not {}", new.build, first.build);
-    ensure!(new.settings == first.settings, "its settings are {}, and here they are {}", new.settings, first.settings);
+    ensure!(
+        new.settings == first.settings,
+        "its settings are {}, and here they are {}",
+        new.settings,
+        first.settings
+    );
     ensure!(
         new.workers == first.workers,
         "it has {} workers, and here are {}; all processes must have the same number",
@@ -192,4 +196,3 @@ fn keep_the_door(knocks: &Receiver<Knock>, members: &[TcpStream]) {
         }
     }
 }
-

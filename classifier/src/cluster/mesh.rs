@@ -43,9 +43,13 @@ pub fn connect(
                 let (incoming, context) = (incoming.clone(), Arc::clone(&context));
                 std::thread::spawn(move || {
                     let (token, generation, me, processes) = &*context;
-                    let outcome = open(&stream, &peer.to_string(), token.as_ref(), *generation, *me, *processes);
+                    let outcome =
+                        open(&stream, &peer.to_string(), token.as_ref(), *generation, *me, *processes);
                     let outcome = outcome.and_then(|process| {
-                        incoming.send((process, stream.try_clone()?)).ok().context("the mesh stands already")?;
+                        incoming
+                            .send((process, stream.try_clone()?))
+                            .ok()
+                            .context("the mesh stands already")?;
                         opening::send_json(&stream, &Accepted { accepted: true })
                     });
                     if let Err(reason) = outcome {
@@ -63,7 +67,8 @@ pub fn connect(
         opening::send(&stream, token, &DataOpening { generation, process: me })
             .with_context(|| format!("opening a data connection to {what}"))?;
         let peer = format!("{what} at {}", member.data);
-        let mut reader = FrameReader::new(stream.try_clone().context("splitting a connection")?, peer, OPENING_LIMIT);
+        let mut reader =
+            FrameReader::new(stream.try_clone().context("splitting a connection")?, peer, OPENING_LIMIT);
         // Data follows only after the start, so the reader takes nothing of it.
         let _: Accepted = opening::await_answer(&mut reader, OPENING_TIME)?;
         sockets[process] = Some(stream);
@@ -90,7 +95,8 @@ fn open(
     me: usize,
     processes: usize,
 ) -> anyhow::Result<usize> {
-    let mut reader = FrameReader::new(stream.try_clone().context("splitting a connection")?, peer, OPENING_LIMIT);
+    let mut reader =
+        FrameReader::new(stream.try_clone().context("splitting a connection")?, peer, OPENING_LIMIT);
     let first = reader.next_frame_within(OPENING_TIME)?.context("it left without a word")?;
     let opening = opening::check::<DataOpening>(&first, token)?;
     ensure!(opening.generation == generation, "it belongs to generation {}", opening.generation);

@@ -166,13 +166,16 @@ fn lock(folder: &Path) -> anyhow::Result<File> {
             folder.display()
         );
     }
-    std::fs::write(&path, std::process::id().to_string()).with_context(|| format!("writing {}", path.display()))?;
+    std::fs::write(&path, std::process::id().to_string())
+        .with_context(|| format!("writing {}", path.display()))?;
     Ok(file)
 }
 
 /// Removes the results of an earlier job.
 fn clean_slate(results: &Path) -> anyhow::Result<()> {
-    for path in ["log", "rejects.csv", "checkpoint", "json"].map(|extension| results.with_extension(extension)) {
+    for path in
+        ["log", "rejects.csv", "checkpoint", "json"].map(|extension| results.with_extension(extension))
+    {
         match std::fs::remove_file(&path) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                 return Err(e).with_context(|| format!("removing {}, of an earlier job", path.display()));
@@ -185,7 +188,8 @@ fn clean_slate(results: &Path) -> anyhow::Result<()> {
 
 fn summarize(args: &Args, results: &Path, start: Instant) -> anyhow::Result<ExitCode> {
     let path = results.with_extension("json");
-    let json = std::fs::read(&path).with_context(|| format!("reading the job's summary {}", path.display()))?;
+    let json =
+        std::fs::read(&path).with_context(|| format!("reading the job's summary {}", path.display()))?;
     let summary: Summary =
         serde_json::from_slice(&json).with_context(|| format!("understanding {}", path.display()))?;
     let out = summary.rows - summary.rejects;

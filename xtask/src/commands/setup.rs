@@ -55,7 +55,9 @@ fn look_for_python() -> anyhow::Result<()> {
     let shell = Shell::new()?;
     let found = cmd!(shell, "python3 -c 'import pandas'").quiet().ignore_stderr().ignore_status().output();
     if !found.is_ok_and(|output| output.status.success()) {
-        ui::note("no Python 3 with pandas: --classifier python:MODULE needs it (python3 -m pip install pandas)");
+        ui::note(
+            "no Python 3 with pandas: --classifier python:MODULE needs it (python3 -m pip install pandas)",
+        );
     }
     Ok(())
 }

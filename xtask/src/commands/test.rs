@@ -1,13 +1,180 @@
 //! Subcommand: cargo xtask test
 
-use std::path::{Path, PathBuf};
+use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::ExitCode;
 
+use anyhow::{Context, bail, ensure};
+use xshell::{Shell, cmd};
+
+use crate::{project, ui};
+
 /// Install what the tests need, and run them all
+///
+/// Also checks the format, and that clippy has nothing to say. The last line counts the tests.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {}
+pub(crate) struct Args {
+    /// Run only tests whose name contains this, and leave the checks out
+    filter: Option<String>,
+}
+
+const VENV: &str = "target/venv";
+const REQUIREMENTS: &str = "tests/requirements.txt";
+/// Tests that cannot run here write their reason to this file.
+const SKIPPED: &str = "target/skipped-tests.txt";
 
 /// Runs the command.
-pub(crate) fn run(_args: &Args) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("{:?}", PathBuf::from(Path::new("x")))
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let shell = Shell::new()?;
+    install_python(&shell)?;
+    let mut failed = Vec::new();
+    if args.filter.is_none() {
+        let cargo = project::cargo();
+        let checks = [
+            ("the format check", "cargo fmt --all --check", cmd!(shell, "{cargo} fmt --all --check")),
+            (
+                "clippy",
+                "cargo clippy --workspace --all-targets -- -D warnings",
+                cmd!(shell, "{cargo} clippy --workspace --all-targets -- -D warnings"),
+            ),
+        ];
+        for (name, words, check) in checks {
+            ui::echo(words);
+            if check.quiet().run().is_err() {
+                failed.push(name);
+            }
+        }
+    }
+    let counts = run_tests(args.filter.as_deref())?;
+    for reason in skipped_tests()? {
+        ui::data(&format!("skipped: {reason}"));
+    }
+    if !failed.is_empty() {
+        ui::data(&format!("failed, besides tests: {}", failed.join(" and ")));
+    }
+    ui::data(&counts.line());
+    Ok(if counts.failed == 0 && failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Makes a virtual environment with what the tests need, unless it is there.
+fn install_python(shell: &Shell) -> anyhow::Result<()> {
+    let wanted = shell.read_file(REQUIREMENTS)?;
+    let stamp = Path::new(VENV).join("installed.txt");
+    if shell.read_file(&stamp).is_ok_and(|installed| installed == wanted) {
+        return Ok(());
+    }
+    shell.remove_path(VENV)?;
+    if cmd!(shell, "python3 -m venv {VENV}").run().is_err() {
+        // Debian's Python comes without the part that makes environments.
+        install_debian_packages(shell, &["python3", "python3-venv"])
+            .context("making a Python environment for the tests needs Python 3 with its venv module")?;
+        shell.remove_path(VENV)?;
+        cmd!(shell, "python3 -m venv {VENV}").run().context("making a Python environment for the tests")?;
+    }
+    cmd!(shell, "{VENV}/bin/python -m pip install --quiet --requirement {REQUIREMENTS}")
+        .run()
+        .context("installing the Python packages that the tests need")?;
+    shell.write_file(stamp, wanted)?;
+    Ok(())
+}
+
+fn install_debian_packages(shell: &Shell, packages: &[&str]) -> anyhow::Result<()> {
+    let words = packages.join(" ");
+    let root = cmd!(shell, "id -u").quiet().read().is_ok_and(|user| user == "0");
+    ensure!(root, "as root, run: apt-get install {words}");
+    cmd!(shell, "apt-get update --quiet").run()?;
+    cmd!(shell, "apt-get install --yes --quiet --no-install-recommends {packages...}").run()?;
+    Ok(())
+}
+
+/// Tests by outcome.
+#[derive(Debug, Default, PartialEq)]
+struct Counts {
+    passed: u64,
+    failed: u64,
+    skipped: u64,
+}
+
+impl Counts {
+    /// Adds what a line such as `test result: ok. 8 passed; 0 failed; 1 ignored; …` says.
+    fn add(&mut self, line: &str) {
+        let Some((_, counts)) = line.split_once("test result: ").and_then(|(_, rest)| rest.split_once(". "))
+        else {
+            return;
+        };
+        for (number, what) in counts.split("; ").filter_map(|part| part.split_once(' ')) {
+            let number: u64 = number.parse().unwrap_or(0);
+            match what {
+                "passed" => self.passed += number,
+                "failed" => self.failed += number,
+                "ignored" => self.skipped += number,
+                _ => {}
+            }
+        }
+    }
+
+    fn line(&self) -> String {
+        let Self { passed, failed, skipped } = self;
+        match skipped {
+            0 => format!("{passed} passed, {failed} failed"),
+            _ => format!("{passed} passed, {failed} failed, {skipped} skipped"),
+        }
+    }
+}
+
+/// Runs all tests, unit, end to end and in documentation, and counts them.
+fn run_tests(filter: Option<&str>) -> anyhow::Result<Counts> {
+    match std::fs::remove_file(SKIPPED) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => bail!("removing {SKIPPED}: {e}"),
+        _ => {}
+    }
+    // Built before the tests, which would otherwise build them while the first of them waits.
+    project::build_programs()?;
+    let mut words = vec!["test", "--workspace", "--no-fail-fast"];
+    words.extend(filter);
+    ui::echo(&format!("cargo {}", words.join(" ")));
+    let skipped = std::env::current_dir()?.join(SKIPPED);
+    let tests = duct::cmd(project::cargo(), words).env("SKIPPED_TESTS", skipped).unchecked();
+    let output = tests.reader().context("starting the tests")?;
+    let mut counts = Counts::default();
+    for line in BufReader::new(&output).lines() {
+        let line = line.context("reading what the tests print")?;
+        counts.add(&line);
+        ui::data(&line);
+    }
+    let status = output.try_wait().context("waiting for the tests")?.map(|output| output.status);
+    let ended_well = status.is_some_and(|status| status.success());
+    // A failure that no test counted: something did not compile, or a test program broke off.
+    ensure!(ended_well || counts.failed > 0, "cargo test failed; its reason is above");
+    let not_run = skipped_tests()?.len() as u64;
+    counts.passed -= not_run.min(counts.passed);
+    counts.skipped += not_run;
+    Ok(counts)
+}
+
+fn skipped_tests() -> anyhow::Result<Vec<String>> {
+    match std::fs::read_to_string(SKIPPED) {
+        Ok(reasons) => Ok(reasons.lines().map(str::to_owned).collect()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(e) => Err(e).with_context(|| format!("reading {SKIPPED}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_are_added_up() {
+        let mut counts = Counts::default();
+        counts.add(
+            "test result: ok. 8 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.02s",
+        );
+        counts.add("test bad::one ... ok");
+        counts.add(
+            "test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 9s",
+        );
+        assert_eq!(counts, Counts { passed: 9, failed: 2, skipped: 1 });
+        assert_eq!(counts.line(), "9 passed, 2 failed, 1 skipped");
+    }
 }

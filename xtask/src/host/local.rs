@@ -87,7 +87,8 @@ impl Running for LocalProgram {
     }
 
     fn last_lines(&self, count: usize) -> anyhow::Result<Vec<String>> {
-        let file = std::fs::File::open(&self.log).with_context(|| format!("reading {}", self.log.display()))?;
+        let file =
+            std::fs::File::open(&self.log).with_context(|| format!("reading {}", self.log.display()))?;
         let mut last = VecDeque::new();
         for line in BufReader::new(file).split(b'\n') {
             if last.len() == count {
