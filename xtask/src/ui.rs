@@ -59,8 +59,8 @@ impl JobBar {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr_with_hz(10));
             let template = match total {
-                Some(_) => "{percent:>3}% {bar:24} {human_pos} of {human_len} rows, {msg}",
-                None => "{spinner} {human_pos} rows, {msg}",
+                Some(_) => "{percent:>3}% {bar:16} {human_pos} rows, {wide_msg}",
+                None => "{spinner} {human_pos} rows, {wide_msg}",
             };
             // The template is constant; if it were wrong, the bar would have its usual looks.
             bar.set_style(ProgressStyle::with_template(template).unwrap_or(ProgressStyle::default_bar()));
