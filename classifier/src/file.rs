@@ -38,6 +38,10 @@ pub fn classify(
 ) -> anyhow::Result<Summary> {
     let name = input.display();
     let file = File::open(input).with_context(|| format!("opening the input {name}"))?;
+    ensure!(
+        output.canonicalize().ok() != Some(input.canonicalize()?),
+        "input and output are the same file, {name}; the results would replace it"
+    );
     let mut reader = Reader::new(file, DEFAULT_LIMIT);
     let header = reader.next_record().with_context(|| format!("in {name}"))?;
     let header =

@@ -178,61 +178,67 @@ impl Shared {
         let limit = if open { DEFAULT_LIMIT } else { OPENING_LIMIT };
         let mut reader = FrameReader::new(stream.try_clone().context("splitting a connection")?, peer, limit);
         let Some(first) = reader.next_frame_within(OPENING_TIME)? else { return Ok(()) };
-        let resumes = opening::is_opening(&first);
-        if !resumes {
+        if !opening::is_opening(&first) {
             ensure!(open, "refused, since it opened without a token; --allow-plain lets plain clients in");
+            return self.serve_plain(&first, &mut reader, queue, wake);
         }
-        let admitted = if resumes {
-            let opening = opening::check::<SenderOpening>(&first, self.settings.token.as_ref());
-            opening.map_err(anyhow::Error::from).and_then(|_| self.admit())
-        } else {
-            self.admit()
-        };
-        let turn = match admitted {
-            Ok(turn) => turn,
-            Err(reason) => {
-                if resumes {
-                    opening::refuse(stream, &Refusal { refused: format!("{reason:#}") });
-                }
-                return Err(reason.context("refused"));
-            }
-        };
+        let served = self.serve_resuming(stream, &first, &mut reader, queue, wake);
+        if let Err(reason) = &served {
+            opening::refuse(stream, &Refusal { refused: format!("{reason:#}") });
+        }
+        served
+    }
+
+    /// A client that knows nothing of us: its first frame is the header, and it starts over with the first row.
+    fn serve_plain(
+        &self,
+        header: &Bytes,
+        reader: &mut FrameReader<TcpStream>,
+        queue: &SyncSender<Incoming>,
+        wake: &SyncActivator,
+    ) -> anyhow::Result<()> {
+        let turn = self.admit()?;
+        self.check_header(header)?;
+        skip(reader, turn.next_row)?;
+        self.take_rows(reader, header, queue, wake)
+    }
+
+    /// A client of ours: it is told which row is next, and in the end how the job went.
+    fn serve_resuming(
+        &self,
+        stream: &TcpStream,
+        first: &[u8],
+        reader: &mut FrameReader<TcpStream>,
+        queue: &SyncSender<Incoming>,
+        wake: &SyncActivator,
+    ) -> anyhow::Result<()> {
+        let SenderOpening {} = opening::check(first, self.settings.token.as_ref())?;
+        if self.state().ended {
+            // It lost its connection when it had sent everything.
+            return self.tell_outcome(stream);
+        }
+        let turn = self.admit()?;
         reader.set_limit(DEFAULT_LIMIT);
-        let (header, unwanted) = if resumes {
-            opening::send_json(stream, &SourceAnswer::NextRow(turn.next_row))?;
-            self.state().sender = Some(stream.try_clone().context("splitting a connection")?);
-            let header =
-                reader.next_frame_within(OPENING_TIME)?.context("it left before the CSV's header")?;
-            (header, 0)
-        } else {
-            // A client that knows nothing of us starts over.
-            (first, turn.next_row)
-        };
-        let taken = self.header(&header).and_then(|()| {
-            skip(&mut reader, unwanted)?;
-            self.take_rows(&mut reader, &header, queue, wake)
-        });
-        if let Err(reason) = taken {
-            if resumes {
-                opening::refuse(stream, &Refusal { refused: format!("{reason:#}") });
-            }
-            return Err(reason);
-        }
-        if resumes { self.tell_outcome(stream) } else { Ok(()) }
+        opening::send_json(stream, &SourceAnswer::NextRow(turn.next_row))?;
+        self.state().sender = Some(stream.try_clone().context("splitting a connection")?);
+        let header = reader.next_frame_within(OPENING_TIME)?.context("it left before the CSV's header")?;
+        self.check_header(&header)?;
+        self.take_rows(reader, &header, queue, wake)?;
+        self.tell_outcome(stream)
     }
 
     /// Lets a sender in, if it is the only one.
     fn admit(&self) -> anyhow::Result<Turn<'_>> {
         let mut state = self.state();
-        ensure!(!state.ended, "all rows are here already");
-        ensure!(!state.sending, "another sender is sending");
+        ensure!(!state.ended, "refused, since all rows are here already");
+        ensure!(!state.sending, "refused, since another sender is sending");
         state.sending = true;
         self.watch.rest();
         Ok(Turn { port: self, next_row: state.next_row })
     }
 
     /// Checks a sender's header; if rows were taken before, it must be theirs.
-    fn header(&self, header: &Bytes) -> anyhow::Result<()> {
+    fn check_header(&self, header: &Bytes) -> anyhow::Result<()> {
         ensure!(header[..] != [EOT], "it ended before the CSV's header");
         ensure!(!header.is_empty(), "the CSV's header is empty");
         std::str::from_utf8(header).context("the CSV's header is not UTF-8")?;
@@ -276,6 +282,7 @@ impl Shared {
                 let mut state = self.state();
                 state.ended = true;
                 state.untold = true;
+                eprintln!("classifier: all {} rows are here", state.next_row);
                 drop(state);
                 return pass(queue, wake, Incoming::End);
             }

@@ -5,6 +5,7 @@ use std::net::TcpStream;
 
 use tests::cluster::{Cluster, Setup};
 use tests::program::Program;
+use tests::send_frames;
 use wire::frame::{self, FrameReader};
 use wire::opening::{self, ControlOpening, DataOpening, ResultsOpening, SenderOpening, SourceAnswer};
 use wire::token::Token;
@@ -86,7 +87,7 @@ fn a_second_sender_is_refused_while_one_is_sending() {
     let next: SourceAnswer = opening::answer(&answers.next_frame().unwrap().unwrap(), "it").unwrap();
     assert_eq!(next, SourceAnswer::NextRow(0));
     let said = cluster.sender(["--lines", "5"]).failure();
-    assert!(said.contains("refused the connection: another sender is sending"), "{said}");
+    assert!(said.contains("refused the connection: refused, since another sender is sending"), "{said}");
     let mut rows = Vec::new();
     for payload in [&b"ID"[..], b"0", b"1", b"\x04"] {
         frame::push(&mut rows, payload);
@@ -103,14 +104,20 @@ fn a_second_sender_is_refused_while_one_is_sending() {
 }
 
 #[test]
+fn a_sender_that_lost_its_connection_at_the_end_is_told_the_outcome() {
+    let mut cluster = Setup::default().args(["--classifier", "sleep:100000", "--chunk-size", "1"]).start();
+    drop(send_frames(&cluster.rows, &[b"ID", b"0", b"1", b"2", b"\x04"]));
+    cluster.classifiers[0].await_output("all 3 rows are here");
+    // All rows are there, and none of this sender's are wanted.
+    let said = cluster.sender(["--lines", "5"]).success();
+    assert!(said.contains("3 rows are classified and durable"), "{said}");
+    assert_eq!(cluster.results().summary.rows, 3);
+}
+
+#[test]
 fn a_sender_with_another_header_is_refused() {
     let cluster = Setup::default().args(["--chunk-size", "1", "--slowness", "0"]).start();
-    let mut first = TcpStream::connect(&cluster.rows).unwrap();
-    let mut rows = Vec::new();
-    frame::push(&mut rows, b"ID");
-    frame::push(&mut rows, b"0");
-    first.write_all(&rows).unwrap();
-    drop(first);
+    drop(send_frames(&cluster.rows, &[b"ID", b"0"]));
     cluster.classifiers[0].await_output("the connection ended without the end of the rows");
     let said = cluster.sender(["--lines", "5"]).failure();
     assert!(said.contains("and the rows before had \"ID\""), "{said}");

@@ -1,23 +1,10 @@
 //! Clients of 2018, which know nothing but frames.
 
-use std::io::Write;
-use std::net::TcpStream;
 use std::process::Command;
 
 use tests::cluster::Setup;
 use tests::program::Program;
-use wire::frame;
-
-/// Connects and sends payloads as frames.
-fn send(address: &str, payloads: &[&[u8]]) -> TcpStream {
-    let mut stream = TcpStream::connect(address).unwrap();
-    let mut frames = Vec::new();
-    for payload in payloads {
-        frame::push(&mut frames, payload);
-    }
-    stream.write_all(&frames).unwrap();
-    stream
-}
+use tests::send_frames;
 
 #[test]
 fn ten_lines_of_python_can_feed_the_cluster() {
@@ -38,9 +25,9 @@ fn ten_lines_of_python_can_feed_the_cluster() {
 #[test]
 fn a_client_that_starts_over_does_not_send_rows_twice() {
     let mut cluster = Setup::default().args(["--chunk-size", "2", "--slowness", "0"]).start();
-    drop(send(&cluster.rows, &[b"ID", b"0", b"1", b"2", b"3", b"4"]));
+    drop(send_frames(&cluster.rows, &[b"ID", b"0", b"1", b"2", b"3", b"4"]));
     cluster.classifiers[0].await_output("the connection ended without the end of the rows");
-    drop(send(&cluster.rows, &[b"ID", b"0", b"1", b"2", b"3", b"4", b"5", b"\x04"]));
+    drop(send_frames(&cluster.rows, &[b"ID", b"0", b"1", b"2", b"3", b"4", b"5", b"\x04"]));
     let results = cluster.results();
     let ids: Vec<_> = std::str::from_utf8(&results.log).unwrap().lines().map(|l| &l[..1]).collect();
     assert_eq!(ids, ["0", "1", "2", "3", "4", "5"]);
@@ -54,9 +41,9 @@ fn the_receiver_writes_a_line_a_frame() {
     let args = ["--framed", "--listen", "127.0.0.1:0", "--output", log.to_str().unwrap()];
     let mut receiver = Program::start_server("receiver", folder.path(), args);
     let address = receiver.address("results");
-    drop(send(&address, &[b"one", b"", b"two,2"]));
+    drop(send_frames(&address, &[b"one", b"", b"two,2"]));
     tests::eventually("the lines", || (std::fs::read(&log).ok()? == b"one\n\ntwo,2\n").then_some(()));
-    drop(send(&address, &[b"three"]));
+    drop(send_frames(&address, &[b"three"]));
     tests::eventually("the fourth line", || {
         (std::fs::read(&log).ok()? == b"one\n\ntwo,2\nthree\n").then_some(())
     });
@@ -68,7 +55,7 @@ fn the_receiver_writes_a_line_a_frame() {
 fn the_receiver_without_an_output_writes_to_standard_output() {
     let folder = tempfile::tempdir().unwrap();
     let mut receiver = Program::start_server("receiver", folder.path(), ["--listen", "127.0.0.1:0"]);
-    drop(send(&receiver.address("results"), &[b"seen"]));
+    drop(send_frames(&receiver.address("results"), &[b"seen"]));
     receiver.await_output("seen\n");
     receiver.signal("INT");
     receiver.success();

@@ -44,6 +44,26 @@ fn a_file_and_its_rejects() {
 }
 
 #[test]
+fn paths_are_meant_from_where_the_command_is_started() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("in.csv"), "A,B\n1,2\n").unwrap();
+    let run = |args: &[&str]| {
+        let mut command = Command::new(tests::program_path("xtask"));
+        command
+            .current_dir(folder.path())
+            .args(["run-locally", "--output", "out", "--log", "log"])
+            .args(args);
+        Program::start_command("xtask", folder.path(), command)
+    };
+    let said = run(&["--input", "in.csv"]).success();
+    assert!(said.contains("results    out/results.log"), "{said}");
+    // The results are not an input that could be replaced by themselves.
+    let said = run(&["--input", "out/../out/results.log"]).failure();
+    assert!(said.contains("the input out/../out/results.log would be replaced by the results"), "{said}");
+    assert_eq!(read_results(&folder.path().join("out/results.log")).summary.rows, 1);
+}
+
+#[test]
 fn what_fails_is_shown_and_nothing_stays_behind() {
     let folder = tempfile::tempdir().unwrap();
     let said = start(folder.path(), &["--input", "/no/such.csv"]).failure();

@@ -6,6 +6,8 @@
 pub mod cluster;
 pub mod program;
 
+use std::io::Write;
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
@@ -49,7 +51,6 @@ pub fn python() -> PathBuf {
 
 /// Notes that a test cannot run here, so that `cargo xtask test` counts it as skipped and says why.
 pub fn skip(test: &str, reason: &str) {
-    use std::io::Write;
     eprintln!("skipped: {test}: {reason}");
     let Some(path) = std::env::var_os("SKIPPED_TESTS") else { return };
     let mut file = std::fs::File::options().create(true).append(true).open(path).unwrap();
@@ -69,6 +70,17 @@ pub fn eventually<T>(what: &str, mut holds: impl FnMut() -> Option<T>) -> T {
         assert!(start.elapsed() < PATIENCE, "waited for {what} for {PATIENCE:?}");
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Connects to an address and sends payloads as frames.
+pub fn send_frames(address: &str, payloads: &[&[u8]]) -> TcpStream {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let mut frames = Vec::new();
+    for payload in payloads {
+        wire::frame::push(&mut frames, payload);
+    }
+    stream.write_all(&frames).unwrap();
+    stream
 }
 
 /// Resident memory of a process in KiB, now and at its highest; `None` when it is gone.

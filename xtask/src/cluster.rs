@@ -93,22 +93,10 @@ pub(crate) struct Hosts<'a> {
     pub(crate) classifiers: Vec<&'a dyn Host>,
 }
 
-/// Somebody interrupted the command.
-#[derive(Debug)]
-pub(crate) struct Interrupted;
-
-impl std::fmt::Display for Interrupted {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("interrupted")
-    }
-}
-
-impl std::error::Error for Interrupted {}
-
 /// Runs a job until its results are durable.
 ///
 /// # Errors
-/// When one of its programs fails, with its last lines; or [`Interrupted`].
+/// When one of its programs fails, with its last lines; or somebody interrupts.
 pub(crate) fn run(job: &Job, hosts: &Hosts<'_>) -> anyhow::Result<()> {
     let mut programs = Programs { job, running: Vec::new() };
     let token = ["--token-file".to_owned(), job.token_file.display().to_string()];
@@ -216,7 +204,7 @@ impl<'a> Programs<'a> {
     /// Whether all programs have ended well. One that has not is an error, with its last words.
     fn check(&mut self) -> anyhow::Result<bool> {
         if interrupt::is_wanted() {
-            return Err(Interrupted.into());
+            bail!("interrupted");
         }
         for i in 0..self.running.len() {
             let program = &mut self.running[i];

@@ -39,13 +39,10 @@ fn main() -> ExitCode {
         Err(error) => return ui::fail(&error),
     };
     let args = Args::parse_from(words);
-    let outcome = project::enter_root().and_then(|()| match args.command {
+    let outcome = match args.command {
         Command::Setup(args) => commands::setup::run(&args),
         Command::RunLocally(args) => commands::run_locally::run(&args),
         Command::Test(args) => commands::test::run(&args),
-    });
-    match outcome {
-        Ok(code) => code,
-        Err(error) => ui::fail(&error),
-    }
+    };
+    outcome.unwrap_or_else(|error| ui::fail(&error))
 }

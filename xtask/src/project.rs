@@ -10,15 +10,26 @@ use crate::ui;
 /// The programs that a job consists of.
 const PROGRAMS: [&str; 3] = ["sender", "classifier", "receiver"];
 
-/// Goes to the project's root: paths that a user gives are meant from there, wherever in the project the command
-/// was started.
-pub(crate) fn enter_root() -> anyhow::Result<()> {
+/// The project's folder.
+pub(crate) fn root() -> anyhow::Result<PathBuf> {
     // Set by cargo for `cargo xtask`, to the folder of this crate.
     let crate_folder = std::env::var_os("CARGO_MANIFEST_DIR")
         .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
-    let root = crate_folder.parent().context("this crate lies in no project")?;
-    std::env::set_current_dir(root)
+    Ok(crate_folder.parent().context("this crate lies in no project")?.to_owned())
+}
+
+/// Goes to the project's folder, for a command that works on the project itself.
+pub(crate) fn enter_root() -> anyhow::Result<()> {
+    let root = root()?;
+    std::env::set_current_dir(&root)
         .with_context(|| format!("going to the project's folder {}", root.display()))
+}
+
+/// A folder in the project, as short as it can be said from where the command was started.
+pub(crate) fn default_folder(name: &str) -> anyhow::Result<PathBuf> {
+    let folder = root()?.join(name);
+    let here = std::env::current_dir().context("asking for the current folder")?;
+    Ok(folder.strip_prefix(here).map_or(folder.clone(), Path::to_owned))
 }
 
 /// The cargo that runs this command, or the one on the path.
@@ -37,6 +48,7 @@ pub(crate) fn build_programs() -> anyhow::Result<PathBuf> {
     let folder = release_folder()?;
     let target = folder.parent().context("the release folder has no parent")?;
     let shell = Shell::new()?;
+    shell.change_dir(root()?);
     let cargo = cargo();
     let packages: Vec<_> = PROGRAMS.iter().flat_map(|program| ["--package", program]).collect();
     let command = cmd!(shell, "{cargo} build --release --target-dir {target} {packages...}").quiet();

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use wire::results::Summary;
 
-use crate::cluster::{self, Hosts, Input, Interrupted, Job};
+use crate::cluster::{self, Hosts, Input, Job};
 use crate::host::Host;
 use crate::host::local::Local;
 use crate::{interrupt, project, ui};
@@ -48,12 +48,12 @@ pub(crate) struct Args {
     /// The interpreter for Python boxes; it needs pandas
     #[arg(long, value_name = "PATH", env = "PYTHON", default_value = "python3")]
     python: PathBuf,
-    /// The folder for the results
-    #[arg(long, value_name = "DIR", env = "OUTPUT", default_value = "output")]
-    output: PathBuf,
-    /// The folder for the programs' logs
-    #[arg(long, value_name = "DIR", env = "LOG", default_value = "log")]
-    log: PathBuf,
+    /// The folder for the results [default: output/ in the project]
+    #[arg(long, value_name = "DIR", env = "OUTPUT")]
+    output: Option<PathBuf>,
+    /// The folder for the programs' logs [default: log/ in the project]
+    #[arg(long, value_name = "DIR", env = "LOG")]
+    log: Option<PathBuf>,
     /// Fail when there are rejects
     #[arg(long, env = "STRICT")]
     strict: bool,
@@ -87,13 +87,28 @@ impl Args {
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     interrupt::watch()?;
     let start = Instant::now();
+    let outcome = run_until_done(args, start);
+    if interrupt::is_wanted() && outcome.is_err() {
+        // The error is what the interruption did: to cargo's build, to a program, or to the wait for them.
+        ui::note("interrupted: all programs of the job have ended; nothing is left running");
+        return Ok(ExitCode::from(interrupt::EXIT_CODE));
+    }
+    outcome
+}
+
+fn run_until_done(args: &Args, start: Instant) -> anyhow::Result<ExitCode> {
     let input = args.input()?;
+    let output = args.output.clone().map_or_else(|| project::default_folder("output"), Ok)?;
+    let log = args.log.clone().map_or_else(|| project::default_folder("log"), Ok)?;
+    let results = output.join("results.log");
+    if let Input::File(path) = &input {
+        spare(path, &results)?;
+    }
     let programs = project::build_programs()?;
-    project::make_folder(&args.output)?;
-    let run_folder = args.log.join("run");
+    let run_folder = log.join("run");
+    project::make_folder(&output)?;
     project::make_folder(&run_folder)?;
-    let _locks = [lock(&args.output)?, lock(&args.log)?];
-    let results = args.output.join("results.log");
+    let _locks = [lock(&output)?, lock(&log)?];
     clean_slate(&results)?;
 
     let workers = args.workers.map_or_else(cores, usize::from);
@@ -119,18 +134,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         token,
         token_file: token_file.clone(),
     };
-    let host = Local::new(programs, args.log.clone());
+    let host = Local::new(programs, log);
     let hosts = Hosts { metrics: &host, classifiers: vec![&host as &dyn Host; processes] };
     let outcome = cluster::run(&job, &hosts);
     std::fs::remove_file(&token_file).with_context(|| format!("removing {}", token_file.display()))?;
-    match outcome {
-        Ok(()) => {}
-        Err(error) if error.is::<Interrupted>() => {
-            ui::note("interrupted: all programs of the job have ended; nothing is left running");
-            return Ok(ExitCode::from(interrupt::EXIT_CODE));
-        }
-        Err(error) => return Err(error),
-    }
+    outcome?;
     summarize(args, &results, start)
 }
 
@@ -171,11 +179,25 @@ fn lock(folder: &Path) -> anyhow::Result<File> {
     Ok(file)
 }
 
+/// The files of a job's results.
+fn result_files(results: &Path) -> [PathBuf; 4] {
+    ["log", "rejects.csv", "checkpoint", "json"].map(|extension| results.with_extension(extension))
+}
+
+/// An input that lies where the results go would be replaced by them.
+fn spare(input: &Path, results: &Path) -> anyhow::Result<()> {
+    let real = |path: &Path| path.canonicalize().ok();
+    ensure!(
+        !result_files(results).iter().any(|file| real(file).is_some() && real(file) == real(input)),
+        "the input {} would be replaced by the results; move it, or choose another folder with --output",
+        input.display()
+    );
+    Ok(())
+}
+
 /// Removes the results of an earlier job.
 fn clean_slate(results: &Path) -> anyhow::Result<()> {
-    for path in
-        ["log", "rejects.csv", "checkpoint", "json"].map(|extension| results.with_extension(extension))
-    {
+    for path in result_files(results) {
         match std::fs::remove_file(&path) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                 return Err(e).with_context(|| format!("removing {}, of an earlier job", path.display()));

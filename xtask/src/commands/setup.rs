@@ -14,6 +14,7 @@ pub(crate) struct Args {}
 
 /// Runs the command.
 pub(crate) fn run(_args: &Args) -> anyhow::Result<ExitCode> {
+    project::enter_root()?;
     for folder in ["output", "log"] {
         project::make_folder(Path::new(folder))?;
     }

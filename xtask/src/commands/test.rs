@@ -25,6 +25,7 @@ const SKIPPED: &str = "target/skipped-tests.txt";
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    project::enter_root()?;
     let shell = Shell::new()?;
     install_python(&shell)?;
     let mut failed = Vec::new();
