@@ -7,6 +7,7 @@ mod cluster;
 mod commands;
 mod host;
 mod interrupt;
+mod lab;
 mod options;
 mod project;
 mod ui;
@@ -31,6 +32,7 @@ enum Command {
     Setup(commands::setup::Args),
     RunLocally(commands::run_locally::Args),
     Test(commands::test::Args),
+    Lab(commands::lab::Args),
 }
 
 fn main() -> ExitCode {
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
         Command::Setup(args) => commands::setup::run(&args),
         Command::RunLocally(args) => commands::run_locally::run(&args),
         Command::Test(args) => commands::test::run(&args),
+        Command::Lab(args) => commands::lab::run(&args),
     };
     outcome.unwrap_or_else(|error| ui::fail(&error))
 }
