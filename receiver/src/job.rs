@@ -137,16 +137,13 @@ impl Job {
         self.changed.notify_all();
     }
 
-    /// The newest cluster's generation.
-    pub fn generation(&self) -> u64 {
-        self.state().generation
-    }
-
     /// Notes that a batch of this worker came in.
-    pub fn received(&self, worker: u32) {
+    pub fn received(&self, generation: u64, worker: u32) {
         let mut state = self.state();
         state.started.get_or_insert_with(SystemTime::now);
-        if let Some(initializer) = &mut state.initializer {
+        if generation == state.generation
+            && let Some(initializer) = &mut state.initializer
+        {
             initializer.received.entry(worker).or_default().0 += 1;
         }
     }

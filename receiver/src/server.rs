@@ -180,11 +180,7 @@ impl Server {
         };
         let events = self.numbered()?;
         let stream = stream.try_clone().context("splitting a connection")?;
-        let before = self.job.generation();
         let connection = self.job.admit(stream, generation, initializer)?;
-        if generation > before {
-            events.send(Event::Generation).context("the writer has stopped")?;
-        }
         Ok(Admitted::Process(Process { name, generation, initializer, connection, events }))
     }
 

@@ -20,8 +20,6 @@ const MOST_AT_ONCE: usize = 256;
 pub enum Event {
     /// A batch of this generation.
     Batch(u64, ResultBatch),
-    /// A new generation of the cluster is at work; what came early will come again.
-    Generation,
     /// All batches are written: the syncer asks for the results' SHA-256.
     Digest(std::sync::mpsc::Sender<String>),
 }
@@ -29,19 +27,39 @@ pub enum Event {
 /// Writes batches in order until all senders of events are gone or the job ends.
 pub fn write(mut store: Store, events: &Receiver<Event>, job: &Job) {
     let position = store.position();
-    let mut order = Order::new(position.next, position.next_row);
+    let mut line = Line { order: Order::new(position.next, position.next_row), generation: 0 };
     while let Ok(first) = events.recv() {
-        if let Err(error) = step(&mut store, &mut order, first, events, job) {
+        if let Err(error) = step(&mut store, &mut line, first, events, job) {
             job.end(End::Job(Outcome::Failed(format!("{error:#}"))));
             return;
         }
     }
 }
 
+/// Batches of the newest generation, in line.
+struct Line {
+    order: Order,
+    generation: u64,
+}
+
+impl Line {
+    fn offer(&mut self, generation: u64, batch: ResultBatch) -> anyhow::Result<()> {
+        if generation < self.generation {
+            // A straggler of a cluster that is gone; the new one sends it again.
+            return Ok(());
+        }
+        if generation > self.generation {
+            self.generation = generation;
+            self.order.forget_early();
+        }
+        self.order.offer(batch)
+    }
+}
+
 /// Takes in what is here, up to a limit, and writes what is in line.
 fn step(
     store: &mut Store,
-    order: &mut Order,
+    line: &mut Line,
     first: Event,
     events: &Receiver<Event>,
     job: &Job,
@@ -51,13 +69,10 @@ fn step(
     let mut digests = Vec::new();
     let idle = loop {
         match event {
-            Some(Event::Batch(generation, batch)) if generation == job.generation() => {
-                job.received(batch.worker);
-                order.offer(batch)?;
+            Some(Event::Batch(generation, batch)) => {
+                job.received(generation, batch.worker);
+                line.offer(generation, batch)?;
             }
-            // A straggler of a cluster that is gone.
-            Some(Event::Batch(..)) => {}
-            Some(Event::Generation) => order.forget_early(),
             Some(Event::Digest(reply)) => digests.push(reply),
             None => break true,
         }
@@ -68,7 +83,7 @@ fn step(
         event = events.try_recv().ok();
     };
     let mut run = Vec::new();
-    while let Some(batch) = order.take()? {
+    while let Some(batch) = line.order.take()? {
         run.push(batch);
     }
     store.append(&run)?;

@@ -19,6 +19,8 @@ use crate::input::{Input, WRITE_SIZE};
 const SILENCE: Duration = Duration::from_secs(30);
 /// The pause before a lost connection is made anew.
 const PAUSE: Duration = Duration::from_millis(100);
+/// So many connections in a row may be lost without the source having taken a row.
+const MOST_IN_VAIN: u32 = 20;
 
 /// Where to send, and how patiently.
 #[derive(Debug, Clone)]
@@ -42,73 +44,67 @@ enum Failure {
 /// Sends all rows and waits until they are durable; says how many they are.
 ///
 /// # Errors
-/// A source that refuses, that fails, or that is not there for longer than the target's patience.
+/// A source that refuses, that fails, that is not there for longer than the target's patience, or that is lost
+/// again and again without taking a row.
 pub fn send_all(target: &Target, input: &mut dyn Input) -> anyhow::Result<u64> {
-    let mut furthest = 0;
+    let mut furthest = None;
+    let mut in_vain = 0;
     let mut deadline = Instant::now() + target.patience;
     loop {
-        let lost = match connection(target, input, deadline, &mut furthest) {
-            Ok(Some(rows)) => return Ok(rows),
-            // It got further than any connection before it: patience begins anew.
-            Ok(None) => {
-                deadline = Instant::now() + target.patience;
-                continue;
-            }
+        let mut asked = None;
+        let lost = match connection(target, input, deadline, &mut asked) {
+            Ok(rows) => return Ok(rows),
             Err(Failure::Final(error)) => return Err(error),
             Err(Failure::Lost(error)) => error,
         };
-        if Instant::now() + PAUSE >= deadline {
-            return Err(lost.context(format!(
-                "sending rows to {}: no way on for {:?}",
-                target.address, target.patience
-            )));
+        if asked.is_some() {
+            // The source was there: patience begins anew, unless it only comes and goes.
+            deadline = Instant::now() + target.patience;
+            in_vain = if asked > furthest { 0 } else { in_vain + 1 };
+            furthest = asked.max(furthest);
+        }
+        if in_vain == MOST_IN_VAIN || Instant::now() + PAUSE >= deadline {
+            return Err(lost.context(format!("sending rows to {}: there is no way on", target.address)));
         }
         eprintln!("sender: {lost:#}; trying again");
         std::thread::sleep(PAUSE);
     }
 }
 
-/// One connection: `Some` when all is done, `None` when it was lost after some progress.
+/// One connection, to the end of the job. Notes in `asked` which row the source asked for.
 fn connection(
     target: &Target,
     input: &mut dyn Input,
     deadline: Instant,
-    furthest: &mut u64,
-) -> Result<Option<u64>, Failure> {
+    asked: &mut Option<u64>,
+) -> Result<u64, Failure> {
     let left = deadline.saturating_duration_since(Instant::now());
     let stream = net::connect("the source", &target.address, left).map_err(Failure::Final)?;
     let mut answers = answers(&stream, &target.address).map_err(Failure::Lost)?;
     opening::send(&stream, target.token.as_ref(), &SenderOpening {}).map_err(Failure::Lost)?;
     let next = match answer(&mut answers)? {
         SourceAnswer::NextRow(row) => row,
-        SourceAnswer::Done(rows) => return Ok(Some(rows)),
+        SourceAnswer::Done(rows) => return Ok(rows),
         other => return Err(Failure::Final(anyhow!("the source began with {other:?}"))),
     };
+    *asked = Some(next);
     input.seek(next).map_err(Failure::Final)?;
-    let progressed = next > *furthest;
-    *furthest = next.max(*furthest);
     if let Err(error) = rows(&stream, input)? {
         // The source may have said why it closed the connection.
-        return match answers.next_frame_within(Duration::from_secs(1)) {
-            Ok(Some(payload)) => match opening::answer(&payload, answers.peer()) {
-                Ok(SourceAnswer::Failed(reason)) => Err(Failure::Final(anyhow!("the job failed: {reason}"))),
-                Ok(_) => lost(error, progressed),
-                Err(refused) => Err(Failure::Final(refused)),
-            },
-            _ => lost(error, progressed),
-        };
+        if let Ok(Some(said)) = answers.next_frame_within(Duration::from_secs(1)) {
+            match opening::answer(&said, answers.peer()) {
+                Ok(SourceAnswer::Failed(reason)) => {
+                    return Err(Failure::Final(anyhow!("the job failed: {reason}")));
+                }
+                Err(refused) => return Err(Failure::Final(refused)),
+                Ok(_) => {}
+            }
+        }
+        return Err(Failure::Lost(anyhow!(error).context("the connection to the source broke")));
     }
     match answer(&mut answers)? {
-        SourceAnswer::Done(rows) => Ok(Some(rows)),
+        SourceAnswer::Done(rows) => Ok(rows),
         other => Err(Failure::Final(anyhow!("the source ended with {other:?}"))),
-    }
-}
-
-fn lost(error: std::io::Error, progressed: bool) -> Result<Option<u64>, Failure> {
-    if progressed {
-        Ok(None)
-    } else {
-        Err(Failure::Lost(anyhow!(error).context("the connection to the source broke")))
     }
 }
 
@@ -169,5 +165,83 @@ pub fn write_csv(mut fake: crate::input::Fake, mut output: impl Write) -> anyhow
             Err(e) => bail!("writing rows to standard output: {e}"),
             Ok(()) => out.clear(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{SocketAddr, TcpListener};
+
+    use super::*;
+    use crate::input::Fake;
+
+    /// What the source does with a connection.
+    enum Act {
+        /// Asks for rows from this one on, takes so many frames, and drops the connection.
+        Drop(u64, usize),
+        /// Asks for rows from this one on, takes all, and says done.
+        Finish(u64),
+    }
+
+    /// A source that acts its part; gives the frames of each connection.
+    fn source(acts: Vec<Act>) -> (SocketAddr, std::thread::JoinHandle<Vec<Vec<Vec<u8>>>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let part = std::thread::spawn(move || {
+            let act = |act: &Act| {
+                let stream = net::accept(&listener).unwrap().0;
+                let mut reader = FrameReader::new(stream.try_clone().unwrap(), "the sender", DEFAULT_LIMIT);
+                assert!(opening::is_opening(&reader.next_frame().unwrap().unwrap()));
+                let (Act::Drop(next, _) | Act::Finish(next)) = act;
+                opening::send_json(&stream, &SourceAnswer::NextRow(*next)).unwrap();
+                let mut frames = Vec::new();
+                loop {
+                    if matches!(act, Act::Drop(_, most) if *most == frames.len()) {
+                        return frames;
+                    }
+                    let frame = reader.next_frame().unwrap().unwrap();
+                    if frame[..] == [EOT] {
+                        opening::send_json(&stream, &SourceAnswer::Waiting).unwrap();
+                        opening::send_json(&stream, &SourceAnswer::Done(*next + frames.len() as u64 - 1))
+                            .unwrap();
+                        return frames;
+                    }
+                    frames.push(frame.to_vec());
+                }
+            };
+            acts.iter().map(act).collect()
+        });
+        (address, part)
+    }
+
+    fn target(address: SocketAddr, patience: Duration) -> Target {
+        Target { address: address.to_string(), token: None, patience }
+    }
+
+    #[test]
+    fn a_lost_connection_is_made_anew_where_the_source_wants() {
+        // Far more rows than socket buffers take, so that each loss is noticed while sending.
+        let lines = 200_000;
+        let acts = vec![Act::Drop(0, 1), Act::Drop(0, 500), Act::Finish(300)];
+        let (address, part) = source(acts);
+        let sent = send_all(&target(address, Duration::from_secs(20)), &mut Fake::new(1, lines)).unwrap();
+        assert_eq!(sent, lines);
+        let connections = part.join().unwrap();
+        assert!(connections.iter().all(|frames| frames[0] == crate::HEADER));
+        assert!(connections[1][1].starts_with(b"0,") && connections[2][1].starts_with(b"300,"));
+        assert_eq!(connections[2].len() as u64, 1 + lines - 300);
+    }
+
+    #[test]
+    fn a_source_that_comes_and_goes_without_taking_a_row_is_given_up() {
+        let acts = (0..=MOST_IN_VAIN).map(|_| Act::Drop(7, 1)).collect();
+        let (address, part) = source(acts);
+        let error =
+            send_all(&target(address, Duration::from_secs(60)), &mut Fake::new(1, 200_000)).unwrap_err();
+        assert!(
+            format!("{error:#}").starts_with(&format!("sending rows to {address}: there is no way on")),
+            "{error:#}"
+        );
+        part.join().unwrap();
     }
 }
