@@ -29,6 +29,8 @@ const SILENCE: Duration = Duration::from_secs(10);
 pub struct Settings {
     /// The initializer's control address.
     pub control: String,
+    /// Where this process's own end of the control connection is, if that matters.
+    pub my_control: Option<String>,
     /// How this process describes itself; its data address as it is to be reached.
     pub me: Member,
     /// How many processes form the cluster.

@@ -54,8 +54,8 @@ struct Args {
     /// Where the initializer listens for processes that join
     #[arg(long, value_name = "HOST:PORT", default_value_t = format!("127.0.0.1:{}", ports::CONTROL))]
     control: String,
-    /// The address of this process's own end of the control connection: for the initializer, where it listens if
-    /// that differs from what others see as --control
+    /// This process's own end of control connections: where the initializer listens, if that is not what others see
+    /// as --control; where the others connect from, on hosts with several addresses
     #[arg(long, value_name = "HOST:PORT")]
     my_control: Option<String>,
     /// Where this process listens for data connections of others [default: a free port of 127.0.0.1]
@@ -202,6 +202,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
     let data = net::listen("data connections", &args.my_data)?;
     let settings = Settings {
         control: args.control.clone(),
+        my_control: args.my_control.clone(),
         me: Member {
             name: name.clone(),
             data: data.local_addr()?.to_string(),

@@ -12,10 +12,23 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 /// # Errors
 /// Says what was connected to, where, for how long, and the last cause.
 pub fn connect(what: &str, address: &str, limit: Duration) -> anyhow::Result<TcpStream> {
+    connect_from(None, what, address, limit)
+}
+
+/// As [`connect`], from a given address of this machine (of several that it has).
+///
+/// # Errors
+/// As [`connect`].
+pub fn connect_from(
+    from: Option<&str>,
+    what: &str,
+    address: &str,
+    limit: Duration,
+) -> anyhow::Result<TcpStream> {
     let deadline = Instant::now() + limit;
     let mut pause = Duration::from_millis(5);
     loop {
-        let error = match attempt(address, deadline) {
+        let error = match attempt(from, address, deadline) {
             Ok(stream) => return Ok(stream),
             Err(error) => error,
         };
@@ -28,11 +41,12 @@ pub fn connect(what: &str, address: &str, limit: Duration) -> anyhow::Result<Tcp
     }
 }
 
-fn attempt(address: &str, deadline: Instant) -> anyhow::Result<TcpStream> {
+fn attempt(from: Option<&str>, address: &str, deadline: Instant) -> anyhow::Result<TcpStream> {
+    let from = from.map(resolve).transpose()?;
     let mut last = None;
     for target in address.to_socket_addrs().with_context(|| format!("looking up {address}"))? {
         let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-        match TcpStream::connect_timeout(&target, left) {
+        match connect_once(from, target, left) {
             // A port of this machine that nobody listens on may be given to the connecting side
             // itself: a connection with itself, which looks like a peer.
             Ok(stream) if stream.local_addr()? == stream.peer_addr()? => {
@@ -49,6 +63,20 @@ fn attempt(address: &str, deadline: Instant) -> anyhow::Result<TcpStream> {
         Some(error) => Err(error.into()),
         None => bail!("{address} has no address"),
     }
+}
+
+fn connect_once(from: Option<SocketAddr>, target: SocketAddr, limit: Duration) -> io::Result<TcpStream> {
+    let Some(from) = from else { return TcpStream::connect_timeout(&target, limit) };
+    let socket = Socket::new(Domain::for_address(target), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&from.into())?;
+    socket.connect_timeout(&target.into(), limit)?;
+    Ok(socket.into())
+}
+
+fn resolve(address: &str) -> anyhow::Result<SocketAddr> {
+    let mut found = address.to_socket_addrs().with_context(|| format!("looking up {address}"))?;
+    found.next().with_context(|| format!("{address} has no address"))
 }
 
 /// Listens at `address` for `what`.
@@ -72,11 +100,7 @@ pub struct Bound {
 /// # Errors
 /// As [`listen`].
 pub fn bind(what: &str, address: &str) -> anyhow::Result<Bound> {
-    let target = address
-        .to_socket_addrs()
-        .with_context(|| format!("looking up {address}, to listen there for {what}"))?
-        .next()
-        .with_context(|| format!("{address} has no address to listen at for {what}"))?;
+    let target = resolve(address).with_context(|| format!("listening for {what}"))?;
     let bound = || -> io::Result<Socket> {
         let socket = Socket::new(Domain::for_address(target), Type::STREAM, Some(Protocol::TCP))?;
         // A port whose last connections are just ending is free to us.
@@ -171,6 +195,15 @@ mod tests {
             text.contains(&format!("connecting to the receiver at {free}: no success within 30ms")),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_connection_can_come_from_a_given_address() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let target = listener.local_addr().unwrap().to_string();
+        let stream = connect_from(Some("127.0.0.2:0"), "it", &target, Duration::from_secs(5)).unwrap();
+        assert_eq!(stream.local_addr().unwrap().ip().to_string(), "127.0.0.2");
+        assert_eq!(accept(&listener).unwrap().1, stream.local_addr().unwrap());
     }
 
     #[test]

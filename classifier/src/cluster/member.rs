@@ -24,7 +24,8 @@ impl Joined {
     /// No initializer, or one that refuses; not all processes in time.
     pub fn join(settings: &Settings) -> anyhow::Result<Self> {
         let name = format!("the initializer at {}", settings.control);
-        let stream = net::connect("the initializer", &settings.control, settings.patience)?;
+        let from = settings.my_control.as_deref();
+        let stream = net::connect_from(from, "the initializer", &settings.control, settings.patience)?;
         opening::send(&stream, settings.token.as_ref(), &ControlOpening::Join(settings.me.clone()))
             .with_context(|| format!("joining {name}"))?;
         let clone = stream.try_clone().context("splitting the control connection")?;
