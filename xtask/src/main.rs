@@ -1,51 +1,5 @@
-//! `cargo xtask CMD`: the project's commands.
-//!
-//! Commands call downward only: [`commands`] → [`cluster`] → [`host`]. Only `host` starts a job's processes, only
-//! `ui` prints.
+//! `cargo xtask`: see `cargo xtask --help`.
 
-mod cluster;
-mod commands;
-mod host;
-mod interrupt;
-mod lab;
-mod options;
-mod project;
-mod ui;
-
-use std::process::ExitCode;
-
-use clap::{CommandFactory, Parser, Subcommand};
-
-/// Runs a slow classification over a CSV on a cluster that exists only while the job runs.
-///
-/// Options are flags; most are also taken from the environment, or as NAME=VALUE behind the command, as make would
-/// take them: cargo xtask run-locally INPUT_LINES=100000 N_WORKERS=4
-#[derive(Debug, Parser)]
-#[command(name = "cargo xtask", bin_name = "cargo xtask", version, disable_help_subcommand = true)]
-struct Args {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    Setup(commands::setup::Args),
-    RunLocally(commands::run_locally::Args),
-    Test(commands::test::Args),
-    Lab(commands::lab::Args),
-}
-
-fn main() -> ExitCode {
-    let words = match options::from_make(std::env::args(), &Args::command()) {
-        Ok(words) => words,
-        Err(error) => return ui::fail(&error),
-    };
-    let args = Args::parse_from(words);
-    let outcome = match args.command {
-        Command::Setup(args) => commands::setup::run(&args),
-        Command::RunLocally(args) => commands::run_locally::run(&args),
-        Command::Test(args) => commands::test::run(&args),
-        Command::Lab(args) => commands::lab::run(&args),
-    };
-    outcome.unwrap_or_else(|error| ui::fail(&error))
+fn main() -> std::process::ExitCode {
+    xtask::run()
 }
