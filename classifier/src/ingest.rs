@@ -76,8 +76,8 @@ struct State {
     outcome: Option<Result<u64, String>>,
     /// A sender that is still sending, and can be told that there is no use in it.
     sender: Option<TcpStream>,
-    /// A sender waits to be told the outcome.
-    untold: bool,
+    /// Senders that have not been told the outcome.
+    untold: usize,
 }
 
 impl Ingest {
@@ -100,7 +100,7 @@ impl Ingest {
             ended: false,
             outcome: None,
             sender: None,
-            untold: false,
+            untold: 0,
         };
         let shared = Arc::new(Shared { settings, state: Mutex::new(state), changed: Condvar::new(), watch });
         let (queue, incoming) = sync_channel(QUEUE);
@@ -136,12 +136,12 @@ impl Ingest {
 pub struct Conclusion(Arc<Shared>);
 
 impl Conclusion {
-    /// Waits until the sender is told, or `limit` is over.
+    /// Waits until all senders are told, or `limit` is over.
     pub fn wait(&self, limit: Duration) {
         let _ = self
             .0
             .changed
-            .wait_timeout_while(self.0.state(), limit, |state| state.untold)
+            .wait_timeout_while(self.0.state(), limit, |state| state.untold > 0)
             .unwrap_or_else(PoisonError::into_inner);
     }
 }
@@ -213,6 +213,7 @@ impl Shared {
         wake: &SyncActivator,
     ) -> anyhow::Result<()> {
         let SenderOpening {} = opening::check(first, self.settings.token.as_ref())?;
+        let _untold = Untold::new(self);
         if self.state().ended {
             // It lost its connection when it had sent everything.
             return self.tell_outcome(stream);
@@ -281,7 +282,6 @@ impl Shared {
             if end == RunEnd::Eot {
                 let mut state = self.state();
                 state.ended = true;
-                state.untold = true;
                 eprintln!("classifier: all {} rows are here", state.next_row);
                 drop(state);
                 return pass(queue, wake, Incoming::End);
@@ -324,11 +324,27 @@ impl Drop for Turn<'_> {
         let mut state = self.port.state();
         state.sending = false;
         state.sender = None;
-        state.untold = false;
         if !state.ended {
             self.port.watch.wait_for("waiting for a sender to come back with the rest of the rows");
         }
         self.port.changed.notify_all();
+    }
+}
+
+/// A sender that is to be told the outcome; until this is dropped, the process should stay.
+struct Untold<'a>(&'a Shared);
+
+impl<'a> Untold<'a> {
+    fn new(port: &'a Shared) -> Self {
+        port.state().untold += 1;
+        Self(port)
+    }
+}
+
+impl Drop for Untold<'_> {
+    fn drop(&mut self) {
+        self.0.state().untold -= 1;
+        self.0.changed.notify_all();
     }
 }
 

@@ -105,7 +105,7 @@ fn a_second_sender_is_refused_while_one_is_sending() {
 
 #[test]
 fn a_sender_that_lost_its_connection_at_the_end_is_told_the_outcome() {
-    let mut cluster = Setup::default().args(["--classifier", "sleep:100000", "--chunk-size", "1"]).start();
+    let mut cluster = Setup::default().args(["--classifier", "sleep:2000000", "--chunk-size", "1"]).start();
     drop(send_frames(&cluster.rows, &[b"ID", b"0", b"1", b"2", b"\x04"]));
     cluster.classifiers[0].await_output("all 3 rows are here");
     // All rows are there, and none of this sender's are wanted.

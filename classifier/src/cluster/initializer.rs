@@ -12,6 +12,9 @@ use wire::token::Token;
 
 use super::{Formation, Leaving, Peer, Settings, keep_in_touch, message};
 
+/// How long the members have to read that they are to stop.
+const FAREWELL: Duration = Duration::from_millis(300);
+
 /// A cluster whose processes have joined.
 pub struct Gathered {
     /// The cluster.
@@ -187,11 +190,14 @@ fn keep_the_door(knocks: &Receiver<Knock>, members: &[TcpStream]) {
         match opening {
             ControlOpening::Join(_) => refuse(&peer, "the cluster is complete, and at work"),
             ControlOpening::Shutdown {} => {
+                eprintln!("classifier: {} asked the cluster to shut down", peer.name);
                 for member in members {
                     // One that is gone need not be told.
                     let _ = opening::send_json(member, &ControlMessage::Shutdown);
                 }
-                crate::fail(format_args!("{} asked the cluster to shut down", peer.name));
+                // They should leave because they were told, not because this process is gone.
+                std::thread::sleep(FAREWELL);
+                std::process::exit(1);
             }
         }
     }
