@@ -5,6 +5,7 @@
 mod backpressure;
 mod bad_input;
 mod bad_peers;
+mod lab;
 mod plain_clients;
 mod python_box;
 mod run_locally;

@@ -45,7 +45,7 @@ impl Lab {
         Ok(Self { name: name.to_owned(), folder, shell: Shell::new()? })
     }
 
-    /// The file that tells `cargo xtask up` of the hosts.
+    /// The file that tells of the hosts.
     pub(crate) fn hosts_file(&self) -> PathBuf {
         self.folder.join("hosts.toml")
     }

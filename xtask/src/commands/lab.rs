@@ -35,10 +35,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     match args.action {
         Action::Up { hosts } => {
             lab.up(hosts)?;
-            ui::note(&format!(
-                "{hosts} hosts are up: cargo xtask up --provider ssh --hosts {0}",
-                lab.hosts_file().display()
-            ));
+            ui::note(&format!("{hosts} hosts are up; addresses, keys and fingerprints are in this file:"));
             ui::data(&lab.hosts_file().display().to_string());
         }
         Action::Down => {

@@ -28,6 +28,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     project::enter_root()?;
     let shell = Shell::new()?;
     install_python(&shell)?;
+    install_for_lab(&shell);
     let mut failed = Vec::new();
     if args.filter.is_none() {
         let cargo = project::cargo();
@@ -77,6 +78,22 @@ fn install_python(shell: &Shell) -> anyhow::Result<()> {
         .context("installing the Python packages that the tests need")?;
     shell.write_file(stamp, wanted)?;
     Ok(())
+}
+
+/// The lab's tests need an sshd, an ssh and network namespaces. Without them they are skipped, and say so.
+fn install_for_lab(shell: &Shell) {
+    let missing = |program: &&(&str, &str)| {
+        let path = program.0;
+        cmd!(shell, "sh -c 'command -v '{path}").quiet().ignore_stdout().run().is_err()
+    };
+    let needed = [("/usr/sbin/sshd", "openssh-server"), ("ssh", "openssh-client"), ("ip", "iproute2")];
+    let packages: Vec<_> = needed.iter().filter(missing).map(|(_, package)| *package).collect();
+    if packages.is_empty() {
+        return;
+    }
+    if let Err(error) = install_debian_packages(shell, &packages) {
+        ui::note(&format!("tests with several hosts will be skipped: {error:#}"));
+    }
 }
 
 fn install_debian_packages(shell: &Shell, packages: &[&str]) -> anyhow::Result<()> {
