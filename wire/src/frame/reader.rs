@@ -1,0 +1,365 @@
+//! Reading frames.
+
+use std::io::{self, Read};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use super::{EOT, PREFIX, prefix};
+
+/// A new block to read into, at least; a payload that is longer gets a block of its own size.
+const BLOCK: usize = 256 << 10;
+const SMALLEST_READ: usize = 16 << 10;
+
+/// Why no further frame can be had from a peer.
+#[derive(Debug, thiserror::Error)]
+pub enum FrameError {
+    /// The announced length is over the limit.
+    #[error("{peer} announced a frame of {length} bytes; the limit is {limit}")]
+    TooLong {
+        /// Who sent it.
+        peer: String,
+        /// The announced length in bytes.
+        length: usize,
+        /// The longest allowed payload in bytes.
+        limit: usize,
+    },
+    /// The stream ended inside a frame.
+    #[error("the connection to {peer} ended inside a frame, {missing} bytes before its end")]
+    Truncated {
+        /// Who sent it.
+        peer: String,
+        /// Bytes that were still to come; for a frame whose length is not known yet, of that length.
+        missing: usize,
+    },
+    /// No frame within the time allowed.
+    #[error("no complete frame from {peer} within {waited:?}")]
+    Deadline {
+        /// Who was waited for.
+        peer: String,
+        /// For how long.
+        waited: Duration,
+    },
+    /// Reading failed.
+    #[error("reading from {peer}: {source}")]
+    Io {
+        /// Who was read from.
+        peer: String,
+        /// What the operating system said.
+        source: io::Error,
+    },
+}
+
+/// Several whole frames as they stood in the stream, lengths included.
+#[derive(Debug, Clone, Default)]
+pub struct Run {
+    /// The frames, one behind the other.
+    pub bytes: Bytes,
+    /// How many they are.
+    pub frames: usize,
+}
+
+/// What ended a [`FrameReader::run`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunEnd {
+    /// The run is as long as was asked for.
+    Full,
+    /// The next frame is the single byte [`EOT`], which is consumed.
+    Eot,
+    /// The stream ended behind the run's last frame.
+    Closed,
+}
+
+/// Reads frames from a stream.
+#[derive(Debug)]
+pub struct FrameReader<R> {
+    inner: R,
+    buffer: BytesMut,
+    read_size: usize,
+    limit: usize,
+    peer: String,
+}
+
+impl<R: Read> FrameReader<R> {
+    /// Reads frames of at most `limit` bytes from `inner`; `peer` names it in errors.
+    pub fn new(inner: R, peer: impl Into<String>, limit: usize) -> Self {
+        Self { inner, buffer: BytesMut::new(), read_size: SMALLEST_READ, limit, peer: peer.into() }
+    }
+
+    /// Who is read from.
+    pub fn peer(&self) -> &str {
+        &self.peer
+    }
+
+    /// The stream that frames are read from.
+    pub fn get_ref(&self) -> &R {
+        &self.inner
+    }
+
+    /// Allows frames of up to `limit` bytes from now on.
+    pub fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
+    /// Whether bytes are here already that were not given out.
+    pub fn has_buffered(&self) -> bool {
+        !self.buffer.is_empty()
+    }
+
+    /// The next payload, or `None` at the end of the stream.
+    ///
+    /// # Errors
+    /// A frame over the limit, a stream that ends inside a frame, or a failing read.
+    pub fn next_frame(&mut self) -> Result<Option<Bytes>, FrameError> {
+        match self.fill_to_frame(0)? {
+            None => Ok(None),
+            Some(length) => {
+                self.buffer.advance(PREFIX);
+                Ok(Some(self.buffer.split_to(length).freeze()))
+            }
+        }
+    }
+
+    /// The next frames in one piece: up to `frames` of them, fewer when the next one would bring the run
+    /// over `bytes` (a run has at least one frame, though), or when the stream or the rows end.
+    ///
+    /// # Errors
+    /// As [`FrameReader::next_frame`]. The frames before the bad one are lost to the caller, so that
+    /// a run is whole or not at all.
+    pub fn run(&mut self, frames: usize, bytes: usize) -> Result<(Run, RunEnd), FrameError> {
+        let (mut at, mut count) = (0, 0);
+        let end = loop {
+            if count == frames {
+                break RunEnd::Full;
+            }
+            let Some(length) = self.fill_to_frame(at)? else { break RunEnd::Closed };
+            if length == 1 && self.buffer[at + PREFIX] == EOT {
+                break RunEnd::Eot;
+            }
+            if count > 0 && at + PREFIX + length > bytes {
+                break RunEnd::Full;
+            }
+            at += PREFIX + length;
+            count += 1;
+        };
+        let run = Run { bytes: self.buffer.split_to(at).freeze(), frames: count };
+        if end == RunEnd::Eot {
+            self.buffer.advance(PREFIX + 1);
+        }
+        Ok((run, end))
+    }
+
+    /// Reads until the frame that starts at `at` is whole, and gives its payload's length; `None` if the
+    /// stream ends just there.
+    fn fill_to_frame(&mut self, at: usize) -> Result<Option<usize>, FrameError> {
+        while self.buffer.len() < at + PREFIX {
+            if self.fill(at + PREFIX)? == 0 {
+                let rest = self.buffer.len() - at;
+                return if rest == 0 { Ok(None) } else { Err(self.truncated(PREFIX - rest)) };
+            }
+        }
+        let length = prefix(&self.buffer[at..]);
+        if length > self.limit {
+            return Err(FrameError::TooLong { peer: self.peer.clone(), length, limit: self.limit });
+        }
+        let end = at + PREFIX + length;
+        while self.buffer.len() < end {
+            if self.fill(end)? == 0 {
+                return Err(self.truncated(end - self.buffer.len()));
+            }
+        }
+        Ok(Some(length))
+    }
+
+    fn truncated(&self, missing: usize) -> FrameError {
+        FrameError::Truncated { peer: self.peer.clone(), missing }
+    }
+
+    /// Reads once, knowing that `wanted` buffered bytes would complete what is being read.
+    fn fill(&mut self, wanted: usize) -> Result<usize, FrameError> {
+        let length = self.buffer.len();
+        if self.buffer.capacity() - length < SMALLEST_READ {
+            // The block is used up: take a new one, or this one again when nobody holds a part of it.
+            // A frame's announced length is trusted only as far as its bytes have really come, so
+            // a liar cannot make us allocate: the block at most doubles.
+            self.buffer.reserve((wanted - length).min(length).max(BLOCK));
+        }
+        let room = (self.buffer.capacity() - length).min(self.read_size);
+        self.buffer.resize(length + room, 0);
+        let read = loop {
+            match self.inner.read(&mut self.buffer[length..]) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                other => break other,
+            }
+        };
+        self.buffer.truncate(length + *read.as_ref().unwrap_or(&0));
+        let read = read.map_err(|source| FrameError::Io { peer: self.peer.clone(), source })?;
+        // The room is zeroed before each read, so a stream that trickles gets small reads.
+        if read == room {
+            self.read_size = (self.read_size * 2).min(BLOCK);
+        } else if read < room / 4 {
+            self.read_size = (self.read_size / 2).max(SMALLEST_READ);
+        }
+        Ok(read)
+    }
+}
+
+impl FrameReader<TcpStream> {
+    /// The next payload within `limit` from now, however the bytes trickle; then no deadline applies.
+    ///
+    /// # Errors
+    /// As [`FrameReader::next_frame`], and [`FrameError::Deadline`].
+    pub fn next_frame_within(&mut self, limit: Duration) -> Result<Option<Bytes>, FrameError> {
+        let deadline = Instant::now() + limit;
+        let outcome = loop {
+            if let Some(whole) = self.buffered() {
+                break whole;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break Err(FrameError::Deadline { peer: self.peer.clone(), waited: limit });
+            }
+            self.timeout(Some(left))?;
+            match self.fill(self.buffer.len() + PREFIX) {
+                Ok(0) if self.buffer.is_empty() => break Ok(None),
+                Ok(0) => break Err(self.truncated(self.missing())),
+                Ok(_) => {}
+                Err(FrameError::Io { source, .. })
+                    if matches!(source.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
+                Err(e) => break Err(e),
+            }
+        };
+        self.timeout(None)?;
+        outcome
+    }
+
+    fn timeout(&self, limit: Option<Duration>) -> Result<(), FrameError> {
+        self.inner
+            .set_read_timeout(limit)
+            .map_err(|source| FrameError::Io { peer: self.peer.clone(), source })
+    }
+
+    /// The next payload if it is here already (or can be refused already).
+    fn buffered(&mut self) -> Option<Result<Option<Bytes>, FrameError>> {
+        if self.buffer.len() < PREFIX {
+            return None;
+        }
+        let length = prefix(&self.buffer);
+        (length > self.limit || self.buffer.len() >= PREFIX + length).then(|| self.next_frame())
+    }
+
+    fn missing(&self) -> usize {
+        if self.buffer.len() < PREFIX {
+            PREFIX - self.buffer.len()
+        } else {
+            PREFIX + prefix(&self.buffer) - self.buffer.len()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{payloads, push};
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A stream that gives its bytes in pieces of the given sizes, round and round.
+    struct Pieces {
+        bytes: Vec<u8>,
+        at: usize,
+        sizes: Vec<usize>,
+        turn: usize,
+    }
+
+    impl Read for Pieces {
+        fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+            let size = self.sizes[self.turn % self.sizes.len()];
+            self.turn += 1;
+            let n = size.min(out.len()).min(self.bytes.len() - self.at);
+            out[..n].copy_from_slice(&self.bytes[self.at..self.at + n]);
+            self.at += n;
+            Ok(n)
+        }
+    }
+
+    fn reader(bytes: Vec<u8>, sizes: Vec<usize>) -> FrameReader<Pieces> {
+        FrameReader::new(Pieces { bytes, at: 0, sizes, turn: 0 }, "the test", 1 << 20)
+    }
+
+    fn stream(payloads: &[Vec<u8>]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for p in payloads {
+            push(&mut bytes, p);
+        }
+        bytes
+    }
+
+    proptest! {
+        #[test]
+        fn frames_come_back_whatever_the_pieces(
+            sent in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..2000), 0..40),
+            sizes in prop::collection::vec(1usize..5000, 1..5),
+        ) {
+            let mut reader = reader(stream(&sent), sizes);
+            for payload in &sent {
+                prop_assert_eq!(&reader.next_frame().unwrap().unwrap()[..], &payload[..]);
+            }
+            prop_assert!(reader.next_frame().unwrap().is_none());
+        }
+
+        #[test]
+        fn runs_are_the_frames_in_order(
+            sent in prop::collection::vec(prop::collection::vec(0x20u8..0x7f, 0..300), 0..60),
+            sizes in prop::collection::vec(1usize..5000, 1..5),
+            frames in 1usize..20,
+            bytes in 1usize..2000,
+        ) {
+            let mut with_end = sent.clone();
+            with_end.push(vec![EOT]);
+            let mut reader = reader(stream(&with_end), sizes);
+            let mut got = Vec::new();
+            loop {
+                let (run, end) = reader.run(frames, bytes).unwrap();
+                prop_assert!(run.frames <= frames && (run.frames <= 1 || run.bytes.len() <= bytes));
+                prop_assert_eq!(payloads(&run.bytes).count(), run.frames);
+                got.extend(payloads(&run.bytes).map(<[u8]>::to_vec));
+                match end {
+                    RunEnd::Full => prop_assert!(run.frames > 0),
+                    RunEnd::Eot => break,
+                    RunEnd::Closed => prop_assert!(false, "closed before the end of the rows"),
+                }
+            }
+            prop_assert_eq!(got, sent);
+        }
+
+        #[test]
+        fn a_cut_stream_is_truncated_and_never_panics(
+            sent in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..50), 1..10),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let whole = stream(&sent);
+            let cut = cut.index(whole.len());
+            let mut reader = reader(whole[..cut].to_vec(), vec![7]);
+            let mut taken = 0;
+            let outcome = loop {
+                match reader.next_frame() {
+                    Ok(Some(payload)) => taken += PREFIX + payload.len(),
+                    other => break other,
+                }
+            };
+            match outcome {
+                Ok(None) => prop_assert_eq!(taken, cut),
+                Err(FrameError::Truncated { .. }) => prop_assert!(taken < cut),
+                other => prop_assert!(false, "unexpected {:?}", other),
+            }
+        }
+    }
+
+    #[test]
+    fn a_frame_over_the_limit_is_refused_before_its_bytes_come() {
+        let mut reader = reader(u32::MAX.to_be_bytes().to_vec(), vec![4]);
+        let error = reader.next_frame().unwrap_err().to_string();
+        assert_eq!(error, "the test announced a frame of 4294967295 bytes; the limit is 1048576");
+    }
+}
