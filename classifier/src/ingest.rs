@@ -1,12 +1,14 @@
 //! Port 8888: rows in, cut to batches.
 //!
-//! One sender at a time. A thread reads its frames, counts them to batches, and hands these over through a
-//! short queue; when the source does not take them, the thread waits, TCP's window closes, and the sender waits
-//! as well. Batches are whole or not taken: a connection that breaks in the middle of a batch is asked
-//! for that batch's rows again.
+//! One sender at a time. A thread reads its frames, counts them to batches, and puts these into a short queue; when
+//! the source does not take them, the thread waits, TCP's window closes, and the sender waits as well. Batches
+//! are whole or not taken: a connection that breaks in the middle of a batch is asked for that batch's
+//! rows again.
 
+mod voice;
+
+use std::collections::VecDeque;
 use std::net::{TcpListener, TcpStream};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,13 +21,12 @@ use wire::opening::{self, OPENING_LIMIT, OPENING_TIME, Refusal, SenderOpening, S
 use wire::token::Token;
 
 use crate::watch::Watch;
+use voice::Voice;
 
-/// Batches that wait for the source.
-const QUEUE: usize = 64;
+/// Bytes of rows that wait for the source; a single batch may be larger.
+const QUEUE: usize = 2 << 20;
 /// A batch is closed before its rows come to this many bytes, however few they are.
 const BATCH_BYTES: usize = 4 << 20;
-/// How often a sender that waits for the end is told that the source is alive.
-const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 
 /// What the port is to do.
 #[derive(Debug, Clone)]
@@ -36,6 +37,8 @@ pub struct Settings {
     pub token: Option<Token>,
     /// Whether plain clients may send although a token is asked for.
     pub allow_plain: bool,
+    /// How long a connected sender may send nothing.
+    pub patience: Duration,
 }
 
 /// From the port to the source.
@@ -55,29 +58,40 @@ pub enum Incoming {
 }
 
 /// The source's end of the port.
-pub struct Ingest {
-    incoming: Receiver<Incoming>,
-    shared: Arc<Shared>,
-}
+pub struct Ingest(Arc<Shared>);
 
 struct Shared {
     settings: Settings,
     state: Mutex<State>,
     changed: Condvar,
     watch: Watch,
+    /// Activates the source.
+    wake: SyncActivator,
 }
 
+#[derive(Default)]
 struct State {
-    sending: bool,
-    /// Rows before this one are handed to the source.
+    queue: VecDeque<Incoming>,
+    queued_bytes: usize,
+    /// The sender whose turn it is.
+    sender: Option<Sending>,
+    /// Turns there were; each has its number.
+    turns: u64,
+    /// Rows before this one are in the queue or with the source.
     next_row: u64,
     header: Option<Bytes>,
     ended: bool,
-    outcome: Option<Result<u64, String>>,
-    /// A sender that is still sending, and can be told that there is no use in it.
-    sender: Option<TcpStream>,
+    outcome: Option<SourceAnswer>,
     /// Senders that have not been told the outcome.
     untold: usize,
+}
+
+/// Whose turn it is.
+struct Sending {
+    turn: u64,
+    /// The name that the sender gave itself; a connection that gives the same one is the same sender, come back.
+    session: Option<String>,
+    voice: Option<Arc<Voice>>,
 }
 
 impl Ingest {
@@ -93,42 +107,49 @@ impl Ingest {
         watch: Watch,
         wake: SyncActivator,
     ) -> anyhow::Result<Self> {
-        let state = State {
-            sending: false,
-            next_row,
-            header: None,
-            ended: false,
-            outcome: None,
-            sender: None,
-            untold: 0,
-        };
-        let shared = Arc::new(Shared { settings, state: Mutex::new(state), changed: Condvar::new(), watch });
-        let (queue, incoming) = sync_channel(QUEUE);
+        let state = Mutex::new(State { next_row, ..State::default() });
+        let shared = Arc::new(Shared { settings, state, changed: Condvar::new(), watch, wake });
         let port = Arc::clone(&shared);
         port.watch.wait_for("waiting for a sender to connect");
         std::thread::Builder::new()
             .name("rows".into())
-            .spawn(move || port.accept(&listener, &queue, &wake))
+            .spawn(move || port.accept(&listener))
             .context("starting a thread")?;
-        Ok(Self { incoming, shared })
+        Ok(Self(shared))
     }
 
     /// What has come, if anything has.
     pub fn next(&self) -> Option<Incoming> {
-        self.incoming.try_recv().ok()
+        let mut state = self.0.state();
+        let incoming = state.queue.pop_front()?;
+        if let Incoming::Rows { frames, .. } = &incoming {
+            let was_full = state.queued_bytes >= QUEUE;
+            state.queued_bytes -= frames.len();
+            if was_full {
+                self.0.changed.notify_all();
+            }
+        }
+        Some(incoming)
     }
 
     /// Tells the sender that waits for it how the job ended: the rows in it, or why it failed.
     pub fn conclude(&self, outcome: Result<u64, String>) -> Conclusion {
-        let mut state = self.shared.state();
-        if let (Err(reason), false, Some(sender)) = (&outcome, state.ended, &state.sender) {
-            // It reads this when it finds that its rows are not taken any more. If it is gone, so is its interest.
-            let _ = opening::send_json(sender, &SourceAnswer::Failed(reason.clone()));
-        }
-        state.outcome = Some(outcome);
+        let mut state = self.0.state();
+        let outcome = match outcome {
+            Ok(rows) => SourceAnswer::Done(rows),
+            Err(reason) => SourceAnswer::Failed(reason),
+        };
+        state.outcome = Some(outcome.clone());
+        let voice = state.sender.as_ref().and_then(|sender| sender.voice.clone());
         drop(state);
-        self.shared.changed.notify_all();
-        Conclusion(Arc::clone(&self.shared))
+        if let Some(voice) = voice
+            && matches!(outcome, SourceAnswer::Failed(_))
+        {
+            // It reads this when it finds that its rows are not taken any more. If it is gone, so is its interest.
+            let _ = voice.conclude(&outcome);
+        }
+        self.0.changed.notify_all();
+        Conclusion(Arc::clone(&self.0))
     }
 }
 
@@ -151,15 +172,15 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn accept(self: &Arc<Self>, listener: &TcpListener, queue: &SyncSender<Incoming>, wake: &SyncActivator) {
+    fn accept(self: &Arc<Self>, listener: &TcpListener) {
         loop {
             let (stream, peer) = match net::accept(listener) {
                 Ok(accepted) => accepted,
                 Err(error) => crate::fail(format_args!("accepting senders: {error}")),
             };
-            let (port, queue, wake) = (Arc::clone(self), queue.clone(), wake.clone());
+            let port = Arc::clone(self);
             std::thread::spawn(move || {
-                if let Err(error) = port.serve(&stream, &peer.to_string(), &queue, &wake) {
+                if let Err(error) = port.serve(&stream, &peer.to_string()) {
                     eprintln!("classifier: rows from {peer}: {error:#}");
                 }
                 let _ = stream.shutdown(std::net::Shutdown::Both);
@@ -167,22 +188,18 @@ impl Shared {
         }
     }
 
-    fn serve(
-        &self,
-        stream: &TcpStream,
-        peer: &str,
-        queue: &SyncSender<Incoming>,
-        wake: &SyncActivator,
-    ) -> anyhow::Result<()> {
+    fn serve(&self, stream: &TcpStream, peer: &str) -> anyhow::Result<()> {
         let open = self.settings.token.is_none() || self.settings.allow_plain;
         let limit = if open { DEFAULT_LIMIT } else { OPENING_LIMIT };
         let mut reader = FrameReader::new(stream.try_clone().context("splitting a connection")?, peer, limit);
         let Some(first) = reader.next_frame_within(OPENING_TIME)? else { return Ok(()) };
+        reader.set_limit(DEFAULT_LIMIT);
+        reader.set_patience(self.settings.patience)?;
         if !opening::is_opening(&first) {
             ensure!(open, "refused, since it opened without a token; --allow-plain lets plain clients in");
-            return self.serve_plain(&first, &mut reader, queue, wake);
+            return self.serve_plain(&first, &mut reader);
         }
-        let served = self.serve_resuming(stream, &first, &mut reader, queue, wake);
+        let served = self.serve_resuming(stream, &first, &mut reader);
         if let Err(reason) = &served {
             opening::refuse(stream, &Refusal { refused: format!("{reason:#}") });
         }
@@ -190,17 +207,12 @@ impl Shared {
     }
 
     /// A client that knows nothing of us: its first frame is the header, and it starts over with the first row.
-    fn serve_plain(
-        &self,
-        header: &Bytes,
-        reader: &mut FrameReader<TcpStream>,
-        queue: &SyncSender<Incoming>,
-        wake: &SyncActivator,
-    ) -> anyhow::Result<()> {
-        let turn = self.admit()?;
+    fn serve_plain(&self, header: &Bytes, reader: &mut FrameReader<TcpStream>) -> anyhow::Result<()> {
+        let turn = self.admit(None, None)?;
+        let turn = turn.context("refused, since another sender is sending")?;
         self.check_header(header)?;
         skip(reader, turn.next_row)?;
-        self.take_rows(reader, header, queue, wake)
+        self.take_rows(reader, header, &turn)
     }
 
     /// A client of ours: it is told which row is next, and in the end how the job went.
@@ -209,33 +221,47 @@ impl Shared {
         stream: &TcpStream,
         first: &[u8],
         reader: &mut FrameReader<TcpStream>,
-        queue: &SyncSender<Incoming>,
-        wake: &SyncActivator,
     ) -> anyhow::Result<()> {
-        let SenderOpening {} = opening::check(first, self.settings.token.as_ref())?;
+        let SenderOpening { session } = opening::check(first, self.settings.token.as_ref())?;
         let _untold = Untold::new(self);
+        let voice = Arc::new(Voice::new(stream)?);
         if self.state().ended {
             // It lost its connection when it had sent everything.
-            return self.tell_outcome(stream);
+            return self.tell_outcome(&voice);
         }
-        let turn = self.admit()?;
-        reader.set_limit(DEFAULT_LIMIT);
-        opening::send_json(stream, &SourceAnswer::NextRow(turn.next_row))?;
-        self.state().sender = Some(stream.try_clone().context("splitting a connection")?);
+        let Some(turn) = self.admit(session, Some(Arc::clone(&voice)))? else {
+            eprintln!(
+                "classifier: rows from {}: another sender is sending, so it has to wait",
+                reader.peer()
+            );
+            return voice.conclude(&SourceAnswer::Busy);
+        };
+        voice.say(&SourceAnswer::NextRow(turn.next_row))?;
         let header = reader.next_frame_within(OPENING_TIME)?.context("it left before the CSV's header")?;
         self.check_header(&header)?;
-        self.take_rows(reader, &header, queue, wake)?;
-        self.tell_outcome(stream)
+        self.take_rows(reader, &header, &turn)?;
+        self.tell_outcome(&voice)
     }
 
-    /// Lets a sender in, if it is the only one.
-    fn admit(&self) -> anyhow::Result<Turn<'_>> {
+    /// Lets a sender in, if it is the only one, or the same one come back; else `None`.
+    fn admit(&self, session: Option<String>, voice: Option<Arc<Voice>>) -> anyhow::Result<Option<Turn<'_>>> {
         let mut state = self.state();
         ensure!(!state.ended, "refused, since all rows are here already");
-        ensure!(!state.sending, "refused, since another sender is sending");
-        state.sending = true;
+        if let Some(old) = &state.sender {
+            if session.is_none() || old.session != session {
+                return Ok(None);
+            }
+            // Its old connection is broken, and that is not seen here before all that is buffered is read.
+            if let Some(voice) = &old.voice {
+                voice.hang_up();
+            }
+        }
+        state.turns += 1;
+        let turn = state.turns;
+        state.sender = Some(Sending { turn, session, voice });
         self.watch.rest();
-        Ok(Turn { port: self, next_row: state.next_row })
+        self.changed.notify_all();
+        Ok(Some(Turn { port: self, number: turn, next_row: state.next_row }))
     }
 
     /// Checks a sender's header; if rows were taken before, it must be theirs.
@@ -259,75 +285,80 @@ impl Shared {
         &self,
         reader: &mut FrameReader<TcpStream>,
         header: &Bytes,
-        queue: &SyncSender<Incoming>,
-        wake: &SyncActivator,
+        turn: &Turn<'_>,
     ) -> anyhow::Result<()> {
         loop {
             let (run, end) = reader.run(self.settings.chunk_size, BATCH_BYTES)?;
             if end == RunEnd::Closed {
-                let taken = self.state().next_row;
                 bail!(
-                    "the connection ended without the end of the rows (the byte 0x04); {taken} rows are taken, and \
-                     the rest is waited for"
+                    "the connection ended without the end of the rows (the byte 0x04); {} rows are taken, and \
+                     the rest is waited for",
+                    self.state().next_row
                 );
             }
             if run.frames > 0 {
-                let incoming =
-                    Incoming::Rows { header: header.clone(), frames: run.bytes, rows: run.frames as u32 };
-                pass(queue, wake, incoming)?;
-                let mut state = self.state();
-                state.next_row += run.frames as u64;
-                state.header.get_or_insert_with(|| header.clone());
+                let (frames, rows) = (run.bytes, run.frames as u32);
+                self.put(Incoming::Rows { header: header.clone(), frames, rows }, turn)?;
             }
             if end == RunEnd::Eot {
-                let mut state = self.state();
-                state.ended = true;
-                eprintln!("classifier: all {} rows are here", state.next_row);
-                drop(state);
-                return pass(queue, wake, Incoming::End);
+                return self.put(Incoming::End, turn);
             }
         }
     }
 
+    /// Puts something into the queue, when there is room, and if the turn has not passed to another connection.
+    fn put(&self, incoming: Incoming, turn: &Turn<'_>) -> anyhow::Result<()> {
+        let has_turn = |state: &State| state.sender.as_ref().is_some_and(|s| s.turn == turn.number);
+        let mut state = self
+            .changed
+            .wait_while(self.state(), |state| state.queued_bytes >= QUEUE && has_turn(state))
+            .unwrap_or_else(PoisonError::into_inner);
+        ensure!(has_turn(&state), "the same sender has come back on another connection");
+        match &incoming {
+            Incoming::Rows { header, frames, rows } => {
+                state.queued_bytes += frames.len();
+                state.next_row += u64::from(*rows);
+                state.header.get_or_insert_with(|| header.clone());
+            }
+            Incoming::End => {
+                state.ended = true;
+                eprintln!("classifier: all {} rows are here", state.next_row);
+            }
+        }
+        state.queue.push_back(incoming);
+        drop(state);
+        self.wake.activate().ok().context("the source's worker has ended")
+    }
+
     /// Waits for the job's end, and tells the sender.
-    fn tell_outcome(&self, stream: &TcpStream) -> anyhow::Result<()> {
-        let mut state = self.state();
-        let told = loop {
-            if let Some(outcome) = &state.outcome {
-                let answer = match outcome {
-                    Ok(rows) => SourceAnswer::Done(*rows),
-                    Err(reason) => SourceAnswer::Failed(reason.clone()),
-                };
-                break opening::send_json(stream, &answer);
-            }
-            state = self.changed.wait_timeout(state, SIGN_OF_LIFE).unwrap_or_else(PoisonError::into_inner).0;
-            if state.outcome.is_none() {
-                drop(state);
-                if let Err(error) = opening::send_json(stream, &SourceAnswer::Waiting) {
-                    break Err(error);
-                }
-                state = self.state();
-            }
-        };
-        told.context("telling the sender how the job ended")
+    fn tell_outcome(&self, voice: &Voice) -> anyhow::Result<()> {
+        let state = self
+            .changed
+            .wait_while(self.state(), |state| state.outcome.is_none())
+            .unwrap_or_else(PoisonError::into_inner);
+        let outcome = state.outcome.clone();
+        drop(state);
+        outcome.map_or(Ok(()), |outcome| voice.conclude(&outcome))
     }
 }
 
-/// A sender's time; ends when it is dropped.
+/// A sender's time; ends when it is dropped, or when the same sender comes back.
 struct Turn<'a> {
     port: &'a Shared,
+    number: u64,
     next_row: u64,
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let mut state = self.port.state();
-        state.sending = false;
-        state.sender = None;
-        if !state.ended {
-            self.port.watch.wait_for("waiting for a sender to come back with the rest of the rows");
+        if state.sender.as_ref().is_some_and(|sender| sender.turn == self.number) {
+            state.sender = None;
+            if !state.ended {
+                self.port.watch.wait_for("waiting for a sender to come back with the rest of the rows");
+            }
+            self.port.changed.notify_all();
         }
-        self.port.changed.notify_all();
     }
 }
 
@@ -346,11 +377,6 @@ impl Drop for Untold<'_> {
         self.0.state().untold -= 1;
         self.0.changed.notify_all();
     }
-}
-
-fn pass(queue: &SyncSender<Incoming>, wake: &SyncActivator, incoming: Incoming) -> anyhow::Result<()> {
-    queue.send(incoming).ok().context("the source has ended")?;
-    wake.activate().ok().context("the source's worker has ended")
 }
 
 fn skip(reader: &mut FrameReader<TcpStream>, mut rows: u64) -> anyhow::Result<()> {

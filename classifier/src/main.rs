@@ -260,6 +260,7 @@ fn initialize(
             chunk_size: args.black_box.chunk_size as usize,
             token: settings.token.clone(),
             allow_plain: args.allow_plain,
+            patience,
         },
         limits: Limits { batches: args.window_batches as usize, bytes: (args.window_mib as usize) << 20 },
         patience,

@@ -123,6 +123,7 @@ impl Source {
                     if self.uplink.send(Up::Totals(totals)).is_err() {
                         crate::fail("the uplink's thread has ended");
                     }
+                    self.await_acknowledgement();
                 }
             }
         }

@@ -69,9 +69,9 @@ impl<R: Read> Reader<R> {
         }
     }
 
-    /// The line on which the next record starts, counted from 1.
-    pub fn line(&self) -> u64 {
-        self.line
+    /// Whether the next record is here already, so that it can be had without waiting.
+    pub fn has_record(&mut self) -> bool {
+        self.begun && self.search().is_some()
     }
 
     /// The next record, without its line end; `None` at the end of the stream.

@@ -25,7 +25,7 @@ pub trait Input {
     /// An input that cannot go back that far, or has fewer rows.
     fn seek(&mut self, row: u64) -> anyhow::Result<()>;
 
-    /// Appends the next rows as frames to `out`, about [`WRITE_SIZE`] bytes; nothing at the end.
+    /// Appends the next rows as frames to `out`, at most about [`WRITE_SIZE`] bytes; nothing at the end.
     ///
     /// # Errors
     /// An input that cannot be read.
@@ -163,6 +163,10 @@ impl Input for Csv {
 
     fn fill(&mut self, out: &mut Vec<u8>) -> anyhow::Result<()> {
         while out.len() < WRITE_SIZE {
+            // Standard input may be a source that is still at work: what is here is sent before more is waited for.
+            if self.path.is_none() && !out.is_empty() && !self.reader.has_record() {
+                break;
+            }
             let Some(record) = self.reader.next_record().with_context(|| format!("in {}", self.name))? else {
                 break;
             };

@@ -15,7 +15,7 @@ use wire::token::Token;
 
 use crate::input::{Input, WRITE_SIZE};
 
-/// The source speaks at least every second once it has all rows; after this long, it is gone.
+/// The source speaks every second; after this long, it is gone.
 const SILENCE: Duration = Duration::from_secs(30);
 /// The pause before a lost connection is made anew.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -47,12 +47,13 @@ enum Failure {
 /// A source that refuses, that fails, that is not there for longer than the target's patience, or that is lost
 /// again and again without taking a row.
 pub fn send_all(target: &Target, input: &mut dyn Input) -> anyhow::Result<u64> {
+    let opening = SenderOpening { session: Some(session()?) };
     let mut furthest = None;
     let mut in_vain = 0;
     let mut deadline = Instant::now() + target.patience;
     loop {
         let mut asked = None;
-        let lost = match connection(target, input, deadline, &mut asked) {
+        let lost = match connection(target, &opening, input, deadline, &mut asked) {
             Ok(rows) => return Ok(rows),
             Err(Failure::Final(error)) => return Err(error),
             Err(Failure::Lost(error)) => error,
@@ -74,6 +75,7 @@ pub fn send_all(target: &Target, input: &mut dyn Input) -> anyhow::Result<u64> {
 /// One connection, to the end of the job. Notes in `asked` which row the source asked for.
 fn connection(
     target: &Target,
+    opening: &SenderOpening,
     input: &mut dyn Input,
     deadline: Instant,
     asked: &mut Option<u64>,
@@ -81,23 +83,25 @@ fn connection(
     let left = deadline.saturating_duration_since(Instant::now());
     let stream = net::connect("the source", &target.address, left).map_err(Failure::Final)?;
     let mut answers = answers(&stream, &target.address).map_err(Failure::Lost)?;
-    opening::send(&stream, target.token.as_ref(), &SenderOpening {}).map_err(Failure::Lost)?;
+    opening::send(&stream, target.token.as_ref(), opening).map_err(Failure::Lost)?;
     let next = match answer(&mut answers)? {
         SourceAnswer::NextRow(row) => row,
         SourceAnswer::Done(rows) => return Ok(rows),
+        SourceAnswer::Busy => return Err(Failure::Lost(anyhow!("another sender is sending"))),
         other => return Err(Failure::Final(anyhow!("the source began with {other:?}"))),
     };
     *asked = Some(next);
-    input.seek(next).map_err(Failure::Final)?;
-    if let Err(error) = rows(&stream, input)? {
-        // The source may have said why it closed the connection.
-        if let Ok(Some(said)) = answers.next_frame_within(Duration::from_secs(1)) {
+    if let Err(error) = rows(&stream, input, next)? {
+        // The source may have said why it closed the connection, behind its signs of life.
+        while let Ok(Some(said)) = answers.next_frame_within(Duration::from_secs(1)) {
             match opening::answer(&said, answers.peer()) {
+                Ok(SourceAnswer::Waiting) => {}
                 Ok(SourceAnswer::Failed(reason)) => {
                     return Err(Failure::Final(anyhow!("the job failed: {reason}")));
                 }
+                Ok(SourceAnswer::Done(rows)) => return Ok(rows),
+                Ok(_) => break,
                 Err(refused) => return Err(Failure::Final(refused)),
-                Ok(_) => {}
             }
         }
         return Err(Failure::Lost(anyhow!(error).context("the connection to the source broke")));
@@ -106,6 +110,12 @@ fn connection(
         SourceAnswer::Done(rows) => Ok(rows),
         other => Err(Failure::Final(anyhow!("the source ended with {other:?}"))),
     }
+}
+
+/// A name that only this sender has.
+fn session() -> anyhow::Result<String> {
+    let name = getrandom::u64().map_err(|e| anyhow!("making up a name for this sender: {e}"))?;
+    Ok(format!("{name:016x}"))
 }
 
 fn answers(stream: &TcpStream, address: &str) -> anyhow::Result<FrameReader<TcpStream>> {
@@ -128,14 +138,18 @@ fn answer(answers: &mut FrameReader<TcpStream>) -> Result<SourceAnswer, Failure>
     }
 }
 
-/// Header, rows, end. A broken connection is the inner error.
-fn rows(mut stream: &TcpStream, input: &mut dyn Input) -> Result<std::io::Result<()>, Failure> {
+/// Header, rows from `next` on, end. A broken connection is the inner error.
+fn rows(stream: &TcpStream, input: &mut dyn Input, next: u64) -> Result<std::io::Result<()>, Failure> {
+    // At once: to go to a row deep in a file takes its time, and so may rows that are still to be made.
+    if let Err(error) = frame::write(stream, input.header()) {
+        return Ok(Err(error));
+    }
+    input.seek(next).map_err(Failure::Final)?;
+    let mut stream = stream;
     let mut out = Vec::with_capacity(2 * WRITE_SIZE);
-    frame::push(&mut out, input.header());
     loop {
-        let before = out.len();
         input.fill(&mut out).map_err(Failure::Final)?;
-        let last = out.len() == before;
+        let last = out.is_empty();
         if last {
             frame::push(&mut out, &[EOT]);
         }

@@ -51,6 +51,33 @@ fn a_stopped_receiver_stops_the_sender_and_memory_stays_flat() {
     }
 }
 
+#[test]
+fn wide_rows_are_bounded_by_bytes_too() {
+    let mut cluster = Setup::default().args(["--slowness", "0"]).start();
+    let row = vec![b'x'; 1_000_000];
+    let mut csv = b"V\n".to_vec();
+    for _ in 0..300 {
+        csv.extend_from_slice(&row);
+        csv.push(b'\n');
+    }
+    std::fs::write(cluster.path("wide.csv"), csv).unwrap();
+    cluster.receiver.signal("STOP");
+    let mut sender = cluster.sender([cluster.path("wide.csv").to_str().unwrap()]);
+    let mut last = 0;
+    eventually("the classifier to come to rest", || {
+        std::thread::sleep(Duration::from_millis(300));
+        let now = cpu_ticks(cluster.classifiers[0].pid());
+        let rests = now > 0 && now <= last + 1;
+        last = now;
+        rests.then_some(())
+    });
+    let (_, highest) = memory_kib(cluster.classifiers[0].pid()).unwrap();
+    assert!(highest < 120 * MIB, "the classifier holds {highest} KiB");
+    cluster.receiver.signal("CONT");
+    sender.success();
+    assert_eq!(cluster.results().summary.rows, 300);
+}
+
 /// Processor time that a process has used.
 fn cpu_ticks(pid: u32) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();

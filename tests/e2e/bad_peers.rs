@@ -63,7 +63,7 @@ fn strangers_without_the_token_are_refused_at_every_port() {
         assert_eq!(error, "the port refused the connection: the token is missing or wrong");
     };
     for token in [None, Some(&wrong)] {
-        refused(&cluster.rows, &|s| opening::send(s, token, &SenderOpening {}).unwrap());
+        refused(&cluster.rows, &|s| opening::send(s, token, &SenderOpening::default()).unwrap());
         refused(&receiver, &|s| opening::send(s, token, &ResultsOpening::Observer {}).unwrap());
         let worker = ResultsOpening::Worker { name: "me".into(), generation: u64::MAX };
         refused(&receiver, &|s| opening::send(s, token, &worker).unwrap());
@@ -82,12 +82,12 @@ fn strangers_without_the_token_are_refused_at_every_port() {
 fn a_second_sender_is_refused_while_one_is_sending() {
     let mut cluster = Setup::default().args(["--chunk-size", "1", "--slowness", "0"]).start();
     let mut first = TcpStream::connect(&cluster.rows).unwrap();
-    opening::send(&first, None, &SenderOpening {}).unwrap();
+    opening::send(&first, None, &SenderOpening::default()).unwrap();
     let mut answers = FrameReader::new(first.try_clone().unwrap(), "the source", 1 << 16);
     let next: SourceAnswer = opening::answer(&answers.next_frame().unwrap().unwrap(), "it").unwrap();
     assert_eq!(next, SourceAnswer::NextRow(0));
-    let said = cluster.sender(["--lines", "5"]).failure();
-    assert!(said.contains("refused the connection: refused, since another sender is sending"), "{said}");
+    let said = cluster.sender(["--lines", "5", "--patience", "1"]).failure();
+    assert!(said.contains("another sender is sending"), "{said}");
     let mut rows = Vec::new();
     for payload in [&b"ID"[..], b"0", b"1", b"\x04"] {
         frame::push(&mut rows, payload);
@@ -101,6 +101,71 @@ fn a_second_sender_is_refused_while_one_is_sending() {
     };
     assert_eq!(done, SourceAnswer::Done(2));
     assert_eq!(cluster.results().summary.rows, 2);
+}
+
+#[test]
+fn a_sender_that_comes_back_takes_over_from_its_old_connection() {
+    let mut cluster = Setup::default().args(["--chunk-size", "1", "--slowness", "0"]).start();
+    let connect = |session: &str| {
+        let stream = TcpStream::connect(&cluster.rows).unwrap();
+        opening::send(&stream, None, &SenderOpening { session: Some(session.into()) }).unwrap();
+        let mut reader = FrameReader::new(stream.try_clone().unwrap(), "the source", 1 << 16);
+        let answer: SourceAnswer = opening::answer(&reader.next_frame().unwrap().unwrap(), "it").unwrap();
+        (stream, reader, answer)
+    };
+    let (old, mut old_reader, answer) = connect("mine");
+    assert_eq!(answer, SourceAnswer::NextRow(0));
+    assert_eq!(connect("another").2, SourceAnswer::Busy);
+    frame::write(&old, b"ID").unwrap();
+    frame::write(&old, b"0").unwrap();
+    tests::eventually("the first row", || {
+        let log = std::fs::read(cluster.path("results.log")).ok()?;
+        log.starts_with(b"0,").then_some(())
+    });
+    // The old connection is as good as ever, as far as the source can see.
+    let (new, mut new_reader, answer) = connect("mine");
+    assert_eq!(answer, SourceAnswer::NextRow(1));
+    while let Ok(Some(_)) = old_reader.next_frame() {}
+    for payload in [&b"ID"[..], b"1", b"2", b"\x04"] {
+        frame::write(&new, payload).unwrap();
+    }
+    while opening::answer::<SourceAnswer>(&new_reader.next_frame().unwrap().unwrap(), "it").unwrap()
+        != SourceAnswer::Done(3)
+    {}
+    assert_eq!(cluster.results().summary.rows, 3);
+}
+
+#[test]
+fn the_source_gives_signs_of_life_while_it_waits_for_rows() {
+    let cluster = Setup::default().start();
+    let stream = TcpStream::connect(&cluster.rows).unwrap();
+    opening::send(&stream, None, &SenderOpening::default()).unwrap();
+    let mut reader = FrameReader::new(stream.try_clone().unwrap(), "the source", 1 << 16);
+    let mut next = || opening::answer::<SourceAnswer>(&reader.next_frame().unwrap().unwrap(), "it").unwrap();
+    assert_eq!(next(), SourceAnswer::NextRow(0));
+    // Also before its rows have come, and while they wait for a slow box.
+    assert_eq!(next(), SourceAnswer::Waiting);
+    assert_eq!(next(), SourceAnswer::Waiting);
+}
+
+#[test]
+fn a_silent_sender_is_given_up() {
+    let mut cluster = Setup::default().args(["--patience", "1"]).start();
+    let stream = send_frames(&cluster.rows, &[b"ID", b"0"]);
+    let me = stream.local_addr().unwrap();
+    let said = cluster.classifiers[0].failure();
+    assert!(said.contains(&format!("rows from {me}: no complete frame from {me} within 1s")), "{said}");
+    assert!(said.contains("waiting for a sender to come back"), "{said}");
+}
+
+#[test]
+fn a_receiver_that_stands_still_at_the_end_is_given_up() {
+    let mut cluster = Setup::default().args(["--patience", "1"]).start();
+    cluster.receiver.signal("STOP");
+    let _sender = send_frames(&cluster.rows, &[b"ID", b"\x04"]);
+    let said = cluster.classifiers[0].failure();
+    assert!(said.contains("waiting for the receiver to finish the job: nothing for 1s"), "{said}");
+    cluster.receiver.signal("CONT");
 }
 
 #[test]

@@ -76,6 +76,26 @@ fn standard_input_is_a_source() {
     assert_eq!(results.summary.rows, 2);
 }
 
+#[test]
+fn standard_input_is_sent_as_it_comes() {
+    let mut cluster = Setup::default().args(["--chunk-size", "1", "--slowness", "0"]).start();
+    let mut command = Command::new(tests::program_path("sender"));
+    let mut sender = command.arg(&cluster.rows).arg("-").stdin(std::process::Stdio::piped()).spawn().unwrap();
+    let mut rows = sender.stdin.take().unwrap();
+    for i in 0..3 {
+        // Each row is there before the next one is made.
+        let line = if i == 0 { "ID\n0\n".to_owned() } else { format!("{i}\n") };
+        std::io::Write::write_all(&mut rows, line.as_bytes()).unwrap();
+        tests::eventually("the row", || {
+            let log = std::fs::read_to_string(cluster.path("results.log")).ok()?;
+            (log.lines().count() == i + 1).then_some(())
+        });
+    }
+    drop(rows);
+    assert!(sender.wait().unwrap().success());
+    assert_eq!(cluster.results().summary.rows, 3);
+}
+
 /// The score, and the SHA-256 in results.json, computed by somebody else.
 #[test]
 fn python_computes_the_same_scores() {

@@ -44,17 +44,24 @@ pub struct Refusal {
 pub enum SourceAnswer {
     /// Send the header, and then the rows from this one on (counted from 0).
     NextRow(u64),
-    /// All rows are here, and not all are durable yet; said once a second.
+    /// The source is alive; said once a second from the beginning to the end.
     Waiting,
+    /// Another sender is sending; come again later.
+    Busy,
     /// All rows, this many, are classified and durable.
     Done(u64),
     /// The job has failed.
     Failed(String),
 }
 
-/// What a sender says about itself (nothing yet; the field names are the protocol's place to grow).
+/// What a sender says about itself.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq, Eq)]
-pub struct SenderOpening {}
+pub struct SenderOpening {
+    /// A name that only this sender has. When it comes back while its old connection is not known to be broken yet,
+    /// the new connection takes over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
+}
 
 /// Who opens a connection to the receiver.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]

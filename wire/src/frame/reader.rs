@@ -79,12 +79,21 @@ pub struct FrameReader<R> {
     read_size: usize,
     limit: usize,
     peer: String,
+    /// How long a read may take, if that is limited.
+    patience: Option<Duration>,
 }
 
 impl<R: Read> FrameReader<R> {
     /// Reads frames of at most `limit` bytes from `inner`; `peer` names it in errors.
     pub fn new(inner: R, peer: impl Into<String>, limit: usize) -> Self {
-        Self { inner, buffer: BytesMut::new(), read_size: SMALLEST_READ, limit, peer: peer.into() }
+        Self {
+            inner,
+            buffer: BytesMut::new(),
+            read_size: SMALLEST_READ,
+            limit,
+            peer: peer.into(),
+            patience: None,
+        }
     }
 
     /// Who is read from.
@@ -194,7 +203,12 @@ impl<R: Read> FrameReader<R> {
             }
         };
         self.buffer.truncate(length + *read.as_ref().unwrap_or(&0));
-        let read = read.map_err(|source| FrameError::Io { peer: self.peer.clone(), source })?;
+        let read = read.map_err(|source| match (source.kind(), self.patience) {
+            (io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut, Some(waited)) => {
+                FrameError::Deadline { peer: self.peer.clone(), waited }
+            }
+            _ => FrameError::Io { peer: self.peer.clone(), source },
+        })?;
         // The room is zeroed before each read, so a stream that trickles gets small reads.
         if read == room {
             self.read_size = (self.read_size * 2).min(BLOCK);
@@ -206,12 +220,22 @@ impl<R: Read> FrameReader<R> {
 }
 
 impl FrameReader<TcpStream> {
-    /// The next payload within `limit` from now, however the bytes trickle; then no deadline applies.
+    /// From now on, a peer that sends not a byte for this long is an error.
+    ///
+    /// # Errors
+    /// Those of the socket.
+    pub fn set_patience(&mut self, limit: Duration) -> Result<(), FrameError> {
+        self.patience = Some(limit);
+        self.timeout(self.patience)
+    }
+
+    /// The next payload within `limit` from now, however the bytes trickle; this limit is for this call only.
     ///
     /// # Errors
     /// As [`FrameReader::next_frame`], and [`FrameError::Deadline`].
     pub fn next_frame_within(&mut self, limit: Duration) -> Result<Option<Bytes>, FrameError> {
         let deadline = Instant::now() + limit;
+        let patience = self.patience.take();
         let outcome = loop {
             if let Some(whole) = self.buffered() {
                 break whole;
@@ -230,7 +254,8 @@ impl FrameReader<TcpStream> {
                 Err(e) => break Err(e),
             }
         };
-        self.timeout(None)?;
+        self.patience = patience;
+        self.timeout(patience)?;
         outcome
     }
 

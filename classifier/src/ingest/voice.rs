@@ -1,0 +1,90 @@
+//! What the source says to a sender.
+
+use std::net::TcpStream;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use wire::opening::{self, SourceAnswer};
+
+/// How often a sender is told that the source is alive. Its rows may wait in socket buffers for minutes when
+/// the box is slow, and from its side that looks as if nobody were there.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
+
+/// The way back to a sender; says that the source is alive, once a second, until this is dropped.
+pub(super) struct Voice(Arc<Shared>);
+
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+struct State {
+    stream: TcpStream,
+    /// All has been said.
+    silent: bool,
+}
+
+impl Voice {
+    /// Speaks to this sender.
+    pub(super) fn new(stream: &TcpStream) -> anyhow::Result<Self> {
+        let stream = stream.try_clone().context("splitting a connection")?;
+        let shared =
+            Arc::new(Shared { state: Mutex::new(State { stream, silent: false }), changed: Condvar::new() });
+        let living = Arc::clone(&shared);
+        std::thread::Builder::new()
+            .name("sign of life".into())
+            .spawn(move || living.live())
+            .context("starting a thread")?;
+        Ok(Self(shared))
+    }
+
+    /// Says something.
+    pub(super) fn say(&self, answer: &SourceAnswer) -> anyhow::Result<()> {
+        opening::send_json(&self.0.state().stream, answer).context("answering the sender")
+    }
+
+    /// Says how the job ended; after it, nothing more is said.
+    pub(super) fn conclude(&self, answer: &SourceAnswer) -> anyhow::Result<()> {
+        let mut state = self.0.state();
+        if state.silent {
+            return Ok(());
+        }
+        state.silent = true;
+        self.0.changed.notify_all();
+        opening::send_json(&state.stream, answer).context("telling the sender how the job ended")
+    }
+
+    /// Closes the connection, so that whoever reads from it ends.
+    pub(super) fn hang_up(&self) {
+        let mut state = self.0.state();
+        state.silent = true;
+        self.0.changed.notify_all();
+        // One that is closed already is as good.
+        let _ = state.stream.shutdown(std::net::Shutdown::Both);
+    }
+}
+
+impl Drop for Voice {
+    fn drop(&mut self) {
+        self.0.state().silent = true;
+        self.0.changed.notify_all();
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn live(&self) {
+        let mut state = self.state();
+        while !state.silent {
+            state = self.changed.wait_timeout(state, SIGN_OF_LIFE).unwrap_or_else(PoisonError::into_inner).0;
+            // That the connection is broken is seen by the thread that reads from it.
+            if !state.silent && opening::send_json(&state.stream, &SourceAnswer::Waiting).is_err() {
+                return;
+            }
+        }
+    }
+}
