@@ -27,8 +27,25 @@ pub struct Record<'a> {
 
 /// Why a box did not classify a batch. The message is what a user reads beside the rejected record.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct BoxError(pub String);
+#[error("{message}")]
+pub struct BoxError {
+    /// The reason.
+    pub message: String,
+    /// The same records may do better when they are tried again.
+    pub again: bool,
+}
+
+impl BoxError {
+    /// A failure that another try may not have.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), again: true }
+    }
+
+    /// A failure that another try would have as well, or that cost too much to try again.
+    pub fn lasting(message: impl Into<String>) -> Self {
+        Self { message: message.into(), again: false }
+    }
+}
 
 /// A black box. It must give a row the same result whatever other rows are in its batch.
 pub trait BlackBox: Send {

@@ -101,8 +101,10 @@ impl Classifier {
         let Err(error) = self.black_box.classify(header, &plain, results) else { return };
         results.truncate(start);
         match records {
-            _ if again => self.attempt(header, records, results, rejects, false),
-            [(row, record)] => rejects.push(Reject { row: *row, reason: error.0, record: record.bytes }),
+            _ if again && error.again => self.attempt(header, records, results, rejects, false),
+            [(row, record)] => {
+                rejects.push(Reject { row: *row, reason: error.message, record: record.bytes });
+            }
             _ => {
                 let (first, second) = records.split_at(records.len() / 2);
                 self.attempt(header, first, results, rejects, false);
@@ -187,11 +189,11 @@ mod tests {
             self.calls += 1;
             if self.moods > 0 && self.calls.is_multiple_of(self.moods) {
                 out.extend_from_slice(b"half a line");
-                return Err(BoxError("a mood".into()));
+                return Err(BoxError::new("a mood"));
             }
             for record in records {
                 if record.bytes.starts_with(b"x") {
-                    return Err(BoxError("an x".into()));
+                    return Err(BoxError::new("an x"));
                 }
                 out.extend_from_slice(record.bytes);
                 out.push(b'\n');

@@ -38,10 +38,15 @@ pub fn classify(
 ) -> anyhow::Result<Summary> {
     let name = input.display();
     let file = File::open(input).with_context(|| format!("opening the input {name}"))?;
-    ensure!(
-        output.canonicalize().ok() != Some(input.canonicalize()?),
-        "input and output are the same file, {name}; the results would replace it"
-    );
+    let source = input.canonicalize().with_context(|| format!("looking for {name}"))?;
+    for written in [output, &rejects_path(output)] {
+        ensure!(
+            written.canonicalize().ok().as_ref() != Some(&source),
+            "the input {name} would be replaced by what is written to {}; choose another output",
+            written.display()
+        );
+    }
+    ensure!(rejects_path(output) != output, "the output cannot be named {}", output.display());
     let mut reader = Reader::new(file, DEFAULT_LIMIT);
     let header = reader.next_record().with_context(|| format!("in {name}"))?;
     let header =

@@ -2,19 +2,22 @@
 //! line end, in order of arrival.
 
 use std::fs::OpenOptions;
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::net::TcpStream;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use bytes::Bytes;
 use wire::frame::FrameReader;
+
+/// Lines that are written in one go, in bytes, about.
+const WRITE_SIZE: usize = 64 << 10;
 
 /// Where plain payloads go.
 pub struct Output {
     name: String,
-    writer: Mutex<BufWriter<Box<dyn Write + Send>>>,
+    writer: Mutex<Box<dyn Write + Send>>,
 }
 
 impl Output {
@@ -33,27 +36,49 @@ impl Output {
             }
             None => ("standard output".into(), Box::new(std::io::stdout())),
         };
-        Ok(Self { name, writer: Mutex::new(BufWriter::with_capacity(64 << 10, writer)) })
+        Ok(Self { name, writer: Mutex::new(writer) })
     }
 
     /// Appends the payloads of a connection, until it ends.
     ///
     /// # Errors
-    /// A broken connection, or an output that cannot be written.
+    /// A broken connection, or an output that cannot be written. What was taken before is written.
     pub fn append_all(&self, first: Bytes, reader: &mut FrameReader<TcpStream>) -> anyhow::Result<()> {
         let mut payload = Some(first);
-        while let Some(line) = payload {
-            let mut writer =
-                self.writer.lock().map_err(|_| anyhow!("another connection failed while writing"))?;
-            writer
-                .write_all(&line)
-                .and_then(|()| writer.write_all(b"\n"))
-                // When nothing more is here, whoever reads the output should see all of it.
-                .and_then(|()| if reader.has_buffered() { Ok(()) } else { writer.flush() })
-                .with_context(|| format!("writing {}", self.name))?;
+        let mut lines = Vec::new();
+        while let Some(mut line) = payload {
+            // Locked from taking a payload to its being written, so that nothing is taken and not written.
+            let mut writer = self.writer();
+            let broken = loop {
+                lines.extend_from_slice(&line);
+                lines.push(b'\n');
+                if lines.len() >= WRITE_SIZE || !reader.has_frame() {
+                    break None;
+                }
+                match reader.next_frame() {
+                    Ok(Some(next)) => line = next,
+                    Ok(None) => break None,
+                    Err(error) => break Some(error),
+                }
+            };
+            let written = writer.write_all(&lines).and_then(|()| writer.flush());
+            written.with_context(|| format!("writing {}", self.name))?;
+            lines.clear();
             drop(writer);
+            if let Some(error) = broken {
+                return Err(error.into());
+            }
             payload = reader.next_frame()?;
         }
         Ok(())
+    }
+
+    /// Waits until all payloads that were taken are written.
+    pub fn settle(&self) {
+        drop(self.writer());
+    }
+
+    fn writer(&self) -> MutexGuard<'_, Box<dyn Write + Send>> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

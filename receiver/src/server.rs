@@ -62,7 +62,7 @@ impl Server {
     /// Files that cannot be used.
     pub fn new(settings: Settings) -> anyhow::Result<Arc<Self>> {
         let job = Arc::new(Job::default());
-        let mode = match settings.output.as_deref().map(Paths::new) {
+        let mode = match settings.output.as_deref().map(Paths::new).transpose()? {
             Some(paths) if paths.checkpoint.exists() || paths.summary.exists() => {
                 Mode::Numbered(start(store::open(&paths)?, &job)?)
             }
@@ -109,7 +109,11 @@ impl Server {
     pub fn stop(&self) {
         match &*self.mode() {
             Mode::Numbered(_) => self.job.stop(),
-            Mode::Undecided | Mode::Plain(_) => self.job.end(End::Stopped(0)),
+            Mode::Undecided => self.job.end(End::Stopped(0)),
+            Mode::Plain(output) => {
+                output.settle();
+                self.job.end(End::Stopped(0));
+            }
         }
     }
 
@@ -123,7 +127,7 @@ impl Server {
         if matches!(*mode, Mode::Undecided) {
             let output = self.settings.output.as_deref();
             let output = output.context("numbered batches need a file; start the receiver with --output")?;
-            *mode = Mode::Numbered(start(store::open(&Paths::new(output))?, &self.job)?);
+            *mode = Mode::Numbered(start(store::open(&Paths::new(output)?)?, &self.job)?);
         }
         match &*mode {
             Mode::Numbered(events) => Ok(events.clone()),

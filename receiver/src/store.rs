@@ -33,18 +33,24 @@ pub struct Paths {
 
 impl Paths {
     /// The files that belong to these results.
-    pub fn new(results: &Path) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// A name for the results that one of the other files has.
+    pub fn new(results: &Path) -> anyhow::Result<Self> {
+        let paths = Self {
             results: results.to_owned(),
             rejects: results.with_extension("rejects.csv"),
             checkpoint: results.with_extension("checkpoint"),
             summary: results.with_extension("json"),
-        }
-    }
-
-    /// All of them.
-    pub fn all(&self) -> [&Path; 4] {
-        [&self.results, &self.rejects, &self.checkpoint, &self.summary]
+        };
+        let others = [&paths.rejects, &paths.checkpoint, &paths.summary];
+        ensure!(
+            others.iter().all(|other| **other != paths.results),
+            "the results cannot be named {}, which is where something else about the job goes; results.log is a \
+             good name",
+            results.display()
+        );
+        Ok(paths)
     }
 }
 
@@ -260,7 +266,7 @@ mod tests {
     #[test]
     fn what_was_not_checkpointed_is_cut_off_and_written_again() {
         let dir = tempfile::tempdir().unwrap();
-        let paths = Paths::new(&dir.path().join("results.log"));
+        let paths = Paths::new(&dir.path().join("results.log")).unwrap();
         let (mut store, mut syncer) = open(&paths).unwrap();
         store.append(&[batch(0, "a\nb\n", "0,bad,x\n")]).unwrap();
         syncer.sync(&store.position()).unwrap();
@@ -280,7 +286,7 @@ mod tests {
     #[test]
     fn results_of_another_job_are_not_touched() {
         let dir = tempfile::tempdir().unwrap();
-        let paths = Paths::new(&dir.path().join("results.log"));
+        let paths = Paths::new(&dir.path().join("results.log")).unwrap();
         std::fs::write(&paths.results, "precious").unwrap();
         let error = format!("{:#}", open(&paths).unwrap_err());
         assert!(error.contains("no checkpoint to go on from"), "{error}");
@@ -293,7 +299,7 @@ mod tests {
     #[test]
     fn results_shorter_than_the_checkpoint_are_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let paths = Paths::new(&dir.path().join("results.log"));
+        let paths = Paths::new(&dir.path().join("results.log")).unwrap();
         let (mut store, mut syncer) = open(&paths).unwrap();
         store.append(&[batch(0, "a\nb\n", "")]).unwrap();
         syncer.sync(&store.position()).unwrap();
@@ -304,9 +310,17 @@ mod tests {
     }
 
     #[test]
+    fn results_do_not_take_the_place_of_the_other_files() {
+        for name in ["results.json", "results.checkpoint"] {
+            assert!(Paths::new(Path::new(name)).unwrap_err().to_string().contains("cannot be named"));
+        }
+        assert!(Paths::new(Path::new("dir.json/results")).is_ok());
+    }
+
+    #[test]
     fn a_finished_job_is_not_begun_again() {
         let dir = tempfile::tempdir().unwrap();
-        let paths = Paths::new(&dir.path().join("results.log"));
+        let paths = Paths::new(&dir.path().join("results.log")).unwrap();
         std::fs::write(&paths.summary, "{}").unwrap();
         assert!(open(&paths).unwrap_err().to_string().contains("this job is finished"));
     }

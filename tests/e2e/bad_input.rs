@@ -119,6 +119,22 @@ fn an_address_in_use_is_said_at_once() {
 }
 
 #[test]
+fn outputs_never_replace_the_input_or_each_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    std::fs::write(path("out.rejects.csv"), "A,B\n1,2\n").unwrap();
+    let refused = |args: &[String]| Program::start("classifier", folder.path(), args).failure();
+    let said = refused(&["file".into(), path("out.rejects.csv"), path("out.csv")]);
+    assert!(said.contains("would be replaced by what is written to"), "{said}");
+    let said = refused(&["file".into(), path("out.rejects.csv"), path("out.rejects.csv")]);
+    assert!(said.contains("would be replaced by what is written to"), "{said}");
+    assert_eq!(std::fs::read_to_string(path("out.rejects.csv")).unwrap(), "A,B\n1,2\n");
+    let args = ["--listen", "127.0.0.1:0", "--output", "results.json"];
+    let said = Program::start("receiver", folder.path(), args).failure();
+    assert!(said.contains("the results cannot be named results.json"), "{said}");
+}
+
+#[test]
 fn strict_makes_a_reject_a_failure() {
     let folder = tempfile::tempdir().unwrap();
     let (input, output) = (folder.path().join("in.csv"), folder.path().join("out.csv"));

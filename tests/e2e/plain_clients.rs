@@ -52,6 +52,21 @@ fn the_receiver_writes_a_line_a_frame() {
 }
 
 #[test]
+fn the_receiver_keeps_what_came_before_a_broken_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("plain.log");
+    let args = ["--listen", "127.0.0.1:0", "--output", log.to_str().unwrap()];
+    let mut receiver = Program::start_server("receiver", folder.path(), args);
+    let mut client = send_frames(&receiver.address("results"), &[b"A", b"B", b"C"]);
+    std::io::Write::write_all(&mut client, &[0, 0, 0, 9, b'h', b'a']).unwrap();
+    drop(client);
+    receiver.await_output("ended inside a frame");
+    receiver.signal("TERM");
+    receiver.success();
+    assert_eq!(std::fs::read(&log).unwrap(), b"A\nB\nC\n");
+}
+
+#[test]
 fn the_receiver_without_an_output_writes_to_standard_output() {
     let folder = tempfile::tempdir().unwrap();
     let mut receiver = Program::start_server("receiver", folder.path(), ["--listen", "127.0.0.1:0"]);

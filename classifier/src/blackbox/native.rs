@@ -39,7 +39,8 @@ impl Native {
         if record.plain {
             self.values.extend(record.bytes.iter().map(|&byte| if byte == b',' { SEPARATOR } else { byte }));
         } else {
-            records::join(record.bytes, SEPARATOR, &mut self.values).map_err(|e| BoxError(e.to_string()))?;
+            records::join(record.bytes, SEPARATOR, &mut self.values)
+                .map_err(|e| BoxError::lasting(e.to_string()))?;
         }
         let length = self.values.len();
         let most = self.slowness as usize;

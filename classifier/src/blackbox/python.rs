@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -42,6 +43,8 @@ pub struct Python {
     settings: Settings,
     process: Option<Process>,
     request: Vec<u8>,
+    /// The most rows that there were in a batch.
+    largest: usize,
 }
 
 impl Python {
@@ -51,7 +54,7 @@ impl Python {
     /// No interpreter, no pandas, no such module or function; the message says what to do.
     pub fn start(settings: Settings) -> anyhow::Result<Self> {
         let process = Process::start(&settings)?;
-        Ok(Self { settings, process: Some(process), request: Vec::new() })
+        Ok(Self { settings, process: Some(process), request: Vec::new(), largest: 1 })
     }
 }
 
@@ -62,7 +65,13 @@ impl BlackBox for Python {
         records: &[Record<'_>],
         results: &mut Vec<u8>,
     ) -> Result<(), BoxError> {
+        if records.iter().any(|record| record.bytes.contains(&0)) {
+            return Err(BoxError::lasting(
+                "a NUL byte in the record, at which pandas would cut the value off",
+            ));
+        }
         self.request.clear();
+        self.request.extend_from_slice(&(records.len() as u32).to_be_bytes());
         self.request.extend_from_slice(header);
         self.request.push(b'\n');
         for record in records {
@@ -71,17 +80,47 @@ impl BlackBox for Python {
         }
         let mut process = match self.process.take() {
             Some(process) => process,
-            None => Process::start(&self.settings).map_err(|e| BoxError(format!("{e:#}")))?,
+            None => Process::start(&self.settings).map_err(|e| BoxError::new(format!("{e:#}")))?,
         };
-        match process.ask(&self.request, self.settings.timeout) {
-            Ok(answer) => {
-                self.process = Some(process);
-                results.extend_from_slice(&answer.map_err(BoxError)?);
-                Ok(())
+        let limit = self.limit(records.len());
+        let answer = match process.ask(&self.request, limit) {
+            Ok(answer) => answer,
+            Err(error) => {
+                let hung = process.watchdog.fired().is_some();
+                let message = process.end(&error, "for a batch");
+                return Err(BoxError { message, again: !hung });
             }
-            Err(error) => Err(BoxError(process.end(&error))),
+        };
+        self.process = Some(process);
+        let answer = answer.map_err(BoxError::new)?;
+        // Whatever went wrong on the other side, no row is lost here.
+        let lines =
+            count_records(&answer).map_err(|e| BoxError::new(format!("the result is no CSV: {e}")))?;
+        if lines != records.len() {
+            return Err(BoxError::new(format!("{lines} result lines for {} rows", records.len())));
         }
+        results.extend_from_slice(&answer);
+        Ok(())
     }
+}
+
+impl Python {
+    /// How long so many rows may take. While the rows that hang are looked for, fewer rows get less time, down to
+    /// a quarter: the other rows of the batch wait for it.
+    fn limit(&mut self, rows: usize) -> Duration {
+        self.largest = self.largest.max(rows);
+        let share = rows as f64 / self.largest as f64;
+        self.settings.timeout.mul_f64(share.max(0.25))
+    }
+}
+
+fn count_records(csv: &[u8]) -> Result<usize, records::RecordError> {
+    let mut reader = records::Reader::new(csv, frame::PEER_LIMIT);
+    let mut count = 0;
+    while reader.next_record()?.is_some() {
+        count += 1;
+    }
+    Ok(count)
 }
 
 /// A running interpreter.
@@ -107,6 +146,8 @@ impl Process {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
+            // A group of its own, with all that the function starts, so that all of it can be ended.
+            .process_group(0)
             .spawn()
             .with_context(|| {
                 format!(
@@ -138,7 +179,7 @@ impl Process {
         match ready {
             Ok(Ok(_)) => Ok(process),
             Ok(Err(reason)) => bail!("the Python classifier cannot start: {reason}"),
-            Err(error) => bail!("the Python classifier cannot start: {}", process.end(&error)),
+            Err(error) => bail!("the Python classifier cannot start: {}", process.end(&error, "to start")),
         }
     }
 
@@ -176,9 +217,9 @@ impl Process {
     }
 
     /// Ends the process, and tells why it is no use any more.
-    fn end(mut self, error: &std::io::Error) -> String {
+    fn end(mut self, error: &std::io::Error, what_for: &str) -> String {
         if let Some(limit) = self.watchdog.fired() {
-            return format!("the Python process took longer than {limit:?} for a batch, and was killed");
+            return format!("the Python process took longer than {limit:?} {what_for}, and was killed");
         }
         let status = self.kill();
         // The last lines are usually here at once; but a child of the process may hold the pipe open.
@@ -193,8 +234,8 @@ impl Process {
         // Without its requests it ends by itself, too; a process that is gone cannot be killed, which is fine.
         self.requests = None;
         let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+        kill_group(&mut child);
         let ended = child.try_wait().ok().flatten();
-        let _ = child.kill();
         match ended.map_or_else(|| child.wait(), Ok) {
             Ok(status) => status.to_string(),
             Err(error) => format!("its exit status is unknown: {error}"),
@@ -207,6 +248,12 @@ impl Drop for Process {
         self.kill();
         self.watchdog.retire();
     }
+}
+
+/// Kills a process and all that it has started. It has not been waited for, so its id is nobody else's.
+fn kill_group(child: &mut Child) {
+    let group = nix::unistd::Pid::from_raw(child.id() as i32);
+    let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
 }
 
 /// Passes the process's standard error on to ours, and keeps its last lines.
@@ -255,7 +302,7 @@ impl Watchdog {
                 Some(Duration::ZERO) => {
                     state.fired = state.deadline.take().map(|(_, limit)| limit);
                     // If it is gone already, whoever waits for it knows.
-                    let _ = child.lock().unwrap_or_else(PoisonError::into_inner).kill();
+                    kill_group(&mut child.lock().unwrap_or_else(PoisonError::into_inner));
                     state
                 }
                 Some(left) => {

@@ -1,7 +1,7 @@
 """Runs a pandas function for a classifier worker.
 
 Started as `python3 -c THIS MODULE FUNCTION`. Speaks frames (a 4-byte big-endian length, then the payload) over
-standard input and output. A request is a CSV with its header; an answer is `K` and the result lines, or `E` and
+standard input and output. A request is the number of rows (4 bytes, big-endian) and a CSV with its header; an answer is `K` and the result lines, or `E` and
 the reason. The first answer, before any request, says whether the module could be loaded.
 """
 
@@ -50,11 +50,12 @@ def main():
     name = module_name + "." + function_name
     shown = 0
     while True:
-        csv = request()
-        if csv is None:
+        payload = request()
+        if payload is None:
             return
+        (rows,) = struct.unpack_from(">I", payload)
         try:
-            result = classify(pandas, function, name, csv)
+            result = classify(pandas, function, name, rows, payload[4:])
         except Exception as error:
             # The reason goes to the rejects; the whole story to the log, but not a million times.
             if shown < 3:
@@ -67,11 +68,11 @@ def main():
 
 
 def end_with(pipe):
-    """Ends this process when nobody holds the other end of the pipe any more, even while the function works."""
+    """Ends this process, and what it has started, when nobody holds the other end of the pipe any more."""
     hangup = select.poll()
     hangup.register(pipe, 0)
     hangup.poll()
-    os._exit(1)
+    os.killpg(os.getpid(), signal.SIGKILL)
 
 
 def load(module_name, function_name):
@@ -101,9 +102,13 @@ def load(module_name, function_name):
     return pandas, function
 
 
-def classify(pandas, function, name, csv):
+def classify(pandas, function, name, rows, csv):
     # Not with index_col: that would make numbers of an index of digits.
-    frame = pandas.read_csv(io.BytesIO(csv), dtype=str, na_filter=False, lineterminator="\n", encoding="utf-8")
+    frame = pandas.read_csv(
+        io.BytesIO(csv), dtype=str, na_filter=False, skip_blank_lines=False, lineterminator="\n", encoding="utf-8"
+    )
+    if len(frame) != rows:
+        raise ValueError("pandas read %d rows of %d" % (len(frame), rows))
     frame = frame.set_index(frame.columns[0])
     index = list(frame.index)
     result = function(frame)

@@ -111,9 +111,12 @@ impl<R: Read> FrameReader<R> {
         self.limit = limit;
     }
 
-    /// Whether bytes are here already that were not given out.
-    pub fn has_buffered(&self) -> bool {
-        !self.buffer.is_empty()
+    /// Whether a whole frame (or one that will be refused) is here already, so that it can be had without waiting.
+    pub fn has_frame(&self) -> bool {
+        self.buffer.len() >= PREFIX && {
+            let length = prefix(&self.buffer);
+            length > self.limit || self.buffer.len() >= PREFIX + length
+        }
     }
 
     /// The next payload, or `None` at the end of the stream.
@@ -237,8 +240,8 @@ impl FrameReader<TcpStream> {
         let deadline = Instant::now() + limit;
         let patience = self.patience.take();
         let outcome = loop {
-            if let Some(whole) = self.buffered() {
-                break whole;
+            if self.has_frame() {
+                break self.next_frame();
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -263,15 +266,6 @@ impl FrameReader<TcpStream> {
         self.inner
             .set_read_timeout(limit)
             .map_err(|source| FrameError::Io { peer: self.peer.clone(), source })
-    }
-
-    /// The next payload if it is here already (or can be refused already).
-    fn buffered(&mut self) -> Option<Result<Option<Bytes>, FrameError>> {
-        if self.buffer.len() < PREFIX {
-            return None;
-        }
-        let length = prefix(&self.buffer);
-        (length > self.limit || self.buffer.len() >= PREFIX + length).then(|| self.next_frame())
     }
 
     fn missing(&self) -> usize {
