@@ -6,7 +6,12 @@ use wire::frame;
 use wire::results::ResultBatch;
 
 use crate::batch::Batch;
-use crate::blackbox::{BlackBox, Record};
+use crate::blackbox::{BlackBox, BoxError, Record};
+
+/// The results of a batch take no more bytes than this; the row that would bring them over it is rejected.
+const MOST_RESULTS: usize = frame::PEER_LIMIT / 2;
+/// The reasons in a batch's rejects take about this many bytes at most; long ones are cut.
+const REASONS: usize = 16 << 20;
 
 /// Classifies batches with one box.
 pub struct Classifier {
@@ -41,6 +46,7 @@ impl Classifier {
         let mut results = Vec::with_capacity(batch.frames.len() + good.len() * 21);
         self.attempt(&batch.header, &good, &mut results, &mut rejects, true);
         rejects.sort_unstable_by_key(|reject| reject.row);
+        let longest_reason = (REASONS / rejects.len().max(1)).clamp(64, 1024);
         ResultBatch {
             number: batch.number,
             first_row: batch.first_row,
@@ -48,7 +54,7 @@ impl Classifier {
             rejected: rejects.len() as u32,
             worker: batch.worker,
             results,
-            rejects: rejects.iter().flat_map(Reject::line).collect(),
+            rejects: rejects.iter().flat_map(|reject| reject.line(longest_reason)).collect(),
         }
     }
 
@@ -98,7 +104,15 @@ impl Classifier {
         }
         let plain: Vec<_> = records.iter().map(|(_, record)| *record).collect();
         let start = results.len();
-        let Err(error) = self.black_box.classify(header, &plain, results) else { return };
+        let outcome = self.black_box.classify(header, &plain, results);
+        let outcome = outcome.and_then(|()| match results.len() {
+            0..=MOST_RESULTS => Ok(()),
+            _ => Err(BoxError::lasting(format!(
+                "with this row, the results of its batch are longer than {MOST_RESULTS} bytes; a smaller \
+                 --chunk-size may leave room for it"
+            ))),
+        });
+        let Err(error) = outcome else { return };
         results.truncate(start);
         match records {
             _ if again && error.again => self.attempt(header, records, results, rejects, false),
@@ -123,9 +137,15 @@ struct Reject<'a> {
 
 impl Reject<'_> {
     /// Its line in the rejects.
-    fn line(&self) -> Vec<u8> {
+    fn line(&self, longest_reason: usize) -> Vec<u8> {
         let mut line = format!("{},", self.row).into_bytes();
-        write_value(self.reason.as_bytes(), &mut line);
+        let mut reason = &self.reason[..self.reason.floor_char_boundary(longest_reason)];
+        let cut;
+        if reason.len() < self.reason.len() {
+            cut = format!("{reason} …");
+            reason = &cut;
+        }
+        write_value(reason.as_bytes(), &mut line);
         line.push(b',');
         write_value(self.record, &mut line);
         line.push(b'\n');
@@ -136,7 +156,6 @@ impl Reject<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::blackbox::BoxError;
     use crate::blackbox::native::Native;
     use proptest::prelude::*;
 
@@ -219,6 +238,29 @@ mod tests {
             prop_assert_eq!(text(&out.rejects), bad);
             prop_assert_eq!(out.rejected as usize, guilty.iter().filter(|bad| **bad).count());
         }
+    }
+
+    /// Gives each record a result of this many bytes, or fails in so many words.
+    struct Wordy(Result<usize, usize>);
+
+    impl BlackBox for Wordy {
+        fn classify(&mut self, _: &[u8], records: &[Record<'_>], out: &mut Vec<u8>) -> Result<(), BoxError> {
+            let length = self.0.map_err(|words| BoxError::lasting("é".repeat(words)))?;
+            records.iter().for_each(|_| out.resize(out.len() + length, b'w'));
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_batch_is_never_longer_than_what_the_receiver_takes() {
+        // Three times that is just too much, so of four rows two find room.
+        let length = MOST_RESULTS / 3 + 1;
+        let out =
+            Classifier::new(Box::new(Wordy(Ok(length)))).classify(&batch("A", &[b"1", b"2", b"3", b"4"]));
+        assert_eq!((out.results.len(), out.rejected), (2 * length, 2));
+        assert!(text(&out.rejects).starts_with("702,\"with this row, the results of its batch are longer"));
+        let out = Classifier::new(Box::new(Wordy(Err(1000)))).classify(&batch("A", &[b"1"]));
+        assert_eq!(text(&out.rejects), format!("700,{} …,1\n", "é".repeat(512)));
     }
 
     #[test]

@@ -7,23 +7,21 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, ensure};
 use bytes::Bytes;
 use records::Reader;
+use wire::files::{REJECTS_HEADER, ResultFiles};
 use wire::frame::{self, DEFAULT_LIMIT};
 
 use crate::batch::Batch;
 use crate::classify::Classifier;
 
 /// What came of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Summary {
     /// Rows read.
     pub rows: u64,
     /// Rows in the rejects.
     pub rejects: u64,
-}
-
-/// Where the rejects of results in `output` go.
-pub fn rejects_path(output: &Path) -> PathBuf {
-    output.with_extension("rejects.csv")
+    /// Where these are.
+    pub rejects_path: PathBuf,
 }
 
 /// Classifies a CSV: results to `output`, rejects beside it.
@@ -39,14 +37,14 @@ pub fn classify(
     let name = input.display();
     let file = File::open(input).with_context(|| format!("opening the input {name}"))?;
     let source = input.canonicalize().with_context(|| format!("looking for {name}"))?;
-    for written in [output, &rejects_path(output)] {
+    let ResultFiles { rejects: rejects_path, .. } = ResultFiles::beside(output)?;
+    for written in [output, &rejects_path] {
         ensure!(
             written.canonicalize().ok().as_ref() != Some(&source),
             "the input {name} would be replaced by what is written to {}; choose another output",
             written.display()
         );
     }
-    ensure!(rejects_path(output) != output, "the output cannot be named {}", output.display());
     let mut reader = Reader::new(file, DEFAULT_LIMIT);
     let header = reader.next_record().with_context(|| format!("in {name}"))?;
     let header =
@@ -57,9 +55,9 @@ pub fn classify(
         Ok(BufWriter::with_capacity(256 << 10, file))
     };
     let mut results = create(output)?;
-    let mut rejects = create(&rejects_path(output))?;
-    rejects.write_all(b"row,reason,record\n").context("writing the rejects")?;
-    let mut summary = Summary { rows: 0, rejects: 0 };
+    let mut rejects = create(&rejects_path)?;
+    rejects.write_all(REJECTS_HEADER).context("writing the rejects")?;
+    let mut summary = Summary { rows: 0, rejects: 0, rejects_path };
     for number in 0.. {
         let (mut frames, mut rows) = (Vec::new(), 0);
         while rows < chunk_size

@@ -15,8 +15,8 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
 use timely::scheduling::SyncActivator;
+use wire::door::{self, Visitor};
 use wire::frame::{DEFAULT_LIMIT, EOT, FrameReader, RunEnd};
-use wire::net;
 use wire::opening::{self, OPENING_LIMIT, OPENING_TIME, Refusal, SenderOpening, SourceAnswer};
 use wire::token::Token;
 
@@ -109,12 +109,17 @@ impl Ingest {
     ) -> anyhow::Result<Self> {
         let state = Mutex::new(State { next_row, ..State::default() });
         let shared = Arc::new(Shared { settings, state, changed: Condvar::new(), watch, wake });
+        shared.watch.wait_for("waiting for a sender to connect");
         let port = Arc::clone(&shared);
-        port.watch.wait_for("waiting for a sender to connect");
-        std::thread::Builder::new()
-            .name("rows".into())
-            .spawn(move || port.accept(&listener))
-            .context("starting a thread")?;
+        let serve = move |visitor: Visitor| {
+            if let Err(error) = port.serve(&visitor) {
+                eprintln!("classifier: rows from {}: {error:#}", visitor.peer);
+            }
+            // Clones of the stream may live on elsewhere; the peer should see the end now.
+            let _ = visitor.stream.shutdown(std::net::Shutdown::Both);
+        };
+        let broken = |error| crate::fail(format_args!("accepting senders: {error}"));
+        door::open("rows", listener, serve, broken)?;
         Ok(Self(shared))
     }
 
@@ -172,36 +177,20 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn accept(self: &Arc<Self>, listener: &TcpListener) {
-        loop {
-            let (stream, peer) = match net::accept(listener) {
-                Ok(accepted) => accepted,
-                Err(error) => crate::fail(format_args!("accepting senders: {error}")),
-            };
-            let port = Arc::clone(self);
-            std::thread::spawn(move || {
-                if let Err(error) = port.serve(&stream, &peer.to_string()) {
-                    eprintln!("classifier: rows from {peer}: {error:#}");
-                }
-                let _ = stream.shutdown(std::net::Shutdown::Both);
-            });
-        }
-    }
-
-    fn serve(&self, stream: &TcpStream, peer: &str) -> anyhow::Result<()> {
+    fn serve(&self, visitor: &Visitor) -> anyhow::Result<()> {
         let open = self.settings.token.is_none() || self.settings.allow_plain;
         let limit = if open { DEFAULT_LIMIT } else { OPENING_LIMIT };
-        let mut reader = FrameReader::new(stream.try_clone().context("splitting a connection")?, peer, limit);
-        let Some(first) = reader.next_frame_within(OPENING_TIME)? else { return Ok(()) };
+        let Some((first, mut reader)) = visitor.first_frame(limit)? else { return Ok(()) };
         reader.set_limit(DEFAULT_LIMIT);
         reader.set_patience(self.settings.patience)?;
         if !opening::is_opening(&first) {
             ensure!(open, "refused, since it opened without a token; --allow-plain lets plain clients in");
+            visitor.admit();
             return self.serve_plain(&first, &mut reader);
         }
-        let served = self.serve_resuming(stream, &first, &mut reader);
+        let served = self.serve_resuming(visitor, &first, &mut reader);
         if let Err(reason) = &served {
-            opening::refuse(stream, &Refusal { refused: format!("{reason:#}") });
+            opening::refuse(&visitor.stream, &Refusal { refused: format!("{reason:#}") });
         }
         served
     }
@@ -218,13 +207,14 @@ impl Shared {
     /// A client of ours: it is told which row is next, and in the end how the job went.
     fn serve_resuming(
         &self,
-        stream: &TcpStream,
+        visitor: &Visitor,
         first: &[u8],
         reader: &mut FrameReader<TcpStream>,
     ) -> anyhow::Result<()> {
         let SenderOpening { session } = opening::check(first, self.settings.token.as_ref())?;
+        visitor.admit();
         let _untold = Untold::new(self);
-        let voice = Arc::new(Voice::new(stream)?);
+        let voice = Arc::new(Voice::new(&visitor.stream)?);
         if self.state().ended {
             // It lost its connection when it had sent everything.
             return self.tell_outcome(&voice);

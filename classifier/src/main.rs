@@ -17,10 +17,11 @@ use classifier::uplink::Uplink;
 use classifier::window::Limits;
 use classifier::{file, ingest};
 use sha2::{Digest, Sha256};
+use wire::net::{self, WhenTaken};
 use wire::opening::{Member, ResultsOpening};
+use wire::ports;
 use wire::program::Ready;
 use wire::token::Token;
-use wire::{net, ports};
 
 /// Classifies rows on a cluster of processes and threads.
 ///
@@ -46,21 +47,24 @@ struct Args {
     #[command(flatten)]
     black_box: BoxArgs,
     /// Where rows come in (the initializer listens here)
-    #[arg(long = "in", value_name = "HOST:PORT", default_value_t = format!("127.0.0.1:{}", ports::ROWS))]
+    #[arg(long = "in", value_name = "HOST:PORT", default_value_t = format!("127.0.0.1:{}", ports::ROWS), value_parser = net::host_and_port)]
     input: String,
     /// Where the receiver listens
-    #[arg(long = "out", value_name = "HOST:PORT", default_value_t = format!("127.0.0.1:{}", ports::RESULTS))]
+    #[arg(long = "out", value_name = "HOST:PORT", default_value_t = format!("127.0.0.1:{}", ports::RESULTS), value_parser = net::host_and_port)]
     output: String,
     /// Where the initializer listens for processes that join
-    #[arg(long, value_name = "HOST:PORT", default_value_t = format!("127.0.0.1:{}", ports::CONTROL))]
+    #[arg(long, value_name = "HOST:PORT", default_value_t = format!("127.0.0.1:{}", ports::CONTROL), value_parser = net::host_and_port)]
     control: String,
     /// This process's own end of control connections: where the initializer listens, if that is not what others see
     /// as --control; where the others connect from, on hosts with several addresses
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = net::host_and_port)]
     my_control: Option<String>,
     /// Where this process listens for data connections of others [default: a free port of 127.0.0.1]
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:0", hide_default_value = true)]
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:0", hide_default_value = true, value_parser = net::host_and_port)]
     my_data: String,
+    /// When a port is taken, take any free one; the ready file says which
+    #[arg(long)]
+    any_port: bool,
     /// Processes in the cluster
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     worker_count: u32,
@@ -88,8 +92,8 @@ struct Args {
     /// How long the other processes, the receiver, a sender or an acknowledgement may let this process wait
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     patience: u64,
-    /// How long forming the cluster may take
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    /// How long forming the cluster may take; Python boxes are loaded meanwhile
+    #[arg(long, value_name = "SECONDS", default_value_t = 180)]
     join_patience: u64,
     /// Write process id and addresses to this file: the initializer writes `control` when others can join and
     /// adds `rows` when rows can come in; the others write it when the cluster has started
@@ -132,6 +136,14 @@ enum Command {
         #[arg(long)]
         strict: bool,
     },
+    /// Make the box and do nothing with it: says whether it can be had here, and if not, why
+    Check,
+}
+
+impl Args {
+    fn when_taken(&self) -> WhenTaken {
+        WhenTaken::any_port(self.any_port)
+    }
 }
 
 impl BoxArgs {
@@ -152,6 +164,7 @@ fn main() -> ExitCode {
         Some(Command::File { input, output, strict }) => {
             classify_file(&args.black_box, input, output, *strict)
         }
+        Some(Command::Check) => args.black_box.maker().make().map(|_| ExitCode::SUCCESS),
         None => run(&args).map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| wire::program::failure("classifier", &error))
@@ -183,7 +196,7 @@ fn classify_file(black_box: &BoxArgs, input: &Path, output: &Path, strict: bool)
         summary.rows as f64 / seconds
     );
     if summary.rejects > 0 {
-        eprintln!("classifier: the rejects are in {}", file::rejects_path(output).display());
+        eprintln!("classifier: the rejects are in {}", summary.rejects_path.display());
     }
     Ok(if strict && summary.rejects > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
@@ -199,7 +212,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
     });
     // A box that cannot start should say so before anybody waits for this process.
     let boxes = args.black_box.maker().make_many(args.workers as usize)?;
-    let data = net::listen("data connections", &args.my_data)?;
+    let data = net::listen("data connections", &args.my_data, args.when_taken())?;
     let settings = Settings {
         control: args.control.clone(),
         my_control: args.my_control.clone(),
@@ -231,11 +244,13 @@ fn initialize(
     boxes: Boxes,
     leaving: &Leaving,
 ) -> anyhow::Result<()> {
-    let control = net::listen("control", args.my_control.as_ref().unwrap_or(&args.control))?;
-    let control_address = control.local_addr()?;
-    Ready::new([("control", control_address)]).write(args.ready_file.as_deref())?;
-    // Bound now, so that a taken port is said now; senders are answered when the cluster has formed.
-    let rows = net::bind("rows", &args.input)?;
+    let control =
+        net::listen("control", args.my_control.as_ref().unwrap_or(&args.control), args.when_taken())?;
+    let (control_address, data_address) = (control.local_addr()?, data.local_addr()?);
+    Ready::new([("control", control_address), ("data", data_address)]).write(args.ready_file.as_deref())?;
+    // The port is taken now, so that it is said now if another program has it; senders are let in when the cluster has
+    // formed.
+    let rows = net::bind("rows", &args.input, args.when_taken())?;
     let gathered = Gathered::gather(settings, control)?;
     let formation = gathered.formation.clone();
     let sockets = mesh::connect(data, &formation, settings.token.as_ref(), settings.patience)?;
@@ -245,7 +260,7 @@ fn initialize(
     let uplink = Uplink::connect(&args.output, settings.token.as_ref(), &who, settings.patience)?;
     gathered.start(leaving)?;
     let listener = rows.listen()?;
-    Ready::new([("control", control_address), ("rows", listener.local_addr()?)])
+    Ready::new([("control", control_address), ("data", data_address), ("rows", listener.local_addr()?)])
         .write(args.ready_file.as_deref())?;
     eprintln!(
         "classifier {}: {} processes of {} workers; rows come in at {}",
@@ -300,7 +315,7 @@ fn build_id() -> anyhow::Result<String> {
         false => std::env::current_exe().context("looking for this program's file")?,
     };
     let program = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
-    Ok(Sha256::digest(program)[..8].iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(wire::hex(&Sha256::digest(program)[..8]))
 }
 
 /// The settings that decide what results look like.

@@ -15,6 +15,9 @@ use crate::checkpoint::Position;
 /// nothing else to do.
 const REPORT_PAUSE: Duration = Duration::from_millis(1);
 
+/// How long the initializer may let the receiver wait that tells it something.
+const WRITE_TIME: Duration = Duration::from_secs(5);
+
 /// One job, as the receiver sees it.
 #[derive(Debug, Default)]
 pub struct Job {
@@ -27,8 +30,10 @@ pub struct Job {
 pub enum End {
     /// The job is done or has failed.
     Job(Outcome),
-    /// Somebody asked the receiver to stop; this many rows are durable.
+    /// Somebody asked to stop the job; this many rows are durable.
     Stopped(u64),
+    /// Somebody asked the receiver to stop, and there was no job of a cluster.
+    Closed,
 }
 
 #[derive(Debug, Default)]
@@ -106,6 +111,8 @@ impl Job {
         if initializer && state.initializer.is_some() {
             bail!("another initializer of generation {generation} is connected");
         }
+        // What is written to it is short and comes seldom. If even that does not go, it is not there any more.
+        stream.set_write_timeout(Some(WRITE_TIME))?;
         // While the state is locked, so that no acknowledgement comes before it.
         opening::send_json(&stream, &Welcome { next: state.durable.next, next_row: state.durable.next_row })?;
         state.connected += 1;
@@ -230,7 +237,7 @@ impl Job {
             if let Some(end) = &state.end {
                 return end.clone();
             }
-            let begun = state.started.is_some();
+            let begun = state.generation > 0;
             let lonely = state.lonely_since.filter(|_| begun).map(|since| since.elapsed());
             if let Some(lonely) = lonely
                 && lonely >= patience
@@ -285,8 +292,9 @@ impl State {
         initializer.acknowledged = next;
         initializer.reported = Instant::now();
         if let Err(error) = acknowledgement.write(&initializer.stream) {
-            // Its own thread sees that the connection is broken, and cleans up.
-            eprintln!("receiver: acknowledging to the initializer: {error:#}");
+            eprintln!("receiver: acknowledging to the initializer: {error:#}; its connection is closed");
+            // Its own thread sees that, and cleans up; that it is closed already is as good.
+            let _ = initializer.stream.shutdown(std::net::Shutdown::Both);
             self.initializer = None;
         }
     }

@@ -8,10 +8,11 @@ use anyhow::Context;
 use clap::Parser;
 use receiver::job::End;
 use receiver::server::{Server, Settings};
+use wire::net::{self, WhenTaken};
+use wire::ports;
 use wire::program::Ready;
 use wire::results::Outcome;
 use wire::token::Token;
-use wire::{net, ports};
 
 /// Takes results in and writes them down: a cluster's numbered batches in row order, durable; or whatever a
 /// plain framed client sends, a line a frame.
@@ -22,7 +23,8 @@ use wire::{net, ports};
 A cluster's results go to --output; beside it (for results.log) stand results.rejects.csv, results.json when the
 job is done and, until then, results.checkpoint: a receiver that is started again goes on from there.
 
-Exit code: 0 when the job is done (or plain clients were served until the end), 1 when it failed or was stopped."
+Exit code: 0 when the job is done (without a cluster's job: when the receiver is stopped), 1 when the job failed or
+was stopped."
 )]
 struct Args {
     /// Payloads are framed (a 4-byte big-endian length, then the payload); there is no other way, and the flag
@@ -30,8 +32,11 @@ struct Args {
     #[arg(long)]
     framed: bool,
     /// Where to listen
-    #[arg(long, value_name = "HOST:PORT", default_value_t = format!("127.0.0.1:{}", ports::RESULTS))]
+    #[arg(long, value_name = "HOST:PORT", default_value_t = format!("127.0.0.1:{}", ports::RESULTS), value_parser = net::host_and_port)]
     listen: String,
+    /// When the port is taken, take any free one; the ready file says which
+    #[arg(long)]
+    any_port: bool,
     /// The file for the results; without it, plain payloads go to standard output
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -69,7 +74,7 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
     })?;
     let stopping = std::sync::Arc::clone(&server);
     ctrlc::set_handler(move || stopping.stop()).context("waiting for signals")?;
-    let listener = net::listen("results", &args.listen)?;
+    let listener = net::listen("results", &args.listen, WhenTaken::any_port(args.any_port))?;
     Ready::new([("results", listener.local_addr()?)]).write(args.ready_file.as_deref())?;
     Ok(match server.run(listener) {
         End::Job(Outcome::Done(summary)) => {
@@ -83,7 +88,7 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
             eprintln!("receiver: the job failed: {reason}");
             ExitCode::FAILURE
         }
-        End::Stopped(0) => ExitCode::SUCCESS,
+        End::Closed => ExitCode::SUCCESS,
         End::Stopped(rows) => {
             eprintln!("receiver: stopped; {rows} rows are durable");
             ExitCode::FAILURE

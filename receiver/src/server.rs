@@ -8,15 +8,16 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
+use wire::door::{self, Visitor};
+use wire::files::ResultFiles;
 use wire::frame::{DEFAULT_LIMIT, FrameReader, PEER_LIMIT};
-use wire::net;
-use wire::opening::{self, OPENING_LIMIT, OPENING_TIME, Refusal, ResultsOpening};
+use wire::opening::{self, OPENING_LIMIT, Refusal, ResultsOpening};
 use wire::results::{Outcome, ToReceiver};
 use wire::token::Token;
 
 use crate::job::{End, Job};
 use crate::plain;
-use crate::store::{self, Paths, Store, Syncer};
+use crate::store::{self, Store, Syncer};
 use crate::writer::{self, Event};
 
 /// Batches that wait for the writer; each connection's thread may hold one more.
@@ -62,7 +63,7 @@ impl Server {
     /// Files that cannot be used.
     pub fn new(settings: Settings) -> anyhow::Result<Arc<Self>> {
         let job = Arc::new(Job::default());
-        let mode = match settings.output.as_deref().map(Paths::new).transpose()? {
+        let mode = match settings.output.as_deref().map(ResultFiles::beside).transpose()? {
             Some(paths) if paths.checkpoint.exists() || paths.summary.exists() => {
                 Mode::Numbered(start(store::open(&paths)?, &job)?)
             }
@@ -78,25 +79,18 @@ impl Server {
     /// Serves connections until the job ends or somebody asks to [`stop`](Server::stop).
     pub fn run(self: &Arc<Self>, listener: TcpListener) -> End {
         let server = Arc::clone(self);
-        std::thread::spawn(move || {
-            loop {
-                let (stream, peer) = match net::accept(&listener) {
-                    Ok(accepted) => accepted,
-                    Err(error) => {
-                        let reason = format!("accepting connections: {error}");
-                        return server.job.end(End::Job(Outcome::Failed(reason)));
-                    }
-                };
-                let server = Arc::clone(&server);
-                std::thread::spawn(move || {
-                    if let Err(error) = server.serve(&stream, &peer.to_string()) {
-                        eprintln!("receiver: {error:#}");
-                    }
-                    // Clones of the stream may live on elsewhere; the peer should see the end now.
-                    let _ = stream.shutdown(std::net::Shutdown::Both);
-                });
+        let serve = move |visitor: Visitor| {
+            if let Err(error) = server.serve(&visitor) {
+                eprintln!("receiver: {}: {error:#}", visitor.peer);
             }
-        });
+            // Clones of the stream may live on elsewhere; the peer should see the end now.
+            let _ = visitor.stream.shutdown(std::net::Shutdown::Both);
+        };
+        let job = Arc::clone(&self.job);
+        let broken = move |error| fail(&job, format!("accepting connections: {error}"));
+        if let Err(error) = door::open("results", listener, serve, broken) {
+            fail(&self.job, format!("{error:#}"));
+        }
         let end = self.job.wait(self.settings.patience);
         self.job.end(end.clone());
         if matches!(end, End::Job(_)) {
@@ -109,10 +103,10 @@ impl Server {
     pub fn stop(&self) {
         match &*self.mode() {
             Mode::Numbered(_) => self.job.stop(),
-            Mode::Undecided => self.job.end(End::Stopped(0)),
+            Mode::Undecided => self.job.end(End::Closed),
             Mode::Plain(output) => {
                 output.settle();
-                self.job.end(End::Stopped(0));
+                self.job.end(End::Closed);
             }
         }
     }
@@ -127,7 +121,7 @@ impl Server {
         if matches!(*mode, Mode::Undecided) {
             let output = self.settings.output.as_deref();
             let output = output.context("numbered batches need a file; start the receiver with --output")?;
-            *mode = Mode::Numbered(start(store::open(&Paths::new(output)?)?, &self.job)?);
+            *mode = Mode::Numbered(start(store::open(&ResultFiles::beside(output)?)?, &self.job)?);
         }
         match &*mode {
             Mode::Numbered(events) => Ok(events.clone()),
@@ -146,44 +140,43 @@ impl Server {
         }
     }
 
-    fn serve(&self, stream: &TcpStream, peer: &str) -> anyhow::Result<()> {
+    fn serve(&self, visitor: &Visitor) -> anyhow::Result<()> {
         let open = self.settings.token.is_none() || self.settings.allow_plain;
         let limit = if open { DEFAULT_LIMIT } else { OPENING_LIMIT };
-        let mut reader = FrameReader::new(stream.try_clone().context("splitting a connection")?, peer, limit);
-        let Some(first) = reader.next_frame_within(OPENING_TIME)? else { return Ok(()) };
+        let Some((first, mut reader)) = visitor.first_frame(limit)? else { return Ok(()) };
         if !opening::is_opening(&first) {
-            ensure!(
-                open,
-                "{peer} opened without a token and was refused; --allow-plain lets plain clients in"
-            );
+            ensure!(open, "refused, since it opened without a token; --allow-plain lets plain clients in");
+            visitor.admit();
             return self.plain()?.append_all(first, &mut reader);
         }
-        match self.admit(stream, &first) {
+        match self.admit(visitor, &first) {
             Ok(Admitted::Observer) => {
-                self.observe(stream);
+                self.observe(&visitor.stream);
                 Ok(())
             }
             Ok(Admitted::Process(process)) => {
                 reader.set_limit(PEER_LIMIT);
                 let outcome = self.take_batches(&mut reader, &process);
                 self.job.left(process.connection);
-                outcome.with_context(|| format!("classifier {} at {peer}", process.name))
+                outcome.with_context(|| format!("classifier {}", process.name))
             }
             Err(reason) => {
-                opening::refuse(stream, &Refusal { refused: format!("{reason:#}") });
-                Err(reason.context(format!("refused {peer}")))
+                opening::refuse(&visitor.stream, &Refusal { refused: format!("{reason:#}") });
+                Err(reason.context("refused"))
             }
         }
     }
 
-    fn admit(&self, stream: &TcpStream, first: &[u8]) -> anyhow::Result<Admitted> {
-        let (name, generation, initializer) = match opening::check(first, self.settings.token.as_ref())? {
+    fn admit(&self, visitor: &Visitor, first: &[u8]) -> anyhow::Result<Admitted> {
+        let opening = opening::check(first, self.settings.token.as_ref())?;
+        visitor.admit();
+        let (name, generation, initializer) = match opening {
             ResultsOpening::Observer {} => return Ok(Admitted::Observer),
             ResultsOpening::Worker { name, generation } => (name, generation, false),
             ResultsOpening::Initializer { name, generation } => (name, generation, true),
         };
         let events = self.numbered()?;
-        let stream = stream.try_clone().context("splitting a connection")?;
+        let stream = visitor.stream.try_clone().context("splitting a connection")?;
         let connection = self.job.admit(stream, generation, initializer)?;
         Ok(Admitted::Process(Process { name, generation, initializer, connection, events }))
     }
@@ -234,6 +227,10 @@ struct Process {
 
 fn decode(payload: Bytes) -> anyhow::Result<ToReceiver> {
     ToReceiver::decode(payload).context("understanding a message")
+}
+
+fn fail(job: &Job, reason: String) {
+    job.end(End::Job(Outcome::Failed(reason)));
 }
 
 /// Starts the writer and the syncer.

@@ -1,63 +1,23 @@
 //! Results, rejects and checkpoint on disk.
-//!
-//! For results at `DIR/results.log`, beside it stand `results.rejects.csv`, `results.json` (when the job is
-//! done) and, until then, `results.checkpoint`.
 
 use std::fs::{File, OpenOptions};
 use std::io::{IoSlice, Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
 use sha2::{Digest, Sha256};
+use wire::files::{REJECTS_HEADER, ResultFiles};
 use wire::frame::write_all_vectored;
+use wire::hex;
 use wire::program::{replace_file, sync_folder};
 use wire::results::{ResultBatch, Summary};
 
 use crate::checkpoint::{Checkpoint, Position};
 
-/// The first line of the rejects.
-const REJECTS_HEADER: &[u8] = b"row,reason,record\n";
-
-/// Where a job's files are.
-#[derive(Debug, Clone)]
-pub struct Paths {
-    /// The results.
-    pub results: PathBuf,
-    /// The rejects.
-    pub rejects: PathBuf,
-    /// The checkpoint.
-    pub checkpoint: PathBuf,
-    /// The summary of a finished job.
-    pub summary: PathBuf,
-}
-
-impl Paths {
-    /// The files that belong to these results.
-    ///
-    /// # Errors
-    /// A name for the results that one of the other files has.
-    pub fn new(results: &Path) -> anyhow::Result<Self> {
-        let paths = Self {
-            results: results.to_owned(),
-            rejects: results.with_extension("rejects.csv"),
-            checkpoint: results.with_extension("checkpoint"),
-            summary: results.with_extension("json"),
-        };
-        let others = [&paths.rejects, &paths.checkpoint, &paths.summary];
-        ensure!(
-            others.iter().all(|other| **other != paths.results),
-            "the results cannot be named {}, which is where something else about the job goes; results.log is a \
-             good name",
-            results.display()
-        );
-        Ok(paths)
-    }
-}
-
 /// The writing side: appends batches. [`Syncer`] makes them durable meanwhile.
 #[derive(Debug)]
 pub struct Store {
-    paths: Paths,
+    paths: ResultFiles,
     results: File,
     rejects: File,
     hash: Sha256,
@@ -67,7 +27,7 @@ pub struct Store {
 /// The side that makes durable what the writing side has written.
 #[derive(Debug)]
 pub struct Syncer {
-    paths: Paths,
+    paths: ResultFiles,
     results: File,
     rejects: File,
     checkpoint: Checkpoint,
@@ -79,7 +39,7 @@ pub struct Syncer {
 ///
 /// # Errors
 /// Files that cannot be written; results of another job; a checkpoint that says more than there is.
-pub fn open(paths: &Paths) -> anyhow::Result<(Store, Syncer)> {
+pub fn open(paths: &ResultFiles) -> anyhow::Result<(Store, Syncer)> {
     if paths.summary.exists() {
         bail!(
             "{} says that this job is finished; choose another --output, or remove it and {}",
@@ -90,7 +50,7 @@ pub fn open(paths: &Paths) -> anyhow::Result<(Store, Syncer)> {
     if paths.checkpoint.exists() { reopen(paths) } else { create(paths) }
 }
 
-fn create(paths: &Paths) -> anyhow::Result<(Store, Syncer)> {
+fn create(paths: &ResultFiles) -> anyhow::Result<(Store, Syncer)> {
     // A receiver that died before its first checkpoint leaves an empty file, and the rejects' header.
     let new = |path: &Path, most: usize| -> anyhow::Result<File> {
         let context = || format!("creating {}", path.display());
@@ -122,7 +82,7 @@ fn create(paths: &Paths) -> anyhow::Result<(Store, Syncer)> {
     pair(paths, results, rejects, Sha256::new(), checkpoint, position)
 }
 
-fn reopen(paths: &Paths) -> anyhow::Result<(Store, Syncer)> {
+fn reopen(paths: &ResultFiles) -> anyhow::Result<(Store, Syncer)> {
     let (checkpoint, position) = Checkpoint::open(&paths.checkpoint)?;
     let cut = |path: &Path, length: u64| -> anyhow::Result<File> {
         let context = || format!("going on with {}", path.display());
@@ -156,7 +116,7 @@ fn hash_all(file: &mut File) -> std::io::Result<Sha256> {
 }
 
 fn pair(
-    paths: &Paths,
+    paths: &ResultFiles,
     results: File,
     rejects: File,
     hash: Sha256,
@@ -205,7 +165,7 @@ impl Store {
 
     /// SHA-256 of the results as far as they are written, in hexadecimal.
     pub fn sha256(&self) -> String {
-        self.hash.clone().finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(&self.hash.clone().finalize())
     }
 }
 
@@ -266,7 +226,7 @@ mod tests {
     #[test]
     fn what_was_not_checkpointed_is_cut_off_and_written_again() {
         let dir = tempfile::tempdir().unwrap();
-        let paths = Paths::new(&dir.path().join("results.log")).unwrap();
+        let paths = ResultFiles::beside(&dir.path().join("results.log")).unwrap();
         let (mut store, mut syncer) = open(&paths).unwrap();
         store.append(&[batch(0, "a\nb\n", "0,bad,x\n")]).unwrap();
         syncer.sync(&store.position()).unwrap();
@@ -279,14 +239,14 @@ mod tests {
         syncer.sync(&store.position()).unwrap();
         assert_eq!(std::fs::read_to_string(&paths.results).unwrap(), "a\nb\nc\n");
         assert_eq!(std::fs::read_to_string(&paths.rejects).unwrap(), "row,reason,record\n0,bad,x\n");
-        let whole = Sha256::digest(b"a\nb\nc\n").iter().map(|b| format!("{b:02x}")).collect::<String>();
+        let whole = hex(&Sha256::digest(b"a\nb\nc\n"));
         assert_eq!(store.sha256(), whole);
     }
 
     #[test]
     fn results_of_another_job_are_not_touched() {
         let dir = tempfile::tempdir().unwrap();
-        let paths = Paths::new(&dir.path().join("results.log")).unwrap();
+        let paths = ResultFiles::beside(&dir.path().join("results.log")).unwrap();
         std::fs::write(&paths.results, "precious").unwrap();
         let error = format!("{:#}", open(&paths).unwrap_err());
         assert!(error.contains("no checkpoint to go on from"), "{error}");
@@ -299,7 +259,7 @@ mod tests {
     #[test]
     fn results_shorter_than_the_checkpoint_are_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let paths = Paths::new(&dir.path().join("results.log")).unwrap();
+        let paths = ResultFiles::beside(&dir.path().join("results.log")).unwrap();
         let (mut store, mut syncer) = open(&paths).unwrap();
         store.append(&[batch(0, "a\nb\n", "")]).unwrap();
         syncer.sync(&store.position()).unwrap();
@@ -310,17 +270,9 @@ mod tests {
     }
 
     #[test]
-    fn results_do_not_take_the_place_of_the_other_files() {
-        for name in ["results.json", "results.checkpoint"] {
-            assert!(Paths::new(Path::new(name)).unwrap_err().to_string().contains("cannot be named"));
-        }
-        assert!(Paths::new(Path::new("dir.json/results")).is_ok());
-    }
-
-    #[test]
     fn a_finished_job_is_not_begun_again() {
         let dir = tempfile::tempdir().unwrap();
-        let paths = Paths::new(&dir.path().join("results.log")).unwrap();
+        let paths = ResultFiles::beside(&dir.path().join("results.log")).unwrap();
         std::fs::write(&paths.summary, "{}").unwrap();
         assert!(open(&paths).unwrap_err().to_string().contains("this job is finished"));
     }

@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use clap::Parser;
 use sender::input::{Csv, Fake, Input};
 use sender::session::{self, Target};
+use wire::net;
 use wire::token::Token;
 
 /// Sends rows to a classifier cluster: fake ones, a CSV file, or standard input.
@@ -23,7 +24,7 @@ Examples:
 )]
 struct Args {
     /// Where the cluster's source listens
-    #[arg(value_name = "HOST:PORT", required_unless_present = "stdout")]
+    #[arg(value_name = "HOST:PORT", required_unless_present = "stdout", value_parser = net::host_and_port)]
     target: Option<String>,
     /// A CSV file with a header, or - for standard input
     #[arg(value_name = "FILE")]

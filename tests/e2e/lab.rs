@@ -2,14 +2,18 @@
 
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A lab of its own for a test; taken down when dropped.
-struct Lab(&'static str);
+struct Lab(String);
 
 impl Lab {
     /// `None` where this machine can have no lab.
-    fn up(test: &str, name: &'static str, hosts: &str) -> Option<Self> {
-        let lab = Self(name);
+    fn up(test: &str, hosts: &str) -> Option<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        // Names are short; these are of this process, and of nobody else on this machine.
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let lab = Self(format!("t{:03x}{count:02}", std::process::id() & 0xfff));
         // What an earlier run may have left, if it was killed.
         lab.xtask(&["down"]);
         let output = lab.xtask(&["up", hosts]);
@@ -24,11 +28,16 @@ impl Lab {
 
     fn xtask(&self, words: &[&str]) -> Output {
         let mut command = Command::new(tests::program_path("xtask"));
-        command.arg("lab").args(words).args(["--name", self.0]).output().unwrap()
+        command.arg("lab").args(words).args(["--name", &self.0]).output().unwrap()
     }
 
     fn folder(&self) -> std::path::PathBuf {
-        tests::root().join("target/lab").join(self.0)
+        tests::root().join("target/lab").join(&self.0)
+    }
+
+    /// What the names of its devices and namespaces begin with.
+    fn bridge(&self) -> String {
+        format!("lab-{}-", self.0)
     }
 
     /// Values of a key in the hosts file.
@@ -57,7 +66,7 @@ impl Drop for Lab {
 
 #[test]
 fn hosts_come_up_answer_and_go_without_a_trace() {
-    let Some(lab) = Lab::up("hosts_come_up_answer_and_go_without_a_trace", "t1", "2") else { return };
+    let Some(lab) = Lab::up("hosts_come_up_answer_and_go_without_a_trace", "2") else { return };
     let addresses = lab.values("address");
     assert_eq!((lab.values("name"), addresses.len()), (vec!["h1".to_owned(), "h2".to_owned()], 2));
     let known = lab.folder().join("known_hosts");
@@ -84,10 +93,10 @@ fn hosts_come_up_answer_and_go_without_a_trace() {
     assert!(down.status.success(), "{}", String::from_utf8_lossy(&down.stderr));
     assert!(!lab.folder().exists());
     let namespaces = Command::new("ip").args(["netns", "list"]).output().unwrap();
-    assert!(!String::from_utf8_lossy(&namespaces.stdout).contains("lab-t1-"));
+    assert!(!String::from_utf8_lossy(&namespaces.stdout).contains(&lab.bridge()));
     tests::eventually("the cables to be gone", || {
         let devices = std::fs::read_dir("/sys/class/net").unwrap().flatten();
-        let ours = devices.filter(|device| device.file_name().to_string_lossy().starts_with("lab-t1-"));
+        let ours = devices.filter(|device| device.file_name().to_string_lossy().starts_with(&lab.bridge()));
         (ours.count() == 0).then_some(())
     });
 }

@@ -39,6 +39,8 @@ fn a_file_and_its_rejects() {
     let said = start(folder.path(), &["--input", csv.to_str().unwrap()]).success();
     assert!(said.contains("rows in    3\nrows out   2\nrejected   1\n"), "{said}");
     assert!(said.contains("1 rows are in") && said.contains("results.rejects.csv with the reason"), "{said}");
+    start(folder.path(), &["--input", csv.to_str().unwrap(), "STRICT=0"]).success();
+    start(folder.path(), &["--input", csv.to_str().unwrap(), "STRICT=1"]).failure();
     let said = start(folder.path(), &["--input", csv.to_str().unwrap(), "--strict"]).failure();
     assert!(said.contains("error: there are rejects, and --strict takes none"), "{said}");
 }
@@ -73,7 +75,7 @@ fn what_fails_is_shown_and_nothing_stays_behind() {
     let said = start(folder.path(), &["--input", csv.to_str().unwrap()]).failure();
     assert!(said.contains("error: sender failed") && said.contains("empty.csv is empty"), "{said}");
     let said = start(folder.path(), &["--classifier", "python:no_such_module"]).failure();
-    assert!(said.contains("error: initializer failed"), "{said}");
+    assert!(said.contains("error: --classifier python:no_such_module: classifier: the Python"), "{said}");
     assert!(said.contains("finds no module 'no_such_module'") || said.contains("has no pandas"), "{said}");
     assert_eq!(programs_of(folder.path()), Vec::<String>::new());
 }
@@ -83,7 +85,7 @@ fn wrong_words_are_refused_before_anything_happens() {
     let folder = tempfile::tempdir().unwrap();
     let said = start(folder.path(), &["LINES=7"]).failure();
     assert!(
-        said.contains("error: run-locally does not take LINES; it takes INPUT_LINES, INPUT, SEED"),
+        said.contains("error: run-locally does not take LINES; it takes INPUT_LINES, INPUT, SEED, N_WORKERS"),
         "{said}"
     );
     let said = start(folder.path(), &["--input-lines", "many"]).failure();

@@ -14,9 +14,9 @@ pub use reader::{FrameError, FrameReader, Run, RunEnd};
 pub const PREFIX: usize = 4;
 /// The longest payload that a client may send: 16 MiB.
 pub const DEFAULT_LIMIT: usize = 16 << 20;
-/// The longest payload between our own programs: a batch of one row at the client's limit, with its
-/// quotes doubled in the rejects, still fits.
-pub const PEER_LIMIT: usize = 64 << 20;
+/// The longest payload between our own programs: a batch's results may take half of it, and its rejects have room in
+/// the other half, also those of a row at the client's limit whose quotes are all doubled.
+pub const PEER_LIMIT: usize = 128 << 20;
 /// ASCII ENQ: the first byte of the first frame of a client that knows this project's protocols.
 pub const ENQ: u8 = 0x05;
 /// ASCII EOT: alone in a frame, the end of the rows.

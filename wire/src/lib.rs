@@ -6,10 +6,14 @@
 //! | [`opening`] | the first frame of a connection between our own programs, and the answers to it |
 //! | [`results`] | port 9999: numbered result batches one way, acknowledgements the other |
 //! | [`token`]   | the job token that opens every port |
+//! | [`door`]    | a port's door: strangers, and a thread for each connection |
+//! | [`files`]   | the files that a job leaves |
 //! | [`net`]     | connecting and listening with deadlines and errors that name the peer |
 //! | [`program`] | what a program and the one that started it tell each other |
 //! | [`ports`]   | default ports |
 
+pub mod door;
+pub mod files;
 pub mod frame;
 pub mod net;
 pub mod opening;
@@ -20,3 +24,8 @@ pub mod token;
 
 /// Version of the protocols in this crate. Peers that speak another one are refused with a reason.
 pub const VERSION: u32 = 1;
+
+/// Bytes in hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -79,12 +79,28 @@ fn resolve(address: &str) -> anyhow::Result<SocketAddr> {
     found.next().with_context(|| format!("{address} has no address"))
 }
 
+/// What to do when another program has the port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenTaken {
+    /// Say so.
+    Fail,
+    /// Take any free port; whoever must know it reads it in the ready file.
+    AnyPort,
+}
+
+impl WhenTaken {
+    /// As the flag `--any-port` says.
+    pub fn any_port(flag: bool) -> Self {
+        if flag { Self::AnyPort } else { Self::Fail }
+    }
+}
+
 /// Listens at `address` for `what`.
 ///
 /// # Errors
 /// Says what for and where, and what to do when the port is taken.
-pub fn listen(what: &str, address: &str) -> anyhow::Result<TcpListener> {
-    bind(what, address)?.listen()
+pub fn listen(what: &str, address: &str, when_taken: WhenTaken) -> anyhow::Result<TcpListener> {
+    bind(what, address, when_taken)?.listen()
 }
 
 /// An address that is taken, and at which nobody listens yet: who connects is refused.
@@ -99,16 +115,27 @@ pub struct Bound {
 ///
 /// # Errors
 /// As [`listen`].
-pub fn bind(what: &str, address: &str) -> anyhow::Result<Bound> {
+pub fn bind(what: &str, address: &str, when_taken: WhenTaken) -> anyhow::Result<Bound> {
     let target = resolve(address).with_context(|| format!("listening for {what}"))?;
-    let bound = || -> io::Result<Socket> {
+    let bound = |target: SocketAddr, reuse: bool| -> io::Result<Socket> {
         let socket = Socket::new(Domain::for_address(target), Type::STREAM, Some(Protocol::TCP))?;
-        // A port whose last connections are just ending is free to us.
-        socket.set_reuse_address(true)?;
+        socket.set_reuse_address(reuse)?;
         socket.bind(&target.into())?;
         Ok(socket)
     };
-    let socket = bound().map_err(|e| explain(e, what, address))?;
+    let is_taken = |outcome: &io::Result<Socket>| {
+        outcome.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
+    };
+    // At first without the reuse of addresses: with it, two sockets that do not listen yet may have the same port. But
+    // a port whose last connections are just ending is had only with it.
+    let mut socket = bound(target, false);
+    if is_taken(&socket) {
+        socket = bound(target, true);
+    }
+    if is_taken(&socket) && when_taken == WhenTaken::AnyPort {
+        socket = bound(SocketAddr::new(target.ip(), 0), false);
+    }
+    let socket = socket.map_err(|e| explain(e, what, address))?;
     Ok(Bound { socket, what: what.to_owned(), address: address.to_owned() })
 }
 
@@ -120,6 +147,17 @@ impl Bound {
     pub fn listen(self) -> anyhow::Result<TcpListener> {
         self.socket.listen(1024).map_err(|e| explain(e, &self.what, &self.address))?;
         Ok(self.socket.into())
+    }
+}
+
+/// Checks that an argument is written as `HOST:PORT`.
+///
+/// # Errors
+/// Says how it should be written.
+pub fn host_and_port(text: &str) -> Result<String, String> {
+    match text.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(text.to_owned()),
+        _ => Err("it should be HOST:PORT, as in 127.0.0.1:8888 or [::1]:8888".to_owned()),
     }
 }
 
@@ -187,12 +225,12 @@ mod tests {
 
     #[test]
     fn a_refused_connection_names_what_where_and_how_long() {
-        // Bound and dropped: nobody listens there now.
-        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-        let error = connect("the receiver", &free, Duration::from_millis(30)).unwrap_err();
+        let bound = bind("it", "127.0.0.1:0", WhenTaken::Fail).unwrap();
+        let address = bound.socket.local_addr().unwrap().as_socket().unwrap().to_string();
+        let error = connect("the receiver", &address, Duration::from_millis(30)).unwrap_err();
         let text = format!("{error:#}");
         assert!(
-            text.contains(&format!("connecting to the receiver at {free}: no success within 30ms")),
+            text.contains(&format!("connecting to the receiver at {address}: no success within 30ms")),
             "{text}"
         );
     }
@@ -207,9 +245,25 @@ mod tests {
     }
 
     #[test]
-    fn a_taken_port_says_so() {
-        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-        let error = listen("rows", &taken.local_addr().unwrap().to_string()).unwrap_err();
-        assert!(error.to_string().contains("another program has this port"), "{error:#}");
+    fn a_taken_port_says_so_or_another_one_is_taken() {
+        let listening = TcpListener::bind("127.0.0.1:0").unwrap();
+        let bound = bind("rows", "127.0.0.1:0", WhenTaken::Fail).unwrap();
+        let not_listening = bound.socket.local_addr().unwrap().as_socket().unwrap();
+        for taken in [listening.local_addr().unwrap(), not_listening] {
+            let error = bind("rows", &taken.to_string(), WhenTaken::Fail).unwrap_err();
+            assert!(error.to_string().contains("another program has this port"), "{error:#}");
+            let other = listen("rows", &taken.to_string(), WhenTaken::AnyPort).unwrap().local_addr().unwrap();
+            assert!(other != taken && other.ip() == taken.ip());
+        }
+    }
+
+    #[test]
+    fn addresses_have_a_port() {
+        for good in ["localhost:8888", "127.0.0.1:0", "[::1]:9999"] {
+            assert_eq!(host_and_port(good).unwrap(), good);
+        }
+        for bad in ["localhost", "127.0.0.1", ":8888", "host:port", "host:70000", ""] {
+            assert!(host_and_port(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -3,7 +3,7 @@
 //! The first byte of a payload says what it is. Batches and acknowledgements are binary, big-endian, since
 //! there are many; all else is JSON.
 
-use std::io::{self, IoSlice, Write};
+use std::io::{IoSlice, Write};
 
 use anyhow::{Context, bail, ensure};
 use bytes::{Buf, BufMut, Bytes};
@@ -263,14 +263,6 @@ fn write_json<T: Serialize>(stream: impl Write, kind: u8, message: &T) -> anyhow
 
 fn json<T: serde::de::DeserializeOwned>(payload: &[u8]) -> anyhow::Result<T> {
     serde_json::from_slice(&payload[1..]).context("understanding a message")
-}
-
-/// Kinds of a failed write that mean that the peer is gone, rather than that something here is wrong.
-pub fn is_disconnect(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted
-    )
 }
 
 #[cfg(test)]

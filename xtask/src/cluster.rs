@@ -20,8 +20,9 @@ use crate::host::{Host, Launch, Running};
 use crate::interrupt;
 use crate::ui::JobBar;
 
-/// How long a program may take until it is ready; a Python box has to load pandas.
-const READY_TIME: Duration = Duration::from_secs(150);
+/// How long a program may take until it is ready; the initializer waits for others, and Python boxes have to load
+/// pandas.
+const READY_TIME: Duration = Duration::from_secs(300);
 /// How long the programs may take to end when the job is done.
 const END_TIME: Duration = Duration::from_secs(30);
 /// How often ready files are looked at, and programs asked whether they have ended.
@@ -101,14 +102,17 @@ pub(crate) fn run(job: &Job, hosts: &Hosts<'_>) -> anyhow::Result<()> {
     let mut programs = Programs { job, running: Vec::new() };
     let token = ["--token-file".to_owned(), job.token_file.display().to_string()];
 
+    // Programs are found by their ready files, so that it does not matter when the usual port is taken.
+    let at = |host: &dyn Host, port: u16| format!("{}:{port}", host.address());
     let mut args = vec!["--framed".into(), "--listen".into(), at(hosts.metrics, ports::RESULTS)];
-    args.extend(["--output".into(), job.results.display().to_string()]);
+    args.extend(["--any-port".into(), "--output".into(), job.results.display().to_string()]);
     args.extend(token.clone());
     let receiver = programs.start(hosts.metrics, "receiver", "receiver", args, false)?;
     let results = programs.await_address(receiver, "results")?;
 
     let processes = hosts.classifiers.len();
     let mut common = job.classifier.clone();
+    common.push("--any-port".into());
     common.extend(["--out".into(), results.clone()]);
     common.extend(["--worker-count".into(), processes.to_string()]);
     common.extend(["--workers".into(), job.workers.to_string()]);
@@ -137,15 +141,6 @@ pub(crate) fn run(job: &Job, hosts: &Hosts<'_>) -> anyhow::Result<()> {
     args.extend(job.input.sender_args());
     programs.start(hosts.metrics, "sender", "sender", args, matches!(job.input, Input::Stdin))?;
     programs.await_end(&results)
-}
-
-/// An address on a host: the usual port if it is free there, else any.
-fn at(host: &dyn Host, port: u16) -> String {
-    let address = host.address();
-    // The port may be taken between this look and the program's; then the program says so, and the job fails with
-    // its words. Programs that must be found by others are found by their ready files, never by the usual port.
-    let free = port != 0 && std::net::TcpListener::bind((address, port)).is_ok();
-    format!("{address}:{}", if free { port } else { 0 })
 }
 
 /// The programs of a job that were started.
@@ -306,7 +301,7 @@ pub(crate) fn make_token(path: &Path) -> anyhow::Result<Token> {
     use std::os::unix::fs::OpenOptionsExt;
     let mut secret = [0u8; 32];
     getrandom::fill(&mut secret).map_err(|e| anyhow!("making a job token: {e}"))?;
-    let secret: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+    let secret = wire::hex(&secret);
     let context = || format!("writing the job token to {}", path.display());
     match std::fs::remove_file(path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e).with_context(context),

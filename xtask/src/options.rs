@@ -2,10 +2,8 @@
 
 use anyhow::bail;
 
-/// Names of 2018 that mean the same as others.
-const ALIASES: [(&str, &str); 1] = [("INPUT_SIZE", "INPUT_LINES")];
-
-/// Turns each `NAME=VALUE` behind the command to the flag that also reads the variable NAME.
+/// Turns each `NAME=VALUE` behind the command to the flag of that name, or to the one that also reads the environment
+/// variable of that name.
 ///
 /// # Errors
 /// A name that the command does not know; the message lists those that it does.
@@ -25,16 +23,21 @@ pub(crate) fn from_make(
         let Some((name, value)) = word.split_once('=').filter(|(name, _)| is_variable(name)) else {
             continue;
         };
-        let name = ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, name)| name);
-        let known =
-            || command.get_arguments().filter_map(|arg| Some((arg.get_env()?.to_str()?, arg.get_long()?)));
-        let Some((_, flag)) = known().find(|(variable, _)| *variable == name) else {
-            let names: Vec<_> = known().map(|(variable, _)| variable).collect();
+        let Some(flag) = command.get_arguments().find(|arg| names(arg).any(|n| n == name)) else {
+            let shown = command.get_arguments().filter(|arg| !arg.is_hide_set());
+            let names: Vec<_> = shown.filter_map(|arg| names(arg).next()).collect();
             bail!("{} does not take {name}; it takes {}", command.get_name(), names.join(", "));
         };
-        *word = format!("--{flag}={value}");
+        *word = format!("--{}={value}", flag.get_long().unwrap_or_default());
     }
     Ok(words)
+}
+
+/// The names of a flag's variables: the one that it reads in the environment, and its own name.
+fn names(arg: &clap::Arg) -> impl Iterator<Item = String> {
+    let variable = arg.get_env().and_then(|name| name.to_str()).map(str::to_owned);
+    let own = arg.get_long().map(|long| long.to_ascii_uppercase().replace('-', "_"));
+    variable.into_iter().chain(own)
 }
 
 fn is_variable(name: &str) -> bool {
@@ -49,7 +52,7 @@ mod tests {
 
     fn translate(words: &[&str]) -> anyhow::Result<Vec<String>> {
         let command = Command::new("run")
-            .arg(Arg::new("lines").long("input-lines").env("INPUT_LINES"))
+            .arg(Arg::new("lines").long("input-lines"))
             .arg(Arg::new("workers").long("workers").env("N_WORKERS"));
         let words = ["xtask"].iter().chain(words).map(|word| (*word).to_owned());
         from_make(words, &Command::new("xtask").subcommand(command))
@@ -58,8 +61,8 @@ mod tests {
     #[test]
     fn variables_become_flags() {
         assert_eq!(
-            translate(&["run", "INPUT_LINES=100", "--workers=2", "INPUT_SIZE=7", "N_WORKERS="]).unwrap(),
-            ["xtask", "run", "--input-lines=100", "--workers=2", "--input-lines=7", "--workers="]
+            translate(&["run", "INPUT_LINES=100", "--workers=2", "N_WORKERS=", "WORKERS=7"]).unwrap(),
+            ["xtask", "run", "--input-lines=100", "--workers=2", "--workers=", "--workers=7"]
         );
         assert_eq!(translate(&["run", "--", "A=b"]).unwrap(), ["xtask", "run", "--", "A=b"]);
         assert_eq!(translate(&["other", "A=b", "c=d"]).unwrap(), ["xtask", "other", "A=b", "c=d"]);

@@ -1,8 +1,9 @@
 """Runs a pandas function for a classifier worker.
 
 Started as `python3 -c THIS MODULE FUNCTION`. Speaks frames (a 4-byte big-endian length, then the payload) over
-standard input and output. A request is the number of rows (4 bytes, big-endian) and a CSV with its header; an answer is `K` and the result lines, or `E` and
-the reason. The first answer, before any request, says whether the module could be loaded.
+standard input and output. A request is the number of rows (4 bytes, big-endian) and a CSV with its header; an answer
+is `K` and the result lines, or `E` and the reason. The first answer, before any request, says whether the module
+could be loaded.
 """
 
 import importlib
@@ -15,6 +16,8 @@ import sys
 import threading
 import traceback
 
+# As many bytes as an answer may have; the classifier takes no longer one.
+LIMIT = 128 << 20
 
 def main():
     module_name, function_name = sys.argv[1:3]
@@ -30,6 +33,8 @@ def main():
 
     def answer(kind, text):
         payload = kind + text.encode("utf-8", "surrogatepass")
+        if len(payload) > LIMIT:
+            payload = b"E" + b"a result of %d bytes, and the limit is %d" % (len(payload), LIMIT)
         answers.write(struct.pack(">I", len(payload)) + payload)
         answers.flush()
 

@@ -1,13 +1,12 @@
 //! The process that others join.
 
-use std::net::{TcpListener, TcpStream};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail, ensure};
-use wire::frame::FrameReader;
-use wire::net;
-use wire::opening::{self, ControlMessage, ControlOpening, Member, OPENING_LIMIT, OPENING_TIME, Refusal};
+use wire::door::{self, Visitor};
+use wire::opening::{self, ControlMessage, ControlOpening, Member, OPENING_LIMIT, Refusal};
 use wire::token::Token;
 
 use super::{Formation, Leaving, Peer, Settings, keep_in_touch, message};
@@ -38,10 +37,17 @@ impl Gathered {
     pub fn gather(settings: &Settings, listener: TcpListener) -> anyhow::Result<Self> {
         let (knocking, knocks) = channel();
         let token = settings.token.clone();
-        std::thread::Builder::new()
-            .name("control port".into())
-            .spawn(move || accept(&listener, token.as_ref(), &knocking))
-            .context("starting a thread")?;
+        let serve = move |visitor: Visitor| match open(&visitor, token.as_ref()) {
+            // When nobody opens any more, the process is ending.
+            Ok(Some(knock)) => drop(knocking.send(knock)),
+            Ok(None) => {}
+            Err(reason) => {
+                eprintln!("classifier: refused {} at the control port: {reason:#}", visitor.peer);
+                opening::refuse(&visitor.stream, &Refusal { refused: format!("{reason:#}") });
+            }
+        };
+        let broken = |error| crate::fail(format_args!("accepting control connections: {error}"));
+        door::open("control", listener, serve, broken)?;
         let deadline = Instant::now() + settings.patience;
         let mut members = vec![settings.me.clone()];
         let mut peers = Vec::new();
@@ -72,7 +78,7 @@ impl Gathered {
         }
         let generation = generation()?;
         for (process, peer) in (1..).zip(&peers) {
-            let members = as_seen_from(&peer.stream, &members)?;
+            let members = as_seen_from(peer, &members, &peers)?;
             opening::send_json(&peer.stream, &ControlMessage::Form { generation, process, members })
                 .with_context(|| format!("telling {} to form the cluster", peer.name))?;
         }
@@ -112,40 +118,17 @@ fn generation() -> anyhow::Result<u64> {
     u64::try_from(now.as_millis()).context("this machine's clock is far in the future")
 }
 
-fn accept(listener: &TcpListener, token: Option<&Token>, knocking: &Sender<Knock>) {
-    loop {
-        let (stream, peer) = match net::accept(listener) {
-            Ok(accepted) => accepted,
-            Err(error) => crate::fail(format_args!("accepting control connections: {error}")),
-        };
-        let (token, knocking) = (token.cloned(), knocking.clone());
-        std::thread::spawn(move || {
-            let name = peer.to_string();
-            match open(&stream, &name, token.as_ref()) {
-                Ok(knock) => {
-                    // Nobody opens any more when the process is ending.
-                    let _ = knocking.send(knock);
-                }
-                Err(reason) => {
-                    eprintln!("classifier: refused {name} at the control port: {reason:#}");
-                    opening::refuse(&stream, &Refusal { refused: format!("{reason:#}") });
-                }
-            }
-        });
-    }
-}
-
-fn open(stream: &TcpStream, name: &str, token: Option<&Token>) -> anyhow::Result<Knock> {
-    let mut reader =
-        FrameReader::new(stream.try_clone().context("splitting a connection")?, name, OPENING_LIMIT);
-    let first = reader.next_frame_within(OPENING_TIME)?.context("it left without a word")?;
+/// What a visitor at the control port wants; `None` if it left without a word.
+fn open(visitor: &Visitor, token: Option<&Token>) -> anyhow::Result<Option<Knock>> {
+    let Some((first, reader)) = visitor.first_frame(OPENING_LIMIT)? else { return Ok(None) };
     let opening = opening::check::<ControlOpening>(&first, token)?;
+    visitor.admit();
     let name = match &opening {
-        ControlOpening::Join(member) => format!("classifier {} at {name}", member.name),
-        ControlOpening::Shutdown {} => name.to_owned(),
+        ControlOpening::Join(member) => format!("classifier {} at {}", member.name, visitor.peer),
+        ControlOpening::Shutdown {} => visitor.peer.clone(),
     };
-    let stream = stream.try_clone().context("splitting a connection")?;
-    Ok(Knock { opening, peer: Peer { name, stream, reader } })
+    let stream = visitor.stream.try_clone().context("splitting a connection")?;
+    Ok(Some(Knock { opening, peer: Peer { name, stream, reader } }))
 }
 
 /// Whether a process may be a member beside these.
@@ -164,17 +147,25 @@ fn fits(new: &Member, members: &[Member]) -> anyhow::Result<()> {
         new.workers,
         first.workers
     );
+    ensure!(new.data.parse::<SocketAddr>().is_ok(), "{:?} is not a data address", new.data);
     ensure!(members.iter().all(|m| m.name != new.name), "there is a process named {} already", new.name);
     Ok(())
 }
 
-/// The members as another host can reach them: who listens at all of its addresses is reached at the one
-/// that the control connection uses.
-fn as_seen_from(stream: &TcpStream, members: &[Member]) -> anyhow::Result<Vec<Member>> {
+/// The members as another one can reach them: who listens at all addresses of its host is reached at the one that
+/// its control connection comes from, and the initializer at the one that this connection goes to.
+fn as_seen_from(peer: &Peer, members: &[Member], peers: &[Peer]) -> anyhow::Result<Vec<Member>> {
     let mut members = members.to_vec();
-    let here = stream.local_addr().context("asking for an address")?.ip();
-    if let Some(port) = members[0].data.strip_prefix("0.0.0.0:").or(members[0].data.strip_prefix("[::]:")) {
-        members[0].data = std::net::SocketAddr::new(here, port.parse().context("a data port")?).to_string();
+    for (i, member) in members.iter_mut().enumerate() {
+        let data: SocketAddr = member.data.parse().context("understanding a data address")?;
+        if data.ip().is_unspecified() {
+            let seen = match i {
+                0 => peer.stream.local_addr(),
+                _ => peers[i - 1].stream.peer_addr(),
+            };
+            let ip = seen.with_context(|| format!("asking for the address of {}", member.name))?.ip();
+            member.data = SocketAddr::new(ip, data.port()).to_string();
+        }
     }
     Ok(members)
 }

@@ -1,11 +1,11 @@
 //! The data connections between the processes of a cluster: one for each pair.
 
 use std::net::{TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use wire::door::{self, Visitor};
 use wire::frame::FrameReader;
 use wire::net;
 use wire::opening::{self, DataOpening, OPENING_LIMIT, OPENING_TIME, Refusal};
@@ -34,32 +34,22 @@ pub fn connect(
     let Formation { generation, process: me, ref members } = *formation;
     let mut sockets: Vec<_> = members.iter().map(|_| None).collect();
     let (incoming, accepted) = channel();
-    let context = Arc::new((token.cloned(), generation, me, members.len()));
-    std::thread::Builder::new()
-        .name("data port".into())
-        .spawn(move || {
-            // Ends with the process; a connection after the mesh stands is refused like any stranger's.
-            while let Ok((stream, peer)) = net::accept(&listener) {
-                let (incoming, context) = (incoming.clone(), Arc::clone(&context));
-                std::thread::spawn(move || {
-                    let (token, generation, me, processes) = &*context;
-                    let outcome =
-                        open(&stream, &peer.to_string(), token.as_ref(), *generation, *me, *processes);
-                    let outcome = outcome.and_then(|process| {
-                        incoming
-                            .send((process, stream.try_clone()?))
-                            .ok()
-                            .context("the mesh stands already")?;
-                        opening::send_json(&stream, &Accepted { accepted: true })
-                    });
-                    if let Err(reason) = outcome {
-                        eprintln!("classifier: refused {peer} at the data port: {reason:#}");
-                        opening::refuse(&stream, &Refusal { refused: format!("{reason:#}") });
-                    }
-                });
-            }
-        })
-        .context("starting a thread")?;
+    let due = Due { token: token.cloned(), generation, me, processes: members.len() };
+    let serve = move |visitor: Visitor| {
+        // A connection after the mesh stands is refused like any stranger's.
+        let outcome = due.open(&visitor).and_then(|process| {
+            let Some(process) = process else { return Ok(()) };
+            let stream = visitor.stream.try_clone().context("splitting a connection")?;
+            incoming.send((process, stream)).ok().context("the mesh stands already")?;
+            opening::send_json(&visitor.stream, &Accepted { accepted: true })
+        });
+        if let Err(reason) = outcome {
+            eprintln!("classifier: refused {} at the data port: {reason:#}", visitor.peer);
+            opening::refuse(&visitor.stream, &Refusal { refused: format!("{reason:#}") });
+        }
+    };
+    let broken = |error| crate::fail(format_args!("accepting data connections: {error}"));
+    door::open("data", listener, serve, broken)?;
     for (process, member) in members.iter().enumerate().take(me) {
         let left = deadline.saturating_duration_since(Instant::now());
         let what = format!("classifier {}", member.name);
@@ -86,20 +76,22 @@ pub fn connect(
     Ok(sockets)
 }
 
-/// Checks who connects; gives its place in the member list.
-fn open(
-    stream: &TcpStream,
-    peer: &str,
-    token: Option<&Token>,
+/// Whose data connections are due.
+struct Due {
+    token: Option<Token>,
     generation: u64,
     me: usize,
     processes: usize,
-) -> anyhow::Result<usize> {
-    let mut reader =
-        FrameReader::new(stream.try_clone().context("splitting a connection")?, peer, OPENING_LIMIT);
-    let first = reader.next_frame_within(OPENING_TIME)?.context("it left without a word")?;
-    let opening = opening::check::<DataOpening>(&first, token)?;
-    ensure!(opening.generation == generation, "it belongs to generation {}", opening.generation);
-    ensure!(opening.process > me && opening.process < processes, "no connection is due from it");
-    Ok(opening.process)
+}
+
+impl Due {
+    /// Checks who connects; gives its place in the member list, or `None` if it left without a word.
+    fn open(&self, visitor: &Visitor) -> anyhow::Result<Option<usize>> {
+        let Some((first, _)) = visitor.first_frame(OPENING_LIMIT)? else { return Ok(None) };
+        let DataOpening { generation, process } = opening::check(&first, self.token.as_ref())?;
+        ensure!(generation == self.generation, "it belongs to generation {generation}");
+        ensure!(process > self.me && process < self.processes, "no connection is due from it");
+        visitor.admit();
+        Ok(Some(process))
+    }
 }

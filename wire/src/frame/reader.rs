@@ -101,11 +101,6 @@ impl<R: Read> FrameReader<R> {
         &self.peer
     }
 
-    /// The stream that frames are read from.
-    pub fn get_ref(&self) -> &R {
-        &self.inner
-    }
-
     /// Allows frames of up to `limit` bytes from now on.
     pub fn set_limit(&mut self, limit: usize) {
         self.limit = limit;

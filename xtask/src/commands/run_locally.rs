@@ -7,6 +7,8 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
+use clap::builder::BoolishValueParser;
+use wire::files::ResultFiles;
 use wire::results::Summary;
 
 use crate::cluster::{self, Hosts, Input, Job};
@@ -14,20 +16,25 @@ use crate::host::Host;
 use crate::host::local::Local;
 use crate::{interrupt, project, ui};
 
+const DEFAULT_LINES: u64 = 1_000_000;
+
 /// Run the whole job on this machine: sender → classifiers → receiver
 ///
 /// Builds the programs, runs a million fake rows (or a CSV) through the classifier, and writes results.log,
 /// results.rejects.csv and results.json to the output folder, replacing those of an earlier job.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// How many rows to make up
-    #[arg(long, value_name = "N", env = "INPUT_LINES", default_value_t = 1_000_000)]
-    input_lines: u64,
+    /// How many rows to make up [default: 1000000]
+    #[arg(long, value_name = "N", env = "INPUT_LINES", hide_env_values = true)]
+    input_lines: Option<u64>,
+    /// The other name of 2018 for the same
+    #[arg(long, value_name = "N", env = "INPUT_SIZE", hide = true)]
+    input_size: Option<u64>,
     /// A CSV file with a header in place of fake rows, or - for standard input
-    #[arg(long, value_name = "FILE", env = "INPUT")]
+    #[arg(long, value_name = "FILE")]
     input: Option<PathBuf>,
     /// Fake rows of another seed are other rows
-    #[arg(long, value_name = "S", env = "SEED", default_value_t = 0)]
+    #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
     /// Worker threads on this machine, in all [default: one for each core]
     #[arg(long, value_name = "W", env = "N_WORKERS", value_parser = clap::value_parser!(u16).range(1..))]
@@ -37,7 +44,7 @@ pub(crate) struct Args {
         value_parser = clap::value_parser!(u16).range(1..=256))]
     processes: u16,
     /// The black box: native, python:MODULE[:FUNCTION] or sleep:MICROSECONDS
-    #[arg(long, value_name = "BOX", env = "CLASSIFIER", default_value = "native")]
+    #[arg(long, value_name = "BOX", default_value = "native")]
     classifier: String,
     /// How often the native box feeds a record to its hash
     #[arg(long, value_name = "TIMES", env = "CLASSIFIER_SLOWNESS", default_value_t = 10)]
@@ -46,23 +53,25 @@ pub(crate) struct Args {
     #[arg(long, value_name = "ROWS", env = "CHUNK_SIZE", default_value_t = 100)]
     chunk_size: u32,
     /// The interpreter for Python boxes; it needs pandas
-    #[arg(long, value_name = "PATH", env = "PYTHON", default_value = "python3")]
+    #[arg(long, value_name = "PATH", default_value = "python3")]
     python: PathBuf,
     /// The folder for the results [default: output/ in the project]
-    #[arg(long, value_name = "DIR", env = "OUTPUT")]
+    #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
     /// The folder for the programs' logs [default: log/ in the project]
-    #[arg(long, value_name = "DIR", env = "LOG")]
+    #[arg(long, value_name = "DIR")]
     log: Option<PathBuf>,
     /// Fail when there are rejects
-    #[arg(long, env = "STRICT")]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true",
+        hide_default_value = true, hide_possible_values = true, value_parser = BoolishValueParser::new())]
     strict: bool,
 }
 
 impl Args {
     fn input(&self) -> anyhow::Result<Input> {
+        let lines = self.input_lines.or(self.input_size).unwrap_or(DEFAULT_LINES);
         let Some(path) = &self.input else {
-            return Ok(Input::Fake { lines: self.input_lines, seed: self.seed });
+            return Ok(Input::Fake { lines, seed: self.seed });
         };
         if path == Path::new("-") {
             return Ok(Input::Stdin);
@@ -100,16 +109,18 @@ fn run_until_done(args: &Args, start: Instant) -> anyhow::Result<ExitCode> {
     let input = args.input()?;
     let output = args.output.clone().map_or_else(|| project::default_folder("output"), Ok)?;
     let log = args.log.clone().map_or_else(|| project::default_folder("log"), Ok)?;
-    let results = output.join("results.log");
+    let files = ResultFiles::beside(&output.join("results.log"))?;
     if let Input::File(path) = &input {
-        spare(path, &results)?;
+        spare(path, &files)?;
     }
     let programs = project::build_programs()?;
     let run_folder = log.join("run");
     project::make_folder(&output)?;
     project::make_folder(&run_folder)?;
-    let _locks = [lock(&output)?, lock(&log)?];
-    clean_slate(&results)?;
+    let _output_lock = lock(&output)?;
+    let _log_lock = if same(&output, &log) { None } else { Some(lock(&log)?) };
+    check_box(args, &programs)?;
+    clean_slate(&files)?;
 
     let workers = args.workers.map_or_else(cores, usize::from);
     let processes = usize::from(args.processes);
@@ -129,7 +140,7 @@ fn run_until_done(args: &Args, start: Instant) -> anyhow::Result<ExitCode> {
         input,
         classifier: args.box_args(),
         workers: threads,
-        results: results.clone(),
+        results: files.results.clone(),
         run_folder,
         token,
         token_file: token_file.clone(),
@@ -137,9 +148,24 @@ fn run_until_done(args: &Args, start: Instant) -> anyhow::Result<ExitCode> {
     let host = Local::new(programs, log);
     let hosts = Hosts { metrics: &host, classifiers: vec![&host as &dyn Host; processes] };
     let outcome = cluster::run(&job, &hosts);
-    std::fs::remove_file(&token_file).with_context(|| format!("removing {}", token_file.display()))?;
+    let removed = std::fs::remove_file(&token_file);
     outcome?;
-    summarize(args, &results, start)
+    removed.with_context(|| format!("removing the job token {}", token_file.display()))?;
+    summarize(args, &files, start)
+}
+
+/// A box that cannot be had should not cost the results of the job before.
+fn check_box(args: &Args, programs: &Path) -> anyhow::Result<()> {
+    let checked =
+        duct::cmd(programs.join("classifier"), [vec!["check".to_owned()], args.box_args()].concat())
+            .stderr_to_stdout()
+            .stdout_capture()
+            .unchecked()
+            .run()
+            .context("starting the classifier")?;
+    let said = String::from_utf8_lossy(&checked.stdout);
+    ensure!(checked.status.success(), "--classifier {}: {}", args.classifier, said.trim());
+    Ok(())
 }
 
 fn cores() -> usize {
@@ -179,16 +205,15 @@ fn lock(folder: &Path) -> anyhow::Result<File> {
     Ok(file)
 }
 
-/// The files of a job's results.
-fn result_files(results: &Path) -> [PathBuf; 4] {
-    ["log", "rejects.csv", "checkpoint", "json"].map(|extension| results.with_extension(extension))
+/// Whether both are there, and are the same.
+fn same(one: &Path, other: &Path) -> bool {
+    one.canonicalize().is_ok_and(|one| other.canonicalize().is_ok_and(|other| one == other))
 }
 
 /// An input that lies where the results go would be replaced by them.
-fn spare(input: &Path, results: &Path) -> anyhow::Result<()> {
-    let real = |path: &Path| path.canonicalize().ok();
+fn spare(input: &Path, files: &ResultFiles) -> anyhow::Result<()> {
     ensure!(
-        !result_files(results).iter().any(|file| real(file).is_some() && real(file) == real(input)),
+        !files.all().iter().any(|file| same(file, input)),
         "the input {} would be replaced by the results; move it, or choose another folder with --output",
         input.display()
     );
@@ -196,9 +221,9 @@ fn spare(input: &Path, results: &Path) -> anyhow::Result<()> {
 }
 
 /// Removes the results of an earlier job.
-fn clean_slate(results: &Path) -> anyhow::Result<()> {
-    for path in result_files(results) {
-        match std::fs::remove_file(&path) {
+fn clean_slate(files: &ResultFiles) -> anyhow::Result<()> {
+    for path in files.all() {
+        match std::fs::remove_file(path) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                 return Err(e).with_context(|| format!("removing {}, of an earlier job", path.display()));
             }
@@ -208,10 +233,10 @@ fn clean_slate(results: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn summarize(args: &Args, results: &Path, start: Instant) -> anyhow::Result<ExitCode> {
-    let path = results.with_extension("json");
+fn summarize(args: &Args, files: &ResultFiles, start: Instant) -> anyhow::Result<ExitCode> {
+    let path = &files.summary;
     let json =
-        std::fs::read(&path).with_context(|| format!("reading the job's summary {}", path.display()))?;
+        std::fs::read(path).with_context(|| format!("reading the job's summary {}", path.display()))?;
     let summary: Summary =
         serde_json::from_slice(&json).with_context(|| format!("understanding {}", path.display()))?;
     let out = summary.rows - summary.rejects;
@@ -224,13 +249,16 @@ fn summarize(args: &Args, results: &Path, start: Instant) -> anyhow::Result<Exit
         start.elapsed().as_secs_f64()
     ));
     ui::data(&format!("rows/s     {}", ui::count((summary.rows as f64 / summary.seconds.max(1e-3)) as u64)));
-    ui::data(&format!("results    {} ({})", results.display(), ui::bytes(summary.bytes)));
+    ui::data(&format!("results    {} ({})", files.results.display(), ui::bytes(summary.bytes)));
     ui::data(&format!("sha256     {}", summary.sha256));
     if summary.rejects == 0 {
         return Ok(ExitCode::SUCCESS);
     }
-    let rejects = results.with_extension("rejects.csv");
-    ui::note(&format!("{} rows are in {} with the reason", ui::count(summary.rejects), rejects.display()));
+    ui::note(&format!(
+        "{} rows are in {} with the reason",
+        ui::count(summary.rejects),
+        files.rejects.display()
+    ));
     if args.strict {
         ui::note("error: there are rejects, and --strict takes none");
         return Ok(ExitCode::FAILURE);
