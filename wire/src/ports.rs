@@ -6,5 +6,5 @@ pub const ROWS: u16 = 8888;
 pub const RESULTS: u16 = 9999;
 /// Cluster control, at the initializer.
 pub const CONTROL: u16 = 12500;
-/// Data connections between classifier processes; one port a process, counted up from here.
+/// Data connections between classifier processes, at the first one of a host.
 pub const DATA: u16 = 12600;

@@ -18,8 +18,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 /// Runs a slow classification over a CSV on a cluster that exists only while the job runs.
 ///
-/// Options are flags; most are also taken from the environment, or as NAME=VALUE behind the command, as make would
-/// take them: cargo xtask run-locally INPUT_LINES=100000 N_WORKERS=4
+/// Options are flags, or NAME=VALUE behind the command, as make would take them:
+/// cargo xtask run-locally INPUT_LINES=100000 N_WORKERS=4
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", version, disable_help_subcommand = true)]
 struct Args {

@@ -62,7 +62,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR")]
     log: Option<PathBuf>,
     /// Fail when there are rejects
-    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true",
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true",
         hide_default_value = true, hide_possible_values = true, value_parser = BoolishValueParser::new())]
     strict: bool,
 }
