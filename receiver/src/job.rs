@@ -65,6 +65,17 @@ struct Initializer {
     reported: Instant,
 }
 
+/// Whether so many bytes of results are there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// They are durable.
+    Durable,
+    /// The job is done, and these are all.
+    Last(u64),
+    /// The job has ended without being done.
+    Never,
+}
+
 /// What the syncer should do next.
 #[derive(Debug, PartialEq)]
 pub enum SyncWork {
@@ -170,6 +181,23 @@ impl Job {
         let mut state = self.state();
         state.durable = position;
         state.report(true);
+        self.changed.notify_all();
+    }
+
+    /// Waits until so many bytes of results are durable, or until it is clear that there will not be as many.
+    pub fn await_results(&self, bytes: u64) -> Reach {
+        let mut state = self.state();
+        loop {
+            if state.durable.result_bytes >= bytes {
+                return Reach::Durable;
+            }
+            match &state.end {
+                Some(End::Job(Outcome::Done(_))) => return Reach::Last(state.durable.result_bytes),
+                Some(_) => return Reach::Never,
+                None => {}
+            }
+            state = self.changed.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner);
+        }
     }
 
     /// Notes that no batches beyond these totals will come.

@@ -8,8 +8,10 @@
 //! | [`job`]        | the state that connections, the writer and the syncer share |
 //! | [`writer`]     | the thread that puts batches in order and writes them, and the one that makes them durable |
 //! | [`server`]     | connections: classifier processes, observers, plain clients |
+//! | [`archive`]    | everything as one .tgz, compressed while it comes |
 //! | [`plain`]      | what plain clients of 2018 send |
 
+pub mod archive;
 pub mod checkpoint;
 pub mod job;
 pub mod order;

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
+use receiver::archive::Archive;
 use receiver::job::End;
 use receiver::server::{Server, Settings};
+use wire::files::ResultFiles;
 use wire::net::{self, WhenTaken};
 use wire::ports;
 use wire::program::Ready;
@@ -40,6 +42,9 @@ struct Args {
     /// The file for the results; without it, plain payloads go to standard output
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Also pack results, rejects and summary into this .tgz, while they come
+    #[arg(long, value_name = "FILE", requires = "output")]
+    archive: Option<PathBuf>,
     /// A file with the job's token; who does not know it is refused
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
@@ -67,7 +72,7 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let token = args.token_file.as_deref().map(Token::load).transpose()?;
     let server = Server::new(Settings {
-        output: args.output,
+        output: args.output.clone(),
         token,
         allow_plain: args.allow_plain,
         patience: Duration::from_secs(args.patience),
@@ -76,12 +81,20 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
     ctrlc::set_handler(move || stopping.stop()).context("waiting for signals")?;
     let listener = net::listen("results", &args.listen, WhenTaken::any_port(args.any_port))?;
     Ready::new([("results", listener.local_addr()?)]).write(args.ready_file.as_deref())?;
+    let archive = match args.archive.zip(args.output) {
+        Some((path, output)) => Some(Archive::start(&path, &ResultFiles::beside(&output)?, server.job())?),
+        None => None,
+    };
     Ok(match server.run(listener) {
         End::Job(Outcome::Done(summary)) => {
             eprintln!(
                 "receiver: done: {} rows, of these {} rejects; SHA-256 of the results {}",
                 summary.rows, summary.rejects, summary.sha256
             );
+            if let Some(archive) = archive {
+                let size = archive.finish().context("packing the results")?;
+                eprintln!("receiver: the archive is ready, {size} bytes");
+            }
             ExitCode::SUCCESS
         }
         End::Job(Outcome::Failed(reason)) => {

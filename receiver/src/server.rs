@@ -76,6 +76,11 @@ impl Server {
         Ok(Arc::new(Self { settings, job, mode: Mutex::new(mode) }))
     }
 
+    /// The job.
+    pub fn job(&self) -> &Arc<Job> {
+        &self.job
+    }
+
     /// Serves connections until the job ends or somebody asks to [`stop`](Server::stop).
     pub fn run(self: &Arc<Self>, listener: TcpListener) -> End {
         let server = Arc::clone(self);

@@ -1,8 +1,8 @@
 //! What a program and the one that started it tell each other, beside the network: a ready file, and a
 //! lifeline.
 
-use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::path::Path;
 
@@ -75,6 +75,21 @@ pub fn replace_file(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
 pub fn sync_folder(path: &Path) -> std::io::Result<()> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::File::open(folder)?.sync_all()
+}
+
+/// The last lines of a file, which may be long.
+///
+/// # Errors
+/// Those of reading it.
+pub fn last_lines(path: &Path, count: usize) -> std::io::Result<Vec<String>> {
+    let mut last = VecDeque::new();
+    for line in BufReader::new(std::fs::File::open(path)?).split(b'\n') {
+        if last.len() == count {
+            last.pop_front();
+        }
+        last.push_back(String::from_utf8_lossy(&line?).into_owned());
+    }
+    Ok(last.into())
 }
 
 /// Prints why a program failed, in one line, and gives its exit code.

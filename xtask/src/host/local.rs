@@ -1,7 +1,6 @@
 //! This machine as a host.
 
-use std::collections::VecDeque;
-use std::io::{BufRead, BufReader, PipeWriter};
+use std::io::PipeWriter;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -87,16 +86,7 @@ impl Running for LocalProgram {
     }
 
     fn last_lines(&self, count: usize) -> anyhow::Result<Vec<String>> {
-        let file =
-            std::fs::File::open(&self.log).with_context(|| format!("reading {}", self.log.display()))?;
-        let mut last = VecDeque::new();
-        for line in BufReader::new(file).split(b'\n') {
-            if last.len() == count {
-                last.pop_front();
-            }
-            last.push_back(String::from_utf8_lossy(&line?).into_owned());
-        }
-        Ok(last.into())
+        wire::program::last_lines(&self.log, count).with_context(|| format!("reading {}", self.log.display()))
     }
 
     fn log(&self) -> String {

@@ -1,0 +1,302 @@
+//! Results, rejects and summary as one `.tgz`, compressed while they come.
+//!
+//! gzip may be made of members, one behind the other. Each piece of the results is compressed to a member of its own,
+//! by several threads side by side; they are written in order. Of the tar that is in it, the head of the first file
+//! must tell that file's length, which is known only at the end. So a member of known size is left free for it at the
+//! beginning, and is filled in last.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::SystemTime;
+
+use anyhow::{Context, anyhow};
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use tar::{EntryType, Header};
+use wire::files::ResultFiles;
+
+use crate::job::{Job, Reach};
+
+/// Bytes of results in a member.
+const PIECE: u64 = 1 << 20;
+/// Of a tar: files begin at multiples of this, and so many zeros twice are its end.
+const BLOCK: usize = 512;
+/// A gzip member that holds a block as it is: gzip's head and foot, one stored block's head, and the block.
+const HEAD_MEMBER: usize = 10 + 5 + BLOCK + 8;
+/// Threads that compress, at most; the machine has other work.
+const MOST_THREADS: usize = 8;
+
+/// An archive that is being made.
+pub struct Archive {
+    path: PathBuf,
+    part: PathBuf,
+    files: ResultFiles,
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<anyhow::Result<()>>>,
+}
+
+struct Shared {
+    job: Arc<Job>,
+    file: File,
+    state: Mutex<State>,
+    turned: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// The next piece that a thread should take.
+    next: u64,
+    /// The piece whose turn it is to be written.
+    turn: u64,
+    /// Where in the archive it begins.
+    at: u64,
+    failed: bool,
+}
+
+impl Archive {
+    /// Begins an archive of the results of `job`, from their beginning.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn start(path: &Path, files: &ResultFiles, job: &Arc<Job>) -> anyhow::Result<Self> {
+        let mut part = path.as_os_str().to_owned();
+        part.push(".part");
+        let part = PathBuf::from(part);
+        let file = File::create(&part).with_context(|| format!("creating {}", part.display()))?;
+        let state = Mutex::new(State { at: HEAD_MEMBER as u64, ..State::default() });
+        let shared = Arc::new(Shared { job: Arc::clone(job), file, state, turned: Condvar::new() });
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = (0..cores.clamp(1, MOST_THREADS)).map(|_| {
+            let (shared, results) = (Arc::clone(&shared), files.results.clone());
+            std::thread::Builder::new()
+                .name("archive".into())
+                .spawn(move || shared.compress(&results))
+                .context("starting a thread")
+        });
+        let threads = threads.collect::<anyhow::Result<_>>()?;
+        Ok(Self { path: path.to_owned(), part, files: files.clone(), shared, threads })
+    }
+
+    /// Ends the archive of a job that is done, and gives its size in bytes.
+    ///
+    /// # Errors
+    /// Files that cannot be read or written.
+    pub fn finish(self) -> anyhow::Result<u64> {
+        for thread in self.threads {
+            thread.join().map_err(|_| anyhow!("a thread of the archive broke off"))??;
+        }
+        let Shared { file, state, .. } = &*self.shared;
+        let mut at = state.lock().unwrap_or_else(PoisonError::into_inner).at;
+        let context = || format!("writing {}", self.part.display());
+        let length = |path: &Path| -> anyhow::Result<u64> {
+            Ok(std::fs::metadata(path).with_context(|| format!("reading {}", path.display()))?.len())
+        };
+        let results_length = length(&self.files.results)?;
+        let mut rest = Rest { out: gzip(), length: results_length };
+        rest.pad()?;
+        for path in [&self.files.rejects, &self.files.summary] {
+            rest.append(path, length(path)?).with_context(|| format!("packing {}", path.display()))?;
+        }
+        rest.out.write_all(&[0; 2 * BLOCK])?;
+        let rest = rest.out.finish()?;
+        file.write_all_at(&rest, at).with_context(context)?;
+        at += rest.len() as u64;
+        file.write_all_at(&stored_member(&head(&self.files.results, results_length)?)?, 0)
+            .with_context(context)?;
+        file.sync_all().with_context(context)?;
+        std::fs::rename(&self.part, &self.path)
+            .with_context(|| format!("renaming {} to {}", self.part.display(), self.path.display()))?;
+        Ok(at)
+    }
+}
+
+impl Shared {
+    /// One of the threads: takes pieces until there are no more.
+    fn compress(&self, results: &Path) -> anyhow::Result<()> {
+        let compressed = self.compress_pieces(results);
+        if compressed.is_err() {
+            self.state.lock().unwrap_or_else(PoisonError::into_inner).failed = true;
+            self.turned.notify_all();
+        }
+        compressed
+    }
+
+    fn compress_pieces(&self, results: &Path) -> anyhow::Result<()> {
+        let mut file = None;
+        loop {
+            let piece = {
+                let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+                state.next += 1;
+                state.next - 1
+            };
+            let begin = piece * PIECE;
+            let length = match self.job.await_results(begin + PIECE) {
+                Reach::Durable => PIECE,
+                Reach::Last(all) if all > begin => all - begin,
+                Reach::Last(_) | Reach::Never => return Ok(()),
+            };
+            let context = || format!("reading {}", results.display());
+            let file = match &mut file {
+                Some(file) => file,
+                // Not before: a job that has not begun has no file.
+                none => none.insert(File::open(results).with_context(context)?),
+            };
+            let mut bytes = vec![0; length as usize];
+            file.read_exact_at(&mut bytes, begin).with_context(context)?;
+            let mut member = gzip();
+            member.write_all(&bytes).context("compressing results")?;
+            if !self.write(piece, &member.finish().context("compressing results")?)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Writes a piece when it is its turn; `false` if another thread has failed.
+    fn write(&self, piece: u64, member: &[u8]) -> anyhow::Result<bool> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let not_yet = |state: &mut State| state.turn != piece && !state.failed;
+        let mut state = self.turned.wait_while(state, not_yet).unwrap_or_else(PoisonError::into_inner);
+        if state.failed {
+            return Ok(false);
+        }
+        self.file.write_all_at(member, state.at).context("writing the archive")?;
+        state.at += member.len() as u64;
+        state.turn += 1;
+        self.turned.notify_all();
+        Ok(true)
+    }
+}
+
+/// What follows the results in the tar.
+struct Rest {
+    out: GzEncoder<Vec<u8>>,
+    /// Of the file before.
+    length: u64,
+}
+
+impl Rest {
+    /// Zeros up to where the next file begins.
+    fn pad(&mut self) -> io::Result<()> {
+        let used = (self.length % BLOCK as u64) as usize;
+        if used > 0 { self.out.write_all(&[0; BLOCK][used..]) } else { Ok(()) }
+    }
+
+    fn append(&mut self, path: &Path, length: u64) -> anyhow::Result<()> {
+        self.out.write_all(&head(path, length)?)?;
+        let copied = io::copy(&mut File::open(path)?.take(length), &mut self.out)?;
+        anyhow::ensure!(copied == length, "it became shorter meanwhile");
+        self.length = length;
+        Ok(self.pad()?)
+    }
+}
+
+/// A file's head in a tar.
+fn head(path: &Path, length: u64) -> anyhow::Result<[u8; BLOCK]> {
+    let mut header = Header::new_gnu();
+    header.set_entry_type(EntryType::Regular);
+    header.set_path(path.file_name().context("a file without a name")?)?;
+    header.set_size(length);
+    header.set_mode(0o644);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_secs());
+    header.set_mtime(now);
+    header.set_cksum();
+    Ok(*header.as_bytes())
+}
+
+/// Level 1: the archive must not become what everything waits for.
+fn gzip() -> GzEncoder<Vec<u8>> {
+    GzEncoder::new(Vec::new(), Compression::fast())
+}
+
+/// A gzip member of just [`HEAD_MEMBER`] bytes.
+fn stored_member(block: &[u8; BLOCK]) -> io::Result<Vec<u8>> {
+    let mut member = GzEncoder::new(Vec::new(), Compression::none());
+    member.write_all(block)?;
+    let member = member.finish()?;
+    if member.len() == HEAD_MEMBER {
+        Ok(member)
+    } else {
+        Err(io::Error::other(format!("a stored gzip member has {} bytes, not {HEAD_MEMBER}", member.len())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::Position;
+    use crate::job::End;
+    use flate2::read::MultiGzDecoder;
+    use proptest::prelude::*;
+    use wire::results::{Outcome, Summary};
+
+    fn summary() -> Summary {
+        let text = String::new;
+        Summary {
+            rows: 0,
+            rejects: 0,
+            batches: 0,
+            bytes: 0,
+            sha256: text(),
+            started: text(),
+            ended: text(),
+            seconds: 0.0,
+        }
+    }
+
+    /// Archives results that become durable in steps; gives what a reader finds in the archive.
+    fn archived(results: &[u8], steps: &[usize]) -> Vec<(String, Vec<u8>)> {
+        let dir = tempfile::tempdir().unwrap();
+        let files = ResultFiles::beside(&dir.path().join("results.log")).unwrap();
+        let job = Arc::new(Job::default());
+        let archive = Archive::start(&dir.path().join("results.tgz"), &files, &job).unwrap();
+        std::fs::write(&files.rejects, "row,reason,record\n").unwrap();
+        let mut file = File::create(&files.results).unwrap();
+        let mut at = 0;
+        for step in steps.iter().copied().chain([results.len()]) {
+            let end = (at + step).min(results.len());
+            file.write_all(&results[at..end]).unwrap();
+            at = end;
+            job.durable(Position { result_bytes: at as u64, ..Position::default() });
+        }
+        std::fs::write(&files.summary, "{}\n").unwrap();
+        job.end(End::Job(Outcome::Done(summary())));
+        let size = archive.finish().unwrap();
+        let bytes = std::fs::read(dir.path().join("results.tgz")).unwrap();
+        assert_eq!(size, bytes.len() as u64);
+        let mut tar = tar::Archive::new(MultiGzDecoder::new(&bytes[..]));
+        let entries = tar.entries().unwrap().map(|entry| {
+            let mut entry = entry.unwrap();
+            let mut contents = Vec::new();
+            entry.read_to_end(&mut contents).unwrap();
+            (entry.path().unwrap().display().to_string(), contents)
+        });
+        entries.collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20))]
+        #[test]
+        fn everything_is_in_it(
+            length in 0usize..(4 << 20),
+            steps in prop::collection::vec(0usize..(1 << 20), 0..6),
+        ) {
+            let results: Vec<u8> = (0..length).map(|i| (i * i / 7) as u8).collect();
+            let found = archived(&results, &steps);
+            prop_assert!(found[0] == ("results.log".to_owned(), results));
+            prop_assert_eq!(&found[1..], &[
+                ("results.rejects.csv".to_owned(), b"row,reason,record\n".to_vec()),
+                ("results.json".to_owned(), b"{}\n".to_vec()),
+            ]);
+        }
+    }
+
+    #[test]
+    fn pieces_that_end_just_at_the_end_are_complete() {
+        let results = vec![7; 2 * PIECE as usize];
+        assert!(archived(&results, &[PIECE as usize])[0].1 == results);
+    }
+}

@@ -1,0 +1,170 @@
+//! What crosses between a commander and the host: JSON, one message a line.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use wire::program::Ready;
+use wire::results::{Progress, Summary};
+
+/// The host's folder, in the home of the user who logs in.
+pub const FOLDER: &str = ".provisioned-classifier";
+
+/// From the commander.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// Nobody else may command this host until this connection ends.
+    Lock(Holder),
+    /// Remove what an earlier job left: its records, its logs, its results. Its programs must have ended.
+    Clean,
+    /// Write a file that only this user may read, such as the job's token.
+    WriteSecret {
+        /// Its path in the host's folder.
+        path: String,
+        /// What it is to hold.
+        text: String,
+    },
+    /// Unpack an archive that was shipped, and let a link lead to it.
+    Unpack {
+        /// The archive's path in the host's folder; it is removed afterwards.
+        archive: String,
+        /// The SHA-256 that it must have, in hexadecimal.
+        sha256: String,
+        /// The link's name.
+        link: String,
+    },
+    /// Start a program, and keep it.
+    Start(Program),
+    /// End a program (or all) of this folder: politely at first, and after the grace by force.
+    Stop {
+        /// Its name; all if there is none.
+        name: Option<String>,
+        /// How long it may take to end in order.
+        grace_ms: u64,
+    },
+    /// The last lines that a program printed.
+    Tail {
+        /// Its name.
+        name: String,
+        /// How many lines at most.
+        lines: usize,
+    },
+    /// How the host and its programs are.
+    Status,
+    /// Remove the host's folder. Its programs must have ended.
+    Remove,
+}
+
+/// To the commander. Each request has one reply, in their order; events come in between.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Message {
+    /// It is done.
+    Done(Reply),
+    /// It is not done, and why.
+    Failed(String),
+    /// Something happened to a program.
+    Event(Event),
+}
+
+/// What a request brought.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// Nothing but that it is done.
+    Nothing,
+    /// To a lock: somebody else has it.
+    Held(Holder),
+    /// To a tail.
+    Lines(Vec<String>),
+    /// To a status.
+    Status(Box<Status>),
+}
+
+/// Who commands a host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// A person and a machine, and what is done.
+    pub who: String,
+    /// Since when, in UTC as RFC 3339.
+    pub since: String,
+}
+
+/// A program to start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Program {
+    /// What the job calls it.
+    pub name: String,
+    /// Its path in the host's folder.
+    pub path: String,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// Variables that it has in its environment besides this program's own.
+    #[serde(default)]
+    pub environment: BTreeMap<String, String>,
+    /// The file, in the host's folder, that it writes when it is ready.
+    pub ready_file: String,
+}
+
+/// Something happened to a program.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Event {
+    /// It wrote its ready file, or wrote it anew.
+    Ready {
+        /// Its name.
+        name: String,
+        /// What the file says.
+        ready: Ready,
+    },
+    /// It ended.
+    Ended {
+        /// Its name.
+        name: String,
+        /// How.
+        end: End,
+    },
+}
+
+/// How a program ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct End {
+    /// Whether that was a good end.
+    pub success: bool,
+    /// The exit code or the signal, in words.
+    pub status: String,
+}
+
+/// How a host is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Since the host started, in seconds.
+    pub uptime: u64,
+    /// Free bytes where the host's folder is.
+    pub disk_free: u64,
+    /// Bytes there in all.
+    pub disk_size: u64,
+    /// The content hash of the application that is installed.
+    pub app: Option<String>,
+    /// Who commands the host just now.
+    pub holder: Option<Holder>,
+    /// Programs of the job, also those that have ended.
+    pub programs: Vec<ProgramStatus>,
+    /// On the metrics host: how the job that runs is going.
+    pub progress: Option<Progress>,
+    /// On the metrics host: what the job that is done has brought.
+    pub summary: Option<Summary>,
+}
+
+/// How a program is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProgramStatus {
+    /// Its name.
+    pub name: String,
+    /// Its process id.
+    pub pid: u32,
+    /// How long it has been running, in seconds, if it runs.
+    pub running: Option<u64>,
+    /// How it ended, if it has.
+    pub end: Option<End>,
+}

@@ -1,0 +1,245 @@
+//! What is known of programs, on disk. A process is known by its id and the time it started, since ids are given
+//! again.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use wire::program::replace_file;
+
+use crate::protocol::{End, Program};
+
+/// How long a process may take to be gone that was killed.
+const KILL_TIME: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// A process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Its id.
+    pub pid: u32,
+    /// When it started, in clock ticks since the host did.
+    started: u64,
+}
+
+impl Process {
+    /// The process that has this id now; `None` if there is none.
+    pub fn of(pid: u32) -> Option<Self> {
+        started(pid).map(|started| Self { pid, started })
+    }
+
+    /// Whether it still runs.
+    pub fn is_alive(&self) -> bool {
+        started(self.pid) == Some(self.started)
+    }
+
+    /// Sends a signal to the process and all of its group; that it is gone already is fine.
+    fn signal(&self, signal: Signal) {
+        if self.is_alive() {
+            let _ = killpg(Pid::from_raw(self.pid as i32), signal);
+        }
+    }
+}
+
+/// When the process with this id started; `None` if there is none, or if it has ended and only waits to be noticed.
+fn started(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in parentheses, may hold anything. Behind it: the state, and 18 fields on, the start.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_whitespace();
+    let state = fields.next()?;
+    if state == "Z" || state == "X" { None } else { fields.nth(18)?.parse().ok() }
+}
+
+/// A program that was started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// What was started.
+    pub program: Program,
+    /// The program's process, which leads a process group.
+    pub process: Process,
+    /// The process that keeps it, which leads another.
+    pub keeper: Process,
+    /// When it was started, in seconds since 1970.
+    pub since: u64,
+}
+
+/// The files about programs.
+#[derive(Debug, Clone)]
+pub struct Records {
+    folder: PathBuf,
+}
+
+impl Records {
+    /// Those in the host's folder.
+    pub fn new(folder: &Path) -> Self {
+        Self { folder: folder.join("run") }
+    }
+
+    fn file(&self, name: &str, kind: &str) -> PathBuf {
+        self.folder.join(format!("{name}.{kind}"))
+    }
+
+    /// Where the keeper finds what it is to start.
+    pub fn launch_file(&self, name: &str) -> PathBuf {
+        self.file(name, "launch")
+    }
+
+    /// Forgets what an earlier program of this name left.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn forget(&self, name: &str) -> anyhow::Result<()> {
+        std::fs::create_dir_all(&self.folder)
+            .with_context(|| format!("making the folder {}", self.folder.display()))?;
+        for kind in ["launch", "pid", "end"] {
+            remove_if_there(&self.file(name, kind))?;
+        }
+        Ok(())
+    }
+
+    /// Notes what is to be started.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn save_launch(&self, program: &Program) -> anyhow::Result<()> {
+        save(&self.launch_file(&program.name), program)
+    }
+
+    /// Notes that a program was started.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn save(&self, record: &Record) -> anyhow::Result<()> {
+        save(&self.file(&record.program.name, "pid"), record)
+    }
+
+    /// The record of a program, if it was started.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn load(&self, name: &str) -> anyhow::Result<Option<Record>> {
+        load(&self.file(name, "pid"))
+    }
+
+    /// Notes how a program ended.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn save_end(&self, name: &str, end: &End) -> anyhow::Result<()> {
+        save(&self.file(name, "end"), end)
+    }
+
+    /// How a program ended, if it has.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn load_end(&self, name: &str) -> anyhow::Result<Option<End>> {
+        load(&self.file(name, "end"))
+    }
+
+    /// All programs that were started, by name.
+    ///
+    /// # Errors
+    /// Files that cannot be read.
+    pub fn all(&self) -> anyhow::Result<Vec<Record>> {
+        let entries = match std::fs::read_dir(&self.folder) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other.with_context(|| format!("reading the folder {}", self.folder.display()))?,
+        };
+        let mut records: Vec<Record> = Vec::new();
+        for entry in entries {
+            let path = entry.with_context(|| format!("reading the folder {}", self.folder.display()))?.path();
+            if path.extension().is_some_and(|extension| extension == "pid") {
+                records.extend(load::<Record>(&path)?);
+            }
+        }
+        records.sort_by(|a, b| a.program.name.cmp(&b.program.name));
+        Ok(records)
+    }
+
+    /// Ends a program: politely at first, and after the grace by force. Waits until it and its keeper are gone.
+    ///
+    /// # Errors
+    /// When a process stays although it was killed.
+    pub fn stop(&self, record: &Record, grace: Duration) -> anyhow::Result<()> {
+        record.process.signal(Signal::SIGTERM);
+        if !await_gone(&record.process, grace) {
+            record.process.signal(Signal::SIGKILL);
+        }
+        for (process, what) in [(&record.process, "program"), (&record.keeper, "keeper")] {
+            if await_gone(process, KILL_TIME) {
+                continue;
+            }
+            process.signal(Signal::SIGKILL);
+            anyhow::ensure!(
+                await_gone(process, KILL_TIME),
+                "ending {}: its {what}, process {}, is still there {KILL_TIME:?} after it was killed",
+                record.program.name,
+                process.pid
+            );
+        }
+        Ok(())
+    }
+}
+
+fn await_gone(process: &Process, limit: Duration) -> bool {
+    let deadline = Instant::now() + limit;
+    while process.is_alive() {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        std::thread::sleep(PAUSE);
+    }
+    true
+}
+
+fn save<T: Serialize>(path: &Path, value: &T) -> anyhow::Result<()> {
+    let text = serde_json::to_vec(value).with_context(|| format!("encoding {}", path.display()))?;
+    replace_file(path, &text)
+}
+
+pub(crate) fn load<T: DeserializeOwned>(path: &Path) -> anyhow::Result<Option<T>> {
+    match std::fs::read(path) {
+        Ok(text) => serde_json::from_slice(&text)
+            .map(Some)
+            .with_context(|| format!("understanding {}", path.display())),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e).with_context(|| format!("reading {}", path.display())),
+    }
+}
+
+/// Removes a file, unless it is not there.
+pub(crate) fn remove_if_there(path: &Path) -> anyhow::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            Err(e).with_context(|| format!("removing {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    #[test]
+    fn a_process_is_known_by_id_and_start() {
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let process = Process::of(child.id()).unwrap();
+        assert!(process.is_alive());
+        // Another one that would be given the same id later.
+        assert!(!Process { started: process.started + 1, ..process }.is_alive());
+        child.kill().unwrap();
+        // Gone also while its parent has not noticed.
+        assert!(await_gone(&process, Duration::from_secs(20)));
+        child.wait().unwrap();
+        assert!(!process.is_alive());
+    }
+}

@@ -1,0 +1,290 @@
+//! Answering whoever commands the host.
+
+mod watch;
+
+use std::fs::File;
+use std::io::{BufRead, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Component, Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, bail, ensure};
+use wire::files::ResultFiles;
+use wire::frame::FrameReader;
+use wire::net;
+use wire::opening::{self, OPENING_LIMIT, ResultsOpening};
+use wire::program::Ready;
+use wire::results::Progress;
+use wire::token::Token;
+
+use crate::keep::log_file;
+use crate::protocol::{Holder, Message, Program, ProgramStatus, Reply, Request, Status};
+use crate::records::{self, Record, Records};
+use crate::unpack;
+use watch::Watch;
+
+/// A commander sends something this often at least; after a longer silence it is taken to be gone.
+pub const SILENCE: Duration = Duration::from_secs(15);
+/// How long a keeper may take to start its program.
+const START_TIME: Duration = Duration::from_secs(10);
+/// How long the receiver may take to say how the job goes.
+const PROGRESS_TIME: Duration = Duration::from_secs(1);
+
+/// Where messages go; replies and events come from different threads.
+type Output = Arc<Mutex<dyn Write + Send>>;
+
+fn say(output: &Output, message: &Message) -> anyhow::Result<()> {
+    let mut line = serde_json::to_vec(message).context("encoding a message")?;
+    line.push(b'\n');
+    let mut output = output.lock().unwrap_or_else(PoisonError::into_inner);
+    output.write_all(&line).and_then(|()| output.flush()).context("answering the commander")
+}
+
+/// Serves requests until they end, or until the commander is silent for too long.
+///
+/// # Errors
+/// A commander that cannot be answered, or that is not understood.
+pub fn serve(
+    folder: &Path,
+    requests: impl BufRead + Send + 'static,
+    output: impl Write + Send + 'static,
+) -> anyhow::Result<()> {
+    let output: Output = Arc::new(Mutex::new(output));
+    let watch = Watch::start(Records::new(folder), folder.to_owned(), Arc::clone(&output))?;
+    let mut host = Host { folder: folder.to_owned(), records: Records::new(folder), watch, lock: None };
+    let (reading, lines) = channel();
+    std::thread::Builder::new()
+        .name("requests".into())
+        .spawn(move || {
+            // When nobody takes the lines, this program is ending.
+            for line in requests.lines() {
+                if reading.send(line).is_err() {
+                    return;
+                }
+            }
+        })
+        .context("starting a thread")?;
+    loop {
+        let line = match lines.recv_timeout(SILENCE) {
+            Ok(line) => line.context("reading a request")?,
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            Err(RecvTimeoutError::Timeout) => bail!("the commander has been silent for {SILENCE:?}"),
+        };
+        if line.is_empty() {
+            // A sign of life.
+            continue;
+        }
+        let outcome = serde_json::from_str(&line).context("understanding a request");
+        let message = match outcome.and_then(|request| host.answer(request)) {
+            Ok(reply) => Message::Done(reply),
+            Err(error) => Message::Failed(format!("{error:#}")),
+        };
+        say(&output, &message)?;
+    }
+}
+
+struct Host {
+    folder: PathBuf,
+    records: Records,
+    watch: Watch,
+    lock: Option<File>,
+}
+
+impl Host {
+    fn answer(&mut self, request: Request) -> anyhow::Result<Reply> {
+        match request {
+            Request::Lock(holder) => self.lock(&holder),
+            Request::Clean => self.clean().map(|()| Reply::Nothing),
+            Request::WriteSecret { path, text } => self.write_secret(&path, &text).map(|()| Reply::Nothing),
+            Request::Unpack { archive, sha256, link } => {
+                unpack::unpack(&self.folder, &archive, &sha256, &link).map(|()| Reply::Nothing)
+            }
+            Request::Start(program) => self.start(program).map(|()| Reply::Nothing),
+            Request::Stop { name, grace_ms } => {
+                self.stop(name.as_deref(), Duration::from_millis(grace_ms)).map(|()| Reply::Nothing)
+            }
+            Request::Tail { name, lines } => self.tail(&name, lines).map(Reply::Lines),
+            Request::Status => self.status().map(|status| Reply::Status(Box::new(status))),
+            Request::Remove => self.remove().map(|()| Reply::Nothing),
+        }
+    }
+
+    fn lock_file(&self) -> PathBuf {
+        self.folder.join("lock")
+    }
+
+    fn lock(&mut self, holder: &Holder) -> anyhow::Result<Reply> {
+        let path = self.lock_file();
+        let context = || format!("locking {}", path.display());
+        // Not truncated: until it is locked, it says who has it.
+        let file =
+            File::options().write(true).create(true).truncate(false).open(&path).with_context(context)?;
+        if file.try_lock().is_err() {
+            let unknown = || Holder { who: "somebody who does not say who it is".into(), since: "?".into() };
+            return Ok(Reply::Held(records::load(&path)?.unwrap_or_else(unknown)));
+        }
+        file.set_len(0).with_context(context)?;
+        let text = serde_json::to_vec(holder).context("encoding a holder")?;
+        (&file).write_all(&text).with_context(context)?;
+        self.lock = Some(file);
+        Ok(Reply::Nothing)
+    }
+
+    fn ensure_nothing_runs(&self) -> anyhow::Result<()> {
+        let records = self.records.all()?;
+        let running = records.iter().filter(|record| record.process.is_alive());
+        let names: Vec<_> = running.map(|record| record.program.name.as_str()).collect();
+        ensure!(names.is_empty(), "these programs still run: {}", names.join(", "));
+        Ok(())
+    }
+
+    fn clean(&self) -> anyhow::Result<()> {
+        self.ensure_nothing_runs()?;
+        for name in ["run", "log", "output", "input"] {
+            let path = self.folder.join(name);
+            if path.exists() {
+                std::fs::remove_dir_all(&path).with_context(|| format!("removing {}", path.display()))?;
+            }
+            std::fs::create_dir(&path).with_context(|| format!("making the folder {}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    fn write_secret(&self, path: &str, text: &str) -> anyhow::Result<()> {
+        let path = self.inside(path)?;
+        records::remove_if_there(&path)?;
+        File::options()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+            .and_then(|mut file| file.write_all(text.as_bytes()))
+            .with_context(|| format!("writing {}", path.display()))
+    }
+
+    /// A path that lies in the host's folder.
+    fn inside(&self, path: &str) -> anyhow::Result<PathBuf> {
+        let normal = Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
+        ensure!(normal && !path.is_empty(), "{path:?} does not lie in the host's folder");
+        Ok(self.folder.join(path))
+    }
+
+    fn start(&self, program: Program) -> anyhow::Result<()> {
+        let name = program.name.clone();
+        let usual = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        ensure!(!name.is_empty() && name.chars().all(usual), "{name:?} is no name for a program");
+        if let Some(record) = self.records.load(&name)? {
+            ensure!(!record.process.is_alive(), "{name} runs already, as process {}", record.process.pid);
+        }
+        self.records.forget(&name)?;
+        records::remove_if_there(&self.inside(&program.ready_file)?)?;
+        std::fs::create_dir_all(self.folder.join("log")).context("making the folder for logs")?;
+        self.records.save_launch(&program)?;
+        let me = std::env::current_exe().context("looking for this program's file")?;
+        let mut keeper = Command::new(me)
+            .args(["keep", &name])
+            .current_dir(&self.folder)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .with_context(|| format!("starting a keeper for {name}"))?;
+        let deadline = Instant::now() + START_TIME;
+        loop {
+            if self.records.load(&name)?.is_some() {
+                break;
+            }
+            if let Some(end) = self.records.load_end(&name)? {
+                bail!("starting {name}: {}", end.status);
+            }
+            if let Some(status) = keeper.try_wait().context("waiting for a keeper")? {
+                // It may have noted why just before it ended.
+                let end = self.records.load_end(&name)?;
+                bail!(
+                    "starting {name}: {}",
+                    end.map_or_else(|| format!("its keeper ended with {status}"), |e| e.status)
+                );
+            }
+            ensure!(Instant::now() < deadline, "starting {name}: its keeper did not within {START_TIME:?}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // So that it does not stay as a zombie when it ends before this program.
+        std::thread::spawn(move || keeper.wait());
+        self.watch.watch(name, program.ready_file);
+        Ok(())
+    }
+
+    fn stop(&self, name: Option<&str>, grace: Duration) -> anyhow::Result<()> {
+        let records = self.records.all()?;
+        let wanted = records.iter().filter(|record| name.is_none_or(|name| record.program.name == name));
+        let outcomes: Vec<anyhow::Result<()>> = std::thread::scope(|scope| {
+            let stops: Vec<_> =
+                wanted.map(|record| scope.spawn(|| self.records.stop(record, grace))).collect();
+            let joined =
+                stops.into_iter().map(|stop| stop.join().unwrap_or_else(|p| std::panic::resume_unwind(p)));
+            joined.collect()
+        });
+        outcomes.into_iter().collect()
+    }
+
+    fn tail(&self, name: &str, lines: usize) -> anyhow::Result<Vec<String>> {
+        let path = log_file(&self.folder, name);
+        wire::program::last_lines(&path, lines).with_context(|| format!("reading {}", path.display()))
+    }
+
+    fn remove(&self) -> anyhow::Result<()> {
+        self.ensure_nothing_runs()?;
+        std::fs::remove_dir_all(&self.folder).with_context(|| format!("removing {}", self.folder.display()))
+    }
+
+    fn status(&self) -> anyhow::Result<Status> {
+        let disk = nix::sys::statvfs::statvfs(&self.folder).context("asking for free space")?;
+        let uptime = std::fs::read_to_string("/proc/uptime").context("reading /proc/uptime")?;
+        let uptime = uptime.split('.').next().and_then(|seconds| seconds.parse().ok()).unwrap_or(0);
+        let programs = self.records.all()?.iter().map(|record| self.program_status(record)).collect();
+        let results = ResultFiles::beside(&self.folder.join("output/results.log"))?;
+        Ok(Status {
+            uptime,
+            disk_free: disk.blocks_available() as u64 * disk.fragment_size() as u64,
+            disk_size: disk.blocks() as u64 * disk.fragment_size() as u64,
+            app: unpack::installed(&self.folder, "app"),
+            holder: self.holder()?,
+            programs,
+            progress: self.progress(),
+            summary: records::load(&results.summary)?,
+        })
+    }
+
+    fn program_status(&self, record: &Record) -> ProgramStatus {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
+        let name = record.program.name.clone();
+        let running = record.process.is_alive().then(|| now.saturating_sub(record.since));
+        // What is not readable here is told when the program's end is asked for.
+        let end = self.records.load_end(&name).ok().flatten();
+        ProgramStatus { name, pid: record.process.pid, running, end }
+    }
+
+    fn holder(&self) -> anyhow::Result<Option<Holder>> {
+        let path = self.lock_file();
+        let Ok(file) = File::open(&path) else { return Ok(None) };
+        if file.try_lock_shared().is_ok() { Ok(None) } else { records::load(&path) }
+    }
+
+    /// How the job goes, if a receiver runs here and says so.
+    fn progress(&self) -> Option<Progress> {
+        let record = self.records.load("receiver").ok().flatten()?;
+        if !record.process.is_alive() {
+            return None;
+        }
+        let ready = Ready::read(&self.folder.join(&record.program.ready_file)).ok().flatten()?;
+        let address = ready.addresses.get("results")?.to_string();
+        let token = Token::load(&self.folder.join("run/token")).ok()?;
+        let stream = net::connect("the receiver", &address, PROGRESS_TIME).ok()?;
+        opening::send(&stream, Some(&token), &ResultsOpening::Observer {}).ok()?;
+        let mut reader = FrameReader::new(stream, "the receiver", OPENING_LIMIT);
+        opening::await_answer(&mut reader, PROGRESS_TIME).ok()
+    }
+}

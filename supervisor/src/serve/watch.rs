@@ -1,0 +1,93 @@
+//! Looks at the files of programs that were started, and tells what changes.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use wire::program::Ready;
+
+use super::{Output, say};
+use crate::protocol::{End, Event, Message};
+use crate::records::Records;
+
+/// How often files are looked at.
+const PAUSE: Duration = Duration::from_millis(5);
+/// How often it is seen to that a program and its keeper have not both been killed, so that nobody notes the end.
+const CHECK_PAUSE: Duration = Duration::from_secs(1);
+
+/// Watches over programs, on a thread of its own.
+pub(super) struct Watch(Arc<Mutex<BTreeMap<String, Watched>>>);
+
+struct Watched {
+    ready_file: String,
+    ready: Option<Ready>,
+    checked: Instant,
+}
+
+impl Watch {
+    pub(super) fn start(records: Records, folder: PathBuf, output: Output) -> anyhow::Result<Self> {
+        let watched = Arc::new(Mutex::new(BTreeMap::new()));
+        let shared = Arc::clone(&watched);
+        std::thread::Builder::new()
+            .name("watch".into())
+            .spawn(move || {
+                loop {
+                    let events = look(&mut lock(&shared), &records, &folder);
+                    // When nobody hears it any more, the other thread sees that, and ends this program.
+                    if events.iter().any(|event| say(&output, &Message::Event(event.clone())).is_err()) {
+                        return;
+                    }
+                    std::thread::sleep(PAUSE);
+                }
+            })
+            .context("starting a thread")?;
+        Ok(Self(watched))
+    }
+
+    /// Tells of this program from now on, until it has ended.
+    pub(super) fn watch(&self, name: String, ready_file: String) {
+        lock(&self.0).insert(name, Watched { ready_file, ready: None, checked: Instant::now() });
+    }
+}
+
+fn lock(watched: &Mutex<BTreeMap<String, Watched>>) -> MutexGuard<'_, BTreeMap<String, Watched>> {
+    watched.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn look(all: &mut BTreeMap<String, Watched>, records: &Records, folder: &std::path::Path) -> Vec<Event> {
+    let mut events = Vec::new();
+    all.retain(|name, watched| {
+        // A file that cannot be read is told of as an end: the commander should not wait for what cannot come.
+        let broken = |error: anyhow::Error| Some(End { success: false, status: format!("{error:#}") });
+        let mut end = records.load_end(name).unwrap_or_else(broken);
+        match Ready::read(&folder.join(&watched.ready_file)) {
+            Ok(Some(ready)) if watched.ready.as_ref() != Some(&ready) => {
+                watched.ready = Some(ready.clone());
+                events.push(Event::Ready { name: name.clone(), ready });
+            }
+            Ok(_) => {}
+            Err(error) => end = broken(error),
+        }
+        if end.is_none() && watched.checked.elapsed() >= CHECK_PAUSE {
+            watched.checked = Instant::now();
+            end = unnoticed_end(name, records);
+        }
+        let Some(end) = end else { return true };
+        events.push(Event::Ended { name: name.clone(), end });
+        false
+    });
+    events
+}
+
+/// The end of a program whose keeper was killed and could not note it.
+fn unnoticed_end(name: &str, records: &Records) -> Option<End> {
+    let record = records.load(name).ok().flatten()?;
+    if record.process.is_alive() || record.keeper.is_alive() {
+        return None;
+    }
+    // It may have been noted just now.
+    let noted = records.load_end(name).ok().flatten();
+    Some(noted.unwrap_or(End { success: false, status: "it and its keeper were killed".into() }))
+}
