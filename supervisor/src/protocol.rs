@@ -49,6 +49,11 @@ pub enum Request {
         /// How many lines at most.
         lines: usize,
     },
+    /// Tell, several times a second, how the job goes: [`Event::Progress`].
+    Observe {
+        /// Where the receiver, on this host, listens.
+        address: String,
+    },
     /// How the host and its programs are.
     Status,
     /// Remove the host's folder. Its programs must have ended.
@@ -106,7 +111,7 @@ pub struct Program {
     pub ready_file: String,
 }
 
-/// Something happened to a program.
+/// Something happened, mostly to a program.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Event {
@@ -124,6 +129,8 @@ pub enum Event {
         /// How.
         end: End,
     },
+    /// How the job goes.
+    Progress(Progress),
 }
 
 /// How a program ended.

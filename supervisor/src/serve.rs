@@ -4,7 +4,6 @@ mod watch;
 
 use std::fs::File;
 use std::io::{BufRead, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -13,15 +12,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail, ensure};
 use wire::files::ResultFiles;
-use wire::frame::FrameReader;
-use wire::net;
-use wire::opening::{self, OPENING_LIMIT, ResultsOpening};
 use wire::program::Ready;
 use wire::results::Progress;
 use wire::token::Token;
 
 use crate::keep::log_file;
-use crate::protocol::{Holder, Message, Program, ProgramStatus, Reply, Request, Status};
+use crate::protocol::{Event, Holder, Message, Program, ProgramStatus, Reply, Request, Status};
 use crate::records::{self, Record, Records};
 use crate::unpack;
 use watch::Watch;
@@ -30,8 +26,6 @@ use watch::Watch;
 pub const SILENCE: Duration = Duration::from_secs(15);
 /// How long a keeper may take to start its program.
 const START_TIME: Duration = Duration::from_secs(10);
-/// How long the receiver may take to say how the job goes.
-const PROGRESS_TIME: Duration = Duration::from_secs(1);
 
 /// Where messages go; replies and events come from different threads.
 type Output = Arc<Mutex<dyn Write + Send>>;
@@ -54,7 +48,13 @@ pub fn serve(
 ) -> anyhow::Result<()> {
     let output: Output = Arc::new(Mutex::new(output));
     let watch = Watch::start(Records::new(folder), folder.to_owned(), Arc::clone(&output))?;
-    let mut host = Host { folder: folder.to_owned(), records: Records::new(folder), watch, lock: None };
+    let mut host = Host {
+        folder: folder.to_owned(),
+        records: Records::new(folder),
+        watch,
+        lock: None,
+        output: Arc::clone(&output),
+    };
     let (reading, lines) = channel();
     std::thread::Builder::new()
         .name("requests".into())
@@ -91,6 +91,7 @@ struct Host {
     records: Records,
     watch: Watch,
     lock: Option<File>,
+    output: Output,
 }
 
 impl Host {
@@ -108,6 +109,7 @@ impl Host {
             }
             Request::Tail { name, lines } => self.tail(&name, lines).map(Reply::Lines),
             Request::Status => self.status().map(|status| Reply::Status(Box::new(status))),
+            Request::Observe { address } => self.observe(address).map(|()| Reply::Nothing),
             Request::Remove => self.remove().map(|()| Reply::Nothing),
         }
     }
@@ -154,15 +156,7 @@ impl Host {
     }
 
     fn write_secret(&self, path: &str, text: &str) -> anyhow::Result<()> {
-        let path = self.inside(path)?;
-        records::remove_if_there(&path)?;
-        File::options()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path)
-            .and_then(|mut file| file.write_all(text.as_bytes()))
-            .with_context(|| format!("writing {}", path.display()))
+        wire::program::write_secret_file(&self.inside(path)?, text)
     }
 
     /// A path that lies in the host's folder.
@@ -235,6 +229,20 @@ impl Host {
         wire::program::last_lines(&path, lines).with_context(|| format!("reading {}", path.display()))
     }
 
+    /// Passes on what the receiver tells, for as long as somebody hears it.
+    fn observe(&self, address: String) -> anyhow::Result<()> {
+        let token = Token::load(&self.folder.join("run/token"))?;
+        let output = Arc::clone(&self.output);
+        let observe = move || {
+            let hear = |progress| say(&output, &Message::Event(Event::Progress(progress))).is_ok();
+            if let Err(error) = wire::results::observe(&address, Some(&token), hear) {
+                eprintln!("supervisor: observing the receiver: {error:#}");
+            }
+        };
+        std::thread::Builder::new().name("observer".into()).spawn(observe).context("starting a thread")?;
+        Ok(())
+    }
+
     fn remove(&self) -> anyhow::Result<()> {
         self.ensure_nothing_runs()?;
         std::fs::remove_dir_all(&self.folder).with_context(|| format!("removing {}", self.folder.display()))
@@ -282,9 +290,12 @@ impl Host {
         let ready = Ready::read(&self.folder.join(&record.program.ready_file)).ok().flatten()?;
         let address = ready.addresses.get("results")?.to_string();
         let token = Token::load(&self.folder.join("run/token")).ok()?;
-        let stream = net::connect("the receiver", &address, PROGRESS_TIME).ok()?;
-        opening::send(&stream, Some(&token), &ResultsOpening::Observer {}).ok()?;
-        let mut reader = FrameReader::new(stream, "the receiver", OPENING_LIMIT);
-        opening::await_answer(&mut reader, PROGRESS_TIME).ok()
+        let mut first = None;
+        let hear = |progress| {
+            first = Some(progress);
+            false
+        };
+        wire::results::observe(&address, Some(&token), hear).ok()?;
+        first
     }
 }

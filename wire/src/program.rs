@@ -2,8 +2,10 @@
 //! lifeline.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use anyhow::Context;
@@ -66,6 +68,21 @@ pub fn replace_file(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     file.sync_all().with_context(context)?;
     std::fs::rename(&new, path).with_context(context)?;
     sync_folder(path).with_context(context)
+}
+
+/// Writes a new file that only its owner may read, in place of an old one.
+///
+/// # Errors
+/// Names the file.
+pub fn write_secret_file(path: &Path, text: &str) -> anyhow::Result<()> {
+    let context = || format!("writing {}", path.display());
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e).with_context(context),
+        _ => {}
+    }
+    let mut file =
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).with_context(context)?;
+    file.write_all(text.as_bytes()).with_context(context)
 }
 
 /// Makes the names in the folder of `path` durable.

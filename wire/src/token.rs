@@ -1,10 +1,13 @@
 //! The job token: a secret that every port of a job asks for.
 
 use std::fmt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use anyhow::{Context, ensure};
 use subtle::ConstantTimeEq;
+
+use crate::program::write_secret_file;
 
 /// A job's secret. Never printed; compared in constant time.
 #[derive(Clone, PartialEq, Eq)]
@@ -19,23 +22,27 @@ impl Token {
     /// Reads the token from a file of one line.
     ///
     /// # Errors
-    /// A file that cannot be read, that is empty, or (on Unix) that others than its owner may read.
+    /// A file that cannot be read, that is empty, or that others than its owner may read.
     pub fn load(path: &Path) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("reading the job token from {}", path.display()))?;
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt;
-            let mode = std::fs::metadata(path)?.permissions().mode() & 0o777;
-            ensure!(
-                mode & 0o077 == 0,
-                "the token file {} may be read by others (mode {mode:03o}); run: chmod 600 {0}",
-                path.display()
-            );
-        }
+        let mode = std::fs::metadata(path)?.permissions().mode() & 0o777;
+        ensure!(
+            mode & 0o077 == 0,
+            "the token file {} may be read by others (mode {mode:03o}); run: chmod 600 {0}",
+            path.display()
+        );
         let secret = text.trim();
         ensure!(!secret.is_empty(), "the token file {} is empty", path.display());
         Ok(Self(secret.to_owned()))
+    }
+
+    /// Writes the token to a new file that only this user may read, in place of an old one.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn save(&self, path: &Path) -> anyhow::Result<()> {
+        write_secret_file(path, &self.0).context("saving the job token")
     }
 
     /// The secret itself, for an opening.
@@ -75,11 +82,11 @@ mod tests {
     }
 
     #[test]
-    #[cfg(unix)]
     fn a_token_file_that_others_may_read_is_refused() {
-        use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("token");
+        Token::new("secret").save(&path).unwrap();
+        assert_eq!(Token::load(&path).unwrap(), Token::new("secret"));
         std::fs::write(&path, "secret\n").unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
         assert!(Token::load(&path).unwrap_err().to_string().contains("chmod 600"));

@@ -4,19 +4,16 @@
 //! since programs write where they listen to a ready file. Whatever happens, nothing that was started here is
 //! left behind: a program ends when its [`Running`] is dropped.
 
-use std::net::TcpStream;
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
-use wire::frame::{DEFAULT_LIMIT, FrameReader};
-use wire::opening::{self, ResultsOpening};
+use wire::ports;
 use wire::program::Ready;
-use wire::results::Progress;
 use wire::token::Token;
-use wire::{net, ports};
 
-use crate::host::{Host, Launch, Running};
+use crate::host::{Host, Launch, Running, arg};
 use crate::interrupt;
 use crate::ui::JobBar;
 
@@ -25,6 +22,8 @@ use crate::ui::JobBar;
 const READY_TIME: Duration = Duration::from_secs(300);
 /// How long the programs may take to end when the job is done.
 const END_TIME: Duration = Duration::from_secs(30);
+/// How long they may take when the results are packed, too.
+const PACK_TIME: Duration = Duration::from_secs(1800);
 /// How often ready files are looked at, and programs asked whether they have ended.
 const PAUSE: Duration = Duration::from_millis(2);
 /// How many of the last lines of a program that failed are shown.
@@ -39,8 +38,12 @@ pub(crate) struct Job {
     pub(crate) classifier: Vec<String>,
     /// Worker threads in each classifier process.
     pub(crate) workers: usize,
-    /// Where the results go.
+    /// Variables in the programs' environment.
+    pub(crate) environment: BTreeMap<String, String>,
+    /// Where the results go; paths are as they are on the hosts.
     pub(crate) results: PathBuf,
+    /// Where results, rejects and summary are packed to, if they are.
+    pub(crate) archive: Option<PathBuf>,
     /// Where ready files go.
     pub(crate) run_folder: PathBuf,
     /// The job's token, and the file that has it.
@@ -94,25 +97,27 @@ pub(crate) struct Hosts<'a> {
     pub(crate) classifiers: Vec<&'a dyn Host>,
 }
 
-/// Runs a job until its results are durable.
+/// Runs a job until its results are durable (and packed, if that is wanted).
 ///
 /// # Errors
 /// When one of its programs fails, with its last lines; or somebody interrupts.
-pub(crate) fn run(job: &Job, hosts: &Hosts<'_>) -> anyhow::Result<()> {
+pub(crate) fn run(job: &Job, hosts: &Hosts<'_>) -> anyhow::Result<Times> {
     let mut programs = Programs { job, running: Vec::new() };
-    let token = ["--token-file".to_owned(), job.token_file.display().to_string()];
+    let token = ["--token-file".to_owned(), arg(&job.token_file)];
 
-    // Programs are found by their ready files, so that it does not matter when the usual port is taken.
-    let at = |host: &dyn Host, port: u16| format!("{}:{port}", host.address());
     let mut args = vec!["--framed".into(), "--listen".into(), at(hosts.metrics, ports::RESULTS)];
-    args.extend(["--any-port".into(), "--output".into(), job.results.display().to_string()]);
+    args.extend(any_port(hosts.metrics));
+    args.extend(["--output".into(), arg(&job.results)]);
+    if let Some(archive) = &job.archive {
+        args.extend(["--archive".into(), arg(archive)]);
+    }
     args.extend(token.clone());
     let receiver = programs.start(hosts.metrics, "receiver", "receiver", args, false)?;
     let results = programs.await_address(receiver, "results")?;
 
+    let forming = Instant::now();
     let processes = hosts.classifiers.len();
     let mut common = job.classifier.clone();
-    common.push("--any-port".into());
     common.extend(["--out".into(), results.clone()]);
     common.extend(["--worker-count".into(), processes.to_string()]);
     common.extend(["--workers".into(), job.workers.to_string()]);
@@ -120,6 +125,7 @@ pub(crate) fn run(job: &Job, hosts: &Hosts<'_>) -> anyhow::Result<()> {
     let mut classifiers = hosts.classifiers.iter().enumerate();
     let (_, host) = classifiers.next().context("a job needs a classifier")?;
     let mut args = common.clone();
+    args.extend(any_port(*host));
     args.extend(["--cluster-initializer".into(), "--name".into(), "initializer".into()]);
     args.extend(["--in".into(), at(*host, ports::ROWS), "--control".into(), at(*host, ports::CONTROL)]);
     args.extend(["--my-data".into(), at(*host, ports::DATA)]);
@@ -128,19 +134,41 @@ pub(crate) fn run(job: &Job, hosts: &Hosts<'_>) -> anyhow::Result<()> {
         let control = programs.await_address(initializer, "control")?;
         for (i, host) in classifiers {
             let name = format!("worker{i}");
+            let data = if host.has_fixed_ports() { ports::DATA } else { 0 };
             let mut args = common.clone();
             args.extend(["--name".into(), name.clone(), "--control".into(), control.clone()]);
-            args.extend(["--my-data".into(), at(*host, 0)]);
+            args.extend(["--my-data".into(), at(*host, data)]);
             programs.start(*host, &name, "classifier", args, false)?;
         }
     }
     let rows = programs.await_address(initializer, "rows")?;
+    let forming = forming.elapsed();
 
     let mut args = vec![rows];
     args.extend(token);
     args.extend(job.input.sender_args());
     programs.start(hosts.metrics, "sender", "sender", args, matches!(job.input, Input::Stdin))?;
-    programs.await_end(&results)
+    let packing = programs.await_end(hosts.metrics, &results)?;
+    Ok(Times { forming, packing })
+}
+
+/// How long parts of a job took that its summary does not tell.
+#[derive(Debug, Clone, Copy)]
+#[cfg_attr(not(feature = "remote"), expect(dead_code, reason = "told where there are several machines"))]
+pub(crate) struct Times {
+    /// From the start of the first classifier to the cluster's taking rows.
+    pub(crate) forming: Duration,
+    /// From the job's being done to its results' being packed.
+    pub(crate) packing: Duration,
+}
+
+fn at(host: &dyn Host, port: u16) -> String {
+    format!("{}:{port}", host.address())
+}
+
+/// Programs are found by their ready files, so that it need not matter when their usual port is taken.
+fn any_port(host: &dyn Host) -> Option<String> {
+    (!host.has_fixed_ports()).then(|| "--any-port".to_owned())
 }
 
 /// The programs of a job that were started.
@@ -150,9 +178,8 @@ struct Programs<'a> {
 }
 
 struct Program<'a> {
-    name: String,
+    launch: Launch,
     host: &'a dyn Host,
-    ready_file: PathBuf,
     running: Box<dyn Running>,
     ended: bool,
 }
@@ -168,11 +195,12 @@ impl<'a> Programs<'a> {
     ) -> anyhow::Result<usize> {
         let ready_file = self.job.run_folder.join(format!("{name}.ready"));
         if program != "sender" {
-            args.extend(["--ready-file".into(), ready_file.display().to_string()]);
+            args.extend(["--ready-file".into(), arg(&ready_file)]);
         }
-        let launch = Launch { name: name.to_owned(), program, args, ready_file: ready_file.clone(), stdin };
+        let environment = self.job.environment.clone();
+        let launch = Launch { name: name.to_owned(), program, args, environment, ready_file, stdin };
         let running = host.start(&launch)?;
-        self.running.push(Program { name: name.to_owned(), host, ready_file, running, ended: false });
+        self.running.push(Program { launch, host, running, ended: false });
         Ok(self.running.len() - 1)
     }
 
@@ -181,14 +209,15 @@ impl<'a> Programs<'a> {
         let deadline = Instant::now() + READY_TIME;
         loop {
             self.check()?;
-            let Program { name, host, ready_file, .. } = &self.running[program];
-            let ready: Option<Ready> = host.ready(ready_file)?;
+            let Program { launch, host, .. } = &self.running[program];
+            let ready: Option<Ready> = host.ready(launch)?;
             if let Some(address) = ready.as_ref().and_then(|ready| ready.addresses.get(what)) {
                 return Ok(address.to_string());
             }
             if Instant::now() >= deadline {
                 bail!(
-                    "waiting for {name} on {} to listen for {what}: not within {READY_TIME:?}",
+                    "waiting for {} on {} to listen for {what}: not within {READY_TIME:?}",
+                    launch.name,
                     host.name()
                 );
             }
@@ -206,10 +235,10 @@ impl<'a> Programs<'a> {
             if program.ended {
                 continue;
             }
-            if let Some(status) = program.running.try_wait()? {
+            if let Some(end) = program.running.try_wait()? {
                 program.ended = true;
-                if !status.success() {
-                    return Err(self.failure(i, &status.to_string()));
+                if !end.success {
+                    return Err(self.failure(i, &end.status));
                 }
             }
         }
@@ -218,19 +247,20 @@ impl<'a> Programs<'a> {
 
     /// What a failed program said; and, since one failure brings others with it, what those said that failed too.
     fn failure(&mut self, first: usize, status: &str) -> anyhow::Error {
-        let mut text = format!("{} failed ({status})", self.running[first].name);
+        let Program { launch, host, .. } = &self.running[first];
+        let mut text = format!("{} on {} failed ({status})", launch.name, host.name());
         // Those that fail because of this one have just time to say so.
         std::thread::sleep(Duration::from_millis(100));
         for (i, program) in self.running.iter_mut().enumerate() {
-            let failed = i == first
-                || program.running.try_wait().ok().flatten().is_some_and(|status| !status.success());
+            let failed =
+                i == first || program.running.try_wait().ok().flatten().is_some_and(|end| !end.success);
             if !failed {
                 continue;
             }
             let lines = program.running.last_lines(LAST_LINES).unwrap_or_default();
             text.push_str(&format!(
                 "\n\n{} on {} (all of it: {}):",
-                program.name,
+                program.launch.name,
                 program.host.name(),
                 program.running.log()
             ));
@@ -242,11 +272,12 @@ impl<'a> Programs<'a> {
         anyhow!(text)
     }
 
-    /// Shows how the job goes, until all programs have ended.
-    fn await_end(&mut self, results: &str) -> anyhow::Result<()> {
+    /// Shows how the job goes, until all programs have ended; gives the time that the last took after the first, which
+    /// is for packing the results.
+    fn await_end(&mut self, metrics: &dyn Host, results: &str) -> anyhow::Result<Duration> {
         let mut bar = JobBar::new(self.job.input.rows());
-        let progress = observe(results, &self.job.token);
-        let mut deadline: Option<Instant> = None;
+        let progress = metrics.observe(results, &self.job.token)?;
+        let mut done: Option<Instant> = None;
         let outcome = loop {
             match self.check() {
                 Ok(true) => break Ok(()),
@@ -258,61 +289,26 @@ impl<'a> Programs<'a> {
             }
             // When the first has ended, the job is done, and the others follow.
             if self.running.iter().any(|program| program.ended) {
-                let deadline = *deadline.get_or_insert_with(|| Instant::now() + END_TIME);
-                if Instant::now() >= deadline {
-                    let left = self.running.iter().filter(|p| !p.ended).map(|p| p.name.as_str());
+                let limit = if self.job.archive.is_some() { PACK_TIME } else { END_TIME };
+                if done.get_or_insert_with(Instant::now).elapsed() >= limit {
+                    let left = self.running.iter().filter(|p| !p.ended).map(|p| p.launch.name.as_str());
                     let left: Vec<_> = left.collect();
-                    break Err(anyhow!("waiting for {} to end: not within {END_TIME:?}", left.join(", ")));
+                    break Err(anyhow!("waiting for {} to end: not within {limit:?}", left.join(", ")));
                 }
             }
             std::thread::sleep(PAUSE);
         };
         bar.clear();
-        outcome
+        outcome.map(|()| done.map_or(Duration::ZERO, |done| done.elapsed()))
     }
 }
 
-/// Asks the receiver, on a thread, how the job goes. Losing this connection loses the picture and nothing else.
-fn observe(results: &str, token: &Token) -> std::sync::mpsc::Receiver<Progress> {
-    let (sender, progress) = std::sync::mpsc::channel();
-    let (results, token) = (results.to_owned(), token.clone());
-    std::thread::spawn(move || {
-        let observed = || -> anyhow::Result<()> {
-            let stream: TcpStream = net::connect("the receiver", &results, Duration::from_secs(5))?;
-            opening::send(&stream, Some(&token), &ResultsOpening::Observer {})?;
-            let mut reader = FrameReader::new(stream, "the receiver", DEFAULT_LIMIT);
-            while let Some(payload) = reader.next_frame()? {
-                sender.send(opening::answer(&payload, "the receiver")?)?;
-            }
-            Ok(())
-        };
-        // The job's own programs say what is wrong, if something is.
-        let _ = observed();
-    });
-    progress
-}
-
-/// Makes a job's token and writes it to a file that only this user may read.
+/// Makes a job's token.
 ///
 /// # Errors
 /// Those of the system.
-pub(crate) fn make_token(path: &Path) -> anyhow::Result<Token> {
-    use std::io::Write;
-    use std::os::unix::fs::OpenOptionsExt;
+pub(crate) fn make_token() -> anyhow::Result<Token> {
     let mut secret = [0u8; 32];
     getrandom::fill(&mut secret).map_err(|e| anyhow!("making a job token: {e}"))?;
-    let secret = wire::hex(&secret);
-    let context = || format!("writing the job token to {}", path.display());
-    match std::fs::remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e).with_context(context),
-        _ => {}
-    }
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .with_context(context)?;
-    file.write_all(secret.as_bytes()).with_context(context)?;
-    Ok(Token::new(secret))
+    Ok(Token::new(wire::hex(&secret)))
 }

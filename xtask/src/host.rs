@@ -1,13 +1,18 @@
 //! Machines that a job's programs run on.
 //!
-//! There is one kind so far: [`local`], this machine.
+//! There are two kinds: [`local`], this machine, and `ssh`, any that lets us in.
 
 pub(crate) mod local;
+#[cfg(feature = "remote")]
+pub(crate) mod ssh;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::ExitStatus;
+use std::sync::mpsc::Receiver;
 
 use wire::program::Ready;
+use wire::results::Progress;
+use wire::token::Token;
 
 /// A machine.
 pub(crate) trait Host {
@@ -17,14 +22,22 @@ pub(crate) trait Host {
     /// The address at which the job's other machines reach it.
     fn address(&self) -> &str;
 
+    /// Whether programs must listen at their usual ports (there may be a firewall that lets only these through), or
+    /// may take others when these are taken.
+    fn has_fixed_ports(&self) -> bool;
+
     /// Starts a program of the job.
     fn start(&self, launch: &Launch) -> anyhow::Result<Box<dyn Running>>;
 
     /// What a program wrote to its ready file; `None` while it is not there.
-    fn ready(&self, file: &Path) -> anyhow::Result<Option<Ready>>;
+    fn ready(&self, launch: &Launch) -> anyhow::Result<Option<Ready>>;
+
+    /// Tells, several times a second, how the job of the receiver on this host goes. When that is lost, so is the
+    /// picture, and nothing else.
+    fn observe(&self, results: &str, token: &Token) -> anyhow::Result<Receiver<Progress>>;
 }
 
-/// A program to start.
+/// A program to start. Paths are as they are on its host.
 #[derive(Debug, Clone)]
 pub(crate) struct Launch {
     /// What the job calls it.
@@ -33,16 +46,27 @@ pub(crate) struct Launch {
     pub(crate) program: &'static str,
     /// Its arguments.
     pub(crate) args: Vec<String>,
+    /// Variables in its environment, besides those of its host.
+    pub(crate) environment: BTreeMap<String, String>,
     /// Where it writes that it is ready.
     pub(crate) ready_file: PathBuf,
     /// Pass this command's standard input on.
     pub(crate) stdin: bool,
 }
 
+/// How a program ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct End {
+    /// Whether that was a good end.
+    pub(crate) success: bool,
+    /// The exit code or the signal, in words.
+    pub(crate) status: String,
+}
+
 /// A program that was started. When this is dropped, the program is ended.
 pub(crate) trait Running {
     /// How it ended, if it has.
-    fn try_wait(&mut self) -> anyhow::Result<Option<ExitStatus>>;
+    fn try_wait(&mut self) -> anyhow::Result<Option<End>>;
 
     /// Ends it, and waits until it is gone.
     fn kill(&mut self) -> anyhow::Result<()>;
@@ -52,4 +76,9 @@ pub(crate) trait Running {
 
     /// Where to read all that it wrote.
     fn log(&self) -> String;
+}
+
+/// A path as an argument for a program.
+pub(crate) fn arg(path: &Path) -> String {
+    path.display().to_string()
 }

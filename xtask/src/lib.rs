@@ -6,10 +6,14 @@
 mod cluster;
 mod commands;
 mod host;
+#[cfg(feature = "remote")]
+mod hosts;
 mod interrupt;
 mod lab;
 mod options;
 mod project;
+#[cfg(feature = "remote")]
+mod remote;
 mod ui;
 
 use std::process::ExitCode;
@@ -33,6 +37,8 @@ enum Command {
     RunLocally(commands::run_locally::Args),
     Test(commands::test::Args),
     Lab(commands::lab::Args),
+    #[command(flatten)]
+    Remote(commands::remote::Remote),
 }
 
 /// Runs the command that the process's arguments say.
@@ -47,6 +53,7 @@ pub fn run() -> ExitCode {
         Command::RunLocally(args) => commands::run_locally::run(&args),
         Command::Test(args) => commands::test::run(&args),
         Command::Lab(args) => commands::lab::run(&args),
+        Command::Remote(command) => commands::remote::run(&command),
     };
     outcome.unwrap_or_else(|error| ui::fail(&error))
 }

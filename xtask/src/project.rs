@@ -8,7 +8,7 @@ use xshell::{Shell, cmd};
 use crate::ui;
 
 /// The programs that a job consists of.
-const PROGRAMS: [&str; 3] = ["sender", "classifier", "receiver"];
+pub(crate) const PROGRAMS: [&str; 3] = ["sender", "classifier", "receiver"];
 
 /// The project's folder.
 pub(crate) fn root() -> anyhow::Result<PathBuf> {
@@ -45,16 +45,45 @@ pub(crate) fn release_folder() -> anyhow::Result<PathBuf> {
 
 /// Builds the programs, unless they are up to date; gives the folder that they are in.
 pub(crate) fn build_programs() -> anyhow::Result<PathBuf> {
-    let folder = release_folder()?;
-    let target = folder.parent().context("the release folder has no parent")?;
+    build(&PROGRAMS, &[], None)
+}
+
+/// Builds the programs and what commands them on other hosts: without a need for a C library on the host, where the
+/// toolchain can do that.
+#[cfg(feature = "remote")]
+pub(crate) fn build_for_hosts() -> anyhow::Result<PathBuf> {
+    let musl = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
+    let shell = Shell::new()?;
+    let installed = cmd!(shell, "rustup target list --installed").quiet().ignore_stderr().read();
+    let is_static = installed.is_ok_and(|targets| targets.lines().any(|target| target == musl));
+    let packages = [&PROGRAMS[..], &["supervisor"]].concat();
+    build(&packages, &[], is_static.then_some(&musl))
+}
+
+/// Builds this program with what works on other hosts.
+#[cfg(not(feature = "remote"))]
+pub(crate) fn build_remote() -> anyhow::Result<PathBuf> {
+    let folder = build(&["xtask"], &["--features", "remote", "--bin", "xtask-remote"], None)?;
+    Ok(folder.join("xtask-remote"))
+}
+
+fn build(packages: &[&str], more: &[&str], target: Option<&str>) -> anyhow::Result<PathBuf> {
+    let release = release_folder()?;
+    let target_folder = release.parent().context("the release folder has no parent")?;
     let shell = Shell::new()?;
     shell.change_dir(root()?);
     let cargo = cargo();
-    let packages: Vec<_> = PROGRAMS.iter().flat_map(|program| ["--package", program]).collect();
-    let command = cmd!(shell, "{cargo} build --release --target-dir {target} {packages...}").quiet();
-    ui::echo(&format!("cargo build --release --package {}", PROGRAMS.join(" --package ")));
-    command.run().context("building the programs")?;
-    for program in PROGRAMS {
+    let flags: Vec<_> = packages.iter().flat_map(|package| ["--package", package]).collect();
+    let triple: Vec<_> = target.iter().flat_map(|target| ["--target", target]).collect();
+    let words = [flags, more.to_vec(), triple].concat();
+    ui::echo(&format!("cargo build --release {}", words.join(" ")));
+    let command = cmd!(shell, "{cargo} build --release --target-dir {target_folder} {words...}");
+    command.quiet().run().with_context(|| format!("building {}", packages.join(", ")))?;
+    let folder = match target {
+        Some(target) => target_folder.join(target).join("release"),
+        None => release,
+    };
+    for program in packages {
         let path = folder.join(program);
         ensure!(path.exists(), "cargo built {program}, but not to {}", path.display());
     }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use wire::results::Progress;
+use wire::results::{Progress, Summary};
 
 /// Prints a line of talk.
 pub(crate) fn note(text: &str) {
@@ -40,6 +40,19 @@ pub(crate) fn count(n: u64) -> String {
 /// A size in bytes, for people.
 pub(crate) fn bytes(n: u64) -> String {
     HumanBytes(n).to_string()
+}
+
+/// Prints what a job has brought, and how long it took.
+pub(crate) fn summary(summary: &Summary, whole: Duration) {
+    data(&format!("rows in    {}", count(summary.rows)));
+    data(&format!("rows out   {}", count(summary.rows - summary.rejects)));
+    data(&format!("rejected   {}", count(summary.rejects)));
+    data(&format!(
+        "seconds    {:.2} from the first results to the last ({:.2} for the whole command)",
+        summary.seconds,
+        whole.as_secs_f64()
+    ));
+    data(&format!("rows/s     {}", count((summary.rows as f64 / summary.seconds.max(1e-3)) as u64)));
 }
 
 /// How often a line of progress is printed where there is no terminal.
@@ -115,8 +128,39 @@ fn message(progress: &Progress, elapsed: Duration, total: Option<u64>) -> String
     message
 }
 
+/// Shows how files get from one machine to others.
+#[cfg(feature = "remote")]
+pub(crate) struct Transfer(ProgressBar);
+
+#[cfg(feature = "remote")]
+impl Transfer {
+    /// For so many bytes in all.
+    pub(crate) fn new(what: &'static str, total: u64) -> Self {
+        let bar = if std::io::stderr().is_terminal() && total > 0 {
+            ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(10))
+        } else {
+            ProgressBar::hidden()
+        };
+        let template = "{percent:>3}% {bar:16} {bytes} at {bytes_per_sec}, {msg}";
+        // The template is constant; if it were wrong, the bar would have its usual looks.
+        bar.set_style(ProgressStyle::with_template(template).unwrap_or(ProgressStyle::default_bar()));
+        bar.set_message(what);
+        Self(bar)
+    }
+
+    /// More bytes have arrived.
+    pub(crate) fn add(&self, bytes: u64) {
+        self.0.inc(bytes);
+    }
+
+    /// Takes the bar away.
+    pub(crate) fn clear(&self) {
+        self.0.finish_and_clear();
+    }
+}
+
 /// Seconds as people say them.
-fn clock(seconds: f64) -> String {
+pub(crate) fn clock(seconds: f64) -> String {
     let seconds = seconds.ceil() as u64;
     match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
         (0, 0, s) => format!("{s} s"),

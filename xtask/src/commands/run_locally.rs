@@ -1,5 +1,6 @@
 //! Subcommand: cargo xtask run-locally
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -12,11 +13,12 @@ use wire::files::ResultFiles;
 use wire::results::Summary;
 
 use crate::cluster::{self, Hosts, Input, Job};
-use crate::host::Host;
 use crate::host::local::Local;
+use crate::host::{Host, arg};
 use crate::{interrupt, project, ui};
 
-const DEFAULT_LINES: u64 = 1_000_000;
+/// How many rows are made up when nobody says how many.
+pub(crate) const DEFAULT_LINES: u64 = 1_000_000;
 
 /// Run the whole job on this machine: sender → classifiers → receiver
 ///
@@ -82,14 +84,22 @@ impl Args {
     }
 
     fn box_args(&self) -> Vec<String> {
-        let python = self.python.display().to_string();
-        ["--classifier", &self.classifier, "--python", &python]
-            .into_iter()
-            .map(str::to_owned)
-            .chain(["--slowness".into(), self.slowness.to_string()])
-            .chain(["--chunk-size".into(), self.chunk_size.to_string()])
-            .collect()
+        box_args(&self.classifier, &self.python, self.slowness, self.chunk_size)
     }
+}
+
+/// The arguments that tell a classifier its box.
+pub(crate) fn box_args(classifier: &str, python: &Path, slowness: u32, chunk_size: u32) -> Vec<String> {
+    let (python, slowness, chunk_size) = (arg(python), slowness.to_string(), chunk_size.to_string());
+    [
+        ("--classifier", classifier),
+        ("--python", &python),
+        ("--slowness", &slowness),
+        ("--chunk-size", &chunk_size),
+    ]
+    .into_iter()
+    .flat_map(|(flag, value)| [flag.to_owned(), value.to_owned()])
+    .collect()
 }
 
 /// Runs the command.
@@ -135,12 +145,15 @@ fn run_until_done(args: &Args, start: Instant) -> anyhow::Result<ExitCode> {
         args.classifier
     ));
     let token_file = run_folder.join("token");
-    let token = cluster::make_token(&token_file)?;
+    let token = cluster::make_token()?;
+    token.save(&token_file)?;
     let job = Job {
         input,
         classifier: args.box_args(),
         workers: threads,
+        environment: BTreeMap::new(),
         results: files.results.clone(),
+        archive: None,
         run_folder,
         token,
         token_file: token_file.clone(),
@@ -239,16 +252,7 @@ fn summarize(args: &Args, files: &ResultFiles, start: Instant) -> anyhow::Result
         std::fs::read(path).with_context(|| format!("reading the job's summary {}", path.display()))?;
     let summary: Summary =
         serde_json::from_slice(&json).with_context(|| format!("understanding {}", path.display()))?;
-    let out = summary.rows - summary.rejects;
-    ui::data(&format!("rows in    {}", ui::count(summary.rows)));
-    ui::data(&format!("rows out   {}", ui::count(out)));
-    ui::data(&format!("rejected   {}", ui::count(summary.rejects)));
-    ui::data(&format!(
-        "seconds    {:.2} from the first results to the last ({:.2} for the whole command)",
-        summary.seconds,
-        start.elapsed().as_secs_f64()
-    ));
-    ui::data(&format!("rows/s     {}", ui::count((summary.rows as f64 / summary.seconds.max(1e-3)) as u64)));
+    ui::summary(&summary, start.elapsed());
     ui::data(&format!("results    {} ({})", files.results.display(), ui::bytes(summary.bytes)));
     ui::data(&format!("sha256     {}", summary.sha256));
     if summary.rejects == 0 {

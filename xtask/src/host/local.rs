@@ -2,13 +2,15 @@
 
 use std::io::PipeWriter;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::ExitStatus;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, channel};
 
 use anyhow::Context;
 use wire::program::Ready;
+use wire::results::Progress;
+use wire::token::Token;
 
-use super::{Host, Launch, Running};
+use super::{End, Host, Launch, Running};
 
 /// This machine.
 #[derive(Debug)]
@@ -33,6 +35,10 @@ impl Host for Local {
         "127.0.0.1"
     }
 
+    fn has_fixed_ports(&self) -> bool {
+        false
+    }
+
     fn start(&self, launch: &Launch) -> anyhow::Result<Box<dyn Running>> {
         let log = self.logs.join(format!("{}.log", launch.name));
         let context = || format!("starting {} on {}", launch.name, self.name());
@@ -49,6 +55,9 @@ impl Host for Local {
             .stderr_to_stdout()
             .stdout_path(&log)
             .unchecked();
+        for (name, value) in &launch.environment {
+            command = command.env(name, value);
+        }
         if !launch.stdin {
             // Ctrl-C in a terminal is for this command, which ends its programs in order. (A program that reads
             // the terminal must stay in its foreground group.)
@@ -61,8 +70,19 @@ impl Host for Local {
         Ok(Box::new(LocalProgram { name: launch.name.clone(), handle, log, _lifeline: lifeline }))
     }
 
-    fn ready(&self, file: &Path) -> anyhow::Result<Option<Ready>> {
-        Ready::read(file)
+    fn ready(&self, launch: &Launch) -> anyhow::Result<Option<Ready>> {
+        Ready::read(&launch.ready_file)
+    }
+
+    fn observe(&self, results: &str, token: &Token) -> anyhow::Result<Receiver<Progress>> {
+        let (sender, progress) = channel();
+        let (results, token) = (results.to_owned(), token.clone());
+        let observe = move || {
+            // The job's own programs say what is wrong, if something is.
+            let _ = wire::results::observe(&results, Some(&token), |progress| sender.send(progress).is_ok());
+        };
+        std::thread::Builder::new().name("observer".into()).spawn(observe).context("starting a thread")?;
+        Ok(progress)
     }
 }
 
@@ -75,9 +95,9 @@ struct LocalProgram {
 }
 
 impl Running for LocalProgram {
-    fn try_wait(&mut self) -> anyhow::Result<Option<ExitStatus>> {
+    fn try_wait(&mut self) -> anyhow::Result<Option<End>> {
         let output = self.handle.try_wait().with_context(|| format!("waiting for {}", self.name))?;
-        Ok(output.map(|output| output.status))
+        Ok(output.map(|output| End { success: output.status.success(), status: output.status.to_string() }))
     }
 
     fn kill(&mut self) -> anyhow::Result<()> {

@@ -1,0 +1,228 @@
+//! The channel to a host's supervisor: requests one way, replies and events the other.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow, bail, ensure};
+use openssh::{ChildStdin, Session, Stdio};
+use supervisor::protocol::{Event, FOLDER, Message, Reply, Request};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use wire::program::Ready;
+use wire::results::Progress;
+
+use super::super::End;
+use super::{runtime, within};
+
+/// How long the supervisor may take to start.
+const OPEN_TIME: Duration = Duration::from_secs(20);
+/// How often the supervisor is told that somebody commands it.
+const HEARTBEAT: Duration = Duration::from_secs(3);
+/// How much of what the supervisor says about its failure is shown, in bytes.
+const LAST_WORDS: usize = 2000;
+
+/// The channel. The supervisor ends when this is dropped; the programs that it keeps do not.
+pub(super) struct Channel {
+    requests: UnboundedSender<Vec<u8>>,
+    /// One request at a time: replies come in the order of requests.
+    replies: Mutex<Receiver<Result<Reply, String>>>,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    programs: BTreeMap<String, Known>,
+    progress: Option<Sender<Progress>>,
+    /// Why the channel is closed, when it is.
+    lost: Option<String>,
+}
+
+/// What is known of a program.
+#[derive(Default)]
+struct Known {
+    ready: Option<Ready>,
+    end: Option<End>,
+}
+
+impl Channel {
+    pub(super) fn open(session: &Arc<Session>, host: &str, supervisor: &str) -> anyhow::Result<Self> {
+        let script = format!("cd {FOLDER} && exec ./supervisor-{supervisor} serve");
+        let mut child = within("opening a channel", OPEN_TIME, async {
+            let mut command = Arc::clone(session).arc_command("sh");
+            command.arg("-c").arg(script);
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            Ok(command.spawn().await?)
+        })?;
+        let (Some(stdin), Some(stdout), Some(mut stderr)) =
+            (child.stdin().take(), child.stdout().take(), child.stderr().take())
+        else {
+            bail!("a remote program without its pipes");
+        };
+        let (requests, to_write) = unbounded_channel();
+        let (replying, replies) = channel();
+        let state = Arc::new(Mutex::new(State::default()));
+        let runtime = runtime()?;
+        runtime.spawn(write(stdin, to_write));
+        let words = runtime.spawn(async move {
+            let mut words = Vec::new();
+            // What it said before the connection broke is worth showing, too.
+            let _ = stderr.read_to_end(&mut words).await;
+            words
+        });
+        let (shared, host) = (Arc::clone(&state), host.to_owned());
+        runtime.spawn(async move {
+            let mut lines = BufReader::new(stdout).lines();
+            let mut reason = "it closed the channel".to_owned();
+            loop {
+                let line = match lines.next_line().await {
+                    Ok(Some(line)) => line,
+                    Ok(None) => break,
+                    Err(error) => {
+                        reason = error.to_string();
+                        break;
+                    }
+                };
+                match serde_json::from_str(&line) {
+                    // When nobody waits for the reply any more, nobody misses it.
+                    Ok(Message::Done(reply)) => drop(replying.send(Ok(reply))),
+                    Ok(Message::Failed(why)) => drop(replying.send(Err(why))),
+                    Ok(Message::Event(event)) => lock(&shared).note(event),
+                    Err(error) => {
+                        reason = format!("it said {line:?}, which is not understood: {error}");
+                        break;
+                    }
+                }
+            }
+            let words = tokio::time::timeout(Duration::from_secs(1), words).await;
+            let words = words.ok().and_then(Result::ok).unwrap_or_default();
+            let words =
+                String::from_utf8_lossy(&words[words.len().saturating_sub(LAST_WORDS)..]).into_owned();
+            if !words.trim().is_empty() {
+                reason = format!("{reason}; it said: {}", words.trim());
+            }
+            lock(&shared).lost = Some(format!("lost the supervisor of {host}: {reason}"));
+            // Its end is of no use any more, but it must be waited for.
+            let _ = child.wait().await;
+        });
+        Ok(Self { requests, replies: Mutex::new(replies), state })
+    }
+
+    /// Asks for something, and waits for the reply.
+    pub(super) fn request(&self, request: &Request, limit: Duration) -> anyhow::Result<Reply> {
+        let mut line = serde_json::to_vec(request).context("encoding a request")?;
+        line.push(b'\n');
+        let replies = self.replies.lock().unwrap_or_else(PoisonError::into_inner);
+        self.check()?;
+        self.requests.send(line).map_err(|_| self.lost())?;
+        let deadline = Instant::now() + limit;
+        loop {
+            match replies.recv_timeout(Duration::from_millis(100)) {
+                Ok(reply) => return reply.map_err(|why| anyhow!(why)),
+                Err(RecvTimeoutError::Disconnected) => return Err(self.lost()),
+                Err(RecvTimeoutError::Timeout) => {
+                    self.check()?;
+                    if Instant::now() >= deadline {
+                        // Its reply may still come, and would be taken for the next one's.
+                        self.lock().lost = Some(format!("it did not answer within {limit:?}"));
+                        return Err(self.lost());
+                    }
+                }
+            }
+        }
+    }
+
+    /// A program of this name is about to be started; what was known of another one is forgotten.
+    pub(super) fn expect(&self, name: &str) {
+        self.lock().programs.insert(name.to_owned(), Known::default());
+    }
+
+    pub(super) fn ready(&self, name: &str) -> anyhow::Result<Option<Ready>> {
+        self.check()?;
+        Ok(self.lock().programs.get(name).and_then(|known| known.ready.clone()))
+    }
+
+    pub(super) fn end(&self, name: &str) -> anyhow::Result<Option<End>> {
+        if let Some(end) = self.lock().programs.get(name).and_then(|known| known.end.clone()) {
+            return Ok(Some(end));
+        }
+        self.check()?;
+        Ok(None)
+    }
+
+    pub(super) fn progress(&self) -> Receiver<Progress> {
+        let (sender, progress) = channel();
+        self.lock().progress = Some(sender);
+        progress
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        let lost = self.lock().lost.clone();
+        ensure!(lost.is_none(), lost.unwrap_or_default());
+        Ok(())
+    }
+
+    fn lost(&self) -> anyhow::Error {
+        anyhow!(self.lock().lost.clone().unwrap_or_else(|| "lost the supervisor".to_owned()))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl State {
+    fn note(&mut self, event: Event) {
+        match event {
+            Event::Ready { name, ready } => self.programs.entry(name).or_default().ready = Some(ready),
+            Event::Ended { name, end } => {
+                let end = End { success: end.success, status: end.status };
+                self.programs.entry(name).or_default().end = Some(end);
+            }
+            Event::Progress(progress) => {
+                // Nobody may want to see it any more.
+                let _ = self.progress.as_ref().map(|sender| sender.send(progress));
+            }
+        }
+    }
+}
+
+/// Writes requests, and a sign of life where there are none.
+async fn write(mut stdin: ChildStdin, mut requests: UnboundedReceiver<Vec<u8>>) {
+    loop {
+        let line = match tokio::time::timeout(HEARTBEAT, requests.recv()).await {
+            Ok(Some(line)) => line,
+            Ok(None) => return,
+            Err(_) => b"\n".to_vec(),
+        };
+        // That the connection is broken is seen by the one that reads.
+        if stdin.write_all(&line).await.is_err() || stdin.flush().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Runs a script, and passes its lines on as they come.
+pub(super) fn lines_of(
+    session: &Arc<Session>,
+    script: &str,
+    line: &mut dyn FnMut(String),
+) -> anyhow::Result<()> {
+    runtime()?.block_on(async {
+        let mut command = session.command("sh");
+        let mut child =
+            command.arg("-c").arg(script).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().await?;
+        let stdout = child.stdout().take().context("a remote program without its pipe")?;
+        let mut lines = BufReader::new(stdout).lines();
+        while let Some(next) = lines.next_line().await? {
+            line(next);
+        }
+        child.wait().await?;
+        Ok(())
+    })
+}

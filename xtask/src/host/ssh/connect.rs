@@ -1,0 +1,202 @@
+//! Getting in: a server that answers, the right host key, a login.
+
+use std::io::Read;
+use std::net::{TcpStream, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use openssh::{ControlPersist, KnownHosts, Session, SessionBuilder};
+
+use super::within;
+use crate::hosts::HostEntry;
+
+/// How long a host may take to say that it is an SSH server.
+const BANNER_TIME: Duration = Duration::from_secs(10);
+/// How long a login may take.
+const LOGIN_TIME: Duration = Duration::from_secs(20);
+/// A host that does not answer for three times this is gone.
+const ALIVE_INTERVAL: Duration = Duration::from_secs(4);
+/// How long a connection that nobody uses stays, when this command was killed and could not close it.
+const IDLE_SECONDS: usize = 30;
+
+/// What getting in needs besides the host.
+#[derive(Debug, Clone)]
+pub(crate) struct Access {
+    /// An SSH configuration in place of the user's.
+    pub(crate) config: Option<PathBuf>,
+    /// The folder for keys of hosts that are known by their fingerprint.
+    pub(crate) known_hosts: PathBuf,
+}
+
+impl Access {
+    /// The file for the key of a host that is known by its fingerprint.
+    fn known_hosts_file(&self, host: &HostEntry) -> PathBuf {
+        self.known_hosts.join(format!("{}.known_hosts", host.name))
+    }
+}
+
+/// The options that tell ssh which host keys to trust.
+pub(crate) fn known_hosts_options(host: &HostEntry, access: &Access) -> Vec<String> {
+    let mut options = vec!["-o".to_owned(), "StrictHostKeyChecking=yes".to_owned()];
+    if host.fingerprint.is_some() {
+        let file = access.known_hosts_file(host);
+        options.extend(["-o".to_owned(), format!("UserKnownHostsFile={}", file.display())]);
+    }
+    options
+}
+
+pub(super) fn connect(host: &HostEntry, access: &Access) -> anyhow::Result<Session> {
+    let real = Real::of(host, access)?;
+    if real.is_direct {
+        banner(&real)?;
+    }
+    let mut builder = SessionBuilder::default();
+    builder
+        .known_hosts_check(KnownHosts::Strict)
+        .connect_timeout(BANNER_TIME)
+        .server_alive_interval(ALIVE_INTERVAL)
+        .control_directory(std::env::temp_dir());
+    if let Some(idle) = std::num::NonZeroUsize::new(IDLE_SECONDS) {
+        builder.control_persist(ControlPersist::IdleFor(idle));
+    }
+    if let Some(fingerprint) = &host.fingerprint {
+        let file = access.known_hosts_file(host);
+        pin(&real, fingerprint, &file)?;
+        builder.user_known_hosts_file(file);
+    }
+    if let Some(config) = &access.config {
+        builder.config_file(config);
+    }
+    if let Some(user) = &host.user {
+        builder.user(user.clone());
+    }
+    if let Some(port) = host.port {
+        builder.port(port);
+    }
+    if let Some(key) = &host.key {
+        builder.keyfile(key);
+    }
+    let destination = host.address.clone();
+    within("logging in", LOGIN_TIME, async move {
+        match builder.connect_mux(&destination).await {
+            Ok(session) => Ok(session),
+            Err(error) => Err(explain(error)),
+        }
+    })
+}
+
+/// What to do about the refusals that users meet.
+fn explain(error: openssh::Error) -> anyhow::Error {
+    let error = anyhow::Error::from(error);
+    let text = format!("{error:#}");
+    if text.contains("Host key verification failed") || text.contains("host key is known") {
+        return error.context(
+            "its host key is not the one that is known; if that is right, put its fingerprint (ssh-keygen -l) into the \
+             hosts file, or its key into known_hosts",
+        );
+    }
+    if text.contains("Permission denied") {
+        return error.context("it lets nobody in with this user and key; see user and key in the hosts file");
+    }
+    error
+}
+
+/// Where SSH really goes, as its configuration says.
+struct Real {
+    hostname: String,
+    port: u16,
+    /// Not by way of another host or a program.
+    is_direct: bool,
+}
+
+impl Real {
+    fn of(host: &HostEntry, access: &Access) -> anyhow::Result<Self> {
+        let mut args = vec!["-G".to_owned()];
+        if let Some(config) = &access.config {
+            args.extend(["-F".to_owned(), config.display().to_string()]);
+        }
+        if let Some(port) = host.port {
+            args.extend(["-p".to_owned(), port.to_string()]);
+        }
+        args.push(host.address.clone());
+        let said = duct::cmd("ssh", args).stderr_to_stdout().read().context(
+            "asking ssh how it would connect; hosts over SSH need OpenSSH's client (on Debian and Ubuntu: apt-get \
+             install openssh-client)",
+        )?;
+        let value = |name: &str| {
+            said.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).map(str::to_owned)
+        };
+        let hostname = value("hostname").context("ssh -G names no hostname")?;
+        let port = value("port").and_then(|port| port.parse().ok()).context("ssh -G names no port")?;
+        let none = |name: &str| value(name).is_none_or(|value| value == "none");
+        Ok(Self { hostname, port, is_direct: none("proxyjump") && none("proxycommand") })
+    }
+}
+
+/// Waits until the host says that it is an SSH server.
+fn banner(real: &Real) -> anyhow::Result<()> {
+    let Real { hostname, port, .. } = real;
+    let context = || format!("waiting for an SSH server at {hostname}:{port}");
+    let mut addresses = (hostname.as_str(), *port).to_socket_addrs().with_context(context)?;
+    let address = addresses.next().with_context(|| format!("{hostname} has no address"))?;
+    let deadline = Instant::now() + BANNER_TIME;
+    let mut stream = TcpStream::connect_timeout(&address, BANNER_TIME).with_context(context)?;
+    let mut start = [0; 4];
+    for byte in &mut start {
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        stream.set_read_timeout(Some(left)).with_context(context)?;
+        stream.read_exact(std::slice::from_mut(byte)).with_context(context)?;
+    }
+    ensure!(&start == b"SSH-", "what answers at {hostname}:{port} is no SSH server");
+    Ok(())
+}
+
+/// Writes the host's key, if it has the right fingerprint, to a file that ssh then trusts alone. (A host could show
+/// another key here than it does to ssh; then ssh refuses it.)
+fn pin(real: &Real, fingerprint: &str, file: &Path) -> anyhow::Result<()> {
+    ensure!(
+        real.is_direct,
+        "a fingerprint can be checked only for hosts that are reached directly; put its key into known_hosts"
+    );
+    if let Ok(known) = std::fs::read_to_string(file)
+        && fingerprints(&known)?.iter().any(|known| known == fingerprint)
+    {
+        return Ok(());
+    }
+    let (port, seconds) = (real.port.to_string(), BANNER_TIME.as_secs().to_string());
+    let scanned = duct::cmd!("ssh-keyscan", "-T", seconds, "-p", port, &real.hostname)
+        .stderr_null()
+        .unchecked()
+        .read()
+        .context("asking for its host keys with ssh-keyscan")?;
+    let keys: Vec<_> = scanned.lines().filter(|line| !line.starts_with('#')).collect();
+    let found = fingerprints(&keys.join("\n"))?;
+    let right = keys.iter().zip(&found).find(|(_, found)| *found == fingerprint);
+    let Some((right, _)) = right else {
+        if found.is_empty() {
+            bail!("it shows no host key");
+        }
+        bail!(
+            "its host key differs: the hosts file says {fingerprint}, and it has {}; somebody else may be answering",
+            found.join(", ")
+        );
+    };
+    if let Some(folder) = file.parent() {
+        std::fs::create_dir_all(folder).with_context(|| format!("making the folder {}", folder.display()))?;
+    }
+    wire::program::replace_file(file, format!("{right}\n").as_bytes())
+}
+
+/// The fingerprints of keys, which stand as in known_hosts, one a line.
+fn fingerprints(keys: &str) -> anyhow::Result<Vec<String>> {
+    if keys.trim().is_empty() {
+        return Ok(Vec::new());
+    }
+    let listed = duct::cmd!("ssh-keygen", "-l", "-f", "-")
+        .stdin_bytes(format!("{keys}\n"))
+        .stderr_null()
+        .read()
+        .context("asking ssh-keygen for fingerprints")?;
+    Ok(listed.lines().filter_map(|line| line.split_whitespace().nth(1)).map(str::to_owned).collect())
+}

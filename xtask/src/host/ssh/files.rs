@@ -1,0 +1,147 @@
+//! Files over SFTP, in one go and with what has arrived told on the way.
+
+use std::collections::VecDeque;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use bytes::BytesMut;
+use openssh_sftp_client::file::{File, TokioCompatFile};
+use openssh_sftp_client::metadata::Permissions;
+use openssh_sftp_client::{Sftp, SftpOptions};
+use tokio::io::{AsyncSeekExt, AsyncWriteExt};
+
+use super::{Ssh, remote, runtime};
+
+/// How long a host may take for a piece, and for opening and closing a file.
+const PIECE_TIME: Duration = Duration::from_secs(20);
+/// Bytes that are read or written at once.
+const PIECE: usize = 256 << 10;
+/// Pieces that are asked for before the first has come: over a long way, waiting for each would take all the time.
+const AHEAD: usize = 16;
+
+impl Ssh {
+    /// Writes a file on the host, in its folder: at first under another name, so that it is whole or not there.
+    ///
+    /// # Errors
+    /// Names the host and the file.
+    pub(crate) fn upload(
+        &self,
+        local: &Path,
+        to: &Path,
+        executable: bool,
+        mut arrived: impl FnMut(u64),
+    ) -> anyhow::Result<()> {
+        let what = format!("writing {} on {}", to.display(), self.entry.name);
+        let new = format!("{}.part", remote(to));
+        let uploaded = runtime()?.block_on(async {
+            let sftp = self.sftp().await?;
+            let mut options = sftp.options();
+            let opening = options.write(true).create(true).truncate(true).open(&new);
+            let mut file = in_time(opening).await?;
+            if executable {
+                in_time(file.set_permissions(Permissions::from(0o755))).await?;
+            }
+            let mut out = Box::pin(TokioCompatFile::new(file));
+            // Blocking, on a thread that has nothing else to do.
+            let context = || format!("reading {}", local.display());
+            let mut input = std::fs::File::open(local).with_context(context)?;
+            let mut piece = vec![0; PIECE];
+            loop {
+                let read = input.read(&mut piece).with_context(context)?;
+                if read == 0 {
+                    break;
+                }
+                in_time(out.write_all(&piece[..read])).await?;
+                arrived(read as u64);
+            }
+            in_time(out.flush()).await?;
+            in_time(out.shutdown()).await?;
+            drop(out);
+            in_time(sftp.fs().rename(&new, remote(to))).await?;
+            close(sftp).await
+        });
+        uploaded.context(what)
+    }
+
+    /// Reads a file of the host's folder from this byte on, to the end of a local one.
+    ///
+    /// # Errors
+    /// Names the host and the file.
+    pub(crate) fn download(
+        &self,
+        from: &Path,
+        local: &mut std::fs::File,
+        begin: u64,
+        length: u64,
+        mut arrived: impl FnMut(u64),
+    ) -> anyhow::Result<()> {
+        let what = format!("reading {} of {}", from.display(), self.entry.name);
+        local.seek(SeekFrom::Start(begin)).context("seeking in a file")?;
+        let downloaded = runtime()?.block_on(async {
+            let sftp = self.sftp().await?;
+            let file = in_time(sftp.open(remote(from))).await?;
+            let mut asked = begin;
+            let mut coming = VecDeque::new();
+            loop {
+                while coming.len() < AHEAD && asked < length {
+                    let size = (length - asked).min(PIECE as u64) as usize;
+                    coming.push_back(tokio::spawn(read(file.clone(), asked, size)));
+                    asked += size as u64;
+                }
+                let Some(piece) = coming.pop_front() else { break };
+                let piece = piece.await.context("waiting for a piece")??;
+                local.write_all(&piece).context("writing what came")?;
+                arrived(piece.len() as u64);
+            }
+            drop(file);
+            close(sftp).await
+        });
+        downloaded.context(what)
+    }
+
+    /// The length of a file of the host's folder; `None` if it is not there.
+    ///
+    /// # Errors
+    /// When the host does not say.
+    pub(crate) fn length(&self, of: &Path) -> anyhow::Result<Option<u64>> {
+        let script = format!("if [ -e {0} ]; then wc -c < {0}; fi", remote(of));
+        let said = self.run(&script, PIECE_TIME)?;
+        if said.trim().is_empty() {
+            return Ok(None);
+        }
+        let length = said.trim().parse();
+        length
+            .map(Some)
+            .with_context(|| format!("{} says that a file has {:?} bytes", self.entry.name, said.trim()))
+    }
+
+    async fn sftp(&self) -> anyhow::Result<Sftp> {
+        let opening = Sftp::from_clonable_session(Arc::clone(&self.session), SftpOptions::new());
+        in_time(opening).await.context("opening an SFTP channel")
+    }
+}
+
+async fn read(mut file: File, begin: u64, size: usize) -> anyhow::Result<BytesMut> {
+    file.seek(SeekFrom::Start(begin)).await?;
+    let piece = in_time(file.read_all(size, BytesMut::with_capacity(size))).await?;
+    ensure!(piece.len() == size, "the file became shorter meanwhile");
+    Ok(piece)
+}
+
+async fn close(sftp: Sftp) -> anyhow::Result<()> {
+    in_time(sftp.close()).await
+}
+
+/// Each step has its deadline; the connection's own signs of life end it before, when the host is gone.
+async fn in_time<T, E>(step: impl Future<Output = Result<T, E>>) -> anyhow::Result<T>
+where
+    E: Into<anyhow::Error>,
+{
+    match tokio::time::timeout(PIECE_TIME, step).await {
+        Ok(outcome) => outcome.map_err(Into::into),
+        Err(_) => bail!("nothing came of it within {PIECE_TIME:?}"),
+    }
+}

@@ -1,0 +1,322 @@
+//! The user's hosts file, and the inventory that `up` makes of it and all later commands read.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail, ensure};
+use serde::{Deserialize, Serialize};
+
+/// A host, as the user describes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct HostEntry {
+    /// What it is called in messages.
+    pub(crate) name: String,
+    /// Where SSH reaches it: an address, a name, or a host of the user's SSH configuration.
+    pub(crate) address: String,
+    /// SSH's port, if not the usual one (or the one in the SSH configuration).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) port: Option<u16>,
+    /// The user, if not the same as here (or the one in the SSH configuration).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) user: Option<String>,
+    /// The address at which the other hosts reach it, if that is another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) private_address: Option<String>,
+    /// The file with the private key, if SSH does not know it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) key: Option<PathBuf>,
+    /// The fingerprint of its host key, as `ssh-keygen -l` shows it. Without it, the user's known_hosts must have the key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) fingerprint: Option<String>,
+    /// What it is to be; without it, the order in the file says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) role: Option<Role>,
+}
+
+/// What a host is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Role {
+    /// Sender and receiver.
+    Metrics,
+    /// The classifier that the others join.
+    Initializer,
+    /// A classifier.
+    Worker,
+}
+
+impl HostEntry {
+    /// The address at which the other hosts reach it.
+    pub(crate) fn private_address(&self) -> &str {
+        self.private_address.as_deref().unwrap_or(&self.address)
+    }
+}
+
+/// The hosts file.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HostsFile {
+    #[serde(default)]
+    host: Vec<HostEntry>,
+}
+
+/// Reads a hosts file.
+///
+/// # Errors
+/// A file that is not there or has no hosts, names that are there twice, a key that is not there.
+pub(crate) fn read_hosts(path: &Path) -> anyhow::Result<Vec<HostEntry>> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("reading the hosts file {}", path.display()))?;
+    let file: HostsFile =
+        toml::from_str(&text).with_context(|| format!("understanding the hosts file {}", path.display()))?;
+    ensure!(!file.host.is_empty(), "the hosts file {} has no [[host]]", path.display());
+    let mut hosts = file.host;
+    for i in 0..hosts.len() {
+        let (before, rest) = hosts.split_at_mut(i);
+        let host = &mut rest[0];
+        let usual = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        ensure!(
+            !host.name.is_empty() && host.name.chars().all(usual) && !host.name.starts_with('-'),
+            "{:?} in {} is no name for a host: letters, digits, - _ and . make one",
+            host.name,
+            path.display()
+        );
+        ensure!(
+            !host.address.is_empty() && !host.address.starts_with('-'),
+            "{:?} is no address for {} in {}",
+            host.address,
+            host.name,
+            path.display()
+        );
+        ensure!(
+            before.iter().all(|other| other.name != host.name),
+            "the name {} is there twice in {}",
+            host.name,
+            path.display()
+        );
+        if let Some(key) = &mut host.key {
+            // Meant from where the hosts file is; and used from anywhere.
+            let folder = path.parent().unwrap_or(Path::new(""));
+            *key = std::path::absolute(folder.join(&*key)).context("finding a key")?;
+            ensure!(key.exists(), "the key {} of {} is not there", key.display(), host.name);
+        }
+    }
+    Ok(hosts)
+}
+
+/// What `up` has made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Inventory {
+    /// Machines that classify.
+    pub(crate) cluster_size: usize,
+    /// The name of the host for sender and receiver.
+    pub(crate) metrics: String,
+    /// The names of the hosts that classify, the initializer first.
+    pub(crate) machines: Vec<String>,
+    /// The black box that was shipped.
+    pub(crate) classifier: String,
+    /// The hash of the supervisor that commands the hosts.
+    pub(crate) supervisor: String,
+    /// The hash of the application.
+    pub(crate) app: String,
+    /// The hash of the Python packages, if there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) packages: Option<String>,
+    /// The SSH configuration, if not the user's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ssh_config: Option<PathBuf>,
+    /// All hosts.
+    #[serde(rename = "host")]
+    pub(crate) hosts: Vec<HostEntry>,
+}
+
+impl Inventory {
+    /// The inventory of an earlier `up`, if there was one.
+    ///
+    /// # Errors
+    /// A file that cannot be understood.
+    pub(crate) fn load_if_there(path: &Path) -> anyhow::Result<Option<Self>> {
+        match std::fs::read_to_string(path) {
+            Ok(text) => toml::from_str(&text)
+                .map(Some)
+                .with_context(|| format!("understanding the inventory {}", path.display())),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e).with_context(|| format!("reading the inventory {}", path.display())),
+        }
+    }
+
+    /// The inventory of an earlier `up`.
+    ///
+    /// # Errors
+    /// There was none.
+    pub(crate) fn load(path: &Path) -> anyhow::Result<Self> {
+        Self::load_if_there(path)?.with_context(|| {
+            format!(
+                "there are no hosts yet ({} is not there); make them ready with: cargo xtask up",
+                path.display()
+            )
+        })
+    }
+
+    /// Writes the inventory.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub(crate) fn save(&self, path: &Path) -> anyhow::Result<()> {
+        let text = toml::to_string(self).context("encoding the inventory")?;
+        let text = format!("# Made by cargo xtask up; read by all later commands.\n\n{text}");
+        wire::program::replace_file(path, text.as_bytes())
+    }
+
+    /// The hosts that are used, each once, the metrics host first.
+    ///
+    /// # Errors
+    /// Names that are no host's, in an inventory that somebody has changed.
+    pub(crate) fn used_hosts(&self) -> anyhow::Result<Vec<HostEntry>> {
+        let others = self.machines.iter().filter(|name| **name != self.metrics);
+        std::iter::once(&self.metrics).chain(others).map(|name| self.host(name).cloned()).collect()
+    }
+
+    /// A host by its name.
+    ///
+    /// # Errors
+    /// No such host; the message has those that there are.
+    pub(crate) fn host(&self, name: &str) -> anyhow::Result<&HostEntry> {
+        self.hosts.iter().find(|host| host.name == name).with_context(|| {
+            let names: Vec<_> = self.hosts.iter().map(|host| host.name.as_str()).collect();
+            format!("there is no host {name:?}; there are {}", names.join(", "))
+        })
+    }
+}
+
+/// Who is what, of these hosts.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Cast {
+    /// The host for sender and receiver.
+    pub(crate) metrics: HostEntry,
+    /// The hosts that classify, the initializer first.
+    pub(crate) machines: Vec<HostEntry>,
+}
+
+/// Gives hosts their roles: those that the file says, and for the rest the order in the file. A single host is
+/// everything.
+///
+/// # Errors
+/// Not enough hosts, or a role that is there twice.
+pub(crate) fn cast(hosts: &[HostEntry], cluster_size: Option<usize>) -> anyhow::Result<Cast> {
+    if let [only] = hosts
+        && cluster_size.is_none_or(|size| size == 1)
+    {
+        return Ok(Cast { metrics: only.clone(), machines: vec![only.clone()] });
+    }
+    let mut free: Vec<&HostEntry> = hosts.iter().filter(|host| host.role.is_none()).collect();
+    let mut one = |role: Role, what: &str| -> anyhow::Result<HostEntry> {
+        let mut named = hosts.iter().filter(|host| host.role == Some(role));
+        match (named.next(), named.next()) {
+            (Some(one), Some(other)) => {
+                bail!("{} and {} both have the role of the {what}", one.name, other.name)
+            }
+            (Some(one), None) => Ok(one.clone()),
+            (None, _) if free.is_empty() => bail!("no host is left for the role of the {what}"),
+            (None, _) => Ok(free.remove(0).clone()),
+        }
+    };
+    let metrics = one(Role::Metrics, "metrics host")?;
+    let initializer = one(Role::Initializer, "initializer")?;
+    let mut machines = vec![initializer];
+    machines.extend(hosts.iter().filter(|host| host.role == Some(Role::Worker)).cloned());
+    machines.extend(free.into_iter().cloned());
+    let size = cluster_size.unwrap_or(machines.len());
+    ensure!(
+        (1..=machines.len()).contains(&size),
+        "CLUSTER_SIZE={size} needs {} hosts, since one is the metrics host; there are {}",
+        size + 1,
+        hosts.len()
+    );
+    machines.truncate(size);
+    Ok(Cast { metrics, machines })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> anyhow::Result<Vec<HostEntry>> {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("hosts.toml"), text).unwrap();
+        std::fs::write(dir.path().join("key"), "").unwrap();
+        read_hosts(&dir.path().join("hosts.toml"))
+    }
+
+    fn hosts(names: &[(&str, Option<Role>)]) -> Vec<HostEntry> {
+        let text: String =
+            names.iter().map(|(name, _)| format!("[[host]]\nname = {name:?}\naddress = \"x\"\n")).collect();
+        let mut hosts = read(&text).unwrap();
+        hosts.iter_mut().zip(names).for_each(|(host, (_, role))| host.role = *role);
+        hosts
+    }
+
+    #[test]
+    fn a_hosts_file_is_read_and_mistakes_are_named() {
+        let text = "[[host]]\nname = \"a\"\naddress = \"10.0.0.1\"\nport = 2222\nuser = \"me\"\nkey = \"key\"\nrole = \"worker\"\n";
+        let host = &read(text).unwrap()[0];
+        assert_eq!(
+            (host.port, host.role, host.private_address()),
+            (Some(2222), Some(Role::Worker), "10.0.0.1")
+        );
+        assert!(host.key.as_ref().unwrap().is_absolute());
+        let error = |text: &str| format!("{:#}", read(text).unwrap_err());
+        assert!(error("").contains("has no [[host]]"));
+        assert!(error("[[host]]\nname = \"a\"\n").contains("missing field `address`"));
+        assert!(
+            error("[[host]]\nname = \"a\"\naddress = \"x\"\nprot = 1\n").contains("unknown field `prot`")
+        );
+        assert!(error("[[host]]\nname = \"-a\"\naddress = \"x\"\n").contains("is no name for a host"));
+        assert!(error("[[host]]\nname = \"a\"\naddress = \"-oProxyCommand=x\"\n").contains("is no address"));
+        assert!(error("[[host]]\nname = \"a\"\naddress = \"x\"\nkey = \"no\"\n").contains("is not there"));
+        let twice = "[[host]]\nname = \"a\"\naddress = \"x\"\n".repeat(2);
+        assert!(error(&twice).contains("is there twice"));
+    }
+
+    #[test]
+    fn roles_follow_the_file_and_then_the_order() {
+        let names = |cast: &Cast| {
+            let machines: Vec<_> = cast.machines.iter().map(|host| host.name.clone()).collect();
+            format!("{}: {}", cast.metrics.name, machines.join(" "))
+        };
+        let plain = hosts(&[("a", None), ("b", None), ("c", None), ("d", None)]);
+        assert_eq!(names(&cast(&plain, None).unwrap()), "a: b c d");
+        assert_eq!(names(&cast(&plain, Some(2)).unwrap()), "a: b c");
+        let error = cast(&plain, Some(4)).unwrap_err().to_string();
+        assert_eq!(error, "CLUSTER_SIZE=4 needs 5 hosts, since one is the metrics host; there are 4");
+        assert!(cast(&plain, Some(0)).is_err());
+        let named =
+            hosts(&[("a", Some(Role::Worker)), ("b", None), ("c", Some(Role::Initializer)), ("d", None)]);
+        assert_eq!(names(&cast(&named, None).unwrap()), "b: c a d");
+        let twice = hosts(&[("a", Some(Role::Metrics)), ("b", Some(Role::Metrics))]);
+        assert!(cast(&twice, None).unwrap_err().to_string().contains("both have the role"));
+        assert_eq!(names(&cast(&hosts(&[("a", None)]), None).unwrap()), "a: a");
+        assert!(cast(&hosts(&[("a", None)]), Some(2)).is_err());
+    }
+
+    #[test]
+    fn an_inventory_comes_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("inventory.toml");
+        assert!(Inventory::load(&path).unwrap_err().to_string().contains("cargo xtask up"));
+        let inventory = Inventory {
+            cluster_size: 1,
+            metrics: "a".into(),
+            machines: vec!["b".into()],
+            classifier: "native".into(),
+            supervisor: "00".into(),
+            app: "11".into(),
+            packages: None,
+            ssh_config: None,
+            hosts: hosts(&[("a", None), ("b", Some(Role::Initializer))]),
+        };
+        inventory.save(&path).unwrap();
+        assert_eq!(Inventory::load(&path).unwrap(), inventory);
+        assert!(inventory.host("c").unwrap_err().to_string().ends_with("there are a, b"));
+    }
+}

@@ -1,0 +1,144 @@
+//! What the commands for other hosts do.
+
+mod down;
+mod get_results;
+mod look;
+mod package;
+mod python;
+mod run_cluster;
+mod up;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{bail, ensure};
+use supervisor::protocol::{Holder, Reply, Request};
+
+use crate::commands::remote::{Place, Remote};
+use crate::host::ssh::{Access, Ssh};
+use crate::hosts::{HostEntry, Inventory};
+use crate::project;
+
+/// How long a host may take for what takes it no time.
+pub(crate) const SHORT: Duration = Duration::from_secs(30);
+
+/// Runs the command.
+pub(crate) fn run(command: &Remote) -> anyhow::Result<ExitCode> {
+    match command {
+        Remote::Up(args) => up::run(args),
+        Remote::RunCluster(args) => run_cluster::run(args),
+        Remote::GetResults(args) => get_results::run(args),
+        Remote::Status(args) => look::status(args),
+        Remote::Logs(args) => look::logs(args),
+        Remote::Ssh(args) => look::ssh(args),
+        Remote::Stop(args) => down::stop(args),
+        Remote::Down(args) => down::down(args),
+    }
+}
+
+/// Where the inventory is.
+fn inventory_path(place: &Place) -> anyhow::Result<PathBuf> {
+    place.inventory.clone().map_or_else(|| project::default_folder("inventory.toml"), Ok)
+}
+
+/// How to get in to hosts.
+fn access(inventory_path: &std::path::Path, config: Option<PathBuf>) -> Access {
+    // Beside the inventory, since both belong together.
+    Access { config, known_hosts: inventory_path.with_extension("known_hosts") }
+}
+
+/// The inventory, and how to get in to its hosts.
+fn load(place: &Place) -> anyhow::Result<(Inventory, Access)> {
+    let path = inventory_path(place)?;
+    let inventory = Inventory::load(&path)?;
+    let access = access(&path, inventory.ssh_config.clone());
+    Ok((inventory, access))
+}
+
+/// Does the same for each host, for all at the same time, and gives what came of it in their order.
+fn each<I: Sync, T: Send>(
+    items: &[I],
+    work: impl Fn(&I) -> anyhow::Result<T> + Sync,
+) -> Vec<anyhow::Result<T>> {
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = items.iter().map(|item| scope.spawn(|| work(item))).collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    })
+}
+
+/// All outcomes, or all errors in one.
+fn all<T>(outcomes: Vec<anyhow::Result<T>>) -> anyhow::Result<Vec<T>> {
+    let count = outcomes.len();
+    let (mut good, mut bad) = (Vec::new(), Vec::new());
+    for outcome in outcomes {
+        match outcome {
+            Ok(outcome) => good.push(outcome),
+            Err(error) => bad.push(error),
+        }
+    }
+    match bad.len() {
+        0 => Ok(good),
+        1 => Err(bad.remove(0)),
+        failed => {
+            let list: String = bad.iter().map(|error| format!("\n  {error:#}")).collect();
+            bail!("{failed} of {count} hosts failed:{list}")
+        }
+    }
+}
+
+/// Connects to hosts, and to their supervisors.
+fn command_all(hosts: &[HostEntry], access: &Access, supervisor: &str) -> anyhow::Result<Vec<Ssh>> {
+    all(each(hosts, |host| {
+        let mut ssh = Ssh::connect(host, access)?;
+        ssh.command(supervisor)?;
+        Ok(ssh)
+    }))
+}
+
+/// Takes the command over hosts, one after the other, so that of two who try it at the same time one gets all.
+fn lock_all(hosts: &[Ssh], what: &str) -> anyhow::Result<()> {
+    let who = format!("{} on {}, with {what} (process {})", user(), hostname(), std::process::id());
+    let since = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+    let request = Request::Lock(Holder { who, since });
+    for host in hosts {
+        match host.request(&request, SHORT)? {
+            Reply::Nothing => {}
+            Reply::Held(Holder { who, since }) => bail!(
+                "{} is commanded by {who}, since {since}; wait for that to end (cargo xtask status shows how far it is), \
+                 or end its job with: cargo xtask stop",
+                host.entry().name
+            ),
+            other => bail!("on {}: the supervisor answered {other:?}", host.entry().name),
+        }
+    }
+    Ok(())
+}
+
+fn user() -> String {
+    std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_else(|_| "somebody".into())
+}
+
+fn hostname() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    if name.trim().is_empty() { "another machine".into() } else { name.trim().to_owned() }
+}
+
+/// How a host is.
+fn status_of(host: &Ssh) -> anyhow::Result<supervisor::protocol::Status> {
+    match host.request(&Request::Status, SHORT)? {
+        Reply::Status(status) => Ok(*status),
+        other => bail!("on {}: the supervisor answered {other:?}", host.entry().name),
+    }
+}
+
+/// Asks a host to end all programs of ours.
+fn stop_all(host: &Ssh, grace: Duration) -> anyhow::Result<()> {
+    let request = Request::Stop { name: None, grace_ms: grace.as_millis() as u64 };
+    let reply = host.request(&request, grace + SHORT)?;
+    ensure!(reply == Reply::Nothing, "on {}: the supervisor answered {reply:?}", host.entry().name);
+    Ok(())
+}

@@ -1,0 +1,112 @@
+//! Subcommand: cargo xtask get-results
+
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, bail, ensure};
+use flate2::read::MultiGzDecoder;
+use sha2::{Digest, Sha256};
+use wire::results::Summary;
+
+use super::{command_all, load, status_of};
+use crate::commands::remote::GetResults;
+use crate::ui::{self, Transfer};
+use crate::{interrupt, project};
+
+/// Where the archive is on the metrics host.
+const ARCHIVE: &str = "output/results.tgz";
+
+/// Runs the command.
+pub(super) fn run(args: &GetResults) -> anyhow::Result<ExitCode> {
+    interrupt::watch()?;
+    let (inventory, access) = load(&args.place)?;
+    let metrics = inventory.host(&inventory.metrics)?.clone();
+    let hosts = command_all(&[metrics], &access, &inventory.supervisor)?;
+    let host = hosts.first().context("the inventory has no metrics host")?;
+    let status = status_of(host)?;
+    let name = &host.entry().name;
+    let Some(summary) = status.summary else {
+        let running = status.programs.iter().any(|program| program.running.is_some());
+        bail!(
+            "{name} has no results of a job that is done{}",
+            if running {
+                "; one is running: cargo xtask status"
+            } else {
+                "; run one with: cargo xtask run-cluster"
+            }
+        );
+    };
+    let length = host.length(Path::new(ARCHIVE))?;
+    let length =
+        length.with_context(|| format!("{name} has no {ARCHIVE}; its receiver was ended while it packed"))?;
+
+    let output = args.output.clone().map_or_else(|| project::default_folder("output"), Ok)?;
+    project::make_folder(&output)?;
+    // Named after the job, so that what is there of another one is not gone on with.
+    let key = wire::hex(&Sha256::digest(format!("{} {}", summary.sha256, summary.ended))[..8]);
+    let part = output.join(format!("results.{key}.part"));
+    let context = || format!("writing {}", part.display());
+    let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&part);
+    let file = file.as_mut().map_err(|error| anyhow::anyhow!("{error}")).with_context(context)?;
+    let there = file.metadata().with_context(context)?.len().min(length);
+    if there > 0 {
+        ui::note(&format!("going on at {} of {}", ui::bytes(there), ui::bytes(length)));
+    }
+    let bar = Transfer::new("fetching", length);
+    bar.add(there);
+    let fetched = host.download(Path::new(ARCHIVE), file, there, length, |bytes| bar.add(bytes));
+    bar.clear();
+    fetched.with_context(|| {
+        format!("what has come is in {}; another get-results goes on there", part.display())
+    })?;
+    file.set_len(length).with_context(context)?;
+    file.sync_all().with_context(context)?;
+    if let Err(error) = check(&part, &summary) {
+        // Going on with it would not make it any better.
+        std::fs::remove_file(&part).with_context(|| format!("removing {}", part.display()))?;
+        return Err(error.context("the archive that has come is not what the job has left; it is removed"));
+    }
+    let target = output.join("results.tgz");
+    std::fs::rename(&part, &target).with_context(|| format!("renaming {}", part.display()))?;
+    ui::data(&format!("results    {} ({})", target.display(), ui::bytes(length)));
+    ui::data(&format!("rows out   {}", ui::count(summary.rows - summary.rejects)));
+    ui::data(&format!("sha256     {} (of the results in it, checked)", summary.sha256));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Whether the archive holds the results that the summary tells of, and nothing is missing.
+fn check(archive: &Path, summary: &Summary) -> anyhow::Result<()> {
+    let file = File::open(archive).with_context(|| format!("opening {}", archive.display()))?;
+    let mut tar = tar::Archive::new(MultiGzDecoder::new(BufReader::with_capacity(1 << 20, file)));
+    let mut names = Vec::new();
+    for entry in tar.entries().context("reading the archive")? {
+        let mut entry = entry.context("reading the archive")?;
+        let name = entry.path().context("reading the archive")?.display().to_string();
+        if name == "results.log" {
+            let mut sha256 = Sha256::new();
+            let mut block = vec![0; 1 << 20];
+            loop {
+                let read = entry.read(&mut block).context("reading the results in the archive")?;
+                if read == 0 {
+                    break;
+                }
+                sha256.update(&block[..read]);
+            }
+            let found = wire::hex(&sha256.finalize());
+            ensure!(
+                found == summary.sha256,
+                "the results have the SHA-256 {found}, and results.json says {}",
+                summary.sha256
+            );
+        }
+        names.push(name);
+    }
+    ensure!(
+        names == ["results.log", "results.rejects.csv", "results.json"],
+        "the archive holds {}",
+        names.join(", ")
+    );
+    Ok(())
+}

@@ -1,0 +1,163 @@
+//! Subcommands: cargo xtask status, logs and ssh
+
+use std::os::unix::process::CommandExt;
+use std::process::ExitCode;
+use std::sync::mpsc::channel;
+
+use anyhow::{Context, bail};
+use serde::Serialize;
+use supervisor::protocol::{self, FOLDER};
+
+use super::{each, load, status_of};
+use crate::commands::remote::{Logs, Ssh as SshArgs, Status};
+use crate::host::ssh::{Access, Ssh, known_hosts_options};
+use crate::hosts::{HostEntry, Inventory};
+use crate::ui;
+
+/// A host in the status.
+#[derive(Serialize)]
+struct HostStatus {
+    name: String,
+    address: String,
+    role: &'static str,
+    /// What it says; not there if it cannot be reached.
+    status: Option<protocol::Status>,
+    /// Why it cannot be reached.
+    error: Option<String>,
+}
+
+/// Shows how hosts and job are.
+pub(super) fn status(args: &Status) -> anyhow::Result<ExitCode> {
+    let (inventory, access) = load(&args.place)?;
+    let used = inventory.used_hosts()?;
+    let asked = each(&used, |host| ask(host, &access, &inventory.supervisor));
+    let hosts: Vec<_> = used
+        .iter()
+        .zip(asked)
+        .map(|(host, asked)| {
+            let error = asked.as_ref().err().map(|error| format!("{error:#}"));
+            HostStatus {
+                name: host.name.clone(),
+                address: host.address.clone(),
+                role: role(&inventory, host),
+                status: asked.ok(),
+                error,
+            }
+        })
+        .collect();
+    if args.json {
+        ui::data(&serde_json::to_string_pretty(&hosts).context("encoding the status")?);
+    } else {
+        hosts.iter().for_each(show);
+    }
+    let all_there = hosts.iter().all(|host| host.error.is_none());
+    Ok(if all_there { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn ask(host: &HostEntry, access: &Access, supervisor: &str) -> anyhow::Result<protocol::Status> {
+    let mut ssh = Ssh::connect(host, access)?;
+    ssh.command(supervisor)?;
+    status_of(&ssh)
+}
+
+fn role(inventory: &Inventory, host: &HostEntry) -> &'static str {
+    match (host.name == inventory.metrics, inventory.machines.iter().position(|name| *name == host.name)) {
+        (true, None) => "metrics",
+        (true, Some(_)) => "metrics and initializer",
+        (false, Some(0)) => "initializer",
+        (false, _) => "worker",
+    }
+}
+
+fn show(host: &HostStatus) {
+    ui::data(&format!("{} ({}), {}", host.name, host.address, host.role));
+    let Some(status) = &host.status else {
+        ui::data(&format!("  cannot be reached: {}", host.error.as_deref().unwrap_or("nobody knows why")));
+        return;
+    };
+    let (free, size) = (ui::bytes(status.disk_free), ui::bytes(status.disk_size));
+    ui::data(&format!("  up {}; {free} of {size} free; no time to live", ui::clock(status.uptime as f64)));
+    if let Some(holder) = &status.holder {
+        ui::data(&format!("  commanded by {}, since {}", holder.who, holder.since));
+    }
+    for program in &status.programs {
+        let how = match (&program.running, &program.end) {
+            (Some(seconds), _) => format!("running for {}", ui::clock(*seconds as f64)),
+            (None, Some(end)) => format!("ended ({})", end.status),
+            (None, None) => "gone".to_owned(),
+        };
+        ui::data(&format!("  {} (process {}): {how}", program.name, program.pid));
+    }
+    if let Some(progress) = &status.progress {
+        let rejects = ui::count(progress.rejects);
+        ui::data(&format!("  job: {} rows are done, of these {rejects} rejected", ui::count(progress.rows)));
+    }
+    if let Some(summary) = &status.summary {
+        ui::data(&format!("  job: done, {} rows in {:.2} s", ui::count(summary.rows), summary.seconds));
+    }
+}
+
+/// Shows what programs print.
+pub(super) fn logs(args: &Logs) -> anyhow::Result<ExitCode> {
+    let (inventory, access) = load(&args.place)?;
+    let hosts = match &args.host {
+        Some(name) => vec![inventory.host(name)?.clone()],
+        None => inventory.used_hosts()?,
+    };
+    let (follow, count) = (if args.follow { "-F" } else { "" }, args.lines);
+    // Without a log there is nothing to show.
+    let script = format!(
+        "cd {FOLDER}/log 2>/dev/null && ls *.log >/dev/null 2>&1 && exec tail -n {count} {follow} *.log"
+    );
+    let several = hosts.len() > 1;
+    let (sender, lines) = channel();
+    std::thread::scope(|scope| {
+        for host in &hosts {
+            let (sender, access, script) = (sender.clone(), &access, &script);
+            scope.spawn(move || {
+                let shown = Ssh::connect(host, access).and_then(|ssh| {
+                    ssh.run_to(script, |line| {
+                        // Nobody reads any more when this command is ending.
+                        let _ = sender.send(Ok((host.name.clone(), line)));
+                    })
+                });
+                if let Err(error) = shown {
+                    let _ = sender.send(Err(error));
+                }
+            });
+        }
+        drop(sender);
+        let mut outcome = Ok(ExitCode::SUCCESS);
+        for line in lines {
+            match line {
+                Ok((host, line)) if several => ui::data(&format!("{host} | {line}")),
+                Ok((_, line)) => ui::data(&line),
+                Err(error) => outcome = Err(error),
+            }
+        }
+        outcome
+    })
+}
+
+/// Hands over to ssh.
+pub(super) fn ssh(args: &SshArgs) -> anyhow::Result<ExitCode> {
+    let (inventory, access) = load(&args.place)?;
+    let host = inventory.host(&args.host)?;
+    let mut command = std::process::Command::new("ssh");
+    command.args(known_hosts_options(host, &access));
+    if let Some(config) = &access.config {
+        command.arg("-F").arg(config);
+    }
+    if let Some(port) = host.port {
+        command.arg("-p").arg(port.to_string());
+    }
+    if let Some(user) = &host.user {
+        command.arg("-l").arg(user);
+    }
+    if let Some(key) = &host.key {
+        command.arg("-o").arg("IdentitiesOnly=yes").arg("-i").arg(key);
+    }
+    command.arg(&host.address).args(&args.command);
+    let error = command.exec();
+    bail!("starting ssh: {error}")
+}

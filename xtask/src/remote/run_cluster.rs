@@ -1,0 +1,166 @@
+//! Subcommand: cargo xtask run-cluster
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use supervisor::protocol::{Reply, Request};
+use wire::results::Summary;
+
+use super::{SHORT, all, command_all, each, load, lock_all, python, status_of, stop_all};
+use crate::cluster::{self, Hosts, Input, Job, Times};
+use crate::commands::remote::RunCluster;
+use crate::commands::run_locally::{DEFAULT_LINES, box_args};
+use crate::host::Host;
+use crate::host::ssh::Ssh;
+use crate::hosts::Inventory;
+use crate::interrupt;
+use crate::ui::{self, Transfer};
+
+/// Where Python boxes find the module and the packages, from the hosts' folder.
+pub(super) const PYTHON_PATH: &str = "app/python:packages";
+/// Programs of an earlier job are of no more use.
+const GRACE: Duration = Duration::from_secs(1);
+/// Removing the results of an earlier job may take a while.
+const CLEAN_TIME: Duration = Duration::from_secs(120);
+/// Where a file of rows goes, in the hosts' folder.
+const INPUT: &str = "input/rows.csv";
+
+/// Runs the command.
+pub(super) fn run(args: &RunCluster) -> anyhow::Result<ExitCode> {
+    interrupt::watch()?;
+    let start = Instant::now();
+    let outcome = run_until_done(args, start);
+    if interrupt::is_wanted() && outcome.is_err() {
+        ui::note(
+            "interrupted: all programs of the job have ended; what was received is kept on the metrics host",
+        );
+        return Ok(ExitCode::from(interrupt::EXIT_CODE));
+    }
+    outcome
+}
+
+fn run_until_done(args: &RunCluster, start: Instant) -> anyhow::Result<ExitCode> {
+    let (inventory, access) = load(&args.place)?;
+    let classifier = args.classifier.clone().unwrap_or_else(|| inventory.classifier.clone());
+    ensure!(
+        python::module_of(&classifier)
+            .is_none_or(|module| python::module_of(&inventory.classifier) == Some(module)),
+        "{classifier} is not on the hosts, which have {}; ship it with: cargo xtask up --classifier {classifier}",
+        inventory.classifier
+    );
+    if let Some(path) = &args.input {
+        // Better said before anything is started.
+        ensure!(path != Path::new("-"), "standard input cannot be shipped to the hosts; give a file");
+        File::open(path).with_context(|| format!("opening the input {}", path.display()))?;
+    }
+    let hosts = command_all(&inventory.used_hosts()?, &access, &inventory.supervisor)?;
+    // The metrics host first: it is the one that all who want these hosts have to ask.
+    lock_all(&hosts, "cargo xtask run-cluster")?;
+    let (metrics, classifiers) = roles(&inventory, &hosts)?;
+    refuse_second_job(metrics)?;
+    let token = cluster::make_token()?;
+    all(each(&hosts, |host| {
+        stop_all(host, GRACE)?;
+        expect_nothing(host, &Request::Clean, CLEAN_TIME)?;
+        let secret = Request::WriteSecret { path: "run/token".into(), text: token.secret().to_owned() };
+        expect_nothing(host, &secret, SHORT)
+    }))?;
+    let input = input(args, metrics)?;
+    let workers = usize::from(args.workers);
+    ui::note(&format!(
+        "{}, on {} workers ({} machines of {workers}), through {classifier}",
+        describe(args),
+        workers * classifiers.len(),
+        classifiers.len()
+    ));
+    let job = Job {
+        input,
+        classifier: box_args(&classifier, Path::new("python3"), args.slowness, args.chunk_size),
+        workers,
+        environment: BTreeMap::from([("PYTHONPATH".to_owned(), PYTHON_PATH.to_owned())]),
+        results: "output/results.log".into(),
+        archive: Some("output/results.tgz".into()),
+        run_folder: "run".into(),
+        token,
+        token_file: "run/token".into(),
+    };
+    let outcome = cluster::run(&job, &Hosts { metrics, classifiers });
+    // Whatever happened: what could not be ended by name is ended now. A host that is lost is named by the job's error.
+    let stopped = all(each(&hosts, |host| stop_all(host, GRACE)));
+    let times = outcome?;
+    stopped?;
+    let status = status_of(metrics)?;
+    let summary = status.summary.context("the job is done, and the metrics host has no results.json")?;
+    summarize(&summary, times, metrics.name(), start);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The metrics host, and the hosts of the classifiers.
+fn roles<'a>(inventory: &Inventory, hosts: &'a [Ssh]) -> anyhow::Result<(&'a Ssh, Vec<&'a dyn Host>)> {
+    let by_name = |name: &String| {
+        let host = hosts.iter().find(|host| host.entry().name == *name);
+        host.with_context(|| format!("the inventory has no host {name}"))
+    };
+    let machines = inventory.machines.iter().map(|name| by_name(name).map(|host| host as &dyn Host));
+    Ok((by_name(&inventory.metrics)?, machines.collect::<anyhow::Result<_>>()?))
+}
+
+/// A job whose `run-cluster` is gone goes on without it, and is not to be disturbed.
+fn refuse_second_job(metrics: &Ssh) -> anyhow::Result<()> {
+    let status = status_of(metrics)?;
+    let receiver = status.programs.iter().find(|program| program.name == "receiver");
+    if let Some(seconds) = receiver.and_then(|receiver| receiver.running) {
+        let rows = status.progress.map_or(0, |progress| progress.rows);
+        bail!(
+            "a job is running on the hosts since {seconds} s, with {} rows done, and nobody watches it; wait for its end \
+             (cargo xtask status shows how far it is), or end it with: cargo xtask stop",
+            ui::count(rows)
+        );
+    }
+    Ok(())
+}
+
+fn expect_nothing(host: &Ssh, request: &Request, limit: Duration) -> anyhow::Result<()> {
+    let reply = host.request(request, limit)?;
+    ensure!(reply == Reply::Nothing, "on {}: the supervisor answered {reply:?}", host.entry().name);
+    Ok(())
+}
+
+/// The sender's input; a file is shipped to where the sender is, so that this machine is no part of the job.
+fn input(args: &RunCluster, metrics: &Ssh) -> anyhow::Result<Input> {
+    let Some(path) = &args.input else {
+        return Ok(Input::Fake { lines: lines(args), seed: args.seed });
+    };
+    let length = std::fs::metadata(path).with_context(|| format!("reading {}", path.display()))?.len();
+    let bar = Transfer::new("shipping the rows", length);
+    let shipped = metrics.upload(path, Path::new(INPUT), false, |bytes| bar.add(bytes));
+    bar.clear();
+    shipped?;
+    Ok(Input::File(PathBuf::from(INPUT)))
+}
+
+fn lines(args: &RunCluster) -> u64 {
+    args.input_lines.or(args.input_size).unwrap_or(DEFAULT_LINES)
+}
+
+fn describe(args: &RunCluster) -> String {
+    match &args.input {
+        Some(path) => format!("rows from {}", path.display()),
+        None => format!("{} fake rows", ui::count(lines(args))),
+    }
+}
+
+fn summarize(summary: &Summary, times: Times, metrics: &str, start: Instant) {
+    ui::summary(summary, start.elapsed());
+    ui::data(&format!("cluster    formed in {:.2} s", times.forming.as_secs_f64()));
+    ui::data(&format!(
+        "results    on {metrics}, packed {:.2} s after the last row",
+        times.packing.as_secs_f64()
+    ));
+    ui::data(&format!("sha256     {}", summary.sha256));
+    ui::note("fetch them: cargo xtask get-results");
+}

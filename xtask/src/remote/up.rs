@@ -1,0 +1,355 @@
+//! Subcommand: cargo xtask up
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use supervisor::protocol::{FOLDER, Reply, Request};
+use wire::ports;
+
+use super::package::{self, Archive};
+use super::python::{self, Platform};
+use super::{SHORT, all, each, lock_all, status_of};
+use crate::commands::remote::Up;
+use crate::host::ssh::{Access, Ssh};
+use crate::hosts::{self, Cast, HostEntry, Inventory};
+use crate::ui::{self, Transfer};
+use crate::{interrupt, project};
+
+/// How long a host may take to unpack an archive.
+const UNPACK_TIME: Duration = Duration::from_secs(300);
+/// How long a box may take to load.
+const CHECK_TIME: Duration = Duration::from_secs(180);
+
+/// Runs the command.
+pub(super) fn run(args: &Up) -> anyhow::Result<ExitCode> {
+    interrupt::watch()?;
+    let path = super::inventory_path(&args.place)?;
+    let before = Inventory::load_if_there(&path)?;
+    let plan = Plan::new(args, before.as_ref())?;
+    let access = super::access(&path, plan.ssh_config.clone());
+    let everyone = plan.everyone();
+    // What takes this machine time and what takes the hosts time, at the same time.
+    let (programs, probed) = std::thread::scope(|scope| {
+        let probes = scope.spawn(|| all(each(&everyone, |host| probe(host, &access))));
+        let programs = Programs::build(&plan);
+        (programs, probes.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    });
+    let (programs, probed) = (programs?, probed?);
+    check(&plan, &programs, &probed)?;
+    let packages = programs.packages(&plan, &probed)?;
+    if interrupt::is_wanted() {
+        bail!("interrupted; nothing was changed on the hosts");
+    }
+    ship(&plan, &programs, packages.as_ref(), probed)?;
+    let inventory = Inventory {
+        cluster_size: plan.cast.machines.len(),
+        metrics: plan.cast.metrics.name.clone(),
+        machines: plan.cast.machines.iter().map(|host| host.name.clone()).collect(),
+        classifier: plan.classifier.clone(),
+        supervisor: programs.supervisor_name(),
+        app: programs.app.sha256.clone(),
+        packages: packages.map(|packages| packages.sha256),
+        ssh_config: plan.ssh_config.clone(),
+        hosts: plan.hosts.clone(),
+    };
+    inventory.save(&path)?;
+    write_urls(&path, &plan.cast)?;
+    leave(before.as_ref(), &everyone, &access)?;
+    let Cast { metrics, machines } = &plan.cast;
+    ui::data(&format!("metrics host  {} ({})", metrics.name, metrics.address));
+    for (i, machine) in machines.iter().enumerate() {
+        let role = if i == 0 { "initializer " } else { "worker      " };
+        ui::data(&format!("{role}  {} ({})", machine.name, machine.address));
+    }
+    ui::note(&format!("ready ({}): cargo xtask run-cluster", path.display()));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What is wanted.
+struct Plan {
+    cast: Cast,
+    hosts: Vec<HostEntry>,
+    classifier: String,
+    requirements: Option<PathBuf>,
+    ssh_config: Option<PathBuf>,
+}
+
+impl Plan {
+    fn new(args: &Up, before: Option<&Inventory>) -> anyhow::Result<Self> {
+        let hosts = match (&args.hosts, before) {
+            (Some(file), _) => hosts::read_hosts(file)?,
+            (None, Some(before)) => before.hosts.clone(),
+            (None, None) => bail!(
+                "which hosts? Give a file of them with --hosts FILE (cargo xtask lab up 3 makes some to try, and their \
+                 file, on this machine)"
+            ),
+        };
+        let size = args.cluster_size.map(usize::from).or(before.map(|before| before.cluster_size));
+        let cast = hosts::cast(&hosts, size)?;
+        let before_box = before.map(|before| before.classifier.clone());
+        let classifier = args.classifier.clone().or(before_box).unwrap_or_else(|| "native".into());
+        let config = match &args.ssh_config {
+            Some(config) => Some(std::path::absolute(config).context("finding the SSH configuration")?),
+            None => before.and_then(|before| before.ssh_config.clone()),
+        };
+        let requirements = args.requirements.clone();
+        ensure!(
+            requirements.is_none() || python::module_of(&classifier).is_some(),
+            "--requirements is for a Python box, and --classifier is {classifier}"
+        );
+        Ok(Self { cast, hosts, classifier, requirements, ssh_config: config })
+    }
+
+    /// The hosts that are used, each once.
+    fn everyone(&self) -> Vec<HostEntry> {
+        let mut everyone = vec![self.cast.metrics.clone()];
+        everyone
+            .extend(self.cast.machines.iter().filter(|host| host.name != self.cast.metrics.name).cloned());
+        everyone
+    }
+}
+
+/// What is shipped, but for Python packages.
+struct Programs {
+    supervisor: Archive,
+    app: Archive,
+    needed_glibc: Option<u32>,
+    /// Where the Python module lies.
+    module_folder: Option<PathBuf>,
+}
+
+impl Programs {
+    fn build(plan: &Plan) -> anyhow::Result<Self> {
+        let folder = project::build_for_hosts()?;
+        let mut files: BTreeMap<_, _> =
+            project::PROGRAMS.iter().map(|name| ((*name).to_owned(), folder.join(name))).collect();
+        let programs: Vec<_> = files.values().cloned().collect();
+        let module_folder = match python::module_of(&plan.classifier) {
+            Some(module) => Some(python::add_module(&mut files, module)?),
+            None => None,
+        };
+        let target = project::root()?.join("target/app.zip");
+        Ok(Self {
+            supervisor: package::describe(&folder.join("supervisor"))?,
+            app: package::pack(&files, &target)?,
+            needed_glibc: package::needed_glibc(&programs)?,
+            module_folder,
+        })
+    }
+
+    fn supervisor_name(&self) -> String {
+        self.supervisor.sha256[..16].to_owned()
+    }
+
+    fn packages(&self, plan: &Plan, probed: &[Probed]) -> anyhow::Result<Option<Archive>> {
+        let Some(folder) = &self.module_folder else { return Ok(None) };
+        let mut platform: Option<(Platform, &str)> = None;
+        for probed in probed {
+            let here = probed.platform()?;
+            let name = &probed.ssh.entry().name;
+            match &platform {
+                Some((first, other)) => ensure!(
+                    *first == here,
+                    "{other} and {name} differ in Python or C library ({first:?}, {here:?}), so they might give different \
+                     results"
+                ),
+                None => platform = Some((here, name)),
+            }
+        }
+        let (platform, _) = platform.context("there are no hosts")?;
+        python::packages(plan.requirements.as_deref(), folder, &platform).map(Some)
+    }
+}
+
+/// A host that lets us in, and what it has.
+struct Probed {
+    ssh: Ssh,
+    said: String,
+}
+
+impl Probed {
+    /// All values that it said under this name.
+    fn values(&self, name: &str) -> impl Iterator<Item = &str> {
+        let lines = self.said.lines().filter_map(move |line| line.strip_prefix(name)?.strip_prefix(' '));
+        lines.map(str::trim).filter(|value| !value.is_empty())
+    }
+
+    fn value(&self, name: &str) -> Option<&str> {
+        self.values(name).next()
+    }
+
+    fn platform(&self) -> anyhow::Result<Platform> {
+        let host = &self.ssh.entry().name;
+        let python = self.value("python").with_context(|| {
+            format!("{host} has no python3, which a Python box needs; on Debian and Ubuntu: apt-get install python3")
+        })?;
+        let libc = self.value("libc").unwrap_or_default();
+        let glibc = libc.strip_prefix("glibc 2.").and_then(|minor| minor.parse().ok());
+        let glibc = glibc.with_context(|| format!("{host} has another C library than glibc: {libc:?}"))?;
+        let processor = self.value("processor").unwrap_or_default().to_owned();
+        Ok(Platform { python: python.to_owned(), processor, glibc })
+    }
+}
+
+fn probe(host: &HostEntry, access: &Access) -> anyhow::Result<Probed> {
+    let ssh = Ssh::connect(host, access)?;
+    let python = r#"import sys; print("%d.%d" % sys.version_info[:2])"#;
+    let script = format!(
+        "umask 077; mkdir -p {FOLDER}/versions && cd {FOLDER} || exit 1\n\
+         echo processor `uname -m`; echo libc `getconf GNU_LIBC_VERSION 2>&1`\n\
+         echo python `python3 -c '{python}' 2>/dev/null`\n\
+         for name in supervisor-*; do echo supervisor ${{name#supervisor-}}; done\n\
+         echo app `readlink app`; echo packages `readlink packages`"
+    );
+    let said = ssh.run(&script, SHORT)?;
+    Ok(Probed { ssh, said })
+}
+
+/// Whether all hosts can run the programs.
+fn check(plan: &Plan, programs: &Programs, probed: &[Probed]) -> anyhow::Result<()> {
+    all(probed
+        .iter()
+        .map(|probed| {
+            let name = &probed.ssh.entry().name;
+            let processor = probed.value("processor").unwrap_or_default();
+            ensure!(
+                processor == std::env::consts::ARCH,
+                "{name} has a processor of another kind: {processor}, and the programs are built for {}",
+                std::env::consts::ARCH
+            );
+            package::check_glibc(programs.needed_glibc, probed.value("libc").unwrap_or_default())
+                .with_context(|| format!("{name} cannot run the programs"))?;
+            if python::module_of(&plan.classifier).is_some() {
+                probed.platform()?;
+            }
+            Ok(())
+        })
+        .collect())
+    .map(drop)
+}
+
+/// Ships what a host does not have, to all hosts at the same time.
+fn ship(
+    plan: &Plan,
+    programs: &Programs,
+    packages: Option<&Archive>,
+    probed: Vec<Probed>,
+) -> anyhow::Result<()> {
+    let supervisor = programs.supervisor_name();
+    let has = |probed: &Probed, link: &str, archive: &Archive| {
+        let version = format!("versions/{link}-{}", archive.sha256);
+        probed.value(link) == Some(version.as_str())
+    };
+    let total: u64 = probed
+        .iter()
+        .map(|probed| {
+            let known = probed.values("supervisor").any(|known| known == supervisor);
+            let packages = packages.filter(|packages| !has(probed, "packages", packages));
+            let app = Some(&programs.app).filter(|app| !has(probed, "app", app));
+            let supervisor = Some(&programs.supervisor).filter(|_| !known);
+            [supervisor, app, packages].iter().flatten().map(|archive| archive.length).sum::<u64>()
+        })
+        .sum();
+    let bar = Transfer::new("shipping", total);
+    let probed = probed.into_iter().map(std::sync::Mutex::new).collect::<Vec<_>>();
+    let commanded = each(&probed, |probed| -> anyhow::Result<()> {
+        let mut probed = probed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if !probed.values("supervisor").any(|known| known == supervisor) {
+            let name = format!("supervisor-{supervisor}");
+            probed.ssh.upload(&programs.supervisor.path, Path::new(&name), true, |bytes| bar.add(bytes))?;
+        }
+        probed.ssh.command(&supervisor)
+    });
+    all(commanded)?;
+    let (ssh, said): (Vec<_>, Vec<_>) = probed
+        .into_iter()
+        .map(|probed| {
+            let Probed { ssh, said } = probed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+            (ssh, said)
+        })
+        .unzip();
+    lock_all(&ssh, "cargo xtask up")?;
+    let hosts: Vec<_> = ssh.into_iter().zip(said).map(|(ssh, said)| Probed { ssh, said }).collect();
+    let shipped = all(each(&hosts, |probed| {
+        let mut shipped = Vec::new();
+        for (link, archive) in [("app", Some(&programs.app)), ("packages", packages)] {
+            let Some(archive) = archive.filter(|archive| !has(probed, link, archive)) else { continue };
+            ensure_idle(&probed.ssh)?;
+            let name = format!("{link}.zip");
+            probed.ssh.upload(&archive.path, Path::new(&name), false, |bytes| bar.add(bytes))?;
+            let request =
+                Request::Unpack { archive: name, sha256: archive.sha256.clone(), link: link.to_owned() };
+            let reply = probed.ssh.request(&request, UNPACK_TIME)?;
+            ensure!(reply == Reply::Nothing, "the supervisor answered {reply:?}");
+            shipped.push(link);
+        }
+        let others = probed.values("supervisor").filter(|known| *known != supervisor && *known != "*");
+        let others: Vec<_> = others.map(|other| format!("{FOLDER}/supervisor-{other}")).collect();
+        if !others.is_empty() {
+            probed.ssh.run(&format!("rm -f {}", others.join(" ")), SHORT)?;
+        }
+        if python::module_of(&plan.classifier).is_some() {
+            let script = format!(
+                "cd {FOLDER} && PYTHONPATH={} app/classifier check --classifier {}",
+                super::run_cluster::PYTHON_PATH,
+                plan.classifier
+            );
+            probed.ssh.run(&script, CHECK_TIME)?;
+        }
+        Ok(shipped)
+    }));
+    bar.clear();
+    let shipped = shipped?;
+    let changed = shipped.iter().filter(|shipped| !shipped.is_empty()).count();
+    ui::note(&match changed {
+        0 => format!("{} hosts have the application already", hosts.len()),
+        _ => format!("shipped to {changed} of {} hosts: {}", hosts.len(), ui::bytes(total)),
+    });
+    Ok(())
+}
+
+/// An application is not changed under a job that uses it.
+fn ensure_idle(ssh: &Ssh) -> anyhow::Result<()> {
+    let status = status_of(ssh)?;
+    let running: Vec<_> =
+        status.programs.iter().filter(|program| program.running.is_some()).map(|p| p.name.as_str()).collect();
+    ensure!(
+        running.is_empty(),
+        "a job is running on {} ({}); wait for its end, or end it with: cargo xtask stop",
+        ssh.entry().name,
+        running.join(", ")
+    );
+    Ok(())
+}
+
+/// Where people and programs find what is on the hosts.
+fn write_urls(inventory: &Path, cast: &Cast) -> anyhow::Result<()> {
+    let path = inventory.with_file_name("urls.txt");
+    let text = format!(
+        "rows     tcp://{}:{}\nresults  tcp://{}:{}\n",
+        cast.machines[0].private_address(),
+        ports::ROWS,
+        cast.metrics.private_address(),
+        ports::RESULTS
+    );
+    std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))
+}
+
+/// Removes what an earlier `up` has put on hosts that are not used any more.
+fn leave(before: Option<&Inventory>, everyone: &[HostEntry], access: &Access) -> anyhow::Result<()> {
+    let Some(before) = before else { return Ok(()) };
+    let used = before.machines.iter().chain([&before.metrics]);
+    let left: Vec<_> = used
+        .filter_map(|name| before.host(name).ok())
+        .filter(|host| everyone.iter().all(|other| other.name != host.name || other.address != host.address))
+        .cloned()
+        .collect();
+    if left.is_empty() {
+        return Ok(());
+    }
+    super::down::clear(&left, access, &before.supervisor, false)
+        .context("removing the application from hosts that are not used any more")
+}
