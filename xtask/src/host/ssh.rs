@@ -13,7 +13,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use openssh::{Session, Stdio};
+use openssh::{Child, Session, Stdio};
 use supervisor::protocol::{Program, Reply, Request};
 use tokio::runtime::Runtime;
 use wire::program::Ready;
@@ -57,6 +57,8 @@ fn within<T>(
 pub(crate) struct Ssh {
     entry: HostEntry,
     session: Arc<Session>,
+    /// A program that does nothing; while it runs, the connection is in use, and stays.
+    _anchor: Child<Arc<Session>>,
     channel: Option<Arc<Channel>>,
 }
 
@@ -66,9 +68,18 @@ impl Ssh {
     /// # Errors
     /// Names the host, and which of these is not so.
     pub(crate) fn connect(entry: &HostEntry, access: &Access) -> anyhow::Result<Self> {
-        let session = connect::connect(entry, access)
-            .with_context(|| format!("connecting to {} ({})", entry.name, entry.address))?;
-        Ok(Self { entry: entry.clone(), session: Arc::new(session), channel: None })
+        let connected = connect::connect(entry, access).and_then(|session| {
+            let session = Arc::new(session);
+            let anchor = within("starting a program", REQUEST_TIME, async {
+                let mut anchor = Arc::clone(&session).arc_command("cat");
+                anchor.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+                Ok(anchor.spawn().await?)
+            })?;
+            Ok((session, anchor))
+        });
+        let (session, anchor) =
+            connected.with_context(|| format!("connecting to {} ({})", entry.name, entry.address))?;
+        Ok(Self { entry: entry.clone(), session, _anchor: anchor, channel: None })
     }
 
     /// The host, as the user describes it.

@@ -18,7 +18,7 @@ const LOGIN_TIME: Duration = Duration::from_secs(20);
 /// A host that does not answer for three times this is gone.
 const ALIVE_INTERVAL: Duration = Duration::from_secs(4);
 /// How long a connection that nobody uses stays, when this command was killed and could not close it.
-const IDLE_SECONDS: usize = 30;
+const IDLE_SECONDS: usize = 10;
 
 /// What getting in needs besides the host.
 #[derive(Debug, Clone)]

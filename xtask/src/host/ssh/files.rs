@@ -38,9 +38,8 @@ impl Ssh {
         let new = format!("{}.part", remote(to));
         let uploaded = runtime()?.block_on(async {
             let sftp = self.sftp().await?;
-            let mut options = sftp.options();
-            let opening = options.write(true).create(true).truncate(true).open(&new);
-            let mut file = in_time(opening).await?;
+            // While there are options, the channel cannot be closed.
+            let mut file = in_time(sftp.options().write(true).create(true).truncate(true).open(&new)).await?;
             if executable {
                 in_time(file.set_permissions(Permissions::from(0o755))).await?;
             }
