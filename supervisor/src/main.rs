@@ -1,9 +1,9 @@
 //! `supervisor`: see `supervisor --help`.
 
 use std::io::BufReader;
-use std::path::Path;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 
 /// Starts, keeps and ends a job's programs on a host. `cargo xtask` ships it and commands it; there is no need to
@@ -29,13 +29,19 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let here = Path::new(".");
-    let outcome = match Args::parse().command {
-        Command::Serve => supervisor::serve::serve(here, BufReader::new(std::io::stdin()), std::io::stdout()),
-        Command::Keep { name } => supervisor::keep::keep(here, &name),
-    };
-    match outcome {
+    match run(Args::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => wire::program::failure("supervisor", &error),
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    // Absolute, since a folder cannot be removed by the name of ".".
+    let here = std::env::current_dir().context("asking for the current folder")?;
+    match command {
+        Command::Serve => {
+            supervisor::serve::serve(&here, BufReader::new(std::io::stdin()), std::io::stdout())
+        }
+        Command::Keep { name } => supervisor::keep::keep(&here, &name),
     }
 }

@@ -8,5 +8,6 @@ mod bad_peers;
 mod lab;
 mod plain_clients;
 mod python_box;
+mod run_cluster;
 mod run_locally;
 mod same_bytes;

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "this crate is a test harness: what is unexpected fails the test")]
 
 pub mod cluster;
+pub mod lab;
 pub mod program;
 
 use std::io::Write;
@@ -26,12 +27,17 @@ pub fn program_path(name: &str) -> PathBuf {
     static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
         let target =
             std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-        // The very calls that build them for users (the alias, and run-locally): others would turn on other
-        // features of dependencies, and build everything anew each time.
-        for packages in [&["xtask"][..], &["sender", "classifier", "receiver"]] {
+        // The very calls that build them for users (the alias, xtask for other hosts, run-locally, up): others would
+        // turn on other features of dependencies, and build everything anew each time.
+        for words in [
+            "--package xtask",
+            "--package xtask --features remote --bin xtask-remote",
+            "--package sender --package classifier --package receiver",
+            "--package sender --package classifier --package receiver --package supervisor",
+        ] {
             let built = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
                 .args(["build", "--release"])
-                .args(packages.iter().flat_map(|package| ["--package", package]))
+                .args(words.split(' '))
                 .current_dir(root())
                 .status()
                 .expect("cargo can be started");

@@ -145,7 +145,9 @@ impl Bound {
     /// # Errors
     /// As [`listen`].
     pub fn listen(self) -> anyhow::Result<TcpListener> {
-        self.socket.listen(1024).map_err(|e| explain(e, &self.what, &self.address))?;
+        // Connections inherit this, and without it the ends of them would keep the port from the next one to take it.
+        let listening = self.socket.set_reuse_address(true).and_then(|()| self.socket.listen(1024));
+        listening.map_err(|e| explain(e, &self.what, &self.address))?;
         Ok(self.socket.into())
     }
 }
@@ -255,6 +257,17 @@ mod tests {
             let other = listen("rows", &taken.to_string(), WhenTaken::AnyPort).unwrap().local_addr().unwrap();
             assert!(other != taken && other.ip() == taken.ip());
         }
+    }
+
+    #[test]
+    fn a_port_whose_connections_have_just_ended_is_free() {
+        let listener = listen("rows", "127.0.0.1:0", WhenTaken::Fail).unwrap();
+        let address = listener.local_addr().unwrap();
+        let client = TcpStream::connect(address).unwrap();
+        // The side that closes first is the one that remembers the connection for a while.
+        drop(accept(&listener).unwrap());
+        drop((client, listener));
+        listen("rows", &address.to_string(), WhenTaken::Fail).unwrap();
     }
 
     #[test]

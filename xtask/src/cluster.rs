@@ -26,6 +26,8 @@ const END_TIME: Duration = Duration::from_secs(30);
 const PACK_TIME: Duration = Duration::from_secs(1800);
 /// How often ready files are looked at, and programs asked whether they have ended.
 const PAUSE: Duration = Duration::from_millis(2);
+/// Of how many programs that failed with the first one the words are shown.
+const MOST_FAILURES: usize = 4;
 /// How many of the last lines of a program that failed are shown.
 const LAST_LINES: usize = 12;
 
@@ -251,12 +253,13 @@ impl<'a> Programs<'a> {
         let mut text = format!("{} on {} failed ({status})", launch.name, host.name());
         // Those that fail because of this one have just time to say so.
         std::thread::sleep(Duration::from_millis(100));
+        let mut shown = 0;
         for (i, program) in self.running.iter_mut().enumerate() {
-            let failed =
-                i == first || program.running.try_wait().ok().flatten().is_some_and(|end| !end.success);
-            if !failed {
+            let mut failed = || program.running.try_wait().ok().flatten().is_some_and(|end| !end.success);
+            if i != first && (shown == MOST_FAILURES || !failed()) {
                 continue;
             }
+            shown += 1;
             let lines = program.running.last_lines(LAST_LINES).unwrap_or_default();
             text.push_str(&format!(
                 "\n\n{} on {} (all of it: {}):",

@@ -125,10 +125,9 @@ impl Lab {
         let key = self.folder.join("id_ed25519");
         cmd!(shell, "ssh-keygen -q -t ed25519 -N '' -C lab -f {key}").quiet().run()?;
         let bridge = self.bridge();
-        let net = self.free_network()?;
-        let own = Ipv4Addr::from([10, 213, net, 1]).to_string();
         cmd!(shell, "ip link add {bridge} type bridge").quiet().run()?;
-        cmd!(shell, "ip address add {own}/24 dev {bridge}").quiet().run()?;
+        let net = self.take_network()?;
+        let own = Ipv4Addr::from([10, 213, net, 1]).to_string();
         cmd!(shell, "ip link set {bridge} up").quiet().run()?;
         let hosts: Vec<_> = (1..=count)
             .map(|i| LabHost {
@@ -150,12 +149,19 @@ impl Lab {
         Ok(())
     }
 
-    /// A third byte of the network that no lab of this machine has.
-    fn free_network(&self) -> anyhow::Result<u8> {
+    /// Gives the bridge an address in a network that no lab of this machine has; gives the network's third byte.
+    fn take_network(&self) -> anyhow::Result<u8> {
+        let path = std::env::temp_dir().join("provisioned-classifier-lab.lock");
+        let lock = std::fs::File::create(&path).with_context(|| format!("creating {}", path.display()))?;
+        // Until the address is taken, so that another lab does not take it as well.
+        lock.lock().with_context(|| format!("locking {}", path.display()))?;
         let taken = cmd!(self.shell, "ip -4 -oneline address show").quiet().read()?;
-        (0..=255)
+        let net = (0..=255)
             .find(|net| !taken.contains(&format!(" 10.213.{net}.")))
-            .context("all networks 10.213.*.0/24 are taken on this machine")
+            .context("all networks 10.213.*.0/24 are taken on this machine")?;
+        let (own, bridge) = (Ipv4Addr::from([10, 213, net, 1]).to_string(), self.bridge());
+        cmd!(self.shell, "ip address add {own}/24 dev {bridge}").quiet().run()?;
+        Ok(net)
     }
 
     /// Makes one host; gives its entry in the hosts file.

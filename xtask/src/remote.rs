@@ -119,7 +119,7 @@ fn lock_all(hosts: &[Ssh], what: &str) -> anyhow::Result<()> {
 }
 
 fn user() -> String {
-    std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_else(|_| "somebody".into())
+    duct::cmd!("id", "-un").stderr_null().read().unwrap_or_else(|_| "somebody".into())
 }
 
 fn hostname() -> String {

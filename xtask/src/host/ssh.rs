@@ -177,6 +177,21 @@ impl Host for Ssh {
     }
 }
 
+impl Drop for Ssh {
+    fn drop(&mut self) {
+        // Tasks still hold the session, so that it does not end by itself. If this does not end it either, it ends when
+        // nobody has used it for a while.
+        let socket = self.session.control_socket();
+        let _ = duct::cmd!("ssh", "-S", socket, "-O", "exit", &self.entry.address)
+            .stdin_null()
+            .stdout_null()
+            .stderr_null()
+            .unchecked()
+            .run();
+        let _ = socket.parent().map(std::fs::remove_dir_all);
+    }
+}
+
 /// A program on such a host.
 struct SshProgram {
     host: String,

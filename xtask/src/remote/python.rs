@@ -93,13 +93,12 @@ pub(super) fn packages(
     if archive.exists() {
         return package::describe(&archive);
     }
-    let folder = cache.join(&key);
-    if folder.exists() {
-        std::fs::remove_dir_all(&folder).with_context(|| format!("removing {}", folder.display()))?;
-    }
+    // Beside the cache, so that what is made can be moved there; another `up` may be making the same.
+    let temporary = tempfile::tempdir_in(&cache).context("making a folder for packages")?;
+    let folder = temporary.path().join("packages");
     let named = file.map_or_else(|| "pandas".to_owned(), |file| file.display().to_string());
     ui::note(&format!("choosing Python packages for Python {python} on {processor}: {named}"));
-    let list = cache.join(format!("{key}.txt"));
+    let list = temporary.path().join("requirements.txt");
     std::fs::write(&list, &text).with_context(|| format!("writing {}", list.display()))?;
     let mut args: Vec<String> =
         ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
@@ -115,10 +114,13 @@ pub(super) fn packages(
     args.extend(["--target".to_owned(), folder.display().to_string()]);
     args.extend(["--requirement".to_owned(), list.display().to_string()]);
     let pip = duct::cmd("python3", args).stderr_to_stdout().stdout_capture().unchecked().run();
-    let pip = pip.context("starting python3; a Python box needs Python 3 with pip on this machine")?;
+    let pip = pip.context(
+        "starting python3; to choose packages for a Python box, this machine needs Python 3 with pip (on Debian and \
+         Ubuntu: apt-get install python3-pip)",
+    )?;
     ensure!(
         pip.status.success(),
-        "pip found no packages for Python {python} on {processor} with C library 2.{glibc}:\n{}",
+        "pip, which should choose packages for Python {python} on {processor} with C library 2.{glibc}, says:\n{}",
         String::from_utf8_lossy(&pip.stdout).trim()
     );
     let mut files = BTreeMap::new();
@@ -131,10 +133,8 @@ pub(super) fn packages(
             files.insert(name, entry.path());
         }
     }
-    let new = cache.join(format!("{key}.zip.new"));
-    let packed = package::pack(&files, &new)?;
-    std::fs::rename(&new, &archive).with_context(|| format!("renaming {}", new.display()))?;
-    std::fs::remove_dir_all(&folder).with_context(|| format!("removing {}", folder.display()))?;
+    let packed = package::pack(&files, &temporary.path().join("packages.zip"))?;
+    std::fs::rename(&packed.path, &archive).with_context(|| format!("renaming {}", packed.path.display()))?;
     Ok(Archive { path: archive, ..packed })
 }
 

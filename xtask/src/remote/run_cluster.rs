@@ -89,10 +89,16 @@ fn run_until_done(args: &RunCluster, start: Instant) -> anyhow::Result<ExitCode>
         token_file: "run/token".into(),
     };
     let outcome = cluster::run(&job, &Hosts { metrics, classifiers });
-    // Whatever happened: what could not be ended by name is ended now. A host that is lost is named by the job's error.
+    // Whatever happened: what could not be ended by name is ended now.
     let stopped = all(each(&hosts, |host| stop_all(host, GRACE)));
-    let times = outcome?;
-    stopped?;
+    let times = match (outcome, stopped) {
+        (Ok(times), Ok(_)) => times,
+        (Err(error), Ok(_)) => return Err(error),
+        (Ok(_), Err(left)) => return Err(left.context("the job is done, but some of it is left running")),
+        (Err(error), Err(left)) => {
+            bail!("{error:#}\n\nbesides, what is left of the job could not be ended: {left:#}")
+        }
+    };
     let status = status_of(metrics)?;
     let summary = status.summary.context("the job is done, and the metrics host has no results.json")?;
     summarize(&summary, times, metrics.name(), start);

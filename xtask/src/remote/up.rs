@@ -116,6 +116,8 @@ impl Plan {
 struct Programs {
     supervisor: Archive,
     app: Archive,
+    /// Where that is, for as long as this is here.
+    _temporary: tempfile::TempDir,
     needed_glibc: Option<u32>,
     /// Where the Python module lies.
     module_folder: Option<PathBuf>,
@@ -131,10 +133,11 @@ impl Programs {
             Some(module) => Some(python::add_module(&mut files, module)?),
             None => None,
         };
-        let target = project::root()?.join("target/app.zip");
+        let temporary = tempfile::tempdir().context("making a folder for the archive")?;
         Ok(Self {
             supervisor: package::describe(&folder.join("supervisor"))?,
-            app: package::pack(&files, &target)?,
+            app: package::pack(&files, &temporary.path().join("app.zip"))?,
+            _temporary: temporary,
             needed_glibc: package::needed_glibc(&programs)?,
             module_folder,
         })
@@ -198,9 +201,9 @@ fn probe(host: &HostEntry, access: &Access) -> anyhow::Result<Probed> {
     let ssh = Ssh::connect(host, access)?;
     let python = r#"import sys; print("%d.%d" % sys.version_info[:2])"#;
     let script = format!(
-        "umask 077; mkdir -p {FOLDER}/versions && cd {FOLDER} || exit 1\n\
-         echo processor `uname -m`; echo libc `getconf GNU_LIBC_VERSION 2>&1`\n\
+        "echo processor `uname -m`; echo libc `getconf GNU_LIBC_VERSION 2>&1`\n\
          echo python `python3 -c '{python}' 2>/dev/null`\n\
+         cd {FOLDER} 2>/dev/null || exit 0\n\
          for name in supervisor-*; do echo supervisor ${{name#supervisor-}}; done\n\
          echo app `readlink app`; echo packages `readlink packages`"
     );
@@ -258,6 +261,7 @@ fn ship(
     let commanded = each(&probed, |probed| -> anyhow::Result<()> {
         let mut probed = probed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if !probed.values("supervisor").any(|known| known == supervisor) {
+            probed.ssh.run(&format!("umask 077; mkdir -p {FOLDER}/versions"), SHORT)?;
             let name = format!("supervisor-{supervisor}");
             probed.ssh.upload(&programs.supervisor.path, Path::new(&name), true, |bytes| bar.add(bytes))?;
         }

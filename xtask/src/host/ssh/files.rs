@@ -6,12 +6,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use bytes::BytesMut;
 use openssh_sftp_client::file::{File, TokioCompatFile};
 use openssh_sftp_client::metadata::Permissions;
 use openssh_sftp_client::{Sftp, SftpOptions};
 use tokio::io::{AsyncSeekExt, AsyncWriteExt};
+
+use supervisor::protocol::FOLDER;
 
 use super::{Ssh, remote, runtime};
 
@@ -35,7 +37,11 @@ impl Ssh {
         mut arrived: impl FnMut(u64),
     ) -> anyhow::Result<()> {
         let what = format!("writing {} on {}", to.display(), self.entry.name);
-        let new = format!("{}.part", remote(to));
+        // A name of its own: an earlier upload that was broken off may still have its file open over there, and may even
+        // still write to it.
+        let random = getrandom::u32().map_err(|e| anyhow!("making up a name: {e}"))?;
+        let new = format!("{}.{random:08x}.part", remote(to));
+        self.run(&format!("rm -f {}.*.part", remote(to)), PIECE_TIME)?;
         let uploaded = runtime()?.block_on(async {
             let sftp = self.sftp().await?;
             // While there are options, the channel cannot be closed.
@@ -62,7 +68,20 @@ impl Ssh {
             in_time(sftp.fs().rename(&new, remote(to))).await?;
             close(sftp).await
         });
-        uploaded.context(what)
+        uploaded.map_err(|error| self.explain_full_disk(error, local)).context(what)
+    }
+
+    /// SFTP has no words for a full disk.
+    fn explain_full_disk(&self, error: anyhow::Error, local: &Path) -> anyhow::Error {
+        let wanted = std::fs::metadata(local).map_or(0, |metadata| metadata.len());
+        // The connection may be what has failed; then there is nothing to add.
+        let Ok(said) = self.run(&format!("df -Pk {FOLDER} | tail -n 1"), PIECE_TIME) else { return error };
+        let free = said.split_whitespace().nth(3).and_then(|free| free.parse::<u64>().ok());
+        match free.map(|free| free << 10) {
+            Some(free) if free < wanted => error
+                .context(format!("its disk is full: {free} bytes are free, and {wanted} are to be written")),
+            _ => error,
+        }
     }
 
     /// Reads a file of the host's folder from this byte on, to the end of a local one.

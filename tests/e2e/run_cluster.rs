@@ -1,0 +1,307 @@
+//! `cargo xtask up`, `run-cluster`, `get-results` and so on, on hosts of a lab: real sshd, real addresses, real faults.
+
+use std::io::Read;
+use std::path::PathBuf;
+use std::process::Command;
+
+use tempfile::TempDir;
+use tests::cluster::Setup;
+use tests::eventually;
+use tests::lab::Lab;
+use tests::program::Program;
+
+/// A lab, and a folder for an inventory of it.
+struct Stack {
+    lab: Lab,
+    folder: TempDir,
+}
+
+impl Stack {
+    /// `None`, and a skipped test, where this machine can have no lab.
+    fn new(test: &str, hosts: &str) -> Option<Self> {
+        Some(Self { lab: Lab::up(test, hosts)?, folder: tempfile::tempdir().unwrap() })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Starts a command on the stack.
+    fn start(&self, command: &str, args: &[&str]) -> Program {
+        let mut xtask = Command::new(tests::program_path("xtask-remote"));
+        xtask.arg(command).arg("--inventory").arg(self.path("inventory.toml")).args(args);
+        // Its python3 has pip.
+        let python = tests::python();
+        let path = std::env::var("PATH").unwrap();
+        xtask.env("PATH", format!("{}:{path}", python.parent().unwrap().display()));
+        xtask.current_dir(self.folder.path());
+        Program::start_command(command, self.folder.path(), xtask)
+    }
+
+    fn run(&self, command: &str, args: &[&str]) -> String {
+        self.start(command, args).success()
+    }
+
+    fn fail(&self, command: &str, args: &[&str]) -> String {
+        self.start(command, args).failure()
+    }
+
+    fn hosts_file(&self) -> String {
+        self.lab.folder().join("hosts.toml").display().to_string()
+    }
+
+    fn up(&self, args: &[&str]) -> String {
+        self.run("up", &[&["--hosts", &self.hosts_file()], args].concat())
+    }
+
+    /// The results in the archive that `get-results` has fetched.
+    fn results(&self) -> Vec<u8> {
+        self.run("get-results", &["--output", self.path("out").to_str().unwrap()]);
+        let tar =
+            Command::new("tar").args(["-xzOf"]).arg(self.path("out/results.tgz")).arg("results.log").output();
+        tar.unwrap().stdout
+    }
+
+    /// Processes on hosts besides sshd, and files in their homes that are not SSH's.
+    fn traces(&self) -> Vec<String> {
+        let mut traces = Vec::new();
+        for name in self.lab.values("name") {
+            let namespace = format!("{}{name}", self.lab.bridge());
+            let pids = Command::new("ip").args(["netns", "pids", &namespace]).output().unwrap();
+            for pid in String::from_utf8(pids.stdout).unwrap().split_whitespace() {
+                // Processes come and go while this looks at them.
+                let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+                let line = String::from_utf8_lossy(&line).replace('\0', " ");
+                if !line.is_empty() && !line.starts_with("sshd: /usr/sbin/sshd -D") {
+                    traces.push(format!("{name}: {line}"));
+                }
+            }
+            for entry in std::fs::read_dir(self.lab.folder().join(&name).join("home")).unwrap() {
+                let file = entry.unwrap().file_name().into_string().unwrap();
+                if file != ".ssh" {
+                    traces.push(format!("{name}: {file}"));
+                }
+            }
+        }
+        traces
+    }
+
+    /// After `down` there is nothing of ours on any host, nor a connection to one.
+    fn down(&self) {
+        let said = self.run("down", &[]);
+        assert!(said.contains("nothing of ours is left on"), "{said}");
+        // sshd's own process of a connection ends a moment after it.
+        eventually("all traces to be gone", || self.traces().is_empty().then_some(()));
+        assert!(!self.path("inventory.toml").exists() && !self.path("urls.txt").exists());
+    }
+}
+
+#[test]
+fn the_whole_job_on_five_hosts() {
+    let Some(stack) = Stack::new("the_whole_job_on_five_hosts", "5") else { return };
+    let said = stack.fail("run-cluster", &[]);
+    assert!(said.contains("make them ready with: cargo xtask up"), "{said}");
+    let said = stack.up(&["CLUSTER_SIZE=4"]);
+    assert!(said.contains("shipped to 5 of 5 hosts"), "{said}");
+    // A second one changes nothing, and remembers.
+    let said = stack.run("up", &[]);
+    assert!(said.contains("5 hosts have the application already"), "{said}");
+
+    let said = stack.run("run-cluster", &["INPUT_LINES=100000"]);
+    assert!(said.contains("100,000 fake rows, on 28 workers (4 machines of 7), through native"), "{said}");
+    let native = Setup::default().run(["--lines", "100000"]);
+    assert!(said.contains(&format!("sha256     {}", native.summary.sha256)), "{said}");
+    assert!(stack.results() == native.log);
+
+    let json = stack.run("status", &["--json"]);
+    let status: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(status[0]["role"], "metrics");
+    assert_eq!(status[0]["status"]["summary"]["rows"], 100_000);
+    assert_eq!(status[4]["status"]["programs"][0]["name"], "worker3");
+    assert!(status[1]["status"]["disk_free"].as_u64().unwrap() > 0);
+    let said = stack.run("logs", &["h2"]);
+    assert!(said.contains("classifier initializer: 4 processes of 7 workers"), "{said}");
+    let said = stack.run("ssh", &["h3", "--", "hostname"]);
+    assert!(said.ends_with("h3\n"), "{said}");
+
+    // A smaller cluster, a file, and rejects; what it needs no more is empty again.
+    let said = stack.up(&["--cluster-size", "1"]);
+    assert!(said.contains("2 hosts have the application already"), "{said}");
+    assert!(stack.traces().iter().all(|trace| trace.starts_with("h1") || trace.starts_with("h2")));
+    std::fs::write(stack.path("in.csv"), "A,B\n1,2\n3\n4,\"5\n6\"\n").unwrap();
+    let said = stack.run("run-cluster", &["--input", "in.csv", "--workers", "2"]);
+    assert!(said.contains("rows from in.csv, on 2 workers (1 machines of 2)"), "{said}");
+    assert!(said.contains("rows in    3\nrows out   2\nrejected   1\n"), "{said}");
+    stack.down();
+}
+
+#[test]
+fn a_pandas_classifier_whose_packages_are_shipped() {
+    let Some(stack) = Stack::new("a_pandas_classifier_whose_packages_are_shipped", "3") else { return };
+    let example = tests::root().join("examples/pandas_classifier.py");
+    std::fs::create_dir(stack.path("boxes")).unwrap();
+    std::fs::copy(example, stack.path("boxes/pandas_box.py")).unwrap();
+    std::fs::copy(tests::root().join("tests/requirements.txt"), stack.path("boxes/requirements.txt"))
+        .unwrap();
+    let said = stack.fail("up", &["--hosts", &stack.hosts_file(), "--classifier", "python:boxes.nothing"]);
+    assert!(said.contains("there is no module boxes.nothing in"), "{said}");
+    stack.up(&["--classifier", "python:boxes.pandas_box"]);
+    let said = stack.run("run-cluster", &["INPUT_LINES=3000", "--workers", "1"]);
+    let native = Setup::default().run(["--lines", "3000"]);
+    assert!(said.contains(&format!("sha256     {}", native.summary.sha256)), "{said}");
+    assert!(stack.results() == native.log);
+
+    // A module that cannot be loaded is found by up, not by the job.
+    std::fs::write(stack.path("boxes/broken.py"), "import no_such_package\n").unwrap();
+    let said = stack.fail("up", &["--classifier", "python:boxes.broken"]);
+    assert!(said.contains("No module named 'no_such_package'"), "{said}");
+    let said = stack.fail("run-cluster", &["--classifier", "python:another"]);
+    assert!(said.contains("ship it with: cargo xtask up --classifier python:another"), "{said}");
+    stack.down();
+}
+
+#[test]
+fn hosts_with_faults_are_named_and_a_second_try_works() {
+    let Some(stack) = Stack::new("hosts_with_faults_are_named_and_a_second_try_works", "3") else { return };
+    let file = std::fs::read_to_string(stack.hosts_file()).unwrap();
+    let up_with = |name: &str, text: String| {
+        std::fs::write(stack.path(name), text).unwrap();
+        stack.fail("up", &["--hosts", name])
+    };
+    let addresses = stack.lab.values("address");
+    let print = &stack.lab.values("fingerprint")[1];
+    let said = up_with("key.toml", file.replace(print, "SHA256:0000000000000000000000000000000000000000000"));
+    assert!(said.contains("connecting to h2"), "{said}");
+    assert!(said.contains("its host key differs") && said.contains(print), "{said}");
+    let h3 = format!("address = \"{}\"", addresses[2]);
+    let said = up_with("refuses.toml", file.replace(&h3, &format!("{h3}\nport = 23")));
+    assert!(said.contains("connecting to h3") && said.contains("Connection refused"), "{said}");
+    let said = up_with("user.toml", file.replace("\"root\"", "\"nobody\""));
+    assert!(said.contains("3 of 3 hosts failed") && said.contains("it lets nobody in"), "{said}");
+    let said = up_with("size.toml", file.replace("name = \"h3\"", "name = \"h2\""));
+    assert!(said.contains("the name h2 is there twice"), "{said}");
+    let said = stack.fail("up", &["--hosts", &stack.hosts_file(), "CLUSTER_SIZE=3"]);
+    assert!(said.contains("CLUSTER_SIZE=3 needs 4 hosts"), "{said}");
+
+    // A full disk.
+    stack.up(&["--cluster-size", "1"]);
+    let on_h3 = |script: &str| {
+        let known = stack.path("inventory.known_hosts/h3.known_hosts");
+        let output = stack.lab.ssh(&addresses[2], &known, script);
+        assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    on_h3("mkdir ~/.provisioned-classifier && mount -t tmpfs -o size=500k none ~/.provisioned-classifier");
+    let said = stack.fail("up", &["--cluster-size", "2"]);
+    assert!(said.contains("on h3") && said.contains("its disk is full"), "{said}");
+    on_h3("umount ~/.provisioned-classifier");
+
+    // A host that drops off while it is shipped to: its cable is slow, so that there is time for it.
+    let cable = format!("{}3", stack.lab.bridge());
+    let ip = |words: &str| {
+        assert!(Command::new("ip").args(words.split(' ')).status().unwrap().success(), "ip {words}");
+    };
+    let shaped = Command::new("tc")
+        .args([
+            "qdisc", "add", "dev", &cable, "root", "tbf", "rate", "4mbit", "burst", "32k", "latency", "400ms",
+        ])
+        .status();
+    if shaped.is_ok_and(|status| status.success()) {
+        let mut up = stack.start("up", &["--cluster-size", "2"]);
+        eventually("h3 to get something", || {
+            let folder = stack.lab.folder().join("h3/home/.provisioned-classifier");
+            let mut parts = std::fs::read_dir(folder).ok()?.flatten();
+            parts.find(|entry| entry.metadata().is_ok_and(|file| file.len() > 100_000)).map(drop)
+        });
+        ip(&format!("link set {cable} down"));
+        let said = up.failure();
+        assert!(said.contains("h3"), "{said}");
+        ip(&format!("link set {cable} up"));
+        assert!(Command::new("tc").args(["qdisc", "del", "dev", &cable, "root"]).status().unwrap().success());
+    }
+    stack.run("up", &["--cluster-size", "2"]);
+
+    // A port that is taken.
+    let squatter = format!(
+        "python3 -c \"import socket,time; s=socket.socket(); s.bind(('{}',12600)); s.listen(); time.sleep(1000)\" \
+         >/dev/null 2>&1 & echo $!",
+        addresses[2]
+    );
+    let known = stack.path("inventory.known_hosts/h3.known_hosts");
+    let pid = String::from_utf8(stack.lab.ssh(&addresses[2], &known, &squatter).stdout).unwrap();
+    // Its interpreter takes a moment to start.
+    let listens =
+        "python3 -c \"import socket,sys; s=socket.socket(); sys.exit(s.connect_ex((sys.argv[1],12600)))\"";
+    eventually("the port to be taken", || {
+        let output = stack.lab.ssh(&addresses[2], &known, &format!("{listens} {}", addresses[2]));
+        output.status.success().then_some(())
+    });
+    let said = stack.fail("run-cluster", &["INPUT_LINES=1000"]);
+    assert!(said.contains("worker1 on h3 failed"), "{said}");
+    assert!(said.contains(&format!("listening for data connections at {}:12600", addresses[2])), "{said}");
+    assert!(said.contains("another program has this port"), "{said}");
+    on_h3(&format!("kill {pid}"));
+
+    // A host that drops off during the job.
+    let mut job = stack.start("run-cluster", &["INPUT_LINES=1000000", "--classifier", "sleep:1000"]);
+    let results = stack.lab.folder().join("h1/home/.provisioned-classifier/output/results.log");
+    eventually("results", || std::fs::metadata(&results).is_ok_and(|file| file.len() > 0).then_some(()));
+    ip(&format!("link set {cable} down"));
+    let said = job.failure();
+    assert!(said.contains("h3") || said.contains("worker1"), "{said}");
+    let said = stack.fail("status", &[]);
+    assert!(said.contains("cannot be reached: connecting to h3"), "{said}");
+    ip(&format!("link set {cable} up"));
+    let said = stack.run("run-cluster", &["INPUT_LINES=1000"]);
+    assert!(said.contains("rows out   1,000"), "{said}");
+    stack.down();
+}
+
+#[test]
+fn two_jobs_and_one_that_nobody_watches() {
+    let Some(stack) = Stack::new("two_jobs_and_one_that_nobody_watches", "2") else { return };
+    stack.up(&[]);
+    let slow = ["INPUT_LINES=1000000", "--classifier", "sleep:1000"];
+    let mut first = stack.start("run-cluster", &slow);
+    let results = stack.lab.folder().join("h1/home/.provisioned-classifier/output/results.log");
+    let has_results = || std::fs::metadata(&results).is_ok_and(|file| file.len() > 0).then_some(());
+    eventually("results", has_results);
+    let said = stack.fail("run-cluster", &slow);
+    assert!(said.contains("h1 is commanded by"), "{said}");
+    assert!(said.contains(&format!("with cargo xtask run-cluster (process {})", first.pid())), "{said}");
+    let said = stack.fail("get-results", &["--output", "out"]);
+    assert!(said.contains("has no results of a job that is done; one is running"), "{said}");
+    let said = stack.fail("down", &[]);
+    assert!(said.contains("h1 is commanded by") && said.contains("--force"), "{said}");
+
+    // Whoever started it dies: the job does not.
+    first.signal("KILL");
+    first.wait();
+    let refused = eventually("the hosts to notice", || {
+        let said = stack.fail("run-cluster", &slow);
+        (!said.contains("is commanded by")).then_some(said)
+    });
+    assert!(refused.contains("a job is running on the hosts since"), "{refused}");
+    let said = stack.run("stop", &[]);
+    assert!(said.contains("receiver: stopped; ") && said.contains("rows are durable"), "{said}");
+
+    // Ctrl-C ends all of it.
+    let mut job = stack.start("run-cluster", &slow);
+    eventually("results", has_results);
+    job.signal("INT");
+    let said = job.failure();
+    assert!(said.contains("interrupted: all programs of the job have ended"), "{said}");
+    let json = stack.run("status", &["--json"]);
+    assert!(!json.contains("\"running\": 0") && json.contains("\"running\": null"), "{json}");
+
+    // And the next one begins from a clean slate.
+    let said = stack.run("run-cluster", &["INPUT_LINES=1000", "--classifier", "native"]);
+    assert!(said.contains("rows out   1,000"), "{said}");
+    // Fetching goes on where it was broken off.
+    let mut archive = Vec::new();
+    let remote = stack.lab.folder().join("h1/home/.provisioned-classifier/output/results.tgz");
+    std::fs::File::open(remote).unwrap().read_to_end(&mut archive).unwrap();
+    stack.results();
+    let fetched = std::fs::read(stack.path("out/results.tgz")).unwrap();
+    assert!(fetched == archive);
+    stack.down();
+}

@@ -1,0 +1,67 @@
+//! Hosts on this machine, as `cargo xtask lab` makes them.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// A lab of its own for a test; taken down when dropped.
+pub struct Lab(String);
+
+impl Lab {
+    /// Makes it; `None`, and a skipped test, where this machine can have no lab.
+    pub fn up(test: &str, hosts: &str) -> Option<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        // Names are short; these are of this process, and of nobody else on this machine.
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let lab = Self(format!("t{:03x}{count:02}", std::process::id() & 0xfff));
+        // What an earlier run may have left, if it was killed.
+        lab.xtask(&["down"]);
+        let output = lab.xtask(&["up", hosts]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        if said.contains("a lab needs") {
+            crate::skip(test, said.trim());
+            return None;
+        }
+        assert!(output.status.success(), "{said}");
+        Some(lab)
+    }
+
+    /// Runs `cargo xtask lab` for it.
+    pub fn xtask(&self, words: &[&str]) -> Output {
+        let mut command = Command::new(crate::program_path("xtask"));
+        command.arg("lab").args(words).args(["--name", &self.0]).output().unwrap()
+    }
+
+    /// Its folder.
+    pub fn folder(&self) -> PathBuf {
+        crate::root().join("target/lab").join(&self.0)
+    }
+
+    /// What the names of its devices and namespaces begin with.
+    pub fn bridge(&self) -> String {
+        format!("lab-{}-", self.0)
+    }
+
+    /// Values of a key in the hosts file.
+    pub fn values(&self, key: &str) -> Vec<String> {
+        let file = std::fs::read_to_string(self.folder().join("hosts.toml")).unwrap();
+        let lines = file.lines().filter_map(|line| line.strip_prefix(key)?.trim().strip_prefix("= "));
+        lines.map(|value| value.trim_matches('"').to_owned()).collect()
+    }
+
+    /// Runs a command on a host by its address, over SSH, with its key checked.
+    pub fn ssh(&self, address: &str, known_hosts: &Path, command: &str) -> Output {
+        let mut ssh = Command::new("ssh");
+        ssh.args(["-F", "none", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes", "-o"]);
+        ssh.arg(format!("UserKnownHostsFile={}", known_hosts.display()))
+            .arg("-i")
+            .arg(self.folder().join("id_ed25519"));
+        ssh.arg(format!("root@{address}")).arg(command).output().unwrap()
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        self.xtask(&["down"]);
+    }
+}
