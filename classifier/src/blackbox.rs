@@ -33,18 +33,32 @@ pub struct BoxError {
     pub message: String,
     /// The same records may do better when they are tried again.
     pub again: bool,
+    /// It took longer than it may, which must not happen too often for one batch.
+    pub hung: bool,
 }
 
 impl BoxError {
     /// A failure that another try may not have.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), again: true }
+        Self { message: message.into(), again: true, hung: false }
     }
 
     /// A failure that another try would have as well, or that cost too much to try again.
     pub fn lasting(message: impl Into<String>) -> Self {
-        Self { message: message.into(), again: false }
+        Self { message: message.into(), again: false, hung: false }
     }
+}
+
+/// How long a box may take for records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// As long as it may for a batch.
+    Batch,
+    /// It has been too long for a batch, and these are some of its records: less, in proportion, but at least a quarter.
+    Part {
+        /// Records in the batch.
+        of: usize,
+    },
 }
 
 /// A black box. It must give a row the same result whatever other rows are in its batch.
@@ -58,6 +72,7 @@ pub trait BlackBox: Send {
         header: &[u8],
         records: &[Record<'_>],
         results: &mut Vec<u8>,
+        patience: Patience,
     ) -> Result<(), BoxError>;
 
     /// Whether a batch takes microseconds, so that it may run on a thread that others wait for.

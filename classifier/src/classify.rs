@@ -6,12 +6,15 @@ use wire::frame;
 use wire::results::ResultBatch;
 
 use crate::batch::Batch;
-use crate::blackbox::{BlackBox, BoxError, Record};
+use crate::blackbox::{BlackBox, BoxError, Patience, Record};
 
 /// The results of a batch take no more bytes than this; the row that would bring them over it is rejected.
 const MOST_RESULTS: usize = frame::PEER_LIMIT / 2;
 /// The reasons in a batch's rejects take about this many bytes at most; long ones are cut.
 const REASONS: usize = 16 << 20;
+
+/// A box may hang so often while the rows of a batch that it hangs on are searched: enough to find two among a hundred.
+const MOST_HANGS: u32 = 16;
 
 /// Classifies batches with one box.
 pub struct Classifier {
@@ -44,7 +47,8 @@ impl Classifier {
         }
         // A score and its comma take at most 24 bytes, the line end one, and the frame's length was four.
         let mut results = Vec::with_capacity(batch.frames.len() + good.len() * 21);
-        self.attempt(&batch.header, &good, &mut results, &mut rejects, true);
+        let mut search = Search { records: good.len(), hung: 0 };
+        self.attempt(&batch.header, &good, &mut results, &mut rejects, &mut search, true);
         rejects.sort_unstable_by_key(|reject| reject.row);
         let longest_reason = (REASONS / rejects.len().max(1)).clamp(64, 1024);
         ResultBatch {
@@ -90,13 +94,15 @@ impl Classifier {
     }
 
     /// Has records classified. When the box fails, it is asked again, and then for each half, until the records
-    /// that it cannot do are alone; these are rejected with the box's own words.
+    /// that it cannot do are alone; these are rejected with the box's own words. When it hangs too often, records are
+    /// rejected together, since all others wait for this batch.
     fn attempt<'a>(
         &mut self,
         header: &[u8],
         records: &[(u64, Record<'a>)],
         results: &mut Vec<u8>,
         rejects: &mut Vec<Reject<'a>>,
+        search: &mut Search,
         again: bool,
     ) {
         if records.is_empty() {
@@ -104,7 +110,11 @@ impl Classifier {
         }
         let plain: Vec<_> = records.iter().map(|(_, record)| *record).collect();
         let start = results.len();
-        let outcome = self.black_box.classify(header, &plain, results);
+        let patience = match search.hung {
+            0 => Patience::Batch,
+            _ => Patience::Part { of: search.records },
+        };
+        let outcome = self.black_box.classify(header, &plain, results, patience);
         let outcome = outcome.and_then(|()| match results.len() {
             0..=MOST_RESULTS => Ok(()),
             _ => Err(BoxError::lasting(format!(
@@ -114,18 +124,37 @@ impl Classifier {
         });
         let Err(error) = outcome else { return };
         results.truncate(start);
+        search.hung += u32::from(error.hung);
         match records {
-            _ if again && error.again => self.attempt(header, records, results, rejects, false),
+            _ if again && error.again => self.attempt(header, records, results, rejects, search, false),
             [(row, record)] => {
                 rejects.push(Reject { row: *row, reason: error.message, record: record.bytes });
             }
+            _ if error.hung && search.hung > MOST_HANGS => {
+                let reason =
+                    format!("{}, as did other rows of its batch, so it was not tried alone", error.message);
+                let reject = |(row, record): &(u64, Record<'a>)| Reject {
+                    row: *row,
+                    reason: reason.clone(),
+                    record: record.bytes,
+                };
+                rejects.extend(records.iter().map(reject));
+            }
             _ => {
                 let (first, second) = records.split_at(records.len() / 2);
-                self.attempt(header, first, results, rejects, false);
-                self.attempt(header, second, results, rejects, false);
+                self.attempt(header, first, results, rejects, search, false);
+                self.attempt(header, second, results, rejects, search, false);
             }
         }
     }
+}
+
+/// The search for the records of a batch that its box cannot do.
+struct Search {
+    /// In the whole batch.
+    records: usize,
+    /// How often the box has hung.
+    hung: u32,
 }
 
 /// A row that could not be classified.
@@ -204,7 +233,13 @@ mod tests {
     }
 
     impl BlackBox for Moody {
-        fn classify(&mut self, _: &[u8], records: &[Record<'_>], out: &mut Vec<u8>) -> Result<(), BoxError> {
+        fn classify(
+            &mut self,
+            _: &[u8],
+            records: &[Record<'_>],
+            out: &mut Vec<u8>,
+            _: Patience,
+        ) -> Result<(), BoxError> {
             self.calls += 1;
             if self.moods > 0 && self.calls.is_multiple_of(self.moods) {
                 out.extend_from_slice(b"half a line");
@@ -244,7 +279,13 @@ mod tests {
     struct Wordy(Result<usize, usize>);
 
     impl BlackBox for Wordy {
-        fn classify(&mut self, _: &[u8], records: &[Record<'_>], out: &mut Vec<u8>) -> Result<(), BoxError> {
+        fn classify(
+            &mut self,
+            _: &[u8],
+            records: &[Record<'_>],
+            out: &mut Vec<u8>,
+            _: Patience,
+        ) -> Result<(), BoxError> {
             let length = self.0.map_err(|words| BoxError::lasting("é".repeat(words)))?;
             records.iter().for_each(|_| out.resize(out.len() + length, b'w'));
             Ok(())
@@ -261,6 +302,35 @@ mod tests {
         assert!(text(&out.rejects).starts_with("702,\"with this row, the results of its batch are longer"));
         let out = Classifier::new(Box::new(Wordy(Err(1000)))).classify(&batch("A", &[b"1"]));
         assert_eq!(text(&out.rejects), format!("700,{} …,1\n", "é".repeat(512)));
+    }
+
+    /// Hangs on all, and counts.
+    struct Hung(std::sync::Arc<std::sync::atomic::AtomicUsize>);
+
+    impl BlackBox for Hung {
+        fn classify(
+            &mut self,
+            _: &[u8],
+            records: &[Record<'_>],
+            _: &mut Vec<u8>,
+            patience: Patience,
+        ) -> Result<(), BoxError> {
+            let before = self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let whole = if before == 0 { Patience::Batch } else { Patience::Part { of: 100 } };
+            assert_eq!(patience, whole, "{} records", records.len());
+            Err(BoxError { message: "it hung".into(), again: false, hung: true })
+        }
+    }
+
+    #[test]
+    fn a_batch_on_which_the_box_always_hangs_is_given_up() {
+        let rows: Vec<_> = (0..100).map(|i| i.to_string()).collect();
+        let rows: Vec<_> = rows.iter().map(String::as_bytes).collect();
+        let calls = std::sync::Arc::default();
+        let out = Classifier::new(Box::new(Hung(std::sync::Arc::clone(&calls)))).classify(&batch("A", &rows));
+        assert_eq!((out.rejected, out.results.len()), (100, 0));
+        assert!(calls.load(std::sync::atomic::Ordering::Relaxed) <= 24, "{calls:?}");
+        assert!(text(&out.rejects).contains("it hung, as did other rows of its batch"));
     }
 
     #[test]

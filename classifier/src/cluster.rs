@@ -122,6 +122,22 @@ struct Peer {
     reader: FrameReader<TcpStream>,
 }
 
+impl Peer {
+    /// Whether the connection has ended; nothing is taken from it.
+    fn has_left(&self) -> bool {
+        let peek = || -> std::io::Result<usize> {
+            self.stream.set_nonblocking(true)?;
+            let peeked = self.stream.peek(&mut [0]);
+            self.stream.set_nonblocking(false)?;
+            peeked
+        };
+        match peek() {
+            Ok(bytes) => bytes == 0,
+            Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
+        }
+    }
+}
+
 /// The next control message.
 fn message(reader: &mut FrameReader<TcpStream>, limit: Duration) -> anyhow::Result<ControlMessage> {
     match reader.next_frame_within(limit)? {

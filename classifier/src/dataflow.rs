@@ -21,7 +21,7 @@ use timely::communication::{Config, Hooks};
 use timely::container::NoopBuilder;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::Capability;
-use timely::dataflow::operators::generic::operator::{Operator, source};
+use timely::dataflow::operators::generic::operator::{self, Operator};
 use timely::scheduling::SyncActivator;
 use timely::worker::Worker;
 use wire::results::{FromReceiver, ResultBatch, Summary, Welcome};
@@ -31,8 +31,8 @@ use crate::beside::Place;
 use crate::blackbox::BlackBox;
 use crate::classify::Classifier;
 use crate::cluster::{LeaveOnDrop, Leaving};
-use crate::ingest::{self, Conclusion, Ingest};
-use crate::source::{Source, Turn};
+use crate::ingest::{self, Conclusion, Ingest, Start};
+use crate::source::{self, Source, Turn};
 use crate::uplink::{Up, Uplink};
 use crate::watch::Watch;
 use crate::window::Limits;
@@ -66,6 +66,8 @@ pub struct Port {
     pub limits: Limits,
     /// How long a sender may stay away, or an acknowledgement may take.
     pub patience: Duration,
+    /// A hash of the settings that decide what results look like.
+    pub job: u64,
 }
 
 /// What one worker thread takes for itself.
@@ -150,7 +152,7 @@ fn allocators(index: usize, sockets: Vec<Option<TcpStream>>, workers: usize) -> 
 fn build(worker: &mut Worker, parts: Parts) {
     let shared = worker.clone();
     worker.dataflow_named::<(), _, _>("classifier", |scope| {
-        source::<_, NoopBuilder<Batches>, _, _>(scope, "source", |capability, info| {
+        operator::source::<_, NoopBuilder<Batches>, _, _>(scope, "source", |capability, info| {
             let wake = shared.sync_activator_for(info.address.to_vec());
             let mut source = parts
                 .source
@@ -216,11 +218,14 @@ fn start_source(
     let started = || -> anyhow::Result<_> {
         let acknowledgements = Watch::start(port.patience)?;
         let senders = Watch::start(port.patience)?;
-        let ingest = Ingest::start(port.listener, port.settings, welcome.next_row, senders, wake.clone())?;
+        let header = welcome.identity.map(|identity| identity.header);
+        let start = Start { next_row: welcome.next_row, header };
+        let ingest = Ingest::start(port.listener, port.settings, start, senders, wake.clone())?;
         Ok((ingest, acknowledgements))
     };
     let (ingest, watch) = started().unwrap_or_else(|e| crate::fail(format_args!("{e:#}")));
+    let job = source::Job { welcome, settings: port.job };
     // Nobody else sets it.
     let _ = waking.set(wake);
-    (Source::new(ingest, heard, uplink, watch, port.limits, workers, welcome), capability, end)
+    (Source::new(ingest, heard, uplink, watch, port.limits, workers, job), capability, end)
 }

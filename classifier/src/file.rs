@@ -4,11 +4,11 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, anyhow, ensure};
 use bytes::Bytes;
 use records::Reader;
 use wire::files::{REJECTS_HEADER, ResultFiles};
-use wire::frame::{self, DEFAULT_LIMIT};
+use wire::frame::{self, DEFAULT_LIMIT, EOT};
 
 use crate::batch::Batch;
 use crate::classify::Classifier;
@@ -49,7 +49,7 @@ pub fn classify(
     let header = reader.next_record().with_context(|| format!("in {name}"))?;
     let header =
         Bytes::copy_from_slice(header.with_context(|| format!("{name} is empty; it needs a CSV header"))?);
-    ensure!(!header.is_empty(), "{name} has no header: its first line is empty");
+    records::check_header(&header).map_err(|error| anyhow!("the header of {name} {error}"))?;
     let create = |path: &Path| -> anyhow::Result<_> {
         let file = File::create(path).with_context(|| format!("creating {}", path.display()))?;
         Ok(BufWriter::with_capacity(256 << 10, file))
@@ -63,6 +63,12 @@ pub fn classify(
         while rows < chunk_size
             && let Some(record) = reader.next_record().with_context(|| format!("in {name}"))?
         {
+            // As the sender has it, so that both do the same.
+            ensure!(
+                record != [EOT],
+                "row {} of {name} is the single byte 0x04, which means the end of the rows; quote it",
+                summary.rows + rows as u64
+            );
             frame::push(&mut frames, record);
             rows += 1;
         }

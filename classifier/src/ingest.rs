@@ -12,7 +12,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use bytes::Bytes;
 use timely::scheduling::SyncActivator;
 use wire::door::{self, Visitor};
@@ -39,6 +39,15 @@ pub struct Settings {
     pub allow_plain: bool,
     /// How long a connected sender may send nothing.
     pub patience: Duration,
+}
+
+/// Where the rows begin.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Start {
+    /// Rows before this one are not wanted any more.
+    pub next_row: u64,
+    /// A hash of their header, if there are any.
+    pub header: Option<u64>,
 }
 
 /// From the port to the source.
@@ -80,6 +89,10 @@ struct State {
     /// Rows before this one are in the queue or with the source.
     next_row: u64,
     header: Option<Bytes>,
+    /// A hash of the header of rows that are durable since before this process.
+    durable_header: Option<u64>,
+    /// The session that has sent the last row, when it has.
+    ended_by: Option<Option<String>>,
     ended: bool,
     outcome: Option<SourceAnswer>,
     /// Senders that have not been told the outcome.
@@ -95,25 +108,25 @@ struct Sending {
 }
 
 impl Ingest {
-    /// Serves the port; `wake` is activated when something has come. Rows before `next_row` are not
-    /// wanted any more.
+    /// Serves the port; `wake` is activated when something has come.
     ///
     /// # Errors
     /// When no thread can be started.
     pub fn start(
         listener: TcpListener,
         settings: Settings,
-        next_row: u64,
+        start: Start,
         watch: Watch,
         wake: SyncActivator,
     ) -> anyhow::Result<Self> {
-        let state = Mutex::new(State { next_row, ..State::default() });
+        let state =
+            Mutex::new(State { next_row: start.next_row, durable_header: start.header, ..State::default() });
         let shared = Arc::new(Shared { settings, state, changed: Condvar::new(), watch, wake });
         shared.watch.wait_for("waiting for a sender to connect");
         let port = Arc::clone(&shared);
         let serve = move |visitor: Visitor| {
             if let Err(error) = port.serve(&visitor) {
-                eprintln!("classifier: rows from {}: {error:#}", visitor.peer);
+                wire::say!("classifier: rows from {}: {error:#}", visitor.peer);
             }
             // Clones of the stream may live on elsewhere; the peer should see the end now.
             let _ = visitor.stream.shutdown(std::net::Shutdown::Both);
@@ -215,12 +228,20 @@ impl Shared {
         visitor.admit();
         let _untold = Untold::new(self);
         let voice = Arc::new(Voice::new(&visitor.stream)?);
-        if self.state().ended {
-            // It lost its connection when it had sent everything.
+        let (ended, ended_by) = {
+            let state = self.state();
+            (state.ended, state.ended_by.clone())
+        };
+        if ended {
+            // It lost its connection when it had sent everything; another one's rows would be lost.
+            ensure!(
+                session.is_some() && ended_by == Some(session),
+                "all rows of this job are here already, from another sender"
+            );
             return self.tell_outcome(&voice);
         }
         let Some(turn) = self.admit(session, Some(Arc::clone(&voice)))? else {
-            eprintln!(
+            wire::say!(
                 "classifier: rows from {}: another sender is sending, so it has to wait",
                 reader.peer()
             );
@@ -257,10 +278,13 @@ impl Shared {
     /// Checks a sender's header; if rows were taken before, it must be theirs.
     fn check_header(&self, header: &Bytes) -> anyhow::Result<()> {
         ensure!(header[..] != [EOT], "it ended before the CSV's header");
-        ensure!(!header.is_empty(), "the CSV's header is empty");
-        std::str::from_utf8(header).context("the CSV's header is not UTF-8")?;
-        records::join(header, 0, &mut Vec::new()).context("the CSV's header is malformed")?;
+        records::check_header(header).map_err(|error| anyhow!("the CSV's header {error}"))?;
         let state = self.state();
+        ensure!(
+            state.durable_header.is_none_or(|known| known == crate::hash(header)),
+            "its header is {:?}, and rows with another header are durable already",
+            String::from_utf8_lossy(header)
+        );
         let Some(expected) = &state.header else { return Ok(()) };
         ensure!(
             expected == header,
@@ -312,7 +336,8 @@ impl Shared {
             }
             Incoming::End => {
                 state.ended = true;
-                eprintln!("classifier: all {} rows are here", state.next_row);
+                state.ended_by = state.sender.as_ref().map(|sender| sender.session.clone());
+                wire::say!("classifier: all {} rows are here", state.next_row);
             }
         }
         state.queue.push_back(incoming);

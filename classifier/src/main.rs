@@ -90,18 +90,15 @@ struct Args {
     #[arg(long, value_name = "MIB", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     window_mib: u32,
     /// How long the other processes, the receiver, a sender or an acknowledgement may let this process wait
-    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=wire::program::LONGEST_WAIT))]
     patience: u64,
     /// How long forming the cluster may take; Python boxes are loaded meanwhile
-    #[arg(long, value_name = "SECONDS", default_value_t = 180)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 180, value_parser = clap::value_parser!(u64).range(1..=wire::program::LONGEST_WAIT))]
     join_patience: u64,
-    /// Write process id and addresses to this file: the initializer writes `control` when others can join and
+    /// Write addresses to this file: the initializer writes `control` when others can join and
     /// adds `rows` when rows can come in; the others write it when the cluster has started
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
-    /// End when standard input ends (set by the program that starts this one)
-    #[arg(long, hide = true)]
-    exit_with_stdin: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -120,7 +117,7 @@ struct BoxArgs {
     #[arg(long, value_name = "PATH", default_value = "python3", global = true)]
     python: PathBuf,
     /// How long a Python box may take for a batch before it is killed
-    #[arg(long, value_name = "SECONDS", default_value_t = 60, global = true)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=wire::program::LONGEST_WAIT), global = true)]
     box_timeout: u64,
 }
 
@@ -159,6 +156,7 @@ impl BoxArgs {
 
 fn main() -> ExitCode {
     end_on_panic();
+    wire::program::heed_lifeline("classifier");
     let args = Args::parse();
     let outcome = match &args.command {
         Some(Command::File { input, output, strict }) => {
@@ -177,7 +175,7 @@ fn end_on_panic() {
     std::panic::set_hook(Box::new(move |panic| {
         let message = panic.payload_as_str().unwrap_or_default();
         match message.strip_prefix("timely communication error: ") {
-            Some(error) => eprintln!("classifier: lost another process of the cluster: {error}"),
+            Some(error) => wire::say!("classifier: lost another process of the cluster: {error}"),
             None => report(panic),
         }
         std::process::exit(101);
@@ -189,22 +187,19 @@ fn classify_file(black_box: &BoxArgs, input: &Path, output: &Path, strict: bool)
     let start = Instant::now();
     let summary = file::classify(input, output, black_box.chunk_size as usize, classifier)?;
     let seconds = start.elapsed().as_secs_f64();
-    eprintln!(
+    wire::say!(
         "classifier: {} rows, of these {} rejects, in {seconds:.2} s ({:.0} rows/s)",
         summary.rows,
         summary.rejects,
         summary.rows as f64 / seconds
     );
     if summary.rejects > 0 {
-        eprintln!("classifier: the rejects are in {}", summary.rejects_path.display());
+        wire::say!("classifier: the rejects are in {}", summary.rejects_path.display());
     }
     Ok(if strict && summary.rejects > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 fn run(args: &Args) -> anyhow::Result<()> {
-    if args.exit_with_stdin {
-        wire::program::exit_with_stdin("classifier");
-    }
     let token = args.token_file.as_deref().map(Token::load).transpose()?;
     let name = args.name.clone().unwrap_or_else(|| match args.cluster_initializer {
         true => "initializer".into(),
@@ -258,11 +253,20 @@ fn initialize(
         ResultsOpening::Initializer { name: settings.me.name.clone(), generation: formation.generation };
     let patience = Duration::from_secs(args.patience);
     let uplink = Uplink::connect(&args.output, settings.token.as_ref(), &who, settings.patience)?;
+    let job = classifier::hash(settings.me.settings.as_bytes());
+    if let Some(known) = uplink.welcome.identity {
+        ensure!(
+            known.settings == job,
+            "the receiver at {} goes on with results of a job that had other settings than these: {}",
+            args.output,
+            settings.me.settings
+        );
+    }
     gathered.start(leaving)?;
     let listener = rows.listen()?;
     Ready::new([("control", control_address), ("data", data_address), ("rows", listener.local_addr()?)])
         .write(args.ready_file.as_deref())?;
-    eprintln!(
+    wire::say!(
         "classifier {}: {} processes of {} workers; rows come in at {}",
         settings.me.name,
         formation.members.len(),
@@ -277,12 +281,13 @@ fn initialize(
             allow_plain: args.allow_plain,
             patience,
         },
+        job,
         limits: Limits { batches: args.window_batches as usize, bytes: (args.window_mib as usize) << 20 },
         patience,
     };
     let process = Process { index: 0, sockets, boxes, uplink, port: Some(port), leaving: leaving.clone() };
     let summary = dataflow::run(process)?.context("the initializer has no summary")?;
-    eprintln!("classifier {}: done: {} rows", settings.me.name, summary.rows);
+    wire::say!("classifier {}: done: {} rows", settings.me.name, summary.rows);
     Ok(())
 }
 

@@ -3,9 +3,10 @@
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant};
 
-use wire::results::{FromReceiver, Outcome, Summary, Totals, Welcome};
+use wire::results::{FromReceiver, Identity, Outcome, Summary, Totals, Welcome};
 
 use crate::batch::{Batch, Batches};
+use crate::hash;
 use crate::ingest::{Incoming, Ingest};
 use crate::uplink::Up;
 use crate::watch::Watch;
@@ -13,6 +14,15 @@ use crate::window::{Limits, Window};
 
 /// How long a sender may take to hear that the job has failed before the process ends.
 const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Which job it is.
+#[derive(Debug, Clone, Copy)]
+pub struct Job {
+    /// Where the receiver says that it stands.
+    pub welcome: Welcome,
+    /// A hash of the settings that decide what results look like.
+    pub settings: u64,
+}
 
 /// The state of the source.
 pub struct Source {
@@ -29,6 +39,9 @@ pub struct Source {
     next_batch: u64,
     /// A batch that the window has no room for.
     held: Option<Incoming>,
+    /// Of the settings.
+    settings: u64,
+    identified: bool,
     ended: bool,
 }
 
@@ -41,7 +54,7 @@ pub enum Turn {
 }
 
 impl Source {
-    /// A source over this many workers, from where the receiver says that the job stands.
+    /// A source over this many workers, from where the job stands.
     pub fn new(
         ingest: Ingest,
         heard: Receiver<FromReceiver>,
@@ -49,8 +62,9 @@ impl Source {
         watch: Watch,
         limits: Limits,
         workers: usize,
-        welcome: Welcome,
+        job: Job,
     ) -> Self {
+        let Job { welcome, settings } = job;
         Self {
             ingest,
             window: Window::new(limits, workers, welcome.next),
@@ -61,6 +75,8 @@ impl Source {
             next_row: welcome.next_row,
             next_batch: welcome.next,
             held: None,
+            settings,
+            identified: false,
             ended: false,
         }
     }
@@ -73,6 +89,7 @@ impl Source {
                 FromReceiver::Acknowledgement(acknowledgement) => {
                     let before = self.window.acknowledged();
                     self.window.acknowledge(acknowledgement.next);
+                    self.window.hold(acknowledgement.held);
                     for (worker, count) in &acknowledgement.received {
                         self.window.received(*worker as usize, *count, now);
                     }
@@ -107,6 +124,13 @@ impl Source {
         while let Some(incoming) = self.held.take().or_else(|| self.ingest.next()) {
             match incoming {
                 Incoming::Rows { header, frames, rows } => {
+                    if !self.identified {
+                        self.identified = true;
+                        let identity = Identity { settings: self.settings, header: hash(&header) };
+                        if self.uplink.send(Up::Identity(identity)).is_err() {
+                            crate::fail("the uplink's thread has ended");
+                        }
+                    }
                     let Some((number, worker)) = self.window.issue(frames.len(), now) else {
                         // Every acknowledgement activates the operator, so it comes back to this.
                         self.held = Some(Incoming::Rows { header, frames, rows });
@@ -132,11 +156,13 @@ impl Source {
 
     fn await_acknowledgement(&self) {
         if self.ended {
-            self.watch.wait_for("waiting for the receiver to finish the job");
+            self.watch.wait_for(
+                "waiting for the last batches to be classified, and for the receiver to finish the job",
+            );
         } else if self.window.is_empty() {
             self.watch.rest();
         } else {
-            self.watch.wait_for("waiting for the receiver to acknowledge batches");
+            self.watch.wait_for("waiting for batches to be classified, and acknowledged by the receiver");
         }
     }
 }

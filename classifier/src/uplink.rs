@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use wire::frame::{DEFAULT_LIMIT, FrameReader};
 use wire::opening::{self, OPENING_TIME, ResultsOpening};
-use wire::results::{self, FromReceiver, ResultBatch, Totals, Welcome};
+use wire::results::{self, FromReceiver, Identity, ResultBatch, Totals, Welcome};
 use wire::token::Token;
 use wire::{net, results::write_batches};
 
@@ -19,6 +19,8 @@ const WRITE_SIZE: usize = 512 << 10;
 pub enum Up {
     /// Results, in any order.
     Batches(Vec<ResultBatch<Vec<u8>>>),
+    /// What job this is (said by the initializer, before the first batch).
+    Identity(Identity),
     /// There will be no more batches than these (said by the initializer).
     Totals(Totals),
 }
@@ -104,6 +106,7 @@ fn write(stream: &TcpStream, ups: &Receiver<Up>) -> anyhow::Result<()> {
                     bytes += more.iter().map(|batch| batch.results.len()).sum::<usize>();
                     batches.extend(more);
                 }
+                Up::Identity(identity) => results::write_identity(stream, &identity)?,
                 Up::Totals(totals) => {
                     write_batches(stream, &batches)?;
                     batches.clear();

@@ -38,6 +38,8 @@ pub struct Window {
     bytes: usize,
     /// Bytes of what has not reached the receiver.
     travelling: usize,
+    /// Bytes of results that wait at the receiver for an earlier batch.
+    held: u64,
     lanes: Vec<Lane>,
     /// Where the search for a worker begins, so that equals take turns.
     turn: usize,
@@ -65,6 +67,7 @@ impl Window {
             issued: VecDeque::new(),
             bytes: 0,
             travelling: 0,
+            held: 0,
             lanes: (0..workers).map(|_| lane()).collect(),
             turn: 0,
         }
@@ -72,7 +75,10 @@ impl Window {
 
     /// Issues the next batch, of this many bytes, if there is room for it: its number, and its worker.
     pub fn issue(&mut self, bytes: usize, now: Duration) -> Option<(u64, usize)> {
-        let full = self.issued.len() >= self.limits.batches
+        // Results may be much longer than rows. What they wait for is under way, so that waiting for it is no deadlock.
+        let flooded = !self.issued.is_empty() && self.held >= self.limits.bytes as u64;
+        let full = flooded
+            || self.issued.len() >= self.limits.batches
             || (!self.issued.is_empty() && self.bytes + bytes > self.limits.bytes)
             || (self.travelling > 0 && self.travelling + bytes > self.limits.bytes / 2);
         if full {
@@ -99,6 +105,11 @@ impl Window {
             self.acknowledged += 1;
             self.bytes -= bytes;
         }
+    }
+
+    /// So many bytes of results wait at the receiver for an earlier batch.
+    pub fn hold(&mut self, bytes: u64) {
+        self.held = bytes;
     }
 
     /// This many batches of this worker, in all, have reached the receiver.

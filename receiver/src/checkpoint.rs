@@ -5,12 +5,13 @@
 //! one file makes a checkpoint durable, where replacing a file by rename takes two (file and folder).
 
 use std::fs::{File, OpenOptions};
-use std::io::{Seek, SeekFrom, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use wire::results::Identity;
 
 const SLOT: usize = 512;
 
@@ -27,56 +28,94 @@ pub struct Position {
     pub result_bytes: u64,
     /// Length of the rejects file in bytes.
     pub reject_bytes: u64,
+    /// What job this is, as soon as its source knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<Identity>,
 }
 
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Slot {
     sequence: u64,
+    /// The results' file name, as [`name_of`] shortens it.
+    results: String,
     #[serde(flatten)]
     position: Position,
 }
 
-/// The open checkpoint file.
+/// What a checkpoint says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Saved {
+    /// How far the job is.
+    pub position: Position,
+    /// The name of its results, as [`name_of`] has it.
+    pub results_name: String,
+}
+
+/// The open checkpoint file; locked, so that no other receiver has it.
 #[derive(Debug)]
 pub struct Checkpoint {
     file: File,
     sequence: u64,
+    results_name: String,
+}
+
+/// The most characters of a file name that a slot has room for.
+const LONGEST_NAME: usize = 100;
+
+/// The name of the results, as it stands in a checkpoint: the last characters of it.
+pub fn name_of(results: &Path) -> String {
+    let name = results.file_name().unwrap_or_default().to_string_lossy();
+    let usual = |c: char| if c.is_ascii_graphic() && c != '"' && c != '\\' { c } else { '_' };
+    let name: Vec<char> = name.chars().map(usual).collect();
+    name[name.len().saturating_sub(LONGEST_NAME)..].iter().collect()
 }
 
 impl Checkpoint {
-    /// Makes a new file, with this position durable in it.
+    /// Opens the file, or makes it, and keeps others from it; gives what it says, if it says something yet. (A receiver that
+    /// died just when it had made it leaves an empty one.)
     ///
     /// # Errors
-    /// Names the file.
-    pub fn create(path: &Path, position: &Position) -> anyhow::Result<Self> {
-        let context = || format!("writing the checkpoint {}", path.display());
-        let file = File::create(path).with_context(context)?;
-        let mut checkpoint = Self { file, sequence: 0 };
-        checkpoint.save(position).with_context(context)?;
-        wire::program::sync_folder(path).with_context(context)?;
-        Ok(checkpoint)
-    }
-
-    /// Opens a file, and gives the last position in it.
-    ///
-    /// # Errors
-    /// A file that cannot be read, or without a whole slot.
-    pub fn open(path: &Path) -> anyhow::Result<(Self, Position)> {
-        let bytes =
-            std::fs::read(path).with_context(|| format!("reading the checkpoint {}", path.display()))?;
+    /// A file that cannot be read, that another receiver has, or that has content and no whole slot.
+    pub fn lock(path: &Path) -> anyhow::Result<(Self, Option<Saved>)> {
+        let context = || format!("opening the checkpoint {}", path.display());
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .with_context(context)?;
+        if file.try_lock().is_err() {
+            bail!(
+                "another receiver writes these results ({} is locked); wait for it, or choose another --output",
+                path.display()
+            );
+        }
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).with_context(|| format!("reading the checkpoint {}", path.display()))?;
         let last = bytes.chunks(SLOT).filter_map(decode).max_by_key(|slot| slot.sequence);
         let Some(last) = last else {
+            if bytes.is_empty() {
+                return Ok((Self { file, sequence: 0, results_name: String::new() }, None));
+            }
             bail!(
                 "the checkpoint {} is damaged: neither of its two slots is whole; to start the job from its \
                  beginning, remove it together with the results",
                 path.display()
             );
         };
-        let file = OpenOptions::new()
-            .write(true)
-            .open(path)
-            .with_context(|| format!("opening the checkpoint {}", path.display()))?;
-        Ok((Self { file, sequence: last.sequence + 1 }, last.position))
+        let saved = Saved { position: last.position, results_name: last.results.clone() };
+        Ok((Self { file, sequence: last.sequence + 1, results_name: last.results }, Some(saved)))
+    }
+
+    /// Makes the first position of a job durable.
+    ///
+    /// # Errors
+    /// Names the file.
+    pub fn begin(&mut self, results: &Path, position: &Position) -> anyhow::Result<()> {
+        self.results_name = name_of(results);
+        self.save(position).context("writing the checkpoint")?;
+        wire::program::sync_folder(results).context("syncing the folder of the results")
     }
 
     /// Makes a position durable. What it counts must be durable already.
@@ -84,7 +123,8 @@ impl Checkpoint {
     /// # Errors
     /// Those of the file system.
     pub fn save(&mut self, position: &Position) -> std::io::Result<()> {
-        let slot = encode(&Slot { sequence: self.sequence, position: *position });
+        let slot = Slot { sequence: self.sequence, results: self.results_name.clone(), position: *position };
+        let slot = encode(&slot);
         self.file.seek(SeekFrom::Start(self.sequence % 2 * SLOT as u64))?;
         self.file.write_all(&slot)?;
         self.file.sync_data()?;
@@ -98,7 +138,7 @@ fn encode(slot: &Slot) -> [u8; SLOT] {
     let json = serde_json::to_string(slot).unwrap_or_default();
     let line = format!("{json} {}", checksum(json.as_bytes()));
     let mut bytes = [b' '; SLOT];
-    // Six numbers of at most 20 digits and their names: always shorter than a slot.
+    // Eight numbers of at most 20 digits, their names, and a file name: always shorter than a slot.
     bytes[..line.len()].copy_from_slice(line.as_bytes());
     bytes[SLOT - 1] = b'\n';
     bytes
@@ -113,7 +153,7 @@ fn decode(bytes: &[u8]) -> Option<Slot> {
 }
 
 fn checksum(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    wire::hex(&Sha256::digest(bytes)[..8])
 }
 
 #[cfg(test)]
@@ -125,34 +165,48 @@ mod tests {
         Position { next, next_row: next * 100, ..Position::default() }
     }
 
+    fn saved(path: &Path) -> Position {
+        Checkpoint::lock(path).unwrap().1.unwrap().position
+    }
+
     #[test]
     fn the_last_position_comes_back() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("checkpoint");
-        let mut checkpoint = Checkpoint::create(&path, &position(0)).unwrap();
+        // Also from a receiver that died before it said anything.
+        assert_eq!(Checkpoint::lock(&path).unwrap().1, None);
+        let mut checkpoint = Checkpoint::lock(&path).unwrap().0;
+        checkpoint.begin(&dir.path().join("results.log"), &position(0)).unwrap();
         for next in 1..6 {
             checkpoint.save(&position(next)).unwrap();
-            let (mut again, last) = Checkpoint::open(&path).unwrap();
-            assert_eq!(last, position(next));
+            drop(checkpoint);
+            let (mut again, last) = Checkpoint::lock(&path).unwrap();
+            let last = last.unwrap();
+            assert_eq!((last.position, last.results_name.as_str()), (position(next), "results.log"));
             again.save(&position(next + 100)).unwrap();
-            assert_eq!(Checkpoint::open(&path).unwrap().1, position(next + 100));
-            again.save(&position(next)).unwrap();
-            checkpoint = again;
+            drop(again);
+            assert_eq!(saved(&path), position(next + 100));
+            checkpoint = Checkpoint::lock(&path).unwrap().0;
         }
+        assert!(Checkpoint::lock(&path).unwrap_err().to_string().contains("another receiver writes"));
+    }
+
+    fn slot(sequence: u64, position: Position) -> Slot {
+        Slot { sequence, results: "results.log".into(), position }
     }
 
     proptest! {
         /// However a write of the newest slot is torn, the position before it (or the newest itself) is found.
         #[test]
         fn a_torn_slot_goes_back_by_one(next in 1u64..1000, cut in 0..SLOT, noise: u8) {
-            let older = encode(&Slot { sequence: 8, position: position(next) });
-            let newer = encode(&Slot { sequence: 9, position: position(next + 1) });
+            let older = encode(&slot(8, position(next)));
+            let newer = encode(&slot(9, position(next + 1)));
             let mut torn = newer;
             torn[cut..].fill(noise);
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("checkpoint");
             std::fs::write(&path, [older, torn].concat()).unwrap();
-            let found = Checkpoint::open(&path).unwrap().1;
+            let found = saved(&path);
             prop_assert!(found == position(next) || (found == position(next + 1) && decode(&torn).is_some()));
         }
     }
@@ -162,13 +216,21 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("checkpoint");
         std::fs::write(&path, vec![b'x'; 2 * SLOT]).unwrap();
-        assert!(Checkpoint::open(&path).unwrap_err().to_string().contains("is damaged"));
+        assert!(Checkpoint::lock(&path).unwrap_err().to_string().contains("is damaged"));
     }
 
     #[test]
     fn the_largest_slot_fits() {
         let m = u64::MAX;
-        let position = Position { next: m, next_row: m, rejects: m, result_bytes: m, reject_bytes: m };
-        assert_eq!(decode(&encode(&Slot { sequence: m, position })), Some(Slot { sequence: m, position }));
+        let position = Position {
+            next: m,
+            next_row: m,
+            rejects: m,
+            result_bytes: m,
+            reject_bytes: m,
+            identity: Some(Identity { settings: m, header: m }),
+        };
+        let slot = Slot { sequence: m, results: name_of(Path::new(&"é".repeat(300))), position };
+        assert_eq!(decode(&encode(&slot)), Some(slot));
     }
 }

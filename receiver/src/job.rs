@@ -7,9 +7,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{bail, ensure};
 use wire::opening;
-use wire::results::{Acknowledgement, FromReceiver, Outcome, Progress, Totals, Welcome};
+use wire::results::{Acknowledgement, FromReceiver, Identity, Outcome, Progress, Summary, Totals, Welcome};
 
 use crate::checkpoint::Position;
+use crate::store::Finished;
 
 /// Received batches are reported to the source at most this often, unless something became durable or there is
 /// nothing else to do.
@@ -49,9 +50,17 @@ struct State {
     started: Option<SystemTime>,
     written: Position,
     durable: Position,
+    /// Bytes of results that wait for an earlier batch.
+    held: u64,
+    /// What job this is, as its source says.
+    identity: Option<Identity>,
     totals: Option<Totals>,
-    stop: bool,
+    /// Somebody has asked to stop; batches before this one were written then.
+    stop: Option<u64>,
     end: Option<End>,
+    /// The initializer was told how the job ended.
+    told: bool,
+    finished: Option<Finished>,
 }
 
 #[derive(Debug)]
@@ -93,6 +102,21 @@ impl Job {
         let mut state = self.state();
         state.written = position;
         state.durable = position;
+        state.identity = position.identity;
+    }
+
+    /// The files are open, and say that the job was finished before.
+    pub fn finished_before(&self, summary: Summary, finished: Finished) {
+        let mut state = self.state();
+        state.durable.next_row = summary.rows;
+        state.durable.next = summary.batches;
+        state.finished = Some(finished);
+        state.end = Some(End::Job(Outcome::Done(summary)));
+    }
+
+    /// Notes what keeps the files of the finished job from others.
+    pub fn finished(&self, finished: Finished) {
+        self.state().finished = Some(finished);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -125,7 +149,13 @@ impl Job {
         // What is written to it is short and comes seldom. If even that does not go, it is not there any more.
         stream.set_write_timeout(Some(WRITE_TIME))?;
         // While the state is locked, so that no acknowledgement comes before it.
-        opening::send_json(&stream, &Welcome { next: state.durable.next, next_row: state.durable.next_row })?;
+        let Position { next, next_row, identity, .. } = state.durable;
+        opening::send_json(&stream, &Welcome { next, next_row, identity })?;
+        if let (true, Some(End::Job(outcome))) = (initializer, &state.end) {
+            // It comes to a job that has ended: that is what it wants to know.
+            FromReceiver::Outcome(outcome.clone()).write(&stream)?;
+            state.told = true;
+        }
         state.connected += 1;
         let connection = state.connected;
         if initializer {
@@ -139,6 +169,7 @@ impl Job {
         }
         state.connections.insert(connection, stream);
         state.lonely_since = None;
+        self.changed.notify_all();
         Ok(connection)
     }
 
@@ -200,6 +231,27 @@ impl Job {
         }
     }
 
+    /// Notes what job this is.
+    ///
+    /// # Errors
+    /// When what is durable here is another job's.
+    pub fn identity(&self, identity: Identity) -> anyhow::Result<()> {
+        let mut state = self.state();
+        ensure!(
+            state.identity.is_none_or(|known| known == identity),
+            "the results that are durable here are of another job, with another header or other settings; choose another \
+             --output"
+        );
+        state.identity = Some(identity);
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    /// Notes how many bytes of results wait for an earlier batch.
+    pub fn held(&self, bytes: u64) {
+        self.state().held = bytes;
+    }
+
     /// Notes that no batches beyond these totals will come.
     pub fn totals(&self, totals: Totals) {
         let mut state = self.state();
@@ -210,7 +262,8 @@ impl Job {
 
     /// Asks the receiver to make durable what is here, and to stop.
     pub fn stop(&self) {
-        self.state().stop = true;
+        let mut state = self.state();
+        state.stop = Some(state.written.next);
         self.changed.notify_all();
     }
 
@@ -221,17 +274,20 @@ impl Job {
             if state.end.is_some() {
                 return None;
             }
-            if state.written.next > state.durable.next {
-                return Some(SyncWork::Sync(state.written));
+            // Nothing is durable before it is known what job it is of.
+            let can_sync = state.written.next > state.durable.next && state.identity.is_some();
+            // When somebody asks to stop, what comes since is of no importance, however fast it comes.
+            if state.stop.is_some_and(|stop| state.durable.next >= stop || !can_sync) {
+                return Some(SyncWork::Stop);
+            }
+            if can_sync {
+                return Some(SyncWork::Sync(Position { identity: state.identity, ..state.written }));
             }
             match state.totals {
                 Some(totals) if state.durable.next >= totals.batches => {
                     return Some(SyncWork::Finish(totals));
                 }
                 _ => {}
-            }
-            if state.stop {
-                return Some(SyncWork::Stop);
             }
             state = self.changed.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner);
         }
@@ -248,10 +304,11 @@ impl Job {
         if state.end.is_some() {
             return;
         }
-        if let (End::Job(outcome), Some(initializer)) = (&end, &state.initializer)
-            && let Err(error) = FromReceiver::Outcome(outcome.clone()).write(&initializer.stream)
-        {
-            eprintln!("receiver: telling the initializer how the job ended: {error:#}");
+        if let (End::Job(outcome), Some(initializer)) = (&end, &state.initializer) {
+            match FromReceiver::Outcome(outcome.clone()).write(&initializer.stream) {
+                Ok(()) => state.told = true,
+                Err(error) => wire::say!("receiver: telling the initializer how the job ended: {error:#}"),
+            }
         }
         state.end = Some(end);
         self.changed.notify_all();
@@ -279,6 +336,20 @@ impl Job {
             state =
                 self.changed.wait_timeout(state, pause).unwrap_or_else(std::sync::PoisonError::into_inner).0;
         }
+    }
+
+    /// Waits until an initializer was told how the job ended, or `limit` is over.
+    pub fn await_told(&self, limit: Duration) {
+        let _ = self
+            .changed
+            .wait_timeout_while(self.state(), limit, |state| !state.told)
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+    }
+
+    /// What keeps the files of the finished job from others, if that was told to somebody.
+    pub fn take_told(&self) -> Option<Finished> {
+        let mut state = self.state();
+        if state.told { state.finished.take() } else { None }
     }
 
     /// Waits until the processes have closed their connections (they were told the outcome), or `limit`
@@ -316,11 +387,12 @@ impl State {
         if received.is_empty() && initializer.acknowledged == next {
             return;
         }
-        let acknowledgement = FromReceiver::Acknowledgement(Acknowledgement { next, received });
+        let acknowledgement =
+            FromReceiver::Acknowledgement(Acknowledgement { next, received, held: self.held });
         initializer.acknowledged = next;
         initializer.reported = Instant::now();
         if let Err(error) = acknowledgement.write(&initializer.stream) {
-            eprintln!("receiver: acknowledging to the initializer: {error:#}; its connection is closed");
+            wire::say!("receiver: acknowledging to the initializer: {error:#}; its connection is closed");
             // Its own thread sees that, and cleans up; that it is closed already is as good.
             let _ = initializer.stream.shutdown(std::net::Shutdown::Both);
             self.initializer = None;

@@ -9,9 +9,11 @@
 //! | [`writer`]     | the thread that puts batches in order and writes them, and the one that makes them durable |
 //! | [`server`]     | connections: classifier processes, observers, plain clients |
 //! | [`archive`]    | everything as one .tgz, compressed while it comes |
+//! | [`budget`]     | a number of bytes that threads share |
 //! | [`plain`]      | what plain clients of 2018 send |
 
 pub mod archive;
+pub mod budget;
 pub mod checkpoint;
 pub mod job;
 pub mod order;

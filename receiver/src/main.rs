@@ -52,24 +52,19 @@ struct Args {
     #[arg(long)]
     allow_plain: bool,
     /// How long all classifier processes may be gone before a job that has begun fails
-    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=wire::program::LONGEST_WAIT))]
     patience: u64,
-    /// Write process id and address to this file when listening
+    /// Write the address to this file when listening
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
-    /// End when standard input ends (set by the program that starts this one)
-    #[arg(long, hide = true)]
-    exit_with_stdin: bool,
 }
 
 fn main() -> ExitCode {
+    wire::program::heed_lifeline("receiver");
     run(Args::parse()).unwrap_or_else(|error| wire::program::failure("receiver", &error))
 }
 
 fn run(args: Args) -> anyhow::Result<ExitCode> {
-    if args.exit_with_stdin {
-        wire::program::exit_with_stdin("receiver");
-    }
     let token = args.token_file.as_deref().map(Token::load).transpose()?;
     let server = Server::new(Settings {
         output: args.output.clone(),
@@ -78,7 +73,7 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
         patience: Duration::from_secs(args.patience),
     })?;
     let stopping = std::sync::Arc::clone(&server);
-    ctrlc::set_handler(move || stopping.stop()).context("waiting for signals")?;
+    wire::program::on_end_signals(move || stopping.stop())?;
     let listener = net::listen("results", &args.listen, WhenTaken::any_port(args.any_port))?;
     Ready::new([("results", listener.local_addr()?)]).write(args.ready_file.as_deref())?;
     let archive = match args.archive.zip(args.output) {
@@ -87,23 +82,25 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     Ok(match server.run(listener) {
         End::Job(Outcome::Done(summary)) => {
-            eprintln!(
+            wire::say!(
                 "receiver: done: {} rows, of these {} rejects; SHA-256 of the results {}",
-                summary.rows, summary.rejects, summary.sha256
+                summary.rows,
+                summary.rejects,
+                summary.sha256
             );
             if let Some(archive) = archive {
                 let size = archive.finish().context("packing the results")?;
-                eprintln!("receiver: the archive is ready, {size} bytes");
+                wire::say!("receiver: the archive is ready, {size} bytes");
             }
             ExitCode::SUCCESS
         }
         End::Job(Outcome::Failed(reason)) => {
-            eprintln!("receiver: the job failed: {reason}");
+            wire::say!("receiver: the job failed: {reason}");
             ExitCode::FAILURE
         }
         End::Closed => ExitCode::SUCCESS,
         End::Stopped(rows) => {
-            eprintln!("receiver: stopped; {rows} rows are durable");
+            wire::say!("receiver: stopped; {rows} rows are durable");
             ExitCode::FAILURE
         }
     })

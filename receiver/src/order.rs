@@ -14,12 +14,13 @@ pub struct Order {
     next: u64,
     next_row: u64,
     early: BTreeMap<u64, ResultBatch>,
+    held: usize,
 }
 
 impl Order {
     /// Expects batch `next`, which begins with row `next_row`.
     pub fn new(next: u64, next_row: u64) -> Self {
-        Self { next, next_row, early: BTreeMap::new() }
+        Self { next, next_row, early: BTreeMap::new(), held: 0 }
     }
 
     /// Takes a batch in. One that is here already, or was given out, is dropped: the same rows have the
@@ -35,9 +36,17 @@ impl Order {
             self.next
         );
         if batch.number >= self.next {
-            self.early.entry(batch.number).or_insert(batch);
+            self.early.entry(batch.number).or_insert_with(|| {
+                self.held += batch.size();
+                batch
+            });
         }
         Ok(())
+    }
+
+    /// Bytes of the batches that are held back.
+    pub fn held(&self) -> usize {
+        self.held
     }
 
     /// Gives out the next batch, if it is here.
@@ -47,6 +56,7 @@ impl Order {
     pub fn take(&mut self) -> anyhow::Result<Option<ResultBatch>> {
         let Some(entry) = self.early.first_entry().filter(|e| *e.key() == self.next) else { return Ok(None) };
         let batch = entry.remove();
+        self.held -= batch.size();
         ensure!(
             batch.first_row == self.next_row,
             "batch {} begins with row {}, and row {} is next",
@@ -62,6 +72,7 @@ impl Order {
     /// Forgets what came early (its cluster is gone, and its batches will be sent again).
     pub fn forget_early(&mut self) {
         self.early.clear();
+        self.held = 0;
     }
 }
 

@@ -5,7 +5,8 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::net::TcpStream;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use bytes::Bytes;
@@ -73,9 +74,12 @@ impl Output {
         Ok(())
     }
 
-    /// Waits until all payloads that were taken are written.
-    pub fn settle(&self) {
-        drop(self.writer());
+    /// Waits until all payloads that were taken are written, or `limit` is over: whoever should read them may not.
+    pub fn settle(&self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        while matches!(self.writer.try_lock(), Err(TryLockError::WouldBlock)) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     fn writer(&self) -> MutexGuard<'_, Box<dyn Write + Send>> {

@@ -2,7 +2,7 @@
 
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,15 +15,18 @@ use wire::opening::{self, OPENING_LIMIT, Refusal, ResultsOpening};
 use wire::results::{Outcome, ToReceiver};
 use wire::token::Token;
 
+use crate::budget::Budget;
 use crate::job::{End, Job};
 use crate::plain;
-use crate::store::{self, Store, Syncer};
+use crate::store::{self, Opened};
 use crate::writer::{self, Event};
 
-/// Batches that wait for the writer; each connection's thread may hold one more.
-const QUEUE: usize = 1024;
+/// Bytes of batches that wait for the writer; each connection's thread may hold one batch more.
+const QUEUE: usize = 64 << 20;
 /// How often an observer is told how the job goes.
 const OBSERVER_PAUSE: Duration = Duration::from_millis(100);
+/// How long plain payloads may take to be written when the receiver is to stop.
+const SETTLE_TIME: Duration = Duration::from_secs(5);
 /// How long the processes may take to leave when the job has ended.
 const LEAVE_TIME: Duration = Duration::from_secs(5);
 
@@ -45,13 +48,17 @@ pub struct Server {
     settings: Settings,
     job: Arc<Job>,
     mode: Mutex<Mode>,
+    /// The job was finished before this receiver was started.
+    finished_before: bool,
+    /// For batches that wait for the writer.
+    queue: Arc<Budget>,
 }
 
 /// What the receiver takes; the first connection decides.
 enum Mode {
     Undecided,
     /// Numbered batches, which go to the writer.
-    Numbered(SyncSender<Event>),
+    Numbered(Sender<Event>),
     Plain(Arc<plain::Output>),
 }
 
@@ -63,9 +70,10 @@ impl Server {
     /// Files that cannot be used.
     pub fn new(settings: Settings) -> anyhow::Result<Arc<Self>> {
         let job = Arc::new(Job::default());
+        let queue = Arc::new(Budget::new(QUEUE));
         let mode = match settings.output.as_deref().map(ResultFiles::beside).transpose()? {
             Some(paths) if paths.checkpoint.exists() || paths.summary.exists() => {
-                Mode::Numbered(start(store::open(&paths)?, &job)?)
+                Mode::Numbered(start(store::open(&paths)?, &job, &queue)?)
             }
             Some(paths) => {
                 check_folder(&paths.results)?;
@@ -73,7 +81,8 @@ impl Server {
             }
             None => Mode::Undecided,
         };
-        Ok(Arc::new(Self { settings, job, mode: Mutex::new(mode) }))
+        let finished_before = job.progress().1;
+        Ok(Arc::new(Self { settings, job, mode: Mutex::new(mode), finished_before, queue }))
     }
 
     /// The job.
@@ -86,7 +95,7 @@ impl Server {
         let server = Arc::clone(self);
         let serve = move |visitor: Visitor| {
             if let Err(error) = server.serve(&visitor) {
-                eprintln!("receiver: {}: {error:#}", visitor.peer);
+                wire::say!("receiver: {}: {error:#}", visitor.peer);
             }
             // Clones of the stream may live on elsewhere; the peer should see the end now.
             let _ = visitor.stream.shutdown(std::net::Shutdown::Both);
@@ -99,7 +108,14 @@ impl Server {
         let end = self.job.wait(self.settings.patience);
         self.job.end(end.clone());
         if matches!(end, End::Job(_)) {
+            if self.finished_before {
+                self.job.await_told(self.settings.patience);
+            }
             self.job.wait_for_leave(LEAVE_TIME);
+            // Until somebody knows that the job is finished, another receiver must be able to say so.
+            if let Some(Err(error)) = self.job.take_told().map(|finished| finished.tidy()) {
+                wire::say!("receiver: {error:#}");
+            }
         }
         end
     }
@@ -110,7 +126,7 @@ impl Server {
             Mode::Numbered(_) => self.job.stop(),
             Mode::Undecided => self.job.end(End::Closed),
             Mode::Plain(output) => {
-                output.settle();
+                output.settle(SETTLE_TIME);
                 self.job.end(End::Closed);
             }
         }
@@ -121,12 +137,13 @@ impl Server {
     }
 
     /// The way to the writer, whose files are opened when the first classifier process comes.
-    fn numbered(&self) -> anyhow::Result<SyncSender<Event>> {
+    fn numbered(&self) -> anyhow::Result<Sender<Event>> {
         let mut mode = self.mode();
         if matches!(*mode, Mode::Undecided) {
             let output = self.settings.output.as_deref();
             let output = output.context("numbered batches need a file; start the receiver with --output")?;
-            *mode = Mode::Numbered(start(store::open(&ResultFiles::beside(output)?)?, &self.job)?);
+            let opened = store::open(&ResultFiles::beside(output)?)?;
+            *mode = Mode::Numbered(start(opened, &self.job, &self.queue)?);
         }
         match &*mode {
             Mode::Numbered(events) => Ok(events.clone()),
@@ -191,9 +208,17 @@ impl Server {
         while let Some(payload) = reader.next_frame()? {
             match decode(payload)? {
                 ToReceiver::Batch(batch) => {
+                    self.queue.take(batch.size());
                     // When the job has failed, nobody writes any more. What still comes is dropped, until the
                     // cluster has read why: to close the connection now could keep that from it.
                     let _ = process.events.send(Event::Batch(process.generation, batch));
+                }
+                ToReceiver::Identity(identity) => {
+                    ensure!(process.initializer, "an identity from a process that is not the initializer");
+                    if let Err(error) = self.job.identity(identity) {
+                        fail(&self.job, format!("{error:#}"));
+                        return Err(error);
+                    }
                 }
                 ToReceiver::Totals(totals) => {
                     ensure!(process.initializer, "totals from a process that is not the initializer");
@@ -227,7 +252,7 @@ struct Process {
     generation: u64,
     initializer: bool,
     connection: u64,
-    events: SyncSender<Event>,
+    events: Sender<Event>,
 }
 
 fn decode(payload: Bytes) -> anyhow::Result<ToReceiver> {
@@ -238,14 +263,23 @@ fn fail(job: &Job, reason: String) {
     job.end(End::Job(Outcome::Failed(reason)));
 }
 
-/// Starts the writer and the syncer.
-fn start((store, syncer): (Store, Syncer), job: &Arc<Job>) -> anyhow::Result<SyncSender<Event>> {
+/// Starts the writer and the syncer, if there is something to write.
+fn start(opened: Opened, job: &Arc<Job>, queue: &Arc<Budget>) -> anyhow::Result<Sender<Event>> {
+    let (sender, events) = channel();
+    let (store, syncer) = match opened {
+        Opened::ToWrite(store, syncer) => (*store, syncer),
+        Opened::Finished(summary, finished) => {
+            job.finished_before(summary, finished);
+            // What still comes is dropped, and nothing waits for room.
+            queue.close();
+            return Ok(sender);
+        }
+    };
     job.begin_at(store.position());
-    let (sender, events) = sync_channel(QUEUE);
     let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
-    let writer_job = Arc::clone(job);
+    let (writer_job, writer_queue) = (Arc::clone(job), Arc::clone(queue));
     thread("writer")
-        .spawn(move || writer::write(store, &events, &writer_job))
+        .spawn(move || writer::write(store, &events, &writer_job, &writer_queue))
         .context("starting the writer's thread")?;
     let (syncer_job, digest) = (Arc::clone(job), sender.clone());
     let digest = move || {
@@ -261,8 +295,8 @@ fn start((store, syncer): (Store, Syncer), job: &Arc<Job>) -> anyhow::Result<Syn
 
 /// The output's folder must be there, and take new files: better said now than when results come.
 fn check_folder(results: &Path) -> anyhow::Result<()> {
-    let probe = results.with_extension("probe");
-    std::fs::File::create(&probe)
+    let probe = results.with_file_name(format!(".probe-{}", std::process::id()));
+    std::fs::File::create_new(&probe)
         .and_then(|_| std::fs::remove_file(&probe))
         .with_context(|| format!("the folder of the output {} cannot be written", results.display()))
 }

@@ -12,7 +12,7 @@ use wire::hex;
 use wire::program::{replace_file, sync_folder};
 use wire::results::{ResultBatch, Summary};
 
-use crate::checkpoint::{Checkpoint, Position};
+use crate::checkpoint::{self, Checkpoint, Position, Saved};
 
 /// The writing side: appends batches. [`Syncer`] makes them durable meanwhile.
 #[derive(Debug)]
@@ -35,22 +35,63 @@ pub struct Syncer {
     durable: Position,
 }
 
-/// Opens a job's files: new ones, or those of a job that was interrupted, cut to its checkpoint.
+/// A job's files, opened.
+#[derive(Debug)]
+pub enum Opened {
+    /// A job to begin, or to go on with.
+    ToWrite(Box<Store>, Syncer),
+    /// A job that is finished, but may not have said so to anybody: the receiver ended just then.
+    Finished(Summary, Finished),
+}
+
+/// What keeps the files of a finished job from others, until it has been told that it is finished.
+#[derive(Debug)]
+pub struct Finished {
+    paths: ResultFiles,
+    _checkpoint: Checkpoint,
+}
+
+impl Finished {
+    /// It has been told: removes the checkpoint, which nobody needs any more.
+    ///
+    /// # Errors
+    /// Names the file.
+    pub fn tidy(&self) -> anyhow::Result<()> {
+        std::fs::remove_file(&self.paths.checkpoint)
+            .with_context(|| format!("removing the checkpoint {}", self.paths.checkpoint.display()))?;
+        sync_folder(&self.paths.checkpoint).context("syncing the folder of the results")
+    }
+}
+
+/// Opens a job's files: new ones, or those of a job that was interrupted, cut to its checkpoint. From then on, no other
+/// receiver can.
 ///
 /// # Errors
-/// Files that cannot be written; results of another job; a checkpoint that says more than there is.
-pub fn open(paths: &ResultFiles) -> anyhow::Result<(Store, Syncer)> {
-    if paths.summary.exists() {
+/// Files that cannot be written, or that another receiver writes; results of another job; a checkpoint that says more
+/// than there is.
+pub fn open(paths: &ResultFiles) -> anyhow::Result<Opened> {
+    if paths.summary.exists() && !paths.checkpoint.exists() {
         bail!(
             "{} says that this job is finished; choose another --output, or remove it and {}",
             paths.summary.display(),
             paths.results.display()
         );
     }
-    if paths.checkpoint.exists() { reopen(paths) } else { create(paths) }
+    let (checkpoint, saved) = Checkpoint::lock(&paths.checkpoint)?;
+    if paths.summary.exists() {
+        let json = std::fs::read(&paths.summary)
+            .with_context(|| format!("reading the summary {}", paths.summary.display()))?;
+        let summary = serde_json::from_slice(&json)
+            .with_context(|| format!("understanding the summary {}", paths.summary.display()))?;
+        return Ok(Opened::Finished(summary, Finished { paths: paths.clone(), _checkpoint: checkpoint }));
+    }
+    match saved {
+        Some(saved) => reopen(paths, checkpoint, saved),
+        None => create(paths, checkpoint),
+    }
 }
 
-fn create(paths: &ResultFiles) -> anyhow::Result<(Store, Syncer)> {
+fn create(paths: &ResultFiles, mut checkpoint: Checkpoint) -> anyhow::Result<Opened> {
     // A receiver that died before its first checkpoint leaves an empty file, and the rejects' header.
     let new = |path: &Path, most: usize| -> anyhow::Result<File> {
         let context = || format!("creating {}", path.display());
@@ -78,12 +119,18 @@ fn create(paths: &ResultFiles) -> anyhow::Result<(Store, Syncer)> {
     for (file, path) in [(&results, &paths.results), (&rejects, &paths.rejects)] {
         file.sync_all().with_context(|| format!("syncing {}", path.display()))?;
     }
-    let checkpoint = Checkpoint::create(&paths.checkpoint, &position)?;
+    checkpoint.begin(&paths.results, &position)?;
     pair(paths, results, rejects, Sha256::new(), checkpoint, position)
 }
 
-fn reopen(paths: &ResultFiles) -> anyhow::Result<(Store, Syncer)> {
-    let (checkpoint, position) = Checkpoint::open(&paths.checkpoint)?;
+fn reopen(paths: &ResultFiles, checkpoint: Checkpoint, saved: Saved) -> anyhow::Result<Opened> {
+    let Saved { position, results_name } = saved;
+    ensure!(
+        results_name == checkpoint::name_of(&paths.results),
+        "{} belongs to the results {results_name}, and not to {}; choose another --output",
+        paths.checkpoint.display(),
+        paths.results.display()
+    );
     let cut = |path: &Path, length: u64| -> anyhow::Result<File> {
         let context = || format!("going on with {}", path.display());
         let file = OpenOptions::new().read(true).write(true).open(path).with_context(context)?;
@@ -122,7 +169,7 @@ fn pair(
     hash: Sha256,
     checkpoint: Checkpoint,
     position: Position,
-) -> anyhow::Result<(Store, Syncer)> {
+) -> anyhow::Result<Opened> {
     let syncer = Syncer {
         paths: paths.clone(),
         results: results.try_clone().context("duplicating a file")?,
@@ -130,7 +177,8 @@ fn pair(
         checkpoint,
         durable: position,
     };
-    Ok((Store { paths: paths.clone(), results, rejects, hash, position }, syncer))
+    let store = Store { paths: paths.clone(), results, rejects, hash, position };
+    Ok(Opened::ToWrite(Box::new(store), syncer))
 }
 
 impl Store {
@@ -191,17 +239,15 @@ impl Syncer {
         Ok(())
     }
 
-    /// Ends the job: writes the summary, and removes the checkpoint, which nobody needs any more.
+    /// Ends the job: writes the summary. The checkpoint stays until it has been told.
     ///
     /// # Errors
     /// Names the file.
-    pub fn finish(&self, summary: &Summary) -> anyhow::Result<()> {
+    pub fn finish(self, summary: &Summary) -> anyhow::Result<Finished> {
         let mut json = serde_json::to_vec_pretty(summary).context("encoding the summary")?;
         json.push(b'\n');
         replace_file(&self.paths.summary, &json)?;
-        std::fs::remove_file(&self.paths.checkpoint)
-            .with_context(|| format!("removing the checkpoint {}", self.paths.checkpoint.display()))?;
-        sync_folder(&self.paths.checkpoint).context("syncing the folder of the results")
+        Ok(Finished { paths: self.paths, _checkpoint: self.checkpoint })
     }
 }
 
@@ -209,6 +255,13 @@ impl Syncer {
 mod tests {
     use super::*;
     use bytes::Bytes;
+
+    fn to_write(paths: &ResultFiles) -> (Store, Syncer) {
+        match open(paths).unwrap() {
+            Opened::ToWrite(store, syncer) => (*store, syncer),
+            Opened::Finished(..) => panic!("the job is finished"),
+        }
+    }
 
     fn batch(number: u64, results: &'static str, rejects: &'static str) -> ResultBatch {
         let lines = |text: &str| text.lines().count() as u32;
@@ -227,13 +280,13 @@ mod tests {
     fn what_was_not_checkpointed_is_cut_off_and_written_again() {
         let dir = tempfile::tempdir().unwrap();
         let paths = ResultFiles::beside(&dir.path().join("results.log")).unwrap();
-        let (mut store, mut syncer) = open(&paths).unwrap();
+        let (mut store, mut syncer) = to_write(&paths);
         store.append(&[batch(0, "a\nb\n", "0,bad,x\n")]).unwrap();
         syncer.sync(&store.position()).unwrap();
         store.append(&[batch(1, "lost\n", "1,lost,y\n")]).unwrap();
         drop((store, syncer));
 
-        let (mut store, mut syncer) = open(&paths).unwrap();
+        let (mut store, mut syncer) = to_write(&paths);
         assert_eq!((store.position().next, store.position().next_row, store.position().rejects), (1, 3, 1));
         store.append(&[batch(1, "c\n", "")]).unwrap();
         syncer.sync(&store.position()).unwrap();
@@ -253,20 +306,60 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&paths.results).unwrap(), "precious");
 
         std::fs::write(&paths.results, "").unwrap();
-        open(&paths).unwrap();
+        to_write(&paths);
     }
 
     #[test]
     fn results_shorter_than_the_checkpoint_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let paths = ResultFiles::beside(&dir.path().join("results.log")).unwrap();
-        let (mut store, mut syncer) = open(&paths).unwrap();
+        let (mut store, mut syncer) = to_write(&paths);
         store.append(&[batch(0, "a\nb\n", "")]).unwrap();
         syncer.sync(&store.position()).unwrap();
         drop((store, syncer));
         std::fs::write(&paths.results, "a\n").unwrap();
         let error = open(&paths).unwrap_err().to_string();
         assert!(error.contains("has 2 bytes, and its checkpoint counts 4"), "{error}");
+    }
+
+    #[test]
+    fn two_receivers_do_not_write_the_same_results() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = ResultFiles::beside(&dir.path().join("results.log")).unwrap();
+        let (mut store, mut syncer) = to_write(&paths);
+        store.append(&[batch(0, "a\n", "")]).unwrap();
+        let error = open(&paths).unwrap_err().to_string();
+        assert!(error.contains("another receiver writes"), "{error}");
+        syncer.sync(&store.position()).unwrap();
+        drop((store, syncer));
+        // Another file beside the same checkpoint is another job's.
+        let other = ResultFiles::beside(&dir.path().join("results.csv")).unwrap();
+        std::fs::write(&other.results, "precious").unwrap();
+        let error = open(&other).unwrap_err().to_string();
+        assert!(error.contains("belongs to the results results.log"), "{error}");
+        assert_eq!(std::fs::read_to_string(&other.results).unwrap(), "precious");
+        to_write(&paths);
+    }
+
+    #[test]
+    fn a_job_that_could_not_be_told_to_be_finished_is_told_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = ResultFiles::beside(&dir.path().join("results.log")).unwrap();
+        let summary = Summary {
+            rows: 1,
+            rejects: 0,
+            batches: 1,
+            bytes: 2,
+            sha256: "00".into(),
+            started: "then".into(),
+            ended: "now".into(),
+            seconds: 1.0,
+        };
+        drop(to_write(&paths).1.finish(&summary).unwrap());
+        let Opened::Finished(again, finished) = open(&paths).unwrap() else { panic!("it is to be written") };
+        assert_eq!(again, summary);
+        finished.tidy().unwrap();
+        assert!(open(&paths).unwrap_err().to_string().contains("this job is finished"));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use anyhow::ensure;
 use wire::results::{Outcome, ResultBatch, Summary, Totals};
 
+use crate::budget::Budget;
 use crate::job::{End, Job, SyncWork};
 use crate::order::Order;
 use crate::store::{Store, Syncer};
@@ -25,15 +26,17 @@ pub enum Event {
 }
 
 /// Writes batches in order until all senders of events are gone or the job ends.
-pub fn write(mut store: Store, events: &Receiver<Event>, job: &Job) {
+pub fn write(mut store: Store, events: &Receiver<Event>, job: &Job, queue: &Budget) {
     let position = store.position();
     let mut line = Line { order: Order::new(position.next, position.next_row), generation: 0 };
     while let Ok(first) = events.recv() {
-        if let Err(error) = step(&mut store, &mut line, first, events, job) {
+        if let Err(error) = step(&mut store, &mut line, first, events, job, queue) {
             job.end(End::Job(Outcome::Failed(format!("{error:#}"))));
-            return;
+            break;
         }
     }
+    // What still comes is dropped, and must not wait for room.
+    queue.close();
 }
 
 /// Batches of the newest generation, in line.
@@ -63,6 +66,7 @@ fn step(
     first: Event,
     events: &Receiver<Event>,
     job: &Job,
+    queue: &Budget,
 ) -> anyhow::Result<()> {
     let mut taken = 0;
     let mut event = Some(first);
@@ -71,6 +75,7 @@ fn step(
         match event {
             Some(Event::Batch(generation, batch)) => {
                 job.received(generation, batch.worker);
+                queue.give_back(batch.size());
                 line.offer(generation, batch)?;
             }
             Some(Event::Digest(reply)) => digests.push(reply),
@@ -86,6 +91,7 @@ fn step(
     while let Some(batch) = line.order.take()? {
         run.push(batch);
     }
+    job.held(line.order.held() as u64);
     store.append(&run)?;
     job.written(store.position(), idle);
     for reply in digests {
@@ -104,7 +110,9 @@ pub fn sync(mut syncer: Syncer, digest: impl Fn() -> Option<String>, job: &Job) 
                 None
             }),
             SyncWork::Finish(totals) => {
-                finish(&syncer, totals, &digest, job).map(|summary| Some(End::Job(Outcome::Done(summary))))
+                let end = finish(syncer, totals, &digest, job)
+                    .map_or_else(|error| Outcome::Failed(format!("{error:#}")), Outcome::Done);
+                return job.end(End::Job(end));
             }
             SyncWork::Stop => Ok(Some(End::Stopped(syncer.durable().next_row))),
         };
@@ -117,7 +125,7 @@ pub fn sync(mut syncer: Syncer, digest: impl Fn() -> Option<String>, job: &Job) 
 }
 
 fn finish(
-    syncer: &Syncer,
+    syncer: Syncer,
     totals: Totals,
     digest: &impl Fn() -> Option<String>,
     job: &Job,
@@ -144,6 +152,6 @@ fn finish(
         ended: time(ended),
         seconds: ended.duration_since(started).unwrap_or_default().as_secs_f64(),
     };
-    syncer.finish(&summary)?;
+    job.finished(syncer.finish(&summary)?);
     Ok(summary)
 }

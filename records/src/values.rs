@@ -11,6 +11,50 @@ pub enum Malformed {
     LineEnd,
 }
 
+/// Why a record is no header of a CSV.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadHeader {
+    /// There is nothing.
+    #[error("is empty")]
+    Empty,
+    /// It begins with a byte that the protocol needs for itself.
+    #[error("starts with a control character")]
+    Control,
+    /// It is not UTF-8.
+    #[error("is not UTF-8")]
+    NotUtf8,
+    /// A carriage return outside quotes: whoever wrote this ends lines with it, and all rows would be the header.
+    #[error("has a carriage return in it; lines must end with a line feed (or with both)")]
+    CarriageReturn,
+    /// Its values cannot be read.
+    #[error("is malformed: {0}")]
+    Malformed(#[from] Malformed),
+}
+
+/// Checks a CSV's header.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_header(header: &[u8]) -> Result<(), BadHeader> {
+    match header {
+        [] => return Err(BadHeader::Empty),
+        // ENQ and EOT, with which frames of the protocol begin.
+        [0x04 | 0x05, ..] => return Err(BadHeader::Control),
+        _ => {}
+    }
+    std::str::from_utf8(header).map_err(|_| BadHeader::NotUtf8)?;
+    join(header, 0, &mut Vec::new())?;
+    let mut quoted = false;
+    for &byte in header {
+        match byte {
+            b'"' => quoted = !quoted,
+            b'\r' if !quoted => return Err(BadHeader::CarriageReturn),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// What can be seen of a record in one quick pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
@@ -114,6 +158,18 @@ mod tests {
         let values: Vec<_> = String::from_utf8(out).unwrap().split('\x1f').map(str::to_owned).collect();
         assert_eq!(values.len(), count);
         Ok(values)
+    }
+
+    #[test]
+    fn headers_are_checked() {
+        for good in ["A", "A,B", "\"a\r\nb\",B", "\u{e9}"] {
+            assert_eq!(check_header(good.as_bytes()), Ok(()), "{good:?}");
+        }
+        assert_eq!(check_header(b""), Err(BadHeader::Empty));
+        assert_eq!(check_header(b"\x05{}"), Err(BadHeader::Control));
+        assert_eq!(check_header(b"a\xff"), Err(BadHeader::NotUtf8));
+        assert_eq!(check_header(b"ID,NAME\r1,a\r2,b"), Err(BadHeader::CarriageReturn));
+        assert_eq!(check_header(b"\"a"), Err(BadHeader::Malformed(Malformed::OpenQuote)));
     }
 
     #[test]

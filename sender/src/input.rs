@@ -4,9 +4,9 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use records::Reader;
-use wire::frame::{self, DEFAULT_LIMIT, ENQ, EOT};
+use wire::frame::{self, DEFAULT_LIMIT, EOT};
 
 use crate::HEADER;
 use crate::fake_rows::FakeRows;
@@ -30,6 +30,9 @@ pub trait Input {
     /// # Errors
     /// An input that cannot be read.
     fn fill(&mut self, out: &mut Vec<u8>) -> anyhow::Result<()>;
+
+    /// The number of the next row; at the end, how many rows there are.
+    fn position(&self) -> u64;
 }
 
 /// Fake rows.
@@ -58,6 +61,10 @@ impl Fake {
 impl Input for Fake {
     fn header(&self) -> &[u8] {
         HEADER
+    }
+
+    fn position(&self) -> u64 {
+        self.next
     }
 
     fn seek(&mut self, row: u64) -> anyhow::Result<()> {
@@ -98,8 +105,10 @@ impl Csv {
     pub fn open(path: &Path) -> anyhow::Result<Self> {
         let name = path.display().to_string();
         let file = File::open(path).with_context(|| format!("opening the input {name}"))?;
-        ensure!(!file.metadata()?.is_dir(), "the input {name} is a folder; give a CSV file");
-        Self::new(Box::new(file), name, Some(path.to_owned()))
+        let kind = file.metadata().with_context(|| format!("opening the input {name}"))?.file_type();
+        ensure!(!kind.is_dir(), "the input {name} is a folder; give a CSV file");
+        // A pipe cannot be opened again to go back.
+        Self::new(Box::new(file), name, kind.is_file().then(|| path.to_owned()))
     }
 
     /// Standard input, which cannot go back.
@@ -124,11 +133,7 @@ impl Csv {
             }
             Some(header) => header.to_vec(),
         };
-        ensure!(
-            header[0] != ENQ && header != [EOT],
-            "{name} has no header: its first line starts with a control character"
-        );
-        std::str::from_utf8(&header).with_context(|| format!("the header of {name} is not UTF-8"))?;
+        records::check_header(&header).map_err(|error| anyhow!("the header of {name} {error}"))?;
         Ok(Self { path, name, reader, header, next: 0 })
     }
 }
@@ -142,12 +147,17 @@ impl Input for Csv {
         &self.header
     }
 
+    fn position(&self) -> u64 {
+        self.next
+    }
+
     fn seek(&mut self, row: u64) -> anyhow::Result<()> {
         if row < self.next {
             let Some(path) = &self.path else {
                 bail!(
-                    "the source asks for row {row} again, and standard input, now at row {}, cannot go back; \
-                     start the job again, or give a file",
+                    "the source asks for row {row} again, and {}, now at row {}, cannot go back; start the job again, or \
+                     give a file",
+                    self.name,
                     self.next
                 );
             };

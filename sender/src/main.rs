@@ -38,18 +38,19 @@ struct Args {
     /// Write the fake rows to standard output as a CSV with its header
     #[arg(long, requires = "lines", conflicts_with = "target")]
     stdout: bool,
+    /// Only see whether the input can be sent
+    #[arg(long, requires = "input", conflicts_with = "lines")]
+    check: bool,
     /// A file with the job's token
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
     /// How long to wait for the source, at first and whenever it is lost
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=wire::program::LONGEST_WAIT))]
     patience: u64,
-    /// End when standard input ends (set by the program that starts this one)
-    #[arg(long, hide = true)]
-    exit_with_stdin: bool,
 }
 
 fn main() -> ExitCode {
+    wire::program::heed_lifeline("sender");
     match run(Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => wire::program::failure("sender", &error),
@@ -61,9 +62,6 @@ fn run(args: Args) -> anyhow::Result<()> {
         let lines = args.lines.context("--stdout needs --lines")?;
         return session::write_csv(Fake::new(args.seed, lines), std::io::stdout().lock());
     }
-    if args.exit_with_stdin {
-        wire::program::exit_with_stdin("sender");
-    }
     let address = args.target.context("the source's HOST:PORT is missing")?;
     let token = args.token_file.as_deref().map(Token::load).transpose()?;
     let mut input: Box<dyn Input> = match (&args.input, args.lines) {
@@ -72,8 +70,11 @@ fn run(args: Args) -> anyhow::Result<()> {
         (None, Some(lines)) => Box::new(Fake::new(args.seed, lines)),
         (None, None) => bail!("nothing to send: give --lines N, a CSV file, or - for standard input"),
     };
+    if args.check {
+        return Ok(());
+    }
     let target = Target { address, token, patience: Duration::from_secs(args.patience) };
     let rows = session::send_all(&target, &mut *input)?;
-    eprintln!("sender: {rows} rows are classified and durable");
+    wire::say!("sender: {rows} rows are classified and durable");
     Ok(())
 }

@@ -5,9 +5,10 @@
 
 use std::io::Write;
 use std::net::TcpStream;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow, bail, ensure};
 use wire::frame::{self, DEFAULT_LIMIT, EOT, FrameReader};
 use wire::net;
 use wire::opening::{self, SenderOpening, SourceAnswer};
@@ -17,8 +18,12 @@ use crate::input::{Input, WRITE_SIZE};
 
 /// The source speaks every second; after this long, it is gone.
 const SILENCE: Duration = Duration::from_secs(30);
+/// How long the input may let the sender wait when the job has failed.
+const FINAL_PAUSE: Duration = Duration::from_secs(1);
 /// The pause before a lost connection is made anew.
 const PAUSE: Duration = Duration::from_millis(100);
+/// The pause when the source was busy, or not there.
+const BUSY_PAUSE: Duration = Duration::from_secs(1);
 /// So many connections in a row may be lost without the source having taken a row.
 const MOST_IN_VAIN: u32 = 20;
 
@@ -49,12 +54,22 @@ enum Failure {
 pub fn send_all(target: &Target, input: &mut dyn Input) -> anyhow::Result<u64> {
     let opening = SenderOpening { session: Some(session()?) };
     let mut furthest = None;
+    let mut sent = None;
     let mut in_vain = 0;
     let mut deadline = Instant::now() + target.patience;
     loop {
         let mut asked = None;
-        let lost = match connection(target, &opening, input, deadline, &mut asked) {
-            Ok(rows) => return Ok(rows),
+        let lost = match connection(target, &opening, input, deadline, &mut asked, &mut sent) {
+            Ok(rows) => {
+                ensure!(
+                    sent == Some(rows),
+                    "the source at {} says that all of {rows} rows are durable, and {} were sent: they are another \
+                     sender's",
+                    target.address,
+                    sent.map_or_else(|| "not all".to_owned(), |sent| sent.to_string())
+                );
+                return Ok(rows);
+            }
             Err(Failure::Final(error)) => return Err(error),
             Err(Failure::Lost(error)) => error,
         };
@@ -67,46 +82,45 @@ pub fn send_all(target: &Target, input: &mut dyn Input) -> anyhow::Result<u64> {
         if in_vain == MOST_IN_VAIN || Instant::now() + PAUSE >= deadline {
             return Err(lost.context(format!("sending rows to {}: there is no way on", target.address)));
         }
-        eprintln!("sender: {lost:#}; trying again");
-        std::thread::sleep(PAUSE);
+        wire::say!("sender: {lost:#}; trying again");
+        // Who waits for its turn should not knock all the time.
+        std::thread::sleep(if asked.is_some() { PAUSE } else { BUSY_PAUSE });
     }
 }
 
-/// One connection, to the end of the job. Notes in `asked` which row the source asked for.
+/// One connection, to the end of the job. Notes in `asked` which row the source asked for, and in `sent` how many rows there
+/// are when all are sent.
 fn connection(
     target: &Target,
     opening: &SenderOpening,
     input: &mut dyn Input,
     deadline: Instant,
     asked: &mut Option<u64>,
+    sent: &mut Option<u64>,
 ) -> Result<u64, Failure> {
     let left = deadline.saturating_duration_since(Instant::now());
     let stream = net::connect("the source", &target.address, left).map_err(Failure::Final)?;
-    let mut answers = answers(&stream, &target.address).map_err(Failure::Lost)?;
     opening::send(&stream, target.token.as_ref(), opening).map_err(Failure::Lost)?;
-    let next = match answer(&mut answers)? {
+    let answers = Answers::listen(&stream, target).map_err(Failure::Lost)?;
+    let next = match answers.next()? {
         SourceAnswer::NextRow(row) => row,
         SourceAnswer::Done(rows) => return Ok(rows),
         SourceAnswer::Busy => return Err(Failure::Lost(anyhow!("another sender is sending"))),
         other => return Err(Failure::Final(anyhow!("the source began with {other:?}"))),
     };
     *asked = Some(next);
-    if let Err(error) = rows(&stream, input, next)? {
-        // The source may have said why it closed the connection, behind its signs of life.
-        while let Ok(Some(said)) = answers.next_frame_within(Duration::from_secs(1)) {
-            match opening::answer(&said, answers.peer()) {
-                Ok(SourceAnswer::Waiting) => {}
-                Ok(SourceAnswer::Failed(reason)) => {
-                    return Err(Failure::Final(anyhow!("the job failed: {reason}")));
-                }
-                Ok(SourceAnswer::Done(rows)) => return Ok(rows),
-                Ok(_) => break,
-                Err(refused) => return Err(Failure::Final(refused)),
-            }
+    match rows(&stream, input, next)? {
+        Ok(all) => *sent = Some(all),
+        Err(error) => {
+            // The source may have said why it closed the connection.
+            return match answers.next() {
+                Ok(SourceAnswer::Done(rows)) => Ok(rows),
+                Err(Failure::Final(reason)) => Err(Failure::Final(reason)),
+                _ => Err(Failure::Lost(anyhow!(error).context("the connection to the source broke"))),
+            };
         }
-        return Err(Failure::Lost(anyhow!(error).context("the connection to the source broke")));
     }
-    match answer(&mut answers)? {
+    match answers.next()? {
         SourceAnswer::Done(rows) => Ok(rows),
         other => Err(Failure::Final(anyhow!("the source ended with {other:?}"))),
     }
@@ -118,28 +132,68 @@ fn session() -> anyhow::Result<String> {
     Ok(format!("{name:016x}"))
 }
 
-fn answers(stream: &TcpStream, address: &str) -> anyhow::Result<FrameReader<TcpStream>> {
-    let stream = stream.try_clone().context("splitting the connection to the source")?;
-    Ok(FrameReader::new(stream, format!("the source at {address}"), DEFAULT_LIMIT))
+/// What the source says, listened to on a thread of its own: also while the input lets the sender wait, somebody must hear
+/// that the job has failed, or that the source is gone.
+struct Answers {
+    said: Receiver<Result<SourceAnswer, Failure>>,
+    /// Tells the thread, by being dropped, that this connection is over.
+    _over: Sender<()>,
 }
 
-/// The next answer that is not a sign of life.
-fn answer(answers: &mut FrameReader<TcpStream>) -> Result<SourceAnswer, Failure> {
-    loop {
-        let payload = answers.next_frame_within(SILENCE).map_err(|e| Failure::Lost(e.into()))?;
-        let Some(payload) = payload else {
-            return Err(Failure::Lost(anyhow!("{} closed the connection", answers.peer())));
-        };
-        match opening::answer(&payload, answers.peer()).map_err(Failure::Final)? {
-            SourceAnswer::Waiting => {}
-            SourceAnswer::Failed(reason) => return Err(Failure::Final(anyhow!("the job failed: {reason}"))),
-            answer => return Ok(answer),
-        }
+impl Answers {
+    fn listen(stream: &TcpStream, target: &Target) -> anyhow::Result<Self> {
+        let stream = stream.try_clone().context("splitting the connection to the source")?;
+        let mut reader = FrameReader::new(stream, format!("the source at {}", target.address), DEFAULT_LIMIT);
+        let (saying, said) = channel();
+        let (over, is_over) = channel::<()>();
+        let patience = target.patience;
+        std::thread::Builder::new()
+            .name("answers".into())
+            .spawn(move || {
+                let (last, limit) = loop {
+                    match answer(&mut reader) {
+                        Ok(SourceAnswer::Waiting) => {}
+                        // Nobody waits for it when the connection is over.
+                        Ok(answer @ SourceAnswer::NextRow(_)) => drop(saying.send(Ok(answer))),
+                        Ok(answer) => break (Ok(answer), patience),
+                        Err(failure @ Failure::Final(_)) => break (Err(failure), FINAL_PAUSE),
+                        Err(failure) => break (Err(failure), patience),
+                    }
+                };
+                let words = match &last {
+                    Ok(answer) => format!("the source ended with {answer:?}"),
+                    Err(Failure::Lost(error) | Failure::Final(error)) => format!("{error:#}"),
+                };
+                let _ = saying.send(last);
+                if let Err(RecvTimeoutError::Timeout) = is_over.recv_timeout(limit) {
+                    wire::say!("sender: {words}; the input has nothing more to say, so this ends");
+                    std::process::exit(1);
+                }
+            })
+            .context("starting a thread")?;
+        Ok(Self { said, _over: over })
+    }
+
+    /// The next answer that is not a sign of life.
+    fn next(&self) -> Result<SourceAnswer, Failure> {
+        self.said.recv().unwrap_or_else(|_| Err(Failure::Lost(anyhow!("the source has said its last word"))))
     }
 }
 
-/// Header, rows from `next` on, end. A broken connection is the inner error.
-fn rows(stream: &TcpStream, input: &mut dyn Input, next: u64) -> Result<std::io::Result<()>, Failure> {
+/// The next answer; it comes within a second or so, since the source gives signs of life.
+fn answer(reader: &mut FrameReader<TcpStream>) -> Result<SourceAnswer, Failure> {
+    let payload = reader.next_frame_within(SILENCE).map_err(|e| Failure::Lost(e.into()))?;
+    let Some(payload) = payload else {
+        return Err(Failure::Lost(anyhow!("{} closed the connection", reader.peer())));
+    };
+    match opening::answer(&payload, reader.peer()).map_err(Failure::Final)? {
+        SourceAnswer::Failed(reason) => Err(Failure::Final(anyhow!("the job failed: {reason}"))),
+        answer => Ok(answer),
+    }
+}
+
+/// Header, rows from `next` on, end; gives how many rows there are in all. A broken connection is the inner error.
+fn rows(stream: &TcpStream, input: &mut dyn Input, next: u64) -> Result<std::io::Result<u64>, Failure> {
     // At once: to go to a row deep in a file takes its time, and so may rows that are still to be made.
     if let Err(error) = frame::write(stream, input.header()) {
         return Ok(Err(error));
@@ -157,7 +211,7 @@ fn rows(stream: &TcpStream, input: &mut dyn Input, next: u64) -> Result<std::io:
             return Ok(Err(error));
         }
         if last {
-            return Ok(Ok(()));
+            return Ok(Ok(input.position()));
         }
         out.clear();
     }

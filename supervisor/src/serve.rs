@@ -236,7 +236,7 @@ impl Host {
         let observe = move || {
             let hear = |progress| say(&output, &Message::Event(Event::Progress(progress))).is_ok();
             if let Err(error) = wire::results::observe(&address, Some(&token), hear) {
-                eprintln!("supervisor: observing the receiver: {error:#}");
+                wire::say!("supervisor: observing the receiver: {error:#}");
             }
         };
         std::thread::Builder::new().name("observer".into()).spawn(observe).context("starting a thread")?;

@@ -53,6 +53,7 @@ fn an_input_without_a_header_is_refused_before_anything_is_sent() {
     assert!(refused(b"").contains("x.csv is empty; the first line must be a CSV header"));
     assert!(refused(b"\n1,2\n").contains("x.csv has no header: its first line is empty"));
     assert!(refused(b"\xff,b\n").contains("x.csv is not UTF-8"));
+    assert!(refused(b"A,B\r1,2\r3,4\r").contains("x.csv has a carriage return in it"));
     let said = Program::start("sender", folder.path(), ["127.0.0.1:1", "/no/such/file"]).failure();
     assert!(said.contains("opening the input /no/such/file"), "{said}");
 }
@@ -132,6 +133,26 @@ fn outputs_never_replace_the_input_or_each_other() {
     let args = ["--listen", "127.0.0.1:0", "--output", "results.json"];
     let said = Program::start("receiver", folder.path(), args).failure();
     assert!(said.contains("the results cannot be named results.json"), "{said}");
+}
+
+#[test]
+fn a_file_and_the_cluster_refuse_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let (input, output) = (folder.path().join("in.csv"), folder.path().join("out.csv"));
+    for (text, reason) in [
+        (&b"A\xff\n1\n"[..], "is not UTF-8"),
+        (b"A\r1\r", "has a carriage return in it"),
+        (b"A\n1\n\x04\n2\n", "row 1 of"),
+    ] {
+        std::fs::write(&input, text).unwrap();
+        let args = ["file", input.to_str().unwrap(), output.to_str().unwrap()];
+        let said = Program::start("classifier", folder.path(), args).failure();
+        assert!(said.contains(reason), "{said}");
+        let mut cluster = Setup::default().start();
+        let said = cluster.sender([input.to_str().unwrap()]).failure();
+        assert!(said.contains(reason), "{said}");
+        assert!(cluster.classifiers[0].is_running());
+    }
 }
 
 #[test]

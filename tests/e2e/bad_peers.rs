@@ -71,6 +71,18 @@ fn strangers_without_the_token_are_refused_at_every_port() {
         refused(&receiver, &|s| opening::send(s, token, &worker).unwrap());
         refused(&control, &|s| opening::send(s, token, &ControlOpening::Shutdown {}).unwrap());
     }
+    let data = cluster.classifiers[0].address("data");
+    for token in [None, Some(&wrong)] {
+        refused(&data, &|s| opening::send(s, token, &DataOpening { generation: 1, process: 1 }).unwrap());
+        let member = wire::opening::Member {
+            name: "me".into(),
+            data: "127.0.0.1:1".into(),
+            workers: 1,
+            build: "x".into(),
+            settings: "y".into(),
+        };
+        refused(&control, &|s| opening::send(s, token, &ControlOpening::Join(member.clone())).unwrap());
+    }
     // Plain clients cannot show a token.
     let (me, answer) = send_raw(&cluster.rows, &[0, 0, 0, 1, b'A', 0, 0, 0, 1, 4]);
     assert_eq!(answer, b"");
@@ -166,18 +178,31 @@ fn a_receiver_that_stands_still_at_the_end_is_given_up() {
     cluster.receiver.signal("STOP");
     let _sender = send_frames(&cluster.rows, &[b"ID", b"\x04"]);
     let said = cluster.classifiers[0].failure();
-    assert!(said.contains("waiting for the receiver to finish the job: nothing for 1s"), "{said}");
+    assert!(said.contains("and for the receiver to finish the job: nothing for 1s"), "{said}");
     cluster.receiver.signal("CONT");
 }
 
 #[test]
 fn a_sender_that_lost_its_connection_at_the_end_is_told_the_outcome() {
-    let mut cluster = Setup::default().args(["--classifier", "sleep:2000000", "--chunk-size", "1"]).start();
-    drop(send_frames(&cluster.rows, &[b"ID", b"0", b"1", b"2", b"\x04"]));
+    let mut cluster = Setup::default().args(["--classifier", "sleep:1000000", "--chunk-size", "1"]).start();
+    let connect = |session: &str| {
+        let stream = TcpStream::connect(&cluster.rows).unwrap();
+        opening::send(&stream, None, &SenderOpening { session: Some(session.into()) }).unwrap();
+        stream
+    };
+    let first = connect("mine");
+    for payload in [&b"ID"[..], b"0", b"1", b"2", b"\x04"] {
+        frame::write(&first, payload).unwrap();
+    }
     cluster.classifiers[0].await_output("all 3 rows are here");
-    // All rows are there, and none of this sender's are wanted.
-    let said = cluster.sender(["--lines", "5"]).success();
-    assert!(said.contains("3 rows are classified and durable"), "{said}");
+    drop(first);
+    // All rows are there, and none of another sender's are wanted.
+    let said = cluster.sender(["--lines", "5"]).failure();
+    assert!(said.contains("all rows of this job are here already, from another sender"), "{said}");
+    let mut answers = FrameReader::new(connect("mine"), "the source", 1 << 16);
+    while opening::answer::<SourceAnswer>(&answers.next_frame().unwrap().unwrap(), "it").unwrap()
+        != SourceAnswer::Done(3)
+    {}
     assert_eq!(cluster.results().summary.rows, 3);
 }
 
@@ -191,7 +216,7 @@ fn a_sender_with_another_header_is_refused() {
 }
 
 #[test]
-fn a_process_with_other_settings_or_a_wrong_token_cannot_join() {
+fn a_process_with_other_settings_cannot_join() {
     let folder = tempfile::tempdir().unwrap();
     let args =
         ["--cluster-initializer", "--in", "127.0.0.1:0", "--control", "127.0.0.1:0", "--worker-count", "2"];
@@ -208,6 +233,37 @@ fn a_process_with_other_settings_or_a_wrong_token_cannot_join() {
     let said = join(&["--name", "initializer"]);
     assert!(said.contains("there is a process named initializer already"), "{said}");
     assert!(initializer.is_running());
+}
+
+#[test]
+fn a_process_that_dies_before_the_cluster_is_complete_makes_room_for_its_successor() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("results.log");
+    let args = ["--listen", "127.0.0.1:0", "--output", log.to_str().unwrap()];
+    let mut receiver = Program::start_server("receiver", folder.path(), args);
+    let out = receiver.address("results");
+    let args = ["--cluster-initializer", "--in", "127.0.0.1:0", "--control", "127.0.0.1:0", "--out", &out];
+    let count = ["--worker-count", "3"];
+    let mut initializer = Program::start_server("classifier", folder.path(), args.iter().chain(&count));
+    let control = initializer.address("control");
+    let join = |name: &str| {
+        let args = ["--control", &control, "--worker-count", "3", "--name", name, "--out", &out];
+        Program::start("classifier", folder.path(), args)
+    };
+    let mut first = join("w1");
+    let port = format!(":{:04X} 01 ", control.rsplit(':').next().unwrap().parse::<u16>().unwrap());
+    tests::eventually("a process to join", || {
+        let connections = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        connections.lines().any(|line| line.contains(&port)).then_some(())
+    });
+    first.signal("KILL");
+    first.wait();
+    let mut others = [join("w1"), join("w2")];
+    let rows = initializer.address("rows");
+    Program::start("sender", folder.path(), [rows.as_str(), "--lines", "10"]).success();
+    initializer.success();
+    others.iter_mut().for_each(|other| drop(other.success()));
+    receiver.success();
 }
 
 #[test]

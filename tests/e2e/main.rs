@@ -8,6 +8,7 @@ mod bad_peers;
 mod lab;
 mod plain_clients;
 mod python_box;
+mod restarts;
 mod run_cluster;
 mod run_locally;
 mod same_bytes;

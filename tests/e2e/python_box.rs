@@ -132,6 +132,26 @@ fn rows_that_the_function_cannot_do_are_rejected_with_its_words() {
 }
 
 #[test]
+fn what_the_function_writes_to_standard_error_disturbs_nothing() {
+    let code = "import os, time\ndef classify_df(df):\n    \
+        os.write(2, b'caf\\xe9\\n'); time.sleep(0.05); print('behind it'); os.write(2, b'x' * 100000)\n    \
+        df['CLASSIFICATION'] = 1\n    return df\n";
+    let (results, log) = run(code, "250");
+    assert_eq!((results.summary.rows, results.summary.rejects), (250, 0));
+    assert!(log.contains("python: caf\u{fffd}\npython: behind it"), "{log}");
+}
+
+#[test]
+fn a_short_batch_has_as_much_time_as_a_long_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let code =
+        "import time\ndef classify_df(df):\n    time.sleep(1)\n    df['CLASSIFICATION'] = 1\n    return df\n";
+    let setup = Setup { workers: 1, ..setup(folder.path(), code) }.args(["--box-timeout", "3"]);
+    let results = setup.run(["--lines", "101"]);
+    assert_eq!((results.summary.rows, results.summary.rejects), (101, 0));
+}
+
+#[test]
 fn wrong_results_are_named() {
     let reason = |code: &str| run(code, "1").0.rejects.lines().nth(1).unwrap().to_owned();
     let too_few = reason("def classify_df(df):\n    return df.iloc[:0].assign(CLASSIFICATION='')\n");

@@ -68,16 +68,49 @@ fn paths_are_meant_from_where_the_command_is_started() {
 #[test]
 fn what_fails_is_shown_and_nothing_stays_behind() {
     let folder = tempfile::tempdir().unwrap();
+    start(folder.path(), &["--input-lines", "3"]).success();
     let said = start(folder.path(), &["--input", "/no/such.csv"]).failure();
     assert!(said.contains("error: opening the input /no/such.csv\n  because: No such file"), "{said}");
     let csv = folder.path().join("empty.csv");
     std::fs::write(&csv, "").unwrap();
     let said = start(folder.path(), &["--input", csv.to_str().unwrap()]).failure();
-    assert!(said.contains("error: sender failed") && said.contains("empty.csv is empty"), "{said}");
+    assert!(said.contains("error: sender: ") && said.contains("empty.csv is empty"), "{said}");
     let said = start(folder.path(), &["--classifier", "python:no_such_module"]).failure();
-    assert!(said.contains("error: --classifier python:no_such_module: classifier: the Python"), "{said}");
+    assert!(said.contains("error: classifier: the Python classifier cannot start"), "{said}");
     assert!(said.contains("finds no module 'no_such_module'") || said.contains("has no pandas"), "{said}");
+    let said = start(folder.path(), &["--workers", "2000"]).failure();
+    assert!(said.contains("2000 workers in a process are too many"), "{said}");
+    // None of these mistakes has cost the results of the job before.
+    assert_eq!(read_results(&folder.path().join("out/results.log")).summary.rows, 3);
     assert_eq!(programs_of(folder.path()), Vec::<String>::new());
+}
+
+#[test]
+fn a_pipe_is_read_once_and_to_its_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let mut producer = Command::new("sh");
+    producer.arg("-c").arg("(echo A; seq 1 5000) > \"$0\"").arg(&pipe);
+    let mut producer = Program::start_command("producer", folder.path(), producer);
+    start(folder.path(), &["--input", pipe.to_str().unwrap()]).success();
+    producer.success();
+    assert_eq!(read_results(&folder.path().join("out/results.log")).summary.rows, 5000);
+}
+
+#[test]
+fn a_box_that_loads_for_ever_can_be_interrupted() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("slow.py"), "import time\ntime.sleep(1000)\n").unwrap();
+    let mut command = Command::new(tests::program_path("xtask"));
+    command.env("PYTHONPATH", folder.path()).arg("run-locally").arg("--output");
+    command.arg(folder.path().join("out")).arg("--log").arg(folder.path().join("log"));
+    command.args(["--classifier", "python:slow", "--python"]).arg(tests::python());
+    let mut xtask = Program::start_command("xtask", folder.path(), command);
+    eventually("the check to run", || (!programs_of(folder.path()).is_empty()).then_some(()));
+    xtask.signal("TERM");
+    xtask.failure();
+    eventually("all programs to end", || programs_of(folder.path()).is_empty().then_some(()));
 }
 
 #[test]
@@ -111,8 +144,9 @@ fn ctrl_c_ends_all_programs() {
 #[test]
 fn even_killed_it_leaves_nothing_behind() {
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("box.py"), "import time\ndef classify_df(df):\n    time.sleep(1000)\n")
-        .unwrap();
+    // Python's lock is held for as long as this regular expression is tried, which is for ever.
+    let code = "import re\ndef classify_df(df):\n    re.match('(a+)+$', 'a' * 100 + 'b')\n";
+    std::fs::write(folder.path().join("box.py"), code).unwrap();
     let python = tests::python();
     let mut command = Command::new(tests::program_path("xtask"));
     command.env("PYTHONPATH", folder.path());

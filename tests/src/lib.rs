@@ -27,12 +27,11 @@ pub fn program_path(name: &str) -> PathBuf {
     static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
         let target =
             std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-        // The very calls that build them for users (the alias, xtask for other hosts, run-locally, up): others would
+        // The very calls that build them for users (the alias, xtask for other hosts, the programs): others would
         // turn on other features of dependencies, and build everything anew each time.
         for words in [
             "--package xtask",
             "--package xtask --features remote --bin xtask-remote",
-            "--package sender --package classifier --package receiver",
             "--package sender --package classifier --package receiver --package supervisor",
         ] {
             let built = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
@@ -57,7 +56,7 @@ pub fn python() -> PathBuf {
 
 /// Notes that a test cannot run here, so that `cargo xtask test` counts it as skipped and says why.
 pub fn skip(test: &str, reason: &str) {
-    eprintln!("skipped: {test}: {reason}");
+    wire::say!("skipped: {test}: {reason}");
     let Some(path) = std::env::var_os("SKIPPED_TESTS") else { return };
     let mut file = std::fs::File::options().create(true).append(true).open(path).unwrap();
     writeln!(file, "{test}: {reason}").unwrap();

@@ -55,7 +55,7 @@ pub fn open(
                 std::thread::Builder::new().name(name.to_owned()).spawn(move || serve(visitor))
             });
             if let Err(error) = entered {
-                eprintln!(
+                crate::say!(
                     "{name} port: turned {peer} away, since this process is short of something: {error}"
                 );
             }

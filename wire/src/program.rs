@@ -10,22 +10,22 @@ use std::path::Path;
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
-/// Written by a program when it is ready to be used: its process id, and where it listens. Whoever
+/// Written by a program when it is ready to be used: where it listens. Whoever
 /// started it need not know free ports beforehand, and need not knock at ports to see if they are open.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Ready {
-    /// The program's process id.
-    pub pid: u32,
     /// Its addresses, by what they are for (`rows`, `results`, `control` …).
     pub addresses: BTreeMap<String, SocketAddr>,
 }
 
 impl Ready {
-    /// This process, listening at `addresses`.
+    /// A program that listens at `addresses`.
     pub fn new<const N: usize>(addresses: [(&str, SocketAddr); N]) -> Self {
         let addresses = addresses.into_iter().map(|(what, at)| (what.to_owned(), at)).collect();
-        Self { pid: std::process::id(), addresses }
+        Self { addresses }
     }
 
     /// Writes the file, whole or not at all. Without a path nothing is asked for, and nothing happens.
@@ -109,21 +109,68 @@ pub fn last_lines(path: &Path, count: usize) -> std::io::Result<Vec<String>> {
     Ok(last.into())
 }
 
+/// Prints a line of talk to standard error. When nobody can read it any more (a pipe that is closed, a full disk), that is
+/// no reason to end: the work matters more than the talk.
+pub fn say(line: std::fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// [`say`](program::say) with a format.
+#[macro_export]
+macro_rules! say {
+    ($($format:tt)*) => { $crate::program::say(format_args!($($format)*)) };
+}
+
 /// Prints why a program failed, in one line, and gives its exit code.
 pub fn failure(name: &str, error: &anyhow::Error) -> std::process::ExitCode {
-    eprintln!("{name}: {error:#}");
+    crate::say!("{name}: {error:#}");
     std::process::ExitCode::FAILURE
 }
 
-/// Ends this process when its standard input ends: whoever started it holds the other end of the pipe, and
-/// however that process dies, nothing of it stays behind.
-pub fn exit_with_stdin(name: &'static str) {
+/// The longest time that a program can be told to wait: ten years, in seconds.
+pub const LONGEST_WAIT: u64 = 10 * 365 * 24 * 3600;
+
+/// The variable in the environment that says that standard input is a [lifeline](heed_lifeline).
+pub const LIFELINE: &str = "EXIT_WITH_STDIN";
+
+/// Ends this process when its standard input ends, if [`LIFELINE`] is set: whoever started it holds the other end of the
+/// pipe, and however that process dies, nothing of it stays behind.
+pub fn heed_lifeline(name: &'static str) {
+    if std::env::var_os(LIFELINE).is_none() {
+        return;
+    }
     std::thread::spawn(move || {
         let mut sink = [0; 64];
         while !matches!(std::io::stdin().read(&mut sink), Ok(0) | Err(_)) {}
-        eprintln!("{name}: whoever started this program is gone, so it ends");
+        crate::say!("{name}: whoever started this program is gone, so it ends");
         std::process::exit(3);
     });
+}
+
+/// What to do when somebody wants this program to end: SIGINT and SIGTERM; and SIGHUP, unless the program was started
+/// with that ignored, as nohup does.
+///
+/// # Errors
+/// Those of the system.
+pub fn on_end_signals(act: impl Fn() + Send + 'static) -> anyhow::Result<()> {
+    let mut wanted = vec![SIGINT, SIGTERM];
+    if !ignores_hangup() {
+        wanted.push(SIGHUP);
+    }
+    let mut signals = Signals::new(wanted).context("waiting for signals")?;
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || signals.forever().for_each(|_| act()))
+        .context("starting a thread")?;
+    Ok(())
+}
+
+/// Whether SIGHUP is ignored; where the system does not say, it is not.
+fn ignores_hangup() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    ignored.is_some_and(|mask| mask & (1 << (SIGHUP - 1)) != 0)
 }
 
 #[cfg(test)]

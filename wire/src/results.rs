@@ -24,6 +24,7 @@ const BATCH: u8 = 1;
 const TOTALS: u8 = 2;
 const ACKNOWLEDGEMENT: u8 = 3;
 const OUTCOME: u8 = 4;
+const IDENTITY: u8 = 5;
 
 /// Bytes before the results in a batch's payload.
 const BATCH_HEAD: usize = 1 + 8 + 8 + 4 + 4 + 4 + 4;
@@ -49,6 +50,11 @@ pub struct ResultBatch<B = Bytes> {
 }
 
 impl<B: AsRef<[u8]>> ResultBatch<B> {
+    /// Bytes of results and rejects in it.
+    pub fn size(&self) -> usize {
+        self.results.as_ref().len() + self.rejects.as_ref().len()
+    }
+
     /// The frame's beginning; the results and the rejects follow it.
     ///
     /// # Errors
@@ -100,11 +106,23 @@ pub struct Totals {
     pub batches: u64,
 }
 
+/// What tells jobs apart, as far as that can be seen from their first rows: results of different jobs must not stand in
+/// one file. Hashes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Of the settings that decide what results look like.
+    pub settings: u64,
+    /// Of the CSV's header.
+    pub header: u64,
+}
+
 /// From a classifier process to the receiver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ToReceiver {
     /// A batch.
     Batch(ResultBatch),
+    /// From the initializer, when it has seen the first row: what job this is. Nothing is durable before that is known.
+    Identity(Identity),
     /// From the initializer: there will be no more batches than these.
     Totals(Totals),
 }
@@ -135,6 +153,7 @@ impl ToReceiver {
                 Ok(Self::Batch(batch))
             }
             Some(&TOTALS) => Ok(Self::Totals(json(&payload)?)),
+            Some(&IDENTITY) => Ok(Self::Identity(json(&payload)?)),
             _ => bail!("a payload of an unknown kind"),
         }
     }
@@ -146,6 +165,14 @@ impl ToReceiver {
 /// Those of the stream.
 pub fn write_totals(stream: impl Write, totals: &Totals) -> anyhow::Result<()> {
     write_json(stream, TOTALS, totals)
+}
+
+/// Writes what job this is.
+///
+/// # Errors
+/// Those of the stream.
+pub fn write_identity(stream: impl Write, identity: &Identity) -> anyhow::Result<()> {
+    write_json(stream, IDENTITY, identity)
 }
 
 /// From the receiver to the initializer.
@@ -165,6 +192,8 @@ pub struct Acknowledgement {
     /// Worker and how many batches of it came in on this cluster generation, durable or not; only those
     /// whose number changed. The source sees from it who is quick.
     pub received: Vec<(u32, u64)>,
+    /// Bytes of results that wait for an earlier batch: results may be much longer than their rows.
+    pub held: u64,
 }
 
 /// How the job ended, from the side that wrote the results.
@@ -190,7 +219,8 @@ pub struct Summary {
     pub bytes: u64,
     /// SHA-256 of the results, in hexadecimal.
     pub sha256: String,
-    /// When the first batch came, in UTC as RFC 3339; of a job of no rows, when its totals came.
+    /// When the first batch came, in UTC as RFC 3339; of a job of no rows, when its totals came. Of a job that the receiver
+    /// has gone on with after it was started again: when the first one came since.
     pub started: String,
     /// When all was durable.
     pub ended: String,
@@ -219,15 +249,15 @@ impl FromReceiver {
             Some(&ACKNOWLEDGEMENT) => {
                 payload.advance(1);
                 ensure!(
-                    payload.len() >= 8 && (payload.len() - 8).is_multiple_of(12),
+                    payload.len() >= 16 && (payload.len() - 16).is_multiple_of(12),
                     "a cut acknowledgement"
                 );
-                let next = payload.get_u64();
+                let (next, held) = (payload.get_u64(), payload.get_u64());
                 let mut received = Vec::with_capacity(payload.len() / 12);
                 while payload.has_remaining() {
                     received.push((payload.get_u32(), payload.get_u64()));
                 }
-                Ok(Self::Acknowledgement(Acknowledgement { next, received }))
+                Ok(Self::Acknowledgement(Acknowledgement { next, received, held }))
             }
             Some(&OUTCOME) => Ok(Self::Outcome(json(&payload)?)),
             _ => bail!("a payload of an unknown kind"),
@@ -241,9 +271,10 @@ impl FromReceiver {
     pub fn write(&self, stream: impl Write) -> anyhow::Result<()> {
         match self {
             Self::Acknowledgement(ack) => {
-                let mut payload = Vec::with_capacity(9 + 12 * ack.received.len());
+                let mut payload = Vec::with_capacity(17 + 12 * ack.received.len());
                 payload.put_u8(ACKNOWLEDGEMENT);
                 payload.put_u64(ack.next);
+                payload.put_u64(ack.held);
                 for &(worker, received) in &ack.received {
                     payload.put_u32(worker);
                     payload.put_u64(received);
@@ -284,6 +315,8 @@ pub struct Welcome {
     pub next: u64,
     /// The first row of that batch.
     pub next_row: u64,
+    /// What job it is that stands here, if rows of it are durable.
+    pub identity: Option<Identity>,
 }
 
 fn write_json<T: Serialize>(stream: impl Write, kind: u8, message: &T) -> anyhow::Result<()> {
@@ -323,9 +356,10 @@ mod tests {
         #[test]
         fn acknowledgements_come_back(
             next: u64,
+            held: u64,
             received in prop::collection::vec(any::<(u32, u64)>(), 0..20),
         ) {
-            let message = FromReceiver::Acknowledgement(Acknowledgement { next, received });
+            let message = FromReceiver::Acknowledgement(Acknowledgement { next, received, held });
             let mut stream = Vec::new();
             message.write(&mut stream).unwrap();
             let payload = Bytes::from(stream.split_off(frame::PREFIX));

@@ -2,8 +2,6 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::Context;
-
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// The exit code of a command that was interrupted, as shells have it for Ctrl-C.
@@ -11,7 +9,7 @@ pub(crate) const EXIT_CODE: u8 = 130;
 
 /// From now on signals are noted and end nothing.
 pub(crate) fn watch() -> anyhow::Result<()> {
-    ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::SeqCst)).context("waiting for signals")
+    wire::program::on_end_signals(|| INTERRUPTED.store(true, Ordering::SeqCst))
 }
 
 /// Whether somebody wants the command to end.

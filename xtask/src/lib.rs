@@ -43,7 +43,7 @@ enum Command {
 
 /// Runs the command that the process's arguments say.
 pub fn run() -> ExitCode {
-    let words = match options::from_make(std::env::args(), &Args::command()) {
+    let words = match options::from_make(std::env::args_os(), &Args::command()) {
         Ok(words) => words,
         Err(error) => return ui::fail(&error),
     };

@@ -7,7 +7,11 @@ use xshell::{Shell, cmd};
 
 use crate::ui;
 
+/// All programs. They are always built together: apart, they would turn on other features of what they depend on, and build
+/// it anew.
+const PACKAGES: [&str; 4] = ["sender", "classifier", "receiver", "supervisor"];
 /// The programs that a job consists of.
+#[cfg(feature = "remote")]
 pub(crate) const PROGRAMS: [&str; 3] = ["sender", "classifier", "receiver"];
 
 /// The project's folder.
@@ -45,7 +49,7 @@ pub(crate) fn release_folder() -> anyhow::Result<PathBuf> {
 
 /// Builds the programs, unless they are up to date; gives the folder that they are in.
 pub(crate) fn build_programs() -> anyhow::Result<PathBuf> {
-    build(&PROGRAMS, &[], None)
+    build(&PACKAGES, &[], None)
 }
 
 /// Builds the programs and what commands them on other hosts: without a need for a C library on the host, where the
@@ -56,8 +60,7 @@ pub(crate) fn build_for_hosts() -> anyhow::Result<PathBuf> {
     let shell = Shell::new()?;
     let installed = cmd!(shell, "rustup target list --installed").quiet().ignore_stderr().read();
     let is_static = installed.is_ok_and(|targets| targets.lines().any(|target| target == musl));
-    let packages = [&PROGRAMS[..], &["supervisor"]].concat();
-    build(&packages, &[], is_static.then_some(&musl))
+    build(&PACKAGES, &[], is_static.then_some(&musl))
 }
 
 /// Builds this program with what works on other hosts.

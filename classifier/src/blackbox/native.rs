@@ -6,7 +6,7 @@
 
 use sha2::{Digest, Sha256};
 
-use super::{BlackBox, BoxError, Record};
+use super::{BlackBox, BoxError, Patience, Record};
 
 /// Joins values: ASCII "unit separator", which no CSV should hold.
 const SEPARATOR: u8 = 0x1f;
@@ -64,6 +64,7 @@ impl BlackBox for Native {
         _header: &[u8],
         records: &[Record<'_>],
         results: &mut Vec<u8>,
+        _patience: Patience,
     ) -> Result<(), BoxError> {
         for &record in records {
             let score = self.classify_record(record)?;
@@ -108,7 +109,7 @@ mod tests {
         let mut results = Vec::new();
         let plain = !record.contains(['"', '\n']);
         let record = Record { bytes: record.as_bytes(), plain };
-        Native::new(slowness).classify(b"", &[record], &mut results).unwrap();
+        Native::new(slowness).classify(b"", &[record], &mut results, Patience::Batch).unwrap();
         String::from_utf8(results).unwrap()
     }
 

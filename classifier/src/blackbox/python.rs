@@ -15,11 +15,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use wire::frame;
 
-use super::{BlackBox, BoxError, Record};
+use super::{BlackBox, BoxError, Patience, Record};
 
 const RUNNER: &str = include_str!("runner.py");
 /// How long the interpreter and the user's module may take to load.
 const START_TIME: Duration = Duration::from_secs(120);
+/// Longer lines of its standard error are broken.
+const LONGEST_LINE: u64 = 16 << 10;
 /// How many of the last lines that the process wrote to its standard error are told when it dies.
 const LAST_LINES: usize = 5;
 
@@ -43,8 +45,6 @@ pub struct Python {
     settings: Settings,
     process: Option<Process>,
     request: Vec<u8>,
-    /// The most rows that there were in a batch.
-    largest: usize,
 }
 
 impl Python {
@@ -54,7 +54,7 @@ impl Python {
     /// No interpreter, no pandas, no such module or function; the message says what to do.
     pub fn start(settings: Settings) -> anyhow::Result<Self> {
         let process = Process::start(&settings)?;
-        Ok(Self { settings, process: Some(process), request: Vec::new(), largest: 1 })
+        Ok(Self { settings, process: Some(process), request: Vec::new() })
     }
 }
 
@@ -64,6 +64,7 @@ impl BlackBox for Python {
         header: &[u8],
         records: &[Record<'_>],
         results: &mut Vec<u8>,
+        patience: Patience,
     ) -> Result<(), BoxError> {
         if records.iter().any(|record| record.bytes.contains(&0)) {
             return Err(BoxError::lasting(
@@ -82,13 +83,13 @@ impl BlackBox for Python {
             Some(process) => process,
             None => Process::start(&self.settings).map_err(|e| BoxError::new(format!("{e:#}")))?,
         };
-        let limit = self.limit(records.len());
+        let limit = self.limit(records.len(), patience);
         let answer = match process.ask(&self.request, limit) {
             Ok(answer) => answer,
             Err(error) => {
                 let hung = process.watchdog.fired().is_some();
                 let message = process.end(&error, "for a batch");
-                return Err(BoxError { message, again: !hung });
+                return Err(BoxError { message, again: !hung, hung });
             }
         };
         self.process = Some(process);
@@ -105,12 +106,14 @@ impl BlackBox for Python {
 }
 
 impl Python {
-    /// How long so many rows may take. While the rows that hang are looked for, fewer rows get less time, down to
-    /// a quarter: the other rows of the batch wait for it.
-    fn limit(&mut self, rows: usize) -> Duration {
-        self.largest = self.largest.max(rows);
-        let share = rows as f64 / self.largest as f64;
-        self.settings.timeout.mul_f64(share.max(0.25))
+    /// How long so many rows may take.
+    fn limit(&self, rows: usize, patience: Patience) -> Duration {
+        match patience {
+            Patience::Batch => self.settings.timeout,
+            Patience::Part { of } => {
+                self.settings.timeout.mul_f64((rows as f64 / of as f64).clamp(0.25, 1.0))
+            }
+        }
     }
 }
 
@@ -250,17 +253,30 @@ impl Drop for Process {
     }
 }
 
-/// Kills a process and all that it has started. It has not been waited for, so its id is nobody else's.
+/// Kills a process and all that it has started, unless it has been waited for: then its id may be another one's.
 fn kill_group(child: &mut Child) {
+    if !matches!(child.try_wait(), Ok(None)) {
+        return;
+    }
     let group = nix::unistd::Pid::from_raw(child.id() as i32);
     let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
 }
 
 /// Passes the process's standard error on to ours, and keeps its last lines.
 fn pass_on(errors: impl Read, last: &Mutex<VecDeque<String>>) {
-    for line in BufReader::new(errors).lines() {
-        let Ok(line) = line else { return };
-        eprintln!("python: {line}");
+    let mut errors = BufReader::new(errors);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        // Whatever it writes must be read, or it would wait for that; but a line need not be kept whole.
+        match errors.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line) {
+            Ok(0) => return,
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(error) => return wire::say!("python: its standard error cannot be read any more: {error}"),
+        }
+        let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+        wire::say!("python: {line}");
         let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
         if last.len() == LAST_LINES {
             last.pop_front();

@@ -13,7 +13,6 @@ import select
 import signal
 import struct
 import sys
-import threading
 import traceback
 
 # As many bytes as an answer may have; the classifier takes no longer one.
@@ -29,7 +28,7 @@ def main():
     sys.stdout = sys.stderr
     # Ctrl-C in a terminal is for the classifier. When that ends, however it ends, so does this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=end_with, args=(requests.fileno(),), daemon=True).start()
+    watch(requests.fileno())
 
     def answer(kind, text):
         payload = kind + text.encode("utf-8", "surrogatepass")
@@ -72,12 +71,25 @@ def main():
             answer(b"K", result)
 
 
-def end_with(pipe):
-    """Ends this process, and what it has started, when nobody holds the other end of the pipe any more."""
+def watch(pipe):
+    """Starts a process that ends this one, and what it has started, when nobody holds the other end of the pipe any more.
+
+    Not a thread, since a module may keep Python's lock for as long as it likes.
+    """
+    parent = os.getpid()
+    if os.fork():
+        return
+    # Who waits for the end of what the parent writes must not wait for this process.
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
+    os.closerange(3, pipe)
+    os.closerange(pipe + 1, 64)
     hangup = select.poll()
     hangup.register(pipe, 0)
-    hangup.poll()
-    os.killpg(os.getpid(), signal.SIGKILL)
+    while os.getppid() == parent and not hangup.poll(200):
+        pass
+    os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
 def load(module_name, function_name):

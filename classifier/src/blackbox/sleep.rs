@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{BlackBox, BoxError, Record};
+use super::{BlackBox, BoxError, Patience, Record};
 
 /// The sleeping box; all its classifications are `0.0`.
 #[derive(Debug)]
@@ -23,6 +23,7 @@ impl BlackBox for Sleep {
         _header: &[u8],
         records: &[Record<'_>],
         results: &mut Vec<u8>,
+        _patience: Patience,
     ) -> Result<(), BoxError> {
         let rows = u32::try_from(records.len()).unwrap_or(u32::MAX);
         std::thread::sleep(self.per_row.saturating_mul(rows));

@@ -42,7 +42,7 @@ impl Gathered {
             Ok(Some(knock)) => drop(knocking.send(knock)),
             Ok(None) => {}
             Err(reason) => {
-                eprintln!("classifier: refused {} at the control port: {reason:#}", visitor.peer);
+                wire::say!("classifier: refused {} at the control port: {reason:#}", visitor.peer);
                 opening::refuse(&visitor.stream, &Refusal { refused: format!("{reason:#}") });
             }
         };
@@ -68,6 +68,12 @@ impl Gathered {
                 }
             };
             let ControlOpening::Join(member) = opening else { bail!("the cluster was asked to shut down") };
+            // One that has died since it joined makes room for its successor, which may have the same name.
+            while let Some(gone) = peers.iter().position(Peer::has_left) {
+                wire::say!("classifier: {} has left before the cluster was complete", peers[gone].name);
+                peers.remove(gone);
+                members.remove(gone + 1);
+            }
             match fits(&member, &members) {
                 Ok(()) => {
                     members.push(member);
@@ -171,7 +177,7 @@ fn as_seen_from(peer: &Peer, members: &[Member], peers: &[Peer]) -> anyhow::Resu
 }
 
 fn refuse(peer: &Peer, reason: &str) {
-    eprintln!("classifier: refused {}: {reason}", peer.name);
+    wire::say!("classifier: refused {}: {reason}", peer.name);
     opening::refuse(&peer.stream, &Refusal { refused: reason.to_owned() });
 }
 
@@ -181,7 +187,7 @@ fn keep_the_door(knocks: &Receiver<Knock>, members: &[TcpStream]) {
         match opening {
             ControlOpening::Join(_) => refuse(&peer, "the cluster is complete, and at work"),
             ControlOpening::Shutdown {} => {
-                eprintln!("classifier: {} asked the cluster to shut down", peer.name);
+                wire::say!("classifier: {} asked the cluster to shut down", peer.name);
                 for member in members {
                     // One that is gone need not be told.
                     let _ = opening::send_json(member, &ControlMessage::Shutdown);

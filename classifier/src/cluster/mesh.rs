@@ -44,7 +44,7 @@ pub fn connect(
             opening::send_json(&visitor.stream, &Accepted { accepted: true })
         });
         if let Err(reason) = outcome {
-            eprintln!("classifier: refused {} at the data port: {reason:#}", visitor.peer);
+            wire::say!("classifier: refused {} at the data port: {reason:#}", visitor.peer);
             opening::refuse(&visitor.stream, &Refusal { refused: format!("{reason:#}") });
         }
     };

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use clap::builder::BoolishValueParser;
@@ -14,9 +14,15 @@ use wire::results::Summary;
 
 use crate::cluster::{self, Hosts, Input, Job};
 use crate::host::local::Local;
-use crate::host::{Host, arg};
+use crate::host::{Host, Launch, arg};
 use crate::{interrupt, project, ui};
 
+/// Worker threads that a classifier may have.
+const MOST_THREADS: usize = 1024;
+/// How often a check is asked whether it is over.
+const CHECK_PAUSE: Duration = Duration::from_millis(1);
+/// How much of what a failed check says is shown, in lines.
+const LAST_LINES: usize = 20;
 /// How many rows are made up when nobody says how many.
 pub(crate) const DEFAULT_LINES: u64 = 1_000_000;
 
@@ -75,11 +81,13 @@ impl Args {
         let Some(path) = &self.input else {
             return Ok(Input::Fake { lines, seed: self.seed });
         };
-        if path == Path::new("-") {
+        if path == Path::new("-") || path == Path::new("/dev/stdin") {
             return Ok(Input::Stdin);
         }
-        // Better said before anything is built or started.
-        File::open(path).with_context(|| format!("opening the input {}", path.display()))?;
+        // Better said before anything is built or started. What is no file (a pipe) must not be opened twice.
+        let found =
+            std::fs::metadata(path).with_context(|| format!("opening the input {}", path.display()))?;
+        ensure!(!found.is_dir(), "the input {} is a folder; give a CSV file", path.display());
         Ok(Input::File(path.clone()))
     }
 
@@ -129,12 +137,23 @@ fn run_until_done(args: &Args, start: Instant) -> anyhow::Result<ExitCode> {
     project::make_folder(&run_folder)?;
     let _output_lock = lock(&output)?;
     let _log_lock = if same(&output, &log) { None } else { Some(lock(&log)?) };
-    check_box(args, &programs)?;
-    clean_slate(&files)?;
-
     let workers = args.workers.map_or_else(cores, usize::from);
     let processes = usize::from(args.processes);
     let threads = workers.div_ceil(processes);
+    ensure!(
+        threads <= MOST_THREADS,
+        "{threads} workers in a process are too many; there may be {MOST_THREADS}"
+    );
+    let host = Local::new(programs, log);
+    check(&host, "classifier", [vec!["check".to_owned()], args.box_args()].concat(), &run_folder)?;
+    if let Input::File(path) = &input
+        && path.is_file()
+    {
+        let words = ["127.0.0.1:1".to_owned(), "--check".to_owned(), "--".to_owned(), arg(path)];
+        check(&host, "sender", words.to_vec(), &run_folder)?;
+    }
+    clean_slate(&files)?;
+
     ui::note(&format!(
         "{} on {}, through {}",
         describe(&input),
@@ -158,7 +177,6 @@ fn run_until_done(args: &Args, start: Instant) -> anyhow::Result<ExitCode> {
         token,
         token_file: token_file.clone(),
     };
-    let host = Local::new(programs, log);
     let hosts = Hosts { metrics: &host, classifiers: vec![&host as &dyn Host; processes] };
     let outcome = cluster::run(&job, &hosts);
     let removed = std::fs::remove_file(&token_file);
@@ -167,17 +185,28 @@ fn run_until_done(args: &Args, start: Instant) -> anyhow::Result<ExitCode> {
     summarize(args, &files, start)
 }
 
-/// A box that cannot be had should not cost the results of the job before.
-fn check_box(args: &Args, programs: &Path) -> anyhow::Result<()> {
-    let checked =
-        duct::cmd(programs.join("classifier"), [vec!["check".to_owned()], args.box_args()].concat())
-            .stderr_to_stdout()
-            .stdout_capture()
-            .unchecked()
-            .run()
-            .context("starting the classifier")?;
-    let said = String::from_utf8_lossy(&checked.stdout);
-    ensure!(checked.status.success(), "--classifier {}: {}", args.classifier, said.trim());
+/// What cannot work should not cost the results of the job before: a program sees whether it can.
+fn check(host: &Local, program: &'static str, args: Vec<String>, run_folder: &Path) -> anyhow::Result<()> {
+    let name = format!("{program}-check");
+    let launch = Launch {
+        ready_file: run_folder.join(format!("{name}.ready")),
+        name,
+        program,
+        args,
+        environment: BTreeMap::new(),
+        stdin: false,
+    };
+    let mut running = host.start(&launch)?;
+    let end = loop {
+        if interrupt::is_wanted() {
+            bail!("interrupted");
+        }
+        if let Some(end) = running.try_wait()? {
+            break end;
+        }
+        std::thread::sleep(CHECK_PAUSE);
+    };
+    ensure!(end.success, "{}", running.last_lines(LAST_LINES)?.join("\n"));
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, channel};
 
 use anyhow::Context;
-use wire::program::Ready;
+use wire::program::{LIFELINE, Ready};
 use wire::results::Progress;
 use wire::token::Token;
 
@@ -46,12 +46,8 @@ impl Host for Local {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e).with_context(context),
             _ => {}
         }
-        let mut args = launch.args.clone();
         let (stdin, lifeline) = std::io::pipe().with_context(context)?;
-        if !launch.stdin {
-            args.insert(0, "--exit-with-stdin".into());
-        }
-        let mut command = duct::cmd(self.programs.join(launch.program), args)
+        let mut command = duct::cmd(self.programs.join(launch.program), &launch.args)
             .stderr_to_stdout()
             .stdout_path(&log)
             .unchecked();
@@ -61,7 +57,7 @@ impl Host for Local {
         if !launch.stdin {
             // Ctrl-C in a terminal is for this command, which ends its programs in order. (A program that reads
             // the terminal must stay in its foreground group.)
-            command = command.stdin_file(stdin).before_spawn(|command| {
+            command = command.stdin_file(stdin).env(LIFELINE, "1").before_spawn(|command| {
                 command.process_group(0);
                 Ok(())
             });
