@@ -39,6 +39,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
                 "cargo clippy --workspace --all-targets -- -D warnings",
                 cmd!(shell, "{cargo} clippy --workspace --all-targets -- -D warnings"),
             ),
+            (
+                "clippy with all features",
+                "cargo clippy --workspace --all-targets --all-features -- -D warnings",
+                cmd!(shell, "{cargo} clippy --workspace --all-targets --all-features -- -D warnings"),
+            ),
         ];
         for (name, words, check) in checks {
             ui::echo(words);
@@ -148,7 +153,7 @@ fn run_tests(filter: Option<&str>) -> anyhow::Result<Counts> {
     }
     // Built before the tests, which would otherwise build them while the first of them waits.
     project::build_programs()?;
-    let mut words = vec!["test", "--workspace", "--no-fail-fast"];
+    let mut words = vec!["test", "--workspace", "--all-features", "--no-fail-fast"];
     words.extend(filter);
     ui::echo(&format!("cargo {}", words.join(" ")));
     let skipped = std::env::current_dir()?.join(SKIPPED);

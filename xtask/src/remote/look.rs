@@ -76,7 +76,10 @@ fn show(host: &HostStatus) {
         return;
     };
     let (free, size) = (ui::bytes(status.disk_free), ui::bytes(status.disk_size));
-    ui::data(&format!("  up {}; {free} of {size} free; no time to live", ui::clock(status.uptime as f64)));
+    ui::data(&format!(
+        "  up {}; {free} of {size} free; no time to live is set",
+        ui::clock(status.uptime as f64)
+    ));
     if let Some(holder) = &status.holder {
         ui::data(&format!("  commanded by {}, since {}", holder.who, holder.since));
     }
