@@ -16,7 +16,7 @@ use anyhow::{bail, ensure};
 use supervisor::protocol::{Holder, Reply, Request};
 
 use crate::commands::remote::{Place, Remote};
-use crate::host::ssh::{Access, Ssh};
+use crate::host::ssh::{Access, Ssh, leave};
 use crate::hosts::{HostEntry, Inventory};
 use crate::project;
 
@@ -25,7 +25,7 @@ pub(crate) const SHORT: Duration = Duration::from_secs(30);
 
 /// Runs the command.
 pub(crate) fn run(command: &Remote) -> anyhow::Result<ExitCode> {
-    match command {
+    let outcome = match command {
         Remote::Up(args) => up::run(args),
         Remote::RunCluster(args) => run_cluster::run(args),
         Remote::GetResults(args) => get_results::run(args),
@@ -34,7 +34,9 @@ pub(crate) fn run(command: &Remote) -> anyhow::Result<ExitCode> {
         Remote::Ssh(args) => look::ssh(args),
         Remote::Stop(args) => down::stop(args),
         Remote::Down(args) => down::down(args),
-    }
+    };
+    leave();
+    outcome
 }
 
 /// Where the inventory is.

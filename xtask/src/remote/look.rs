@@ -3,6 +3,7 @@
 use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 use std::sync::mpsc::channel;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use serde::Serialize;
@@ -10,9 +11,9 @@ use supervisor::protocol::{self, FOLDER};
 
 use super::{each, load, status_of};
 use crate::commands::remote::{Logs, Ssh as SshArgs, Status};
-use crate::host::ssh::{Access, Ssh, known_hosts_options};
+use crate::host::ssh::{Access, Ssh, known_hosts_options, leave};
 use crate::hosts::{HostEntry, Inventory};
-use crate::ui;
+use crate::{interrupt, ui};
 
 /// A host in the status.
 #[derive(Serialize)]
@@ -113,6 +114,15 @@ pub(super) fn logs(args: &Logs) -> anyhow::Result<ExitCode> {
         "cd {FOLDER}/log 2>/dev/null && ls *.log >/dev/null 2>&1 && exec tail -n {count} {follow} *.log"
     );
     let several = hosts.len() > 1;
+    interrupt::watch()?;
+    // Threads that wait for lines cannot be called back.
+    std::thread::spawn(|| {
+        while !interrupt::is_wanted() {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        leave();
+        std::process::exit(i32::from(interrupt::EXIT_CODE));
+    });
     let (sender, lines) = channel();
     std::thread::scope(|scope| {
         for host in &hosts {

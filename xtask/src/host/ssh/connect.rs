@@ -3,10 +3,12 @@
 use std::io::Read;
 use std::net::{TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use openssh::{ControlPersist, KnownHosts, Session, SessionBuilder};
+use tempfile::TempDir;
 
 use super::within;
 use crate::hosts::HostEntry;
@@ -46,6 +48,25 @@ pub(crate) fn known_hosts_options(host: &HostEntry, access: &Access) -> Vec<Stri
     options
 }
 
+/// Where this process's connections have their sockets.
+static CONTROL: OnceLock<TempDir> = OnceLock::new();
+
+fn control_folder() -> anyhow::Result<&'static Path> {
+    if CONTROL.get().is_none() {
+        let made = tempfile::Builder::new().prefix("xtask-ssh-").tempdir();
+        // Another thread may have made one just now; then this one goes again.
+        let _ = CONTROL.set(made.context("making a folder for SSH connections")?);
+    }
+    CONTROL.get().map(TempDir::path).context("there is no folder for SSH connections")
+}
+
+/// Removes what this process's connections have on disk; they end by themselves when nobody uses them. For a process that
+/// is about to end.
+pub(crate) fn leave() {
+    // What cannot be removed is an empty folder and some sockets in it.
+    let _ = CONTROL.get().map(|folder| std::fs::remove_dir_all(folder.path()));
+}
+
 pub(super) fn connect(host: &HostEntry, access: &Access) -> anyhow::Result<Session> {
     let real = Real::of(host, access)?;
     if real.is_direct {
@@ -56,7 +77,7 @@ pub(super) fn connect(host: &HostEntry, access: &Access) -> anyhow::Result<Sessi
         .known_hosts_check(KnownHosts::Strict)
         .connect_timeout(BANNER_TIME)
         .server_alive_interval(ALIVE_INTERVAL)
-        .control_directory(std::env::temp_dir());
+        .control_directory(control_folder()?);
     if let Some(idle) = std::num::NonZeroUsize::new(IDLE_SECONDS) {
         builder.control_persist(ControlPersist::IdleFor(idle));
     }
