@@ -52,15 +52,14 @@ pub(crate) fn build_programs() -> anyhow::Result<PathBuf> {
     build(&PACKAGES, &[], None)
 }
 
-/// Builds the programs and what commands them on other hosts: without a need for a C library on the host, where the
-/// toolchain can do that.
+/// Builds the programs so that they need no C library of their host, if the toolchain can do that.
 #[cfg(feature = "remote")]
-pub(crate) fn build_for_hosts() -> anyhow::Result<PathBuf> {
+pub(crate) fn build_static_programs() -> anyhow::Result<Option<PathBuf>> {
     let musl = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
     let shell = Shell::new()?;
     let installed = cmd!(shell, "rustup target list --installed").quiet().ignore_stderr().read();
-    let is_static = installed.is_ok_and(|targets| targets.lines().any(|target| target == musl));
-    build(&PACKAGES, &[], is_static.then_some(&musl))
+    let can = installed.is_ok_and(|targets| targets.lines().any(|target| target == musl));
+    if can { build(&PACKAGES, &[], Some(&musl)).map(Some) } else { Ok(None) }
 }
 
 /// Builds this program with what works on other hosts.

@@ -34,10 +34,17 @@ pub(super) fn run(args: &Up) -> anyhow::Result<ExitCode> {
     // What takes this machine time and what takes the hosts time, at the same time.
     let (programs, probed) = std::thread::scope(|scope| {
         let probes = scope.spawn(|| all(each(&everyone, |host| probe(host, &access))));
-        let programs = Programs::build(&plan);
+        let programs = project::build_programs().and_then(|folder| Programs::pack(&plan, &folder));
         (programs, probes.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     });
-    let (programs, probed) = (programs?, probed?);
+    let (mut programs, probed) = (programs?, probed?);
+    let fit = |probed: &Probed| programs.fit(probed).is_ok();
+    if !probed.iter().all(fit)
+        && let Some(folder) = project::build_static_programs()?
+    {
+        // Not for all, since they are slower: their memory allocator is a simple one.
+        programs = Programs::pack(&plan, &folder)?;
+    }
     check(&plan, &programs, &probed)?;
     let packages = programs.packages(&plan, &probed)?;
     if interrupt::is_wanted() {
@@ -124,8 +131,7 @@ struct Programs {
 }
 
 impl Programs {
-    fn build(plan: &Plan) -> anyhow::Result<Self> {
-        let folder = project::build_for_hosts()?;
+    fn pack(plan: &Plan, folder: &Path) -> anyhow::Result<Self> {
         let mut files: BTreeMap<_, _> =
             project::PROGRAMS.iter().map(|name| ((*name).to_owned(), folder.join(name))).collect();
         let programs: Vec<_> = files.values().cloned().collect();
@@ -141,6 +147,12 @@ impl Programs {
             needed_glibc: package::needed_glibc(&programs)?,
             module_folder,
         })
+    }
+
+    /// Whether a host has the C library that they need.
+    fn fit(&self, host: &Probed) -> anyhow::Result<()> {
+        package::check_glibc(self.needed_glibc, host.value("libc").unwrap_or_default())
+            .with_context(|| format!("{} cannot run the programs", host.ssh.entry().name))
     }
 
     fn supervisor_name(&self) -> String {
@@ -223,8 +235,7 @@ fn check(plan: &Plan, programs: &Programs, probed: &[Probed]) -> anyhow::Result<
                 "{name} has a processor of another kind: {processor}, and the programs are built for {}",
                 std::env::consts::ARCH
             );
-            package::check_glibc(programs.needed_glibc, probed.value("libc").unwrap_or_default())
-                .with_context(|| format!("{name} cannot run the programs"))?;
+            programs.fit(probed)?;
             if python::module_of(&plan.classifier).is_some() {
                 probed.platform()?;
             }
