@@ -16,6 +16,8 @@ use crate::{interrupt, ui};
 const STOP_GRACE: Duration = Duration::from_secs(20);
 /// How long programs may take to end that are of no more use.
 const DOWN_GRACE: Duration = Duration::from_secs(1);
+/// Where the receiver's last words are looked for.
+const LAST_LINES: usize = 50;
 /// Removing an application and results may take a while.
 const REMOVE_TIME: Duration = Duration::from_secs(120);
 
@@ -37,10 +39,11 @@ pub(super) fn stop(args: &Stop) -> anyhow::Result<ExitCode> {
         ui::data(&format!("the job is done: {} rows", ui::count(summary.rows)));
         return Ok(ExitCode::SUCCESS);
     }
-    let tail = Request::Tail { name: "receiver".into(), lines: 1 };
+    let tail = Request::Tail { name: "receiver".into(), lines: LAST_LINES };
     // Without a job there was no receiver, and there is nothing to tell of it.
     if let Ok(Reply::Lines(lines)) = metrics.request(&tail, SHORT) {
-        lines.iter().for_each(|line| ui::data(line));
+        // Its connections may have had something to say after it.
+        lines.iter().filter(|line| line.starts_with("receiver: stopped")).for_each(|line| ui::data(line));
     }
     Ok(ExitCode::SUCCESS)
 }
