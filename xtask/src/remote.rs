@@ -18,7 +18,7 @@ use supervisor::protocol::{Holder, Reply, Request};
 use crate::commands::remote::{Place, Remote};
 use crate::host::ssh::{Access, Ssh, leave};
 use crate::hosts::{HostEntry, Inventory};
-use crate::project;
+use crate::{interrupt, project, ui};
 
 /// How long a host may take for what takes it no time.
 pub(crate) const SHORT: Duration = Duration::from_secs(30);
@@ -56,6 +56,18 @@ fn load(place: &Place) -> anyhow::Result<(Inventory, Access)> {
     let inventory = Inventory::load(&path)?;
     let access = access(&path, inventory.ssh_config.clone());
     Ok((inventory, access))
+}
+
+/// From now on, an interruption ends this process at once. That is in order where whatever is half done is gone on with, or
+/// cleaned up, by the next command; and where threads wait for hosts, they cannot be called back anyway.
+fn end_on_interrupt(words: &'static str) -> anyhow::Result<()> {
+    interrupt::act(move || {
+        if !words.is_empty() {
+            ui::note(words);
+        }
+        leave();
+        std::process::exit(i32::from(interrupt::EXIT_CODE));
+    })
 }
 
 /// Does the same for each host, for all at the same time, and gives what came of it in their order.

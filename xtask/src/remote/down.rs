@@ -6,11 +6,11 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use supervisor::protocol::{FOLDER, Reply, Request};
 
-use super::{SHORT, all, command_all, each, load, lock_all, status_of, stop_all};
+use super::{SHORT, all, command_all, each, end_on_interrupt, load, lock_all, status_of, stop_all};
 use crate::commands::remote::{Down, Stop};
 use crate::host::ssh::{Access, Ssh};
 use crate::hosts::HostEntry;
-use crate::{interrupt, ui};
+use crate::ui;
 
 /// How long the receiver may take to make durable what it has.
 const STOP_GRACE: Duration = Duration::from_secs(20);
@@ -23,7 +23,7 @@ const REMOVE_TIME: Duration = Duration::from_secs(120);
 
 /// Ends the job.
 pub(super) fn stop(args: &Stop) -> anyhow::Result<ExitCode> {
-    interrupt::watch()?;
+    end_on_interrupt("interrupted; whether the job has ended is shown by cargo xtask status")?;
     let (inventory, access) = load(&args.place)?;
     let hosts = command_all(&inventory.used_hosts()?, &access, &inventory.supervisor)?;
     let metrics = hosts.first().context("the inventory has no metrics host")?;
@@ -50,7 +50,7 @@ pub(super) fn stop(args: &Stop) -> anyhow::Result<ExitCode> {
 
 /// Removes what is on the hosts.
 pub(super) fn down(args: &Down) -> anyhow::Result<ExitCode> {
-    interrupt::watch()?;
+    end_on_interrupt("interrupted; another cargo xtask down goes on")?;
     let path = super::inventory_path(&args.place)?;
     let (inventory, access) = load(&args.place)?;
     let hosts = inventory.used_hosts()?;

@@ -10,17 +10,17 @@ use flate2::read::MultiGzDecoder;
 use sha2::{Digest, Sha256};
 use wire::results::Summary;
 
-use super::{command_all, load, status_of};
+use super::{command_all, end_on_interrupt, load, status_of};
 use crate::commands::remote::GetResults;
+use crate::project;
 use crate::ui::{self, Transfer};
-use crate::{interrupt, project};
 
 /// Where the archive is on the metrics host.
 const ARCHIVE: &str = "output/results.tgz";
 
 /// Runs the command.
 pub(super) fn run(args: &GetResults) -> anyhow::Result<ExitCode> {
-    interrupt::watch()?;
+    end_on_interrupt("interrupted; another cargo xtask get-results goes on with what has come")?;
     let (inventory, access) = load(&args.place)?;
     let metrics = inventory.host(&inventory.metrics)?.clone();
     let hosts = command_all(&[metrics], &access, &inventory.supervisor)?;

@@ -3,17 +3,16 @@
 use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 use std::sync::mpsc::channel;
-use std::time::Duration;
 
 use anyhow::{Context, bail};
 use serde::Serialize;
 use supervisor::protocol::{self, FOLDER};
 
-use super::{each, load, status_of};
+use super::{each, end_on_interrupt, load, status_of};
 use crate::commands::remote::{Logs, Ssh as SshArgs, Status};
-use crate::host::ssh::{Access, Ssh, known_hosts_options, leave};
+use crate::host::ssh::{Access, Ssh, known_hosts_options};
 use crate::hosts::{HostEntry, Inventory};
-use crate::{interrupt, ui};
+use crate::ui;
 
 /// A host in the status.
 #[derive(Serialize)]
@@ -29,6 +28,7 @@ struct HostStatus {
 
 /// Shows how hosts and job are.
 pub(super) fn status(args: &Status) -> anyhow::Result<ExitCode> {
+    end_on_interrupt("")?;
     let (inventory, access) = load(&args.place)?;
     let used = inventory.used_hosts()?;
     let asked = each(&used, |host| ask(host, &access, &inventory.supervisor));
@@ -114,15 +114,7 @@ pub(super) fn logs(args: &Logs) -> anyhow::Result<ExitCode> {
         "cd {FOLDER}/log 2>/dev/null && ls *.log >/dev/null 2>&1 && exec tail -n {count} {follow} *.log"
     );
     let several = hosts.len() > 1;
-    interrupt::watch()?;
-    // Threads that wait for lines cannot be called back.
-    std::thread::spawn(|| {
-        while !interrupt::is_wanted() {
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        leave();
-        std::process::exit(i32::from(interrupt::EXIT_CODE));
-    });
+    end_on_interrupt("")?;
     let (sender, lines) = channel();
     std::thread::scope(|scope| {
         for host in &hosts {

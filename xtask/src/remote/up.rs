@@ -11,12 +11,12 @@ use wire::ports;
 
 use super::package::{self, Archive};
 use super::python::{self, Platform};
-use super::{SHORT, all, each, lock_all, status_of};
+use super::{SHORT, all, each, end_on_interrupt, lock_all, status_of};
 use crate::commands::remote::Up;
 use crate::host::ssh::{Access, Ssh};
 use crate::hosts::{self, Cast, HostEntry, Inventory};
+use crate::project;
 use crate::ui::{self, Transfer};
-use crate::{interrupt, project};
 
 /// How long a host may take to unpack an archive.
 const UNPACK_TIME: Duration = Duration::from_secs(300);
@@ -25,7 +25,7 @@ const CHECK_TIME: Duration = Duration::from_secs(180);
 
 /// Runs the command.
 pub(super) fn run(args: &Up) -> anyhow::Result<ExitCode> {
-    interrupt::watch()?;
+    end_on_interrupt("interrupted; another cargo xtask up goes on")?;
     let path = super::inventory_path(&args.place)?;
     let before = Inventory::load_if_there(&path)?;
     let plan = Plan::new(args, before.as_ref())?;
@@ -47,9 +47,6 @@ pub(super) fn run(args: &Up) -> anyhow::Result<ExitCode> {
     }
     check(&plan, &programs, &probed)?;
     let packages = programs.packages(&plan, &probed)?;
-    if interrupt::is_wanted() {
-        bail!("interrupted; nothing was changed on the hosts");
-    }
     ship(&plan, &programs, packages.as_ref(), probed)?;
     let inventory = Inventory {
         cluster_size: plan.cast.machines.len(),

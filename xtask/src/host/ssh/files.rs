@@ -16,6 +16,7 @@ use tokio::io::{AsyncSeekExt, AsyncWriteExt};
 use supervisor::protocol::FOLDER;
 
 use super::{Ssh, remote, runtime};
+use crate::interrupt;
 
 /// How long a host may take for a piece, and for opening and closing a file.
 const PIECE_TIME: Duration = Duration::from_secs(20);
@@ -59,6 +60,7 @@ impl Ssh {
                 if read == 0 {
                     break;
                 }
+                ensure!(!interrupt::is_wanted(), "interrupted");
                 in_time(out.write_all(&piece[..read])).await?;
                 arrived(read as u64);
             }
