@@ -47,7 +47,7 @@ fn start_and_wait(folder: &Path, records: &Records, name: &str) -> anyhow::Resul
         .process_group(0)
         .spawn()
         .with_context(|| format!("starting {}", path.display()))?;
-    let process = Process::of(child.id()).context("the program ended before it was noticed")?;
+    let process = Process::of(child.id()).context("the program is not in /proc")?;
     let keeper = Process::of(std::process::id()).context("this process is not in /proc")?;
     let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     records.save(&Record { program, process, keeper, since })?;

@@ -28,14 +28,14 @@ pub struct Process {
 }
 
 impl Process {
-    /// The process that has this id now; `None` if there is none.
+    /// The process that has this id now, which may have ended if it is this one's child; `None` if there is none.
     pub fn of(pid: u32) -> Option<Self> {
-        started(pid).map(|started| Self { pid, started })
+        stat(pid).map(|(_, started)| Self { pid, started })
     }
 
     /// Whether it still runs.
     pub fn is_alive(&self) -> bool {
-        started(self.pid) == Some(self.started)
+        stat(self.pid).is_some_and(|(state, started)| started == self.started && !matches!(state, 'Z' | 'X'))
     }
 
     /// Sends a signal to the process and all of its group; that it is gone already is fine.
@@ -46,14 +46,15 @@ impl Process {
     }
 }
 
-/// When the process with this id started; `None` if there is none, or if it has ended and only waits to be noticed.
-fn started(pid: u32) -> Option<u64> {
+/// The state of the process with this id (Z: it has ended, and its parent has not noticed yet), and when it started; `None`
+/// if there is none.
+fn stat(pid: u32) -> Option<(char, u64)> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name, in parentheses, may hold anything. Behind it: the state, and 18 fields on, the start.
     let (_, fields) = stat.rsplit_once(')')?;
     let mut fields = fields.split_whitespace();
-    let state = fields.next()?;
-    if state == "Z" || state == "X" { None } else { fields.nth(18)?.parse().ok() }
+    let state = fields.next()?.chars().next()?;
+    Some((state, fields.nth(18)?.parse().ok()?))
 }
 
 /// A program that was started.

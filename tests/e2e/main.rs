@@ -12,3 +12,4 @@ mod restarts;
 mod run_cluster;
 mod run_locally;
 mod same_bytes;
+mod supervisor;
