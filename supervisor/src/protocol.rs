@@ -49,6 +49,11 @@ pub enum Request {
         /// How many lines at most.
         lines: usize,
     },
+    /// Whether others reach this host at an address.
+    Owns {
+        /// The address, or a name.
+        address: String,
+    },
     /// Tell, several times a second, how the job goes: [`Event::Progress`].
     Observe {
         /// Where the receiver, on this host, listens.

@@ -4,6 +4,7 @@ mod watch;
 
 use std::fs::File;
 use std::io::{BufRead, Write};
+use std::net::{TcpListener, ToSocketAddrs};
 use std::path::{Component, Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -24,6 +25,8 @@ use watch::Watch;
 
 /// A commander sends something this often at least; after a longer silence it is taken to be gone.
 pub const SILENCE: Duration = Duration::from_secs(15);
+/// How long a lock is tried.
+const LOOK_TIME: Duration = Duration::from_millis(200);
 /// How long a keeper may take to start its program.
 const START_TIME: Duration = Duration::from_secs(10);
 
@@ -109,6 +112,7 @@ impl Host {
             }
             Request::Tail { name, lines } => self.tail(&name, lines).map(Reply::Lines),
             Request::Status => self.status().map(|status| Reply::Status(Box::new(status))),
+            Request::Owns { address } => owns(&address).map(|()| Reply::Nothing),
             Request::Observe { address } => self.observe(address).map(|()| Reply::Nothing),
             Request::Remove => self.remove().map(|()| Reply::Nothing),
         }
@@ -124,9 +128,16 @@ impl Host {
         // Not truncated: until it is locked, it says who has it.
         let file =
             File::options().write(true).create(true).truncate(false).open(&path).with_context(context)?;
-        if file.try_lock().is_err() {
-            let unknown = || Holder { who: "somebody who does not say who it is".into(), since: "?".into() };
-            return Ok(Reply::Held(records::load(&path)?.unwrap_or_else(unknown)));
+        // Whoever looks who the holder is has the lock for a moment, too.
+        let deadline = Instant::now() + LOOK_TIME;
+        while file.try_lock().is_err() {
+            if Instant::now() >= deadline {
+                let unknown =
+                    || Holder { who: "somebody who does not say who it is".into(), since: "?".into() };
+                // It may be being written just now.
+                return Ok(Reply::Held(records::load(&path).ok().flatten().unwrap_or_else(unknown)));
+            }
+            std::thread::sleep(Duration::from_millis(5));
         }
         file.set_len(0).with_context(context)?;
         let text = serde_json::to_vec(holder).context("encoding a holder")?;
@@ -278,7 +289,7 @@ impl Host {
     fn holder(&self) -> anyhow::Result<Option<Holder>> {
         let path = self.lock_file();
         let Ok(file) = File::open(&path) else { return Ok(None) };
-        if file.try_lock_shared().is_ok() { Ok(None) } else { records::load(&path) }
+        if file.try_lock_shared().is_ok() { Ok(None) } else { Ok(records::load(&path).ok().flatten()) }
     }
 
     /// How the job goes, if a receiver runs here and says so.
@@ -298,4 +309,15 @@ impl Host {
         wire::results::observe(&address, Some(&token), hear).ok()?;
         first
     }
+}
+
+/// Whether an address is this host's own.
+fn owns(address: &str) -> anyhow::Result<()> {
+    let found = (address, 0).to_socket_addrs().with_context(|| format!("looking up {address}"))?;
+    let found: Vec<_> = found.collect();
+    ensure!(
+        found.iter().any(|address| TcpListener::bind(address).is_ok()),
+        "{address} is no address of this host, so that others would not reach it there"
+    );
+    Ok(())
 }

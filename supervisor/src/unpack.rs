@@ -49,6 +49,8 @@ fn extract(archive: &Path, sha256: &str, into: &Path) -> anyhow::Result<()> {
     let found = hash(&mut file).context("reading it")?;
     ensure!(found == sha256, "its SHA-256 is {found}, and {sha256} was expected: it did not arrive whole");
     let mut zip = ZipArchive::new(file).context("understanding it")?;
+    // Also when there is nothing in it.
+    std::fs::create_dir_all(into).with_context(|| format!("making the folder {}", into.display()))?;
     for i in 0..zip.len() {
         let mut entry = zip.by_index(i).context("understanding it")?;
         let name: PathBuf = entry.enclosed_name().context("it has a file that lies outside of it")?;
@@ -125,6 +127,9 @@ mod tests {
         assert_eq!(installed(dir.path(), "app"), Some(second));
         assert_eq!(std::fs::read_dir(dir.path().join("versions")).unwrap().count(), 1);
         assert!(!dir.path().join("app.zip").exists());
+        let empty = archive(dir.path(), &[]);
+        unpack(dir.path(), "app.zip", &empty, "app").unwrap();
+        assert_eq!(std::fs::read_dir(dir.path().join("app")).unwrap().count(), 0);
     }
 
     #[test]

@@ -28,6 +28,8 @@ const PACK_TIME: Duration = Duration::from_secs(1800);
 const PAUSE: Duration = Duration::from_millis(2);
 /// Of how many programs that failed with the first one the words are shown.
 const MOST_FAILURES: usize = 4;
+/// How long those that fail because of another one have to say so.
+const FAILURE_TIME: Duration = Duration::from_millis(300);
 /// How many of the last lines of a program that failed are shown.
 const LAST_LINES: usize = 12;
 
@@ -249,10 +251,11 @@ impl<'a> Programs<'a> {
 
     /// What a failed program said; and, since one failure brings others with it, what those said that failed too.
     fn failure(&mut self, first: usize, status: &str) -> anyhow::Error {
+        // The receiver knows best why a job failed, and may just be about to say so.
+        let receiver = self.receiver_failure();
+        let (first, status) = receiver.as_ref().map_or((first, status), |status| (0, status.as_str()));
         let Program { launch, host, .. } = &self.running[first];
         let mut text = format!("{} on {} failed ({status})", launch.name, host.name());
-        // Those that fail because of this one have just time to say so.
-        std::thread::sleep(Duration::from_millis(100));
         let mut shown = 0;
         for (i, program) in self.running.iter_mut().enumerate() {
             let mut failed = || program.running.try_wait().ok().flatten().is_some_and(|end| !end.success);
@@ -273,6 +276,18 @@ impl<'a> Programs<'a> {
             }
         }
         anyhow!(text)
+    }
+
+    /// How the receiver, the first of all programs, failed, if it does within a moment.
+    fn receiver_failure(&mut self) -> Option<String> {
+        let deadline = Instant::now() + FAILURE_TIME;
+        while Instant::now() < deadline {
+            if let Some(end) = self.running.first_mut()?.running.try_wait().ok()? {
+                return (!end.success).then_some(end.status);
+            }
+            std::thread::sleep(PAUSE);
+        }
+        None
     }
 
     /// Shows how the job goes, until all programs have ended; gives the time that the last took after the first, which

@@ -82,12 +82,22 @@ pub(crate) fn read_hosts(path: &Path) -> anyhow::Result<Vec<HostEntry>> {
             path.display()
         );
         ensure!(
-            !host.address.is_empty() && !host.address.starts_with('-'),
-            "{:?} is no address for {} in {}",
+            !host.address.is_empty()
+                && !host.address.starts_with('-')
+                && !host.address.contains(|c: char| c.is_whitespace() || "[]/@".contains(c)),
+            "{:?} is no address for {} in {}; it should be a name or an address alone, without brackets, and port and user \
+             have fields of their own",
             host.address,
             host.name,
             path.display()
         );
+        let place = |host: &HostEntry| (host.address.clone(), host.port, host.user.clone());
+        if let Some(other) = before.iter().find(|other| {
+            place(other) == place(host)
+                || (host.fingerprint.is_some() && other.fingerprint == host.fingerprint)
+        }) {
+            bail!("{} and {} in {} are the same machine", other.name, host.name, path.display());
+        }
         ensure!(
             before.iter().all(|other| other.name != host.name),
             "the name {} is there twice in {}",
@@ -122,12 +132,17 @@ pub(crate) struct Inventory {
     /// The hash of the Python packages, if there are any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) packages: Option<String>,
+    /// Whether `up` came to its end.
+    pub(crate) ready: bool,
     /// The SSH configuration, if not the user's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) ssh_config: Option<PathBuf>,
     /// All hosts.
     #[serde(rename = "host")]
     pub(crate) hosts: Vec<HostEntry>,
+    /// Hosts that are not used any more, and still have something of ours.
+    #[serde(rename = "left", default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) left: Vec<HostEntry>,
 }
 
 impl Inventory {
@@ -158,6 +173,16 @@ impl Inventory {
         })
     }
 
+    /// The inventory of an earlier `up` that came to its end.
+    ///
+    /// # Errors
+    /// There was none.
+    pub(crate) fn load_ready(path: &Path) -> anyhow::Result<Self> {
+        let inventory = Self::load(path)?;
+        ensure!(inventory.ready, "the last cargo xtask up did not come to its end; run it again");
+        Ok(inventory)
+    }
+
     /// Writes the inventory.
     ///
     /// # Errors
@@ -166,6 +191,11 @@ impl Inventory {
         let text = toml::to_string(self).context("encoding the inventory")?;
         let text = format!("# Made by cargo xtask up; read by all later commands.\n\n{text}");
         wire::program::replace_file(path, text.as_bytes())
+    }
+
+    /// Which host is what.
+    pub(crate) fn roles(&self) -> (&str, &[String]) {
+        (&self.metrics, &self.machines)
     }
 
     /// The hosts that are used, each once, the metrics host first.
@@ -249,8 +279,10 @@ mod tests {
     }
 
     fn hosts(names: &[(&str, Option<Role>)]) -> Vec<HostEntry> {
-        let text: String =
-            names.iter().map(|(name, _)| format!("[[host]]\nname = {name:?}\naddress = \"x\"\n")).collect();
+        let text: String = names
+            .iter()
+            .map(|(name, _)| format!("[[host]]\nname = {name:?}\naddress = {name:?}\n"))
+            .collect();
         let mut hosts = read(&text).unwrap();
         hosts.iter_mut().zip(names).for_each(|(host, (_, role))| host.role = *role);
         hosts
@@ -275,7 +307,9 @@ mod tests {
         assert!(error("[[host]]\nname = \"a\"\naddress = \"-oProxyCommand=x\"\n").contains("is no address"));
         assert!(error("[[host]]\nname = \"a\"\naddress = \"x\"\nkey = \"no\"\n").contains("is not there"));
         let twice = "[[host]]\nname = \"a\"\naddress = \"x\"\n".repeat(2);
-        assert!(error(&twice).contains("is there twice"));
+        assert!(error(&twice).contains("are the same machine"));
+        assert!(error(&twice.replacen("\"x\"", "\"y\"", 1)).contains("is there twice"));
+        assert!(error("[[host]]\nname = \"a\"\naddress = \"me@x\"\n").contains("is no address"));
     }
 
     #[test]
@@ -312,7 +346,9 @@ mod tests {
             supervisor: "00".into(),
             app: "11".into(),
             packages: None,
+            ready: true,
             ssh_config: None,
+            left: hosts(&[("z", None)]),
             hosts: hosts(&[("a", None), ("b", Some(Role::Initializer))]),
         };
         inventory.save(&path).unwrap();

@@ -53,7 +53,7 @@ fn access(inventory_path: &std::path::Path, config: Option<PathBuf>) -> Access {
 /// The inventory, and how to get in to its hosts.
 fn load(place: &Place) -> anyhow::Result<(Inventory, Access)> {
     let path = inventory_path(place)?;
-    let inventory = Inventory::load(&path)?;
+    let inventory = Inventory::load_ready(&path)?;
     let access = access(&path, inventory.ssh_config.clone());
     Ok((inventory, access))
 }
@@ -117,10 +117,14 @@ fn command_all(hosts: &[HostEntry], access: &Access, supervisor: &str) -> anyhow
 fn lock_all(hosts: &[Ssh], what: &str) -> anyhow::Result<()> {
     let who = format!("{} on {}, with {what} (process {})", user(), hostname(), std::process::id());
     let since = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+    let us = who.clone();
     let request = Request::Lock(Holder { who, since });
     for host in hosts {
         match host.request(&request, SHORT)? {
             Reply::Nothing => {}
+            Reply::Held(Holder { who, .. }) if who == us => {
+                bail!("{} is the same machine as another host of the inventory", host.entry().name)
+            }
             Reply::Held(Holder { who, since }) => bail!(
                 "{} is commanded by {who}, since {since}; wait for that to end (cargo xtask status shows how far it is), \
                  or end its job with: cargo xtask stop",
@@ -147,6 +151,20 @@ fn status_of(host: &Ssh) -> anyhow::Result<supervisor::protocol::Status> {
         Reply::Status(status) => Ok(*status),
         other => bail!("on {}: the supervisor answered {other:?}", host.entry().name),
     }
+}
+
+/// A job that runs is not to be disturbed.
+fn ensure_idle(ssh: &Ssh) -> anyhow::Result<()> {
+    let status = status_of(ssh)?;
+    let running: Vec<_> =
+        status.programs.iter().filter(|program| program.running.is_some()).map(|p| p.name.as_str()).collect();
+    ensure!(
+        running.is_empty(),
+        "a job is running on {} ({}); wait for its end, or end it with: cargo xtask stop",
+        ssh.entry().name,
+        running.join(", ")
+    );
+    Ok(())
 }
 
 /// Asks a host to end all programs of ours.

@@ -23,7 +23,7 @@ use wire::token::Token;
 use super::{End, Host, Launch, Running, arg};
 use crate::hosts::HostEntry;
 use channel::Channel;
-pub(crate) use connect::{Access, known_hosts_options, leave};
+pub(crate) use connect::{Access, known_hosts_options, leave, real_hostname};
 
 /// How long a short request may take: what it does takes milliseconds, and a connection that is lost is noticed
 /// before.

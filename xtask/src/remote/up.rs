@@ -1,19 +1,20 @@
 //! Subcommand: cargo xtask up
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use supervisor::protocol::{FOLDER, Reply, Request};
 use wire::ports;
 
 use super::package::{self, Archive};
 use super::python::{self, Platform};
-use super::{SHORT, all, each, end_on_interrupt, lock_all, status_of};
+use super::{SHORT, all, each, end_on_interrupt, ensure_idle, lock_all};
 use crate::commands::remote::Up;
-use crate::host::ssh::{Access, Ssh};
+use crate::host::ssh::{self, Access, Ssh};
 use crate::hosts::{self, Cast, HostEntry, Inventory};
 use crate::project;
 use crate::ui::{self, Transfer};
@@ -47,21 +48,29 @@ pub(super) fn run(args: &Up) -> anyhow::Result<ExitCode> {
     }
     check(&plan, &programs, &probed)?;
     let packages = programs.packages(&plan, &probed)?;
-    ship(&plan, &programs, packages.as_ref(), probed)?;
-    let inventory = Inventory {
+    let left = plan.left(before.as_ref())?;
+    let mut inventory = Inventory {
         cluster_size: plan.cast.machines.len(),
         metrics: plan.cast.metrics.name.clone(),
         machines: plan.cast.machines.iter().map(|host| host.name.clone()).collect(),
         classifier: plan.classifier.clone(),
         supervisor: programs.supervisor_name(),
         app: programs.app.sha256.clone(),
-        packages: packages.map(|packages| packages.sha256),
+        packages: packages.as_ref().map(|packages| packages.sha256.clone()),
+        ready: false,
         ssh_config: plan.ssh_config.clone(),
         hosts: plan.hosts.clone(),
+        left,
     };
+    let changed = before.as_ref().is_none_or(|before| before.roles() != inventory.roles());
+    // Before anything is on a host: whatever happens, down finds it.
+    inventory.save(&path)?;
+    leave(&inventory.left, &probed, &access)?;
+    inventory.left.clear();
+    ship(&plan, &programs, packages.as_ref(), probed, changed)?;
+    inventory.ready = true;
     inventory.save(&path)?;
     write_urls(&path, &plan.cast)?;
-    leave(before.as_ref(), &everyone, &access)?;
     let Cast { metrics, machines } = &plan.cast;
     ui::data(&format!("metrics host  {} ({})", metrics.name, metrics.address));
     for (i, machine) in machines.iter().enumerate() {
@@ -83,7 +92,7 @@ struct Plan {
 
 impl Plan {
     fn new(args: &Up, before: Option<&Inventory>) -> anyhow::Result<Self> {
-        let hosts = match (&args.hosts, before) {
+        let mut hosts = match (&args.hosts, before) {
             (Some(file), _) => hosts::read_hosts(file)?,
             (None, Some(before)) => before.hosts.clone(),
             (None, None) => bail!(
@@ -91,20 +100,36 @@ impl Plan {
                  file, on this machine)"
             ),
         };
-        let size = args.cluster_size.map(usize::from).or(before.map(|before| before.cluster_size));
-        let cast = hosts::cast(&hosts, size)?;
-        let before_box = before.map(|before| before.classifier.clone());
-        let classifier = args.classifier.clone().or(before_box).unwrap_or_else(|| "native".into());
         let config = match &args.ssh_config {
             Some(config) => Some(std::path::absolute(config).context("finding the SSH configuration")?),
             None => before.and_then(|before| before.ssh_config.clone()),
         };
+        for host in &mut hosts {
+            // What only the SSH configuration knows is no address for the other hosts.
+            if host.private_address.is_none() && host.address.parse::<IpAddr>().is_err() {
+                host.private_address = Some(ssh::real_hostname(host, config.as_deref())?);
+            }
+        }
+        let size = args.cluster_size.map(usize::from).or(before.map(|before| before.cluster_size));
+        let cast = hosts::cast(&hosts, size)?;
+        let before_box = before.map(|before| before.classifier.clone());
+        let classifier = args.classifier.clone().or(before_box).unwrap_or_else(|| "native".into());
         let requirements = args.requirements.clone();
         ensure!(
             requirements.is_none() || python::module_of(&classifier).is_some(),
             "--requirements is for a Python box, and --classifier is {classifier}"
         );
         Ok(Self { cast, hosts, classifier, requirements, ssh_config: config })
+    }
+
+    /// Hosts that were used, and are not any more; also those that an earlier `up` could not clear.
+    fn left(&self, before: Option<&Inventory>) -> anyhow::Result<Vec<HostEntry>> {
+        let Some(before) = before else { return Ok(Vec::new()) };
+        let mut left = before.used_hosts()?;
+        left.extend(before.left.iter().cloned());
+        let everyone = self.everyone();
+        left.retain(|host| !everyone.contains(host));
+        Ok(left)
     }
 
     /// The hosts that are used, each once.
@@ -213,6 +238,7 @@ fn probe(host: &HostEntry, access: &Access) -> anyhow::Result<Probed> {
         "echo processor `uname -m`; echo libc `getconf GNU_LIBC_VERSION 2>&1`\n\
          echo python `python3 -c '{python}' 2>/dev/null`\n\
          cd {FOLDER} 2>/dev/null || exit 0\n\
+         echo id `cat id 2>/dev/null`\n\
          for name in supervisor-*; do echo supervisor ${{name#supervisor-}}; done\n\
          echo app `readlink app`; echo packages `readlink packages`"
     );
@@ -248,6 +274,7 @@ fn ship(
     programs: &Programs,
     packages: Option<&Archive>,
     probed: Vec<Probed>,
+    roles_change: bool,
 ) -> anyhow::Result<()> {
     let supervisor = programs.supervisor_name();
     let has = |probed: &Probed, link: &str, archive: &Archive| {
@@ -269,7 +296,10 @@ fn ship(
     let commanded = each(&probed, |probed| -> anyhow::Result<()> {
         let mut probed = probed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if !probed.values("supervisor").any(|known| known == supervisor) {
-            probed.ssh.run(&format!("umask 077; mkdir -p {FOLDER}/versions"), SHORT)?;
+            let id = getrandom::u64().map_err(|e| anyhow!("making up a name: {e}"))?;
+            let make = "umask 077; mkdir -p {FOLDER}/versions && cd {FOLDER} && if [ ! -e id ]; then echo {ID} > id; fi";
+            let make = make.replace("{FOLDER}", FOLDER).replace("{ID}", &format!("{id:016x}"));
+            probed.ssh.run(&make, SHORT)?;
             let name = format!("supervisor-{supervisor}");
             probed.ssh.upload(&programs.supervisor.path, Path::new(&name), true, |bytes| bar.add(bytes))?;
         }
@@ -286,6 +316,12 @@ fn ship(
     lock_all(&ssh, "cargo xtask up")?;
     let hosts: Vec<_> = ssh.into_iter().zip(said).map(|(ssh, said)| Probed { ssh, said }).collect();
     let shipped = all(each(&hosts, |probed| {
+        if roles_change {
+            ensure_idle(&probed.ssh)?;
+        }
+        let address = probed.ssh.entry().private_address().to_owned();
+        let reply = probed.ssh.request(&Request::Owns { address }, SHORT);
+        reply.context("the hosts file may need a private_address for it")?;
         let mut shipped = Vec::new();
         for (link, archive) in [("app", Some(&programs.app)), ("packages", packages)] {
             let Some(archive) = archive.filter(|archive| !has(probed, link, archive)) else { continue };
@@ -323,20 +359,6 @@ fn ship(
     Ok(())
 }
 
-/// An application is not changed under a job that uses it.
-fn ensure_idle(ssh: &Ssh) -> anyhow::Result<()> {
-    let status = status_of(ssh)?;
-    let running: Vec<_> =
-        status.programs.iter().filter(|program| program.running.is_some()).map(|p| p.name.as_str()).collect();
-    ensure!(
-        running.is_empty(),
-        "a job is running on {} ({}); wait for its end, or end it with: cargo xtask stop",
-        ssh.entry().name,
-        running.join(", ")
-    );
-    Ok(())
-}
-
 /// Where people and programs find what is on the hosts.
 fn write_urls(inventory: &Path, cast: &Cast) -> anyhow::Result<()> {
     let path = inventory.with_file_name("urls.txt");
@@ -350,18 +372,19 @@ fn write_urls(inventory: &Path, cast: &Cast) -> anyhow::Result<()> {
     std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))
 }
 
-/// Removes what an earlier `up` has put on hosts that are not used any more.
-fn leave(before: Option<&Inventory>, everyone: &[HostEntry], access: &Access) -> anyhow::Result<()> {
-    let Some(before) = before else { return Ok(()) };
-    let used = before.machines.iter().chain([&before.metrics]);
-    let left: Vec<_> = used
-        .filter_map(|name| before.host(name).ok())
-        .filter(|host| everyone.iter().all(|other| other.name != host.name || other.address != host.address))
-        .cloned()
-        .collect();
+/// Removes what an earlier `up` has put on hosts that are not used any more. One that is used under another name or address
+/// is known by the id in its folder.
+fn leave(left: &[HostEntry], used: &[Probed], access: &Access) -> anyhow::Result<()> {
     if left.is_empty() {
         return Ok(());
     }
-    super::down::clear(&left, access, &before.supervisor, false)
+    let used: Vec<_> = used.iter().filter_map(|probed| probed.value("id")).collect();
+    let gone = all(each(left, |host| {
+        let id = Ssh::connect(host, access)?.run(&format!("cat {FOLDER}/id 2>/dev/null || true"), SHORT)?;
+        Ok((!used.contains(&id.trim())).then(|| host.clone()))
+    }));
+    let gone: Vec<_> =
+        gone.context("looking at hosts that are not used any more")?.into_iter().flatten().collect();
+    super::down::clear(&gone, access, false)
         .context("removing the application from hosts that are not used any more")
 }

@@ -51,9 +51,26 @@ pub(crate) fn known_hosts_options(host: &HostEntry, access: &Access) -> Vec<Stri
 /// Where this process's connections have their sockets.
 static CONTROL: OnceLock<TempDir> = OnceLock::new();
 
+const PREFIX: &str = "xtask-ssh-";
+
+/// Removes the folders of processes that were killed and could not do it themselves.
+fn sweep() {
+    let Ok(entries) = std::fs::read_dir(std::env::temp_dir()) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split('-').next());
+        let pid = pid.filter(|pid| pid.parse::<u32>().is_ok());
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            // Another user's cannot be removed, and is that one's to remove.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 fn control_folder() -> anyhow::Result<&'static Path> {
     if CONTROL.get().is_none() {
-        let made = tempfile::Builder::new().prefix("xtask-ssh-").tempdir();
+        sweep();
+        let made = tempfile::Builder::new().prefix(&format!("{PREFIX}{}-", std::process::id())).tempdir();
         // Another thread may have made one just now; then this one goes again.
         let _ = CONTROL.set(made.context("making a folder for SSH connections")?);
     }
@@ -68,7 +85,7 @@ pub(crate) fn leave() {
 }
 
 pub(super) fn connect(host: &HostEntry, access: &Access) -> anyhow::Result<Session> {
-    let real = Real::of(host, access)?;
+    let real = Real::of(host, access.config.as_deref())?;
     if real.is_direct {
         banner(&real)?;
     }
@@ -123,6 +140,13 @@ fn explain(error: openssh::Error) -> anyhow::Error {
     error
 }
 
+/// The name or address that SSH's configuration has for a host.
+pub(crate) fn real_hostname(host: &HostEntry, config: Option<&Path>) -> anyhow::Result<String> {
+    let real =
+        Real::of(host, config).with_context(|| format!("looking for {} ({})", host.name, host.address))?;
+    Ok(real.hostname)
+}
+
 /// Where SSH really goes, as its configuration says.
 struct Real {
     hostname: String,
@@ -132,19 +156,21 @@ struct Real {
 }
 
 impl Real {
-    fn of(host: &HostEntry, access: &Access) -> anyhow::Result<Self> {
+    fn of(host: &HostEntry, config: Option<&Path>) -> anyhow::Result<Self> {
         let mut args = vec!["-G".to_owned()];
-        if let Some(config) = &access.config {
+        if let Some(config) = config {
             args.extend(["-F".to_owned(), config.display().to_string()]);
         }
         if let Some(port) = host.port {
             args.extend(["-p".to_owned(), port.to_string()]);
         }
         args.push(host.address.clone());
-        let said = duct::cmd("ssh", args).stderr_to_stdout().read().context(
+        let asked = duct::cmd("ssh", args).stderr_to_stdout().stdout_capture().unchecked().run().context(
             "asking ssh how it would connect; hosts over SSH need OpenSSH's client (on Debian and Ubuntu: apt-get \
              install openssh-client)",
         )?;
+        let said = String::from_utf8_lossy(&asked.stdout);
+        ensure!(asked.status.success(), "ssh does not know how to connect: {}", said.trim());
         let value = |name: &str| {
             said.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).map(str::to_owned)
         };

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail, ensure};
 use bytes::BytesMut;
-use openssh_sftp_client::file::{File, TokioCompatFile};
+use openssh_sftp_client::file::File;
 use openssh_sftp_client::metadata::Permissions;
 use openssh_sftp_client::{Sftp, SftpOptions};
-use tokio::io::{AsyncSeekExt, AsyncWriteExt};
+use tokio::io::AsyncSeekExt;
 
 use supervisor::protocol::FOLDER;
 
@@ -22,7 +22,7 @@ use crate::interrupt;
 const PIECE_TIME: Duration = Duration::from_secs(20);
 /// Bytes that are read or written at once.
 const PIECE: usize = 256 << 10;
-/// Pieces that are asked for before the first has come: over a long way, waiting for each would take all the time.
+/// Pieces that are on their way at once: over a long way, waiting for each would take all the time.
 const AHEAD: usize = 16;
 
 impl Ssh {
@@ -45,30 +45,32 @@ impl Ssh {
         self.run(&format!("rm -f {}.*.part", remote(to)), PIECE_TIME)?;
         let uploaded = runtime()?.block_on(async {
             let sftp = self.sftp().await?;
-            // While there are options, the channel cannot be closed.
             let mut file = in_time(sftp.options().write(true).create(true).truncate(true).open(&new)).await?;
             if executable {
                 in_time(file.set_permissions(Permissions::from(0o755))).await?;
             }
-            let mut out = Box::pin(TokioCompatFile::new(file));
             // Blocking, on a thread that has nothing else to do.
             let context = || format!("reading {}", local.display());
             let mut input = std::fs::File::open(local).with_context(context)?;
-            let mut piece = vec![0; PIECE];
+            let mut at = 0;
+            let mut going = VecDeque::new();
             loop {
-                let read = input.read(&mut piece).with_context(context)?;
-                if read == 0 {
-                    break;
-                }
                 ensure!(!interrupt::is_wanted(), "interrupted");
-                in_time(out.write_all(&piece[..read])).await?;
-                arrived(read as u64);
+                let mut piece = vec![0; PIECE];
+                let read = input.read(&mut piece).with_context(context)?;
+                if read > 0 {
+                    piece.truncate(read);
+                    going.push_back(tokio::spawn(write(file.clone(), at, piece)));
+                    at += read as u64;
+                }
+                if going.len() >= AHEAD || read == 0 {
+                    let Some(piece) = going.pop_front() else { break };
+                    arrived(piece.await.context("waiting for a piece")??);
+                }
             }
-            in_time(out.flush()).await?;
-            in_time(out.shutdown()).await?;
-            drop(out);
-            in_time(sftp.fs().rename(&new, remote(to))).await?;
-            close(sftp).await
+            // Awaited, since a program whose file is open for writing over there cannot be started.
+            in_time(file.close()).await?;
+            in_time(sftp.fs().rename(&new, remote(to))).await
         });
         uploaded.map_err(|error| self.explain_full_disk(error, local)).context(what)
     }
@@ -116,8 +118,7 @@ impl Ssh {
                 local.write_all(&piece).context("writing what came")?;
                 arrived(piece.len() as u64);
             }
-            drop(file);
-            close(sftp).await
+            in_time(file.close()).await
         });
         downloaded.context(what)
     }
@@ -138,6 +139,7 @@ impl Ssh {
             .with_context(|| format!("{} says that a file has {:?} bytes", self.entry.name, said.trim()))
     }
 
+    /// The channel ends when this is dropped. (Its own way to end panics when something of it is still being dropped.)
     async fn sftp(&self) -> anyhow::Result<Sftp> {
         let opening = Sftp::from_clonable_session(Arc::clone(&self.session), SftpOptions::new());
         in_time(opening).await.context("opening an SFTP channel")
@@ -151,8 +153,10 @@ async fn read(mut file: File, begin: u64, size: usize) -> anyhow::Result<BytesMu
     Ok(piece)
 }
 
-async fn close(sftp: Sftp) -> anyhow::Result<()> {
-    in_time(sftp.close()).await
+async fn write(mut file: File, begin: u64, piece: Vec<u8>) -> anyhow::Result<u64> {
+    file.seek(SeekFrom::Start(begin)).await?;
+    in_time(file.write_all(&piece)).await?;
+    Ok(piece.len() as u64)
 }
 
 /// Each step has its deadline; the connection's own signs of life end it before, when the host is gone.
