@@ -281,7 +281,7 @@ impl Shared {
         records::check_header(header).map_err(|error| anyhow!("the CSV's header {error}"))?;
         let state = self.state();
         ensure!(
-            state.durable_header.is_none_or(|known| known == crate::hash(header)),
+            state.durable_header.is_none_or(|known| known == wire::hash::short(header)),
             "its header is {:?}, and rows with another header are durable already",
             String::from_utf8_lossy(header)
         );

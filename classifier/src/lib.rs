@@ -15,8 +15,6 @@
 //! | [`watch`]    | deadlines for what is waited for while the dataflow runs |
 //! | [`file`]     | the same box over a file, without a network |
 
-use sha2::{Digest, Sha256};
-
 pub mod batch;
 pub mod beside;
 pub mod blackbox;
@@ -29,12 +27,6 @@ pub mod source;
 pub mod uplink;
 pub mod watch;
 pub mod window;
-
-/// A short hash, to tell things apart.
-pub fn hash(bytes: &[u8]) -> u64 {
-    let digest = Sha256::digest(bytes);
-    digest[..8].iter().fold(0, |hash, &byte| hash << 8 | u64::from(byte))
-}
 
 /// Ends the process with a reason. Timely is fail-stop: a process that cannot go on takes the cluster's
 /// generation down with it, so there is nothing to unwind.

@@ -16,7 +16,6 @@ use classifier::dataflow::{self, Port, Process};
 use classifier::uplink::Uplink;
 use classifier::window::Limits;
 use classifier::{file, ingest};
-use sha2::{Digest, Sha256};
 use wire::net::{self, WhenTaken};
 use wire::opening::{Member, ResultsOpening};
 use wire::ports;
@@ -253,7 +252,7 @@ fn initialize(
         ResultsOpening::Initializer { name: settings.me.name.clone(), generation: formation.generation };
     let patience = Duration::from_secs(args.patience);
     let uplink = Uplink::connect(&args.output, settings.token.as_ref(), &who, settings.patience)?;
-    let job = classifier::hash(settings.me.settings.as_bytes());
+    let job = wire::hash::short(settings.me.settings.as_bytes());
     if let Some(known) = uplink.welcome.identity {
         ensure!(
             known.settings == job,
@@ -320,7 +319,7 @@ fn build_id() -> anyhow::Result<String> {
         false => std::env::current_exe().context("looking for this program's file")?,
     };
     let program = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
-    Ok(wire::hex(&Sha256::digest(program)[..8]))
+    Ok(wire::hash::short_hex(&program))
 }
 
 /// The settings that decide what results look like.

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use wire::results::{FromReceiver, Identity, Outcome, Summary, Totals, Welcome};
 
 use crate::batch::{Batch, Batches};
-use crate::hash;
 use crate::ingest::{Incoming, Ingest};
 use crate::uplink::Up;
 use crate::watch::Watch;
@@ -126,7 +125,8 @@ impl Source {
                 Incoming::Rows { header, frames, rows } => {
                     if !self.identified {
                         self.identified = true;
-                        let identity = Identity { settings: self.settings, header: hash(&header) };
+                        let identity =
+                            Identity { settings: self.settings, header: wire::hash::short(&header) };
                         if self.uplink.send(Up::Identity(identity)).is_err() {
                             crate::fail("the uplink's thread has ended");
                         }

@@ -10,7 +10,6 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use wire::results::Identity;
 
 const SLOT: usize = 512;
@@ -153,7 +152,7 @@ fn decode(bytes: &[u8]) -> Option<Slot> {
 }
 
 fn checksum(bytes: &[u8]) -> String {
-    wire::hex(&Sha256::digest(bytes)[..8])
+    wire::hash::short_hex(bytes)
 }
 
 #[cfg(test)]

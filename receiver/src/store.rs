@@ -1,14 +1,13 @@
 //! Results, rejects and checkpoint on disk.
 
 use std::fs::{File, OpenOptions};
-use std::io::{IoSlice, Read, Seek, SeekFrom, Write};
+use std::io::{IoSlice, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
 use sha2::{Digest, Sha256};
 use wire::files::{REJECTS_HEADER, ResultFiles};
 use wire::frame::write_all_vectored;
-use wire::hex;
 use wire::program::{replace_file, sync_folder};
 use wire::results::{ResultBatch, Summary};
 
@@ -145,21 +144,10 @@ fn reopen(paths: &ResultFiles, checkpoint: Checkpoint, saved: Saved) -> anyhow::
     };
     let mut results = cut(&paths.results, position.result_bytes)?;
     let mut rejects = cut(&paths.rejects, position.reject_bytes)?;
-    let hash = hash_all(&mut results).with_context(|| format!("reading {}", paths.results.display()))?;
+    let (hash, _) =
+        wire::hash::of_all(&mut results).with_context(|| format!("reading {}", paths.results.display()))?;
     rejects.seek(SeekFrom::End(0)).with_context(|| format!("seeking in {}", paths.rejects.display()))?;
     pair(paths, results, rejects, hash, checkpoint, position)
-}
-
-fn hash_all(file: &mut File) -> std::io::Result<Sha256> {
-    let mut hash = Sha256::new();
-    let mut block = vec![0; 1 << 20];
-    loop {
-        let read = file.read(&mut block)?;
-        if read == 0 {
-            return Ok(hash);
-        }
-        hash.update(&block[..read]);
-    }
 }
 
 fn pair(
@@ -213,7 +201,7 @@ impl Store {
 
     /// SHA-256 of the results as far as they are written, in hexadecimal.
     pub fn sha256(&self) -> String {
-        hex(&self.hash.clone().finalize())
+        wire::hash::finish(self.hash.clone())
     }
 }
 
@@ -292,7 +280,7 @@ mod tests {
         syncer.sync(&store.position()).unwrap();
         assert_eq!(std::fs::read_to_string(&paths.results).unwrap(), "a\nb\nc\n");
         assert_eq!(std::fs::read_to_string(&paths.rejects).unwrap(), "row,reason,record\n0,bad,x\n");
-        let whole = hex(&Sha256::digest(b"a\nb\nc\n"));
+        let whole = wire::hash::hex(&Sha256::digest(b"a\nb\nc\n"));
         assert_eq!(store.sha256(), whole);
     }
 

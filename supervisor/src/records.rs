@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use wire::program::replace_file;
+use wire::program::{read_if_there, remove_if_there, replace_file};
 
 use crate::protocol::{End, Program};
 
@@ -206,23 +206,8 @@ fn save<T: Serialize>(path: &Path, value: &T) -> anyhow::Result<()> {
 }
 
 pub(crate) fn load<T: DeserializeOwned>(path: &Path) -> anyhow::Result<Option<T>> {
-    match std::fs::read(path) {
-        Ok(text) => serde_json::from_slice(&text)
-            .map(Some)
-            .with_context(|| format!("understanding {}", path.display())),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(e).with_context(|| format!("reading {}", path.display())),
-    }
-}
-
-/// Removes a file, unless it is not there.
-pub(crate) fn remove_if_there(path: &Path) -> anyhow::Result<()> {
-    match std::fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => {
-            Err(e).with_context(|| format!("removing {}", path.display()))
-        }
-        _ => Ok(()),
-    }
+    let Some(text) = read_if_there(path)? else { return Ok(None) };
+    serde_json::from_slice(&text).map(Some).with_context(|| format!("understanding {}", path.display()))
 }
 
 #[cfg(test)]

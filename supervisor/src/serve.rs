@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail, ensure};
 use wire::files::ResultFiles;
-use wire::program::Ready;
+use wire::program::{Ready, remove_if_there};
 use wire::results::Progress;
 use wire::token::Token;
 
@@ -185,7 +185,7 @@ impl Host {
             ensure!(!record.process.is_alive(), "{name} runs already, as process {}", record.process.pid);
         }
         self.records.forget(&name)?;
-        records::remove_if_there(&self.inside(&program.ready_file)?)?;
+        remove_if_there(&self.inside(&program.ready_file)?)?;
         std::fs::create_dir_all(self.folder.join("log")).context("making the folder for logs")?;
         self.records.save_launch(&program)?;
         let me = std::env::current_exe().context("looking for this program's file")?;
@@ -246,7 +246,7 @@ impl Host {
         let output = Arc::clone(&self.output);
         let observe = move || {
             let hear = |progress| say(&output, &Message::Event(Event::Progress(progress))).is_ok();
-            if let Err(error) = wire::results::observe(&address, Some(&token), hear) {
+            if let Err(error) = wire::observer::observe(&address, Some(&token), hear) {
                 wire::say!("supervisor: observing the receiver: {error:#}");
             }
         };
@@ -306,7 +306,7 @@ impl Host {
             first = Some(progress);
             false
         };
-        wire::results::observe(&address, Some(&token), hear).ok()?;
+        wire::observer::observe(&address, Some(&token), hear).ok()?;
         first
     }
 }

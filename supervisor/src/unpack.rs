@@ -2,15 +2,13 @@
 //! is never half an application.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
-use sha2::{Digest, Sha256};
+use wire::program::remove_if_there;
 use zip::ZipArchive;
-
-use crate::records::remove_if_there;
 
 /// Unpacks an archive, checks it, lets the link lead to it, and removes the archive and what the link led to before.
 ///
@@ -72,15 +70,7 @@ fn extract(archive: &Path, sha256: &str, into: &Path) -> anyhow::Result<()> {
 }
 
 fn hash(file: &mut File) -> io::Result<String> {
-    let mut sha256 = Sha256::new();
-    let mut block = vec![0; 1 << 20];
-    loop {
-        let read = file.read(&mut block)?;
-        if read == 0 {
-            return Ok(wire::hex(&sha256.finalize()));
-        }
-        sha256.update(&block[..read]);
-    }
+    wire::hash::of_all(file).map(|(hash, _)| wire::hash::finish(hash))
 }
 
 fn remove_others(versions: &Path, link: &str, target: &Path) -> anyhow::Result<()> {

@@ -8,6 +8,8 @@
 //! | [`token`]   | the job token that opens every port |
 //! | [`door`]    | a port's door: strangers, and a thread for each connection |
 //! | [`files`]   | the files that a job leaves |
+//! | [`hash`]    | SHA-256 of what can be read, in hexadecimal, and short |
+//! | [`observer`] | looking on at a receiver's job |
 //! | [`net`]     | connecting and listening with deadlines and errors that name the peer |
 //! | [`program`] | what a program and the one that started it tell each other |
 //! | [`ports`]   | default ports |
@@ -15,7 +17,9 @@
 pub mod door;
 pub mod files;
 pub mod frame;
+pub mod hash;
 pub mod net;
+pub mod observer;
 pub mod opening;
 pub mod ports;
 pub mod program;
@@ -24,8 +28,3 @@ pub mod token;
 
 /// Version of the protocols in this crate. Peers that speak another one are refused with a reason.
 pub const VERSION: u32 = 1;
-
-/// Bytes in hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}

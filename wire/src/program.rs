@@ -43,13 +43,9 @@ impl Ready {
     /// # Errors
     /// A file that cannot be read or is not a ready file.
     pub fn read(path: &Path) -> anyhow::Result<Option<Self>> {
-        match std::fs::read(path) {
-            Ok(text) => serde_json::from_slice(&text)
-                .map(Some)
-                .with_context(|| format!("{} is not a ready file", path.display())),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(e).with_context(|| format!("reading {}", path.display())),
-        }
+        let Some(text) = read_if_there(path)? else { return Ok(None) };
+        let ready = serde_json::from_slice(&text);
+        ready.map(Some).with_context(|| format!("{} is not a ready file", path.display()))
     }
 }
 
@@ -76,13 +72,35 @@ pub fn replace_file(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
 /// Names the file.
 pub fn write_secret_file(path: &Path, text: &str) -> anyhow::Result<()> {
     let context = || format!("writing {}", path.display());
-    match std::fs::remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e).with_context(context),
-        _ => {}
-    }
+    remove_if_there(path)?;
     let mut file =
         OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).with_context(context)?;
     file.write_all(text.as_bytes()).with_context(context)
+}
+
+/// Removes a file, unless it is not there.
+///
+/// # Errors
+/// Names the file.
+pub fn remove_if_there(path: &Path) -> anyhow::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(e).with_context(|| format!("removing {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Reads a file; `None` if it is not there.
+///
+/// # Errors
+/// Names the file.
+pub fn read_if_there(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e).with_context(|| format!("reading {}", path.display())),
+    }
 }
 
 /// Makes the names in the folder of `path` durable.

@@ -4,21 +4,12 @@
 //! there are many; all else is JSON.
 
 use std::io::{IoSlice, Write};
-use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use bytes::{Buf, BufMut, Bytes};
 use serde::{Deserialize, Serialize};
 
-use crate::frame::{self, FrameReader};
-use crate::net;
-use crate::opening::{self, ResultsOpening};
-use crate::token::Token;
-
-/// How long an observer tries to connect.
-const CONNECT_TIME: Duration = Duration::from_secs(5);
-/// The receiver tells an observer something several times a second; after this long, it is gone.
-const SILENCE: Duration = Duration::from_secs(30);
+use crate::frame;
 
 const BATCH: u8 = 1;
 const TOTALS: u8 = 2;
@@ -284,28 +275,6 @@ impl FromReceiver {
             Self::Outcome(outcome) => write_json(stream, OUTCOME, outcome),
         }
     }
-}
-
-/// Observes the job of the receiver at `address`, until it ends, nobody wants to hear more (`hear` gives `false`), or the
-/// connection is lost.
-///
-/// # Errors
-/// No receiver there, one that refuses, a connection that breaks.
-pub fn observe(
-    address: &str,
-    token: Option<&Token>,
-    mut hear: impl FnMut(Progress) -> bool,
-) -> anyhow::Result<()> {
-    let stream = net::connect("the receiver", address, CONNECT_TIME)?;
-    opening::send(&stream, token, &ResultsOpening::Observer {})?;
-    let mut reader = FrameReader::new(stream, "the receiver", frame::DEFAULT_LIMIT);
-    reader.set_patience(SILENCE)?;
-    while let Some(payload) = reader.next_frame()? {
-        if !hear(opening::answer(&payload, "the receiver")?) {
-            break;
-        }
-    }
-    Ok(())
 }
 
 /// The receiver's answer to the opening of a classifier process.

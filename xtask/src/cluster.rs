@@ -328,5 +328,5 @@ impl<'a> Programs<'a> {
 pub(crate) fn make_token() -> anyhow::Result<Token> {
     let mut secret = [0u8; 32];
     getrandom::fill(&mut secret).map_err(|e| anyhow!("making a job token: {e}"))?;
-    Ok(Token::new(wire::hex(&secret)))
+    Ok(Token::new(wire::hash::hex(&secret)))
 }

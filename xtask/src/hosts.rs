@@ -151,13 +151,9 @@ impl Inventory {
     /// # Errors
     /// A file that cannot be understood.
     pub(crate) fn load_if_there(path: &Path) -> anyhow::Result<Option<Self>> {
-        match std::fs::read_to_string(path) {
-            Ok(text) => toml::from_str(&text)
-                .map(Some)
-                .with_context(|| format!("understanding the inventory {}", path.display())),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(e).with_context(|| format!("reading the inventory {}", path.display())),
-        }
+        let Some(text) = wire::program::read_if_there(path)? else { return Ok(None) };
+        let context = || format!("understanding the inventory {}", path.display());
+        toml::from_slice(&text).map(Some).with_context(context)
     }
 
     /// The inventory of an earlier `up`.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use clap::builder::BoolishValueParser;
 use wire::files::ResultFiles;
+use wire::program::remove_if_there;
 use wire::results::Summary;
 
 use crate::cluster::{self, Hosts, Input, Job};
@@ -265,12 +266,7 @@ fn spare(input: &Path, files: &ResultFiles) -> anyhow::Result<()> {
 /// Removes the results of an earlier job.
 fn clean_slate(files: &ResultFiles) -> anyhow::Result<()> {
     for path in files.all() {
-        match std::fs::remove_file(path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                return Err(e).with_context(|| format!("removing {}, of an earlier job", path.display()));
-            }
-            _ => {}
-        }
+        remove_if_there(path).context("making room for the job's results")?;
     }
     Ok(())
 }

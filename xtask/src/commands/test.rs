@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use xshell::{Shell, cmd};
 
 use crate::{project, ui};
@@ -147,10 +147,7 @@ impl Counts {
 
 /// Runs all tests, unit, end to end and in documentation, and counts them.
 fn run_tests(filter: Option<&str>) -> anyhow::Result<Counts> {
-    match std::fs::remove_file(SKIPPED) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => bail!("removing {SKIPPED}: {e}"),
-        _ => {}
-    }
+    wire::program::remove_if_there(Path::new(SKIPPED))?;
     // Built before the tests, which would otherwise build them while the first of them waits.
     project::build_programs()?;
     let mut words = vec!["test", "--workspace", "--all-features", "--no-fail-fast"];
@@ -176,11 +173,8 @@ fn run_tests(filter: Option<&str>) -> anyhow::Result<Counts> {
 }
 
 fn skipped_tests() -> anyhow::Result<Vec<String>> {
-    match std::fs::read_to_string(SKIPPED) {
-        Ok(reasons) => Ok(reasons.lines().map(str::to_owned).collect()),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(e) => Err(e).with_context(|| format!("reading {SKIPPED}")),
-    }
+    let reasons = wire::program::read_if_there(Path::new(SKIPPED))?.unwrap_or_default();
+    Ok(String::from_utf8_lossy(&reasons).lines().map(str::to_owned).collect())
 }
 
 #[cfg(test)]

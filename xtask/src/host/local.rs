@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, channel};
 
 use anyhow::Context;
-use wire::program::{LIFELINE, Ready};
+use wire::program::{LIFELINE, Ready, remove_if_there};
 use wire::results::Progress;
 use wire::token::Token;
 
@@ -42,10 +42,7 @@ impl Host for Local {
     fn start(&self, launch: &Launch) -> anyhow::Result<Box<dyn Running>> {
         let log = self.logs.join(format!("{}.log", launch.name));
         let context = || format!("starting {} on {}", launch.name, self.name());
-        match std::fs::remove_file(&launch.ready_file) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e).with_context(context),
-            _ => {}
-        }
+        remove_if_there(&launch.ready_file).with_context(context)?;
         let (stdin, lifeline) = std::io::pipe().with_context(context)?;
         let mut command = duct::cmd(self.programs.join(launch.program), &launch.args)
             .stderr_to_stdout()
@@ -75,7 +72,7 @@ impl Host for Local {
         let (results, token) = (results.to_owned(), token.clone());
         let observe = move || {
             // The job's own programs say what is wrong, if something is.
-            let _ = wire::results::observe(&results, Some(&token), |progress| sender.send(progress).is_ok());
+            let _ = wire::observer::observe(&results, Some(&token), |progress| sender.send(progress).is_ok());
         };
         std::thread::Builder::new().name("observer".into()).spawn(observe).context("starting a thread")?;
         Ok(progress)

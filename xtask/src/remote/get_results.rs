@@ -1,13 +1,12 @@
 //! Subcommand: cargo xtask get-results
 
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::BufReader;
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail, ensure};
 use flate2::read::MultiGzDecoder;
-use sha2::{Digest, Sha256};
 use wire::results::Summary;
 
 use super::{command_all, end_on_interrupt, load, status_of};
@@ -45,18 +44,19 @@ pub(super) fn run(args: &GetResults) -> anyhow::Result<ExitCode> {
     let output = args.output.clone().map_or_else(|| project::default_folder("output"), Ok)?;
     project::make_folder(&output)?;
     // Named after the job, so that what is there of another one is not gone on with.
-    let key = wire::hex(&Sha256::digest(format!("{} {}", summary.sha256, summary.ended))[..8]);
+    let key = wire::hash::short_hex(format!("{} {}", summary.sha256, summary.ended).as_bytes());
     let part = output.join(format!("results.{key}.part"));
     let context = || format!("writing {}", part.display());
-    let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&part);
-    let file = file.as_mut().map_err(|error| anyhow::anyhow!("{error}")).with_context(context)?;
+    let mut options = File::options();
+    let mut file =
+        options.read(true).write(true).create(true).truncate(false).open(&part).with_context(context)?;
     let there = file.metadata().with_context(context)?.len().min(length);
     if there > 0 {
         ui::note(&format!("going on at {} of {}", ui::bytes(there), ui::bytes(length)));
     }
     let bar = Transfer::new("fetching", length);
     bar.add(there);
-    let fetched = host.download(Path::new(ARCHIVE), file, there, length, |bytes| bar.add(bytes));
+    let fetched = host.download(Path::new(ARCHIVE), &mut file, there, length, |bytes| bar.add(bytes));
     bar.clear();
     fetched.with_context(|| {
         format!("what has come is in {}; another get-results goes on there", part.display())
@@ -85,16 +85,8 @@ fn check(archive: &Path, summary: &Summary) -> anyhow::Result<()> {
         let mut entry = entry.context("reading the archive")?;
         let name = entry.path().context("reading the archive")?.display().to_string();
         if name == "results.log" {
-            let mut sha256 = Sha256::new();
-            let mut block = vec![0; 1 << 20];
-            loop {
-                let read = entry.read(&mut block).context("reading the results in the archive")?;
-                if read == 0 {
-                    break;
-                }
-                sha256.update(&block[..read]);
-            }
-            let found = wire::hex(&sha256.finalize());
+            let (hash, _) = wire::hash::of_all(&mut entry).context("reading the results in the archive")?;
+            let found = wire::hash::finish(hash);
             ensure!(
                 found == summary.sha256,
                 "the results have the SHA-256 {found}, and results.json says {}",

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufWriter, Read, Write};
+use std::io::{BufWriter, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
-use sha2::{Digest, Sha256};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
@@ -53,18 +52,8 @@ pub(super) fn pack(files: &BTreeMap<String, PathBuf>, path: &Path) -> anyhow::Re
 pub(super) fn describe(path: &Path) -> anyhow::Result<Archive> {
     let context = || format!("reading {}", path.display());
     let mut file = File::open(path).with_context(context)?;
-    let mut sha256 = Sha256::new();
-    let mut block = vec![0; 1 << 20];
-    let mut length = 0;
-    loop {
-        let read = file.read(&mut block).with_context(context)?;
-        if read == 0 {
-            break;
-        }
-        length += read as u64;
-        sha256.update(&block[..read]);
-    }
-    Ok(Archive { path: path.to_owned(), sha256: wire::hex(&sha256.finalize()), length })
+    let (hash, length) = wire::hash::of_all(&mut file).with_context(context)?;
+    Ok(Archive { path: path.to_owned(), sha256: wire::hash::finish(hash), length })
 }
 
 /// Adds all files of a folder, and of those in it, under a name; without what Python makes for itself.
@@ -110,10 +99,15 @@ pub(super) fn needed_glibc(programs: &[PathBuf]) -> anyhow::Result<Option<u32>> 
     Ok(needed)
 }
 
+/// The minor version of the C library 2.x, as `getconf GNU_LIBC_VERSION` tells it; `None` for another C library.
+pub(super) fn glibc_minor(version: &str) -> Option<u32> {
+    version.trim().strip_prefix("glibc 2.").and_then(|minor| minor.parse().ok())
+}
+
 /// Whether a host with this C library, as `getconf GNU_LIBC_VERSION` tells it, can run them.
 pub(super) fn check_glibc(needed: Option<u32>, there: &str) -> anyhow::Result<()> {
     let Some(needed) = needed else { return Ok(()) };
-    let minor = there.trim().strip_prefix("glibc 2.").and_then(|minor| minor.parse::<u32>().ok());
+    let minor = glibc_minor(there);
     let minor = minor.with_context(|| {
         format!(
             "its C library ({:?}) is not the one that the programs are linked with; on this machine, rustup target add \

@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
-use sha2::{Digest, Sha256};
 
 use super::package::{self, Archive};
 use crate::{project, ui};
@@ -85,8 +84,7 @@ pub(super) fn packages(
         None => "pandas\n".to_owned(),
     };
     let Platform { python, processor, glibc } = platform;
-    let key = Sha256::digest(format!("{text}\0{python}\0{processor}\0{glibc}"));
-    let key = wire::hex(&key[..8]);
+    let key = wire::hash::short_hex(format!("{text}\0{python}\0{processor}\0{glibc}").as_bytes());
     let cache = project::root()?.join("target/packages");
     project::make_folder(&cache)?;
     let archive = cache.join(format!("{key}.zip"));

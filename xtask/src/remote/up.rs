@@ -224,7 +224,7 @@ impl Probed {
             format!("{host} has no python3, which a Python box needs; on Debian and Ubuntu: apt-get install python3")
         })?;
         let libc = self.value("libc").unwrap_or_default();
-        let glibc = libc.strip_prefix("glibc 2.").and_then(|minor| minor.parse().ok());
+        let glibc = package::glibc_minor(libc);
         let glibc = glibc.with_context(|| format!("{host} has another C library than glibc: {libc:?}"))?;
         let processor = self.value("processor").unwrap_or_default().to_owned();
         Ok(Platform { python: python.to_owned(), processor, glibc })

@@ -1,0 +1,62 @@
+//! SHA-256, as it is used everywhere: of what can be read, in hexadecimal, and short.
+
+use std::io::{self, Read};
+
+use sha2::{Digest, Sha256};
+
+/// How much is read at once.
+const BLOCK: usize = 1 << 20;
+
+/// The hash of all that can be read, to be gone on with, and how many bytes that was.
+///
+/// # Errors
+/// Those of reading.
+pub fn of_all(mut reader: impl Read) -> io::Result<(Sha256, u64)> {
+    let (mut hash, mut length) = (Sha256::new(), 0);
+    let mut block = vec![0; BLOCK];
+    loop {
+        match reader.read(&mut block) {
+            Ok(0) => return Ok((hash, length)),
+            Ok(read) => {
+                hash.update(&block[..read]);
+                length += read as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// A hash in hexadecimal.
+pub fn finish(hash: Sha256) -> String {
+    hex(&hash.finalize())
+}
+
+/// The first eight bytes of the hash of these bytes: enough to tell things apart that nobody forges.
+pub fn short(bytes: &[u8]) -> u64 {
+    let digest = Sha256::digest(bytes);
+    digest[..8].iter().fold(0, |hash, &byte| hash << 8 | u64::from(byte))
+}
+
+/// As [`short`], in hexadecimal.
+pub fn short_hex(bytes: &[u8]) -> String {
+    format!("{:016x}", short(bytes))
+}
+
+/// Bytes in hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_hash_is_the_beginning_of_the_long_one() {
+        let (hash, length) = of_all(&b"abc"[..]).unwrap();
+        let long = finish(hash);
+        assert_eq!((length, &long[..16]), (3, "ba7816bf8f01cfea"));
+        assert_eq!(short_hex(b"abc"), long[..16]);
+    }
+}
