@@ -5,6 +5,7 @@
 //! are whole or not taken: a connection that breaks in the middle of a batch is asked for that batch's
 //! rows again.
 
+mod turn;
 mod voice;
 
 use std::collections::VecDeque;
@@ -21,6 +22,7 @@ use wire::opening::{self, OPENING_LIMIT, OPENING_TIME, Refusal, SenderOpening, S
 use wire::token::Token;
 
 use crate::watch::Watch;
+use turn::{Turn, Untold};
 use voice::Voice;
 
 /// Bytes of rows that wait for the source; a single batch may be larger.
@@ -91,19 +93,20 @@ struct State {
     header: Option<Bytes>,
     /// A hash of the header of rows that are durable since before this process.
     durable_header: Option<u64>,
-    /// The session that has sent the last row, when it has.
-    ended_by: Option<Option<String>>,
-    ended: bool,
+    /// Who has sent the last row, when somebody has.
+    ended_by: Option<Session>,
     outcome: Option<SourceAnswer>,
     /// Senders that have not been told the outcome.
     untold: usize,
 }
 
+/// The name that a sender gave itself, if it did; a connection that gives the same one is the same sender, come back.
+type Session = Option<String>;
+
 /// Whose turn it is.
 struct Sending {
     turn: u64,
-    /// The name that the sender gave itself; a connection that gives the same one is the same sender, come back.
-    session: Option<String>,
+    session: Session,
     voice: Option<Arc<Voice>>,
 }
 
@@ -228,14 +231,11 @@ impl Shared {
         visitor.admit();
         let _untold = Untold::new(self);
         let voice = Arc::new(Voice::new(&visitor.stream)?);
-        let (ended, ended_by) = {
-            let state = self.state();
-            (state.ended, state.ended_by.clone())
-        };
-        if ended {
+        let ended_by = self.state().ended_by.clone();
+        if let Some(sender) = ended_by {
             // It lost its connection when it had sent everything; another one's rows would be lost.
             ensure!(
-                session.is_some() && ended_by == Some(session),
+                session.is_some() && session == sender,
                 "all rows of this job are here already, from another sender"
             );
             return self.tell_outcome(&voice);
@@ -255,9 +255,9 @@ impl Shared {
     }
 
     /// Lets a sender in, if it is the only one, or the same one come back; else `None`.
-    fn admit(&self, session: Option<String>, voice: Option<Arc<Voice>>) -> anyhow::Result<Option<Turn<'_>>> {
+    fn admit(&self, session: Session, voice: Option<Arc<Voice>>) -> anyhow::Result<Option<Turn<'_>>> {
         let mut state = self.state();
-        ensure!(!state.ended, "refused, since all rows are here already");
+        ensure!(state.ended_by.is_none(), "refused, since all rows are here already");
         if let Some(old) = &state.sender {
             if session.is_none() || old.session != session {
                 return Ok(None);
@@ -335,7 +335,6 @@ impl Shared {
                 state.header.get_or_insert_with(|| header.clone());
             }
             Incoming::End => {
-                state.ended = true;
                 state.ended_by = state.sender.as_ref().map(|sender| sender.session.clone());
                 wire::say!("classifier: all {} rows are here", state.next_row);
             }
@@ -354,43 +353,6 @@ impl Shared {
         let outcome = state.outcome.clone();
         drop(state);
         outcome.map_or(Ok(()), |outcome| voice.conclude(&outcome))
-    }
-}
-
-/// A sender's time; ends when it is dropped, or when the same sender comes back.
-struct Turn<'a> {
-    port: &'a Shared,
-    number: u64,
-    next_row: u64,
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        let mut state = self.port.state();
-        if state.sender.as_ref().is_some_and(|sender| sender.turn == self.number) {
-            state.sender = None;
-            if !state.ended {
-                self.port.watch.wait_for("waiting for a sender to come back with the rest of the rows");
-            }
-            self.port.changed.notify_all();
-        }
-    }
-}
-
-/// A sender that is to be told the outcome; until this is dropped, the process should stay.
-struct Untold<'a>(&'a Shared);
-
-impl<'a> Untold<'a> {
-    fn new(port: &'a Shared) -> Self {
-        port.state().untold += 1;
-        Self(port)
-    }
-}
-
-impl Drop for Untold<'_> {
-    fn drop(&mut self) {
-        self.0.state().untold -= 1;
-        self.0.changed.notify_all();
     }
 }
 

@@ -1,20 +1,19 @@
 //! The state that connections, the writer and the syncer share.
 
+mod initializer;
+
 use std::collections::BTreeMap;
 use std::net::TcpStream;
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{bail, ensure};
+use initializer::Initializer;
 use wire::opening;
-use wire::results::{Acknowledgement, FromReceiver, Identity, Outcome, Progress, Summary, Totals, Welcome};
+use wire::results::{FromReceiver, Identity, Outcome, Progress, Summary, Totals, Welcome};
 
 use crate::checkpoint::Position;
 use crate::store::Finished;
-
-/// Received batches are reported to the source at most this often, unless something became durable or there is
-/// nothing else to do.
-const REPORT_PAUSE: Duration = Duration::from_millis(1);
 
 /// How long the initializer may let the receiver wait that tells it something.
 const WRITE_TIME: Duration = Duration::from_secs(5);
@@ -61,17 +60,6 @@ struct State {
     /// The initializer was told how the job ended.
     told: bool,
     finished: Option<Finished>,
-}
-
-#[derive(Debug)]
-struct Initializer {
-    connection: u64,
-    stream: TcpStream,
-    /// What the source was told to be durable.
-    acknowledged: u64,
-    /// Received batches by worker, and of how many the source was told.
-    received: BTreeMap<u32, (u64, u64)>,
-    reported: Instant,
 }
 
 /// Whether so many bytes of results are there.
@@ -159,13 +147,7 @@ impl Job {
         state.connected += 1;
         let connection = state.connected;
         if initializer {
-            state.initializer = Some(Initializer {
-                connection,
-                stream: stream.try_clone()?,
-                acknowledged: state.durable.next,
-                received: BTreeMap::new(),
-                reported: Instant::now(),
-            });
+            state.initializer = Some(Initializer::new(connection, stream.try_clone()?, state.durable.next));
         }
         state.connections.insert(connection, stream);
         state.lonely_since = None;
@@ -193,13 +175,15 @@ impl Job {
         if generation == state.generation
             && let Some(initializer) = &mut state.initializer
         {
-            initializer.received.entry(worker).or_default().0 += 1;
+            initializer.received(worker);
         }
     }
 
-    /// Notes how far the writer is; `idle` says that it has nothing else to write just now.
-    pub fn written(&self, position: Position, idle: bool) {
+    /// Notes how far the writer is, and how many bytes of results wait for an earlier batch; `idle` says that it has nothing
+    /// else to write just now.
+    pub fn written(&self, position: Position, held: u64, idle: bool) {
         let mut state = self.state();
+        state.held = held;
         if state.written.next != position.next {
             state.written = position;
             self.changed.notify_all();
@@ -245,11 +229,6 @@ impl Job {
         state.identity = Some(identity);
         self.changed.notify_all();
         Ok(())
-    }
-
-    /// Notes how many bytes of results wait for an earlier batch.
-    pub fn held(&self, bytes: u64) {
-        self.state().held = bytes;
     }
 
     /// Notes that no batches beyond these totals will come.
@@ -372,26 +351,8 @@ impl Job {
 impl State {
     /// Tells the source what is new, if it is time to.
     fn report(&mut self, now: bool) {
-        let next = self.durable.next;
         let Some(initializer) = &mut self.initializer else { return };
-        if !now && initializer.reported.elapsed() < REPORT_PAUSE {
-            return;
-        }
-        let mut received = Vec::new();
-        for (&worker, (count, told)) in &mut initializer.received {
-            if count != told {
-                received.push((worker, *count));
-                *told = *count;
-            }
-        }
-        if received.is_empty() && initializer.acknowledged == next {
-            return;
-        }
-        let acknowledgement =
-            FromReceiver::Acknowledgement(Acknowledgement { next, received, held: self.held });
-        initializer.acknowledged = next;
-        initializer.reported = Instant::now();
-        if let Err(error) = acknowledgement.write(&initializer.stream) {
+        if let Err(error) = initializer.report(self.durable.next, self.held, now) {
             wire::say!("receiver: acknowledging to the initializer: {error:#}; its connection is closed");
             // Its own thread sees that, and cleans up; that it is closed already is as good.
             let _ = initializer.stream.shutdown(std::net::Shutdown::Both);

@@ -91,9 +91,8 @@ fn step(
     while let Some(batch) = line.order.take()? {
         run.push(batch);
     }
-    job.held(line.order.held() as u64);
     store.append(&run)?;
-    job.written(store.position(), idle);
+    job.written(store.position(), line.order.held() as u64, idle);
     for reply in digests {
         // The syncer waits for it; if it does not, the job has ended.
         let _ = reply.send(store.sha256());

@@ -12,12 +12,6 @@ pub(crate) fn watch() -> anyhow::Result<()> {
     wire::program::on_end_signals(|| INTERRUPTED.store(true, Ordering::SeqCst))
 }
 
-/// From now on a signal does this.
-#[cfg(feature = "remote")]
-pub(crate) fn act(act: impl Fn() + Send + 'static) -> anyhow::Result<()> {
-    wire::program::on_end_signals(act)
-}
-
 /// Whether somebody wants the command to end.
 pub(crate) fn is_wanted() -> bool {
     INTERRUPTED.load(Ordering::SeqCst)

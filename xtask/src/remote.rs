@@ -4,6 +4,7 @@ mod down;
 mod get_results;
 mod look;
 mod package;
+mod probe;
 mod python;
 mod run_cluster;
 mod up;
@@ -61,7 +62,7 @@ fn load(place: &Place) -> anyhow::Result<(Inventory, Access)> {
 /// From now on, an interruption ends this process at once. That is in order where whatever is half done is gone on with, or
 /// cleaned up, by the next command; and where threads wait for hosts, they cannot be called back anyway.
 fn end_on_interrupt(words: &'static str) -> anyhow::Result<()> {
-    interrupt::act(move || {
+    wire::program::on_end_signals(move || {
         if !words.is_empty() {
             ui::note(words);
         }
@@ -107,14 +108,14 @@ fn all<T>(outcomes: Vec<anyhow::Result<T>>) -> anyhow::Result<Vec<T>> {
 /// Connects to hosts, and to their supervisors.
 fn command_all(hosts: &[HostEntry], access: &Access, supervisor: &str) -> anyhow::Result<Vec<Ssh>> {
     all(each(hosts, |host| {
-        let mut ssh = Ssh::connect(host, access)?;
+        let ssh = Ssh::connect(host, access)?;
         ssh.command(supervisor)?;
         Ok(ssh)
     }))
 }
 
 /// Takes the command over hosts, one after the other, so that of two who try it at the same time one gets all.
-fn lock_all(hosts: &[Ssh], what: &str) -> anyhow::Result<()> {
+fn lock_all<'a>(hosts: impl IntoIterator<Item = &'a Ssh>, what: &str) -> anyhow::Result<()> {
     let who = format!("{} on {}, with {what} (process {})", user(), hostname(), std::process::id());
     let since = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
     let us = who.clone();
@@ -170,7 +171,5 @@ fn ensure_idle(ssh: &Ssh) -> anyhow::Result<()> {
 /// Asks a host to end all programs of ours.
 fn stop_all(host: &Ssh, grace: Duration) -> anyhow::Result<()> {
     let request = Request::Stop { name: None, grace_ms: grace.as_millis() as u64 };
-    let reply = host.request(&request, grace + SHORT)?;
-    ensure!(reply == Reply::Nothing, "on {}: the supervisor answered {reply:?}", host.entry().name);
-    Ok(())
+    host.tell(&request, grace + SHORT)
 }

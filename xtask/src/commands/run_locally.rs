@@ -85,16 +85,21 @@ impl Args {
         if path == Path::new("-") || path == Path::new("/dev/stdin") {
             return Ok(Input::Stdin);
         }
-        // Better said before anything is built or started. What is no file (a pipe) must not be opened twice.
-        let found =
-            std::fs::metadata(path).with_context(|| format!("opening the input {}", path.display()))?;
-        ensure!(!found.is_dir(), "the input {} is a folder; give a CSV file", path.display());
+        check_input(path)?;
         Ok(Input::File(path.clone()))
     }
 
     fn box_args(&self) -> Vec<String> {
         box_args(&self.classifier, &self.python, self.slowness, self.chunk_size)
     }
+}
+
+/// Whether an input is there: better said before anything is built or started. It is not opened, since a pipe must not be
+/// opened twice.
+pub(crate) fn check_input(path: &Path) -> anyhow::Result<()> {
+    let found = std::fs::metadata(path).with_context(|| format!("opening the input {}", path.display()))?;
+    ensure!(!found.is_dir(), "the input {} is a folder; give a CSV file", path.display());
+    Ok(())
 }
 
 /// The arguments that tell a classifier its box.

@@ -12,7 +12,7 @@ use std::sync::mpsc::Receiver;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use openssh::{Child, Session, Stdio};
 use supervisor::protocol::{Program, Reply, Request};
 use tokio::runtime::Runtime;
@@ -59,7 +59,8 @@ pub(crate) struct Ssh {
     session: Arc<Session>,
     /// A program that does nothing; while it runs, the connection is in use, and stays.
     _anchor: Child<Arc<Session>>,
-    channel: Option<Arc<Channel>>,
+    /// To its supervisor, once somebody commands that.
+    channel: OnceLock<Arc<Channel>>,
 }
 
 impl Ssh {
@@ -79,7 +80,7 @@ impl Ssh {
         });
         let (session, anchor) =
             connected.with_context(|| format!("connecting to {} ({})", entry.name, entry.address))?;
-        Ok(Self { entry: entry.clone(), session, _anchor: anchor, channel: None })
+        Ok(Self { entry: entry.clone(), session, _anchor: anchor, channel: OnceLock::new() })
     }
 
     /// The host, as the user describes it.
@@ -116,10 +117,14 @@ impl Ssh {
     ///
     /// # Errors
     /// A supervisor that is not there or does not start.
-    pub(crate) fn command(&mut self, supervisor: &str) -> anyhow::Result<()> {
+    pub(crate) fn command(&self, supervisor: &str) -> anyhow::Result<()> {
         let channel = Channel::open(&self.session, &self.entry.name, supervisor)
             .with_context(|| format!("starting the supervisor on {}", self.entry.name))?;
-        self.channel = Some(Arc::new(channel));
+        ensure!(
+            self.channel.set(Arc::new(channel)).is_ok(),
+            "the supervisor of {} is commanded already",
+            self.entry.name
+        );
         Ok(())
     }
 
@@ -132,8 +137,19 @@ impl Ssh {
         asked.with_context(|| format!("on {}", self.entry.name))
     }
 
+    /// Tells the supervisor to do something that has no other answer than that it is done.
+    ///
+    /// # Errors
+    /// As [`Ssh::request`].
+    pub(crate) fn tell(&self, request: &Request, limit: Duration) -> anyhow::Result<()> {
+        match self.request(request, limit)? {
+            Reply::Nothing => Ok(()),
+            other => bail!("on {}: the supervisor answered {other:?}", self.entry.name),
+        }
+    }
+
     fn channel(&self) -> anyhow::Result<&Arc<Channel>> {
-        self.channel.as_ref().context("nobody commands its supervisor")
+        self.channel.get().context("nobody commands its supervisor")
     }
 }
 
@@ -160,7 +176,7 @@ impl Host for Ssh {
             environment: launch.environment.clone(),
             ready_file: arg(&launch.ready_file),
         };
-        self.request(&Request::Start(program), REQUEST_TIME)?;
+        self.tell(&Request::Start(program), REQUEST_TIME)?;
         let (host, name) = (self.entry.name.clone(), launch.name.clone());
         Ok(Box::new(SshProgram { host, name, channel: Arc::clone(channel), ended: false }))
     }
@@ -172,7 +188,7 @@ impl Host for Ssh {
     fn observe(&self, results: &str, _token: &Token) -> anyhow::Result<Receiver<Progress>> {
         let progress = self.channel()?.progress();
         // The supervisor knows the token.
-        self.request(&Request::Observe { address: results.to_owned() }, REQUEST_TIME)?;
+        self.tell(&Request::Observe { address: results.to_owned() }, REQUEST_TIME)?;
         Ok(progress)
     }
 }

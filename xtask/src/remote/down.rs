@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use supervisor::protocol::{FOLDER, Reply, Request};
+use wire::program::remove_if_there;
 
+use super::probe::{Probed, probe};
 use super::{
     SHORT, access, all, command_all, each, end_on_interrupt, ensure_idle, load, lock_all, status_of, stop_all,
 };
 use crate::commands::remote::{Down, Stop};
-use crate::host::ssh::{Access, Ssh};
-use crate::hosts::{HostEntry, Inventory};
+use crate::host::ssh::Ssh;
+use crate::hosts::Inventory;
 use crate::ui;
 
 /// How long the receiver may take to make durable what it has.
@@ -68,61 +70,46 @@ pub(super) fn down(args: &Down) -> anyhow::Result<ExitCode> {
     let access = access(&path, inventory.ssh_config.clone());
     let mut hosts = inventory.used_hosts()?;
     hosts.extend(inventory.left.iter().cloned());
-    clear(&hosts, &access, args.force)?;
+    let probed = all(each(&hosts, |host| probe(host, &access)))?;
+    clear(&probed, args.force)?;
     let known_hosts = &access.known_hosts;
     if known_hosts.exists() {
         std::fs::remove_dir_all(known_hosts)
             .with_context(|| format!("removing {}", known_hosts.display()))?;
     }
     for file in [path.with_file_name("urls.txt"), path] {
-        match std::fs::remove_file(&file) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                return Err(e).with_context(|| format!("removing {}", file.display()));
-            }
-            _ => {}
-        }
+        remove_if_there(&file)?;
     }
     ui::note(&format!("nothing of ours is left on {} hosts", hosts.len()));
     Ok(ExitCode::SUCCESS)
 }
 
 /// Ends our programs on hosts and removes our folder, and looks that both are gone.
-pub(super) fn clear(hosts: &[HostEntry], access: &Access, force: bool) -> anyhow::Result<()> {
-    let connected = all(each(hosts, |host| {
-        let mut ssh = Ssh::connect(host, access)?;
-        // Any will do, of whatever build; one that is still being shipped has another name.
-        let script =
-            format!("cd {FOLDER} 2>/dev/null && ls | grep -x 'supervisor-[0-9a-f]*' | head -n 1 || true");
-        let found = ssh.run(&script, SHORT)?;
-        let supervisor = found.trim().strip_prefix("supervisor-");
-        if let Some(supervisor) = supervisor {
-            ssh.command(supervisor)?;
-        }
-        let id = ssh.run(&format!("cat {FOLDER}/id 2>/dev/null || true"), SHORT)?;
-        Ok((ssh, supervisor.is_some(), id))
-    }))?;
+pub(super) fn clear(hosts: &[Probed], force: bool) -> anyhow::Result<()> {
     // A machine may be there twice, under an old name and a new one.
     let mut seen = BTreeSet::new();
-    let connected =
-        connected.into_iter().filter(|(_, _, id)| id.trim().is_empty() || seen.insert(id.clone()));
-    let connected: Vec<_> = connected.map(|(ssh, there, _)| (ssh, there)).collect();
-    let (there, gone): (Vec<_>, Vec<_>) = connected.into_iter().partition(|(_, there)| *there);
-    let there: Vec<Ssh> = there.into_iter().map(|(ssh, _)| ssh).collect();
-    let free = lock_all(&there, "cargo xtask down").and_then(|()| all(each(&there, ensure_idle)).map(drop));
+    let hosts: Vec<_> = hosts.iter().filter(|host| host.id().is_none_or(|id| seen.insert(id))).collect();
+    let commanded = all(each(&hosts, |host| {
+        // Any will do, of whatever build.
+        let Some(supervisor) = host.supervisors().next() else { return Ok(None) };
+        host.ssh.command(supervisor)?;
+        Ok(Some(&host.ssh))
+    }))?;
+    let commanded: Vec<&Ssh> = commanded.into_iter().flatten().collect();
+    let idle = || all(each(&commanded, |ssh| ensure_idle(ssh))).map(drop);
+    let free = lock_all(commanded.iter().copied(), "cargo xtask down").and_then(|()| idle());
     if !force {
         free.context("cargo xtask down --force removes all the same")?;
     }
-    all(each(&there, |host| {
-        stop_all(host, DOWN_GRACE)?;
-        let reply = host.request(&Request::Remove, REMOVE_TIME)?;
-        ensure!(reply == Reply::Nothing, "the supervisor answered {reply:?}");
-        Ok(())
+    all(each(&commanded, |ssh| {
+        stop_all(ssh, DOWN_GRACE)?;
+        ssh.tell(&Request::Remove, REMOVE_TIME)
     }))?;
-    let everyone: Vec<Ssh> = there.into_iter().chain(gone.into_iter().map(|(ssh, _)| ssh)).collect();
-    all(each(&everyone, |host| {
+    all(each(&hosts, |host| {
         // A folder without a supervisor is what an `up` has left that was broken off at its very beginning.
-        let left = host.run(&format!("rm -rf {FOLDER}; ls -d {FOLDER} 2>/dev/null || true"), REMOVE_TIME)?;
-        ensure!(left.trim().is_empty(), "on {}: {} is still there", host.entry().name, left.trim());
+        let left =
+            host.ssh.run(&format!("rm -rf {FOLDER}; ls -d {FOLDER} 2>/dev/null || true"), REMOVE_TIME)?;
+        ensure!(left.trim().is_empty(), "on {}: {} is still there", host.ssh.entry().name, left.trim());
         Ok(())
     }))?;
     Ok(())

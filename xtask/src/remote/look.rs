@@ -56,7 +56,7 @@ pub(super) fn status(args: &Status) -> anyhow::Result<ExitCode> {
 }
 
 fn ask(host: &HostEntry, access: &Access, supervisor: &str) -> anyhow::Result<protocol::Status> {
-    let mut ssh = Ssh::connect(host, access)?;
+    let ssh = Ssh::connect(host, access)?;
     ssh.command(supervisor)?;
     status_of(&ssh)
 }

@@ -1,19 +1,18 @@
 //! Subcommand: cargo xtask run-cluster
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use supervisor::protocol::{Reply, Request};
+use supervisor::protocol::Request;
 use wire::results::Summary;
 
 use super::{SHORT, all, command_all, each, load, lock_all, python, status_of, stop_all};
 use crate::cluster::{self, Hosts, Input, Job, Times};
 use crate::commands::remote::RunCluster;
-use crate::commands::run_locally::{DEFAULT_LINES, box_args};
+use crate::commands::run_locally::{DEFAULT_LINES, box_args, check_input};
 use crate::host::Host;
 use crate::host::ssh::Ssh;
 use crate::hosts::Inventory;
@@ -55,7 +54,7 @@ fn run_until_done(args: &RunCluster, start: Instant) -> anyhow::Result<ExitCode>
     if let Some(path) = &args.input {
         // Better said before anything is started.
         ensure!(path != Path::new("-"), "standard input cannot be shipped to the hosts; give a file");
-        File::open(path).with_context(|| format!("opening the input {}", path.display()))?;
+        check_input(path)?;
     }
     let hosts = command_all(&inventory.used_hosts()?, &access, &inventory.supervisor)?;
     // The metrics host first: it is the one that all who want these hosts have to ask.
@@ -65,9 +64,9 @@ fn run_until_done(args: &RunCluster, start: Instant) -> anyhow::Result<ExitCode>
     let token = cluster::make_token()?;
     all(each(&hosts, |host| {
         stop_all(host, GRACE)?;
-        expect_nothing(host, &Request::Clean, CLEAN_TIME)?;
+        host.tell(&Request::Clean, CLEAN_TIME)?;
         let secret = Request::WriteSecret { path: "run/token".into(), text: token.secret().to_owned() };
-        expect_nothing(host, &secret, SHORT)
+        host.tell(&secret, SHORT)
     }))?;
     let input = input(args, metrics)?;
     let workers = usize::from(args.workers);
@@ -127,12 +126,6 @@ fn refuse_second_job(metrics: &Ssh) -> anyhow::Result<()> {
             ui::count(rows)
         );
     }
-    Ok(())
-}
-
-fn expect_nothing(host: &Ssh, request: &Request, limit: Duration) -> anyhow::Result<()> {
-    let reply = host.request(request, limit)?;
-    ensure!(reply == Reply::Nothing, "on {}: the supervisor answered {reply:?}", host.entry().name);
     Ok(())
 }
 

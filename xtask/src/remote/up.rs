@@ -7,10 +7,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail, ensure};
-use supervisor::protocol::{FOLDER, Reply, Request};
+use supervisor::protocol::{FOLDER, Request};
 use wire::ports;
 
 use super::package::{self, Archive};
+use super::probe::{Probed, probe};
 use super::python::{self, Platform};
 use super::{SHORT, all, each, end_on_interrupt, ensure_idle, lock_all};
 use crate::commands::remote::Up;
@@ -67,7 +68,7 @@ pub(super) fn run(args: &Up) -> anyhow::Result<ExitCode> {
     inventory.save(&path)?;
     leave(&inventory.left, &probed, &access)?;
     inventory.left.clear();
-    ship(&plan, &programs, packages.as_ref(), probed, changed)?;
+    ship(&plan, &programs, packages.as_ref(), &probed, changed)?;
     inventory.ready = true;
     inventory.save(&path)?;
     write_urls(&path, &plan.cast)?;
@@ -201,51 +202,6 @@ impl Programs {
     }
 }
 
-/// A host that lets us in, and what it has.
-struct Probed {
-    ssh: Ssh,
-    said: String,
-}
-
-impl Probed {
-    /// All values that it said under this name.
-    fn values(&self, name: &str) -> impl Iterator<Item = &str> {
-        let lines = self.said.lines().filter_map(move |line| line.strip_prefix(name)?.strip_prefix(' '));
-        lines.map(str::trim).filter(|value| !value.is_empty())
-    }
-
-    fn value(&self, name: &str) -> Option<&str> {
-        self.values(name).next()
-    }
-
-    fn platform(&self) -> anyhow::Result<Platform> {
-        let host = &self.ssh.entry().name;
-        let python = self.value("python").with_context(|| {
-            format!("{host} has no python3, which a Python box needs; on Debian and Ubuntu: apt-get install python3")
-        })?;
-        let libc = self.value("libc").unwrap_or_default();
-        let glibc = package::glibc_minor(libc);
-        let glibc = glibc.with_context(|| format!("{host} has another C library than glibc: {libc:?}"))?;
-        let processor = self.value("processor").unwrap_or_default().to_owned();
-        Ok(Platform { python: python.to_owned(), processor, glibc })
-    }
-}
-
-fn probe(host: &HostEntry, access: &Access) -> anyhow::Result<Probed> {
-    let ssh = Ssh::connect(host, access)?;
-    let python = r#"import sys; print("%d.%d" % sys.version_info[:2])"#;
-    let script = format!(
-        "echo processor `uname -m`; echo libc `getconf GNU_LIBC_VERSION 2>&1`\n\
-         echo python `python3 -c '{python}' 2>/dev/null`\n\
-         cd {FOLDER} 2>/dev/null || exit 0\n\
-         echo id `cat id 2>/dev/null`\n\
-         for name in supervisor-*; do echo supervisor ${{name#supervisor-}}; done\n\
-         echo app `readlink app`; echo packages `readlink packages`"
-    );
-    let said = ssh.run(&script, SHORT)?;
-    Ok(Probed { ssh, said })
-}
-
 /// Whether all hosts can run the programs.
 fn check(plan: &Plan, programs: &Programs, probed: &[Probed]) -> anyhow::Result<()> {
     all(probed
@@ -268,94 +224,115 @@ fn check(plan: &Plan, programs: &Programs, probed: &[Probed]) -> anyhow::Result<
     .map(drop)
 }
 
-/// Ships what a host does not have, to all hosts at the same time.
+/// What a host does not have.
+struct Missing<'a> {
+    supervisor: bool,
+    /// Archives, by the links that should lead to them.
+    archives: Vec<(&'static str, &'a Archive)>,
+}
+
+impl<'a> Missing<'a> {
+    fn of(host: &Probed, programs: &'a Programs, packages: Option<&'a Archive>) -> Self {
+        let supervisor = programs.supervisor_name();
+        let has = |link: &str, archive: &Archive| {
+            host.value(link) == Some(format!("versions/{link}-{}", archive.sha256).as_str())
+        };
+        let archives = [("app", Some(&programs.app)), ("packages", packages)];
+        let archives = archives.into_iter().filter_map(|(link, archive)| Some((link, archive?)));
+        Self {
+            supervisor: host.supervisors().all(|known| known != supervisor),
+            archives: archives.filter(|(link, archive)| !has(link, archive)).collect(),
+        }
+    }
+
+    /// Bytes to be shipped.
+    fn length(&self, programs: &Programs) -> u64 {
+        let supervisor = if self.supervisor { programs.supervisor.length } else { 0 };
+        supervisor + self.archives.iter().map(|(_, archive)| archive.length).sum::<u64>()
+    }
+}
+
+/// Ships what hosts do not have, to all of them at the same time.
 fn ship(
     plan: &Plan,
     programs: &Programs,
     packages: Option<&Archive>,
-    probed: Vec<Probed>,
+    hosts: &[Probed],
     roles_change: bool,
 ) -> anyhow::Result<()> {
-    let supervisor = programs.supervisor_name();
-    let has = |probed: &Probed, link: &str, archive: &Archive| {
-        let version = format!("versions/{link}-{}", archive.sha256);
-        probed.value(link) == Some(version.as_str())
-    };
-    let total: u64 = probed
-        .iter()
-        .map(|probed| {
-            let known = probed.values("supervisor").any(|known| known == supervisor);
-            let packages = packages.filter(|packages| !has(probed, "packages", packages));
-            let app = Some(&programs.app).filter(|app| !has(probed, "app", app));
-            let supervisor = Some(&programs.supervisor).filter(|_| !known);
-            [supervisor, app, packages].iter().flatten().map(|archive| archive.length).sum::<u64>()
-        })
-        .sum();
+    let missing = |host: &Probed| Missing::of(host, programs, packages);
+    let total: u64 = hosts.iter().map(|host| missing(host).length(programs)).sum();
     let bar = Transfer::new("shipping", total);
-    let probed = probed.into_iter().map(std::sync::Mutex::new).collect::<Vec<_>>();
-    let commanded = each(&probed, |probed| -> anyhow::Result<()> {
-        let mut probed = probed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if !probed.values("supervisor").any(|known| known == supervisor) {
-            let id = getrandom::u64().map_err(|e| anyhow!("making up a name: {e}"))?;
-            let make = "umask 077; mkdir -p {FOLDER}/versions && cd {FOLDER} && if [ ! -e id ]; then echo {ID} > id; fi";
-            let make = make.replace("{FOLDER}", FOLDER).replace("{ID}", &format!("{id:016x}"));
-            probed.ssh.run(&make, SHORT)?;
-            let name = format!("supervisor-{supervisor}");
-            probed.ssh.upload(&programs.supervisor.path, Path::new(&name), true, |bytes| bar.add(bytes))?;
+    let supervisor = programs.supervisor_name();
+    let shipped = all(each(hosts, |host| {
+        if missing(host).supervisor {
+            ship_supervisor(&host.ssh, programs, &bar)?;
         }
-        probed.ssh.command(&supervisor)
+        host.ssh.command(&supervisor)
+    }))
+    .and_then(|_| lock_all(hosts.iter().map(|host| &host.ssh), "cargo xtask up"))
+    .and_then(|()| {
+        all(each(hosts, |host| {
+            if roles_change {
+                ensure_idle(&host.ssh)?;
+            }
+            let archives = missing(host).archives;
+            prepare(host, &archives, plan, &supervisor, &bar)?;
+            Ok(archives.len())
+        }))
     });
-    all(commanded)?;
-    let (ssh, said): (Vec<_>, Vec<_>) = probed
-        .into_iter()
-        .map(|probed| {
-            let Probed { ssh, said } = probed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-            (ssh, said)
-        })
-        .unzip();
-    lock_all(&ssh, "cargo xtask up")?;
-    let hosts: Vec<_> = ssh.into_iter().zip(said).map(|(ssh, said)| Probed { ssh, said }).collect();
-    let shipped = all(each(&hosts, |probed| {
-        if roles_change {
-            ensure_idle(&probed.ssh)?;
-        }
-        let address = probed.ssh.entry().private_address().to_owned();
-        let reply = probed.ssh.request(&Request::Owns { address }, SHORT);
-        reply.context("the hosts file may need a private_address for it")?;
-        let mut shipped = Vec::new();
-        for (link, archive) in [("app", Some(&programs.app)), ("packages", packages)] {
-            let Some(archive) = archive.filter(|archive| !has(probed, link, archive)) else { continue };
-            ensure_idle(&probed.ssh)?;
-            let name = format!("{link}.zip");
-            probed.ssh.upload(&archive.path, Path::new(&name), false, |bytes| bar.add(bytes))?;
-            let request =
-                Request::Unpack { archive: name, sha256: archive.sha256.clone(), link: link.to_owned() };
-            let reply = probed.ssh.request(&request, UNPACK_TIME)?;
-            ensure!(reply == Reply::Nothing, "the supervisor answered {reply:?}");
-            shipped.push(link);
-        }
-        let others = probed.values("supervisor").filter(|known| *known != supervisor && *known != "*");
-        let others: Vec<_> = others.map(|other| format!("{FOLDER}/supervisor-{other}")).collect();
-        if !others.is_empty() {
-            probed.ssh.run(&format!("rm -f {}", others.join(" ")), SHORT)?;
-        }
-        if python::module_of(&plan.classifier).is_some() {
-            let script = format!(
-                "cd {FOLDER} && PYTHONPATH={} app/classifier check --classifier {}",
-                super::run_cluster::PYTHON_PATH,
-                plan.classifier
-            );
-            probed.ssh.run(&script, CHECK_TIME)?;
-        }
-        Ok(shipped)
-    }));
     bar.clear();
-    let shipped = shipped?;
-    let changed = shipped.iter().filter(|shipped| !shipped.is_empty()).count();
+    let changed = shipped?.into_iter().filter(|&archives| archives > 0).count();
     ui::note(&match changed {
         0 => format!("{} hosts have the application already", hosts.len()),
         _ => format!("shipped to {changed} of {} hosts: {}", hosts.len(), ui::bytes(total)),
     });
+    Ok(())
+}
+
+fn ship_supervisor(ssh: &Ssh, programs: &Programs, bar: &Transfer) -> anyhow::Result<()> {
+    let id = getrandom::u64().map_err(|e| anyhow!("making up a name: {e}"))?;
+    let make =
+        "umask 077; mkdir -p {FOLDER}/versions && cd {FOLDER} && if [ ! -e id ]; then echo {ID} > id; fi";
+    ssh.run(&make.replace("{FOLDER}", FOLDER).replace("{ID}", &format!("{id:016x}")), SHORT)?;
+    let name = format!("supervisor-{}", programs.supervisor_name());
+    ssh.upload(&programs.supervisor.path, Path::new(&name), true, |bytes| bar.add(bytes))
+}
+
+/// Ships archives to a host that is commanded, and sees whether it can do its part.
+fn prepare(
+    host: &Probed,
+    archives: &[(&str, &Archive)],
+    plan: &Plan,
+    supervisor: &str,
+    bar: &Transfer,
+) -> anyhow::Result<()> {
+    let ssh = &host.ssh;
+    let address = ssh.entry().private_address().to_owned();
+    ssh.tell(&Request::Owns { address }, SHORT)
+        .context("the hosts file may need a private_address for it")?;
+    for (link, archive) in archives {
+        // An application is not changed under a job that uses it.
+        ensure_idle(ssh)?;
+        let name = format!("{link}.zip");
+        ssh.upload(&archive.path, Path::new(&name), false, |bytes| bar.add(bytes))?;
+        let (sha256, link) = (archive.sha256.clone(), (*link).to_owned());
+        ssh.tell(&Request::Unpack { archive: name, sha256, link }, UNPACK_TIME)?;
+    }
+    // Of other builds, and of uploads that were broken off.
+    let others = host.values("supervisor").filter(|known| *known != supervisor && *known != "*");
+    let others: Vec<_> = others.map(|other| format!("{FOLDER}/supervisor-{other}")).collect();
+    if !others.is_empty() {
+        ssh.run(&format!("rm -f {}", others.join(" ")), SHORT)?;
+    }
+    if python::module_of(&plan.classifier).is_some() {
+        let script = format!(
+            "cd {FOLDER} && PYTHONPATH={} app/classifier check --classifier {}",
+            super::run_cluster::PYTHON_PATH,
+            plan.classifier
+        );
+        ssh.run(&script, CHECK_TIME)?;
+    }
     Ok(())
 }
 
@@ -378,13 +355,9 @@ fn leave(left: &[HostEntry], used: &[Probed], access: &Access) -> anyhow::Result
     if left.is_empty() {
         return Ok(());
     }
-    let used: Vec<_> = used.iter().filter_map(|probed| probed.value("id")).collect();
-    let gone = all(each(left, |host| {
-        let id = Ssh::connect(host, access)?.run(&format!("cat {FOLDER}/id 2>/dev/null || true"), SHORT)?;
-        Ok((!used.contains(&id.trim())).then(|| host.clone()))
-    }));
-    let gone: Vec<_> =
-        gone.context("looking at hosts that are not used any more")?.into_iter().flatten().collect();
-    super::down::clear(&gone, access, false)
-        .context("removing the application from hosts that are not used any more")
+    let used: Vec<_> = used.iter().filter_map(Probed::id).collect();
+    let gone = all(each(left, |host| probe(host, access)));
+    let mut gone = gone.context("looking at hosts that are not used any more")?;
+    gone.retain(|host| host.id().is_none_or(|id| !used.contains(&id)));
+    super::down::clear(&gone, false).context("removing the application from hosts that are not used any more")
 }

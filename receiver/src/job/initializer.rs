@@ -1,0 +1,56 @@
+//! The connection to the initializer, which is told how far the receiver is.
+
+use std::collections::BTreeMap;
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use wire::results::{Acknowledgement, FromReceiver};
+
+/// Received batches are reported to the source at most this often, unless something became durable or there is
+/// nothing else to do.
+const REPORT_PAUSE: Duration = Duration::from_millis(1);
+
+#[derive(Debug)]
+pub(super) struct Initializer {
+    /// Its connection's number.
+    pub(super) connection: u64,
+    /// The way to it.
+    pub(super) stream: TcpStream,
+    /// What the source was told to be durable.
+    acknowledged: u64,
+    /// Received batches by worker, and of how many the source was told.
+    received: BTreeMap<u32, (u64, u64)>,
+    reported: Instant,
+}
+
+impl Initializer {
+    /// It has been told that all batches below `acknowledged` are durable.
+    pub(super) fn new(connection: u64, stream: TcpStream, acknowledged: u64) -> Self {
+        Self { connection, stream, acknowledged, received: BTreeMap::new(), reported: Instant::now() }
+    }
+
+    /// Notes that a batch of this worker came in.
+    pub(super) fn received(&mut self, worker: u32) {
+        self.received.entry(worker).or_default().0 += 1;
+    }
+
+    /// Tells the source what is new, if anything is and if it is time to.
+    pub(super) fn report(&mut self, next: u64, held: u64, now: bool) -> anyhow::Result<()> {
+        if !now && self.reported.elapsed() < REPORT_PAUSE {
+            return Ok(());
+        }
+        let mut received = Vec::new();
+        for (&worker, (count, told)) in &mut self.received {
+            if count != told {
+                received.push((worker, *count));
+                *told = *count;
+            }
+        }
+        if received.is_empty() && self.acknowledged == next {
+            return Ok(());
+        }
+        self.acknowledged = next;
+        self.reported = Instant::now();
+        FromReceiver::Acknowledgement(Acknowledgement { next, received, held }).write(&self.stream)
+    }
+}

@@ -1,0 +1,70 @@
+//! What is on a host, before anything is done to it.
+
+use anyhow::Context;
+use supervisor::protocol::FOLDER;
+
+use super::SHORT;
+use super::package;
+use super::python::Platform;
+use crate::host::ssh::{Access, Ssh};
+use crate::hosts::HostEntry;
+
+/// A host that lets us in, and what it has.
+pub(super) struct Probed {
+    /// The connection.
+    pub(super) ssh: Ssh,
+    said: String,
+}
+
+impl Probed {
+    /// All values that it said under this name.
+    pub(super) fn values(&self, name: &str) -> impl Iterator<Item = &str> {
+        let lines = self.said.lines().filter_map(move |line| line.strip_prefix(name)?.strip_prefix(' '));
+        lines.map(str::trim).filter(|value| !value.is_empty())
+    }
+
+    /// The value that it said under this name.
+    pub(super) fn value(&self, name: &str) -> Option<&str> {
+        self.values(name).next()
+    }
+
+    /// The builds of our supervisor that it has.
+    pub(super) fn supervisors(&self) -> impl Iterator<Item = &str> {
+        // Without any, the pattern itself is said; one that is still being shipped has another name.
+        self.values("supervisor").filter(|name| name.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    }
+
+    /// What tells the machine from others, whatever it is called; `None` if nothing of ours is on it.
+    pub(super) fn id(&self) -> Option<&str> {
+        self.value("id")
+    }
+
+    /// What Python packages depend on.
+    pub(super) fn platform(&self) -> anyhow::Result<Platform> {
+        let host = &self.ssh.entry().name;
+        let python = self.value("python").with_context(|| {
+            format!("{host} has no python3, which a Python box needs; on Debian and Ubuntu: apt-get install python3")
+        })?;
+        let libc = self.value("libc").unwrap_or_default();
+        let glibc = package::glibc_minor(libc);
+        let glibc = glibc.with_context(|| format!("{host} has another C library than glibc: {libc:?}"))?;
+        let processor = self.value("processor").unwrap_or_default().to_owned();
+        Ok(Platform { python: python.to_owned(), processor, glibc })
+    }
+}
+
+/// Logs in to a host, and asks what it has. Nothing is changed on it.
+pub(super) fn probe(host: &HostEntry, access: &Access) -> anyhow::Result<Probed> {
+    let ssh = Ssh::connect(host, access)?;
+    let python = r#"import sys; print("%d.%d" % sys.version_info[:2])"#;
+    let script = format!(
+        "echo processor `uname -m`; echo libc `getconf GNU_LIBC_VERSION 2>&1`\n\
+         echo python `python3 -c '{python}' 2>/dev/null`\n\
+         cd {FOLDER} 2>/dev/null || exit 0\n\
+         echo id `cat id 2>/dev/null`\n\
+         for name in supervisor-*; do echo supervisor ${{name#supervisor-}}; done\n\
+         echo app `readlink app`; echo packages `readlink packages`"
+    );
+    let said = ssh.run(&script, SHORT)?;
+    Ok(Probed { ssh, said })
+}
