@@ -15,7 +15,7 @@ pub const FOLDER: &str = ".provisioned-classifier";
 pub enum Request {
     /// Nobody else may command this host until this connection ends.
     Lock(Holder),
-    /// Remove what an earlier job left: its records, its logs, its results. Its programs must have ended.
+    /// Remove what an earlier job left: its records, its logs, its results; not its input. Its programs must have ended.
     Clean,
     /// Write a file that only this user may read, such as the job's token.
     WriteSecret {
@@ -158,6 +158,8 @@ pub struct Status {
     pub disk_size: u64,
     /// The content hash of the application that is installed.
     pub app: Option<String>,
+    /// The content hash of the Python packages that are installed.
+    pub packages: Option<String>,
     /// Who commands the host just now.
     pub holder: Option<Holder>,
     /// Programs of the job, also those that have ended.

@@ -1,7 +1,8 @@
 //! What is known of programs, on disk. A process is known by its id and the time it started, since ids are given
 //! again.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,8 @@ use crate::protocol::{End, Program};
 /// How long a process may take to be gone that was killed.
 const KILL_TIME: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(5);
+/// How much room the note of a program's end has; the words in it are a signal's or an exit code's, or an error's.
+const END_ROOM: usize = 4096;
 
 /// A process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,7 +101,7 @@ impl Records {
     pub fn forget(&self, name: &str) -> anyhow::Result<()> {
         std::fs::create_dir_all(&self.folder)
             .with_context(|| format!("making the folder {}", self.folder.display()))?;
-        for kind in ["launch", "pid", "end"] {
+        for kind in ["launch", "pid", "reserve", "end"] {
             remove_if_there(&self.file(name, kind))?;
         }
         Ok(())
@@ -128,12 +131,28 @@ impl Records {
         load(&self.file(name, "pid"))
     }
 
-    /// Notes how a program ended.
+    /// Makes room for the note how a program ends: that may be because the disk is full.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn reserve_end(&self, name: &str) -> anyhow::Result<()> {
+        let path = self.file(name, "reserve");
+        std::fs::write(&path, [b' '; END_ROOM]).with_context(|| format!("writing {}", path.display()))
+    }
+
+    /// Notes how a program ended, in the room that was made for it.
     ///
     /// # Errors
     /// Those of the file system.
     pub fn save_end(&self, name: &str, end: &End) -> anyhow::Result<()> {
-        save(&self.file(name, "end"), end)
+        let (room, path) = (self.file(name, "reserve"), self.file(name, "end"));
+        let context = || format!("writing {}", room.display());
+        let text = serde_json::to_vec(end).context("encoding a program's end")?;
+        // What is left of the room behind the text stays blank.
+        let mut file =
+            File::options().write(true).create(true).truncate(false).open(&room).with_context(context)?;
+        file.write_all(&text).with_context(context)?;
+        std::fs::rename(&room, &path).with_context(|| format!("renaming {}", room.display()))
     }
 
     /// How a program ended, if it has.

@@ -156,7 +156,7 @@ impl Host {
 
     fn clean(&self) -> anyhow::Result<()> {
         self.ensure_nothing_runs()?;
-        for name in ["run", "log", "output", "input"] {
+        for name in ["run", "log", "output"] {
             let path = self.folder.join(name);
             if path.exists() {
                 std::fs::remove_dir_all(&path).with_context(|| format!("removing {}", path.display()))?;
@@ -188,6 +188,7 @@ impl Host {
         remove_if_there(&self.inside(&program.ready_file)?)?;
         std::fs::create_dir_all(self.folder.join("log")).context("making the folder for logs")?;
         self.records.save_launch(&program)?;
+        self.records.reserve_end(&name)?;
         let me = std::env::current_exe().context("looking for this program's file")?;
         let mut keeper = Command::new(me)
             .args(["keep", &name])
@@ -270,6 +271,7 @@ impl Host {
             disk_free: disk.blocks_available() as u64 * disk.fragment_size() as u64,
             disk_size: disk.blocks() as u64 * disk.fragment_size() as u64,
             app: unpack::installed(&self.folder, "app"),
+            packages: unpack::installed(&self.folder, "packages"),
             holder: self.holder()?,
             programs,
             progress: self.progress(),

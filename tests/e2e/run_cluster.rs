@@ -1,100 +1,11 @@
 //! `cargo xtask up`, `run-cluster`, `get-results` and so on, on hosts of a lab: real sshd, real addresses, real faults.
 
 use std::io::Read;
-use std::path::PathBuf;
 use std::process::Command;
 
-use tempfile::TempDir;
 use tests::cluster::Setup;
 use tests::eventually;
-use tests::lab::Lab;
-use tests::program::Program;
-
-/// A lab, and a folder for an inventory of it.
-struct Stack {
-    lab: Lab,
-    folder: TempDir,
-}
-
-impl Stack {
-    /// `None`, and a skipped test, where this machine can have no lab.
-    fn new(test: &str, hosts: &str) -> Option<Self> {
-        Some(Self { lab: Lab::up(test, hosts)?, folder: tempfile::tempdir().unwrap() })
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    /// Starts a command on the stack.
-    fn start(&self, command: &str, args: &[&str]) -> Program {
-        let mut xtask = Command::new(tests::program_path("xtask-remote"));
-        xtask.arg(command).arg("--inventory").arg(self.path("inventory.toml")).args(args);
-        // Its python3 has pip.
-        let python = tests::python();
-        let path = std::env::var("PATH").unwrap();
-        xtask.env("PATH", format!("{}:{path}", python.parent().unwrap().display()));
-        xtask.current_dir(self.folder.path());
-        Program::start_command(command, self.folder.path(), xtask)
-    }
-
-    fn run(&self, command: &str, args: &[&str]) -> String {
-        self.start(command, args).success()
-    }
-
-    fn fail(&self, command: &str, args: &[&str]) -> String {
-        self.start(command, args).failure()
-    }
-
-    fn hosts_file(&self) -> String {
-        self.lab.folder().join("hosts.toml").display().to_string()
-    }
-
-    fn up(&self, args: &[&str]) -> String {
-        self.run("up", &[&["--hosts", &self.hosts_file()], args].concat())
-    }
-
-    /// The results in the archive that `get-results` has fetched.
-    fn results(&self) -> Vec<u8> {
-        self.run("get-results", &["--output", self.path("out").to_str().unwrap()]);
-        let tar =
-            Command::new("tar").args(["-xzOf"]).arg(self.path("out/results.tgz")).arg("results.log").output();
-        tar.unwrap().stdout
-    }
-
-    /// Processes on hosts besides sshd, and files in their homes that are not SSH's.
-    fn traces(&self) -> Vec<String> {
-        let mut traces = Vec::new();
-        for name in self.lab.values("name") {
-            let namespace = format!("{}{name}", self.lab.bridge());
-            let pids = Command::new("ip").args(["netns", "pids", &namespace]).output().unwrap();
-            for pid in String::from_utf8(pids.stdout).unwrap().split_whitespace() {
-                // Processes come and go while this looks at them.
-                let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-                let line = String::from_utf8_lossy(&line).replace('\0', " ");
-                if !line.is_empty() && !line.starts_with("sshd: /usr/sbin/sshd -D") {
-                    traces.push(format!("{name}: {line}"));
-                }
-            }
-            for entry in std::fs::read_dir(self.lab.folder().join(&name).join("home")).unwrap() {
-                let file = entry.unwrap().file_name().into_string().unwrap();
-                if file != ".ssh" {
-                    traces.push(format!("{name}: {file}"));
-                }
-            }
-        }
-        traces
-    }
-
-    /// After `down` there is nothing of ours on any host, nor a connection to one.
-    fn down(&self) {
-        let said = self.run("down", &[]);
-        assert!(said.contains("nothing of ours is left on"), "{said}");
-        // sshd's own process of a connection ends a moment after it.
-        eventually("all traces to be gone", || self.traces().is_empty().then_some(()));
-        assert!(!self.path("inventory.toml").exists() && !self.path("urls.txt").exists());
-    }
-}
+use tests::stack::Stack;
 
 #[test]
 fn the_whole_job_on_five_hosts() {
@@ -369,8 +280,8 @@ fn whatever_up_has_left_down_finds() {
         assert!(Command::new("ip").args(["link", "set", &cable, state]).status().unwrap().success());
     };
     ip("down");
-    let said = stack.fail("up", &["--cluster-size", "1"]);
-    assert!(said.contains("looking at hosts that are not used any more") && said.contains("w3"), "{said}");
+    let said = stack.run("up", &["--cluster-size", "1"]);
+    assert!(said.contains("not used any more, but not cleared") && said.contains("w3"), "{said}");
     ip("up");
     let said = stack.fail("up", &["--hosts", &stack.hosts_file(), "--ssh-config", "/no/such/file"]);
     assert!(said.contains("ssh does not know how to connect"), "{said}");
@@ -378,4 +289,76 @@ fn whatever_up_has_left_down_finds() {
     let said = stack.fail("up", &["--hosts", "wrong.toml", "CLUSTER_SIZE=2"]);
     assert!(said.contains("on h3") && said.contains("192.0.2.1 is no address of this host"), "{said}");
     stack.down();
+}
+
+#[test]
+fn results_and_jobs_survive_mistakes() {
+    let Some(stack) = Stack::new("results_and_jobs_survive_mistakes", "2") else { return };
+    let box_of = |folder: &str, score: u32| {
+        std::fs::create_dir(stack.path(folder)).unwrap();
+        let text = format!("def classify_df(df):\n    df['CLASSIFICATION'] = '{score}'\n    return df\n");
+        std::fs::write(stack.path(folder).join("scores.py"), text).unwrap();
+    };
+    stack.up(&[]);
+    stack.run("run-cluster", &["INPUT_LINES=5000"]);
+    // What cannot work does not cost the results of the job before.
+    std::fs::write(stack.path("empty.csv"), "").unwrap();
+    let said = stack.fail("run-cluster", &["--classifier", "slep:5"]);
+    assert!(said.contains("slep:5"), "{said}");
+    let said = stack.fail("run-cluster", &["--input", "empty.csv"]);
+    assert!(said.contains("empty.csv cannot be sent"), "{said}");
+    assert_eq!(stack.results().iter().filter(|byte| **byte == b'\n').count(), 5000);
+
+    // An `up` that is refused leaves everything as it was.
+    let mut job = stack.start("run-cluster", &["INPUT_LINES=1000000", "--classifier", "sleep:1000"]);
+    job.await_output("fake rows, on 7 workers");
+    let said = stack.fail("up", &[]);
+    assert!(said.contains("h1 is commanded by"), "{said}");
+    let said = stack.run("stop", &[]);
+    assert!(said.contains("receiver: stopped; ") && said.contains("until the next run-cluster"), "{said}");
+    job.failure();
+    let said = stack.fail("get-results", &[]);
+    assert!(said.contains("the last one did not come to its end; what it brought is in"), "{said}");
+
+    // Somebody else's box is not taken for ours; and a folder's name may hold anything that a name can.
+    box_of("ours", 1);
+    box_of("other's 100% box", 2);
+    let other = stack.path("other's 100% box");
+    let at = |inventory: &str| ["--inventory".to_owned(), other.join(inventory).display().to_string()];
+    let [flag, inventory] = at("inventory.toml");
+    let hosts = stack.hosts_file();
+    stack.run_in("ours", "up", &["--hosts", &hosts, "--classifier", "python:scores"]);
+    stack.run_in(
+        "other's 100% box",
+        "up",
+        &["--hosts", &hosts, "--classifier", "python:scores", &flag, &inventory],
+    );
+    let said = stack.fail("run-cluster", &["INPUT_LINES=100"]);
+    assert!(said.contains("has another application than the last cargo xtask up has shipped"), "{said}");
+    let said = stack.run("run-cluster", &["INPUT_LINES=100", "--workers", "1", &flag, &inventory]);
+    assert!(said.contains("rows out   100"), "{said}");
+    stack.down();
+}
+
+#[test]
+fn a_host_that_is_gone_does_not_hold_the_others() {
+    let Some(stack) = Stack::new("a_host_that_is_gone_does_not_hold_the_others", "3") else { return };
+    stack.up(&[]);
+    let mut job = stack.start("run-cluster", &["INPUT_LINES=1000000", "--classifier", "sleep:1000"]);
+    let results = stack.lab.folder().join("h1/home/.provisioned-classifier/output/results.log");
+    eventually("results", || std::fs::metadata(&results).is_ok_and(|file| file.len() > 0).then_some(()));
+    job.signal("KILL");
+    job.wait();
+    let cable = format!("{}3", stack.lab.bridge());
+    assert!(Command::new("ip").args(["link", "set", &cable, "down"]).status().unwrap().success());
+    let said = stack.fail("stop", &[]);
+    assert!(said.contains("the job is ended, but not on all hosts") && said.contains("to h3"), "{said}");
+    let said = stack.fail("down", &[]);
+    assert!(said.contains("2 hosts are cleared, but not these") && said.contains("to h3"), "{said}");
+    eventually("the others to be empty", || {
+        stack.traces().iter().all(|trace| trace.starts_with("h3")).then_some(())
+    });
+    let said = stack.run("down", &["--force"]);
+    assert!(said.contains("h3 is forgotten") && said.contains("left on 0 hosts"), "{said}");
+    assert!(!stack.path("inventory.toml").exists());
 }

@@ -6,6 +6,7 @@
 pub mod cluster;
 pub mod lab;
 pub mod program;
+pub mod stack;
 
 use std::io::Write;
 use std::net::TcpStream;

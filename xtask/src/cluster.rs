@@ -15,7 +15,7 @@ use wire::token::Token;
 
 use crate::host::{Host, Launch, Running, arg};
 use crate::interrupt;
-use crate::ui::JobBar;
+use crate::ui::{self, JobBar};
 
 /// How long a program may take until it is ready; the initializer waits for others, and Python boxes have to load
 /// pandas.
@@ -28,8 +28,14 @@ const PACK_TIME: Duration = Duration::from_secs(1800);
 const PAUSE: Duration = Duration::from_millis(2);
 /// Of how many programs that failed with the first one the words are shown.
 const MOST_FAILURES: usize = 4;
-/// How long those that fail because of another one have to say so.
-const FAILURE_TIME: Duration = Duration::from_millis(300);
+/// How long the receiver, which knows best why a job failed, has to say so, after another one has failed.
+const RECEIVER_TIME: Duration = Duration::from_millis(300);
+/// How long it may take until the program is known that others have failed because of.
+const FAILURE_TIME: Duration = Duration::from_secs(2);
+/// How long a wait may be until it is told.
+const QUIET_TIME: Duration = Duration::from_secs(5);
+/// How a classifier ends that has lost another one: that one knows more.
+const LOST_ANOTHER: &str = "exit status: 101";
 /// How many of the last lines of a program that failed are shown.
 const LAST_LINES: usize = 12;
 
@@ -210,7 +216,8 @@ impl<'a> Programs<'a> {
 
     /// Waits until a program says where it listens for `what`.
     fn await_address(&mut self, program: usize, what: &str) -> anyhow::Result<String> {
-        let deadline = Instant::now() + READY_TIME;
+        let start = Instant::now();
+        let mut is_told = false;
         loop {
             self.check()?;
             let Program { launch, host, .. } = &self.running[program];
@@ -218,7 +225,11 @@ impl<'a> Programs<'a> {
             if let Some(address) = ready.as_ref().and_then(|ready| ready.addresses.get(what)) {
                 return Ok(address.to_string());
             }
-            if Instant::now() >= deadline {
+            if start.elapsed() >= QUIET_TIME && !is_told {
+                is_told = true;
+                ui::note(&format!("waiting for {} on {} to listen for {what}", launch.name, host.name()));
+            }
+            if start.elapsed() >= READY_TIME {
                 bail!(
                     "waiting for {} on {} to listen for {what}: not within {READY_TIME:?}",
                     launch.name,
@@ -231,9 +242,7 @@ impl<'a> Programs<'a> {
 
     /// Whether all programs have ended well. One that has not is an error, with its last words.
     fn check(&mut self) -> anyhow::Result<bool> {
-        if interrupt::is_wanted() {
-            bail!("interrupted");
-        }
+        interrupt::check()?;
         for i in 0..self.running.len() {
             let program = &mut self.running[i];
             if program.ended {
@@ -251,9 +260,25 @@ impl<'a> Programs<'a> {
 
     /// What a failed program said; and, since one failure brings others with it, what those said that failed too.
     fn failure(&mut self, first: usize, status: &str) -> anyhow::Error {
-        // The receiver knows best why a job failed, and may just be about to say so.
-        let receiver = self.receiver_failure();
-        let (first, status) = receiver.as_ref().map_or((first, status), |status| (0, status.as_str()));
+        let mut failed = BTreeMap::from([(first, status.to_owned())]);
+        let start = Instant::now();
+        // The receiver, or the one that the others have lost.
+        let knows = |(i, status): (&usize, &String)| (*i == 0 || status != LOST_ANOTHER).then_some(*i);
+        while !failed.contains_key(&0) {
+            let limit =
+                if failed.iter().any(|one| knows(one).is_some()) { RECEIVER_TIME } else { FAILURE_TIME };
+            if start.elapsed() >= limit {
+                break;
+            }
+            for (i, program) in self.running.iter_mut().enumerate() {
+                if let Some(end) = program.running.try_wait().ok().flatten().filter(|end| !end.success) {
+                    failed.insert(i, end.status);
+                }
+            }
+            std::thread::sleep(PAUSE);
+        }
+        let first = failed.iter().find_map(knows).unwrap_or(first);
+        let status = failed.get(&first).map_or(status, String::as_str);
         let Program { launch, host, .. } = &self.running[first];
         let mut text = format!("{} on {} failed ({status})", launch.name, host.name());
         let mut shown = 0;
@@ -276,18 +301,6 @@ impl<'a> Programs<'a> {
             }
         }
         anyhow!(text)
-    }
-
-    /// How the receiver, the first of all programs, failed, if it does within a moment.
-    fn receiver_failure(&mut self) -> Option<String> {
-        let deadline = Instant::now() + FAILURE_TIME;
-        while Instant::now() < deadline {
-            if let Some(end) = self.running.first_mut()?.running.try_wait().ok()? {
-                return (!end.success).then_some(end.status);
-            }
-            std::thread::sleep(PAUSE);
-        }
-        None
     }
 
     /// Shows how the job goes, until all programs have ended; gives the time that the last took after the first, which

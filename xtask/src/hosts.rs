@@ -1,5 +1,6 @@
 //! The user's hosts file, and the inventory that `up` makes of it and all later commands read.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
@@ -34,7 +35,7 @@ pub(crate) struct HostEntry {
 }
 
 /// What a host is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Role {
     /// Sender and receiver.
@@ -117,14 +118,18 @@ pub(crate) fn read_hosts(path: &Path) -> anyhow::Result<Vec<HostEntry>> {
 /// What `up` has made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Inventory {
-    /// Machines that classify.
-    pub(crate) cluster_size: usize,
+    /// The cluster size that was asked for; without one, all hosts are used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) cluster_size: Option<usize>,
     /// The name of the host for sender and receiver.
     pub(crate) metrics: String,
     /// The names of the hosts that classify, the initializer first.
     pub(crate) machines: Vec<String>,
     /// The black box that was shipped.
     pub(crate) classifier: String,
+    /// The file with the Python packages that it needs, if one was named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) requirements: Option<PathBuf>,
     /// The hash of the supervisor that commands the hosts.
     pub(crate) supervisor: String,
     /// The hash of the application.
@@ -137,6 +142,9 @@ pub(crate) struct Inventory {
     /// The SSH configuration, if not the user's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) ssh_config: Option<PathBuf>,
+    /// The stack that the hosts are of, if they are in the cloud.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) stack: Option<String>,
     /// All hosts.
     #[serde(rename = "host")]
     pub(crate) hosts: Vec<HostEntry>,
@@ -167,16 +175,6 @@ impl Inventory {
                 path.display()
             )
         })
-    }
-
-    /// The inventory of an earlier `up` that came to its end.
-    ///
-    /// # Errors
-    /// There was none.
-    pub(crate) fn load_ready(path: &Path) -> anyhow::Result<Self> {
-        let inventory = Self::load(path)?;
-        ensure!(inventory.ready, "the last cargo xtask up did not come to its end; run it again");
-        Ok(inventory)
     }
 
     /// Writes the inventory.
@@ -252,6 +250,19 @@ pub(crate) fn cast(hosts: &[HostEntry], cluster_size: Option<usize>) -> anyhow::
     let mut machines = vec![initializer];
     machines.extend(hosts.iter().filter(|host| host.role == Some(Role::Worker)).cloned());
     machines.extend(free.into_iter().cloned());
+    let several = hosts.len() > 1;
+    for (i, host) in hosts.iter().enumerate().filter(|_| several) {
+        let address = host.private_address();
+        let is_loopback = address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+        ensure!(
+            !is_loopback && address != "localhost",
+            "{} has the address {address}, at which the other hosts would not reach it",
+            host.name
+        );
+        if let Some(other) = hosts[..i].iter().find(|other| other.private_address() == address) {
+            bail!("{} and {} have the same private address, {address}", other.name, host.name);
+        }
+    }
     let size = cluster_size.unwrap_or(machines.len());
     ensure!(
         (1..=machines.len()).contains(&size),
@@ -335,15 +346,17 @@ mod tests {
         let path = dir.path().join("inventory.toml");
         assert!(Inventory::load(&path).unwrap_err().to_string().contains("cargo xtask up"));
         let inventory = Inventory {
-            cluster_size: 1,
+            cluster_size: Some(1),
             metrics: "a".into(),
             machines: vec!["b".into()],
             classifier: "native".into(),
+            requirements: None,
             supervisor: "00".into(),
             app: "11".into(),
             packages: None,
             ready: true,
             ssh_config: None,
+            stack: None,
             left: hosts(&[("z", None)]),
             hosts: hosts(&[("a", None), ("b", Some(Role::Initializer))]),
         };

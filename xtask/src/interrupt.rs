@@ -1,18 +1,50 @@
 //! Ctrl-C and SIGTERM: noticed, so that whoever is at work can clean up.
 
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::ui;
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// The exit code of a command that was interrupted, as shells have it for Ctrl-C.
 pub(crate) const EXIT_CODE: u8 = 130;
 
-/// From now on signals are noted and end nothing.
-pub(crate) fn watch() -> anyhow::Result<()> {
-    wire::program::on_end_signals(|| INTERRUPTED.store(true, Ordering::SeqCst))
+/// What [`check`] gives when somebody wants the command to end.
+#[derive(Debug)]
+pub(crate) struct Interrupted;
+
+impl fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("interrupted")
+    }
+}
+
+impl std::error::Error for Interrupted {}
+
+/// From now on the first signal is noted and ends nothing. The second ends this process at once, with these words.
+pub(crate) fn watch(words: &'static str) -> anyhow::Result<()> {
+    wire::program::on_end_signals(move || {
+        if INTERRUPTED.swap(true, Ordering::SeqCst) {
+            ui::note(words);
+            exit();
+        }
+    })
+}
+
+/// Ends this process as one that was interrupted.
+pub(crate) fn exit() -> ! {
+    #[cfg(feature = "remote")]
+    crate::scratch::leave();
+    std::process::exit(i32::from(EXIT_CODE))
 }
 
 /// Whether somebody wants the command to end.
 pub(crate) fn is_wanted() -> bool {
     INTERRUPTED.load(Ordering::SeqCst)
+}
+
+/// An error if somebody wants the command to end.
+pub(crate) fn check() -> anyhow::Result<()> {
+    if is_wanted() { Err(Interrupted.into()) } else { Ok(()) }
 }

@@ -14,6 +14,10 @@ mod options;
 mod project;
 #[cfg(feature = "remote")]
 mod remote;
+#[cfg(feature = "remote")]
+mod runtime;
+#[cfg(feature = "remote")]
+mod scratch;
 mod ui;
 
 use std::process::ExitCode;

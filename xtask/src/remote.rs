@@ -17,9 +17,9 @@ use anyhow::{bail, ensure};
 use supervisor::protocol::{Holder, Reply, Request};
 
 use crate::commands::remote::{Place, Remote};
-use crate::host::ssh::{Access, Ssh, leave};
+use crate::host::ssh::{Access, Ssh};
 use crate::hosts::{HostEntry, Inventory};
-use crate::{interrupt, project, ui};
+use crate::{interrupt, project, scratch, ui};
 
 /// How long a host may take for what takes it no time.
 pub(crate) const SHORT: Duration = Duration::from_secs(30);
@@ -36,12 +36,12 @@ pub(crate) fn run(command: &Remote) -> anyhow::Result<ExitCode> {
         Remote::Stop(args) => down::stop(args),
         Remote::Down(args) => down::down(args),
     };
-    leave();
+    scratch::leave();
     outcome
 }
 
 /// Where the inventory is.
-fn inventory_path(place: &Place) -> anyhow::Result<PathBuf> {
+pub(crate) fn inventory_path(place: &Place) -> anyhow::Result<PathBuf> {
     place.inventory.clone().map_or_else(|| project::default_folder("inventory.toml"), Ok)
 }
 
@@ -54,7 +54,7 @@ fn access(inventory_path: &std::path::Path, config: Option<PathBuf>) -> Access {
 /// The inventory, and how to get in to its hosts.
 fn load(place: &Place) -> anyhow::Result<(Inventory, Access)> {
     let path = inventory_path(place)?;
-    let inventory = Inventory::load_ready(&path)?;
+    let inventory = Inventory::load(&path)?;
     let access = access(&path, inventory.ssh_config.clone());
     Ok((inventory, access))
 }
@@ -66,8 +66,7 @@ fn end_on_interrupt(words: &'static str) -> anyhow::Result<()> {
         if !words.is_empty() {
             ui::note(words);
         }
-        leave();
-        std::process::exit(i32::from(interrupt::EXIT_CODE));
+        interrupt::exit()
     })
 }
 
@@ -107,11 +106,14 @@ fn all<T>(outcomes: Vec<anyhow::Result<T>>) -> anyhow::Result<Vec<T>> {
 
 /// Connects to hosts, and to their supervisors.
 fn command_all(hosts: &[HostEntry], access: &Access, supervisor: &str) -> anyhow::Result<Vec<Ssh>> {
-    all(each(hosts, |host| {
-        let ssh = Ssh::connect(host, access)?;
-        ssh.command(supervisor)?;
-        Ok(ssh)
-    }))
+    all(each(hosts, |host| command(host, access, supervisor)))
+}
+
+/// Connects to a host, and to its supervisor.
+fn command(host: &HostEntry, access: &Access, supervisor: &str) -> anyhow::Result<Ssh> {
+    let ssh = Ssh::connect(host, access)?;
+    ssh.command(supervisor)?;
+    Ok(ssh)
 }
 
 /// Takes the command over hosts, one after the other, so that of two who try it at the same time one gets all.

@@ -147,7 +147,7 @@ pub(crate) struct Stop {
 /// Remove what up has put on the hosts, and nothing else
 #[derive(Debug, clap::Args)]
 pub(crate) struct Down {
-    /// Also while a job is running, which is then ended
+    /// Also while a job is running, which is then ended; and forget hosts that cannot be reached
     #[arg(long)]
     pub(crate) force: bool,
     #[command(flatten)]

@@ -118,7 +118,7 @@ pub(crate) fn box_args(classifier: &str, python: &Path, slowness: u32, chunk_siz
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    interrupt::watch()?;
+    interrupt::watch("interrupted twice: what still runs of the job ends by itself in a moment")?;
     let start = Instant::now();
     let outcome = run_until_done(args, start);
     if interrupt::is_wanted() && outcome.is_err() {
@@ -204,9 +204,7 @@ fn check(host: &Local, program: &'static str, args: Vec<String>, run_folder: &Pa
     };
     let mut running = host.start(&launch)?;
     let end = loop {
-        if interrupt::is_wanted() {
-            bail!("interrupted");
-        }
+        interrupt::check()?;
         if let Some(end) = running.try_wait()? {
             break end;
         }

@@ -6,7 +6,6 @@ mod channel;
 mod connect;
 mod files;
 
-use std::future::Future;
 use std::path::Path;
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, OnceLock};
@@ -15,43 +14,21 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use openssh::{Child, Session, Stdio};
 use supervisor::protocol::{Program, Reply, Request};
-use tokio::runtime::Runtime;
 use wire::program::Ready;
 use wire::results::Progress;
 use wire::token::Token;
 
 use super::{End, Host, Launch, Running, arg};
 use crate::hosts::HostEntry;
+use crate::runtime::within;
 use channel::Channel;
-pub(crate) use connect::{Access, known_hosts_options, leave, real_hostname};
+pub(crate) use connect::{Access, known_hosts_options, real_hostname};
 
 /// How long a short request may take: what it does takes milliseconds, and a connection that is lost is noticed
 /// before.
 const REQUEST_TIME: Duration = Duration::from_secs(30);
 /// How long a program may take to end in order, before it is ended by force.
 const GRACE: Duration = Duration::from_secs(2);
-
-/// Where asynchronous libraries run; everything else here is blocking.
-fn runtime() -> anyhow::Result<&'static Runtime> {
-    static RUNTIME: OnceLock<std::io::Result<Runtime>> = OnceLock::new();
-    let made = RUNTIME
-        .get_or_init(|| tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build());
-    made.as_ref().map_err(|error| anyhow::anyhow!("starting a runtime: {error}"))
-}
-
-/// Waits for something that must be there within `limit`.
-fn within<T>(
-    what: &str,
-    limit: Duration,
-    future: impl Future<Output = anyhow::Result<T>>,
-) -> anyhow::Result<T> {
-    runtime()?.block_on(async {
-        match tokio::time::timeout(limit, future).await {
-            Ok(outcome) => outcome.with_context(|| what.to_owned()),
-            Err(_) => bail!("{what}: not within {limit:?}"),
-        }
-    })
-}
 
 /// A host that we are logged in to.
 pub(crate) struct Ssh {
@@ -118,8 +95,9 @@ impl Ssh {
     /// # Errors
     /// A supervisor that is not there or does not start.
     pub(crate) fn command(&self, supervisor: &str) -> anyhow::Result<()> {
-        let channel = Channel::open(&self.session, &self.entry.name, supervisor)
-            .with_context(|| format!("starting the supervisor on {}", self.entry.name))?;
+        let channel = Channel::open(&self.session, &self.entry.name, supervisor).with_context(|| {
+            format!("starting the supervisor on {} (cargo xtask up ships it)", self.entry.name)
+        })?;
         ensure!(
             self.channel.set(Arc::new(channel)).is_ok(),
             "the supervisor of {} is commanded already",

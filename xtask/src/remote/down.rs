@@ -4,17 +4,17 @@ use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
-use supervisor::protocol::{FOLDER, Reply, Request};
+use anyhow::{Context, anyhow, bail, ensure};
+use supervisor::protocol::{FOLDER, Reply, Request, Status};
 use wire::program::remove_if_there;
 
 use super::probe::{Probed, probe};
 use super::{
-    SHORT, access, all, command_all, each, end_on_interrupt, ensure_idle, load, lock_all, status_of, stop_all,
+    SHORT, access, all, command, each, end_on_interrupt, ensure_idle, load, lock_all, status_of, stop_all,
 };
 use crate::commands::remote::{Down, Stop};
 use crate::host::ssh::Ssh;
-use crate::hosts::Inventory;
+use crate::hosts::{HostEntry, Inventory};
 use crate::ui;
 
 /// How long the receiver may take to make durable what it has.
@@ -30,13 +30,30 @@ const REMOVE_TIME: Duration = Duration::from_secs(120);
 pub(super) fn stop(args: &Stop) -> anyhow::Result<ExitCode> {
     end_on_interrupt("interrupted; whether the job has ended is shown by cargo xtask status")?;
     let (inventory, access) = load(&args.place)?;
-    let hosts = command_all(&inventory.used_hosts()?, &access, &inventory.supervisor)?;
-    let metrics = hosts.first().context("the inventory has no metrics host")?;
-    let before = status_of(metrics)?;
-    let running = before.programs.iter().any(|program| program.running.is_some());
+    let used = inventory.used_hosts()?;
+    let connect = |host: &HostEntry| command(host, &access, &inventory.supervisor);
+    // A host that cannot be reached must not keep the others at work.
+    let mut hosts = each(&used, connect);
+    let metrics = hosts.remove(0);
+    let before = metrics.as_ref().map_err(|error| anyhow!("{error:#}")).and_then(status_of);
+    let running = |status: &Status| status.programs.iter().any(|program| program.running.is_some());
     // The receiver first, so that it ends because it was told to, and not because the cluster is gone.
-    stop_all(metrics, STOP_GRACE)?;
-    all(each(&hosts[1..], |host| stop_all(host, STOP_GRACE)))?;
+    let first = metrics.and_then(|host| stop_all(&host, STOP_GRACE).map(|()| host));
+    let (reached, unreached): (Vec<_>, Vec<_>) = hosts.into_iter().partition(Result::is_ok);
+    let reached: Vec<_> = reached.into_iter().flatten().collect();
+    let mut stopped = each(&reached, |host| stop_all(host, STOP_GRACE));
+    stopped.extend(unreached.into_iter().map(|host| host.map(drop)));
+    let others = all(stopped);
+    let metrics = match (first, others) {
+        (Ok(metrics), Ok(_)) => metrics,
+        (Ok(_), Err(error)) => return Err(error.context("the job is ended, but not on all hosts")),
+        (Err(error), Ok(_)) => {
+            return Err(error.context("the classifiers are ended, but not sender and receiver"));
+        }
+        (Err(first), Err(others)) => bail!("{first:#}\n{others:#}"),
+    };
+    let (metrics, before) = (&metrics, before?);
+    let running = running(&before);
     if !running {
         ui::note("no job was running");
     }
@@ -51,6 +68,10 @@ pub(super) fn stop(args: &Stop) -> anyhow::Result<ExitCode> {
         // Its connections may have had something to say after it.
         if let Some(line) = lines.iter().find(|line| line.starts_with("receiver: stopped")) {
             ui::data(line);
+            ui::note(&format!(
+                "what was received is in {FOLDER}/output on {}, until the next run-cluster or down",
+                metrics.entry().name
+            ));
             return Ok(ExitCode::SUCCESS);
         }
     }
@@ -68,10 +89,30 @@ pub(super) fn down(args: &Down) -> anyhow::Result<ExitCode> {
     // Also what an `up` has left that did not come to its end.
     let inventory = Inventory::load(&path)?;
     let access = access(&path, inventory.ssh_config.clone());
-    let mut hosts = inventory.used_hosts()?;
-    hosts.extend(inventory.left.iter().cloned());
-    let probed = all(each(&hosts, |host| probe(host, &access)))?;
-    clear(&probed, args.force)?;
+    let used = inventory.used_hosts()?;
+    let mut hosts = used.clone();
+    hosts.extend(inventory.left.iter().filter(|host| !used.contains(host)).cloned());
+    let (mut reached, mut unreached) = (Vec::new(), Vec::new());
+    for (host, probed) in hosts.iter().zip(each(&hosts, |host| probe(host, &access))) {
+        match probed {
+            Ok(probed) => reached.push(probed),
+            Err(error) => unreached.push((host.clone(), error)),
+        }
+    }
+    clear(&reached, args.force)?;
+    if !unreached.is_empty() && !args.force {
+        let count = reached.len();
+        let (left, errors): (Vec<_>, Vec<_>) = unreached.into_iter().unzip();
+        // Without roles there is nothing to run a job on; what is left is for another `down`, or for an `up` with others.
+        let (metrics, hosts) = (left[0].name.clone(), left.clone());
+        Inventory { metrics, machines: Vec::new(), ready: false, hosts, left, ..inventory }.save(&path)?;
+        let cleared =
+            format!("{count} hosts are cleared, but not these; cargo xtask down --force forgets them");
+        return all::<()>(errors.into_iter().map(Err).collect()).map(|_| ExitCode::FAILURE).context(cleared);
+    }
+    for (host, error) in unreached {
+        ui::note(&format!("{} is forgotten, with what is on it: {error:#}", host.name));
+    }
     let known_hosts = &access.known_hosts;
     if known_hosts.exists() {
         std::fs::remove_dir_all(known_hosts)
@@ -80,7 +121,7 @@ pub(super) fn down(args: &Down) -> anyhow::Result<ExitCode> {
     for file in [path.with_file_name("urls.txt"), path] {
         remove_if_there(&file)?;
     }
-    ui::note(&format!("nothing of ours is left on {} hosts", hosts.len()));
+    ui::note(&format!("nothing of ours is left on {} hosts", reached.len()));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail, ensure};
 use flate2::read::MultiGzDecoder;
+use supervisor::protocol::FOLDER;
 use wire::results::Summary;
 
 use super::{command_all, end_on_interrupt, load, status_of};
@@ -28,14 +29,15 @@ pub(super) fn run(args: &GetResults) -> anyhow::Result<ExitCode> {
     let name = &host.entry().name;
     let Some(summary) = status.summary else {
         let running = status.programs.iter().any(|program| program.running.is_some());
-        bail!(
-            "{name} has no results of a job that is done{}",
-            if running {
-                "; one is running: cargo xtask status"
-            } else {
-                "; run one with: cargo xtask run-cluster"
-            }
-        );
+        let advice = match (running, status.programs.is_empty()) {
+            (true, _) => "; one is running: cargo xtask status".to_owned(),
+            (false, true) => "; run one with: cargo xtask run-cluster".to_owned(),
+            (false, false) => format!(
+                ", and the last one did not come to its end; what it brought is in {FOLDER}/output there (cargo xtask ssh \
+                 {name}), until the next run-cluster"
+            ),
+        };
+        bail!("{name} has no results of a job that is done{advice}");
     };
     let length = host.length(Path::new(ARCHIVE))?;
     let length =
@@ -50,6 +52,7 @@ pub(super) fn run(args: &GetResults) -> anyhow::Result<ExitCode> {
     let mut options = File::options();
     let mut file =
         options.read(true).write(true).create(true).truncate(false).open(&part).with_context(context)?;
+    ensure!(file.try_lock().is_ok(), "another get-results is writing {}", part.display());
     let there = file.metadata().with_context(context)?.len().min(length);
     if there > 0 {
         ui::note(&format!("going on at {} of {}", ui::bytes(there), ui::bytes(length)));

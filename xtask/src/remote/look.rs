@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use serde::Serialize;
 use supervisor::protocol::{self, FOLDER};
 
-use super::{each, end_on_interrupt, load, status_of};
+use super::{command, each, end_on_interrupt, load, status_of};
 use crate::commands::remote::{Logs, Ssh as SshArgs, Status};
 use crate::host::ssh::{Access, Ssh, known_hosts_options};
 use crate::hosts::{HostEntry, Inventory};
@@ -56,9 +56,7 @@ pub(super) fn status(args: &Status) -> anyhow::Result<ExitCode> {
 }
 
 fn ask(host: &HostEntry, access: &Access, supervisor: &str) -> anyhow::Result<protocol::Status> {
-    let ssh = Ssh::connect(host, access)?;
-    ssh.command(supervisor)?;
-    status_of(&ssh)
+    status_of(&command(host, access, supervisor)?)
 }
 
 fn role(inventory: &Inventory, host: &HostEntry) -> &'static str {
@@ -162,7 +160,8 @@ pub(super) fn ssh(args: &SshArgs) -> anyhow::Result<ExitCode> {
     if let Some(key) = &host.key {
         command.arg("-o").arg("IdentitiesOnly=yes").arg("-i").arg(key);
     }
-    command.arg(&host.address).args(&args.command);
+    // A command may begin like an option.
+    command.arg("--").arg(&host.address).args(&args.command);
     let error = command.exec();
     bail!("starting ssh: {error}")
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail, ensure};
 
 use super::package::{self, Archive};
-use crate::{project, ui};
+use crate::{project, scratch, ui};
 
 /// The oldest C library that there are packages for.
 const OLDEST_GLIBC: u32 = 17;
@@ -91,13 +91,19 @@ pub(super) fn packages(
     if archive.exists() {
         return package::describe(&archive);
     }
-    // Beside the cache, so that what is made can be moved there; another `up` may be making the same.
-    let temporary = tempfile::tempdir_in(&cache).context("making a folder for packages")?;
-    let folder = temporary.path().join("packages");
-    let named = file.map_or_else(|| "pandas".to_owned(), |file| file.display().to_string());
+    let temporary = scratch::new_folder("packages")?;
+    let folder = temporary.join("packages");
+    let named = file.as_ref().map_or_else(|| "pandas".to_owned(), |file| file.display().to_string());
     ui::note(&format!("choosing Python packages for Python {python} on {processor}: {named}"));
-    let list = temporary.path().join("requirements.txt");
-    std::fs::write(&list, &text).with_context(|| format!("writing {}", list.display()))?;
+    let list = match file {
+        // Where it lies, since it may name others beside it.
+        Some(file) => file,
+        None => {
+            let list = temporary.join("requirements.txt");
+            std::fs::write(&list, &text).with_context(|| format!("writing {}", list.display()))?;
+            list
+        }
+    };
     let mut args: Vec<String> =
         ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
             .map(str::to_owned)
@@ -131,8 +137,11 @@ pub(super) fn packages(
             files.insert(name, entry.path());
         }
     }
-    let packed = package::pack(&files, &temporary.path().join("packages.zip"))?;
-    std::fs::rename(&packed.path, &archive).with_context(|| format!("renaming {}", packed.path.display()))?;
+    let packed = package::pack(&files, &temporary.join("packages.zip"))?;
+    // Under a name of its own at first: another `up` may be making the same.
+    let new = tempfile::NamedTempFile::new_in(&cache).context("making a file for packages")?;
+    std::fs::copy(&packed.path, new.path()).with_context(|| format!("writing {}", new.path().display()))?;
+    new.persist(&archive).with_context(|| format!("renaming a file to {}", archive.display()))?;
     Ok(Archive { path: archive, ..packed })
 }
 

@@ -17,81 +17,79 @@ use super::{SHORT, all, each, end_on_interrupt, ensure_idle, lock_all};
 use crate::commands::remote::Up;
 use crate::host::ssh::{self, Access, Ssh};
 use crate::hosts::{self, Cast, HostEntry, Inventory};
-use crate::project;
 use crate::ui::{self, Transfer};
+use crate::{project, scratch};
 
 /// How long a host may take to unpack an archive.
 const UNPACK_TIME: Duration = Duration::from_secs(300);
-/// How long a box may take to load.
-const CHECK_TIME: Duration = Duration::from_secs(180);
 
 /// Runs the command.
 pub(super) fn run(args: &Up) -> anyhow::Result<ExitCode> {
     end_on_interrupt("interrupted; another cargo xtask up goes on")?;
     let path = super::inventory_path(&args.place)?;
     let before = Inventory::load_if_there(&path)?;
-    let plan = Plan::new(args, before.as_ref())?;
-    let access = super::access(&path, plan.ssh_config.clone());
-    let everyone = plan.everyone();
+    if let Some(stack) = before.as_ref().and_then(|before| before.stack.as_ref()) {
+        bail!(
+            "the hosts of this folder are the stack {stack} in the cloud; take it down first: cargo xtask down"
+        );
+    }
+    let wanted = Wanted::new(args, before.as_ref())?;
+    let access = super::access(&path, wanted.ssh_config.clone());
+    let everyone = wanted.everyone();
     // What takes this machine time and what takes the hosts time, at the same time.
     let (programs, probed) = std::thread::scope(|scope| {
         let probes = scope.spawn(|| all(each(&everyone, |host| probe(host, &access))));
-        let programs = project::build_programs().and_then(|folder| Programs::pack(&plan, &folder));
+        let programs = Programs::build(&wanted.black_box);
         (programs, probes.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     });
-    let (mut programs, probed) = (programs?, probed?);
-    let fit = |probed: &Probed| programs.fit(probed).is_ok();
-    if !probed.iter().all(fit)
-        && let Some(folder) = project::build_static_programs()?
-    {
-        // Not for all, since they are slower: their memory allocator is a simple one.
-        programs = Programs::pack(&plan, &folder)?;
-    }
-    check(&plan, &programs, &probed)?;
-    let packages = programs.packages(&plan, &probed)?;
-    let left = plan.left(before.as_ref())?;
-    let mut inventory = Inventory {
-        cluster_size: plan.cast.machines.len(),
-        metrics: plan.cast.metrics.name.clone(),
-        machines: plan.cast.machines.iter().map(|host| host.name.clone()).collect(),
-        classifier: plan.classifier.clone(),
-        supervisor: programs.supervisor_name(),
-        app: programs.app.sha256.clone(),
-        packages: packages.as_ref().map(|packages| packages.sha256.clone()),
-        ready: false,
-        ssh_config: plan.ssh_config.clone(),
-        hosts: plan.hosts.clone(),
-        left,
-    };
-    let changed = before.as_ref().is_none_or(|before| before.roles() != inventory.roles());
-    // Before anything is on a host: whatever happens, down finds it.
-    inventory.save(&path)?;
-    leave(&inventory.left, &probed, &access)?;
-    inventory.left.clear();
-    ship(&plan, &programs, packages.as_ref(), &probed, changed)?;
-    inventory.ready = true;
-    inventory.save(&path)?;
-    write_urls(&path, &plan.cast)?;
-    let Cast { metrics, machines } = &plan.cast;
-    ui::data(&format!("metrics host  {} ({})", metrics.name, metrics.address));
-    for (i, machine) in machines.iter().enumerate() {
-        let role = if i == 0 { "initializer " } else { "worker      " };
-        ui::data(&format!("{role}  {} ({})", machine.name, machine.address));
-    }
-    ui::note(&format!("ready ({}): cargo xtask run-cluster", path.display()));
+    make_ready(&wanted, programs?, &probed?, before.as_ref(), &path)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// What is wanted.
-struct Plan {
-    cast: Cast,
-    hosts: Vec<HostEntry>,
+/// The box that hosts are to have.
+#[derive(Debug, Clone)]
+pub(crate) struct BlackBox {
+    /// As `--classifier` names it.
     classifier: String,
     requirements: Option<PathBuf>,
-    ssh_config: Option<PathBuf>,
 }
 
-impl Plan {
+impl BlackBox {
+    /// The one that is asked for, or the one before.
+    ///
+    /// # Errors
+    /// Requirements for a box that has none.
+    pub(crate) fn new(args: &Up, before: Option<&Inventory>) -> anyhow::Result<Self> {
+        let before_box = before.map(|before| before.classifier.clone());
+        let classifier = args.classifier.clone().or(before_box).unwrap_or_else(|| "native".into());
+        let is_python = python::module_of(&classifier).is_some();
+        let requirements = match &args.requirements {
+            Some(file) => {
+                ensure!(is_python, "--requirements is for a Python box, and --classifier is {classifier}");
+                Some(std::path::absolute(file).context("finding the requirements")?)
+            }
+            None => before.and_then(|before| before.requirements.clone()).filter(|_| is_python),
+        };
+        Ok(Self { classifier, requirements })
+    }
+}
+
+/// What is wanted.
+pub(crate) struct Wanted {
+    pub(crate) cast: Cast,
+    /// All hosts that there are, also those that are not used.
+    pub(crate) hosts: Vec<HostEntry>,
+    /// The cluster size that was asked for, now or before.
+    pub(crate) cluster_size: Option<usize>,
+    pub(crate) black_box: BlackBox,
+    pub(crate) ssh_config: Option<PathBuf>,
+    /// The stack that the hosts are of, if they are in the cloud.
+    pub(crate) stack: Option<String>,
+    /// Further lines for urls.txt.
+    pub(crate) urls: String,
+}
+
+impl Wanted {
     fn new(args: &Up, before: Option<&Inventory>) -> anyhow::Result<Self> {
         let mut hosts = match (&args.hosts, before) {
             (Some(file), _) => hosts::read_hosts(file)?,
@@ -111,21 +109,28 @@ impl Plan {
                 host.private_address = Some(ssh::real_hostname(host, config.as_deref())?);
             }
         }
-        let size = args.cluster_size.map(usize::from).or(before.map(|before| before.cluster_size));
-        let cast = hosts::cast(&hosts, size)?;
-        let before_box = before.map(|before| before.classifier.clone());
-        let classifier = args.classifier.clone().or(before_box).unwrap_or_else(|| "native".into());
-        let requirements = args.requirements.clone();
-        ensure!(
-            requirements.is_none() || python::module_of(&classifier).is_some(),
-            "--requirements is for a Python box, and --classifier is {classifier}"
-        );
-        Ok(Self { cast, hosts, classifier, requirements, ssh_config: config })
+        let cluster_size =
+            args.cluster_size.map(usize::from).or(before.and_then(|before| before.cluster_size));
+        let cast = hosts::cast(&hosts, cluster_size)?;
+        let black_box = BlackBox::new(args, before)?;
+        Ok(Self {
+            cast,
+            hosts,
+            cluster_size,
+            black_box,
+            ssh_config: config,
+            stack: None,
+            urls: String::new(),
+        })
     }
 
     /// Hosts that were used, and are not any more; also those that an earlier `up` could not clear.
     fn left(&self, before: Option<&Inventory>) -> anyhow::Result<Vec<HostEntry>> {
         let Some(before) = before else { return Ok(Vec::new()) };
+        if self.stack.is_some() {
+            // What is not there any more has nothing of ours.
+            return Ok(Vec::new());
+        }
         let mut left = before.used_hosts()?;
         left.extend(before.left.iter().cloned());
         let everyone = self.everyone();
@@ -134,7 +139,7 @@ impl Plan {
     }
 
     /// The hosts that are used, each once.
-    fn everyone(&self) -> Vec<HostEntry> {
+    pub(crate) fn everyone(&self) -> Vec<HostEntry> {
         let mut everyone = vec![self.cast.metrics.clone()];
         everyone
             .extend(self.cast.machines.iter().filter(|host| host.name != self.cast.metrics.name).cloned());
@@ -142,31 +147,124 @@ impl Plan {
     }
 }
 
+/// Makes hosts ready that let us in, and writes the inventory.
+///
+/// # Errors
+/// Hosts that cannot run the programs, or are at work; names them.
+pub(crate) fn make_ready(
+    wanted: &Wanted,
+    mut programs: Programs,
+    probed: &[Probed],
+    before: Option<&Inventory>,
+    path: &Path,
+) -> anyhow::Result<()> {
+    let fit = |probed: &Probed| programs.fit(probed).is_ok();
+    if !probed.iter().all(fit)
+        && let Some(folder) = project::build_static_programs()?
+    {
+        // Not for all, since they are slower: their memory allocator is a simple one.
+        programs = Programs::pack(&wanted.black_box, &folder)?;
+    }
+    check(wanted, &programs, probed)?;
+    let packages = programs.packages(&wanted.black_box, probed)?;
+    let mut inventory = Inventory {
+        cluster_size: wanted.cluster_size,
+        metrics: wanted.cast.metrics.name.clone(),
+        machines: wanted.cast.machines.iter().map(|host| host.name.clone()).collect(),
+        classifier: wanted.black_box.classifier.clone(),
+        requirements: wanted.black_box.requirements.clone(),
+        supervisor: programs.supervisor_name(),
+        app: programs.app.sha256.clone(),
+        packages: packages.as_ref().map(|packages| packages.sha256.clone()),
+        ready: true,
+        ssh_config: wanted.ssh_config.clone(),
+        stack: wanted.stack.clone(),
+        hosts: wanted.hosts.clone(),
+        left: Vec::new(),
+    };
+    // Before anything is on a host: whatever happens, down finds it.
+    remember_new_hosts(wanted, &inventory, before, path)?;
+    let roles_change = before.is_none_or(|before| before.roles() != inventory.roles());
+    let bar = Transfer::new("shipping", total(probed, &programs, packages.as_ref()));
+    let shipped = take_over(&programs, probed, packages.as_ref(), roles_change, &bar).and_then(|()| {
+        // Only now: a job that runs is still commanded with the inventory as it was.
+        if before != Some(&inventory) {
+            let left = wanted.left(before)?;
+            Inventory { ready: false, left: left.clone(), ..inventory.clone() }.save(path)?;
+            inventory.left = clear_left(&left, probed, &super::access(path, wanted.ssh_config.clone()))?;
+        }
+        ship(wanted, &programs, packages.as_ref(), probed, &bar)
+    });
+    bar.clear();
+    shipped?;
+    inventory.save(path)?;
+    write_urls(path, wanted)?;
+    say_who_is_what(wanted, path);
+    Ok(())
+}
+
+fn say_who_is_what(wanted: &Wanted, path: &Path) {
+    let Cast { metrics, machines } = &wanted.cast;
+    ui::data(&format!("metrics host  {} ({})", metrics.name, metrics.address));
+    for (i, machine) in machines.iter().enumerate() {
+        let role = if i == 0 { "initializer " } else { "worker      " };
+        ui::data(&format!("{role}  {} ({})", machine.name, machine.address));
+    }
+    let (used, there) = (wanted.everyone().len(), wanted.hosts.len());
+    if used < there {
+        ui::note(&format!("{used} of {there} hosts are used, as CLUSTER_SIZE={} asks", machines.len()));
+    }
+    ui::note(&format!("ready ({}): cargo xtask run-cluster", path.display()));
+}
+
+/// Writes down which hosts may have something of ours from now on.
+fn remember_new_hosts(
+    wanted: &Wanted,
+    inventory: &Inventory,
+    before: Option<&Inventory>,
+    path: &Path,
+) -> anyhow::Result<()> {
+    let Some(before) = before.filter(|before| before.stack.is_none()) else {
+        return Inventory { ready: false, ..inventory.clone() }.save(path);
+    };
+    let known = [before.used_hosts()?, before.left.clone()].concat();
+    let new: Vec<_> = wanted.everyone().into_iter().filter(|host| !known.contains(host)).collect();
+    if new.is_empty() {
+        return Ok(());
+    }
+    let left = [before.left.clone(), new].concat();
+    Inventory { left, ..before.clone() }.save(path)
+}
+
 /// What is shipped, but for Python packages.
-struct Programs {
+pub(crate) struct Programs {
     supervisor: Archive,
     app: Archive,
-    /// Where that is, for as long as this is here.
-    _temporary: tempfile::TempDir,
     needed_glibc: Option<u32>,
     /// Where the Python module lies.
     module_folder: Option<PathBuf>,
 }
 
 impl Programs {
-    fn pack(plan: &Plan, folder: &Path) -> anyhow::Result<Self> {
+    /// Builds the programs, if they are not up to date, and packs them with the box.
+    ///
+    /// # Errors
+    /// What does not compile, or is not there.
+    pub(crate) fn build(black_box: &BlackBox) -> anyhow::Result<Self> {
+        Self::pack(black_box, &project::build_programs()?)
+    }
+
+    fn pack(black_box: &BlackBox, folder: &Path) -> anyhow::Result<Self> {
         let mut files: BTreeMap<_, _> =
             project::PROGRAMS.iter().map(|name| ((*name).to_owned(), folder.join(name))).collect();
         let programs: Vec<_> = files.values().cloned().collect();
-        let module_folder = match python::module_of(&plan.classifier) {
+        let module_folder = match python::module_of(&black_box.classifier) {
             Some(module) => Some(python::add_module(&mut files, module)?),
             None => None,
         };
-        let temporary = tempfile::tempdir().context("making a folder for the archive")?;
         Ok(Self {
             supervisor: package::describe(&folder.join("supervisor"))?,
-            app: package::pack(&files, &temporary.path().join("app.zip"))?,
-            _temporary: temporary,
+            app: package::pack(&files, &scratch::new_folder("app")?.join("app.zip"))?,
             needed_glibc: package::needed_glibc(&programs)?,
             module_folder,
         })
@@ -182,7 +280,7 @@ impl Programs {
         self.supervisor.sha256[..16].to_owned()
     }
 
-    fn packages(&self, plan: &Plan, probed: &[Probed]) -> anyhow::Result<Option<Archive>> {
+    fn packages(&self, black_box: &BlackBox, probed: &[Probed]) -> anyhow::Result<Option<Archive>> {
         let Some(folder) = &self.module_folder else { return Ok(None) };
         let mut platform: Option<(Platform, &str)> = None;
         for probed in probed {
@@ -198,12 +296,12 @@ impl Programs {
             }
         }
         let (platform, _) = platform.context("there are no hosts")?;
-        python::packages(plan.requirements.as_deref(), folder, &platform).map(Some)
+        python::packages(black_box.requirements.as_deref(), folder, &platform).map(Some)
     }
 }
 
 /// Whether all hosts can run the programs.
-fn check(plan: &Plan, programs: &Programs, probed: &[Probed]) -> anyhow::Result<()> {
+fn check(wanted: &Wanted, programs: &Programs, probed: &[Probed]) -> anyhow::Result<()> {
     all(probed
         .iter()
         .map(|probed| {
@@ -215,7 +313,7 @@ fn check(plan: &Plan, programs: &Programs, probed: &[Probed]) -> anyhow::Result<
                 std::env::consts::ARCH
             );
             programs.fit(probed)?;
-            if python::module_of(&plan.classifier).is_some() {
+            if python::module_of(&wanted.black_box.classifier).is_some() {
                 probed.platform()?;
             }
             Ok(())
@@ -252,40 +350,57 @@ impl<'a> Missing<'a> {
     }
 }
 
+/// Bytes to be shipped to hosts.
+fn total(hosts: &[Probed], programs: &Programs, packages: Option<&Archive>) -> u64 {
+    hosts.iter().map(|host| Missing::of(host, programs, packages).length(programs)).sum()
+}
+
+/// Takes the command over all hosts. Those that are to do something else than before must not be at work.
+fn take_over(
+    programs: &Programs,
+    hosts: &[Probed],
+    packages: Option<&Archive>,
+    roles_change: bool,
+    bar: &Transfer,
+) -> anyhow::Result<()> {
+    let supervisor = programs.supervisor_name();
+    all(each(hosts, |host| {
+        if Missing::of(host, programs, packages).supervisor {
+            ship_supervisor(&host.ssh, programs, bar)?;
+        }
+        host.ssh.command(&supervisor)
+    }))?;
+    lock_all(hosts.iter().map(|host| &host.ssh), "cargo xtask up")?;
+    all(each(hosts, |host| {
+        // An application is not changed under a job that uses it.
+        let is_complete = Missing::of(host, programs, packages).archives.is_empty();
+        if is_complete && !roles_change { Ok(()) } else { ensure_idle(&host.ssh) }
+    }))
+    .map(drop)
+}
+
 /// Ships what hosts do not have, to all of them at the same time.
 fn ship(
-    plan: &Plan,
+    wanted: &Wanted,
     programs: &Programs,
     packages: Option<&Archive>,
     hosts: &[Probed],
-    roles_change: bool,
+    bar: &Transfer,
 ) -> anyhow::Result<()> {
-    let missing = |host: &Probed| Missing::of(host, programs, packages);
-    let total: u64 = hosts.iter().map(|host| missing(host).length(programs)).sum();
-    let bar = Transfer::new("shipping", total);
     let supervisor = programs.supervisor_name();
     let shipped = all(each(hosts, |host| {
-        if missing(host).supervisor {
-            ship_supervisor(&host.ssh, programs, &bar)?;
-        }
-        host.ssh.command(&supervisor)
-    }))
-    .and_then(|_| lock_all(hosts.iter().map(|host| &host.ssh), "cargo xtask up"))
-    .and_then(|()| {
-        all(each(hosts, |host| {
-            if roles_change {
-                ensure_idle(&host.ssh)?;
-            }
-            let archives = missing(host).archives;
-            prepare(host, &archives, plan, &supervisor, &bar)?;
-            Ok(archives.len())
-        }))
-    });
-    bar.clear();
+        let archives = Missing::of(host, programs, packages).archives;
+        prepare(host, &archives, wanted, &supervisor, bar)?;
+        Ok(archives.len())
+    }));
     let changed = shipped?.into_iter().filter(|&archives| archives > 0).count();
     ui::note(&match changed {
         0 => format!("{} hosts have the application already", hosts.len()),
-        _ => format!("shipped to {changed} of {} hosts: {}", hosts.len(), ui::bytes(total)),
+        _ => format!(
+            "shipped to {changed} of {} hosts: {}",
+            hosts.len(),
+            ui::bytes(total(hosts, programs, packages))
+        ),
     });
     Ok(())
 }
@@ -303,7 +418,7 @@ fn ship_supervisor(ssh: &Ssh, programs: &Programs, bar: &Transfer) -> anyhow::Re
 fn prepare(
     host: &Probed,
     archives: &[(&str, &Archive)],
-    plan: &Plan,
+    wanted: &Wanted,
     supervisor: &str,
     bar: &Transfer,
 ) -> anyhow::Result<()> {
@@ -312,8 +427,6 @@ fn prepare(
     ssh.tell(&Request::Owns { address }, SHORT)
         .context("the hosts file may need a private_address for it")?;
     for (link, archive) in archives {
-        // An application is not changed under a job that uses it.
-        ensure_idle(ssh)?;
         let name = format!("{link}.zip");
         ssh.upload(&archive.path, Path::new(&name), false, |bytes| bar.add(bytes))?;
         let (sha256, link) = (archive.sha256.clone(), (*link).to_owned());
@@ -325,39 +438,47 @@ fn prepare(
     if !others.is_empty() {
         ssh.run(&format!("rm -f {}", others.join(" ")), SHORT)?;
     }
-    if python::module_of(&plan.classifier).is_some() {
-        let script = format!(
-            "cd {FOLDER} && PYTHONPATH={} app/classifier check --classifier {}",
-            super::run_cluster::PYTHON_PATH,
-            plan.classifier
-        );
-        ssh.run(&script, CHECK_TIME)?;
+    if python::module_of(&wanted.black_box.classifier).is_some() {
+        let args = ["--classifier".to_owned(), wanted.black_box.classifier.clone()];
+        super::run_cluster::check_box(ssh, &args)?;
     }
     Ok(())
 }
 
 /// Where people and programs find what is on the hosts.
-fn write_urls(inventory: &Path, cast: &Cast) -> anyhow::Result<()> {
+fn write_urls(inventory: &Path, wanted: &Wanted) -> anyhow::Result<()> {
     let path = inventory.with_file_name("urls.txt");
+    let url = |host: &HostEntry, port: u16| match host.private_address() {
+        address if address.contains(':') => format!("tcp://[{address}]:{port}"),
+        address => format!("tcp://{address}:{port}"),
+    };
     let text = format!(
-        "rows     tcp://{}:{}\nresults  tcp://{}:{}\n",
-        cast.machines[0].private_address(),
-        ports::ROWS,
-        cast.metrics.private_address(),
-        ports::RESULTS
+        "rows     {}\nresults  {}\n{}",
+        url(&wanted.cast.machines[0], ports::ROWS),
+        url(&wanted.cast.metrics, ports::RESULTS),
+        wanted.urls
     );
     std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))
 }
 
 /// Removes what an earlier `up` has put on hosts that are not used any more. One that is used under another name or address
-/// is known by the id in its folder.
-fn leave(left: &[HostEntry], used: &[Probed], access: &Access) -> anyhow::Result<()> {
-    if left.is_empty() {
-        return Ok(());
-    }
+/// is known by the id in its folder. Those that cannot be reached are given back, to be cleared another time.
+fn clear_left(left: &[HostEntry], used: &[Probed], access: &Access) -> anyhow::Result<Vec<HostEntry>> {
     let used: Vec<_> = used.iter().filter_map(Probed::id).collect();
-    let gone = all(each(left, |host| probe(host, access)));
-    let mut gone = gone.context("looking at hosts that are not used any more")?;
+    let (mut gone, mut unreachable) = (Vec::new(), Vec::new());
+    for (host, probed) in left.iter().zip(each(left, |host| probe(host, access))) {
+        match probed {
+            Ok(probed) => gone.push(probed),
+            Err(error) => {
+                ui::note(&format!(
+                    "not used any more, but not cleared, since it cannot be reached: {error:#}"
+                ));
+                unreachable.push(host.clone());
+            }
+        }
+    }
     gone.retain(|host| host.id().is_none_or(|id| !used.contains(&id)));
-    super::down::clear(&gone, false).context("removing the application from hosts that are not used any more")
+    super::down::clear(&gone, false)
+        .context("removing the application from hosts that are not used any more")?;
+    Ok(unreachable)
 }

@@ -14,7 +14,7 @@ use wire::program::Ready;
 use wire::results::Progress;
 
 use super::super::End;
-use super::{runtime, within};
+use crate::runtime::{runtime, within};
 
 /// How long the supervisor may take to start.
 const OPEN_TIME: Duration = Duration::from_secs(20);
@@ -218,9 +218,12 @@ pub(super) fn lines_of(
         let mut child =
             command.arg("-c").arg(script).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().await?;
         let stdout = child.stdout().take().context("a remote program without its pipe")?;
-        let mut lines = BufReader::new(stdout).lines();
-        while let Some(next) = lines.next_line().await? {
-            line(next);
+        let mut stdout = BufReader::new(stdout);
+        let mut bytes = Vec::new();
+        while stdout.read_until(b'\n', &mut bytes).await? > 0 {
+            // A program may print anything.
+            line(String::from_utf8_lossy(&bytes).trim_end_matches(['\r', '\n']).to_owned());
+            bytes.clear();
         }
         child.wait().await?;
         Ok(())

@@ -3,15 +3,14 @@
 use std::io::Read;
 use std::net::{TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use openssh::{ControlPersist, KnownHosts, Session, SessionBuilder};
-use tempfile::TempDir;
 
-use super::within;
 use crate::hosts::HostEntry;
+use crate::runtime::within;
+use crate::scratch;
 
 /// How long a host may take to say that it is an SSH server.
 const BANNER_TIME: Duration = Duration::from_secs(10);
@@ -42,46 +41,15 @@ impl Access {
 pub(crate) fn known_hosts_options(host: &HostEntry, access: &Access) -> Vec<String> {
     let mut options = vec!["-o".to_owned(), "StrictHostKeyChecking=yes".to_owned()];
     if host.fingerprint.is_some() {
-        let file = access.known_hosts_file(host);
-        options.extend(["-o".to_owned(), format!("UserKnownHostsFile={}", file.display())]);
+        let file = quoted(&access.known_hosts_file(host));
+        options.extend(["-o".to_owned(), format!("UserKnownHostsFile={file}")]);
     }
     options
 }
 
-/// Where this process's connections have their sockets.
-static CONTROL: OnceLock<TempDir> = OnceLock::new();
-
-const PREFIX: &str = "xtask-ssh-";
-
-/// Removes the folders of processes that were killed and could not do it themselves.
-fn sweep() {
-    let Ok(entries) = std::fs::read_dir(std::env::temp_dir()) else { return };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let pid = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split('-').next());
-        let pid = pid.filter(|pid| pid.parse::<u32>().is_ok());
-        if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
-            // Another user's cannot be removed, and is that one's to remove.
-            let _ = std::fs::remove_dir_all(entry.path());
-        }
-    }
-}
-
-fn control_folder() -> anyhow::Result<&'static Path> {
-    if CONTROL.get().is_none() {
-        sweep();
-        let made = tempfile::Builder::new().prefix(&format!("{PREFIX}{}-", std::process::id())).tempdir();
-        // Another thread may have made one just now; then this one goes again.
-        let _ = CONTROL.set(made.context("making a folder for SSH connections")?);
-    }
-    CONTROL.get().map(TempDir::path).context("there is no folder for SSH connections")
-}
-
-/// Removes what this process's connections have on disk; they end by themselves when nobody uses them. For a process that
-/// is about to end.
-pub(crate) fn leave() {
-    // What cannot be removed is an empty folder and some sockets in it.
-    let _ = CONTROL.get().map(|folder| std::fs::remove_dir_all(folder.path()));
+/// A path as an SSH option that may be a list of paths.
+fn quoted(path: &Path) -> String {
+    format!("\"{}\"", path.display().to_string().replace('%', "%%"))
 }
 
 pub(super) fn connect(host: &HostEntry, access: &Access) -> anyhow::Result<Session> {
@@ -94,14 +62,14 @@ pub(super) fn connect(host: &HostEntry, access: &Access) -> anyhow::Result<Sessi
         .known_hosts_check(KnownHosts::Strict)
         .connect_timeout(BANNER_TIME)
         .server_alive_interval(ALIVE_INTERVAL)
-        .control_directory(control_folder()?);
+        .control_directory(scratch::folder()?);
     if let Some(idle) = std::num::NonZeroUsize::new(IDLE_SECONDS) {
         builder.control_persist(ControlPersist::IdleFor(idle));
     }
     if let Some(fingerprint) = &host.fingerprint {
         let file = access.known_hosts_file(host);
         pin(&real, fingerprint, &file)?;
-        builder.user_known_hosts_file(file);
+        builder.user_known_hosts_file(quoted(&file));
     }
     if let Some(config) = &access.config {
         builder.config_file(config);
@@ -128,11 +96,20 @@ pub(super) fn connect(host: &HostEntry, access: &Access) -> anyhow::Result<Sessi
 fn explain(error: openssh::Error) -> anyhow::Error {
     let error = anyhow::Error::from(error);
     let text = format!("{error:#}");
-    if text.contains("Host key verification failed") || text.contains("host key is known") {
+    if text.contains("host key is known") {
+        return error.context(
+            "its host key is not known; log in once by hand to check and keep it, or put its fingerprint (ssh-keygen -l) \
+             into the hosts file",
+        );
+    }
+    if text.contains("Host key verification failed") {
         return error.context(
             "its host key is not the one that is known; if that is right, put its fingerprint (ssh-keygen -l) into the \
              hosts file, or its key into known_hosts",
         );
+    }
+    if text.contains("UNPROTECTED PRIVATE KEY") {
+        return error.context("its private key may be read by others, so ssh does not use it: chmod 600");
     }
     if text.contains("Permission denied") {
         return error.context("it lets nobody in with this user and key; see user and key in the hosts file");
@@ -185,10 +162,16 @@ impl Real {
 fn banner(real: &Real) -> anyhow::Result<()> {
     let Real { hostname, port, .. } = real;
     let context = || format!("waiting for an SSH server at {hostname}:{port}");
-    let mut addresses = (hostname.as_str(), *port).to_socket_addrs().with_context(context)?;
-    let address = addresses.next().with_context(|| format!("{hostname} has no address"))?;
+    let addresses = (hostname.as_str(), *port).to_socket_addrs().with_context(context)?;
     let deadline = Instant::now() + BANNER_TIME;
-    let mut stream = TcpStream::connect_timeout(&address, BANNER_TIME).with_context(context)?;
+    let mut stream = Err(anyhow!("{hostname} has no address"));
+    for address in addresses {
+        stream = TcpStream::connect_timeout(&address, BANNER_TIME).with_context(context);
+        if stream.is_ok() || Instant::now() >= deadline {
+            break;
+        }
+    }
+    let mut stream = stream?;
     let mut start = [0; 4];
     for byte in &mut start {
         let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
@@ -199,8 +182,8 @@ fn banner(real: &Real) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Writes the host's key, if it has the right fingerprint, to a file that ssh then trusts alone. (A host could show
-/// another key here than it does to ssh; then ssh refuses it.)
+/// Writes the host's key, if it has the right fingerprint, to a file of its own, where it stands for all addresses: the
+/// host may have another one next time. (A host could show another key here than it does to ssh; then ssh refuses it.)
 fn pin(real: &Real, fingerprint: &str, file: &Path) -> anyhow::Result<()> {
     ensure!(
         real.is_direct,
@@ -232,7 +215,8 @@ fn pin(real: &Real, fingerprint: &str, file: &Path) -> anyhow::Result<()> {
     if let Some(folder) = file.parent() {
         std::fs::create_dir_all(folder).with_context(|| format!("making the folder {}", folder.display()))?;
     }
-    wire::program::replace_file(file, format!("{right}\n").as_bytes())
+    let (_, key) = right.split_once(' ').context("ssh-keyscan names no address")?;
+    wire::program::replace_file(file, format!("* {key}\n").as_bytes())
 }
 
 /// The fingerprints of keys, which stand as in known_hosts, one a line.

@@ -15,8 +15,9 @@ use tokio::io::AsyncSeekExt;
 
 use supervisor::protocol::FOLDER;
 
-use super::{Ssh, remote, runtime};
+use super::{Ssh, remote};
 use crate::interrupt;
+use crate::runtime::runtime;
 
 /// How long a host may take for a piece, and for opening and closing a file.
 const PIECE_TIME: Duration = Duration::from_secs(20);
@@ -55,7 +56,7 @@ impl Ssh {
             let mut at = 0;
             let mut going = VecDeque::new();
             loop {
-                ensure!(!interrupt::is_wanted(), "interrupted");
+                interrupt::check()?;
                 let mut piece = vec![0; PIECE];
                 let read = input.read(&mut piece).with_context(context)?;
                 if read > 0 {

@@ -1,0 +1,116 @@
+//! A lab with what `cargo xtask up` makes of it.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use crate::lab::Lab;
+use crate::program::Program;
+use crate::{eventually, program_path, python};
+
+/// A lab, and a folder for an inventory of it.
+pub struct Stack {
+    /// The hosts.
+    pub lab: Lab,
+    folder: TempDir,
+}
+
+impl Stack {
+    /// `None`, and a skipped test, where this machine can have no lab.
+    pub fn new(test: &str, hosts: &str) -> Option<Self> {
+        Some(Self { lab: Lab::up(test, hosts)?, folder: tempfile::tempdir().unwrap() })
+    }
+
+    /// A path in the folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Starts a command on the stack.
+    pub fn start(&self, command: &str, args: &[&str]) -> Program {
+        Program::start_command(command, self.folder.path(), self.command(command, args))
+    }
+
+    fn command(&self, command: &str, args: &[&str]) -> Command {
+        let mut xtask = Command::new(program_path("xtask-remote"));
+        xtask.arg(command);
+        if !args.contains(&"--inventory") {
+            xtask.arg("--inventory").arg(self.path("inventory.toml"));
+        }
+        xtask.args(args);
+        // Its python3 has pip.
+        let path = std::env::var("PATH").unwrap();
+        xtask.env("PATH", format!("{}:{path}", python().parent().unwrap().display()));
+        xtask.current_dir(self.folder.path());
+        xtask
+    }
+
+    /// Runs a command that ends well; gives what it says.
+    pub fn run(&self, command: &str, args: &[&str]) -> String {
+        self.start(command, args).success()
+    }
+
+    /// Runs a command in another folder, with the inventory of this one unless another is named.
+    pub fn run_in(&self, folder: &str, command: &str, args: &[&str]) -> String {
+        let mut command_line = self.command(command, args);
+        command_line.current_dir(self.path(folder));
+        Program::start_command(command, self.folder.path(), command_line).success()
+    }
+
+    /// Runs a command that fails; gives what it says.
+    pub fn fail(&self, command: &str, args: &[&str]) -> String {
+        self.start(command, args).failure()
+    }
+
+    /// The lab's hosts file.
+    pub fn hosts_file(&self) -> String {
+        self.lab.folder().join("hosts.toml").display().to_string()
+    }
+
+    /// Makes the lab's hosts ready.
+    pub fn up(&self, args: &[&str]) -> String {
+        self.run("up", &[&["--hosts", &self.hosts_file()], args].concat())
+    }
+
+    /// The results in the archive that `get-results` has fetched.
+    pub fn results(&self) -> Vec<u8> {
+        self.run("get-results", &["--output", self.path("out").to_str().unwrap()]);
+        let tar =
+            Command::new("tar").args(["-xzOf"]).arg(self.path("out/results.tgz")).arg("results.log").output();
+        tar.unwrap().stdout
+    }
+
+    /// Processes on hosts besides sshd, and files in their homes that are not SSH's.
+    pub fn traces(&self) -> Vec<String> {
+        let mut traces = Vec::new();
+        for name in self.lab.values("name") {
+            let namespace = format!("{}{name}", self.lab.bridge());
+            let pids = Command::new("ip").args(["netns", "pids", &namespace]).output().unwrap();
+            for pid in String::from_utf8(pids.stdout).unwrap().split_whitespace() {
+                // Processes come and go while this looks at them.
+                let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+                let line = String::from_utf8_lossy(&line).replace('\0', " ");
+                if !line.is_empty() && !line.starts_with("sshd: /usr/sbin/sshd -D") {
+                    traces.push(format!("{name}: {line}"));
+                }
+            }
+            for entry in std::fs::read_dir(self.lab.folder().join(&name).join("home")).unwrap() {
+                let file = entry.unwrap().file_name().into_string().unwrap();
+                if file != ".ssh" {
+                    traces.push(format!("{name}: {file}"));
+                }
+            }
+        }
+        traces
+    }
+
+    /// Takes the stack down: after `down` there is nothing of ours on any host, nor a connection to one.
+    pub fn down(&self) {
+        let said = self.run("down", &[]);
+        assert!(said.contains("nothing of ours is left on"), "{said}");
+        // sshd's own process of a connection ends a moment after it.
+        eventually("all traces to be gone", || self.traces().is_empty().then_some(()));
+        assert!(!self.path("inventory.toml").exists() && !self.path("urls.txt").exists());
+    }
+}
