@@ -1,14 +1,17 @@
 //! `cargo xtask CMD`: the project's commands.
 //!
-//! Commands call downward only: [`commands`] → [`cluster`] → [`host`]. Only `host` starts a job's processes, only
-//! `ui` prints.
+//! Commands call downward only: [`commands`] → `cloud` → `remote` → [`cluster`] → [`host`]. Only `host` starts a job's
+//! processes, only `cloud` calls AWS, only `ui` prints.
 
+#[cfg(feature = "aws")]
+mod cloud;
 mod cluster;
 mod commands;
 mod host;
 #[cfg(feature = "remote")]
 mod hosts;
 mod interrupt;
+mod keys;
 mod lab;
 mod options;
 mod project;
@@ -45,8 +48,16 @@ enum Command {
     Remote(commands::remote::Remote),
 }
 
+/// All commands and their arguments.
+#[cfg(feature = "aws")]
+fn command() -> clap::Command {
+    Args::command()
+}
+
 /// Runs the command that the process's arguments say.
 pub fn run() -> ExitCode {
+    // As a step of another command.
+    wire::program::heed_lifeline("cargo xtask");
     let words = match options::from_make(std::env::args_os(), &Args::command()) {
         Ok(words) => words,
         Err(error) => return ui::fail(&error),

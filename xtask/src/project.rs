@@ -62,11 +62,15 @@ pub(crate) fn build_static_programs() -> anyhow::Result<Option<PathBuf>> {
     if can { build(&PACKAGES, &[], Some(&musl)).map(Some) } else { Ok(None) }
 }
 
-/// Builds this program with what works on other hosts.
-#[cfg(not(feature = "remote"))]
-pub(crate) fn build_remote() -> anyhow::Result<PathBuf> {
-    let folder = build(&["xtask"], &["--features", "remote", "--bin", "xtask-remote"], None)?;
-    Ok(folder.join("xtask-remote"))
+/// Builds this program with what a feature adds.
+#[cfg(not(feature = "aws"))]
+pub(crate) fn build_self(feature: &str) -> anyhow::Result<PathBuf> {
+    if feature == "aws" {
+        ui::note("the AWS SDK takes some minutes to build, once");
+    }
+    let program = format!("xtask-{feature}");
+    let folder = build(&["xtask"], &["--features", feature, "--bin", &program], None)?;
+    Ok(folder.join(program))
 }
 
 fn build(packages: &[&str], more: &[&str], target: Option<&str>) -> anyhow::Result<PathBuf> {

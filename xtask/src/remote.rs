@@ -2,12 +2,12 @@
 
 mod down;
 mod get_results;
-mod look;
+pub(crate) mod look;
 mod package;
-mod probe;
+pub(crate) mod probe;
 mod python;
 mod run_cluster;
-mod up;
+pub(crate) mod up;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -27,6 +27,7 @@ pub(crate) const SHORT: Duration = Duration::from_secs(30);
 /// Runs the command.
 pub(crate) fn run(command: &Remote) -> anyhow::Result<ExitCode> {
     let outcome = match command {
+        Remote::Plan(_) | Remote::Job(_) => bail!("this command is for hosts in the cloud"),
         Remote::Up(args) => up::run(args),
         Remote::RunCluster(args) => run_cluster::run(args),
         Remote::GetResults(args) => get_results::run(args),
@@ -46,7 +47,7 @@ pub(crate) fn inventory_path(place: &Place) -> anyhow::Result<PathBuf> {
 }
 
 /// How to get in to hosts.
-fn access(inventory_path: &std::path::Path, config: Option<PathBuf>) -> Access {
+pub(crate) fn access(inventory_path: &std::path::Path, config: Option<PathBuf>) -> Access {
     // Beside the inventory, since both belong together.
     Access { config, known_hosts: inventory_path.with_extension("known_hosts") }
 }
@@ -71,7 +72,7 @@ fn end_on_interrupt(words: &'static str) -> anyhow::Result<()> {
 }
 
 /// Does the same for each host, for all at the same time, and gives what came of it in their order.
-fn each<I: Sync, T: Send>(
+pub(crate) fn each<I: Sync, T: Send>(
     items: &[I],
     work: impl Fn(&I) -> anyhow::Result<T> + Sync,
 ) -> Vec<anyhow::Result<T>> {
@@ -85,7 +86,7 @@ fn each<I: Sync, T: Send>(
 }
 
 /// All outcomes, or all errors in one.
-fn all<T>(outcomes: Vec<anyhow::Result<T>>) -> anyhow::Result<Vec<T>> {
+pub(crate) fn all<T>(outcomes: Vec<anyhow::Result<T>>) -> anyhow::Result<Vec<T>> {
     let count = outcomes.len();
     let (mut good, mut bad) = (Vec::new(), Vec::new());
     for outcome in outcomes {

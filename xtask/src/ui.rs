@@ -159,6 +159,93 @@ impl Transfer {
     }
 }
 
+/// Shows how many of some steps are done.
+#[cfg(feature = "aws")]
+pub(crate) struct Steps(ProgressBar);
+
+#[cfg(feature = "aws")]
+impl Steps {
+    /// For so many steps in all; where there is no terminal, just that they have begun.
+    pub(crate) fn new(what: &'static str, total: usize) -> Self {
+        if total == 0 {
+            return Self(ProgressBar::hidden());
+        }
+        if !std::io::stderr().is_terminal() {
+            note(what);
+            return Self(ProgressBar::hidden());
+        }
+        let bar = ProgressBar::with_draw_target(Some(total as u64), ProgressDrawTarget::stderr_with_hz(10));
+        let template = "{spinner} {bar:16} {pos} of {len}, {msg} ({elapsed})";
+        // The template is constant; if it were wrong, the bar would have its usual looks.
+        bar.set_style(ProgressStyle::with_template(template).unwrap_or(ProgressStyle::default_bar()));
+        bar.set_message(what);
+        bar.enable_steady_tick(Duration::from_millis(200));
+        Self(bar)
+    }
+
+    /// One more is done.
+    pub(crate) fn add(&self) {
+        self.0.inc(1);
+    }
+
+    /// So many are done.
+    pub(crate) fn set(&self, done: usize) {
+        self.0.set_position(done as u64);
+    }
+}
+
+#[cfg(feature = "aws")]
+impl Drop for Steps {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// What becomes of something.
+#[cfg(feature = "aws")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sign {
+    /// It is created.
+    Create,
+    /// It is changed.
+    Change,
+    /// It is destroyed.
+    Destroy,
+}
+
+#[cfg(feature = "aws")]
+impl Sign {
+    /// As one character.
+    pub(crate) fn mark(self) -> char {
+        match self {
+            Self::Create => '+',
+            Self::Change => '~',
+            Self::Destroy => '-',
+        }
+    }
+
+    /// As a word.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Change => "change",
+            Self::Destroy => "destroy",
+        }
+    }
+}
+
+/// Prints what becomes of something, in colour where there are colours.
+#[cfg(feature = "aws")]
+pub(crate) fn change(sign: Sign, text: &str) {
+    let colour = match sign {
+        Sign::Create => 32,
+        Sign::Change => 33,
+        Sign::Destroy => 31,
+    };
+    // If nobody reads it any more, there is nobody to tell.
+    let _ = writeln!(anstream::stdout(), "\x1b[{colour}m{}\x1b[0m {text}", sign.mark());
+}
+
 /// Seconds as people say them.
 pub(crate) fn clock(seconds: f64) -> String {
     let seconds = seconds.ceil() as u64;

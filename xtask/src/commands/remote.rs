@@ -3,12 +3,19 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::builder::BoolishValueParser;
+
+use crate::project;
 
 /// Commands for other hosts.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Remote {
-    Up(Up),
-    RunCluster(RunCluster),
+    Plan(Box<Plan>),
+    Up(Box<Up>),
+    Job(Box<Job>),
+    RunCluster(Box<RunCluster>),
     GetResults(GetResults),
     Status(Status),
     Logs(Logs),
@@ -25,18 +32,93 @@ pub(crate) struct Place {
     pub(crate) inventory: Option<PathBuf>,
 }
 
-/// Make hosts ready: check them, ship the programs, write the inventory
+/// What a stack in the cloud is to be. All of it is remembered by up.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Hosts from EC2")]
+pub(crate) struct Cloud {
+    /// The name of the stack; all that belongs to it is tagged with it [default: provisioned-classifier]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) stack: Option<String>,
+    /// Where it is [default: AWS_REGION, or us-west-2]
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub(crate) region: Vec<String>,
+    /// What machines may be, the most wanted first [default: c5.4xlarge]
+    #[arg(long, value_name = "TYPES", value_delimiter = ',')]
+    pub(crate) instance_type: Vec<String>,
+    /// Their image [default: Ubuntu's newest with long-term support]
+    #[arg(long, value_name = "ID")]
+    pub(crate) ami: Option<String>,
+    /// A subnet that the internet reaches [default: those of the default VPC]
+    #[arg(long, value_name = "ID")]
+    pub(crate) subnet: Option<String>,
+    /// Networks from which SSH is let in, or anywhere [default: this machine's address]
+    #[arg(long, value_name = "CIDRS", value_delimiter = ',')]
+    pub(crate) ssh_from: Vec<String>,
+    /// The user to log in as [default: ubuntu]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) ssh_user: Option<String>,
+    /// Spot instances for the machines that classify, where there are any
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        hide_possible_values = true, value_parser = BoolishValueParser::new())]
+    pub(crate) spot: Option<bool>,
+    /// After this time machines end themselves, such as 90m [default: 4h]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) ttl: Option<Duration>,
+    /// The size of their disks in GiB [default: 30]
+    #[arg(long, value_name = "GIB", value_parser = clap::value_parser!(u32).range(8..=16384))]
+    pub(crate) disk_gib: Option<u32>,
+    /// The phone numbers that alarms go to, a JSON list [default: ONCALL.json beside the inventory]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) oncall: Option<PathBuf>,
+    /// How long machines may take to boot
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration)]
+    pub(crate) boot_time: Duration,
+}
+
+/// A time as people write it: a number and a unit.
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let seconds = match &text[digits..] {
+        "s" => 1,
+        "m" | "min" => 60,
+        "h" => 3600,
+        "d" => 24 * 3600,
+        _ => return Err("it should be a number with s, m, h or d behind it".to_owned()),
+    };
+    let number: u32 = text[..digits].parse().map_err(|error| format!("{error}"))?;
+    Ok(Duration::from_secs(u64::from(number) * seconds))
+}
+
+/// Show what up would change in the cloud, and change nothing
 ///
-/// Hosts need SSH and nothing else. Running it again changes only what differs.
+/// Exits with 0 if there is nothing to change, with 2 if there is, and with 1 if it cannot tell.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Up {
-    /// How many machines classify; one more host is for sender and receiver [default: as before, or all]
+pub(crate) struct Plan {
+    /// How many machines classify; one more host is for sender and receiver [default: as before]
     #[arg(long, value_name = "N", env = "CLUSTER_SIZE", value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub(crate) cluster_size: Option<u16>,
-    /// Where hosts come from
-    #[arg(long, value_name = "NAME", default_value = "ssh", value_parser = ["ssh"])]
-    pub(crate) provider: String,
-    /// A TOML file of hosts [default: those of the inventory]
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) cloud: Cloud,
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+/// Make hosts ready: get them, check them, ship the programs, write the inventory
+///
+/// Hosts are those of a file (--hosts), which need SSH and nothing else, or are launched on EC2. Running it again changes
+/// only what differs.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Up {
+    /// How many machines classify; one more host is for sender and receiver [default: as before; for --hosts, all]
+    #[arg(long, value_name = "N", env = "CLUSTER_SIZE", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(crate) cluster_size: Option<u16>,
+    /// Where hosts come from: ssh or aws [default: as before; ssh with --hosts, else aws]
+    #[arg(long, value_name = "NAME", value_enum, hide_possible_values = true)]
+    pub(crate) provider: Option<Provider>,
+    /// A TOML file of hosts that let you in
     #[arg(long, value_name = "FILE")]
     pub(crate) hosts: Option<PathBuf>,
     /// An SSH configuration in place of the user's own
@@ -50,7 +132,35 @@ pub(crate) struct Up {
     #[arg(long, value_name = "FILE")]
     pub(crate) requirements: Option<PathBuf>,
     #[command(flatten)]
+    pub(crate) cloud: Cloud,
+    #[command(flatten)]
     pub(crate) place: Place,
+}
+
+/// Where hosts come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Provider {
+    /// A file that the user has written.
+    Ssh,
+    /// EC2.
+    Aws,
+}
+
+/// All in one: up in the cloud, run-cluster, get-results, down
+///
+/// Whatever happens, the stack is taken down in the end: when something fails, and on Ctrl-C and SIGTERM.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Job {
+    #[command(flatten)]
+    pub(crate) up: Up,
+    #[command(flatten)]
+    pub(crate) rows: Rows,
+    /// The folder for the results [default: output/ in the project]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) output: Option<PathBuf>,
+    /// Leave the stack up
+    #[arg(long)]
+    pub(crate) keep: bool,
 }
 
 /// Run a job on the hosts: receiver, classifiers, sender
@@ -59,6 +169,19 @@ pub(crate) struct Up {
 /// is no part of the job.
 #[derive(Debug, clap::Args)]
 pub(crate) struct RunCluster {
+    /// The black box, if not the one that up has shipped
+    #[arg(long, value_name = "BOX")]
+    pub(crate) classifier: Option<String>,
+    #[command(flatten)]
+    pub(crate) rows: Rows,
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+/// What rows, and how they are classified.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "The job")]
+pub(crate) struct Rows {
     /// How many rows to make up [default: 1000000]
     #[arg(long, value_name = "N", env = "INPUT_LINES", hide_env_values = true)]
     pub(crate) input_lines: Option<u64>,
@@ -75,17 +198,12 @@ pub(crate) struct RunCluster {
     #[arg(long, value_name = "W", env = "WORKERS_PER_MACHINE", default_value_t = 7,
         value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) workers: u16,
-    /// The black box, if not the one that up has shipped
-    #[arg(long, value_name = "BOX")]
-    pub(crate) classifier: Option<String>,
     /// How often the native box feeds a record to its hash
     #[arg(long, value_name = "TIMES", env = "CLASSIFIER_SLOWNESS", default_value_t = 10)]
     pub(crate) slowness: u32,
     /// Rows that a box sees at once
     #[arg(long, value_name = "ROWS", env = "CHUNK_SIZE", default_value_t = 100)]
     pub(crate) chunk_size: u32,
-    #[command(flatten)]
-    pub(crate) place: Place,
 }
 
 /// Fetch the results to output/results.tgz, and check them
@@ -144,33 +262,96 @@ pub(crate) struct Stop {
     pub(crate) place: Place,
 }
 
-/// Remove what up has put on the hosts, and nothing else
+/// Undo what up has done, and nothing else
+///
+/// On hosts of a file, removes what was shipped. In the cloud, destroys all that bears the stack's tag, also from a folder
+/// that knows nothing of the stack, and looks that nothing is left.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Down {
     /// Also while a job is running, which is then ended; and forget hosts that cannot be reached
     #[arg(long)]
     pub(crate) force: bool,
+    /// Where hosts come from: ssh or aws [default: as the inventory says, else aws]
+    #[arg(long, value_name = "NAME", value_enum, hide_possible_values = true)]
+    pub(crate) provider: Option<Provider>,
+    /// The name of the stack in the cloud [default: as remembered, or provisioned-classifier]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) stack: Option<String>,
+    /// The regions to look in, or all [default: as remembered, or AWS_REGION, or us-west-2]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub(crate) region: Vec<String>,
     #[command(flatten)]
     pub(crate) place: Place,
 }
 
+impl Remote {
+    /// Whether this is about hosts in the cloud.
+    fn is_in_cloud(&self) -> anyhow::Result<bool> {
+        let (provider, hosts, place, else_cloud) = match self {
+            Self::Plan(_) | Self::Job(_) => return Ok(true),
+            Self::Up(up) => (up.provider, up.hosts.is_some(), &up.place, true),
+            Self::Down(down) if down.stack.is_some() || !down.region.is_empty() => return Ok(true),
+            Self::Down(down) => (down.provider, false, &down.place, true),
+            Self::Status(status) => (None, false, &status.place, false),
+            Self::RunCluster(_) | Self::GetResults(_) | Self::Logs(_) | Self::Ssh(_) | Self::Stop(_) => {
+                return Ok(false);
+            }
+        };
+        if let Some(provider) = provider {
+            return Ok(provider == Provider::Aws);
+        }
+        let inventory =
+            place.inventory.clone().map_or_else(|| project::default_folder("inventory.toml"), Ok)?;
+        Ok(match wire::program::read_if_there(&inventory)? {
+            _ if hosts => false,
+            // As the inventory is written; not every build of this program can understand all of it.
+            Some(text) => String::from_utf8_lossy(&text).lines().any(|line| line.starts_with("stack = ")),
+            None => else_cloud,
+        })
+    }
+}
+
 /// Runs the command, in this build if it can, or else in one that can.
-#[cfg(feature = "remote")]
+#[cfg(feature = "aws")]
 pub(crate) fn run(command: &Remote) -> anyhow::Result<ExitCode> {
-    crate::remote::run(command)
+    if command.is_in_cloud()? { crate::cloud::run(command) } else { crate::remote::run(command) }
+}
+
+/// Runs the command, in this build if it can, or else in one that can.
+#[cfg(all(feature = "remote", not(feature = "aws")))]
+pub(crate) fn run(command: &Remote) -> anyhow::Result<ExitCode> {
+    if command.is_in_cloud()? { run_in_build("aws") } else { crate::remote::run(command) }
 }
 
 /// Runs the command, in this build if it can, or else in one that can.
 #[cfg(not(feature = "remote"))]
-pub(crate) fn run(_command: &Remote) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(command: &Remote) -> anyhow::Result<ExitCode> {
+    run_in_build(if command.is_in_cloud()? { "aws" } else { "remote" })
+}
+
+/// Builds this program with a feature, and lets that do the rest.
+#[cfg(not(feature = "aws"))]
+fn run_in_build(feature: &str) -> anyhow::Result<ExitCode> {
     use std::os::unix::process::CommandExt;
 
     use anyhow::Context;
 
-    use crate::project;
-
-    let program = project::build_remote()?;
+    let program = project::build_self(feature)?;
     let words = std::env::args_os().skip(1);
     let error = std::process::Command::new(&program).args(words).exec();
     Err(error).with_context(|| format!("starting {}", program.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_units() {
+        assert_eq!(duration("90m"), Ok(Duration::from_secs(5400)));
+        assert_eq!(duration("4h"), Ok(Duration::from_secs(14400)));
+        for wrong in ["", "4", "h", "-1h", "4 h", "99999999999h"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
 }

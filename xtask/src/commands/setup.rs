@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use xshell::{Shell, cmd};
 
-use crate::{project, ui};
+use crate::{keys, project, ui};
 
 /// Make folders, keys and ONCALL.json, build the programs, and say what is missing
 #[derive(Debug, clap::Args)]
@@ -29,12 +29,8 @@ pub(crate) fn run(_args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The SSH key pair of the stack, as in 2018: the private key, and the public key in EC2's format.
+/// Hosts over SSH and EC2 need keys; everything else does without.
 fn make_keys() -> anyhow::Result<()> {
-    let (private, public) = ("ssh_key.pem", "ssh_pubkey_in_ec2_format.pub");
-    if Path::new(private).exists() && Path::new(public).exists() {
-        return Ok(());
-    }
     let shell = Shell::new()?;
     if cmd!(shell, "ssh-keygen -?").quiet().ignore_status().output().is_err() {
         ui::note(
@@ -43,12 +39,7 @@ fn make_keys() -> anyhow::Result<()> {
         );
         return Ok(());
     }
-    if !Path::new(private).exists() {
-        cmd!(shell, "ssh-keygen -q -t ed25519 -N '' -C provisioned-classifier -f {private}").run()?;
-        shell.remove_path(format!("{private}.pub"))?;
-    }
-    let key = cmd!(shell, "ssh-keygen -y -f {private}").read().context("reading the public key")?;
-    std::fs::write(public, key + "\n").with_context(|| format!("writing {public}"))
+    keys::make(Path::new("")).map(drop)
 }
 
 /// Python boxes need Python with pandas; everything else does without.

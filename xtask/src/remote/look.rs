@@ -24,10 +24,38 @@ struct HostStatus {
     status: Option<protocol::Status>,
     /// Why it cannot be reached.
     error: Option<String>,
+    /// What the cloud says, if it is there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    machine: Option<Machine>,
+    /// Whether the cloud does not know it any more.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    is_gone: bool,
+}
+
+/// What the cloud says of a machine.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Machine {
+    pub(crate) name: String,
+    pub(crate) address: Option<String>,
+    pub(crate) instance: String,
+    pub(crate) instance_type: String,
+    pub(crate) zone: String,
+    pub(crate) spot: bool,
+    /// Since its launch.
+    pub(crate) seconds: u64,
+    /// Until it ends itself.
+    pub(crate) seconds_left: Option<u64>,
+    /// At list price, if that is known.
+    pub(crate) usd_per_hour: Option<f64>,
 }
 
 /// Shows how hosts and job are.
 pub(super) fn status(args: &Status) -> anyhow::Result<ExitCode> {
+    status_of_machines(args, None)
+}
+
+/// Shows how hosts and job are, and what the cloud says of them if they are there.
+pub(crate) fn status_of_machines(args: &Status, machines: Option<&[Machine]>) -> anyhow::Result<ExitCode> {
     end_on_interrupt("")?;
     let (inventory, access) = load(&args.place)?;
     let used = inventory.used_hosts()?;
@@ -37,7 +65,11 @@ pub(super) fn status(args: &Status) -> anyhow::Result<ExitCode> {
         .zip(asked)
         .map(|(host, asked)| {
             let error = asked.as_ref().err().map(|error| format!("{error:#}"));
+            let machine = machines
+                .and_then(|all| all.iter().find(|machine| machine.address.as_ref() == Some(&host.address)));
             HostStatus {
+                machine: machine.cloned(),
+                is_gone: machines.is_some() && machine.is_none(),
                 name: host.name.clone(),
                 address: host.address.clone(),
                 role: role(&inventory, host),
@@ -70,15 +102,30 @@ fn role(inventory: &Inventory, host: &HostEntry) -> &'static str {
 
 fn show(host: &HostStatus) {
     ui::data(&format!("{} ({}), {}", host.name, host.address, host.role));
+    let ends = match host.machine.as_ref().map(|machine| (machine, machine.seconds_left)) {
+        Some((machine, left)) => {
+            ui::data(&format!(
+                "  {} {}{} in {}",
+                machine.instance,
+                if machine.spot { "spot " } else { "" },
+                machine.instance_type,
+                machine.zone
+            ));
+            left.map(|left| format!("ends itself in {}", ui::clock(left as f64)))
+        }
+        None if host.is_gone => {
+            ui::data("  has ended; cargo xtask up launches another one");
+            return;
+        }
+        None => None,
+    };
+    let ends = ends.as_deref().unwrap_or("no time to live is set");
     let Some(status) = &host.status else {
         ui::data(&format!("  cannot be reached: {}", host.error.as_deref().unwrap_or("nobody knows why")));
         return;
     };
     let (free, size) = (ui::bytes(status.disk_free), ui::bytes(status.disk_size));
-    ui::data(&format!(
-        "  up {}; {free} of {size} free; no time to live is set",
-        ui::clock(status.uptime as f64)
-    ));
+    ui::data(&format!("  up {}; {free} of {size} free; {ends}", ui::clock(status.uptime as f64)));
     if let Some(holder) = &status.holder {
         ui::data(&format!("  commanded by {}, since {}", holder.who, holder.since));
     }

@@ -10,7 +10,7 @@ use crate::host::ssh::{Access, Ssh};
 use crate::hosts::HostEntry;
 
 /// A host that lets us in, and what it has.
-pub(super) struct Probed {
+pub(crate) struct Probed {
     /// The connection.
     pub(super) ssh: Ssh,
     said: String,
@@ -54,7 +54,7 @@ impl Probed {
 }
 
 /// Logs in to a host, and asks what it has. Nothing is changed on it.
-pub(super) fn probe(host: &HostEntry, access: &Access) -> anyhow::Result<Probed> {
+pub(crate) fn probe(host: &HostEntry, access: &Access) -> anyhow::Result<Probed> {
     let ssh = Ssh::connect(host, access)?;
     let python = r#"import sys; print("%d.%d" % sys.version_info[:2])"#;
     let script = format!(

@@ -58,7 +58,7 @@ fn run_until_done(args: &RunCluster, start: Instant, is_started: &mut bool) -> a
         "{classifier} is not on the hosts, which have {}; ship it with: cargo xtask up --classifier {classifier}",
         inventory.classifier
     );
-    if let Some(path) = &args.input {
+    if let Some(path) = &args.rows.input {
         // Better said before anything is started.
         ensure!(path != Path::new("-"), "standard input cannot be shipped to the hosts; give a file");
         check_input(path)?;
@@ -70,7 +70,7 @@ fn run_until_done(args: &RunCluster, start: Instant, is_started: &mut bool) -> a
     refuse_second_job(metrics)?;
     all(each(&hosts, |host| ensure_right_application(host, &inventory)))?;
     // What cannot work should not cost the results of the job before.
-    let box_args = box_args(&classifier, Path::new("python3"), args.slowness, args.chunk_size);
+    let box_args = box_args(&classifier, Path::new("python3"), args.rows.slowness, args.rows.chunk_size);
     let initializer = hosts.iter().find(|host| host.entry().name == inventory.machines[0]);
     check_box(initializer.context("the inventory has no initializer")?, &box_args)?;
     let input = input(args, metrics)?;
@@ -83,7 +83,7 @@ fn run_until_done(args: &RunCluster, start: Instant, is_started: &mut bool) -> a
         let secret = Request::WriteSecret { path: "run/token".into(), text: token.secret().to_owned() };
         host.tell(&secret, SHORT)
     }))?;
-    let workers = usize::from(args.workers);
+    let workers = usize::from(args.rows.workers);
     ui::note(&format!(
         "{}, on {} workers ({} machines of {workers}), through {classifier}",
         describe(args),
@@ -171,8 +171,8 @@ fn refuse_second_job(metrics: &Ssh) -> anyhow::Result<()> {
 fn input(args: &RunCluster, metrics: &Ssh) -> anyhow::Result<Input> {
     // An earlier job's input takes room, and is no result.
     metrics.run(&format!("rm -rf {FOLDER}/input && mkdir {FOLDER}/input"), CLEAN_TIME)?;
-    let Some(path) = &args.input else {
-        return Ok(Input::Fake { lines: lines(args), seed: args.seed });
+    let Some(path) = &args.rows.input else {
+        return Ok(Input::Fake { lines: lines(args), seed: args.rows.seed });
     };
     let length = std::fs::metadata(path).with_context(|| format!("reading {}", path.display()))?.len();
     let bar = Transfer::new("shipping the rows", length);
@@ -186,11 +186,11 @@ fn input(args: &RunCluster, metrics: &Ssh) -> anyhow::Result<Input> {
 }
 
 fn lines(args: &RunCluster) -> u64 {
-    args.input_lines.or(args.input_size).unwrap_or(DEFAULT_LINES)
+    args.rows.input_lines.or(args.rows.input_size).unwrap_or(DEFAULT_LINES)
 }
 
 fn describe(args: &RunCluster) -> String {
-    match &args.input {
+    match &args.rows.input {
         Some(path) => format!("rows from {}", path.display()),
         None => format!("{} fake rows", ui::count(lines(args))),
     }

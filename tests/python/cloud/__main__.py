@@ -1,0 +1,55 @@
+"""The test cloud: EC2, CloudWatch and SNS on loopback, as far as the tests of this project need them.
+
+It is moto, with those behaviours of AWS added that moto lacks (ec2.py, instances.py, cbor.py), with faults
+that tests order (faults.py), and if wanted with the hosts of a lab as its instances (hosts.py). Besides AWS
+calls it answers to the paths of control.py. It ends when its standard input does, if that is a pipe.
+"""
+
+import argparse
+import json
+import os
+import stat
+import sys
+import threading
+from pathlib import Path
+
+from hosts import LabHosts, NoHosts
+from server import Cloud, listen
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    if stat.S_ISFIFO(os.fstat(sys.stdin.fileno()).st_mode):
+        threading.Thread(target=end_with_standard_input, daemon=True).start()
+    lab = arguments.lab
+    server = listen(Cloud(LabHosts(lab, arguments.lab_bridge) if lab else NoHosts()), arguments.port)
+    announce(arguments.ready_file, f"http://127.0.0.1:{server.server_port}")
+    server.serve_forever()
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="cloud", description="An AWS for tests, on loopback.")
+    parser.add_argument("--ready-file", type=Path, required=True, help="written with the URL once it listens")
+    parser.add_argument("--port", type=int, default=0, help="to listen on; a free one by default")
+    parser.add_argument("--lab", type=Path, help="folder of the lab whose hosts are the instances")
+    parser.add_argument("--lab-bridge", help="what the names of that lab's namespaces begin with")
+    arguments = parser.parse_args()
+    if (arguments.lab is None) != (arguments.lab_bridge is None):
+        parser.error("--lab and --lab-bridge go together")
+    return arguments
+
+
+def end_with_standard_input() -> None:
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
+    os._exit(0)
+
+
+def announce(ready_file: Path, url: str) -> None:
+    """Writes the file at once as a whole."""
+    temporary = ready_file.with_name(f"{ready_file.name}.new")
+    temporary.write_text(json.dumps({"url": url}))
+    temporary.rename(ready_file)
+
+
+main()

@@ -1,0 +1,124 @@
+"""What tests ask and tell the cloud besides AWS calls: the paths that begin with /_test/."""
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from moto.core import DEFAULT_ACCOUNT_ID
+from moto.ec2.models import EC2Backend, ec2_backends
+from werkzeug.exceptions import HTTPException, NotFound, RequestTimeout
+from werkzeug.routing import Map, Rule
+from werkzeug.wrappers import Request, Response
+
+import resources
+from ec2 import instances_of, remove_default_vpc
+from faults import Fault
+from instances import CloudInstance
+
+if TYPE_CHECKING:
+    from server import Cloud
+
+PREFIX = "/_test/"
+ROUTES = Map(
+    [
+        Rule("/_test/calls", methods=["GET"], endpoint="calls"),
+        Rule("/_test/faults", methods=["POST"], endpoint="add_faults"),
+        Rule("/_test/faults", methods=["DELETE"], endpoint="clear_faults"),
+        Rule("/_test/held", methods=["GET"], endpoint="held"),
+        Rule("/_test/release", methods=["POST"], endpoint="release"),
+        Rule("/_test/settings", methods=["POST"], endpoint="change_settings"),
+        Rule("/_test/resources", methods=["GET"], endpoint="resources"),
+        Rule("/_test/terminate", methods=["POST"], endpoint="terminate"),
+        Rule("/_test/user-data", methods=["GET"], endpoint="user_data"),
+        Rule("/_test/instance", methods=["GET"], endpoint="instance"),
+    ]
+)
+
+
+class Control:
+    """Answers the tests; each method is the endpoint of a route, and what it returns is sent as JSON."""
+
+    def __init__(self, cloud: "Cloud"):
+        self._cloud = cloud
+
+    def answer(self, request: Request) -> Response:
+        try:
+            endpoint, _ = ROUTES.bind_to_environ(request.environ).match()
+            answer = getattr(self, endpoint)(request)
+        except HTTPException as error:
+            return error.get_response(request.environ)
+        except (TypeError, ValueError, KeyError) as error:
+            return Response(f"{type(error).__name__}: {error}\n", 400)
+        return answer if isinstance(answer, Response) else _json(answer)
+
+    def calls(self, _request: Request) -> list:
+        return self._cloud.log.as_json()
+
+    def add_faults(self, request: Request) -> dict:
+        self._cloud.faults.add([Fault(**fault) for fault in request.get_json(force=True)])
+        return {}
+
+    def clear_faults(self, _request: Request) -> dict:
+        self._cloud.faults.clear()
+        return {}
+
+    def held(self, request: Request) -> dict:
+        record = self._cloud.holds.first(float(request.args.get("timeout", 0)))
+        if record is None:
+            raise RequestTimeout()
+        return {"n": record.n, "operation": record.operation}
+
+    def release(self, request: Request) -> dict:
+        self._cloud.holds.release(request.get_json(force=True).get("drop", False))
+        return {}
+
+    def change_settings(self, request: Request) -> dict:
+        changes = request.get_json(force=True)
+        region = changes.pop("region", None)
+        keep_default_vpc = changes.pop("default_vpc", True)
+        settings = self._cloud.settings
+        unknown = changes.keys() - asdict(settings).keys()
+        if unknown:
+            raise ValueError(f"no such settings: {unknown}")
+        with self._cloud.lock:
+            for name, value in changes.items():
+                setattr(settings, name, value)
+            if not keep_default_vpc:
+                for backend in _backends() + ([ec2_backends[DEFAULT_ACCOUNT_ID][region]] if region else []):
+                    remove_default_vpc(backend)
+        return asdict(settings)
+
+    def resources(self, _request: Request) -> list:
+        with self._cloud.lock:
+            return list(resources.everything())
+
+    def terminate(self, request: Request) -> dict:
+        with self._cloud.lock:
+            instance = _instance(request.get_json(force=True)["id"])
+            instance.ec2_backend.terminate_instances([instance.id])
+        return {}
+
+    def user_data(self, request: Request) -> Response:
+        with self._cloud.lock:
+            user_data = _instance(request.args["id"]).user_data
+        return Response(user_data.decode() if user_data else "", content_type="text/plain; charset=utf-8")
+
+    def instance(self, request: Request) -> dict:
+        with self._cloud.lock:
+            return resources.instance_details(_instance(request.args["id"]))
+
+
+def _json(answer: Any) -> Response:
+    return Response(json.dumps(answer), content_type="application/json")
+
+
+def _backends() -> list[EC2Backend]:
+    return [backend for _, _, backend in ec2_backends.iter_backends()]
+
+
+def _instance(instance_id: str) -> CloudInstance:
+    for backend in _backends():
+        for instance in instances_of(backend):
+            if instance.id == instance_id:
+                return instance
+    raise NotFound(f"no instance {instance_id}")

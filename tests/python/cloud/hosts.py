@@ -1,0 +1,185 @@
+"""The machines behind the instances: none at all, or the hosts of a lab, which boot and are powered off.
+
+What a lab is and how its hosts are made tells xtask/src/lab.rs.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import tomllib
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+SSHD_SECONDS = 10
+KILL_SECONDS = 5
+
+
+class NoHosts:
+    """Instances without machines: at their address nothing answers."""
+
+    def free(self) -> int | None:
+        return None
+
+    def start(self, _instance: str, _user_data: str, _public_key: str | None, _seconds: float) -> str:
+        return "127.0.0.1"
+
+    def stop(self, instance: str) -> None:
+        pass
+
+
+class LabHosts:
+    """Instances that are hosts of a lab; each takes the next that is free."""
+
+    def __init__(self, folder: Path, bridge: str):
+        entries = tomllib.loads((folder / "hosts.toml").read_text())["host"]
+        self._hosts = [
+            LabHost(entry["address"], folder / entry["name"], bridge, entry["name"]) for entry in entries
+        ]
+
+    def free(self) -> int | None:
+        """How many are free; None if there is no end of them."""
+        return sum(host.instance is None for host in self._hosts)
+
+    def start(self, instance: str, user_data: str, public_key: str | None, seconds: float) -> str:
+        """Has a free host boot, which takes some seconds; gives its address at once."""
+        host = next(host for host in self._hosts if host.instance is None)
+        host.take(instance)
+        boot = threading.Timer(seconds, host.boot, [instance, user_data, public_key])
+        boot.daemon = True
+        boot.start()
+        return host.address
+
+    def stop(self, instance: str) -> None:
+        """Powers the instance's host off; it is free again."""
+        for host in self._hosts:
+            if host.instance == instance:
+                host.power_off()
+
+
+@dataclass
+class LabHost:
+    address: str
+    folder: Path
+    bridge: str
+    name: str
+    instance: str | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def namespace(self) -> str:
+        return f"{self.bridge}{self.name}"
+
+    def take(self, instance: str) -> None:
+        """Reserves it for an instance. Until it has booted, nothing answers at its address."""
+        with self._lock:
+            self.instance = instance
+            self._plug("down")
+
+    def boot(self, instance: str, user_data: str, public_key: str | None) -> None:
+        """Does what cloud-init does with the keys, and then lets sshd answer."""
+        with self._lock:
+            if self.instance != instance:
+                return
+            try:
+                self._set_keys(user_data, public_key)
+                self._restart_sshd()
+                self._plug("up")
+            except Exception:
+                print(f"{self.namespace} does not boot:", file=sys.stderr)
+                traceback.print_exc()
+
+    def power_off(self) -> None:
+        """Ends all that runs on it but sshd itself, empties its home, cuts it off; it is free then."""
+        with self._lock:
+            sshd = self._sshd()
+            deadline = time.monotonic() + KILL_SECONDS
+            while others := [pid for pid in self._pids() if pid != sshd]:
+                for pid in others:
+                    _signal(pid, signal.SIGKILL)
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"{self.namespace}: cannot end {others}")
+                time.sleep(0.005)
+            self._plug("down")
+            home = self.folder / "home"
+            for path in home.iterdir():
+                if path.is_dir() and not path.is_symlink():
+                    if path.name != ".ssh":
+                        shutil.rmtree(path)
+                else:
+                    path.unlink()
+            (home / ".ssh/authorized_keys").unlink(missing_ok=True)
+            self.instance = None
+
+    def _set_keys(self, user_data: str, public_key: str | None) -> None:
+        config = yaml.safe_load(user_data) if user_data.startswith("#cloud-config") else None
+        host_keys = (config or {}).get("ssh_keys", {})
+        for file, key in (("host_key", "ed25519_private"), ("host_key.pub", "ed25519_public")):
+            if key in host_keys:
+                _write(self.folder / file, host_keys[key])
+        authorized = self.folder / "home/.ssh/authorized_keys"
+        authorized.parent.mkdir(mode=0o700, exist_ok=True)
+        _write(authorized, public_key or "")
+
+    def _restart_sshd(self) -> None:
+        """Has sshd read its host key again, and waits until it listens with it."""
+        log = self.folder / "sshd.log"
+        before = log.stat().st_size
+        _signal(self._sshd(), signal.SIGHUP)
+        deadline = time.monotonic() + SSHD_SECONDS
+        while b"Server listening" not in log.read_bytes()[before:]:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{self.namespace}: sshd does not start again; see {log}")
+            time.sleep(0.005)
+
+    def _sshd(self) -> int:
+        """The process of the sshd that listens."""
+        masters = [pid for pid in self._pids() if _is_sshd_master(pid)]
+        if not masters:
+            raise ProcessLookupError(f"{self.namespace} has no sshd")
+        return min(masters, key=_start_time)
+
+    def _pids(self) -> list[int]:
+        listed = subprocess.run(
+            ["ip", "netns", "pids", self.namespace], check=True, capture_output=True, timeout=KILL_SECONDS
+        )
+        return [int(pid) for pid in listed.stdout.split()]
+
+    def _plug(self, state: str) -> None:
+        """Sets the bridge's end of its cable up or down."""
+        cable = f"{self.bridge}{self.name.removeprefix('h')}"
+        subprocess.run(["ip", "link", "set", cable, state], check=True, timeout=KILL_SECONDS)
+
+
+def _write(path: Path, text: str) -> None:
+    path.touch(mode=0o600)
+    path.chmod(0o600)
+    path.write_text(text.rstrip("\n") + "\n")
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass  # It has ended since it was listed.
+
+
+def _is_sshd_master(pid: int) -> bool:
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").split()
+    except FileNotFoundError:
+        return False
+    return b"/usr/sbin/sshd" in command[:2] and b"-D" in command
+
+
+def _start_time(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except FileNotFoundError:
+        return sys.maxsize

@@ -1,0 +1,139 @@
+"""The HTTP server before moto: strikes with faults, keeps the log, and passes the rest on."""
+
+import contextlib
+import io
+import socket
+import threading
+import traceback
+from collections.abc import Callable, Iterable
+
+import botocore.session
+from moto.moto_server.werkzeug_app import (
+    DomainDispatcherApplication,
+    MotoRequestHandler,
+    create_backend_app,
+)
+from werkzeug.serving import BaseWSGIServer, make_server
+from werkzeug.test import run_wsgi_app
+from werkzeug.wrappers import Request, Response
+
+import cbor
+import ec2
+from calls import AwsError, Call, CallLog, Record, error_code
+from control import PREFIX, Control
+from faults import Faults, Holds
+from hosts import LabHosts, NoHosts
+from instances import Settings
+
+
+class Cloud:
+    """The WSGI application. It calls moto for one call at a time, since moto's state is not thread-safe."""
+
+    def __init__(self, hosts: NoHosts | LabHosts):
+        self.lock = threading.Lock()
+        self.settings = Settings()
+        self.log = CallLog()
+        self.faults = Faults()
+        self.holds = Holds()
+        ec2.install(self.settings, hosts, self.faults)
+        self._control = Control(self)
+        self._moto = DomainDispatcherApplication(create_backend_app)
+        self._regions = _known_regions()
+
+    def __call__(self, environ: dict, start_response: Callable) -> Iterable[bytes]:
+        request = Request(environ)
+        request.get_data()
+        if request.path.startswith(PREFIX):
+            response = self._control.answer(request)
+        else:
+            response = self._answer(request)
+        return response(environ, start_response)
+
+    def _answer(self, request: Request) -> Response:
+        call = Call.of(request)
+        if call.region not in self._regions:
+            _drop(request)
+        record = self.log.begin(call)
+        try:
+            response = self._answer_under_faults(call, record, request)
+        except ConnectionAbortedError:
+            record.dropped = True
+            raise
+        record.error = error_code(response)
+        record.status = response.status_code
+        return response
+
+    def _answer_under_faults(self, call: Call, record: Record, request: Request) -> Response:
+        fault = self.faults.strike(call)
+        match fault and (fault.kind, fault.when):
+            case ("unreachable", _):
+                _drop(request)
+            case ("error", _):
+                return call.error(AwsError(fault.code, fault.message, fault.status))
+            case ("hold", "before"):
+                self._hold(record, request)
+        response = self._perform(call, request)
+        match fault and (fault.kind, fault.when):
+            case ("lost", _):
+                _drop(request)
+            case ("hold", "after"):
+                self._hold(record, request)
+        return response
+
+    def _hold(self, record: Record, request: Request) -> None:
+        if self.holds.hold(record, lambda: _client_gone(request)):
+            _drop(request)
+
+    def _perform(self, call: Call, request: Request) -> Response:
+        try:
+            with self.lock:
+                if call.protocol == "cbor":
+                    return cbor.answer(call, request, self._ask_moto)
+                body = request.get_data()
+                return self._ask_moto({**request.environ, "wsgi.input": io.BytesIO(body)})
+        except AwsError as error:
+            return call.error(error)
+        except Exception as error:
+            traceback.print_exc()
+            return call.error(AwsError("InternalError", f"the test cloud failed: {error!r}", 500))
+
+    def _ask_moto(self, environ: dict) -> Response:
+        body, status, headers = run_wsgi_app(self._moto, environ, buffered=True)
+        return Response(b"".join(body), status, headers)
+
+
+class Handler(MotoRequestHandler):
+    """Handles one connection; the log is the cloud's own."""
+
+    disable_nagle_algorithm = True
+
+    def log_request(self, *_: object) -> None:
+        pass
+
+
+def listen(cloud: Cloud, port: int) -> BaseWSGIServer:
+    """Begins to listen on loopback; the port may be 0 for a free one."""
+    return make_server("127.0.0.1", port, cloud, threaded=True, request_handler=Handler)
+
+
+def _known_regions() -> set[str]:
+    session = botocore.session.get_session()
+    partitions = session.get_available_partitions()
+    return {region for name in partitions for region in session.get_available_regions("ec2", name)}
+
+
+def _drop(request: Request) -> None:
+    """Closes the connection without an answer."""
+    with contextlib.suppress(OSError):
+        request.environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+    raise ConnectionAbortedError
+
+
+def _client_gone(request: Request) -> bool:
+    try:
+        peeked = request.environ["werkzeug.socket"].recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return not peeked

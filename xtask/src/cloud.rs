@@ -1,0 +1,44 @@
+//! Hosts from EC2: a stack that is found by tag, compared with what it should be, and brought there, or taken down.
+//!
+//! [`desired`] says what a stack is, [`look`] what there is of it, [`plan`] what has to change; [`apply`] changes it. How a
+//! host is used once it is there is not known here: that is `remote`'s.
+
+mod apply;
+mod aws;
+mod boot;
+mod desired;
+mod destroy;
+mod job;
+mod launch;
+mod look;
+mod plan;
+mod prices;
+mod settings;
+mod state;
+mod status;
+mod up;
+
+use std::process::ExitCode;
+
+use crate::commands::remote::Remote;
+use crate::scratch;
+
+/// Runs a command for hosts in the cloud.
+pub(crate) fn run(command: &Remote) -> anyhow::Result<ExitCode> {
+    let outcome = match command {
+        Remote::Plan(args) => up::plan(args),
+        Remote::Up(args) => up::up(args),
+        Remote::Down(args) => destroy::down(args),
+        Remote::Status(args) => status::status(args),
+        Remote::Job(args) => job::job(args),
+        Remote::RunCluster(_)
+        | Remote::GetResults(_)
+        | Remote::Logs(_)
+        | Remote::Ssh(_)
+        | Remote::Stop(_) => {
+            return crate::remote::run(command);
+        }
+    };
+    scratch::leave();
+    outcome
+}

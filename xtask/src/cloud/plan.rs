@@ -1,0 +1,619 @@
+//! What has to change so that a stack is as it should be. Nothing here asks or changes anything.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::ensure;
+use serde_json::{Value, json};
+
+use super::desired::{CHECKS, Desired, alarm_name};
+use super::prices;
+use super::state::{Instance, Life, Rule, Source, State, names};
+use crate::hosts::Role;
+use crate::ui::Sign;
+
+/// How many alarms one call deletes, at most.
+const DELETED_AT_ONCE: usize = 100;
+
+/// A change: one call, unless it fails for a reason after which it is tried in another way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Change {
+    ImportKeyPair,
+    CreateTopic,
+    Subscribe {
+        number: String,
+    },
+    Unsubscribe {
+        number: String,
+        arn: String,
+    },
+    CreateGroup,
+    /// Lets in.
+    Authorize(BTreeSet<Rule>),
+    /// Does not let in any more.
+    Revoke(BTreeSet<Rule>),
+    DeleteAlarms(Vec<String>),
+    Terminate(Vec<Goner>),
+    Launch {
+        role: Role,
+        count: usize,
+    },
+    PutAlarm {
+        of: Of,
+        check: &'static str,
+        /// Whether there is one that is wrong.
+        is_there: bool,
+    },
+    PutDashboard {
+        /// Whether there is one that is wrong.
+        is_there: bool,
+    },
+}
+
+/// An instance that is not wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Goner {
+    pub(super) id: String,
+    pub(super) name: String,
+    pub(super) why: &'static str,
+}
+
+/// An instance that an alarm is for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Of {
+    /// One that is there.
+    Id(String),
+    /// The n-th, from 0, of those that the plan launches in a role.
+    New(Role, usize),
+}
+
+/// What has to change.
+///
+/// # Errors
+/// When the stack is somebody else's, or in another network.
+pub(super) fn plan(desired: &Desired, state: &State) -> anyhow::Result<Vec<Change>> {
+    let Desired { name, .. } = desired;
+    let mut changes = Vec::new();
+    match &state.key_pair {
+        None => changes.push(Change::ImportKeyPair),
+        Some(key_pair) => ensure!(
+            key_pair.public_key == desired.public_key,
+            "the stack {name} has another SSH key than this folder has (ssh_key.pem), so it is another folder's or another \
+             person's; use another name (--stack), or take that stack down first: cargo xtask down --stack {name}"
+        ),
+    }
+
+    let subscriptions = state.topic.as_ref().map(|topic| topic.subscriptions.clone()).unwrap_or_default();
+    if state.topic.is_none() {
+        changes.push(Change::CreateTopic);
+    }
+    for number in &desired.on_call {
+        if !subscriptions.contains_key(number) {
+            changes.push(Change::Subscribe { number: number.clone() });
+        }
+    }
+    for (number, arn) in subscriptions {
+        if !desired.on_call.contains(&number) {
+            changes.push(Change::Unsubscribe { number, arn });
+        }
+    }
+
+    let rules = match &state.group {
+        None => {
+            changes.push(Change::CreateGroup);
+            &BTreeSet::new()
+        }
+        Some(group) => {
+            ensure!(
+                group.vpc == desired.vpc,
+                "the stack {name} is in the network {}, and {} is asked for; take it down first: cargo xtask down --stack \
+                 {name}",
+                group.vpc,
+                desired.vpc
+            );
+            &group.rules
+        }
+    };
+    let missing: BTreeSet<_> = desired.rules.difference(rules).cloned().collect();
+    let surplus: BTreeSet<_> = rules.difference(&desired.rules).cloned().collect();
+    if !missing.is_empty() {
+        changes.push(Change::Authorize(missing));
+    }
+    if !surplus.is_empty() {
+        changes.push(Change::Revoke(surplus));
+    }
+
+    let (kept, goners) = sort_out(desired, state);
+    let wanted_alarm = |alarm_name_there: &String| {
+        kept.iter()
+            .any(|instance| CHECKS.iter().any(|c| alarm_name(name, &instance.id, c) == *alarm_name_there))
+    };
+    let surplus: Vec<_> = state.alarms.keys().filter(|alarm| !wanted_alarm(alarm)).cloned().collect();
+    changes.extend(surplus.chunks(DELETED_AT_ONCE).map(|names| Change::DeleteAlarms(names.to_vec())));
+    if !goners.is_empty() {
+        changes.push(Change::Terminate(goners));
+    }
+
+    let mut of: Vec<_> = kept.iter().map(|instance| Of::Id(instance.id.clone())).collect();
+    let is_complete = of.len() == desired.machines.values().sum::<usize>();
+    for (&role, &count) in &desired.machines {
+        let there = kept.iter().filter(|instance| instance.role == Some(role)).count();
+        if there < count {
+            changes.push(Change::Launch { role, count: count - there });
+            of.extend((0..count - there).map(|i| Of::New(role, i)));
+        }
+    }
+    for of in of {
+        for check in CHECKS {
+            let there = match &of {
+                Of::Id(id) => state.alarms.get(&alarm_name(name, id, check)).map(|alarm| (id, alarm)),
+                Of::New(..) => None,
+            };
+            let is_right = there.is_some_and(|(id, alarm)| {
+                let tells = |topic: &String| topic.rsplit(':').next() == Some(name);
+                alarm.instance == *id
+                    && alarm.metric == check
+                    && alarm.topics.len() == 1
+                    && tells(&alarm.topics[0])
+            });
+            if !is_right {
+                changes.push(Change::PutAlarm { of: of.clone(), check, is_there: there.is_some() });
+            }
+        }
+    }
+    if !is_complete || state.dashboard.as_ref() != Some(&desired.dashboard(&kept)) {
+        changes.push(Change::PutDashboard { is_there: state.dashboard.is_some() });
+    }
+    Ok(changes)
+}
+
+/// Which instances can stay, and which have to go, and why.
+fn sort_out(desired: &Desired, state: &State) -> (Vec<Instance>, Vec<Goner>) {
+    let mut left = desired.machines.clone();
+    let (mut kept, mut goners) = (Vec::new(), Vec::new());
+    for (name, instance) in names(&state.instances) {
+        let room = instance.role.and_then(|role| left.get_mut(&role));
+        let why = if instance.life == Life::Stopped {
+            "it was stopped"
+        } else if !desired.instance_types.contains(&instance.instance_type) {
+            "its type is not asked for any more"
+        } else if desired.image.as_ref().is_some_and(|image| *image != instance.image) {
+            "its image is not asked for any more"
+        } else if instance.fingerprint.is_none() {
+            "its host key is not known"
+        } else {
+            match room {
+                Some(room) if *room > 0 => {
+                    *room -= 1;
+                    kept.push(instance.clone());
+                    continue;
+                }
+                _ => "it is more than is asked for",
+            }
+        };
+        goners.push(Goner { id: instance.id.clone(), name, why });
+    }
+    (kept, goners)
+}
+
+/// What the stack costs in an hour, once it is as it should be: list prices, in US dollars. `None` where one is not known.
+pub(super) fn hourly_price(desired: &Desired, state: &State) -> Option<f64> {
+    let (kept, _) = sort_out(desired, state);
+    let missing = desired.machines.values().sum::<usize>() - kept.len();
+    let first = desired.instance_types.first().map(String::as_str);
+    let types = kept
+        .iter()
+        .map(|instance| instance.instance_type.as_str())
+        .chain(first.into_iter().cycle().take(missing));
+    types.map(|instance_type| prices::hourly(instance_type, &desired.region)).sum()
+}
+
+impl Change {
+    /// The call, as the API names it.
+    pub(super) fn call(&self) -> &'static str {
+        match self {
+            Self::ImportKeyPair => "ImportKeyPair",
+            Self::CreateTopic => "CreateTopic",
+            Self::Subscribe { .. } => "Subscribe",
+            Self::Unsubscribe { .. } => "Unsubscribe",
+            Self::CreateGroup => "CreateSecurityGroup",
+            Self::Authorize(_) => "AuthorizeSecurityGroupIngress",
+            Self::Revoke(_) => "RevokeSecurityGroupIngress",
+            Self::DeleteAlarms(_) => "DeleteAlarms",
+            Self::Terminate(_) => "TerminateInstances",
+            Self::Launch { .. } => "RunInstances",
+            Self::PutAlarm { .. } => "PutMetricAlarm",
+            Self::PutDashboard { .. } => "PutDashboard",
+        }
+    }
+
+    /// Whether something is created, changed or destroyed.
+    pub(super) fn sign(&self) -> Sign {
+        match self {
+            Self::Unsubscribe { .. } | Self::Revoke(_) | Self::DeleteAlarms(_) | Self::Terminate(_) => {
+                Sign::Destroy
+            }
+            Self::PutAlarm { is_there: true, .. } | Self::PutDashboard { is_there: true } => Sign::Change,
+            _ => Sign::Create,
+        }
+    }
+
+    /// In words.
+    pub(super) fn describe(&self, desired: &Desired) -> String {
+        let name = &desired.name;
+        match self {
+            Self::ImportKeyPair => format!("key pair {name}"),
+            Self::CreateTopic => format!("topic {name}"),
+            Self::Subscribe { number } => format!("text messages about alarms to {number}"),
+            Self::Unsubscribe { number, .. } => format!("text messages about alarms to {number}"),
+            Self::CreateGroup => format!("security group {name}"),
+            Self::Authorize(rules) | Self::Revoke(rules) => {
+                let rules: Vec<_> = rules.iter().map(Rule::describe).collect();
+                format!("security group {name} lets in {}", rules.join("; "))
+            }
+            Self::DeleteAlarms(names) => format!("{} alarms of instances that are gone, or go", names.len()),
+            Self::Terminate(goners) => {
+                let one = |goner: &Goner| format!("{} ({}): {}", goner.name, goner.id, goner.why);
+                format!("instances {}", goners.iter().map(one).collect::<Vec<_>>().join("; "))
+            }
+            Self::Launch { role, count } => {
+                let types = desired.instance_types.join(" or ");
+                let what = match role {
+                    Role::Metrics => "for the metrics host",
+                    Role::Initializer => "for the initializer",
+                    Role::Worker => "for workers",
+                };
+                let price =
+                    desired.instance_types.first().and_then(|first| prices::hourly(first, &desired.region));
+                let price = price.map_or("its price is not known here".to_owned(), |price| {
+                    format!("{} an hour", prices::usd(price * *count as f64))
+                });
+                format!("{count} × {types} {what} ({price})")
+            }
+            Self::PutAlarm { of, check, .. } => match of {
+                Of::Id(id) => format!("alarm {check} of {id}"),
+                Of::New(role, _) => format!("alarm {check} of the new {}", role.word()),
+            },
+            Self::PutDashboard { .. } => format!("dashboard {name}"),
+        }
+    }
+}
+
+impl Rule {
+    fn describe(&self) -> String {
+        let what = match (self.protocol.as_str(), self.ports) {
+            ("tcp", Some((22, 22))) => "SSH".to_owned(),
+            ("-1", _) => "everything".to_owned(),
+            (protocol, Some((first, last))) if first == last => format!("{protocol} {first}"),
+            (protocol, Some((first, last))) => format!("{protocol} {first} to {last}"),
+            (protocol, None) => protocol.to_owned(),
+        };
+        match &self.source {
+            Source::Network(network) => format!("{what} from {network}"),
+            Source::Members => format!("{what} from its members"),
+            Source::Group(id) => format!("{what} from members of {id}"),
+            Source::PrefixList(id) => format!("{what} from the networks of {id}"),
+        }
+    }
+}
+
+/// Changes for people: those that differ only in their machine or check are one line.
+pub(super) fn lines(changes: &[Change], desired: &Desired) -> Vec<(Sign, String)> {
+    let mut lines = Vec::new();
+    let mut alarms: BTreeMap<bool, BTreeSet<&Of>> = BTreeMap::new();
+    for change in changes {
+        match change {
+            Change::PutAlarm { of, is_there, .. } => {
+                alarms.entry(*is_there).or_default().insert(of);
+            }
+            _ => lines.push((change.sign(), change.describe(desired))),
+        }
+    }
+    for (is_there, of) in alarms {
+        let count = changes
+            .iter()
+            .filter(|change| matches!(change, Change::PutAlarm { is_there: there, .. } if *there == is_there))
+            .count();
+        let sign = if is_there { Sign::Change } else { Sign::Create };
+        lines.push((sign, format!("{count} alarms for {} instances ({})", of.len(), CHECKS.join(", "))));
+    }
+    lines
+}
+
+/// Changes for programs.
+pub(super) fn json(changes: &[Change], desired: &Desired, state: &State) -> Value {
+    let changes: Vec<_> = changes
+        .iter()
+        .map(|change| {
+            json!({"call": change.call(), "action": change.sign().word(), "description": change.describe(desired)})
+        })
+        .collect();
+    json!({
+        "stack": desired.name, "region": desired.region, "changes": changes,
+        "usd_per_hour": hourly_price(desired, state),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::{btree_map, btree_set, vec};
+    use proptest::prelude::*;
+
+    use super::super::state::{Alarm, Group, KeyPair, Topic};
+    use super::*;
+
+    const NAME: &str = "s";
+    const KEY: &str = "ssh-ed25519 AAAA";
+
+    fn desired() -> impl Strategy<Value = Desired> {
+        let numbers = btree_set("\\+[1-9][0-9]{3}", 0..3);
+        let networks = btree_set(network(), 1..3);
+        let image = proptest::option::of(Just("ami-1".to_owned()));
+        let types = prop_oneof![Just(vec!["a.b".to_owned()]), Just(vec!["c.d".to_owned(), "a.b".to_owned()])];
+        (1..6_usize, numbers, networks, image, types).prop_map(
+            |(size, on_call, networks, image, instance_types)| {
+                let settings = Settings {
+                    stack: NAME.into(),
+                    region: "us-west-2".into(),
+                    cluster_size: size,
+                    instance_types,
+                    image,
+                    subnet: None,
+                    ssh_from: None,
+                    ssh_user: "ubuntu".into(),
+                    spot: false,
+                    time_to_live_minutes: 240,
+                    disk_gib: 30,
+                };
+                Desired::new(&settings, KEY.into(), "vpc-1".into(), &networks, on_call)
+            },
+        )
+    }
+    use super::super::settings::Settings;
+
+    fn network() -> impl Strategy<Value = String> {
+        prop_oneof![Just("203.0.113.7/32"), Just("198.51.100.0/24"), Just("0.0.0.0/0")]
+            .prop_map(str::to_owned)
+    }
+
+    fn rule() -> impl Strategy<Value = Rule> {
+        let source = prop_oneof![
+            network().prop_map(Source::Network),
+            Just(Source::Members),
+            Just(Source::Group("sg-2".into())),
+            Just(Source::PrefixList("pl-1".into()))
+        ];
+        let what =
+            prop_oneof![Just(("tcp", Some((22, 22)))), Just(("tcp", Some((80, 90)))), Just(("-1", None))];
+        (what, source).prop_map(|((protocol, ports), source)| Rule {
+            protocol: protocol.into(),
+            ports,
+            source,
+        })
+    }
+
+    fn instance() -> impl Strategy<Value = Instance> {
+        let role = prop_oneof![
+            Just(None),
+            Just(Some(Role::Metrics)),
+            Just(Some(Role::Initializer)),
+            Just(Some(Role::Worker))
+        ];
+        let life = prop_oneof![Just(Life::Pending), Just(Life::Running), Just(Life::Stopped)];
+        let instance_type = prop_oneof![Just("a.b"), Just("c.d"), Just("e.f")];
+        let image = prop_oneof![Just("ami-1"), Just("ami-2")];
+        (role, life, instance_type, image, 0..3_i64, any::<bool>()).prop_map(
+            |(role, life, instance_type, image, launched, has_key)| Instance {
+                role,
+                launched,
+                id: String::new(),
+                life,
+                instance_type: instance_type.into(),
+                image: image.into(),
+                zone: "us-west-2a".into(),
+                is_spot: false,
+                public_address: None,
+                private_address: None,
+                expires: None,
+                fingerprint: has_key.then(|| "SHA256:x".into()),
+            },
+        )
+    }
+
+    fn alarm() -> impl Strategy<Value = (String, Alarm)> {
+        let topics = vec(prop_oneof![Just("arn:s".to_owned()), Just("arn:other".to_owned())], 0..3);
+        (0..9_u32, 0..3_usize, 0..3_usize, topics).prop_map(|(i, check, metric, topics)| {
+            let instance = format!("i-{i}");
+            (
+                alarm_name(NAME, &instance, CHECKS[check]),
+                Alarm { instance, metric: CHECKS[metric].into(), topics },
+            )
+        })
+    }
+
+    fn state() -> impl Strategy<Value = State> {
+        let key_pair = proptest::option::of(Just(KeyPair { id: "key-1".into(), public_key: KEY.into() }));
+        let group = proptest::option::of(btree_set(rule(), 0..5).prop_map(|rules| Group {
+            id: "sg-1".into(),
+            vpc: "vpc-1".into(),
+            rules,
+        }));
+        let topic = proptest::option::of(
+            btree_map("\\+[1-9][0-9]{3}", "arn:[a-z]{4}", 0..3)
+                .prop_map(|subscriptions| Topic { arn: "arn:s".into(), subscriptions }),
+        );
+        let dashboard = proptest::option::of(Just(json!({"widgets": []})));
+        (key_pair, group, vec(instance(), 0..9), topic, vec(alarm(), 0..12), dashboard).prop_map(
+            |(key_pair, group, mut instances, topic, alarms, dashboard)| {
+                instances.iter_mut().enumerate().for_each(|(i, instance)| instance.id = format!("i-{i}"));
+                State { key_pair, group, instances, topic, alarms: alarms.into_iter().collect(), dashboard }
+            },
+        )
+    }
+
+    /// What a cloud does with a change.
+    fn apply(change: &Change, desired: &Desired, state: &mut State, new: &mut BTreeMap<Role, Vec<String>>) {
+        match change {
+            Change::ImportKeyPair => {
+                let public_key = desired.public_key.clone();
+                assert!(state.key_pair.replace(KeyPair { id: "key-2".into(), public_key }).is_none());
+            }
+            Change::CreateTopic => {
+                let topic = Topic { arn: "arn:s".into(), subscriptions: BTreeMap::new() };
+                assert!(state.topic.replace(topic).is_none());
+            }
+            Change::Subscribe { number } => {
+                let topic = state.topic.as_mut().unwrap();
+                assert!(topic.subscriptions.insert(number.clone(), "arn:new".into()).is_none());
+            }
+            Change::Unsubscribe { number, arn } => {
+                assert_eq!(state.topic.as_mut().unwrap().subscriptions.remove(number).as_ref(), Some(arn));
+            }
+            Change::CreateGroup => {
+                let group = Group { id: "sg-3".into(), vpc: desired.vpc.clone(), rules: BTreeSet::new() };
+                assert!(state.group.replace(group).is_none());
+            }
+            Change::Authorize(rules) => {
+                rules
+                    .iter()
+                    .for_each(|rule| assert!(state.group.as_mut().unwrap().rules.insert(rule.clone())));
+            }
+            Change::Revoke(rules) => {
+                rules.iter().for_each(|rule| assert!(state.group.as_mut().unwrap().rules.remove(rule)));
+            }
+            Change::DeleteAlarms(names) => {
+                assert!(names.len() <= DELETED_AT_ONCE);
+                names.iter().for_each(|name| assert!(state.alarms.remove(name).is_some()));
+            }
+            Change::Terminate(goners) => {
+                let before = state.instances.len();
+                state.instances.retain(|instance| goners.iter().all(|goner| goner.id != instance.id));
+                assert_eq!(state.instances.len(), before - goners.len());
+            }
+            Change::Launch { role, count } => {
+                for i in 0..*count {
+                    let id = format!("i-new-{}-{i}", role.word());
+                    new.entry(*role).or_default().push(id.clone());
+                    state.instances.push(Instance {
+                        role: Some(*role),
+                        launched: 100,
+                        id,
+                        life: Life::Running,
+                        instance_type: desired.instance_types[0].clone(),
+                        image: "ami-1".into(),
+                        zone: "us-west-2a".into(),
+                        is_spot: false,
+                        public_address: None,
+                        private_address: None,
+                        expires: None,
+                        fingerprint: Some("SHA256:x".into()),
+                    });
+                }
+            }
+            Change::PutAlarm { of, check, is_there } => {
+                let instance = match of {
+                    Of::Id(id) => id.clone(),
+                    Of::New(role, i) => new[role][*i].clone(),
+                };
+                assert!(state.instances.iter().any(|there| there.id == instance));
+                let name = alarm_name(NAME, &instance, check);
+                let alarm = Alarm { instance, metric: (*check).into(), topics: vec!["arn:s".into()] };
+                assert_eq!(state.alarms.insert(name, alarm).is_some(), *is_there);
+            }
+            Change::PutDashboard { is_there } => {
+                let body = desired.dashboard(&state.instances);
+                assert_eq!(state.dashboard.replace(body).is_some(), *is_there);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_plan_leads_from_any_state_to_the_desired_one(desired in desired(), mut state in state()) {
+            let changes = plan(&desired, &state).unwrap();
+            let before = state.clone();
+            let mut new = BTreeMap::new();
+            for change in &changes {
+                apply(change, &desired, &mut state, &mut new);
+            }
+            prop_assert_eq!(plan(&desired, &state).unwrap(), []);
+            prop_assert_eq!(state.instances.len(), desired.machines.values().sum::<usize>());
+            prop_assert_eq!(&state.group.as_ref().unwrap().rules, &desired.rules);
+            prop_assert!(state.topic.unwrap().subscriptions.keys().eq(&desired.on_call));
+            prop_assert_eq!(state.alarms.len(), 3 * state.instances.len());
+            // Nothing is replaced that could stay.
+            let fits = |instance: &&Instance| {
+                instance.life != Life::Stopped
+                    && instance.role.is_some()
+                    && instance.fingerprint.is_some()
+                    && desired.instance_types.contains(&instance.instance_type)
+                    && desired.image.as_ref().is_none_or(|image| *image == instance.image)
+            };
+            for (role, wanted) in &desired.machines {
+                let of_role = |instance: &&Instance| instance.role == Some(*role);
+                let fit = before.instances.iter().filter(of_role).filter(fits).count();
+                let launched = new.get(role).map_or(0, Vec::len);
+                prop_assert_eq!(launched, wanted.saturating_sub(fit));
+            }
+        }
+    }
+
+    fn settled() -> (Desired, State) {
+        let mut runner = proptest::test_runner::TestRunner::deterministic();
+        let desired = desired().new_tree(&mut runner).unwrap().current();
+        let mut state = State::default();
+        let mut new = BTreeMap::new();
+        for change in plan(&desired, &state).unwrap() {
+            apply(&change, &desired, &mut state, &mut new);
+        }
+        (desired, state)
+    }
+    use proptest::strategy::ValueTree;
+
+    #[test]
+    fn somebody_elses_stack_is_left_alone() {
+        let (desired, mut state) = settled();
+        state.key_pair.as_mut().unwrap().public_key = "ssh-ed25519 BBBB".into();
+        assert!(plan(&desired, &state).unwrap_err().to_string().contains("has another SSH key"));
+        let (desired, mut state) = settled();
+        state.group.as_mut().unwrap().vpc = "vpc-2".into();
+        assert!(plan(&desired, &state).unwrap_err().to_string().contains("is in the network vpc-2"));
+    }
+
+    #[test]
+    fn a_plan_is_said_in_words() {
+        let (mut desired, mut state) = settled();
+        desired.machines = BTreeMap::from([(Role::Metrics, 1), (Role::Initializer, 1), (Role::Worker, 2)]);
+        desired.instance_types = vec!["c5.4xlarge".into()];
+        desired.on_call = BTreeSet::from(["+14155550100".into()]);
+        desired.rules = BTreeSet::from([Rule {
+            protocol: "tcp".into(),
+            ports: Some((22, 22)),
+            source: Source::Network("203.0.113.7/32".into()),
+        }]);
+        let lines_of = |state: &State| -> Vec<String> {
+            let changes = plan(&desired, state).unwrap();
+            lines(&changes, &desired).iter().map(|(sign, text)| format!("{} {text}", sign.mark())).collect()
+        };
+        assert_eq!(
+            lines_of(&State::default()),
+            [
+                "+ key pair s",
+                "+ topic s",
+                "+ text messages about alarms to +14155550100",
+                "+ security group s",
+                "+ security group s lets in SSH from 203.0.113.7/32",
+                "+ 1 × c5.4xlarge for the metrics host ($0.69 an hour)",
+                "+ 1 × c5.4xlarge for the initializer ($0.69 an hour)",
+                "+ 2 × c5.4xlarge for workers ($1.37 an hour)",
+                "+ dashboard s",
+                "+ 12 alarms for 4 instances (StatusCheckFailed, StatusCheckFailed_Instance, StatusCheckFailed_System)",
+            ]
+        );
+        state.instances.truncate(1);
+        let text = lines_of(&state).join("\n");
+        assert!(
+            text.contains("- instances metrics (i-new-metrics-0): its type is not asked for any more"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,49 @@
+//! What machines cost, where that is known without asking.
+
+/// List prices of Linux machines in the regions that have the lowest ones, in US dollars an hour.
+const HOURLY: [(&str, f64); 16] = [
+    ("c5.large", 0.085),
+    ("c5.xlarge", 0.17),
+    ("c5.2xlarge", 0.34),
+    ("c5.4xlarge", 0.68),
+    ("c5.9xlarge", 1.53),
+    ("c5.12xlarge", 2.04),
+    ("c5.18xlarge", 3.06),
+    ("c5.24xlarge", 4.08),
+    ("c5a.4xlarge", 0.616),
+    ("c6a.4xlarge", 0.612),
+    ("c6i.4xlarge", 0.68),
+    ("c6g.4xlarge", 0.544),
+    ("c7g.4xlarge", 0.58),
+    ("c7i.4xlarge", 0.714),
+    ("m5.4xlarge", 0.768),
+    ("m6i.4xlarge", 0.768),
+];
+/// Regions with these prices.
+const REGIONS: [&str; 3] = ["us-east-1", "us-east-2", "us-west-2"];
+/// A public address, an hour.
+const ADDRESS: f64 = 0.005;
+
+/// What a machine costs in an hour, with its public address, at list price. (Its disk is a thousandth of that, and the
+/// hour is not over when it is billed for a minute.)
+pub(super) fn hourly(instance_type: &str, region: &str) -> Option<f64> {
+    let listed = HOURLY.iter().find(|(name, _)| *name == instance_type && REGIONS.contains(&region));
+    listed.map(|(_, price)| price + ADDRESS)
+}
+
+/// An amount, for people.
+pub(super) fn usd(amount: f64) -> String {
+    format!("${amount:.2}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_price_is_given_only_where_it_is_known() {
+        assert_eq!(hourly("c5.4xlarge", "us-west-2").map(usd).as_deref(), Some("$0.69"));
+        assert_eq!(hourly("c5.4xlarge", "eu-west-1"), None);
+        assert_eq!(hourly("u-24tb1.metal", "us-west-2"), None);
+    }
+}

@@ -1,0 +1,324 @@
+//! What the user asks of a stack, and what is remembered of that.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use serde::{Deserialize, Serialize};
+
+use crate::commands::remote::{Cloud, Place};
+
+/// What a stack is called unless the user says otherwise.
+pub(super) const STACK: &str = "provisioned-classifier";
+/// Where it is unless the user says otherwise.
+pub(super) const REGION: &str = "us-west-2";
+/// What its machines are unless the user says otherwise.
+const INSTANCE_TYPE: &str = "c5.4xlarge";
+/// When its machines end themselves unless the user says otherwise.
+const TIME_TO_LIVE: Duration = Duration::from_secs(4 * 3600);
+/// The least time to live: less would end machines before they are ready.
+const LEAST_TIME_TO_LIVE: Duration = Duration::from_secs(10 * 60);
+/// The user that Ubuntu's images have.
+const SSH_USER: &str = "ubuntu";
+/// Root volumes, in GiB.
+const DISK_GIB: u32 = 30;
+
+/// What the user asks for. All of it is remembered, so that a second `up` needs no flags.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Settings {
+    /// The name of the stack; all that belongs to it is tagged with it.
+    pub(super) stack: String,
+    pub(super) region: String,
+    /// Machines that classify, the initializer among them.
+    pub(super) cluster_size: usize,
+    /// What machines may be, the most wanted first.
+    pub(super) instance_types: Vec<String>,
+    /// Their image, if it is not to be Ubuntu's newest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) image: Option<String>,
+    /// Where they are, if not in the default VPC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) subnet: Option<String>,
+    /// From where SSH is let in, if not only from this network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) ssh_from: Option<BTreeSet<String>>,
+    pub(super) ssh_user: String,
+    /// Whether machines that classify may be spot instances.
+    pub(super) spot: bool,
+    /// After how many minutes a machine ends itself.
+    pub(super) time_to_live_minutes: u64,
+    /// The size of root volumes.
+    pub(super) disk_gib: u32,
+}
+
+impl Settings {
+    /// What is asked for now, and for the rest what was asked for before.
+    ///
+    /// # Errors
+    /// Values that make no sense; a cluster size that nobody has ever said.
+    pub(super) fn new(args: &Cloud, cluster_size: Option<u16>, before: Option<Self>) -> anyhow::Result<Self> {
+        let cluster_size = cluster_size.map(usize::from).or(before.as_ref().map(|b| b.cluster_size));
+        let cluster_size = cluster_size
+            .context("how many machines? Say it once, and it is remembered: cargo xtask up CLUSTER_SIZE=2")?;
+        let stack = stack(args.stack.as_deref(), before.as_ref())?;
+        let region = region(&args.region, before.as_ref())?;
+        if let Some(before) = &before {
+            ensure!(
+                (&before.stack, &before.region) == (&stack, &region),
+                "this folder is for the stack {} in {}, and not for {stack} in {region}; take it down first (cargo xtask \
+                 down), or use another folder for the other one (--inventory FILE)",
+                before.stack,
+                before.region
+            );
+        }
+        let before = before.unwrap_or_else(|| Self {
+            stack: stack.clone(),
+            region: region.clone(),
+            cluster_size,
+            instance_types: vec![INSTANCE_TYPE.to_owned()],
+            image: None,
+            subnet: None,
+            ssh_from: None,
+            ssh_user: SSH_USER.to_owned(),
+            spot: false,
+            time_to_live_minutes: TIME_TO_LIVE.as_secs() / 60,
+            disk_gib: DISK_GIB,
+        });
+        let instance_types = match args.instance_type.as_slice() {
+            [] => before.instance_types,
+            types => types.to_vec(),
+        };
+        for kind in &instance_types {
+            ensure!(
+                kind.split_once('.').is_some_and(|(family, size)| is_plain(family) && is_plain(size)),
+                "{kind:?} is no instance type; it should be like {INSTANCE_TYPE}"
+            );
+        }
+        let time_to_live = match args.ttl {
+            Some(ttl) => {
+                ensure!(
+                    ttl >= LEAST_TIME_TO_LIVE,
+                    "a time to live of {} is too short to get ready; the least is {}",
+                    humantime::format_duration(ttl),
+                    humantime::format_duration(LEAST_TIME_TO_LIVE)
+                );
+                ttl.as_secs().div_ceil(60)
+            }
+            None => before.time_to_live_minutes,
+        };
+        Ok(Self {
+            stack,
+            region,
+            cluster_size,
+            instance_types,
+            image: args.ami.clone().or(before.image),
+            subnet: args.subnet.clone().or(before.subnet),
+            ssh_from: match args.ssh_from.as_slice() {
+                [] => before.ssh_from,
+                networks => Some(networks.iter().map(|text| network(text)).collect::<anyhow::Result<_>>()?),
+            },
+            ssh_user: args.ssh_user.clone().unwrap_or(before.ssh_user),
+            spot: args.spot.unwrap_or(before.spot),
+            time_to_live_minutes: time_to_live,
+            disk_gib: args.disk_gib.unwrap_or(before.disk_gib),
+        })
+    }
+
+    /// Where settings are remembered: beside the inventory.
+    pub(super) fn path(place: &Place) -> anyhow::Result<PathBuf> {
+        Ok(crate::remote::inventory_path(place)?.with_file_name("stack.toml"))
+    }
+
+    /// What is remembered.
+    ///
+    /// # Errors
+    /// A file that cannot be understood.
+    pub(super) fn load(path: &Path) -> anyhow::Result<Option<Self>> {
+        let Some(text) = wire::program::read_if_there(path)? else { return Ok(None) };
+        let context = || format!("understanding what is remembered of the stack in {}", path.display());
+        toml::from_slice(&text).map(Some).with_context(context)
+    }
+
+    /// Remembers.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub(super) fn save(&self, path: &Path) -> anyhow::Result<()> {
+        let text = toml::to_string(self).context("encoding the settings of the stack")?;
+        let text = format!("# What cargo xtask up was asked for; the next one needs no flags.\n\n{text}");
+        wire::program::replace_file(path, text.as_bytes())
+    }
+}
+
+/// The name of the stack.
+///
+/// # Errors
+/// A name that cannot be one.
+pub(super) fn stack(said: Option<&str>, before: Option<&Settings>) -> anyhow::Result<String> {
+    let stack = said.map(str::to_owned).or(before.map(|before| before.stack.clone()));
+    let stack = stack.unwrap_or_else(|| STACK.to_owned());
+    let usual = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
+    ensure!(
+        (1..=64).contains(&stack.len()) && stack.chars().all(usual) && !stack.starts_with('-'),
+        "{stack:?} is no name for a stack: up to 64 letters, digits, - and _ make one"
+    );
+    Ok(stack)
+}
+
+/// The region of the stack.
+///
+/// # Errors
+/// A name that cannot be one.
+pub(super) fn region(said: &[String], before: Option<&Settings>) -> anyhow::Result<String> {
+    if let [_, _, ..] = said {
+        bail!("a stack is in one region, not in {}", said.join(" and "));
+    }
+    let said = said.first().cloned().or(before.map(|before| before.region.clone()));
+    let variable = || std::env::var("AWS_REGION").ok().filter(|region| !region.is_empty());
+    let region = said.or_else(variable).unwrap_or_else(|| REGION.to_owned());
+    check_region(&region)?;
+    Ok(region)
+}
+
+/// Whether this looks like a region's name.
+///
+/// # Errors
+/// It does not.
+pub(super) fn check_region(region: &str) -> anyhow::Result<()> {
+    let parts: Vec<_> = region.split('-').collect();
+    let good = parts.len() >= 3
+        && parts.iter().all(|part| is_plain(part))
+        && parts.last().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
+    ensure!(good, "{region:?} is no region of AWS; it should be like {REGION}");
+    Ok(())
+}
+
+fn is_plain(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+}
+
+/// A network in the form that AWS keeps it in. The whole world has to be asked for by name.
+fn network(text: &str) -> anyhow::Result<String> {
+    if text == "anywhere" {
+        return Ok("0.0.0.0/0".to_owned());
+    }
+    let context = || {
+        format!("{text:?} is no network to let SSH in from; it should be like 203.0.113.7/32, or anywhere")
+    };
+    let (address, length) = text.split_once('/').unwrap_or((text, ""));
+    let address: IpAddr = address.parse().with_context(context)?;
+    let (bits, whole) = match address {
+        IpAddr::V4(address) => (u128::from(u32::from(address)) << 96, 32),
+        IpAddr::V6(address) => (u128::from(address), 128),
+    };
+    let length: u32 = if text.contains('/') { length.parse().with_context(context)? } else { whole };
+    ensure!(length <= whole, context());
+    ensure!(
+        length > 0,
+        "{text} is the whole world; if SSH is to be let in from there, say: --ssh-from anywhere"
+    );
+    let bits = bits & (u128::MAX << (128 - length));
+    let address: IpAddr = match address {
+        IpAddr::V4(_) => IpAddr::V4(((bits >> 96) as u32).into()),
+        IpAddr::V6(_) => IpAddr::V6(bits.into()),
+    };
+    Ok(format!("{address}/{length}"))
+}
+
+/// The phone numbers of those on call.
+///
+/// # Errors
+/// Something that is no list, or no number in E.164 form.
+pub(super) fn on_call(path: &Path) -> anyhow::Result<BTreeSet<String>> {
+    let Some(text) = wire::program::read_if_there(path)? else { return Ok(BTreeSet::new()) };
+    let numbers: BTreeSet<String> = serde_json::from_slice(&text).with_context(|| {
+        format!("understanding {}, which should be a JSON list of phone numbers as strings", path.display())
+    })?;
+    for number in &numbers {
+        let digits = number.strip_prefix('+').unwrap_or_default();
+        let good = (2..=15).contains(&digits.len())
+            && digits.bytes().all(|b| b.is_ascii_digit())
+            && !digits.starts_with('0');
+        ensure!(
+            good,
+            "{number:?} in {} is no phone number in E.164 form, such as \"+14155550100\"",
+            path.display()
+        );
+    }
+    Ok(numbers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(words: &[&str]) -> Cloud {
+        #[derive(Debug, clap::Parser)]
+        struct Parser {
+            #[command(flatten)]
+            cloud: Cloud,
+        }
+        <Parser as clap::Parser>::try_parse_from([&["x"], words].concat()).unwrap().cloud
+    }
+
+    #[test]
+    fn what_was_asked_for_is_remembered() {
+        assert!(Settings::new(&args(&[]), None, None).unwrap_err().to_string().contains("CLUSTER_SIZE=2"));
+        let words = ["--region", "eu-west-1", "--instance-type", "c6i.4xlarge,c5.4xlarge", "--ttl", "90m"];
+        let first = Settings::new(&args(&words), Some(3), None).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("stack.toml");
+        assert_eq!(Settings::load(&path).unwrap(), None);
+        first.save(&path).unwrap();
+        let before = Settings::load(&path).unwrap();
+        assert_eq!(before.as_ref(), Some(&first));
+        assert_eq!(Settings::new(&args(&[]), None, before.clone()).unwrap(), first);
+        let second = Settings::new(&args(&["--spot", "--ttl", "2h"]), Some(5), before.clone()).unwrap();
+        assert_eq!((second.cluster_size, second.spot, second.time_to_live_minutes), (5, true, 120));
+        assert_eq!(second.instance_types, ["c6i.4xlarge", "c5.4xlarge"]);
+        let other = Settings::new(&args(&["--region", "us-east-1"]), None, before).unwrap_err();
+        assert!(other.to_string().contains("for the stack provisioned-classifier in eu-west-1"), "{other}");
+    }
+
+    #[test]
+    fn senseless_values_are_refused() {
+        let error = |words: &[&str]| Settings::new(&args(words), Some(1), None).unwrap_err().to_string();
+        assert!(error(&["--ttl", "1m"]).contains("the least is 10m"));
+        assert!(error(&["--region", "oregon"]).contains("is no region"));
+        assert!(error(&["--region", "us-west-2,us-east-1"]).contains("is in one region"));
+        assert!(error(&["--instance-type", "huge"]).contains("is no instance type"));
+        assert!(error(&["--stack", "my stack"]).contains("is no name for a stack"));
+        assert!(error(&["--ssh-from", "0.0.0.0/0"]).contains("--ssh-from anywhere"));
+    }
+
+    #[test]
+    fn networks_are_as_aws_keeps_them() {
+        assert_eq!(network("203.0.113.7").unwrap(), "203.0.113.7/32");
+        assert_eq!(network("203.0.113.7/24").unwrap(), "203.0.113.0/24");
+        assert_eq!(network("2001:db8::1/32").unwrap(), "2001:db8::/32");
+        assert_eq!(network("anywhere").unwrap(), "0.0.0.0/0");
+        for wrong in ["", "office", "1.2.3/8", "1.2.3.4/33", "1.2.3.4/", "::/0", "1.2.3.4/-1"] {
+            assert!(network(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_checked() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ONCALL.json");
+        let read = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            on_call(&path)
+        };
+        assert!(on_call(&folder.path().join("no")).unwrap().is_empty());
+        assert_eq!(read("[\"+14155550100\", \"+4930123456\"]").unwrap().len(), 2);
+        for wrong in
+            ["{}", "[1]", "[\"14155550100\"]", "[\"+0123456\"]", "[\"+1 415\"]", "[\"+1234567890123456\"]"]
+        {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+    }
+}

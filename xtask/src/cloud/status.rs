@@ -1,0 +1,54 @@
+//! Subcommand: cargo xtask status, in the cloud
+
+use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+
+use super::aws::Aws;
+use super::look::instances;
+use super::prices;
+use super::settings::Settings;
+use super::state::{Instance, names};
+use crate::commands::remote::Status;
+use crate::remote::look::{self, Machine};
+use crate::runtime::runtime;
+use crate::ui;
+
+/// Shows the stack's instances, what they cost, and when they end themselves; and how they are as hosts.
+pub(super) fn status(args: &Status) -> anyhow::Result<ExitCode> {
+    let remembered = Settings::load(&Settings::path(&args.place)?)?;
+    let settings = remembered.context("nothing is remembered of the stack (stack.toml is not there)")?;
+    let Settings { stack, region, .. } = &settings;
+    let found = runtime()?.block_on(async { instances(&Aws::connect(region).await?, stack).await })?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs() as i64);
+    let machines: Vec<_> =
+        names(&found.there).iter().map(|(name, instance)| machine(name, instance, region, now)).collect();
+    if !args.json {
+        let price: Option<f64> = machines.iter().map(|machine| machine.usd_per_hour).sum();
+        let so_far: Option<f64> =
+            machines.iter().map(|m| m.usd_per_hour.map(|usd| usd * m.seconds as f64 / 3600.0)).sum();
+        let price = match (price, so_far) {
+            (Some(price), Some(so_far)) => {
+                format!("{} an hour at list price, {} so far", prices::usd(price), prices::usd(so_far))
+            }
+            _ => "a price that is not known here".to_owned(),
+        };
+        ui::data(&format!("{stack} in {region}: {} instances, {price}", machines.len()));
+    }
+    look::status_of_machines(args, Some(&machines))
+}
+
+fn machine(name: &str, instance: &Instance, region: &str, now: i64) -> Machine {
+    Machine {
+        name: name.to_owned(),
+        address: instance.public_address.clone(),
+        instance: instance.id.clone(),
+        instance_type: instance.instance_type.clone(),
+        zone: instance.zone.clone(),
+        spot: instance.is_spot,
+        seconds: (now - instance.launched).max(0) as u64,
+        seconds_left: instance.expires.map(|expires| (expires - now).max(0) as u64),
+        usd_per_hour: prices::hourly(&instance.instance_type, region).filter(|_| !instance.is_spot),
+    }
+}

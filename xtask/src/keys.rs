@@ -1,0 +1,38 @@
+//! The SSH key pair of the stack, as in 2018: the private key, and the public key in EC2's format.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use xshell::{Shell, cmd};
+
+/// The two files.
+#[derive(Debug, Clone)]
+pub(crate) struct KeyFiles {
+    pub(crate) private: PathBuf,
+    pub(crate) public: PathBuf,
+}
+
+/// Makes the key pair in a folder, unless it is there.
+///
+/// # Errors
+/// There is no ssh-keygen, or the private key cannot be read.
+pub(crate) fn make(folder: &Path) -> anyhow::Result<KeyFiles> {
+    let files =
+        KeyFiles { private: folder.join("ssh_key.pem"), public: folder.join("ssh_pubkey_in_ec2_format.pub") };
+    let KeyFiles { private, public } = &files;
+    let shell = Shell::new()?;
+    if !private.exists() {
+        cmd!(shell, "ssh-keygen -q -t ed25519 -N '' -C provisioned-classifier -f {private}").run().context(
+            "making an SSH key with ssh-keygen, which is on Debian and Ubuntu in the package openssh-client",
+        )?;
+        // Under a name of ssh-keygen's; it is made again under ours.
+        let beside = folder.join("ssh_key.pem.pub");
+        shell.remove_path(&beside)?;
+    }
+    let key = cmd!(shell, "ssh-keygen -y -f {private}").quiet().read().context("reading the public key")?;
+    if std::fs::read_to_string(public).is_ok_and(|known| known.trim() == key.trim()) {
+        return Ok(files);
+    }
+    std::fs::write(public, key + "\n").with_context(|| format!("writing {}", public.display()))?;
+    Ok(files)
+}
