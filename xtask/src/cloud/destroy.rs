@@ -101,17 +101,15 @@ pub(super) async fn destroy(aws: &Aws, stack: &str) -> anyhow::Result<()> {
         .filter_map(|outcome| outcome.err().map(|error| format!("{error:#}")))
         .collect();
     let left = left(aws, stack).await;
-    match (errors.is_empty(), left) {
-        (_, Ok(left)) if left.is_empty() && errors.is_empty() => Ok(()),
-        (_, Ok(left)) if left.is_empty() => {
+    let why: String = errors.iter().map(|error| format!("\n  {error}")).collect();
+    match left {
+        Ok(left) if left.is_empty() => {
             // What failed was not needed after all, or somebody else did it.
             errors.iter().for_each(|error| ui::note(error));
             Ok(())
         }
-        (_, Ok(left)) => bail!("{}\nthese are left: {}", errors.join("\n"), left.join(", ")),
-        (_, Err(error)) => {
-            bail!("{}\nwhat is left is not known: {error:#}", errors.join("\n"))
-        }
+        Ok(left) => bail!("these are left: {}{why}", left.join(", ")),
+        Err(error) => bail!("what is left is not known: {error:#}{why}"),
     }
 }
 
@@ -174,7 +172,7 @@ async fn delete_key_pair(aws: &Aws, stack: &str) -> anyhow::Result<()> {
     let found = aws.ec2.describe_key_pairs().filters(by_tag(stack)).send().await;
     for pair in found.explain("ec2:DescribeKeyPairs", aws)?.key_pairs() {
         let gone =
-            aws.ec2.delete_key_pair().set_key_pair_id(pair.key_pair_id().map(str::to_owned)).send().await;
+            aws.ec2.delete_key_pair().set_key_name(pair.key_name().map(str::to_owned)).send().await;
         unless(Class::NotFound, gone.explain("ec2:DeleteKeyPair", aws).map(drop))?;
     }
     Ok(())
