@@ -3,42 +3,57 @@
 //! [`desired`] says what a stack is, [`look`] what there is of it, [`plan`] what has to change; [`apply`] changes it. How a
 //! host is used once it is there is not known here: that is `remote`'s.
 
+#[cfg(feature = "aws")]
 mod apply;
+#[cfg(feature = "aws")]
 mod aws;
 mod boot;
 mod desired;
+#[cfg(feature = "aws")]
 mod destroy;
+#[cfg(feature = "aws")]
 mod job;
+#[cfg(feature = "aws")]
 mod launch;
+#[cfg(feature = "aws")]
 mod look;
 mod plan;
 mod prices;
 mod settings;
 mod state;
+#[cfg(feature = "aws")]
 mod status;
+#[cfg(feature = "aws")]
 mod up;
 
-use std::process::ExitCode;
+#[cfg(feature = "aws")]
+pub(crate) use run::run;
 
-use crate::commands::remote::Remote;
-use crate::scratch;
+#[cfg(feature = "aws")]
+mod run {
+    use std::process::ExitCode;
 
-/// Runs a command for hosts in the cloud.
-pub(crate) fn run(command: &Remote) -> anyhow::Result<ExitCode> {
-    let outcome = match command {
-        Remote::Plan(args) => up::plan(args),
-        Remote::Up(args) => up::up(args),
-        Remote::Down(args) => destroy::down(args),
-        Remote::Status(args) => status::status(args),
-        Remote::Job(args) => job::job(args),
-        Remote::RunCluster(_)
-        | Remote::GetResults(_)
-        | Remote::Logs(_)
-        | Remote::Ssh(_)
-        | Remote::Stop(_) => {
-            return crate::remote::run(command);
-        }
-    };
-    scratch::leave();
-    outcome
+    use super::{destroy, job, status, up};
+    use crate::commands::remote::Remote;
+    use crate::scratch;
+
+    /// Runs a command for hosts in the cloud.
+    pub(crate) fn run(command: &Remote) -> anyhow::Result<ExitCode> {
+        let outcome = match command {
+            Remote::Plan(args) => up::plan(args),
+            Remote::Up(args) => up::up(args),
+            Remote::Down(args) => destroy::down(args),
+            Remote::Status(args) => status::status(args),
+            Remote::Job(args) => job::job(args),
+            Remote::RunCluster(_)
+            | Remote::GetResults(_)
+            | Remote::Logs(_)
+            | Remote::Ssh(_)
+            | Remote::Stop(_) => {
+                return crate::remote::run(command);
+            }
+        };
+        scratch::leave();
+        outcome
+    }
 }

@@ -46,23 +46,6 @@ pub(crate) enum Role {
     Worker,
 }
 
-#[cfg(feature = "aws")]
-impl Role {
-    /// In one word.
-    pub(crate) fn word(self) -> &'static str {
-        match self {
-            Self::Metrics => "metrics",
-            Self::Initializer => "initializer",
-            Self::Worker => "worker",
-        }
-    }
-
-    /// The role of this word.
-    pub(crate) fn of_word(word: &str) -> Option<Self> {
-        [Self::Metrics, Self::Initializer, Self::Worker].into_iter().find(|role| role.word() == word)
-    }
-}
-
 impl HostEntry {
     /// The address at which the other hosts reach it.
     pub(crate) fn private_address(&self) -> &str {

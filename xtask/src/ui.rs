@@ -201,49 +201,11 @@ impl Drop for Steps {
     }
 }
 
-/// What becomes of something.
+/// Prints a line of data after a mark in a colour of ANSI's, where there are colours.
 #[cfg(feature = "aws")]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Sign {
-    /// It is created.
-    Create,
-    /// It is changed.
-    Change,
-    /// It is destroyed.
-    Destroy,
-}
-
-#[cfg(feature = "aws")]
-impl Sign {
-    /// As one character.
-    pub(crate) fn mark(self) -> char {
-        match self {
-            Self::Create => '+',
-            Self::Change => '~',
-            Self::Destroy => '-',
-        }
-    }
-
-    /// As a word.
-    pub(crate) fn word(self) -> &'static str {
-        match self {
-            Self::Create => "create",
-            Self::Change => "change",
-            Self::Destroy => "destroy",
-        }
-    }
-}
-
-/// Prints what becomes of something, in colour where there are colours.
-#[cfg(feature = "aws")]
-pub(crate) fn change(sign: Sign, text: &str) {
-    let colour = match sign {
-        Sign::Create => 32,
-        Sign::Change => 33,
-        Sign::Destroy => 31,
-    };
+pub(crate) fn marked(mark: char, colour: u8, text: &str) {
     // If nobody reads it any more, there is nobody to tell.
-    let _ = writeln!(anstream::stdout(), "\x1b[{colour}m{}\x1b[0m {text}", sign.mark());
+    let _ = writeln!(anstream::stdout(), "\x1b[{colour}m{mark}\x1b[0m {text}");
 }
 
 /// Seconds as people say them.

@@ -171,8 +171,7 @@ async fn delete_topic(aws: &Aws, stack: &str) -> anyhow::Result<()> {
 async fn delete_key_pair(aws: &Aws, stack: &str) -> anyhow::Result<()> {
     let found = aws.ec2.describe_key_pairs().filters(by_tag(stack)).send().await;
     for pair in found.explain("ec2:DescribeKeyPairs", aws)?.key_pairs() {
-        let gone =
-            aws.ec2.delete_key_pair().set_key_name(pair.key_name().map(str::to_owned)).send().await;
+        let gone = aws.ec2.delete_key_pair().set_key_name(pair.key_name().map(str::to_owned)).send().await;
         unless(Class::NotFound, gone.explain("ec2:DeleteKeyPair", aws).map(drop))?;
     }
     Ok(())

@@ -121,7 +121,7 @@ pub(super) async fn instances(aws: &Aws, stack: &str) -> anyhow::Result<Instance
             let expires = tag(EXPIRES_TAG).and_then(|time| humantime::parse_rfc3339(time).ok());
             let expires = expires.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
             instances.there.push(Instance {
-                role: tag(ROLE_TAG).and_then(Role::of_word),
+                role: tag(ROLE_TAG).and_then(|word| Role::ALL.into_iter().find(|role| role.word() == word)),
                 launched: found.launch_time().map_or(0, DateTime::secs),
                 id,
                 life,

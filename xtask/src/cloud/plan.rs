@@ -9,10 +9,50 @@ use super::desired::{CHECKS, Desired, alarm_name};
 use super::prices;
 use super::state::{Instance, Life, Rule, Source, State, names};
 use crate::hosts::Role;
-use crate::ui::Sign;
 
 /// How many alarms one call deletes, at most.
 const DELETED_AT_ONCE: usize = 100;
+
+/// What becomes of something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sign {
+    /// It is created.
+    Create,
+    /// It is changed.
+    Change,
+    /// It is destroyed.
+    Destroy,
+}
+
+impl Sign {
+    /// As one character.
+    pub(super) fn mark(self) -> char {
+        match self {
+            Self::Create => '+',
+            Self::Change => '~',
+            Self::Destroy => '-',
+        }
+    }
+
+    /// As a word.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Change => "change",
+            Self::Destroy => "destroy",
+        }
+    }
+
+    /// As one of ANSI's colours.
+    #[cfg(feature = "aws")]
+    pub(super) fn colour(self) -> u8 {
+        match self {
+            Self::Create => 32,
+            Self::Change => 33,
+            Self::Destroy => 31,
+        }
+    }
+}
 
 /// A change: one call, unless it fails for a reason after which it is tried in another way.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -117,6 +117,20 @@ pub(super) struct Alarm {
     pub(super) topics: Vec<String>,
 }
 
+impl Role {
+    /// All of them.
+    pub(super) const ALL: [Self; 3] = [Self::Metrics, Self::Initializer, Self::Worker];
+
+    /// In one word, as tags have it.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Metrics => "metrics",
+            Self::Initializer => "initializer",
+            Self::Worker => "worker",
+        }
+    }
+}
+
 /// What machines are called: after their roles, in order of their age.
 pub(super) fn names(instances: &[Instance]) -> Vec<(String, &Instance)> {
     let mut instances: Vec<_> = instances.iter().collect();

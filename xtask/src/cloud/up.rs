@@ -11,7 +11,7 @@ use super::apply::Apply;
 use super::aws::{self, Aws};
 use super::desired::Desired;
 use super::look::{Network, look, without_comment};
-use super::plan::{self, Change};
+use super::plan::{self, Change, Sign};
 use super::settings::{Settings, on_call};
 use super::state::{Instance, State, names};
 use super::{destroy, launch, prices};
@@ -24,7 +24,7 @@ use crate::remote::probe::{Probed, probe};
 use crate::remote::up::{BlackBox, Programs, Wanted, make_ready};
 use crate::remote::{self, all, each};
 use crate::runtime::runtime;
-use crate::ui::{self, Sign};
+use crate::ui;
 
 /// How often a stack is looked at again that is not as it should be after all changes.
 const ROUNDS: usize = 3;
@@ -133,7 +133,7 @@ fn show(changes: &[Change], desired: &Desired, state: &State) {
         return;
     }
     for (sign, text) in plan::lines(changes, desired) {
-        ui::change(sign, &text);
+        ui::marked(sign.mark(), sign.colour(), &text);
     }
     let count = |wanted: Sign| changes.iter().filter(|change| change.sign() == wanted).count();
     ui::data(&format!(
