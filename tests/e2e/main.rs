@@ -5,6 +5,9 @@
 mod backpressure;
 mod bad_input;
 mod bad_peers;
+mod cloud;
+mod cloud_faults;
+mod cloud_kills;
 mod lab;
 mod plain_clients;
 mod python_box;

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "this crate is a test harness: what is unexpected fails the test")]
 
+pub mod cloud;
 pub mod cluster;
 pub mod lab;
 pub mod program;
@@ -35,17 +36,27 @@ pub fn program_path(name: &str) -> PathBuf {
             "--package xtask --features remote --bin xtask-remote",
             "--package sender --package classifier --package receiver --package supervisor",
         ] {
-            let built = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-                .args(["build", "--release"])
-                .args(words.split(' '))
-                .current_dir(root())
-                .status()
-                .expect("cargo can be started");
-            assert!(built.success(), "the programs are built");
+            build(words);
         }
         target.join("release")
     });
     FOLDER.join(name)
+}
+
+fn build(words: &str) {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(["build", "--release"]).args(words.split(' ')).current_dir(root());
+    // As xtask does it, so that nothing is built anew.
+    for (name, _) in std::env::vars_os() {
+        if name
+            .to_str()
+            .is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_"))
+        {
+            cargo.env_remove(name);
+        }
+    }
+    let built = cargo.status().expect("cargo can be started");
+    assert!(built.success(), "the programs are built");
 }
 
 /// The Python of the tests, which has pandas; `cargo xtask test` installs it.
@@ -76,6 +87,16 @@ pub fn eventually<T>(what: &str, mut holds: impl FnMut() -> Option<T>) -> T {
         assert!(start.elapsed() < PATIENCE, "waited for {what} for {PATIENCE:?}");
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// The words of all processes that run, each in one line.
+pub fn command_lines() -> impl Iterator<Item = String> {
+    let folders = std::fs::read_dir("/proc").unwrap().flatten();
+    let ours = folders
+        .filter(|folder| folder.file_name().to_string_lossy().bytes().all(|byte| byte.is_ascii_digit()));
+    // Processes come and go while this looks at them.
+    let words = ours.filter_map(|folder| std::fs::read(folder.path().join("cmdline")).ok());
+    words.map(|words| String::from_utf8_lossy(&words).replace('\0', " "))
 }
 
 /// Connects to an address and sends payloads as frames.

@@ -83,7 +83,16 @@ fn build(packages: &[&str], more: &[&str], target: Option<&str>) -> anyhow::Resu
     let triple: Vec<_> = target.iter().flat_map(|target| ["--target", target]).collect();
     let words = [flags, more.to_vec(), triple].concat();
     ui::echo(&format!("cargo build --release {}", words.join(" ")));
-    let command = cmd!(shell, "{cargo} build --release --target-dir {target_folder} {words...}");
+    let mut command = cmd!(shell, "{cargo} build --release --target-dir {target_folder} {words...}");
+    // What cargo has told this program about itself; build scripts of C libraries run again when they see it change.
+    for (name, _) in std::env::vars_os() {
+        if name
+            .to_str()
+            .is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_"))
+        {
+            command = command.env_remove(name);
+        }
+    }
     command.quiet().run().with_context(|| format!("building {}", packages.join(", ")))?;
     let folder = match target {
         Some(target) => target_folder.join(target).join("release"),

@@ -60,7 +60,7 @@ impl<'a> Apply<'a> {
         let mut launches = BTreeMap::new();
         let (mut alarms, mut dashboard) = (Vec::new(), false);
         for change in changes {
-            ensure!(!interrupt::is_wanted(), "interrupted");
+            interrupt::check()?;
             match change {
                 Change::Launch { role, count } => {
                     launches.insert(*role, *count);
@@ -216,7 +216,7 @@ impl<'a> Apply<'a> {
 
     async fn put_alarms(&self, alarms: &[(&Of, &'static str)], bar: &ui::Steps) -> anyhow::Result<()> {
         for some in alarms.chunks(ALARMS_AT_ONCE) {
-            ensure!(!interrupt::is_wanted(), "interrupted");
+            interrupt::check()?;
             let mut calls = tokio::task::JoinSet::new();
             for (of, check) in some {
                 let instance = match of {

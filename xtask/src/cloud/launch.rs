@@ -116,7 +116,7 @@ impl Launcher<'_> {
         launched: &mut BTreeMap<Role, Vec<String>>,
     ) -> anyhow::Result<()> {
         for (&role, &count) in counts {
-            ensure!(!interrupt::is_wanted(), "interrupted");
+            interrupt::check()?;
             let ids = self.run_instances(place, role, count, key).await?;
             let found = ids.len();
             launched.insert(role, ids);
@@ -255,7 +255,7 @@ pub(super) async fn await_running(aws: &Aws, stack: &str, ids: &[String]) -> any
         if count == ids.len() {
             return Ok(seen.there);
         }
-        ensure!(!interrupt::is_wanted(), "interrupted");
+        interrupt::check()?;
         ensure!(
             Instant::now() < deadline,
             "after {RUNNING_TIME:?}, these instances do not run, or have no public address: {}",

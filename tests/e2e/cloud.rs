@@ -1,0 +1,317 @@
+//! Hosts from EC2: the real AWS SDK in a test cloud, and real SSH to hosts of a lab.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+
+use serde_json::{Value, json};
+use tests::cloud::{Cloud, results_in};
+use tests::cluster::Setup;
+use tests::eventually;
+use tests::lab::Lab;
+
+/// What every stack in a lab needs to be told.
+const IN_LAB: [&str; 4] = ["--ssh-from", "10.213.0.0/16", "--ssh-user", "root"];
+/// What a stack without hosts needs to be told: nothing answers at its addresses.
+const WITHOUT_HOSTS: [&str; 4] = ["--ssh-from", "203.0.113.7", "--boot-time", "0s"];
+
+fn words<'a>(command: &'a str, more: &[&'a str], rest: &[&'a str]) -> Vec<&'a str> {
+    [&[command], more, rest].concat()
+}
+
+/// How often each operation was called.
+fn counts(cloud: &Cloud, since: usize) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for call in cloud.calls().into_iter().skip(since) {
+        *counts.entry(call.operation).or_default() += 1;
+    }
+    counts
+}
+
+#[test]
+fn a_job_from_the_first_call_to_the_last() {
+    let Some(lab) = Lab::up("a_job_from_the_first_call_to_the_last", "4") else { return };
+    let cloud = Cloud::start(Some(&lab));
+    // As in EC2, nothing is there at once.
+    cloud.settings(
+        &json!({"unseen": 1, "pending": 2, "no_address": 1, "shutting_down": 2, "boot_seconds": 1}),
+    );
+    let said = cloud
+        .run("job", &words("job", &IN_LAB, &["CLUSTER_SIZE=3", "INPUT_LINES=100000", "--output", "out"]));
+    let native = Setup::default().run(["--lines", "100000"]);
+    assert!(said.contains("100,000 fake rows, on 21 workers (3 machines of 7), through native"), "{said}");
+    assert!(results_in(&cloud.path("job/out/results.tgz")) == native.log);
+    assert!(said.contains("nothing is left of provisioned-classifier in us-west-2"), "{said}");
+    assert!(cloud.resources().is_empty(), "{:?}", cloud.resources());
+    assert!(!cloud.path("job/inventory.toml").exists() && !cloud.path("job/urls.txt").exists());
+    // What was asked for is remembered, and what it would be is told.
+    let plan = cloud.xtask("job", &["plan", "--json"]).output().unwrap();
+    assert_eq!(plan.status.code(), Some(2), "{}", String::from_utf8_lossy(&plan.stderr));
+    let plan: Value = serde_json::from_slice(&plan.stdout).unwrap();
+    assert_eq!(plan["changes"].as_array().unwrap().len(), 4 + 3 + 12 + 1);
+    assert_eq!(plan["changes"][0]["call"], "ImportKeyPair");
+    assert!((plan["usd_per_hour"].as_f64().unwrap() - 4.0 * 0.685).abs() < 1e-9, "{plan}");
+}
+
+#[test]
+fn up_repairs_whatever_differs_and_changes_nothing_else() {
+    let Some(lab) = Lab::up("up_repairs_whatever_differs_and_changes_nothing_else", "6") else { return };
+    let cloud = Cloud::start(Some(&lab));
+    let plan = |rest: &[&str]| {
+        let output = cloud.xtask("up", &words("plan", &["--json"], rest)).output().unwrap();
+        let plan: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let changes = plan["changes"].as_array().unwrap();
+        let calls: Vec<_> =
+            changes.iter().map(|change| change["call"].as_str().unwrap().to_owned()).collect();
+        assert_eq!(output.status.code(), Some(if calls.is_empty() { 0 } else { 2 }));
+        calls
+    };
+    // The calls that up makes are those of the plan, whatever their order.
+    let up = |rest: &[&str]| {
+        let mut planned = plan(rest);
+        let before = cloud.calls().len();
+        let said = cloud.run("up", &words("up", &[], rest));
+        let mut made = cloud.changes_since(before);
+        planned.sort();
+        made.sort();
+        assert_eq!(made, planned, "{said}");
+        made
+    };
+    std::fs::create_dir(cloud.path("up")).unwrap();
+    let on_call = |numbers: &str| std::fs::write(cloud.path("up/ONCALL.json"), numbers).unwrap();
+    on_call("[\"+14155550100\"]");
+    up(&words("CLUSTER_SIZE=2", &IN_LAB, &["--ttl", "2h"]));
+    assert!(up(&[]).is_empty());
+    assert_eq!(cloud.ids("instance").len(), 3);
+    let urls = std::fs::read_to_string(cloud.path("up/urls.txt")).unwrap();
+    let dashboard = "https://us-west-2.console.aws.amazon.com/cloudwatch/home?region=us-west-2#dashboards:name=provisioned-classifier";
+    assert!(urls.contains(dashboard), "{urls}");
+    for file in ["ssh_key.pem", "ssh_pubkey_in_ec2_format.pub", "stack.toml", "inventory.toml"] {
+        assert!(cloud.path("up").join(file).exists(), "{file}");
+    }
+
+    // Each machine: no role, IMDSv2, ends itself for good, its own disk goes with it.
+    for id in cloud.ids("instance") {
+        let (_, instance) = cloud.ask("GET", &format!("instance?id={id}"), &Value::Null);
+        let text = instance.to_string();
+        assert!(text.contains("\"required\"") && text.contains("\"terminate\""), "{text}");
+        let (_, data) = cloud.ask("GET", &format!("user-data?id={id}"), &Value::Null);
+        let data = data.to_string();
+        assert!(data.contains("shutdown, -h") && data.contains("+120"), "{data}");
+    }
+    let said = cloud.run("up", &["status"]);
+    assert!(said.contains("3 instances, $2.06 an hour at list price, $0.00 so far"), "{said}");
+    assert!(said.contains("ends itself in 1 h") || said.contains("ends itself in 2 h 00 min"), "{said}");
+    let json = cloud.run("up", &["status", "--json"]);
+    let status: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(status[0]["role"], "metrics");
+    assert_eq!(status[2]["machine"]["instance_type"], "c5.4xlarge");
+
+    // Somebody else, or the same person in another folder, does not take it over.
+    let said = cloud.fail("other", &words("up", &IN_LAB, &["CLUSTER_SIZE=2"]));
+    assert!(said.contains("has another SSH key than this folder has"), "{said}");
+
+    // More, less; other numbers; something that was done by hand.
+    let made = up(&["CLUSTER_SIZE=4"]);
+    assert_eq!(made.iter().filter(|call| *call == "RunInstances").count(), 1);
+    assert_eq!(cloud.ids("instance").len(), 5);
+    let said = cloud.run("up", &["run-cluster", "INPUT_LINES=10000"]);
+    assert!(said.contains("on 28 workers (4 machines of 7)"), "{said}");
+    let made = up(&["CLUSTER_SIZE=1"]);
+    assert_eq!(made, ["DeleteAlarms", "PutDashboard", "TerminateInstances"]);
+    on_call("[\"+4930123456\"]");
+    assert_eq!(up(&[]), ["Subscribe", "Unsubscribe"]);
+    assert_eq!(
+        up(&["--ssh-from", "10.0.0.0/8"]),
+        ["AuthorizeSecurityGroupIngress", "RevokeSecurityGroupIngress"]
+    );
+    let initializer = status[1]["machine"]["instance"].as_str().unwrap();
+    cloud.ask("POST", "terminate", &json!({"id": initializer}));
+    let said = cloud.fail("up", &["status"]);
+    assert!(said.contains("has ended; cargo xtask up launches another one"), "{said}");
+    let made = up(&[]);
+    assert_eq!(made.iter().filter(|call| *call == "RunInstances").count(), 1);
+    let said = cloud.run("up", &["run-cluster", "INPUT_LINES=1000"]);
+    assert!(said.contains("rows out   1,000"), "{said}");
+
+    // Another folder knows nothing of it, and takes it down all the same; also where there is nothing.
+    let said = cloud.run("empty", &["down", "--region", "eu-west-1,us-west-2"]);
+    assert!(said.contains("nothing is left of provisioned-classifier in eu-west-1"), "{said}");
+    assert!(cloud.resources().is_empty(), "{:?}", cloud.resources());
+}
+
+#[test]
+fn calls_for_a_hundred_machines() {
+    let cloud = Cloud::start(None);
+    let said = cloud.fail("up", &words("up", &WITHOUT_HOSTS, &["CLUSTER_SIZE=99"]));
+    assert!(said.contains("100 of 100 hosts failed"), "{said}");
+    assert!(said.contains("all that was made of it is destroyed again"), "{said}");
+    assert!(cloud.resources().is_empty(), "{:?}", cloud.resources());
+    let counts = counts(&cloud, 0);
+    let of = |operation: &str| counts.get(operation).copied().unwrap_or(0);
+    // The API has one call for each alarm.
+    assert_eq!(of("PutMetricAlarm"), 300);
+    for once in [
+        "ImportKeyPair",
+        "CreateSecurityGroup",
+        "AuthorizeSecurityGroupIngress",
+        "CreateTopic",
+        "PutDashboard",
+    ] {
+        assert_eq!(of(once), 1, "{once}");
+    }
+    assert_eq!((of("RunInstances"), of("TerminateInstances")), (3, 1));
+    // A hundred alarms a call; and each look is of three pages.
+    assert_eq!(of("DeleteAlarms"), 3);
+    assert!(of("DescribeAlarms") <= 1 + 3 * 3 && of("DescribeInstances") <= 12, "{counts:?}");
+    let others: usize = counts.values().sum::<usize>() - 300;
+    assert!(others < 60, "{others}: {counts:?}");
+}
+
+#[test]
+fn what_cannot_be_is_refused_before_any_call() {
+    let cloud = Cloud::start(None);
+    for size in ["0", "-1", "x", "10000", ""] {
+        let size = format!("CLUSTER_SIZE={size}");
+        let said = cloud.fail("up", &words("up", &WITHOUT_HOSTS, &[&size]));
+        assert!(said.contains("cluster-size"), "{size}: {said}");
+    }
+    for numbers in ["[\"14155550100\"]", "[\"+0123\"]", "{}", "[1]", "["] {
+        std::fs::write(cloud.path("up/ONCALL.json"), numbers).unwrap();
+        let said = cloud.fail("up", &words("up", &WITHOUT_HOSTS, &["CLUSTER_SIZE=1"]));
+        assert!(said.contains("ONCALL.json"), "{numbers}: {said}");
+    }
+    std::fs::write(cloud.path("up/ONCALL.json"), "[]").unwrap();
+    let refused = |rest: &[&str], why: &str| {
+        let said = cloud.fail("up", &words("up", &["CLUSTER_SIZE=1"], rest));
+        assert!(said.contains(why), "{rest:?}: {said}");
+    };
+    refused(&["--ssh-from", "0.0.0.0/0"], "--ssh-from anywhere");
+    refused(&["--region", "oregon"], "is no region of AWS");
+    refused(&["--ttl", "1m"], "the least is 10m");
+    refused(&["--classifier", "python:no_such_box"], "there is no module no_such_box");
+    refused(&["--provider", "aws", "--hosts", "hosts.toml"], "not for --provider aws");
+    let said = cloud.fail("up2", &words("up", &WITHOUT_HOSTS, &[]));
+    assert!(said.contains("how many machines?"), "{said}");
+    assert!(cloud.calls().is_empty(), "{:?}", cloud.calls());
+}
+
+#[test]
+fn each_refusal_has_its_own_words_and_nothing_is_created() {
+    let cloud = Cloud::start(None);
+    let args = words("up", &WITHOUT_HOSTS, &["CLUSTER_SIZE=1"]);
+    let fail = |why: &str| {
+        let said = cloud.fail("up", &args);
+        assert!(said.contains(why), "{said}");
+        assert!(cloud.resources().is_empty(), "{why}: {:?}", cloud.resources());
+        cloud.no_faults();
+        said
+    };
+    let error = |operation: &str, code: &str, status: u32| {
+        let fault = json!({
+            "service": "*", "operation": operation, "kind": "error", "code": code, "status": status,
+            "message": "the cloud's own words", "times": null,
+        });
+        cloud.faults(&json!([fault]));
+    };
+    let mut without = cloud.xtask("up", &args);
+    without.env_remove("AWS_ACCESS_KEY_ID").env_remove("AWS_SECRET_ACCESS_KEY");
+    let output = without.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("there are no credentials for AWS; set AWS_ACCESS_KEY_ID"), "{said}");
+    assert!(cloud.calls().is_empty());
+
+    error("*", "RequestExpired", 400);
+    fail("the credentials have expired; log in again");
+    error("*", "AuthFailure", 401);
+    fail("AWS does not accept these credentials");
+    for (operation, call) in [
+        ("DescribeInstances", "ec2:DescribeInstances"),
+        ("RunInstances", "ec2:RunInstances"),
+        ("CreateTopic", "sns:CreateTopic"),
+        ("PutMetricAlarm", "cloudwatch:PutMetricAlarm"),
+    ] {
+        error(operation, if call.starts_with("ec2") { "UnauthorizedOperation" } else { "AccessDenied" }, 403);
+        let said = fail(&format!("the credentials do not allow {call}; "));
+        assert!(said.contains("iam-policy.json") && said.contains("the cloud's own words"), "{said}");
+    }
+    error("RunInstances", "VcpuLimitExceeded", 400);
+    fail("a quota of the account; ask for more");
+
+    let unknown = words("up", &WITHOUT_HOSTS, &["CLUSTER_SIZE=1", "--region", "us-wets-2"]);
+    let said = cloud.fail("elsewhere", &unknown);
+    assert!(said.contains("in us-wets-2") && said.contains("is there such a region"), "{said}");
+    cloud.settings(&json!({"default_vpc": false, "region": "us-west-2"}));
+    fail("no default VPC in us-west-2; make one");
+}
+
+#[test]
+fn the_policy_allows_what_is_called_and_nothing_else() {
+    let Some(lab) = Lab::up("the_policy_allows_what_is_called_and_nothing_else", "3") else { return };
+    let cloud = Cloud::start(Some(&lab));
+    std::fs::create_dir(cloud.path("up")).unwrap();
+    std::fs::write(cloud.path("up/ONCALL.json"), "[\"+14155550100\"]").unwrap();
+    cloud.run("up", &words("up", &IN_LAB, &["CLUSTER_SIZE=1", "--spot"]));
+    std::fs::write(cloud.path("up/ONCALL.json"), "[]").unwrap();
+    cloud.run("up", &["up", "CLUSTER_SIZE=2", "--ssh-from", "10.0.0.0/8"]);
+    cloud.run("up", &["up", "CLUSTER_SIZE=1"]);
+    cloud.run("up", &["down", "--region", "all"]);
+    let made = cloud.calls().into_iter().map(|call| format!("{}:{}", call.service, call.operation));
+    let mut made: BTreeSet<String> = made.collect();
+    // Called only with --subnet, or when a disk did not go with its machine; and what launching with tags needs.
+    made.extend(
+        ["ec2:DescribeRouteTables", "ec2:DeleteVolume", "ec2:CreateTags", "sns:TagResource"]
+            .map(str::to_owned),
+    );
+    made.extend(["cloudwatch:TagResource".to_owned()]);
+    let policy = std::fs::read(tests::root().join("xtask/iam-policy.json")).unwrap();
+    let policy: Value = serde_json::from_slice(&policy).unwrap();
+    let statements = policy["Statement"].as_array().unwrap();
+    let actions = statements.iter().flat_map(|statement| statement["Action"].as_array().unwrap());
+    let allowed: BTreeSet<String> = actions.map(|action| action.as_str().unwrap().to_owned()).collect();
+    assert_eq!(made, allowed);
+}
+
+#[test]
+fn whoever_kills_a_step_or_interrupts_a_job_the_stack_goes_down() {
+    let Some(lab) = Lab::up("whoever_kills_a_step_or_interrupts_a_job_the_stack_goes_down", "3") else {
+        return;
+    };
+    let cloud = Cloud::start(Some(&lab));
+    let args =
+        words("job", &IN_LAB, &["CLUSTER_SIZE=2", "INPUT_LINES=3000000", "--classifier", "sleep:1000"]);
+    let child = |pid: u32| {
+        eventually("a step", || {
+            let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+            children.split_whitespace().next().map(str::to_owned)
+        })
+    };
+    for signal in ["INT", "TERM", "step"] {
+        let mut job = cloud.begin(signal, &args);
+        job.await_output("fake rows, on 14 workers");
+        if signal == "step" {
+            let killed = Command::new("kill").args(["-KILL", &child(job.pid())]).status().unwrap();
+            assert!(killed.success());
+        } else {
+            job.signal(signal);
+        }
+        let said = job.failure();
+        assert!(said.contains("nothing is left of provisioned-classifier"), "{said}");
+        assert!(cloud.resources().is_empty(), "{signal}: {:?}", cloud.resources());
+    }
+    // In the middle of up.
+    cloud.faults(&json!([{"service": "ec2", "operation": "RunInstances", "kind": "hold", "when": "after"}]));
+    let mut job = cloud.begin("up", &args);
+    assert_eq!(cloud.held(&mut job).as_deref(), Some("RunInstances"));
+    job.signal("INT");
+    cloud.let_go();
+    let said = job.failure();
+    assert!(said.contains("interrupted; what was launched is ended"), "{said}");
+    assert!(cloud.resources().is_empty(), "{:?}", cloud.resources());
+    // The user wants to keep it.
+    let keep = words("job", &IN_LAB, &["CLUSTER_SIZE=1", "INPUT_LINES=1000", "--keep"]);
+    let said = cloud.run("keep", &keep);
+    assert!(said.contains("the stack is left up, as --keep asks"), "{said}");
+    assert_eq!(cloud.ids("instance").len(), 2);
+    cloud.run("keep", &["down"]);
+    assert!(cloud.resources().is_empty(), "{:?}", cloud.resources());
+}

@@ -1,0 +1,225 @@
+//! A test cloud: moto with what it lacks, which `tests/python/cloud` adds, and `cargo xtask` in it.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::lab::Lab;
+use crate::program::Program;
+use crate::{PATIENCE, eventually, python, root};
+
+/// The build of `cargo xtask` that has the AWS SDK.
+pub fn program() -> PathBuf {
+    static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
+        crate::build("--package xtask --features aws --bin xtask-aws");
+        crate::program_path("xtask-aws")
+    });
+    PROGRAM.clone()
+}
+
+/// A cloud of its own for a test.
+pub struct Cloud {
+    process: Child,
+    address: String,
+    /// For what the test needs on disk.
+    pub folder: TempDir,
+}
+
+/// A call that was made.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Call {
+    /// Its number, from 1.
+    pub n: usize,
+    /// Whose it is.
+    pub service: String,
+    /// What was called.
+    pub operation: String,
+    /// Whether it may change something.
+    pub changes: bool,
+    /// The error that it was answered with.
+    pub error: Option<String>,
+}
+
+/// Something that exists in the cloud.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Resource {
+    /// What it is.
+    pub kind: String,
+    /// Its id.
+    pub id: String,
+    /// How it is, if it can be in several ways.
+    pub state: Option<String>,
+}
+
+impl Cloud {
+    /// Starts it. With a lab, instances are its hosts.
+    pub fn start(lab: Option<&Lab>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let ready = folder.path().join("cloud.ready");
+        let mut command = Command::new(python());
+        command.arg(root().join("tests/python/cloud")).arg("--ready-file").arg(&ready);
+        if let Some(lab) = lab {
+            command.arg("--lab").arg(lab.folder()).arg("--lab-bridge").arg(lab.bridge());
+        }
+        let log = std::fs::File::create(folder.path().join("cloud.log")).unwrap();
+        // It ends with its standard input.
+        let process = command
+            .stdin(Stdio::piped())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .expect("the test cloud can be started");
+        let mut cloud = Self { process, address: String::new(), folder };
+        let url = eventually("the test cloud to listen", || {
+            let ended = cloud.process.try_wait().unwrap();
+            assert!(ended.is_none(), "the test cloud ended: {}", cloud.log());
+            let text = std::fs::read(&ready).ok()?;
+            let ready: Value = serde_json::from_slice(&text).unwrap();
+            Some(ready["url"].as_str().unwrap().to_owned())
+        });
+        cloud.address = url.strip_prefix("http://").unwrap().to_owned();
+        cloud
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("cloud.log")).unwrap()
+    }
+
+    /// A path in the test's folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// `cargo xtask` in this cloud, in a folder of its own below the test's.
+    pub fn xtask(&self, folder: &str, args: &[&str]) -> Command {
+        let here = self.path(folder);
+        std::fs::create_dir_all(&here).unwrap();
+        let mut command = Command::new(program());
+        command.args(args).arg("--inventory").arg(here.join("inventory.toml"));
+        command
+            .current_dir(&here)
+            .env("AWS_ENDPOINT_URL", format!("http://{}", self.address))
+            .env("AWS_ACCESS_KEY_ID", "test")
+            .env("AWS_SECRET_ACCESS_KEY", "test")
+            .env("AWS_CONFIG_FILE", self.path("no-config"))
+            .env("AWS_SHARED_CREDENTIALS_FILE", self.path("no-credentials"))
+            .env("AWS_EC2_METADATA_DISABLED", "true")
+            .env_remove("AWS_REGION")
+            .env_remove("AWS_PROFILE");
+        command
+    }
+
+    /// Starts `cargo xtask` in this cloud.
+    pub fn begin(&self, folder: &str, args: &[&str]) -> Program {
+        Program::start_command(args[0], self.folder.path(), self.xtask(folder, args))
+    }
+
+    /// Runs a command that ends well; gives what it says.
+    pub fn run(&self, folder: &str, args: &[&str]) -> String {
+        self.begin(folder, args).success()
+    }
+
+    /// Runs a command that fails; gives what it says.
+    pub fn fail(&self, folder: &str, args: &[&str]) -> String {
+        self.begin(folder, args).failure()
+    }
+
+    /// Asks the test cloud itself for something.
+    pub fn ask(&self, method: &str, path: &str, body: &Value) -> (u32, Value) {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let (host, body) = (&self.address, body.to_string());
+        let length = body.len();
+        let head =
+            format!("{method} /_test/{path} HTTP/1.0\r\nHost: {host}\r\nContent-Type: application/json\r\n");
+        write!(stream, "{head}Content-Length: {length}\r\n\r\n{body}").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap();
+        let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+        (status, serde_json::from_str(body).unwrap_or_else(|_| Value::String(body.to_owned())))
+    }
+
+    /// All calls so far.
+    pub fn calls(&self) -> Vec<Call> {
+        serde_json::from_value(self.ask("GET", "calls", &Value::Null).1).unwrap()
+    }
+
+    /// The calls since the n-th that may have changed something.
+    pub fn changes_since(&self, n: usize) -> Vec<String> {
+        let calls = self.calls().into_iter().skip(n);
+        calls.filter(|call| call.changes).map(|call| call.operation).collect()
+    }
+
+    /// All that exists.
+    pub fn resources(&self) -> Vec<Resource> {
+        serde_json::from_value(self.ask("GET", "resources", &Value::Null).1).unwrap()
+    }
+
+    /// The ids of what exists of a kind.
+    pub fn ids(&self, kind: &str) -> Vec<String> {
+        let resources = self.resources().into_iter().filter(|resource| resource.kind == kind);
+        resources.map(|resource| resource.id).collect()
+    }
+
+    /// From now on, these faults strike.
+    pub fn faults(&self, faults: &Value) {
+        let (status, answer) = self.ask("POST", "faults", faults);
+        assert!((200..300).contains(&status), "{answer}");
+    }
+
+    /// From now on, no fault strikes.
+    pub fn no_faults(&self) {
+        self.ask("DELETE", "faults", &Value::Null);
+    }
+
+    /// Changes how the cloud behaves.
+    pub fn settings(&self, settings: &Value) {
+        let (status, answer) = self.ask("POST", "settings", settings);
+        assert!((200..300).contains(&status), "{answer}");
+    }
+
+    /// From now on, the `nth` call from now is held when it has taken effect, until it is let go.
+    pub fn hold(&self, nth: usize) {
+        self.faults(
+            &json!([{"service": "*", "operation": "*", "kind": "hold", "when": "after", "skip": nth - 1}]),
+        );
+    }
+
+    /// Waits until a call is held, or a program has ended; gives the operation.
+    pub fn held(&self, program: &mut Program) -> Option<String> {
+        eventually("a call to be held", || {
+            let (status, held) = self.ask("GET", "held?timeout=0.05", &Value::Null);
+            if status == 200 {
+                return Some(Some(held["operation"].as_str().unwrap().to_owned()));
+            }
+            (!program.is_running()).then_some(None)
+        })
+    }
+
+    /// Lets held calls go, without an answer.
+    pub fn let_go(&self) {
+        self.ask("POST", "release", &json!({"drop": true}));
+    }
+}
+
+impl Drop for Cloud {
+    fn drop(&mut self) {
+        // It may have ended, which is what is wanted.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// The results in an archive that `get-results` has fetched.
+pub fn results_in(archive: &Path) -> Vec<u8> {
+    let tar = Command::new("tar").arg("-xzOf").arg(archive).arg("results.log").output().unwrap();
+    assert!(tar.status.success(), "{}", String::from_utf8_lossy(&tar.stderr));
+    tar.stdout
+}
