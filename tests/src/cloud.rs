@@ -185,6 +185,16 @@ impl Cloud {
         assert!((200..300).contains(&status), "{answer}");
     }
 
+    /// Drops instances that have ended from all answers, as EC2 does after an hour.
+    pub fn forget(&self) {
+        self.ask("POST", "forget", &json!({}));
+    }
+
+    /// From now on, the first call of an operation is held when it has taken effect, until it is let go.
+    pub fn hold_first(&self, operation: &str) {
+        self.faults(&json!([{"service": "*", "operation": operation, "kind": "hold", "when": "after"}]));
+    }
+
     /// From now on, the `nth` call from now is held when it has taken effect, until it is let go.
     pub fn hold(&self, nth: usize) {
         self.faults(

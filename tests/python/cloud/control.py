@@ -28,6 +28,7 @@ ROUTES = Map(
         Rule("/_test/release", methods=["POST"], endpoint="release"),
         Rule("/_test/settings", methods=["POST"], endpoint="change_settings"),
         Rule("/_test/resources", methods=["GET"], endpoint="resources"),
+        Rule("/_test/forget", methods=["POST"], endpoint="forget"),
         Rule("/_test/terminate", methods=["POST"], endpoint="terminate"),
         Rule("/_test/user-data", methods=["GET"], endpoint="user_data"),
         Rule("/_test/instance", methods=["GET"], endpoint="instance"),
@@ -91,6 +92,15 @@ class Control:
     def resources(self, _request: Request) -> list:
         with self._cloud.lock:
             return list(resources.everything())
+
+    def forget(self, _request: Request) -> dict:
+        """Drops instances that have ended from all answers, as EC2 does after an hour."""
+        with self._cloud.lock:
+            for backend in _backends():
+                for key, reservation in list(backend.reservations.items()):
+                    if all(instance.has_ended for instance in reservation.instances):
+                        del backend.reservations[key]
+        return {}
 
     def terminate(self, request: Request) -> dict:
         with self._cloud.lock:

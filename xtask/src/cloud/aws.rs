@@ -28,7 +28,9 @@ const TRY_TIME: Duration = Duration::from_secs(20);
 const CALL_TIME: Duration = Duration::from_secs(120);
 /// How long a connection may take.
 const CONNECT_TIME: Duration = Duration::from_secs(5);
-/// How often a call is tried that AWS has no time for, or whose answer is lost. Pauses between tries grow to 20 s.
+/// The pause between a call that has failed and its second try is up to this; each further one may be twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(300);
+/// How often a call is tried that AWS has no time for, or whose answer is lost.
 const TRIES: u32 = 8;
 /// The file that says what the user must be allowed to do.
 const POLICY: &str = "xtask/iam-policy.json";
@@ -56,7 +58,7 @@ impl Aws {
         let config = aws_config::defaults(BehaviorVersion::latest())
             .http_client(Builder::new().tls_provider(tls()).build_https())
             .region(Region::new(region.to_owned()))
-            .retry_config(RetryConfig::standard().with_max_attempts(TRIES))
+            .retry_config(RetryConfig::standard().with_max_attempts(TRIES).with_initial_backoff(FIRST_PAUSE))
             .timeout_config(timeouts)
             .load()
             .await;
