@@ -63,7 +63,6 @@ pub(crate) fn build_static_programs() -> anyhow::Result<Option<PathBuf>> {
 }
 
 /// Builds this program with what a feature adds.
-#[cfg(not(feature = "aws"))]
 pub(crate) fn build_self(feature: &str) -> anyhow::Result<PathBuf> {
     if feature == "aws" {
         ui::note("the AWS SDK takes some minutes to build, once");

@@ -150,7 +150,11 @@ fn run_tests(filter: Option<&str>) -> anyhow::Result<Counts> {
     wire::program::remove_if_there(Path::new(SKIPPED))?;
     // Built before the tests, which would otherwise build them while the first of them waits.
     project::build_programs()?;
-    let mut words = vec!["test", "--workspace", "--all-features", "--no-fail-fast"];
+    for feature in ["remote", "aws"] {
+        project::build_self(feature)?;
+    }
+    // Not the AWS SDK, which would take minutes to be built once more; its part is tested from outside.
+    let mut words = vec!["test", "--workspace", "--features", "xtask/remote", "--no-fail-fast"];
     words.extend(filter);
     ui::echo(&format!("cargo {}", words.join(" ")));
     let skipped = std::env::current_dir()?.join(SKIPPED);
