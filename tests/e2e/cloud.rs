@@ -52,33 +52,66 @@ fn a_job_from_the_first_call_to_the_last() {
     assert!((plan["usd_per_hour"].as_f64().unwrap() - 4.0 * 0.685).abs() < 1e-9, "{plan}");
 }
 
-#[test]
-fn up_repairs_whatever_differs_and_changes_nothing_else() {
-    let Some(lab) = Lab::up("up_repairs_whatever_differs_and_changes_nothing_else", "6") else { return };
-    let cloud = Cloud::start(Some(&lab));
-    let plan = |rest: &[&str]| {
-        let output = cloud.xtask("up", &words("plan", &["--json"], rest)).output().unwrap();
+/// A folder from which a stack is brought up.
+struct Folder<'a>(&'a Cloud);
+
+impl Folder<'_> {
+    /// The calls that the plan has.
+    fn plan(&self, rest: &[&str]) -> Vec<String> {
+        let output = self.0.xtask("up", &words("plan", &["--json"], rest)).output().unwrap();
         let plan: Value = serde_json::from_slice(&output.stdout).unwrap();
         let changes = plan["changes"].as_array().unwrap();
         let calls: Vec<_> =
             changes.iter().map(|change| change["call"].as_str().unwrap().to_owned()).collect();
         assert_eq!(output.status.code(), Some(if calls.is_empty() { 0 } else { 2 }));
         calls
-    };
-    // The calls that up makes are those of the plan, whatever their order.
-    let up = |rest: &[&str]| {
-        let mut planned = plan(rest);
-        let before = cloud.calls().len();
-        let said = cloud.run("up", &words("up", &[], rest));
-        let mut made = cloud.changes_since(before);
+    }
+
+    /// The calls that up makes, which are those of the plan, whatever their order.
+    fn up(&self, rest: &[&str]) -> Vec<String> {
+        let mut planned = self.plan(rest);
+        let before = self.0.calls().len();
+        let said = self.0.run("up", &words("up", &[], rest));
+        let mut made = self.0.changes_since(before);
         planned.sort();
         made.sort();
         assert_eq!(made, planned, "{said}");
         made
-    };
+    }
+
+    fn on_call(&self, numbers: &str) {
+        std::fs::write(self.0.path("up/ONCALL.json"), numbers).unwrap();
+    }
+}
+
+#[test]
+fn the_calls_that_up_makes_are_those_of_its_plan() {
+    let Some(lab) = Lab::up("the_calls_that_up_makes_are_those_of_its_plan", "6") else { return };
+    let cloud = Cloud::start(Some(&lab));
+    let folder = Folder(&cloud);
+    folder.up(&words("CLUSTER_SIZE=2", &IN_LAB, &[]));
+    for seed in 0..8_u32 {
+        let done = cloud.by_hand(seed);
+        folder
+            .on_call(["[]", "[\"+14155550100\"]", "[\"+14155550100\", \"+4930123456\"]"][seed as usize % 3]);
+        let size = format!("CLUSTER_SIZE={}", 1 + seed % 3);
+        let made = folder.up(&[&size]);
+        assert!(!made.is_empty(), "seed {seed}: {done}");
+        assert!(folder.up(&[]).is_empty(), "seed {seed}: {done}");
+        assert_eq!(cloud.ids("alarm").len(), 3 * (2 + seed as usize % 3), "seed {seed}: {done}");
+    }
+    cloud.run("up", &["down"]);
+    assert!(cloud.resources().is_empty(), "{:?}", cloud.resources());
+}
+
+#[test]
+fn up_repairs_whatever_differs_and_changes_nothing_else() {
+    let Some(lab) = Lab::up("up_repairs_whatever_differs_and_changes_nothing_else", "6") else { return };
+    let cloud = Cloud::start(Some(&lab));
+    let folder = Folder(&cloud);
+    let up = |rest: &[&str]| folder.up(rest);
     std::fs::create_dir(cloud.path("up")).unwrap();
-    let on_call = |numbers: &str| std::fs::write(cloud.path("up/ONCALL.json"), numbers).unwrap();
-    on_call("[\"+14155550100\"]");
+    folder.on_call("[\"+14155550100\"]");
     up(&words("CLUSTER_SIZE=2", &IN_LAB, &["--ttl", "2h"]));
     assert!(up(&[]).is_empty());
     assert_eq!(cloud.ids("instance").len(), 3);
@@ -118,7 +151,7 @@ fn up_repairs_whatever_differs_and_changes_nothing_else() {
     assert!(said.contains("on 28 workers (4 machines of 7)"), "{said}");
     let made = up(&["CLUSTER_SIZE=1"]);
     assert_eq!(made, ["DeleteAlarms", "PutDashboard", "TerminateInstances"]);
-    on_call("[\"+4930123456\"]");
+    folder.on_call("[\"+4930123456\"]");
     assert_eq!(up(&[]), ["Subscribe", "Unsubscribe"]);
     assert_eq!(
         up(&["--ssh-from", "10.0.0.0/8"]),

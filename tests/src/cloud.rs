@@ -101,9 +101,22 @@ impl Cloud {
         let here = self.path(folder);
         std::fs::create_dir_all(&here).unwrap();
         let mut command = Command::new(program());
-        command.args(args).arg("--inventory").arg(here.join("inventory.toml"));
+        command.args(args).arg("--inventory").arg(here.join("inventory.toml")).current_dir(&here);
+        self.point_to(&mut command);
         command
-            .current_dir(&here)
+    }
+
+    /// Does something to the stack by hand: what `tests/python/by_hand.py` does for a seed; gives what that was.
+    pub fn by_hand(&self, seed: u32) -> String {
+        let mut command = Command::new(python());
+        command.arg(root().join("tests/python/by_hand.py")).arg(seed.to_string());
+        self.point_to(&mut command);
+        Program::start_command("by_hand", self.folder.path(), command).success()
+    }
+
+    /// Lets a command's AWS SDK, of whatever language, find this cloud and nothing else.
+    fn point_to(&self, command: &mut Command) {
+        command
             .env("AWS_ENDPOINT_URL", format!("http://{}", self.address))
             .env("AWS_ACCESS_KEY_ID", "test")
             .env("AWS_SECRET_ACCESS_KEY", "test")
@@ -112,7 +125,6 @@ impl Cloud {
             .env("AWS_EC2_METADATA_DISABLED", "true")
             .env_remove("AWS_REGION")
             .env_remove("AWS_PROFILE");
-        command
     }
 
     /// Starts `cargo xtask` in this cloud.

@@ -1,0 +1,90 @@
+"""Does to a stack what people do by hand in the console: a few random things, of a seed."""
+
+import random
+import sys
+
+import boto3
+
+STACK = "provisioned-classifier"
+TAGGED = [{"Name": "tag:provisioned-classifier-stack", "Values": [STACK]}]
+
+ec2, sns, cloudwatch = (boto3.client(name, region_name="us-west-2") for name in ("ec2", "sns", "cloudwatch"))
+
+
+def instances() -> list[str]:
+    living = TAGGED + [{"Name": "instance-state-name", "Values": ["pending", "running"]}]
+    reservations = ec2.describe_instances(Filters=living)["Reservations"]
+    return sorted(instance["InstanceId"] for found in reservations for instance in found["Instances"])
+
+
+def group() -> str:
+    return ec2.describe_security_groups(Filters=TAGGED)["SecurityGroups"][0]["GroupId"]
+
+
+def rule(port: int) -> list[dict]:
+    networks = [{"CidrIp": "0.0.0.0/0"}]
+    return [{"IpProtocol": "tcp", "FromPort": port, "ToPort": port, "IpRanges": networks}]
+
+
+def topic() -> str:
+    return next(t["TopicArn"] for t in sns.list_topics()["Topics"] if t["TopicArn"].endswith(f":{STACK}"))
+
+
+def terminate(dice: random.Random) -> None:
+    ec2.terminate_instances(InstanceIds=[dice.choice(instances())])
+
+
+def stop(dice: random.Random) -> None:
+    ec2.stop_instances(InstanceIds=[dice.choice(instances())])
+
+
+def delete_alarms(dice: random.Random) -> None:
+    names = [alarm["AlarmName"] for alarm in cloudwatch.describe_alarms()["MetricAlarms"]]
+    cloudwatch.delete_alarms(AlarmNames=dice.sample(sorted(names), 2))
+
+
+def mute_alarm(dice: random.Random) -> None:
+    alarm = dice.choice(cloudwatch.describe_alarms()["MetricAlarms"])
+    kept = ("AlarmName", "MetricName", "Namespace", "Statistic", "Dimensions", "Period", "EvaluationPeriods",
+            "Threshold", "ComparisonOperator")
+    cloudwatch.put_metric_alarm(**{name: alarm[name] for name in kept}, AlarmActions=[])
+
+
+def delete_dashboard(_dice: random.Random) -> None:
+    cloudwatch.delete_dashboards(DashboardNames=[STACK])
+
+
+def change_dashboard(_dice: random.Random) -> None:
+    cloudwatch.put_dashboard(DashboardName=STACK, DashboardBody='{"widgets": []}')
+
+
+def delete_topic(_dice: random.Random) -> None:
+    sns.delete_topic(TopicArn=topic())
+
+
+def subscribe(_dice: random.Random) -> None:
+    sns.subscribe(TopicArn=topic(), Protocol="sms", Endpoint="+14155550199")
+
+
+def open_port(dice: random.Random) -> None:
+    ec2.authorize_security_group_ingress(GroupId=group(), IpPermissions=rule(dice.randint(1000, 2000)))
+
+
+def close_all(_dice: random.Random) -> None:
+    found = ec2.describe_security_groups(GroupIds=[group()])["SecurityGroups"][0]["IpPermissions"]
+    ec2.revoke_security_group_ingress(GroupId=group(), IpPermissions=found)
+
+
+def delete_key_pair(_dice: random.Random) -> None:
+    ec2.delete_key_pair(KeyName=STACK)
+
+
+DEEDS = [terminate, stop, delete_alarms, mute_alarm, delete_dashboard, change_dashboard, subscribe, delete_topic,
+         open_port, close_all, delete_key_pair]
+
+if __name__ == "__main__":
+    dice = random.Random(int(sys.argv[1]))
+    # In the order of the list, in which none of them takes from another what that needs.
+    for deed in sorted(dice.sample(DEEDS, 4), key=DEEDS.index):
+        deed(dice)
+        print(deed.__name__)
