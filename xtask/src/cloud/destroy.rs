@@ -9,9 +9,9 @@ use aws_sdk_ec2::types::VolumeState;
 
 use super::apply::unless;
 use super::aws::{Aws, Class, Explain, class_of};
-use super::desired::alarm_prefix;
 use super::launch;
-use super::look::{by_tag, filter, instances, topic_arn};
+use super::look::{alarms, by_tag, filter, instances, topic_arn};
+use super::plan::DELETED_AT_ONCE;
 use super::settings::{self, Settings};
 use crate::commands::remote::Down;
 use crate::hosts::Inventory;
@@ -22,8 +22,6 @@ use crate::{interrupt, remote, ui};
 const GONE_TIME: Duration = Duration::from_secs(600);
 /// Between two looks, at first and at most.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
-/// How many alarms one call deletes, at most.
-const ALARMS_AT_ONCE: usize = 100;
 
 /// Destroys all that there is of a stack.
 pub(super) fn down(args: &Down) -> anyhow::Result<ExitCode> {
@@ -124,7 +122,9 @@ async fn end_instances(aws: &Aws, stack: &str) -> anyhow::Result<()> {
         if count == 0 {
             return Ok(());
         }
-        bar.get_or_insert_with(|| ui::Steps::new("waiting for instances to be gone", count));
+        let (total, bar) =
+            bar.get_or_insert_with(|| (count, ui::Steps::new("waiting for instances to be gone", count)));
+        bar.set(total.saturating_sub(count));
         if !seen.there.is_empty() {
             launch::end(aws, seen.there.iter().map(|instance| instance.id.clone()).collect()).await?;
         } else if Instant::now() >= deadline {
@@ -137,23 +137,12 @@ async fn end_instances(aws: &Aws, stack: &str) -> anyhow::Result<()> {
 }
 
 async fn delete_alarms(aws: &Aws, stack: &str) -> anyhow::Result<()> {
-    let names = alarms(aws, stack).await?;
-    for names in names.chunks(ALARMS_AT_ONCE) {
+    let names: Vec<_> = alarms(aws, stack).await?.into_keys().collect();
+    for names in names.chunks(DELETED_AT_ONCE) {
         let gone = aws.cloudwatch.delete_alarms().set_alarm_names(Some(names.to_vec())).send().await;
         unless(Class::NotFound, gone.explain("cloudwatch:DeleteAlarms", aws).map(drop))?;
     }
     Ok(())
-}
-
-async fn alarms(aws: &Aws, stack: &str) -> anyhow::Result<Vec<String>> {
-    let call = aws.cloudwatch.describe_alarms().alarm_name_prefix(alarm_prefix(stack)).max_records(100);
-    let mut pages = call.into_paginator().send();
-    let mut names = Vec::new();
-    while let Some(page) = pages.next().await {
-        let page = page.explain("cloudwatch:DescribeAlarms", aws)?;
-        names.extend(page.metric_alarms().iter().filter_map(|alarm| alarm.alarm_name()).map(str::to_owned));
-    }
-    Ok(names)
 }
 
 async fn delete_dashboard(aws: &Aws, stack: &str) -> anyhow::Result<()> {
@@ -245,7 +234,7 @@ async fn left(aws: &Aws, stack: &str) -> anyhow::Result<Vec<String>> {
         left.extend(groups.filter_map(|group| Some(format!("security group {}", group.group_id()?))));
     }
     left.extend(topic_arn(aws, stack).await?.map(|arn| format!("topic {arn}")));
-    left.extend(alarms(aws, stack).await?.into_iter().map(|name| format!("alarm {name}")));
+    left.extend(alarms(aws, stack).await?.into_keys().map(|name| format!("alarm {name}")));
     let dashboards = aws.cloudwatch.list_dashboards().dashboard_name_prefix(stack).send().await;
     let dashboards = dashboards.explain("cloudwatch:ListDashboards", aws)?;
     let names = dashboards.dashboard_entries().iter().filter_map(|entry| entry.dashboard_name());

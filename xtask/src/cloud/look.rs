@@ -177,7 +177,7 @@ pub(super) async fn topic_arn(aws: &Aws, stack: &str) -> anyhow::Result<Option<S
     Ok(None)
 }
 
-async fn alarms(aws: &Aws, stack: &str) -> anyhow::Result<BTreeMap<String, Alarm>> {
+pub(super) async fn alarms(aws: &Aws, stack: &str) -> anyhow::Result<BTreeMap<String, Alarm>> {
     let mut pages = aws
         .cloudwatch
         .describe_alarms()

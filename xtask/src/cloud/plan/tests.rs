@@ -1,0 +1,275 @@
+//! From any state to any desired one.
+
+use proptest::collection::{btree_map, btree_set, vec};
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+
+use super::super::settings::Settings;
+use super::super::state::{Alarm, Group, KeyPair, Topic};
+use super::*;
+
+const NAME: &str = "s";
+const KEY: &str = "ssh-ed25519 AAAA";
+
+fn desired() -> impl Strategy<Value = Desired> {
+    let numbers = btree_set("\\+[1-9][0-9]{3}", 0..3);
+    let networks = btree_set(network(), 1..3);
+    let image = proptest::option::of(Just("ami-1".to_owned()));
+    let types = prop_oneof![Just(vec!["a.b".to_owned()]), Just(vec!["c.d".to_owned(), "a.b".to_owned()])];
+    (1..6_usize, numbers, networks, image, types).prop_map(
+        |(size, on_call, networks, image, instance_types)| {
+            let settings = Settings {
+                stack: NAME.into(),
+                region: "us-west-2".into(),
+                cluster_size: size,
+                instance_types,
+                image,
+                subnet: None,
+                ssh_from: None,
+                ssh_user: "ubuntu".into(),
+                spot: false,
+                time_to_live_minutes: 240,
+                disk_gib: 30,
+            };
+            Desired::new(&settings, KEY.into(), "vpc-1".into(), &networks, on_call)
+        },
+    )
+}
+
+fn network() -> impl Strategy<Value = String> {
+    prop_oneof![Just("203.0.113.7/32"), Just("198.51.100.0/24"), Just("0.0.0.0/0")].prop_map(str::to_owned)
+}
+
+fn rule() -> impl Strategy<Value = Rule> {
+    let source = prop_oneof![
+        network().prop_map(Source::Network),
+        Just(Source::Members),
+        Just(Source::Group("sg-2".into())),
+        Just(Source::PrefixList("pl-1".into()))
+    ];
+    let what = prop_oneof![Just(("tcp", Some((22, 22)))), Just(("tcp", Some((80, 90)))), Just(("-1", None))];
+    (what, source).prop_map(|((protocol, ports), source)| Rule { protocol: protocol.into(), ports, source })
+}
+
+fn instance() -> impl Strategy<Value = Instance> {
+    let role = prop_oneof![
+        Just(None),
+        Just(Some(Role::Metrics)),
+        Just(Some(Role::Initializer)),
+        Just(Some(Role::Worker))
+    ];
+    let life = prop_oneof![Just(Life::Pending), Just(Life::Running), Just(Life::Stopped)];
+    let instance_type = prop_oneof![Just("a.b"), Just("c.d"), Just("e.f")];
+    let image = prop_oneof![Just("ami-1"), Just("ami-2")];
+    (role, life, instance_type, image, 0..3_i64, any::<bool>()).prop_map(
+        |(role, life, instance_type, image, launched, has_key)| Instance {
+            role,
+            launched,
+            id: String::new(),
+            life,
+            instance_type: instance_type.into(),
+            image: image.into(),
+            zone: "us-west-2a".into(),
+            is_spot: false,
+            public_address: None,
+            private_address: None,
+            expires: None,
+            fingerprint: has_key.then(|| "SHA256:x".into()),
+        },
+    )
+}
+
+fn alarm() -> impl Strategy<Value = (String, Alarm)> {
+    let topics = vec(prop_oneof![Just("arn:s".to_owned()), Just("arn:other".to_owned())], 0..3);
+    (0..9_u32, 0..3_usize, 0..3_usize, topics).prop_map(|(i, check, metric, topics)| {
+        let instance = format!("i-{i}");
+        (
+            alarm_name(NAME, &instance, CHECKS[check]),
+            Alarm { instance, metric: CHECKS[metric].into(), topics },
+        )
+    })
+}
+
+fn state() -> impl Strategy<Value = State> {
+    let key_pair = proptest::option::of(Just(KeyPair { id: "key-1".into(), public_key: KEY.into() }));
+    let group = proptest::option::of(btree_set(rule(), 0..5).prop_map(|rules| Group {
+        id: "sg-1".into(),
+        vpc: "vpc-1".into(),
+        rules,
+    }));
+    let topic = proptest::option::of(
+        btree_map("\\+[1-9][0-9]{3}", "arn:[a-z]{4}", 0..3)
+            .prop_map(|subscriptions| Topic { arn: "arn:s".into(), subscriptions }),
+    );
+    let dashboard = proptest::option::of(Just(json!({"widgets": []})));
+    (key_pair, group, vec(instance(), 0..9), topic, vec(alarm(), 0..12), dashboard).prop_map(
+        |(key_pair, group, mut instances, topic, alarms, dashboard)| {
+            instances.iter_mut().enumerate().for_each(|(i, instance)| instance.id = format!("i-{i}"));
+            State { key_pair, group, instances, topic, alarms: alarms.into_iter().collect(), dashboard }
+        },
+    )
+}
+
+/// What a cloud does with a change.
+fn apply(change: &Change, desired: &Desired, state: &mut State, new: &mut BTreeMap<Role, Vec<String>>) {
+    match change {
+        Change::ImportKeyPair => {
+            let public_key = desired.public_key.clone();
+            assert!(state.key_pair.replace(KeyPair { id: "key-2".into(), public_key }).is_none());
+        }
+        Change::CreateTopic => {
+            let topic = Topic { arn: "arn:s".into(), subscriptions: BTreeMap::new() };
+            assert!(state.topic.replace(topic).is_none());
+        }
+        Change::Subscribe { number } => {
+            let topic = state.topic.as_mut().unwrap();
+            assert!(topic.subscriptions.insert(number.clone(), "arn:new".into()).is_none());
+        }
+        Change::Unsubscribe { number, arn } => {
+            assert_eq!(state.topic.as_mut().unwrap().subscriptions.remove(number).as_ref(), Some(arn));
+        }
+        Change::CreateGroup => {
+            let group = Group { id: "sg-3".into(), vpc: desired.vpc.clone(), rules: BTreeSet::new() };
+            assert!(state.group.replace(group).is_none());
+        }
+        Change::Authorize(rules) => {
+            rules.iter().for_each(|rule| assert!(state.group.as_mut().unwrap().rules.insert(rule.clone())));
+        }
+        Change::Revoke(rules) => {
+            rules.iter().for_each(|rule| assert!(state.group.as_mut().unwrap().rules.remove(rule)));
+        }
+        Change::DeleteAlarms(names) => {
+            assert!(names.len() <= DELETED_AT_ONCE);
+            names.iter().for_each(|name| assert!(state.alarms.remove(name).is_some()));
+        }
+        Change::Terminate(goners) => {
+            let before = state.instances.len();
+            state.instances.retain(|instance| goners.iter().all(|goner| goner.id != instance.id));
+            assert_eq!(state.instances.len(), before - goners.len());
+        }
+        Change::Launch { role, count } => {
+            for i in 0..*count {
+                let id = format!("i-new-{}-{i}", role.word());
+                new.entry(*role).or_default().push(id.clone());
+                state.instances.push(Instance {
+                    role: Some(*role),
+                    launched: 100,
+                    id,
+                    life: Life::Running,
+                    instance_type: desired.instance_types[0].clone(),
+                    image: "ami-1".into(),
+                    zone: "us-west-2a".into(),
+                    is_spot: false,
+                    public_address: None,
+                    private_address: None,
+                    expires: None,
+                    fingerprint: Some("SHA256:x".into()),
+                });
+            }
+        }
+        Change::PutAlarm { of, check, is_there } => {
+            let instance = match of {
+                Of::Id(id) => id.clone(),
+                Of::New(role, i) => new[role][*i].clone(),
+            };
+            assert!(state.instances.iter().any(|there| there.id == instance));
+            let name = alarm_name(NAME, &instance, check);
+            let alarm = Alarm { instance, metric: (*check).into(), topics: vec!["arn:s".into()] };
+            assert_eq!(state.alarms.insert(name, alarm).is_some(), *is_there);
+        }
+        Change::PutDashboard { is_there } => {
+            let body = desired.dashboard(&state.instances);
+            assert_eq!(state.dashboard.replace(body).is_some(), *is_there);
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_plan_leads_from_any_state_to_the_desired_one(desired in desired(), mut state in state()) {
+        let changes = plan(&desired, &state).unwrap();
+        let before = state.clone();
+        let mut new = BTreeMap::new();
+        for change in &changes {
+            apply(change, &desired, &mut state, &mut new);
+        }
+        prop_assert_eq!(plan(&desired, &state).unwrap(), []);
+        prop_assert_eq!(state.instances.len(), desired.machines.values().sum::<usize>());
+        prop_assert_eq!(&state.group.as_ref().unwrap().rules, &desired.rules);
+        prop_assert!(state.topic.unwrap().subscriptions.keys().eq(&desired.on_call));
+        prop_assert_eq!(state.alarms.len(), 3 * state.instances.len());
+        // Nothing is replaced that could stay.
+        let fits = |instance: &&Instance| {
+            instance.life != Life::Stopped
+                && instance.role.is_some()
+                && instance.fingerprint.is_some()
+                && desired.instance_types.contains(&instance.instance_type)
+                && desired.image.as_ref().is_none_or(|image| *image == instance.image)
+        };
+        for (role, wanted) in &desired.machines {
+            let of_role = |instance: &&Instance| instance.role == Some(*role);
+            let fit = before.instances.iter().filter(of_role).filter(fits).count();
+            let launched = new.get(role).map_or(0, Vec::len);
+            prop_assert_eq!(launched, wanted.saturating_sub(fit));
+        }
+    }
+}
+
+fn settled() -> (Desired, State) {
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let desired = desired().new_tree(&mut runner).unwrap().current();
+    let mut state = State::default();
+    let mut new = BTreeMap::new();
+    for change in plan(&desired, &state).unwrap() {
+        apply(&change, &desired, &mut state, &mut new);
+    }
+    (desired, state)
+}
+
+#[test]
+fn somebody_elses_stack_is_left_alone() {
+    let (desired, mut state) = settled();
+    state.key_pair.as_mut().unwrap().public_key = "ssh-ed25519 BBBB".into();
+    assert!(plan(&desired, &state).unwrap_err().to_string().contains("has another SSH key"));
+    let (desired, mut state) = settled();
+    state.group.as_mut().unwrap().vpc = "vpc-2".into();
+    assert!(plan(&desired, &state).unwrap_err().to_string().contains("is in the network vpc-2"));
+}
+
+#[test]
+fn a_plan_is_said_in_words() {
+    let (mut desired, mut state) = settled();
+    desired.machines = BTreeMap::from([(Role::Metrics, 1), (Role::Initializer, 1), (Role::Worker, 2)]);
+    desired.instance_types = vec!["c5.4xlarge".into()];
+    desired.on_call = BTreeSet::from(["+14155550100".into()]);
+    desired.rules = BTreeSet::from([Rule {
+        protocol: "tcp".into(),
+        ports: Some((22, 22)),
+        source: Source::Network("203.0.113.7/32".into()),
+    }]);
+    let lines_of = |state: &State| -> Vec<String> {
+        let changes = plan(&desired, state).unwrap();
+        lines(&changes, &desired).iter().map(|(sign, text)| format!("{} {text}", sign.mark())).collect()
+    };
+    assert_eq!(
+        lines_of(&State::default()),
+        [
+            "+ key pair s",
+            "+ topic s",
+            "+ text messages about alarms to +14155550100",
+            "+ security group s",
+            "+ security group s lets in SSH from 203.0.113.7/32",
+            "+ 1 × c5.4xlarge for the metrics host ($0.69 an hour)",
+            "+ 1 × c5.4xlarge for the initializer ($0.69 an hour)",
+            "+ 2 × c5.4xlarge for workers ($1.37 an hour)",
+            "+ dashboard s",
+            "+ 12 alarms for 4 instances (StatusCheckFailed, StatusCheckFailed_Instance, StatusCheckFailed_System)",
+        ]
+    );
+    state.instances.truncate(1);
+    let text = lines_of(&state).join("\n");
+    assert!(
+        text.contains("- instances metrics (i-new-metrics-0): its type is not asked for any more"),
+        "{text}"
+    );
+}
