@@ -8,6 +8,7 @@ mod bad_peers;
 mod cloud;
 mod cloud_faults;
 mod cloud_kills;
+mod cloud_strangers;
 mod lab;
 mod plain_clients;
 mod python_box;

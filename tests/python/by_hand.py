@@ -1,5 +1,6 @@
 """Does to a stack what people do by hand in the console: a few random things, of a seed."""
 
+import json
 import random
 import sys
 
@@ -55,7 +56,8 @@ def delete_dashboard(_dice: random.Random) -> None:
 
 
 def change_dashboard(_dice: random.Random) -> None:
-    cloudwatch.put_dashboard(DashboardName=STACK, DashboardBody='{"widgets": []}')
+    body = json.loads(cloudwatch.get_dashboard(DashboardName=STACK)["DashboardBody"])
+    cloudwatch.put_dashboard(DashboardName=STACK, DashboardBody=json.dumps({"widgets": body["widgets"][:1]}))
 
 
 def delete_topic(_dice: random.Random) -> None:
@@ -79,7 +81,7 @@ def delete_key_pair(_dice: random.Random) -> None:
     ec2.delete_key_pair(KeyName=STACK)
 
 
-DEEDS = [terminate, stop, delete_alarms, mute_alarm, delete_dashboard, change_dashboard, subscribe, delete_topic,
+DEEDS = [terminate, stop, delete_alarms, mute_alarm, change_dashboard, delete_dashboard, subscribe, delete_topic,
          open_port, close_all, delete_key_pair]
 
 if __name__ == "__main__":

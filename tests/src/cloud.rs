@@ -114,6 +114,14 @@ impl Cloud {
         Program::start_command("by_hand", self.folder.path(), command).success()
     }
 
+    /// Does something in the cloud by hand: a Python program that uses boto3.
+    pub fn python(&self, code: &str) {
+        let mut command = Command::new(python());
+        command.args(["-c", code]);
+        self.point_to(&mut command);
+        Program::start_command("python", self.folder.path(), command).success();
+    }
+
     /// Lets a command's AWS SDK, of whatever language, find this cloud and nothing else.
     fn point_to(&self, command: &mut Command) {
         command

@@ -24,10 +24,18 @@ impl std::error::Error for Interrupted {}
 
 /// From now on the first signal is noted and ends nothing. The second ends this process at once, with these words.
 pub(crate) fn watch(words: &'static str) -> anyhow::Result<()> {
+    watch_and_say("", words)
+}
+
+/// As [`watch`], with words for the first signal, too.
+pub(crate) fn watch_and_say(first: &'static str, second: &'static str) -> anyhow::Result<()> {
     wire::program::on_end_signals(move || {
         if INTERRUPTED.swap(true, Ordering::SeqCst) {
-            ui::note(words);
+            ui::note(second);
             exit();
+        }
+        if !first.is_empty() {
+            ui::note(first);
         }
     })
 }

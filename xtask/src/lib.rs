@@ -64,7 +64,17 @@ pub fn run() -> ExitCode {
         Ok(words) => words,
         Err(error) => return ui::fail(&error),
     };
-    let args = Args::parse_from(words);
+    let is_plan = words.get(1).is_some_and(|word| word == "plan");
+    let args = match Args::try_parse_from(words) {
+        Ok(args) => args,
+        // Its exit code 2 says that there are changes.
+        Err(error) if is_plan && error.use_stderr() => {
+            // If nobody reads it any more, there is nobody to tell.
+            let _ = error.print();
+            return ExitCode::FAILURE;
+        }
+        Err(error) => error.exit(),
+    };
     let outcome = match args.command {
         Command::Setup(args) => commands::setup::run(&args),
         Command::RunLocally(args) => commands::run_locally::run(&args),

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, bail};
 use aws_sdk_cloudwatch::types::{ComparisonOperator, Dimension, Statistic};
 use aws_sdk_ec2::types::{
     IpPermission, IpRange, Ipv6Range, PrefixListId, ResourceType, Tag, TagSpecification, UserIdGroupPair,
@@ -24,6 +24,14 @@ const ALARMS_AT_ONCE: usize = 3;
 const CHECK_SECONDS: i32 = 60;
 /// How many checks in a row have to fail before somebody is told.
 const FAILED_CHECKS: i32 = 2;
+
+/// Somebody else has a stack of this name, or has made one since it was looked for. The key pair is what tells: it is made
+/// first, and there is only one of a name.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "there is a key pair {0} that is not of this stack, but perhaps of somebody else's; use another name (--stack), or delete it"
+)]
+pub(super) struct NotOurs(String);
 
 /// Brings a stack from the state in which it was found to the desired one.
 pub(super) struct Apply<'a> {
@@ -105,7 +113,8 @@ impl<'a> Apply<'a> {
             }
             Change::Subscribe { number } => {
                 let call = aws.sns.subscribe().topic_arn(self.topic()?).protocol("sms").endpoint(number);
-                call.send().await.explain("sns:Subscribe", aws)?;
+                launch::patiently(|| async { call.clone().send().await.explain("sns:Subscribe", aws) })
+                    .await?;
             }
             Change::Unsubscribe { arn, .. } => {
                 let gone = aws.sns.unsubscribe().subscription_arn(arn).send().await;
@@ -115,9 +124,12 @@ impl<'a> Apply<'a> {
             Change::Authorize(rules) => {
                 let permissions = permissions(rules, self.group()?);
                 let call = aws.ec2.authorize_security_group_ingress().group_id(self.group()?);
-                let done = call.set_ip_permissions(Some(permissions)).send().await;
+                let call = call.set_ip_permissions(Some(permissions));
+                let done = launch::patiently(|| async {
+                    call.clone().send().await.explain("ec2:AuthorizeSecurityGroupIngress", aws).map(drop)
+                });
                 // Of a try whose answer was lost.
-                unless(Class::Duplicate, done.explain("ec2:AuthorizeSecurityGroupIngress", aws).map(drop))?;
+                unless(Class::Duplicate, done.await)?;
             }
             Change::Revoke(rules) => {
                 let permissions = permissions(rules, self.group()?);
@@ -163,11 +175,8 @@ impl<'a> Apply<'a> {
         if made.as_ref().is_err_and(|error| class_of(error) == Some(Class::Duplicate)) {
             // Of a try whose answer was lost, or a stranger's.
             let ours = look::key_pair(self.aws, name).await?;
-            ensure!(
-                ours.is_some_and(|pair| pair.public_key == self.desired.public_key),
-                "there is a key pair {name} that is not of this stack; use another name (--stack), or delete it"
-            );
-            return Ok(());
+            let is_ours = ours.is_some_and(|pair| pair.public_key == self.desired.public_key);
+            return if is_ours { Ok(()) } else { Err(NotOurs(name.clone()).into()) };
         }
         made.map(drop)
     }

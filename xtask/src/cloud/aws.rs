@@ -12,7 +12,7 @@ use aws_config::{BehaviorVersion, Region};
 use aws_sdk_ec2::config::ProvideCredentials;
 use aws_sdk_ec2::config::interceptors::InterceptorContext;
 use aws_sdk_ec2::config::retry::{ClassifyRetry, RetryAction};
-use aws_sdk_ec2::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_ec2::operation::run_instances::RunInstancesError;
 use aws_smithy_http_client::tls::Provider;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
@@ -64,7 +64,7 @@ impl Aws {
             .await;
         let provider = config.credentials_provider().context("the AWS SDK looks for no credentials")?;
         provider.provide_credentials().await.map_err(|error| {
-            anyhow!("{}", DisplayErrorContext(&error)).context(
+            anyhow!("{}", causes(&error)).context(
                 "there are no credentials for AWS; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or log \
                  in with: aws sso login",
             )
@@ -139,6 +139,10 @@ pub(super) enum Class {
     Capacity,
     /// The account has no more.
     Quota,
+    /// The account may have no more spot instances, or none at all.
+    NoSpot,
+    /// Somebody has protected it.
+    Protected,
     /// There have been too many calls.
     Throttled,
     /// It is not there.
@@ -162,15 +166,20 @@ impl Class {
             | "SignatureDoesNotMatch"
             | "InvalidAccessKeyId"
             | "MissingAuthenticationToken"
-            | "InvalidSecurity" => Self::Credentials,
+            | "InvalidSecurity"
+            | "OptInRequired" => Self::Credentials,
             "ExpiredToken" | "ExpiredTokenException" | "RequestExpired" => Self::Expired,
+            // Spot instances have a limit of their own, and need a role in the account.
+            "MaxSpotInstanceCountExceeded" | "AuthFailure.ServiceLinkedRoleCreationNotPermitted" => {
+                Self::NoSpot
+            }
+            "OperationNotPermitted" => Self::Protected,
             "UnauthorizedOperation"
             | "AccessDenied"
             | "AccessDeniedException"
             | "AuthorizationError"
             | "AuthorizationErrorException"
-            | "UnauthorizedAccess"
-            | "OptInRequired" => Self::Permission,
+            | "UnauthorizedAccess" => Self::Permission,
             "InsufficientInstanceCapacity"
             | "InsufficientHostCapacity"
             | "InsufficientCapacityOnHost"
@@ -218,6 +227,11 @@ impl Class {
                  (CLUSTER_SIZE, --instance-type)"
                     .to_owned()
             }
+            Self::Protected => {
+                "somebody has protected it from being ended; lift that with: aws ec2 modify-instance-attribute \
+                 --no-disable-api-termination --instance-id ID"
+                    .to_owned()
+            }
             Self::Throttled => "AWS has had no time for it in all tries; try again later".to_owned(),
             Self::Unreachable => "AWS cannot be reached; is there such a region, and is this machine online?".to_owned(),
             _ => String::new(),
@@ -245,6 +259,18 @@ impl fmt::Display for ApiError {
     }
 }
 
+/// An error and what has caused it, in one line.
+fn causes(error: &dyn Error) -> String {
+    let mut said = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        said.push_str(": ");
+        said.push_str(&error.to_string());
+        cause = error.source();
+    }
+    said
+}
+
 /// The class of an error, if it is one of AWS.
 pub(super) fn class_of(error: &anyhow::Error) -> Option<Class> {
     error.downcast_ref::<ApiError>().map(|error| error.class)
@@ -267,9 +293,9 @@ where
                     (Class::of(code), format!("{} ({code})", error.message().unwrap_or("no reason is given")))
                 }
                 (SdkError::DispatchFailure(_) | SdkError::TimeoutError(_), _) => {
-                    (Class::Unreachable, DisplayErrorContext(&error).to_string())
+                    (Class::Unreachable, causes(&error))
                 }
-                _ => (Class::Other, DisplayErrorContext(&error).to_string()),
+                _ => (Class::Other, causes(&error)),
             };
             ApiError { call, region: aws.region.clone(), class, said }.into()
         })

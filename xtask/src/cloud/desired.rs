@@ -37,6 +37,8 @@ pub(super) struct Desired {
     pub(super) instance_types: Vec<String>,
     /// Their image, if it has to be a certain one.
     pub(super) image: Option<String>,
+    /// The size of their disks.
+    pub(super) disk_gib: u32,
     /// The phone numbers that are told of alarms.
     pub(super) on_call: BTreeSet<String>,
 }
@@ -69,6 +71,7 @@ impl Desired {
             ]),
             instance_types: settings.instance_types.clone(),
             image: settings.image.clone(),
+            disk_gib: settings.disk_gib,
             on_call,
         }
     }
@@ -81,8 +84,12 @@ impl Desired {
                 json!(["AWS/EC2", "CPUUtilization", "InstanceId", instance.id, {"label": name}])
             })
             .collect();
-        json!({"widgets": [{
-            "type": "metric", "x": 0, "y": 0, "width": 24, "height": 12,
+        let text = json!({
+            "type": "text", "x": 0, "y": 0, "width": 24, "height": 1,
+            "properties": {"markdown": dashboard_mark(&self.name)},
+        });
+        json!({"widgets": [text, {
+            "type": "metric", "x": 0, "y": 1, "width": 24, "height": 12,
             "properties": {
                 "title": format!("Processors of {}", self.name),
                 "region": self.region, "view": "timeSeries", "stat": "Average", "period": 60,
@@ -99,6 +106,23 @@ impl Desired {
             "https://{region}.console.aws.amazon.com/cloudwatch/home?region={region}#dashboards:name={name}"
         )
     }
+}
+
+/// What a stack's dashboard says of itself, since dashboards have no tags that they could be found by.
+fn dashboard_mark(stack: &str) -> String {
+    format!("{TAG}: {stack}")
+}
+
+/// Whether a dashboard is the stack's, and not a stranger's of the same name.
+pub(super) fn is_our_dashboard(body: &Value, stack: &str) -> bool {
+    body["widgets"][0]["properties"]["markdown"].as_str() == Some(&dashboard_mark(stack))
+}
+
+/// Whether this is the name of an alarm for an instance of the stack, and not a stranger's.
+#[cfg(feature = "aws")]
+pub(super) fn is_our_alarm(name: &str, stack: &str) -> bool {
+    let rest = name.strip_prefix(&alarm_prefix(stack)).and_then(|rest| rest.split_once(' '));
+    rest.is_some_and(|(instance, check)| instance.starts_with("i-") && CHECKS.contains(&check))
 }
 
 /// The name of an alarm.

@@ -5,12 +5,15 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use aws_sdk_ec2::types::VolumeState;
+use aws_sdk_ec2::types::{Filter, NetworkInterface, VolumeState};
 
 use super::apply::unless;
 use super::aws::{Aws, Class, Explain, class_of};
+use super::desired::is_our_dashboard;
 use super::launch;
-use super::look::{alarms, by_tag, filter, instances, topic_arn};
+use super::look::{
+    alarms, by_tag, dashboard, filter, instances, key_pair, topic_arn, topic_of_name, without_comment,
+};
 use super::plan::DELETED_AT_ONCE;
 use super::settings::{self, Settings};
 use crate::commands::remote::Down;
@@ -20,16 +23,28 @@ use crate::{interrupt, remote, ui};
 
 /// How long instances may take to be gone.
 const GONE_TIME: Duration = Duration::from_secs(600);
+/// How long a security group may seem to be used whose instances are gone.
+const USED_TIME: Duration = Duration::from_secs(60);
 /// Between two looks, at first and at most.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
 
 /// Destroys all that there is of a stack.
 pub(super) fn down(args: &Down) -> anyhow::Result<ExitCode> {
-    interrupt::watch("interrupted twice: another cargo xtask down goes on")?;
+    interrupt::watch_and_say(
+        "going on, so that nothing stays that costs money (once more: to stop)",
+        "interrupted twice: another cargo xtask down goes on",
+    )?;
     let inventory_path = remote::inventory_path(&args.place)?;
-    let remembered = Settings::load(&Settings::path(&args.place)?)?;
+    let settings_path = Settings::path(&args.place)?;
+    let mut remembered = Settings::load(&settings_path)?;
     let stack = settings::stack(args.stack.as_deref(), remembered.as_ref())?;
     let inventory = Inventory::load_if_there(&inventory_path)?;
+    // Somebody else's stack is destroyed only by its name. A folder without a key has none of its own.
+    let public = inventory_path.with_file_name("ssh_pubkey_in_ec2_format.pub");
+    let own_key = match wire::program::read_if_there(&public)? {
+        Some(key) if args.stack.is_none() => Some(without_comment(&String::from_utf8_lossy(&key))),
+        _ => None,
+    };
     let runtime = runtime()?;
     let mut failed = Vec::new();
     let regions = match args.region.as_slice() {
@@ -39,13 +54,30 @@ pub(super) fn down(args: &Down) -> anyhow::Result<ExitCode> {
     };
     for region in &regions {
         let destroyed = settings::check_region(region)
-            .and_then(|()| runtime.block_on(async { destroy(&Aws::connect(region).await?, &stack).await }));
+            .and_then(|()| runtime.block_on(async {
+                let aws = Aws::connect(region).await?;
+                if let Some(pair) = key_pair(&aws, &stack).await?
+                    && own_key.as_ref().is_some_and(|own| *own != pair.public_key)
+                {
+                    bail!(
+                        "it has another SSH key than this folder has, so it may be somebody else's; if it is to be destroyed, \
+                         name it: --stack {stack}"
+                    );
+                }
+                destroy(&aws, &stack).await
+            }));
         match destroyed {
             Ok(()) => {
                 ui::note(&format!("nothing is left of {stack} in {region}"));
                 let here = format!("{stack} in {region}");
                 if inventory.as_ref().is_some_and(|inventory| inventory.stack.as_ref() == Some(&here)) {
                     forget(&inventory_path)?;
+                }
+                if let Some(remembered) = remembered.as_mut()
+                    && (&remembered.stack, &remembered.region) == (&stack, region)
+                {
+                    remembered.may_be_up = false;
+                    remembered.save(&settings_path)?;
                 }
             }
             Err(error) => failed.push(format!("{region}: {error:#}")),
@@ -125,11 +157,13 @@ async fn end_instances(aws: &Aws, stack: &str) -> anyhow::Result<()> {
         let (total, bar) =
             bar.get_or_insert_with(|| (count, ui::Steps::new("waiting for instances to be gone", count)));
         bar.set(total.saturating_sub(count));
+        if Instant::now() >= deadline {
+            let there = seen.there.into_iter().map(|instance| instance.id);
+            let left: Vec<_> = there.chain(seen.going).collect();
+            bail!("instances are still not gone after {GONE_TIME:?}: {}", left.join(", "));
+        }
         if !seen.there.is_empty() {
             launch::end(aws, seen.there.iter().map(|instance| instance.id.clone()).collect()).await?;
-        } else if Instant::now() >= deadline {
-            let left: Vec<_> = seen.going.into_iter().collect();
-            bail!("instances that are ending are still not gone after {GONE_TIME:?}: {}", left.join(", "));
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(PAUSES.1);
@@ -146,6 +180,10 @@ async fn delete_alarms(aws: &Aws, stack: &str) -> anyhow::Result<()> {
 }
 
 async fn delete_dashboard(aws: &Aws, stack: &str) -> anyhow::Result<()> {
+    let Some(body) = dashboard(aws, stack).await? else { return Ok(()) };
+    if !is_our_dashboard(&body, stack) {
+        return Ok(());
+    }
     let gone = aws.cloudwatch.delete_dashboards().dashboard_names(stack).send().await;
     unless(Class::NotFound, gone.explain("cloudwatch:DeleteDashboards", aws).map(drop))
 }
@@ -171,14 +209,19 @@ async fn delete_key_pair(aws: &Aws, stack: &str) -> anyhow::Result<()> {
 async fn delete_group(aws: &Aws, stack: &str) -> anyhow::Result<()> {
     let found = aws.ec2.describe_security_groups().filters(by_tag(stack)).send().await;
     let found = found.explain("ec2:DescribeSecurityGroups", aws)?;
-    let deadline = Instant::now() + GONE_TIME;
     for id in found.security_groups().iter().filter_map(|group| group.group_id()) {
-        let mut pause = PAUSES.0;
+        let (deadline, mut pause) = (Instant::now() + USED_TIME, PAUSES.0);
         loop {
             let gone = aws.ec2.delete_security_group().group_id(id).send().await;
             match gone.explain("ec2:DeleteSecurityGroup", aws) {
-                Err(error) if class_of(&error) == Some(Class::InUse) && Instant::now() < deadline => {
+                Err(error) if class_of(&error) == Some(Class::InUse) => {
                     end_instances(aws, stack).await?;
+                    if Instant::now() >= deadline {
+                        let users = users(aws, id).await?.join(", ");
+                        return Err(
+                            error.context(format!("something else uses the security group {id}: {users}"))
+                        );
+                    }
                 }
                 gone => break unless(Class::NotFound, gone.map(drop))?,
             }
@@ -187,6 +230,17 @@ async fn delete_group(aws: &Aws, stack: &str) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// What uses a security group.
+async fn users(aws: &Aws, group: &str) -> anyhow::Result<Vec<String>> {
+    let found = aws.ec2.describe_network_interfaces().filters(filter("group-id", group)).send().await;
+    let found = found.explain("ec2:DescribeNetworkInterfaces", aws)?;
+    let user = |interface: &NetworkInterface| {
+        let instance = interface.attachment().and_then(|attachment| attachment.instance_id());
+        instance.or(interface.network_interface_id()).unwrap_or("something without an id").to_owned()
+    };
+    Ok(found.network_interfaces().iter().map(user).collect())
 }
 
 /// Deletes disks that did not go with their instance.
@@ -213,32 +267,47 @@ async fn volumes(aws: &Aws, stack: &str) -> anyhow::Result<Vec<(String, Option<V
     Ok(volumes)
 }
 
-/// What there still is of a stack, by tag and by name, with ids.
+/// What there still is of a stack, with ids. What only bears its name is not ours, and is told.
 async fn left(aws: &Aws, stack: &str) -> anyhow::Result<Vec<String>> {
-    let mut left = Vec::new();
     let seen = instances(aws, stack).await?;
-    left.extend(seen.there.iter().map(|instance| format!("instance {}", instance.id)));
+    let mut left: Vec<_> = seen.there.iter().map(|instance| format!("instance {}", instance.id)).collect();
     left.extend(seen.going.iter().map(|id| format!("instance {id} (ending)")));
     left.extend(volumes(aws, stack).await?.into_iter().map(|(id, _)| format!("volume {id}")));
-    for filter in [by_tag(stack), filter("key-name", stack)] {
-        let found = aws.ec2.describe_key_pairs().filters(filter).send().await;
-        let found = found.explain("ec2:DescribeKeyPairs", aws)?;
-        left.extend(
-            found.key_pairs().iter().filter_map(|pair| Some(format!("key pair {}", pair.key_pair_id()?))),
-        );
+    let pairs = key_pairs(aws, by_tag(stack)).await?;
+    let mut strangers = key_pairs(aws, filter("key-name", stack)).await?;
+    strangers.extend(groups(aws, filter("group-name", stack)).await?);
+    left.extend(pairs);
+    left.extend(groups(aws, by_tag(stack)).await?);
+    match (topic_of_name(aws, stack).await?, topic_arn(aws, stack).await?) {
+        (_, Some(arn)) => left.push(format!("topic {arn}")),
+        (Some(arn), None) => strangers.push(format!("topic {arn}")),
+        (None, None) => {}
     }
-    for filter in [by_tag(stack), filter("group-name", stack)] {
-        let found = aws.ec2.describe_security_groups().filters(filter).send().await;
-        let found = found.explain("ec2:DescribeSecurityGroups", aws)?;
-        let groups = found.security_groups().iter();
-        left.extend(groups.filter_map(|group| Some(format!("security group {}", group.group_id()?))));
-    }
-    left.extend(topic_arn(aws, stack).await?.map(|arn| format!("topic {arn}")));
     left.extend(alarms(aws, stack).await?.into_keys().map(|name| format!("alarm {name}")));
-    let dashboards = aws.cloudwatch.list_dashboards().dashboard_name_prefix(stack).send().await;
-    let dashboards = dashboards.explain("cloudwatch:ListDashboards", aws)?;
-    let names = dashboards.dashboard_entries().iter().filter_map(|entry| entry.dashboard_name());
-    left.extend(names.filter(|name| *name == stack).map(|name| format!("dashboard {name}")));
-    left.dedup();
+    match dashboard(aws, stack).await? {
+        Some(body) if is_our_dashboard(&body, stack) => left.push(format!("dashboard {stack}")),
+        Some(_) => strangers.push(format!("dashboard {stack}")),
+        None => {}
+    }
+    strangers.retain(|stranger| !left.contains(stranger));
+    if !strangers.is_empty() {
+        ui::note(&format!(
+            "of the same name, but not of the stack, and left alone: {}",
+            strangers.join(", ")
+        ));
+    }
     Ok(left)
+}
+
+async fn key_pairs(aws: &Aws, of: Filter) -> anyhow::Result<Vec<String>> {
+    let found = aws.ec2.describe_key_pairs().filters(of).send().await.explain("ec2:DescribeKeyPairs", aws)?;
+    let ids = found.key_pairs().iter().filter_map(|pair| pair.key_pair_id());
+    Ok(ids.map(|id| format!("key pair {id}")).collect())
+}
+
+async fn groups(aws: &Aws, of: Filter) -> anyhow::Result<Vec<String>> {
+    let found = aws.ec2.describe_security_groups().filters(of).send().await;
+    let found = found.explain("ec2:DescribeSecurityGroups", aws)?;
+    let ids = found.security_groups().iter().filter_map(|group| group.group_id());
+    Ok(ids.map(|id| format!("security group {id}")).collect())
 }

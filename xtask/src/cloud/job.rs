@@ -6,12 +6,13 @@
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::parser::ValueSource;
 
+use super::up::NOTHING_DONE;
 use crate::commands::remote::Job;
 use crate::{interrupt, options, ui};
 
@@ -24,15 +25,16 @@ pub(super) fn job(args: &Job) -> anyhow::Result<ExitCode> {
     interrupt::watch(
         "interrupted twice: the stack is left as it is, and ends itself when its time is over; better: cargo xtask down",
     )?;
-    let outcome = steps.run("up").and_then(|()| {
+    let up = steps.run("up");
+    if up.as_ref().is_err_and(|failed| failed.is(NOTHING_DONE)) {
+        bail!("nothing was made, so nothing is taken down; the reason is above");
+    }
+    let outcome = up.map_err(anyhow::Error::from).and_then(|()| {
         let ran = steps.run("run-cluster");
-        // Also when that has failed after the job was done; and what a first try could not fetch, a second may.
-        let fetched = if interrupt::is_wanted() && ran.is_err() {
-            Ok(())
-        } else {
-            steps.run("get-results").or_else(|_| steps.run("get-results"))
-        };
-        ran.and(fetched)
+        // Also when that was interrupted or has failed: the job may have been done. What a first try could not fetch, a
+        // second may.
+        let fetched = steps.run("get-results").or_else(|_| steps.run("get-results"));
+        ran.and(fetched).map_err(anyhow::Error::from)
     });
     if args.keep {
         ui::note("the stack is left up, as --keep asks; take it down with: cargo xtask down");
@@ -42,10 +44,30 @@ pub(super) fn job(args: &Job) -> anyhow::Result<ExitCode> {
     let down = steps.run("down");
     match (outcome, down) {
         (Ok(()), Ok(())) => Ok(ExitCode::SUCCESS),
-        (Err(_), Ok(())) if interrupt::is_wanted() => Ok(ExitCode::from(interrupt::EXIT_CODE)),
+        (Err(_), Ok(())) if interrupt::is_wanted() => {
+            ui::note("interrupted; the stack is down");
+            Ok(ExitCode::from(interrupt::EXIT_CODE))
+        }
         (Err(error), Ok(())) => Err(error.context("the job has failed, and the stack is down")),
-        (Ok(()), Err(error)) => Err(error.context("the job is done, but the stack is not down")),
-        (Err(error), Err(down)) => bail!("{error:#}\n\nbesides, the stack is not down: {down:#}"),
+        (Ok(()), Err(error)) => {
+            Err(anyhow::Error::from(error).context("the job is done, but the stack is not down"))
+        }
+        (Err(error), Err(down)) => bail!("{error:#}\n\nbesides, the stack is not down: {down}"),
+    }
+}
+
+/// A step that has failed.
+#[derive(Debug, thiserror::Error)]
+#[error("cargo xtask {name} {how}")]
+struct Failed {
+    name: &'static str,
+    code: Option<i32>,
+    how: String,
+}
+
+impl Failed {
+    fn is(&self, code: u8) -> bool {
+        self.code == Some(i32::from(code))
     }
 }
 
@@ -84,7 +106,15 @@ impl Steps {
     }
 
     /// Runs a command to its end. It is told of an interruption by this process alone, so that it is told once.
-    fn run(&self, name: &str) -> anyhow::Result<()> {
+    fn run(&self, name: &'static str) -> Result<(), Failed> {
+        match self.try_run(name) {
+            Ok(status) if status.success() => Ok(()),
+            Ok(status) => Err(Failed { name, code: status.code(), how: format!("ended with {status}") }),
+            Err(error) => Err(Failed { name, code: None, how: format!("{error:#}") }),
+        }
+    }
+
+    fn try_run(&self, name: &str) -> anyhow::Result<ExitStatus> {
         let mut words = self.words(name);
         match name {
             // What up has shipped.
@@ -103,16 +133,13 @@ impl Steps {
             .process_group(0)
             .spawn()
             .with_context(|| format!("starting cargo xtask {name}"))?;
-        let mut is_told = name == "down";
+        // What comes after an interruption is for the user's good.
+        let mut is_told = name == "down" || interrupt::is_wanted();
         loop {
             if let Some(status) =
                 child.try_wait().with_context(|| format!("waiting for cargo xtask {name}"))?
             {
-                return if status.success() {
-                    Ok(())
-                } else {
-                    bail!("cargo xtask {name} ended with {status}")
-                };
+                return Ok(status);
             }
             if interrupt::is_wanted() && !is_told {
                 is_told = true;

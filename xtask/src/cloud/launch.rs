@@ -12,6 +12,7 @@ use aws_sdk_ec2::types::{
 };
 use base64::Engine;
 
+use super::apply;
 use super::aws::{Aws, Class, Explain, class_of};
 use super::boot::{HostKey, user_data};
 use super::desired::{EXPIRES_TAG, FINGERPRINT_TAG, ROLE_TAG, TAG};
@@ -23,6 +24,8 @@ use crate::{interrupt, ui};
 
 /// How long instances may take from their launch until they run and have their addresses.
 const RUNNING_TIME: Duration = Duration::from_secs(300);
+/// How long it may take until what was made is known everywhere.
+const KNOWN_TIME: Duration = Duration::from_secs(30);
 /// Between two looks at instances, at first and at most.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(3));
 
@@ -68,26 +71,28 @@ impl Launcher<'_> {
             self.end(launched.into_values().flatten().collect())
                 .await
                 .with_context(|| format!("{error:#}"))?;
-            if class_of(&error) != Some(Class::Capacity) {
-                return Err(error);
+            match class_of(&error) {
+                Some(Class::Capacity) => {}
+                Some(Class::NoSpot) if place.spot => {}
+                _ => return Err(error),
             }
             let what = format!(
-                "no {}{} in {}",
+                "no {}{} in {} now ({error:#})",
                 if place.spot { "spot " } else { "" },
                 place.instance_type,
                 place.zone
             );
             if places.peek().is_some() {
-                ui::note(&format!("{what} now ({error:#}); trying elsewhere"));
+                ui::note(&format!("{what}; trying elsewhere"));
             }
-            tried.push(what);
+            tried.push(format!("\n  {what}"));
         }
         bail!(
-            "there is no room for {} instances in {} now: {}; name more types to try (--instance-type A,B,C), or another \
-             region (--region)",
+            "there is no room for {} instances in {} now; name more types to try (--instance-type A,B,C), or another region \
+             (--region):{}",
             counts.values().sum::<usize>(),
             self.aws.region,
-            tried.join(", ")
+            tried.concat()
         )
     }
 
@@ -193,7 +198,9 @@ impl Launcher<'_> {
                 .instance_market_options(market.build())
                 .tag_specifications(tagged(ResourceType::SpotInstancesRequest));
         }
-        let reservation = call.send().await.explain("ec2:RunInstances", self.aws)?;
+        // The group and the key pair may have been made just now.
+        let reservation =
+            patiently(|| async { call.clone().send().await.explain("ec2:RunInstances", self.aws) }).await?;
         Ok(reservation
             .instances()
             .iter()
@@ -218,20 +225,41 @@ fn client_token() -> anyhow::Result<String> {
     Ok(format!("{:016x}{:016x}", random(a)?, random(b)?))
 }
 
-/// Ends instances. Those that were launched just now may not be known everywhere yet.
-pub(super) async fn end(aws: &Aws, ids: Vec<String>) -> anyhow::Result<()> {
-    let deadline = Instant::now() + RUNNING_TIME;
+/// Does something with what was made just now, and may not be known everywhere yet.
+pub(super) async fn patiently<T, F>(call: impl Fn() -> F) -> anyhow::Result<T>
+where
+    F: Future<Output = anyhow::Result<T>>,
+{
+    let deadline = Instant::now() + KNOWN_TIME;
     let mut pause = PAUSES.0;
     loop {
-        let ended = aws.ec2.terminate_instances().set_instance_ids(Some(ids.clone())).send().await;
-        match ended.explain("ec2:TerminateInstances", aws) {
-            Err(error) if class_of(&error) == Some(Class::NotFound) && Instant::now() < deadline => {
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(PAUSES.1);
-            }
-            ended => return ended.map(drop),
+        match call().await {
+            Err(error) if class_of(&error) == Some(Class::NotFound) && Instant::now() < deadline => {}
+            outcome => return outcome,
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PAUSES.1);
+    }
+}
+
+/// Ends instances: all in one call, or, when that fails because of one of them, each for itself.
+pub(super) async fn end(aws: &Aws, ids: Vec<String>) -> anyhow::Result<()> {
+    let end = |ids: Vec<String>| async {
+        let ended = aws.ec2.terminate_instances().set_instance_ids(Some(ids)).send().await;
+        ended.explain("ec2:TerminateInstances", aws).map(drop)
+    };
+    let all = patiently(|| end(ids.clone())).await;
+    if all.is_ok() || ids.len() == 1 {
+        return all;
+    }
+    let mut failed = Vec::new();
+    for id in ids {
+        if let Err(error) = apply::unless(Class::NotFound, end(vec![id.clone()]).await) {
+            failed.push(format!("{id}: {error:#}"));
         }
     }
+    ensure!(failed.is_empty(), "{}", failed.join("; "));
+    Ok(())
 }
 
 /// Waits until these instances run and have their addresses; gives all of the stack.

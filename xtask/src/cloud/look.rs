@@ -9,7 +9,7 @@ use aws_sdk_ec2::types::{
 };
 
 use super::aws::{Aws, Class, Explain, class_of};
-use super::desired::{EXPIRES_TAG, FINGERPRINT_TAG, ROLE_TAG, TAG, alarm_prefix};
+use super::desired::{EXPIRES_TAG, FINGERPRINT_TAG, ROLE_TAG, TAG, alarm_prefix, is_our_alarm};
 use super::state::{Alarm, Group, Instance, KeyPair, Life, Rule, Source, State, Topic};
 use crate::hosts::Role;
 
@@ -155,8 +155,11 @@ async fn topic(aws: &Aws, stack: &str) -> anyhow::Result<Option<Topic>> {
             Err(error) if class_of(&error) == Some(Class::NotFound) => return Ok(None),
             page => page?,
         };
-        for subscription in page.subscriptions() {
-            if let (Some(number), Some(arn)) = (subscription.endpoint(), subscription.subscription_arn()) {
+        let texts = page.subscriptions().iter().filter(|subscription| subscription.protocol() == Some("sms"));
+        for subscription in texts {
+            // One that is about to be deleted has no ARN any more, but a word in its place.
+            let arn = subscription.subscription_arn().filter(|arn| arn.starts_with("arn:"));
+            if let (Some(number), Some(arn)) = (subscription.endpoint(), arn) {
                 subscriptions.insert(number.to_owned(), arn.to_owned());
             }
         }
@@ -164,8 +167,20 @@ async fn topic(aws: &Aws, stack: &str) -> anyhow::Result<Option<Topic>> {
     Ok(Some(Topic { arn, subscriptions }))
 }
 
-/// The topic of a stack; topics are found by name.
+/// The topic of a stack: of its name, and with its tag.
 pub(super) async fn topic_arn(aws: &Aws, stack: &str) -> anyhow::Result<Option<String>> {
+    let Some(arn) = topic_of_name(aws, stack).await? else { return Ok(None) };
+    let tags = aws.sns.list_tags_for_resource().resource_arn(&arn).send().await;
+    let tags = match tags.explain("sns:ListTagsForResource", aws) {
+        // It was deleted just now.
+        Err(error) if class_of(&error) == Some(Class::NotFound) => return Ok(None),
+        tags => tags?,
+    };
+    Ok(tags.tags().iter().any(|tag| tag.key() == TAG && tag.value() == stack).then_some(arn))
+}
+
+/// The topic of this name, whoever's it is.
+pub(super) async fn topic_of_name(aws: &Aws, stack: &str) -> anyhow::Result<Option<String>> {
     let mut pages = aws.sns.list_topics().into_paginator().send();
     while let Some(page) = pages.next().await {
         let page = page.explain("sns:ListTopics", aws)?;
@@ -189,6 +204,9 @@ pub(super) async fn alarms(aws: &Aws, stack: &str) -> anyhow::Result<BTreeMap<St
     while let Some(page) = pages.next().await {
         for found in page.explain("cloudwatch:DescribeAlarms", aws)?.metric_alarms() {
             let name = found.alarm_name().context("an alarm has no name")?.to_owned();
+            if !is_our_alarm(&name, stack) {
+                continue;
+            }
             let instance = found.dimensions().iter().find(|dimension| dimension.name() == Some("InstanceId"));
             let alarm = Alarm {
                 instance: instance.and_then(|instance| instance.value()).unwrap_or_default().to_owned(),
@@ -201,7 +219,7 @@ pub(super) async fn alarms(aws: &Aws, stack: &str) -> anyhow::Result<BTreeMap<St
     Ok(alarms)
 }
 
-async fn dashboard(aws: &Aws, stack: &str) -> anyhow::Result<Option<serde_json::Value>> {
+pub(super) async fn dashboard(aws: &Aws, stack: &str) -> anyhow::Result<Option<serde_json::Value>> {
     let found = aws.cloudwatch.get_dashboard().dashboard_name(stack).send().await;
     match found.explain("cloudwatch:GetDashboard", aws) {
         // What cannot be understood is not what it should be, and is replaced.

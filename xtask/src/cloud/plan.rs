@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::ensure;
 use serde_json::{Value, json};
 
-use super::desired::{CHECKS, Desired, alarm_name};
+use super::desired::{CHECKS, Desired, alarm_name, is_our_dashboard};
 use super::prices;
 use super::state::{Instance, Life, Rule, Source, State, names};
 use crate::hosts::Role;
@@ -162,6 +162,13 @@ pub(super) fn plan(desired: &Desired, state: &State) -> anyhow::Result<Vec<Chang
         changes.push(Change::Revoke(surplus));
     }
 
+    if let Some(body) = &state.dashboard {
+        ensure!(
+            is_our_dashboard(body, name),
+            "there is a dashboard {name} that is not of this stack; use another name (--stack), or delete it"
+        );
+    }
+
     let (kept, goners) = sort_out(desired, state);
     let wanted_alarm = |alarm_name_there: &String| {
         kept.iter()
@@ -244,7 +251,7 @@ pub(super) fn hourly_price(desired: &Desired, state: &State) -> Option<f64> {
         .iter()
         .map(|instance| instance.instance_type.as_str())
         .chain(first.into_iter().cycle().take(missing));
-    types.map(|instance_type| prices::hourly(instance_type, &desired.region)).sum()
+    types.map(|instance_type| prices::hourly(instance_type, &desired.region, desired.disk_gib)).sum()
 }
 
 impl Change {
@@ -302,8 +309,10 @@ impl Change {
                     Role::Initializer => "for the initializer",
                     Role::Worker => "for workers",
                 };
-                let price =
-                    desired.instance_types.first().and_then(|first| prices::hourly(first, &desired.region));
+                let price = desired
+                    .instance_types
+                    .first()
+                    .and_then(|first| prices::hourly(first, &desired.region, desired.disk_gib));
                 let price = price.map_or("its price is not known here".to_owned(), |price| {
                     format!("{} an hour", prices::usd(price * *count as f64))
                 });

@@ -24,11 +24,13 @@ const REGIONS: [&str; 3] = ["us-east-1", "us-east-2", "us-west-2"];
 /// A public address, an hour.
 const ADDRESS: f64 = 0.005;
 
-/// What a machine costs in an hour, with its public address, at list price. (Its disk is a thousandth of that, and the
-/// hour is not over when it is billed for a minute.)
-pub(super) fn hourly(instance_type: &str, region: &str) -> Option<f64> {
+/// A GiB of disk, an hour.
+const DISK_GIB: f64 = 0.08 / 730.0;
+
+/// What a machine costs in an hour, with its public address and its disk, at list price. Spot instances cost less.
+pub(super) fn hourly(instance_type: &str, region: &str, disk_gib: u32) -> Option<f64> {
     let listed = HOURLY.iter().find(|(name, _)| *name == instance_type && REGIONS.contains(&region));
-    listed.map(|(_, price)| price + ADDRESS)
+    listed.map(|(_, price)| price + ADDRESS + f64::from(disk_gib) * DISK_GIB)
 }
 
 /// An amount, for people.
@@ -42,8 +44,8 @@ mod tests {
 
     #[test]
     fn a_price_is_given_only_where_it_is_known() {
-        assert_eq!(hourly("c5.4xlarge", "us-west-2").map(usd).as_deref(), Some("$0.69"));
-        assert_eq!(hourly("c5.4xlarge", "eu-west-1"), None);
-        assert_eq!(hourly("u-24tb1.metal", "us-west-2"), None);
+        assert_eq!(hourly("c5.4xlarge", "us-west-2", 30).map(usd).as_deref(), Some("$0.69"));
+        assert_eq!(hourly("c5.4xlarge", "eu-west-1", 30), None);
+        assert_eq!(hourly("u-24tb1.metal", "us-west-2", 30), None);
     }
 }

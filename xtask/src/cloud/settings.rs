@@ -20,6 +20,8 @@ const INSTANCE_TYPE: &str = "c5.4xlarge";
 const TIME_TO_LIVE: Duration = Duration::from_secs(4 * 3600);
 /// The least time to live: less would end machines before they are ready.
 const LEAST_TIME_TO_LIVE: Duration = Duration::from_secs(10 * 60);
+/// The longest: what lives longer is hardly for a job.
+const LONGEST_TIME_TO_LIVE: Duration = Duration::from_secs(7 * 24 * 3600);
 /// The user that Ubuntu's images have.
 const SSH_USER: &str = "ubuntu";
 /// Root volumes, in GiB.
@@ -52,6 +54,10 @@ pub(super) struct Settings {
     pub(super) time_to_live_minutes: u64,
     /// The size of root volumes.
     pub(super) disk_gib: u32,
+    /// Whether something of the stack may be in the cloud: from before the first call that makes something until a `down`
+    /// that has looked.
+    #[serde(default)]
+    pub(super) may_be_up: bool,
 }
 
 impl Settings {
@@ -65,7 +71,7 @@ impl Settings {
             .context("how many machines? Say it once, and it is remembered: cargo xtask up CLUSTER_SIZE=2")?;
         let stack = stack(args.stack.as_deref(), before.as_ref())?;
         let region = region(&args.region, before.as_ref())?;
-        if let Some(before) = &before {
+        if let Some(before) = before.as_ref().filter(|before| before.may_be_up) {
             ensure!(
                 (&before.stack, &before.region) == (&stack, &region),
                 "this folder is for the stack {} in {}, and not for {stack} in {region}; take it down first (cargo xtask \
@@ -86,7 +92,13 @@ impl Settings {
             spot: false,
             time_to_live_minutes: TIME_TO_LIVE.as_secs() / 60,
             disk_gib: DISK_GIB,
+            may_be_up: false,
         });
+        ensure!(
+            (1..=1000).contains(&cluster_size)
+                && before.time_to_live_minutes * 60 <= LONGEST_TIME_TO_LIVE.as_secs(),
+            "what is remembered of the stack makes no sense (stack.toml); remove that file, and say again what is wanted"
+        );
         let instance_types = match args.instance_type.as_slice() {
             [] => before.instance_types,
             types => types.to_vec(),
@@ -100,10 +112,10 @@ impl Settings {
         let time_to_live = match args.ttl {
             Some(ttl) => {
                 ensure!(
-                    ttl >= LEAST_TIME_TO_LIVE,
-                    "a time to live of {} is too short to get ready; the least is {}",
-                    humantime::format_duration(ttl),
-                    humantime::format_duration(LEAST_TIME_TO_LIVE)
+                    (LEAST_TIME_TO_LIVE..=LONGEST_TIME_TO_LIVE).contains(&ttl),
+                    "a time to live has to be between {} and {}",
+                    humantime::format_duration(LEAST_TIME_TO_LIVE),
+                    humantime::format_duration(LONGEST_TIME_TO_LIVE)
                 );
                 ttl.as_secs().div_ceil(60)
             }
@@ -124,6 +136,7 @@ impl Settings {
             spot: args.spot.unwrap_or(before.spot),
             time_to_live_minutes: time_to_live,
             disk_gib: args.disk_gib.unwrap_or(before.disk_gib),
+            may_be_up: before.may_be_up,
         })
     }
 
@@ -176,9 +189,14 @@ pub(super) fn region(said: &[String], before: Option<&Settings>) -> anyhow::Resu
     if let [_, _, ..] = said {
         bail!("a stack is in one region, not in {}", said.join(" and "));
     }
-    let said = said.first().cloned().or(before.map(|before| before.region.clone()));
-    let variable = || std::env::var("AWS_REGION").ok().filter(|region| !region.is_empty());
-    let region = said.or_else(variable).unwrap_or_else(|| REGION.to_owned());
+    let (up, down) = match before {
+        Some(before) if before.may_be_up => (Some(before.region.clone()), None),
+        Some(before) => (None, Some(before.region.clone())),
+        None => (None, None),
+    };
+    let variable = std::env::var("AWS_REGION").ok().filter(|region| !region.is_empty());
+    // Where a stack may be up; else what is said now comes before what was said once.
+    let region = said.first().cloned().or(up).or(variable).or(down).unwrap_or_else(|| REGION.to_owned());
     check_region(&region)?;
     Ok(region)
 }
@@ -279,14 +297,18 @@ mod tests {
         let second = Settings::new(&args(&["--spot", "--ttl", "2h"]), Some(5), before.clone()).unwrap();
         assert_eq!((second.cluster_size, second.spot, second.time_to_live_minutes), (5, true, 120));
         assert_eq!(second.instance_types, ["c6i.4xlarge", "c5.4xlarge"]);
-        let other = Settings::new(&args(&["--region", "us-east-1"]), None, before).unwrap_err();
+        let elsewhere = args(&["--region", "us-east-1"]);
+        assert_eq!(Settings::new(&elsewhere, None, before.clone()).unwrap().region, "us-east-1");
+        let up = before.map(|before| Settings { may_be_up: true, ..before });
+        let other = Settings::new(&elsewhere, None, up).unwrap_err();
         assert!(other.to_string().contains("for the stack provisioned-classifier in eu-west-1"), "{other}");
     }
 
     #[test]
     fn senseless_values_are_refused() {
         let error = |words: &[&str]| Settings::new(&args(words), Some(1), None).unwrap_err().to_string();
-        assert!(error(&["--ttl", "1m"]).contains("the least is 10m"));
+        assert!(error(&["--ttl", "1m"]).contains("between 10m and 7days"));
+        assert!(error(&["--ttl", "99999999h"]).contains("between 10m and 7days"));
         assert!(error(&["--region", "oregon"]).contains("is no region"));
         assert!(error(&["--region", "us-west-2,us-east-1"]).contains("is in one region"));
         assert!(error(&["--instance-type", "huge"]).contains("is no instance type"));

@@ -11,9 +11,10 @@ use super::prices;
 use super::settings::Settings;
 use super::state::{Instance, names};
 use crate::commands::remote::Status;
+use crate::hosts::Inventory;
 use crate::remote::look::{self, Machine};
 use crate::runtime::runtime;
-use crate::ui;
+use crate::{remote, ui};
 
 /// Shows the stack's instances, what they cost, and when they end themselves; and how they are as hosts.
 pub(super) fn status(args: &Status) -> anyhow::Result<ExitCode> {
@@ -23,7 +24,7 @@ pub(super) fn status(args: &Status) -> anyhow::Result<ExitCode> {
     let found = runtime()?.block_on(async { instances(&Aws::connect(region).await?, stack).await })?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs() as i64);
     let machines: Vec<_> =
-        names(&found.there).iter().map(|(name, instance)| machine(name, instance, region, now)).collect();
+        names(&found.there).iter().map(|(name, instance)| machine(name, instance, &settings, now)).collect();
     if !args.json {
         let price: Option<f64> = machines.iter().map(|machine| machine.usd_per_hour).sum();
         let so_far: Option<f64> =
@@ -36,10 +37,21 @@ pub(super) fn status(args: &Status) -> anyhow::Result<ExitCode> {
         };
         ui::data(&format!("{stack} in {region}: {} instances, {price}", machines.len()));
     }
-    look::status_of_machines(args, Some(&machines))
+    let inventory = Inventory::load_if_there(&remote::inventory_path(&args.place)?)?;
+    if inventory.is_some_and(|inventory| inventory.ready) {
+        return look::status_of_machines(args, Some(&machines));
+    }
+    // An `up` has not come to its end, or has never been; what costs money is shown all the same.
+    if args.json {
+        ui::data(&serde_json::to_string_pretty(&machines).context("encoding the status")?);
+    } else {
+        machines.iter().for_each(look::show_machine);
+        ui::note("they are not ready: cargo xtask up goes on, and cargo xtask down takes them down");
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
-fn machine(name: &str, instance: &Instance, region: &str, now: i64) -> Machine {
+fn machine(name: &str, instance: &Instance, settings: &Settings, now: i64) -> Machine {
     Machine {
         name: name.to_owned(),
         address: instance.public_address.clone(),
@@ -49,6 +61,7 @@ fn machine(name: &str, instance: &Instance, region: &str, now: i64) -> Machine {
         spot: instance.is_spot,
         seconds: (now - instance.launched).max(0) as u64,
         seconds_left: instance.expires.map(|expires| (expires - now).max(0) as u64),
-        usd_per_hour: prices::hourly(&instance.instance_type, region).filter(|_| !instance.is_spot),
+        usd_per_hour: prices::hourly(&instance.instance_type, &settings.region, settings.disk_gib)
+            .filter(|_| !instance.is_spot),
     }
 }

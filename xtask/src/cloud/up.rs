@@ -1,16 +1,17 @@
 //! Subcommands: cargo xtask plan and up, in the cloud
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 
-use super::apply::Apply;
+use super::apply::{Apply, NotOurs};
 use super::aws::{self, Aws};
 use super::desired::Desired;
-use super::look::{Network, look, without_comment};
+use super::look::{Network, instances, look, without_comment};
 use super::plan::{self, Change, Sign};
 use super::settings::{Settings, on_call};
 use super::state::{Instance, State, names};
@@ -26,16 +27,23 @@ use crate::remote::{self, all, each};
 use crate::runtime::runtime;
 use crate::ui;
 
-/// How often a stack is looked at again that is not as it should be after all changes.
-const ROUNDS: usize = 3;
+/// How often a stack is brought to where it should be, when it is not after all changes.
+const ROUNDS: usize = 5;
+/// Before a stack is looked at again, at first; each further time twice as long.
+const ROUND_PAUSE: Duration = Duration::from_secs(1);
+/// How long an instance may be unseen that was launched.
+const UNSEEN_TIME: Duration = Duration::from_secs(5);
 /// Between two tries to log in to a machine that boots.
 const BOOT_PAUSE: Duration = Duration::from_millis(500);
+/// The exit code of an `up` that was refused before it changed anything.
+pub(super) const NOTHING_DONE: u8 = 3;
 /// The exit code of a plan that has changes.
 const CHANGES: u8 = 2;
 
 /// What is known before AWS is asked.
 struct Prepared {
     settings: Settings,
+    settings_path: PathBuf,
     on_call: BTreeSet<String>,
     keys: KeyFiles,
     public_key: String,
@@ -54,22 +62,28 @@ impl Prepared {
             inventory_path.display()
         );
         let settings_path = Settings::path(place)?;
-        let mut remembered = Settings::load(&settings_path)?;
-        if before.is_none()
-            && let Some(remembered) = &mut remembered
-        {
-            // Nothing is up, so the next one may be elsewhere.
-            remembered.stack = super::settings::stack(cloud.stack.as_deref(), Some(remembered))?;
-            remembered.region = super::settings::region(&cloud.region, Some(remembered))?;
-        }
-        let settings = Settings::new(cloud, cluster_size, remembered)?;
+        let settings = Settings::new(cloud, cluster_size, Settings::load(&settings_path)?)?;
         let folder = inventory_path.parent().unwrap_or(Path::new(""));
         let on_call = on_call(cloud.oncall.as_deref().unwrap_or(&folder.join("ONCALL.json")))?;
         let keys = keys::make(folder)?;
         let public_key = std::fs::read_to_string(&keys.public)
             .with_context(|| format!("reading {}", keys.public.display()))?;
         let public_key = without_comment(&public_key);
-        Ok(Self { settings, on_call, keys, public_key, inventory_path, before })
+        Ok(Self { settings, settings_path, on_call, keys, public_key, inventory_path, before })
+    }
+
+    /// Remembers whether something of the stack may be in the cloud.
+    fn remember(&mut self, may_be_up: bool) -> anyhow::Result<()> {
+        self.settings.may_be_up = may_be_up;
+        self.settings.save(&self.settings_path)
+    }
+
+    /// Keeps two `up`s from working on the same stack. (Those of two folders have two keys, and the first one wins.)
+    fn lock(&self) -> anyhow::Result<File> {
+        let private = &self.keys.private;
+        let file = File::open(private).with_context(|| format!("opening {}", private.display()))?;
+        ensure!(file.try_lock().is_ok(), "another cargo xtask up is at work on this stack; wait for it");
+        Ok(file)
     }
 
     fn access(&self) -> Access {
@@ -113,6 +127,7 @@ pub(super) fn plan(args: &Plan) -> anyhow::Result<ExitCode> {
     let prepared = Prepared::new(&args.cloud, args.cluster_size, &args.place)?;
     let target = runtime()?.block_on(Target::find(&prepared))?;
     let changes = plan::plan(&target.desired, &target.state)?;
+    say_what_is_for_new_ones(&args.cloud, &target.state);
     if args.json {
         let json = plan::json(&changes, &target.desired, &target.state);
         ui::data(&serde_json::to_string_pretty(&json).context("encoding the plan")?);
@@ -144,46 +159,90 @@ fn show(changes: &[Change], desired: &Desired, state: &State) {
     ));
 }
 
-/// Brings the stack to where it should be, and makes its hosts ready.
-pub(super) fn up(args: &Up) -> anyhow::Result<ExitCode> {
-    interrupt::watch(
-        "interrupted twice: what there is of the stack stays; take it down with: cargo xtask down",
-    )?;
+/// What `up` is about to do.
+struct Begun {
+    prepared: Prepared,
+    black_box: BlackBox,
+    programs: Programs,
+    target: Target,
+    changes: Vec<Change>,
+    _lock: File,
+}
+
+/// All that can be refused before anything is changed.
+fn begin(args: &Up) -> anyhow::Result<Begun> {
     ensure!(
         args.hosts.is_none() && args.ssh_config.is_none(),
         "--hosts and --ssh-config are for hosts that are there, and not for --provider aws"
     );
-    let prepared = Prepared::new(&args.cloud, args.cluster_size, &args.place)?;
+    let mut prepared = Prepared::new(&args.cloud, args.cluster_size, &args.place)?;
+    let lock = prepared.lock()?;
     let black_box = BlackBox::new(args, prepared.before.as_ref())?;
     // What does not compile, and what is not there to be shipped, should cost nothing.
     let programs = Programs::build(&black_box)?;
-    let runtime = runtime()?;
-    let target = runtime.block_on(Target::find(&prepared))?;
+    let target = runtime()?.block_on(Target::find(&prepared))?;
     let changes = plan::plan(&target.desired, &target.state)?;
     show(&changes, &target.desired, &target.state);
-    prepared.settings.save(&Settings::path(&args.place)?)?;
+    say_what_is_for_new_ones(&args.cloud, &target.state);
+    // From now on, a stack of another name or in another region would make this one be forgotten.
+    prepared.remember(true)?;
+    interrupt::check()?;
+    Ok(Begun { prepared, black_box, programs, target, changes, _lock: lock })
+}
 
+/// Some of what is asked for makes no difference to machines that are there.
+fn say_what_is_for_new_ones(cloud: &Cloud, state: &State) {
+    let is_said = cloud.ttl.is_some() || cloud.spot.is_some() || cloud.disk_gib.is_some();
+    if is_said && !state.instances.is_empty() {
+        ui::note(&format!(
+            "--ttl, --spot and --disk-gib are for machines that are launched from now on; the {} that are there stay as \
+             they are (cargo xtask down and up replaces them)",
+            state.instances.len()
+        ));
+    }
+}
+
+/// Brings the stack to where it should be, and makes its hosts ready.
+pub(super) fn up(args: &Up) -> anyhow::Result<ExitCode> {
+    interrupt::watch_and_say(
+        "interrupted; what was made is undone (once more: it stays)",
+        "interrupted twice: what there is of the stack stays; take it down with: cargo xtask down",
+    )?;
+    let Begun { mut prepared, black_box, programs, target, changes, _lock } = match begin(args) {
+        Ok(begun) => begun,
+        Err(error) => {
+            ui::fail(&error);
+            return Ok(ExitCode::from(NOTHING_DONE));
+        }
+    };
+    let runtime = runtime()?;
     let is_new = target.state.is_empty();
-    let mut launched = Vec::new();
+    let mut has_launched = false;
     let outcome =
-        runtime.block_on(converge(&prepared, &target, changes, &mut launched)).and_then(|instances| {
+        runtime.block_on(converge(&prepared, &target, changes, &mut has_launched)).and_then(|instances| {
             ready(&prepared, args.cloud.boot_time, &target, &instances, black_box, programs)
         });
     let Err(error) = outcome else { return Ok(ExitCode::SUCCESS) };
-    let is_interruption = error.is::<Interrupted>();
-    if is_interruption {
-        ui::note("interrupted; what was launched is ended");
+    if error.is::<NotOurs>() {
+        // Made by somebody else since it was looked for; nothing of it is ours to undo.
+        prepared.remember(false)?;
+        return Err(error);
     }
-    let undone = runtime.block_on(undo(&target, is_new, launched));
+    let undone = match (is_new, has_launched) {
+        (true, _) => runtime.block_on(destroy::destroy(&target.aws, &target.desired.name)),
+        (false, true) => runtime.block_on(end_new_ones(&target)),
+        (false, false) => Ok(()),
+    };
     if is_new && undone.is_ok() {
         destroy::forget(&prepared.inventory_path)?;
+        prepared.remember(false)?;
     }
     match undone {
-        Ok(()) if is_interruption => Ok(ExitCode::from(interrupt::EXIT_CODE)),
-        Ok(()) => Err(error.context(if is_new {
-            "the stack is not up; all that was made of it is destroyed again"
-        } else {
-            "the stack is not as it should be; what was launched for it is ended again"
+        Ok(()) if error.is::<Interrupted>() => Ok(ExitCode::from(interrupt::EXIT_CODE)),
+        Ok(()) => Err(error.context(match (is_new, has_launched) {
+            (true, _) => "the stack is not up; all that was made of it is destroyed again",
+            (false, true) => "the stack is not as it should be; what was launched for it is ended again",
+            (false, false) => "the stack is not as it should be",
         })),
         Err(left) => {
             bail!("{error:#}\n\nbesides, what was made could not be undone; see cargo xtask down: {left:#}")
@@ -196,40 +255,64 @@ async fn converge(
     prepared: &Prepared,
     target: &Target,
     mut changes: Vec<Change>,
-    launched: &mut Vec<String>,
+    has_launched: &mut bool,
 ) -> anyhow::Result<Vec<Instance>> {
     let Target { aws, network, desired, .. } = target;
     let mut state = target.state.clone();
+    let mut pause = ROUND_PAUSE;
     for round in 0..ROUNDS {
-        if round > 0 && !changes.is_empty() {
+        if round > 0 {
+            if changes.is_empty() {
+                break;
+            }
+            // Answers may be older than our own changes.
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+            state = look(aws, &desired.name).await?;
+            changes = plan::plan(desired, &state)?;
+            if changes.is_empty() {
+                break;
+            }
             ui::note("the cloud has changed meanwhile:");
             show(&changes, desired, &state);
         }
+        *has_launched |= changes.iter().any(|change| matches!(change, Change::Launch { .. }));
         let mut apply = Apply::new(aws, &prepared.settings, desired, network, &state);
-        let applied = apply.run(&changes).await;
-        launched.extend(apply.launched.into_values().flatten());
-        applied?;
+        apply.run(&changes).await?;
+        let launched: Vec<_> = apply.launched.into_values().flatten().collect();
         if changes.is_empty() {
-            let ids: Vec<_> = state.instances.iter().map(|instance| instance.id.clone()).collect();
-            return launch::await_running(aws, &desired.name, &ids).await;
+            break;
         }
         state = look(aws, &desired.name).await?;
-        changes = plan::plan(desired, &state)?;
-        if changes.is_empty() {
-            return Ok(state.instances);
+        // What was seen once and is not in a later answer must not be launched again.
+        if !launched.iter().all(|id| state.instances.iter().any(|instance| instance.id == *id)) {
+            state.instances = launch::await_running(aws, &desired.name, &launched).await?;
         }
+        changes = plan::plan(desired, &state)?;
     }
-    bail!(
+    ensure!(
+        changes.is_empty(),
         "the stack is still not as it should be after {ROUNDS} rounds; is another cargo xtask up at work on it?"
-    )
+    );
+    let ids: Vec<_> = state.instances.iter().map(|instance| instance.id.clone()).collect();
+    launch::await_running(aws, &desired.name, &ids).await
 }
 
-/// Ends what this `up` has launched; all of the stack, if there was nothing of it before.
-async fn undo(target: &Target, is_new: bool, launched: Vec<String>) -> anyhow::Result<()> {
-    if is_new {
-        return destroy::destroy(&target.aws, &target.desired.name).await;
+/// Ends all instances that were not there before, also those of launches whose answers were lost.
+async fn end_new_ones(target: &Target) -> anyhow::Result<()> {
+    let deadline = Instant::now() + UNSEEN_TIME;
+    loop {
+        let seen = instances(&target.aws, &target.desired.name).await?;
+        let is_new = |id: &String| target.state.instances.iter().all(|instance| instance.id != *id);
+        let new: Vec<_> = seen.there.into_iter().map(|instance| instance.id).filter(is_new).collect();
+        if !new.is_empty() {
+            launch::end(&target.aws, new).await?;
+        }
+        if Instant::now() >= deadline {
+            return Ok(());
+        }
+        tokio::time::sleep(ROUND_PAUSE).await;
     }
-    if launched.is_empty() { Ok(()) } else { launch::end(&target.aws, launched).await }
 }
 
 /// Waits until the machines let us in, and gives them the application.
@@ -255,7 +338,9 @@ fn ready(
     let everyone = wanted.everyone();
     let bar = ui::Steps::new("waiting for machines to let us in", everyone.len());
     let deadline = Instant::now() + boot_time;
-    let probed = all(each(&everyone, |host| probe_until(host, &access, deadline, &bar)))?;
+    let probed = each(&everyone, |host| probe_until(host, &access, deadline, &bar));
+    interrupt::check()?;
+    let probed = all(probed)?;
     drop(bar);
     make_ready(&wanted, programs, &probed, prepared.before.as_ref(), &prepared.inventory_path)
 }

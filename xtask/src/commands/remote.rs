@@ -306,7 +306,9 @@ impl Remote {
             _ if hosts => false,
             // As the inventory is written; not every build of this program can understand all of it.
             Some(text) => String::from_utf8_lossy(&text).lines().any(|line| line.starts_with("stack = ")),
-            None => else_cloud,
+            None => {
+                else_cloud || wire::program::read_if_there(&inventory.with_file_name("stack.toml"))?.is_some()
+            }
         })
     }
 }

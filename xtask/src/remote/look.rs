@@ -49,6 +49,16 @@ pub(crate) struct Machine {
     pub(crate) usd_per_hour: Option<f64>,
 }
 
+/// Shows what the cloud says of a machine that is not known to be a host yet.
+#[cfg(feature = "aws")]
+pub(crate) fn show_machine(machine: &Machine) {
+    ui::data(&format!("{} ({})", machine.name, machine.address.as_deref().unwrap_or("no address yet")));
+    ui::data(&format!("  {} {} in {}", machine.instance, machine.instance_type, machine.zone));
+    if let Some(left) = machine.seconds_left {
+        ui::data(&format!("  ends itself in {}", ui::clock(left as f64)));
+    }
+}
+
 /// Shows how hosts and job are.
 pub(super) fn status(args: &Status) -> anyhow::Result<ExitCode> {
     status_of_machines(args, None)

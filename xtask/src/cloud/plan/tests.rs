@@ -4,6 +4,7 @@ use proptest::collection::{btree_map, btree_set, vec};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 
+use super::super::desired::TAG;
 use super::super::settings::Settings;
 use super::super::state::{Alarm, Group, KeyPair, Topic};
 use super::*;
@@ -30,6 +31,7 @@ fn desired() -> impl Strategy<Value = Desired> {
                 spot: false,
                 time_to_live_minutes: 240,
                 disk_gib: 30,
+                may_be_up: false,
             };
             Desired::new(&settings, KEY.into(), "vpc-1".into(), &networks, on_call)
         },
@@ -101,7 +103,9 @@ fn state() -> impl Strategy<Value = State> {
         btree_map("\\+[1-9][0-9]{3}", "arn:[a-z]{4}", 0..3)
             .prop_map(|subscriptions| Topic { arn: "arn:s".into(), subscriptions }),
     );
-    let dashboard = proptest::option::of(Just(json!({"widgets": []})));
+    let dashboard = proptest::option::of(Just(
+        json!({"widgets": [{"properties": {"markdown": format!("{TAG}: {NAME}")}}]}),
+    ));
     (key_pair, group, vec(instance(), 0..9), topic, vec(alarm(), 0..12), dashboard).prop_map(
         |(key_pair, group, mut instances, topic, alarms, dashboard)| {
             instances.iter_mut().enumerate().for_each(|(i, instance)| instance.id = format!("i-{i}"));
@@ -231,6 +235,11 @@ fn somebody_elses_stack_is_left_alone() {
     let (desired, mut state) = settled();
     state.key_pair.as_mut().unwrap().public_key = "ssh-ed25519 BBBB".into();
     assert!(plan(&desired, &state).unwrap_err().to_string().contains("has another SSH key"));
+    let (desired, mut state) = settled();
+    state.dashboard = Some(json!({"widgets": []}));
+    assert!(
+        plan(&desired, &state).unwrap_err().to_string().contains("there is a dashboard s that is not of")
+    );
     let (desired, mut state) = settled();
     state.group.as_mut().unwrap().vpc = "vpc-2".into();
     assert!(plan(&desired, &state).unwrap_err().to_string().contains("is in the network vpc-2"));

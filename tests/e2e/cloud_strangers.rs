@@ -1,0 +1,146 @@
+//! What is somebody else's in the cloud stays; and what is ours is found, whatever was said about it.
+
+use serde_json::{Value, json};
+use tests::cloud::Cloud;
+use tests::lab::Lab;
+
+const UP: [&str; 6] = ["up", "CLUSTER_SIZE=2", "--ssh-from", "203.0.113.7", "--boot-time", "0s"];
+const JOB: [&str; 6] = ["job", "CLUSTER_SIZE=2", "--ssh-from", "203.0.113.7", "--boot-time", "0s"];
+
+/// Brings a stack up that has all but its hosts, in a folder whose `up` was killed then.
+fn make(cloud: &Cloud, folder: &str) {
+    cloud.hold_first("PutDashboard");
+    let mut up = cloud.begin(folder, &UP);
+    assert_eq!(cloud.held(&mut up).as_deref(), Some("PutDashboard"));
+    up.signal("KILL");
+    up.wait();
+    cloud.no_faults();
+    cloud.let_go();
+}
+
+#[test]
+fn somebody_elses_stack_stays() {
+    let cloud = Cloud::start(None);
+    make(&cloud, "theirs");
+    let theirs = cloud.resources().len();
+    let said = cloud.fail("ours", &JOB);
+    assert!(said.contains("has another SSH key") && said.contains("so nothing is taken down"), "{said}");
+    let said = cloud.fail("ours", &["down"]);
+    assert!(
+        said.contains("may be somebody else's") && said.contains("--stack provisioned-classifier"),
+        "{said}"
+    );
+    assert_eq!(cloud.resources().len(), theirs);
+    cloud.run("ours", &["down", "--stack", "provisioned-classifier"]);
+    assert!(cloud.resources().is_empty(), "{:?}", cloud.resources());
+
+    // Two at once: the second one sees, at its first change, that it is too late.
+    cloud
+        .faults(&json!([{"service": "ec2", "operation": "ImportKeyPair", "kind": "hold", "when": "before"}]));
+    let mut ours = cloud.begin("ours", &UP);
+    assert_eq!(cloud.held(&mut ours).as_deref(), Some("ImportKeyPair"));
+    cloud.no_faults();
+    let code = "
+import boto3
+ec2, sns = (boto3.client(name, region_name='us-west-2') for name in ('ec2', 'sns'))
+name, tags = 'provisioned-classifier', [{'Key': 'provisioned-classifier-stack', 'Value': 'provisioned-classifier'}]
+ec2.create_key_pair(KeyName=name, TagSpecifications=[{'ResourceType': 'key-pair', 'Tags': tags}])
+sns.create_topic(Name=name, Tags=tags)
+";
+    cloud.python(code);
+    let theirs = cloud.resources().len();
+    cloud.ask("POST", "release", &json!({"drop": false}));
+    let said = ours.failure();
+    assert!(said.contains("that is not of this stack"), "{said}");
+    assert_eq!(cloud.resources().len(), theirs);
+    cloud.run("empty", &["down"]);
+
+    // Things of the same name that are nobody's stack.
+    let code = "
+import boto3
+c = {name: boto3.client(name, region_name='us-west-2') for name in ('sns', 'cloudwatch', 'ec2')}
+arn = c['sns'].create_topic(Name='prod')['TopicArn']
+c['sns'].subscribe(TopicArn=arn, Protocol='sms', Endpoint='+14155550100')
+c['cloudwatch'].put_dashboard(DashboardName='prod', DashboardBody='{\"widgets\": []}')
+c['cloudwatch'].put_metric_alarm(AlarmName='prod database is down', MetricName='x', Namespace='y', Statistic='Sum',
+    Period=60, EvaluationPeriods=1, Threshold=1, ComparisonOperator='GreaterThanThreshold')
+c['ec2'].create_key_pair(KeyName='prod')
+";
+    cloud.python(code);
+    let strangers = cloud.resources().len();
+    let said = cloud.run("empty", &["down", "--stack", "prod"]);
+    assert!(said.contains("of the same name, but not of the stack, and left alone: key pair"), "{said}");
+    assert_eq!(cloud.resources().len(), strangers);
+    let said = cloud.fail("prod", &[&UP[..], &["--stack", "prod"]].concat());
+    assert!(said.contains("that is not of this stack"), "{said}");
+    assert_eq!(cloud.resources().len(), strangers);
+}
+
+#[test]
+fn a_stack_that_may_be_up_is_not_forgotten() {
+    let cloud = Cloud::start(None);
+    make(&cloud, "up");
+    let said = cloud.fail("up", &[&UP[..], &["--region", "us-east-1"]].concat());
+    assert!(said.contains("this folder is for the stack provisioned-classifier in us-west-2"), "{said}");
+    let said = cloud.run("up", &["status"]);
+    assert!(said.contains("3 instances") && said.contains("they are not ready"), "{said}");
+    let machines: Value = serde_json::from_str(&cloud.run("up", &["status", "--json"])).unwrap();
+    assert_eq!(machines.as_array().unwrap().len(), 3);
+    let usage = cloud.xtask("up", &["plan", "CLUSTER_SIZE=0"]).output().unwrap();
+    assert_eq!(usage.status.code(), Some(1));
+    let said =
+        String::from_utf8(cloud.xtask("up", &["plan", "--ttl", "20m"]).output().unwrap().stderr).unwrap();
+    assert!(said.contains("for machines that are launched from now on; the 3 that are there stay"), "{said}");
+    cloud.run("up", &["down"]);
+    assert!(cloud.resources().is_empty(), "{:?}", cloud.resources());
+    // Nothing is up, so the next one may be elsewhere.
+    let elsewhere =
+        cloud.xtask("up", &["plan", "--region", "us-east-1", "--ssh-from", "203.0.113.7"]).output().unwrap();
+    assert_eq!(elsewhere.status.code(), Some(2));
+}
+
+#[test]
+fn one_that_is_protected_does_not_keep_the_others() {
+    let cloud = Cloud::start(None);
+    make(&cloud, "up");
+    let id = &cloud.ids("instance")[1];
+    let protect = |value: bool| {
+        let value = if value { "True" } else { "False" };
+        cloud.python(&format!(
+            "import boto3; boto3.client('ec2', region_name='us-west-2').modify_instance_attribute(InstanceId='{id}', \
+             DisableApiTermination={{'Value': {value}}})"
+        ));
+    };
+    protect(true);
+    let said = cloud.fail("empty", &["down"]);
+    assert!(said.contains(&format!("instance {id}")) && said.contains("somebody has protected it"), "{said}");
+    assert_eq!(&cloud.ids("instance"), std::slice::from_ref(id));
+    protect(false);
+    cloud.run("empty", &["down"]);
+    assert!(cloud.resources().is_empty(), "{:?}", cloud.resources());
+}
+
+#[test]
+fn launches_that_nobody_was_told_of_are_ended() {
+    let Some(lab) = Lab::up("launches_that_nobody_was_told_of_are_ended", "5") else { return };
+    let cloud = Cloud::start(Some(&lab));
+    let up = ["up", "CLUSTER_SIZE=1", "--ssh-from", "10.213.0.0/16", "--ssh-user", "root"];
+    // What was made just now is not known everywhere at once.
+    let unknown = |operation: &str, code: &str| json!({"service": "ec2", "operation": operation, "kind": "error", "code": code, "message": "Not yet.", "times": 2});
+    cloud.faults(&json!([
+        unknown("AuthorizeSecurityGroupIngress", "InvalidGroup.NotFound"),
+        unknown("RunInstances", "InvalidKeyPair.NotFound"),
+    ]));
+    cloud.run("up", &up);
+    let before = cloud.ids("instance");
+    cloud.no_faults();
+    let lost = json!({"service": "ec2", "operation": "RunInstances", "kind": "lost", "times": null});
+    cloud.faults(&json!([lost]));
+    let said = cloud.fail("up", &["up", "CLUSTER_SIZE=3"]);
+    assert!(said.contains("what was launched for it is ended again"), "{said}");
+    assert_eq!(cloud.ids("instance"), before);
+    cloud.no_faults();
+    cloud.run("up", &["up", "CLUSTER_SIZE=1"]);
+    cloud.run("up", &["down"]);
+    assert!(cloud.resources().is_empty(), "{:?}", cloud.resources());
+}
