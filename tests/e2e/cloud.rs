@@ -49,7 +49,10 @@ fn a_job_from_the_first_call_to_the_last() {
     let plan: Value = serde_json::from_slice(&plan.stdout).unwrap();
     assert_eq!(plan["changes"].as_array().unwrap().len(), 4 + 3 + 12 + 1);
     assert_eq!(plan["changes"][0]["call"], "ImportKeyPair");
-    assert!((plan["usd_per_hour"].as_f64().unwrap() - 4.0 * 0.685).abs() < 1e-9, "{plan}");
+    assert!(
+        (plan["usd_per_hour"].as_f64().unwrap() - 4.0 * (0.685 + 30.0 * 0.08 / 730.0)).abs() < 1e-9,
+        "{plan}"
+    );
 }
 
 /// A folder from which a stack is brought up.

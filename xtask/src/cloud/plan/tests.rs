@@ -270,7 +270,7 @@ fn a_plan_is_said_in_words() {
             "+ security group s lets in SSH from 203.0.113.7/32",
             "+ 1 × c5.4xlarge for the metrics host ($0.69 an hour)",
             "+ 1 × c5.4xlarge for the initializer ($0.69 an hour)",
-            "+ 2 × c5.4xlarge for workers ($1.37 an hour)",
+            "+ 2 × c5.4xlarge for workers ($1.38 an hour)",
             "+ dashboard s",
             "+ 12 alarms for 4 instances (StatusCheckFailed, StatusCheckFailed_Instance, StatusCheckFailed_System)",
         ]
