@@ -42,7 +42,9 @@ pub(super) fn down(args: &Down) -> anyhow::Result<ExitCode> {
     // Somebody else's stack is destroyed only by its name. A folder without a key has none of its own.
     let public = inventory_path.with_file_name("ssh_pubkey_in_ec2_format.pub");
     let own_key = match wire::program::read_if_there(&public)? {
-        Some(key) if args.stack.is_none() => Some(without_comment(&String::from_utf8_lossy(&key))),
+        Some(key) if args.stack.is_none() || args.own => {
+            Some(without_comment(&String::from_utf8_lossy(&key)))
+        }
         _ => None,
     };
     let runtime = runtime()?;

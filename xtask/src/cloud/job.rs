@@ -119,7 +119,8 @@ impl Steps {
         match name {
             // What up has shipped.
             "run-cluster" => words.retain(|word| !word.to_string_lossy().starts_with("--classifier=")),
-            "down" => words.push("--provider=aws".into()),
+            // Whatever a step was killed at: somebody else's stack of the same name is not taken down.
+            "down" => words.extend(["--provider=aws".into(), "--own".into()]),
             "up" => words.push("--provider=aws".into()),
             _ => {}
         }

@@ -226,7 +226,8 @@ pub(super) fn up(args: &Up) -> anyhow::Result<ExitCode> {
     if error.is::<NotOurs>() {
         // Made by somebody else since it was looked for; nothing of it is ours to undo.
         prepared.remember(false)?;
-        return Err(error);
+        ui::fail(&error);
+        return Ok(ExitCode::from(NOTHING_DONE));
     }
     let undone = match (is_new, has_launched) {
         (true, _) => runtime.block_on(destroy::destroy(&target.aws, &target.desired.name)),

@@ -277,6 +277,9 @@ pub(crate) struct Down {
     /// The name of the stack in the cloud [default: as remembered, or provisioned-classifier]
     #[arg(long, value_name = "NAME")]
     pub(crate) stack: Option<String>,
+    /// Even if it is named, only a stack that has this folder's SSH key
+    #[arg(long, hide = true)]
+    pub(crate) own: bool,
     /// The regions to look in, or all [default: as remembered, or AWS_REGION, or us-west-2]
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub(crate) region: Vec<String>,
