@@ -30,6 +30,8 @@ fn somebody_elses_stack_stays() {
         said.contains("may be somebody else's") && said.contains("--stack provisioned-classifier"),
         "{said}"
     );
+    let said = cloud.fail("ours", &["down", "--stack", "provisioned-classifier", "--own"]);
+    assert!(said.contains("may be somebody else's"), "{said}");
     assert_eq!(cloud.resources().len(), theirs);
     cloud.run("ours", &["down", "--stack", "provisioned-classifier"]);
     assert!(cloud.resources().is_empty(), "{:?}", cloud.resources());
