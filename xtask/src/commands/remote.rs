@@ -28,7 +28,7 @@ pub(crate) enum Remote {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Place {
     /// The file that says which hosts there are, written by up [default: inventory.toml in the project]
-    #[arg(long, value_name = "FILE", global = true)]
+    #[arg(long, value_name = "FILE", global = true, help_heading = None)]
     pub(crate) inventory: Option<PathBuf>,
 }
 
