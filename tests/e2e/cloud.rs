@@ -343,7 +343,7 @@ fn whoever_kills_a_step_or_interrupts_a_job_the_stack_goes_down() {
     job.signal("INT");
     cloud.let_go();
     let said = job.failure();
-    assert!(said.contains("interrupted; what was launched is ended"), "{said}");
+    assert!(said.contains("interrupted; what was made is undone"), "{said}");
     assert!(cloud.resources().is_empty(), "{:?}", cloud.resources());
     // The user wants to keep it.
     let keep = words("job", &IN_LAB, &["CLUSTER_SIZE=1", "INPUT_LINES=1000", "--keep"]);
