@@ -17,6 +17,8 @@ mod job;
 mod launch;
 #[cfg(feature = "aws")]
 mod look;
+#[cfg(feature = "aws")]
+mod place;
 mod plan;
 mod prices;
 mod settings;

@@ -5,6 +5,7 @@ mod get_results;
 pub(crate) mod look;
 mod package;
 pub(crate) mod probe;
+pub(crate) mod programs;
 mod python;
 mod run_cluster;
 pub(crate) mod up;

@@ -8,10 +8,11 @@ use aws_sdk_ec2::types::{
     IpPermission, IpRange, Ipv6Range, PrefixListId, ResourceType, Tag, TagSpecification, UserIdGroupPair,
 };
 
-use super::aws::{Aws, Class, Explain, class_of};
+use super::aws::{Aws, Class, Explain, class_of, unless};
 use super::desired::{Desired, TAG, alarm_name};
 use super::launch::{self, Launcher};
-use super::look::{self, Image, Network};
+use super::look;
+use super::place::{Image, Network};
 use super::plan::{Change, Of};
 use super::settings::Settings;
 use super::state::{Instance, Rule, Source, State};
@@ -284,14 +285,6 @@ async fn put_alarm(
         .send()
         .await;
     put.explain("cloudwatch:PutMetricAlarm", &aws).map(drop)
-}
-
-/// An error of this class is none.
-pub(super) fn unless(class: Class, outcome: anyhow::Result<()>) -> anyhow::Result<()> {
-    match outcome {
-        Err(error) if class_of(&error) == Some(class) => Ok(()),
-        outcome => outcome,
-    }
 }
 
 /// Rules as EC2 takes them.

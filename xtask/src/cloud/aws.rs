@@ -276,6 +276,14 @@ pub(super) fn class_of(error: &anyhow::Error) -> Option<Class> {
     error.downcast_ref::<ApiError>().map(|error| error.class)
 }
 
+/// An error of this class is none.
+pub(super) fn unless(class: Class, outcome: anyhow::Result<()>) -> anyhow::Result<()> {
+    match outcome {
+        Err(error) if class_of(&error) == Some(class) => Ok(()),
+        outcome => outcome,
+    }
+}
+
 /// Makes an error of the SDK one for people.
 pub(super) trait Explain<T> {
     /// Says what was called.

@@ -4,11 +4,10 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use aws_sdk_ec2::types::{Filter, NetworkInterface, VolumeState};
 
-use super::apply::unless;
-use super::aws::{Aws, Class, Explain, class_of};
+use super::aws::{Aws, Class, Explain, class_of, unless};
 use super::desired::is_our_dashboard;
 use super::launch;
 use super::look::{
@@ -56,18 +55,7 @@ pub(super) fn down(args: &Down) -> anyhow::Result<ExitCode> {
     };
     for region in &regions {
         let destroyed = settings::check_region(region)
-            .and_then(|()| runtime.block_on(async {
-                let aws = Aws::connect(region).await?;
-                if let Some(pair) = key_pair(&aws, &stack).await?
-                    && own_key.as_ref().is_some_and(|own| *own != pair.public_key)
-                {
-                    bail!(
-                        "it has another SSH key than this folder has, so it may be somebody else's; if it is to be destroyed, \
-                         name it: --stack {stack}"
-                    );
-                }
-                destroy(&aws, &stack).await
-            }));
+            .and_then(|()| runtime.block_on(down_in(region, &stack, own_key.as_deref())));
         match destroyed {
             Ok(()) => {
                 ui::note(&format!("nothing is left of {stack} in {region}"));
@@ -89,6 +77,21 @@ pub(super) fn down(args: &Down) -> anyhow::Result<ExitCode> {
         [] => Ok(ExitCode::SUCCESS),
         failed => bail!("the stack {stack} is not down:\n{}", failed.join("\n")),
     }
+}
+
+/// Destroys a stack in a region, unless it has another key than it should have.
+async fn down_in(region: &str, stack: &str, own_key: Option<&str>) -> anyhow::Result<()> {
+    let aws = Aws::connect(region).await?;
+    if let Some(own) = own_key
+        && let Some(pair) = key_pair(&aws, stack).await?
+    {
+        ensure!(
+            pair.public_key == own,
+            "it has another SSH key than this folder has, so it may be somebody else's; if it is to be destroyed, name it: \
+             --stack {stack}"
+        );
+    }
+    destroy(&aws, stack).await
 }
 
 /// All regions that are enabled for the account.

@@ -12,11 +12,11 @@ use aws_sdk_ec2::types::{
 };
 use base64::Engine;
 
-use super::apply;
-use super::aws::{Aws, Class, Explain, class_of};
+use super::aws::{Aws, Class, Explain, class_of, unless};
 use super::boot::{HostKey, user_data};
 use super::desired::{EXPIRES_TAG, FINGERPRINT_TAG, ROLE_TAG, TAG};
-use super::look::{Image, Network, instances};
+use super::look::instances;
+use super::place::{Image, Network};
 use super::settings::Settings;
 use super::state::{Instance, Life};
 use crate::hosts::Role;
@@ -254,7 +254,7 @@ pub(super) async fn end(aws: &Aws, ids: Vec<String>) -> anyhow::Result<()> {
     }
     let mut failed = Vec::new();
     for id in ids {
-        if let Err(error) = apply::unless(Class::NotFound, end(vec![id.clone()]).await) {
+        if let Err(error) = unless(Class::NotFound, end(vec![id.clone()]).await) {
             failed.push(format!("{id}: {error:#}"));
         }
     }

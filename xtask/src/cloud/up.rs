@@ -11,7 +11,8 @@ use anyhow::{Context, bail, ensure};
 use super::apply::{Apply, NotOurs};
 use super::aws::{self, Aws};
 use super::desired::Desired;
-use super::look::{Network, instances, look, without_comment};
+use super::look::{instances, look, without_comment};
+use super::place::Network;
 use super::plan::{self, Change, Sign};
 use super::settings::{Settings, on_call};
 use super::state::{Instance, State, names};
@@ -22,7 +23,8 @@ use crate::hosts::{Cast, HostEntry, Inventory, Role};
 use crate::interrupt::{self, Interrupted};
 use crate::keys::{self, KeyFiles};
 use crate::remote::probe::{Probed, probe};
-use crate::remote::up::{BlackBox, Programs, Wanted, make_ready};
+use crate::remote::programs::{BlackBox, Programs};
+use crate::remote::up::{Wanted, make_ready};
 use crate::remote::{self, all, each};
 use crate::runtime::runtime;
 use crate::ui;
@@ -260,41 +262,34 @@ async fn converge(
 ) -> anyhow::Result<Vec<Instance>> {
     let Target { aws, network, desired, .. } = target;
     let mut state = target.state.clone();
-    let mut pause = ROUND_PAUSE;
-    for round in 0..ROUNDS {
-        if round > 0 {
-            if changes.is_empty() {
-                break;
-            }
-            // Answers may be older than our own changes.
-            tokio::time::sleep(pause).await;
-            pause *= 2;
-            state = look(aws, &desired.name).await?;
-            changes = plan::plan(desired, &state)?;
-            if changes.is_empty() {
-                break;
-            }
-            ui::note("the cloud has changed meanwhile:");
-            show(&changes, desired, &state);
-        }
+    let (mut rounds, mut pause) = (0..ROUNDS, ROUND_PAUSE);
+    while !changes.is_empty() {
+        ensure!(
+            rounds.next().is_some(),
+            "the stack is still not as it should be after {ROUNDS} rounds; is another cargo xtask up at work on it?"
+        );
         *has_launched |= changes.iter().any(|change| matches!(change, Change::Launch { .. }));
         let mut apply = Apply::new(aws, &prepared.settings, desired, network, &state);
         apply.run(&changes).await?;
         let launched: Vec<_> = apply.launched.into_values().flatten().collect();
-        if changes.is_empty() {
-            break;
-        }
         state = look(aws, &desired.name).await?;
         // What was seen once and is not in a later answer must not be launched again.
         if !launched.iter().all(|id| state.instances.iter().any(|instance| instance.id == *id)) {
             state.instances = launch::await_running(aws, &desired.name, &launched).await?;
         }
         changes = plan::plan(desired, &state)?;
+        if !changes.is_empty() {
+            // Answers may be older than our own changes.
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+            state = look(aws, &desired.name).await?;
+            changes = plan::plan(desired, &state)?;
+        }
+        if !changes.is_empty() {
+            ui::note("the cloud has changed meanwhile:");
+            show(&changes, desired, &state);
+        }
     }
-    ensure!(
-        changes.is_empty(),
-        "the stack is still not as it should be after {ROUNDS} rounds; is another cargo xtask up at work on it?"
-    );
     let ids: Vec<_> = state.instances.iter().map(|instance| instance.id.clone()).collect();
     launch::await_running(aws, &desired.name, &ids).await
 }
