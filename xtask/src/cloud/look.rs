@@ -37,8 +37,7 @@ pub(super) async fn key_pair(aws: &Aws, stack: &str) -> anyhow::Result<Option<Ke
     let call = aws.ec2.describe_key_pairs().filters(by_tag(stack)).include_public_key(true);
     let found = call.send().await.explain("ec2:DescribeKeyPairs", aws)?;
     let Some(pair) = found.key_pairs().first() else { return Ok(None) };
-    let id = pair.key_pair_id().context("a key pair has no id")?.to_owned();
-    Ok(Some(KeyPair { id, public_key: without_comment(pair.public_key().unwrap_or_default()) }))
+    Ok(Some(KeyPair { public_key: without_comment(pair.public_key().unwrap_or_default()) }))
 }
 
 /// A public key without its comment, which EC2 does not keep as it was.

@@ -30,7 +30,6 @@ impl State {
 /// An SSH key that EC2 puts on machines.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct KeyPair {
-    pub(super) id: String,
     /// As in authorized_keys, without the comment.
     pub(super) public_key: String,
 }

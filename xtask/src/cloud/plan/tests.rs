@@ -93,7 +93,7 @@ fn alarm() -> impl Strategy<Value = (String, Alarm)> {
 }
 
 fn state() -> impl Strategy<Value = State> {
-    let key_pair = proptest::option::of(Just(KeyPair { id: "key-1".into(), public_key: KEY.into() }));
+    let key_pair = proptest::option::of(Just(KeyPair { public_key: KEY.into() }));
     let group = proptest::option::of(btree_set(rule(), 0..5).prop_map(|rules| Group {
         id: "sg-1".into(),
         vpc: "vpc-1".into(),
@@ -119,7 +119,7 @@ fn apply(change: &Change, desired: &Desired, state: &mut State, new: &mut BTreeM
     match change {
         Change::ImportKeyPair => {
             let public_key = desired.public_key.clone();
-            assert!(state.key_pair.replace(KeyPair { id: "key-2".into(), public_key }).is_none());
+            assert!(state.key_pair.replace(KeyPair { public_key }).is_none());
         }
         Change::CreateTopic => {
             let topic = Topic { arn: "arn:s".into(), subscriptions: BTreeMap::new() };
