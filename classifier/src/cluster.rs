@@ -4,25 +4,31 @@
 //! 2. When all are there, each gets the generation and the member list, and makes its data connections: to the
 //!    processes before it in the list, and from those behind it.
 //! 3. When its data connections stand and the receiver has let it in, a process says that it has formed.
-//! 4. When all have, the initializer says start. From then on, heartbeats run both ways.
+//! 4. When all have, the initializer says start.
+//!
+//! Heartbeats run both ways from the beginning. When a process is lost, all others leave, and are started again; together
+//! they form the next generation, without those that are not back in time ([`membership`]).
 
 pub mod initializer;
 pub mod member;
+pub mod membership;
 pub mod mesh;
 
 use std::net::TcpStream;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, bail, ensure};
 use wire::frame::FrameReader;
 use wire::opening::{self, ControlMessage, Member};
 use wire::token::Token;
 
 /// How often heartbeats are sent, and after how long without one the other side is gone.
-const HEARTBEAT: Duration = Duration::from_secs(1);
-const SILENCE: Duration = Duration::from_secs(10);
+const HEARTBEAT: Duration = Duration::from_millis(500);
+const SILENCE: Duration = Duration::from_secs(5);
+/// As long as heartbeats come.
+const FOREVER: Duration = Duration::from_secs(wire::program::LONGEST_WAIT);
 
 /// What a process knows of the cluster that it wants to be in.
 #[derive(Debug, Clone)]
@@ -33,12 +39,14 @@ pub struct Settings {
     pub my_control: Option<String>,
     /// How this process describes itself; its data address as it is to be reached.
     pub me: Member,
-    /// How many processes form the cluster.
+    /// How many processes form the cluster when all are there.
     pub processes: usize,
     /// The job's token.
     pub token: Option<Token>,
     /// How long forming the cluster may take.
     pub patience: Duration,
+    /// How long the initializer waits for processes to come back, if it has formed a cluster before.
+    pub rejoin: Option<Duration>,
 }
 
 /// The cluster, as far as it is formed: all know of each other.
@@ -78,70 +86,66 @@ impl Drop for LeaveOnDrop {
     }
 }
 
-/// Listens to a peer and sends it heartbeats, on threads of their own. A peer that is silent for too long, that
-/// leaves before the work is done, or that says shutdown, ends this process.
-fn keep_in_touch(peer: Peer, leaving: &Leaving) -> anyhow::Result<()> {
-    let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
-    let Peer { name, stream, mut reader } = peer;
-    thread("heartbeat")
-        .spawn(move || {
-            // That the connection is broken is seen by the thread that reads.
-            while opening::send_json(&stream, &ControlMessage::Heartbeat).is_ok() {
-                std::thread::sleep(HEARTBEAT);
-            }
-        })
-        .context("starting a thread")?;
-    let leaving = leaving.clone();
-    thread("control")
-        .spawn(move || {
-            let reason = hear_out(&mut reader);
-            if !leaving.is_leaving() {
-                crate::fail(format_args!("{name}: {reason:#}"));
-            }
-        })
-        .context("starting a thread")?;
-    Ok(())
-}
-
-/// Hears heartbeats until something else comes, and says what.
-fn hear_out(reader: &mut FrameReader<TcpStream>) -> anyhow::Error {
-    loop {
-        match message(reader, SILENCE) {
-            Ok(ControlMessage::Heartbeat) => {}
-            Ok(ControlMessage::Shutdown) => return anyhow!("the cluster was asked to shut down"),
-            Ok(other) => return anyhow!("an unexpected message: {other:?}"),
-            Err(error) => return error,
-        }
-    }
-}
-
-/// The other side of a control connection.
-struct Peer {
+/// The way to the other side of a control connection. Heartbeats go there as long as the connection stands; it is closed when
+/// this is dropped.
+struct Link {
     name: String,
-    stream: TcpStream,
-    reader: FrameReader<TcpStream>,
+    stream: Arc<Mutex<TcpStream>>,
 }
 
-impl Peer {
-    /// Whether the connection has ended; nothing is taken from it.
-    fn has_left(&self) -> bool {
-        let peek = || -> std::io::Result<usize> {
-            self.stream.set_nonblocking(true)?;
-            let peeked = self.stream.peek(&mut [0]);
-            self.stream.set_nonblocking(false)?;
-            peeked
-        };
-        match peek() {
-            Ok(bytes) => bytes == 0,
-            Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
-        }
+impl Link {
+    fn new(name: String, stream: &TcpStream) -> anyhow::Result<Self> {
+        let stream = stream.try_clone().context("splitting a control connection")?;
+        let stream = Arc::new(Mutex::new(stream));
+        let link = Self { name, stream: Arc::clone(&stream) };
+        std::thread::Builder::new()
+            .name("heartbeat".into())
+            .spawn(move || {
+                // That the connection is broken is seen by the thread that reads.
+                while send(&stream, &ControlMessage::Heartbeat).is_ok() {
+                    std::thread::sleep(HEARTBEAT);
+                }
+            })
+            .context("starting a thread")?;
+        Ok(link)
+    }
+
+    fn send(&self, message: &ControlMessage) -> anyhow::Result<()> {
+        send(&self.stream, message)
+    }
+
+    fn stream(&self) -> MutexGuard<'_, TcpStream> {
+        lock(&self.stream)
     }
 }
 
-/// The next control message.
+impl Drop for Link {
+    fn drop(&mut self) {
+        // Its heartbeat would keep it open; that it is closed already is as good.
+        let _ = self.stream().shutdown(std::net::Shutdown::Both);
+    }
+}
+
+fn send(stream: &Mutex<TcpStream>, message: &ControlMessage) -> anyhow::Result<()> {
+    opening::send_json(&*lock(stream), message)
+}
+
+fn lock(stream: &Mutex<TcpStream>) -> MutexGuard<'_, TcpStream> {
+    stream.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The next control message that is no heartbeat; heartbeats must come meanwhile.
 fn message(reader: &mut FrameReader<TcpStream>, limit: Duration) -> anyhow::Result<ControlMessage> {
-    match reader.next_frame_within(limit)? {
-        Some(payload) => opening::answer(&payload, reader.peer()),
-        None => bail!("it left the cluster"),
+    let deadline = Instant::now() + limit;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        ensure!(!left.is_zero(), "nothing but heartbeats from {} within {limit:?}", reader.peer());
+        match reader.next_frame_within(left.min(SILENCE))? {
+            Some(payload) => match opening::answer(&payload, reader.peer())? {
+                ControlMessage::Heartbeat => {}
+                other => return Ok(other),
+            },
+            None => bail!("it left the cluster"),
+        }
     }
 }

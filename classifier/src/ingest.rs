@@ -206,7 +206,7 @@ impl Shared {
         }
         let served = self.serve_resuming(visitor, &first, &mut reader);
         if let Err(reason) = &served {
-            opening::refuse(&visitor.stream, &Refusal { refused: format!("{reason:#}") });
+            opening::refuse(&visitor.stream, &Refusal::from(reason));
         }
         served
     }

@@ -28,9 +28,16 @@ pub mod uplink;
 pub mod watch;
 pub mod window;
 
-/// Ends the process with a reason. Timely is fail-stop: a process that cannot go on takes the cluster's
-/// generation down with it, so there is nothing to unwind.
+/// Ends the process with a reason for which the job fails. Timely is fail-stop: a process that cannot go on takes the
+/// cluster's generation down with it, so there is nothing to unwind.
 pub fn fail(reason: impl std::fmt::Display) -> ! {
     wire::say!("classifier: {reason}");
     std::process::exit(1);
+}
+
+/// Ends the process, and with it this generation of the cluster, because of something that passes: when it is started
+/// again, it will be in the next generation.
+pub fn leave_generation(reason: impl std::fmt::Display) -> ! {
+    wire::say!("classifier: {reason}");
+    std::process::exit(i32::from(wire::program::TEMPORARY));
 }

@@ -3,11 +3,12 @@
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use clap::{Parser, Subcommand};
-use classifier::blackbox::{Kind, Maker};
+use classifier::blackbox::{BlackBox, Kind, Maker};
 use classifier::classify::Classifier;
 use classifier::cluster::initializer::Gathered;
 use classifier::cluster::member::Joined;
@@ -19,7 +20,7 @@ use classifier::{file, ingest};
 use wire::net::{self, WhenTaken};
 use wire::opening::{Member, ResultsOpening};
 use wire::ports;
-use wire::program::Ready;
+use wire::program::{Ready, Temporary};
 use wire::token::Token;
 
 /// Classifies rows on a cluster of processes and threads.
@@ -94,8 +95,13 @@ struct Args {
     /// How long forming the cluster may take; Python boxes are loaded meanwhile
     #[arg(long, value_name = "SECONDS", default_value_t = 180, value_parser = clap::value_parser!(u64).range(1..=wire::program::LONGEST_WAIT))]
     join_patience: u64,
+    /// How long an initializer that is started again waits for the other processes to come back, before it goes on without
+    /// those that do not
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(0..=wire::program::LONGEST_WAIT))]
+    rejoin_patience: u64,
     /// Write addresses to this file: the initializer writes `control` when others can join and
-    /// adds `rows` when rows can come in; the others write it when the cluster has started
+    /// adds `rows` when rows can come in; the others write it when the cluster has started. A process that finds its own
+    /// addresses there has been started again, and listens at the same ones
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
 }
@@ -174,7 +180,9 @@ fn end_on_panic() {
     std::panic::set_hook(Box::new(move |panic| {
         let message = panic.payload_as_str().unwrap_or_default();
         match message.strip_prefix("timely communication error: ") {
-            Some(error) => wire::say!("classifier: lost another process of the cluster: {error}"),
+            Some(error) => classifier::leave_generation(format_args!(
+                "lost another process of the cluster: {error}"
+            )),
             None => report(panic),
         }
         std::process::exit(101);
@@ -204,8 +212,8 @@ fn run(args: &Args) -> anyhow::Result<()> {
         true => "initializer".into(),
         false => format!("worker-{}", std::process::id()),
     });
-    // A box that cannot start should say so before anybody waits for this process.
-    let boxes = args.black_box.maker().make_many(args.workers as usize)?;
+    let boxes = make_boxes(args)?;
+    let before = Ready::before(args.ready_file.as_deref())?;
     let data = net::listen("data connections", &args.my_data, args.when_taken())?;
     let settings = Settings {
         control: args.control.clone(),
@@ -220,31 +228,51 @@ fn run(args: &Args) -> anyhow::Result<()> {
         processes: args.worker_count as usize,
         token,
         patience: Duration::from_secs(args.join_patience),
+        // An initializer has an address for rows when its cluster has formed.
+        rejoin: before.addresses.contains_key("rows").then(|| Duration::from_secs(args.rejoin_patience)),
     };
     let leaving = Leaving::default();
     if args.cluster_initializer {
-        initialize(args, &settings, data, boxes, &leaving)
+        initialize(args, &settings, data, boxes, &before, &leaving)
     } else {
         join(args, &settings, data, boxes, leaving)
     }
 }
 
-type Boxes = Vec<Box<dyn classifier::blackbox::BlackBox>>;
+/// Boxes, or the thread that makes them.
+type Boxes = JoinHandle<Vec<Box<dyn BlackBox>>>;
+
+/// Makes the boxes while the cluster forms, since an interpreter takes its time. One that cannot be made ends this process at
+/// once.
+fn make_boxes(args: &Args) -> anyhow::Result<Boxes> {
+    let (maker, workers) = (args.black_box.maker(), args.workers as usize);
+    let make = move || maker.make_many(workers).unwrap_or_else(|e| classifier::fail(format_args!("{e:#}")));
+    std::thread::Builder::new().name("boxes".into()).spawn(make).context("starting a thread")
+}
+
+fn made(boxes: Boxes) -> Vec<Box<dyn BlackBox>> {
+    boxes.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
 
 fn initialize(
     args: &Args,
     settings: &Settings,
     data: TcpListener,
     boxes: Boxes,
+    before: &Ready,
     leaving: &Leaving,
 ) -> anyhow::Result<()> {
-    let control =
-        net::listen("control", args.my_control.as_ref().unwrap_or(&args.control), args.when_taken())?;
+    let was_at = |what: &str| before.addresses.get(what).copied();
+    let control = args.my_control.as_ref().unwrap_or(&args.control);
+    let control = net::listen_again("control", was_at("control"), control, args.when_taken())?;
     let (control_address, data_address) = (control.local_addr()?, data.local_addr()?);
-    Ready::new([("control", control_address), ("data", data_address)]).write(args.ready_file.as_deref())?;
+    if settings.rejoin.is_none() {
+        let ready = Ready::new([("control", control_address), ("data", data_address)]);
+        ready.write(args.ready_file.as_deref())?;
+    }
     // The port is taken now, so that it is said now if another program has it; senders are let in when the cluster has
     // formed.
-    let rows = net::bind("rows", &args.input, args.when_taken())?;
+    let rows = net::bind_again("rows", was_at("rows"), &args.input, args.when_taken())?;
     let gathered = Gathered::gather(settings, control)?;
     let formation = gathered.formation.clone();
     let sockets = mesh::connect(data, &formation, settings.token.as_ref(), settings.patience)?;
@@ -261,6 +289,7 @@ fn initialize(
             settings.me.settings
         );
     }
+    let boxes = made(boxes);
     gathered.start(leaving)?;
     let listener = rows.listen()?;
     Ready::new([("control", control_address), ("data", data_address), ("rows", listener.local_addr()?)])
@@ -303,7 +332,8 @@ fn join(
     let sockets = mesh::connect(data, &formation, settings.token.as_ref(), settings.patience)?;
     let who = ResultsOpening::Worker { name: settings.me.name.clone(), generation: formation.generation };
     let uplink = Uplink::connect(&args.output, settings.token.as_ref(), &who, settings.patience)?;
-    joined.start(&leaving)?;
+    let boxes = made(boxes);
+    joined.start(&leaving).context(Temporary("forming the cluster"))?;
     Ready::new([]).write(args.ready_file.as_deref())?;
     let process = Process { index: formation.process, sockets, boxes, uplink, port: None, leaving };
     dataflow::run(process)?;

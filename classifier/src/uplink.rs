@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use wire::frame::{DEFAULT_LIMIT, FrameReader};
 use wire::opening::{self, OPENING_TIME, ResultsOpening};
+use wire::program::Temporary;
 use wire::results::{self, FromReceiver, Identity, ResultBatch, Totals, Welcome};
 use wire::token::Token;
 use wire::{net, results::write_batches};
@@ -46,11 +47,13 @@ impl Uplink {
         patience: Duration,
     ) -> anyhow::Result<Self> {
         let stream = net::connect("the receiver", address, patience)?;
+        let not_now = |error| opening::unless_refused(error, Temporary("the receiver is not there just now"));
         opening::send(&stream, token, who)
-            .with_context(|| format!("opening to the receiver at {address}"))?;
+            .with_context(|| format!("opening to the receiver at {address}"))
+            .map_err(not_now)?;
         let clone = stream.try_clone().context("splitting the connection to the receiver")?;
         let mut reader = FrameReader::new(clone, format!("the receiver at {address}"), DEFAULT_LIMIT);
-        let welcome = opening::await_answer(&mut reader, OPENING_TIME)?;
+        let welcome = opening::await_answer(&mut reader, OPENING_TIME).map_err(not_now)?;
         Ok(Self { stream, reader, welcome })
     }
 
@@ -71,7 +74,7 @@ impl Uplink {
         thread("uplink")
             .spawn(move || {
                 if let Err(error) = write(&stream, &ups) {
-                    crate::fail(format_args!("sending results to the receiver: {error:#}"));
+                    crate::leave_generation(format_args!("sending results to the receiver: {error:#}"));
                 }
             })
             .context("starting a thread")?;
@@ -81,7 +84,7 @@ impl Uplink {
                 if !leaving() {
                     let reason =
                         outcome.err().map_or_else(|| "it closed the connection".into(), |e| format!("{e:#}"));
-                    crate::fail(format_args!("lost the receiver: {reason}"));
+                    crate::leave_generation(format_args!("lost the receiver: {reason}"));
                 }
             })
             .context("starting a thread")?;

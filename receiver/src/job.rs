@@ -7,9 +7,10 @@ use std::net::TcpStream;
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{bail, ensure};
+use anyhow::{anyhow, bail, ensure};
 use initializer::Initializer;
 use wire::opening;
+use wire::program::Temporary;
 use wire::results::{FromReceiver, Identity, Outcome, Progress, Summary, Totals, Welcome};
 
 use crate::checkpoint::Position;
@@ -118,11 +119,11 @@ impl Job {
     /// The reason why it may not come in.
     pub fn admit(&self, stream: TcpStream, generation: u64, initializer: bool) -> anyhow::Result<u64> {
         let mut state = self.state();
-        ensure!(
-            generation >= state.generation,
-            "generation {generation} of the cluster is over; generation {} is at work",
-            state.generation
-        );
+        if generation < state.generation {
+            let newest = state.generation;
+            let error = anyhow!("generation {generation} of the cluster is over; generation {newest} is at work");
+            return Err(error.context(Temporary("the cluster has formed anew")));
+        }
         if generation > state.generation {
             state.generation = generation;
             state.initializer = None;
@@ -340,11 +341,11 @@ impl Job {
             .unwrap_or_else(std::sync::PoisonError::into_inner);
     }
 
-    /// How the job goes, and whether it has ended.
-    pub fn progress(&self) -> (Progress, bool) {
+    /// How the job goes.
+    pub fn progress(&self) -> Progress {
         let state = self.state();
         let Position { next_row: rows, rejects, result_bytes: bytes, .. } = state.durable;
-        (Progress { rows, rejects, bytes }, state.end.is_some())
+        Progress { rows, rejects, bytes, ended: state.end.is_some() }
     }
 }
 

@@ -74,7 +74,8 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
     })?;
     let stopping = std::sync::Arc::clone(&server);
     wire::program::on_end_signals(move || stopping.stop())?;
-    let listener = net::listen("results", &args.listen, WhenTaken::any_port(args.any_port))?;
+    let before = Ready::before(args.ready_file.as_deref())?.addresses.get("results").copied();
+    let listener = net::listen_again("results", before, &args.listen, WhenTaken::any_port(args.any_port))?;
     Ready::new([("results", listener.local_addr()?)]).write(args.ready_file.as_deref())?;
     let archive = match args.archive.zip(args.output) {
         Some((path, output)) => Some(Archive::start(&path, &ResultFiles::beside(&output)?, server.job())?),

@@ -81,7 +81,7 @@ impl Server {
             }
             None => Mode::Undecided,
         };
-        let finished_before = job.progress().1;
+        let finished_before = job.progress().ended;
         Ok(Arc::new(Self { settings, job, mode: Mutex::new(mode), finished_before, queue }))
     }
 
@@ -183,7 +183,7 @@ impl Server {
                 outcome.with_context(|| format!("classifier {}", process.name))
             }
             Err(reason) => {
-                opening::refuse(&visitor.stream, &Refusal { refused: format!("{reason:#}") });
+                opening::refuse(&visitor.stream, &Refusal::from(&reason));
                 Err(reason.context("refused"))
             }
         }
@@ -232,8 +232,8 @@ impl Server {
     /// Tells an observer how the job goes, until it leaves or the job ends.
     fn observe(&self, stream: &TcpStream) {
         loop {
-            let (progress, ended) = self.job.progress();
-            if opening::send_json(stream, &progress).is_err() || ended {
+            let progress = self.job.progress();
+            if opening::send_json(stream, &progress).is_err() || progress.ended {
                 return;
             }
             std::thread::sleep(OBSERVER_PAUSE);

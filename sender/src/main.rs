@@ -44,6 +44,9 @@ struct Args {
     /// A file with the job's token
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// A name for this sender that no other one has; one that is started again with the same goes on where it was
+    #[arg(long, value_name = "NAME")]
+    session: Option<String>,
     /// How long to wait for the source, at first and whenever it is lost
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=wire::program::LONGEST_WAIT))]
     patience: u64,
@@ -73,7 +76,8 @@ fn run(args: Args) -> anyhow::Result<()> {
     if args.check {
         return Ok(());
     }
-    let target = Target { address, token, patience: Duration::from_secs(args.patience) };
+    let (session, patience) = (args.session, Duration::from_secs(args.patience));
+    let target = Target { address, token, session, patience };
     let rows = session::send_all(&target, &mut *input)?;
     wire::say!("sender: {rows} rows are classified and durable");
     Ok(())

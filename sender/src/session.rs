@@ -34,6 +34,8 @@ pub struct Target {
     pub address: String,
     /// The job's token.
     pub token: Option<Token>,
+    /// The name that this sender had before, if it has been started again; else it makes one up.
+    pub session: Option<String>,
     /// How long to wait for the source, at first and whenever it is lost.
     pub patience: Duration,
 }
@@ -52,7 +54,8 @@ enum Failure {
 /// A source that refuses, that fails, that is not there for longer than the target's patience, or that is lost
 /// again and again without taking a row.
 pub fn send_all(target: &Target, input: &mut dyn Input) -> anyhow::Result<u64> {
-    let opening = SenderOpening { session: Some(session()?) };
+    let session = target.session.clone().map_or_else(session, Ok)?;
+    let opening = SenderOpening { session: Some(session) };
     let mut furthest = None;
     let mut sent = None;
     let mut in_vain = 0;
@@ -61,8 +64,9 @@ pub fn send_all(target: &Target, input: &mut dyn Input) -> anyhow::Result<u64> {
         let mut asked = None;
         let lost = match connection(target, &opening, input, deadline, &mut asked, &mut sent) {
             Ok(rows) => {
+                // With the name of an earlier one, all rows are this sender's, whether or not it has sent them in this life.
                 ensure!(
-                    sent == Some(rows),
+                    sent == Some(rows) || (sent.is_none() && target.session.is_some()),
                     "the source at {} says that all of {rows} rows are durable, and {} were sent: they are another \
                      sender's",
                     target.address,
@@ -283,7 +287,7 @@ mod tests {
     }
 
     fn target(address: SocketAddr, patience: Duration) -> Target {
-        Target { address: address.to_string(), token: None, patience }
+        Target { address: address.to_string(), token: None, session: None, patience }
     }
 
     #[test]

@@ -114,6 +114,9 @@ pub struct Program {
     pub environment: BTreeMap<String, String>,
     /// The file, in the host's folder, that it writes when it is ready.
     pub ready_file: String,
+    /// Start it again when it dies.
+    #[serde(default)]
+    pub restart: bool,
 }
 
 /// Something happened, mostly to a program.
@@ -127,7 +130,14 @@ pub enum Event {
         /// What the file says.
         ready: Ready,
     },
-    /// It ended.
+    /// It died, and is started again.
+    Died {
+        /// Its name.
+        name: String,
+        /// How: the exit code or the signal, in words.
+        status: String,
+    },
+    /// It ended for good.
     Ended {
         /// Its name.
         name: String,
@@ -179,6 +189,9 @@ pub struct ProgramStatus {
     pub pid: u32,
     /// How long it has been running, in seconds, if it runs.
     pub running: Option<u64>,
+    /// How it died before it was started again, each time that it did.
+    #[serde(default)]
+    pub deaths: Vec<String>,
     /// How it ended, if it has.
     pub end: Option<End>,
 }

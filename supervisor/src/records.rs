@@ -71,6 +71,8 @@ pub struct Record {
     pub keeper: Process,
     /// When it was started, in seconds since 1970.
     pub since: u64,
+    /// How it died before it was started again, each time that it did.
+    pub deaths: Vec<String>,
 }
 
 /// The files about programs.
@@ -188,22 +190,28 @@ impl Records {
     /// # Errors
     /// When a process stays although it was killed.
     pub fn stop(&self, record: &Record, grace: Duration) -> anyhow::Result<()> {
-        record.process.signal(Signal::SIGTERM);
-        if !await_gone(&record.process, grace) {
-            record.process.signal(Signal::SIGKILL);
+        // The keeper passes it on, and does not start the program again.
+        record.keeper.signal(Signal::SIGTERM);
+        if await_gone(&record.keeper, grace) && !record.process.is_alive() {
+            return Ok(());
         }
-        for (process, what) in [(&record.process, "program"), (&record.keeper, "keeper")] {
-            if await_gone(process, KILL_TIME) {
-                continue;
-            }
-            process.signal(Signal::SIGKILL);
-            anyhow::ensure!(
-                await_gone(process, KILL_TIME),
-                "ending {}: its {what}, process {}, is still there {KILL_TIME:?} after it was killed",
-                record.program.name,
-                process.pid
-            );
+        // The keeper first, so that the program stays dead.
+        self.kill(&record.keeper, &format!("the keeper of {}", record.program.name))?;
+        // It may have been started again meanwhile.
+        let newest = self.load(&record.program.name)?;
+        for record in [Some(record), newest.as_ref()].into_iter().flatten() {
+            self.kill(&record.process, &record.program.name)?;
         }
+        Ok(())
+    }
+
+    fn kill(&self, process: &Process, what: &str) -> anyhow::Result<()> {
+        process.signal(Signal::SIGKILL);
+        anyhow::ensure!(
+            await_gone(process, KILL_TIME),
+            "ending {what}: process {} is still there {KILL_TIME:?} after it was killed",
+            process.pid
+        );
         Ok(())
     }
 }

@@ -247,9 +247,7 @@ impl Host {
         let output = Arc::clone(&self.output);
         let observe = move || {
             let hear = |progress| say(&output, &Message::Event(Event::Progress(progress))).is_ok();
-            if let Err(error) = wire::observer::observe(&address, Some(&token), hear) {
-                wire::say!("supervisor: observing the receiver: {error:#}");
-            }
+            wire::observer::keep_observing(&address, Some(&token), hear);
         };
         std::thread::Builder::new().name("observer".into()).spawn(observe).context("starting a thread")?;
         Ok(())
@@ -285,7 +283,7 @@ impl Host {
         let running = record.process.is_alive().then(|| now.saturating_sub(record.since));
         // What is not readable here is told when the program's end is asked for.
         let end = self.records.load_end(&name).ok().flatten();
-        ProgramStatus { name, pid: record.process.pid, running, end }
+        ProgramStatus { name, pid: record.process.pid, running, deaths: record.deaths.clone(), end }
     }
 
     fn holder(&self) -> anyhow::Result<Option<Holder>> {

@@ -83,6 +83,7 @@ fn script(name: &str, script: &str) -> Request {
         args: vec!["-c".into(), script.into()],
         environment: BTreeMap::from([("GREETING".into(), "hello".into())]),
         ready_file: format!("run/{name}.ready"),
+        restart: false,
     })
 }
 
@@ -200,6 +201,7 @@ fn what_is_not_in_its_folder_is_none_of_its_business() {
             args: Vec::new(),
             environment: BTreeMap::new(),
             ready_file: "run/x.ready".into(),
+            restart: false,
         }))
         .unwrap_err();
     assert!(why.contains("starting x: there is no ") && why.contains("app/nothing"), "{why}");

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
+use crate::program::Temporary;
+
 /// Connects to `what` at `address` (`HOST:PORT`), again and again until it answers or `limit` is over.
 ///
 /// # Errors
@@ -101,6 +103,35 @@ impl WhenTaken {
 /// Says what for and where, and what to do when the port is taken.
 pub fn listen(what: &str, address: &str, when_taken: WhenTaken) -> anyhow::Result<TcpListener> {
     bind(what, address, when_taken)?.listen()
+}
+
+/// As [`listen`]; a program that has been started again listens where it did `before`, since others know that address.
+///
+/// # Errors
+/// As [`listen`].
+pub fn listen_again(
+    what: &str,
+    before: Option<SocketAddr>,
+    address: &str,
+    when_taken: WhenTaken,
+) -> anyhow::Result<TcpListener> {
+    bind_again(what, before, address, when_taken)?.listen()
+}
+
+/// As [`bind`]; a program that has been started again binds where it did `before`.
+///
+/// # Errors
+/// As [`bind`].
+pub fn bind_again(
+    what: &str,
+    before: Option<SocketAddr>,
+    address: &str,
+    when_taken: WhenTaken,
+) -> anyhow::Result<Bound> {
+    let Some(before) = before else { return bind(what, address, when_taken) };
+    // Somebody may have it for a moment: the one that it was before, or a connection that was given this port.
+    bind(what, &before.to_string(), WhenTaken::Fail)
+        .context(Temporary("listening where this program did before"))
 }
 
 /// An address that is taken, and at which nobody listens yet: who connects is refused.

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::VERSION;
 use crate::frame::{self, ENQ, FrameReader};
+use crate::program::Temporary;
 use crate::token::{self, Token};
 
 /// How long a new connection may take to say who it is.
@@ -36,6 +37,32 @@ struct Opening<T> {
 pub struct Refusal {
     /// The reason.
     pub refused: String,
+    /// The reason passes: who comes again later may be let in.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub later: bool,
+}
+
+impl Refusal {
+    /// For good.
+    pub fn new(reason: impl Into<String>) -> Self {
+        Self { refused: reason.into(), later: false }
+    }
+}
+
+impl From<&anyhow::Error> for Refusal {
+    fn from(error: &anyhow::Error) -> Self {
+        Self { refused: format!("{error:#}"), later: error.is::<Temporary>() }
+    }
+}
+
+/// A connection that was refused, as the one sees it who opened it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{peer} refused the connection: {refusal}")]
+pub struct Refused {
+    /// Who has refused it.
+    pub peer: String,
+    /// Why.
+    pub refusal: Refusal,
 }
 
 /// What the source tells a sender that opened with ENQ.
@@ -163,7 +190,7 @@ pub fn is_opening(first: &[u8]) -> bool {
 /// # Errors
 /// The reason to refuse the peer; it should be [told](refuse) in these words.
 pub fn check<T: DeserializeOwned>(first: &[u8], ours: Option<&Token>) -> Result<T, Refusal> {
-    let refusal = |refused: String| Refusal { refused };
+    let refusal = |reason: String| Refusal::new(reason);
     // Version and token first: a stranger learns nothing about what else the port wants.
     let outline: Opening<serde_json::Map<String, serde_json::Value>> = first
         .strip_prefix(&[ENQ])
@@ -204,9 +231,16 @@ pub fn send_json<T: Serialize>(stream: impl Write, message: &T) -> anyhow::Resul
 /// A refusal, or an answer that is neither.
 pub fn answer<T: DeserializeOwned>(payload: &[u8], peer: &str) -> anyhow::Result<T> {
     if let Ok(refusal) = serde_json::from_slice::<Refusal>(payload) {
-        bail!("{peer} refused the connection: {refusal}");
+        let later = refusal.later;
+        let error = anyhow::Error::new(Refused { peer: peer.to_owned(), refusal });
+        return Err(if later { error.context(Temporary("not now")) } else { error });
     }
     serde_json::from_slice(payload).with_context(|| format!("understanding the answer of {peer}"))
+}
+
+/// Adds to an error that it passes, unless it is a refusal, which says itself whether it does.
+pub fn unless_refused(error: anyhow::Error, temporary: Temporary) -> anyhow::Error {
+    if error.is::<Refused>() { error } else { error.context(temporary) }
 }
 
 /// Waits for the answer to an opening.
@@ -258,7 +292,7 @@ mod tests {
 
     #[test]
     fn a_refusal_is_told_from_an_answer() {
-        let refusal = serde_json::to_vec(&Refusal { refused: "no".into() }).unwrap();
+        let refusal = serde_json::to_vec(&Refusal::new("no")).unwrap();
         let error = answer::<SourceAnswer>(&refusal, "the source").unwrap_err().to_string();
         assert_eq!(error, "the source refused the connection: no");
         let next = serde_json::to_vec(&SourceAnswer::NextRow(7)).unwrap();

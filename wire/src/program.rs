@@ -5,8 +5,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
@@ -36,6 +39,16 @@ impl Ready {
         let Some(path) = path else { return Ok(()) };
         let text = serde_json::to_vec(self).context("encoding a ready file")?;
         replace_file(path, &text)
+    }
+
+    /// Where this program listened before it was started again, as its own ready file says; nowhere if it is started for the
+    /// first time.
+    ///
+    /// # Errors
+    /// As [`Ready::read`].
+    pub fn before(path: Option<&Path>) -> anyhow::Result<Self> {
+        let before = path.map(Self::read).transpose()?.flatten();
+        Ok(before.unwrap_or(Self { addresses: BTreeMap::new() }))
     }
 
     /// Reads the file; `None` while it is not there.
@@ -139,10 +152,28 @@ macro_rules! say {
     ($($format:tt)*) => { $crate::program::say(format_args!($($format)*)) };
 }
 
-/// Prints why a program failed, in one line, and gives its exit code.
+/// Prints why a program failed, in one line, and gives its exit code: [`TEMPORARY`] if [`Temporary`] is among the
+/// causes.
 pub fn failure(name: &str, error: &anyhow::Error) -> std::process::ExitCode {
     crate::say!("{name}: {error:#}");
-    std::process::ExitCode::FAILURE
+    if error.is::<Temporary>() { TEMPORARY.into() } else { std::process::ExitCode::FAILURE }
+}
+
+/// The exit code of a program that could not go on because of something that passes, such as another program that died:
+/// it may be started again (`EX_TEMPFAIL` of sysexits.h).
+pub const TEMPORARY: u8 = 75;
+
+/// Context for an error that passes: who is started again may do better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Temporary(
+    /// What was being done.
+    pub &'static str,
+);
+
+impl std::fmt::Display for Temporary {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0)
+    }
 }
 
 /// The longest time that a program can be told to wait: ten years, in seconds.
@@ -150,12 +181,26 @@ pub const LONGEST_WAIT: u64 = 10 * 365 * 24 * 3600;
 
 /// The variable in the environment that says that standard input is a [lifeline](heed_lifeline).
 pub const LIFELINE: &str = "EXIT_WITH_STDIN";
+/// Its value where standard input is a socket, and whoever holds the other end wants signs of life.
+pub const WATCHED: &str = "watched";
+/// How often a sign of life is given.
+pub const SIGN_OF_LIFE: Duration = Duration::from_millis(500);
 
 /// Ends this process when its standard input ends, if [`LIFELINE`] is set: whoever started it holds the other end of the
-/// pipe, and however that process dies, nothing of it stays behind.
+/// pipe, and however that process dies, nothing of it stays behind. If it wants to know, gives it signs of life: a process that
+/// is stopped, or on a host that is, cannot.
 pub fn heed_lifeline(name: &'static str) {
-    if std::env::var_os(LIFELINE).is_none() {
-        return;
+    let Some(kind) = std::env::var_os(LIFELINE) else { return };
+    if kind == WATCHED
+        && let Ok(stdin) = std::io::stdin().as_fd().try_clone_to_owned()
+    {
+        let mut keeper = UnixStream::from(stdin);
+        std::thread::spawn(move || {
+            // That nobody hears it is seen by the other thread.
+            while keeper.write_all(b".").is_ok() {
+                std::thread::sleep(SIGN_OF_LIFE);
+            }
+        });
     }
     std::thread::spawn(move || {
         let mut sink = [0; 64];

@@ -228,6 +228,9 @@ pub struct Progress {
     pub rejects: u64,
     /// Bytes of durable results.
     pub bytes: u64,
+    /// The job has ended, well or not; nothing more is told.
+    #[serde(default)]
+    pub ended: bool,
 }
 
 impl FromReceiver {

@@ -1,8 +1,9 @@
 //! A job on hosts: starts its programs in order, wires them, and watches them until the job is done.
 //!
 //! receiver → initializer → other classifiers → sender. Each one's addresses are known when the next is started,
-//! since programs write where they listen to a ready file. Whatever happens, nothing that was started here is
-//! left behind: a program ends when its [`Running`] is dropped.
+//! since programs write where they listen to a ready file. One that dies is started again by its host, and the job goes
+//! on; it fails when one says that it cannot go on. Whatever happens, nothing that was started here is left behind: a
+//! program ends when its [`Running`] is dropped.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -34,8 +35,12 @@ const RECEIVER_TIME: Duration = Duration::from_millis(300);
 const FAILURE_TIME: Duration = Duration::from_secs(2);
 /// How long a wait may be until it is told.
 const QUIET_TIME: Duration = Duration::from_secs(5);
-/// How a classifier ends that has lost another one: that one knows more.
-const LOST_ANOTHER: &str = "exit status: 101";
+/// How a program ends that has lost another one: that one knows more.
+const LOST_ANOTHER: &str = "exit status: 75";
+/// How long the other programs may take to end, when the receiver says that the job is done.
+const FOLLOW_TIME: Duration = Duration::from_secs(10);
+/// How long a sender may be without the cluster, whose processes have to find each other again when one of them has died.
+const SENDER_PATIENCE: u64 = 600;
 /// How many of the last lines of a program that failed are shown.
 const LAST_LINES: usize = 12;
 
@@ -156,6 +161,11 @@ pub(crate) fn run(job: &Job, hosts: &Hosts<'_>) -> anyhow::Result<Times> {
 
     let mut args = vec![rows];
     args.extend(token);
+    // A sender that is started again is the same one, with this name.
+    args.extend(["--session".into(), wire::hash::short_hex(job.token.secret().as_bytes())]);
+    if !matches!(job.input, Input::Stdin) {
+        args.extend(["--patience".into(), SENDER_PATIENCE.to_string()]);
+    }
     args.extend(job.input.sender_args());
     programs.start(hosts.metrics, "sender", "sender", args, matches!(job.input, Input::Stdin))?;
     let packing = programs.await_end(hosts.metrics, &results)?;
@@ -208,7 +218,8 @@ impl<'a> Programs<'a> {
             args.extend(["--ready-file".into(), arg(&ready_file)]);
         }
         let environment = self.job.environment.clone();
-        let launch = Launch { name: name.to_owned(), program, args, environment, ready_file, stdin };
+        let restart = !stdin;
+        let launch = Launch { name: name.to_owned(), program, args, environment, ready_file, stdin, restart };
         let running = host.start(&launch)?;
         self.running.push(Program { launch, host, running, ended: false });
         Ok(self.running.len() - 1)
@@ -247,6 +258,16 @@ impl<'a> Programs<'a> {
             let program = &mut self.running[i];
             if program.ended {
                 continue;
+            }
+            for status in program.running.deaths() {
+                // Those that only follow another one's death are not news.
+                if status != LOST_ANOTHER {
+                    ui::note(&format!(
+                        "{} on {} died ({status}), and is started again",
+                        program.launch.name,
+                        program.host.name()
+                    ));
+                }
             }
             if let Some(end) = program.running.try_wait()? {
                 program.ended = true;
@@ -309,6 +330,7 @@ impl<'a> Programs<'a> {
         let mut bar = JobBar::new(self.job.input.rows());
         let progress = metrics.observe(results, &self.job.token)?;
         let mut done: Option<Instant> = None;
+        let mut all_over: Option<Instant> = None;
         let outcome = loop {
             match self.check() {
                 Ok(true) => break Ok(()),
@@ -318,7 +340,12 @@ impl<'a> Programs<'a> {
             if let Some(now) = progress.try_iter().last() {
                 bar.show(&now);
             }
-            // When the first has ended, the job is done, and the others follow.
+            // When the first has ended, the job is done, and the others follow. The receiver has everything when it ends; one
+            // that died just then, and was started again, looks for others that are gone.
+            let receiver_ended = self.running.first().is_some_and(|receiver| receiver.ended);
+            if receiver_ended && all_over.get_or_insert_with(Instant::now).elapsed() >= FOLLOW_TIME {
+                break Ok(());
+            }
             if self.running.iter().any(|program| program.ended) {
                 let limit = if self.job.archive.is_some() { PACK_TIME } else { END_TIME };
                 if done.get_or_insert_with(Instant::now).elapsed() >= limit {

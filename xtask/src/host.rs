@@ -52,6 +52,8 @@ pub(crate) struct Launch {
     pub(crate) ready_file: PathBuf,
     /// Pass this command's standard input on.
     pub(crate) stdin: bool,
+    /// Start it again when it dies.
+    pub(crate) restart: bool,
 }
 
 /// How a program ended.
@@ -65,8 +67,11 @@ pub(crate) struct End {
 
 /// A program that was started. When this is dropped, the program is ended.
 pub(crate) trait Running {
-    /// How it ended, if it has.
+    /// How it ended for good, if it has.
     fn try_wait(&mut self) -> anyhow::Result<Option<End>>;
+
+    /// How it died since this was asked last, each time that it did and was started again.
+    fn deaths(&mut self) -> Vec<String>;
 
     /// Ends it, and waits until it is gone.
     fn kill(&mut self) -> anyhow::Result<()>;

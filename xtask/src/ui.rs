@@ -224,7 +224,7 @@ mod tests {
 
     #[test]
     fn progress_is_said_in_words() {
-        let progress = Progress { rows: 1_500_000, rejects: 2, bytes: 0 };
+        let progress = Progress { rows: 1_500_000, rejects: 2, bytes: 0, ended: false };
         let text = message(&progress, Duration::from_secs(3), Some(120_000_000));
         assert_eq!(text, "500,000 rows/s, 3 min 57 s left, 2 rejected");
         assert_eq!(message(&progress, Duration::from_millis(100), None), "at work");

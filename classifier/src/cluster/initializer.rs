@@ -1,15 +1,19 @@
 //! The process that others join.
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::collections::BTreeSet;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail};
 use wire::door::{self, Visitor};
 use wire::opening::{self, ControlMessage, ControlOpening, Member, OPENING_LIMIT, Refusal};
+use wire::program::Temporary;
 use wire::token::Token;
 
-use super::{Formation, Leaving, Peer, Settings, keep_in_touch, message};
+use super::membership::{Connection, Latecomers, Limit, Membership, Standing};
+use super::{FOREVER, Formation, Leaving, Link, Settings, message};
 
 /// How long the members have to read that they are to stop.
 const FAREWELL: Duration = Duration::from_millis(300);
@@ -18,104 +22,263 @@ const FAREWELL: Duration = Duration::from_millis(300);
 pub struct Gathered {
     /// The cluster.
     pub formation: Formation,
-    peers: Vec<Peer>,
-    knocks: Receiver<Knock>,
+    /// Those that have joined, in the order of the members.
+    peers: Vec<(Connection, Link)>,
+    /// How many should have, and have not.
+    missing: usize,
+    events: Receiver<Event>,
     patience: Duration,
 }
 
-/// Somebody at the control port who has shown the token.
-struct Knock {
-    opening: ControlOpening,
-    peer: Peer,
+/// What happens at the control port. Connections are those of processes that have shown the token.
+enum Event {
+    /// A process wants to be a member.
+    Join(Connection, Member, Link),
+    /// Somebody wants the cluster to stop.
+    Shutdown(String),
+    /// A process says something.
+    Said(Connection, ControlMessage),
+    /// A process is gone, and why.
+    Left(Connection, anyhow::Error),
 }
 
 impl Gathered {
-    /// Waits at the control port until all processes have joined, and tells them of each other.
+    /// Waits at the control port until all processes have joined (or, if there was a cluster before, those that come back in time),
+    /// and tells them of each other.
     ///
     /// # Errors
     /// Not all processes in time, or somebody asks to shut down.
     pub fn gather(settings: &Settings, listener: TcpListener) -> anyhow::Result<Self> {
-        let (knocking, knocks) = channel();
-        let token = settings.token.clone();
-        let serve = move |visitor: Visitor| match open(&visitor, token.as_ref()) {
-            // When nobody opens any more, the process is ending.
-            Ok(Some(knock)) => drop(knocking.send(knock)),
-            Ok(None) => {}
-            Err(reason) => {
-                wire::say!("classifier: refused {} at the control port: {reason:#}", visitor.peer);
-                opening::refuse(&visitor.stream, &Refusal { refused: format!("{reason:#}") });
-            }
-        };
-        let broken = |error| crate::fail(format_args!("accepting control connections: {error}"));
-        door::open("control", listener, serve, broken)?;
-        let deadline = Instant::now() + settings.patience;
-        let mut members = vec![settings.me.clone()];
-        let mut peers = Vec::new();
-        while members.len() < settings.processes {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let Knock { opening, peer } = match knocks.recv_timeout(left) {
-                Ok(knock) => knock,
-                Err(RecvTimeoutError::Disconnected) => bail!("the control port is closed"),
-                Err(RecvTimeoutError::Timeout) => {
-                    let here: Vec<_> = members.iter().map(|m| m.name.as_str()).collect();
-                    bail!(
-                        "waiting for {} processes to join: after {:?} there are {}: {}",
-                        settings.processes,
-                        settings.patience,
-                        here.len(),
-                        here.join(", ")
-                    );
-                }
+        let events = listen(listener, settings.token.clone())?;
+        let start = Instant::now();
+        let limit = settings.rejoin.map_or(Limit::All(settings.patience), Limit::Back);
+        let mut membership = Membership::new(settings.me.clone(), settings.processes, limit);
+        let mut peers: Vec<(Connection, Link)> = Vec::new();
+        loop {
+            let left = match membership.standing(start.elapsed()) {
+                Standing::Complete => break,
+                Standing::TooLate => bail!(
+                    "waiting for {} processes to join: after {:?} there are {}",
+                    settings.processes,
+                    settings.patience,
+                    list(&membership)
+                ),
+                Standing::Waiting(left) => left,
             };
-            let ControlOpening::Join(member) = opening else { bail!("the cluster was asked to shut down") };
-            // One that has died since it joined makes room for its successor, which may have the same name.
-            while let Some(gone) = peers.iter().position(Peer::has_left) {
-                wire::say!("classifier: {} has left before the cluster was complete", peers[gone].name);
-                peers.remove(gone);
-                members.remove(gone + 1);
-            }
-            match fits(&member, &members) {
-                Ok(()) => {
-                    members.push(member);
-                    peers.push(peer);
+            match events.recv_timeout(left) {
+                Ok(Event::Join(connection, member, link)) => match membership.join(connection, member) {
+                    Ok(()) => peers.push((connection, link)),
+                    Err(reason) => refuse(&link, &reason),
+                },
+                Ok(Event::Left(connection, reason)) => {
+                    if let Some(gone) = peers.iter().position(|(other, _)| *other == connection) {
+                        let (_, link) = peers.remove(gone);
+                        membership.leave(connection);
+                        wire::say!(
+                            "classifier: {} has left before the cluster was complete: {reason:#}",
+                            link.name
+                        );
+                    }
                 }
-                Err(reason) => refuse(&peer, &format!("{reason:#}")),
+                Ok(Event::Said(..)) => {}
+                Ok(Event::Shutdown(_)) => bail!("the cluster was asked to shut down"),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => bail!("the control port is closed"),
             }
         }
-        let generation = generation()?;
-        for (process, peer) in (1..).zip(&peers) {
-            let members = as_seen_from(peer, &members, &peers)?;
-            opening::send_json(&peer.stream, &ControlMessage::Form { generation, process, members })
-                .with_context(|| format!("telling {} to form the cluster", peer.name))?;
+        let missing = membership.missing();
+        if missing > 0 {
+            wire::say!(
+                "classifier: {missing} of {} processes are not back; the cluster goes on with {}",
+                settings.processes,
+                list(&membership)
+            );
         }
-        let formation = Formation { generation, process: 0, members };
-        Ok(Self { formation, peers, knocks, patience: settings.patience })
+        let members: Vec<_> = membership.members().cloned().collect();
+        let formation = Formation { generation: generation()?, process: 0, members };
+        tell(&formation, &peers).context(Temporary("forming the cluster"))?;
+        Ok(Self { formation, peers, missing, events, patience: settings.patience })
     }
 
-    /// Waits until all processes have formed, and starts them.
+    /// Waits until all processes have formed, and starts them. From then on, when one of them is lost before the work is done,
+    /// this process leaves as well.
     ///
     /// # Errors
     /// When one of them does not form.
     pub fn start(self, leaving: &Leaving) -> anyhow::Result<()> {
-        let Self { mut peers, knocks, patience, .. } = self;
-        for peer in &mut peers {
-            let said = message(&mut peer.reader, patience)
-                .with_context(|| format!("waiting for {} to form", peer.name))?;
-            ensure!(said == ControlMessage::Formed, "{} said {said:?} instead of formed", peer.name);
+        let Self { formation, peers, missing, events, patience } = self;
+        let mut door = Door { peers, latecomers: Latecomers::new(missing), late: Vec::new() };
+        let start = Instant::now();
+        let mut forming: BTreeSet<_> = door.peers.iter().map(|(connection, _)| *connection).collect();
+        while !forming.is_empty() {
+            let left = patience.saturating_sub(start.elapsed());
+            match events.recv_timeout(left) {
+                Ok(Event::Said(connection, ControlMessage::Formed)) => {
+                    forming.remove(&connection);
+                }
+                Ok(event) => {
+                    door.mind(event).context(Temporary("forming the cluster"))?;
+                }
+                Err(_) => {
+                    let names = door.peers.iter().filter(|(connection, _)| forming.contains(connection));
+                    let names: Vec<_> = names.map(|(_, link)| link.name.as_str()).collect();
+                    bail!("waiting for {} to form: not within {patience:?}", names.join(", "));
+                }
+            }
         }
-        let mut streams = Vec::new();
-        for peer in peers {
-            opening::send_json(&peer.stream, &ControlMessage::Start)
-                .with_context(|| format!("starting {}", peer.name))?;
-            streams.push(peer.stream.try_clone().context("splitting a control connection")?);
-            keep_in_touch(peer, leaving)?;
+        for (_, link) in &door.peers {
+            let started = link.send(&ControlMessage::Start);
+            started
+                .with_context(|| format!("starting {}", link.name))
+                .context(Temporary("forming the cluster"))?;
         }
+        let leaving = leaving.clone();
+        wire::say!("classifier: generation {} begins", formation.generation);
         std::thread::Builder::new()
             .name("porter".into())
-            .spawn(move || keep_the_door(&knocks, &streams))
+            .spawn(move || door.keep(&events, &leaving))
             .context("starting a thread")?;
         Ok(())
     }
+}
+
+/// Serves the control port.
+fn listen(listener: TcpListener, token: Option<Token>) -> anyhow::Result<Receiver<Event>> {
+    let (happening, events) = channel();
+    let count = AtomicU64::new(0);
+    let serve = move |visitor: Visitor| {
+        let connection = count.fetch_add(1, Ordering::Relaxed);
+        if let Err(reason) = hear(&visitor, token.as_ref(), connection, &happening) {
+            wire::say!("classifier: refused {} at the control port: {reason:#}", visitor.peer);
+            opening::refuse(&visitor.stream, &Refusal::from(&reason));
+        }
+    };
+    let broken = |error| crate::fail(format_args!("accepting control connections: {error}"));
+    door::open("control", listener, serve, broken)?;
+    Ok(events)
+}
+
+/// Hears a visitor out. Where nobody wants to know it any more, this process is ending.
+fn hear(
+    visitor: &Visitor,
+    token: Option<&Token>,
+    connection: Connection,
+    happening: &Sender<Event>,
+) -> anyhow::Result<()> {
+    let Some((first, mut reader)) = visitor.first_frame(OPENING_LIMIT)? else { return Ok(()) };
+    let opening = opening::check::<ControlOpening>(&first, token)?;
+    visitor.admit();
+    let member = match opening {
+        ControlOpening::Join(member) => member,
+        ControlOpening::Shutdown {} => {
+            let _ = happening.send(Event::Shutdown(visitor.peer.clone()));
+            return Ok(());
+        }
+    };
+    let link = Link::new(format!("classifier {} at {}", member.name, visitor.peer), &visitor.stream)?;
+    let _ = happening.send(Event::Join(connection, member, link));
+    let reason = loop {
+        match message(&mut reader, FOREVER) {
+            Ok(said) => drop(happening.send(Event::Said(connection, said))),
+            Err(reason) => break reason,
+        }
+    };
+    let _ = happening.send(Event::Left(connection, reason));
+    Ok(())
+}
+
+/// The control port after the cluster has been gathered.
+struct Door {
+    peers: Vec<(Connection, Link)>,
+    latecomers: Latecomers,
+    late: Vec<(Connection, Link)>,
+}
+
+impl Door {
+    /// Takes notice of something.
+    ///
+    /// # Errors
+    /// Something after which the generation cannot go on.
+    fn mind(&mut self, event: Event) -> anyhow::Result<()> {
+        match event {
+            Event::Join(connection, _, link) => match self.latecomers.come(connection) {
+                Ok(()) => {
+                    wire::say!("classifier: {} waits for the next generation", link.name);
+                    self.late.push((connection, link));
+                }
+                Err(reason) => refuse(&link, &reason),
+            },
+            Event::Left(connection, reason) => {
+                self.latecomers.leave(connection);
+                self.late.retain(|(other, _)| *other != connection);
+                if let Some(name) = self.name(connection) {
+                    return Err(reason.context(name.to_owned()));
+                }
+            }
+            Event::Said(connection, said) => {
+                if let Some(name) = self.name(connection) {
+                    bail!("{name}: an unexpected message: {said:?}");
+                }
+            }
+            Event::Shutdown(peer) => {
+                wire::say!("classifier: {peer} asked the cluster to shut down");
+                for (_, link) in self.peers.iter().chain(&self.late) {
+                    // One that is gone need not be told.
+                    let _ = link.send(&ControlMessage::Shutdown);
+                }
+                // They should leave because they were told, not because this process is gone.
+                std::thread::sleep(FAREWELL);
+                std::process::exit(1);
+            }
+        }
+        Ok(())
+    }
+
+    fn name(&self, connection: Connection) -> Option<&str> {
+        self.peers.iter().find(|(other, _)| *other == connection).map(|(_, link)| link.name.as_str())
+    }
+
+    /// Minds the port while the generation is at work.
+    fn keep(&mut self, events: &Receiver<Event>, leaving: &Leaving) {
+        let born = Instant::now();
+        loop {
+            let patience = self.latecomers.patience(born.elapsed()).unwrap_or(FOREVER);
+            let outcome = match events.recv_timeout(patience) {
+                Ok(event) => self.mind(event),
+                Err(RecvTimeoutError::Timeout) => {
+                    let names: Vec<_> = self.late.iter().map(|(_, link)| link.name.as_str()).collect();
+                    Err(anyhow!("makes way for a generation with {}", names.join(", ")))
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            match outcome {
+                Err(reason) if !leaving.is_leaving() => {
+                    crate::leave_generation(format_args!("{reason:#}"));
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Tells the processes of each other.
+fn tell(formation: &Formation, peers: &[(Connection, Link)]) -> anyhow::Result<()> {
+    for (process, (_, link)) in (1..).zip(peers) {
+        let members = as_seen_from(link, &formation.members, peers)?;
+        link.send(&ControlMessage::Form { generation: formation.generation, process, members })
+            .with_context(|| format!("telling {} to form the cluster", link.name))?;
+    }
+    Ok(())
+}
+
+fn list(membership: &Membership) -> String {
+    let names: Vec<_> = membership.members().map(|member| member.name.as_str()).collect();
+    format!("{}: {}", names.len(), names.join(", "))
+}
+
+fn refuse(link: &Link, reason: &anyhow::Error) {
+    wire::say!("classifier: refused {}: {reason:#}", link.name);
+    opening::refuse(&link.stream(), &Refusal::from(reason));
 }
 
 /// Clusters have growing generations, also over restarts of the initializer.
@@ -124,50 +287,16 @@ fn generation() -> anyhow::Result<u64> {
     u64::try_from(now.as_millis()).context("this machine's clock is far in the future")
 }
 
-/// What a visitor at the control port wants; `None` if it left without a word.
-fn open(visitor: &Visitor, token: Option<&Token>) -> anyhow::Result<Option<Knock>> {
-    let Some((first, reader)) = visitor.first_frame(OPENING_LIMIT)? else { return Ok(None) };
-    let opening = opening::check::<ControlOpening>(&first, token)?;
-    visitor.admit();
-    let name = match &opening {
-        ControlOpening::Join(member) => format!("classifier {} at {}", member.name, visitor.peer),
-        ControlOpening::Shutdown {} => visitor.peer.clone(),
-    };
-    let stream = visitor.stream.try_clone().context("splitting a connection")?;
-    Ok(Some(Knock { opening, peer: Peer { name, stream, reader } }))
-}
-
-/// Whether a process may be a member beside these.
-fn fits(new: &Member, members: &[Member]) -> anyhow::Result<()> {
-    let first = &members[0];
-    ensure!(new.build == first.build, "it is another build: {} and not {}", new.build, first.build);
-    ensure!(
-        new.settings == first.settings,
-        "its settings are {}, and here they are {}",
-        new.settings,
-        first.settings
-    );
-    ensure!(
-        new.workers == first.workers,
-        "it has {} workers, and here are {}; all processes must have the same number",
-        new.workers,
-        first.workers
-    );
-    ensure!(new.data.parse::<SocketAddr>().is_ok(), "{:?} is not a data address", new.data);
-    ensure!(members.iter().all(|m| m.name != new.name), "there is a process named {} already", new.name);
-    Ok(())
-}
-
 /// The members as another one can reach them: who listens at all addresses of its host is reached at the one that
 /// its control connection comes from, and the initializer at the one that this connection goes to.
-fn as_seen_from(peer: &Peer, members: &[Member], peers: &[Peer]) -> anyhow::Result<Vec<Member>> {
+fn as_seen_from(peer: &Link, members: &[Member], peers: &[(Connection, Link)]) -> anyhow::Result<Vec<Member>> {
     let mut members = members.to_vec();
     for (i, member) in members.iter_mut().enumerate() {
         let data: SocketAddr = member.data.parse().context("understanding a data address")?;
         if data.ip().is_unspecified() {
             let seen = match i {
-                0 => peer.stream.local_addr(),
-                _ => peers[i - 1].stream.peer_addr(),
+                0 => peer.stream().local_addr(),
+                _ => peers[i - 1].1.stream().peer_addr(),
             };
             let ip = seen.with_context(|| format!("asking for the address of {}", member.name))?.ip();
             member.data = SocketAddr::new(ip, data.port()).to_string();
@@ -176,26 +305,3 @@ fn as_seen_from(peer: &Peer, members: &[Member], peers: &[Peer]) -> anyhow::Resu
     Ok(members)
 }
 
-fn refuse(peer: &Peer, reason: &str) {
-    wire::say!("classifier: refused {}: {reason}", peer.name);
-    opening::refuse(&peer.stream, &Refusal { refused: reason.to_owned() });
-}
-
-/// After the start: nobody joins any more; who asks for a shutdown gets it.
-fn keep_the_door(knocks: &Receiver<Knock>, members: &[TcpStream]) {
-    while let Ok(Knock { opening, peer }) = knocks.recv() {
-        match opening {
-            ControlOpening::Join(_) => refuse(&peer, "the cluster is complete, and at work"),
-            ControlOpening::Shutdown {} => {
-                wire::say!("classifier: {} asked the cluster to shut down", peer.name);
-                for member in members {
-                    // One that is gone need not be told.
-                    let _ = opening::send_json(member, &ControlMessage::Shutdown);
-                }
-                // They should leave because they were told, not because this process is gone.
-                std::thread::sleep(FAREWELL);
-                std::process::exit(1);
-            }
-        }
-    }
-}

@@ -9,6 +9,7 @@ use wire::door::{self, Visitor};
 use wire::frame::FrameReader;
 use wire::net;
 use wire::opening::{self, DataOpening, OPENING_LIMIT, OPENING_TIME, Refusal};
+use wire::program::Temporary;
 use wire::token::Token;
 
 use super::Formation;
@@ -23,8 +24,17 @@ struct Accepted {
 /// anybody else are refused, and disturb nothing.
 ///
 /// # Errors
-/// When a connection does not stand within `patience`; names the process.
+/// When a connection does not stand within `patience`; names the process. Another generation may do better.
 pub fn connect(
+    listener: TcpListener,
+    formation: &Formation,
+    token: Option<&Token>,
+    patience: Duration,
+) -> anyhow::Result<Vec<Option<TcpStream>>> {
+    make(listener, formation, token, patience).context(Temporary("forming the cluster"))
+}
+
+fn make(
     listener: TcpListener,
     formation: &Formation,
     token: Option<&Token>,
@@ -45,7 +55,7 @@ pub fn connect(
         });
         if let Err(reason) = outcome {
             wire::say!("classifier: refused {} at the data port: {reason:#}", visitor.peer);
-            opening::refuse(&visitor.stream, &Refusal { refused: format!("{reason:#}") });
+            opening::refuse(&visitor.stream, &Refusal::from(&reason));
         }
     };
     let broken = |error| crate::fail(format_args!("accepting data connections: {error}"));

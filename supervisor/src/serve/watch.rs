@@ -15,7 +15,7 @@ use crate::records::Records;
 /// How often files are looked at.
 const PAUSE: Duration = Duration::from_millis(5);
 /// How often it is seen to that a program and its keeper have not both been killed, so that nobody notes the end.
-const CHECK_PAUSE: Duration = Duration::from_secs(1);
+const CHECK_PAUSE: Duration = Duration::from_millis(500);
 
 /// Watches over programs, on a thread of its own.
 pub(super) struct Watch(Arc<Mutex<BTreeMap<String, Watched>>>);
@@ -23,6 +23,8 @@ pub(super) struct Watch(Arc<Mutex<BTreeMap<String, Watched>>>);
 struct Watched {
     ready_file: String,
     ready: Option<Ready>,
+    /// How many of its deaths are told.
+    deaths: usize,
     checked: Instant,
 }
 
@@ -48,7 +50,8 @@ impl Watch {
 
     /// Tells of this program from now on, until it has ended.
     pub(super) fn watch(&self, name: String, ready_file: String) {
-        lock(&self.0).insert(name, Watched { ready_file, ready: None, checked: Instant::now() });
+        let watched = Watched { ready_file, ready: None, deaths: 0, checked: Instant::now() };
+        lock(&self.0).insert(name, watched);
     }
 }
 
@@ -70,9 +73,15 @@ fn look(all: &mut BTreeMap<String, Watched>, records: &Records, folder: &std::pa
             Ok(_) => {}
             Err(error) => end = broken(error),
         }
-        if end.is_none() && watched.checked.elapsed() >= CHECK_PAUSE {
+        if watched.checked.elapsed() >= CHECK_PAUSE || end.is_some() {
             watched.checked = Instant::now();
-            end = unnoticed_end(name, records);
+            // What cannot be read is told when its end is.
+            if let Ok(Some(record)) = records.load(name) {
+                let new = record.deaths.iter().skip(watched.deaths);
+                events.extend(new.map(|status| Event::Died { name: name.clone(), status: status.clone() }));
+                watched.deaths = record.deaths.len();
+            }
+            end = end.or_else(|| unnoticed_end(name, records));
         }
         let Some(end) = end else { return true };
         events.push(Event::Ended { name: name.clone(), end });

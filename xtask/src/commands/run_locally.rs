@@ -201,6 +201,7 @@ fn check(host: &Local, program: &'static str, args: Vec<String>, run_folder: &Pa
         args,
         environment: BTreeMap::new(),
         stdin: false,
+        restart: false,
     };
     let mut running = host.start(&launch)?;
     let end = loop {

@@ -1,16 +1,20 @@
 //! This machine as a host.
 
-use std::io::PipeWriter;
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
-use anyhow::Context;
-use wire::program::{LIFELINE, Ready, remove_if_there};
+use anyhow::{Context, anyhow};
+use keeper::{Event, Keeper};
+use wire::program::{Ready, remove_if_there};
 use wire::results::Progress;
 use wire::token::Token;
 
 use super::{End, Host, Launch, Running};
+
+/// How long a program may take to end in order, before it is ended by force.
+const GRACE: Duration = Duration::from_secs(2);
 
 /// This machine.
 #[derive(Debug)]
@@ -39,28 +43,41 @@ impl Host for Local {
         false
     }
 
+    /// The program is kept by a thread of this process, and ends with it.
     fn start(&self, launch: &Launch) -> anyhow::Result<Box<dyn Running>> {
         let log = self.logs.join(format!("{}.log", launch.name));
         let context = || format!("starting {} on {}", launch.name, self.name());
-        remove_if_there(&launch.ready_file).with_context(context)?;
-        let (stdin, lifeline) = std::io::pipe().with_context(context)?;
-        let mut command = duct::cmd(self.programs.join(launch.program), &launch.args)
-            .stderr_to_stdout()
-            .stdout_path(&log)
-            .unchecked();
-        for (name, value) in &launch.environment {
-            command = command.env(name, value);
+        for left in [&launch.ready_file, &log] {
+            remove_if_there(left).with_context(context)?;
         }
-        if !launch.stdin {
-            // Ctrl-C in a terminal is for this command, which ends its programs in order. (A program that reads
-            // the terminal must stay in its foreground group.)
-            command = command.stdin_file(stdin).env(LIFELINE, "1").before_spawn(|command| {
-                command.process_group(0);
+        let to_keep = keeper::Launch {
+            path: self.programs.join(launch.program),
+            args: launch.args.clone(),
+            environment: launch.environment.clone(),
+            folder: None,
+            log: log.clone(),
+            ready_file: launch.ready_file.clone(),
+            restart: launch.restart,
+            stdin: launch.stdin,
+        };
+        let keeper = Keeper::default();
+        let (telling, events) = channel();
+        let kept = keeper.clone();
+        let keeping = move || {
+            kept.keep(&to_keep, |event| {
+                // When nobody wants to know, the program is being ended.
+                let _ = telling.send(event.clone());
                 Ok(())
-            });
+            })
+        };
+        let thread = std::thread::Builder::new().name("keeper".into()).spawn(keeping).with_context(context)?;
+        let name = launch.name.clone();
+        let mut program = LocalProgram { name, keeper, thread: Some(thread), events, end: None, log };
+        // A program that cannot be started at all should be an error here.
+        if program.events.recv().is_err() {
+            program.try_wait()?;
         }
-        let handle = command.start().with_context(context)?;
-        Ok(Box::new(LocalProgram { name: launch.name.clone(), handle, log, _lifeline: lifeline }))
+        Ok(Box::new(program))
     }
 
     fn ready(&self, launch: &Launch) -> anyhow::Result<Option<Ready>> {
@@ -70,32 +87,54 @@ impl Host for Local {
     fn observe(&self, results: &str, token: &Token) -> anyhow::Result<Receiver<Progress>> {
         let (sender, progress) = channel();
         let (results, token) = (results.to_owned(), token.clone());
-        let observe = move || {
-            // The job's own programs say what is wrong, if something is.
-            let _ = wire::observer::observe(&results, Some(&token), |progress| sender.send(progress).is_ok());
-        };
-        std::thread::Builder::new().name("observer".into()).spawn(observe).context("starting a thread")?;
+        std::thread::Builder::new()
+            .name("observer".into())
+            .spawn(move || {
+                wire::observer::keep_observing(&results, Some(&token), |progress| {
+                    sender.send(progress).is_ok()
+                });
+            })
+            .context("starting a thread")?;
         Ok(progress)
     }
 }
 
 struct LocalProgram {
     name: String,
-    handle: duct::Handle,
+    keeper: Keeper,
+    /// Ends with the program.
+    thread: Option<JoinHandle<anyhow::Result<keeper::End>>>,
+    events: Receiver<Event>,
+    end: Option<End>,
     log: PathBuf,
-    /// The program ends when this is closed, however this command ends.
-    _lifeline: PipeWriter,
+}
+
+impl LocalProgram {
+    fn join(&mut self, thread: JoinHandle<anyhow::Result<keeper::End>>) -> anyhow::Result<()> {
+        let kept = thread.join().unwrap_or_else(|_| Err(anyhow!("its keeper's thread broke off")));
+        let keeper::End { success, status } = kept.with_context(|| format!("keeping {}", self.name))?;
+        self.end = Some(End { success, status });
+        Ok(())
+    }
 }
 
 impl Running for LocalProgram {
     fn try_wait(&mut self) -> anyhow::Result<Option<End>> {
-        let output = self.handle.try_wait().with_context(|| format!("waiting for {}", self.name))?;
-        Ok(output.map(|output| End { success: output.status.success(), status: output.status.to_string() }))
+        if let Some(thread) = self.thread.take_if(|thread| thread.is_finished()) {
+            self.join(thread)?;
+        }
+        Ok(self.end.clone())
+    }
+
+    fn deaths(&mut self) -> Vec<String> {
+        let died = |event| if let Event::Died(status) = event { Some(status) } else { None };
+        self.events.try_iter().filter_map(died).collect()
     }
 
     fn kill(&mut self) -> anyhow::Result<()> {
-        self.handle.kill().with_context(|| format!("ending {}", self.name))?;
-        self.handle.wait().map(drop).with_context(|| format!("waiting for the end of {}", self.name))
+        let Some(thread) = self.thread.take() else { return Ok(()) };
+        self.keeper.stop(GRACE).with_context(|| format!("ending {}", self.name))?;
+        self.join(thread)
     }
 
     fn last_lines(&self, count: usize) -> anyhow::Result<Vec<String>> {

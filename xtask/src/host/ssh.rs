@@ -153,6 +153,7 @@ impl Host for Ssh {
             args: launch.args.clone(),
             environment: launch.environment.clone(),
             ready_file: arg(&launch.ready_file),
+            restart: launch.restart,
         };
         self.tell(&Request::Start(program), REQUEST_TIME)?;
         let (host, name) = (self.entry.name.clone(), launch.name.clone());
@@ -199,6 +200,10 @@ impl Running for SshProgram {
         let end = self.channel.end(&self.name).with_context(|| format!("{} on {}", self.name, self.host))?;
         self.ended |= end.is_some();
         Ok(end)
+    }
+
+    fn deaths(&mut self) -> Vec<String> {
+        self.channel.deaths(&self.name)
     }
 
     fn kill(&mut self) -> anyhow::Result<()> {

@@ -43,6 +43,8 @@ struct State {
 #[derive(Default)]
 struct Known {
     ready: Option<Ready>,
+    /// Deaths that nobody has asked about yet.
+    deaths: Vec<String>,
     end: Option<End>,
 }
 
@@ -151,6 +153,11 @@ impl Channel {
         Ok(None)
     }
 
+    /// How it died since this was asked last.
+    pub(super) fn deaths(&self, name: &str) -> Vec<String> {
+        self.lock().programs.get_mut(name).map(|known| std::mem::take(&mut known.deaths)).unwrap_or_default()
+    }
+
     pub(super) fn progress(&self) -> Receiver<Progress> {
         let (sender, progress) = channel();
         self.lock().progress = Some(sender);
@@ -180,6 +187,7 @@ impl State {
     fn note(&mut self, event: Event) {
         match event {
             Event::Ready { name, ready } => self.programs.entry(name).or_default().ready = Some(ready),
+            Event::Died { name, status } => self.programs.entry(name).or_default().deaths.push(status),
             Event::Ended { name, end } => {
                 let end = End { success: end.success, status: end.status };
                 self.programs.entry(name).or_default().end = Some(end);

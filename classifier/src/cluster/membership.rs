@@ -1,0 +1,219 @@
+//! Who is in the cluster, and when it is complete. Pure: connections are numbers, and time is told.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{anyhow, ensure};
+use wire::opening::Member;
+use wire::program::Temporary;
+
+/// A generation is at work for this long at least before it makes way for one with more members.
+const LEAST_LIFE: Duration = Duration::from_secs(10);
+
+/// The number of a connection, which no other one has.
+pub type Connection = u64;
+
+/// A cluster while it forms.
+#[derive(Debug)]
+pub struct Membership {
+    /// The initializer.
+    me: Member,
+    /// The others, in the order they came.
+    others: Vec<(Connection, Member)>,
+    /// How many processes there are when all are there, the initializer included.
+    wanted: usize,
+    limit: Limit,
+}
+
+/// How long processes are waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// All must come within this time, or there is no cluster.
+    All(Duration),
+    /// There was a cluster before: those that are not back within this time are left out.
+    Back(Duration),
+}
+
+/// How forming the cluster stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Not all are here; look again when another one has come, or after this time.
+    Waiting(Duration),
+    /// The members are those that are here.
+    Complete,
+    /// It takes too long.
+    TooLate,
+}
+
+impl Membership {
+    /// Of the initializer alone.
+    pub fn new(me: Member, wanted: usize, limit: Limit) -> Self {
+        Self { me, others: Vec::new(), wanted, limit }
+    }
+
+    /// Lets a process in.
+    ///
+    /// # Errors
+    /// The reason why it may not be a member.
+    pub fn join(&mut self, connection: Connection, member: Member) -> anyhow::Result<()> {
+        let first = &self.me;
+        ensure!(member.build == first.build, "it is another build: {} and not {}", member.build, first.build);
+        ensure!(
+            member.settings == first.settings,
+            "its settings are {}, and here they are {}",
+            member.settings,
+            first.settings
+        );
+        ensure!(
+            member.workers == first.workers,
+            "it has {} workers, and here are {}; all processes must have the same number",
+            member.workers,
+            first.workers
+        );
+        ensure!(member.data.parse::<SocketAddr>().is_ok(), "{:?} is not a data address", member.data);
+        if self.members().any(|known| known.name == member.name) {
+            // The one before it may be dead without anybody having noticed.
+            let error = anyhow!("there is a process named {} already", member.name);
+            return Err(error.context(Temporary("not now")));
+        }
+        self.others.push((connection, member));
+        Ok(())
+    }
+
+    /// A process's connection has ended.
+    pub fn leave(&mut self, connection: Connection) {
+        self.others.retain(|(other, _)| *other != connection);
+    }
+
+    /// How it stands, so long after the first could come.
+    pub fn standing(&self, elapsed: Duration) -> Standing {
+        if self.others.len() + 1 >= self.wanted {
+            return Standing::Complete;
+        }
+        let (Limit::All(limit) | Limit::Back(limit)) = self.limit;
+        match self.limit {
+            _ if elapsed < limit => Standing::Waiting(limit - elapsed),
+            Limit::All(_) => Standing::TooLate,
+            Limit::Back(_) => Standing::Complete,
+        }
+    }
+
+    /// All members, the initializer first.
+    pub fn members(&self) -> impl Iterator<Item = &Member> {
+        std::iter::once(&self.me).chain(self.others.iter().map(|(_, member)| member))
+    }
+
+    /// How many are not here.
+    pub fn missing(&self) -> usize {
+        self.wanted.saturating_sub(self.others.len() + 1)
+    }
+}
+
+/// Processes that come while a generation without them is at work.
+#[derive(Debug, Default)]
+pub struct Latecomers {
+    missing: usize,
+    waiting: Vec<Connection>,
+}
+
+impl Latecomers {
+    /// So many were missing when the generation began.
+    pub fn new(missing: usize) -> Self {
+        Self { missing, waiting: Vec::new() }
+    }
+
+    /// Another one has come, and waits.
+    ///
+    /// # Errors
+    /// When nobody is missing.
+    pub fn come(&mut self, connection: Connection) -> anyhow::Result<()> {
+        if self.missing == 0 {
+            // It may be one that has died, before anybody has noticed.
+            return Err(anyhow!("the cluster is complete, and at work").context(Temporary("not now")));
+        }
+        self.waiting.push(connection);
+        Ok(())
+    }
+
+    /// One that waited has left.
+    pub fn leave(&mut self, connection: Connection) {
+        self.waiting.retain(|other| *other != connection);
+    }
+
+    /// In how much time this generation is to make way for one with those that wait; `None` if nobody waits.
+    pub fn patience(&self, age: Duration) -> Option<Duration> {
+        (!self.waiting.is_empty()).then(|| LEAST_LIFE.saturating_sub(age))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn member(name: &str) -> Member {
+        Member {
+            name: name.into(),
+            data: "127.0.0.1:1".into(),
+            workers: 2,
+            build: "b".into(),
+            settings: "s".into(),
+        }
+    }
+
+    fn names(membership: &Membership) -> String {
+        membership.members().map(|member| member.name.as_str()).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn the_first_cluster_waits_for_all() {
+        let mut membership = Membership::new(member("i"), 3, Limit::All(10 * SECOND));
+        membership.join(1, member("a")).unwrap();
+        assert_eq!(membership.standing(SECOND), Standing::Waiting(9 * SECOND));
+        assert_eq!(membership.standing(10 * SECOND), Standing::TooLate);
+        membership.join(2, member("b")).unwrap();
+        assert_eq!(membership.standing(11 * SECOND), Standing::Complete);
+        assert_eq!((names(&membership).as_str(), membership.missing()), ("i a b", 0));
+    }
+
+    #[test]
+    fn later_ones_go_on_without_those_that_do_not_come_back() {
+        let mut membership = Membership::new(member("i"), 3, Limit::Back(10 * SECOND));
+        membership.join(1, member("a")).unwrap();
+        membership.join(2, member("b")).unwrap();
+        membership.leave(1);
+        assert_eq!(membership.standing(SECOND), Standing::Waiting(9 * SECOND));
+        assert_eq!(membership.standing(10 * SECOND), Standing::Complete);
+        assert_eq!((names(&membership).as_str(), membership.missing()), ("i b", 1));
+    }
+
+    #[test]
+    fn who_does_not_fit_is_told_why_and_whether_to_come_again() {
+        let mut membership = Membership::new(member("i"), 3, Limit::All(SECOND));
+        let mut refusal = |change: fn(&mut Member)| {
+            let mut new = member("a");
+            change(&mut new);
+            let error = membership.join(1, new).unwrap_err();
+            (format!("{error:#}"), error.is::<Temporary>())
+        };
+        assert_eq!(refusal(|m| m.build = "c".into()), ("it is another build: c and not b".into(), false));
+        assert!(refusal(|m| m.settings = "t".into()).0.contains("its settings are t"));
+        assert!(refusal(|m| m.workers = 3).0.contains("it has 3 workers, and here are 2"));
+        assert!(refusal(|m| m.data = "here".into()).0.contains("is not a data address"));
+        let (words, later) = refusal(|m| m.name = "i".into());
+        assert!(later && words.contains("there is a process named i already"), "{words}");
+    }
+
+    #[test]
+    fn latecomers_are_taken_in_after_a_while() {
+        let mut late = Latecomers::new(1);
+        assert_eq!(late.patience(SECOND), None);
+        late.come(7).unwrap();
+        assert_eq!(late.patience(SECOND), Some(9 * SECOND));
+        assert_eq!(late.patience(20 * SECOND), Some(Duration::ZERO));
+        late.leave(7);
+        assert_eq!(late.patience(SECOND), None);
+        assert!(Latecomers::new(0).come(1).unwrap_err().is::<Temporary>());
+    }
+}

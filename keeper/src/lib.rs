@@ -1,0 +1,304 @@
+//! Keeps a program: starts it, watches over it, and starts it again when it dies.
+//!
+//! The program holds one end of a socket as its standard input. When the keeper is gone, however that died, the program sees the
+//! end of it, and ends; and on it the program gives signs of life, without which the keeper ends it by force: one that is
+//! stopped, or hangs altogether, is as good as dead, and would be waited for.
+//!
+//! [`restart`] decides whether a program is started again, and when; the rest of this crate does it.
+
+pub mod restart;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::Context;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use wire::program::{LIFELINE, WATCHED};
+
+use restart::{Ended, Restarts};
+
+/// A program gives a sign of life twice a second; after this long without one it is taken to be dead.
+const SILENCE: Duration = Duration::from_secs(10);
+/// How long a program that was killed may take to be gone.
+const KILL_TIME: Duration = Duration::from_secs(10);
+
+/// What to start.
+#[derive(Debug, Clone)]
+pub struct Launch {
+    /// The program's file.
+    pub path: PathBuf,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// Variables in its environment, besides those of this process.
+    pub environment: BTreeMap<String, String>,
+    /// Its current folder, if not this process's.
+    pub folder: Option<PathBuf>,
+    /// What it prints goes to the end of this file.
+    pub log: PathBuf,
+    /// The file that it writes when it is ready.
+    pub ready_file: PathBuf,
+    /// Whether it is started again when it dies.
+    pub restart: bool,
+    /// In place of the socket, this process's standard input. Such a program stays in the foreground group of the terminal, and is
+    /// neither watched nor started again: what it has read is gone.
+    pub stdin: bool,
+}
+
+/// How a program ended for good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct End {
+    /// Whether that was a good end.
+    pub success: bool,
+    /// The exit code or the signal, in words.
+    pub status: String,
+}
+
+/// What a keeper tells while it keeps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The program runs, as this process.
+    Started(u32),
+    /// It died, in this way, and will be started again.
+    Died(String),
+}
+
+/// Keeps one program. Clones are handles to the same.
+#[derive(Debug, Clone, Default)]
+pub struct Keeper(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The process that runs, which leads a group of its own (unless it has the terminal).
+    running: Option<Running>,
+    /// Somebody wants it to end.
+    stopping: bool,
+    /// It has ended for good.
+    over: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Running {
+    pid: Pid,
+    leads_group: bool,
+}
+
+impl Running {
+    /// Sends a signal to the program, and all that it has started. It has not been waited for, so the id is its own.
+    fn signal(self, signal: Signal) {
+        // One that has just ended needs none.
+        let _ = if self.leads_group {
+            killpg(self.pid, signal)
+        } else {
+            nix::sys::signal::kill(self.pid, signal)
+        };
+    }
+}
+
+impl Keeper {
+    /// Starts the program, and again whenever it dies, until it ends for good; `tell` hears of it.
+    ///
+    /// # Errors
+    /// A program that cannot be started or waited for; or an error of `tell`, after which it is ended.
+    pub fn keep(
+        &self,
+        launch: &Launch,
+        mut tell: impl FnMut(&Event) -> anyhow::Result<()>,
+    ) -> anyhow::Result<End> {
+        let mut restarts = Restarts::default();
+        let kept = loop {
+            let (start, ready_before) = (Instant::now(), changed_at(&launch.ready_file));
+            let status = match self.run(launch, &mut tell) {
+                Ok(Some(status)) => status,
+                Ok(None) => break Ok(End { success: false, status: "it was stopped".into() }),
+                Err(error) => break Err(error),
+            };
+            let end = End { success: status.success(), status: status.to_string() };
+            let was_ready = changed_at(&launch.ready_file) != ready_before;
+            let again = restarts.next(ended(status), was_ready, start.elapsed());
+            let Some(pause) = again.filter(|_| launch.restart) else { break Ok(end) };
+            if let Err(error) = tell(&Event::Died(end.status.clone())) {
+                break Err(error);
+            }
+            if self.is_stopped_within(pause) {
+                break Ok(end);
+            }
+        };
+        self.state().over = true;
+        self.0.changed.notify_all();
+        kept
+    }
+
+    /// One life of the program; `None` if nobody wants it any more.
+    fn run(
+        &self,
+        launch: &Launch,
+        tell: &mut impl FnMut(&Event) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Option<ExitStatus>> {
+        let context = || format!("starting {}", launch.path.display());
+        let (mut command, lifeline) = command(launch).with_context(context)?;
+        let (mut child, running) = {
+            let mut state = self.state();
+            if state.stopping {
+                return Ok(None);
+            }
+            let child = command.spawn().with_context(context)?;
+            let running = Running { pid: Pid::from_raw(child.id() as i32), leads_group: !launch.stdin };
+            state.running = Some(running);
+            (child, running)
+        };
+        // The program has its own ends now, which must be the only ones.
+        drop(command);
+        if let Some(lifeline) = &lifeline {
+            self.watch(lifeline, running).with_context(context)?;
+        }
+        let told = tell(&Event::Started(child.id()));
+        if told.is_err() {
+            running.signal(Signal::SIGKILL);
+        }
+        let status = self.wait(&mut child).with_context(|| format!("waiting for {}", launch.path.display()));
+        told?;
+        status.map(Some)
+    }
+
+    fn wait(&self, child: &mut Child) -> anyhow::Result<ExitStatus> {
+        // Whoever signals it holds the lock, and finds no id of a process that has been waited for; so the wait itself, in
+        // which the id becomes free, must be short.
+        nix::sys::wait::waitid(
+            nix::sys::wait::Id::Pid(Pid::from_raw(child.id() as i32)),
+            nix::sys::wait::WaitPidFlag::WEXITED | nix::sys::wait::WaitPidFlag::WNOWAIT,
+        )?;
+        let mut state = self.state();
+        if let Some(running) = state.running.take()
+            && running.leads_group
+        {
+            // What it has started, and did not take with it.
+            running.signal(Signal::SIGKILL);
+        }
+        Ok(child.wait()?)
+    }
+
+    /// Ends the program: politely at first, and after the grace by force. Waits until it is gone.
+    ///
+    /// # Errors
+    /// A program that stays although it was killed.
+    pub fn stop(&self, grace: Duration) -> anyhow::Result<()> {
+        self.ask_to_stop();
+        for (limit, signal) in [(grace, Some(Signal::SIGKILL)), (KILL_TIME, None)] {
+            if self.is_over_within(limit) {
+                return Ok(());
+            }
+            if let (Some(running), Some(signal)) = (self.state().running, signal) {
+                running.signal(signal);
+            }
+        }
+        anyhow::bail!("it is still there {KILL_TIME:?} after it was killed")
+    }
+
+    /// Asks the program to end, and sees to it that it is not started again; does not wait.
+    pub fn ask_to_stop(&self) {
+        let mut state = self.state();
+        state.stopping = true;
+        if let Some(running) = state.running {
+            running.signal(Signal::SIGTERM);
+            // A stopped one would not hear it.
+            running.signal(Signal::SIGCONT);
+        }
+        self.0.changed.notify_all();
+    }
+
+    /// Hears the program's signs of life, on a thread of its own, and ends it when they cease. One that never gives any is
+    /// left alone.
+    fn watch(&self, lifeline: &UnixStream, watched: Running) -> anyhow::Result<()> {
+        let mut lifeline = lifeline.try_clone().context("duplicating a socket")?;
+        let keeper = self.clone();
+        let watch = move || {
+            let mut signs = [0; 64];
+            let mut limit = None;
+            while lifeline.set_read_timeout(limit).is_ok() {
+                match lifeline.read(&mut signs) {
+                    Ok(0) => return,
+                    Ok(_) => limit = Some(SILENCE),
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => return keeper.kill(watched),
+                    Err(_) => return,
+                }
+            }
+        };
+        std::thread::Builder::new().name("signs of life".into()).spawn(watch).context("starting a thread")?;
+        Ok(())
+    }
+
+    /// Kills the program, if this is still its process.
+    fn kill(&self, process: Running) {
+        let state = self.state();
+        if state.running == Some(process) {
+            process.signal(Signal::SIGKILL);
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_stopped_within(&self, limit: Duration) -> bool {
+        let wait = self.0.changed.wait_timeout_while(self.state(), limit, |state| !state.stopping);
+        wait.unwrap_or_else(PoisonError::into_inner).0.stopping
+    }
+
+    fn is_over_within(&self, limit: Duration) -> bool {
+        let wait = self.0.changed.wait_timeout_while(self.state(), limit, |state| !state.over);
+        wait.unwrap_or_else(PoisonError::into_inner).0.over
+    }
+}
+
+/// The command for a life of the program, and our end of its lifeline.
+fn command(launch: &Launch) -> anyhow::Result<(Command, Option<UnixStream>)> {
+    let log = File::options().create(true).append(true).open(&launch.log);
+    let output = log.with_context(|| format!("opening the log {}", launch.log.display()))?;
+    let mut command = Command::new(&launch.path);
+    command.args(&launch.args).envs(&launch.environment);
+    command.stderr(output.try_clone().context("duplicating a file")?).stdout(output);
+    if let Some(folder) = &launch.folder {
+        command.current_dir(folder);
+    }
+    if launch.stdin {
+        return Ok((command, None));
+    }
+    let (ours, its) = UnixStream::pair().context("making a socket")?;
+    command.stdin(Stdio::from(OwnedFd::from(its))).env(LIFELINE, WATCHED).process_group(0);
+    Ok((command, Some(ours)))
+}
+
+fn ended(status: ExitStatus) -> Ended {
+    match (status.code(), status.signal()) {
+        (Some(0), _) => Ended::Well,
+        (Some(code), _) if code == i32::from(wire::program::TEMPORARY) || code == PANICKED => Ended::Temporarily,
+        (None, Some(_)) => Ended::Killed,
+        _ => Ended::Badly,
+    }
+}
+
+/// The exit code of a Rust program that panicked.
+const PANICKED: i32 = 101;
+
+/// When a file was last written; programs replace their ready files.
+fn changed_at(path: &Path) -> Option<(u64, SystemTime)> {
+    use std::os::unix::fs::MetadataExt;
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.ino(), metadata.modified().ok()?))
+}
