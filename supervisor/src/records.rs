@@ -190,30 +190,26 @@ impl Records {
     /// # Errors
     /// When a process stays although it was killed.
     pub fn stop(&self, record: &Record, grace: Duration) -> anyhow::Result<()> {
+        let name = &record.program.name;
         // The keeper passes it on, and does not start the program again.
         record.keeper.signal(Signal::SIGTERM);
-        if await_gone(&record.keeper, grace) && !record.process.is_alive() {
-            return Ok(());
-        }
-        // The keeper first, so that the program stays dead.
-        self.kill(&record.keeper, &format!("the keeper of {}", record.program.name))?;
-        // It may have been started again meanwhile.
-        let newest = self.load(&record.program.name)?;
-        for record in [Some(record), newest.as_ref()].into_iter().flatten() {
-            self.kill(&record.process, &record.program.name)?;
-        }
-        Ok(())
+        await_gone(&record.keeper, grace);
+        // It may have been started again just before. The keeper, if it is there, notes the end.
+        let newest = self.load(name)?.map_or(record.process, |newest| newest.process);
+        kill(&newest, name)?;
+        await_gone(&record.keeper, KILL_TIME);
+        kill(&record.keeper, &format!("the keeper of {name}"))
     }
+}
 
-    fn kill(&self, process: &Process, what: &str) -> anyhow::Result<()> {
-        process.signal(Signal::SIGKILL);
-        anyhow::ensure!(
-            await_gone(process, KILL_TIME),
-            "ending {what}: process {} is still there {KILL_TIME:?} after it was killed",
-            process.pid
-        );
-        Ok(())
-    }
+fn kill(process: &Process, what: &str) -> anyhow::Result<()> {
+    process.signal(Signal::SIGKILL);
+    anyhow::ensure!(
+        await_gone(process, KILL_TIME),
+        "ending {what}: process {} is still there {KILL_TIME:?} after it was killed",
+        process.pid
+    );
+    Ok(())
 }
 
 fn await_gone(process: &Process, limit: Duration) -> bool {
