@@ -180,9 +180,9 @@ fn end_on_panic() {
     std::panic::set_hook(Box::new(move |panic| {
         let message = panic.payload_as_str().unwrap_or_default();
         match message.strip_prefix("timely communication error: ") {
-            Some(error) => classifier::leave_generation(format_args!(
-                "lost another process of the cluster: {error}"
-            )),
+            Some(error) => {
+                classifier::leave_generation(format_args!("lost another process of the cluster: {error}"))
+            }
             None => report(panic),
         }
         std::process::exit(101);

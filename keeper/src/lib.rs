@@ -287,7 +287,9 @@ fn command(launch: &Launch) -> anyhow::Result<(Command, Option<UnixStream>)> {
 fn ended(status: ExitStatus) -> Ended {
     match (status.code(), status.signal()) {
         (Some(0), _) => Ended::Well,
-        (Some(code), _) if code == i32::from(wire::program::TEMPORARY) || code == PANICKED => Ended::Temporarily,
+        (Some(code), _) if code == i32::from(wire::program::TEMPORARY) || code == PANICKED => {
+            Ended::Temporarily
+        }
         (None, Some(_)) => Ended::Killed,
         _ => Ended::Badly,
     }

@@ -72,7 +72,8 @@ mod tests {
     #[test]
     fn what_never_gets_ready_is_given_time_and_then_up() {
         let mut restarts = Restarts::default();
-        let pauses: Vec<_> = (0..30).map_while(|_| restarts.next(Ended::Temporarily, false, SECOND)).collect();
+        let pauses: Vec<_> =
+            (0..30).map_while(|_| restarts.next(Ended::Temporarily, false, SECOND)).collect();
         assert_eq!(pauses.len(), MOST_UNREADY as usize - 1);
         assert!(pauses.is_sorted() && pauses.ends_with(&[LONGEST_PAUSE; 10]), "{pauses:?}");
     }

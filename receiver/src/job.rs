@@ -121,7 +121,8 @@ impl Job {
         let mut state = self.state();
         if generation < state.generation {
             let newest = state.generation;
-            let error = anyhow!("generation {generation} of the cluster is over; generation {newest} is at work");
+            let error =
+                anyhow!("generation {generation} of the cluster is over; generation {newest} is at work");
             return Err(error.context(Temporary("the cluster has formed anew")));
         }
         if generation > state.generation {

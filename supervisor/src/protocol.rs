@@ -35,6 +35,11 @@ pub enum Request {
     },
     /// Start a program, and keep it.
     Start(Program),
+    /// Tell of a program that is there already, as of one that was started just now.
+    Watch {
+        /// Its name.
+        name: String,
+    },
     /// End a program (or all) of this folder: politely at first, and after the grace by force.
     Stop {
         /// Its name; all if there is none.
@@ -136,6 +141,8 @@ pub enum Event {
         name: String,
         /// How: the exit code or the signal, in words.
         status: String,
+        /// How often it has, with this time.
+        count: usize,
     },
     /// It ended for good.
     Ended {

@@ -107,6 +107,7 @@ impl Host {
                 unpack::unpack(&self.folder, &archive, &sha256, &link).map(|()| Reply::Nothing)
             }
             Request::Start(program) => self.start(program).map(|()| Reply::Nothing),
+            Request::Watch { name } => self.watch_again(name).map(|()| Reply::Nothing),
             Request::Stop { name, grace_ms } => {
                 self.stop(name.as_deref(), Duration::from_millis(grace_ms)).map(|()| Reply::Nothing)
             }
@@ -220,6 +221,12 @@ impl Host {
         // So that it does not stay as a zombie when it ends before this program.
         std::thread::spawn(move || keeper.wait());
         self.watch.watch(name, program.ready_file);
+        Ok(())
+    }
+
+    fn watch_again(&self, name: String) -> anyhow::Result<()> {
+        let record = self.records.load(&name)?.with_context(|| format!("there is no program {name} here"))?;
+        self.watch.watch(name, record.program.ready_file);
         Ok(())
     }
 

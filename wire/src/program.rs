@@ -216,16 +216,34 @@ pub fn heed_lifeline(name: &'static str) {
 /// # Errors
 /// Those of the system.
 pub fn on_end_signals(act: impl Fn() + Send + 'static) -> anyhow::Result<()> {
+    on_signals(move |_| act())
+}
+
+/// As [`on_end_signals`], with a difference made between the terminal's being closed and the other signals.
+///
+/// # Errors
+/// Those of the system.
+pub fn on_signals(act: impl Fn(EndSignal) + Send + 'static) -> anyhow::Result<()> {
     let mut wanted = vec![SIGINT, SIGTERM];
     if !ignores_hangup() {
         wanted.push(SIGHUP);
     }
     let mut signals = Signals::new(wanted).context("waiting for signals")?;
+    let kind = |signal| if signal == SIGHUP { EndSignal::Hangup } else { EndSignal::End };
     std::thread::Builder::new()
         .name("signals".into())
-        .spawn(move || signals.forever().for_each(|_| act()))
+        .spawn(move || signals.forever().for_each(|signal| act(kind(signal))))
         .context("starting a thread")?;
     Ok(())
+}
+
+/// A signal to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndSignal {
+    /// The terminal was closed (SIGHUP).
+    Hangup,
+    /// Somebody wants this program to end (SIGINT, SIGTERM).
+    End,
 }
 
 /// Whether SIGHUP is ignored; where the system does not say, it is not.

@@ -6,6 +6,7 @@
 //! program ends when its [`Running`] is dropped.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,10 @@ const READY_TIME: Duration = Duration::from_secs(300);
 const END_TIME: Duration = Duration::from_secs(30);
 /// How long they may take when the results are packed, too.
 const PACK_TIME: Duration = Duration::from_secs(1800);
+/// How long the metrics host may be out of sight until this command gives the job up to itself; and any host before the job
+/// has begun.
+const SIGHT_TIME: Duration = Duration::from_secs(120);
+const START_SIGHT_TIME: Duration = Duration::from_secs(10);
 /// How often ready files are looked at, and programs asked whether they have ended.
 const PAUSE: Duration = Duration::from_millis(2);
 /// Of how many programs that failed with the first one the words are shown.
@@ -69,6 +74,7 @@ pub(crate) struct Job {
 
 /// Where rows come from.
 #[derive(Debug, Clone)]
+#[cfg_attr(feature = "remote", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) enum Input {
     /// Fake rows.
     Fake {
@@ -117,7 +123,7 @@ pub(crate) struct Hosts<'a> {
 /// # Errors
 /// When one of its programs fails, with its last lines; or somebody interrupts.
 pub(crate) fn run(job: &Job, hosts: &Hosts<'_>) -> anyhow::Result<Times> {
-    let mut programs = Programs { job, running: Vec::new() };
+    let mut programs = Programs { running: Vec::new() };
     let token = ["--token-file".to_owned(), arg(&job.token_file)];
 
     let mut args = vec!["--framed".into(), "--listen".into(), at(hosts.metrics, ports::RESULTS)];
@@ -127,7 +133,7 @@ pub(crate) fn run(job: &Job, hosts: &Hosts<'_>) -> anyhow::Result<Times> {
         args.extend(["--archive".into(), arg(archive)]);
     }
     args.extend(token.clone());
-    let receiver = programs.start(hosts.metrics, "receiver", "receiver", args, false)?;
+    let receiver = programs.start(job, hosts.metrics, "receiver", "receiver", args, false)?;
     let results = programs.await_address(receiver, "results")?;
 
     let forming = Instant::now();
@@ -144,7 +150,7 @@ pub(crate) fn run(job: &Job, hosts: &Hosts<'_>) -> anyhow::Result<Times> {
     args.extend(["--cluster-initializer".into(), "--name".into(), "initializer".into()]);
     args.extend(["--in".into(), at(*host, ports::ROWS), "--control".into(), at(*host, ports::CONTROL)]);
     args.extend(["--my-data".into(), at(*host, ports::DATA)]);
-    let initializer = programs.start(*host, "initializer", "classifier", args, false)?;
+    let initializer = programs.start(job, *host, "initializer", "classifier", args, false)?;
     if processes > 1 {
         let control = programs.await_address(initializer, "control")?;
         for (i, host) in classifiers {
@@ -153,7 +159,7 @@ pub(crate) fn run(job: &Job, hosts: &Hosts<'_>) -> anyhow::Result<Times> {
             let mut args = common.clone();
             args.extend(["--name".into(), name.clone(), "--control".into(), control.clone()]);
             args.extend(["--my-data".into(), at(*host, data)]);
-            programs.start(*host, &name, "classifier", args, false)?;
+            programs.start(job, *host, &name, "classifier", args, false)?;
         }
     }
     let rows = programs.await_address(initializer, "rows")?;
@@ -167,10 +173,59 @@ pub(crate) fn run(job: &Job, hosts: &Hosts<'_>) -> anyhow::Result<Times> {
         args.extend(["--patience".into(), SENDER_PATIENCE.to_string()]);
     }
     args.extend(job.input.sender_args());
-    programs.start(hosts.metrics, "sender", "sender", args, matches!(job.input, Input::Stdin))?;
-    let packing = programs.await_end(hosts.metrics, &results)?;
+    programs.start(job, hosts.metrics, "sender", "sender", args, matches!(job.input, Input::Stdin))?;
+    let watched = Watched { rows: job.input.rows(), packs: job.archive.is_some(), token: Some(&job.token) };
+    let packing = programs.watch(hosts.metrics, &results, &watched)?;
     Ok(Times { forming, packing })
 }
+
+/// Programs of a job that runs already, the receiver first: each with its host.
+#[cfg(feature = "remote")]
+pub(crate) type Found<'a> = Vec<(String, &'a dyn Host, Box<dyn Running>)>;
+
+/// Watches a job that runs already until it is done, as [`run`] does; gives how long packing took.
+///
+/// # Errors
+/// As [`run`].
+#[cfg(feature = "remote")]
+pub(crate) fn attach(
+    metrics: &dyn Host,
+    found: Found<'_>,
+    watched: &Watched<'_>,
+) -> anyhow::Result<Duration> {
+    let running =
+        found.into_iter().map(|(name, host, running)| Program { name, host, running, ended: false });
+    let mut programs = Programs { running: running.collect() };
+    let results = programs.await_address(0, "results")?;
+    programs.watch(metrics, &results, watched)
+}
+
+/// What there is to know of a job that is watched.
+pub(crate) struct Watched<'a> {
+    /// How many rows it has, if that is known.
+    pub(crate) rows: Option<u64>,
+    /// Whether its results are packed.
+    pub(crate) packs: bool,
+    /// Its token, for hosts that do not know it.
+    pub(crate) token: Option<&'a Token>,
+}
+
+/// What [`run`] gives when the job cannot be seen any more, and goes on nevertheless.
+#[derive(Debug)]
+pub(crate) struct LostSight(String);
+
+impl fmt::Display for LostSight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "nothing has been heard of {} for {SIGHT_TIME:?}. The job goes on without this command: cargo xtask run-cluster \
+             --attach shows it again, and cargo xtask run-cluster --resume starts it again where it is",
+            self.0
+        )
+    }
+}
+
+impl std::error::Error for LostSight {}
 
 /// How long parts of a job took that its summary does not tell.
 #[derive(Debug, Clone, Copy)]
@@ -193,12 +248,11 @@ fn any_port(host: &dyn Host) -> Option<String> {
 
 /// The programs of a job that were started.
 struct Programs<'a> {
-    job: &'a Job,
     running: Vec<Program<'a>>,
 }
 
 struct Program<'a> {
-    launch: Launch,
+    name: String,
     host: &'a dyn Host,
     running: Box<dyn Running>,
     ended: bool,
@@ -207,21 +261,22 @@ struct Program<'a> {
 impl<'a> Programs<'a> {
     fn start(
         &mut self,
+        job: &Job,
         host: &'a dyn Host,
         name: &str,
         program: &'static str,
         mut args: Vec<String>,
         stdin: bool,
     ) -> anyhow::Result<usize> {
-        let ready_file = self.job.run_folder.join(format!("{name}.ready"));
+        let ready_file = job.run_folder.join(format!("{name}.ready"));
         if program != "sender" {
             args.extend(["--ready-file".into(), arg(&ready_file)]);
         }
-        let environment = self.job.environment.clone();
+        let environment = job.environment.clone();
         let restart = !stdin;
         let launch = Launch { name: name.to_owned(), program, args, environment, ready_file, stdin, restart };
         let running = host.start(&launch)?;
-        self.running.push(Program { launch, host, running, ended: false });
+        self.running.push(Program { name: launch.name, host, running, ended: false });
         Ok(self.running.len() - 1)
     }
 
@@ -231,19 +286,21 @@ impl<'a> Programs<'a> {
         let mut is_told = false;
         loop {
             self.check()?;
-            let Program { launch, host, .. } = &self.running[program];
-            let ready: Option<Ready> = host.ready(launch)?;
+            if let Some(lost) = self.running.iter().find(|p| p.host.away() >= Some(START_SIGHT_TIME)) {
+                bail!("nothing has been heard of {} for {START_SIGHT_TIME:?}", lost.host.name());
+            }
+            let Program { name, host, .. } = &self.running[program];
+            let ready: Option<Ready> = host.ready(name)?;
             if let Some(address) = ready.as_ref().and_then(|ready| ready.addresses.get(what)) {
                 return Ok(address.to_string());
             }
             if start.elapsed() >= QUIET_TIME && !is_told {
                 is_told = true;
-                ui::note(&format!("waiting for {} on {} to listen for {what}", launch.name, host.name()));
+                ui::note(&format!("waiting for {name} on {} to listen for {what}", host.name()));
             }
             if start.elapsed() >= READY_TIME {
                 bail!(
-                    "waiting for {} on {} to listen for {what}: not within {READY_TIME:?}",
-                    launch.name,
+                    "waiting for {name} on {} to listen for {what}: not within {READY_TIME:?}",
                     host.name()
                 );
             }
@@ -264,7 +321,7 @@ impl<'a> Programs<'a> {
                 if status != LOST_ANOTHER {
                     ui::note(&format!(
                         "{} on {} died ({status}), and is started again",
-                        program.launch.name,
+                        program.name,
                         program.host.name()
                     ));
                 }
@@ -300,8 +357,8 @@ impl<'a> Programs<'a> {
         }
         let first = failed.iter().find_map(knows).unwrap_or(first);
         let status = failed.get(&first).map_or(status, String::as_str);
-        let Program { launch, host, .. } = &self.running[first];
-        let mut text = format!("{} on {} failed ({status})", launch.name, host.name());
+        let Program { name, host, .. } = &self.running[first];
+        let mut text = format!("{name} on {} failed ({status})", host.name());
         let mut shown = 0;
         for (i, program) in self.running.iter_mut().enumerate() {
             let mut failed = || program.running.try_wait().ok().flatten().is_some_and(|end| !end.success);
@@ -312,7 +369,7 @@ impl<'a> Programs<'a> {
             let lines = program.running.last_lines(LAST_LINES).unwrap_or_default();
             text.push_str(&format!(
                 "\n\n{} on {} (all of it: {}):",
-                program.launch.name,
+                program.name,
                 program.host.name(),
                 program.running.log()
             ));
@@ -324,11 +381,16 @@ impl<'a> Programs<'a> {
         anyhow!(text)
     }
 
-    /// Shows how the job goes, until all programs have ended; gives the time that the last took after the first, which
+    /// Shows how the job goes, until all programs have ended (or the receiver has, since then all is there); gives the time that the last took after the first, which
     /// is for packing the results.
-    fn await_end(&mut self, metrics: &dyn Host, results: &str) -> anyhow::Result<Duration> {
-        let mut bar = JobBar::new(self.job.input.rows());
-        let progress = metrics.observe(results, &self.job.token)?;
+    fn watch(
+        &mut self,
+        metrics: &dyn Host,
+        results: &str,
+        watched: &Watched<'_>,
+    ) -> anyhow::Result<Duration> {
+        let mut bar = JobBar::new(watched.rows);
+        let progress = metrics.observe(results, watched.token)?;
         let mut done: Option<Instant> = None;
         let mut all_over: Option<Instant> = None;
         let outcome = loop {
@@ -340,6 +402,12 @@ impl<'a> Programs<'a> {
             if let Some(now) = progress.try_iter().last() {
                 bar.show(&now);
             }
+            // Other hosts may be lost for good: the job goes on without them.
+            let away: Vec<_> = self.running.iter().map(|program| program.host.away()).collect();
+            if away.first().is_some_and(|receivers| *receivers >= Some(SIGHT_TIME)) {
+                self.running.iter_mut().for_each(|program| program.running.leave());
+                break Err(LostSight(metrics.name().to_owned()).into());
+            }
             // When the first has ended, the job is done, and the others follow. The receiver has everything when it ends; one
             // that died just then, and was started again, looks for others that are gone.
             let receiver_ended = self.running.first().is_some_and(|receiver| receiver.ended);
@@ -347,9 +415,9 @@ impl<'a> Programs<'a> {
                 break Ok(());
             }
             if self.running.iter().any(|program| program.ended) {
-                let limit = if self.job.archive.is_some() { PACK_TIME } else { END_TIME };
+                let limit = if watched.packs { PACK_TIME } else { END_TIME };
                 if done.get_or_insert_with(Instant::now).elapsed() >= limit {
-                    let left = self.running.iter().filter(|p| !p.ended).map(|p| p.launch.name.as_str());
+                    let left = self.running.iter().filter(|p| !p.ended).map(|p| p.name.as_str());
                     let left: Vec<_> = left.collect();
                     break Err(anyhow!("waiting for {} to end: not within {limit:?}", left.join(", ")));
                 }

@@ -9,6 +9,7 @@ pub(crate) mod ssh;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Receiver;
+use std::time::Duration;
 
 use wire::program::Ready;
 use wire::results::Progress;
@@ -29,12 +30,15 @@ pub(crate) trait Host {
     /// Starts a program of the job.
     fn start(&self, launch: &Launch) -> anyhow::Result<Box<dyn Running>>;
 
-    /// What a program wrote to its ready file; `None` while it is not there.
-    fn ready(&self, launch: &Launch) -> anyhow::Result<Option<Ready>>;
+    /// What the program of this name wrote to its ready file; `None` while it is not there.
+    fn ready(&self, name: &str) -> anyhow::Result<Option<Ready>>;
 
     /// Tells, several times a second, how the job of the receiver on this host goes. When that is lost, so is the
     /// picture, and nothing else.
-    fn observe(&self, results: &str, token: &Token) -> anyhow::Result<Receiver<Progress>>;
+    fn observe(&self, results: &str, token: Option<&Token>) -> anyhow::Result<Receiver<Progress>>;
+
+    /// For how long nothing has been heard of the host, if it is lost. It is looked for meanwhile.
+    fn away(&self) -> Option<Duration>;
 }
 
 /// A program to start. Paths are as they are on its host.
@@ -75,6 +79,9 @@ pub(crate) trait Running {
 
     /// Ends it, and waits until it is gone.
     fn kill(&mut self) -> anyhow::Result<()>;
+
+    /// Leaves it alone from now on: it goes on when this is dropped, if its host can keep it.
+    fn leave(&mut self);
 
     /// The last lines that it wrote.
     fn last_lines(&self, count: usize) -> anyhow::Result<Vec<String>>;

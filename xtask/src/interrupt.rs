@@ -3,6 +3,9 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+#[cfg(feature = "remote")]
+use wire::program::EndSignal;
+
 use crate::ui;
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
@@ -36,6 +39,20 @@ pub(crate) fn watch_and_say(first: &'static str, second: &'static str) -> anyhow
         }
         if !first.is_empty() {
             ui::note(first);
+        }
+    })
+}
+
+/// As [`watch`]; but when the terminal is closed, this process ends at once, and leaves what it has started elsewhere alone.
+#[cfg(feature = "remote")]
+pub(crate) fn watch_or_leave(words: &'static str) -> anyhow::Result<()> {
+    wire::program::on_signals(move |signal| match signal {
+        EndSignal::Hangup => exit(),
+        EndSignal::End => {
+            if INTERRUPTED.swap(true, Ordering::SeqCst) {
+                ui::note(words);
+                exit();
+            }
         }
     })
 }

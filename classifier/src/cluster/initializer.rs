@@ -289,7 +289,11 @@ fn generation() -> anyhow::Result<u64> {
 
 /// The members as another one can reach them: who listens at all addresses of its host is reached at the one that
 /// its control connection comes from, and the initializer at the one that this connection goes to.
-fn as_seen_from(peer: &Link, members: &[Member], peers: &[(Connection, Link)]) -> anyhow::Result<Vec<Member>> {
+fn as_seen_from(
+    peer: &Link,
+    members: &[Member],
+    peers: &[(Connection, Link)],
+) -> anyhow::Result<Vec<Member>> {
     let mut members = members.to_vec();
     for (i, member) in members.iter_mut().enumerate() {
         let data: SocketAddr = member.data.parse().context("understanding a data address")?;
@@ -304,4 +308,3 @@ fn as_seen_from(peer: &Link, members: &[Member], peers: &[(Connection, Link)]) -
     }
     Ok(members)
 }
-

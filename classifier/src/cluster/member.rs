@@ -35,8 +35,8 @@ impl Joined {
             .context(Temporary("no cluster yet"))?;
         let initializer = Link::new(name.clone(), &stream)?;
         let mut reader = FrameReader::new(stream, name.clone(), DEFAULT_LIMIT);
-        let formed = message(&mut reader, FOREVER)
-            .with_context(|| format!("waiting for {name} to form the cluster"));
+        let formed =
+            message(&mut reader, FOREVER).with_context(|| format!("waiting for {name} to form the cluster"));
         let (generation, process, members) = match formed {
             Ok(ControlMessage::Form { generation, process, members }) => (generation, process, members),
             Ok(ControlMessage::Shutdown) => bail!("{name}: the cluster was asked to shut down"),

@@ -14,7 +14,8 @@ use crate::records::Records;
 
 /// How often files are looked at.
 const PAUSE: Duration = Duration::from_millis(5);
-/// How often it is seen to that a program and its keeper have not both been killed, so that nobody notes the end.
+/// How often records are looked at: a program may have been started again, or it and its keeper have both been killed, so that
+/// nobody notes the end.
 const CHECK_PAUSE: Duration = Duration::from_millis(500);
 
 /// Watches over programs, on a thread of its own.
@@ -77,8 +78,12 @@ fn look(all: &mut BTreeMap<String, Watched>, records: &Records, folder: &std::pa
             watched.checked = Instant::now();
             // What cannot be read is told when its end is.
             if let Ok(Some(record)) = records.load(name) {
-                let new = record.deaths.iter().skip(watched.deaths);
-                events.extend(new.map(|status| Event::Died { name: name.clone(), status: status.clone() }));
+                let new = (1..).zip(&record.deaths).skip(watched.deaths);
+                events.extend(new.map(|(count, status)| Event::Died {
+                    name: name.clone(),
+                    status: status.clone(),
+                    count,
+                }));
                 watched.deaths = record.deaths.len();
             }
             end = end.or_else(|| unnoticed_end(name, records));

@@ -166,9 +166,15 @@ pub(crate) struct Job {
 /// Run a job on the hosts: receiver, classifiers, sender
 ///
 /// Replaces the results of an earlier job on the hosts. A file is shipped to the metrics host first, so that this machine
-/// is no part of the job.
+/// is no part of the job: when the connection is lost or the terminal closed, the job goes on. (Ctrl-C ends it.)
 #[derive(Debug, clap::Args)]
 pub(crate) struct RunCluster {
+    /// Show a job again that goes on without anybody watching; Ctrl-C ends only the watching
+    #[arg(long, conflicts_with_all = ["resume", "classifier", "input_lines", "input_size", "input", "seed", "workers", "slowness", "chunk_size"])]
+    pub(crate) attach: bool,
+    /// Go on with the last job where it was broken off or stopped, on the hosts that there are now
+    #[arg(long, conflicts_with_all = ["classifier", "input_lines", "input_size", "input", "seed", "slowness", "chunk_size"])]
+    pub(crate) resume: bool,
     /// The black box, if not the one that up has shipped
     #[arg(long, value_name = "BOX")]
     pub(crate) classifier: Option<String>,

@@ -150,7 +150,7 @@ fn run_until_done(args: &Args, start: Instant) -> anyhow::Result<ExitCode> {
         threads <= MOST_THREADS,
         "{threads} workers in a process are too many; there may be {MOST_THREADS}"
     );
-    let host = Local::new(programs, log);
+    let host = Local::new(programs, log, run_folder.clone());
     check(&host, "classifier", [vec!["check".to_owned()], args.box_args()].concat(), &run_folder)?;
     if let Input::File(path) = &input
         && path.is_file()

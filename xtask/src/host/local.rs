@@ -21,12 +21,13 @@ const GRACE: Duration = Duration::from_secs(2);
 pub(crate) struct Local {
     programs: PathBuf,
     logs: PathBuf,
+    run: PathBuf,
 }
 
 impl Local {
-    /// Runs the programs in one folder, with their logs in another.
-    pub(crate) fn new(programs: PathBuf, logs: PathBuf) -> Self {
-        Self { programs, logs }
+    /// Runs the programs in one folder, with their logs in another, and their ready files in a third.
+    pub(crate) fn new(programs: PathBuf, logs: PathBuf, run: PathBuf) -> Self {
+        Self { programs, logs, run }
     }
 }
 
@@ -70,7 +71,8 @@ impl Host for Local {
                 Ok(())
             })
         };
-        let thread = std::thread::Builder::new().name("keeper".into()).spawn(keeping).with_context(context)?;
+        let thread =
+            std::thread::Builder::new().name("keeper".into()).spawn(keeping).with_context(context)?;
         let name = launch.name.clone();
         let mut program = LocalProgram { name, keeper, thread: Some(thread), events, end: None, log };
         // A program that cannot be started at all should be an error here.
@@ -80,22 +82,26 @@ impl Host for Local {
         Ok(Box::new(program))
     }
 
-    fn ready(&self, launch: &Launch) -> anyhow::Result<Option<Ready>> {
-        Ready::read(&launch.ready_file)
+    fn ready(&self, name: &str) -> anyhow::Result<Option<Ready>> {
+        Ready::read(&self.run.join(format!("{name}.ready")))
     }
 
-    fn observe(&self, results: &str, token: &Token) -> anyhow::Result<Receiver<Progress>> {
+    fn observe(&self, results: &str, token: Option<&Token>) -> anyhow::Result<Receiver<Progress>> {
         let (sender, progress) = channel();
-        let (results, token) = (results.to_owned(), token.clone());
+        let (results, token) = (results.to_owned(), token.cloned());
         std::thread::Builder::new()
             .name("observer".into())
             .spawn(move || {
-                wire::observer::keep_observing(&results, Some(&token), |progress| {
+                wire::observer::keep_observing(&results, token.as_ref(), |progress| {
                     sender.send(progress).is_ok()
                 });
             })
             .context("starting a thread")?;
         Ok(progress)
+    }
+
+    fn away(&self) -> Option<Duration> {
+        None
     }
 }
 
@@ -129,6 +135,10 @@ impl Running for LocalProgram {
     fn deaths(&mut self) -> Vec<String> {
         let died = |event| if let Event::Died(status) = event { Some(status) } else { None };
         self.events.try_iter().filter_map(died).collect()
+    }
+
+    fn leave(&mut self) {
+        // It lives no longer than this command.
     }
 
     fn kill(&mut self) -> anyhow::Result<()> {

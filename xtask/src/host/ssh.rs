@@ -5,14 +5,16 @@
 mod channel;
 mod connect;
 mod files;
+mod known;
+mod link;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::mpsc::Receiver;
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
-use openssh::{Child, Session, Stdio};
+use anyhow::{Context, bail};
+use openssh::Stdio;
 use supervisor::protocol::{Program, Reply, Request};
 use wire::program::Ready;
 use wire::results::Progress;
@@ -21,8 +23,8 @@ use wire::token::Token;
 use super::{End, Host, Launch, Running, arg};
 use crate::hosts::HostEntry;
 use crate::runtime::within;
-use channel::Channel;
 pub(crate) use connect::{Access, known_hosts_options, real_hostname};
+use link::{Link, nothing};
 
 /// How long a short request may take: what it does takes milliseconds, and a connection that is lost is noticed
 /// before.
@@ -31,14 +33,7 @@ const REQUEST_TIME: Duration = Duration::from_secs(30);
 const GRACE: Duration = Duration::from_secs(2);
 
 /// A host that we are logged in to.
-pub(crate) struct Ssh {
-    entry: HostEntry,
-    session: Arc<Session>,
-    /// A program that does nothing; while it runs, the connection is in use, and stays.
-    _anchor: Child<Arc<Session>>,
-    /// To its supervisor, once somebody commands that.
-    channel: OnceLock<Arc<Channel>>,
-}
+pub(crate) struct Ssh(Arc<Link>);
 
 impl Ssh {
     /// Connects: the host answers as an SSH server, shows the right key, and lets us in.
@@ -46,23 +41,12 @@ impl Ssh {
     /// # Errors
     /// Names the host, and which of these is not so.
     pub(crate) fn connect(entry: &HostEntry, access: &Access) -> anyhow::Result<Self> {
-        let connected = connect::connect(entry, access).and_then(|session| {
-            let session = Arc::new(session);
-            let anchor = within("starting a program", REQUEST_TIME, async {
-                let mut anchor = Arc::clone(&session).arc_command("cat");
-                anchor.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-                Ok(anchor.spawn().await?)
-            })?;
-            Ok((session, anchor))
-        });
-        let (session, anchor) =
-            connected.with_context(|| format!("connecting to {} ({})", entry.name, entry.address))?;
-        Ok(Self { entry: entry.clone(), session, _anchor: anchor, channel: OnceLock::new() })
+        Ok(Self(Arc::new(Link::new(entry, access)?)))
     }
 
     /// The host, as the user describes it.
     pub(crate) fn entry(&self) -> &HostEntry {
-        &self.entry
+        &self.0.entry
     }
 
     /// Runs a script of the POSIX shell, and gives what it prints.
@@ -70,13 +54,14 @@ impl Ssh {
     /// # Errors
     /// A script that fails, with what it says about that.
     pub(crate) fn run(&self, script: &str, limit: Duration) -> anyhow::Result<String> {
-        let output = within(&format!("running a script on {}", self.entry.name), limit, async {
-            let mut command = self.session.command("sh");
+        let login = self.0.login();
+        let output = within(&format!("running a script on {}", self.entry().name), limit, async {
+            let mut command = login.session.command("sh");
             Ok(command.arg("-c").arg(script).stdin(Stdio::null()).output().await?)
         })?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
-            bail!("on {}: {} ({})", self.entry.name, said.trim(), output.status);
+            bail!("on {}: {} ({})", self.entry().name, said.trim(), output.status);
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
@@ -86,8 +71,8 @@ impl Ssh {
     /// # Errors
     /// When it cannot be started, or the connection is lost.
     pub(crate) fn run_to(&self, script: &str, mut line: impl FnMut(String)) -> anyhow::Result<()> {
-        channel::lines_of(&self.session, script, &mut line)
-            .with_context(|| format!("running a script on {}", self.entry.name))
+        channel::lines_of(&self.0.login().session, script, &mut line)
+            .with_context(|| format!("running a script on {}", self.entry().name))
     }
 
     /// Starts the supervisor that was shipped, to command the host with [`Ssh::request`].
@@ -95,15 +80,7 @@ impl Ssh {
     /// # Errors
     /// A supervisor that is not there or does not start.
     pub(crate) fn command(&self, supervisor: &str) -> anyhow::Result<()> {
-        let channel = Channel::open(&self.session, &self.entry.name, supervisor).with_context(|| {
-            format!("starting the supervisor on {} (cargo xtask up ships it)", self.entry.name)
-        })?;
-        ensure!(
-            self.channel.set(Arc::new(channel)).is_ok(),
-            "the supervisor of {} is commanded already",
-            self.entry.name
-        );
-        Ok(())
+        self.0.command(supervisor)
     }
 
     /// Asks the supervisor for something.
@@ -111,8 +88,7 @@ impl Ssh {
     /// # Errors
     /// When it cannot do that, or is lost; names the host.
     pub(crate) fn request(&self, request: &Request, limit: Duration) -> anyhow::Result<Reply> {
-        let asked = self.channel().and_then(|channel| channel.request(request, limit));
-        asked.with_context(|| format!("on {}", self.entry.name))
+        self.0.request(request, limit).with_context(|| format!("on {}", self.entry().name))
     }
 
     /// Tells the supervisor to do something that has no other answer than that it is done.
@@ -120,24 +96,27 @@ impl Ssh {
     /// # Errors
     /// As [`Ssh::request`].
     pub(crate) fn tell(&self, request: &Request, limit: Duration) -> anyhow::Result<()> {
-        match self.request(request, limit)? {
-            Reply::Nothing => Ok(()),
-            other => bail!("on {}: the supervisor answered {other:?}", self.entry.name),
-        }
+        nothing(self.request(request, limit)?).with_context(|| format!("on {}", self.entry().name))
     }
 
-    fn channel(&self) -> anyhow::Result<&Arc<Channel>> {
-        self.channel.get().context("nobody commands its supervisor")
+    /// A program that is there already, as one that was started.
+    ///
+    /// # Errors
+    /// When there is none of this name.
+    pub(crate) fn watch(&self, name: &str) -> anyhow::Result<Box<dyn Running>> {
+        self.0.known.expect(name);
+        self.tell(&Request::Watch { name: name.to_owned() }, REQUEST_TIME)?;
+        Ok(Box::new(SshProgram { name: name.to_owned(), host: Arc::clone(&self.0), left: false }))
     }
 }
 
 impl Host for Ssh {
     fn name(&self) -> &str {
-        &self.entry.name
+        &self.entry().name
     }
 
     fn address(&self) -> &str {
-        self.entry.private_address()
+        self.entry().private_address()
     }
 
     fn has_fixed_ports(&self) -> bool {
@@ -145,8 +124,7 @@ impl Host for Ssh {
     }
 
     fn start(&self, launch: &Launch) -> anyhow::Result<Box<dyn Running>> {
-        let channel = self.channel()?;
-        channel.expect(&launch.name);
+        self.0.known.expect(&launch.name);
         let program = Program {
             name: launch.name.clone(),
             path: format!("app/{}", launch.program),
@@ -156,75 +134,65 @@ impl Host for Ssh {
             restart: launch.restart,
         };
         self.tell(&Request::Start(program), REQUEST_TIME)?;
-        let (host, name) = (self.entry.name.clone(), launch.name.clone());
-        Ok(Box::new(SshProgram { host, name, channel: Arc::clone(channel), ended: false }))
+        Ok(Box::new(SshProgram { name: launch.name.clone(), host: Arc::clone(&self.0), left: false }))
     }
 
-    fn ready(&self, launch: &Launch) -> anyhow::Result<Option<Ready>> {
-        self.channel()?.ready(&launch.name)
+    fn ready(&self, name: &str) -> anyhow::Result<Option<Ready>> {
+        Ok(self.0.known.ready(name))
     }
 
-    fn observe(&self, results: &str, _token: &Token) -> anyhow::Result<Receiver<Progress>> {
-        let progress = self.channel()?.progress();
+    fn observe(&self, results: &str, _token: Option<&Token>) -> anyhow::Result<Receiver<Progress>> {
+        let progress = self.0.progress();
         // The supervisor knows the token.
         self.tell(&Request::Observe { address: results.to_owned() }, REQUEST_TIME)?;
         Ok(progress)
     }
-}
 
-impl Drop for Ssh {
-    fn drop(&mut self) {
-        // Tasks still hold the session, so that it does not end by itself. If this does not end it either, it ends when
-        // nobody has used it for a while.
-        let socket = self.session.control_socket();
-        let _ = duct::cmd!("ssh", "-S", socket, "-O", "exit", &self.entry.address)
-            .stdin_null()
-            .stdout_null()
-            .stderr_null()
-            .unchecked()
-            .run();
-        let _ = socket.parent().map(std::fs::remove_dir_all);
+    fn away(&self) -> Option<Duration> {
+        self.0.away()
     }
 }
 
 /// A program on such a host.
 struct SshProgram {
-    host: String,
     name: String,
-    channel: Arc<Channel>,
-    ended: bool,
+    host: Arc<Link>,
+    /// It is nobody's business here any more.
+    left: bool,
 }
 
 impl Running for SshProgram {
     fn try_wait(&mut self) -> anyhow::Result<Option<End>> {
-        let end = self.channel.end(&self.name).with_context(|| format!("{} on {}", self.name, self.host))?;
-        self.ended |= end.is_some();
-        Ok(end)
+        Ok(self.host.known.end(&self.name))
     }
 
     fn deaths(&mut self) -> Vec<String> {
-        self.channel.deaths(&self.name)
+        self.host.known.deaths(&self.name)
     }
 
     fn kill(&mut self) -> anyhow::Result<()> {
-        if self.ended {
+        if self.left || self.host.known.end(&self.name).is_some() {
             return Ok(());
         }
         let request = Request::Stop { name: Some(self.name.clone()), grace_ms: GRACE.as_millis() as u64 };
-        self.channel.request(&request, REQUEST_TIME)?;
-        self.ended = true;
+        self.host.request(&request, REQUEST_TIME)?;
+        self.left = true;
         Ok(())
     }
 
+    fn leave(&mut self) {
+        self.left = true;
+    }
+
     fn last_lines(&self, count: usize) -> anyhow::Result<Vec<String>> {
-        match self.channel.request(&Request::Tail { name: self.name.clone(), lines: count }, REQUEST_TIME)? {
+        match self.host.request(&Request::Tail { name: self.name.clone(), lines: count }, REQUEST_TIME)? {
             Reply::Lines(lines) => Ok(lines),
             other => bail!("the supervisor answered {other:?}"),
         }
     }
 
     fn log(&self) -> String {
-        format!("cargo xtask logs {}", self.host)
+        format!("cargo xtask logs {}", self.host.entry.name)
     }
 }
 

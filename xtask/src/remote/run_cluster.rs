@@ -1,16 +1,19 @@
 //! Subcommand: cargo xtask run-cluster
 
+mod attach;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use serde::{Deserialize, Serialize};
 use supervisor::protocol::{FOLDER, Request};
 use wire::results::Summary;
 
 use super::{SHORT, all, command_all, each, load, lock_all, python, status_of, stop_all};
-use crate::cluster::{self, Hosts, Input, Job, Times};
+use crate::cluster::{self, Hosts, Input, Job, LostSight};
 use crate::commands::remote::RunCluster;
 use crate::commands::run_locally::{DEFAULT_LINES, box_args, check_input};
 use crate::host::Host;
@@ -23,6 +26,10 @@ use crate::ui::{self, Transfer};
 pub(super) const PYTHON_PATH: &str = "app/python:packages";
 /// Programs of an earlier job are of no more use.
 const GRACE: Duration = Duration::from_secs(1);
+/// How long a receiver may take to make durable what it has.
+const RECEIVER_GRACE: Duration = Duration::from_secs(20);
+/// What is to be known of the job, in the metrics host's folder.
+const DESCRIPTION: &str = "run/job.json";
 /// Removing the results of an earlier job may take a while.
 const CLEAN_TIME: Duration = Duration::from_secs(120);
 /// How long a box may take to load, and an input to be looked at.
@@ -32,13 +39,19 @@ const INPUT: &str = "input/rows.csv";
 
 /// Runs the command.
 pub(super) fn run(args: &RunCluster) -> anyhow::Result<ExitCode> {
-    interrupt::watch("interrupted twice: what is left of the job on the hosts is ended by cargo xtask stop")?;
+    if args.attach {
+        return attach::run(args);
+    }
+    interrupt::watch_or_leave(
+        "interrupted twice: what is left of the job on the hosts is ended by cargo xtask stop",
+    )?;
     let (start, mut is_started) = (Instant::now(), false);
     let outcome = run_until_done(args, start, &mut is_started);
     match outcome {
         Err(error) if error.is::<Interrupted>() => {
             ui::note(if is_started {
-                "interrupted: all programs of the job have ended; what was received is kept on the metrics host"
+                "interrupted: all programs of the job have ended; what was received is kept on the metrics host, and gone \
+                 on with by: cargo xtask run-cluster --resume"
             } else {
                 "interrupted before anything was started; results of an earlier job are as they were"
             });
@@ -48,16 +61,24 @@ pub(super) fn run(args: &RunCluster) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// What is to be known of a job to go on with it. It lies on the metrics host.
+#[derive(Debug, Serialize, Deserialize)]
+struct Description {
+    input: Input,
+    /// The box, as the user says it.
+    classifier: String,
+    /// The box and its settings, as arguments.
+    box_args: Vec<String>,
+    /// Worker threads on each machine.
+    workers: usize,
+    /// The content hashes of application and packages: others may give other results.
+    app: String,
+    packages: Option<String>,
+}
+
 fn run_until_done(args: &RunCluster, start: Instant, is_started: &mut bool) -> anyhow::Result<ExitCode> {
     let (inventory, access) = load(&args.place)?;
     ensure!(inventory.ready, "the last cargo xtask up did not come to its end; run it again");
-    let classifier = args.classifier.clone().unwrap_or_else(|| inventory.classifier.clone());
-    ensure!(
-        python::module_of(&classifier)
-            .is_none_or(|module| python::module_of(&inventory.classifier) == Some(module)),
-        "{classifier} is not on the hosts, which have {}; ship it with: cargo xtask up --classifier {classifier}",
-        inventory.classifier
-    );
     if let Some(path) = &args.rows.input {
         // Better said before anything is started.
         ensure!(path != Path::new("-"), "standard input cannot be shipped to the hosts; give a file");
@@ -67,26 +88,40 @@ fn run_until_done(args: &RunCluster, start: Instant, is_started: &mut bool) -> a
     // The metrics host first: it is the one that all who want these hosts have to ask.
     lock_all(&hosts, "cargo xtask run-cluster")?;
     let (metrics, classifiers) = roles(&inventory, &hosts)?;
-    refuse_second_job(metrics)?;
+    if !args.resume {
+        refuse_second_job(metrics)?;
+    }
     all(each(&hosts, |host| ensure_right_application(host, &inventory)))?;
-    // What cannot work should not cost the results of the job before.
-    let box_args = box_args(&classifier, Path::new("python3"), args.rows.slowness, args.rows.chunk_size);
     let initializer = hosts.iter().find(|host| host.entry().name == inventory.machines[0]);
-    check_box(initializer.context("the inventory has no initializer")?, &box_args)?;
-    let input = input(args, metrics)?;
+    let initializer = initializer.context("the inventory has no initializer")?;
+    let description = if args.resume {
+        recall(metrics, &inventory)?
+    } else {
+        describe_new(args, &inventory, metrics, initializer)?
+    };
     let token = cluster::make_token()?;
     interrupt::check()?;
     *is_started = true;
+    let text = serde_json::to_string(&description).context("describing the job")?;
     all(each(&hosts, |host| {
-        stop_all(host, GRACE)?;
-        host.tell(&Request::Clean, CLEAN_TIME)?;
-        let secret = Request::WriteSecret { path: "run/token".into(), text: token.secret().to_owned() };
-        host.tell(&secret, SHORT)
+        let is_metrics = host.entry().name == inventory.metrics;
+        // A receiver that still runs makes durable what it has.
+        stop_all(host, if args.resume { RECEIVER_GRACE } else { GRACE })?;
+        if !(args.resume && is_metrics) {
+            host.tell(&Request::Clean, CLEAN_TIME)?;
+        }
+        let write =
+            |path: &str, text: &str| Request::WriteSecret { path: path.to_owned(), text: text.to_owned() };
+        if is_metrics {
+            host.tell(&write(DESCRIPTION, &text), SHORT)?;
+        }
+        host.tell(&write("run/token", token.secret()), SHORT)
     }))?;
-    let workers = usize::from(args.rows.workers);
+    let Description { input, classifier, box_args, workers, .. } = description;
     ui::note(&format!(
-        "{}, on {} workers ({} machines of {workers}), through {classifier}",
-        describe(args),
+        "{}{}, on {} workers ({} machines of {workers}), through {classifier}",
+        if args.resume { "going on with " } else { "" },
+        describe(&input, args.rows.input.as_deref()),
         workers * classifiers.len(),
         classifiers.len()
     ));
@@ -102,20 +137,93 @@ fn run_until_done(args: &RunCluster, start: Instant, is_started: &mut bool) -> a
         token_file: "run/token".into(),
     };
     let outcome = cluster::run(&job, &Hosts { metrics, classifiers });
-    // Whatever happened: what could not be ended by name is ended now.
-    let stopped = all(each(&hosts, |host| stop_all(host, GRACE)));
-    let times = match (outcome, stopped) {
-        (Ok(times), Ok(_)) => times,
-        (Err(error), Ok(_)) => return Err(error),
-        (Ok(_), Err(left)) => return Err(left.context("the job is done, but some of it is left running")),
+    let times = end(&hosts, outcome)?;
+    conclude(metrics, Some(times.forming), times.packing, start)
+}
+
+/// Ends what is left of a job on its hosts.
+fn end<T>(hosts: &[Ssh], outcome: anyhow::Result<T>) -> anyhow::Result<T> {
+    if outcome.as_ref().is_err_and(anyhow::Error::is::<LostSight>) {
+        return outcome;
+    }
+    // Whatever happened: what could not be ended by name is ended now. A host that is lost has nothing more to do, and what it
+    // does is of no use to anybody.
+    let (there, lost): (Vec<_>, Vec<_>) = hosts.iter().partition(|host| host.away().is_none());
+    for host in lost {
+        ui::note(&format!(
+            "{} is still lost; what is left of the job there is ended by cargo xtask stop, or the next job",
+            host.name()
+        ));
+    }
+    let stopped = all(each(&there, |host| stop_all(host, GRACE)));
+    match (outcome, stopped) {
+        (outcome, Ok(_)) => outcome,
+        (Ok(_), Err(left)) => Err(left.context("the job is done, but some of it is left running")),
         (Err(error), Err(left)) => {
             bail!("{error:#}\n\nbesides, what is left of the job could not be ended: {left:#}")
         }
-    };
+    }
+}
+
+fn conclude(
+    metrics: &Ssh,
+    forming: Option<Duration>,
+    packing: Duration,
+    start: Instant,
+) -> anyhow::Result<ExitCode> {
     let status = status_of(metrics)?;
     let summary = status.summary.context("the job is done, and the metrics host has no results.json")?;
-    summarize(&summary, times, metrics.name(), start);
+    summarize(&summary, forming, packing, metrics.name(), start);
     Ok(ExitCode::SUCCESS)
+}
+
+/// A job as the arguments have it. What cannot work should not cost the results of the job before, so it is tried here.
+fn describe_new(
+    args: &RunCluster,
+    inventory: &Inventory,
+    metrics: &Ssh,
+    initializer: &Ssh,
+) -> anyhow::Result<Description> {
+    let classifier = args.classifier.clone().unwrap_or_else(|| inventory.classifier.clone());
+    ensure!(
+        python::module_of(&classifier)
+            .is_none_or(|module| python::module_of(&inventory.classifier) == Some(module)),
+        "{classifier} is not on the hosts, which have {}; ship it with: cargo xtask up --classifier {classifier}",
+        inventory.classifier
+    );
+    let box_args = box_args(&classifier, Path::new("python3"), args.rows.slowness, args.rows.chunk_size);
+    check_box(initializer, &box_args)?;
+    let input = input(args, metrics)?;
+    let (app, packages) = (inventory.app.clone(), inventory.packages.clone());
+    Ok(Description { input, classifier, box_args, workers: usize::from(args.rows.workers), app, packages })
+}
+
+/// The last job, from the metrics host.
+fn recall(metrics: &Ssh, inventory: &Inventory) -> anyhow::Result<Description> {
+    if let Some(summary) = status_of(metrics)?.summary {
+        bail!(
+            "the last job is done, with {} rows; fetch its results with: cargo xtask get-results",
+            ui::count(summary.rows)
+        );
+    }
+    let description = recall_if_there(metrics)?.context(
+        "there is no job on the metrics host to go on with; start one with cargo xtask run-cluster",
+    )?;
+    ensure!(
+        description.app == inventory.app && description.packages == inventory.packages,
+        "the application is another one than the one that the last job was begun with, and might give other results; start the \
+         job anew, without --resume"
+    );
+    Ok(description)
+}
+
+fn recall_if_there(metrics: &Ssh) -> anyhow::Result<Option<Description>> {
+    let text =
+        metrics.run(&format!("cd {FOLDER} && if [ -e {DESCRIPTION} ]; then cat {DESCRIPTION}; fi"), SHORT)?;
+    if text.trim().is_empty() {
+        return Ok(None);
+    }
+    serde_json::from_str(&text).map(Some).context("understanding the description of the last job")
 }
 
 /// The metrics host, and the hosts of the classifiers.
@@ -160,7 +268,7 @@ fn refuse_second_job(metrics: &Ssh) -> anyhow::Result<()> {
         let rows = status.progress.map_or(0, |progress| progress.rows);
         bail!(
             "a job is running on the hosts since {seconds} s, with {} rows done, and nobody watches it; wait for its end \
-             (cargo xtask status shows how far it is), or end it with: cargo xtask stop",
+             (cargo xtask run-cluster --attach shows it), or end it with: cargo xtask stop",
             ui::count(rows)
         );
     }
@@ -189,20 +297,20 @@ fn lines(args: &RunCluster) -> u64 {
     args.rows.input_lines.or(args.rows.input_size).unwrap_or(DEFAULT_LINES)
 }
 
-fn describe(args: &RunCluster) -> String {
-    match &args.rows.input {
-        Some(path) => format!("rows from {}", path.display()),
-        None => format!("{} fake rows", ui::count(lines(args))),
+fn describe(input: &Input, path: Option<&Path>) -> String {
+    match (input.rows(), path) {
+        (Some(rows), _) => format!("{} fake rows", ui::count(rows)),
+        (None, Some(path)) => format!("rows from {}", path.display()),
+        (None, None) => "rows from the file that was shipped".to_owned(),
     }
 }
 
-fn summarize(summary: &Summary, times: Times, metrics: &str, start: Instant) {
+fn summarize(summary: &Summary, forming: Option<Duration>, packing: Duration, metrics: &str, start: Instant) {
     ui::summary(summary, start.elapsed());
-    ui::data(&format!("cluster    formed in {:.2} s", times.forming.as_secs_f64()));
-    ui::data(&format!(
-        "results    on {metrics}, packed {:.2} s after the last row",
-        times.packing.as_secs_f64()
-    ));
+    if let Some(forming) = forming {
+        ui::data(&format!("cluster    formed in {:.2} s", forming.as_secs_f64()));
+    }
+    ui::data(&format!("results    on {metrics}, packed {:.2} s after the last row", packing.as_secs_f64()));
     ui::data(&format!("sha256     {}", summary.sha256));
     ui::note("fetch them: cargo xtask get-results");
 }

@@ -1,19 +1,15 @@
 //! The channel to a host's supervisor: requests one way, replies and events the other.
 
-use std::collections::BTreeMap;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow, bail, ensure};
+use anyhow::{Context, anyhow, bail};
 use openssh::{ChildStdin, Session, Stdio};
 use supervisor::protocol::{Event, FOLDER, Message, Reply, Request};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use wire::program::Ready;
-use wire::results::Progress;
 
-use super::super::End;
 use crate::runtime::{runtime, within};
 
 /// How long the supervisor may take to start.
@@ -28,28 +24,18 @@ pub(super) struct Channel {
     requests: UnboundedSender<Vec<u8>>,
     /// One request at a time: replies come in the order of requests.
     replies: Mutex<Receiver<Result<Reply, String>>>,
-    state: Arc<Mutex<State>>,
-}
-
-#[derive(Default)]
-struct State {
-    programs: BTreeMap<String, Known>,
-    progress: Option<Sender<Progress>>,
-    /// Why the channel is closed, when it is.
-    lost: Option<String>,
-}
-
-/// What is known of a program.
-#[derive(Default)]
-struct Known {
-    ready: Option<Ready>,
-    /// Deaths that nobody has asked about yet.
-    deaths: Vec<String>,
-    end: Option<End>,
+    /// Why it is closed, when it is.
+    lost: Arc<Mutex<Option<String>>>,
 }
 
 impl Channel {
-    pub(super) fn open(session: &Arc<Session>, host: &str, supervisor: &str) -> anyhow::Result<Self> {
+    /// Starts the supervisor; what it tells is passed on to `note`.
+    pub(super) fn open(
+        session: &Arc<Session>,
+        host: &str,
+        supervisor: &str,
+        note: impl Fn(Event) + Send + 'static,
+    ) -> anyhow::Result<Self> {
         let script = format!("cd {FOLDER} && exec ./supervisor-{supervisor} serve");
         let mut child = within("opening a channel", OPEN_TIME, async {
             let mut command = Arc::clone(session).arc_command("sh");
@@ -64,7 +50,7 @@ impl Channel {
         };
         let (requests, to_write) = unbounded_channel();
         let (replying, replies) = channel();
-        let state = Arc::new(Mutex::new(State::default()));
+        let lost = Arc::new(Mutex::new(None));
         let runtime = runtime()?;
         runtime.spawn(write(stdin, to_write));
         let words = runtime.spawn(async move {
@@ -73,7 +59,7 @@ impl Channel {
             let _ = stderr.read_to_end(&mut words).await;
             words
         });
-        let (shared, host) = (Arc::clone(&state), host.to_owned());
+        let (why_lost, host) = (Arc::clone(&lost), host.to_owned());
         runtime.spawn(async move {
             let mut lines = BufReader::new(stdout).lines();
             let mut reason = "it closed the channel".to_owned();
@@ -90,7 +76,7 @@ impl Channel {
                     // When nobody waits for the reply any more, nobody misses it.
                     Ok(Message::Done(reply)) => drop(replying.send(Ok(reply))),
                     Ok(Message::Failed(why)) => drop(replying.send(Err(why))),
-                    Ok(Message::Event(event)) => lock(&shared).note(event),
+                    Ok(Message::Event(event)) => note(event),
                     Err(error) => {
                         reason = format!("it said {line:?}, which is not understood: {error}");
                         break;
@@ -104,11 +90,11 @@ impl Channel {
             if !words.trim().is_empty() {
                 reason = format!("{reason}; it said: {}", words.trim());
             }
-            lock(&shared).lost = Some(format!("lost the supervisor of {host}: {reason}"));
+            *lock(&why_lost) = Some(format!("lost the supervisor of {host}: {reason}"));
             // Its end is of no use any more, but it must be waited for.
             let _ = child.wait().await;
         });
-        Ok(Self { requests, replies: Mutex::new(replies), state })
+        Ok(Self { requests, replies: Mutex::new(replies), lost })
     }
 
     /// Asks for something, and waits for the reply.
@@ -127,7 +113,7 @@ impl Channel {
                     self.check()?;
                     if Instant::now() >= deadline {
                         // Its reply may still come, and would be taken for the next one's.
-                        self.lock().lost = Some(format!("it did not answer within {limit:?}"));
+                        *lock(&self.lost) = Some(format!("it did not answer within {limit:?}"));
                         return Err(self.lost());
                     }
                 }
@@ -135,69 +121,22 @@ impl Channel {
         }
     }
 
-    /// A program of this name is about to be started; what was known of another one is forgotten.
-    pub(super) fn expect(&self, name: &str) {
-        self.lock().programs.insert(name.to_owned(), Known::default());
-    }
-
-    pub(super) fn ready(&self, name: &str) -> anyhow::Result<Option<Ready>> {
-        self.check()?;
-        Ok(self.lock().programs.get(name).and_then(|known| known.ready.clone()))
-    }
-
-    pub(super) fn end(&self, name: &str) -> anyhow::Result<Option<End>> {
-        if let Some(end) = self.lock().programs.get(name).and_then(|known| known.end.clone()) {
-            return Ok(Some(end));
-        }
-        self.check()?;
-        Ok(None)
-    }
-
-    /// How it died since this was asked last.
-    pub(super) fn deaths(&self, name: &str) -> Vec<String> {
-        self.lock().programs.get_mut(name).map(|known| std::mem::take(&mut known.deaths)).unwrap_or_default()
-    }
-
-    pub(super) fn progress(&self) -> Receiver<Progress> {
-        let (sender, progress) = channel();
-        self.lock().progress = Some(sender);
-        progress
+    /// Why it is lost, if it is.
+    pub(super) fn why_lost(&self) -> Option<String> {
+        lock(&self.lost).clone()
     }
 
     fn check(&self) -> anyhow::Result<()> {
-        let lost = self.lock().lost.clone();
-        ensure!(lost.is_none(), lost.unwrap_or_default());
-        Ok(())
+        self.why_lost().map_or(Ok(()), |reason| Err(anyhow!(reason)))
     }
 
     fn lost(&self) -> anyhow::Error {
-        anyhow!(self.lock().lost.clone().unwrap_or_else(|| "lost the supervisor".to_owned()))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        lock(&self.state)
+        anyhow!(self.why_lost().unwrap_or_else(|| "lost the supervisor".to_owned()))
     }
 }
 
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl State {
-    fn note(&mut self, event: Event) {
-        match event {
-            Event::Ready { name, ready } => self.programs.entry(name).or_default().ready = Some(ready),
-            Event::Died { name, status } => self.programs.entry(name).or_default().deaths.push(status),
-            Event::Ended { name, end } => {
-                let end = End { success: end.success, status: end.status };
-                self.programs.entry(name).or_default().end = Some(end);
-            }
-            Event::Progress(progress) => {
-                // Nobody may want to see it any more.
-                let _ = self.progress.as_ref().map(|sender| sender.send(progress));
-            }
-        }
-    }
+fn lock(lost: &Mutex<Option<String>>) -> MutexGuard<'_, Option<String>> {
+    lost.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Writes requests, and a sign of life where there are none.

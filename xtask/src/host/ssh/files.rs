@@ -38,7 +38,7 @@ impl Ssh {
         executable: bool,
         mut arrived: impl FnMut(u64),
     ) -> anyhow::Result<()> {
-        let what = format!("writing {} on {}", to.display(), self.entry.name);
+        let what = format!("writing {} on {}", to.display(), self.entry().name);
         // A name of its own: an earlier upload that was broken off may still have its file open over there, and may even
         // still write to it.
         let random = getrandom::u32().map_err(|e| anyhow!("making up a name: {e}"))?;
@@ -101,7 +101,7 @@ impl Ssh {
         length: u64,
         mut arrived: impl FnMut(u64),
     ) -> anyhow::Result<()> {
-        let what = format!("reading {} of {}", from.display(), self.entry.name);
+        let what = format!("reading {} of {}", from.display(), self.entry().name);
         local.seek(SeekFrom::Start(begin)).context("seeking in a file")?;
         let downloaded = runtime()?.block_on(async {
             let sftp = self.sftp().await?;
@@ -137,12 +137,12 @@ impl Ssh {
         let length = said.trim().parse();
         length
             .map(Some)
-            .with_context(|| format!("{} says that a file has {:?} bytes", self.entry.name, said.trim()))
+            .with_context(|| format!("{} says that a file has {:?} bytes", self.entry().name, said.trim()))
     }
 
     /// The channel ends when this is dropped. (Its own way to end panics when something of it is still being dropped.)
     async fn sftp(&self) -> anyhow::Result<Sftp> {
-        let opening = Sftp::from_clonable_session(Arc::clone(&self.session), SftpOptions::new());
+        let opening = Sftp::from_clonable_session(Arc::clone(&self.0.login().session), SftpOptions::new());
         in_time(opening).await.context("opening an SFTP channel")
     }
 }
