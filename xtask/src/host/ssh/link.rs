@@ -1,0 +1,206 @@
+//! The link to a host: a login, and the channel to its supervisor. A link that is lost while a job runs is looked for again,
+//! since the job does not need it.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use openssh::{Child, Session, Stdio};
+use supervisor::protocol::{Event, Reply, Request};
+use wire::results::Progress;
+
+use super::channel::Channel;
+use super::known::Known;
+use super::{Access, REQUEST_TIME, connect};
+use crate::hosts::HostEntry;
+use crate::runtime::within;
+use crate::ui;
+
+/// The pause between two tries to find a host again.
+const TRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// The link.
+pub(super) struct Link {
+    pub(super) entry: HostEntry,
+    access: Access,
+    state: Mutex<State>,
+    /// What is known of the host's programs, also while the link is lost.
+    pub(super) known: Arc<Known>,
+    /// Which supervisor, once it is commanded.
+    supervisor: OnceLock<String>,
+}
+
+struct State {
+    login: Arc<Login>,
+    channel: Option<Arc<Channel>>,
+    /// What locked the host, so that it can be locked again.
+    lock: Option<Request>,
+    /// Where its receiver is observed, if it is.
+    observed: Option<String>,
+    /// Since when the link is lost and looked for, if it is.
+    lost: Option<Instant>,
+}
+
+/// A connection that is logged in.
+pub(super) struct Login {
+    pub(super) session: Arc<Session>,
+    address: String,
+    /// A program that does nothing; while it runs, the connection is in use, and stays.
+    _anchor: Child<Arc<Session>>,
+}
+
+impl Login {
+    fn new(entry: &HostEntry, access: &Access) -> anyhow::Result<Self> {
+        let connected = connect::connect(entry, access).and_then(|session| {
+            let session = Arc::new(session);
+            let anchor = within("starting a program", REQUEST_TIME, async {
+                let mut anchor = Arc::clone(&session).arc_command("cat");
+                anchor.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+                Ok(anchor.spawn().await?)
+            })?;
+            Ok((session, anchor))
+        });
+        let (session, anchor) =
+            connected.with_context(|| format!("connecting to {} ({})", entry.name, entry.address))?;
+        Ok(Self { session, address: entry.address.clone(), _anchor: anchor })
+    }
+}
+
+impl Drop for Login {
+    fn drop(&mut self) {
+        // Tasks still hold the session, so that it does not end by itself. If this does not end it either, it ends when
+        // nobody has used it for a while.
+        let socket = self.session.control_socket();
+        let _ = duct::cmd!("ssh", "-S", socket, "-O", "exit", &self.address)
+            .stdin_null()
+            .stdout_null()
+            .stderr_null()
+            .unchecked()
+            .run();
+        let _ = socket.parent().map(std::fs::remove_dir_all);
+    }
+}
+
+impl Link {
+    pub(super) fn new(entry: &HostEntry, access: &Access) -> anyhow::Result<Self> {
+        let login = Arc::new(Login::new(entry, access)?);
+        let state = State { login, channel: None, lock: None, observed: None, lost: None };
+        Ok(Self {
+            entry: entry.clone(),
+            access: access.clone(),
+            state: Mutex::new(state),
+            known: Arc::default(),
+            supervisor: OnceLock::new(),
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn login(&self) -> Arc<Login> {
+        Arc::clone(&self.state().login)
+    }
+
+    /// Starts the supervisor that was shipped.
+    pub(super) fn command(&self, supervisor: &str) -> anyhow::Result<()> {
+        let channel = self.open_channel(&self.login(), supervisor).with_context(|| {
+            format!("starting the supervisor on {} (cargo xtask up ships it)", self.entry.name)
+        })?;
+        ensure!(
+            self.supervisor.set(supervisor.to_owned()).is_ok(),
+            "the supervisor of {} is commanded already",
+            self.entry.name
+        );
+        self.state().channel = Some(Arc::new(channel));
+        Ok(())
+    }
+
+    fn open_channel(&self, login: &Login, supervisor: &str) -> anyhow::Result<Channel> {
+        let known = Arc::clone(&self.known);
+        Channel::open(&login.session, &self.entry.name, supervisor, move |event: Event| known.note(event))
+    }
+
+    /// Asks the supervisor for something.
+    pub(super) fn request(&self, request: &Request, limit: Duration) -> anyhow::Result<Reply> {
+        let channel = self.state().channel.clone();
+        let channel = channel.context("nobody commands its supervisor")?;
+        let reply = channel.request(request, limit)?;
+        let mut state = self.state();
+        match (request, &reply) {
+            (Request::Lock(_), Reply::Nothing) => state.lock = Some(request.clone()),
+            (Request::Observe { address }, _) => state.observed = Some(address.clone()),
+            _ => {}
+        }
+        Ok(reply)
+    }
+
+    pub(super) fn progress(&self) -> Receiver<Progress> {
+        let (sender, progress): (Sender<Progress>, _) = channel();
+        self.known.observe(sender);
+        progress
+    }
+
+    /// For how long the link has been lost, if it is. From the first time that this is asked on, it is looked for.
+    pub(super) fn away(self: &Arc<Self>) -> Option<Duration> {
+        let mut state = self.state();
+        if let Some(since) = state.lost {
+            return Some(since.elapsed());
+        }
+        let reason = state.channel.as_ref()?.why_lost()?;
+        state.lost = Some(Instant::now());
+        drop(state);
+        ui::note(&format!("{reason}; the job goes on, and the host is looked for"));
+        let link = Arc::downgrade(self);
+        let looking = std::thread::Builder::new().name("link".into()).spawn(move || find_again(&link));
+        if let Err(error) = looking {
+            ui::note(&format!("{} cannot be looked for: starting a thread: {error}", self.entry.name));
+        }
+        Some(Duration::ZERO)
+    }
+
+    /// Logs in again, and takes up what was being done.
+    fn restore(&self) -> anyhow::Result<()> {
+        let supervisor = self.supervisor.get().context("nobody commands its supervisor")?;
+        let login = Arc::new(Login::new(&self.entry, &self.access)?);
+        let channel = self.open_channel(&login, supervisor)?;
+        let (lock, observed) = {
+            let state = self.state();
+            (state.lock.clone(), state.observed.clone())
+        };
+        let mut requests: Vec<_> = lock.into_iter().collect();
+        requests.extend(self.known.names().into_iter().map(|name| Request::Watch { name }));
+        requests.extend(observed.map(|address| Request::Observe { address }));
+        for request in requests {
+            let reply = channel.request(&request, REQUEST_TIME)?;
+            // The supervisor that was lost has the lock until it notices.
+            ensure!(reply == Reply::Nothing, "the supervisor answered {reply:?}");
+        }
+        let mut state = self.state();
+        state.login = login;
+        state.channel = Some(Arc::new(channel));
+        state.lost = None;
+        Ok(())
+    }
+}
+
+fn find_again(link: &Weak<Link>) {
+    loop {
+        std::thread::sleep(TRY_PAUSE);
+        let Some(link) = link.upgrade() else { return };
+        // Why it does not succeed is of no interest, as long as it is tried.
+        if link.restore().is_ok() {
+            ui::note(&format!("{} is back", link.entry.name));
+            return;
+        }
+    }
+}
+
+/// The answer to a request that has no other than that it is done.
+pub(super) fn nothing(reply: Reply) -> anyhow::Result<()> {
+    match reply {
+        Reply::Nothing => Ok(()),
+        other => bail!("the supervisor answered {other:?}"),
+    }
+}

@@ -1,0 +1,84 @@
+//! `run-cluster --attach`: a job that goes on without anybody watching is shown again.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, bail, ensure};
+use supervisor::protocol::{Reply, Request, Status};
+
+use super::{conclude, end, recall_if_there};
+use crate::cluster::{self, Found, Watched};
+use crate::commands::remote::RunCluster;
+use crate::host::Host;
+use crate::host::ssh::Ssh;
+use crate::hosts::Inventory;
+use crate::remote::{SHORT, command, each, end_on_interrupt, load, lock_all, status_of};
+use crate::ui;
+
+/// How much of what the receiver last said is shown.
+const LAST_LINES: usize = 12;
+
+/// Runs the command.
+pub(super) fn run(args: &RunCluster) -> anyhow::Result<ExitCode> {
+    end_on_interrupt(
+        "the job goes on; cargo xtask run-cluster --attach shows it again, and cargo xtask stop ends it",
+    )?;
+    let start = Instant::now();
+    let (inventory, access) = load(&args.place)?;
+    let reached = each(&inventory.used_hosts()?, |host| command(host, &access, &inventory.supervisor));
+    let mut hosts = Vec::new();
+    for host in reached {
+        match host {
+            Ok(host) => hosts.push(host),
+            // Without the metrics host there is nothing to show.
+            Err(error) if hosts.is_empty() => return Err(error),
+            Err(error) => ui::note(&format!("{error:#}; the job may do without it")),
+        }
+    }
+    lock_all(&hosts, "cargo xtask run-cluster --attach")?;
+    let metrics = hosts.first().context("the inventory has no hosts")?;
+    let statuses: Vec<Status> = hosts.iter().map(status_of).collect::<anyhow::Result<_>>()?;
+    if statuses[0].summary.is_some() && !is_running(&statuses[0], "receiver") {
+        return conclude(metrics, None, std::time::Duration::ZERO, start);
+    }
+    ensure_runs(metrics, &statuses[0])?;
+    let rows = recall_if_there(metrics)?.and_then(|description| description.input.rows());
+    let found = find(&inventory, &hosts, &statuses)?;
+    let packing = cluster::attach(metrics, found, &Watched { rows, packs: true, token: None });
+    let packing = end(&hosts, packing)?;
+    conclude(metrics, None, packing, start)
+}
+
+fn is_running(status: &Status, name: &str) -> bool {
+    status.programs.iter().any(|program| program.name == name && program.running.is_some())
+}
+
+fn ensure_runs(metrics: &Ssh, status: &Status) -> anyhow::Result<()> {
+    let Some(receiver) = status.programs.iter().find(|program| program.name == "receiver") else {
+        bail!("there is no job on the hosts; start one with: cargo xtask run-cluster");
+    };
+    // Between two lives it does not run, either.
+    let Some(end) = receiver.end.as_ref().filter(|_| receiver.running.is_none()) else { return Ok(()) };
+    let tail = metrics.request(&Request::Tail { name: "receiver".into(), lines: LAST_LINES }, SHORT)?;
+    let Reply::Lines(lines) = tail else { bail!("the supervisor answered {tail:?}") };
+    bail!(
+        "no job is running: the receiver has ended ({}); cargo xtask run-cluster --resume goes on with the job. The receiver's \
+         last words:\n    {}",
+        end.status,
+        lines.join("\n    ")
+    )
+}
+
+/// The job's programs, the receiver first.
+fn find<'a>(inventory: &Inventory, hosts: &'a [Ssh], statuses: &[Status]) -> anyhow::Result<Found<'a>> {
+    let mut found = Found::new();
+    for (host, status) in hosts.iter().zip(statuses) {
+        for program in &status.programs {
+            found.push((program.name.clone(), host as &dyn Host, host.watch(&program.name)?));
+        }
+    }
+    found.sort_by_key(|(name, ..)| name != "receiver");
+    let is_there = found.first().is_some_and(|(name, ..)| name == "receiver");
+    ensure!(is_there, "there is no receiver on {}", inventory.metrics);
+    Ok(found)
+}
