@@ -16,6 +16,9 @@ use xshell::{Shell, cmd};
 /// How long a host's sshd may take to answer.
 const BANNER_TIME: Duration = Duration::from_secs(10);
 
+/// The most hosts that a lab can have.
+const MOST_HOSTS: u8 = 200;
+
 /// A lab's place on this machine.
 pub(crate) struct Lab {
     name: String,
@@ -50,6 +53,21 @@ impl Lab {
         self.folder.join("hosts.toml")
     }
 
+    /// The folder that `cargo xtask up` makes on the host of this number, as it is seen from outside.
+    pub(crate) fn home(&self, host: u8) -> PathBuf {
+        self.folder.join(format!("h{host}/home/.provisioned-classifier"))
+    }
+
+    /// The end of a host's cable that is plugged to the bridge.
+    pub(crate) fn cable(&self, host: u8) -> String {
+        format!("{}{host}", self.bridge())
+    }
+
+    /// How many hosts there are.
+    pub(crate) fn hosts(&self) -> u8 {
+        (1..=MOST_HOSTS).take_while(|host| self.folder.join(format!("h{host}")).exists()).count() as u8
+    }
+
     /// Whether this machine can have a lab; else what is missing.
     pub(crate) fn check(&self) -> anyhow::Result<()> {
         let root = cmd!(self.shell, "id -u").quiet().read().is_ok_and(|user| user == "0");
@@ -67,7 +85,7 @@ impl Lab {
     /// Makes the hosts, and waits until each answers. If that fails, nothing of it stays.
     pub(crate) fn up(&self, count: u8) -> anyhow::Result<()> {
         self.check()?;
-        ensure!((1..=200).contains(&count), "a lab has 1 to 200 hosts, not {count}");
+        ensure!((1..=MOST_HOSTS).contains(&count), "a lab has 1 to {MOST_HOSTS} hosts, not {count}");
         ensure!(!self.folder.exists(), "the lab {} is up already: {}", self.name, self.folder.display());
         let made = self.make(count);
         if made.is_err() {
@@ -133,7 +151,7 @@ impl Lab {
             .map(|i| LabHost {
                 name: format!("h{i}"),
                 namespace: format!("{bridge}h{i}"),
-                cable: format!("{}{i}", self.bridge()),
+                cable: self.cable(i),
                 address: Ipv4Addr::from([10, 213, net, 1 + i]),
                 folder: self.folder.join(format!("h{i}")),
             })

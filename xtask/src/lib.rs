@@ -45,6 +45,7 @@ enum Command {
     Setup(commands::setup::Args),
     RunLocally(commands::run_locally::Args),
     Test(commands::test::Args),
+    Chaos(commands::chaos::Args),
     Lab(commands::lab::Args),
     #[command(flatten)]
     Remote(commands::remote::Remote),
@@ -79,6 +80,7 @@ pub fn run() -> ExitCode {
         Command::Setup(args) => commands::setup::run(&args),
         Command::RunLocally(args) => commands::run_locally::run(&args),
         Command::Test(args) => commands::test::run(&args),
+        Command::Chaos(args) => commands::chaos::run(&args),
         Command::Lab(args) => commands::lab::run(&args),
         Command::Remote(command) => commands::remote::run(&command),
     };

@@ -1,0 +1,179 @@
+//! Subcommand: cargo xtask chaos
+
+mod fault;
+mod job;
+mod processes;
+mod pulse;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use chacha20::ChaCha8Rng;
+use rand::{RngExt, SeedableRng};
+
+use crate::{interrupt, project, ui};
+use fault::Fault;
+use job::Job;
+use pulse::Pulse;
+
+/// After a fault, what is on its way still arrives; only what comes after this is taken for recovery.
+const SETTLE_TIME: Duration = Duration::from_millis(700);
+/// Output flows when it has advanced so often.
+const FLOW: usize = 3;
+/// How long output may stand still until something is wrong.
+const STANDSTILL: Duration = Duration::from_secs(120);
+
+/// Kill, stop and cut off parts of a running job, and see that its results are the same
+///
+/// As root, the job runs on the hosts of a lab on this machine, elsewhere as processes. Prints for how long output stood still
+/// after each fault, and fails when the results differ from those of an undisturbed run.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// How many faults, one after the other
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    kills: u32,
+    /// Other seeds make other faults
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    seed: u64,
+    /// How many rows the job has
+    #[arg(long, value_name = "N", env = "INPUT_LINES", hide_env_values = true, default_value_t = 5_000_000)]
+    input_lines: u64,
+    /// The black box [default: the pandas example if the tests' Python is there, else native]
+    #[arg(long, value_name = "BOX")]
+    classifier: Option<String>,
+    /// How often the box feeds a record to its hash
+    #[arg(long, value_name = "TIMES", default_value_t = 1)]
+    slowness: u32,
+    /// Machines (or processes) that classify
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=50))]
+    machines: u8,
+    /// Worker threads on each
+    #[arg(long, value_name = "W", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=100))]
+    workers: u8,
+    /// Not as soon as output flows again, but so many seconds after the last fault
+    #[arg(long, value_name = "SECONDS")]
+    every: Option<u64>,
+    /// As processes, although a lab could be had
+    #[arg(long)]
+    no_lab: bool,
+}
+
+/// A fault, and what came of it.
+struct Outcome {
+    /// What was done to what.
+    what: String,
+    /// The longest time without an advance of the output, from the fault on.
+    stood_still: Duration,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    project::enter_root()?;
+    project::build_programs()?;
+    interrupt::watch("interrupted twice: what is left is ended by cargo xtask lab down --name chaos")?;
+    let folder = PathBuf::from("target/chaos");
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder).with_context(|| format!("removing {}", folder.display()))?;
+    }
+    project::make_folder(&folder)?;
+    ui::note("an undisturbed job, to compare with");
+    let expected = job::undisturbed(&folder, args)?;
+    let job = Job::start(&folder, args)?;
+    let pulse = Pulse::watch(job.checkpoint())?;
+    let disturbed = disturb(args, &job, &pulse);
+    let finished = disturbed.and_then(|outcomes| job.finish().map(|()| outcomes));
+    let outcomes = finished.with_context(|| format!("what the job says is in {}", job.log().display()))?;
+    report(&outcomes);
+    let processes = pulse.processes();
+    processes.iter().for_each(|line| ui::data(line));
+    compare(&expected, &job.results())?;
+    let rejects = job.results().with_extension("rejects.csv");
+    let length = std::fs::metadata(&rejects).with_context(|| format!("reading {}", rejects.display()))?.len();
+    ensure!(length == wire::files::REJECTS_HEADER.len() as u64, "{} has rejects", rejects.display());
+    ui::data("results    the same bytes, and no rejects");
+    ensure!(
+        outcomes.len() == args.kills as usize,
+        "the job was done after {} faults; for {}, give it more rows with --input-lines",
+        outcomes.len(),
+        args.kills
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Makes faults until there were enough, or the job is done.
+fn disturb(args: &Args, job: &Job, pulse: &Pulse) -> anyhow::Result<Vec<Outcome>> {
+    let mut random = ChaCha8Rng::seed_from_u64(args.seed);
+    let mut outcomes = Vec::new();
+    let mut last = Instant::now();
+    while outcomes.len() < args.kills as usize && await_flow(job, pulse, Instant::now())? {
+        let pause = match args.every {
+            Some(seconds) => Duration::from_secs(seconds).saturating_sub(last.elapsed()),
+            None => Duration::from_millis(random.random_range(50..300)),
+        };
+        if !job.runs_for(pause, || pulse.sample(&job.processes()))? {
+            break;
+        }
+        last = Instant::now();
+        let Some(fault) = Fault::choose(&mut random, &job.processes(), &job.cables()) else { continue };
+        ui::note(&format!("{:>3}  {fault}", outcomes.len() + 1));
+        let start = Instant::now();
+        fault.make(job)?;
+        if !job.runs_for(SETTLE_TIME, || {})? || !await_flow(job, pulse, Instant::now())? {
+            break;
+        }
+        let stood_still = pulse.longest_gap(start);
+        ui::note(&format!("     stood still for {:.2} s", stood_still.as_secs_f64()));
+        outcomes.push(Outcome { what: format!("{} {}", fault.kind, fault.target.role), stood_still });
+    }
+    Ok(outcomes)
+}
+
+/// Waits until output flows; `false` if the job has ended.
+fn await_flow(job: &Job, pulse: &Pulse, since: Instant) -> anyhow::Result<bool> {
+    while pulse.advances(since) < FLOW {
+        if !job.runs_for(Duration::from_millis(5), || {})? {
+            return Ok(false);
+        }
+        ensure!(since.elapsed() < STANDSTILL, "output has stood still for {STANDSTILL:?}");
+    }
+    Ok(true)
+}
+
+fn report(outcomes: &[Outcome]) {
+    let line = |what: &str, times: Vec<Duration>| {
+        let mut times = times;
+        times.sort_unstable();
+        if let Some(worst) = times.last() {
+            ui::data(&format!(
+                "{what:<22} {:>3} times; output stood still for {:.2} s (median), {:.2} s (worst)",
+                times.len(),
+                times[times.len() / 2].as_secs_f64(),
+                worst.as_secs_f64()
+            ));
+        }
+    };
+    let what: BTreeSet<_> = outcomes.iter().map(|outcome| outcome.what.as_str()).collect();
+    for what in what {
+        let these = outcomes.iter().filter(|outcome| outcome.what == what);
+        line(what, these.map(|outcome| outcome.stood_still).collect());
+    }
+    line("all", outcomes.iter().map(|outcome| outcome.stood_still).collect());
+}
+
+fn compare(expected: &Path, found: &Path) -> anyhow::Result<()> {
+    let open = |path: &Path| std::fs::File::open(path).with_context(|| format!("opening {}", path.display()));
+    let hash = |path: &Path| -> anyhow::Result<String> {
+        let (hash, _) =
+            wire::hash::of_all(&mut open(path)?).with_context(|| format!("reading {}", path.display()))?;
+        Ok(wire::hash::finish(hash))
+    };
+    let (expected_hash, found_hash) = (hash(expected)?, hash(found)?);
+    if expected_hash != found_hash {
+        bail!("{} ({found_hash}) differs from {} ({expected_hash})", found.display(), expected.display());
+    }
+    ui::data(&format!("sha256     {found_hash}"));
+    Ok(())
+}
