@@ -18,6 +18,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use tar::{EntryType, Header};
 use wire::files::ResultFiles;
+use wire::program::sync_folder;
 
 use crate::job::{Job, Reach};
 
@@ -58,7 +59,8 @@ struct State {
 }
 
 impl Archive {
-    /// Begins an archive of the results of `job`, from their beginning.
+    /// Begins an archive of the results of `job`, from their beginning. What an earlier receiver has left of one is
+    /// replaced.
     ///
     /// # Errors
     /// A file that cannot be written.
@@ -110,6 +112,7 @@ impl Archive {
         file.sync_all().with_context(context)?;
         std::fs::rename(&self.part, &self.path)
             .with_context(|| format!("renaming {} to {}", self.part.display(), self.path.display()))?;
+        sync_folder(&self.path).context("syncing the folder of the archive")?;
         Ok(at)
     }
 }
@@ -252,6 +255,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let files = ResultFiles::beside(&dir.path().join("results.log")).unwrap();
         let job = Arc::new(Job::default());
+        // An earlier receiver was killed while it made one, which had become longer than this one will.
+        std::fs::write(dir.path().join("results.tgz.part"), vec![b'x'; 2 * results.len() + (64 << 10)])
+            .unwrap();
         let archive = Archive::start(&dir.path().join("results.tgz"), &files, &job).unwrap();
         std::fs::write(&files.rejects, "row,reason,record\n").unwrap();
         let mut file = File::create(&files.results).unwrap();
