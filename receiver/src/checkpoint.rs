@@ -1,4 +1,4 @@
-//! The checkpoint: a small file that says how much of the results and of the rejects counts.
+//! The checkpoint: a small file that says how much of the results and of the rejects counts, and what is in that much.
 //!
 //! It has two slots, written in turn, each with a sequence number and a checksum. A slot that is torn by a
 //! crash is found by its checksum, and the other one, from just before, is still there. So one sync of
@@ -12,7 +12,8 @@ use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 use wire::results::Identity;
 
-const SLOT: usize = 512;
+/// A slot's length: a disk's sector and a file system's block, so that writing one slot cannot harm the other.
+const SLOT: usize = 4096;
 
 /// How far the receiver is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -25,29 +26,42 @@ pub struct Position {
     pub rejects: u64,
     /// Length of the results in bytes.
     pub result_bytes: u64,
+    /// Their hash, as [`wire::hash::short`] has it: what is read again must be what was written.
+    #[serde(with = "hexadecimal")]
+    pub results_sha256: u64,
     /// Length of the rejects file in bytes.
     pub reject_bytes: u64,
+    /// The hash of that.
+    #[serde(with = "hexadecimal")]
+    pub rejects_sha256: u64,
     /// What job this is, as soon as its source knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<Identity>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Slot {
+/// What a slot says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Slot {
     sequence: u64,
     /// The results' file name, as [`name_of`] shortens it.
-    results: String,
+    pub results: String,
+    /// How far the job is.
     #[serde(flatten)]
-    position: Position,
+    pub position: Position,
+    /// The job is finished, and the initializer has been told so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub told: bool,
 }
 
-/// What a checkpoint says.
+/// What a checkpoint file says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Saved {
-    /// How far the job is.
-    pub position: Position,
-    /// The name of its results, as [`name_of`] has it.
-    pub results_name: String,
+pub enum Saved {
+    /// Nothing yet: it is new, or the receiver that made it died just then.
+    Nothing,
+    /// Something that cannot be understood: neither slot is whole.
+    Damaged,
+    /// The whole slots, the newest first.
+    Slots(Vec<Slot>),
 }
 
 /// The open checkpoint file; locked, so that no other receiver has it.
@@ -70,12 +84,11 @@ pub fn name_of(results: &Path) -> String {
 }
 
 impl Checkpoint {
-    /// Opens the file, or makes it, and keeps others from it; gives what it says, if it says something yet. (A receiver that
-    /// died just when it had made it leaves an empty one.)
+    /// Opens the file, or makes it, and keeps others from it; gives what it says.
     ///
     /// # Errors
-    /// A file that cannot be read, that another receiver has, or that has content and no whole slot.
-    pub fn lock(path: &Path) -> anyhow::Result<(Self, Option<Saved>)> {
+    /// A file that cannot be read, or that another receiver has.
+    pub fn lock(path: &Path) -> anyhow::Result<(Self, Saved)> {
         let context = || format!("opening the checkpoint {}", path.display());
         let mut file = OpenOptions::new()
             .read(true)
@@ -92,29 +105,35 @@ impl Checkpoint {
         }
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).with_context(|| format!("reading the checkpoint {}", path.display()))?;
-        let last = bytes.chunks(SLOT).filter_map(decode).max_by_key(|slot| slot.sequence);
-        let Some(last) = last else {
-            if bytes.is_empty() {
-                return Ok((Self { file, sequence: 0, results_name: String::new() }, None));
-            }
-            bail!(
-                "the checkpoint {} is damaged: neither of its two slots is whole; to start the job from its \
-                 beginning, remove it together with the results",
-                path.display()
-            );
+        let mut slots: Vec<_> = bytes.chunks(SLOT).take(2).filter_map(decode).collect();
+        slots.sort_by_key(|slot| std::cmp::Reverse(slot.sequence));
+        let saved = match slots.len() {
+            0 if bytes.is_empty() => Saved::Nothing,
+            0 => Saved::Damaged,
+            _ => Saved::Slots(slots),
         };
-        let saved = Saved { position: last.position, results_name: last.results.clone() };
-        Ok((Self { file, sequence: last.sequence + 1, results_name: last.results }, Some(saved)))
+        Ok((Self { file, sequence: 0, results_name: String::new() }, saved))
     }
 
-    /// Makes the first position of a job durable.
+    /// Makes the first position of a job durable, and before it the names of all files of the job.
     ///
     /// # Errors
-    /// Names the file.
+    /// Those of the file system.
     pub fn begin(&mut self, results: &Path, position: &Position) -> anyhow::Result<()> {
         self.results_name = name_of(results);
-        self.save(position).context("writing the checkpoint")?;
-        wire::program::sync_folder(results).context("syncing the folder of the results")
+        wire::program::sync_folder(results).context("syncing the folder of the results")?;
+        self.save(position).context("writing the checkpoint")
+    }
+
+    /// Goes on from a slot of this file: the next one is written in place of the other.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn go_on_from(&mut self, slot: &Slot) -> std::io::Result<()> {
+        self.sequence = slot.sequence + 1;
+        self.results_name.clone_from(&slot.results);
+        // A receiver that was killed may have written it, and not made it durable. From now on it is relied on.
+        self.file.sync_data()
     }
 
     /// Makes a position durable. What it counts must be durable already.
@@ -122,13 +141,38 @@ impl Checkpoint {
     /// # Errors
     /// Those of the file system.
     pub fn save(&mut self, position: &Position) -> std::io::Result<()> {
-        let slot = Slot { sequence: self.sequence, results: self.results_name.clone(), position: *position };
-        let slot = encode(&slot);
-        self.file.seek(SeekFrom::Start(self.sequence % 2 * SLOT as u64))?;
+        self.write(position, false)
+    }
+
+    /// Makes durable that the initializer was told that the job is finished, at this position.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn save_told(&mut self, position: &Position) -> std::io::Result<()> {
+        self.write(position, true)
+    }
+
+    fn write(&mut self, position: &Position, told: bool) -> std::io::Result<()> {
+        let (sequence, results) = (self.sequence, self.results_name.clone());
+        let slot = encode(&Slot { sequence, results, position: *position, told });
+        self.file.seek(SeekFrom::Start(sequence % 2 * SLOT as u64))?;
         self.file.write_all(&slot)?;
         self.file.sync_data()?;
         self.sequence += 1;
         Ok(())
+    }
+}
+
+/// Hashes as people know them, and as `sha256sum` begins them.
+mod hexadecimal {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(hash: &u64, out: S) -> Result<S::Ok, S::Error> {
+        out.collect_str(&format_args!("{hash:016x}"))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+        u64::from_str_radix(&String::deserialize(from)?, 16).map_err(D::Error::custom)
     }
 }
 
@@ -137,7 +181,7 @@ fn encode(slot: &Slot) -> [u8; SLOT] {
     let json = serde_json::to_string(slot).unwrap_or_default();
     let line = format!("{json} {}", checksum(json.as_bytes()));
     let mut bytes = [b' '; SLOT];
-    // Eight numbers of at most 20 digits, their names, and a file name: always shorter than a slot.
+    // Ten numbers of at most 20 digits, their names, and a file name: always shorter than a slot.
     bytes[..line.len()].copy_from_slice(line.as_bytes());
     bytes[SLOT - 1] = b'\n';
     bytes
@@ -164,8 +208,13 @@ mod tests {
         Position { next, next_row: next * 100, ..Position::default() }
     }
 
-    fn saved(path: &Path) -> Position {
-        Checkpoint::lock(path).unwrap().1.unwrap().position
+    fn slot(sequence: u64, position: Position) -> Slot {
+        Slot { sequence, results: "results.log".into(), position, told: false }
+    }
+
+    fn newest(path: &Path) -> Slot {
+        let (_, Saved::Slots(slots)) = Checkpoint::lock(path).unwrap() else { panic!("no slot is whole") };
+        slots[0].clone()
     }
 
     #[test]
@@ -173,25 +222,38 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("checkpoint");
         // Also from a receiver that died before it said anything.
-        assert_eq!(Checkpoint::lock(&path).unwrap().1, None);
+        assert_eq!(Checkpoint::lock(&path).unwrap().1, Saved::Nothing);
         let mut checkpoint = Checkpoint::lock(&path).unwrap().0;
         checkpoint.begin(&dir.path().join("results.log"), &position(0)).unwrap();
         for next in 1..6 {
             checkpoint.save(&position(next)).unwrap();
             drop(checkpoint);
-            let (mut again, last) = Checkpoint::lock(&path).unwrap();
-            let last = last.unwrap();
-            assert_eq!((last.position, last.results_name.as_str()), (position(next), "results.log"));
-            again.save(&position(next + 100)).unwrap();
-            drop(again);
-            assert_eq!(saved(&path), position(next + 100));
-            checkpoint = Checkpoint::lock(&path).unwrap().0;
+            let (mut again, saved) = Checkpoint::lock(&path).unwrap();
+            assert_eq!(
+                saved,
+                Saved::Slots(vec![slot(next, position(next)), slot(next - 1, position(next - 1))])
+            );
+            again.go_on_from(&slot(next, position(next))).unwrap();
+            checkpoint = again;
         }
         assert!(Checkpoint::lock(&path).unwrap_err().to_string().contains("another receiver writes"));
+        checkpoint.save_told(&position(5)).unwrap();
+        drop(checkpoint);
+        assert_eq!(newest(&path), Slot { told: true, ..slot(6, position(5)) });
     }
 
-    fn slot(sequence: u64, position: Position) -> Slot {
-        Slot { sequence, results: "results.log".into(), position }
+    #[test]
+    fn who_goes_on_from_the_older_slot_keeps_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("checkpoint");
+        std::fs::write(&path, [encode(&slot(8, position(8))), encode(&slot(9, position(9)))].concat())
+            .unwrap();
+        let mut checkpoint = Checkpoint::lock(&path).unwrap().0;
+        checkpoint.go_on_from(&slot(8, position(8))).unwrap();
+        checkpoint.save(&position(10)).unwrap();
+        drop(checkpoint);
+        let (_, saved) = Checkpoint::lock(&path).unwrap();
+        assert_eq!(saved, Saved::Slots(vec![slot(9, position(10)), slot(8, position(8))]));
     }
 
     proptest! {
@@ -205,17 +267,17 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("checkpoint");
             std::fs::write(&path, [older, torn].concat()).unwrap();
-            let found = saved(&path);
+            let found = newest(&path).position;
             prop_assert!(found == position(next) || (found == position(next + 1) && decode(&torn).is_some()));
         }
     }
 
     #[test]
-    fn two_damaged_slots_are_an_error_that_says_what_to_do() {
+    fn two_damaged_slots_are_not_taken_for_a_new_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("checkpoint");
         std::fs::write(&path, vec![b'x'; 2 * SLOT]).unwrap();
-        assert!(Checkpoint::lock(&path).unwrap_err().to_string().contains("is damaged"));
+        assert_eq!(Checkpoint::lock(&path).unwrap().1, Saved::Damaged);
     }
 
     #[test]
@@ -226,10 +288,12 @@ mod tests {
             next_row: m,
             rejects: m,
             result_bytes: m,
+            results_sha256: m,
             reject_bytes: m,
+            rejects_sha256: m,
             identity: Some(Identity { settings: m, header: m }),
         };
-        let slot = Slot { sequence: m, results: name_of(Path::new(&"é".repeat(300))), position };
+        let slot = Slot { sequence: m, results: name_of(Path::new(&"é".repeat(300))), position, told: true };
         assert_eq!(decode(&encode(&slot)), Some(slot));
     }
 }

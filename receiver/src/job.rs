@@ -97,8 +97,8 @@ impl Job {
     /// The files are open, and say that the job was finished before.
     pub fn finished_before(&self, summary: Summary, finished: Finished) {
         let mut state = self.state();
-        state.durable.next_row = summary.rows;
-        state.durable.next = summary.batches;
+        state.durable = finished.position();
+        state.told = finished.is_told();
         state.finished = Some(finished);
         state.end = Some(End::Job(Outcome::Done(summary)));
     }
@@ -319,15 +319,17 @@ impl Job {
         }
     }
 
-    /// Waits until an initializer was told how the job ended, or `limit` is over.
+    /// Waits until an initializer was told how the job ended, somebody asks to stop, or `limit` is over.
     pub fn await_told(&self, limit: Duration) {
+        let waits = |state: &mut State| !state.told && state.stop.is_none();
         let _ = self
             .changed
-            .wait_timeout_while(self.state(), limit, |state| !state.told)
+            .wait_timeout_while(self.state(), limit, waits)
             .unwrap_or_else(std::sync::PoisonError::into_inner);
     }
 
-    /// What keeps the files of the finished job from others, if that was told to somebody.
+    /// What keeps the files of the finished job from others, if that was told to somebody. Until then it stays here,
+    /// and so they are kept as long as this process runs.
     pub fn take_told(&self) -> Option<Finished> {
         let mut state = self.state();
         if state.told { state.finished.take() } else { None }

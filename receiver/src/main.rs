@@ -9,6 +9,7 @@ use clap::Parser;
 use receiver::archive::Archive;
 use receiver::job::End;
 use receiver::server::{Server, Settings};
+use receiver::store::Finished;
 use wire::files::ResultFiles;
 use wire::net::{self, WhenTaken};
 use wire::ports;
@@ -81,7 +82,8 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
         Some((path, output)) => Some(Archive::start(&path, &ResultFiles::beside(&output)?, server.job())?),
         None => None,
     };
-    Ok(match server.run(listener) {
+    let (end, finished) = server.run(listener);
+    Ok(match end {
         End::Job(Outcome::Done(summary)) => {
             wire::say!(
                 "receiver: done: {} rows, of these {} rejects; SHA-256 of the results {}",
@@ -92,6 +94,10 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
             if let Some(archive) = archive {
                 let size = archive.finish().context("packing the results")?;
                 wire::say!("receiver: the archive is ready, {size} bytes");
+            }
+            // Not before: a receiver that is started again finds by it that there is something left to do.
+            if let Some(Err(error)) = finished.map(Finished::tidy) {
+                wire::say!("receiver: {error:#}");
             }
             ExitCode::SUCCESS
         }

@@ -18,7 +18,7 @@ use wire::token::Token;
 use crate::budget::Budget;
 use crate::job::{End, Job};
 use crate::plain;
-use crate::store::{self, Opened};
+use crate::store::{self, Finished, Opened};
 use crate::writer::{self, Event};
 
 /// Bytes of batches that wait for the writer; each connection's thread may hold one batch more.
@@ -48,8 +48,6 @@ pub struct Server {
     settings: Settings,
     job: Arc<Job>,
     mode: Mutex<Mode>,
-    /// The job was finished before this receiver was started.
-    finished_before: bool,
     /// For batches that wait for the writer.
     queue: Arc<Budget>,
 }
@@ -81,8 +79,7 @@ impl Server {
             }
             None => Mode::Undecided,
         };
-        let finished_before = job.progress().ended;
-        Ok(Arc::new(Self { settings, job, mode: Mutex::new(mode), finished_before, queue }))
+        Ok(Arc::new(Self { settings, job, mode: Mutex::new(mode), queue }))
     }
 
     /// The job.
@@ -90,8 +87,9 @@ impl Server {
         &self.job
     }
 
-    /// Serves connections until the job ends or somebody asks to [`stop`](Server::stop).
-    pub fn run(self: &Arc<Self>, listener: TcpListener) -> End {
+    /// Serves connections until the job ends or somebody asks to [`stop`](Server::stop). Of a job that is finished, and
+    /// whose cluster knows that, also gives what is to be tidied up when nothing more is to be done with its files.
+    pub fn run(self: &Arc<Self>, listener: TcpListener) -> (End, Option<Finished>) {
         let server = Arc::clone(self);
         let serve = move |visitor: Visitor| {
             if let Err(error) = server.serve(&visitor) {
@@ -107,17 +105,19 @@ impl Server {
         }
         let end = self.job.wait(self.settings.patience);
         self.job.end(end.clone());
-        if matches!(end, End::Job(_)) {
-            if self.finished_before {
-                self.job.await_told(self.settings.patience);
-            }
-            self.job.wait_for_leave(LEAVE_TIME);
-            // Until somebody knows that the job is finished, another receiver must be able to say so.
-            if let Some(Err(error)) = self.job.take_told().map(|finished| finished.tidy()) {
-                wire::say!("receiver: {error:#}");
+        let mut told = None;
+        if matches!(end, End::Job(Outcome::Done(_))) {
+            // Until somebody knows that the job is finished, a receiver must be there that can say so.
+            self.job.await_told(self.settings.patience);
+            told = self.job.take_told();
+            if let Some(Err(error)) = told.as_mut().map(Finished::note_told) {
+                wire::say!("receiver: noting that the initializer knows of the end: {error:#}");
             }
         }
-        end
+        if matches!(end, End::Job(_)) {
+            self.job.wait_for_leave(LEAVE_TIME);
+        }
+        (end, told)
     }
 
     /// Makes durable what is here, and ends.

@@ -1,17 +1,19 @@
 //! Results, rejects and checkpoint on disk.
 
-use std::fs::{File, OpenOptions};
-use std::io::{IoSlice, Seek, SeekFrom, Write};
-use std::path::Path;
+mod open;
 
-use anyhow::{Context, bail, ensure};
+use std::fs::File;
+use std::io::{IoSlice, Write};
+
+use anyhow::Context;
 use sha2::{Digest, Sha256};
-use wire::files::{REJECTS_HEADER, ResultFiles};
+use wire::files::ResultFiles;
 use wire::frame::write_all_vectored;
-use wire::program::{replace_file, sync_folder};
+use wire::program::{remove_if_there, replace_file, sync_folder};
 use wire::results::{ResultBatch, Summary};
 
-use crate::checkpoint::{self, Checkpoint, Position, Saved};
+use crate::checkpoint::{Checkpoint, Position};
+pub use open::open;
 
 /// The writing side: appends batches. [`Syncer`] makes them durable meanwhile.
 #[derive(Debug)]
@@ -19,8 +21,15 @@ pub struct Store {
     paths: ResultFiles,
     results: File,
     rejects: File,
-    hash: Sha256,
+    hashes: Hashes,
     position: Position,
+}
+
+/// Of the results and of the rejects, as far as they are written.
+#[derive(Debug, Clone)]
+struct Hashes {
+    results: Sha256,
+    rejects: Sha256,
 }
 
 /// The side that makes durable what the writing side has written.
@@ -43,130 +52,48 @@ pub enum Opened {
     Finished(Summary, Finished),
 }
 
-/// What keeps the files of a finished job from others, until it has been told that it is finished.
+/// What keeps the files of a finished job from others, until all that was asked for is done.
 #[derive(Debug)]
 pub struct Finished {
     paths: ResultFiles,
-    _checkpoint: Checkpoint,
+    checkpoint: Checkpoint,
+    position: Position,
+    told: bool,
 }
 
 impl Finished {
-    /// It has been told: removes the checkpoint, which nobody needs any more.
+    /// Where the job ended.
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// Whether it is noted that the initializer was told.
+    pub fn is_told(&self) -> bool {
+        self.told
+    }
+
+    /// Notes that the initializer was told: a receiver that is started again need not wait for it.
     ///
     /// # Errors
     /// Names the file.
-    pub fn tidy(&self) -> anyhow::Result<()> {
-        std::fs::remove_file(&self.paths.checkpoint)
-            .with_context(|| format!("removing the checkpoint {}", self.paths.checkpoint.display()))?;
+    pub fn note_told(&mut self) -> anyhow::Result<()> {
+        if !self.told {
+            self.checkpoint
+                .save_told(&self.position)
+                .with_context(|| format!("writing the checkpoint {}", self.paths.checkpoint.display()))?;
+            self.told = true;
+        }
+        Ok(())
+    }
+
+    /// Nothing is left to do: removes the checkpoint, which nobody needs any more.
+    ///
+    /// # Errors
+    /// Names the file.
+    pub fn tidy(self) -> anyhow::Result<()> {
+        remove_if_there(&self.paths.checkpoint)?;
         sync_folder(&self.paths.checkpoint).context("syncing the folder of the results")
     }
-}
-
-/// Opens a job's files: new ones, or those of a job that was interrupted, cut to its checkpoint. From then on, no other
-/// receiver can.
-///
-/// # Errors
-/// Files that cannot be written, or that another receiver writes; results of another job; a checkpoint that says more
-/// than there is.
-pub fn open(paths: &ResultFiles) -> anyhow::Result<Opened> {
-    if paths.summary.exists() && !paths.checkpoint.exists() {
-        bail!(
-            "{} says that this job is finished; choose another --output, or remove it and {}",
-            paths.summary.display(),
-            paths.results.display()
-        );
-    }
-    let (checkpoint, saved) = Checkpoint::lock(&paths.checkpoint)?;
-    if paths.summary.exists() {
-        let json = std::fs::read(&paths.summary)
-            .with_context(|| format!("reading the summary {}", paths.summary.display()))?;
-        let summary = serde_json::from_slice(&json)
-            .with_context(|| format!("understanding the summary {}", paths.summary.display()))?;
-        return Ok(Opened::Finished(summary, Finished { paths: paths.clone(), _checkpoint: checkpoint }));
-    }
-    match saved {
-        Some(saved) => reopen(paths, checkpoint, saved),
-        None => create(paths, checkpoint),
-    }
-}
-
-fn create(paths: &ResultFiles, mut checkpoint: Checkpoint) -> anyhow::Result<Opened> {
-    // A receiver that died before its first checkpoint leaves an empty file, and the rejects' header.
-    let new = |path: &Path, most: usize| -> anyhow::Result<File> {
-        let context = || format!("creating {}", path.display());
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)
-            .with_context(context)?;
-        let length = file.metadata().with_context(context)?.len();
-        ensure!(
-            length <= most as u64,
-            "{} is there already, with {length} bytes and no checkpoint to go on from; remove it, or choose \
-             another --output",
-            path.display()
-        );
-        file.set_len(0).with_context(context)?;
-        Ok(file)
-    };
-    let results = new(&paths.results, 0)?;
-    let mut rejects = new(&paths.rejects, REJECTS_HEADER.len())?;
-    rejects.write_all(REJECTS_HEADER).with_context(|| format!("writing {}", paths.rejects.display()))?;
-    let position = Position { reject_bytes: REJECTS_HEADER.len() as u64, ..Position::default() };
-    for (file, path) in [(&results, &paths.results), (&rejects, &paths.rejects)] {
-        file.sync_all().with_context(|| format!("syncing {}", path.display()))?;
-    }
-    checkpoint.begin(&paths.results, &position)?;
-    pair(paths, results, rejects, Sha256::new(), checkpoint, position)
-}
-
-fn reopen(paths: &ResultFiles, checkpoint: Checkpoint, saved: Saved) -> anyhow::Result<Opened> {
-    let Saved { position, results_name } = saved;
-    ensure!(
-        results_name == checkpoint::name_of(&paths.results),
-        "{} belongs to the results {results_name}, and not to {}; choose another --output",
-        paths.checkpoint.display(),
-        paths.results.display()
-    );
-    let cut = |path: &Path, length: u64| -> anyhow::Result<File> {
-        let context = || format!("going on with {}", path.display());
-        let file = OpenOptions::new().read(true).write(true).open(path).with_context(context)?;
-        let there = file.metadata().with_context(context)?.len();
-        ensure!(
-            there >= length,
-            "{} has {there} bytes, and its checkpoint counts {length}: something else has changed it",
-            path.display()
-        );
-        file.set_len(length).with_context(context)?;
-        Ok(file)
-    };
-    let mut results = cut(&paths.results, position.result_bytes)?;
-    let mut rejects = cut(&paths.rejects, position.reject_bytes)?;
-    let (hash, _) =
-        wire::hash::of_all(&mut results).with_context(|| format!("reading {}", paths.results.display()))?;
-    rejects.seek(SeekFrom::End(0)).with_context(|| format!("seeking in {}", paths.rejects.display()))?;
-    pair(paths, results, rejects, hash, checkpoint, position)
-}
-
-fn pair(
-    paths: &ResultFiles,
-    results: File,
-    rejects: File,
-    hash: Sha256,
-    checkpoint: Checkpoint,
-    position: Position,
-) -> anyhow::Result<Opened> {
-    let syncer = Syncer {
-        paths: paths.clone(),
-        results: results.try_clone().context("duplicating a file")?,
-        rejects: rejects.try_clone().context("duplicating a file")?,
-        checkpoint,
-        durable: position,
-    };
-    let store = Store { paths: paths.clone(), results, rejects, hash, position };
-    Ok(Opened::ToWrite(Box::new(store), syncer))
 }
 
 impl Store {
@@ -184,8 +111,9 @@ impl Store {
         write_all_vectored(&self.results, &mut slices)
             .with_context(|| format!("writing {}", self.paths.results.display()))?;
         for batch in batches {
-            self.hash.update(&batch.results);
+            self.hashes.results.update(&batch.results);
             if !batch.rejects.is_empty() {
+                self.hashes.rejects.update(&batch.rejects);
                 self.rejects
                     .write_all(&batch.rejects)
                     .with_context(|| format!("writing {}", self.paths.rejects.display()))?;
@@ -196,12 +124,22 @@ impl Store {
             self.position.result_bytes += batch.results.len() as u64;
             self.position.reject_bytes += batch.rejects.len() as u64;
         }
+        if !batches.is_empty() {
+            self.hashes.note(&mut self.position);
+        }
         Ok(())
     }
 
     /// SHA-256 of the results as far as they are written, in hexadecimal.
     pub fn sha256(&self) -> String {
-        wire::hash::finish(self.hash.clone())
+        wire::hash::finish(self.hashes.results.clone())
+    }
+}
+
+impl Hashes {
+    fn note(&self, position: &mut Position) {
+        position.results_sha256 = wire::hash::shorten(self.results.clone());
+        position.rejects_sha256 = wire::hash::shorten(self.rejects.clone());
     }
 }
 
@@ -227,7 +165,7 @@ impl Syncer {
         Ok(())
     }
 
-    /// Ends the job: writes the summary. The checkpoint stays until it has been told.
+    /// Ends the job: writes the summary. The checkpoint stays until that has been told, and all is done.
     ///
     /// # Errors
     /// Names the file.
@@ -235,7 +173,8 @@ impl Syncer {
         let mut json = serde_json::to_vec_pretty(summary).context("encoding the summary")?;
         json.push(b'\n');
         replace_file(&self.paths.summary, &json)?;
-        Ok(Finished { paths: self.paths, _checkpoint: self.checkpoint })
+        let Self { paths, checkpoint, durable: position, .. } = self;
+        Ok(Finished { paths, checkpoint, position, told: false })
     }
 }
 
@@ -297,17 +236,78 @@ mod tests {
         to_write(&paths);
     }
 
+    /// A job of three checkpoints: at the beginning, and after each of two batches.
+    fn two_batches(paths: &ResultFiles) {
+        let (mut store, mut syncer) = to_write(paths);
+        for (number, results, rejects) in [(0, "a\nb\n", "1,bad,x\n"), (1, "c\nd\n", "5,bad,y\n")] {
+            store.append(&[batch(number, results, rejects)]).unwrap();
+            syncer.sync(&store.position()).unwrap();
+        }
+    }
+
+    /// Each way to damage a file.
+    const DAMAGES: [fn(&mut Vec<u8>, usize); 3] =
+        [|bytes, at| bytes.truncate(at), |bytes, at| bytes[at] ^= 1, |bytes, at| bytes[at..].fill(0)];
+
     #[test]
-    fn results_shorter_than_the_checkpoint_are_refused() {
+    fn damage_in_what_the_newest_slot_alone_counts_is_repaired() {
+        for damage in DAMAGES {
+            for rejects in [false, true] {
+                let dir = tempfile::tempdir().unwrap();
+                let paths = ResultFiles::beside(&dir.path().join("results.log")).unwrap();
+                two_batches(&paths);
+                let damaged = if rejects { &paths.rejects } else { &paths.results };
+                let mut bytes = std::fs::read(damaged).unwrap();
+                let at = bytes.len() - 2;
+                damage(&mut bytes, at);
+                std::fs::write(damaged, bytes).unwrap();
+
+                let (mut store, mut syncer) = to_write(&paths);
+                assert_eq!((store.position().next, store.position().next_row), (1, 3));
+                store.append(&[batch(1, "c\nd\n", "5,bad,y\n")]).unwrap();
+                syncer.sync(&store.position()).unwrap();
+                drop((store, syncer));
+                assert_eq!(to_write(&paths).0.position().next, 2);
+                assert_eq!(std::fs::read(&paths.results).unwrap(), b"a\nb\nc\nd\n");
+                assert_eq!(std::fs::read(&paths.rejects).unwrap(), b"row,reason,record\n1,bad,x\n5,bad,y\n");
+            }
+        }
+    }
+
+    #[test]
+    fn damage_in_what_both_slots_count_is_refused_and_left_as_it_is() {
+        for damage in DAMAGES {
+            for rejects in [false, true] {
+                let dir = tempfile::tempdir().unwrap();
+                let paths = ResultFiles::beside(&dir.path().join("results.log")).unwrap();
+                two_batches(&paths);
+                let damaged = if rejects { &paths.rejects } else { &paths.results };
+                let mut bytes = std::fs::read(damaged).unwrap();
+                damage(&mut bytes, 1);
+                std::fs::write(damaged, &bytes).unwrap();
+                let error = open(&paths).unwrap_err().to_string();
+                let says =
+                    error.contains("and its checkpoint ") && error.contains("to start the job from its");
+                assert!(error.starts_with(&damaged.display().to_string()) && says, "{error}");
+                assert!(std::fs::read(damaged).unwrap() == bytes);
+                std::fs::remove_file(damaged).unwrap();
+                let error = open(&paths).unwrap_err().to_string();
+                assert!(error.contains("is not there, and its checkpoint counts"), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_damaged_checkpoint_is_refused_unless_nothing_has_begun() {
         let dir = tempfile::tempdir().unwrap();
         let paths = ResultFiles::beside(&dir.path().join("results.log")).unwrap();
-        let (mut store, mut syncer) = to_write(&paths);
-        store.append(&[batch(0, "a\nb\n", "")]).unwrap();
-        syncer.sync(&store.position()).unwrap();
-        drop((store, syncer));
-        std::fs::write(&paths.results, "a\n").unwrap();
+        // As a loss of power may leave the first one.
+        std::fs::write(&paths.checkpoint, [0; 100]).unwrap();
+        two_batches(&paths);
+        std::fs::write(&paths.checkpoint, [0; 8192]).unwrap();
         let error = open(&paths).unwrap_err().to_string();
-        assert!(error.contains("has 2 bytes, and its checkpoint counts 4"), "{error}");
+        assert!(error.contains("with 8 bytes and a damaged checkpoint"), "{error}");
+        assert_eq!(std::fs::read(&paths.results).unwrap(), b"a\nb\nc\nd\n");
     }
 
     #[test]
@@ -329,25 +329,58 @@ mod tests {
         to_write(&paths);
     }
 
-    #[test]
-    fn a_job_that_could_not_be_told_to_be_finished_is_told_so() {
-        let dir = tempfile::tempdir().unwrap();
-        let paths = ResultFiles::beside(&dir.path().join("results.log")).unwrap();
+    /// A job of two batches that is finished.
+    fn finished(paths: &ResultFiles) -> (Summary, Finished) {
+        two_batches(paths);
+        let (store, syncer) = to_write(paths);
+        let Position { next_row, rejects, next, result_bytes, .. } = store.position();
         let summary = Summary {
-            rows: 1,
-            rejects: 0,
-            batches: 1,
-            bytes: 2,
-            sha256: "00".into(),
+            rows: next_row,
+            rejects,
+            batches: next,
+            bytes: result_bytes,
+            sha256: store.sha256(),
             started: "then".into(),
             ended: "now".into(),
             seconds: 1.0,
         };
-        drop(to_write(&paths).1.finish(&summary).unwrap());
-        let Opened::Finished(again, finished) = open(&paths).unwrap() else { panic!("it is to be written") };
-        assert_eq!(again, summary);
-        finished.tidy().unwrap();
+        let finished = syncer.finish(&summary).unwrap();
+        (summary, finished)
+    }
+
+    fn finished_again(paths: &ResultFiles) -> (Summary, Finished) {
+        let Opened::Finished(summary, finished) = open(paths).unwrap() else { panic!("it is to be written") };
+        (summary, finished)
+    }
+
+    #[test]
+    fn a_finished_job_stays_open_until_it_is_tidied_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = ResultFiles::beside(&dir.path().join("results.log")).unwrap();
+        let (summary, untold) = finished(&paths);
+        assert!(!untold.is_told());
+        drop(untold);
+        let (again, mut untold) = finished_again(&paths);
+        assert_eq!((&again, untold.is_told(), untold.position().result_bytes), (&summary, false, 8));
+        untold.note_told().unwrap();
+        drop(untold);
+        let (again, told) = finished_again(&paths);
+        assert_eq!((again, told.is_told(), told.position().result_bytes), (summary, true, 8));
+        told.tidy().unwrap();
         assert!(open(&paths).unwrap_err().to_string().contains("this job is finished"));
+    }
+
+    #[test]
+    fn damaged_results_of_a_finished_job_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = ResultFiles::beside(&dir.path().join("results.log")).unwrap();
+        drop(finished(&paths));
+        // The older slot would do, but the summary counts more.
+        std::fs::write(&paths.results, "a\nb\nc\n").unwrap();
+        let error = open(&paths).unwrap_err().to_string();
+        assert!(error.contains("this job is finished, and") && error.contains("ends elsewhere"), "{error}");
+        std::fs::write(&paths.results, "a\nb\nc\nd\n").unwrap();
+        finished_again(&paths);
     }
 
     #[test]

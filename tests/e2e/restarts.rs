@@ -1,17 +1,22 @@
 //! A receiver that is started again goes on with its job, and with no other.
 
+use std::net::TcpStream;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use tests::cluster::{Setup, read_results};
 use tests::program::Program;
-use tests::{eventually, send_frames};
+use tests::{PATIENCE, eventually, send_frames};
+use wire::frame::{DEFAULT_LIMIT, FrameReader};
+use wire::opening::{self, ResultsOpening};
+use wire::results::{self, FromReceiver, Identity, Outcome, ResultBatch, Totals, Welcome};
 
-fn receiver(folder: &std::path::Path) -> Program {
+fn receiver(folder: &Path) -> Program {
     let log = folder.join("results.log");
     Program::start_server("receiver", folder, ["--listen", "127.0.0.1:0", "--output", log.to_str().unwrap()])
 }
 
-fn classifier(folder: &std::path::Path, receiver: &mut Program, args: &[&str]) -> Program {
+fn classifier(folder: &Path, receiver: &mut Program, args: &[&str]) -> Program {
     let out = receiver.address("results");
     let own = ["--cluster-initializer", "--in", "127.0.0.1:0", "--control", "127.0.0.1:0", "--out", &out];
     Program::start_server("classifier", folder, own.iter().chain(args))
@@ -115,4 +120,152 @@ fn a_sender_that_waits_for_its_input_hears_that_the_job_has_failed() {
     assert!(!status.success());
     // Its input is open still.
     drop(pipe);
+}
+
+/// A receiver that also makes an archive.
+fn archiving_receiver(folder: &Path) -> Program {
+    let path = |name| folder.join(name).display().to_string();
+    let output = ["--output".to_owned(), path("results.log"), "--archive".to_owned(), path("results.tgz")];
+    let args = ["--listen", "127.0.0.1:0"].map(str::to_owned);
+    Program::start_server("receiver", folder, args.iter().chain(&output))
+}
+
+/// A process of a cluster, as the receiver sees it: it does just what a test wants, and when.
+struct Peer {
+    stream: TcpStream,
+    reader: FrameReader<TcpStream>,
+    welcome: Welcome,
+}
+
+impl Peer {
+    fn new(receiver: &mut Program, who: &ResultsOpening) -> Self {
+        let stream = wire::net::connect("the receiver", &receiver.address("results"), PATIENCE).unwrap();
+        opening::send(&stream, None, who).unwrap();
+        let mut reader = FrameReader::new(stream.try_clone().unwrap(), "the receiver", DEFAULT_LIMIT);
+        let welcome = opening::await_answer(&mut reader, PATIENCE).unwrap();
+        Self { stream, reader, welcome }
+    }
+
+    fn initializer(receiver: &mut Program) -> Self {
+        Self::new(receiver, &ResultsOpening::Initializer { name: "initializer".into(), generation: 1 })
+    }
+
+    /// Says what job this is and that it has two batches, and sends the first.
+    fn begin(&self) {
+        results::write_identity(&self.stream, &Identity { settings: 1, header: 2 }).unwrap();
+        results::write_totals(&self.stream, &Totals { rows: 2000, batches: 2 }).unwrap();
+        self.send(0);
+    }
+
+    fn send(&self, number: u64) {
+        let results = format!("{number}\n").repeat(1000).into_bytes();
+        let batch =
+            ResultBatch { number, first_row: number * 1000, rows: 1000, results, ..ResultBatch::default() };
+        results::write_batches(&self.stream, &[batch]).unwrap();
+    }
+
+    /// Waits until the receiver says what is wanted.
+    fn hear<T>(&mut self, mut wanted: impl FnMut(FromReceiver) -> Option<T>) -> T {
+        loop {
+            let payload = self.reader.next_frame().unwrap().expect("the receiver says what is waited for");
+            if let Some(found) = wanted(FromReceiver::decode(payload).unwrap()) {
+                return found;
+            }
+        }
+    }
+
+    fn hear_the_end(&mut self) -> Outcome {
+        self.hear(|message| match message {
+            FromReceiver::Outcome(outcome) => Some(outcome),
+            FromReceiver::Acknowledgement(_) => None,
+        })
+    }
+}
+
+/// What the last receiver of this job must leave: everything, and nothing to go on with.
+fn check_all_is_done(folder: &Path) {
+    let results = read_results(&folder.join("results.log"));
+    assert_eq!((results.summary.rows, results.log.len()), (2000, 4000));
+    let mut unpack = Command::new("tar");
+    unpack.args(["--extract", "--gzip", "--to-stdout", "--file"]).arg(folder.join("results.tgz"));
+    let packed = unpack.output().unwrap();
+    assert!(packed.status.success());
+    let mut whole = results.log;
+    whole.extend_from_slice(results.rejects.as_bytes());
+    whole.extend_from_slice(&std::fs::read(folder.join("results.json")).unwrap());
+    assert!(packed.stdout == whole, "the archive has other contents");
+    let left = ["results.checkpoint", "results.tgz.part"].map(|name| folder.join(name).exists());
+    assert_eq!(left, [false, false]);
+    let said = archiving_receiver(folder).failure();
+    assert!(said.contains("this job is finished"), "{said}");
+}
+
+#[test]
+fn a_receiver_that_was_killed_before_it_could_tell_the_end_tells_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let mut first = archiving_receiver(path);
+    let mut initializer = Peer::initializer(&mut first);
+    initializer.begin();
+    initializer
+        .hear(|message| matches!(message, FromReceiver::Acknowledgement(a) if a.next == 1).then_some(()));
+    // A process of a newer generation: the initializer is gone, and there is no other yet.
+    let worker = Peer::new(&mut first, &ResultsOpening::Worker { name: "worker".into(), generation: 2 });
+    worker.send(1);
+    eventually("the summary", || path.join("results.json").exists().then_some(()));
+    first.signal("KILL");
+    first.wait();
+    assert!(!path.join("results.tgz").exists());
+
+    let mut second = archiving_receiver(path);
+    let mut initializer = Peer::initializer(&mut second);
+    assert_eq!(initializer.welcome.next, 2);
+    assert!(matches!(initializer.hear_the_end(), Outcome::Done(summary) if summary.rows == 2000));
+    drop(initializer);
+    second.success();
+    check_all_is_done(path);
+}
+
+#[test]
+fn a_receiver_that_was_killed_after_it_told_the_end_packs_the_results_and_waits_for_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let mut first = archiving_receiver(path);
+    let mut initializer = Peer::initializer(&mut first);
+    initializer.begin();
+    initializer.send(1);
+    assert!(matches!(initializer.hear_the_end(), Outcome::Done(_)));
+    // It waits until the initializer leaves, and then would go on to the archive.
+    eventually("the note that the end was told", || {
+        std::fs::read_to_string(path.join("results.checkpoint"))
+            .unwrap()
+            .contains("\"told\":true")
+            .then_some(())
+    });
+    first.signal("KILL");
+    first.wait();
+    assert!(path.join("results.tgz.part").exists() && !path.join("results.tgz").exists());
+    drop(initializer);
+
+    archiving_receiver(path).success();
+    check_all_is_done(path);
+}
+
+#[test]
+fn an_archive_that_could_not_be_made_is_made_by_the_next_receiver() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    std::fs::create_dir(path.join("results.tgz")).unwrap();
+    let mut first = archiving_receiver(path);
+    let mut initializer = Peer::initializer(&mut first);
+    initializer.begin();
+    initializer.send(1);
+    initializer.hear_the_end();
+    drop(initializer);
+    let said = first.failure();
+    assert!(said.contains("packing the results"), "{said}");
+    std::fs::remove_dir(path.join("results.tgz")).unwrap();
+
+    archiving_receiver(path).success();
+    check_all_is_done(path);
 }

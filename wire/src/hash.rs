@@ -34,8 +34,12 @@ pub fn finish(hash: Sha256) -> String {
 
 /// The first eight bytes of the hash of these bytes: enough to tell things apart that nobody forges.
 pub fn short(bytes: &[u8]) -> u64 {
-    let digest = Sha256::digest(bytes);
-    digest[..8].iter().fold(0, |hash, &byte| hash << 8 | u64::from(byte))
+    shorten(Sha256::new_with_prefix(bytes))
+}
+
+/// As [`short`], of a hash that has taken in everything.
+pub fn shorten(hash: Sha256) -> u64 {
+    hash.finalize()[..8].iter().fold(0, |short, &byte| short << 8 | u64::from(byte))
 }
 
 /// As [`short`], in hexadecimal.

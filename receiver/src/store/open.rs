@@ -1,0 +1,229 @@
+//! Opening a job's files: new ones, or those that an earlier receiver left, which are held against the checkpoint.
+
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::path::Path;
+
+use anyhow::{Context, anyhow, bail, ensure};
+use sha2::{Digest, Sha256};
+use wire::files::{REJECTS_HEADER, ResultFiles};
+use wire::program::{read_if_there, sync_folder};
+use wire::results::Summary;
+
+use super::{Finished, Hashes, Opened, Store, Syncer};
+use crate::checkpoint::{self, Checkpoint, Position, Saved, Slot};
+
+/// Opens a job's files: new ones, or those of a job that was interrupted, cut to its checkpoint. From then on, no other
+/// receiver can.
+///
+/// # Errors
+/// Files that cannot be written, or that another receiver writes; results of another job; results or rejects that are
+/// not what the checkpoint counts. Nothing has been changed then.
+pub fn open(paths: &ResultFiles) -> anyhow::Result<Opened> {
+    if paths.summary.exists() && !paths.checkpoint.exists() {
+        return Err(is_finished(paths));
+    }
+    let (checkpoint, saved) = Checkpoint::lock(&paths.checkpoint)?;
+    let summary = read_if_there(&paths.summary)?;
+    match (saved, summary) {
+        (Saved::Slots(slots), None) => reopen(paths, checkpoint, &slots),
+        (Saved::Slots(slots), Some(json)) => reopen_finished(paths, checkpoint, &slots, &json),
+        (Saved::Nothing, None) => create(paths, checkpoint, "no checkpoint to go on from"),
+        // So may a loss of power leave the very first one.
+        (Saved::Damaged, None) => {
+            create(paths, checkpoint, "a damaged checkpoint, neither of whose slots is whole")
+        }
+        (Saved::Nothing | Saved::Damaged, Some(_)) => Err(is_finished(paths)),
+    }
+}
+
+fn is_finished(paths: &ResultFiles) -> anyhow::Error {
+    anyhow!(
+        "{} says that this job is finished; choose another --output, or remove it and {}",
+        paths.summary.display(),
+        paths.results.display()
+    )
+}
+
+/// Begins a job; `instead` says what is there in place of a checkpoint.
+fn create(paths: &ResultFiles, mut checkpoint: Checkpoint, instead: &str) -> anyhow::Result<Opened> {
+    // A receiver that died before its first checkpoint leaves an empty file, and the rejects' header.
+    let new = |path: &Path, most: usize| -> anyhow::Result<File> {
+        let context = || format!("creating {}", path.display());
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .with_context(context)?;
+        let length = file.metadata().with_context(context)?.len();
+        ensure!(
+            length <= most as u64,
+            "{} is there already, with {length} bytes and {instead}; remove it, or choose another --output",
+            path.display()
+        );
+        Ok(file)
+    };
+    let results = new(&paths.results, 0)?;
+    let mut rejects = new(&paths.rejects, REJECTS_HEADER.len())?;
+    let context = || format!("writing {}", paths.rejects.display());
+    rejects.set_len(0).with_context(context)?;
+    rejects.write_all(REJECTS_HEADER).with_context(context)?;
+    let hashes = Hashes { results: Sha256::new(), rejects: Sha256::new_with_prefix(REJECTS_HEADER) };
+    let mut position = Position { reject_bytes: REJECTS_HEADER.len() as u64, ..Position::default() };
+    hashes.note(&mut position);
+    for (file, path) in [(&results, &paths.results), (&rejects, &paths.rejects)] {
+        file.sync_all().with_context(|| format!("syncing {}", path.display()))?;
+    }
+    checkpoint.begin(&paths.results, &position)?;
+    pair(paths, Counted { results, rejects, hashes }, checkpoint, position)
+}
+
+fn reopen(paths: &ResultFiles, mut checkpoint: Checkpoint, slots: &[Slot]) -> anyhow::Result<Opened> {
+    let (slot, mut counted) = newest_true(paths, slots)?;
+    let position = slot.position;
+    for (file, length, path) in [
+        (&mut counted.results, position.result_bytes, &paths.results),
+        (&mut counted.rejects, position.reject_bytes, &paths.rejects),
+    ] {
+        let context = || format!("going on with {}", path.display());
+        file.set_len(length).with_context(context)?;
+        file.seek(SeekFrom::Start(length)).with_context(context)?;
+    }
+    go_on(paths, &mut checkpoint, slot)?;
+    pair(paths, counted, checkpoint, position)
+}
+
+fn reopen_finished(
+    paths: &ResultFiles,
+    mut checkpoint: Checkpoint,
+    slots: &[Slot],
+    json: &[u8],
+) -> anyhow::Result<Opened> {
+    let summary: Summary = serde_json::from_slice(json)
+        .with_context(|| format!("understanding the summary {}", paths.summary.display()))?;
+    let (slot, counted) = newest_true(paths, slots)?;
+    let position = slot.position;
+    ensure!(
+        (position.next, position.next_row, position.rejects, position.result_bytes)
+            == (summary.batches, summary.rows, summary.rejects, summary.bytes)
+            && wire::hash::finish(counted.hashes.results) == summary.sha256,
+        "{} says that this job is finished, and {} ends elsewhere; {}",
+        paths.summary.display(),
+        paths.results.display(),
+        to_start_anew(paths)
+    );
+    go_on(paths, &mut checkpoint, slot)?;
+    // A receiver that was killed may have given the summary its name, and not made that durable.
+    sync_folder(&paths.summary).context("syncing the folder of the results")?;
+    Ok(Opened::Finished(summary, Finished { paths: paths.clone(), checkpoint, position, told: slot.told }))
+}
+
+fn go_on(paths: &ResultFiles, checkpoint: &mut Checkpoint, slot: &Slot) -> anyhow::Result<()> {
+    let context = || format!("syncing the checkpoint {}", paths.checkpoint.display());
+    checkpoint.go_on_from(slot).with_context(context)
+}
+
+fn to_start_anew(paths: &ResultFiles) -> String {
+    let ResultFiles { results, rejects, checkpoint, summary } = paths;
+    let [results, rejects, checkpoint, summary] =
+        [results, rejects, checkpoint, summary].map(|path| path.display());
+    format!(
+        "choose another --output, or, to start the job from its beginning, remove {results}, {rejects}, {checkpoint} \
+         and, if it is there, {summary}"
+    )
+}
+
+/// Files that are what a slot counts, at least; not changed yet.
+struct Counted {
+    results: File,
+    rejects: File,
+    /// Of what is counted.
+    hashes: Hashes,
+}
+
+/// The newest of the slots whose files are what it counts. What was counted was durable first, so an older one is only
+/// gone back to when a disk has lost something, or somebody has changed a file.
+fn newest_true<'a>(paths: &ResultFiles, slots: &'a [Slot]) -> anyhow::Result<(&'a Slot, Counted)> {
+    let mut wrong = None;
+    for slot in slots {
+        ensure!(
+            slot.results == checkpoint::name_of(&paths.results),
+            "{} belongs to the results {}, and not to {}; choose another --output",
+            paths.checkpoint.display(),
+            slot.results,
+            paths.results.display()
+        );
+        match compare(paths, &slot.position)? {
+            Ok(counted) => {
+                if let Some(wrong) = wrong {
+                    let Position { next, next_row, .. } = slot.position;
+                    wire::say!(
+                        "receiver: {wrong}: repaired by going back to the checkpoint before, of {next_row} rows in \
+                         {next} batches"
+                    );
+                }
+                return Ok((slot, counted));
+            }
+            Err(what) => wrong = wrong.or(Some(what)),
+        }
+    }
+    let wrong = wrong.context("a checkpoint without a slot")?;
+    bail!("{wrong}: something else has changed it, or its disk has lost it; {}", to_start_anew(paths))
+}
+
+/// Holds the files against a position; if they are not what it counts, gives what is wrong.
+fn compare(paths: &ResultFiles, position: &Position) -> anyhow::Result<Result<Counted, String>> {
+    let results = counted(&paths.results, position.result_bytes, position.results_sha256)?;
+    let rejects = counted(&paths.rejects, position.reject_bytes, position.rejects_sha256)?;
+    Ok(results.and_then(|(results, results_hash)| {
+        let (rejects, rejects_hash) = rejects?;
+        Ok(Counted { results, rejects, hashes: Hashes { results: results_hash, rejects: rejects_hash } })
+    }))
+}
+
+/// A file that begins with `length` bytes of this hash, and the hash to go on with; if it does not, what is wrong.
+fn counted(path: &Path, length: u64, short: u64) -> anyhow::Result<Result<(File, Sha256), String>> {
+    let file = match OpenOptions::new().read(true).write(true).open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            return Ok(Err(format!(
+                "{} is not there, and its checkpoint counts {length} bytes",
+                path.display()
+            )));
+        }
+        file => file.with_context(|| format!("going on with {}", path.display()))?,
+    };
+    let (hash, there) =
+        wire::hash::of_all((&file).take(length)).with_context(|| format!("reading {}", path.display()))?;
+    if there < length {
+        return Ok(Err(format!("{} has {there} bytes, and its checkpoint counts {length}", path.display())));
+    }
+    let found = wire::hash::shorten(hash.clone());
+    if found != short {
+        return Ok(Err(format!(
+            "{} is damaged: the SHA-256 of its first {length} bytes begins with {found:016x}, and its checkpoint has \
+             {short:016x}",
+            path.display()
+        )));
+    }
+    Ok(Ok((file, hash)))
+}
+
+fn pair(
+    paths: &ResultFiles,
+    counted: Counted,
+    checkpoint: Checkpoint,
+    position: Position,
+) -> anyhow::Result<Opened> {
+    let Counted { results, rejects, hashes } = counted;
+    let syncer = Syncer {
+        paths: paths.clone(),
+        results: results.try_clone().context("duplicating a file")?,
+        rejects: rejects.try_clone().context("duplicating a file")?,
+        checkpoint,
+        durable: position,
+    };
+    let store = Store { paths: paths.clone(), results, rejects, hashes, position };
+    Ok(Opened::ToWrite(Box::new(store), syncer))
+}
