@@ -11,6 +11,7 @@ mod cloud_kills;
 mod cloud_strangers;
 mod lab;
 mod plain_clients;
+mod power_loss;
 mod python_box;
 mod restarts;
 mod run_cluster;
