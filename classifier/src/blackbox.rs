@@ -131,6 +131,8 @@ pub struct Maker {
     pub python: PathBuf,
     /// How long a Python box may take for a batch.
     pub timeout: Duration,
+    /// How much memory a Python box may have, in MiB.
+    pub memory: u64,
 }
 
 impl Maker {
@@ -148,6 +150,7 @@ impl Maker {
                 function: function.clone(),
                 slowness: self.slowness,
                 timeout: self.timeout,
+                memory: self.memory,
             })?),
         })
     }

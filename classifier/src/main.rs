@@ -124,6 +124,10 @@ struct BoxArgs {
     /// How long a Python box may take for a batch before it is killed
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=wire::program::LONGEST_WAIT), global = true)]
     box_timeout: u64,
+    /// How much memory a Python box may have before it is killed, in MiB [default: what the machine has free, shared by the
+    /// workers of this process]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..), global = true)]
+    box_memory: Option<u64>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -149,14 +153,23 @@ impl Args {
 }
 
 impl BoxArgs {
-    fn maker(&self) -> Maker {
+    fn maker(&self, workers: u32) -> Maker {
         Maker {
             kind: self.classifier.clone(),
             slowness: self.slowness,
             python: self.python.clone(),
             timeout: Duration::from_secs(self.box_timeout),
+            memory: self.box_memory.unwrap_or_else(|| free_memory() / u64::from(workers)),
         }
     }
+}
+
+/// What the machine has free, in MiB; where it does not say, as much as one may want.
+fn free_memory() -> u64 {
+    let said = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let free = said.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kib = free.and_then(|free| free.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    kib.map_or(u64::MAX, |kib| kib / 1024)
 }
 
 fn main() -> ExitCode {
@@ -167,7 +180,7 @@ fn main() -> ExitCode {
         Some(Command::File { input, output, strict }) => {
             classify_file(&args.black_box, input, output, *strict)
         }
-        Some(Command::Check) => args.black_box.maker().make().map(|_| ExitCode::SUCCESS),
+        Some(Command::Check) => args.black_box.maker(1).make().map(|_| ExitCode::SUCCESS),
         None => run(&args).map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error| wire::program::failure("classifier", &error))
@@ -190,7 +203,7 @@ fn end_on_panic() {
 }
 
 fn classify_file(black_box: &BoxArgs, input: &Path, output: &Path, strict: bool) -> anyhow::Result<ExitCode> {
-    let classifier = Classifier::new(black_box.maker().make()?);
+    let classifier = Classifier::new(black_box.maker(1).make()?);
     let start = Instant::now();
     let summary = file::classify(input, output, black_box.chunk_size as usize, classifier)?;
     let seconds = start.elapsed().as_secs_f64();
@@ -245,7 +258,7 @@ type Boxes = JoinHandle<Vec<Box<dyn BlackBox>>>;
 /// Makes the boxes while the cluster forms, since an interpreter takes its time. One that cannot be made ends this process at
 /// once.
 fn make_boxes(args: &Args) -> anyhow::Result<Boxes> {
-    let (maker, workers) = (args.black_box.maker(), args.workers as usize);
+    let (maker, workers) = (args.black_box.maker(args.workers), args.workers as usize);
     let make = move || maker.make_many(workers).unwrap_or_else(|e| classifier::fail(format_args!("{e:#}")));
     std::thread::Builder::new().name("boxes".into()).spawn(make).context("starting a thread")
 }

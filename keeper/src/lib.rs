@@ -27,7 +27,7 @@ use wire::program::{LIFELINE, WATCHED};
 use restart::{Ended, Restarts};
 
 /// A program gives a sign of life twice a second; after this long without one it is taken to be dead.
-const SILENCE: Duration = Duration::from_secs(10);
+const SILENCE: Duration = Duration::from_secs(3);
 /// How long a program that was killed may take to be gone.
 const KILL_TIME: Duration = Duration::from_secs(10);
 

@@ -13,6 +13,7 @@ mod lab;
 mod plain_clients;
 mod power_loss;
 mod python_box;
+mod recovery;
 mod restarts;
 mod run_cluster;
 mod run_locally;

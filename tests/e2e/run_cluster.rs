@@ -162,18 +162,23 @@ fn hosts_with_faults_are_named_and_a_second_try_works() {
     on_h3(&format!("kill {pid}"));
 
     // A host that drops off during the job.
-    let mut job = stack.start("run-cluster", &["INPUT_LINES=1000000", "--classifier", "sleep:1000"]);
+    let mut job = stack.start("run-cluster", &["INPUT_LINES=200000", "--classifier", "sleep:1000"]);
     let results = stack.lab.folder().join("h1/home/.provisioned-classifier/output/results.log");
     eventually("results", || std::fs::metadata(&results).is_ok_and(|file| file.len() > 0).then_some(()));
     ip(&format!("link set {cable} down"));
-    let said = job.failure();
-    assert!(said.contains("worker1 on h3: lost") || said.contains("classifier worker1 at"), "{said}");
-    assert!(said.contains("on h3"), "{said}");
+    // The job goes on without it, and with it when it is back.
+    job.await_output("lost the supervisor of h3");
+    let log = stack.lab.folder().join("h2/home/.provisioned-classifier/log/initializer.log");
+    let says = |words: &str| std::fs::read_to_string(&log).unwrap_or_default().contains(words).then_some(());
+    eventually("the cluster without it", || says("1 of 2 processes are not back"));
     let said = stack.fail("status", &[]);
     assert!(said.contains("cannot be reached: connecting to h3"), "{said}");
     ip(&format!("link set {cable} up"));
-    let said = stack.run("run-cluster", &["INPUT_LINES=1000"]);
-    assert!(said.contains("rows out   1,000"), "{said}");
+    job.await_output("h3 is back");
+    eventually("the cluster with it", || says("makes way for a generation with classifier worker1"));
+    let said = job.success();
+    let alone = Setup::default().args(["--classifier", "sleep:1"]).run(["--lines", "200000"]);
+    assert!(said.contains(&format!("sha256     {}", alone.summary.sha256)), "{said}");
     stack.down();
 }
 
@@ -202,6 +207,12 @@ fn two_jobs_and_one_that_nobody_watches() {
         (!said.contains("is commanded by")).then_some(said)
     });
     assert!(refused.contains("a job is running on the hosts since"), "{refused}");
+    // Somebody looks on again, and leaves.
+    let mut onlooker = stack.start("run-cluster", &["--attach"]);
+    onlooker.await_output("rows/s");
+    onlooker.signal("INT");
+    let said = onlooker.failure();
+    assert!(said.contains("the job goes on; cargo xtask run-cluster --attach shows it again"), "{said}");
     for (command, args) in [("down", vec![]), ("up", vec!["--classifier", "sleep:7", "--cluster-size", "1"])]
     {
         // The second changes nothing about the hosts, and is let through.
@@ -361,4 +372,57 @@ fn a_host_that_is_gone_does_not_hold_the_others() {
     let said = stack.run("down", &["--force"]);
     assert!(said.contains("h3 is forgotten") && said.contains("left on 0 hosts"), "{said}");
     assert!(!stack.path("inventory.toml").exists());
+}
+
+#[test]
+fn a_job_goes_on_where_it_was_stopped_and_is_watched_to_its_end() {
+    let name = "a_job_goes_on_where_it_was_stopped_and_is_watched_to_its_end";
+    let Some(stack) = Stack::new(name, "3") else { return };
+    stack.up(&[]);
+    let said = stack.fail("run-cluster", &["--resume"]);
+    assert!(said.contains("there is no job on the metrics host to go on with"), "{said}");
+    let said = stack.fail("run-cluster", &["--attach"]);
+    assert!(said.contains("there is no job on the hosts"), "{said}");
+    let said = stack.fail("run-cluster", &["--resume", "--classifier", "native"]);
+    assert!(said.contains("cannot be used with"), "{said}");
+    let lines = 60_000;
+    let rows: String = (0..lines).map(|i| format!("{i},x\n")).collect();
+    std::fs::write(stack.path("in.csv"), format!("ID,NAME\n{rows}")).unwrap();
+    let args = ["--input", "in.csv", "--classifier", "sleep:1000", "--workers", "2"];
+    let mut job = stack.start("run-cluster", &args);
+    let home = stack.lab.folder().join("h1/home/.provisioned-classifier");
+    let has_rows = |rows: u64| {
+        let text = std::fs::read_to_string(home.join("output/results.checkpoint")).unwrap_or_default();
+        let numbers =
+            text.split("\"next_row\":").filter_map(|part| part.split(',').next()?.parse::<u64>().ok());
+        numbers.max().filter(|durable| *durable >= rows)
+    };
+    eventually("rows", || has_rows(2000));
+    let said = stack.run("stop", &[]);
+    assert!(said.contains("rows are durable"), "{said}");
+    job.failure();
+    let durable = has_rows(2000).unwrap();
+    let said = stack.fail("run-cluster", &["--attach"]);
+    assert!(said.contains("no job is running: the receiver has ended"), "{said}");
+
+    // On other hosts than before, with nobody to watch it from the beginning to the end.
+    stack.up(&["--cluster-size", "1"]);
+    let mut job = stack.start("run-cluster", &["--resume"]);
+    job.await_output("going on with rows from the file that was shipped, on 2 workers (1 machines of 2)");
+    eventually("more rows", || has_rows(durable + 1000));
+    job.signal("HUP");
+    job.failure();
+    let said = eventually("the hosts to notice", || {
+        let mut attached = stack.start("run-cluster", &["--attach"]);
+        let status = attached.wait();
+        status.success().then(|| attached.output())
+    });
+    assert!(said.contains("rows out   60,000"), "{said}");
+    let expected: String = (0..lines).map(|i| format!("{i},x,0.0\n")).collect();
+    assert!(stack.results() == expected.as_bytes());
+    let said = stack.fail("run-cluster", &["--resume"]);
+    assert!(said.contains("the last job is done, with 60,000 rows"), "{said}");
+    let said = stack.run("run-cluster", &["--attach"]);
+    assert!(said.contains("rows out   60,000"), "{said}");
+    stack.down();
 }

@@ -1,6 +1,7 @@
 //! One file a command: its arguments and its execution.
 
 pub(crate) mod chaos;
+pub(crate) mod job_args;
 pub(crate) mod lab;
 pub(crate) mod remote;
 pub(crate) mod run_locally;

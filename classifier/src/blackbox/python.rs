@@ -1,21 +1,24 @@
 //! The user's own pandas function, in a Python process of its own.
 //!
 //! Each worker keeps one interpreter, so Python's global lock never matters. Batches go to it as CSV over a
-//! pipe, results come back the same way. A process that dies, or takes too long for a batch and is killed,
-//! fails that batch; the next batch gets a new process.
+//! pipe, results come back the same way. A process that dies, or that the [`watchdog`] kills, fails that batch; the next
+//! batch gets a new process.
+
+mod watchdog;
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use wire::frame;
 
 use super::{BlackBox, BoxError, Patience, Record};
+use watchdog::{Reason, Watchdog};
 
 const RUNNER: &str = include_str!("runner.py");
 /// How long the interpreter and the user's module may take to load.
@@ -38,6 +41,8 @@ pub struct Settings {
     pub slowness: u32,
     /// How long a batch may take.
     pub timeout: Duration,
+    /// How much memory the process may have, in MiB.
+    pub memory: u64,
 }
 
 /// The Python box.
@@ -87,7 +92,7 @@ impl BlackBox for Python {
         let answer = match process.ask(&self.request, limit) {
             Ok(answer) => answer,
             Err(error) => {
-                let hung = process.watchdog.fired().is_some();
+                let hung = matches!(process.watchdog.fired(), Some(Reason::Late(_)));
                 let message = process.end(&error, "for a batch");
                 return Err(BoxError { message, again: !hung, hung });
             }
@@ -173,7 +178,7 @@ impl Process {
             })
             .context("starting a thread")?;
         let child = Arc::new(Mutex::new(child));
-        let watchdog = Watchdog::start(Arc::clone(&child))?;
+        let watchdog = Watchdog::start(Arc::clone(&child), settings.memory)?;
         let answers = BufReader::with_capacity(64 << 10, answers);
         let mut process = Self { child, requests: Some(requests), answers, watchdog, last_lines, log_end };
         process.watchdog.set(Some(START_TIME));
@@ -221,8 +226,8 @@ impl Process {
 
     /// Ends the process, and tells why it is no use any more.
     fn end(mut self, error: &std::io::Error, what_for: &str) -> String {
-        if let Some(limit) = self.watchdog.fired() {
-            return format!("the Python process took longer than {limit:?} {what_for}, and was killed");
+        if let Some(reason) = self.watchdog.fired() {
+            return format!("the Python process {reason} {what_for}, and was killed");
         }
         let status = self.kill();
         // The last lines are usually here at once; but a child of the process may hold the pipe open.
@@ -282,64 +287,5 @@ fn pass_on(errors: impl Read, last: &Mutex<VecDeque<String>>) {
             last.pop_front();
         }
         last.push_back(line);
-    }
-}
-
-/// Kills a process that does not answer in time: whoever waits for its answer then reads the end of its pipe.
-struct Watchdog {
-    state: Mutex<WatchdogState>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct WatchdogState {
-    deadline: Option<(Instant, Duration)>,
-    fired: Option<Duration>,
-    retired: bool,
-}
-
-impl Watchdog {
-    fn start(child: Arc<Mutex<Child>>) -> anyhow::Result<Arc<Self>> {
-        let watchdog = Arc::new(Self { state: Mutex::default(), changed: Condvar::new() });
-        let watching = Arc::clone(&watchdog);
-        std::thread::Builder::new()
-            .name("python watchdog".into())
-            .spawn(move || watching.watch(&child))
-            .context("starting a thread")?;
-        Ok(watchdog)
-    }
-
-    fn watch(&self, child: &Mutex<Child>) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        while !state.retired {
-            let left = state.deadline.map(|(at, _)| at.saturating_duration_since(Instant::now()));
-            state = match left {
-                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
-                Some(Duration::ZERO) => {
-                    state.fired = state.deadline.take().map(|(_, limit)| limit);
-                    // If it is gone already, whoever waits for it knows.
-                    kill_group(&mut child.lock().unwrap_or_else(PoisonError::into_inner));
-                    state
-                }
-                Some(left) => {
-                    self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
-                }
-            };
-        }
-    }
-
-    fn set(&self, limit: Option<Duration>) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.deadline = limit.map(|limit| (Instant::now() + limit, limit));
-        self.changed.notify_all();
-    }
-
-    fn fired(&self) -> Option<Duration> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).fired
-    }
-
-    fn retire(&self) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).retired = true;
-        self.changed.notify_all();
     }
 }

@@ -59,6 +59,9 @@ pub(crate) struct Args {
     /// As processes, although a lab could be had
     #[arg(long)]
     no_lab: bool,
+    /// The folder for both jobs [default: target/chaos in the project]
+    #[arg(long, value_name = "DIR")]
+    output: Option<PathBuf>,
 }
 
 /// A fault, and what came of it.
@@ -71,12 +74,15 @@ struct Outcome {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let folder = args.output.as_deref().map(std::path::absolute).transpose()?;
     project::enter_root()?;
     project::build_programs()?;
-    interrupt::watch("interrupted twice: what is left is ended by cargo xtask lab down --name chaos")?;
-    let folder = PathBuf::from("target/chaos");
-    if folder.exists() {
-        std::fs::remove_dir_all(&folder).with_context(|| format!("removing {}", folder.display()))?;
+    interrupt::watch("interrupted twice: hosts that are left are taken down by cargo xtask lab down")?;
+    let folder = folder.unwrap_or_else(|| PathBuf::from("target/chaos"));
+    for left in ["undisturbed", "disturbed"].map(|name| folder.join(name)) {
+        if left.exists() {
+            std::fs::remove_dir_all(&left).with_context(|| format!("removing {}", left.display()))?;
+        }
     }
     project::make_folder(&folder)?;
     ui::note("an undisturbed job, to compare with");

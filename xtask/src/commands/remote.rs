@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::builder::BoolishValueParser;
 
+use super::job_args::{BoxArgs, RowArgs};
 use crate::project;
 
 /// Commands for other hosts.
@@ -154,7 +155,7 @@ pub(crate) struct Job {
     #[command(flatten)]
     pub(crate) up: Up,
     #[command(flatten)]
-    pub(crate) rows: Rows,
+    pub(crate) job: JobArgs,
     /// The folder for the results [default: output/ in the project]
     #[arg(long, value_name = "DIR")]
     pub(crate) output: Option<PathBuf>,
@@ -179,37 +180,22 @@ pub(crate) struct RunCluster {
     #[arg(long, value_name = "BOX")]
     pub(crate) classifier: Option<String>,
     #[command(flatten)]
-    pub(crate) rows: Rows,
+    pub(crate) job: JobArgs,
     #[command(flatten)]
     pub(crate) place: Place,
 }
 
 /// What rows, and how they are classified.
 #[derive(Debug, clap::Args)]
-#[command(next_help_heading = "The job")]
-pub(crate) struct Rows {
-    /// How many rows to make up [default: 1000000]
-    #[arg(long, value_name = "N", env = "INPUT_LINES", hide_env_values = true)]
-    pub(crate) input_lines: Option<u64>,
-    /// The other name of 2018 for the same
-    #[arg(long, value_name = "N", env = "INPUT_SIZE", hide = true)]
-    pub(crate) input_size: Option<u64>,
-    /// A CSV file with a header in place of fake rows
-    #[arg(long, value_name = "FILE")]
-    pub(crate) input: Option<PathBuf>,
-    /// Fake rows of another seed are other rows
-    #[arg(long, value_name = "S", default_value_t = 0)]
-    pub(crate) seed: u64,
+pub(crate) struct JobArgs {
+    #[command(flatten)]
+    pub(crate) rows: RowArgs,
+    #[command(flatten)]
+    pub(crate) black_box: BoxArgs,
     /// Worker threads on each machine
-    #[arg(long, value_name = "W", env = "WORKERS_PER_MACHINE", default_value_t = 7,
+    #[arg(long, value_name = "W", env = "WORKERS_PER_MACHINE", default_value_t = 7, help_heading = "Machines",
         value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) workers: u16,
-    /// How often the native box feeds a record to its hash
-    #[arg(long, value_name = "TIMES", env = "CLASSIFIER_SLOWNESS", default_value_t = 10)]
-    pub(crate) slowness: u32,
-    /// Rows that a box sees at once
-    #[arg(long, value_name = "ROWS", env = "CHUNK_SIZE", default_value_t = 100)]
-    pub(crate) chunk_size: u32,
 }
 
 /// Fetch the results to output/results.tgz, and check them

@@ -13,6 +13,7 @@ use wire::files::ResultFiles;
 use wire::program::remove_if_there;
 use wire::results::Summary;
 
+use super::job_args::{BoxArgs, RowArgs};
 use crate::cluster::{self, Hosts, Input, Job};
 use crate::host::local::Local;
 use crate::host::{Host, Launch, arg};
@@ -24,8 +25,6 @@ const MOST_THREADS: usize = 1024;
 const CHECK_PAUSE: Duration = Duration::from_millis(1);
 /// How much of what a failed check says is shown, in lines.
 const LAST_LINES: usize = 20;
-/// How many rows are made up when nobody says how many.
-pub(crate) const DEFAULT_LINES: u64 = 1_000_000;
 
 /// Run the whole job on this machine: sender → classifiers → receiver
 ///
@@ -33,18 +32,18 @@ pub(crate) const DEFAULT_LINES: u64 = 1_000_000;
 /// results.rejects.csv and results.json to the output folder, replacing those of an earlier job.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// How many rows to make up [default: 1000000]
-    #[arg(long, value_name = "N", env = "INPUT_LINES", hide_env_values = true)]
-    input_lines: Option<u64>,
-    /// The other name of 2018 for the same
-    #[arg(long, value_name = "N", env = "INPUT_SIZE", hide = true)]
-    input_size: Option<u64>,
-    /// A CSV file with a header in place of fake rows, or - for standard input
-    #[arg(long, value_name = "FILE")]
-    input: Option<PathBuf>,
-    /// Fake rows of another seed are other rows
-    #[arg(long, value_name = "S", default_value_t = 0)]
-    seed: u64,
+    #[command(flatten)]
+    rows: RowArgs,
+    #[command(flatten)]
+    black_box: BoxArgs,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+/// Where and how it runs.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "This machine")]
+struct RunArgs {
     /// Worker threads on this machine, in all [default: one for each core]
     #[arg(long, value_name = "W", env = "N_WORKERS", value_parser = clap::value_parser!(u16).range(1..))]
     workers: Option<u16>,
@@ -55,12 +54,6 @@ pub(crate) struct Args {
     /// The black box: native, python:MODULE[:FUNCTION] or sleep:MICROSECONDS
     #[arg(long, value_name = "BOX", default_value = "native")]
     classifier: String,
-    /// How often the native box feeds a record to its hash
-    #[arg(long, value_name = "TIMES", env = "CLASSIFIER_SLOWNESS", default_value_t = 10)]
-    slowness: u32,
-    /// Rows that a box sees at once
-    #[arg(long, value_name = "ROWS", env = "CHUNK_SIZE", default_value_t = 100)]
-    chunk_size: u32,
     /// The interpreter for Python boxes; it needs pandas
     #[arg(long, value_name = "PATH", default_value = "python3")]
     python: PathBuf,
@@ -78,9 +71,8 @@ pub(crate) struct Args {
 
 impl Args {
     fn input(&self) -> anyhow::Result<Input> {
-        let lines = self.input_lines.or(self.input_size).unwrap_or(DEFAULT_LINES);
-        let Some(path) = &self.input else {
-            return Ok(Input::Fake { lines, seed: self.seed });
+        let Some(path) = &self.rows.input else {
+            return Ok(Input::Fake { lines: self.rows.lines(), seed: self.rows.seed });
         };
         if path == Path::new("-") || path == Path::new("/dev/stdin") {
             return Ok(Input::Stdin);
@@ -90,7 +82,7 @@ impl Args {
     }
 
     fn box_args(&self) -> Vec<String> {
-        box_args(&self.classifier, &self.python, self.slowness, self.chunk_size)
+        self.black_box.words(&self.run.classifier, &self.run.python)
     }
 }
 
@@ -100,20 +92,6 @@ pub(crate) fn check_input(path: &Path) -> anyhow::Result<()> {
     let found = std::fs::metadata(path).with_context(|| format!("opening the input {}", path.display()))?;
     ensure!(!found.is_dir(), "the input {} is a folder; give a CSV file", path.display());
     Ok(())
-}
-
-/// The arguments that tell a classifier its box.
-pub(crate) fn box_args(classifier: &str, python: &Path, slowness: u32, chunk_size: u32) -> Vec<String> {
-    let (python, slowness, chunk_size) = (arg(python), slowness.to_string(), chunk_size.to_string());
-    [
-        ("--classifier", classifier),
-        ("--python", &python),
-        ("--slowness", &slowness),
-        ("--chunk-size", &chunk_size),
-    ]
-    .into_iter()
-    .flat_map(|(flag, value)| [flag.to_owned(), value.to_owned()])
-    .collect()
 }
 
 /// Runs the command.
@@ -131,8 +109,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
 fn run_until_done(args: &Args, start: Instant) -> anyhow::Result<ExitCode> {
     let input = args.input()?;
-    let output = args.output.clone().map_or_else(|| project::default_folder("output"), Ok)?;
-    let log = args.log.clone().map_or_else(|| project::default_folder("log"), Ok)?;
+    let output = args.run.output.clone().map_or_else(|| project::default_folder("output"), Ok)?;
+    let log = args.run.log.clone().map_or_else(|| project::default_folder("log"), Ok)?;
     let files = ResultFiles::beside(&output.join("results.log"))?;
     if let Input::File(path) = &input {
         spare(path, &files)?;
@@ -143,8 +121,8 @@ fn run_until_done(args: &Args, start: Instant) -> anyhow::Result<ExitCode> {
     project::make_folder(&run_folder)?;
     let _output_lock = lock(&output)?;
     let _log_lock = if same(&output, &log) { None } else { Some(lock(&log)?) };
-    let workers = args.workers.map_or_else(cores, usize::from);
-    let processes = usize::from(args.processes);
+    let workers = args.run.workers.map_or_else(cores, usize::from);
+    let processes = usize::from(args.run.processes);
     let threads = workers.div_ceil(processes);
     ensure!(
         threads <= MOST_THREADS,
@@ -167,7 +145,7 @@ fn run_until_done(args: &Args, start: Instant) -> anyhow::Result<ExitCode> {
             1 => format!("{threads} workers"),
             _ => format!("{} workers ({processes} processes of {threads})", processes * threads),
         },
-        args.classifier
+        args.run.classifier
     ));
     let token_file = run_folder.join("token");
     let token = cluster::make_token()?;
@@ -292,7 +270,7 @@ fn summarize(args: &Args, files: &ResultFiles, start: Instant) -> anyhow::Result
         ui::count(summary.rejects),
         files.rejects.display()
     ));
-    if args.strict {
+    if args.run.strict {
         ui::note("error: there are rejects, and --strict takes none");
         return Ok(ExitCode::FAILURE);
     }

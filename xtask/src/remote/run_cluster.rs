@@ -15,7 +15,7 @@ use wire::results::Summary;
 use super::{SHORT, all, command_all, each, load, lock_all, python, status_of, stop_all};
 use crate::cluster::{self, Hosts, Input, Job, LostSight};
 use crate::commands::remote::RunCluster;
-use crate::commands::run_locally::{DEFAULT_LINES, box_args, check_input};
+use crate::commands::run_locally::check_input;
 use crate::host::Host;
 use crate::host::ssh::Ssh;
 use crate::hosts::Inventory;
@@ -79,7 +79,7 @@ struct Description {
 fn run_until_done(args: &RunCluster, start: Instant, is_started: &mut bool) -> anyhow::Result<ExitCode> {
     let (inventory, access) = load(&args.place)?;
     ensure!(inventory.ready, "the last cargo xtask up did not come to its end; run it again");
-    if let Some(path) = &args.rows.input {
+    if let Some(path) = &args.job.rows.input {
         // Better said before anything is started.
         ensure!(path != Path::new("-"), "standard input cannot be shipped to the hosts; give a file");
         check_input(path)?;
@@ -121,7 +121,7 @@ fn run_until_done(args: &RunCluster, start: Instant, is_started: &mut bool) -> a
     ui::note(&format!(
         "{}{}, on {} workers ({} machines of {workers}), through {classifier}",
         if args.resume { "going on with " } else { "" },
-        describe(&input, args.rows.input.as_deref()),
+        describe(&input, args.job.rows.input.as_deref()),
         workers * classifiers.len(),
         classifiers.len()
     ));
@@ -138,7 +138,7 @@ fn run_until_done(args: &RunCluster, start: Instant, is_started: &mut bool) -> a
     };
     let outcome = cluster::run(&job, &Hosts { metrics, classifiers });
     let times = end(&hosts, outcome)?;
-    conclude(metrics, Some(times.forming), times.packing, start)
+    conclude(metrics, Some(times.forming), Some(times.packing), start)
 }
 
 /// Ends what is left of a job on its hosts.
@@ -168,7 +168,7 @@ fn end<T>(hosts: &[Ssh], outcome: anyhow::Result<T>) -> anyhow::Result<T> {
 fn conclude(
     metrics: &Ssh,
     forming: Option<Duration>,
-    packing: Duration,
+    packing: Option<Duration>,
     start: Instant,
 ) -> anyhow::Result<ExitCode> {
     let status = status_of(metrics)?;
@@ -191,11 +191,11 @@ fn describe_new(
         "{classifier} is not on the hosts, which have {}; ship it with: cargo xtask up --classifier {classifier}",
         inventory.classifier
     );
-    let box_args = box_args(&classifier, Path::new("python3"), args.rows.slowness, args.rows.chunk_size);
+    let box_args = args.job.black_box.words(&classifier, Path::new("python3"));
     check_box(initializer, &box_args)?;
     let input = input(args, metrics)?;
     let (app, packages) = (inventory.app.clone(), inventory.packages.clone());
-    Ok(Description { input, classifier, box_args, workers: usize::from(args.rows.workers), app, packages })
+    Ok(Description { input, classifier, box_args, workers: usize::from(args.job.workers), app, packages })
 }
 
 /// The last job, from the metrics host.
@@ -279,8 +279,8 @@ fn refuse_second_job(metrics: &Ssh) -> anyhow::Result<()> {
 fn input(args: &RunCluster, metrics: &Ssh) -> anyhow::Result<Input> {
     // An earlier job's input takes room, and is no result.
     metrics.run(&format!("rm -rf {FOLDER}/input && mkdir {FOLDER}/input"), CLEAN_TIME)?;
-    let Some(path) = &args.rows.input else {
-        return Ok(Input::Fake { lines: lines(args), seed: args.rows.seed });
+    let Some(path) = &args.job.rows.input else {
+        return Ok(Input::Fake { lines: args.job.rows.lines(), seed: args.job.rows.seed });
     };
     let length = std::fs::metadata(path).with_context(|| format!("reading {}", path.display()))?.len();
     let bar = Transfer::new("shipping the rows", length);
@@ -293,10 +293,6 @@ fn input(args: &RunCluster, metrics: &Ssh) -> anyhow::Result<Input> {
     Ok(Input::File(PathBuf::from(INPUT)))
 }
 
-fn lines(args: &RunCluster) -> u64 {
-    args.rows.input_lines.or(args.rows.input_size).unwrap_or(DEFAULT_LINES)
-}
-
 fn describe(input: &Input, path: Option<&Path>) -> String {
     match (input.rows(), path) {
         (Some(rows), _) => format!("{} fake rows", ui::count(rows)),
@@ -305,12 +301,19 @@ fn describe(input: &Input, path: Option<&Path>) -> String {
     }
 }
 
-fn summarize(summary: &Summary, forming: Option<Duration>, packing: Duration, metrics: &str, start: Instant) {
+fn summarize(
+    summary: &Summary,
+    forming: Option<Duration>,
+    packing: Option<Duration>,
+    metrics: &str,
+    start: Instant,
+) {
     ui::summary(summary, start.elapsed());
     if let Some(forming) = forming {
         ui::data(&format!("cluster    formed in {:.2} s", forming.as_secs_f64()));
     }
-    ui::data(&format!("results    on {metrics}, packed {:.2} s after the last row", packing.as_secs_f64()));
+    let packed = packing.map(|time| format!(", packed {:.2} s after the last row", time.as_secs_f64()));
+    ui::data(&format!("results    on {metrics}{}", packed.unwrap_or_default()));
     ui::data(&format!("sha256     {}", summary.sha256));
     ui::note("fetch them: cargo xtask get-results");
 }

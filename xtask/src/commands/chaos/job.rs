@@ -14,8 +14,6 @@ use super::processes::{self, Target};
 use crate::lab::Lab;
 use crate::{interrupt, project, ui};
 
-/// The lab's name.
-const LAB: &str = "chaos";
 /// The tests' Python, which has pandas.
 const PYTHON: &str = "target/venv/bin/python";
 /// A box that gives what native gives.
@@ -86,14 +84,16 @@ fn locally(folder: &Path, args: &Args, classifier: &str) -> anyhow::Result<Comma
 
 impl Job {
     pub(super) fn start(folder: &Path, args: &Args) -> anyhow::Result<Self> {
-        let lab = Lab::new(LAB, project::root()?.join("target/lab").join(LAB))?;
+        // Nobody else's.
+        let name = format!("c{:05}", std::process::id() % 100_000);
+        let lab = Lab::new(&name, project::root()?.join("target/lab").join(&name))?;
         let folder = folder.join("disturbed");
         let (log, output) = log(&folder)?;
         let (place, mut command) = if args.no_lab || lab.check().is_err() {
             ui::note("the same job, as processes of this machine");
             (Place::Here(folder.clone()), locally(&folder, args, &args.classifier())?)
         } else {
-            ui::note(&format!("the same job, on a lab of {} hosts", args.machines + 1));
+            ui::note(&format!("the same job, on the {} hosts of a lab ({name})", args.machines + 1));
             lab.down()?;
             lab.up(args.machines + 1)?;
             match on_lab(&lab, &folder, args, &output) {

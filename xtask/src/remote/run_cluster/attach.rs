@@ -39,14 +39,14 @@ pub(super) fn run(args: &RunCluster) -> anyhow::Result<ExitCode> {
     let metrics = hosts.first().context("the inventory has no hosts")?;
     let statuses: Vec<Status> = hosts.iter().map(status_of).collect::<anyhow::Result<_>>()?;
     if statuses[0].summary.is_some() && !is_running(&statuses[0], "receiver") {
-        return conclude(metrics, None, std::time::Duration::ZERO, start);
+        return conclude(metrics, None, None, start);
     }
     ensure_runs(metrics, &statuses[0])?;
     let rows = recall_if_there(metrics)?.and_then(|description| description.input.rows());
     let found = find(&inventory, &hosts, &statuses)?;
     let packing = cluster::attach(metrics, found, &Watched { rows, packs: true, token: None });
     let packing = end(&hosts, packing)?;
-    conclude(metrics, None, packing, start)
+    conclude(metrics, None, Some(packing), start)
 }
 
 fn is_running(status: &Status, name: &str) -> bool {
