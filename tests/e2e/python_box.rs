@@ -114,7 +114,7 @@ fn several_rows_that_hang_cost_less_than_the_patience() {
     let code = "import time\ndef classify_df(df):\n    \
         if '3' in df.index or '77' in df.index:\n        time.sleep(1000)\n    \
         df['CLASSIFICATION'] = 1\n    return df\n";
-    let cluster = setup(folder.path(), code).args(["--box-timeout", "4", "--patience", "40"]);
+    let cluster = setup(folder.path(), code).args(["--box-timeout", "4", "--patience", "80"]);
     let results = cluster.run(["--lines", "100"]);
     assert_eq!((results.summary.rows, results.summary.rejects), (100, 2));
 }
