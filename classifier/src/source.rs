@@ -1,9 +1,12 @@
-//! The source operator's work: numbers batches, and issues them within the window.
+//! The source: numbers batches, and issues them within the window.
+//!
+//! [`Issuer`] decides, and is pure; [`Source`] is the operator's work around it.
 
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant};
 
-use wire::results::{FromReceiver, Identity, Outcome, Summary, Totals, Welcome};
+use bytes::Bytes;
+use wire::results::{Acknowledgement, FromReceiver, Identity, Outcome, Summary, Totals, Welcome};
 
 use crate::batch::{Batch, Batches};
 use crate::ingest::{Incoming, Ingest};
@@ -23,10 +26,59 @@ pub struct Job {
     pub settings: u64,
 }
 
+/// Gives batches their numbers and workers, as the window allows. Time is told.
+#[derive(Debug)]
+pub struct Issuer {
+    window: Window,
+    next_row: u64,
+    next_batch: u64,
+}
+
+impl Issuer {
+    /// For this many workers, from where the receiver stands.
+    pub fn new(limits: Limits, workers: usize, welcome: &Welcome) -> Self {
+        Self {
+            window: Window::new(limits, workers, welcome.next),
+            next_row: welcome.next_row,
+            next_batch: welcome.next,
+        }
+    }
+
+    /// The next batch, of these rows; `None` while the window has no room for it.
+    pub fn issue(&mut self, header: &Bytes, frames: &Bytes, rows: u32, now: Duration) -> Option<Batch> {
+        let (number, worker) = self.window.issue(frames.len(), now)?;
+        let (first_row, worker) = (self.next_row, worker as u32);
+        self.next_row += u64::from(rows);
+        self.next_batch = number + 1;
+        Some(Batch { number, first_row, rows, worker, header: header.clone(), frames: frames.clone() })
+    }
+
+    /// Takes in how far the receiver is; whether that is news.
+    pub fn hear(&mut self, acknowledgement: &Acknowledgement, now: Duration) -> bool {
+        let before = self.window.acknowledged();
+        self.window.acknowledge(acknowledgement.next);
+        self.window.hold(acknowledgement.held);
+        for (worker, count) in &acknowledgement.received {
+            self.window.received(*worker as usize, *count, now);
+        }
+        self.window.acknowledged() > before || !acknowledgement.received.is_empty()
+    }
+
+    /// What there is in all, if no more rows come.
+    pub fn totals(&self) -> Totals {
+        Totals { rows: self.next_row, batches: self.next_batch }
+    }
+
+    /// Nothing is issued that is not acknowledged.
+    pub fn is_idle(&self) -> bool {
+        self.window.is_empty()
+    }
+}
+
 /// The state of the source.
 pub struct Source {
     ingest: Ingest,
-    window: Window,
+    issuer: Issuer,
     /// What the receiver says.
     heard: Receiver<FromReceiver>,
     /// To the receiver.
@@ -34,8 +86,6 @@ pub struct Source {
     /// Watches over acknowledgements.
     watch: Watch,
     clock: Instant,
-    next_row: u64,
-    next_batch: u64,
     /// A batch that the window has no room for.
     held: Option<Incoming>,
     /// Of the settings.
@@ -66,13 +116,11 @@ impl Source {
         let Job { welcome, settings } = job;
         Self {
             ingest,
-            window: Window::new(limits, workers, welcome.next),
+            issuer: Issuer::new(limits, workers, &welcome),
             heard,
             uplink,
             watch,
             clock: Instant::now(),
-            next_row: welcome.next_row,
-            next_batch: welcome.next,
             held: None,
             settings,
             identified: false,
@@ -86,13 +134,7 @@ impl Source {
         while let Ok(heard) = self.heard.try_recv() {
             match heard {
                 FromReceiver::Acknowledgement(acknowledgement) => {
-                    let before = self.window.acknowledged();
-                    self.window.acknowledge(acknowledgement.next);
-                    self.window.hold(acknowledgement.held);
-                    for (worker, count) in &acknowledgement.received {
-                        self.window.received(*worker as usize, *count, now);
-                    }
-                    if self.window.acknowledged() > before || !acknowledgement.received.is_empty() {
+                    if self.issuer.hear(&acknowledgement, now) {
                         self.await_acknowledgement();
                     }
                 }
@@ -131,20 +173,16 @@ impl Source {
                             crate::fail("the uplink's thread has ended");
                         }
                     }
-                    let Some((number, worker)) = self.window.issue(frames.len(), now) else {
+                    let Some(batch) = self.issuer.issue(&header, &frames, rows, now) else {
                         // Every acknowledgement activates the operator, so it comes back to this.
                         self.held = Some(Incoming::Rows { header, frames, rows });
                         break;
                     };
-                    let (first_row, worker) = (self.next_row, worker as u32);
-                    batches.push(Batch { number, first_row, rows, worker, header, frames });
-                    self.next_row += u64::from(rows);
-                    self.next_batch = number + 1;
+                    batches.push(batch);
                 }
                 Incoming::End => {
                     self.ended = true;
-                    let totals = Totals { rows: self.next_row, batches: self.next_batch };
-                    if self.uplink.send(Up::Totals(totals)).is_err() {
+                    if self.uplink.send(Up::Totals(self.issuer.totals())).is_err() {
                         crate::fail("the uplink's thread has ended");
                     }
                     self.await_acknowledgement();
@@ -159,7 +197,7 @@ impl Source {
             self.watch.wait_for(
                 "waiting for the last batches to be classified, and for the receiver to finish the job",
             );
-        } else if self.window.is_empty() {
+        } else if self.issuer.is_idle() {
             self.watch.rest();
         } else {
             self.watch.wait_for("waiting for batches to be classified, and acknowledged by the receiver");
