@@ -1,29 +1,34 @@
 //! The state that connections, the writer and the syncer share.
 
 mod initializer;
+mod way;
 
 use std::collections::BTreeMap;
 use std::net::TcpStream;
-use std::sync::{Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{anyhow, bail, ensure};
 use initializer::Initializer;
-use wire::opening;
 use wire::program::Temporary;
 use wire::results::{FromReceiver, Identity, Outcome, Progress, Summary, Totals, Welcome};
+
+pub use way::Way;
 
 use crate::checkpoint::Position;
 use crate::store::Finished;
 
-/// How long the initializer may let the receiver wait that tells it something.
-const WRITE_TIME: Duration = Duration::from_secs(5);
-
-/// One job, as the receiver sees it.
-#[derive(Debug, Default)]
-pub struct Job {
-    state: Mutex<State>,
+/// One job, as the receiver sees it. It knows of connections what a [`Way`] can do, and nothing of files.
+#[derive(Debug)]
+pub struct Job<W = TcpStream> {
+    state: Mutex<State<W>>,
     changed: Condvar,
+}
+
+impl<W> Default for Job<W> {
+    fn default() -> Self {
+        Self { state: Mutex::default(), changed: Condvar::new() }
+    }
 }
 
 /// How the receiver's work ends.
@@ -37,16 +42,16 @@ pub enum End {
     Closed,
 }
 
-#[derive(Debug, Default)]
-struct State {
+#[derive(Debug)]
+struct State<W> {
     /// The newest cluster's generation; 0 while there was none.
     generation: u64,
     /// Open connections of classifier processes, by a number of their own.
-    connections: BTreeMap<u64, TcpStream>,
+    connections: BTreeMap<u64, Arc<W>>,
     connected: u64,
     /// When the last of them ended.
     lonely_since: Option<Instant>,
-    initializer: Option<Initializer>,
+    initializer: Option<Initializer<W>>,
     started: Option<SystemTime>,
     written: Position,
     durable: Position,
@@ -61,6 +66,28 @@ struct State {
     /// The initializer was told how the job ended.
     told: bool,
     finished: Option<Finished>,
+}
+
+impl<W> Default for State<W> {
+    fn default() -> Self {
+        Self {
+            generation: 0,
+            connections: BTreeMap::new(),
+            connected: 0,
+            lonely_since: None,
+            initializer: None,
+            started: None,
+            written: Position::default(),
+            durable: Position::default(),
+            held: 0,
+            identity: None,
+            totals: None,
+            stop: None,
+            end: None,
+            told: false,
+            finished: None,
+        }
+    }
 }
 
 /// Whether so many bytes of results are there.
@@ -85,7 +112,7 @@ pub enum SyncWork {
     Stop,
 }
 
-impl Job {
+impl<W: Way> Job<W> {
     /// The files are open, and say that the job got this far.
     pub fn begin_at(&self, position: Position) {
         let mut state = self.state();
@@ -108,7 +135,7 @@ impl Job {
         self.state().finished = Some(finished);
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, State<W>> {
         // A panic ends the process, so no lock is ever left poisoned by one.
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
@@ -117,7 +144,7 @@ impl Job {
     ///
     /// # Errors
     /// The reason why it may not come in.
-    pub fn admit(&self, stream: TcpStream, generation: u64, initializer: bool) -> anyhow::Result<u64> {
+    pub fn admit(&self, way: W, generation: u64, initializer: bool) -> anyhow::Result<u64> {
         let mut state = self.state();
         if generation < state.generation {
             let newest = state.generation;
@@ -129,29 +156,28 @@ impl Job {
             state.generation = generation;
             state.initializer = None;
             for (_, old) in std::mem::take(&mut state.connections) {
-                // It is closed so that its thread ends; that it is closed already is as good.
-                let _ = old.shutdown(std::net::Shutdown::Both);
+                // So that its thread ends.
+                old.close();
             }
         }
         if initializer && state.initializer.is_some() {
             bail!("another initializer of generation {generation} is connected");
         }
-        // What is written to it is short and comes seldom. If even that does not go, it is not there any more.
-        stream.set_write_timeout(Some(WRITE_TIME))?;
         // While the state is locked, so that no acknowledgement comes before it.
         let Position { next, next_row, identity, .. } = state.durable;
-        opening::send_json(&stream, &Welcome { next, next_row, identity })?;
+        way.welcome(&Welcome { next, next_row, identity })?;
         if let (true, Some(End::Job(outcome))) = (initializer, &state.end) {
             // It comes to a job that has ended: that is what it wants to know.
-            FromReceiver::Outcome(outcome.clone()).write(&stream)?;
+            way.tell(&FromReceiver::Outcome(outcome.clone()))?;
             state.told = true;
         }
+        let way = Arc::new(way);
         state.connected += 1;
         let connection = state.connected;
         if initializer {
-            state.initializer = Some(Initializer::new(connection, stream.try_clone()?, state.durable.next));
+            state.initializer = Some(Initializer::new(connection, Arc::clone(&way), state.durable.next));
         }
-        state.connections.insert(connection, stream);
+        state.connections.insert(connection, way);
         state.lonely_since = None;
         self.changed.notify_all();
         Ok(connection)
@@ -255,23 +281,17 @@ impl Job {
             if state.end.is_some() {
                 return None;
             }
-            // Nothing is durable before it is known what job it is of.
-            let can_sync = state.written.next > state.durable.next && state.identity.is_some();
-            // When somebody asks to stop, what comes since is of no importance, however fast it comes.
-            if state.stop.is_some_and(|stop| state.durable.next >= stop || !can_sync) {
-                return Some(SyncWork::Stop);
-            }
-            if can_sync {
-                return Some(SyncWork::Sync(Position { identity: state.identity, ..state.written }));
-            }
-            match state.totals {
-                Some(totals) if state.durable.next >= totals.batches => {
-                    return Some(SyncWork::Finish(totals));
-                }
-                _ => {}
+            if let Some(work) = state.sync_work() {
+                return Some(work);
             }
             state = self.changed.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner);
         }
+    }
+
+    /// What there is for the syncer to do just now, if anything is.
+    pub fn sync_work_now(&self) -> Option<SyncWork> {
+        let state = self.state();
+        if state.end.is_some() { None } else { state.sync_work() }
     }
 
     /// When the first batch (or the totals) came.
@@ -286,7 +306,7 @@ impl Job {
             return;
         }
         if let (End::Job(outcome), Some(initializer)) = (&end, &state.initializer) {
-            match FromReceiver::Outcome(outcome.clone()).write(&initializer.stream) {
+            match initializer.way.tell(&FromReceiver::Outcome(outcome.clone())) {
                 Ok(()) => state.told = true,
                 Err(error) => wire::say!("receiver: telling the initializer how the job ended: {error:#}"),
             }
@@ -321,7 +341,7 @@ impl Job {
 
     /// Waits until an initializer was told how the job ended, somebody asks to stop, or `limit` is over.
     pub fn await_told(&self, limit: Duration) {
-        let waits = |state: &mut State| !state.told && state.stop.is_none();
+        let waits = |state: &mut State<W>| !state.told && state.stop.is_none();
         let _ = self
             .changed
             .wait_timeout_while(self.state(), limit, waits)
@@ -352,15 +372,29 @@ impl Job {
     }
 }
 
-impl State {
+impl<W: Way> State<W> {
     /// Tells the source what is new, if it is time to.
     fn report(&mut self, now: bool) {
         let Some(initializer) = &mut self.initializer else { return };
         if let Err(error) = initializer.report(self.durable.next, self.held, now) {
             wire::say!("receiver: acknowledging to the initializer: {error:#}; its connection is closed");
-            // Its own thread sees that, and cleans up; that it is closed already is as good.
-            let _ = initializer.stream.shutdown(std::net::Shutdown::Both);
+            // Its own thread sees that, and cleans up.
+            initializer.way.close();
             self.initializer = None;
         }
+    }
+
+    fn sync_work(&self) -> Option<SyncWork> {
+        // Nothing is durable before it is known what job it is of.
+        let can_sync = self.written.next > self.durable.next && self.identity.is_some();
+        // When somebody asks to stop, what comes since is of no importance, however fast it comes.
+        if self.stop.is_some_and(|stop| self.durable.next >= stop || !can_sync) {
+            return Some(SyncWork::Stop);
+        }
+        if can_sync {
+            return Some(SyncWork::Sync(Position { identity: self.identity, ..self.written }));
+        }
+        let totals = self.totals.filter(|totals| self.durable.next >= totals.batches)?;
+        Some(SyncWork::Finish(totals))
     }
 }

@@ -76,6 +76,49 @@ impl Order {
     }
 }
 
+/// Batches of the newest generation, in line.
+#[derive(Debug)]
+pub struct Line {
+    order: Order,
+    generation: u64,
+}
+
+impl Line {
+    /// Before the first generation.
+    pub fn new(order: Order) -> Self {
+        Self { order, generation: 0 }
+    }
+
+    /// Takes a batch of this generation in.
+    ///
+    /// # Errors
+    /// A number that no window allows.
+    pub fn offer(&mut self, generation: u64, batch: ResultBatch) -> anyhow::Result<()> {
+        if generation < self.generation {
+            // A straggler of a cluster that is gone; the new one sends it again.
+            return Ok(());
+        }
+        if generation > self.generation {
+            self.generation = generation;
+            self.order.forget_early();
+        }
+        self.order.offer(batch)
+    }
+
+    /// Gives out the next batch, if it is here.
+    ///
+    /// # Errors
+    /// A batch that does not begin with the row after the last one's.
+    pub fn take(&mut self) -> anyhow::Result<Option<ResultBatch>> {
+        self.order.take()
+    }
+
+    /// Bytes of the batches that are held back.
+    pub fn held(&self) -> usize {
+        self.order.held()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,7 +10,7 @@ use wire::results::{Outcome, ResultBatch, Summary, Totals};
 
 use crate::budget::Budget;
 use crate::job::{End, Job, SyncWork};
-use crate::order::Order;
+use crate::order::{Line, Order};
 use crate::store::{Store, Syncer};
 
 /// How many batches are taken in before some are written.
@@ -28,7 +28,7 @@ pub enum Event {
 /// Writes batches in order until all senders of events are gone or the job ends.
 pub fn write(mut store: Store, events: &Receiver<Event>, job: &Job, queue: &Budget) {
     let position = store.position();
-    let mut line = Line { order: Order::new(position.next, position.next_row), generation: 0 };
+    let mut line = Line::new(Order::new(position.next, position.next_row));
     while let Ok(first) = events.recv() {
         if let Err(error) = step(&mut store, &mut line, first, events, job, queue) {
             job.end(End::Job(Outcome::Failed(format!("{error:#}"))));
@@ -37,26 +37,6 @@ pub fn write(mut store: Store, events: &Receiver<Event>, job: &Job, queue: &Budg
     }
     // What still comes is dropped, and must not wait for room.
     queue.close();
-}
-
-/// Batches of the newest generation, in line.
-struct Line {
-    order: Order,
-    generation: u64,
-}
-
-impl Line {
-    fn offer(&mut self, generation: u64, batch: ResultBatch) -> anyhow::Result<()> {
-        if generation < self.generation {
-            // A straggler of a cluster that is gone; the new one sends it again.
-            return Ok(());
-        }
-        if generation > self.generation {
-            self.generation = generation;
-            self.order.forget_early();
-        }
-        self.order.offer(batch)
-    }
 }
 
 /// Takes in what is here, up to a limit, and writes what is in line.
@@ -88,11 +68,11 @@ fn step(
         event = events.try_recv().ok();
     };
     let mut run = Vec::new();
-    while let Some(batch) = line.order.take()? {
+    while let Some(batch) = line.take()? {
         run.push(batch);
     }
     store.append(&run)?;
-    job.written(store.position(), line.order.held() as u64, idle);
+    job.written(store.position(), line.held() as u64, idle);
     for reply in digests {
         // The syncer waits for it; if it does not, the job has ended.
         let _ = reply.send(store.sha256());

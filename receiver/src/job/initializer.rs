@@ -1,21 +1,23 @@
 //! The connection to the initializer, which is told how far the receiver is.
 
 use std::collections::BTreeMap;
-use std::net::TcpStream;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use wire::results::{Acknowledgement, FromReceiver};
+
+use super::Way;
 
 /// Received batches are reported to the source at most this often, unless something became durable or there is
 /// nothing else to do.
 const REPORT_PAUSE: Duration = Duration::from_millis(1);
 
 #[derive(Debug)]
-pub(super) struct Initializer {
+pub(super) struct Initializer<W> {
     /// Its connection's number.
     pub(super) connection: u64,
     /// The way to it.
-    pub(super) stream: TcpStream,
+    pub(super) way: Arc<W>,
     /// What the source was told to be durable.
     acknowledged: u64,
     /// Received batches by worker, and of how many the source was told.
@@ -23,10 +25,10 @@ pub(super) struct Initializer {
     reported: Instant,
 }
 
-impl Initializer {
+impl<W: Way> Initializer<W> {
     /// It has been told that all batches below `acknowledged` are durable.
-    pub(super) fn new(connection: u64, stream: TcpStream, acknowledged: u64) -> Self {
-        Self { connection, stream, acknowledged, received: BTreeMap::new(), reported: Instant::now() }
+    pub(super) fn new(connection: u64, way: Arc<W>, acknowledged: u64) -> Self {
+        Self { connection, way, acknowledged, received: BTreeMap::new(), reported: Instant::now() }
     }
 
     /// Notes that a batch of this worker came in.
@@ -51,6 +53,6 @@ impl Initializer {
         }
         self.acknowledged = next;
         self.reported = Instant::now();
-        FromReceiver::Acknowledgement(Acknowledgement { next, received, held }).write(&self.stream)
+        self.way.tell(&FromReceiver::Acknowledgement(Acknowledgement { next, received, held }))
     }
 }
