@@ -124,8 +124,12 @@ impl Store {
             self.position.result_bytes += batch.results.len() as u64;
             self.position.reject_bytes += batch.rejects.len() as u64;
         }
+        // Not for each batch: to end a hash costs as much as to hash a short batch.
         if !batches.is_empty() {
-            self.hashes.note(&mut self.position);
+            self.position.results_sha256 = wire::hash::shorten(self.hashes.results.clone());
+        }
+        if batches.iter().any(|batch| !batch.rejects.is_empty()) {
+            self.position.rejects_sha256 = wire::hash::shorten(self.hashes.rejects.clone());
         }
         Ok(())
     }
@@ -133,13 +137,6 @@ impl Store {
     /// SHA-256 of the results as far as they are written, in hexadecimal.
     pub fn sha256(&self) -> String {
         wire::hash::finish(self.hashes.results.clone())
-    }
-}
-
-impl Hashes {
-    fn note(&self, position: &mut Position) {
-        position.results_sha256 = wire::hash::shorten(self.results.clone());
-        position.rejects_sha256 = wire::hash::shorten(self.rejects.clone());
     }
 }
 

@@ -71,8 +71,12 @@ fn create(paths: &ResultFiles, mut checkpoint: Checkpoint, instead: &str) -> any
     rejects.set_len(0).with_context(context)?;
     rejects.write_all(REJECTS_HEADER).with_context(context)?;
     let hashes = Hashes { results: Sha256::new(), rejects: Sha256::new_with_prefix(REJECTS_HEADER) };
-    let mut position = Position { reject_bytes: REJECTS_HEADER.len() as u64, ..Position::default() };
-    hashes.note(&mut position);
+    let position = Position {
+        results_sha256: wire::hash::shorten(hashes.results.clone()),
+        reject_bytes: REJECTS_HEADER.len() as u64,
+        rejects_sha256: wire::hash::shorten(hashes.rejects.clone()),
+        ..Position::default()
+    };
     for (file, path) in [(&results, &paths.results), (&rejects, &paths.rejects)] {
         file.sync_all().with_context(|| format!("syncing {}", path.display()))?;
     }
