@@ -110,10 +110,13 @@ impl Recording {
     /// Waits for a receiver's end, and until strace has written that down.
     fn end(&self, receiver: &mut Program) {
         receiver.wait();
-        let last = format!("{} +++ ", receiver.pid());
+        let pid = receiver.pid().to_string();
         let trace = self.traces().take_while(|trace| trace.exists()).last().unwrap();
         eventually("strace to end", || {
-            std::fs::read_to_string(&trace).unwrap().contains(&last).then_some(())
+            let trace = std::fs::read_to_string(&trace).unwrap();
+            // Short process ids are filled up with spaces.
+            let mut words = trace.lines().rev().map(str::split_whitespace);
+            words.any(|mut words| words.next() == Some(&pid) && words.next() == Some("+++")).then_some(())
         });
     }
 }
