@@ -103,6 +103,11 @@ impl Membership {
         std::iter::once(&self.me).chain(self.others.iter().map(|(_, member)| member))
     }
 
+    /// The connections of the others, in the order of the members.
+    pub fn connections(&self) -> impl Iterator<Item = Connection> {
+        self.others.iter().map(|(connection, _)| *connection)
+    }
+
     /// How many are not here.
     pub fn missing(&self) -> usize {
         self.wanted.saturating_sub(self.others.len() + 1)

@@ -1,0 +1,192 @@
+//! The receiver: the real job, order and line, over a disk that keeps what was synced.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use ::receiver::checkpoint::Position;
+use ::receiver::job::{Job, SyncWork, Way};
+use ::receiver::order::{Line, Order};
+use rand::RngExt;
+use wire::results::{FromReceiver, Identity, Welcome};
+
+use crate::network::{Address, Fate, Message, Network};
+use crate::unexpected;
+
+const ME: Address = Address::Receiver;
+const JOB: Identity = Identity { settings: 1, header: 1 };
+/// How long a sync takes at most, in milliseconds.
+const SYNC: u64 = 20;
+
+/// What is to be sent, and what is to be closed.
+type Outbox = Rc<RefCell<Vec<(u64, Option<Message>)>>>;
+
+#[derive(Debug)]
+struct Peer {
+    connection: u64,
+    outbox: Outbox,
+}
+
+impl Peer {
+    fn put(&self, message: Option<Message>) {
+        self.outbox.borrow_mut().push((self.connection, message));
+    }
+}
+
+impl Way for Peer {
+    fn welcome(&self, welcome: &Welcome) -> anyhow::Result<()> {
+        self.put(Some(Message::Welcome(*welcome)));
+        Ok(())
+    }
+
+    fn tell(&self, message: &FromReceiver) -> anyhow::Result<()> {
+        self.put(Some(Message::FromReceiver(message.clone())));
+        Ok(())
+    }
+
+    fn close(&self) {
+        self.put(None);
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct Receiver {
+    /// What is on the disk for sure.
+    disk: (Vec<u8>, Position),
+    life: Option<Life>,
+    newest: u64,
+    generations: u32,
+    finished: bool,
+}
+
+struct Life {
+    job: Job<Peer>,
+    line: Line,
+    written: (Vec<u8>, Position),
+    outbox: Outbox,
+    /// Connections of processes: their generation and number.
+    processes: BTreeMap<u64, (u64, u64)>,
+    syncing: bool,
+}
+
+impl Receiver {
+    pub(crate) fn start(&mut self, _network: &mut Network) {
+        let (results, position) = self.disk.clone();
+        let job = Job::default();
+        job.begin_at(position);
+        self.life = Some(Life {
+            job,
+            line: Line::new(Order::new(position.next, position.next_row)),
+            written: (results, position),
+            outbox: Outbox::default(),
+            processes: BTreeMap::new(),
+            syncing: false,
+        });
+    }
+
+    pub(crate) fn die(&mut self) {
+        self.life = None;
+    }
+
+    pub(crate) fn results(&self) -> &[u8] {
+        &self.disk.0
+    }
+
+    /// The job is done, and that is durable. Whoever is not told, because it dies just then, is told by a receiver that
+    /// is started again, which the end-to-end tests show.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.finished
+    }
+
+    pub(crate) fn generations(&self) -> u32 {
+        self.generations
+    }
+
+    pub(crate) fn hear(&mut self, network: &mut Network, connection: u64, fate: Fate) {
+        let Some(life) = &mut self.life else { return };
+        match fate {
+            Fate::Broken => {
+                if let Some((_, number)) = life.processes.remove(&connection) {
+                    life.job.left(number);
+                }
+            }
+            Fate::Message(Message::Open(generation, initializer)) => {
+                let way = Peer { connection, outbox: Rc::clone(&life.outbox) };
+                match life.job.admit(way, generation, initializer) {
+                    Ok(number) => {
+                        life.job.identity(JOB).expect("it is always the same job");
+                        life.processes.insert(connection, (generation, number));
+                        if generation > self.newest {
+                            self.newest = generation;
+                            self.generations += 1;
+                        }
+                    }
+                    Err(_) => network.send(connection, ME, Message::Refused),
+                }
+            }
+            Fate::Message(Message::Results(batch)) => {
+                // One whose generation is over may still have something on its way.
+                let Some(&(generation, _)) = life.processes.get(&connection) else { return };
+                life.job.received(generation, batch.worker);
+                life.line.offer(generation, batch).expect("no number is out of the window");
+                while let Some(batch) = life.line.take().expect("batches follow on each other") {
+                    let (results, position) = &mut life.written;
+                    results.extend_from_slice(&batch.results);
+                    position.next += 1;
+                    position.next_row += u64::from(batch.rows);
+                    position.result_bytes = results.len() as u64;
+                }
+                life.job.written(life.written.1, life.line.held() as u64, true);
+            }
+            Fate::Message(Message::Totals(totals)) => {
+                life.job.totals(totals);
+            }
+            Fate::Message(other) => unexpected(ME, &other),
+        }
+        self.work(network);
+    }
+
+    /// A sync has ended.
+    pub(crate) fn wake(&mut self, network: &mut Network) {
+        let Some(life) = &mut self.life else { return };
+        life.syncing = false;
+        match life.job.sync_work_now() {
+            Some(SyncWork::Sync(position)) => {
+                let bytes = position.result_bytes as usize;
+                self.disk = (life.written.0[..bytes].to_vec(), position);
+                life.job.durable(position);
+            }
+            Some(SyncWork::Finish(totals)) => {
+                let position = self.disk.1;
+                assert_eq!((totals.batches, totals.rows), (position.next, position.next_row));
+                self.finished = true;
+            }
+            Some(SyncWork::Stop) | None => {}
+        }
+        self.work(network);
+    }
+
+    /// Sends what is to be sent, and begins a sync if there is something to sync.
+    fn work(&mut self, network: &mut Network) {
+        let Some(life) = &mut self.life else { return };
+        for (connection, message) in life.outbox.take() {
+            match message {
+                Some(message) => {
+                    if let Message::FromReceiver(FromReceiver::Acknowledgement(acknowledgement)) = &message {
+                        assert!(
+                            acknowledgement.next <= self.disk.1.next,
+                            "it acknowledges what could be lost"
+                        );
+                    }
+                    network.send(connection, ME, message);
+                }
+                None => network.break_off(connection),
+            }
+        }
+        if !life.syncing && life.job.sync_work_now().is_some() {
+            life.syncing = true;
+            let time = network.random.random_range(1..SYNC);
+            network.wake(ME, time);
+        }
+    }
+}
