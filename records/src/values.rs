@@ -44,15 +44,28 @@ pub fn check_header(header: &[u8]) -> Result<(), BadHeader> {
     }
     std::str::from_utf8(header).map_err(|_| BadHeader::NotUtf8)?;
     join(header, 0, &mut Vec::new())?;
-    let mut quoted = false;
-    for &byte in header {
-        match byte {
-            b'"' => quoted = !quoted,
-            b'\r' if !quoted => return Err(BadHeader::CarriageReturn),
-            _ => {}
-        }
+    if has_carriage_return_outside_quotes(header)? {
+        return Err(BadHeader::CarriageReturn);
     }
     Ok(())
+}
+
+/// Value by value, since a quote in the middle of one is an ordinary character and opens nothing.
+fn has_carriage_return_outside_quotes(record: &[u8]) -> Result<bool, Malformed> {
+    let mut rest = record;
+    loop {
+        if let Some(quoted) = rest.strip_prefix(b"\"") {
+            rest = unquote(quoted, &mut Vec::new())?;
+        }
+        let (value, behind) = rest.split_at(memchr::memchr(b',', rest).unwrap_or(rest.len()));
+        if value.contains(&b'\r') {
+            return Ok(true);
+        }
+        match behind.split_first() {
+            Some((_, next)) => rest = next,
+            None => return Ok(false),
+        }
+    }
 }
 
 /// What can be seen of a record in one quick pass.
@@ -162,13 +175,17 @@ mod tests {
 
     #[test]
     fn headers_are_checked() {
-        for good in ["A", "A,B", "\"a\r\nb\",B", "\u{e9}"] {
+        for good in ["A", "A,B", "\"a\r\nb\",B", "\u{e9}", "5\" pipe,\"a\rb\""] {
             assert_eq!(check_header(good.as_bytes()), Ok(()), "{good:?}");
         }
         assert_eq!(check_header(b""), Err(BadHeader::Empty));
         assert_eq!(check_header(b"\x05{}"), Err(BadHeader::Control));
         assert_eq!(check_header(b"a\xff"), Err(BadHeader::NotUtf8));
         assert_eq!(check_header(b"ID,NAME\r1,a\r2,b"), Err(BadHeader::CarriageReturn));
+        // A quote inside a value opens nothing.
+        for lines in ["SIZE 5\"\r1,a", "\"a\" \"b\r1,a", "\"a\"\r1,\"b\""] {
+            assert_eq!(check_header(lines.as_bytes()), Err(BadHeader::CarriageReturn), "{lines:?}");
+        }
         assert_eq!(check_header(b"\"a"), Err(BadHeader::Malformed(Malformed::OpenQuote)));
     }
 
