@@ -6,12 +6,14 @@
 
 use std::io::Write;
 
+use anyhow::{Context, ensure};
 use bytes::{Buf, Bytes};
 use timely::Accountable;
 use timely::communication::Push;
 use timely::dataflow::channels::pact::DistributorPact;
 use timely::dataflow::channels::pushers::exchange::Distributor;
 use timely::dataflow::channels::{ContainerBytes, Message, Stamp};
+use wire::frame;
 
 /// A numbered batch of rows. It stands alone: header, numbers and rows are all that a worker needs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -36,6 +38,43 @@ pub struct Batches(pub Vec<Batch>);
 
 /// The bytes before a batch's header: number, first row, rows, worker, and two lengths.
 const HEAD: usize = 8 + 8 + 4 + 4 + 4 + 4;
+/// Timely wants lengths that keep its messages aligned.
+const ALIGNMENT: usize = 8;
+
+impl Batches {
+    /// Understands what crossed; its rows stay in the block that they came in.
+    ///
+    /// # Errors
+    /// Anything but what [`ContainerBytes::into_bytes`] has written, to the byte.
+    pub fn decode(mut rest: Bytes) -> anyhow::Result<Self> {
+        ensure!(rest.len().is_multiple_of(ALIGNMENT), "a length of {} bytes", rest.len());
+        let count = rest.try_get_u64().context("no count of batches")?;
+        let most = (rest.len() / HEAD) as u64;
+        ensure!(count <= most, "{count} batches in {} bytes", rest.len());
+        let batches = (0..count).map(|_| Batch::decode(&mut rest)).collect::<Result<_, _>>()?;
+        ensure!(rest.len() < ALIGNMENT && rest.iter().all(|&byte| byte == 0), "bytes behind the last batch");
+        Ok(Self(batches))
+    }
+}
+
+impl Batch {
+    /// Takes a batch from the front of `rest`.
+    fn decode(rest: &mut Bytes) -> anyhow::Result<Self> {
+        ensure!(rest.len() >= HEAD, "only {} bytes of a batch", rest.len());
+        let (number, first_row) = (rest.get_u64(), rest.get_u64());
+        let (rows, worker) = (rest.get_u32(), rest.get_u32());
+        let (header, frames) = (rest.get_u32() as usize, rest.get_u32() as usize);
+        let (wanted, here) = (header + frames, rest.len());
+        ensure!(wanted <= here, "batch {number} of {wanted} bytes ends after {here}");
+        let header = rest.split_to(header);
+        let frames = rest.split_to(frames);
+        ensure!(
+            frame::count(&frames) == Some(rows as usize),
+            "batch {number} says that it has {rows} rows, and has not"
+        );
+        Ok(Self { number, first_row, rows, worker, header, frames })
+    }
+}
 
 impl Accountable for Batches {
     fn record_count(&self) -> i64 {
@@ -52,22 +91,15 @@ impl ContainerBytes for Batches {
                 &self.0
             }
         }
-        let mut rest = Bytes::from_owner(Owner(bytes));
-        let count = rest.get_u64();
-        let batches = (0..count).map(|_| {
-            let (number, first_row) = (rest.get_u64(), rest.get_u64());
-            let (rows, worker) = (rest.get_u32(), rest.get_u32());
-            let (header, frames) = (rest.get_u32() as usize, rest.get_u32() as usize);
-            let header = rest.split_to(header);
-            Batch { number, first_row, rows, worker, header, frames: rest.split_to(frames) }
-        });
-        Self(batches.collect())
+        // Rows that are lost or made up here would be seen by nobody else, and there is nobody to ask for them again.
+        Self::decode(Bytes::from_owner(Owner(bytes))).unwrap_or_else(|error| {
+            crate::fail(format_args!("a message of another process is torn: {error:#}"))
+        })
     }
 
     fn length_in_bytes(&self) -> usize {
         let batches = self.0.iter().map(|batch| HEAD + batch.header.len() + batch.frames.len());
-        // Timely wants lengths that keep its messages aligned.
-        (8 + batches.sum::<usize>()).next_multiple_of(8)
+        (8 + batches.sum::<usize>()).next_multiple_of(ALIGNMENT)
     }
 
     fn into_bytes<W: Write>(&self, writer: &mut W) {
@@ -87,7 +119,7 @@ impl ContainerBytes for Batches {
             write(&batch.frames);
             length += HEAD + batch.header.len() + batch.frames.len();
         }
-        write(&[0; 8][..length.next_multiple_of(8) - length]);
+        write(&[0; ALIGNMENT][..length.next_multiple_of(ALIGNMENT) - length]);
     }
 }
 
@@ -134,24 +166,60 @@ mod tests {
 
     prop_compose! {
         fn any_batch()(
-            number: u64, first_row: u64, rows: u32, worker: u32,
+            number: u64, first_row: u64, worker: u32,
             header in prop::collection::vec(any::<u8>(), 0..40),
-            frames in prop::collection::vec(any::<u8>(), 0..200),
+            rows in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..30), 0..8),
         ) -> Batch {
+            let mut frames = Vec::new();
+            rows.iter().for_each(|row| frame::push(&mut frames, row));
+            let rows = rows.len() as u32;
             Batch { number, first_row, rows, worker, header: header.into(), frames: frames.into() }
         }
+    }
+
+    fn encoded(batches: &Batches) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        batches.into_bytes(&mut bytes);
+        bytes
     }
 
     proptest! {
         #[test]
         fn batches_cross_unchanged(batches in prop::collection::vec(any_batch(), 0..5)) {
             let batches = Batches(batches);
-            let mut bytes = Vec::new();
-            batches.into_bytes(&mut bytes);
+            let bytes = encoded(&batches);
             prop_assert_eq!(bytes.len(), batches.length_in_bytes());
             prop_assert_eq!(bytes.len() % 8, 0);
             let bytes = timely::bytes::arc::BytesMut::from(bytes).freeze();
             prop_assert_eq!(Batches::from_bytes(bytes), batches);
         }
+
+        #[test]
+        fn a_torn_message_is_an_error_and_never_a_panic(
+            batches in prop::collection::vec(any_batch(), 1..5), cut in any::<prop::sample::Index>(),
+        ) {
+            let bytes = Bytes::from(encoded(&Batches(batches)));
+            let cut = 8 * cut.index(bytes.len() / 8);
+            prop_assert!(Batches::decode(bytes.slice(..cut)).is_err());
+        }
+    }
+
+    #[test]
+    fn a_message_that_lies_about_its_numbers_is_refused() {
+        let mut frames = Vec::new();
+        frame::push(&mut frames, b"1,a");
+        let batch = Batch { number: 7, rows: 1, frames: frames.into(), ..Batch::default() };
+        let whole = encoded(&Batches(vec![batch]));
+        let refused = |at: usize, number: &[u8]| {
+            let mut bytes = whole.clone();
+            bytes[at..at + number.len()].copy_from_slice(number);
+            Batches::decode(bytes.into()).unwrap_err().to_string()
+        };
+        assert_eq!(refused(0, &u64::MAX.to_be_bytes()), "18446744073709551615 batches in 40 bytes");
+        assert_eq!(refused(8 + 16, &[0, 0, 0, 2]), "batch 7 says that it has 2 rows, and has not");
+        assert_eq!(refused(8 + 28, &[0xff; 4]), "batch 7 of 4294967295 bytes ends after 8");
+        // The row's own length.
+        assert_eq!(refused(8 + HEAD, &[0xff; 4]), "batch 7 says that it has 1 rows, and has not");
+        assert_eq!(refused(8 + HEAD + 7, &[1]), "bytes behind the last batch");
     }
 }

@@ -40,6 +40,17 @@ pub fn payloads(run: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
+/// How many whole frames `bytes` consists of; `None` if the last one is cut.
+pub fn count(bytes: &[u8]) -> Option<usize> {
+    let (mut rest, mut frames) = (bytes, 0);
+    while !rest.is_empty() {
+        let (length, behind) = rest.split_at_checked(PREFIX)?;
+        rest = behind.get(prefix(length)..)?;
+        frames += 1;
+    }
+    Some(frames)
+}
+
 /// Appends `payload` as a frame to `out`.
 ///
 /// # Panics
@@ -83,6 +94,18 @@ pub fn write_all_vectored(mut stream: impl Write, mut slices: &mut [IoSlice<'_>]
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_whole_frames_count() {
+        let mut frames = Vec::new();
+        push(&mut frames, b"");
+        push(&mut frames, b"row");
+        assert_eq!((count(b""), count(&frames)), (Some(0), Some(2)));
+        for cut in [1, 3, 5, 7, 8, 10] {
+            assert_eq!(count(&frames[..cut]), None, "{cut}");
+        }
+        assert_eq!(count(&u32::MAX.to_be_bytes()), None);
+    }
 
     #[test]
     fn vectored_writes_survive_short_ones() {
