@@ -1,0 +1,68 @@
+//! Batches between processes: they cross unchanged, and a message that is torn or lies is refused whole.
+#![no_main]
+
+use bytes::Bytes;
+use classifier::batch::{Batch, Batches};
+use fuzz::{largest_allocation, settings};
+use libfuzzer_sys::fuzz_target;
+use timely::dataflow::channels::ContainerBytes;
+use wire::frame;
+
+fuzz_target!(|input: &[u8]| {
+    let Some(([kind, cut], rest)) = settings(input) else { return };
+    if kind % 2 == 0 {
+        garbage(rest);
+    } else {
+        cross(rest, cut);
+    }
+});
+
+/// What is understood is just what would have been written.
+fn garbage(bytes: &[u8]) {
+    let (decoded, largest) = largest_allocation(|| Batches::decode(Bytes::copy_from_slice(bytes)));
+    assert!(largest <= (64 << 10) + 4 * bytes.len(), "{largest} bytes for a message of {}", bytes.len());
+    let Ok(batches) = decoded else { return };
+    for batch in &batches.0 {
+        assert_eq!(frame::payloads(&batch.frames).count(), batch.rows as usize);
+    }
+    assert_eq!(encode(&batches), bytes);
+}
+
+/// Batches made of the bytes cross, and nothing that is cut or changed in its lengths does.
+fn cross(bytes: &[u8], cut: u8) {
+    let mut batches = Vec::new();
+    let mut rest = bytes;
+    while let Some(([number, rows, header, length], behind)) = settings(rest) {
+        let (header, behind) = behind.split_at(usize::from(header).min(behind.len()));
+        let mut frames = Vec::new();
+        rest = behind;
+        for _ in 0..rows {
+            let (row, behind) = rest.split_at(usize::from(length).min(rest.len()));
+            frame::push(&mut frames, row);
+            rest = behind;
+        }
+        batches.push(Batch {
+            number: u64::from(number) << 56,
+            first_row: u64::from(number),
+            rows: u32::from(rows),
+            worker: u32::from(length),
+            header: Bytes::copy_from_slice(header),
+            frames: frames.into(),
+        });
+    }
+    let batches = Batches(batches);
+    let encoded = encode(&batches);
+    assert_eq!(encoded.len(), batches.length_in_bytes());
+    let arc = timely::bytes::arc::BytesMut::from(encoded.clone()).freeze();
+    assert_eq!(Batches::from_bytes(arc), batches);
+    if !batches.0.is_empty() {
+        let cut = usize::from(cut) * (encoded.len() / 8) / 256 * 8;
+        assert!(Batches::decode(Bytes::copy_from_slice(&encoded[..cut])).is_err());
+    }
+}
+
+fn encode(batches: &Batches) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    batches.into_bytes(&mut bytes);
+    bytes
+}

@@ -1,0 +1,88 @@
+//! What the fuzz targets share: streams in pieces, and how much memory is asked for.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::io::{self, Read};
+use std::rc::Rc;
+
+/// A stream that gives its bytes in pieces of the given sizes, round and round.
+pub struct Pieces<'a> {
+    rest: &'a [u8],
+    /// How often it was read from.
+    pub reads: Rc<Cell<usize>>,
+    sizes: [usize; 2],
+}
+
+impl<'a> Pieces<'a> {
+    /// Gives `bytes`; the two sizes are taken from a byte each, so that some are tiny and some are large.
+    pub fn new(bytes: &'a [u8], sizes: [u8; 2]) -> Self {
+        let sizes = sizes.map(|size| match size {
+            0..=127 => 1 + usize::from(size % 16),
+            _ => usize::from(size) * 257,
+        });
+        Self { rest: bytes, reads: Rc::default(), sizes }
+    }
+}
+
+impl Read for Pieces<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let reads = self.reads.get();
+        self.reads.set(reads + 1);
+        let size = self.sizes[reads % self.sizes.len()];
+        let n = size.min(out.len()).min(self.rest.len());
+        let (now, later) = self.rest.split_at(n);
+        out[..n].copy_from_slice(now);
+        self.rest = later;
+        Ok(n)
+    }
+}
+
+/// Takes the settings of a run, and what is left for it to work on.
+pub fn settings<const N: usize>(input: &[u8]) -> Option<([u8; N], &[u8])> {
+    let (settings, rest) = input.split_first_chunk()?;
+    Some((*settings, rest))
+}
+
+thread_local! {
+    static LARGEST: Cell<usize> = const { Cell::new(0) };
+}
+
+/// The most bytes that `work` asks for at once: a peer that announces much and sends little must not get much.
+pub fn largest_allocation<T>(work: impl FnOnce() -> T) -> (T, usize) {
+    LARGEST.set(0);
+    let outcome = work();
+    (outcome, LARGEST.get())
+}
+
+/// The system's memory, of which the largest part that was asked for is noted.
+struct Noting;
+
+#[global_allocator]
+static NOTING: Noting = Noting;
+
+fn note(size: usize) {
+    // A thread that is ending has no place for it any more, and no work either.
+    let _ = LARGEST.try_with(|largest| largest.set(largest.get().max(size)));
+}
+
+// SAFETY: all calls go to the system's allocator as they came.
+unsafe impl GlobalAlloc for Noting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        note(layout.size());
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        note(layout.size());
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        note(size);
+        unsafe { System.realloc(at, layout, size) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        unsafe { System.dealloc(at, layout) }
+    }
+}
