@@ -129,7 +129,7 @@ impl Ingest {
         let port = Arc::clone(&shared);
         let serve = move |visitor: Visitor| {
             if let Err(error) = port.serve(&visitor) {
-                wire::say!("classifier: rows from {}: {error:#}", visitor.peer);
+                visitor.complain(format_args!("classifier: rows from {}: {error:#}", visitor.peer));
             }
             // Clones of the stream may live on elsewhere; the peer should see the end now.
             let _ = visitor.stream.shutdown(std::net::Shutdown::Both);

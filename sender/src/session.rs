@@ -261,7 +261,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let part = std::thread::spawn(move || {
             let act = |act: &Act| {
-                let stream = net::accept(&listener).unwrap().0;
+                let stream = net::accept(&listener, || {}).unwrap().0;
                 let mut reader = FrameReader::new(stream.try_clone().unwrap(), "the sender", DEFAULT_LIMIT);
                 assert!(opening::is_opening(&reader.next_frame().unwrap().unwrap()));
                 let (Act::Drop(next, _) | Act::Finish(next)) = act;

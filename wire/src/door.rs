@@ -5,17 +5,23 @@
 //! leave. Our own programs say at once who they are, so a crowd of strangers neither keeps them out nor uses up
 //! this process's threads and descriptors.
 
+mod complaints;
+
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::io;
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
 
-use crate::frame::FrameReader;
+use crate::frame::{FrameError, FrameReader};
 use crate::net;
-use crate::opening::OPENING_TIME;
+use crate::opening::{self, OPENING_TIME, Refusal};
+use complaints::Complaints;
 
 /// How many connections that have not shown who they are may be open at once.
 pub const MOST_STRANGERS: usize = 100;
@@ -24,10 +30,11 @@ pub const MOST_STRANGERS: usize = 100;
 #[derive(Debug)]
 pub struct Visitor {
     /// The connection.
-    pub stream: TcpStream,
+    pub stream: Arc<TcpStream>,
     /// Where it comes from.
     pub peer: String,
     ticket: Ticket,
+    admitted: AtomicBool,
 }
 
 /// Serves the port on threads of its own: each connection with `serve`, until `broken` is told that the listener is.
@@ -40,24 +47,26 @@ pub fn open(
     serve: impl Fn(Visitor) + Send + Sync + 'static,
     broken: impl FnOnce(io::Error) + Send + 'static,
 ) -> anyhow::Result<()> {
+    allow_descriptors();
     let serve = Arc::new(serve);
     let strangers = Arc::new(Strangers::default());
     let accept = move || -> io::Error {
         loop {
-            let (stream, peer) = match net::accept(&listener) {
+            // Descriptors that strangers have are those to be had.
+            let (stream, peer) = match net::accept(&listener, || strangers.make_room(0)) {
                 Ok(accepted) => accepted,
                 Err(error) => return error,
             };
-            let peer = peer.to_string();
-            let entered = strangers.enter(&stream).and_then(|ticket| {
-                let visitor = Visitor { stream, peer: peer.clone(), ticket };
-                let serve = Arc::clone(&serve);
-                std::thread::Builder::new().name(name.to_owned()).spawn(move || serve(visitor))
-            });
+            let (stream, peer) = (Arc::new(stream), peer.to_string());
+            let ticket = strangers.enter(&stream);
+            let visitor = Visitor { stream, peer: peer.clone(), ticket, admitted: AtomicBool::new(false) };
+            let serve = Arc::clone(&serve);
+            let entered = std::thread::Builder::new().name(name.to_owned()).spawn(move || serve(visitor));
             if let Err(error) = entered {
-                crate::say!(
+                strangers.make_room(0);
+                strangers.complain(format_args!(
                     "{name} port: turned {peer} away, since this process is short of something: {error}"
-                );
+                ));
             }
         }
     };
@@ -66,6 +75,17 @@ pub fn open(
         .spawn(move || broken(accept()))
         .with_context(|| format!("starting a thread for {name}"))?;
     Ok(())
+}
+
+/// Has this process as many descriptors as it is allowed: usually it is given far fewer, and three ports full of strangers
+/// would need nearly all of those.
+fn allow_descriptors() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
+    if let Err(error) = raised {
+        crate::say!("no more descriptors than usual: {error}");
+    }
 }
 
 impl Visitor {
@@ -84,8 +104,27 @@ impl Visitor {
         }
     }
 
+    /// Says that it was not let in or did not keep to the protocol. Strangers may come as often as they like, and of
+    /// their failures only some are said.
+    pub fn complain(&self, what: impl Display) {
+        if self.admitted.load(Ordering::Relaxed) {
+            crate::say!("{what}");
+        } else {
+            self.ticket.strangers.complain(what);
+        }
+    }
+
+    /// Tells it why it is not let in. Who has not even sent a first frame is told nothing: not how long it may be, nor
+    /// how long it is waited for.
+    pub fn refuse(&self, reason: &anyhow::Error) {
+        if !reason.is::<FrameError>() {
+            opening::refuse(&self.stream, &Refusal::from(reason));
+        }
+    }
+
     /// It has shown who it is, and may stay.
     pub fn admit(&self) {
+        self.admitted.store(true, Ordering::Relaxed);
         self.ticket.give_back();
     }
 }
@@ -97,7 +136,8 @@ struct Strangers(Mutex<Crowd>);
 #[derive(Debug, Default)]
 struct Crowd {
     came: u64,
-    here: BTreeMap<u64, TcpStream>,
+    here: BTreeMap<u64, Arc<TcpStream>>,
+    complaints: Complaints,
 }
 
 /// A stranger's place.
@@ -108,19 +148,32 @@ struct Ticket {
 }
 
 impl Strangers {
-    fn enter(self: &Arc<Self>, stream: &TcpStream) -> io::Result<Ticket> {
-        let stream = stream.try_clone()?;
+    fn enter(self: &Arc<Self>, stream: &Arc<TcpStream>) -> Ticket {
+        self.make_room(1);
         let mut crowd = self.crowd();
-        if crowd.here.len() == MOST_STRANGERS
+        crowd.came += 1;
+        let number = crowd.came;
+        crowd.here.insert(number, Arc::clone(stream));
+        Ticket { number, strangers: Arc::clone(self) }
+    }
+
+    /// Has those leave that have been silent for longest, so that so many more may come; without more to come, one.
+    fn make_room(&self, more: usize) {
+        let mut crowd = self.crowd();
+        if (more == 0 || crowd.here.len() + more > MOST_STRANGERS)
             && let Some((_, silent)) = crowd.here.pop_first()
         {
             // Its thread sees the end; that it has left already is as good.
             let _ = silent.shutdown(Shutdown::Both);
         }
-        crowd.came += 1;
-        let number = crowd.came;
-        crowd.here.insert(number, stream);
-        Ok(Ticket { number, strangers: Arc::clone(self) })
+    }
+
+    fn complain(&self, what: impl Display) {
+        let line = self.crowd().complaints.take(what, Instant::now());
+        // Not while the lock is held: whoever reads what is said may be slow.
+        if let Some(line) = line {
+            crate::say!("{line}");
+        }
     }
 
     fn crowd(&self) -> MutexGuard<'_, Crowd> {
@@ -161,9 +214,9 @@ mod tests {
             let outcome = visitor.first_frame(100).map(|first| first.map(|(first, _)| first));
             if let Ok(Some(_)) = outcome {
                 visitor.admit();
-                frame::write(&visitor.stream, b"welcome").unwrap();
+                frame::write(&*visitor.stream, b"welcome").unwrap();
                 // Admitted, so that it stays, whoever else comes.
-                let _ = (&visitor.stream).read(&mut [0; 1]);
+                let _ = (&*visitor.stream).read(&mut [0; 1]);
             }
             served.send(outcome).unwrap();
         };

@@ -205,11 +205,12 @@ fn explain(error: io::Error, what: &str, address: &str) -> anyhow::Error {
     anyhow::Error::from(error).context(format!("listening for {what} at {address}{hint}"))
 }
 
-/// Takes the next connection and prepares it; failures of a single connection are not the listener's.
+/// Takes the next connection and prepares it; failures of a single connection are not the listener's. When this process
+/// has no descriptor free, `make_room` is called, and then it is tried again.
 ///
 /// # Errors
 /// When the listener itself is broken.
-pub fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+pub fn accept(listener: &TcpListener, mut make_room: impl FnMut()) -> io::Result<(TcpStream, SocketAddr)> {
     loop {
         match listener.accept() {
             Ok((stream, peer)) => match tune(&stream) {
@@ -224,14 +225,15 @@ pub fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
                         | io::ErrorKind::ConnectionAborted
                         | io::ErrorKind::ConnectionReset
                 ) => {}
-            // No descriptor or memory is free just now: connections that end will free some.
+            // No descriptor or memory is free just now: connections that end will free some, in their own time.
             Err(e)
                 if matches!(
                     e.raw_os_error(),
                     Some(libc_errors::EMFILE | libc_errors::ENFILE | libc_errors::ENOMEM)
                 ) =>
             {
-                std::thread::sleep(Duration::from_millis(50));
+                make_room();
+                std::thread::sleep(Duration::from_millis(5));
             }
             Err(e) => return Err(e),
         }
@@ -250,6 +252,19 @@ fn tune(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let probes = TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5));
     SockRef::from(stream).set_tcp_keepalive(&probes)
+}
+
+/// For a connection on which what is written is short and is read at once: a peer that does not take it within `limit`, or
+/// whose host has not acknowledged it for a minute, is an error of the stream. Without that, a vanished host that is written
+/// to is noticed after a quarter of an hour (the probes of [`accept`] are for those that are not written to).
+///
+/// # Errors
+/// Those of the socket.
+pub fn limit_writes(stream: &TcpStream, limit: Duration) -> io::Result<()> {
+    stream.set_write_timeout(Some(limit))?;
+    #[cfg(target_os = "linux")]
+    SockRef::from(stream).set_tcp_user_timeout(Some(Duration::from_secs(60)))?;
+    Ok(())
 }
 
 #[cfg(test)]
@@ -274,7 +289,19 @@ mod tests {
         let target = listener.local_addr().unwrap().to_string();
         let stream = connect_from(Some("127.0.0.2:0"), "it", &target, Duration::from_secs(5)).unwrap();
         assert_eq!(stream.local_addr().unwrap().ip().to_string(), "127.0.0.2");
-        assert_eq!(accept(&listener).unwrap().1, stream.local_addr().unwrap());
+        assert_eq!(accept(&listener, || {}).unwrap().1, stream.local_addr().unwrap());
+    }
+
+    #[test]
+    fn a_peer_that_does_not_read_is_an_error_of_the_stream() {
+        use std::io::Write;
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let _silent = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let mut stream = accept(&listener, || {}).unwrap().0;
+        limit_writes(&stream, Duration::from_millis(100)).unwrap();
+        // Until all buffers are full.
+        let error = std::iter::repeat_with(|| stream.write_all(&[0; 1 << 16])).find_map(Result::err).unwrap();
+        assert!(matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut), "{error}");
     }
 
     #[test]
@@ -296,7 +323,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let client = TcpStream::connect(address).unwrap();
         // The side that closes first is the one that remembers the connection for a while.
-        drop(accept(&listener).unwrap());
+        drop(accept(&listener, || {}).unwrap());
         drop((client, listener));
         listen("rows", &address.to_string(), WhenTaken::Fail).unwrap();
     }

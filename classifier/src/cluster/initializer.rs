@@ -149,8 +149,11 @@ fn listen(listener: TcpListener, token: Option<Token>) -> anyhow::Result<Receive
     let serve = move |visitor: Visitor| {
         let connection = count.fetch_add(1, Ordering::Relaxed);
         if let Err(reason) = hear(&visitor, token.as_ref(), connection, &happening) {
-            wire::say!("classifier: refused {} at the control port: {reason:#}", visitor.peer);
-            opening::refuse(&visitor.stream, &Refusal::from(&reason));
+            visitor.complain(format_args!(
+                "classifier: refused {} at the control port: {reason:#}",
+                visitor.peer
+            ));
+            visitor.refuse(&reason);
         }
     };
     let broken = |error| crate::fail(format_args!("accepting control connections: {error}"));

@@ -2,13 +2,14 @@
 
 use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc::channel;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use wire::door::{self, Visitor};
 use wire::frame::FrameReader;
 use wire::net;
-use wire::opening::{self, DataOpening, OPENING_LIMIT, OPENING_TIME, Refusal};
+use wire::opening::{self, DataOpening, OPENING_LIMIT, OPENING_TIME};
 use wire::program::Temporary;
 use wire::token::Token;
 
@@ -44,18 +45,19 @@ fn make(
     let Formation { generation, process: me, ref members } = *formation;
     let mut sockets: Vec<_> = members.iter().map(|_| None).collect();
     let (incoming, accepted) = channel();
-    let due = Due { token: token.cloned(), generation, me, processes: members.len() };
+    let due = Due { token: token.cloned(), generation, me, here: Mutex::new(vec![false; members.len()]) };
     let serve = move |visitor: Visitor| {
         // A connection after the mesh stands is refused like any stranger's.
         let outcome = due.open(&visitor).and_then(|process| {
             let Some(process) = process else { return Ok(()) };
             let stream = visitor.stream.try_clone().context("splitting a connection")?;
             incoming.send((process, stream)).ok().context("the mesh stands already")?;
-            opening::send_json(&visitor.stream, &Accepted { accepted: true })
+            opening::send_json(&*visitor.stream, &Accepted { accepted: true })
         });
         if let Err(reason) = outcome {
-            wire::say!("classifier: refused {} at the data port: {reason:#}", visitor.peer);
-            opening::refuse(&visitor.stream, &Refusal::from(&reason));
+            visitor
+                .complain(format_args!("classifier: refused {} at the data port: {reason:#}", visitor.peer));
+            visitor.refuse(&reason);
         }
     };
     let broken = |error| crate::fail(format_args!("accepting data connections: {error}"));
@@ -91,7 +93,8 @@ struct Due {
     token: Option<Token>,
     generation: u64,
     me: usize,
-    processes: usize,
+    /// Whose connections have come, by their place in the member list.
+    here: Mutex<Vec<bool>>,
 }
 
 impl Due {
@@ -100,7 +103,9 @@ impl Due {
         let Some((first, _)) = visitor.first_frame(OPENING_LIMIT)? else { return Ok(None) };
         let DataOpening { generation, process } = opening::check(&first, self.token.as_ref())?;
         ensure!(generation == self.generation, "it belongs to generation {generation}");
-        ensure!(process > self.me && process < self.processes, "no connection is due from it");
+        let mut here = self.here.lock().unwrap_or_else(PoisonError::into_inner);
+        ensure!(process > self.me && process < here.len(), "no connection is due from it");
+        ensure!(!std::mem::replace(&mut here[process], true), "process {process} is connected already");
         visitor.admit();
         Ok(Some(process))
     }
