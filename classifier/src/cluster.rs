@@ -95,6 +95,8 @@ struct Link {
 
 impl Link {
     fn new(name: String, stream: &TcpStream) -> anyhow::Result<Self> {
+        // While something is said to a peer that does not listen, all others with something to say to it wait.
+        wire::net::limit_writes(stream, SILENCE).context("preparing a control connection")?;
         let stream = stream.try_clone().context("splitting a control connection")?;
         let stream = Arc::new(Mutex::new(stream));
         let link = Self { name, stream: Arc::clone(&stream) };

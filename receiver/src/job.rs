@@ -260,11 +260,24 @@ impl<W: Way> Job<W> {
     }
 
     /// Notes that no batches beyond these totals will come.
-    pub fn totals(&self, totals: Totals) {
+    ///
+    /// # Errors
+    /// Other totals than those that were told before, by this cluster or an earlier one: they are those of the same rows.
+    pub fn totals(&self, totals: Totals) -> anyhow::Result<()> {
         let mut state = self.state();
+        let known = state.totals.unwrap_or(totals);
+        ensure!(
+            known == totals,
+            "the totals are {} rows in {} batches now, and were {} rows in {} batches before",
+            totals.rows,
+            totals.batches,
+            known.rows,
+            known.batches
+        );
         state.started.get_or_insert_with(SystemTime::now);
         state.totals = Some(totals);
         self.changed.notify_all();
+        Ok(())
     }
 
     /// Asks the receiver to make durable what is here, and to stop.

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use wire::door::{self, Visitor};
 use wire::files::ResultFiles;
 use wire::frame::{DEFAULT_LIMIT, FrameReader, PEER_LIMIT};
+use wire::net;
 use wire::opening::{self, OPENING_LIMIT, Refusal, ResultsOpening};
 use wire::results::{Outcome, ToReceiver};
 use wire::token::Token;
@@ -25,6 +26,8 @@ use crate::writer::{self, Event};
 const QUEUE: usize = 64 << 20;
 /// How often an observer is told how the job goes.
 const OBSERVER_PAUSE: Duration = Duration::from_millis(100);
+/// How long an observer may let the receiver wait that tells it something.
+const OBSERVER_TIME: Duration = Duration::from_secs(5);
 /// How long plain payloads may take to be written when the receiver is to stop.
 const SETTLE_TIME: Duration = Duration::from_secs(5);
 /// How long the processes may take to leave when the job has ended.
@@ -93,7 +96,7 @@ impl Server {
         let server = Arc::clone(self);
         let serve = move |visitor: Visitor| {
             if let Err(error) = server.serve(&visitor) {
-                wire::say!("receiver: {}: {error:#}", visitor.peer);
+                visitor.complain(format_args!("receiver: {}: {error:#}", visitor.peer));
             }
             // Clones of the stream may live on elsewhere; the peer should see the end now.
             let _ = visitor.stream.shutdown(std::net::Shutdown::Both);
@@ -222,7 +225,10 @@ impl Server {
                 }
                 ToReceiver::Totals(totals) => {
                     ensure!(process.initializer, "totals from a process that is not the initializer");
-                    self.job.totals(totals);
+                    if let Err(error) = self.job.totals(totals) {
+                        fail(&self.job, format!("{error:#}"));
+                        return Err(error);
+                    }
                 }
             }
         }
@@ -231,6 +237,10 @@ impl Server {
 
     /// Tells an observer how the job goes, until it leaves or the job ends.
     fn observe(&self, stream: &TcpStream) {
+        // One that does not listen any more must not keep a thread.
+        if net::limit_writes(stream, OBSERVER_TIME).is_err() {
+            return;
+        }
         loop {
             let progress = self.job.progress();
             if opening::send_json(stream, &progress).is_err() || progress.ended {

@@ -5,11 +5,15 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
+use wire::net;
 use wire::opening::{self, SourceAnswer};
 
 /// How often a sender is told that the source is alive. Its rows may wait in socket buffers for minutes when
 /// the box is slow, and from its side that looks as if nobody were there.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
+
+/// How long a sender may let the source wait that tells it something. It listens all the time, and what it is told is short.
+const WRITE_TIME: Duration = Duration::from_secs(5);
 
 /// The way back to a sender; says that the source is alive, once a second, until this is dropped.
 pub(super) struct Voice(Arc<Shared>);
@@ -28,6 +32,8 @@ struct State {
 impl Voice {
     /// Speaks to this sender.
     pub(super) fn new(stream: &TcpStream) -> anyhow::Result<Self> {
+        // While something is being said, whoever else wants to say something waits, and so do others behind it.
+        net::limit_writes(stream, WRITE_TIME).context("preparing a connection")?;
         let stream = stream.try_clone().context("splitting a connection")?;
         let shared =
             Arc::new(Shared { state: Mutex::new(State { stream, silent: false }), changed: Condvar::new() });
@@ -81,8 +87,9 @@ impl Shared {
         let mut state = self.state();
         while !state.silent {
             state = self.changed.wait_timeout(state, SIGN_OF_LIFE).unwrap_or_else(PoisonError::into_inner).0;
-            // That the connection is broken is seen by the thread that reads from it.
             if !state.silent && opening::send_json(&state.stream, &SourceAnswer::Waiting).is_err() {
+                // It is broken, or nobody listens; the thread that reads from it sees its end now.
+                let _ = state.stream.shutdown(std::net::Shutdown::Both);
                 return;
             }
         }

@@ -3,8 +3,8 @@
 use std::net::TcpStream;
 use std::time::Duration;
 
-use wire::opening;
 use wire::results::{FromReceiver, Welcome};
+use wire::{net, opening};
 
 /// How long the initializer may let the receiver wait that tells it something.
 const WRITE_TIME: Duration = Duration::from_secs(5);
@@ -30,7 +30,7 @@ pub trait Way {
 impl Way for TcpStream {
     fn welcome(&self, welcome: &Welcome) -> anyhow::Result<()> {
         // What is written to it is short and comes seldom. If even that does not go, it is not there any more.
-        self.set_write_timeout(Some(WRITE_TIME))?;
+        net::limit_writes(self, WRITE_TIME)?;
         opening::send_json(self, welcome)
     }
 
