@@ -10,6 +10,7 @@ mod cloud_faults;
 mod cloud_kills;
 mod cloud_strangers;
 mod lab;
+mod lying_peers;
 mod plain_clients;
 mod power_loss;
 mod python_box;

@@ -139,7 +139,7 @@ impl Receiver {
                 life.job.written(life.written.1, life.line.held() as u64, true);
             }
             Fate::Message(Message::Totals(totals)) => {
-                life.job.totals(totals);
+                life.job.totals(totals).expect("each generation reads the same rows");
             }
             Fate::Message(other) => unexpected(ME, &other),
         }

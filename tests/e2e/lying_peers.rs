@@ -1,0 +1,288 @@
+//! Peers that lie, at every listening port. Without the token: random bytes, huge lengths, a byte a second, silence, crowds;
+//! they get the refusal or nothing, they are gone after the opening time, and the job does not notice. With the token:
+//! see [`members`]. Peers whose host is gone: see [`vanished`].
+
+mod members;
+mod vanished;
+
+use std::collections::VecDeque;
+use std::io::{self, PipeWriter, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use tests::cluster::{Cluster, Setup};
+use tests::program::Program;
+use tests::{PATIENCE, eventually, memory_kib};
+use wire::frame;
+use wire::opening::{self, ControlOpening, DataOpening, OPENING_LIMIT, ResultsOpening, SenderOpening};
+use wire::token::Token;
+
+const TOKEN: &str = "the secret";
+/// All that a peer without the token may ever be told.
+const REFUSALS: [&str; 2] =
+    ["the token is missing or wrong", "the first frame is not an opening of this protocol"];
+
+/// A listening port, and what is said there first.
+struct Port {
+    name: &'static str,
+    address: String,
+    /// The program whose port it is.
+    pid: u32,
+    opening: Opening,
+}
+
+type Opening = fn(&TcpStream, &Token) -> anyhow::Result<()>;
+
+/// All ports of a job. Another one is one line more.
+fn ports(cluster: &mut Cluster) -> Vec<Port> {
+    let port = |name, program: &mut Program, opening: Opening| Port {
+        name,
+        address: program.address(name),
+        pid: program.pid(),
+        opening,
+    };
+    let Cluster { receiver, classifiers, .. } = cluster;
+    let initializer = &mut classifiers[0];
+    vec![
+        port("rows", initializer, |s, t| opening::send(s, Some(t), &SenderOpening::default())),
+        port("results", receiver, |s, t| opening::send(s, Some(t), &ResultsOpening::Observer {})),
+        port("control", initializer, |s, t| opening::send(s, Some(t), &ControlOpening::Shutdown {})),
+        port("data", initializer, |s, t| {
+            opening::send(s, Some(t), &DataOpening { generation: 1, process: 1 })
+        }),
+    ]
+}
+
+/// How a peer without the token lies. Each sends what it has to, and is told when the other side has closed the connection.
+type Lie = fn(&Port, &mut TcpStream) -> io::Result<()>;
+
+const LIES: [(&str, Lie); 9] = [
+    ("silence", |_, _| Ok(())),
+    ("random bytes", |_, stream| stream.write_all(&noise(4096))),
+    ("random bytes in a frame", |_, stream| frame::write(stream, &noise(1000))),
+    ("random bytes in an opening", |_, stream| frame::write(stream, &[b"\x05", &noise(1000)[..]].concat())),
+    ("another protocol", |_, stream| stream.write_all(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")),
+    ("a huge length", |_, stream| stream.write_all(&u32::MAX.to_be_bytes())),
+    ("a length at the limit, and silence", |_, stream| {
+        stream.write_all(&(OPENING_LIMIT as u32).to_be_bytes())?;
+        stream.write_all(b"\x05{")
+    }),
+    ("a byte a second", |_, stream| {
+        stream.write_all(&(OPENING_LIMIT as u32).to_be_bytes())?;
+        loop {
+            stream.write_all(b"\x05")?;
+            // The pace is the lie; it ends with the connection.
+            thread::sleep(Duration::from_secs(1));
+        }
+    }),
+    ("another token", |port, stream| {
+        (port.opening)(stream, &Token::new("another secret")).map_err(io::Error::other)
+    }),
+];
+
+/// The same bytes in each run, without any order.
+fn noise(length: usize) -> Vec<u8> {
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 32) as u8
+    };
+    std::iter::repeat_with(next).take(length).collect()
+}
+
+/// Lies, and checks what comes of it: a refusal or nothing, and the end of the connection.
+fn lie(port: &Port, what: &str, lie: Lie) {
+    let mut stream = TcpStream::connect(&port.address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    // It may be over before all is sent.
+    let _ = lie(port, &mut stream);
+    let mut answer = Vec::new();
+    match stream.read_to_end(&mut answer) {
+        Ok(_) => {}
+        // Closed with bytes unread, which is an end as well.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
+        Err(error) => panic!("{what} at {}: not closed: {error}", port.name),
+    }
+    for payload in frame::payloads(&answer) {
+        let said = opening::answer::<serde_json::Value>(payload, "it").unwrap_err().to_string();
+        let allowed = REFUSALS.iter().any(|refusal| said == format!("it refused the connection: {refusal}"));
+        assert!(allowed, "{what} at {} is told: {said}", port.name);
+    }
+}
+
+/// What a process holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Holding {
+    descriptors: usize,
+    threads: usize,
+}
+
+fn holding(pid: u32) -> Holding {
+    let count = |what: &str| std::fs::read_dir(format!("/proc/{pid}/{what}")).unwrap().count();
+    Holding { descriptors: count("fd"), threads: count("task") }
+}
+
+/// A sender whose rows come from a test, as long as it likes.
+struct Feed {
+    sender: Child,
+    pipe: PipeWriter,
+    csv: Vec<u8>,
+    rows: usize,
+}
+
+impl Feed {
+    /// Starts it; the first rows are durable.
+    fn start(cluster: &Cluster) -> Self {
+        let (input, pipe) = io::pipe().unwrap();
+        let mut command = Command::new(tests::program_path("sender"));
+        command.arg(&cluster.rows).arg("-").args(&cluster.token);
+        let sender = command.stdin(input).stdout(Stdio::null()).spawn().unwrap();
+        let mut feed = Self { sender, pipe, csv: Vec::new(), rows: 0 };
+        feed.write(b"ID,NAME\n");
+        feed.rows(1000);
+        eventually("results", || (cluster.path("results.log").metadata().ok()?.len() > 0).then_some(()));
+        feed
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        self.pipe.write_all(bytes).unwrap();
+        self.csv.extend_from_slice(bytes);
+    }
+
+    fn rows(&mut self, count: usize) {
+        let lines = (self.rows..self.rows + count).map(|row| format!("{row},name {row}\n"));
+        let lines: String = lines.collect();
+        self.write(lines.as_bytes());
+        self.rows += count;
+    }
+
+    /// Waits for the job's end, and compares its results with those of the same box over a file.
+    fn finish(mut self, cluster: &mut Cluster) {
+        drop(self.pipe);
+        let status = eventually("the sender to end", || self.sender.try_wait().unwrap());
+        assert!(status.success(), "{status}");
+        let results = cluster.results();
+        assert_eq!(results.summary.rows, self.rows as u64);
+        let (input, output) = (cluster.path("all.csv"), cluster.path("all.log"));
+        std::fs::write(&input, self.csv).unwrap();
+        let words = ["file", input.to_str().unwrap(), output.to_str().unwrap()];
+        Program::start("classifier", cluster.folder.path(), words).success();
+        assert!(std::fs::read(output).unwrap() == results.log, "the results are those of the same rows");
+    }
+}
+
+/// Feeds a job while `trouble` goes on: rows go in and results come out all the time.
+fn undisturbed_by(cluster: &Cluster, feed: &mut Feed, trouble: impl FnOnce() + Send) {
+    let log = cluster.path("results.log");
+    let written = || std::fs::metadata(&log).map_or(0, |log| log.len());
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            trouble();
+            over.store(true, Ordering::SeqCst);
+        });
+        while !over.load(Ordering::SeqCst) {
+            let before = written();
+            feed.rows(100);
+            eventually("results", || (written() > before).then_some(()));
+            // A steady stream of rows and not the most that would go.
+            thread::sleep(Duration::from_millis(5));
+        }
+    });
+}
+
+#[test]
+fn strangers_that_lie_at_every_port_learn_nothing_and_are_gone_soon() {
+    let mut cluster = Setup { processes: 2, token: Some(TOKEN.into()), ..Setup::default() }.start();
+    let mut feed = Feed::start(&cluster);
+    let ports = ports(&mut cluster);
+    let before: Vec<_> = ports.iter().map(|port| holding(port.pid)).collect();
+    let trouble = || {
+        thread::scope(|scope| {
+            for port in &ports {
+                for (what, how) in LIES {
+                    scope.spawn(move || lie(port, what, how));
+                }
+            }
+        });
+    };
+    undisturbed_by(&cluster, &mut feed, trouble);
+    for (port, before) in ports.iter().zip(before) {
+        eventually(&format!("the {} port to be as before", port.name), || {
+            (holding(port.pid) == before).then_some(())
+        });
+    }
+    feed.finish(&mut cluster);
+}
+
+#[test]
+fn thousands_of_connections_at_every_port_are_a_hundred_at_a_time() {
+    let mut cluster = Setup { processes: 2, token: Some(TOKEN.into()), ..Setup::default() }.start();
+    let mut feed = Feed::start(&cluster);
+    let ports = ports(&mut cluster);
+    let before: Vec<_> = ports.iter().map(|port| holding(port.pid)).collect();
+    let memory: Vec<_> = ports.iter().map(|port| memory_kib(port.pid).unwrap().0).collect();
+    let trouble = || {
+        thread::scope(|scope| {
+            for port in &ports {
+                scope.spawn(move || crowd(port));
+            }
+        });
+    };
+    undisturbed_by(&cluster, &mut feed, trouble);
+    for ((port, before), memory) in ports.iter().zip(before).zip(memory) {
+        eventually(&format!("the {} port to be as before", port.name), || {
+            (holding(port.pid) == before).then_some(())
+        });
+        let (_, highest) = memory_kib(port.pid).unwrap();
+        assert!(highest < memory + (64 << 10), "the {} port grew from {memory} to {highest} KiB", port.name);
+    }
+    // Not a line for each of them.
+    for program in [&cluster.receiver, &cluster.classifiers[0]] {
+        assert!(program.output().lines().count() < 1000, "{}", program.output());
+    }
+    feed.finish(&mut cluster);
+}
+
+/// Thousands of connections, of which some hundreds are open at a time; some are silent, some begin a long frame.
+fn crowd(port: &Port) {
+    let mut open = VecDeque::new();
+    for i in 0..3000 {
+        let mut stream = TcpStream::connect(&port.address).unwrap();
+        // It may be closed already, since others have come.
+        let _ = match i % 3 {
+            0 => Ok(()),
+            1 => stream.write_all(&[0, 0, 255, 255, 5]),
+            _ => stream.write_all(&noise(500)),
+        };
+        open.push_back(stream);
+        if open.len() > 200 {
+            open.pop_front();
+        }
+    }
+}
+
+#[test]
+fn strangers_cannot_use_up_the_descriptors() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new("sh");
+    // As machines have it: far fewer than are allowed, and here fewer than the strangers that there is room for.
+    command.args(["-c", "ulimit -S -n 64; exec \"$0\" \"$@\""]).arg(tests::program_path("receiver"));
+    let log = folder.path().join("results.log");
+    command.args(["--listen", "127.0.0.1:0", "--output", log.to_str().unwrap()]);
+    let mut receiver = Program::start_server_command("receiver", folder.path(), command);
+    let out = receiver.address("results");
+    let crowd: Vec<_> = (0..300).map(|_| TcpStream::connect(&out).unwrap()).collect();
+    let args = ["--cluster-initializer", "--in", "127.0.0.1:0", "--control", "127.0.0.1:0", "--out", &out];
+    let mut classifier = Program::start_server("classifier", folder.path(), args);
+    let rows = classifier.address("rows");
+    Program::start("sender", folder.path(), [rows.as_str(), "--lines", "1000"]).success();
+    classifier.success();
+    receiver.success();
+    drop(crowd);
+}

@@ -1,0 +1,285 @@
+//! Peers that have shown the token, and then lie: the right side ends the connection or the job and says why, and accepts
+//! nothing.
+
+use std::io::Write;
+use std::net::TcpStream;
+
+use tempfile::TempDir;
+use tests::program::Program;
+use wire::frame::{self, DEFAULT_LIMIT, FrameReader, PEER_LIMIT};
+use wire::opening::{
+    self, ControlMessage, ControlOpening, DataOpening, Member, ResultsOpening, SenderOpening, SourceAnswer,
+};
+use wire::results::{self, Identity, ResultBatch, Totals, Welcome};
+use wire::token::Token;
+
+use super::{Setup, TOKEN, noise};
+
+fn token() -> Token {
+    Token::new(TOKEN)
+}
+
+/// A receiver that waits for its first cluster.
+fn receiver() -> (TempDir, Program, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let (token_file, log) = (folder.path().join("token"), folder.path().join("results.log"));
+    token().save(&token_file).unwrap();
+    let args = ["--listen", "127.0.0.1:0", "--output", log.to_str().unwrap(), "--token-file"];
+    let args = args.into_iter().chain([token_file.to_str().unwrap()]);
+    let mut receiver = Program::start_server("receiver", folder.path(), args);
+    let address = receiver.address("results");
+    (folder, receiver, address)
+}
+
+/// A connection that the receiver has let in, or its refusal.
+fn let_in(address: &str, opening: &ResultsOpening) -> anyhow::Result<TcpStream> {
+    let stream = TcpStream::connect(address).unwrap();
+    opening::send(&stream, Some(&token()), opening).unwrap();
+    let mut reader = FrameReader::new(stream.try_clone().unwrap(), "the receiver", DEFAULT_LIMIT);
+    opening::await_answer::<Welcome>(&mut reader, tests::PATIENCE)?;
+    Ok(stream)
+}
+
+fn initializer(generation: u64) -> ResultsOpening {
+    ResultsOpening::Initializer { name: "i".into(), generation }
+}
+
+fn worker(generation: u64) -> ResultsOpening {
+    ResultsOpening::Worker { name: "w".into(), generation }
+}
+
+fn batch(number: u64, first_row: u64) -> ResultBatch<&'static [u8]> {
+    ResultBatch { number, first_row, rows: 1, results: b"0,a\n", ..ResultBatch::default() }
+}
+
+const IDENTITY: Identity = Identity { settings: 1, header: 2 };
+
+/// Waits until the other side has closed the connection.
+fn await_close(stream: TcpStream) {
+    let mut reader = FrameReader::new(stream, "it", PEER_LIMIT);
+    // With what it had to say before, or with a reset.
+    while let Ok(Some(_)) = reader.next_frame_within(tests::PATIENCE) {}
+}
+
+/// What a member says, in bytes.
+fn said(say: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    say(&mut bytes);
+    bytes
+}
+
+#[test]
+fn a_lie_about_batches_or_totals_fails_the_job() {
+    let write = |out: &mut Vec<u8>, batches: &[_]| results::write_batches(out, batches).unwrap();
+    let totals = |out: &mut Vec<u8>, rows, batches| {
+        results::write_totals(out, &Totals { rows, batches }).unwrap();
+    };
+    let lies = [
+        (said(|out| write(out, &[batch(1 << 40, 0)])), "came while batch 0 was next; no window is that long"),
+        (said(|out| write(out, &[batch(0, 7)])), "batch 0 begins with row 7, and row 0 is next"),
+        (
+            said(|out| {
+                totals(out, 5, 5);
+                totals(out, 6, 5);
+            }),
+            "the totals are 6 rows in 5 batches now, and were 5 rows in 5 batches before",
+        ),
+        (
+            said(|out| {
+                write(out, &[batch(0, 0), batch(1, 1)]);
+                totals(out, 1, 1);
+            }),
+            "rows were lost or made up",
+        ),
+        (
+            said(|out| results::write_identity(out, &Identity { settings: 1, header: 3 }).unwrap()),
+            "of another job",
+        ),
+    ];
+    for (lie, why) in lies {
+        let (folder, mut receiver, address) = receiver();
+        let mut stream = let_in(&address, &initializer(1)).unwrap();
+        results::write_identity(&stream, &IDENTITY).unwrap();
+        stream.write_all(&lie).unwrap();
+        await_close(stream);
+        let said = receiver.failure();
+        assert!(said.contains(why), "{why}: {said}");
+        assert!(!folder.path().join("results.json").exists(), "{why}: the job is not done");
+    }
+}
+
+#[test]
+fn a_lie_that_is_no_message_ends_its_connection_only() {
+    let (folder, mut receiver, address) = receiver();
+    let totals = said(|out| results::write_totals(out, &Totals { rows: 0, batches: 0 }).unwrap());
+    let mut cut = said(|out| results::write_batches(out, &[batch(0, 0)]).unwrap());
+    // Longer results than there are.
+    cut[4 + 29..4 + 33].copy_from_slice(&[0xff; 4]);
+    let in_a_frame = said(|out| frame::push(out, &noise(1000)));
+    let lies = [
+        (u32::MAX.to_be_bytes().to_vec(), "announced a frame of 4294967295 bytes"),
+        (noise(1000), "announced a frame of"),
+        (in_a_frame, "a payload of an unknown kind"),
+        (cut, "batch 0 is shorter than it says"),
+        (totals, "totals from a process that is not the initializer"),
+    ];
+    let honest = let_in(&address, &initializer(5)).unwrap();
+    for (lie, why) in lies {
+        let mut stream = let_in(&address, &worker(5)).unwrap();
+        stream.write_all(&lie).unwrap();
+        await_close(stream);
+        receiver.await_output(why);
+    }
+    // What is announced has no memory before it comes.
+    let mut announcing: Vec<_> = (0..20).map(|_| let_in(&address, &worker(5)).unwrap()).collect();
+    for stream in &mut announcing {
+        stream.write_all(&(PEER_LIMIT as u32).to_be_bytes()).unwrap();
+        stream.write_all(b"\x01and no more").unwrap();
+    }
+    let refused = |opening: &ResultsOpening| format!("{:#}", let_in(&address, opening).unwrap_err());
+    let said = refused(&worker(4));
+    assert!(said.contains("generation 4 of the cluster is over; generation 5 is at work"), "{said}");
+    let said = refused(&initializer(5));
+    assert!(said.contains("another initializer of generation 5 is connected"), "{said}");
+    let (memory, _) = tests::memory_kib(receiver.pid()).unwrap();
+    assert!(memory < 64 << 10, "the receiver holds {memory} KiB");
+    drop(announcing);
+    // The job goes to its end.
+    results::write_identity(&honest, &IDENTITY).unwrap();
+    results::write_batches(&honest, &[batch(0, 0)]).unwrap();
+    results::write_totals(&honest, &Totals { rows: 1, batches: 1 }).unwrap();
+    await_close(honest);
+    receiver.success();
+    assert_eq!(std::fs::read(folder.path().join("results.log")).unwrap(), b"0,a\n");
+}
+
+#[test]
+fn a_sender_that_lies_ends_its_connection_only() {
+    let mut cluster = Setup { token: Some(TOKEN.into()), ..Setup::default() }.start();
+    let header = said(|out| frame::push(out, b"ID"));
+    let lies = [
+        (u32::MAX.to_be_bytes().to_vec(), "announced a frame of 4294967295 bytes"),
+        (said(|out| frame::push(out, &noise(1000))), "the CSV's header is not UTF-8"),
+        (said(|out| frame::push(out, b"\x05{}")), "the CSV's header starts with a control character"),
+        ([&header[..], &u32::MAX.to_be_bytes()].concat(), "announced a frame of 4294967295 bytes"),
+    ];
+    for (lie, why) in lies {
+        let mut stream = TcpStream::connect(&cluster.rows).unwrap();
+        let me = stream.local_addr().unwrap();
+        opening::send(&stream, Some(&token()), &SenderOpening::default()).unwrap();
+        let mut reader = FrameReader::new(stream.try_clone().unwrap(), "the source", DEFAULT_LIMIT);
+        let next: SourceAnswer = opening::await_answer(&mut reader, tests::PATIENCE).unwrap();
+        assert_eq!(next, SourceAnswer::NextRow(0));
+        stream.write_all(&lie).unwrap();
+        await_close(stream);
+        let said = format!("rows from {me}: ");
+        cluster.classifiers[0].await_output(&said);
+        let output = cluster.classifiers[0].output();
+        assert!(output.lines().any(|line| line.contains(&said) && line.contains(why)), "{why}: {output}");
+    }
+    cluster.sender(["--lines", "1000"]).success();
+    assert_eq!(cluster.results().summary.rows, 1000);
+}
+
+/// A cluster of two, of which the other member is this test.
+struct FakeMember {
+    folder: TempDir,
+    _receiver: Program,
+    initializer: Program,
+    control: TcpStream,
+    generation: u64,
+}
+
+impl FakeMember {
+    /// Joins; the cluster is to form.
+    fn join() -> Self {
+        let (folder, receiver, out) = receiver();
+        let token_file = folder.path().join("token").display().to_string();
+        let args =
+            ["--cluster-initializer", "--in", "127.0.0.1:0", "--control", "127.0.0.1:0", "--out", &out];
+        let more = ["--worker-count", "2", "--token-file", &token_file];
+        let mut initializer =
+            Program::start_server("classifier", folder.path(), args.into_iter().chain(more));
+        let control = TcpStream::connect(initializer.address("control")).unwrap();
+        let program = std::fs::read(tests::program_path("classifier")).unwrap();
+        let member = Member {
+            name: "liar".into(),
+            data: "127.0.0.1:1".into(),
+            workers: 1,
+            build: wire::hash::short_hex(&program),
+            settings: "--classifier Native --chunk-size 100 --slowness 10".into(),
+        };
+        opening::send(&control, Some(&token()), &ControlOpening::Join(member)).unwrap();
+        let mut reader = FrameReader::new(control.try_clone().unwrap(), "the initializer", DEFAULT_LIMIT);
+        let generation = loop {
+            match opening::await_answer(&mut reader, tests::PATIENCE).unwrap() {
+                ControlMessage::Form { generation, .. } => break generation,
+                other => assert_eq!(other, ControlMessage::Heartbeat),
+            }
+        };
+        Self { folder, _receiver: receiver, initializer, control, generation }
+    }
+
+    /// Makes a data connection.
+    fn connect(&mut self, generation: u64, process: usize) -> anyhow::Result<TcpStream> {
+        let stream = TcpStream::connect(self.initializer.address("data")).unwrap();
+        opening::send(&stream, Some(&token()), &DataOpening { generation, process }).unwrap();
+        let mut reader = FrameReader::new(stream.try_clone().unwrap(), "it", DEFAULT_LIMIT);
+        let accepted: serde_json::Value = opening::await_answer(&mut reader, tests::PATIENCE)?;
+        assert_eq!(accepted, serde_json::json!({"accepted": true}));
+        Ok(stream)
+    }
+}
+
+#[test]
+fn a_member_that_lies_on_its_control_connection_ends_the_cluster() {
+    let lies = [
+        (u32::MAX.to_be_bytes().to_vec(), "announced a frame of 4294967295 bytes"),
+        (said(|out| frame::push(out, &noise(100))), "understanding the answer of"),
+        (said(|out| frame::push(out, b"\"start\"")), "an unexpected message: Start"),
+    ];
+    for (lie, why) in lies {
+        let mut member = FakeMember::join();
+        let _data = member.connect(member.generation, 1).unwrap();
+        member.control.write_all(&lie).unwrap();
+        let said = member.initializer.failure();
+        assert!(said.contains(why), "{why}: {said}");
+    }
+}
+
+#[test]
+fn a_member_that_lies_on_its_data_connection_ends_the_cluster() {
+    // Timely's own protocol: channel, source, targets from and to, length, number.
+    let head = |fields: [u64; 6]| fields.map(u64::to_le_bytes).concat();
+    let lies = [
+        ("a worker that is not here", head([0, 1, 7, 8, 8, 0])),
+        ("a channel that there is not", head([u64::MAX, 1, 0, 1, 8, 0])),
+        ("an end that is none", [head([0, 1, 0, 1, 0, 0]), noise(100)].concat()),
+    ];
+    for (what, lie) in lies {
+        let mut member = FakeMember::join();
+        let mut data = member.connect(member.generation, 1).unwrap();
+        frame::write(&member.control, b"\"formed\"").unwrap();
+        member.initializer.await_output("rows come in at");
+        data.write_all(&[lie, noise(100)].concat()).unwrap();
+        let said = member.initializer.failure();
+        assert!(!member.folder.path().join("results.json").exists(), "{what}: {said}");
+    }
+}
+
+#[test]
+fn a_data_connection_is_let_in_once_and_only_for_its_process() {
+    let mut member = FakeMember::join();
+    let generation = member.generation;
+    for (generation, process, why) in [
+        (generation + 1, 1, "it belongs to generation"),
+        (generation, 0, "no connection is due from it"),
+        (generation, usize::MAX, "no connection is due from it"),
+    ] {
+        let said = member.connect(generation, process).unwrap_err().to_string();
+        assert!(said.contains(why), "{said}");
+    }
+    let _first = member.connect(generation, 1).unwrap();
+    let said = member.connect(generation, 1).unwrap_err().to_string();
+    assert!(said.contains("process 1 is connected already"), "{said}");
+}
