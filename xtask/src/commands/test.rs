@@ -1,5 +1,7 @@
 //! Subcommand: cargo xtask test
 
+mod fuzz;
+
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::ExitCode;
@@ -11,7 +13,8 @@ use crate::{project, ui};
 
 /// Install what the tests need, and run them all
 ///
-/// Also checks the format, and that clippy has nothing to say. The last line counts the tests.
+/// Also checks the format, and that clippy has nothing to say, and runs each fuzz target for some seconds. The last line
+/// counts the tests.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Run only tests whose name contains this, and leave the checks out
@@ -28,12 +31,17 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     project::enter_root()?;
     let shell = Shell::new()?;
     install_python(&shell)?;
-    install_for_lab(&shell);
+    install_programs(&shell);
     let mut failed = Vec::new();
     if args.filter.is_none() {
         let cargo = project::cargo();
         let checks = [
             ("the format check", "cargo fmt --all --check", cmd!(shell, "{cargo} fmt --all --check")),
+            (
+                "the fuzz targets' format check",
+                "cargo fmt --manifest-path fuzz/Cargo.toml --check",
+                cmd!(shell, "{cargo} fmt --manifest-path fuzz/Cargo.toml --check"),
+            ),
             (
                 "clippy",
                 "cargo clippy --workspace --all-targets -- -D warnings",
@@ -52,7 +60,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             }
         }
     }
-    let counts = run_tests(args.filter.as_deref())?;
+    let mut counts = run_tests(args.filter.as_deref())?;
+    fuzz::run(&shell, args.filter.as_deref(), &mut counts)?;
     for reason in skipped_tests()? {
         ui::data(&format!("skipped: {reason}"));
     }
@@ -85,19 +94,24 @@ fn install_python(shell: &Shell) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The lab's tests need an sshd, an ssh and network namespaces. Without them they are skipped, and say so.
-fn install_for_lab(shell: &Shell) {
+/// Some tests need an sshd, an ssh, network namespaces, or to see system calls. Without that they are skipped, and say so.
+fn install_programs(shell: &Shell) {
     let missing = |program: &&(&str, &str)| {
         let path = program.0;
         cmd!(shell, "sh -c 'command -v '{path}").quiet().ignore_stdout().run().is_err()
     };
-    let needed = [("/usr/sbin/sshd", "openssh-server"), ("ssh", "openssh-client"), ("ip", "iproute2")];
+    let needed = [
+        ("/usr/sbin/sshd", "openssh-server"),
+        ("ssh", "openssh-client"),
+        ("ip", "iproute2"),
+        ("strace", "strace"),
+    ];
     let packages: Vec<_> = needed.iter().filter(missing).map(|(_, package)| *package).collect();
     if packages.is_empty() {
         return;
     }
     if let Err(error) = install_debian_packages(shell, &packages) {
-        ui::note(&format!("tests with several hosts will be skipped: {error:#}"));
+        ui::note(&format!("tests that need {} will be skipped: {error:#}", packages.join(" or ")));
     }
 }
 

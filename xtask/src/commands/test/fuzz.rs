@@ -1,0 +1,144 @@
+//! The fuzz targets in `fuzz/`: each for a few seconds, after the tests.
+//!
+//! They are built with the toolchain that is here, with the flags that `cargo fuzz` gives: without nightly there is no address
+//! sanitizer, which the project, having no unsafe code, misses least.
+
+use std::path::Path;
+
+use anyhow::Context;
+use xshell::{Shell, cmd};
+
+use super::{Counts, install_debian_packages};
+use crate::{project, ui};
+
+/// As in `fuzz/Cargo.toml`.
+const TARGETS: [&str; 4] = ["frames", "openings", "records", "batches"];
+/// How long each runs.
+const SECONDS: &str = "5";
+/// What `cargo fuzz` gives to rustc, as far as stable has it. With a target, so that build scripts do without.
+const FLAGS: &str = "-Cpasses=sancov-module \
+    -Cllvm-args=-sanitizer-coverage-level=4 \
+    -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
+    -Cllvm-args=-sanitizer-coverage-pc-table \
+    -Cllvm-args=-sanitizer-coverage-trace-compares \
+    --cfg fuzzing -Ccodegen-units=1";
+
+/// Builds the targets whose name (`fuzz::TARGET`) contains `filter`, and runs them over their corpus and what comes of it.
+pub(super) fn run(shell: &Shell, filter: Option<&str>, counts: &mut Counts) -> anyhow::Result<()> {
+    let wanted = |target: &&str| filter.is_none_or(|filter| format!("fuzz::{target}").contains(filter));
+    let chosen: Vec<_> = TARGETS.into_iter().filter(wanted).collect();
+    if chosen.is_empty() {
+        return Ok(());
+    }
+    if let Err(error) = install_compiler(shell) {
+        for target in &chosen {
+            ui::data(&format!("skipped: fuzz::{target}: libFuzzer needs a C++ compiler: {error:#}"));
+        }
+        counts.skipped += chosen.len() as u64;
+        return Ok(());
+    }
+    let folder = build(shell, &chosen)?;
+    for target in chosen {
+        match fuzz(shell, &folder, target) {
+            Ok(()) => counts.passed += 1,
+            Err(error) => {
+                ui::data(&format!("fuzz::{target} has found something: {error:#}"));
+                counts.failed += 1;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn install_compiler(shell: &Shell) -> anyhow::Result<()> {
+    // The one that crate cc takes.
+    let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
+    let there = || cmd!(shell, "{compiler} --version").quiet().ignore_stdout().ignore_stderr().run();
+    if there().is_err() {
+        install_debian_packages(shell, &["g++"])?;
+        there()?;
+    }
+    Ok(())
+}
+
+/// Gives the folder that the targets are in.
+fn build(shell: &Shell, targets: &[&str]) -> anyhow::Result<String> {
+    let cargo = project::cargo();
+    let version = cmd!(shell, "{cargo} --version --verbose").quiet().read()?;
+    let host = version.lines().find_map(|line| line.strip_prefix("host: "));
+    let host = host.context("cargo does not say for which host it builds")?;
+    let bins: Vec<_> = targets.iter().flat_map(|target| ["--bin", target]).collect();
+    let words = ["--manifest-path", "fuzz/Cargo.toml", "--target-dir", "fuzz/target", "--target", host];
+    ui::echo(&format!("cargo build --release {} {}", words.join(" "), bins.join(" ")));
+    // All else would be built anew by other flags.
+    cmd!(shell, "{cargo} build --release {words...} {bins...}")
+        .env("RUSTFLAGS", FLAGS)
+        .quiet()
+        .run()
+        .context("building the fuzz targets")?;
+    Ok(format!("fuzz/target/{host}/release"))
+}
+
+fn fuzz(shell: &Shell, folder: &str, target: &str) -> anyhow::Result<()> {
+    let program = format!("{folder}/{target}");
+    let artifacts = format!("fuzz/artifacts/{target}/");
+    shell.create_dir(&artifacts)?;
+    // What it finds worth keeping goes to the first folder, which is not kept; the same seed, so that a run can be repeated.
+    let (new, kept) = (format!("fuzz/target/corpus/{target}"), format!("fuzz/corpus/{target}"));
+    shell.remove_path(&new)?;
+    shell.create_dir(&new)?;
+    let limits = [
+        "-seed=1".to_owned(),
+        format!("-max_total_time={SECONDS}"),
+        "-timeout=10".to_owned(),
+        "-rss_limit_mb=1024".to_owned(),
+        format!("-artifact_prefix={artifacts}"),
+    ];
+    let log = format!("fuzz/target/{target}.log");
+    ui::echo(&format!("{program} {} {new} {kept}", limits.join(" ")));
+    let script = "exec \"$0\" \"$@\" 2> \"$LOG\"";
+    let run = cmd!(shell, "sh -c {script} {program} {limits...} {new} {kept}").env("LOG", &log);
+    let outcome = run.env("RUST_LIB_BACKTRACE", "0").quiet().run();
+    let said = std::fs::read(&log).with_context(|| format!("reading {log}"))?;
+    let said = String::from_utf8_lossy(&said);
+    if let Some(done) = said.lines().rev().find(|line| line.starts_with("Done ")) {
+        ui::data(&format!("fuzz::{target}: {}", done.to_lowercase()));
+    }
+    outcome.with_context(|| explain(&said, &program, &log))
+}
+
+/// What was found, and how it is seen again.
+fn explain(said: &str, program: &str, log: &str) -> String {
+    let line = |text: &str| said.lines().find(|line| line.contains(text)).unwrap_or_default();
+    let what = said.lines().skip_while(|line| !line.contains("panicked at")).take(4);
+    let what = what.collect::<Vec<_>>().join("\n");
+    let file = line("Test unit written to ").rsplit(' ').next().unwrap_or_default();
+    match Path::new(file).exists() {
+        true => format!("{what}\nsee it again with: {program} {file}"),
+        false => format!("{what}\nall that it said is in {log}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_targets_are_those_of_the_crate() {
+        let manifest = std::fs::read_to_string("../fuzz/Cargo.toml").unwrap();
+        let bins = manifest.split("[[bin]]").skip(1).filter_map(|bin| bin.split('"').nth(1));
+        assert_eq!(bins.collect::<Vec<_>>(), TARGETS);
+    }
+
+    #[test]
+    fn a_finding_says_how_to_see_it_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("crash-1").display().to_string();
+        std::fs::write(&file, "x").unwrap();
+        let said = format!("thread panicked at a.rs:1:\nit is wrong\nTest unit written to {file}\n");
+        let text = explain(&said, "fuzz/it", "it.log");
+        assert!(text.contains("it is wrong"), "{text}");
+        assert!(text.ends_with(&format!("see it again with: fuzz/it {file}")), "{text}");
+        assert!(explain("killed", "fuzz/it", "it.log").ends_with("all that it said is in it.log"));
+    }
+}
