@@ -37,6 +37,9 @@ pub struct Position {
     /// What job this is, as soon as its source knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<Identity>,
+    /// When its first batch came, in milliseconds since 1970; 0 if none has.
+    #[serde(default)]
+    pub started: u64,
 }
 
 /// What a slot says.
@@ -292,6 +295,7 @@ mod tests {
             reject_bytes: m,
             rejects_sha256: m,
             identity: Some(Identity { settings: m, header: m }),
+            started: m,
         };
         let slot = Slot { sequence: m, results: name_of(Path::new(&"é".repeat(300))), position, told: true };
         assert_eq!(decode(&encode(&slot)), Some(slot));

@@ -119,6 +119,8 @@ impl<W: Way> Job<W> {
         state.written = position;
         state.durable = position;
         state.identity = position.identity;
+        let since_1970 = Duration::from_millis(position.started);
+        state.started = (position.started > 0).then(|| SystemTime::UNIX_EPOCH + since_1970);
     }
 
     /// The files are open, and say that the job was finished before.
@@ -307,7 +309,7 @@ impl<W: Way> Job<W> {
         if state.end.is_some() { None } else { state.sync_work() }
     }
 
-    /// When the first batch (or the totals) came.
+    /// When the job's first batch (or the totals) came, to whichever receiver.
     pub fn started(&self) -> SystemTime {
         self.state().started.unwrap_or_else(SystemTime::now)
     }
@@ -405,7 +407,9 @@ impl<W: Way> State<W> {
             return Some(SyncWork::Stop);
         }
         if can_sync {
-            return Some(SyncWork::Sync(Position { identity: self.identity, ..self.written }));
+            let started = self.started.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
+            let started = started.map_or(0, |since_1970| since_1970.as_millis() as u64);
+            return Some(SyncWork::Sync(Position { identity: self.identity, started, ..self.written }));
         }
         let totals = self.totals.filter(|totals| self.durable.next >= totals.batches)?;
         Some(SyncWork::Finish(totals))

@@ -109,6 +109,29 @@ fn a_process_that_hangs_is_killed_with_all_that_it_started() {
 }
 
 #[test]
+fn a_process_that_eats_memory_talks_nonsense_or_is_stopped_is_killed_and_started_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let code = "import os, signal\ndef classify_df(df):\n    \
+        if '3' in df.index:\n        eaten = [b'x' * (1 << 20) for _ in range(1 << 20)]\n    \
+        if '7' in df.index:\n        nonsense()\n    \
+        if '11' in df.index:\n        os.kill(os.getpid(), signal.SIGSTOP)\n    \
+        df['CLASSIFICATION'] = 1\n    return df\n\
+        def nonsense():\n    \
+        for fd in range(3, 10):\n        try: os.write(fd, b'nonsense' * 10)\n        except OSError: pass\n";
+    let cluster = setup(folder.path(), code).args(["--box-memory", "400", "--chunk-size", "3"]);
+    let results = cluster.run(["--lines", "15"]);
+    assert_eq!((results.summary.rows, results.summary.rejects), (15, 3));
+    let reasons: Vec<_> = results.rejects.lines().skip(1).collect();
+    for (line, row, reason) in [
+        (reasons[0], "3,", "the Python process took more than 400 MiB of memory, and was killed"),
+        (reasons[1], "7,", "the Python process broke off (an answer of "),
+        (reasons[2], "11,", "the Python process was stopped by somebody, and was killed"),
+    ] {
+        assert!(line.starts_with(row) && line.contains(reason), "{line}");
+    }
+}
+
+#[test]
 fn several_rows_that_hang_cost_less_than_the_patience() {
     let folder = tempfile::tempdir().unwrap();
     let code = "import time\ndef classify_df(df):\n    \

@@ -210,8 +210,7 @@ pub struct Summary {
     pub bytes: u64,
     /// SHA-256 of the results, in hexadecimal.
     pub sha256: String,
-    /// When the first batch came, in UTC as RFC 3339; of a job of no rows, when its totals came. Of a job that the receiver
-    /// has gone on with after it was started again: when the first one came since.
+    /// When the first batch came, in UTC as RFC 3339, whatever died since; of a job of no rows, when its totals came.
     pub started: String,
     /// When all was durable.
     pub ended: String,

@@ -93,7 +93,7 @@ impl BlackBox for Python {
             Ok(answer) => answer,
             Err(error) => {
                 let hung = matches!(process.watchdog.fired(), Some(Reason::Late(_)));
-                let message = process.end(&error, "for a batch");
+                let message = process.end(&error, " for a batch");
                 return Err(BoxError { message, again: !hung, hung });
             }
         };
@@ -187,7 +187,7 @@ impl Process {
         match ready {
             Ok(Ok(_)) => Ok(process),
             Ok(Err(reason)) => bail!("the Python classifier cannot start: {reason}"),
-            Err(error) => bail!("the Python classifier cannot start: {}", process.end(&error, "to start")),
+            Err(error) => bail!("the Python classifier cannot start: {}", process.end(&error, " to start")),
         }
     }
 
@@ -227,7 +227,8 @@ impl Process {
     /// Ends the process, and tells why it is no use any more.
     fn end(mut self, error: &std::io::Error, what_for: &str) -> String {
         if let Some(reason) = self.watchdog.fired() {
-            return format!("the Python process {reason} {what_for}, and was killed");
+            let what_for = if matches!(reason, Reason::Late(_)) { what_for } else { "" };
+            return format!("the Python process {reason}{what_for}, and was killed");
         }
         let status = self.kill();
         // The last lines are usually here at once; but a child of the process may hold the pipe open.
