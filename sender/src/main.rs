@@ -47,6 +47,9 @@ struct Args {
     /// A name for this sender that no other one has; one that is started again with the same goes on where it was
     #[arg(long, value_name = "NAME")]
     session: Option<String>,
+    /// Write this file whenever the source has asked for a row
+    #[arg(long, value_name = "FILE")]
+    ready_file: Option<PathBuf>,
     /// How long to wait for the source, at first and whenever it is lost
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=wire::program::LONGEST_WAIT))]
     patience: u64,
@@ -77,7 +80,7 @@ fn run(args: Args) -> anyhow::Result<()> {
         return Ok(());
     }
     let (session, patience) = (args.session, Duration::from_secs(args.patience));
-    let target = Target { address, token, session, patience };
+    let target = Target { address, token, session, ready_file: args.ready_file, patience };
     let rows = session::send_all(&target, &mut *input)?;
     wire::say!("sender: {rows} rows are classified and durable");
     Ok(())

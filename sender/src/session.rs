@@ -5,6 +5,7 @@
 
 use std::io::Write;
 use std::net::TcpStream;
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use anyhow::{Context, anyhow, bail, ensure};
 use wire::frame::{self, DEFAULT_LIMIT, EOT, FrameReader};
 use wire::net;
 use wire::opening::{self, SenderOpening, SourceAnswer};
+use wire::program::Ready;
 use wire::token::Token;
 
 use crate::input::{Input, WRITE_SIZE};
@@ -36,6 +38,8 @@ pub struct Target {
     pub token: Option<Token>,
     /// The name that this sender had before, if it has been started again; else it makes one up.
     pub session: Option<String>,
+    /// Is written whenever the source has asked for a row.
+    pub ready_file: Option<PathBuf>,
     /// How long to wait for the source, at first and whenever it is lost.
     pub patience: Duration,
 }
@@ -113,6 +117,7 @@ fn connection(
         other => return Err(Failure::Final(anyhow!("the source began with {other:?}"))),
     };
     *asked = Some(next);
+    Ready::new([]).write(target.ready_file.as_deref()).map_err(Failure::Final)?;
     match rows(&stream, input, next)? {
         Ok(all) => *sent = Some(all),
         Err(error) => {
@@ -287,7 +292,7 @@ mod tests {
     }
 
     fn target(address: SocketAddr, patience: Duration) -> Target {
-        Target { address: address.to_string(), token: None, session: None, patience }
+        Target { address: address.to_string(), token: None, session: None, ready_file: None, patience }
     }
 
     #[test]

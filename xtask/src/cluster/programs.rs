@@ -1,0 +1,252 @@
+//! The programs of a job: started, watched, and what they say when one of them has failed.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use anyhow::{anyhow, bail};
+use wire::program::Ready;
+use wire::token::Token;
+
+use super::Job;
+use crate::host::{Host, Launch, Running, arg};
+use crate::interrupt;
+use crate::ui::{self, JobBar};
+
+/// How long a program may take until it is ready; the initializer waits for others, and Python boxes have to load
+/// pandas.
+const READY_TIME: Duration = Duration::from_secs(300);
+/// How long the programs may take to end when the job is done.
+const END_TIME: Duration = Duration::from_secs(30);
+/// How long they may take when the results are packed, too.
+const PACK_TIME: Duration = Duration::from_secs(1800);
+/// How long the metrics host may be out of sight until this command gives the job up to itself; and any host before the job
+/// has begun.
+const SIGHT_TIME: Duration = Duration::from_secs(120);
+const START_SIGHT_TIME: Duration = Duration::from_secs(10);
+/// How often ready files are looked at, and programs asked whether they have ended.
+const PAUSE: Duration = Duration::from_millis(2);
+/// Of how many programs that failed with the first one the words are shown.
+const MOST_FAILURES: usize = 4;
+/// How long the receiver, which knows best why a job failed, has to say so, after another one has failed.
+const RECEIVER_TIME: Duration = Duration::from_millis(300);
+/// How long it may take until the program is known that others have failed because of.
+const FAILURE_TIME: Duration = Duration::from_secs(2);
+/// How long a wait may be until it is told.
+const QUIET_TIME: Duration = Duration::from_secs(5);
+/// How a program ends that has lost another one: that one knows more.
+const LOST_ANOTHER: &str = "exit status: 75";
+/// How long the other programs may take to end, when the receiver says that the job is done.
+const FOLLOW_TIME: Duration = Duration::from_secs(10);
+/// How many of the last lines of a program that failed are shown.
+const LAST_LINES: usize = 12;
+
+/// What there is to know of a job that is watched.
+pub(crate) struct Watched<'a> {
+    /// How many rows it has, if that is known.
+    pub(crate) rows: Option<u64>,
+    /// Whether its results are packed.
+    pub(crate) packs: bool,
+    /// Its token, for hosts that do not know it.
+    pub(crate) token: Option<&'a Token>,
+}
+
+/// What [`run`] gives when the job cannot be seen any more, and goes on nevertheless.
+#[derive(Debug)]
+pub(crate) struct LostSight(String);
+
+impl fmt::Display for LostSight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "nothing has been heard of {} for {SIGHT_TIME:?}. The job goes on without this command: cargo xtask run-cluster \
+             --attach shows it again, and cargo xtask run-cluster --resume starts it again where it is",
+            self.0
+        )
+    }
+}
+
+impl std::error::Error for LostSight {}
+
+/// The programs of a job that were started.
+pub(super) struct Programs<'a> {
+    pub(super) running: Vec<Program<'a>>,
+}
+
+pub(super) struct Program<'a> {
+    pub(super) name: String,
+    pub(super) host: &'a dyn Host,
+    pub(super) running: Box<dyn Running>,
+    /// It has ended well.
+    pub(super) ended: bool,
+}
+
+impl<'a> Programs<'a> {
+    pub(super) fn start(
+        &mut self,
+        job: &Job,
+        host: &'a dyn Host,
+        name: &str,
+        program: &'static str,
+        mut args: Vec<String>,
+        stdin: bool,
+    ) -> anyhow::Result<usize> {
+        let ready_file = job.run_folder.join(format!("{name}.ready"));
+        // In front, since a sender's input may stand behind a "--".
+        args.splice(0..0, ["--ready-file".into(), arg(&ready_file)]);
+        let environment = job.environment.clone();
+        let restart = !stdin;
+        let launch = Launch { name: name.to_owned(), program, args, environment, ready_file, stdin, restart };
+        let running = host.start(&launch)?;
+        self.running.push(Program { name: launch.name, host, running, ended: false });
+        Ok(self.running.len() - 1)
+    }
+
+    /// Waits until a program says where it listens for `what`.
+    pub(super) fn await_address(&mut self, program: usize, what: &str) -> anyhow::Result<String> {
+        let start = Instant::now();
+        let mut is_told = false;
+        loop {
+            self.check()?;
+            if let Some(lost) = self.running.iter().find(|p| p.host.away() >= Some(START_SIGHT_TIME)) {
+                bail!("nothing has been heard of {} for {START_SIGHT_TIME:?}", lost.host.name());
+            }
+            let Program { name, host, .. } = &self.running[program];
+            let ready: Option<Ready> = host.ready(name)?;
+            if let Some(address) = ready.as_ref().and_then(|ready| ready.addresses.get(what)) {
+                return Ok(address.to_string());
+            }
+            if start.elapsed() >= QUIET_TIME && !is_told {
+                is_told = true;
+                ui::note(&format!("waiting for {name} on {} to listen for {what}", host.name()));
+            }
+            if start.elapsed() >= READY_TIME {
+                bail!(
+                    "waiting for {name} on {} to listen for {what}: not within {READY_TIME:?}",
+                    host.name()
+                );
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    /// Whether all programs have ended well. One that has not is an error, with its last words.
+    fn check(&mut self) -> anyhow::Result<bool> {
+        interrupt::check()?;
+        for i in 0..self.running.len() {
+            let program = &mut self.running[i];
+            if program.ended {
+                continue;
+            }
+            for status in program.running.deaths() {
+                // Those that only follow another one's death are not news.
+                if status != LOST_ANOTHER {
+                    ui::note(&format!(
+                        "{} on {} died ({status}), and is started again",
+                        program.name,
+                        program.host.name()
+                    ));
+                }
+            }
+            if let Some(end) = program.running.try_wait()? {
+                program.ended = true;
+                if !end.success {
+                    return Err(self.failure(i, &end.status));
+                }
+            }
+        }
+        Ok(self.running.iter().all(|program| program.ended))
+    }
+
+    /// What a failed program said; and, since one failure brings others with it, what those said that failed too.
+    fn failure(&mut self, first: usize, status: &str) -> anyhow::Error {
+        let mut failed = BTreeMap::from([(first, status.to_owned())]);
+        let start = Instant::now();
+        // The receiver, or the one that the others have lost.
+        let knows = |(i, status): (&usize, &String)| (*i == 0 || status != LOST_ANOTHER).then_some(*i);
+        while !failed.contains_key(&0) {
+            let limit =
+                if failed.iter().any(|one| knows(one).is_some()) { RECEIVER_TIME } else { FAILURE_TIME };
+            if start.elapsed() >= limit {
+                break;
+            }
+            for (i, program) in self.running.iter_mut().enumerate() {
+                if let Some(end) = program.running.try_wait().ok().flatten().filter(|end| !end.success) {
+                    failed.insert(i, end.status);
+                }
+            }
+            std::thread::sleep(PAUSE);
+        }
+        let first = failed.iter().find_map(knows).unwrap_or(first);
+        let status = failed.get(&first).map_or(status, String::as_str);
+        let Program { name, host, .. } = &self.running[first];
+        let mut text = format!("{name} on {} failed ({status})", host.name());
+        let mut shown = 0;
+        for (i, program) in self.running.iter_mut().enumerate() {
+            let mut failed = || program.running.try_wait().ok().flatten().is_some_and(|end| !end.success);
+            if i != first && (shown == MOST_FAILURES || !failed()) {
+                continue;
+            }
+            shown += 1;
+            let lines = program.running.last_lines(LAST_LINES).unwrap_or_default();
+            text.push_str(&format!(
+                "\n\n{} on {} (all of it: {}):",
+                program.name,
+                program.host.name(),
+                program.running.log()
+            ));
+            for line in lines {
+                text.push_str("\n    ");
+                text.push_str(&line);
+            }
+        }
+        anyhow!(text)
+    }
+
+    /// Shows how the job goes, until all programs have ended (or the receiver has, since then all is there); gives the time that the last took after the first, which
+    /// is for packing the results.
+    pub(super) fn watch(
+        &mut self,
+        metrics: &dyn Host,
+        results: &str,
+        watched: &Watched<'_>,
+    ) -> anyhow::Result<Duration> {
+        let mut bar = JobBar::new(watched.rows);
+        let progress = metrics.observe(results, watched.token)?;
+        let mut done: Option<Instant> = None;
+        let mut all_over: Option<Instant> = None;
+        let outcome = loop {
+            match self.check() {
+                Ok(true) => break Ok(()),
+                Ok(false) => {}
+                Err(error) => break Err(error),
+            }
+            if let Some(now) = progress.try_iter().last() {
+                bar.show(&now);
+            }
+            // Other hosts may be lost for good: the job goes on without them.
+            let away: Vec<_> = self.running.iter().map(|program| program.host.away()).collect();
+            if away.first().is_some_and(|receivers| *receivers >= Some(SIGHT_TIME)) {
+                self.running.iter_mut().for_each(|program| program.running.leave());
+                break Err(LostSight(metrics.name().to_owned()).into());
+            }
+            // When the first has ended, the job is done, and the others follow. The receiver has everything when it ends; one
+            // that died just then, and was started again, looks for others that are gone.
+            let receiver_ended = self.running.first().is_some_and(|receiver| receiver.ended);
+            if receiver_ended && all_over.get_or_insert_with(Instant::now).elapsed() >= FOLLOW_TIME {
+                break Ok(());
+            }
+            if self.running.iter().any(|program| program.ended) {
+                let limit = if watched.packs { PACK_TIME } else { END_TIME };
+                if done.get_or_insert_with(Instant::now).elapsed() >= limit {
+                    let left = self.running.iter().filter(|p| !p.ended).map(|p| p.name.as_str());
+                    let left: Vec<_> = left.collect();
+                    break Err(anyhow!("waiting for {} to end: not within {limit:?}", left.join(", ")));
+                }
+            }
+            std::thread::sleep(PAUSE);
+        };
+        bar.clear();
+        outcome.map(|()| done.map_or(Duration::ZERO, |done| done.elapsed()))
+    }
+}
