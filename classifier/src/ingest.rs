@@ -10,6 +10,7 @@ mod voice;
 
 use std::collections::VecDeque;
 use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -78,6 +79,8 @@ struct Shared {
     watch: Watch,
     /// Activates the source.
     wake: SyncActivator,
+    /// Rows before this one are durable.
+    durable: Arc<AtomicU64>,
 }
 
 #[derive(Default)]
@@ -124,7 +127,8 @@ impl Ingest {
     ) -> anyhow::Result<Self> {
         let state =
             Mutex::new(State { next_row: start.next_row, durable_header: start.header, ..State::default() });
-        let shared = Arc::new(Shared { settings, state, changed: Condvar::new(), watch, wake });
+        let durable = Arc::new(AtomicU64::new(start.next_row));
+        let shared = Arc::new(Shared { settings, state, changed: Condvar::new(), watch, wake, durable });
         shared.watch.wait_for("waiting for a sender to connect");
         let port = Arc::clone(&shared);
         let serve = move |visitor: Visitor| {
@@ -151,6 +155,11 @@ impl Ingest {
             }
         }
         Some(incoming)
+    }
+
+    /// Rows before this one are durable, which senders are told.
+    pub fn durable(&self, row: u64) {
+        self.0.durable.store(row, Ordering::Relaxed);
     }
 
     /// Tells the sender that waits for it how the job ended: the rows in it, or why it failed.
@@ -230,7 +239,7 @@ impl Shared {
         let SenderOpening { session } = opening::check(first, self.settings.token.as_ref())?;
         visitor.admit();
         let _untold = Untold::new(self);
-        let voice = Arc::new(Voice::new(&visitor.stream)?);
+        let voice = Arc::new(Voice::new(&visitor.stream, Arc::clone(&self.durable))?);
         let ended_by = self.state().ended_by.clone();
         if let Some(sender) = ended_by {
             // It lost its connection when it had sent everything; another one's rows would be lost.

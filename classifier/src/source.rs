@@ -2,6 +2,7 @@
 //!
 //! [`Issuer`] decides, and is pure; [`Source`] is the operator's work around it.
 
+use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant};
 
@@ -32,6 +33,9 @@ pub struct Issuer {
     window: Window,
     next_row: u64,
     next_batch: u64,
+    /// The first row that is not known to be durable, and how many rows the batches from it on have.
+    durable_row: u64,
+    issued: VecDeque<u32>,
 }
 
 impl Issuer {
@@ -41,6 +45,8 @@ impl Issuer {
             window: Window::new(limits, workers, welcome.next),
             next_row: welcome.next_row,
             next_batch: welcome.next,
+            durable_row: welcome.next_row,
+            issued: VecDeque::new(),
         }
     }
 
@@ -50,6 +56,7 @@ impl Issuer {
         let (first_row, worker) = (self.next_row, worker as u32);
         self.next_row += u64::from(rows);
         self.next_batch = number + 1;
+        self.issued.push_back(rows);
         Some(Batch { number, first_row, rows, worker, header: header.clone(), frames: frames.clone() })
     }
 
@@ -57,11 +64,18 @@ impl Issuer {
     pub fn hear(&mut self, acknowledgement: &Acknowledgement, now: Duration) -> bool {
         let before = self.window.acknowledged();
         self.window.acknowledge(acknowledgement.next);
+        let durable = (self.window.acknowledged() - before) as usize;
+        self.durable_row += self.issued.drain(..durable).map(u64::from).sum::<u64>();
         self.window.hold(acknowledgement.held);
         for (worker, count) in &acknowledgement.received {
             self.window.received(*worker as usize, *count, now);
         }
         self.window.acknowledged() > before || !acknowledgement.received.is_empty()
+    }
+
+    /// Rows before this one are durable.
+    pub fn durable_row(&self) -> u64 {
+        self.durable_row
     }
 
     /// What there is in all, if no more rows come.
@@ -134,7 +148,9 @@ impl Source {
         while let Ok(heard) = self.heard.try_recv() {
             match heard {
                 FromReceiver::Acknowledgement(acknowledgement) => {
-                    if self.issuer.hear(&acknowledgement, now) {
+                    let is_news = self.issuer.hear(&acknowledgement, now);
+                    self.ingest.durable(self.issuer.durable_row());
+                    if is_news {
                         self.await_acknowledgement();
                     }
                 }

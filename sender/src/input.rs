@@ -33,6 +33,9 @@ pub trait Input {
 
     /// The number of the next row; at the end, how many rows there are.
     fn position(&self) -> u64;
+
+    /// Rows before this one will not be asked for again.
+    fn forget(&mut self, _before: u64) {}
 }
 
 /// Fake rows.
@@ -98,6 +101,11 @@ pub struct Csv {
 }
 
 impl Csv {
+    /// Whether it can go back.
+    pub fn can_go_back(&self) -> bool {
+        self.path.is_some()
+    }
+
     /// A file.
     ///
     /// # Errors

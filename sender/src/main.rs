@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::Parser;
 use sender::input::{Csv, Fake, Input};
+use sender::replay::Replay;
 use sender::session::{self, Target};
 use wire::net;
 use wire::token::Token;
@@ -71,8 +72,11 @@ fn run(args: Args) -> anyhow::Result<()> {
     let address = args.target.context("the source's HOST:PORT is missing")?;
     let token = args.token_file.as_deref().map(Token::load).transpose()?;
     let mut input: Box<dyn Input> = match (&args.input, args.lines) {
-        (Some(path), _) if path == Path::new("-") => Box::new(Csv::stdin()?),
-        (Some(path), _) => Box::new(Csv::open(path)?),
+        (Some(path), _) if path == Path::new("-") => Box::new(Replay::new(Csv::stdin()?)),
+        (Some(path), _) => {
+            let csv = Csv::open(path)?;
+            if csv.can_go_back() { Box::new(csv) } else { Box::new(Replay::new(csv)) }
+        }
         (None, Some(lines)) => Box::new(Fake::new(args.seed, lines)),
         (None, None) => bail!("nothing to send: give --lines N, a CSV file, or - for standard input"),
     };

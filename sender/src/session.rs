@@ -6,6 +6,8 @@
 use std::io::Write;
 use std::net::TcpStream;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -118,7 +120,7 @@ fn connection(
     };
     *asked = Some(next);
     Ready::new([]).write(target.ready_file.as_deref()).map_err(Failure::Final)?;
-    match rows(&stream, input, next)? {
+    match rows(&stream, input, next, &answers.durable)? {
         Ok(all) => *sent = Some(all),
         Err(error) => {
             // The source may have said why it closed the connection.
@@ -144,6 +146,8 @@ fn session() -> anyhow::Result<String> {
 /// What the source says, listened to on a thread of its own: also while the input lets the sender wait, somebody must hear
 /// that the job has failed, or that the source is gone.
 struct Answers {
+    /// Rows before this one are durable.
+    durable: Arc<AtomicU64>,
     said: Receiver<Result<SourceAnswer, Failure>>,
     /// Tells the thread, by being dropped, that this connection is over.
     _over: Sender<()>,
@@ -156,12 +160,15 @@ impl Answers {
         let (saying, said) = channel();
         let (over, is_over) = channel::<()>();
         let patience = target.patience;
+        let durable = Arc::new(AtomicU64::new(0));
+        let heard = Arc::clone(&durable);
         std::thread::Builder::new()
             .name("answers".into())
             .spawn(move || {
                 let (last, limit) = loop {
                     match answer(&mut reader) {
                         Ok(SourceAnswer::Waiting) => {}
+                        Ok(SourceAnswer::Durable(row)) => heard.store(row, Ordering::Relaxed),
                         // Nobody waits for it when the connection is over.
                         Ok(answer @ SourceAnswer::NextRow(_)) => drop(saying.send(Ok(answer))),
                         Ok(answer) => break (Ok(answer), patience),
@@ -180,7 +187,7 @@ impl Answers {
                 }
             })
             .context("starting a thread")?;
-        Ok(Self { said, _over: over })
+        Ok(Self { durable, said, _over: over })
     }
 
     /// The next answer that is not a sign of life.
@@ -202,7 +209,12 @@ fn answer(reader: &mut FrameReader<TcpStream>) -> Result<SourceAnswer, Failure> 
 }
 
 /// Header, rows from `next` on, end; gives how many rows there are in all. A broken connection is the inner error.
-fn rows(stream: &TcpStream, input: &mut dyn Input, next: u64) -> Result<std::io::Result<u64>, Failure> {
+fn rows(
+    stream: &TcpStream,
+    input: &mut dyn Input,
+    next: u64,
+    durable: &AtomicU64,
+) -> Result<std::io::Result<u64>, Failure> {
     // At once: to go to a row deep in a file takes its time, and so may rows that are still to be made.
     if let Err(error) = frame::write(stream, input.header()) {
         return Ok(Err(error));
@@ -211,6 +223,7 @@ fn rows(stream: &TcpStream, input: &mut dyn Input, next: u64) -> Result<std::io:
     let mut stream = stream;
     let mut out = Vec::with_capacity(2 * WRITE_SIZE);
     loop {
+        input.forget(durable.load(Ordering::Relaxed));
         input.fill(&mut out).map_err(Failure::Final)?;
         let last = out.is_empty();
         if last {

@@ -71,8 +71,10 @@ pub struct Refused {
 pub enum SourceAnswer {
     /// Send the header, and then the rows from this one on (counted from 0).
     NextRow(u64),
-    /// The source is alive; said once a second from the beginning to the end.
+    /// The source is alive; said once a second from the beginning to the end, if nothing else is.
     Waiting,
+    /// Rows before this one are durable, and will not be asked for again.
+    Durable(u64),
     /// Another sender is sending; come again later.
     Busy,
     /// All rows, this many, are classified and durable.

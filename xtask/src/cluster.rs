@@ -60,6 +60,8 @@ pub(crate) enum Input {
     },
     /// A CSV file.
     File(PathBuf),
+    /// A CSV that can be read only once: a named pipe, say.
+    Pipe(PathBuf),
     /// This command's standard input.
     Stdin,
 }
@@ -69,7 +71,7 @@ impl Input {
     pub(crate) fn rows(&self) -> Option<u64> {
         match self {
             Self::Fake { lines, .. } => Some(*lines),
-            Self::File(_) | Self::Stdin => None,
+            Self::File(_) | Self::Pipe(_) | Self::Stdin => None,
         }
     }
 
@@ -78,7 +80,7 @@ impl Input {
             Self::Fake { lines, seed } => {
                 vec!["--lines".into(), lines.to_string(), "--seed".into(), seed.to_string()]
             }
-            Self::File(path) => vec!["--".into(), path.display().to_string()],
+            Self::File(path) | Self::Pipe(path) => vec!["--".into(), path.display().to_string()],
             Self::Stdin => vec!["--".into(), "-".into()],
         }
     }
@@ -108,7 +110,7 @@ pub(crate) fn run(job: &Job, hosts: &Hosts<'_>) -> anyhow::Result<Times> {
         args.extend(["--archive".into(), arg(archive)]);
     }
     args.extend(token.clone());
-    let receiver = programs.start(job, hosts.metrics, "receiver", "receiver", args, false)?;
+    let receiver = programs.start(job, hosts.metrics, "receiver", "receiver", args)?;
     let results = programs.await_address(receiver, "results")?;
 
     let forming = Instant::now();
@@ -125,7 +127,7 @@ pub(crate) fn run(job: &Job, hosts: &Hosts<'_>) -> anyhow::Result<Times> {
     args.extend(["--cluster-initializer".into(), "--name".into(), "initializer".into()]);
     args.extend(["--in".into(), at(*host, ports::ROWS), "--control".into(), at(*host, ports::CONTROL)]);
     args.extend(["--my-data".into(), at(*host, ports::DATA)]);
-    let initializer = programs.start(job, *host, "initializer", "classifier", args, false)?;
+    let initializer = programs.start(job, *host, "initializer", "classifier", args)?;
     if processes > 1 {
         let control = programs.await_address(initializer, "control")?;
         for (i, host) in classifiers {
@@ -134,7 +136,7 @@ pub(crate) fn run(job: &Job, hosts: &Hosts<'_>) -> anyhow::Result<Times> {
             let mut args = common.clone();
             args.extend(["--name".into(), name.clone(), "--control".into(), control.clone()]);
             args.extend(["--my-data".into(), at(*host, data)]);
-            programs.start(job, *host, &name, "classifier", args, false)?;
+            programs.start(job, *host, &name, "classifier", args)?;
         }
     }
     let rows = programs.await_address(initializer, "rows")?;
@@ -148,7 +150,7 @@ pub(crate) fn run(job: &Job, hosts: &Hosts<'_>) -> anyhow::Result<Times> {
         args.extend(["--patience".into(), SENDER_PATIENCE.to_string()]);
     }
     args.extend(job.input.sender_args());
-    programs.start(job, hosts.metrics, "sender", "sender", args, matches!(job.input, Input::Stdin))?;
+    programs.start(job, hosts.metrics, "sender", "sender", args)?;
     let watched = Watched { rows: job.input.rows(), packs: job.archive.is_some(), token: Some(&job.token) };
     let packing = programs.watch(hosts.metrics, &results, &watched)?;
     Ok(Times { forming, packing })

@@ -1,8 +1,9 @@
 //! What the source says to a sender.
 
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use wire::net;
@@ -11,6 +12,9 @@ use wire::opening::{self, SourceAnswer};
 /// How often a sender is told that the source is alive. Its rows may wait in socket buffers for minutes when
 /// the box is slow, and from its side that looks as if nobody were there.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
+
+/// How often it is looked whether more rows are durable, which a sender is told that cannot read its rows again.
+const DURABLE_PAUSE: Duration = Duration::from_millis(50);
 
 /// How long a sender may let the source wait that tells it something. It listens all the time, and what it is told is short.
 const WRITE_TIME: Duration = Duration::from_secs(5);
@@ -30,8 +34,8 @@ struct State {
 }
 
 impl Voice {
-    /// Speaks to this sender.
-    pub(super) fn new(stream: &TcpStream) -> anyhow::Result<Self> {
+    /// Speaks to this sender; rows before `durable` are durable.
+    pub(super) fn new(stream: &TcpStream, durable: Arc<AtomicU64>) -> anyhow::Result<Self> {
         // While something is being said, whoever else wants to say something waits, and so do others behind it.
         net::limit_writes(stream, WRITE_TIME).context("preparing a connection")?;
         let stream = stream.try_clone().context("splitting a connection")?;
@@ -40,7 +44,7 @@ impl Voice {
         let living = Arc::clone(&shared);
         std::thread::Builder::new()
             .name("sign of life".into())
-            .spawn(move || living.live())
+            .spawn(move || living.live(&durable))
             .context("starting a thread")?;
         Ok(Self(shared))
     }
@@ -83,11 +87,19 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn live(&self) {
+    fn live(&self, durable: &AtomicU64) {
+        let (mut said, mut told) = (Instant::now(), durable.load(Ordering::Relaxed));
         let mut state = self.state();
         while !state.silent {
-            state = self.changed.wait_timeout(state, SIGN_OF_LIFE).unwrap_or_else(PoisonError::into_inner).0;
-            if !state.silent && opening::send_json(&state.stream, &SourceAnswer::Waiting).is_err() {
+            state = self.changed.wait_timeout(state, DURABLE_PAUSE).unwrap_or_else(PoisonError::into_inner).0;
+            let now = durable.load(Ordering::Relaxed);
+            let answer = match now > told {
+                true => SourceAnswer::Durable(now),
+                false if said.elapsed() >= SIGN_OF_LIFE => SourceAnswer::Waiting,
+                false => continue,
+            };
+            (said, told) = (Instant::now(), now);
+            if !state.silent && opening::send_json(&state.stream, &answer).is_err() {
                 // It is broken, or nobody listens; the thread that reads from it sees its end now.
                 let _ = state.stream.shutdown(std::net::Shutdown::Both);
                 return;

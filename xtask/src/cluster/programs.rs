@@ -8,7 +8,7 @@ use anyhow::{anyhow, bail};
 use wire::program::Ready;
 use wire::token::Token;
 
-use super::Job;
+use super::{Input, Job};
 use crate::host::{Host, Launch, Running, arg};
 use crate::interrupt;
 use crate::ui::{self, JobBar};
@@ -89,13 +89,15 @@ impl<'a> Programs<'a> {
         name: &str,
         program: &'static str,
         mut args: Vec<String>,
-        stdin: bool,
     ) -> anyhow::Result<usize> {
         let ready_file = job.run_folder.join(format!("{name}.ready"));
         // In front, since a sender's input may stand behind a "--".
         args.splice(0..0, ["--ready-file".into(), arg(&ready_file)]);
         let environment = job.environment.clone();
-        let restart = !stdin;
+        // What a sender has read that can be read only once is gone with it.
+        let is_sender = program == "sender";
+        let stdin = is_sender && matches!(job.input, Input::Stdin);
+        let restart = !(is_sender && matches!(job.input, Input::Stdin | Input::Pipe(_)));
         let launch = Launch { name: name.to_owned(), program, args, environment, ready_file, stdin, restart };
         let running = host.start(&launch)?;
         self.running.push(Program { name: launch.name, host, running, ended: false });

@@ -78,7 +78,8 @@ impl Args {
             return Ok(Input::Stdin);
         }
         check_input(path)?;
-        Ok(Input::File(path.clone()))
+        let path = path.clone();
+        Ok(if path.is_file() { Input::File(path) } else { Input::Pipe(path) })
     }
 
     fn box_args(&self) -> Vec<String> {
@@ -130,9 +131,7 @@ fn run_until_done(args: &Args, start: Instant) -> anyhow::Result<ExitCode> {
     );
     let host = Local::new(programs, log, run_folder.clone());
     check(&host, "classifier", [vec!["check".to_owned()], args.box_args()].concat(), &run_folder)?;
-    if let Input::File(path) = &input
-        && path.is_file()
-    {
+    if let Input::File(path) = &input {
         let words = ["127.0.0.1:1".to_owned(), "--check".to_owned(), "--".to_owned(), arg(path)];
         check(&host, "sender", words.to_vec(), &run_folder)?;
     }
@@ -200,7 +199,7 @@ fn cores() -> usize {
 fn describe(input: &Input) -> String {
     match input {
         Input::Fake { lines, .. } => format!("{} fake rows", ui::count(*lines)),
-        Input::File(path) => format!("rows from {}", path.display()),
+        Input::File(path) | Input::Pipe(path) => format!("rows from {}", path.display()),
         Input::Stdin => "rows from standard input".into(),
     }
 }

@@ -1,0 +1,152 @@
+//! An input that cannot go back, made to: what the cluster could still ask for is kept. That is no more than its window and what is on
+//! its way there, since the source says what is durable.
+
+use std::collections::VecDeque;
+
+use anyhow::ensure;
+use wire::frame;
+
+use crate::input::Input;
+
+/// Keeps what it gives out until it is told to forget it.
+pub struct Replay<I> {
+    inner: I,
+    kept: VecDeque<Block>,
+    /// The next row to give out.
+    next: u64,
+}
+
+/// Rows as frames.
+struct Block {
+    first: u64,
+    end: u64,
+    frames: Vec<u8>,
+}
+
+impl<I: Input> Replay<I> {
+    /// Of an input that has given out nothing yet.
+    pub fn new(inner: I) -> Self {
+        let next = inner.position();
+        Self { inner, kept: VecDeque::new(), next }
+    }
+}
+
+impl<I: Input> Input for Replay<I> {
+    fn header(&self) -> &[u8] {
+        self.inner.header()
+    }
+
+    fn position(&self) -> u64 {
+        self.next
+    }
+
+    fn seek(&mut self, row: u64) -> anyhow::Result<()> {
+        let read = self.inner.position();
+        if row >= read {
+            self.inner.seek(row)?;
+        } else {
+            let first = self.kept.front().map_or(read, |block| block.first);
+            ensure!(
+                row >= first,
+                "the source asks for row {row} again, after it has said that rows before {first} are durable; give a file, \
+                 which can be read again"
+            );
+        }
+        self.next = row;
+        Ok(())
+    }
+
+    fn fill(&mut self, out: &mut Vec<u8>) -> anyhow::Result<()> {
+        if let Some(block) = self.kept.iter().find(|block| (block.first..block.end).contains(&self.next)) {
+            let before = frame::payloads(&block.frames).take((self.next - block.first) as usize);
+            let skipped: usize = before.map(|payload| frame::PREFIX + payload.len()).sum();
+            out.extend_from_slice(&block.frames[skipped..]);
+            self.next = block.end;
+            return Ok(());
+        }
+        let (first, start) = (self.next, out.len());
+        self.inner.fill(out)?;
+        self.next = self.inner.position();
+        if self.next > first {
+            self.kept.push_back(Block { first, end: self.next, frames: out[start..].to_vec() });
+        }
+        Ok(())
+    }
+
+    fn forget(&mut self, before: u64) {
+        while self.kept.front().is_some_and(|block| block.end <= before) {
+            self.kept.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::input::Fake;
+    use proptest::prelude::*;
+
+    /// Gives out three rows at once, and never goes back.
+    struct Stream(Fake);
+
+    impl Input for Stream {
+        fn header(&self) -> &[u8] {
+            self.0.header()
+        }
+
+        fn position(&self) -> u64 {
+            self.0.position()
+        }
+
+        fn seek(&mut self, row: u64) -> anyhow::Result<()> {
+            ensure!(row >= self.position(), "it cannot go back");
+            self.0.seek(row)
+        }
+
+        fn fill(&mut self, out: &mut Vec<u8>) -> anyhow::Result<()> {
+            let mut three = Fake::new(7, 1000.min(self.position() + 3));
+            three.seek(self.position())?;
+            three.fill(out)?;
+            self.0.seek(three.position())
+        }
+    }
+
+    proptest! {
+        /// Wherever it goes back to behind what is durable, rows follow on each other and are the same.
+        #[test]
+        fn rows_come_again_as_they_were(steps in prop::collection::vec((any::<bool>(), 0u64..40), 1..60)) {
+            let mut all = Vec::new();
+            Fake::new(7, 1000).fill(&mut all).unwrap();
+            let rows: Vec<_> = frame::payloads(&all).collect();
+            let mut replay = Replay::new(Stream(Fake::new(7, 1000)));
+            let mut durable = 0;
+            for (goes_back, by) in steps {
+                if goes_back {
+                    let row = replay.position().saturating_sub(by).max(durable);
+                    replay.seek(row).unwrap();
+                } else {
+                    let (first, mut out) = (replay.position(), Vec::new());
+                    replay.fill(&mut out).unwrap();
+                    let given: Vec<_> = frame::payloads(&out).collect();
+                    prop_assert_eq!(&given[..], &rows[first as usize..replay.position() as usize]);
+                    durable = replay.position().saturating_sub(by).max(durable);
+                    replay.forget(durable);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_forgotten_is_not_given_out_again() {
+        let mut replay = Replay::new(Stream(Fake::new(7, 1000)));
+        let mut out = Vec::new();
+        (0..4).for_each(|_| replay.fill(&mut out).unwrap());
+        replay.forget(7);
+        replay.seek(6).unwrap();
+        let error = replay.seek(5).unwrap_err().to_string();
+        assert!(
+            error.contains("asks for row 5 again, after it has said that rows before 6 are durable"),
+            "{error}"
+        );
+    }
+}
