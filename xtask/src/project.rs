@@ -72,7 +72,30 @@ pub(crate) fn build_self(feature: &str) -> anyhow::Result<PathBuf> {
     Ok(folder.join(program))
 }
 
+/// Has clippy look at this program with what a feature adds, and denies its warnings. As a build, and not as a check: the libraries
+/// of the feature are then built once, for this and for [`build_self`].
+pub(crate) fn lint_self(feature: &str) -> anyhow::Result<()> {
+    let program = format!("xtask-{feature}");
+    let driver = cargo().with_file_name("clippy-driver").display().to_string();
+    // What `cargo clippy` itself tells cargo and the driver.
+    let environment =
+        [("RUSTC_WORKSPACE_WRAPPER", driver), ("CLIPPY_ARGS", format!("-D{CLIPPY_SPACE}warnings"))];
+    build_with(&["xtask"], &["--features", feature, "--bin", &program], None, &environment).map(drop)
+}
+
+/// Stands between the driver's arguments.
+const CLIPPY_SPACE: &str = "__CLIPPY_HACKERY__";
+
 fn build(packages: &[&str], more: &[&str], target: Option<&str>) -> anyhow::Result<PathBuf> {
+    build_with(packages, more, target, &[])
+}
+
+fn build_with(
+    packages: &[&str],
+    more: &[&str],
+    target: Option<&str>,
+    environment: &[(&str, String)],
+) -> anyhow::Result<PathBuf> {
     let release = release_folder()?;
     let target_folder = release.parent().context("the release folder has no parent")?;
     let shell = Shell::new()?;
@@ -91,6 +114,9 @@ fn build(packages: &[&str], more: &[&str], target: Option<&str>) -> anyhow::Resu
         {
             command = command.env_remove(name);
         }
+    }
+    for (name, value) in environment {
+        command = command.env(name, value);
     }
     command.quiet().run().with_context(|| format!("building {}", packages.join(", ")))?;
     let folder = match target {
