@@ -11,6 +11,7 @@ pub mod restart;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -22,7 +23,8 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::Context;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use wire::program::{LIFELINE, WATCHED};
+use wire::net::Reserved;
+use wire::program::{LIFELINE, Ready, WATCHED};
 
 use restart::{Ended, Restarts};
 
@@ -120,6 +122,7 @@ impl Keeper {
         mut tell: impl FnMut(&Event) -> anyhow::Result<()>,
     ) -> anyhow::Result<End> {
         let mut restarts = Restarts::default();
+        let mut ports = BTreeMap::new();
         let kept = loop {
             let (start, ready_before) = (Instant::now(), changed_at(&launch.ready_file));
             let status = match self.run(launch, &mut tell) {
@@ -131,6 +134,7 @@ impl Keeper {
             let was_ready = changed_at(&launch.ready_file) != ready_before;
             let again = restarts.next(ended(status), was_ready, start.elapsed());
             let Some(pause) = again.filter(|_| launch.restart) else { break Ok(end) };
+            reserve_ports(&launch.ready_file, &mut ports);
             if let Err(error) = tell(&Event::Died(end.status.clone())) {
                 break Err(error);
             }
@@ -282,6 +286,21 @@ fn command(launch: &Launch) -> anyhow::Result<(Command, Option<UnixStream>)> {
     let (ours, its) = UnixStream::pair().context("making a socket")?;
     command.stdin(Stdio::from(OwnedFd::from(its))).env(LIFELINE, WATCHED).process_group(0);
     Ok((command, Some(ours)))
+}
+
+/// Keeps the ports at which a program has listened that is to be started again: others know them, and ports that were free when
+/// it took them are free for anybody when it is dead.
+fn reserve_ports(ready_file: &Path, ports: &mut BTreeMap<SocketAddr, Reserved>) {
+    // A program without a whole ready file has told nobody where it listens.
+    let ready = Ready::read(ready_file).ok().flatten();
+    for address in ready.into_iter().flat_map(|ready| ready.addresses.into_values()) {
+        // One that somebody else was quicker to take is found taken by the program, too, which says so.
+        if !ports.contains_key(&address)
+            && let Ok(reserved) = wire::net::reserve(address)
+        {
+            ports.insert(address, reserved);
+        }
+    }
 }
 
 fn ended(status: ExitStatus) -> Ended {

@@ -118,7 +118,9 @@ fn wrong_words_are_refused_before_anything_happens() {
     let folder = tempfile::tempdir().unwrap();
     let said = start(folder.path(), &["LINES=7"]).failure();
     assert!(
-        said.contains("error: run-locally does not take LINES; it takes INPUT_LINES, INPUT, SEED, N_WORKERS"),
+        said.contains(
+            "error: run-locally does not take LINES; it takes INPUT_LINES, INPUT, SEED, CLASSIFIER_SLOWNESS"
+        ),
         "{said}"
     );
     let said = start(folder.path(), &["--input-lines", "many"]).failure();

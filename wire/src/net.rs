@@ -129,9 +129,43 @@ pub fn bind_again(
     when_taken: WhenTaken,
 ) -> anyhow::Result<Bound> {
     let Some(before) = before else { return bind(what, address, when_taken) };
-    // Somebody may have it for a moment: the one that it was before, or a connection that was given this port.
-    bind(what, &before.to_string(), WhenTaken::Fail)
-        .context(Temporary("listening where this program did before"))
+    let (what, address) = (what.to_owned(), before.to_string());
+    // Who keeps this program has the port as well, so that nobody else takes it meanwhile.
+    match shared(before) {
+        Ok(socket) => Ok(Bound { socket, what, address }),
+        Err(error) => {
+            Err(explain(error, &what, &address).context(Temporary("listening where this program did before")))
+        }
+    }
+}
+
+/// A port that is kept for a program that will be started again; nobody listens at it meanwhile.
+#[derive(Debug)]
+pub struct Reserved {
+    _socket: Socket,
+}
+
+/// Keeps a port, for as long as the value lives, for the one who [`bind_again`]s it; others find it taken.
+///
+/// # Errors
+/// A port that somebody has.
+pub fn reserve(address: SocketAddr) -> io::Result<Reserved> {
+    Ok(Reserved { _socket: shared(address)? })
+}
+
+/// A socket that shares its port with others of this kind, and of this user, and with none besides.
+fn shared(address: SocketAddr) -> io::Result<Socket> {
+    let bound = |reuse: bool| -> io::Result<Socket> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_port(true)?;
+        socket.set_reuse_address(reuse)?;
+        socket.bind(&address.into())?;
+        // From then on it would let others have the port that do the same.
+        socket.set_reuse_address(false)?;
+        Ok(socket)
+    };
+    // Connections of the program that has died may still be ending.
+    bound(false).or_else(|_| bound(true))
 }
 
 /// An address that is taken, and at which nobody listens yet: who connects is refused.
@@ -302,6 +336,26 @@ mod tests {
         // Until all buffers are full.
         let error = std::iter::repeat_with(|| stream.write_all(&[0; 1 << 16])).find_map(Result::err).unwrap();
         assert!(matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut), "{error}");
+    }
+
+    #[test]
+    fn a_reserved_port_is_there_for_the_one_who_had_it_and_for_nobody_else() {
+        let first = listen("tests", "127.0.0.1:0", WhenTaken::Fail).unwrap();
+        let address = first.local_addr().unwrap();
+        let client = TcpStream::connect(address).unwrap();
+        let (served, _) = first.accept().unwrap();
+        drop((first, served));
+        let reserved = reserve(address).unwrap();
+        assert!(listen("tests", &address.to_string(), WhenTaken::Fail).is_err());
+        let again = listen_again("tests", Some(address), "127.0.0.1:0", WhenTaken::Fail).unwrap();
+        assert!(listen("tests", &address.to_string(), WhenTaken::Fail).is_err());
+        // Who listens gets all connections.
+        for _ in 0..20 {
+            drop(TcpStream::connect(address).unwrap());
+            again.accept().unwrap();
+        }
+        drop((again, client, reserved));
+        listen("tests", &address.to_string(), WhenTaken::Fail).unwrap();
     }
 
     #[test]

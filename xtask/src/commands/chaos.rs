@@ -23,6 +23,8 @@ use pulse::Pulse;
 const SETTLE_TIME: Duration = Duration::from_millis(700);
 /// Output flows when it has advanced so often.
 const FLOW: usize = 3;
+/// How much of what the job says is shown when it fails.
+const LAST_LINES: usize = 40;
 /// How long output may stand still until something is wrong.
 const STANDSTILL: Duration = Duration::from_secs(120);
 
@@ -91,7 +93,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let pulse = Pulse::watch(job.checkpoint())?;
     let disturbed = disturb(args, &job, &pulse);
     let finished = disturbed.and_then(|outcomes| job.finish().map(|()| outcomes));
-    let outcomes = finished.with_context(|| format!("what the job says is in {}", job.log().display()))?;
+    let outcomes = finished.with_context(|| {
+        let last = wire::program::last_lines(job.log(), LAST_LINES).unwrap_or_default().join("\n    ");
+        format!("the job's last words (all of them: {}):\n    {last}", job.log().display())
+    })?;
     report(&outcomes);
     let processes = pulse.processes();
     processes.iter().for_each(|line| ui::data(line));
