@@ -19,7 +19,7 @@ fn chaos(args: &[&str]) -> String {
 #[test]
 fn processes_of_this_machine_are_killed_and_stopped() {
     // A box that sleeps takes its time also where nothing else does.
-    let args = ["--no-lab", "--kills", "6", "--classifier", "sleep:100", "--input-lines", "500000"];
+    let args = ["--no-lab", "--kills", "6", "--classifier", "sleep:100", "--input-lines", "1200000"];
     let said = chaos(&[&args[..], &["--seed", "5"]].concat());
     assert!(said.contains("all                      6 times") && said.contains("the same bytes"), "{said}");
 }
