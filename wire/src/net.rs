@@ -191,14 +191,14 @@ pub fn bind(what: &str, address: &str, when_taken: WhenTaken) -> anyhow::Result<
     let is_taken = |outcome: &io::Result<Socket>| {
         outcome.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
     };
-    // At first without the reuse of addresses: with it, two sockets that do not listen yet may have the same port. But
-    // a port whose last connections are just ending is had only with it.
     let mut socket = bound(target, false);
     if is_taken(&socket) {
-        socket = bound(target, true);
-    }
-    if is_taken(&socket) && when_taken == WhenTaken::AnyPort {
-        socket = bound(SocketAddr::new(target.ip(), 0), false);
+        socket = match when_taken {
+            WhenTaken::AnyPort => bound(SocketAddr::new(target.ip(), 0), false),
+            // A port whose last connections are just ending is had only with the reuse of addresses. Two who do not listen
+            // yet may then both have it, and the second to listen hears of it; so this is not for those who may go elsewhere.
+            WhenTaken::Fail => bound(target, true),
+        };
     }
     let socket = socket.map_err(|e| explain(e, what, address))?;
     Ok(Bound { socket, what: what.to_owned(), address: address.to_owned() })
