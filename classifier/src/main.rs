@@ -227,7 +227,9 @@ fn run(args: &Args) -> anyhow::Result<()> {
     });
     let boxes = make_boxes(args)?;
     let before = Ready::before(args.ready_file.as_deref())?;
-    let data = net::listen("data connections", &args.my_data, args.when_taken())?;
+    // A port that the ready file names is kept between the lives of this process, for those that take it again.
+    let was_at = before.addresses.get("data").copied();
+    let data = net::listen_again("data connections", was_at, &args.my_data, args.when_taken())?;
     let settings = Settings {
         control: args.control.clone(),
         my_control: args.my_control.clone(),
