@@ -53,7 +53,7 @@ impl Place {
             .spawn(move || {
                 while let Ok(batch) = work.recv() {
                     // The worker is gone when nobody hears; then the process is ending.
-                    if done.send(classifier.classify(&batch)).is_err() || wake.activate().is_err() {
+                    if done.send(classified(&mut classifier, &batch)).is_err() || wake.activate().is_err() {
                         return;
                     }
                 }
@@ -82,7 +82,7 @@ impl Place {
                 let start = Instant::now();
                 let mut done = Vec::new();
                 while let Some(batch) = waiting.pop_front() {
-                    done.push(classifier.classify(&batch));
+                    done.push(classified(classifier, &batch));
                     if start.elapsed() >= TURN {
                         break;
                     }
@@ -107,4 +107,9 @@ impl Place {
             Self::Beside { away, .. } => *away == 0,
         }
     }
+}
+
+/// Without a box, this process is of no use to the cluster; started again, it may have one.
+fn classified(classifier: &mut Classifier, batch: &Batch) -> ResultBatch<Vec<u8>> {
+    classifier.classify(batch).unwrap_or_else(|error| crate::leave_generation(error))
 }

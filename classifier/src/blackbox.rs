@@ -31,21 +31,32 @@ pub struct Record<'a> {
 pub struct BoxError {
     /// The reason.
     pub message: String,
-    /// The same records may do better when they are tried again.
-    pub again: bool,
+    /// What the failure says about the records.
+    pub verdict: Verdict,
+}
+
+/// What the failure of a box says about the records that it was to classify.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// They may do better when they are tried again.
+    Open,
+    /// Another try would end as this one did.
+    Guilty,
     /// It took longer than it may, which must not happen too often for one batch.
-    pub hung: bool,
+    Hung,
+    /// Nothing: there is no box.
+    NotTried,
 }
 
 impl BoxError {
     /// A failure that another try may not have.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), again: true, hung: false }
+        Self { message: message.into(), verdict: Verdict::Open }
     }
 
-    /// A failure that another try would have as well, or that cost too much to try again.
+    /// A failure that another try would have as well.
     pub fn lasting(message: impl Into<String>) -> Self {
-        Self { message: message.into(), again: false, hung: false }
+        Self { message: message.into(), verdict: Verdict::Guilty }
     }
 }
 

@@ -6,7 +6,7 @@ use wire::frame;
 use wire::results::ResultBatch;
 
 use crate::batch::Batch;
-use crate::blackbox::{BlackBox, BoxError, Patience, Record};
+use crate::blackbox::{BlackBox, BoxError, Patience, Record, Verdict};
 
 /// The results of a batch take no more bytes than this; the row that would bring them over it is rejected.
 const MOST_RESULTS: usize = frame::PEER_LIMIT / 2;
@@ -35,7 +35,10 @@ impl Classifier {
     }
 
     /// Classifies a batch. Each row comes out once, in the results or in the rejects.
-    pub fn classify(&mut self, batch: &Batch) -> ResultBatch<Vec<u8>> {
+    ///
+    /// # Errors
+    /// There is no box to try the rows with.
+    pub fn classify(&mut self, batch: &Batch) -> Result<ResultBatch<Vec<u8>>, BoxError> {
         let columns = self.columns(&batch.header);
         let mut good = Vec::with_capacity(batch.rows as usize);
         let mut rejects = Vec::new();
@@ -48,10 +51,10 @@ impl Classifier {
         // A score and its comma take at most 24 bytes, the line end one, and the frame's length was four.
         let mut results = Vec::with_capacity(batch.frames.len() + good.len() * 21);
         let mut search = Search { records: good.len(), hung: 0 };
-        self.attempt(&batch.header, &good, &mut results, &mut rejects, &mut search, true);
+        self.attempt(&batch.header, &good, &mut results, &mut rejects, &mut search, true)?;
         rejects.sort_unstable_by_key(|reject| reject.row);
         let longest_reason = (REASONS / rejects.len().max(1)).clamp(64, 1024);
-        ResultBatch {
+        Ok(ResultBatch {
             number: batch.number,
             first_row: batch.first_row,
             rows: batch.rows,
@@ -59,7 +62,7 @@ impl Classifier {
             worker: batch.worker,
             results,
             rejects: rejects.iter().flat_map(|reject| reject.line(longest_reason)).collect(),
-        }
+        })
     }
 
     /// As many values as the header has, each record must have.
@@ -103,10 +106,10 @@ impl Classifier {
         results: &mut Vec<u8>,
         rejects: &mut Vec<Reject<'a>>,
         search: &mut Search,
-        again: bool,
-    ) {
+        first: bool,
+    ) -> Result<(), BoxError> {
         if records.is_empty() {
-            return;
+            return Ok(());
         }
         let plain: Vec<_> = records.iter().map(|(_, record)| *record).collect();
         let start = results.len();
@@ -122,15 +125,20 @@ impl Classifier {
                  --chunk-size may leave room for it"
             ))),
         });
-        let Err(error) = outcome else { return };
+        let Err(error) = outcome else { return Ok(()) };
         results.truncate(start);
-        search.hung += u32::from(error.hung);
-        match records {
-            _ if again && error.again => self.attempt(header, records, results, rejects, search, false),
-            [(row, record)] => {
+        let hung = error.verdict == Verdict::Hung;
+        search.hung += u32::from(hung);
+        match (records, error.verdict) {
+            (_, Verdict::NotTried) => return Err(error),
+            // It may have been the machine that stood still. Of several records, none is judged by this try alone.
+            (_, Verdict::Open) | ([_], Verdict::Hung) if first => {
+                self.attempt(header, records, results, rejects, search, false)?;
+            }
+            ([(row, record)], _) => {
                 rejects.push(Reject { row: *row, reason: error.message, record: record.bytes });
             }
-            _ if error.hung && search.hung > MOST_HANGS => {
+            _ if hung && search.hung > MOST_HANGS => {
                 let reason =
                     format!("{}, as did other rows of its batch, so it was not tried alone", error.message);
                 let reject = |(row, record): &(u64, Record<'a>)| Reject {
@@ -141,11 +149,12 @@ impl Classifier {
                 rejects.extend(records.iter().map(reject));
             }
             _ => {
-                let (first, second) = records.split_at(records.len() / 2);
-                self.attempt(header, first, results, rejects, search, false);
-                self.attempt(header, second, results, rejects, search, false);
+                let (left, right) = records.split_at(records.len() / 2);
+                self.attempt(header, left, results, rejects, search, false)?;
+                self.attempt(header, right, results, rejects, search, false)?;
             }
         }
+        Ok(())
     }
 }
 
@@ -211,7 +220,7 @@ mod tests {
     fn bad_records_are_rejected_with_row_and_reason() {
         let rows: [&[u8]; 8] =
             [b"1,a", b"", b"2", b"3,b,c", b"4,\xff", b"5,\"x", b"\"6\n\",\"a,b\"", b"7,a\n8,b"];
-        let out = Classifier::new(Box::new(Native::new(0))).classify(&batch("ID,NAME", &rows));
+        let out = Classifier::new(Box::new(Native::new(0))).classify(&batch("ID,NAME", &rows)).unwrap();
         assert_eq!((out.number, out.first_row, out.rows, out.rejected, out.worker), (7, 700, 8, 6, 3));
         let score = "0.8894159948913373";
         assert_eq!(text(&out.results), format!("1,a,{score}\n\"6\n\",\"a,b\",{score}\n"));
@@ -265,7 +274,7 @@ mod tests {
                 .map(|(i, &bad)| format!("{}{i}", if bad { "x" } else { "y" }))
                 .collect();
             let records: Vec<_> = rows.iter().map(String::as_bytes).collect();
-            let out = Classifier::new(Box::new(Moody { calls: 0, moods: 0 })).classify(&batch("A", &records));
+            let out = Classifier::new(Box::new(Moody { calls: 0, moods: 0 })).classify(&batch("A", &records)).unwrap();
             let good: String = rows.iter().filter(|r| r.starts_with('y')).map(|r| format!("{r}\n")).collect();
             let bad: String = rows.iter().enumerate().filter(|(_, r)| r.starts_with('x'))
                 .map(|(i, r)| format!("{},an x,{r}\n", 700 + i)).collect();
@@ -296,11 +305,12 @@ mod tests {
     fn a_batch_is_never_longer_than_what_the_receiver_takes() {
         // Three times that is just too much, so of four rows two find room.
         let length = MOST_RESULTS / 3 + 1;
-        let out =
-            Classifier::new(Box::new(Wordy(Ok(length)))).classify(&batch("A", &[b"1", b"2", b"3", b"4"]));
+        let out = Classifier::new(Box::new(Wordy(Ok(length))))
+            .classify(&batch("A", &[b"1", b"2", b"3", b"4"]))
+            .unwrap();
         assert_eq!((out.results.len(), out.rejected), (2 * length, 2));
         assert!(text(&out.rejects).starts_with("702,\"with this row, the results of its batch are longer"));
-        let out = Classifier::new(Box::new(Wordy(Err(1000)))).classify(&batch("A", &[b"1"]));
+        let out = Classifier::new(Box::new(Wordy(Err(1000)))).classify(&batch("A", &[b"1"])).unwrap();
         assert_eq!(text(&out.rejects), format!("700,{} …,1\n", "é".repeat(512)));
     }
 
@@ -318,7 +328,7 @@ mod tests {
             let before = self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             let whole = if before == 0 { Patience::Batch } else { Patience::Part { of: 100 } };
             assert_eq!(patience, whole, "{} records", records.len());
-            Err(BoxError { message: "it hung".into(), again: false, hung: true })
+            Err(BoxError { message: "it hung".into(), verdict: Verdict::Hung })
         }
     }
 
@@ -327,7 +337,9 @@ mod tests {
         let rows: Vec<_> = (0..100).map(|i| i.to_string()).collect();
         let rows: Vec<_> = rows.iter().map(String::as_bytes).collect();
         let calls = std::sync::Arc::default();
-        let out = Classifier::new(Box::new(Hung(std::sync::Arc::clone(&calls)))).classify(&batch("A", &rows));
+        let out = Classifier::new(Box::new(Hung(std::sync::Arc::clone(&calls))))
+            .classify(&batch("A", &rows))
+            .unwrap();
         assert_eq!((out.rejected, out.results.len()), (100, 0));
         assert!(calls.load(std::sync::atomic::Ordering::Relaxed) <= 24, "{calls:?}");
         assert!(text(&out.rejects).contains("it hung, as did other rows of its batch"));
@@ -336,7 +348,42 @@ mod tests {
     #[test]
     fn a_box_that_fails_once_is_asked_again() {
         let mut classifier = Classifier::new(Box::new(Moody { calls: 1, moods: 2 }));
-        let out = classifier.classify(&batch("A", &[b"y1", b"y2"]));
+        let out = classifier.classify(&batch("A", &[b"y1", b"y2"])).unwrap();
         assert_eq!((text(&out.results).as_str(), out.rejected), ("y1\ny2\n", 0));
+    }
+
+    /// Gives these verdicts one after the other, and then does what it should.
+    struct Scripted(Vec<Verdict>);
+
+    impl BlackBox for Scripted {
+        fn classify(
+            &mut self,
+            _: &[u8],
+            _: &[Record<'_>],
+            out: &mut Vec<u8>,
+            _: Patience,
+        ) -> Result<(), BoxError> {
+            match self.0.pop() {
+                Some(verdict) => Err(BoxError { message: "as written".into(), verdict }),
+                None => {
+                    out.extend_from_slice(b"done\n");
+                    Ok(())
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_lone_record_is_judged_by_its_second_try_and_never_without_a_box() {
+        let judge = |verdicts: &[Verdict]| {
+            let mut classifier = Classifier::new(Box::new(Scripted(verdicts.to_vec())));
+            classifier.classify(&batch("A", &[b"1"])).map(|out| out.rejected)
+        };
+        for verdict in [Verdict::Open, Verdict::Hung] {
+            assert_eq!(judge(&[verdict]), Ok(0));
+            assert_eq!(judge(&[verdict; 2]), Ok(1));
+            assert_eq!(judge(&[Verdict::NotTried, verdict]).unwrap_err().message, "as written");
+        }
+        assert_eq!(judge(&[Verdict::Guilty]), Ok(1));
     }
 }

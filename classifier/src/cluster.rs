@@ -45,7 +45,7 @@ pub struct Settings {
     pub token: Option<Token>,
     /// How long forming the cluster may take.
     pub patience: Duration,
-    /// How long the initializer waits for processes to come back, if it has formed a cluster before.
+    /// If this process was in a cluster before: how long its initializer waits for others to come back.
     pub rejoin: Option<Duration>,
 }
 

@@ -83,7 +83,7 @@ pub fn classify(
             header: header.clone(),
             frames: frames.into(),
         };
-        let done = classifier.classify(&batch);
+        let done = classifier.classify(&batch)?;
         results.write_all(&done.results).with_context(|| format!("writing {}", output.display()))?;
         rejects.write_all(&done.rejects).context("writing the rejects")?;
         summary.rows += u64::from(done.rows);

@@ -20,6 +20,7 @@ use timely::scheduling::SyncActivator;
 use wire::door::{self, Visitor};
 use wire::frame::{DEFAULT_LIMIT, EOT, FrameReader, RunEnd};
 use wire::opening::{self, OPENING_LIMIT, OPENING_TIME, Refusal, SenderOpening, SourceAnswer};
+use wire::program::Temporary;
 use wire::token::Token;
 
 use crate::watch::Watch;
@@ -105,6 +106,16 @@ struct State {
 
 /// The name that a sender gave itself, if it did; a connection that gives the same one is the same sender, come back.
 type Session = Option<String>;
+
+/// What is to be done with a sender that has come.
+enum Admission<'a> {
+    /// It is its turn.
+    In(Turn<'a>),
+    /// Another one is sending.
+    Busy,
+    /// All rows are here, from this one.
+    AllHere(Session),
+}
 
 /// Whose turn it is.
 struct Sending {
@@ -222,8 +233,11 @@ impl Shared {
 
     /// A client that knows nothing of us: its first frame is the header, and it starts over with the first row.
     fn serve_plain(&self, header: &Bytes, reader: &mut FrameReader<TcpStream>) -> anyhow::Result<()> {
-        let turn = self.admit(None, None)?;
-        let turn = turn.context("refused, since another sender is sending")?;
+        let turn = match self.admit(None, None) {
+            Admission::In(turn) => turn,
+            Admission::Busy => bail!("refused, since another sender is sending"),
+            Admission::AllHere(_) => bail!("refused, since all rows are here already"),
+        };
         self.check_header(header)?;
         skip(reader, turn.next_row)?;
         self.take_rows(reader, header, &turn)
@@ -240,36 +254,41 @@ impl Shared {
         visitor.admit();
         let _untold = Untold::new(self);
         let voice = Arc::new(Voice::new(&visitor.stream, Arc::clone(&self.durable))?);
-        let ended_by = self.state().ended_by.clone();
-        if let Some(sender) = ended_by {
-            // It lost its connection when it had sent everything; another one's rows would be lost.
-            ensure!(
-                session.is_some() && session == sender,
-                "all rows of this job are here already, from another sender"
-            );
-            return self.tell_outcome(&voice);
-        }
-        let Some(turn) = self.admit(session, Some(Arc::clone(&voice)))? else {
-            wire::say!(
-                "classifier: rows from {}: another sender is sending, so it has to wait",
-                reader.peer()
-            );
-            return voice.conclude(&SourceAnswer::Busy);
+        let turn = match self.admit(session.clone(), Some(Arc::clone(&voice))) {
+            Admission::In(turn) => turn,
+            Admission::Busy => {
+                wire::say!(
+                    "classifier: rows from {}: another sender is sending, so it has to wait",
+                    reader.peer()
+                );
+                return voice.conclude(&SourceAnswer::Busy);
+            }
+            Admission::AllHere(sender) => {
+                // It lost its connection when it had sent everything; another one's rows would be lost.
+                ensure!(
+                    session.is_some() && session == sender,
+                    "all rows of this job are here already, from another sender"
+                );
+                return self.tell_outcome(&voice);
+            }
         };
         voice.say(&SourceAnswer::NextRow(turn.next_row))?;
-        let header = reader.next_frame_within(OPENING_TIME)?.context("it left before the CSV's header")?;
+        let header = reader.next_frame_within(OPENING_TIME).context(Temporary("waiting for the header"))?;
+        let header = header.context("it left before the CSV's header")?;
         self.check_header(&header)?;
         self.take_rows(reader, &header, &turn)?;
         self.tell_outcome(&voice)
     }
 
-    /// Lets a sender in, if it is the only one, or the same one come back; else `None`.
-    fn admit(&self, session: Session, voice: Option<Arc<Voice>>) -> anyhow::Result<Option<Turn<'_>>> {
+    /// Lets a sender in, if it is the only one, or the same one come back.
+    fn admit(&self, session: Session, voice: Option<Arc<Voice>>) -> Admission<'_> {
         let mut state = self.state();
-        ensure!(state.ended_by.is_none(), "refused, since all rows are here already");
+        if let Some(sender) = &state.ended_by {
+            return Admission::AllHere(sender.clone());
+        }
         if let Some(old) = &state.sender {
             if session.is_none() || old.session != session {
-                return Ok(None);
+                return Admission::Busy;
             }
             // Its old connection is broken, and that is not seen here before all that is buffered is read.
             if let Some(voice) = &old.voice {
@@ -281,7 +300,7 @@ impl Shared {
         state.sender = Some(Sending { turn, session, voice });
         self.watch.rest();
         self.changed.notify_all();
-        Ok(Some(Turn { port: self, number: turn, next_row: state.next_row }))
+        Admission::In(Turn { port: self, number: turn, next_row: state.next_row })
     }
 
     /// Checks a sender's header; if rows were taken before, it must be theirs.

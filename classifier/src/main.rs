@@ -124,8 +124,8 @@ struct BoxArgs {
     /// How long a Python box may take for a batch before it is killed
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=wire::program::LONGEST_WAIT), global = true)]
     box_timeout: u64,
-    /// How much memory a Python box may have before it is killed, in MiB [default: what the machine has free, shared by the
-    /// workers of this process]
+    /// How much memory a Python box may have before it is killed, in MiB [default: the machine's, shared by the workers of
+    /// this process]
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..), global = true)]
     box_memory: Option<u64>,
 }
@@ -159,16 +159,17 @@ impl BoxArgs {
             slowness: self.slowness,
             python: self.python.clone(),
             timeout: Duration::from_secs(self.box_timeout),
-            memory: self.box_memory.unwrap_or_else(|| free_memory() / u64::from(workers)),
+            memory: self.box_memory.unwrap_or_else(|| machine_memory() / u64::from(workers)),
         }
     }
 }
 
-/// What the machine has free, in MiB; where it does not say, as much as one may want.
-fn free_memory() -> u64 {
+/// What the machine has, in MiB; where it does not say, as much as one may want. What it has free would be another figure in
+/// each life of this process, and the smallest just when the boxes of the one before are ending.
+fn machine_memory() -> u64 {
     let said = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let free = said.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
-    let kib = free.and_then(|free| free.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    let total = said.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kib = total.and_then(|total| total.trim().trim_end_matches(" kB").parse::<u64>().ok());
     kib.map_or(u64::MAX, |kib| kib / 1024)
 }
 
@@ -225,8 +226,12 @@ fn run(args: &Args) -> anyhow::Result<()> {
         true => "initializer".into(),
         false => format!("worker-{}", std::process::id()),
     });
-    let boxes = make_boxes(args)?;
     let before = Ready::before(args.ready_file.as_deref())?;
+    // An initializer has an address for rows when its cluster has formed, and others are ready only then.
+    let formed = |ready: &Ready| !args.cluster_initializer || ready.addresses.contains_key("rows");
+    let was_member = before.as_ref().is_some_and(formed);
+    let before = before.unwrap_or_default();
+    let boxes = make_boxes(args, was_member)?;
     // A port that the ready file names is kept between the lives of this process, for those that take it again.
     let was_at = before.addresses.get("data").copied();
     let data = net::listen_again("data connections", was_at, &args.my_data, args.when_taken())?;
@@ -243,8 +248,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
         processes: args.worker_count as usize,
         token,
         patience: Duration::from_secs(args.join_patience),
-        // An initializer has an address for rows when its cluster has formed.
-        rejoin: before.addresses.contains_key("rows").then(|| Duration::from_secs(args.rejoin_patience)),
+        rejoin: was_member.then(|| Duration::from_secs(args.rejoin_patience)),
     };
     let leaving = Leaving::default();
     if args.cluster_initializer {
@@ -258,10 +262,14 @@ fn run(args: &Args) -> anyhow::Result<()> {
 type Boxes = JoinHandle<Vec<Box<dyn BlackBox>>>;
 
 /// Makes the boxes while the cluster forms, since an interpreter takes its time. One that cannot be made ends this process at
-/// once.
-fn make_boxes(args: &Args) -> anyhow::Result<Boxes> {
+/// once; for good, unless there were boxes before.
+fn make_boxes(args: &Args, again: bool) -> anyhow::Result<Boxes> {
     let (maker, workers) = (args.black_box.maker(args.workers), args.workers as usize);
-    let make = move || maker.make_many(workers).unwrap_or_else(|e| classifier::fail(format_args!("{e:#}")));
+    let make = move || match maker.make_many(workers) {
+        Ok(boxes) => boxes,
+        Err(error) if again => classifier::leave_generation(format_args!("{error:#}")),
+        Err(error) => classifier::fail(format_args!("{error:#}")),
+    };
     std::thread::Builder::new().name("boxes".into()).spawn(make).context("starting a thread")
 }
 
@@ -288,7 +296,7 @@ fn initialize(
     // The port is taken now, so that it is said now if another program has it; senders are let in when the cluster has
     // formed.
     let rows = net::bind_again("rows", was_at("rows"), &args.input, args.when_taken())?;
-    let gathered = Gathered::gather(settings, control)?;
+    let gathered = Gathered::gather(settings, control, leaving)?;
     let formation = gathered.formation.clone();
     let sockets = mesh::connect(data, &formation, settings.token.as_ref(), settings.patience)?;
     let who =
@@ -305,7 +313,7 @@ fn initialize(
         );
     }
     let boxes = made(boxes);
-    gathered.start(leaving)?;
+    gathered.start()?;
     let listener = rows.listen()?;
     Ready::new([("control", control_address), ("data", data_address), ("rows", listener.local_addr()?)])
         .write(args.ready_file.as_deref())?;
@@ -342,13 +350,13 @@ fn join(
     leaving: Leaving,
 ) -> anyhow::Result<()> {
     ensure!(args.worker_count > 1, "a process that joins others needs their number: --worker-count N");
-    let joined = Joined::join(settings)?;
+    let joined = Joined::join(settings, &leaving)?;
     let formation = joined.formation.clone();
     let sockets = mesh::connect(data, &formation, settings.token.as_ref(), settings.patience)?;
     let who = ResultsOpening::Worker { name: settings.me.name.clone(), generation: formation.generation };
     let uplink = Uplink::connect(&args.output, settings.token.as_ref(), &who, settings.patience)?;
     let boxes = made(boxes);
-    joined.start(&leaving).context(Temporary("forming the cluster"))?;
+    joined.start().context(Temporary("forming the cluster"))?;
     Ready::new([]).write(args.ready_file.as_deref())?;
     let process = Process { index: formation.process, sockets, boxes, uplink, port: None, leaving };
     dataflow::run(process)?;

@@ -11,6 +11,8 @@ const SHORT: Duration = Duration::from_secs(10);
 const MOST_SHORT: u32 = 200;
 /// So many in a row in which it did not even get ready.
 const MOST_UNREADY: u32 = 20;
+/// So long a time without getting ready is too long, however few lives it took: what it waits for does not come back.
+const LONGEST_UNREADY: Duration = Duration::from_secs(3600);
 
 /// How a program's life ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +32,7 @@ pub enum Ended {
 pub struct Restarts {
     short: u32,
     unready: u32,
+    unready_for: Duration,
 }
 
 impl Restarts {
@@ -40,7 +43,8 @@ impl Restarts {
         }
         self.short = if lived < SHORT { self.short + 1 } else { 0 };
         self.unready = if was_ready || lived >= SHORT { 0 } else { self.unready + 1 };
-        if self.short >= MOST_SHORT || self.unready >= MOST_UNREADY {
+        self.unready_for = if was_ready { Duration::ZERO } else { self.unready_for + lived };
+        if self.short >= MOST_SHORT || self.unready >= MOST_UNREADY || self.unready_for >= LONGEST_UNREADY {
             return None;
         }
         Some((PAUSE * (1 << self.unready.min(10))).min(LONGEST_PAUSE))
@@ -85,7 +89,15 @@ mod tests {
             for _ in 1..MOST_UNREADY {
                 assert!(restarts.next(Ended::Killed, false, SECOND).is_some());
             }
-            assert_eq!(restarts.next(Ended::Killed, false, SHORT), Some(PAUSE));
+            assert_eq!(restarts.next(Ended::Killed, true, SHORT), Some(PAUSE));
         }
+    }
+
+    #[test]
+    fn what_waits_long_in_each_life_is_given_up_after_an_hour() {
+        let mut restarts = Restarts::default();
+        let mut lives = |was_ready| restarts.next(Ended::Temporarily, was_ready, 180 * SECOND).is_some();
+        assert!((0..19).all(|_| lives(false)) && lives(true));
+        assert!((0..19).all(|_| lives(false)) && !lives(false));
     }
 }

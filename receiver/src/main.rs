@@ -75,7 +75,8 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
     })?;
     let stopping = std::sync::Arc::clone(&server);
     wire::program::on_end_signals(move || stopping.stop())?;
-    let before = Ready::before(args.ready_file.as_deref())?.addresses.get("results").copied();
+    let before = Ready::before(args.ready_file.as_deref())?.unwrap_or_default();
+    let before = before.addresses.get("results").copied();
     let listener = net::listen_again("results", before, &args.listen, WhenTaken::any_port(args.any_port))?;
     Ready::new([("results", listener.local_addr()?)]).write(args.ready_file.as_deref())?;
     let archive = match args.archive.zip(args.output) {

@@ -15,7 +15,7 @@ use anyhow::{Context, anyhow, bail, ensure};
 use wire::frame::{self, DEFAULT_LIMIT, EOT, FrameReader};
 use wire::net;
 use wire::opening::{self, SenderOpening, SourceAnswer};
-use wire::program::Ready;
+use wire::program::{Ready, Temporary};
 use wire::token::Token;
 
 use crate::input::{Input, WRITE_SIZE};
@@ -24,6 +24,8 @@ use crate::input::{Input, WRITE_SIZE};
 const SILENCE: Duration = Duration::from_secs(30);
 /// How long the input may let the sender wait when the job has failed.
 const FINAL_PAUSE: Duration = Duration::from_secs(1);
+/// How often a lost source is looked for while the input lets the sender wait.
+const LOOK: Duration = Duration::from_secs(1);
 /// The pause before a lost connection is made anew.
 const PAUSE: Duration = Duration::from_millis(100);
 /// The pause when the source was busy, or not there.
@@ -62,7 +64,7 @@ enum Failure {
 pub fn send_all(target: &Target, input: &mut dyn Input) -> anyhow::Result<u64> {
     let session = target.session.clone().map_or_else(session, Ok)?;
     let opening = SenderOpening { session: Some(session) };
-    let mut furthest = None;
+    let mut asked_before = None;
     let mut sent = None;
     let mut in_vain = 0;
     let mut deadline = Instant::now() + target.patience;
@@ -86,8 +88,9 @@ pub fn send_all(target: &Target, input: &mut dyn Input) -> anyhow::Result<u64> {
         if asked.is_some() {
             // The source was there: patience begins anew, unless it only comes and goes.
             deadline = Instant::now() + target.patience;
-            in_vain = if asked > furthest { 0 } else { in_vain + 1 };
-            furthest = asked.max(furthest);
+            // A new generation asks for a row before those that the last one had taken.
+            in_vain = if asked > asked_before { 0 } else { in_vain + 1 };
+            asked_before = asked;
         }
         if in_vain == MOST_IN_VAIN || Instant::now() + PAUSE >= deadline {
             return Err(lost.context(format!("sending rows to {}: there is no way on", target.address)));
@@ -159,7 +162,7 @@ impl Answers {
         let mut reader = FrameReader::new(stream, format!("the source at {}", target.address), DEFAULT_LIMIT);
         let (saying, said) = channel();
         let (over, is_over) = channel::<()>();
-        let patience = target.patience;
+        let (patience, address) = (target.patience, target.address.clone());
         let durable = Arc::new(AtomicU64::new(0));
         let heard = Arc::clone(&durable);
         std::thread::Builder::new()
@@ -180,10 +183,19 @@ impl Answers {
                     Ok(answer) => format!("the source ended with {answer:?}"),
                     Err(Failure::Lost(error) | Failure::Final(error)) => format!("{error:#}"),
                 };
+                let is_lost = matches!(last, Err(Failure::Lost(_)));
                 let _ = saying.send(last);
-                if let Err(RecvTimeoutError::Timeout) = is_over.recv_timeout(limit) {
-                    wire::say!("sender: {words}; the input has nothing more to say, so this ends");
-                    std::process::exit(1);
+                let mut deadline = Instant::now() + limit;
+                while let Err(RecvTimeoutError::Timeout) =
+                    is_over.recv_timeout(LOOK.min(deadline.saturating_duration_since(Instant::now())))
+                {
+                    if is_lost && net::connect("the source", &address, LOOK).is_ok() {
+                        // It is back, and has the next row when there is one.
+                        deadline = Instant::now() + limit;
+                    } else if Instant::now() >= deadline {
+                        wire::say!("sender: {words}; the input has nothing more to say, so this ends");
+                        std::process::exit(1);
+                    }
                 }
             })
             .context("starting a thread")?;
@@ -202,9 +214,11 @@ fn answer(reader: &mut FrameReader<TcpStream>) -> Result<SourceAnswer, Failure> 
     let Some(payload) = payload else {
         return Err(Failure::Lost(anyhow!("{} closed the connection", reader.peer())));
     };
-    match opening::answer(&payload, reader.peer()).map_err(Failure::Final)? {
-        SourceAnswer::Failed(reason) => Err(Failure::Final(anyhow!("the job failed: {reason}"))),
-        answer => Ok(answer),
+    match opening::answer(&payload, reader.peer()) {
+        Ok(SourceAnswer::Failed(reason)) => Err(Failure::Final(anyhow!("the job failed: {reason}"))),
+        Ok(answer) => Ok(answer),
+        Err(error) if error.is::<Temporary>() => Err(Failure::Lost(error)),
+        Err(error) => Err(Failure::Final(error)),
     }
 }
 

@@ -194,7 +194,7 @@ pub struct ProgramStatus {
     pub name: String,
     /// Its process id.
     pub pid: u32,
-    /// How long it has been running, in seconds, if it runs.
+    /// How long it has been running, in seconds, if it runs, or is just being started again.
     pub running: Option<u64>,
     /// How it died before it was started again, each time that it did.
     #[serde(default)]

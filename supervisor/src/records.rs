@@ -185,6 +185,12 @@ impl Records {
         Ok(records)
     }
 
+    /// Whether a program runs, or will again in a moment: between two of its lives there is only its keeper.
+    pub fn is_running(&self, record: &Record) -> bool {
+        let has_ended = || !matches!(self.load_end(&record.program.name), Ok(None));
+        record.process.is_alive() || (record.keeper.is_alive() && !has_ended())
+    }
+
     /// Ends a program: politely at first, and after the grace by force. Waits until it and its keeper are gone.
     ///
     /// # Errors

@@ -149,7 +149,7 @@ impl Host {
 
     fn ensure_nothing_runs(&self) -> anyhow::Result<()> {
         let records = self.records.all()?;
-        let running = records.iter().filter(|record| record.process.is_alive());
+        let running = records.iter().filter(|record| self.records.is_running(record));
         let names: Vec<_> = running.map(|record| record.program.name.as_str()).collect();
         ensure!(names.is_empty(), "these programs still run: {}", names.join(", "));
         Ok(())
@@ -183,7 +183,11 @@ impl Host {
         let usual = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         ensure!(!name.is_empty() && name.chars().all(usual), "{name:?} is no name for a program");
         if let Some(record) = self.records.load(&name)? {
-            ensure!(!record.process.is_alive(), "{name} runs already, as process {}", record.process.pid);
+            ensure!(
+                !self.records.is_running(&record),
+                "{name} runs already, as process {}",
+                record.process.pid
+            );
         }
         self.records.forget(&name)?;
         remove_if_there(&self.inside(&program.ready_file)?)?;
@@ -287,7 +291,7 @@ impl Host {
     fn program_status(&self, record: &Record) -> ProgramStatus {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
         let name = record.program.name.clone();
-        let running = record.process.is_alive().then(|| now.saturating_sub(record.since));
+        let running = self.records.is_running(record).then(|| now.saturating_sub(record.since));
         // What is not readable here is told when the program's end is asked for.
         let end = self.records.load_end(&name).ok().flatten();
         ProgramStatus { name, pid: record.process.pid, running, deaths: record.deaths.clone(), end }

@@ -132,6 +132,25 @@ fn a_process_that_eats_memory_talks_nonsense_or_is_stopped_is_killed_and_started
 }
 
 #[test]
+fn a_process_that_cannot_be_started_again_for_a_while_costs_no_row() {
+    let folder = tempfile::tempdir().unwrap();
+    let code = "import os, pathlib\n\
+        trouble = pathlib.Path(__file__).with_name('trouble')\n\
+        if trouble.exists() and (left := int(trouble.read_text())):\n    \
+        trouble.write_text(str(left - 1)); raise RuntimeError('no memory')\n\
+        def classify_df(df):\n    \
+        if '3' in df.index and not trouble.exists():\n        trouble.write_text('3'); os._exit(1)\n    \
+        df['CLASSIFICATION'] = 1\n    return df\n";
+    let setup = Setup { workers: 1, ..setup(folder.path(), code) }.args(["--chunk-size", "1"]);
+    let mut cluster = setup.start();
+    cluster.sender(["--lines", "9"]).success();
+    let results = cluster.results();
+    assert_eq!((results.summary.rows, results.summary.rejects), (9, 0), "{}", results.rejects);
+    let said = cluster.classifiers[0].output();
+    assert_eq!(said.matches("RuntimeError: no memory; trying again").count(), 3, "{said}");
+}
+
+#[test]
 fn several_rows_that_hang_cost_less_than_the_patience() {
     let folder = tempfile::tempdir().unwrap();
     let code = "import time\ndef classify_df(df):\n    \

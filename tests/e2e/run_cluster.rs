@@ -424,5 +424,15 @@ fn a_job_goes_on_where_it_was_stopped_and_is_watched_to_its_end() {
     assert!(said.contains("the last job is done, with 60,000 rows"), "{said}");
     let said = stack.run("run-cluster", &["--attach"]);
     assert!(said.contains("rows out   60,000"), "{said}");
+
+    // As if its receiver had been ended while it packed.
+    std::fs::remove_file(home.join("output/results.tgz")).unwrap();
+    let said = stack.fail("run-cluster", &["--attach"]);
+    assert!(said.contains("cargo xtask run-cluster --resume packs them"), "{said}");
+    let said = stack.fail("get-results", &["--output", "out"]);
+    assert!(said.contains("cargo xtask run-cluster --resume packs it"), "{said}");
+    let said = stack.run("run-cluster", &["--resume"]);
+    assert!(said.contains("rows out   60,000"), "{said}");
+    assert!(stack.results() == expected.as_bytes());
     stack.down();
 }

@@ -18,7 +18,7 @@ use signal_hook::iterator::Signals;
 
 /// Written by a program when it is ready to be used: where it listens. Whoever
 /// started it need not know free ports beforehand, and need not knock at ports to see if they are open.
-#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Ready {
     /// Its addresses, by what they are for (`rows`, `results`, `control` …).
     pub addresses: BTreeMap<String, SocketAddr>,
@@ -41,14 +41,12 @@ impl Ready {
         replace_file(path, &text)
     }
 
-    /// Where this program listened before it was started again, as its own ready file says; nowhere if it is started for the
-    /// first time.
+    /// What this program's own ready file says of its life before this one, if there was one.
     ///
     /// # Errors
     /// As [`Ready::read`].
-    pub fn before(path: Option<&Path>) -> anyhow::Result<Self> {
-        let before = path.map(Self::read).transpose()?.flatten();
-        Ok(before.unwrap_or(Self { addresses: BTreeMap::new() }))
+    pub fn before(path: Option<&Path>) -> anyhow::Result<Option<Self>> {
+        Ok(path.map(Self::read).transpose()?.flatten())
     }
 
     /// Reads the file; `None` while it is not there.

@@ -18,6 +18,8 @@ use wire::token::Token;
 use crate::host::{Host, arg};
 #[cfg(feature = "remote")]
 pub(crate) use programs::LostSight;
+#[cfg(feature = "remote")]
+pub(crate) use programs::Program;
 use programs::Programs;
 pub(crate) use programs::Watched;
 
@@ -101,17 +103,7 @@ pub(crate) struct Hosts<'a> {
 /// When one of its programs fails, with its last lines; or somebody interrupts.
 pub(crate) fn run(job: &Job, hosts: &Hosts<'_>) -> anyhow::Result<Times> {
     let mut programs = Programs { running: Vec::new() };
-    let token = ["--token-file".to_owned(), arg(&job.token_file)];
-
-    let mut args = vec!["--framed".into(), "--listen".into(), at(hosts.metrics, ports::RESULTS)];
-    args.extend(any_port(hosts.metrics));
-    args.extend(["--output".into(), arg(&job.results)]);
-    if let Some(archive) = &job.archive {
-        args.extend(["--archive".into(), arg(archive)]);
-    }
-    args.extend(token.clone());
-    let receiver = programs.start(job, hosts.metrics, "receiver", "receiver", args)?;
-    let results = programs.await_address(receiver, "results")?;
+    let results = start_receiver(&mut programs, job, hosts.metrics)?;
 
     let forming = Instant::now();
     let processes = hosts.classifiers.len();
@@ -119,7 +111,7 @@ pub(crate) fn run(job: &Job, hosts: &Hosts<'_>) -> anyhow::Result<Times> {
     common.extend(["--out".into(), results.clone()]);
     common.extend(["--worker-count".into(), processes.to_string()]);
     common.extend(["--workers".into(), job.workers.to_string()]);
-    common.extend(token.clone());
+    common.extend(token_args(job));
     let mut classifiers = hosts.classifiers.iter().enumerate();
     let (_, host) = classifiers.next().context("a job needs a classifier")?;
     let mut args = common.clone();
@@ -143,7 +135,7 @@ pub(crate) fn run(job: &Job, hosts: &Hosts<'_>) -> anyhow::Result<Times> {
     let forming = forming.elapsed();
 
     let mut args = vec![rows];
-    args.extend(token);
+    args.extend(token_args(job));
     // A sender that is started again is the same one, with this name.
     args.extend(["--session".into(), wire::hash::short_hex(job.token.secret().as_bytes())]);
     if !matches!(job.input, Input::Stdin) {
@@ -156,9 +148,44 @@ pub(crate) fn run(job: &Job, hosts: &Hosts<'_>) -> anyhow::Result<Times> {
     Ok(Times { forming, packing })
 }
 
+/// Starts the receiver; gives where it listens.
+fn start_receiver<'a>(
+    programs: &mut Programs<'a>,
+    job: &Job,
+    metrics: &'a dyn Host,
+) -> anyhow::Result<String> {
+    let mut args = vec!["--framed".into(), "--listen".into(), at(metrics, ports::RESULTS)];
+    args.extend(any_port(metrics));
+    args.extend(["--output".into(), arg(&job.results)]);
+    if let Some(archive) = &job.archive {
+        args.extend(["--archive".into(), arg(archive)]);
+    }
+    args.extend(token_args(job));
+    let receiver = programs.start(job, metrics, "receiver", "receiver", args)?;
+    programs.await_address(receiver, "results")
+}
+
+fn token_args(job: &Job) -> [String; 2] {
+    ["--token-file".to_owned(), arg(&job.token_file)]
+}
+
+/// Has the results of a job packed that is done, and whose receiver was ended while it packed them; gives how long that took.
+///
+/// # Errors
+/// As [`run`].
+#[cfg(feature = "remote")]
+pub(crate) fn pack(job: &Job, metrics: &dyn Host) -> anyhow::Result<Duration> {
+    let start = Instant::now();
+    let mut programs = Programs { running: Vec::new() };
+    let results = start_receiver(&mut programs, job, metrics)?;
+    let watched = Watched { rows: None, packs: true, token: Some(&job.token) };
+    programs.watch(metrics, &results, &watched)?;
+    Ok(start.elapsed())
+}
+
 /// Programs of a job that runs already, the receiver first: each with its host.
 #[cfg(feature = "remote")]
-pub(crate) type Found<'a> = Vec<(String, &'a dyn Host, Box<dyn crate::host::Running>)>;
+pub(crate) type Found<'a> = Vec<Program<'a>>;
 
 /// Watches a job that runs already until it is done, as [`run`] does; gives how long packing took.
 ///
@@ -170,13 +197,7 @@ pub(crate) fn attach(
     found: Found<'_>,
     watched: &Watched<'_>,
 ) -> anyhow::Result<Duration> {
-    let running = found.into_iter().map(|(name, host, running)| programs::Program {
-        name,
-        host,
-        running,
-        ended: false,
-    });
-    let mut programs = Programs { running: running.collect() };
+    let mut programs = Programs { running: found };
     let results = programs.await_address(0, "results")?;
     programs.watch(metrics, &results, watched)
 }

@@ -12,17 +12,20 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use wire::frame;
 
-use super::{BlackBox, BoxError, Patience, Record};
+use super::{BlackBox, BoxError, Patience, Record, Verdict};
 use watchdog::{Reason, Watchdog};
 
 const RUNNER: &str = include_str!("runner.py");
 /// How long the interpreter and the user's module may take to load.
 const START_TIME: Duration = Duration::from_secs(120);
+/// How long a new process is tried to be had in place of one that is gone, and the longest pause between tries.
+const RESTART_TIME: Duration = Duration::from_secs(30);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// Longer lines of its standard error are broken.
 const LONGEST_LINE: u64 = 16 << 10;
 /// How many of the last lines that the process wrote to its standard error are told when it dies.
@@ -86,7 +89,7 @@ impl BlackBox for Python {
         }
         let mut process = match self.process.take() {
             Some(process) => process,
-            None => Process::start(&self.settings).map_err(|e| BoxError::new(format!("{e:#}")))?,
+            None => self.restart()?,
         };
         let limit = self.limit(records.len(), patience);
         let answer = match process.ask(&self.request, limit) {
@@ -94,10 +97,11 @@ impl BlackBox for Python {
             Err(error) => {
                 let hung = matches!(process.watchdog.fired(), Some(Reason::Late(_)));
                 let message = process.end(&error, " for a batch");
-                return Err(BoxError { message, again: !hung, hung });
+                return Err(BoxError { message, verdict: if hung { Verdict::Hung } else { Verdict::Open } });
             }
         };
-        self.process = Some(process);
+        // The answer may have come in the moment in which the process was killed for not giving it.
+        self.process = process.watchdog.fired().is_none().then_some(process);
         let answer = answer.map_err(BoxError::new)?;
         // Whatever went wrong on the other side, no row is lost here.
         let lines =
@@ -111,6 +115,25 @@ impl BlackBox for Python {
 }
 
 impl Python {
+    /// A new process in place of one that is gone. What is in its way may pass, as a lack of memory does when others end, and
+    /// is no fault of any record.
+    fn restart(&self) -> Result<Process, BoxError> {
+        let deadline = Instant::now() + RESTART_TIME;
+        let mut pause = Duration::from_millis(50);
+        loop {
+            let error = match Process::start(&self.settings) {
+                Ok(process) => return Ok(process),
+                Err(error) => error,
+            };
+            if Instant::now() + pause >= deadline {
+                return Err(BoxError { message: format!("{error:#}"), verdict: Verdict::NotTried });
+            }
+            wire::say!("classifier: {error:#}; trying again");
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
     /// How long so many rows may take.
     fn limit(&self, rows: usize, patience: Patience) -> Duration {
         match patience {
@@ -170,6 +193,11 @@ impl Process {
         let last_lines = Arc::new(Mutex::new(VecDeque::new()));
         let lines = Arc::clone(&last_lines);
         let (logging, log_end) = std::sync::mpsc::channel();
+        let watchdog = Arc::new(Watchdog::default());
+        let child = Arc::new(Mutex::new(child));
+        let answers = BufReader::with_capacity(64 << 10, answers);
+        // From here on, the process is ended when it is of no use.
+        let mut process = Self { child, requests: Some(requests), answers, watchdog, last_lines, log_end };
         std::thread::Builder::new()
             .name("python log".into())
             .spawn(move || {
@@ -177,10 +205,7 @@ impl Process {
                 drop(logging);
             })
             .context("starting a thread")?;
-        let child = Arc::new(Mutex::new(child));
-        let watchdog = Watchdog::start(Arc::clone(&child), settings.memory)?;
-        let answers = BufReader::with_capacity(64 << 10, answers);
-        let mut process = Self { child, requests: Some(requests), answers, watchdog, last_lines, log_end };
+        process.watchdog.start(Arc::clone(&process.child), settings.memory)?;
         process.watchdog.set(Some(START_TIME));
         let ready = process.answer();
         process.watchdog.set(None);

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow, bail, ensure};
 use wire::door::{self, Visitor};
 use wire::opening::{self, ControlMessage, ControlOpening, Member, OPENING_LIMIT, Refusal};
 use wire::program::Temporary;
@@ -22,12 +22,9 @@ const FAREWELL: Duration = Duration::from_millis(300);
 pub struct Gathered {
     /// The cluster.
     pub formation: Formation,
-    /// Those that have joined, in the order of the members.
-    peers: Vec<(Connection, Link)>,
-    /// How many should have, and have not.
-    missing: usize,
-    events: Receiver<Event>,
-    patience: Duration,
+    happening: Sender<Event>,
+    /// Hears when all have formed.
+    started: Receiver<()>,
 }
 
 /// What happens at the control port. Connections are those of processes that have shown the token.
@@ -36,6 +33,8 @@ enum Event {
     Join(Connection, Member, Link),
     /// Somebody wants the cluster to stop.
     Shutdown(String),
+    /// This process has formed.
+    Formed,
     /// A process says something.
     Said(Connection, ControlMessage),
     /// A process is gone, and why.
@@ -44,12 +43,13 @@ enum Event {
 
 impl Gathered {
     /// Waits at the control port until all processes have joined (or, if there was a cluster before, those that come back in time),
-    /// and tells them of each other.
+    /// and tells them of each other. From then on, when one of them is lost before the work is done, this process leaves as well.
     ///
     /// # Errors
     /// Not all processes in time, or somebody asks to shut down.
-    pub fn gather(settings: &Settings, listener: TcpListener) -> anyhow::Result<Self> {
-        let events = listen(listener, settings.token.clone())?;
+    pub fn gather(settings: &Settings, listener: TcpListener, leaving: &Leaving) -> anyhow::Result<Self> {
+        let (happening, events) = channel();
+        listen(listener, settings.token.clone(), happening.clone())?;
         let start = Instant::now();
         let limit = settings.rejoin.map_or(Limit::All(settings.patience), Limit::Back);
         let mut membership = Membership::new(settings.me.clone(), settings.processes, limit);
@@ -80,7 +80,7 @@ impl Gathered {
                         );
                     }
                 }
-                Ok(Event::Said(..)) => {}
+                Ok(Event::Said(..) | Event::Formed) => {}
                 Ok(Event::Shutdown(_)) => bail!("the cluster was asked to shut down"),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => bail!("the control port is closed"),
@@ -97,54 +97,37 @@ impl Gathered {
         let members: Vec<_> = membership.members().cloned().collect();
         let formation = Formation { generation: generation()?, process: 0, members };
         tell(&formation, &peers).context(Temporary("forming the cluster"))?;
-        Ok(Self { formation, peers, missing, events, patience: settings.patience })
+        let mut door = Door { peers, latecomers: Latecomers::new(missing), late: Vec::new() };
+        let (starting, started) = channel();
+        let (leaving, patience) = (leaving.clone(), settings.patience);
+        let mind = move || {
+            match door.form(&events, patience) {
+                // If nobody waits for it, this process is ending.
+                Ok(()) => drop(starting.send(())),
+                Err(error) if error.is::<Temporary>() => crate::leave_generation(format_args!("{error:#}")),
+                Err(error) => crate::fail(format_args!("{error:#}")),
+            }
+            door.keep(&events, &leaving);
+        };
+        std::thread::Builder::new().name("porter".into()).spawn(mind).context("starting a thread")?;
+        Ok(Self { formation, happening, started })
     }
 
-    /// Waits until all processes have formed, and starts them. From then on, when one of them is lost before the work is done,
-    /// this process leaves as well.
+    /// Says that this process has formed, and waits until all have, and are started. One that does not form in time is the end
+    /// of this process.
     ///
     /// # Errors
-    /// When one of them does not form.
-    pub fn start(self, leaving: &Leaving) -> anyhow::Result<()> {
-        let Self { formation, peers, missing, events, patience } = self;
-        let mut door = Door { peers, latecomers: Latecomers::new(missing), late: Vec::new() };
-        let start = Instant::now();
-        let mut forming: BTreeSet<_> = door.peers.iter().map(|(connection, _)| *connection).collect();
-        while !forming.is_empty() {
-            let left = patience.saturating_sub(start.elapsed());
-            match events.recv_timeout(left) {
-                Ok(Event::Said(connection, ControlMessage::Formed)) => {
-                    forming.remove(&connection);
-                }
-                Ok(event) => {
-                    door.mind(event).context(Temporary("forming the cluster"))?;
-                }
-                Err(_) => {
-                    let names = door.peers.iter().filter(|(connection, _)| forming.contains(connection));
-                    let names: Vec<_> = names.map(|(_, link)| link.name.as_str()).collect();
-                    bail!("waiting for {} to form: not within {patience:?}", names.join(", "));
-                }
-            }
-        }
-        for (_, link) in &door.peers {
-            let started = link.send(&ControlMessage::Start);
-            started
-                .with_context(|| format!("starting {}", link.name))
-                .context(Temporary("forming the cluster"))?;
-        }
-        let leaving = leaving.clone();
-        wire::say!("classifier: generation {} begins", formation.generation);
-        std::thread::Builder::new()
-            .name("porter".into())
-            .spawn(move || door.keep(&events, &leaving))
-            .context("starting a thread")?;
+    /// When nobody minds the control port any more.
+    pub fn start(self) -> anyhow::Result<()> {
+        let formed = self.happening.send(Event::Formed).is_ok() && self.started.recv().is_ok();
+        ensure!(formed, "nobody minds the control port any more");
+        wire::say!("classifier: generation {} begins", self.formation.generation);
         Ok(())
     }
 }
 
 /// Serves the control port.
-fn listen(listener: TcpListener, token: Option<Token>) -> anyhow::Result<Receiver<Event>> {
-    let (happening, events) = channel();
+fn listen(listener: TcpListener, token: Option<Token>, happening: Sender<Event>) -> anyhow::Result<()> {
     let count = AtomicU64::new(0);
     let serve = move |visitor: Visitor| {
         let connection = count.fetch_add(1, Ordering::Relaxed);
@@ -157,8 +140,7 @@ fn listen(listener: TcpListener, token: Option<Token>) -> anyhow::Result<Receive
         }
     };
     let broken = |error| crate::fail(format_args!("accepting control connections: {error}"));
-    door::open("control", listener, serve, broken)?;
-    Ok(events)
+    door::open("control", listener, serve, broken)
 }
 
 /// Hears a visitor out. Where nobody wants to know it any more, this process is ending.
@@ -198,6 +180,38 @@ struct Door {
 }
 
 impl Door {
+    /// Waits until this process and all others have formed, and starts them.
+    ///
+    /// # Errors
+    /// When one of them is lost, or does not form in time.
+    fn form(&mut self, events: &Receiver<Event>, patience: Duration) -> anyhow::Result<()> {
+        let mut forming: BTreeSet<_> = self.peers.iter().map(|(connection, _)| *connection).collect();
+        // What this process waits for until then has its own deadlines.
+        let mut deadline = None;
+        while deadline.is_none() || !forming.is_empty() {
+            let left = deadline.map_or(FOREVER, |at: Instant| at.saturating_duration_since(Instant::now()));
+            match events.recv_timeout(left) {
+                Ok(Event::Formed) => deadline = Some(Instant::now() + patience),
+                Ok(Event::Said(connection, ControlMessage::Formed)) => {
+                    forming.remove(&connection);
+                }
+                Ok(event) => self.mind(event).context(Temporary("forming the cluster"))?,
+                Err(_) => {
+                    let names = self.peers.iter().filter(|(connection, _)| forming.contains(connection));
+                    let names: Vec<_> = names.map(|(_, link)| link.name.as_str()).collect();
+                    bail!("waiting for {} to form: not within {patience:?}", names.join(", "));
+                }
+            }
+        }
+        for (_, link) in &self.peers {
+            let started = link.send(&ControlMessage::Start);
+            started
+                .with_context(|| format!("starting {}", link.name))
+                .context(Temporary("forming the cluster"))?;
+        }
+        Ok(())
+    }
+
     /// Takes notice of something.
     ///
     /// # Errors
@@ -223,6 +237,7 @@ impl Door {
                     bail!("{name}: an unexpected message: {said:?}");
                 }
             }
+            Event::Formed => {}
             Event::Shutdown(peer) => {
                 wire::say!("classifier: {peer} asked the cluster to shut down");
                 for (_, link) in self.peers.iter().chain(&self.late) {

@@ -73,12 +73,46 @@ pub(super) struct Programs<'a> {
     pub(super) running: Vec<Program<'a>>,
 }
 
-pub(super) struct Program<'a> {
-    pub(super) name: String,
-    pub(super) host: &'a dyn Host,
-    pub(super) running: Box<dyn Running>,
+/// A program of a job, and where it runs.
+pub(crate) struct Program<'a> {
+    name: String,
+    host: &'a dyn Host,
+    running: Box<dyn Running>,
+    state: State,
+    /// Its host has been out of sight.
+    was_away: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Running,
     /// It has ended well.
-    pub(super) ended: bool,
+    Ended,
+    /// It has failed, and the job goes on without it.
+    LeftOut,
+}
+
+impl<'a> Program<'a> {
+    pub(crate) fn new(name: &str, host: &'a dyn Host, running: Box<dyn Running>) -> Self {
+        Self { name: name.to_owned(), host, running, state: State::Running, was_away: false }
+    }
+
+    #[cfg(feature = "remote")]
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// It has failed while nobody watched.
+    #[cfg(feature = "remote")]
+    pub(crate) fn failed_unseen(mut self) -> Self {
+        self.was_away = true;
+        self
+    }
+
+    /// Whether the cluster has done without this program when it failed: it was gone for longer than it is waited for.
+    fn was_done_without(&self) -> bool {
+        self.was_away && !["receiver", "initializer", "sender"].contains(&self.name.as_str())
+    }
 }
 
 impl<'a> Programs<'a> {
@@ -100,7 +134,7 @@ impl<'a> Programs<'a> {
         let restart = !(is_sender && matches!(job.input, Input::Stdin | Input::Pipe(_)));
         let launch = Launch { name: name.to_owned(), program, args, environment, ready_file, stdin, restart };
         let running = host.start(&launch)?;
-        self.running.push(Program { name: launch.name, host, running, ended: false });
+        self.running.push(Program::new(name, host, running));
         Ok(self.running.len() - 1)
     }
 
@@ -109,7 +143,7 @@ impl<'a> Programs<'a> {
         let start = Instant::now();
         let mut is_told = false;
         loop {
-            self.check()?;
+            self.check(false)?;
             if let Some(lost) = self.running.iter().find(|p| p.host.away() >= Some(START_SIGHT_TIME)) {
                 bail!("nothing has been heard of {} for {START_SIGHT_TIME:?}", lost.host.name());
             }
@@ -132,14 +166,16 @@ impl<'a> Programs<'a> {
         }
     }
 
-    /// Whether all programs have ended well. One that has not is an error, with its last words.
-    fn check(&mut self) -> anyhow::Result<bool> {
+    /// Whether all programs have ended well, but for those that a job that `has_begun` does without. One that has not is an
+    /// error, with its last words.
+    fn check(&mut self, has_begun: bool) -> anyhow::Result<bool> {
         interrupt::check()?;
         for i in 0..self.running.len() {
             let program = &mut self.running[i];
-            if program.ended {
+            if program.state != State::Running {
                 continue;
             }
+            program.was_away |= program.host.away().is_some();
             for status in program.running.deaths() {
                 // Those that only follow another one's death are not news.
                 if status != LOST_ANOTHER {
@@ -151,13 +187,21 @@ impl<'a> Programs<'a> {
                 }
             }
             if let Some(end) = program.running.try_wait()? {
-                program.ended = true;
-                if !end.success {
+                program.state = State::Ended;
+                if !end.success && has_begun && program.was_done_without() {
+                    program.state = State::LeftOut;
+                    ui::note(&format!(
+                        "{} on {} has ended ({}) since it was cut off; the job goes on without it",
+                        program.name,
+                        program.host.name(),
+                        end.status
+                    ));
+                } else if !end.success {
                     return Err(self.failure(i, &end.status));
                 }
             }
         }
-        Ok(self.running.iter().all(|program| program.ended))
+        Ok(self.running.iter().all(|program| program.state != State::Running))
     }
 
     /// What a failed program said; and, since one failure brings others with it, what those said that failed too.
@@ -218,7 +262,7 @@ impl<'a> Programs<'a> {
         let mut done: Option<Instant> = None;
         let mut all_over: Option<Instant> = None;
         let outcome = loop {
-            match self.check() {
+            match self.check(true) {
                 Ok(true) => break Ok(()),
                 Ok(false) => {}
                 Err(error) => break Err(error),
@@ -234,15 +278,15 @@ impl<'a> Programs<'a> {
             }
             // When the first has ended, the job is done, and the others follow. The receiver has everything when it ends; one
             // that died just then, and was started again, looks for others that are gone.
-            let receiver_ended = self.running.first().is_some_and(|receiver| receiver.ended);
+            let receiver_ended = self.running.first().is_some_and(|receiver| receiver.state == State::Ended);
             if receiver_ended && all_over.get_or_insert_with(Instant::now).elapsed() >= FOLLOW_TIME {
                 break Ok(());
             }
-            if self.running.iter().any(|program| program.ended) {
+            if self.running.iter().any(|program| program.state == State::Ended) {
                 let limit = if watched.packs { PACK_TIME } else { END_TIME };
                 if done.get_or_insert_with(Instant::now).elapsed() >= limit {
-                    let left = self.running.iter().filter(|p| !p.ended).map(|p| p.name.as_str());
-                    let left: Vec<_> = left.collect();
+                    let left = self.running.iter().filter(|p| p.state == State::Running);
+                    let left: Vec<_> = left.map(|p| p.name.as_str()).collect();
                     break Err(anyhow!("waiting for {} to end: not within {limit:?}", left.join(", ")));
                 }
             }

@@ -45,7 +45,7 @@ pub(crate) struct BoxArgs {
     /// How long a Python box may take for these until it is killed and the rows are tried again in smaller parts
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=wire::program::LONGEST_WAIT))]
     box_timeout: u64,
-    /// How much memory a Python box may have, in MiB [default: what a machine has free, shared by its workers]
+    /// How much memory a Python box may have, in MiB [default: the machine's, shared by the workers of a process]
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..))]
     box_memory: Option<u64>,
 }

@@ -16,7 +16,7 @@ use crate::project;
 use crate::ui::{self, Transfer};
 
 /// Where the archive is on the metrics host.
-const ARCHIVE: &str = "output/results.tgz";
+pub(super) const ARCHIVE: &str = "output/results.tgz";
 
 /// Runs the command.
 pub(super) fn run(args: &GetResults) -> anyhow::Result<ExitCode> {
@@ -40,8 +40,12 @@ pub(super) fn run(args: &GetResults) -> anyhow::Result<ExitCode> {
         bail!("{name} has no results of a job that is done{advice}");
     };
     let length = host.length(Path::new(ARCHIVE))?;
-    let length =
-        length.with_context(|| format!("{name} has no {ARCHIVE}; its receiver was ended while it packed"))?;
+    let length = length.with_context(|| {
+        format!(
+            "{name} has no {ARCHIVE}: it is being packed, or its receiver was ended while it packed; then cargo xtask \
+             run-cluster --resume packs it"
+        )
+    })?;
 
     let output = args.output.clone().map_or_else(|| project::default_folder("output"), Ok)?;
     project::make_folder(&output)?;

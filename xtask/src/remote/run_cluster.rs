@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use supervisor::protocol::{FOLDER, Request};
 use wire::results::Summary;
 
+use super::get_results::ARCHIVE;
 use super::{SHORT, all, command_all, each, load, lock_all, python, status_of, stop_all};
 use crate::cluster::{self, Hosts, Input, Job, LostSight};
 use crate::commands::remote::RunCluster;
@@ -94,10 +95,10 @@ fn run_until_done(args: &RunCluster, start: Instant, is_started: &mut bool) -> a
     all(each(&hosts, |host| ensure_right_application(host, &inventory)))?;
     let initializer = hosts.iter().find(|host| host.entry().name == inventory.machines[0]);
     let initializer = initializer.context("the inventory has no initializer")?;
-    let description = if args.resume {
+    let (description, is_done) = if args.resume {
         recall(metrics, &inventory)?
     } else {
-        describe_new(args, &inventory, metrics, initializer)?
+        (describe_new(args, &inventory, metrics, initializer)?, false)
     };
     let token = cluster::make_token()?;
     interrupt::check()?;
@@ -131,11 +132,15 @@ fn run_until_done(args: &RunCluster, start: Instant, is_started: &mut bool) -> a
         workers,
         environment: BTreeMap::from([("PYTHONPATH".to_owned(), PYTHON_PATH.to_owned())]),
         results: "output/results.log".into(),
-        archive: Some("output/results.tgz".into()),
+        archive: Some(ARCHIVE.into()),
         run_folder: "run".into(),
         token,
         token_file: "run/token".into(),
     };
+    if is_done {
+        let packing = end(&hosts, cluster::pack(&job, metrics))?;
+        return conclude(metrics, None, Some(packing), start);
+    }
     let outcome = cluster::run(&job, &Hosts { metrics, classifiers });
     let times = end(&hosts, outcome)?;
     conclude(metrics, Some(times.forming), Some(times.packing), start)
@@ -198,9 +203,12 @@ fn describe_new(
     Ok(Description { input, classifier, box_args, workers: usize::from(args.job.workers), app, packages })
 }
 
-/// The last job, from the metrics host.
-fn recall(metrics: &Ssh, inventory: &Inventory) -> anyhow::Result<Description> {
-    if let Some(summary) = status_of(metrics)?.summary {
+/// The last job, from the metrics host; and whether it is done but for the packing of its results.
+fn recall(metrics: &Ssh, inventory: &Inventory) -> anyhow::Result<(Description, bool)> {
+    let summary = status_of(metrics)?.summary;
+    if let Some(summary) = &summary
+        && is_packed(metrics)?
+    {
         bail!(
             "the last job is done, with {} rows; fetch its results with: cargo xtask get-results",
             ui::count(summary.rows)
@@ -214,7 +222,12 @@ fn recall(metrics: &Ssh, inventory: &Inventory) -> anyhow::Result<Description> {
         "the application is another one than the one that the last job was begun with, and might give other results; start the \
          job anew, without --resume"
     );
-    Ok(description)
+    Ok((description, summary.is_some()))
+}
+
+/// Whether the results can be fetched; the archive is there when it is whole.
+fn is_packed(metrics: &Ssh) -> anyhow::Result<bool> {
+    Ok(metrics.length(Path::new(ARCHIVE))?.is_some())
 }
 
 fn recall_if_there(metrics: &Ssh) -> anyhow::Result<Option<Description>> {

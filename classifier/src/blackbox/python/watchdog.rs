@@ -14,6 +14,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 const STOPPED_TIME: Duration = Duration::from_secs(2);
 
 /// The watchdog of one process.
+#[derive(Default)]
 pub(super) struct Watchdog {
     state: Mutex<State>,
     changed: Condvar,
@@ -50,14 +51,13 @@ impl fmt::Display for Reason {
 
 impl Watchdog {
     /// Watches over a process, which may have so many MiB of memory.
-    pub(super) fn start(child: Arc<Mutex<Child>>, most_memory: u64) -> anyhow::Result<Arc<Self>> {
-        let watchdog = Arc::new(Self { state: Mutex::default(), changed: Condvar::new() });
-        let watching = Arc::clone(&watchdog);
+    pub(super) fn start(self: &Arc<Self>, child: Arc<Mutex<Child>>, most_memory: u64) -> anyhow::Result<()> {
+        let watching = Arc::clone(self);
         std::thread::Builder::new()
             .name("python watchdog".into())
             .spawn(move || watching.watch(&child, most_memory))
             .context("starting a thread")?;
-        Ok(watchdog)
+        Ok(())
     }
 
     fn watch(&self, child: &Mutex<Child>, most_memory: u64) {

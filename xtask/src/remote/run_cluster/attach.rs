@@ -6,10 +6,9 @@ use std::time::Instant;
 use anyhow::{Context, bail, ensure};
 use supervisor::protocol::{Reply, Request, Status};
 
-use super::{conclude, end, recall_if_there};
-use crate::cluster::{self, Found, Watched};
+use super::{conclude, end, is_packed, recall_if_there};
+use crate::cluster::{self, Found, Program, Watched};
 use crate::commands::remote::RunCluster;
-use crate::host::Host;
 use crate::host::ssh::Ssh;
 use crate::hosts::Inventory;
 use crate::remote::{SHORT, command, each, end_on_interrupt, load, lock_all, status_of};
@@ -39,6 +38,10 @@ pub(super) fn run(args: &RunCluster) -> anyhow::Result<ExitCode> {
     let metrics = hosts.first().context("the inventory has no hosts")?;
     let statuses: Vec<Status> = hosts.iter().map(status_of).collect::<anyhow::Result<_>>()?;
     if statuses[0].summary.is_some() && !is_running(&statuses[0], "receiver") {
+        ensure!(
+            is_packed(metrics)?,
+            "the job is done, and its receiver was ended while it packed the results; cargo xtask run-cluster --resume packs them"
+        );
         return conclude(metrics, None, None, start);
     }
     ensure_runs(metrics, &statuses[0])?;
@@ -57,7 +60,6 @@ fn ensure_runs(metrics: &Ssh, status: &Status) -> anyhow::Result<()> {
     let Some(receiver) = status.programs.iter().find(|program| program.name == "receiver") else {
         bail!("there is no job on the hosts; start one with: cargo xtask run-cluster");
     };
-    // Between two lives it does not run, either.
     let Some(end) = receiver.end.as_ref().filter(|_| receiver.running.is_none()) else { return Ok(()) };
     let tail = metrics.request(&Request::Tail { name: "receiver".into(), lines: LAST_LINES }, SHORT)?;
     let Reply::Lines(lines) = tail else { bail!("the supervisor answered {tail:?}") };
@@ -74,11 +76,13 @@ fn find<'a>(inventory: &Inventory, hosts: &'a [Ssh], statuses: &[Status]) -> any
     let mut found = Found::new();
     for (host, status) in hosts.iter().zip(statuses) {
         for program in &status.programs {
-            found.push((program.name.clone(), host as &dyn Host, host.watch(&program.name)?));
+            let watched = Program::new(&program.name, host, host.watch(&program.name)?);
+            let has_failed = program.end.as_ref().is_some_and(|end| !end.success);
+            found.push(if has_failed { watched.failed_unseen() } else { watched });
         }
     }
-    found.sort_by_key(|(name, ..)| name != "receiver");
-    let is_there = found.first().is_some_and(|(name, ..)| name == "receiver");
+    found.sort_by_key(|program| program.name() != "receiver");
+    let is_there = found.first().is_some_and(|program| program.name() == "receiver");
     ensure!(is_there, "there is no receiver on {}", inventory.metrics);
     Ok(found)
 }
