@@ -24,12 +24,12 @@ use anyhow::Context;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use wire::net::Reserved;
-use wire::program::{LIFELINE, Ready, WATCHED};
+use wire::program::{LIFELINE, Ready, SIGN_OF_LIFE, WATCHED};
 
 use restart::{Ended, Restarts};
 
-/// A program gives a sign of life twice a second; after this long without one it is taken to be dead.
-const SILENCE: Duration = Duration::from_secs(3);
+/// So many signs of life of a program may be missing in a row; with the next one it is taken to be dead.
+const MOST_MISSED: u32 = 5;
 /// How long a program that was killed may take to be gone.
 const KILL_TIME: Duration = Duration::from_secs(10);
 
@@ -232,12 +232,19 @@ impl Keeper {
         let keeper = self.clone();
         let watch = move || {
             let mut signs = [0; 64];
-            let mut limit = None;
+            let (mut limit, mut missed) = (None, 0);
             while lifeline.set_read_timeout(limit).is_ok() {
+                let start = Instant::now();
                 match lifeline.read(&mut signs) {
                     Ok(0) => return,
-                    Ok(_) => limit = Some(SILENCE),
+                    Ok(_) => (limit, missed) = (Some(SIGN_OF_LIFE), 0),
                     Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    // When this thread was late, too, it was the machine that stood still.
+                    Err(error)
+                        if error.kind() == ErrorKind::WouldBlock && start.elapsed() >= 2 * SIGN_OF_LIFE => {}
+                    Err(error) if error.kind() == ErrorKind::WouldBlock && missed < MOST_MISSED => {
+                        missed += 1;
+                    }
                     Err(error) if error.kind() == ErrorKind::WouldBlock => return keeper.kill(watched),
                     Err(_) => return,
                 }

@@ -23,8 +23,10 @@ use watchdog::{Reason, Watchdog};
 const RUNNER: &str = include_str!("runner.py");
 /// How long the interpreter and the user's module may take to load.
 const START_TIME: Duration = Duration::from_secs(120);
-/// How long a new process is tried to be had in place of one that is gone, and the longest pause between tries.
+/// How long a new process is tried to be had in place of one that is gone; how often at least, if that takes longer; and the
+/// longest pause between tries.
 const RESTART_TIME: Duration = Duration::from_secs(30);
+const LEAST_TRIES: u32 = 5;
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// Longer lines of its standard error are broken.
 const LONGEST_LINE: u64 = 16 << 10;
@@ -119,13 +121,14 @@ impl Python {
     /// is no fault of any record.
     fn restart(&self) -> Result<Process, BoxError> {
         let deadline = Instant::now() + RESTART_TIME;
-        let mut pause = Duration::from_millis(50);
+        let (mut pause, mut tries) = (Duration::from_millis(50), 0);
         loop {
+            tries += 1;
             let error = match Process::start(&self.settings) {
                 Ok(process) => return Ok(process),
                 Err(error) => error,
             };
-            if Instant::now() + pause >= deadline {
+            if tries >= LEAST_TRIES && Instant::now() + pause >= deadline {
                 return Err(BoxError { message: format!("{error:#}"), verdict: Verdict::NotTried });
             }
             wire::say!("classifier: {error:#}; trying again");
