@@ -239,13 +239,13 @@ impl Keeper {
                     Ok(0) => return,
                     Ok(_) => (limit, missed) = (Some(SIGN_OF_LIFE), 0),
                     Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                    // When this thread was late, too, it was the machine that stood still.
-                    Err(error)
-                        if error.kind() == ErrorKind::WouldBlock && start.elapsed() >= 2 * SIGN_OF_LIFE => {}
-                    Err(error) if error.kind() == ErrorKind::WouldBlock && missed < MOST_MISSED => {
-                        missed += 1;
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                        // When this thread was late, too, it was the machine that stood still.
+                        missed += u32::from(start.elapsed() < 2 * SIGN_OF_LIFE);
+                        if missed > MOST_MISSED {
+                            return keeper.kill(watched);
+                        }
                     }
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => return keeper.kill(watched),
                     Err(_) => return,
                 }
             }

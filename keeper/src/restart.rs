@@ -89,7 +89,7 @@ mod tests {
             for _ in 1..MOST_UNREADY {
                 assert!(restarts.next(Ended::Killed, false, SECOND).is_some());
             }
-            assert_eq!(restarts.next(Ended::Killed, true, SHORT), Some(PAUSE));
+            assert_eq!(restarts.next(Ended::Killed, false, SHORT), Some(PAUSE));
         }
     }
 

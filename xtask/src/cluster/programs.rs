@@ -271,8 +271,8 @@ impl<'a> Programs<'a> {
                 bar.show(&now);
             }
             // Other hosts may be lost for good: the job goes on without them.
-            let away: Vec<_> = self.running.iter().map(|program| program.host.away()).collect();
-            if away.first().is_some_and(|receivers| *receivers >= Some(SIGHT_TIME)) {
+            let receivers = self.running.first().and_then(|receiver| receiver.host.away());
+            if receivers >= Some(SIGHT_TIME) {
                 self.running.iter_mut().for_each(|program| program.running.leave());
                 break Err(LostSight(metrics.name().to_owned()).into());
             }
