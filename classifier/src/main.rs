@@ -187,19 +187,17 @@ fn main() -> ExitCode {
     outcome.unwrap_or_else(|error| wire::program::failure("classifier", &error))
 }
 
-/// A panic on any thread ends the process: timely is fail-stop, and a process that has lost a thread would leave
-/// all others waiting. (Release builds abort anyway; this also says why in words.)
+/// A panic on any thread ends the process: timely is fail-stop, and a process that has lost a thread would leave all others
+/// waiting. One of timely's own says that another process is lost.
 fn end_on_panic() {
-    let report = std::panic::take_hook();
+    wire::program::end_on_panic();
+    let end = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         let message = panic.payload_as_str().unwrap_or_default();
-        match message.strip_prefix("timely communication error: ") {
-            Some(error) => {
-                classifier::leave_generation(format_args!("lost another process of the cluster: {error}"))
-            }
-            None => report(panic),
+        if let Some(error) = message.strip_prefix("timely communication error: ") {
+            classifier::leave_generation(format_args!("lost another process of the cluster: {error}"))
         }
-        std::process::exit(101);
+        end(panic);
     }));
 }
 

@@ -24,7 +24,7 @@ use anyhow::Context;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use wire::net::Reserved;
-use wire::program::{LIFELINE, Ready, SIGN_OF_LIFE, WATCHED};
+use wire::program::{LIFELINE, PANICKED, Ready, SIGN_OF_LIFE, TEMPORARY, WATCHED};
 
 use restart::{Ended, Restarts};
 
@@ -313,16 +313,11 @@ fn reserve_ports(ready_file: &Path, ports: &mut BTreeMap<SocketAddr, Reserved>) 
 fn ended(status: ExitStatus) -> Ended {
     match (status.code(), status.signal()) {
         (Some(0), _) => Ended::Well,
-        (Some(code), _) if code == i32::from(wire::program::TEMPORARY) || code == PANICKED => {
-            Ended::Temporarily
-        }
+        (Some(code), _) if [TEMPORARY, PANICKED].map(i32::from).contains(&code) => Ended::Temporarily,
         (None, Some(_)) => Ended::Killed,
         _ => Ended::Badly,
     }
 }
-
-/// The exit code of a Rust program that panicked.
-const PANICKED: i32 = 101;
 
 /// When a file was last written; programs replace their ready files.
 fn changed_at(path: &Path) -> Option<(u64, SystemTime)> {

@@ -61,6 +61,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
+    wire::program::end_on_panic();
     wire::program::heed_lifeline("receiver");
     run(Args::parse()).unwrap_or_else(|error| wire::program::failure("receiver", &error))
 }

@@ -57,6 +57,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
+    wire::program::end_on_panic();
     wire::program::heed_lifeline("sender");
     match run(Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,

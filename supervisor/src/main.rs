@@ -29,6 +29,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    wire::program::end_on_panic();
     match run(Args::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => wire::program::failure("supervisor", &error),

@@ -5,6 +5,7 @@
 mod backpressure;
 mod bad_input;
 mod bad_peers;
+mod builds;
 mod cloud;
 mod cloud_faults;
 mod cloud_kills;

@@ -174,6 +174,18 @@ impl std::fmt::Display for Temporary {
     }
 }
 
+/// The exit code of a Rust program whose main thread panicked.
+pub const PANICKED: u8 = 101;
+
+/// From now on a panic on any thread ends this process at once, so that a peer never waits for a half-dead one.
+pub fn end_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::exit(PANICKED.into());
+    }));
+}
+
 /// The longest time that a program can be told to wait: ten years, in seconds.
 pub const LONGEST_WAIT: u64 = 10 * 365 * 24 * 3600;
 

@@ -59,6 +59,7 @@ fn command() -> clap::Command {
 
 /// Runs the command that the process's arguments say.
 pub fn run() -> ExitCode {
+    wire::program::end_on_panic();
     // As a step of another command.
     wire::program::heed_lifeline("cargo xtask");
     let words = match options::from_make(std::env::args_os(), &Args::command()) {

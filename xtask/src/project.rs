@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
-use xshell::{Shell, cmd};
 
 use crate::ui;
 
@@ -56,8 +55,7 @@ pub(crate) fn build_programs() -> anyhow::Result<PathBuf> {
 #[cfg(feature = "remote")]
 pub(crate) fn build_static_programs() -> anyhow::Result<Option<PathBuf>> {
     let musl = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
-    let shell = Shell::new()?;
-    let installed = cmd!(shell, "rustup target list --installed").quiet().ignore_stderr().read();
+    let installed = duct::cmd!("rustup", "target", "list", "--installed").stderr_null().read();
     let can = installed.is_ok_and(|targets| targets.lines().any(|target| target == musl));
     if can { build(&PACKAGES, &[], Some(&musl)).map(Some) } else { Ok(None) }
 }
@@ -72,53 +70,33 @@ pub(crate) fn build_self(feature: &str) -> anyhow::Result<PathBuf> {
     Ok(folder.join(program))
 }
 
-/// Has clippy look at this program with what a feature adds, and denies its warnings. As a build, and not as a check: the libraries
-/// of the feature are then built once, for this and for [`build_self`].
-pub(crate) fn lint_self(feature: &str) -> anyhow::Result<()> {
-    let program = format!("xtask-{feature}");
-    let driver = cargo().with_file_name("clippy-driver").display().to_string();
-    // What `cargo clippy` itself tells cargo and the driver.
-    let environment =
-        [("RUSTC_WORKSPACE_WRAPPER", driver), ("CLIPPY_ARGS", format!("-D{CLIPPY_SPACE}warnings"))];
-    build_with(&["xtask"], &["--features", feature, "--bin", &program], None, &environment).map(drop)
-}
-
-/// Stands between the driver's arguments.
-const CLIPPY_SPACE: &str = "__CLIPPY_HACKERY__";
-
-fn build(packages: &[&str], more: &[&str], target: Option<&str>) -> anyhow::Result<PathBuf> {
-    build_with(packages, more, target, &[])
-}
-
-fn build_with(
-    packages: &[&str],
-    more: &[&str],
-    target: Option<&str>,
-    environment: &[(&str, String)],
-) -> anyhow::Result<PathBuf> {
-    let release = release_folder()?;
-    let target_folder = release.parent().context("the release folder has no parent")?;
-    let shell = Shell::new()?;
-    shell.change_dir(root()?);
-    let cargo = cargo();
-    let flags: Vec<_> = packages.iter().flat_map(|package| ["--package", package]).collect();
-    let triple: Vec<_> = target.iter().flat_map(|target| ["--target", target]).collect();
-    let words = [flags, more.to_vec(), triple].concat();
-    ui::echo(&format!("cargo build --release {}", words.join(" ")));
-    let mut command = cmd!(shell, "{cargo} build --release --target-dir {target_folder} {words...}");
+/// A call of cargo, which is printed.
+pub(crate) fn cargo_with(words: &[&str]) -> duct::Expression {
+    ui::echo(&format!("cargo {}", words.join(" ")));
+    let mut call = duct::cmd(cargo(), words);
     // What cargo has told this program about itself; build scripts of C libraries run again when they see it change.
     for (name, _) in std::env::vars_os() {
         if name
             .to_str()
             .is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_"))
         {
-            command = command.env_remove(name);
+            call = call.env_remove(name);
         }
     }
-    for (name, value) in environment {
-        command = command.env(name, value);
-    }
-    command.quiet().run().with_context(|| format!("building {}", packages.join(", ")))?;
+    call
+}
+
+fn build(packages: &[&str], more: &[&str], target: Option<&str>) -> anyhow::Result<PathBuf> {
+    let release = release_folder()?;
+    let target_folder = release.parent().context("the release folder has no parent")?;
+    let flags: Vec<_> = packages.iter().flat_map(|package| ["--package", package]).collect();
+    let triple: Vec<_> = target.iter().flat_map(|target| ["--target", target]).collect();
+    let words = [&["build", "--release"], &flags[..], more, &triple].concat();
+    cargo_with(&words)
+        .dir(root()?)
+        .env("CARGO_TARGET_DIR", target_folder)
+        .run()
+        .with_context(|| format!("building {}", packages.join(", ")))?;
     let folder = match target {
         Some(target) => target_folder.join(target).join("release"),
         None => release,

@@ -33,37 +33,28 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     install_python(&shell)?;
     install_programs(&shell);
     let mut failed = Vec::new();
+    let mut lints = Lints::Shown;
     if args.filter.is_none() {
-        let cargo = project::cargo();
-        let checks = [
-            ("the format check", "cargo fmt --all --check", cmd!(shell, "{cargo} fmt --all --check")),
-            (
-                "the fuzz targets' format check",
-                "cargo fmt --manifest-path fuzz/Cargo.toml --check",
-                cmd!(shell, "{cargo} fmt --manifest-path fuzz/Cargo.toml --check"),
-            ),
-            (
-                "clippy",
-                "cargo clippy --workspace --all-targets -- -D warnings",
-                cmd!(shell, "{cargo} clippy --workspace --all-targets -- -D warnings"),
-            ),
-            (
-                "clippy for other hosts",
-                "cargo clippy --package xtask --all-targets --features remote -- -D warnings",
-                cmd!(shell, "{cargo} clippy --package xtask --all-targets --features remote -- -D warnings"),
-            ),
-        ];
-        for (name, words, check) in checks {
-            ui::echo(words);
-            if check.quiet().run().is_err() {
-                failed.push(name);
+        for words in
+            [&["fmt", "--all", "--check"][..], &["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"]]
+        {
+            if project::cargo_with(words).run().is_err() {
+                failed.push("the format check");
             }
         }
-        if project::lint_self("aws").is_err() {
-            failed.push("clippy for the cloud");
+        // First, since it builds all dependencies at once: none need wait for the largest.
+        match cargo_test(Lints::Denied, &["--no-run"]).run() {
+            Ok(_) => lints = Lints::Denied,
+            // Or the compiler, which the tests then say.
+            Err(_) => failed.push("clippy"),
         }
     }
-    let mut counts = run_tests(args.filter.as_deref())?;
+    // Built before the tests, which would otherwise build them while the first of them waits.
+    project::build_programs()?;
+    for feature in ["remote", "aws"] {
+        project::build_self(feature)?;
+    }
+    let mut counts = run_tests(lints, args.filter.as_deref())?;
     fuzz::run(&shell, args.filter.as_deref(), &mut counts)?;
     for reason in skipped_tests()? {
         ui::data(&format!("skipped: {reason}"));
@@ -162,20 +153,27 @@ impl Counts {
     }
 }
 
+/// What becomes of clippy's warnings, and the compiler's.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Lints {
+    Shown,
+    Denied,
+}
+
+/// `cargo test`, with all features. The tests are built with clippy in the compiler's place, so that what is linted is built only
+/// once; see `.cargo/tests.toml`.
+fn cargo_test(lints: Lints, more: &[&str]) -> duct::Expression {
+    let words = "test --release --config .cargo/tests.toml --workspace --features xtask/aws --no-fail-fast";
+    let words: Vec<_> = words.split(' ').chain(more.iter().copied()).collect();
+    let denied = if lints == Lints::Denied { "-Dwarnings" } else { "" };
+    project::cargo_with(&words).env("CLIPPY_ARGS", denied)
+}
+
 /// Runs all tests, unit, end to end and in documentation, and counts them.
-fn run_tests(filter: Option<&str>) -> anyhow::Result<Counts> {
+fn run_tests(lints: Lints, filter: Option<&str>) -> anyhow::Result<Counts> {
     wire::program::remove_if_there(Path::new(SKIPPED))?;
-    // Built before the tests, which would otherwise build them while the first of them waits.
-    project::build_programs()?;
-    for feature in ["remote", "aws"] {
-        project::build_self(feature)?;
-    }
-    // Not the AWS SDK, which would take minutes to be built once more; its part is tested from outside.
-    let mut words = vec!["test", "--workspace", "--features", "xtask/remote", "--no-fail-fast"];
-    words.extend(filter);
-    ui::echo(&format!("cargo {}", words.join(" ")));
     let skipped = std::env::current_dir()?.join(SKIPPED);
-    let tests = duct::cmd(project::cargo(), words).env("SKIPPED_TESTS", skipped).unchecked();
+    let tests = cargo_test(lints, filter.as_slice()).env("SKIPPED_TESTS", skipped).unchecked();
     let output = tests.reader().context("starting the tests")?;
     let mut counts = Counts::default();
     for line in BufReader::new(&output).lines() {

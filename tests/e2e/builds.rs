@@ -1,0 +1,43 @@
+//! What is built for one command serves the others.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+
+/// The features that each dependency has when these packages are built.
+fn features(selection: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let mut tree = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    tree.args(["tree", "--locked", "--no-dedupe", "--prefix", "none", "--format", "{p}|{f}"]);
+    let output = tree.args(selection.split(' ')).current_dir(tests::root()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut found = BTreeMap::<_, BTreeSet<_>>::new();
+    for line in std::str::from_utf8(&output.stdout).unwrap().lines() {
+        // Those of the project itself have a path; they are built for each command as it needs them.
+        if let Some((package, features)) = line.split_once('|')
+            && !package.contains(" (/")
+        {
+            let package = package.trim_end_matches(" (proc-macro)");
+            found.entry(package.to_owned()).or_default().insert(features.to_owned());
+        }
+    }
+    found
+}
+
+/// Another set of features would have cargo build the dependency once more, and all that depends on it: minutes, for hosts from EC2.
+#[test]
+fn dependencies_have_the_same_features_in_all_builds() {
+    let all = features("--workspace --features xtask/aws --edges normal,build,dev");
+    assert!(all.len() > 200, "{all:?}");
+    for selection in [
+        "--package xtask",
+        "--package sender --package classifier --package receiver --package supervisor",
+        "--package xtask --features remote",
+        "--package xtask --features aws",
+    ] {
+        let other: Vec<_> = features(&format!("{selection} --edges normal,build"))
+            .into_iter()
+            .filter(|(package, features)| !features.is_subset(&all[package]))
+            .map(|(package, features)| format!("{package}: {features:?}, in all {:?}", all[&package]))
+            .collect();
+        assert!(other.is_empty(), "with {selection}; see workspace-hack/Cargo.toml:\n{}", other.join("\n"));
+    }
+}
