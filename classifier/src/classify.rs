@@ -132,7 +132,7 @@ impl Classifier {
         match (records, error.verdict) {
             (_, Verdict::NotTried) => return Err(error),
             // It may have been the machine that stood still. Of several records, none is judged by this try alone.
-            (_, Verdict::Open) | ([_], Verdict::Hung) if first => {
+            (_, Verdict::Open) | ([_], Verdict::Hung) if first && (!hung || search.hung <= MOST_HANGS) => {
                 self.attempt(header, records, results, rejects, search, false)?;
             }
             ([(row, record)], _) => {
@@ -150,8 +150,10 @@ impl Classifier {
             }
             _ => {
                 let (left, right) = records.split_at(records.len() / 2);
-                self.attempt(header, left, results, rejects, search, false)?;
-                self.attempt(header, right, results, rejects, search, false)?;
+                for half in [left, right] {
+                    // Alone, a record has a second try, as in a batch of its own.
+                    self.attempt(header, half, results, rejects, search, half.len() == 1)?;
+                }
             }
         }
         Ok(())

@@ -18,7 +18,7 @@ use anyhow::{Context, anyhow, bail, ensure};
 use bytes::Bytes;
 use timely::scheduling::SyncActivator;
 use wire::door::{self, Visitor};
-use wire::frame::{DEFAULT_LIMIT, EOT, FrameReader, RunEnd};
+use wire::frame::{DEFAULT_LIMIT, EOT, FrameError, FrameReader, RunEnd};
 use wire::opening::{self, OPENING_LIMIT, OPENING_TIME, Refusal, SenderOpening, SourceAnswer};
 use wire::program::Temporary;
 use wire::token::Token;
@@ -273,7 +273,10 @@ impl Shared {
             }
         };
         voice.say(&SourceAnswer::NextRow(turn.next_row))?;
-        let header = reader.next_frame_within(OPENING_TIME).context(Temporary("waiting for the header"))?;
+        let header = reader.next_frame_within(OPENING_TIME).map_err(|error| match error {
+            FrameError::Deadline { .. } => anyhow!(error).context(Temporary("waiting for the header")),
+            error => anyhow!(error),
+        })?;
         let header = header.context("it left before the CSV's header")?;
         self.check_header(&header)?;
         self.take_rows(reader, &header, &turn)?;

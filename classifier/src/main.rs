@@ -230,6 +230,10 @@ fn run(args: &Args) -> anyhow::Result<()> {
     let was_member = before.as_ref().is_some_and(formed);
     let before = before.unwrap_or_default();
     let boxes = make_boxes(args, was_member)?;
+    // One that has no box must not join again: each of its short lives would cost all others one of theirs.
+    while was_member && !boxes.is_finished() {
+        std::thread::sleep(Duration::from_millis(20));
+    }
     // A port that the ready file names is kept between the lives of this process, for those that take it again.
     let was_at = before.addresses.get("data").copied();
     let data = net::listen_again("data connections", was_at, &args.my_data, args.when_taken())?;

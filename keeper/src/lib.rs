@@ -30,6 +30,8 @@ use restart::{Ended, Restarts};
 
 /// So many signs of life of a program may be missing in a row; with the next one it is taken to be dead.
 const MOST_MISSED: u32 = 5;
+/// So many that are missed when the keeper was late itself count as one.
+const LATE_COUNT: u32 = 4;
 /// How long a program that was killed may take to be gone.
 const KILL_TIME: Duration = Duration::from_secs(10);
 
@@ -240,9 +242,9 @@ impl Keeper {
                     Ok(_) => (limit, missed) = (Some(SIGN_OF_LIFE), 0),
                     Err(error) if error.kind() == ErrorKind::Interrupted => {}
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                        // When this thread was late, too, it was the machine that stood still.
-                        missed += u32::from(start.elapsed() < 2 * SIGN_OF_LIFE);
-                        if missed > MOST_MISSED {
+                        // When this thread was late, too, it was rather the machine that stood still.
+                        missed += if start.elapsed() < 2 * SIGN_OF_LIFE { LATE_COUNT } else { 1 };
+                        if missed > MOST_MISSED * LATE_COUNT {
                             return keeper.kill(watched);
                         }
                     }

@@ -32,6 +32,7 @@ pub enum Ended {
 pub struct Restarts {
     short: u32,
     unready: u32,
+    unready_lives: u32,
     unready_for: Duration,
 }
 
@@ -43,8 +44,13 @@ impl Restarts {
         }
         self.short = if lived < SHORT { self.short + 1 } else { 0 };
         self.unready = if was_ready || lived >= SHORT { 0 } else { self.unready + 1 };
-        self.unready_for = if was_ready { Duration::ZERO } else { self.unready_for + lived };
-        if self.short >= MOST_SHORT || self.unready >= MOST_UNREADY || self.unready_for >= LONGEST_UNREADY {
+        (self.unready_lives, self.unready_for) = match was_ready {
+            true => (0, Duration::ZERO),
+            false => (self.unready_lives + 1, self.unready_for + lived),
+        };
+        // A single life may wait for as long as the program was told to.
+        let waits_in_vain = self.unready_lives > 1 && self.unready_for >= LONGEST_UNREADY;
+        if self.short >= MOST_SHORT || self.unready >= MOST_UNREADY || waits_in_vain {
             return None;
         }
         Some((PAUSE * (1 << self.unready.min(10))).min(LONGEST_PAUSE))
@@ -99,5 +105,6 @@ mod tests {
         let mut lives = |was_ready| restarts.next(Ended::Temporarily, was_ready, 180 * SECOND).is_some();
         assert!((0..19).all(|_| lives(false)) && lives(true));
         assert!((0..19).all(|_| lives(false)) && !lives(false));
+        assert!(Restarts::default().next(Ended::Killed, false, 2 * LONGEST_UNREADY).is_some());
     }
 }

@@ -23,8 +23,8 @@ use watchdog::{Reason, Watchdog};
 const RUNNER: &str = include_str!("runner.py");
 /// How long the interpreter and the user's module may take to load.
 const START_TIME: Duration = Duration::from_secs(120);
-/// How long a new process is tried to be had in place of one that is gone; how often at least, if that takes longer; and the
-/// longest pause between tries.
+/// How long a new process is tried to be had in place of one that is gone; how often at least, if that takes longer, but for no
+/// more than [`START_TIME`] besides; and the longest pause between tries.
 const RESTART_TIME: Duration = Duration::from_secs(30);
 const LEAST_TRIES: u32 = 5;
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
@@ -128,7 +128,8 @@ impl Python {
                 Ok(process) => return Ok(process),
                 Err(error) => error,
             };
-            if tries >= LEAST_TRIES && Instant::now() + pause >= deadline {
+            let now = Instant::now();
+            if now + pause >= deadline && (tries >= LEAST_TRIES || now >= deadline + START_TIME) {
                 return Err(BoxError { message: format!("{error:#}"), verdict: Verdict::NotTried });
             }
             wire::say!("classifier: {error:#}; trying again");

@@ -217,6 +217,12 @@ impl FakeMember {
                 other => assert_eq!(other, ControlMessage::Heartbeat),
             }
         };
+        let beating = control.try_clone().unwrap();
+        std::thread::spawn(move || {
+            while opening::send_json(&beating, &ControlMessage::Heartbeat).is_ok() {
+                std::thread::sleep(std::time::Duration::from_millis(500));
+            }
+        });
         Self { folder, _receiver: receiver, initializer, control, generation }
     }
 
