@@ -41,3 +41,14 @@ fn dependencies_have_the_same_features_in_all_builds() {
         assert!(other.is_empty(), "with {selection}; see workspace-hack/Cargo.toml:\n{}", other.join("\n"));
     }
 }
+
+/// Cargo would take no notice of one that is missing.
+#[test]
+fn all_crates_are_tested_with_overflow_checks() {
+    let read = |file: &str| std::fs::read_to_string(tests::root().join(file)).unwrap();
+    let (manifest, config) = (read("Cargo.toml"), read(".cargo/tests.toml"));
+    let members = manifest.lines().find_map(|line| line.strip_prefix("members = ")).unwrap();
+    for name in members.split('"').skip(1).step_by(2).filter(|name| *name != "workspace-hack") {
+        assert!(config.contains(&format!("\n{name} = {{ ")), "{name} is not in .cargo/tests.toml");
+    }
+}

@@ -431,7 +431,9 @@ fn a_job_goes_on_where_it_was_stopped_and_is_watched_to_its_end() {
 fn results_that_could_not_be_packed_are_packed_later() {
     let Some(stack) = Stack::new("results_that_could_not_be_packed_are_packed_later", "2") else { return };
     stack.up(&[]);
-    let mut job = stack.start("run-cluster", &["INPUT_LINES=20000", "--classifier", "sleep:1000"]);
+    // For twenty seconds, in which the obstacle is made.
+    let args = ["INPUT_LINES=20000", "--classifier", "sleep:1000", "--workers", "1"];
+    let mut job = stack.start("run-cluster", &args);
     let output = stack.lab.folder().join("h1/home/.provisioned-classifier/output");
     eventually("the job to begin", || output.join("results.checkpoint").exists().then_some(()));
     let obstacle = output.join("results.tgz");

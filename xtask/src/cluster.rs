@@ -102,7 +102,7 @@ pub(crate) struct Hosts<'a> {
 /// # Errors
 /// When one of its programs fails, with its last lines; or somebody interrupts.
 pub(crate) fn run(job: &Job, hosts: &Hosts<'_>) -> anyhow::Result<Times> {
-    let mut programs = Programs { running: Vec::new() };
+    let mut programs = Programs { running: Vec::new(), has_begun: false };
     let results = start_receiver(&mut programs, job, hosts.metrics)?;
 
     let forming = Instant::now();
@@ -176,7 +176,7 @@ fn token_args(job: &Job) -> [String; 2] {
 #[cfg(feature = "remote")]
 pub(crate) fn pack(job: &Job, metrics: &dyn Host) -> anyhow::Result<Duration> {
     let start = Instant::now();
-    let mut programs = Programs { running: Vec::new() };
+    let mut programs = Programs { running: Vec::new(), has_begun: false };
     let results = start_receiver(&mut programs, job, metrics)?;
     let watched = Watched { rows: None, packs: true, token: Some(&job.token) };
     programs.watch(metrics, &results, &watched)?;
@@ -197,7 +197,7 @@ pub(crate) fn attach(
     found: Found<'_>,
     watched: &Watched<'_>,
 ) -> anyhow::Result<Duration> {
-    let mut programs = Programs { running: found };
+    let mut programs = Programs { running: found, has_begun: true };
     let results = programs.await_address(0, "results")?;
     programs.watch(metrics, &results, watched)
 }

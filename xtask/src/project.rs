@@ -1,5 +1,6 @@
 //! The project's folder, and the programs built from it.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
@@ -36,8 +37,8 @@ pub(crate) fn default_folder(name: &str) -> anyhow::Result<PathBuf> {
 }
 
 /// The cargo that runs this command, or the one on the path.
-pub(crate) fn cargo() -> PathBuf {
-    std::env::var_os("CARGO").map_or_else(|| "cargo".into(), PathBuf::from)
+pub(crate) fn cargo() -> OsString {
+    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
 }
 
 /// Where this command was built, and where it builds the programs: cargo's release folder.

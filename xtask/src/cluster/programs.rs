@@ -71,6 +71,8 @@ impl std::error::Error for LostSight {}
 /// The programs of a job that were started.
 pub(super) struct Programs<'a> {
     pub(super) running: Vec<Program<'a>>,
+    /// It can do without classifiers that were cut off.
+    pub(super) has_begun: bool,
 }
 
 /// A program of a job, and where it runs.
@@ -143,8 +145,10 @@ impl<'a> Programs<'a> {
         let start = Instant::now();
         let mut is_told = false;
         loop {
-            self.check(false)?;
-            if let Some(lost) = self.running.iter().find(|p| p.host.away() >= Some(START_SIGHT_TIME)) {
+            self.check()?;
+            let needed = if self.has_begun { program..=program } else { 0..=self.running.len() - 1 };
+            let mut needed = self.running[needed].iter();
+            if let Some(lost) = needed.find(|p| p.host.away() >= Some(START_SIGHT_TIME)) {
                 bail!("nothing has been heard of {} for {START_SIGHT_TIME:?}", lost.host.name());
             }
             let Program { name, host, .. } = &self.running[program];
@@ -166,9 +170,9 @@ impl<'a> Programs<'a> {
         }
     }
 
-    /// Whether all programs have ended well, but for those that a job that `has_begun` does without. One that has not is an
+    /// Whether all programs have ended well, but for those that a job that has begun does without. One that has not is an
     /// error, with its last words.
-    fn check(&mut self, has_begun: bool) -> anyhow::Result<bool> {
+    fn check(&mut self) -> anyhow::Result<bool> {
         interrupt::check()?;
         for i in 0..self.running.len() {
             let program = &mut self.running[i];
@@ -188,7 +192,7 @@ impl<'a> Programs<'a> {
             }
             if let Some(end) = program.running.try_wait()? {
                 program.state = State::Ended;
-                if !end.success && has_begun && program.was_done_without() {
+                if !end.success && self.has_begun && program.was_done_without() {
                     program.state = State::LeftOut;
                     ui::note(&format!(
                         "{} on {} has ended ({}) since it was cut off; the job goes on without it",
@@ -217,6 +221,9 @@ impl<'a> Programs<'a> {
                 break;
             }
             for (i, program) in self.running.iter_mut().enumerate() {
+                if program.state == State::LeftOut {
+                    continue;
+                }
                 if let Some(end) = program.running.try_wait().ok().flatten().filter(|end| !end.success) {
                     failed.insert(i, end.status);
                 }
@@ -229,6 +236,9 @@ impl<'a> Programs<'a> {
         let mut text = format!("{name} on {} failed ({status})", host.name());
         let mut shown = 0;
         for (i, program) in self.running.iter_mut().enumerate() {
+            if program.state == State::LeftOut {
+                continue;
+            }
             let mut failed = || program.running.try_wait().ok().flatten().is_some_and(|end| !end.success);
             if i != first && (shown == MOST_FAILURES || !failed()) {
                 continue;
@@ -257,12 +267,13 @@ impl<'a> Programs<'a> {
         results: &str,
         watched: &Watched<'_>,
     ) -> anyhow::Result<Duration> {
+        self.has_begun = true;
         let mut bar = JobBar::new(watched.rows);
         let progress = metrics.observe(results, watched.token)?;
         let mut done: Option<Instant> = None;
         let mut all_over: Option<Instant> = None;
         let outcome = loop {
-            match self.check(true) {
+            match self.check() {
                 Ok(true) => break Ok(()),
                 Ok(false) => {}
                 Err(error) => break Err(error),
