@@ -7,8 +7,7 @@ use anyhow::{Context, ensure};
 
 use crate::ui;
 
-/// All programs. They are always built together: apart, they would turn on other features of what they depend on, and build
-/// it anew.
+/// All programs, which are built by one call.
 const PACKAGES: [&str; 4] = ["sender", "classifier", "receiver", "supervisor"];
 /// The programs that a job consists of.
 #[cfg(feature = "remote")]

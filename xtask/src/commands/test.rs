@@ -21,6 +21,10 @@ pub(crate) struct Args {
     filter: Option<String>,
 }
 
+/// How tests are built.
+const TESTS_CONFIG: &str = ".cargo/tests.toml";
+/// What clippy-driver is told in `CLIPPY_ARGS`.
+const DENIED: &str = "-Dwarnings";
 const VENV: &str = "target/venv";
 const REQUIREMENTS: &str = "tests/requirements.txt";
 /// Tests that cannot run here write their reason to this file.
@@ -35,11 +39,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut failed = Vec::new();
     let mut lints = Lints::Shown;
     if args.filter.is_none() {
-        for words in
-            [&["fmt", "--all", "--check"][..], &["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"]]
-        {
+        let formats = [
+            ("the format check", ["fmt", "--check", "--all"].as_slice()),
+            ("the fuzz targets' format check", &["fmt", "--check", "--manifest-path", "fuzz/Cargo.toml"]),
+        ];
+        for (name, words) in formats {
             if project::cargo_with(words).run().is_err() {
-                failed.push("the format check");
+                failed.push(name);
             }
         }
         // First, since it builds all dependencies at once: none need wait for the largest.
@@ -47,6 +53,23 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             Ok(_) => lints = Lints::Denied,
             // Or the compiler, which the tests then say.
             Err(_) => failed.push("clippy"),
+        }
+        // Tests have all features; with fewer, other parts may be left without use.
+        for (name, features) in [("clippy without features", ""), ("clippy for other hosts", "remote")] {
+            let words = [
+                "build",
+                "--release",
+                "--config",
+                TESTS_CONFIG,
+                "--package",
+                "xtask",
+                "--lib",
+                "--features",
+                features,
+            ];
+            if project::cargo_with(&words).env("CLIPPY_ARGS", DENIED).run().is_err() {
+                failed.push(name);
+            }
         }
     }
     // Built before the tests, which would otherwise build them while the first of them waits.
@@ -163,9 +186,9 @@ enum Lints {
 /// `cargo test`, with all features. The tests are built with clippy in the compiler's place, so that what is linted is built only
 /// once; see `.cargo/tests.toml`.
 fn cargo_test(lints: Lints, more: &[&str]) -> duct::Expression {
-    let words = "test --release --config .cargo/tests.toml --workspace --features xtask/aws --no-fail-fast";
-    let words: Vec<_> = words.split(' ').chain(more.iter().copied()).collect();
-    let denied = if lints == Lints::Denied { "-Dwarnings" } else { "" };
+    let words = ["test", "--release", "--config", TESTS_CONFIG, "--workspace", "--features", "xtask/aws"];
+    let words = [&words, &["--no-fail-fast"][..], more].concat();
+    let denied = if lints == Lints::Denied { DENIED } else { "" };
     project::cargo_with(&words).env("CLIPPY_ARGS", denied)
 }
 
