@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::Context;
 use xshell::{Shell, cmd};
 
-use super::{Counts, install_debian_packages};
+use super::{Counts, Limit, install};
 use crate::{project, ui};
 
 /// As in `fuzz/Cargo.toml`.
@@ -24,23 +24,36 @@ const FLAGS: &str = "-Cpasses=sancov-module \
     --cfg fuzzing -Ccodegen-units=1";
 
 /// Builds the targets whose name (`fuzz::TARGET`) contains `filter`, and runs them over their corpus and what comes of it.
-pub(super) fn run(shell: &Shell, filter: Option<&str>, counts: &mut Counts) -> anyhow::Result<()> {
+pub(super) fn run(
+    shell: &Shell,
+    filter: Option<&str>,
+    limit: &Limit,
+    counts: &mut Counts,
+) -> anyhow::Result<()> {
     let wanted = |target: &&str| filter.is_none_or(|filter| format!("fuzz::{target}").contains(filter));
     let chosen: Vec<_> = TARGETS.into_iter().filter(wanted).collect();
     if chosen.is_empty() {
         return Ok(());
     }
-    if let Err(error) = install_compiler(shell) {
-        for target in &chosen {
-            ui::data(&format!("skipped: fuzz::{target}: libFuzzer needs a C++ compiler: {error:#}"));
-        }
-        counts.skipped += chosen.len() as u64;
+    if limit.is_over() {
+        skip(&chosen, &format!("not within {limit}"), counts);
         return Ok(());
     }
-    let folder = build(shell, &chosen)?;
+    if let Err(error) = install_compiler(shell) {
+        skip(&chosen, &format!("libFuzzer needs a C++ compiler: {error:#}"), counts);
+        return Ok(());
+    }
+    let folder = match build(shell, &chosen) {
+        Err(_) if limit.is_over() => {
+            skip(&chosen, &format!("not built within {limit}"), counts);
+            return Ok(());
+        }
+        folder => folder?,
+    };
     for target in chosen {
         match fuzz(shell, &folder, target) {
             Ok(()) => counts.passed += 1,
+            Err(_) if limit.is_over() => skip(&[target], &format!("not within {limit}"), counts),
             Err(error) => {
                 ui::data(&format!("fuzz::{target} has found something: {error:#}"));
                 counts.failed += 1;
@@ -50,12 +63,19 @@ pub(super) fn run(shell: &Shell, filter: Option<&str>, counts: &mut Counts) -> a
     Ok(())
 }
 
+fn skip(targets: &[&str], reason: &str, counts: &mut Counts) {
+    for target in targets {
+        ui::data(&format!("skipped: fuzz::{target}: {reason}"));
+    }
+    counts.skipped += targets.len() as u64;
+}
+
 fn install_compiler(shell: &Shell) -> anyhow::Result<()> {
     // The one that crate cc takes.
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
     let there = || cmd!(shell, "{compiler} --version").quiet().ignore_stdout().ignore_stderr().run();
     if there().is_err() {
-        install_debian_packages(shell, &["g++"])?;
+        install::debian_packages(shell, &["g++"])?;
         there()?;
     }
     Ok(())

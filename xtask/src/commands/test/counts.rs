@@ -1,0 +1,85 @@
+//! How many tests passed, failed and were skipped, from what the test programs print.
+
+/// Tests by outcome.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Counts {
+    pub(super) passed: u64,
+    pub(super) failed: u64,
+    pub(super) skipped: u64,
+    /// Of the test program that runs: how many of its tests have no outcome.
+    open: u64,
+}
+
+impl Counts {
+    /// Adds what a line such as `running 8 tests` or `test records::tests::quotes ... ok` says.
+    pub(super) fn add(&mut self, line: &str) {
+        if let Some(tests) = line.strip_prefix("running ").and_then(|rest| rest.split(' ').next()) {
+            self.end_run();
+            self.open = tests.parse().unwrap_or(0);
+            return;
+        }
+        let outcome = line.strip_prefix("test ").and_then(|rest| rest.rsplit_once(" ... "));
+        let count = match outcome.map(|(_, outcome)| outcome) {
+            Some("ok") => &mut self.passed,
+            Some("FAILED") => &mut self.failed,
+            Some(other) if other.starts_with("ignored") => &mut self.skipped,
+            _ => return,
+        };
+        *count += 1;
+        self.open = self.open.saturating_sub(1);
+    }
+
+    /// The test program has ended; tests without an outcome were not run.
+    pub(super) fn end_run(&mut self) {
+        self.skipped += std::mem::take(&mut self.open);
+    }
+
+    /// One that passed has said that it could not run here.
+    pub(super) fn skip_passed(&mut self) {
+        self.passed = self.passed.saturating_sub(1);
+        self.skipped += 1;
+    }
+
+    pub(super) fn line(&self) -> String {
+        let Self { passed, failed, skipped, .. } = self;
+        match skipped {
+            0 => format!("{passed} passed, {failed} failed"),
+            _ => format!("{passed} passed, {failed} failed, {skipped} skipped"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONE: &str = "running 4 tests
+test bad::one ... FAILED
+test good::one ... ok
+test good::panics - should panic ... ok
+test slow ... ignored, takes long
+
+failures:
+    bad::one
+
+test result: FAILED. 2 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; finished in 9s
+";
+
+    #[test]
+    fn results_are_added_up() {
+        let mut counts = Counts::default();
+        ONE.lines().chain(ONE.lines()).for_each(|line| counts.add(line));
+        counts.end_run();
+        assert_eq!(counts.line(), "4 passed, 2 failed, 2 skipped");
+        counts.skip_passed();
+        assert_eq!(counts.line(), "3 passed, 2 failed, 3 skipped");
+    }
+
+    #[test]
+    fn tests_without_an_outcome_are_skipped() {
+        let mut counts = Counts::default();
+        ONE.lines().take(3).chain(ONE.lines().take(2)).for_each(|line| counts.add(line));
+        counts.end_run();
+        assert_eq!(counts.line(), "1 passed, 2 failed, 5 skipped");
+    }
+}
