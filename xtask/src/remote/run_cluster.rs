@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
-use supervisor::protocol::{FOLDER, Request};
+use supervisor::protocol::{FOLDER, Request, Status};
 use wire::results::Summary;
 
 use super::get_results::ARCHIVE;
@@ -205,8 +205,9 @@ fn describe_new(
 
 /// The last job, from the metrics host; and whether it is done but for the packing of its results.
 fn recall(metrics: &Ssh, inventory: &Inventory) -> anyhow::Result<(Description, bool)> {
-    let summary = status_of(metrics)?.summary;
-    if let Some(summary) = &summary
+    let status = status_of(metrics)?;
+    let summary = status.summary.as_ref();
+    if let Some(summary) = summary
         && is_packed(metrics)?
     {
         bail!(
@@ -214,6 +215,10 @@ fn recall(metrics: &Ssh, inventory: &Inventory) -> anyhow::Result<(Description, 
             ui::count(summary.rows)
         );
     }
+    ensure!(
+        summary.is_none() || receiver_runs_for(&status).is_none(),
+        "the last job is done, and its results are being packed; cargo xtask run-cluster --attach waits for them"
+    );
     let description = recall_if_there(metrics)?.context(
         "there is no job on the metrics host to go on with; start one with cargo xtask run-cluster",
     )?;
@@ -273,11 +278,15 @@ fn shell_word(word: &str) -> String {
     format!("'{}'", word.replace('\'', "'\\''"))
 }
 
+/// For how many seconds, if it runs.
+fn receiver_runs_for(status: &Status) -> Option<u64> {
+    status.programs.iter().find(|program| program.name == "receiver")?.running
+}
+
 /// A job whose `run-cluster` is gone goes on without it, and is not to be disturbed.
 fn refuse_second_job(metrics: &Ssh) -> anyhow::Result<()> {
     let status = status_of(metrics)?;
-    let receiver = status.programs.iter().find(|program| program.name == "receiver");
-    if let Some(seconds) = receiver.and_then(|receiver| receiver.running) {
+    if let Some(seconds) = receiver_runs_for(&status) {
         let rows = status.progress.map_or(0, |progress| progress.rows);
         bail!(
             "a job is running on the hosts since {seconds} s, with {} rows done, and nobody watches it; wait for its end \

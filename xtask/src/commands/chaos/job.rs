@@ -108,6 +108,8 @@ impl Job {
                 }
             }
         };
+        // It does not outlive this command.
+        command.env(wire::program::LIFELINE, "1").stdin(Stdio::piped());
         let child = command.stdout(output.try_clone()?).stderr(output).spawn().context("starting the job")?;
         Ok(Self { place, child: RefCell::new(child), log })
     }

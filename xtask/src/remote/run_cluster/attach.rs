@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, bail, ensure};
 use supervisor::protocol::{Reply, Request, Status};
 
-use super::{conclude, end, is_packed, recall_if_there};
+use super::{conclude, end, is_packed, recall_if_there, receiver_runs_for};
 use crate::cluster::{self, Found, Program, Watched};
 use crate::commands::remote::RunCluster;
 use crate::host::ssh::Ssh;
@@ -37,7 +37,7 @@ pub(super) fn run(args: &RunCluster) -> anyhow::Result<ExitCode> {
     lock_all(&hosts, "cargo xtask run-cluster --attach")?;
     let metrics = hosts.first().context("the inventory has no hosts")?;
     let statuses: Vec<Status> = hosts.iter().map(status_of).collect::<anyhow::Result<_>>()?;
-    if statuses[0].summary.is_some() && !is_running(&statuses[0], "receiver") {
+    if statuses[0].summary.is_some() && receiver_runs_for(&statuses[0]).is_none() {
         ensure!(
             is_packed(metrics)?,
             "the job is done, and its receiver was ended while it packed the results; cargo xtask run-cluster --resume packs them"
@@ -50,10 +50,6 @@ pub(super) fn run(args: &RunCluster) -> anyhow::Result<ExitCode> {
     let packing = cluster::attach(metrics, found, &Watched { rows, packs: true, token: None });
     let packing = end(&hosts, packing)?;
     conclude(metrics, None, Some(packing), start)
-}
-
-fn is_running(status: &Status, name: &str) -> bool {
-    status.programs.iter().any(|program| program.name == name && program.running.is_some())
 }
 
 fn ensure_runs(metrics: &Ssh, status: &Status) -> anyhow::Result<()> {
