@@ -26,7 +26,7 @@ use watch::Watch;
 /// A commander sends something this often at least; after a longer silence it is taken to be gone.
 pub const SILENCE: Duration = Duration::from_secs(15);
 /// How long a lock is tried.
-const LOOK_TIME: Duration = Duration::from_millis(200);
+const LOOK_TIME: Duration = Duration::from_secs(1);
 /// How long a keeper may take to start its program.
 const START_TIME: Duration = Duration::from_secs(10);
 
