@@ -11,7 +11,8 @@ const VENV: &str = "target/venv";
 const REQUIREMENTS: &str = "tests/requirements.txt";
 
 /// Makes a virtual environment with what the tests need, unless it is there.
-pub(super) fn python(shell: &Shell) -> anyhow::Result<()> {
+pub(super) fn python() -> anyhow::Result<()> {
+    let shell = &Shell::new()?;
     let wanted = shell.read_file(REQUIREMENTS)?;
     let stamp = Path::new(VENV).join("installed.txt");
     if shell.read_file(&stamp).is_ok_and(|installed| installed == wanted) {
