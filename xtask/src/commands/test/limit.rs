@@ -26,7 +26,10 @@ impl Limit {
             std::thread::spawn(move || {
                 std::thread::sleep(Duration::from_secs(60 * minutes));
                 is_over.store(true, Ordering::SeqCst);
-                end(&descendants(&parents(), std::process::id()));
+                // Again and again: something may be started for what has just failed.
+                loop {
+                    end(&descendants(&parents(), std::process::id()));
+                }
             });
         }
         Self { minutes, is_over }
