@@ -2,7 +2,7 @@
 
 mod fault;
 mod job;
-mod processes;
+pub(super) mod processes;
 mod pulse;
 
 use std::collections::BTreeSet;

@@ -67,9 +67,11 @@ fn with_boxes(mut programs: Vec<Target>, all: &[Process]) -> Vec<Target> {
     programs
 }
 
-struct Process {
-    pid: u32,
-    parent: u32,
+/// A process that runs, whosever it is.
+pub(in crate::commands) struct Process {
+    pub(in crate::commands) pid: u32,
+    /// Who has started it.
+    pub(in crate::commands) parent: u32,
     words: Vec<String>,
 }
 
@@ -106,7 +108,8 @@ impl Process {
     }
 }
 
-fn all() -> Vec<Process> {
+/// All processes of this machine.
+pub(in crate::commands) fn all() -> Vec<Process> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     pids.filter_map(Process::of).collect()

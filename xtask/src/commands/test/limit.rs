@@ -9,6 +9,8 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::commands::chaos::processes;
+
 /// How long those that are asked to end have for it.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -65,14 +67,7 @@ fn end(processes: &[u32]) {
 
 /// All processes, and who has started each.
 fn parents() -> HashMap<u32, u32> {
-    let folders = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let processes = folders.filter_map(|folder| folder.file_name().to_str()?.parse().ok());
-    processes.filter_map(|process| Some((process, parent(process)?))).collect()
-}
-
-fn parent(process: u32) -> Option<u32> {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
-    status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
+    processes::all().iter().map(|process| (process.pid, process.parent)).collect()
 }
 
 /// Those that come from `root`, parents first.
