@@ -27,13 +27,18 @@ fn features(selection: &str) -> BTreeMap<String, BTreeSet<String>> {
 fn dependencies_have_the_same_features_in_all_builds() {
     let all = features("--workspace --features xtask/aws --edges normal,build,dev");
     assert!(all.len() > 200, "{all:?}");
-    for selection in [
-        "--package xtask",
-        "--package sender --package classifier --package receiver --package supervisor",
-        "--package xtask --features remote",
-        "--package xtask --features aws",
+    let programs = "normal,build";
+    let tests = "normal,build,dev";
+    for (selection, edges) in [
+        ("--package xtask", programs),
+        ("--package sender --package classifier --package receiver --package supervisor", programs),
+        ("--package xtask --features remote", programs),
+        ("--package xtask --features aws", programs),
+        ("--workspace --exclude xtask", tests),
+        ("--package xtask --features remote", tests),
+        ("--package tests", tests),
     ] {
-        let other: Vec<_> = features(&format!("{selection} --edges normal,build"))
+        let other: Vec<_> = features(&format!("{selection} --edges {edges}"))
             .into_iter()
             .filter(|(package, features)| !features.is_subset(&all[package]))
             .map(|(package, features)| format!("{package}: {features:?}, in all {:?}", all[&package]))

@@ -45,17 +45,22 @@ struct Part {
     programs: &'static [&'static str],
 }
 
-const PARTS: [Part; 3] = [
+const PARTS: [Part; 4] = [
     Part {
-        name: "unit tests and simulations",
-        targets: &["--workspace", "--features", "xtask/remote", "--lib", "--bins", "--test", "simulation"],
+        name: "programs' unit tests and simulations",
+        targets: &["--workspace", "--exclude", "xtask", "--lib", "--bins", "--test", "simulation"],
+        names: &[],
+        programs: &[],
+    },
+    Part {
+        name: "commands' unit tests",
+        targets: &["--package", "xtask", "--features", "xtask/remote", "--lib", "--bins"],
         names: &["--skip", "cloud"],
         programs: &[],
     },
     Part {
         name: "end-to-end tests",
-        // With the features of the part above, so that nothing is built anew.
-        targets: &["--workspace", "--features", "xtask/remote", "--test", "e2e"],
+        targets: &["--package", "tests", "--test", "e2e"],
         names: &["--skip", "cloud"],
         programs: &[
             "--package xtask",
@@ -65,7 +70,17 @@ const PARTS: [Part; 3] = [
     },
     Part {
         name: "tests of hosts from EC2",
-        targets: &["--workspace", "--features", "xtask/aws", "--lib", "--test", "e2e"],
+        targets: &[
+            "--package",
+            "xtask",
+            "--package",
+            "tests",
+            "--features",
+            "xtask/aws",
+            "--lib",
+            "--test",
+            "e2e",
+        ],
         names: &["cloud"],
         programs: &["--package xtask --features aws --bin xtask-aws"],
     },
@@ -86,12 +101,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         fuzz::run(&shell, Some(filter), &limit, &mut counts)?;
     } else {
         check_formats(&mut failed);
-        let [unit, end_to_end, cloud] = &PARTS;
+        let [programs, commands, end_to_end, cloud] = &PARTS;
         // Only the end-to-end tests need Python, and what it takes is waiting for the most part.
         std::thread::scope(|scope| {
             let python = scope.spawn(install::python);
-            unit.run(&limit, &mut counts, &mut failed)?;
+            programs.run(&limit, &mut counts, &mut failed)?;
             ensure!(counts.passed > 0, "no test was run within {limit}");
+            commands.run(&limit, &mut counts, &mut failed)?;
             install::programs(&shell);
             match python.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)) {
                 Err(_) if limit.is_over() => Ok(()),
