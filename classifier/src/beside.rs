@@ -11,6 +11,7 @@ use wire::results::ResultBatch;
 
 use crate::batch::Batch;
 use crate::classify::Classifier;
+use crate::tally::WorkerTally;
 
 /// A quick box gives the thread back after this long, so that other operators come to work.
 const TURN: Duration = Duration::from_millis(2);
@@ -25,6 +26,8 @@ pub enum Place {
         waiting: VecDeque<Batch>,
         /// Brings the operator back when its turn is over and something still waits.
         again: Activator,
+        /// Counts.
+        tally: WorkerTally,
     },
     /// On a thread of its own.
     Beside {
@@ -34,6 +37,8 @@ pub enum Place {
         results: Receiver<ResultBatch<Vec<u8>>>,
         /// Batches that have not come back.
         away: usize,
+        /// Counts.
+        tally: WorkerTally,
     },
 }
 
@@ -42,32 +47,50 @@ impl Place {
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn new(mut classifier: Classifier, again: Activator, wake: SyncActivator) -> anyhow::Result<Self> {
+    pub fn new(
+        mut classifier: Classifier,
+        tally: WorkerTally,
+        again: Activator,
+        wake: SyncActivator,
+    ) -> anyhow::Result<Self> {
         if classifier.is_quick() {
-            return Ok(Self::Here { classifier: Box::new(classifier), waiting: VecDeque::new(), again });
+            return Ok(Self::Here {
+                classifier: Box::new(classifier),
+                waiting: VecDeque::new(),
+                again,
+                tally,
+            });
         }
         let (batches, work) = channel::<Batch>();
         let (done, results) = channel();
+        let counted = tally.clone();
         std::thread::Builder::new()
             .name("box".into())
             .spawn(move || {
                 while let Ok(batch) = work.recv() {
+                    counted.lock().begin(Instant::now());
+                    let results = classified(&mut classifier, &batch);
+                    counted.lock().done(&results, Instant::now());
                     // The worker is gone when nobody hears; then the process is ending.
-                    if done.send(classified(&mut classifier, &batch)).is_err() || wake.activate().is_err() {
+                    if done.send(results).is_err() || wake.activate().is_err() {
                         return;
                     }
                 }
             })
             .context("starting a box's thread")?;
-        Ok(Self::Beside { batches, results, away: 0 })
+        Ok(Self::Beside { batches, results, away: 0, tally })
     }
 
     /// Takes a batch in.
     pub fn push(&mut self, batch: Batch) {
         match self {
-            Self::Here { waiting, .. } => waiting.push_back(batch),
-            Self::Beside { batches, away, .. } => {
+            Self::Here { waiting, tally, .. } => {
+                tally.lock().arrive(Instant::now());
+                waiting.push_back(batch);
+            }
+            Self::Beside { batches, away, tally, .. } => {
                 *away += 1;
+                tally.lock().arrive(Instant::now());
                 if batches.send(batch).is_err() {
                     crate::fail("the box's thread has ended");
                 }
@@ -78,12 +101,17 @@ impl Place {
     /// Gives out what is done by now, or can be done in this turn, in the order it came.
     pub fn work(&mut self) -> Vec<ResultBatch<Vec<u8>>> {
         match self {
-            Self::Here { classifier, waiting, again } => {
+            Self::Here { classifier, waiting, again, tally } => {
                 let start = Instant::now();
-                let mut done = Vec::new();
+                let (mut now, mut done) = (start, Vec::new());
+                let mut tally = tally.lock();
                 while let Some(batch) = waiting.pop_front() {
-                    done.push(classified(classifier, &batch));
-                    if start.elapsed() >= TURN {
+                    tally.begin(now);
+                    let results = classified(classifier, &batch);
+                    now = Instant::now();
+                    tally.done(&results, now);
+                    done.push(results);
+                    if now - start >= TURN {
                         break;
                     }
                 }

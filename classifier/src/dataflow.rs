@@ -33,6 +33,7 @@ use crate::classify::Classifier;
 use crate::cluster::{LeaveOnDrop, Leaving};
 use crate::ingest::{self, Conclusion, Ingest, Start};
 use crate::source::{self, Source, Turn};
+use crate::tally::{Tally, WorkerTally};
 use crate::uplink::{Up, Uplink};
 use crate::watch::Watch;
 use crate::window::Limits;
@@ -54,6 +55,8 @@ pub struct Process {
     pub port: Option<Port>,
     /// Is told when the dataflow has ended.
     pub leaving: Leaving,
+    /// Counts.
+    pub tally: Tally,
 }
 
 /// Where rows come in.
@@ -75,6 +78,7 @@ struct Parts {
     black_box: Box<dyn BlackBox>,
     uplink: Sender<Up>,
     leave: LeaveOnDrop,
+    tally: WorkerTally,
     source: Option<SourceParts>,
 }
 
@@ -84,6 +88,7 @@ struct SourceParts {
     heard: Receiver<FromReceiver>,
     /// Is set when the operator is there, so that what is heard wakes it.
     wake: Arc<OnceLock<SyncActivator>>,
+    tally: Tally,
     end: Arc<Mutex<Option<(Summary, Conclusion)>>>,
 }
 
@@ -92,7 +97,7 @@ struct SourceParts {
 /// # Errors
 /// When the process cannot start its part. What goes wrong later ends the process.
 pub fn run(process: Process) -> anyhow::Result<Option<Summary>> {
-    let Process { index, sockets, boxes, uplink, port, leaving } = process;
+    let Process { index, sockets, boxes, uplink, port, leaving, tally } = process;
     let workers = boxes.len();
     let welcome = uplink.welcome;
     let (hears, heard) = channel();
@@ -106,10 +111,12 @@ pub fn run(process: Process) -> anyhow::Result<Option<Summary>> {
     let uplink = uplink.start(hear, move || left.is_leaving())?;
 
     let end = Arc::new(Mutex::new(None));
-    let mut source = port.map(|port| SourceParts { port, welcome, heard, wake, end: Arc::clone(&end) });
-    let parts = boxes.into_iter().map(|black_box| {
-        let (uplink, leave) = (uplink.clone(), leaving.on_drop());
-        Mutex::new(Some(Parts { black_box, uplink, leave, source: source.take() }))
+    let counts = tally.clone();
+    let mut source =
+        port.map(|port| SourceParts { port, welcome, heard, wake, tally: counts, end: Arc::clone(&end) });
+    let parts = boxes.into_iter().enumerate().map(|(place, black_box)| {
+        let (uplink, leave, tally) = (uplink.clone(), leaving.on_drop(), tally.worker(place));
+        Mutex::new(Some(Parts { black_box, uplink, leave, tally, source: source.take() }))
     });
     let parts: Vec<_> = parts.collect();
 
@@ -175,7 +182,7 @@ fn build(worker: &mut Worker, parts: Parts) {
         .unary::<NoopBuilder<Vec<ResultBatch<Vec<u8>>>>, _, _, _>(ToWorker::pact(), "classify", |_, info| {
             let wake = shared.sync_activator_for(info.address.to_vec());
             let again = shared.activator_for(info.address);
-            let place = Place::new(Classifier::new(parts.black_box), again, wake);
+            let place = Place::new(Classifier::new(parts.black_box), parts.tally, again, wake);
             let mut place = place.unwrap_or_else(|e| crate::fail(format_args!("{e:#}")));
             let mut held: Option<Capability<()>> = None;
             move |input, output| {
@@ -214,7 +221,7 @@ fn start_source(
     wake: SyncActivator,
     capability: Capability<()>,
 ) -> RunningSource {
-    let SourceParts { port, welcome, heard, wake: waking, end } = parts;
+    let SourceParts { port, welcome, heard, wake: waking, tally, end } = parts;
     let started = || -> anyhow::Result<_> {
         let acknowledgements = Watch::start(port.patience)?;
         let senders = Watch::start(port.patience)?;
@@ -227,5 +234,5 @@ fn start_source(
     let job = source::Job { welcome, settings: port.job };
     // Nobody else sets it.
     let _ = waking.set(wake);
-    (Source::new(ingest, heard, uplink, watch, port.limits, workers, job), capability, end)
+    (Source::new(ingest, heard, uplink, watch, port.limits, workers, job, tally), capability, end)
 }

@@ -12,6 +12,7 @@
 //! | [`beside`]   | slow boxes run beside the timely worker, never on it |
 //! | [`uplink`]   | the connection to the receiver |
 //! | [`cluster`]  | how processes find each other and form the mesh |
+//! | [`tally`]    | what this process counts, for the Monitoring Hub |
 //! | [`watch`]    | deadlines for what is waited for while the dataflow runs |
 //! | [`file`]     | the same box over a file, without a network |
 
@@ -24,14 +25,18 @@ pub mod dataflow;
 pub mod file;
 pub mod ingest;
 pub mod source;
+pub mod tally;
 pub mod uplink;
 pub mod watch;
 pub mod window;
+
+use telemetry::report::Ending;
 
 /// Ends the process with a reason for which the job fails. Timely is fail-stop: a process that cannot go on takes the
 /// cluster's generation down with it, so there is nothing to unwind.
 pub fn fail(reason: impl std::fmt::Display) -> ! {
     wire::say!("classifier: {reason}");
+    telemetry::reporter::end(Ending::Failed(reason.to_string()));
     std::process::exit(1);
 }
 
@@ -39,5 +44,6 @@ pub fn fail(reason: impl std::fmt::Display) -> ! {
 /// again, it will be in the next generation.
 pub fn leave_generation(reason: impl std::fmt::Display) -> ! {
     wire::say!("classifier: {reason}");
+    telemetry::reporter::end(Ending::Leaving(reason.to_string()));
     std::process::exit(i32::from(wire::program::TEMPORARY));
 }

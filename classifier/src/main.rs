@@ -14,9 +14,12 @@ use classifier::cluster::initializer::Gathered;
 use classifier::cluster::member::Joined;
 use classifier::cluster::{Leaving, Settings, mesh};
 use classifier::dataflow::{self, Port, Process};
+use classifier::tally::Tally;
 use classifier::uplink::Uplink;
 use classifier::window::Limits;
 use classifier::{file, ingest};
+use telemetry::report::Ending;
+use telemetry::reporter;
 use wire::net::{self, WhenTaken};
 use wire::opening::{Member, ResultsOpening};
 use wire::ports;
@@ -104,6 +107,8 @@ struct Args {
     /// addresses there has been started again, and listens at the same ones
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
+    #[command(flatten)]
+    reports: reporter::Options,
 }
 
 #[derive(Debug, clap::Args)]
@@ -184,6 +189,7 @@ fn main() -> ExitCode {
         Some(Command::Check) => args.black_box.maker(1).make().map(|_| ExitCode::SUCCESS),
         None => run(&args).map(|()| ExitCode::SUCCESS),
     };
+    reporter::end(outcome.as_ref().map_or_else(Ending::of, |_| Ending::Finished));
     outcome.unwrap_or_else(|error| wire::program::failure("classifier", &error))
 }
 
@@ -224,6 +230,9 @@ fn run(args: &Args) -> anyhow::Result<()> {
         true => "initializer".into(),
         false => format!("worker-{}", std::process::id()),
     });
+    let tally = Tally::new(args.workers as usize);
+    let counted = tally.clone();
+    reporter::start(&args.reports, token.as_ref(), &name, move || counted.counts())?;
     let before = Ready::before(args.ready_file.as_deref())?;
     // An initializer has an address for rows when its cluster has formed, and others are ready only then.
     let formed = |ready: &Ready| !args.cluster_initializer || ready.addresses.contains_key("rows");
@@ -254,9 +263,9 @@ fn run(args: &Args) -> anyhow::Result<()> {
     };
     let leaving = Leaving::default();
     if args.cluster_initializer {
-        initialize(args, &settings, data, boxes, &before, &leaving)
+        initialize(args, &settings, data, boxes, &before, &leaving, tally)
     } else {
-        join(args, &settings, data, boxes, leaving)
+        join(args, &settings, data, boxes, leaving, tally)
     }
 }
 
@@ -286,6 +295,7 @@ fn initialize(
     boxes: Boxes,
     before: &Ready,
     leaving: &Leaving,
+    tally: Tally,
 ) -> anyhow::Result<()> {
     let was_at = |what: &str| before.addresses.get(what).copied();
     let control = args.my_control.as_ref().unwrap_or(&args.control);
@@ -300,6 +310,7 @@ fn initialize(
     let rows = net::bind_again("rows", was_at("rows"), &args.input, args.when_taken())?;
     let gathered = Gathered::gather(settings, control, leaving)?;
     let formation = gathered.formation.clone();
+    tally.formed(formation.generation);
     let sockets = mesh::connect(data, &formation, settings.token.as_ref(), settings.patience)?;
     let who =
         ResultsOpening::Initializer { name: settings.me.name.clone(), generation: formation.generation };
@@ -338,7 +349,8 @@ fn initialize(
         limits: Limits { batches: args.window_batches as usize, bytes: (args.window_mib as usize) << 20 },
         patience,
     };
-    let process = Process { index: 0, sockets, boxes, uplink, port: Some(port), leaving: leaving.clone() };
+    let leaving = leaving.clone();
+    let process = Process { index: 0, sockets, boxes, uplink, port: Some(port), leaving, tally };
     let summary = dataflow::run(process)?.context("the initializer has no summary")?;
     wire::say!("classifier {}: done: {} rows", settings.me.name, summary.rows);
     Ok(())
@@ -350,17 +362,19 @@ fn join(
     data: TcpListener,
     boxes: Boxes,
     leaving: Leaving,
+    tally: Tally,
 ) -> anyhow::Result<()> {
     ensure!(args.worker_count > 1, "a process that joins others needs their number: --worker-count N");
     let joined = Joined::join(settings, &leaving)?;
     let formation = joined.formation.clone();
+    tally.formed(formation.generation);
     let sockets = mesh::connect(data, &formation, settings.token.as_ref(), settings.patience)?;
     let who = ResultsOpening::Worker { name: settings.me.name.clone(), generation: formation.generation };
     let uplink = Uplink::connect(&args.output, settings.token.as_ref(), &who, settings.patience)?;
     let boxes = made(boxes);
     joined.start().context(Temporary("forming the cluster"))?;
     Ready::new([]).write(args.ready_file.as_deref())?;
-    let process = Process { index: formation.process, sockets, boxes, uplink, port: None, leaving };
+    let process = Process { index: formation.process, sockets, boxes, uplink, port: None, leaving, tally };
     dataflow::run(process)?;
     Ok(())
 }

@@ -11,6 +11,7 @@ use wire::results::{Acknowledgement, FromReceiver, Identity, Outcome, Summary, T
 
 use crate::batch::{Batch, Batches};
 use crate::ingest::{Incoming, Ingest};
+use crate::tally::Tally;
 use crate::uplink::Up;
 use crate::watch::Watch;
 use crate::window::{Limits, Window};
@@ -60,15 +61,20 @@ impl Issuer {
         Some(Batch { number, first_row, rows, worker, header: header.clone(), frames: frames.clone() })
     }
 
-    /// Takes in how far the receiver is; whether that is news.
-    pub fn hear(&mut self, acknowledgement: &Acknowledgement, now: Duration) -> bool {
+    /// Takes in how far the receiver is; whether that is news. `took` is told how long batches were on their way there.
+    pub fn hear(
+        &mut self,
+        acknowledgement: &Acknowledgement,
+        now: Duration,
+        mut took: impl FnMut(Duration),
+    ) -> bool {
         let before = self.window.acknowledged();
         self.window.acknowledge(acknowledgement.next);
         let durable = (self.window.acknowledged() - before) as usize;
         self.durable_row += self.issued.drain(..durable).map(u64::from).sum::<u64>();
         self.window.hold(acknowledgement.held);
         for (worker, count) in &acknowledgement.received {
-            self.window.received(*worker as usize, *count, now);
+            self.window.received(*worker as usize, *count, now, &mut took);
         }
         self.window.acknowledged() > before || !acknowledgement.received.is_empty()
     }
@@ -76,6 +82,16 @@ impl Issuer {
     /// Rows before this one are durable.
     pub fn durable_row(&self) -> u64 {
         self.durable_row
+    }
+
+    /// Batches before this one are durable.
+    pub fn durable_batch(&self) -> u64 {
+        self.window.acknowledged()
+    }
+
+    /// Bytes of rows that are issued and not durable.
+    pub fn window_bytes(&self) -> usize {
+        self.window.bytes()
     }
 
     /// What there is in all, if no more rows come.
@@ -106,6 +122,9 @@ pub struct Source {
     settings: u64,
     identified: bool,
     ended: bool,
+    /// Rows have waited for room in the window when this was counted last.
+    was_full: bool,
+    tally: Tally,
 }
 
 /// What a turn of the source brought.
@@ -126,8 +145,14 @@ impl Source {
         limits: Limits,
         workers: usize,
         job: Job,
+        tally: Tally,
     ) -> Self {
         let Job { welcome, settings } = job;
+        tally.source(|counts| {
+            counts.workers = workers as u32;
+            counts.limit_batches = limits.batches as u64;
+            counts.limit_bytes = limits.bytes as u64;
+        });
         Self {
             ingest,
             issuer: Issuer::new(limits, workers, &welcome),
@@ -139,6 +164,8 @@ impl Source {
             settings,
             identified: false,
             ended: false,
+            was_full: false,
+            tally,
         }
     }
 
@@ -148,7 +175,9 @@ impl Source {
         while let Ok(heard) = self.heard.try_recv() {
             match heard {
                 FromReceiver::Acknowledgement(acknowledgement) => {
-                    let is_news = self.issuer.hear(&acknowledgement, now);
+                    let is_news = self.issuer.hear(&acknowledgement, now, |took| {
+                        self.tally.source(|counts| counts.transit.record(took));
+                    });
                     self.ingest.durable(self.issuer.durable_row());
                     if is_news {
                         self.await_acknowledgement();
@@ -156,6 +185,7 @@ impl Source {
                 }
                 FromReceiver::Outcome(Outcome::Done(summary)) => {
                     self.watch.rest();
+                    self.count();
                     return Turn::Done(summary);
                 }
                 FromReceiver::Outcome(Outcome::Failed(reason)) => {
@@ -168,7 +198,30 @@ impl Source {
         if !batches.0.is_empty() {
             self.await_acknowledgement();
         }
+        self.count();
         Turn::Issued(batches)
+    }
+
+    fn count(&mut self) {
+        let is_full = self.held.is_some();
+        if is_full != self.was_full {
+            self.was_full = is_full;
+            self.tally.full(is_full);
+        }
+        let held = match &self.held {
+            Some(Incoming::Rows { rows, .. }) => u64::from(*rows),
+            _ => 0,
+        };
+        let Totals { rows, batches } = self.issuer.totals();
+        self.tally.source(|counts| {
+            counts.rows_in = rows + held;
+            counts.rows = rows;
+            counts.batches = batches;
+            counts.durable_batches = self.issuer.durable_batch();
+            counts.durable_rows = self.issuer.durable_row();
+            counts.window_bytes = self.issuer.window_bytes() as u64;
+            counts.ended = self.ended;
+        });
     }
 
     /// Tells the sender that all its rows are durable; says when it is told.

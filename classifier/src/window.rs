@@ -112,8 +112,8 @@ impl Window {
         self.held = bytes;
     }
 
-    /// This many batches of this worker, in all, have reached the receiver.
-    pub fn received(&mut self, worker: usize, count: u64, now: Duration) {
+    /// This many batches of this worker, in all, have reached the receiver; `took` is told how long it took for each that is new.
+    pub fn received(&mut self, worker: usize, count: u64, now: Duration, mut took: impl FnMut(Duration)) {
         let Some(lane) = self.lanes.get_mut(worker) else { return };
         while lane.received < count
             && let Some((issued, bytes)) = lane.travelling.pop_front()
@@ -121,7 +121,13 @@ impl Window {
             lane.received += 1;
             self.travelling -= bytes;
             lane.adapt(now.saturating_sub(issued));
+            took(now.saturating_sub(issued));
         }
+    }
+
+    /// Bytes of rows that are issued and not acknowledged.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Nothing is issued that is not acknowledged.
@@ -171,7 +177,7 @@ mod tests {
         let mut window = window(100, 1000, 3);
         assert!(window.issue(5000, MS).is_some());
         assert!(window.issue(1, MS).is_none());
-        window.received(0, 1, MS);
+        window.received(0, 1, MS, |_| {});
         assert!(window.issue(1, MS).is_none(), "it is not acknowledged");
         window.acknowledge(1);
         assert!(window.issue(1, MS).is_some());
@@ -190,7 +196,7 @@ mod tests {
                     busy_until[worker].pop_front();
                     done[worker] += 1;
                 }
-                window.received(worker, done[worker], clock);
+                window.received(worker, done[worker], clock, |_| {});
             }
             window.acknowledge(window.acknowledged() + window.issued.len() as u64);
             while let Some((_, worker)) = window.issue(100, clock) {
@@ -232,7 +238,7 @@ mod tests {
                     1 => {
                         let worker = pick.index(workers);
                         received[worker] = (received[worker] + 1).min(on_lane[worker].len() as u64);
-                        window.received(worker, received[worker], now);
+                        window.received(worker, received[worker], now, |_| {});
                     }
                     _ => {
                         // Durable is only what has been received, in line.
@@ -248,7 +254,7 @@ mod tests {
                 prop_assert!(unacknowledged.len() <= 1 || unacknowledged.iter().sum::<usize>() <= bytes);
             }
             for (worker, lane) in on_lane.iter().enumerate() {
-                window.received(worker, lane.len() as u64, MS * 1000);
+                window.received(worker, lane.len() as u64, MS * 1000, |_| {});
             }
             window.acknowledge(next);
             prop_assert!(window.is_empty());

@@ -1,5 +1,6 @@
 //! The state that connections, the writer and the syncer share.
 
+mod counts;
 mod initializer;
 mod way;
 
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{anyhow, bail, ensure};
 use initializer::Initializer;
+use telemetry::durations::Durations;
 use wire::program::Temporary;
 use wire::results::{FromReceiver, Identity, Outcome, Progress, Summary, Totals, Welcome};
 
@@ -66,6 +68,8 @@ struct State<W> {
     /// The initializer was told how the job ended.
     told: bool,
     finished: Option<Finished>,
+    /// How long it took to make results durable.
+    syncs: Durations,
 }
 
 impl<W> Default for State<W> {
@@ -86,6 +90,7 @@ impl<W> Default for State<W> {
             end: None,
             told: false,
             finished: None,
+            syncs: Durations::default(),
         }
     }
 }

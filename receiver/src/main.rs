@@ -10,6 +10,8 @@ use receiver::archive::Archive;
 use receiver::job::End;
 use receiver::server::{Server, Settings};
 use receiver::store::Finished;
+use telemetry::report::Ending;
+use telemetry::reporter;
 use wire::files::ResultFiles;
 use wire::net::{self, WhenTaken};
 use wire::ports;
@@ -58,22 +60,28 @@ struct Args {
     /// Write the address to this file when listening
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
+    #[command(flatten)]
+    reports: reporter::Options,
 }
 
 fn main() -> ExitCode {
     wire::program::end_on_panic();
     wire::program::heed_lifeline("receiver");
-    run(Args::parse()).unwrap_or_else(|error| wire::program::failure("receiver", &error))
+    let outcome = run(Args::parse());
+    reporter::end(outcome.as_ref().map_or_else(Ending::of, |_| Ending::Finished));
+    outcome.unwrap_or_else(|error| wire::program::failure("receiver", &error))
 }
 
 fn run(args: Args) -> anyhow::Result<ExitCode> {
     let token = args.token_file.as_deref().map(Token::load).transpose()?;
     let server = Server::new(Settings {
         output: args.output.clone(),
-        token,
+        token: token.clone(),
         allow_plain: args.allow_plain,
         patience: Duration::from_secs(args.patience),
     })?;
+    let job = std::sync::Arc::clone(server.job());
+    reporter::start(&args.reports, token.as_ref(), "receiver", move || job.counts())?;
     let stopping = std::sync::Arc::clone(&server);
     wire::program::on_end_signals(move || stopping.stop())?;
     let before = Ready::before(args.ready_file.as_deref())?.unwrap_or_default();

@@ -3,7 +3,7 @@
 //! They work side by side: while one span of the results is being synced, the next is being written.
 
 use std::sync::mpsc::Receiver;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use anyhow::ensure;
 use wire::results::{Outcome, ResultBatch, Summary, Totals};
@@ -83,8 +83,10 @@ fn step(
 /// Makes durable what is written, until the job ends; ends it when all is there.
 pub fn sync(mut syncer: Syncer, digest: impl Fn() -> Option<String>, job: &Job) {
     while let Some(work) = job.sync_work() {
+        let start = Instant::now();
         let outcome = match work {
             SyncWork::Sync(position) => syncer.sync(&position).map(|()| {
+                job.synced(start.elapsed());
                 job.durable(position);
                 None
             }),

@@ -14,6 +14,17 @@ use crate::fake_rows::FakeRows;
 /// Frames that are written in one go, in bytes, about: the size at which loopback TCP is quickest.
 pub const WRITE_SIZE: usize = 128 << 10;
 
+/// How much of an input there is, and how much of it is read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Extent {
+    /// How many rows there are in all, where that is known.
+    pub rows_total: Option<u64>,
+    /// How many bytes are read, where bytes are; each line end counts as one.
+    pub bytes: u64,
+    /// How many bytes there are in all, where that is known.
+    pub bytes_total: Option<u64>,
+}
+
 /// Rows in order, from any row on that the input can still give.
 pub trait Input {
     /// The CSV header.
@@ -33,6 +44,9 @@ pub trait Input {
 
     /// The number of the next row; at the end, how many rows there are.
     fn position(&self) -> u64;
+
+    /// How much there is.
+    fn extent(&self) -> Extent;
 
     /// Rows before this one will not be asked for again.
     fn forget(&mut self, _before: u64) {}
@@ -70,6 +84,10 @@ impl Input for Fake {
         self.next
     }
 
+    fn extent(&self) -> Extent {
+        Extent { rows_total: Some(self.lines), ..Extent::default() }
+    }
+
     fn seek(&mut self, row: u64) -> anyhow::Result<()> {
         ensure!(row <= self.lines, "the source asks for row {row}, and there are only {}", self.lines);
         self.next = row;
@@ -98,6 +116,8 @@ pub struct Csv {
     reader: Reader<Box<dyn Read>>,
     header: Vec<u8>,
     next: u64,
+    bytes: u64,
+    bytes_total: Option<u64>,
 }
 
 impl Csv {
@@ -113,10 +133,11 @@ impl Csv {
     pub fn open(path: &Path) -> anyhow::Result<Self> {
         let name = path.display().to_string();
         let file = File::open(path).with_context(|| format!("opening the input {name}"))?;
-        let kind = file.metadata().with_context(|| format!("opening the input {name}"))?.file_type();
-        ensure!(!kind.is_dir(), "the input {name} is a folder; give a CSV file");
-        // A pipe cannot be opened again to go back.
-        Self::new(Box::new(file), name, kind.is_file().then(|| path.to_owned()))
+        let found = file.metadata().with_context(|| format!("opening the input {name}"))?;
+        ensure!(!found.is_dir(), "the input {name} is a folder; give a CSV file");
+        // A pipe cannot be opened again to go back, and has no length.
+        let csv = Self::new(Box::new(file), name, found.is_file().then(|| path.to_owned()))?;
+        Ok(Self { bytes_total: found.is_file().then_some(found.len()), ..csv })
     }
 
     /// Standard input, which cannot go back.
@@ -142,7 +163,8 @@ impl Csv {
             Some(header) => header.to_vec(),
         };
         records::check_header(&header).map_err(|error| anyhow!("the header of {name} {error}"))?;
-        Ok(Self { path, name, reader, header, next: 0 })
+        let bytes = header.len() as u64 + 1;
+        Ok(Self { path, name, reader, header, next: 0, bytes, bytes_total: None })
     }
 }
 
@@ -159,6 +181,10 @@ impl Input for Csv {
         self.next
     }
 
+    fn extent(&self) -> Extent {
+        Extent { rows_total: None, bytes: self.bytes, bytes_total: self.bytes_total }
+    }
+
     fn seek(&mut self, row: u64) -> anyhow::Result<()> {
         if row < self.next {
             let Some(path) = &self.path else {
@@ -173,8 +199,11 @@ impl Input for Csv {
         }
         while self.next < row {
             let record = self.reader.next_record().with_context(|| format!("in {}", self.name))?;
-            ensure!(record.is_some(), "the source asks for row {row}, and {} has {}", self.name, self.next);
+            let Some(record) = record else {
+                bail!("the source asks for row {row}, and {} has {}", self.name, self.next);
+            };
             self.next += 1;
+            self.bytes += record.len() as u64 + 1;
         }
         Ok(())
     }
@@ -196,6 +225,7 @@ impl Input for Csv {
             );
             frame::push(out, record);
             self.next += 1;
+            self.bytes += record.len() as u64 + 1;
         }
         Ok(())
     }

@@ -9,6 +9,9 @@ use clap::Parser;
 use sender::input::{Csv, Fake, Input};
 use sender::replay::Replay;
 use sender::session::{self, Target};
+use sender::tally::Tally;
+use telemetry::report::Ending;
+use telemetry::reporter;
 use wire::net;
 use wire::token::Token;
 
@@ -54,14 +57,22 @@ struct Args {
     /// How long to wait for the source, at first and whenever it is lost
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=wire::program::LONGEST_WAIT))]
     patience: u64,
+    #[command(flatten)]
+    reports: reporter::Options,
 }
 
 fn main() -> ExitCode {
     wire::program::end_on_panic();
     wire::program::heed_lifeline("sender");
     match run(Args::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => wire::program::failure("sender", &error),
+        Ok(()) => {
+            reporter::end(Ending::Finished);
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            reporter::end(Ending::of(&error));
+            wire::program::failure("sender", &error)
+        }
     }
 }
 
@@ -85,7 +96,10 @@ fn run(args: Args) -> anyhow::Result<()> {
         return Ok(());
     }
     let (session, patience) = (args.session, Duration::from_secs(args.patience));
-    let target = Target { address, token, session, ready_file: args.ready_file, patience };
+    let tally = Tally::default();
+    let counted = tally.clone();
+    reporter::start(&args.reports, token.as_ref(), "sender", move || counted.counts())?;
+    let target = Target { address, token, session, ready_file: args.ready_file, patience, tally };
     let rows = session::send_all(&target, &mut *input)?;
     wire::say!("sender: {rows} rows are classified and durable");
     Ok(())

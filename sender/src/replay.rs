@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use anyhow::ensure;
 use wire::frame;
 
-use crate::input::Input;
+use crate::input::{Extent, Input};
 
 /// Keeps what it gives out until it is told to forget it.
 pub struct Replay<I> {
@@ -38,6 +38,10 @@ impl<I: Input> Input for Replay<I> {
 
     fn position(&self) -> u64 {
         self.next
+    }
+
+    fn extent(&self) -> Extent {
+        self.inner.extent()
     }
 
     fn seek(&mut self, row: u64) -> anyhow::Result<()> {

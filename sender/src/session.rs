@@ -19,6 +19,7 @@ use wire::program::{Ready, Temporary};
 use wire::token::Token;
 
 use crate::input::{Input, WRITE_SIZE};
+use crate::tally::Tally;
 
 /// The source speaks every second; after this long, it is gone.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -46,6 +47,8 @@ pub struct Target {
     pub ready_file: Option<PathBuf>,
     /// How long to wait for the source, at first and whenever it is lost.
     pub patience: Duration,
+    /// Is told what is sent.
+    pub tally: Tally,
 }
 
 /// Why one connection did not bring the job to its end.
@@ -123,7 +126,7 @@ fn connection(
     };
     *asked = Some(next);
     Ready::new([]).write(target.ready_file.as_deref()).map_err(Failure::Final)?;
-    match rows(&stream, input, next, &answers.durable)? {
+    match rows(&stream, input, next, &answers.durable, &target.tally)? {
         Ok(all) => *sent = Some(all),
         Err(error) => {
             // The source may have said why it closed the connection.
@@ -231,6 +234,7 @@ fn rows(
     input: &mut dyn Input,
     next: u64,
     durable: &AtomicU64,
+    tally: &Tally,
 ) -> Result<std::io::Result<u64>, Failure> {
     // At once: to go to a row deep in a file takes its time, and so may rows that are still to be made.
     if let Err(error) = frame::write(stream, input.header()) {
@@ -246,9 +250,13 @@ fn rows(
         if last {
             frame::push(&mut out, &[EOT]);
         }
-        if let Err(error) = stream.write_all(&out) {
+        tally.writing(true);
+        let written = stream.write_all(&out);
+        tally.writing(false);
+        if let Err(error) = written {
             return Ok(Err(error));
         }
+        tally.sent(input, last);
         if last {
             return Ok(Ok(input.position()));
         }
@@ -329,7 +337,8 @@ mod tests {
     }
 
     fn target(address: SocketAddr, patience: Duration) -> Target {
-        Target { address: address.to_string(), token: None, session: None, ready_file: None, patience }
+        let tally = Tally::default();
+        Target { address: address.to_string(), token: None, session: None, ready_file: None, patience, tally }
     }
 
     #[test]

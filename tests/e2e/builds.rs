@@ -31,10 +31,14 @@ fn dependencies_have_the_same_features_in_all_builds() {
     let tests = "normal,build,dev";
     for (selection, edges) in [
         ("--package xtask", programs),
-        ("--package sender --package classifier --package receiver --package supervisor", programs),
+        (
+            "--package sender --package classifier --package receiver --package supervisor --package hub",
+            programs,
+        ),
         ("--package xtask --features remote", programs),
         ("--package xtask --features aws", programs),
-        ("--workspace --exclude xtask", tests),
+        ("--package wire --package records --package keeper", tests),
+        ("--workspace --exclude xtask --exclude wire --exclude records --exclude keeper", tests),
         ("--package xtask --features remote", tests),
         ("--package tests", tests),
     ] {

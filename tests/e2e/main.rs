@@ -10,6 +10,7 @@ mod cloud;
 mod cloud_faults;
 mod cloud_kills;
 mod cloud_strangers;
+mod hub;
 mod lab;
 mod lying_peers;
 mod plain_clients;

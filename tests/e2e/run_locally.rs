@@ -135,7 +135,7 @@ fn ctrl_c_ends_all_programs() {
     let folder = tempfile::tempdir().unwrap();
     let mut xtask =
         start(folder.path(), &["--classifier", "sleep:10000", "--processes", "2", "--workers", "2"]);
-    eventually("the job to run", || (programs_of(folder.path()).len() == 4).then_some(()));
+    eventually("the job to run", || (programs_of(folder.path()).len() == 5).then_some(()));
     xtask.signal("INT");
     let said = xtask.failure();
     assert!(said.contains("interrupted: all programs of the job have ended"), "{said}");
@@ -155,7 +155,7 @@ fn even_killed_it_leaves_nothing_behind() {
     command.args(["run-locally", "--output", folder.path().join("out").to_str().unwrap(), "--log"]);
     command.arg(folder.path().join("log")).args(["--classifier", "python:box", "--python"]).arg(python);
     let mut xtask = Program::start_command("xtask", folder.path(), command);
-    eventually("the job to run", || (programs_of(folder.path()).len() >= 3).then_some(()));
+    eventually("the job to run", || (programs_of(folder.path()).len() >= 4).then_some(()));
     xtask.signal("KILL");
     xtask.wait();
     eventually("all programs to end", || programs_of(folder.path()).is_empty().then_some(()));
@@ -165,7 +165,7 @@ fn even_killed_it_leaves_nothing_behind() {
 fn two_jobs_do_not_write_to_the_same_folder() {
     let folder = tempfile::tempdir().unwrap();
     let first = start(folder.path(), &["--classifier", "sleep:10000"]);
-    eventually("the job to run", || (programs_of(folder.path()).len() == 3).then_some(()));
+    eventually("the job to run", || (programs_of(folder.path()).len() == 4).then_some(()));
     let said = start(folder.path(), &["--input-lines", "7"]).failure();
     assert!(said.contains(&format!("another job (process {}) writes to", first.pid())), "{said}");
 }

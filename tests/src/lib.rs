@@ -5,6 +5,7 @@
 
 pub mod cloud;
 pub mod cluster;
+pub mod http;
 pub mod lab;
 pub mod program;
 pub mod stack;
@@ -34,7 +35,7 @@ pub fn program_path(name: &str) -> PathBuf {
         for words in [
             "--package xtask",
             "--package xtask --features remote --bin xtask-remote",
-            "--package sender --package classifier --package receiver --package supervisor",
+            "--package sender --package classifier --package receiver --package supervisor --package hub",
         ] {
             build(words);
         }
@@ -91,12 +92,22 @@ pub fn eventually<T>(what: &str, mut holds: impl FnMut() -> Option<T>) -> T {
 
 /// The words of all processes that run, each in one line.
 pub fn command_lines() -> impl Iterator<Item = String> {
+    processes().map(|(_, words)| words)
+}
+
+/// The processes whose words are the wanted ones.
+pub fn command_lines_of(is_wanted: impl Fn(&str) -> bool) -> Vec<(u32, String)> {
+    processes().filter(|(_, words)| is_wanted(words)).collect()
+}
+
+fn processes() -> impl Iterator<Item = (u32, String)> {
     let folders = std::fs::read_dir("/proc").unwrap().flatten();
-    let ours = folders
-        .filter(|folder| folder.file_name().to_string_lossy().bytes().all(|byte| byte.is_ascii_digit()));
-    // Processes come and go while this looks at them.
-    let words = ours.filter_map(|folder| std::fs::read(folder.path().join("cmdline")).ok());
-    words.map(|words| String::from_utf8_lossy(&words).replace('\0', " "))
+    folders.filter_map(|folder| {
+        let id = folder.file_name().to_str()?.parse().ok()?;
+        // Processes come and go while this looks at them.
+        let words = std::fs::read(folder.path().join("cmdline")).ok()?;
+        Some((id, String::from_utf8_lossy(&words).replace('\0', " ")))
+    })
 }
 
 /// Connects to an address and sends payloads as frames.

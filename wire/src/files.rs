@@ -8,6 +8,9 @@ use anyhow::ensure;
 /// The first line of the rejects.
 pub const REJECTS_HEADER: &[u8] = b"row,reason,record\n";
 
+/// What the Monitoring Hub leaves of a job, beside the results: its page, and the figures in it.
+pub const REPORT: [&str; 2] = ["report.html", "report.json"];
+
 /// Where a job's files are.
 #[derive(Debug, Clone)]
 pub struct ResultFiles {

@@ -8,3 +8,7 @@ pub const RESULTS: u16 = 9999;
 pub const CONTROL: u16 = 12500;
 /// Data connections between classifier processes, at the first one of a host.
 pub const DATA: u16 = 12600;
+/// The Monitoring Hub's page.
+pub const HUB: u16 = 4000;
+/// Reports to the Monitoring Hub.
+pub const METRICS: u16 = 5001;

@@ -5,6 +5,7 @@
 //! on; it fails when one says that it cannot go on. Whatever happens, nothing that was started here is left behind: a
 //! program ends when its [`Running`](crate::host::Running) is dropped.
 
+mod hub;
 mod programs;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,8 @@ use wire::ports;
 use wire::token::Token;
 
 use crate::host::{Host, arg};
+pub(crate) use hub::Hub;
+use hub::report_args;
 #[cfg(feature = "remote")]
 pub(crate) use programs::LostSight;
 #[cfg(feature = "remote")]
@@ -97,13 +100,13 @@ pub(crate) struct Hosts<'a> {
     pub(crate) classifiers: Vec<&'a dyn Host>,
 }
 
-/// Runs a job until its results are durable (and packed, if that is wanted).
+/// Runs a job until its results are durable (and packed, if that is wanted). Its programs report to the hub, if there is one.
 ///
 /// # Errors
 /// When one of its programs fails, with its last lines; or somebody interrupts.
-pub(crate) fn run(job: &Job, hosts: &Hosts<'_>) -> anyhow::Result<Times> {
+pub(crate) fn run(job: &Job, hosts: &Hosts<'_>, hub: Option<&Hub>) -> anyhow::Result<Times> {
     let mut programs = Programs { running: Vec::new(), has_begun: false };
-    let results = start_receiver(&mut programs, job, hosts.metrics)?;
+    let results = start_receiver(&mut programs, job, hosts.metrics, hub)?;
 
     let forming = Instant::now();
     let processes = hosts.classifiers.len();
@@ -115,6 +118,7 @@ pub(crate) fn run(job: &Job, hosts: &Hosts<'_>) -> anyhow::Result<Times> {
     let mut classifiers = hosts.classifiers.iter().enumerate();
     let (_, host) = classifiers.next().context("a job needs a classifier")?;
     let mut args = common.clone();
+    args.extend(report_args(hub, *host));
     args.extend(any_port(*host));
     args.extend(["--cluster-initializer".into(), "--name".into(), "initializer".into()]);
     args.extend(["--in".into(), at(*host, ports::ROWS), "--control".into(), at(*host, ports::CONTROL)]);
@@ -126,6 +130,7 @@ pub(crate) fn run(job: &Job, hosts: &Hosts<'_>) -> anyhow::Result<Times> {
             let name = format!("worker{i}");
             let data = if host.has_fixed_ports() { ports::DATA } else { 0 };
             let mut args = common.clone();
+            args.extend(report_args(hub, *host));
             args.extend(["--name".into(), name.clone(), "--control".into(), control.clone()]);
             args.extend(["--my-data".into(), at(*host, data)]);
             programs.start(job, *host, &name, "classifier", args)?;
@@ -135,6 +140,7 @@ pub(crate) fn run(job: &Job, hosts: &Hosts<'_>) -> anyhow::Result<Times> {
     let forming = forming.elapsed();
 
     let mut args = vec![rows];
+    args.extend(report_args(hub, hosts.metrics));
     args.extend(token_args(job));
     // A sender that is started again is the same one, with this name.
     args.extend(["--session".into(), wire::hash::short_hex(job.token.secret().as_bytes())]);
@@ -143,7 +149,12 @@ pub(crate) fn run(job: &Job, hosts: &Hosts<'_>) -> anyhow::Result<Times> {
     }
     args.extend(job.input.sender_args());
     programs.start(job, hosts.metrics, "sender", "sender", args)?;
-    let watched = Watched { rows: job.input.rows(), packs: job.archive.is_some(), token: Some(&job.token) };
+    let watched = Watched {
+        rows: job.input.rows(),
+        packs: job.archive.is_some(),
+        token: Some(&job.token),
+        page: hub.map(|hub| hub.page.as_str()),
+    };
     let packing = programs.watch(hosts.metrics, &results, &watched)?;
     Ok(Times { forming, packing })
 }
@@ -153,6 +164,7 @@ fn start_receiver<'a>(
     programs: &mut Programs<'a>,
     job: &Job,
     metrics: &'a dyn Host,
+    hub: Option<&Hub>,
 ) -> anyhow::Result<String> {
     let mut args = vec!["--framed".into(), "--listen".into(), at(metrics, ports::RESULTS)];
     args.extend(any_port(metrics));
@@ -161,6 +173,7 @@ fn start_receiver<'a>(
         args.extend(["--archive".into(), arg(archive)]);
     }
     args.extend(token_args(job));
+    args.extend(report_args(hub, metrics));
     let receiver = programs.start(job, metrics, "receiver", "receiver", args)?;
     programs.await_address(receiver, "results")
 }
@@ -177,8 +190,8 @@ fn token_args(job: &Job) -> [String; 2] {
 pub(crate) fn pack(job: &Job, metrics: &dyn Host) -> anyhow::Result<Duration> {
     let start = Instant::now();
     let mut programs = Programs { running: Vec::new(), has_begun: false };
-    let results = start_receiver(&mut programs, job, metrics)?;
-    let watched = Watched { rows: None, packs: true, token: Some(&job.token) };
+    let results = start_receiver(&mut programs, job, metrics, None)?;
+    let watched = Watched { rows: None, packs: true, token: Some(&job.token), page: None };
     programs.watch(metrics, &results, &watched)?;
     Ok(start.elapsed())
 }

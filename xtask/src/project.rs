@@ -8,7 +8,7 @@ use anyhow::{Context, ensure};
 use crate::ui;
 
 /// All programs, which are built by one call.
-const PACKAGES: [&str; 4] = ["sender", "classifier", "receiver", "supervisor"];
+const PACKAGES: [&str; 5] = ["sender", "classifier", "receiver", "supervisor", "hub"];
 /// The programs that a job consists of.
 #[cfg(feature = "remote")]
 pub(crate) const PROGRAMS: [&str; 3] = ["sender", "classifier", "receiver"];

@@ -58,11 +58,35 @@ pub(crate) fn summary(summary: &Summary, whole: Duration) {
 /// How often a line of progress is printed where there is no terminal.
 const LINE_PAUSE: Duration = Duration::from_secs(5);
 
+/// How a job stands.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Standing {
+    /// Rows that are durable.
+    pub(crate) rows: u64,
+    /// Of these, rejects.
+    pub(crate) rejects: u64,
+    /// Rows in all, where that is known, or can be told from how much of the input is read.
+    pub(crate) total: Option<u64>,
+    /// Rows a second.
+    pub(crate) rate: Option<f64>,
+    /// The shortest and the longest time that it should still take, in seconds.
+    pub(crate) left: Option<(f64, f64)>,
+}
+
+impl Standing {
+    /// As the receiver tells it, of a job of `total` rows, if that is known, that has been writing for so long.
+    pub(crate) fn of(progress: &Progress, total: Option<u64>, elapsed: Duration) -> Self {
+        let seconds = elapsed.as_secs_f64();
+        let rate = (seconds >= 0.5).then(|| progress.rows as f64 / seconds);
+        let left = rate.zip(total).map(|(rate, total)| total.saturating_sub(progress.rows) as f64 / rate);
+        let left = left.map(|left| (left, left));
+        Self { rows: progress.rows, rejects: progress.rejects, total, rate, left }
+    }
+}
+
 /// Shows how a job goes: a bar on a terminal, and a line now and then elsewhere.
 pub(crate) struct JobBar {
     bar: Option<ProgressBar>,
-    total: Option<u64>,
-    begun: Option<Instant>,
     last_line: Instant,
 }
 
@@ -80,24 +104,26 @@ impl JobBar {
             bar.set_message("waiting for the first");
             bar
         });
-        Self { bar, total, begun: None, last_line: Instant::now() }
+        Self { bar, last_line: Instant::now() }
     }
 
     /// Shows the state.
-    pub(crate) fn show(&mut self, progress: &Progress) {
-        if progress.rows == 0 {
+    pub(crate) fn show(&mut self, standing: &Standing) {
+        if standing.rows == 0 {
             return;
         }
-        let begun = *self.begun.get_or_insert_with(Instant::now);
-        let message = message(progress, begun.elapsed(), self.total);
+        let message = message(standing);
         match &self.bar {
             Some(bar) => {
-                bar.set_position(progress.rows);
+                if let Some(total) = standing.total.filter(|_| bar.length().is_some()) {
+                    bar.set_length(total);
+                }
+                bar.set_position(standing.rows);
                 bar.set_message(message);
             }
             None if self.last_line.elapsed() >= LINE_PAUSE => {
                 self.last_line = Instant::now();
-                note(&format!("{} rows, {message}", count(progress.rows)));
+                note(&format!("{} rows, {message}", count(standing.rows)));
             }
             None => {}
         }
@@ -111,19 +137,18 @@ impl JobBar {
     }
 }
 
-fn message(progress: &Progress, elapsed: Duration, total: Option<u64>) -> String {
-    let seconds = elapsed.as_secs_f64();
-    if seconds < 0.5 {
-        return "at work".to_owned();
-    }
-    let rate = progress.rows as f64 / seconds;
+fn message(standing: &Standing) -> String {
+    let Some(rate) = standing.rate else { return "at work".to_owned() };
     let mut message = format!("{} rows/s", count(rate as u64));
-    if let Some(total) = total {
-        let left = total.saturating_sub(progress.rows) as f64 / rate;
-        message.push_str(&format!(", {} left", clock(left)));
+    if let Some((least, most)) = standing.left {
+        let (least, most) = (clock(least), clock(most));
+        match least == most {
+            true => message.push_str(&format!(", {least} left")),
+            false => message.push_str(&format!(", {least} to {most} left")),
+        }
     }
-    if progress.rejects > 0 {
-        message.push_str(&format!(", {} rejected", count(progress.rejects)));
+    if standing.rejects > 0 {
+        message.push_str(&format!(", {} rejected", count(standing.rejects)));
     }
     message
 }
@@ -225,9 +250,11 @@ mod tests {
     #[test]
     fn progress_is_said_in_words() {
         let progress = Progress { rows: 1_500_000, rejects: 2, bytes: 0, ended: false };
-        let text = message(&progress, Duration::from_secs(3), Some(120_000_000));
-        assert_eq!(text, "500,000 rows/s, 3 min 57 s left, 2 rejected");
-        assert_eq!(message(&progress, Duration::from_millis(100), None), "at work");
+        let of = |seconds| Standing::of(&progress, Some(120_000_000), Duration::from_secs_f64(seconds));
+        assert_eq!(message(&of(3.0)), "500,000 rows/s, 3 min 57 s left, 2 rejected");
+        assert_eq!(message(&of(0.1)), "at work");
+        let range = Standing { left: Some((61.0, 130.0)), rejects: 0, ..of(3.0) };
+        assert_eq!(message(&range), "500,000 rows/s, 1 min 01 s to 2 min 10 s left");
         assert_eq!(clock(0.2), "1 s");
         assert_eq!(clock(3661.0), "1 h 01 min");
     }

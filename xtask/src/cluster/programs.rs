@@ -8,10 +8,10 @@ use anyhow::{anyhow, bail};
 use wire::program::Ready;
 use wire::token::Token;
 
-use super::{Input, Job};
+use super::{Input, Job, hub};
 use crate::host::{Host, Launch, Running, arg};
 use crate::interrupt;
-use crate::ui::{self, JobBar};
+use crate::ui::{self, JobBar, Standing};
 
 /// How long a program may take until it is ready; the initializer waits for others, and Python boxes have to load
 /// pandas.
@@ -24,6 +24,8 @@ const PACK_TIME: Duration = Duration::from_secs(1800);
 /// has begun.
 const SIGHT_TIME: Duration = Duration::from_secs(120);
 const START_SIGHT_TIME: Duration = Duration::from_secs(10);
+/// After so long without an answer of the hub, the receiver is believed.
+const HUB_SILENCE: Duration = Duration::from_secs(2);
 /// How often ready files are looked at, and programs asked whether they have ended.
 const PAUSE: Duration = Duration::from_millis(2);
 /// Of how many programs that failed with the first one the words are shown.
@@ -49,6 +51,8 @@ pub(crate) struct Watched<'a> {
     pub(crate) packs: bool,
     /// Its token, for hosts that do not know it.
     pub(crate) token: Option<&'a Token>,
+    /// Where the hub's page is, if there is one.
+    pub(crate) page: Option<&'a str>,
 }
 
 /// What [`run`] gives when the job cannot be seen any more, and goes on nevertheless.
@@ -270,6 +274,8 @@ impl<'a> Programs<'a> {
         self.has_begun = true;
         let mut bar = JobBar::new(watched.rows);
         let progress = metrics.observe(results, watched.token)?;
+        let standings = watched.page.map(hub::follow).transpose()?;
+        let (mut begun, mut heard): (Option<Instant>, Option<Instant>) = (None, None);
         let mut done: Option<Instant> = None;
         let mut all_over: Option<Instant> = None;
         let outcome = loop {
@@ -278,8 +284,16 @@ impl<'a> Programs<'a> {
                 Ok(false) => {}
                 Err(error) => break Err(error),
             }
-            if let Some(now) = progress.try_iter().last() {
-                bar.show(&now);
+            if let Some(standing) = standings.as_ref().and_then(|standings| standings.try_iter().last()) {
+                heard = Some(Instant::now());
+                bar.show(&standing);
+            }
+            // Without the hub, the receiver knows how far the job is.
+            if let Some(now) = progress.try_iter().last().filter(|now| now.rows > 0) {
+                let begun = *begun.get_or_insert_with(Instant::now);
+                if heard.is_none_or(|heard| heard.elapsed() >= HUB_SILENCE) {
+                    bar.show(&Standing::of(&now, watched.rows, begun.elapsed()));
+                }
             }
             // Other hosts may be lost for good: the job goes on without them.
             let receivers = self.running.first().and_then(|receiver| receiver.host.away());

@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use clap::builder::BoolishValueParser;
-use wire::files::ResultFiles;
+use wire::files::{REPORT, ResultFiles};
 use wire::program::remove_if_there;
 use wire::results::Summary;
 
 use super::job_args::{BoxArgs, RowArgs};
-use crate::cluster::{self, Hosts, Input, Job};
+use crate::cluster::{self, Hosts, Hub, Input, Job};
 use crate::host::local::Local;
 use crate::host::{Host, Launch, arg};
 use crate::{interrupt, project, ui};
@@ -63,6 +63,12 @@ struct RunArgs {
     /// The folder for the programs' logs [default: log/ in the project]
     #[arg(long, value_name = "DIR")]
     log: Option<PathBuf>,
+    /// Keep the Monitoring Hub's page when the job is done, until Ctrl-C
+    #[arg(long)]
+    keep_hub: bool,
+    /// Run without the Monitoring Hub
+    #[arg(long, conflicts_with = "keep_hub")]
+    no_hub: bool,
     /// Fail when there are rejects
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true",
         hide_default_value = true, hide_possible_values = true, value_parser = BoolishValueParser::new())]
@@ -135,7 +141,7 @@ fn run_until_done(args: &Args, start: Instant) -> anyhow::Result<ExitCode> {
         let words = ["127.0.0.1:1".to_owned(), "--check".to_owned(), "--".to_owned(), arg(path)];
         check(&host, "sender", words.to_vec(), &run_folder)?;
     }
-    clean_slate(&files)?;
+    clean_slate(&files, &output)?;
 
     ui::note(&format!(
         "{} on {}, through {}",
@@ -161,11 +167,23 @@ fn run_until_done(args: &Args, start: Instant) -> anyhow::Result<ExitCode> {
         token_file: token_file.clone(),
     };
     let hosts = Hosts { metrics: &host, classifiers: vec![&host as &dyn Host; processes] };
-    let outcome = cluster::run(&job, &hosts);
+    let hub = if args.run.no_hub { None } else { Hub::start(&job, &host, &output)? };
+    let outcome = cluster::run(&job, &hosts, hub.as_ref());
+    // Only programs that are started again read it again; the hub does not need it to go on.
     let removed = std::fs::remove_file(&token_file);
-    outcome?;
-    removed.with_context(|| format!("removing the job token {}", token_file.display()))?;
-    summarize(args, &files, start)
+    let summary = outcome.and_then(|_| {
+        removed.with_context(|| format!("removing the job token {}", token_file.display()))?;
+        summarize(args, &files, start)
+    });
+    match hub.filter(|_| args.run.keep_hub && !interrupt::is_wanted()) {
+        Some(hub) => {
+            // Said now, and not when nobody looks any more.
+            let code = summary.unwrap_or_else(|error| ui::fail(&error));
+            hub.stay()?;
+            Ok(code)
+        }
+        None => summary,
+    }
 }
 
 /// What cannot work should not cost the results of the job before: a program sees whether it can.
@@ -245,8 +263,9 @@ fn spare(input: &Path, files: &ResultFiles) -> anyhow::Result<()> {
 }
 
 /// Removes the results of an earlier job.
-fn clean_slate(files: &ResultFiles) -> anyhow::Result<()> {
-    for path in files.all() {
+fn clean_slate(files: &ResultFiles, output: &Path) -> anyhow::Result<()> {
+    let reports = REPORT.map(|name| output.join(name));
+    for path in files.all().into_iter().chain(reports.iter().map(PathBuf::as_path)) {
         remove_if_there(path).context("making room for the job's results")?;
     }
     Ok(())

@@ -37,50 +37,46 @@ const SKIPPED: &str = "target/skipped-tests.txt";
 /// What is built and run together, without a filter. What needs least comes first, so that a run that ends early has said most.
 struct Part {
     name: &'static str,
-    /// Which tests, for cargo.
-    targets: &'static [&'static str],
+    /// Which tests, for cargo: words.
+    targets: &'static str,
     /// Which of those, for the test programs.
     names: &'static [&'static str],
     /// What they start, as users build it: built before, not while the first test waits. Tests make these very calls, too.
     programs: &'static [&'static str],
 }
 
-const PARTS: [Part; 4] = [
+const PARTS: [Part; 5] = [
+    Part {
+        name: "unit tests of what all programs share",
+        targets: "--package wire --package records --package keeper --lib --bins",
+        names: &[],
+        programs: &[],
+    },
     Part {
         name: "programs' unit tests and simulations",
-        targets: &["--workspace", "--exclude", "xtask", "--lib", "--bins", "--test", "simulation"],
+        targets: "--workspace --exclude xtask --exclude wire --exclude records --exclude keeper --lib --bins --test simulation",
         names: &[],
         programs: &[],
     },
     Part {
         name: "commands' unit tests",
-        targets: &["--package", "xtask", "--features", "xtask/remote", "--lib", "--bins"],
+        targets: "--package xtask --features xtask/remote --lib --bins",
         names: &["--skip", "cloud"],
         programs: &[],
     },
     Part {
         name: "end-to-end tests",
-        targets: &["--package", "tests", "--test", "e2e"],
+        targets: "--package tests --test e2e",
         names: &["--skip", "cloud"],
         programs: &[
             "--package xtask",
-            "--package sender --package classifier --package receiver --package supervisor",
+            "--package sender --package classifier --package receiver --package supervisor --package hub",
             "--package xtask --features remote --bin xtask-remote",
         ],
     },
     Part {
         name: "tests of hosts from EC2",
-        targets: &[
-            "--package",
-            "xtask",
-            "--package",
-            "tests",
-            "--features",
-            "xtask/aws",
-            "--lib",
-            "--test",
-            "e2e",
-        ],
+        targets: "--package xtask --package tests --features xtask/aws --lib --test e2e",
         names: &["cloud"],
         programs: &["--package xtask --features aws --bin xtask-aws"],
     },
@@ -101,12 +97,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         fuzz::run(&shell, Some(filter), &limit, &mut counts)?;
     } else {
         check_formats(&mut failed);
-        let [programs, commands, end_to_end, cloud] = &PARTS;
+        let [shared, programs, commands, end_to_end, cloud] = &PARTS;
         // Only the end-to-end tests need Python, and what it takes is waiting for the most part.
         std::thread::scope(|scope| {
             let python = scope.spawn(install::python);
-            programs.run(&limit, &mut counts, &mut failed)?;
+            shared.run(&limit, &mut counts, &mut failed)?;
             ensure!(counts.passed > 0, "no test was run within {limit}");
+            programs.run(&limit, &mut counts, &mut failed)?;
             commands.run(&limit, &mut counts, &mut failed)?;
             install::programs(&shell);
             match python.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)) {
@@ -155,7 +152,7 @@ impl Part {
             // How many they are is known only when they are built.
             counts.skipped += 1;
         } else {
-            run_tests(self.targets, self.names, limit, counts)?;
+            run_tests(&self.targets(), self.names, limit, counts)?;
         }
         if limit.is_over() {
             ui::data(&format!("skipped: of the {} those that had not ended within {limit}", self.name));
@@ -163,9 +160,13 @@ impl Part {
         Ok(())
     }
 
+    fn targets(&self) -> Vec<&str> {
+        self.targets.split(' ').collect()
+    }
+
     /// Gives the number of warnings.
     fn build(&self) -> anyhow::Result<usize> {
-        let mut warnings = build::build(&[&build::FOR_TESTS, self.targets, &["--no-run"]].concat())?;
+        let mut warnings = build::build(&[&build::FOR_TESTS, &self.targets()[..], &["--no-run"]].concat())?;
         for words in self.programs {
             let words: Vec<_> = ["build", "--release"].into_iter().chain(words.split(' ')).collect();
             warnings += build::build(&words)?;

@@ -141,7 +141,7 @@ fn run_until_done(args: &RunCluster, start: Instant, is_started: &mut bool) -> a
         let packing = end(&hosts, cluster::pack(&job, metrics))?;
         return conclude(metrics, None, Some(packing), start);
     }
-    let outcome = cluster::run(&job, &Hosts { metrics, classifiers });
+    let outcome = cluster::run(&job, &Hosts { metrics, classifiers }, None);
     let times = end(&hosts, outcome)?;
     conclude(metrics, Some(times.forming), Some(times.packing), start)
 }

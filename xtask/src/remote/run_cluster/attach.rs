@@ -47,7 +47,7 @@ pub(super) fn run(args: &RunCluster) -> anyhow::Result<ExitCode> {
     ensure_runs(metrics, &statuses[0])?;
     let rows = recall_if_there(metrics)?.and_then(|description| description.input.rows());
     let found = find(&inventory, &hosts, &statuses)?;
-    let packing = cluster::attach(metrics, found, &Watched { rows, packs: true, token: None });
+    let packing = cluster::attach(metrics, found, &Watched { rows, packs: true, token: None, page: None });
     let packing = end(&hosts, packing)?;
     conclude(metrics, None, Some(packing), start)
 }

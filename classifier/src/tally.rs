@@ -1,0 +1,162 @@
+//! What this process counts, for the Monitoring Hub: its workers and, at the initializer, the source.
+//!
+//! A lock is held for a turn of an operator, and by the thread that reports for a moment once a second.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use telemetry::report::{ClassifierCounts, Counts, SourceCounts, WorkerCounts};
+use telemetry::stopwatch::Stopwatch;
+use wire::results::ResultBatch;
+
+/// The counts of a process. Clones are the same.
+#[derive(Debug, Clone)]
+pub struct Tally(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    generation: AtomicU64,
+    workers: Vec<WorkerTally>,
+    source: Mutex<Option<SourceState>>,
+}
+
+impl Tally {
+    /// Of a process with this many workers.
+    pub fn new(workers: usize) -> Self {
+        let workers = (0..workers).map(|_| WorkerTally::default()).collect();
+        Self(Arc::new(Shared { generation: AtomicU64::new(0), workers, source: Mutex::default() }))
+    }
+
+    /// The cluster has formed, as this generation.
+    pub fn formed(&self, generation: u64) {
+        self.0.generation.store(generation, Ordering::Relaxed);
+    }
+
+    /// The counts of one of its workers.
+    pub fn worker(&self, place: usize) -> WorkerTally {
+        self.0.workers[place].clone()
+    }
+
+    /// What the source counts, for a moment; with the first call, this process has one.
+    pub fn source(&self, count: impl FnOnce(&mut SourceCounts)) {
+        count(&mut self.lock_source().get_or_insert_default().counts);
+    }
+
+    /// Rows wait for room in the window, or they do not.
+    pub fn full(&self, is_full: bool) {
+        self.lock_source().get_or_insert_default().full.set(is_full, Instant::now());
+    }
+
+    fn lock_source(&self) -> MutexGuard<'_, Option<SourceState>> {
+        self.0.source.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is counted by now.
+    pub fn counts(&self) -> Counts {
+        let now = Instant::now();
+        let source = self.lock_source().as_ref().map(|source| {
+            let full_ms = source.full.total_ms(now);
+            SourceCounts { full_ms, ..source.counts.clone() }
+        });
+        Counts::Classifier(ClassifierCounts {
+            generation: self.0.generation.load(Ordering::Relaxed),
+            workers: self.0.workers.iter().map(|worker| worker.lock().counts(now)).collect(),
+            source,
+        })
+    }
+}
+
+#[derive(Debug, Default)]
+struct SourceState {
+    counts: SourceCounts,
+    full: Stopwatch,
+}
+
+/// The counts of a worker. Clones are the same.
+#[derive(Debug, Clone, Default)]
+pub struct WorkerTally(Arc<Mutex<WorkerState>>);
+
+impl WorkerTally {
+    /// For a turn of the worker.
+    pub fn lock(&self) -> MutexGuard<'_, WorkerState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a worker counts.
+#[derive(Debug, Default)]
+pub struct WorkerState {
+    counts: WorkerCounts,
+    busy: Stopwatch,
+    /// When the batches came that are not done, the oldest first.
+    arrived: VecDeque<Instant>,
+    began: Option<Instant>,
+}
+
+impl WorkerState {
+    /// A batch has come.
+    pub fn arrive(&mut self, now: Instant) {
+        self.counts.batches_in += 1;
+        self.arrived.push_back(now);
+    }
+
+    /// The box begins with the oldest batch.
+    pub fn begin(&mut self, now: Instant) {
+        if let Some(arrived) = self.arrived.front() {
+            self.counts.queue.record(now.saturating_duration_since(*arrived));
+        }
+        self.busy.set(true, now);
+        self.began = Some(now);
+    }
+
+    /// The box has brought these results for it.
+    pub fn done(&mut self, results: &ResultBatch<Vec<u8>>, now: Instant) {
+        self.busy.set(false, now);
+        self.arrived.pop_front();
+        if let Some(began) = self.began.take() {
+            self.counts.classify.record(now.saturating_duration_since(began));
+        }
+        self.counts.batches += 1;
+        self.counts.rows += u64::from(results.rows);
+        self.counts.rejects += u64::from(results.rejected);
+    }
+
+    fn counts(&self, now: Instant) -> WorkerCounts {
+        let since = |arrived: &Instant| now.saturating_duration_since(*arrived).as_millis() as u64;
+        WorkerCounts {
+            busy_ms: self.busy.total_ms(now),
+            oldest_ms: self.arrived.front().map(since),
+            ..self.counts.clone()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_batch_waits_is_worked_on_and_done() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut worker = WorkerState::default();
+        worker.arrive(at(0));
+        worker.arrive(at(0));
+        worker.begin(at(10));
+        let counts = worker.counts(at(30));
+        assert_eq!(
+            (counts.batches_in, counts.batches, counts.busy_ms, counts.oldest_ms),
+            (2, 0, 20, Some(30))
+        );
+        worker.done(&ResultBatch { rows: 100, rejected: 3, ..ResultBatch::default() }, at(40));
+        let counts = worker.counts(at(50));
+        assert_eq!((counts.batches, counts.rows, counts.rejects, counts.busy_ms), (1, 100, 3, 30));
+        assert_eq!(counts.oldest_ms, Some(50));
+        assert_eq!((counts.queue.count(), counts.queue.sum()), (1, Duration::from_millis(10)));
+        assert_eq!((counts.classify.count(), counts.classify.sum()), (1, Duration::from_millis(30)));
+    }
+}

@@ -1,0 +1,143 @@
+//! `/metrics`: Prometheus's text format, version 0.0.4.
+//!
+//! It is written here, since the crate prometheus-client writes OpenMetrics alone, in which a counter's type is told of another name
+//! than its value; `promtool check metrics` does not take that.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use crate::model::{Model, State};
+use crate::process::Liveness;
+use crate::view;
+
+/// The type that the format is served as.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// What Prometheus is told; `since_1970` is the wall clock's time at `now`.
+pub fn write(model: &Model, now: Duration, since_1970: Duration) -> String {
+    let mut out = Exposition(String::with_capacity(16 << 10));
+    let job = view::job(model, now);
+    let rows = &job.rows;
+    out.one("classifier_input_rows_total", "counter", "Rows that have come in.", rows.read as f64);
+    out.one(
+        "classifier_output_rows_total",
+        "counter",
+        "Rows that are durable, rejects included.",
+        rows.written as f64,
+    );
+    out.one(
+        "classifier_rejected_rows_total",
+        "counter",
+        "Rows that could not be classified.",
+        rows.rejected as f64,
+    );
+    out.one("classifier_output_bytes_total", "counter", "Bytes of durable results.", job.bytes as f64);
+    let window = job.stages.iter().find(|stage| stage.name == "batcher").map_or(0, |stage| stage.in_flight);
+    out.one(
+        "classifier_batches_in_flight",
+        "gauge",
+        "Batches that are issued and not durable.",
+        window as f64,
+    );
+    out.one(
+        "classifier_elapsed_seconds",
+        "gauge",
+        "Time since the job began, up to its end.",
+        job.elapsed_seconds,
+    );
+
+    out.head("classifier_job_state", "gauge", "1 for the state that the job is in, 0 for the others.");
+    for state in State::ALL {
+        let is_it = if state == job.state { 1.0 } else { 0.0 };
+        out.sample("classifier_job_state", &[("state", state.name())], is_it);
+    }
+
+    let name = "classifier_computation_duration_seconds";
+    out.head(name, "histogram", "How long computations take, each for a batch.");
+    for (computation, _, durations) in view::durations(model) {
+        for bound in view::bounds() {
+            let (limit, count) = (bound.as_secs_f64().to_string(), durations.count_up_to(bound) as f64);
+            let labels = [("computation", computation), ("le", &limit)];
+            out.sample(&format!("{name}_bucket"), &labels, count);
+        }
+        let labels = [("computation", computation), ("le", "+Inf")];
+        out.sample(&format!("{name}_bucket"), &labels, durations.count() as f64);
+        out.sample(&format!("{name}_sum"), &labels[..1], durations.sum().as_secs_f64());
+        out.sample(&format!("{name}_count"), &labels[..1], durations.count() as f64);
+    }
+
+    let workers = view::workers(model, now);
+    type Value = fn(&view::WorkerView) -> f64;
+    let of_workers: [(&str, &str, &str, Value); 4] = [
+        ("classifier_worker_up", "gauge", "Whether the worker reports.", |w| {
+            f64::from(u8::from(w.state == Liveness::Up))
+        }),
+        ("classifier_worker_rows_total", "counter", "Rows that the worker has classified.", |w| {
+            w.rows as f64
+        }),
+        ("classifier_worker_batches_total", "counter", "Batches that the worker has classified.", |w| {
+            w.batches as f64
+        }),
+        ("classifier_worker_restarts_total", "counter", "How often the worker was started again.", |w| {
+            f64::from(w.restarts)
+        }),
+    ];
+    for (name, kind, help, value) in of_workers {
+        out.head(name, kind, help);
+        for worker in &workers {
+            out.sample(name, &[("worker", &worker.name), ("machine", &worker.machine)], value(worker));
+        }
+    }
+    let name = "classifier_worker_last_seen_timestamp_seconds";
+    out.head(name, "gauge", "When the worker was last heard of, in seconds since 1970.");
+    let as_of = model.as_of(now);
+    for worker in &workers {
+        let ago = now.saturating_sub(as_of).as_secs_f64() + worker.last_seen_seconds;
+        out.sample(name, &[("worker", &worker.name)], since_1970.as_secs_f64() - ago);
+    }
+    let name = "classifier_worker_resident_memory_bytes";
+    out.head(name, "gauge", "Memory of the worker's process, which has all workers of that process.");
+    for worker in &workers {
+        out.sample(name, &[("worker", &worker.name)], worker.resident_bytes as f64);
+    }
+    out.0
+}
+
+struct Exposition(String);
+
+impl Exposition {
+    fn one(&mut self, name: &str, kind: &str, help: &str, value: f64) {
+        self.head(name, kind, help);
+        self.sample(name, &[], value);
+    }
+
+    fn head(&mut self, name: &str, kind: &str, help: &str) {
+        // Writing to a string does not fail; nor below.
+        let _ = write!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {
+        self.0.push_str(name);
+        for (i, (label, text)) in labels.iter().enumerate() {
+            let escaped = text.replace('\\', r"\\").replace('"', "\\\"").replace('\n', r"\n");
+            let _ = write!(self.0, "{}{label}=\"{escaped}\"", if i == 0 { '{' } else { ',' });
+        }
+        let _ = writeln!(self.0, "{} {value}", if labels.is_empty() { "" } else { "}" });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sample_has_its_labels_escaped() {
+        let mut out = Exposition(String::new());
+        out.one("a_total", "counter", "What it is.", 3.0);
+        out.sample("b", &[("x", "1"), ("y", "\"\\\n")], 0.25);
+        assert_eq!(
+            out.0,
+            "# HELP a_total What it is.\n# TYPE a_total counter\na_total 3\nb{x=\"1\",y=\"\\\"\\\\\\n\"} 0.25\n"
+        );
+    }
+}

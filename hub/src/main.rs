@@ -1,0 +1,103 @@
+//! `hub`: see `hub --help`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::ensure;
+use clap::Parser;
+use hub::intake::{self, Shared};
+use hub::{summary, web};
+use wire::net::{self, WhenTaken};
+use wire::ports;
+use wire::program::Ready;
+use wire::token::Token;
+
+/// Shows how a job goes: reports of its programs come in, and a page, JSON and Prometheus's metrics go out.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Args {
+    /// Where programs report
+    #[arg(long, value_name = "HOST:PORT", default_value_t = format!("127.0.0.1:{}", ports::METRICS), value_parser = net::host_and_port)]
+    listen: String,
+    /// Where the page is
+    #[arg(long, value_name = "HOST:PORT", default_value_t = format!("127.0.0.1:{}", ports::HUB), value_parser = net::host_and_port)]
+    web: String,
+    /// When a port is taken, take any free one; the ready file says which
+    #[arg(long)]
+    any_port: bool,
+    /// A file with the job's token; programs that do not know it are refused
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// A file with a token for the page, which is asked for at a login; without it, the page is this machine's alone
+    #[arg(long, value_name = "FILE")]
+    web_token_file: Option<PathBuf>,
+    /// Write report.html and report.json to this folder when the job is over, or the hub is ended
+    #[arg(long, value_name = "DIR")]
+    report: Option<PathBuf>,
+    /// Write addresses to this file: `metrics` and `web`
+    #[arg(long, value_name = "FILE")]
+    ready_file: Option<PathBuf>,
+}
+
+/// How often it is looked whether the job is over.
+const LOOK_PAUSE: Duration = Duration::from_millis(200);
+
+fn main() -> ExitCode {
+    wire::program::end_on_panic();
+    wire::program::heed_lifeline("hub");
+    match run(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => wire::program::failure("hub", &error),
+    }
+}
+
+fn run(args: &Args) -> anyhow::Result<()> {
+    let load = |file: &Option<PathBuf>| file.as_deref().map(Token::load).transpose();
+    let (token, web_token) = (load(&args.token_file)?, load(&args.web_token_file)?);
+    let before = Ready::before(args.ready_file.as_deref())?.unwrap_or_default();
+    let when_taken = WhenTaken::any_port(args.any_port);
+    let listen = |what: &'static str, address| {
+        net::listen_again(what, before.addresses.get(what).copied(), address, when_taken)
+    };
+    let (reports, page) = (listen("metrics", &args.listen)?, listen("web", &args.web)?);
+    let at = page.local_addr()?;
+    ensure!(
+        web_token.is_some() || at.ip().is_loopback(),
+        "{at} can be reached from other machines: the page needs a token there (--web-token-file)"
+    );
+    Ready::new([("metrics", reports.local_addr()?), ("web", at)]).write(args.ready_file.as_deref())?;
+    let shared = Shared::default();
+    intake::open(reports, token, shared.clone())?;
+    match args.report.clone() {
+        Some(folder) => leave_report(folder, shared.clone())?,
+        None => wire::program::on_end_signals(|| std::process::exit(0))?,
+    }
+    wire::say!("hub: http://{at}");
+    web::serve(page, web_token, shared)
+}
+
+/// Writes the report when the job is over, and again when this process is ended: the last reports of programs come then.
+fn leave_report(folder: PathBuf, shared: Shared) -> anyhow::Result<()> {
+    let write = |folder: &Path, shared: &Shared| {
+        let everything = {
+            let (model, now) = shared.look();
+            summary::everything(&model, now)
+        };
+        if let Err(error) = summary::write(folder, &everything) {
+            wire::say!("hub: the job's report: {error:#}");
+        }
+    };
+    let (last_folder, last_shared) = (folder.clone(), shared.clone());
+    wire::program::on_end_signals(move || {
+        write(&last_folder, &last_shared);
+        std::process::exit(0);
+    })?;
+    std::thread::spawn(move || {
+        while !shared.look().0.state().is_over() {
+            std::thread::sleep(LOOK_PAUSE);
+        }
+        write(&folder, &shared);
+    });
+    Ok(())
+}

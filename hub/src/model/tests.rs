@@ -1,0 +1,152 @@
+use proptest::prelude::*;
+use telemetry::report::Ending;
+
+use super::*;
+use crate::scenario::{ROWS_PER_SECOND, Scenario, ending};
+use crate::view;
+
+const SMALL: Scenario = Scenario { machines: 2, seconds: 100 };
+
+fn at(second: u64) -> Duration {
+    Duration::from_secs(second)
+}
+
+fn kinds(model: &Model) -> Vec<Kind> {
+    model.events().iter().map(|event| event.kind).collect()
+}
+
+#[test]
+fn a_job_goes_from_waiting_to_done() {
+    let mut model = Model::default();
+    assert_eq!(model.state(), State::Waiting);
+    for second in 0..=SMALL.seconds {
+        SMALL.pass(&mut model, second, &[]);
+    }
+    assert_eq!(model.state(), State::Done);
+    let job = view::job(&model, at(500));
+    // It stays as it was at the end.
+    assert_eq!((job.elapsed_seconds, job.rows.written, job.rows.in_flight), (100.0, SMALL.rows(), 0));
+    assert_eq!((job.workers_expected, job.restarts, job.failure), (14, 0, None));
+    let states: Vec<_> = model.events().iter().filter(|e| e.kind == Kind::Job).map(|e| &e.text[..]).collect();
+    assert_eq!(states, ["the job is running", "the job is done"]);
+}
+
+#[test]
+fn a_silent_program_is_stale_then_lost_and_its_row_stays() {
+    let mut model = Model::default();
+    (0..10).for_each(|second| SMALL.pass(&mut model, second, &[]));
+    let mut states = Vec::new();
+    for second in 10..25 {
+        SMALL.pass(&mut model, second, &["worker1"]);
+        let workers = view::workers(&model, at(second));
+        let view = workers.iter().find(|view| view.name == "worker1.3").unwrap();
+        assert_eq!(view.rate.is_some(), view.state == Liveness::Up, "unknown, and not zero");
+        assert!(view.state == Liveness::Up || workers[0].process == "worker1", "problems come first");
+        states.push((second, view.state));
+    }
+    let first = |wanted| states.iter().find(|(_, state)| *state == wanted).unwrap().0;
+    // Its last report came in second 9.
+    assert_eq!((first(Liveness::Stale), first(Liveness::Lost)), (12, 19));
+    assert_eq!(view::job(&model, at(24)).workers_up, 7);
+    SMALL.pass(&mut model, 25, &[]);
+    assert!(kinds(&model).ends_with(&[Kind::Lost, Kind::Back]), "{:?}", model.events());
+}
+
+#[test]
+fn what_a_program_counted_in_an_earlier_life_counts_on() {
+    let mut model = Model::default();
+    (0..10).for_each(|second| SMALL.pass(&mut model, second, &[]));
+    let leaves = ending(SMALL.report("worker1", 10, 0), Ending::Leaving("lost the receiver".into()));
+    model.hear(&Scenario::origin("worker1", 1), leaves, at(10));
+    assert_eq!(model.processes()["worker1"].liveness(at(10)), Liveness::Stale);
+    model.hear(&Scenario::origin("worker1", 2), SMALL.report("worker1", 15, 11), at(15));
+    let worker = &view::workers(&model, at(15))[7];
+    assert_eq!((worker.name.as_str(), worker.restarts), ("worker1.0", 1));
+    assert_eq!(worker.rows, (10 + 4) * ROWS_PER_SECOND);
+    assert_eq!(view::job(&model, at(15)).restarts, 1);
+    assert!(kinds(&model).contains(&Kind::Restarted));
+}
+
+#[test]
+fn a_job_without_output_is_stalled_after_a_while() {
+    let mut model = Model::default();
+    (0..10).for_each(|second| SMALL.pass(&mut model, second, &[]));
+    for second in 10..30 {
+        SMALL.pass(&mut model, second, &["receiver"]);
+        // In second 10 the first rows come that are not written.
+        assert_eq!(model.state() == State::Stalled, second >= 10 + STALLED.as_secs(), "second {second}");
+    }
+    let bottleneck = view::job(&model, at(29)).bottleneck.unwrap();
+    assert_eq!(bottleneck.words, "nothing is heard of receiver");
+    SMALL.pass(&mut model, 30, &[]);
+    assert_eq!(model.state(), State::Running);
+}
+
+#[test]
+fn a_job_that_waits_for_rows_is_not_stalled() {
+    let mut model = Model::default();
+    (0..=10).for_each(|second| SMALL.pass(&mut model, second, &[]));
+    // The input has nothing more to say for now; all that has come is written.
+    for second in 11..60 {
+        for name in SMALL.names() {
+            model.hear(&Scenario::origin(&name, 1), SMALL.report(&name, 10, 0), at(second));
+        }
+        model.tick(at(second));
+    }
+    assert_eq!(model.state(), State::Running);
+}
+
+#[test]
+fn a_program_that_cannot_go_on_fails_the_job_with_its_reason() {
+    let mut model = Model::default();
+    (0..10).for_each(|second| SMALL.pass(&mut model, second, &[]));
+    let fails = ending(SMALL.report("initializer", 10, 0), Ending::Failed("no space left".into()));
+    model.hear(&Scenario::origin("initializer", 1), fails, at(10));
+    assert_eq!(model.state(), State::Failed);
+    assert_eq!(view::job(&model, at(11)).failure.unwrap(), "initializer: no space left");
+}
+
+#[test]
+fn the_busy_workers_are_named_as_what_holds_the_job_back() {
+    let mut model = Model::default();
+    (0..20).for_each(|second| SMALL.pass(&mut model, second, &[]));
+    let bottleneck = view::job(&model, at(19)).bottleneck.unwrap();
+    assert_eq!(bottleneck.stage, "classify");
+    assert!(bottleneck.words.starts_with("all 14 workers are busy 95 % of the time"), "{}", bottleneck.words);
+}
+
+#[test]
+fn an_estimate_comes_when_it_means_something_and_is_right_for_a_steady_job() {
+    let mut model = Model::default();
+    for second in 0..SMALL.seconds {
+        SMALL.pass(&mut model, second, &[]);
+        let estimate = view::job(&model, at(second)).estimate;
+        assert_eq!(estimate.is_some(), second >= 6, "second {second}");
+        if let Some(estimate) = estimate {
+            let left = (SMALL.seconds - second) as f64;
+            assert!((estimate.low_seconds - left).abs() < 0.5 && (estimate.high_seconds - left).abs() < 0.5);
+        }
+    }
+}
+
+proptest! {
+    /// Counts are cumulative: whatever reports are lost, the next ones make up for them.
+    #[test]
+    fn lost_reports_heal(lost in prop::collection::vec(prop::sample::select(vec!["sender", "receiver", "initializer", "worker1"]), 30)) {
+        let (mut all, mut some) = (Model::default(), Model::default());
+        for second in 0..30u64 {
+            SMALL.pass(&mut all, second, &[]);
+            SMALL.pass(&mut some, second, &[lost[second as usize]]);
+        }
+        for second in 30..=40 {
+            SMALL.pass(&mut all, second, &[]);
+            SMALL.pass(&mut some, second, &[]);
+        }
+        let (all, some) = ((view::job(&all, at(40)), view::workers(&all, at(40))), (view::job(&some, at(40)), view::workers(&some, at(40))));
+        prop_assert_eq!(all.0.rows, some.0.rows);
+        prop_assert_eq!(all.0.workers_up, some.0.workers_up);
+        for (one, other) in all.1.iter().zip(&some.1) {
+            prop_assert_eq!((&one.name, one.rows, one.batches, one.p99_ms), (&other.name, other.rows, other.batches, other.p99_ms));
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! One program of the job, over all its lives.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use telemetry::durations::Durations;
+use telemetry::report::{Counts, Ending, Report, WorkerCounts};
+use telemetry::usage::Usage;
+
+/// Without a report for so long, a program is stale: nobody knows how it is.
+pub const STALE: Duration = Duration::from_secs(3);
+/// Without a report for so long, it is lost.
+pub const LOST: Duration = Duration::from_secs(10);
+/// Of each worker, the rates of so many seconds are kept.
+const RATES: usize = 60;
+
+/// How a program is, as far as its reports tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Liveness {
+    /// It has said that it cannot go on.
+    Failed,
+    /// Nothing has been heard of it for long.
+    Lost,
+    /// Nothing has been heard of it for a moment; or it has left, and is about to be started again.
+    Stale,
+    /// It reports.
+    Up,
+    /// It has ended well.
+    Finished,
+}
+
+/// A program of the job. Times are those of the hub's clock.
+#[derive(Debug, Clone)]
+pub struct Process {
+    /// The machine's name.
+    pub machine: String,
+    incarnation: u64,
+    /// Its lives before this one.
+    pub restarts: u32,
+    /// When its last report came.
+    pub seen: Duration,
+    /// What its last report said of its machine and itself.
+    pub usage: Usage,
+    /// How much of a processor it used between its last two reports.
+    pub processors: Option<f64>,
+    /// Bytes a second that its machine received and sent between its last two reports.
+    pub network: Option<(f64, f64)>,
+    uptime_ms: u64,
+    /// Which share of the time it is at its limit, lately: a sender waits for the source, rows at the source wait for room in
+    /// the window, a receiver waits for its disk.
+    pub strain: Option<f64>,
+    /// What it has counted in this life; of its workers, see there.
+    pub counts: Counts,
+    /// What its last report said of its end.
+    pub ending: Option<Ending>,
+    /// Its workers, if it is a classifier.
+    pub workers: Vec<Worker>,
+}
+
+/// A worker thread, over all lives of its process.
+#[derive(Debug, Clone, Default)]
+pub struct Worker {
+    /// What was counted in earlier lives.
+    before: Totals,
+    /// The last report of this one.
+    pub now: WorkerCounts,
+    /// Rows a second, the last of them last.
+    pub rates: VecDeque<f32>,
+    /// Which share of the time its box is at work, lately.
+    pub busy: Option<f64>,
+}
+
+/// What a worker has counted, in all its lives.
+#[derive(Debug, Clone, Default)]
+pub struct Totals {
+    /// Batches that are classified.
+    pub batches: u64,
+    /// Rows in these.
+    pub rows: u64,
+    /// Of these, rejects.
+    pub rejects: u64,
+    /// For how long its box has been at work.
+    pub busy_ms: u64,
+    /// How long batches waited for the box.
+    pub queue: Durations,
+    /// How long the box took for batches.
+    pub classify: Durations,
+}
+
+impl Totals {
+    fn add(&mut self, counts: &WorkerCounts) {
+        self.batches += counts.batches;
+        self.rows += counts.rows;
+        self.rejects += counts.rejects;
+        self.busy_ms += counts.busy_ms;
+        self.queue.add(&counts.queue);
+        self.classify.add(&counts.classify);
+    }
+}
+
+impl Worker {
+    /// What it has counted in all.
+    pub fn totals(&self) -> Totals {
+        let mut totals = self.before.clone();
+        totals.add(&self.now);
+        totals
+    }
+
+    /// Rows a second, between its last two reports.
+    pub fn rate(&self) -> Option<f32> {
+        self.rates.back().copied()
+    }
+
+    /// Batches that are with it.
+    pub fn in_flight(&self) -> u64 {
+        self.now.batches_in.saturating_sub(self.now.batches)
+    }
+
+    fn hear(&mut self, counts: WorkerCounts, span_ms: u64) {
+        if span_ms > 0 {
+            if self.rates.len() == RATES {
+                self.rates.pop_front();
+            }
+            self.rates.push_back((counts.rows.saturating_sub(self.now.rows) * 1000) as f32 / span_ms as f32);
+            self.busy = smooth(self.busy, share(counts.busy_ms, self.now.busy_ms, span_ms));
+        }
+        self.now = counts;
+    }
+}
+
+/// What a report brought that one may want to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum News {
+    /// The program lives its first life.
+    Joined,
+    /// It lives another one.
+    Restarted,
+    /// Nothing but counts.
+    None,
+}
+
+impl Process {
+    /// A program whose first report this is. Its rates are known with the next one.
+    pub fn new(machine: &str, incarnation: u64, report: Report, now: Duration) -> Self {
+        let Report { uptime_ms, usage, mut counts, ending } = report;
+        let worker = |now| Worker { now, ..Worker::default() };
+        Self {
+            machine: machine.to_owned(),
+            incarnation,
+            restarts: 0,
+            seen: now,
+            usage,
+            processors: None,
+            network: None,
+            strain: None,
+            uptime_ms,
+            workers: take_workers(&mut counts).into_iter().map(worker).collect(),
+            counts,
+            ending,
+        }
+    }
+
+    /// Takes in a report.
+    pub fn hear(&mut self, machine: &str, incarnation: u64, report: Report, now: Duration) -> News {
+        self.seen = now;
+        if incarnation != self.incarnation {
+            self.incarnation = incarnation;
+            self.restarts += 1;
+            machine.clone_into(&mut self.machine);
+            for worker in &mut self.workers {
+                worker.before = worker.totals();
+                worker.now = WorkerCounts::default();
+            }
+            self.take(report, 0);
+            return News::Restarted;
+        }
+        let span_ms = report.uptime_ms.saturating_sub(self.uptime_ms);
+        self.take(report, span_ms);
+        News::None
+    }
+
+    fn take(&mut self, report: Report, span_ms: u64) {
+        let Report { uptime_ms, usage, mut counts, ending } = report;
+        let per_second = |now: u64, then: u64| {
+            (span_ms > 0).then(|| now.saturating_sub(then) as f64 * 1000.0 / span_ms as f64)
+        };
+        self.processors = per_second(usage.cpu_ms, self.usage.cpu_ms).map(|ms| ms / 1000.0);
+        self.network = per_second(usage.received_bytes, self.usage.received_bytes)
+            .zip(per_second(usage.sent_bytes, self.usage.sent_bytes));
+        if span_ms > 0 {
+            self.strain =
+                smooth(self.strain, share(strained_ms(&counts), strained_ms(&self.counts), span_ms));
+        }
+        let workers = take_workers(&mut counts);
+        self.workers.resize_with(self.workers.len().max(workers.len()), Worker::default);
+        for (worker, counts) in self.workers.iter_mut().zip(workers) {
+            worker.hear(counts, span_ms);
+        }
+        (self.uptime_ms, self.usage, self.counts, self.ending) = (uptime_ms, usage, counts, ending);
+    }
+
+    /// When it began, in this life.
+    pub fn begun(&self) -> Duration {
+        self.seen.saturating_sub(Duration::from_millis(self.uptime_ms))
+    }
+
+    /// How it is.
+    pub fn liveness(&self, now: Duration) -> Liveness {
+        let silent = now.saturating_sub(self.seen);
+        match &self.ending {
+            Some(Ending::Finished) => Liveness::Finished,
+            Some(Ending::Failed(_)) => Liveness::Failed,
+            _ if silent >= LOST => Liveness::Lost,
+            Some(Ending::Leaving(_)) => Liveness::Stale,
+            None if silent >= STALE => Liveness::Stale,
+            None => Liveness::Up,
+        }
+    }
+}
+
+/// For how long a program has been at its limit; see [`Process::strain`].
+fn strained_ms(counts: &Counts) -> u64 {
+    match counts {
+        Counts::Sender(counts) => counts.blocked_ms,
+        Counts::Classifier(counts) => counts.source.as_ref().map_or(0, |source| source.full_ms),
+        Counts::Receiver(counts) => counts.sync.sum().as_millis() as u64,
+    }
+}
+
+fn share(now_ms: u64, then_ms: u64, span_ms: u64) -> f64 {
+    (now_ms.saturating_sub(then_ms) as f64 / span_ms as f64).min(1.0)
+}
+
+/// What is said in words should not change with every second.
+fn smooth(before: Option<f64>, now: f64) -> Option<f64> {
+    Some(before.map_or(now, |before| before + (now - before) * 0.3))
+}
+
+fn take_workers(counts: &mut Counts) -> Vec<WorkerCounts> {
+    match counts {
+        Counts::Classifier(counts) => std::mem::take(&mut counts.workers),
+        Counts::Sender(_) | Counts::Receiver(_) => Vec::new(),
+    }
+}

@@ -1,0 +1,43 @@
+//! What the receiver counts, for the Monitoring Hub.
+
+use std::time::Duration;
+
+use telemetry::report::{Counts, JobOutcome, ReceiverCounts};
+use wire::results::Outcome;
+
+use super::{End, Job, Way};
+use crate::checkpoint::Position;
+
+impl<W: Way> Job<W> {
+    /// Notes how long it took to make results durable.
+    pub fn synced(&self, took: Duration) {
+        self.state().syncs.record(took);
+    }
+
+    /// What is counted by now.
+    pub fn counts(&self) -> Counts {
+        let state = self.state();
+        let Position { next, next_row, rejects, result_bytes, .. } = state.durable;
+        Counts::Receiver(ReceiverCounts {
+            generation: state.generation,
+            rows_written: state.written.next_row.max(next_row),
+            rows: next_row,
+            rejects,
+            batches: next,
+            bytes: result_bytes,
+            held_bytes: state.held,
+            sync: state.syncs.clone(),
+            outcome: state.end.as_ref().and_then(outcome),
+        })
+    }
+}
+
+/// How the job ended; nothing, if there was none.
+fn outcome(end: &End) -> Option<JobOutcome> {
+    match end {
+        End::Job(Outcome::Done(summary)) => Some(JobOutcome::Done(summary.clone())),
+        End::Job(Outcome::Failed(reason)) => Some(JobOutcome::Failed(reason.clone())),
+        End::Stopped(_) => Some(JobOutcome::Stopped),
+        End::Closed => None,
+    }
+}

@@ -1,0 +1,53 @@
+//! What the sender counts, for the Monitoring Hub.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use telemetry::report::{Counts, SenderCounts};
+use telemetry::stopwatch::Stopwatch;
+
+use crate::input::Input;
+
+/// The counts. Clones are the same.
+#[derive(Debug, Clone, Default)]
+pub struct Tally(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    counts: SenderCounts,
+    blocked: Stopwatch,
+}
+
+impl Tally {
+    /// Something is being written, or it is not any more: the source has taken it, as far as the network tells.
+    pub(crate) fn writing(&self, is_writing: bool) {
+        self.state().blocked.set(is_writing, Instant::now());
+    }
+
+    /// All of the input up to here is sent.
+    pub(crate) fn sent(&self, input: &dyn Input, all_sent: bool) {
+        let (rows, extent) = (input.position(), input.extent());
+        let mut state = self.state();
+        state.counts = SenderCounts {
+            rows,
+            rows_total: extent.rows_total,
+            bytes: extent.bytes,
+            bytes_total: extent.bytes_total,
+            all_sent,
+            blocked_ms: 0,
+        };
+    }
+
+    /// What is counted by now.
+    pub fn counts(&self) -> Counts {
+        let state = self.state();
+        Counts::Sender(SenderCounts {
+            blocked_ms: state.blocked.total_ms(Instant::now()),
+            ..state.counts.clone()
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,159 @@
+//! How long something took, each time.
+
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
+
+/// The shortest duration that is told from shorter ones, and the longest from longer ones, in nanoseconds.
+const SHORTEST: u64 = 1_000;
+const LONGEST: u64 = 3_600_000_000_000;
+/// Durations are known to two digits.
+const DIGITS: u8 = 2;
+
+/// A histogram of durations with a logarithmic axis, from a microsecond to an hour, each known to one part in a hundred.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(into = "Sparse", from = "Sparse")]
+pub struct Durations {
+    counts: Histogram<u64>,
+    sum: u64,
+}
+
+/// What crosses the network: only what was recorded, in nanoseconds.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Sparse {
+    sum: u64,
+    counts: Vec<(u64, u64)>,
+}
+
+impl Default for Durations {
+    fn default() -> Self {
+        let counts = Histogram::new_with_bounds(SHORTEST, LONGEST, DIGITS);
+        Self { counts: counts.expect("the bounds are constant, and in order"), sum: 0 }
+    }
+}
+
+impl From<Durations> for Sparse {
+    fn from(durations: Durations) -> Self {
+        Self { sum: durations.sum, counts: durations.recorded().collect() }
+    }
+}
+
+impl From<Sparse> for Durations {
+    fn from(sparse: Sparse) -> Self {
+        let mut durations = Self { sum: sparse.sum, ..Self::default() };
+        for (nanoseconds, count) in sparse.counts {
+            durations.counts.saturating_record_n(nanoseconds, count);
+        }
+        durations
+    }
+}
+
+impl Durations {
+    /// It took so long once more.
+    pub fn record(&mut self, took: Duration) {
+        let nanoseconds = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.sum = self.sum.saturating_add(nanoseconds);
+        self.counts.saturating_record(nanoseconds);
+    }
+
+    /// Takes in what was recorded elsewhere.
+    pub fn add(&mut self, other: &Self) {
+        self.sum = self.sum.saturating_add(other.sum);
+        for (nanoseconds, count) in other.recorded() {
+            self.counts.saturating_record_n(nanoseconds, count);
+        }
+    }
+
+    /// How many were recorded.
+    pub fn count(&self) -> u64 {
+        self.counts.len()
+    }
+
+    /// All of them together.
+    pub fn sum(&self) -> Duration {
+        Duration::from_nanos(self.sum)
+    }
+
+    /// The longest; nothing, if there is none.
+    pub fn max(&self) -> Duration {
+        Duration::from_nanos(self.counts.max())
+    }
+
+    /// The duration that this share of them (0 to 1) does not exceed.
+    pub fn quantile(&self, share: f64) -> Duration {
+        Duration::from_nanos(self.counts.value_at_quantile(share))
+    }
+
+    /// How many took no longer than this.
+    pub fn count_up_to(&self, limit: Duration) -> u64 {
+        let limit = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
+        self.recorded().take_while(|(nanoseconds, _)| *nanoseconds <= limit).map(|(_, count)| count).sum()
+    }
+
+    /// Each duration that was recorded, in nanoseconds and rounded up, and how often; in order.
+    fn recorded(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.counts.iter_recorded().map(|step| (step.value_iterated_to(), step.count_at_value()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn what_is_not_recorded_is_nothing() {
+        let none = Durations::default();
+        assert_eq!((none.count(), none.sum(), none.max()), (0, Duration::ZERO, Duration::ZERO));
+        assert_eq!(none.quantile(0.99), Duration::ZERO);
+    }
+
+    #[test]
+    fn what_is_too_short_or_too_long_counts_at_the_end() {
+        let mut durations = Durations::default();
+        durations.record(Duration::ZERO);
+        durations.record(Duration::from_secs(1 << 40));
+        assert_eq!(durations.count(), 2);
+        assert_eq!(durations.count_up_to(Duration::from_micros(1)), 1);
+        assert!(durations.max() >= Duration::from_secs(3600), "{:?}", durations.max());
+    }
+
+    proptest! {
+        #[test]
+        fn quantiles_are_known_to_one_part_in_a_hundred(
+            mut nanoseconds in prop::collection::vec(2_000..LONGEST, 1..200),
+            share in 0.0..1.0f64,
+        ) {
+            let mut durations = Durations::default();
+            nanoseconds.iter().for_each(|n| durations.record(Duration::from_nanos(*n)));
+            nanoseconds.sort_unstable();
+            let rank = ((share * nanoseconds.len() as f64).ceil() as usize).clamp(1, nanoseconds.len());
+            let exact = nanoseconds[rank - 1] as f64;
+            let found = durations.quantile(share).as_nanos() as f64;
+            // Whole microseconds are told apart, whatever the size.
+            prop_assert!((found - exact).abs() <= exact / 100.0 + 1024.0, "{found} for {exact}");
+            prop_assert_eq!(durations.count_up_to(durations.max()), nanoseconds.len() as u64);
+        }
+
+        #[test]
+        fn what_crosses_the_network_is_the_same(
+            one in prop::collection::vec(0..LONGEST, 0..50),
+            other in prop::collection::vec(0..LONGEST, 0..50),
+        ) {
+            let of = |nanoseconds: &[u64]| {
+                let mut durations = Durations::default();
+                nanoseconds.iter().for_each(|n| durations.record(Duration::from_nanos(*n)));
+                durations
+            };
+            let told = |durations: &Durations| -> Durations {
+                serde_json::from_slice(&serde_json::to_vec(durations).unwrap()).unwrap()
+            };
+            let mut sum = told(&of(&one));
+            sum.add(&told(&of(&other)));
+            let whole = of(&[&one[..], &other[..]].concat());
+            prop_assert_eq!(sum.recorded().collect::<Vec<_>>(), whole.recorded().collect::<Vec<_>>());
+            prop_assert_eq!((sum.count(), sum.sum()), (whole.count(), whole.sum()));
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! The Monitoring Hub beside a real job.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+use tests::http::{Answer, ask, get};
+use tests::program::Program;
+use tests::{eventually, program_path};
+
+const HOST: &str = "Host: localhost\r\n";
+
+/// A job of rows that take a while, and where its page is.
+fn start(folder: &Path, args: &[&str]) -> (Program, String) {
+    let mut command = Command::new(program_path("xtask"));
+    command.arg("run-locally").args(["--output", folder.join("out").to_str().unwrap()]);
+    command.args(["--log", folder.join("log").to_str().unwrap()]).args(args);
+    let xtask = Program::start_command("xtask", folder, command);
+    let page = eventually("the page's address", || {
+        let said = xtask.output();
+        let line = said.lines().find_map(|line| line.strip_prefix("hub        http://"))?;
+        Some(line.to_owned())
+    });
+    (xtask, page)
+}
+
+fn json(page: &str, path: &str) -> Value {
+    let answer = get(page, path, HOST).unwrap();
+    assert_eq!(answer.status, 200, "{answer:?}");
+    answer.json()
+}
+
+/// The value of a sample in Prometheus's text.
+fn sample(metrics: &Answer, name: &str) -> f64 {
+    let line = metrics.body.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("no {name} in {}", metrics.body)).parse().unwrap()
+}
+
+#[test]
+fn it_shows_the_job_and_leaves_a_report() {
+    let folder = tempfile::tempdir().unwrap();
+    let args = ["--classifier", "sleep:2000", "--input-lines", "6000", "--workers", "2", "--keep-hub"];
+    let (mut xtask, page) = start(folder.path(), &args);
+    let running = eventually("rows to move", || {
+        let job = json(&page, "/api/v1/job");
+        let rows = &job["rows"];
+        (rows["written"].as_u64() > Some(0) && rows["written"] != rows["total"]).then_some(job)
+    });
+    assert_eq!(running["state"], "running", "{running}");
+    assert_eq!(
+        (&running["rows"]["total"], &running["workers_expected"]),
+        (&6000.into(), &2.into()),
+        "{running}"
+    );
+    let workers = json(&page, "/api/v1/workers");
+    let names: Vec<_> =
+        workers.as_array().unwrap().iter().map(|worker| worker["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["initializer.0", "initializer.1"]);
+    let one = json(&page, "/api/v1/workers/initializer.1");
+    assert_eq!(one["worker"]["state"], "up", "{one}");
+    assert_eq!(get(&page, "/api/v1/workers/nobody.0", HOST).unwrap().status, 404);
+
+    let done =
+        eventually("the job's end", || Some(json(&page, "/api/v1/job")).filter(|job| job["state"] == "done"));
+    assert_eq!((&done["summary"]["rows"], &done["rows"]["written"]), (&6000.into(), &6000.into()), "{done}");
+    // Numbers agree, whoever asks for them.
+    let metrics = get(&page, "/metrics", HOST).unwrap();
+    assert_eq!(sample(&metrics, "classifier_output_rows_total"), 6000.0);
+    assert_eq!(sample(&metrics, "classifier_input_rows_total"), 6000.0);
+    assert_eq!(sample(&metrics, r#"classifier_job_state{state="done"}"#), 1.0);
+    let classified = eventually("the workers' last reports", || {
+        let workers = json(&page, "/api/v1/workers");
+        let rows = workers.as_array().unwrap().iter().map(|worker| worker["rows"].as_u64().unwrap());
+        (rows.sum::<u64>() == 6000).then_some(workers)
+    });
+    assert!(classified[0]["p50_ms"].as_f64().unwrap() >= 200.0, "a hundred rows take 0.2 s: {classified}");
+
+    // The page stays until somebody has seen enough, and the report stays then.
+    assert!(xtask.is_running());
+    xtask.await_output("the page stays at");
+    xtask.signal("INT");
+    xtask.success();
+    assert!(get(&page, "/healthz", HOST).is_none(), "the hub has ended");
+    let report: Value =
+        serde_json::from_slice(&std::fs::read(folder.path().join("out/report.json")).unwrap()).unwrap();
+    assert_eq!((&report["job"]["state"], &report["job"]["summary"]), (&"done".into(), &done["summary"]));
+    assert!(report["history"].as_array().unwrap().len() > 2, "{report}");
+    let html = std::fs::read_to_string(folder.path().join("out/report.html")).unwrap();
+    assert!(html.contains(done["summary"]["sha256"].as_str().unwrap()));
+}
+
+#[test]
+fn a_hub_that_dies_is_back_and_knows_where_the_job_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let args = ["--classifier", "sleep:2000", "--input-lines", "8000", "--workers", "2"];
+    let (mut xtask, page) = start(folder.path(), &args);
+    let written = |page: &str| get(page, "/api/v1/job", HOST)?.json()["rows"]["written"].as_u64();
+    let before = eventually("rows to be written", || written(&page).filter(|written| *written > 0));
+    let hubs = tests::command_lines_of(|words| {
+        words.contains(folder.path().to_str().unwrap()) && words.contains("/hub --ready-file")
+    });
+    let [(hub, _)] = &hubs[..] else { panic!("{hubs:?}") };
+    assert!(Command::new("kill").args(["-KILL", &hub.to_string()]).status().unwrap().success());
+    let after = eventually("the next hub to have heard of the receiver", || {
+        written(&page).filter(|written| *written >= before)
+    });
+    assert!(after <= 8000);
+    xtask.success();
+    let report = std::fs::read_to_string(folder.path().join("out/report.json")).unwrap();
+    let report: Value = serde_json::from_str(&report).unwrap();
+    assert_eq!(report["job"]["summary"]["rows"], 8000, "{report}");
+}
+
+#[test]
+fn only_this_machine_by_its_own_name_sees_the_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut hub =
+        Program::start_server("hub", folder.path(), ["--listen", "127.0.0.1:0", "--web", "127.0.0.1:0"]);
+    let page = hub.address("web");
+    let answer = get(&page, "/", HOST).unwrap();
+    assert!(answer.body.contains("<title>Monitoring Hub</title>"));
+    assert!(answer.head.contains("content-security-policy: default-src 'none'"), "{}", answer.head);
+    for foreign in ["Host: evil.example\r\n", "Host: localhost.evil.example:4000\r\n", ""] {
+        for path in ["/", "/api/v1/job", "/metrics", "/healthz", "/app.js"] {
+            let answer = get(&page, path, foreign).unwrap();
+            assert_eq!(answer.status, 403, "{foreign:?} {path}: {answer:?}");
+            assert!(answer.body.starts_with("This hub is asked for by another name"), "{answer:?}");
+        }
+    }
+    assert_eq!(ask(&page, "POST /api/v1/job HTTP/1.0\r\nHost: localhost\r\n\r\n").unwrap().status, 405);
+
+    let said =
+        Program::start("hub", folder.path(), ["--listen", "127.0.0.1:0", "--web", "0.0.0.0:0"]).failure();
+    assert!(said.contains("can be reached from other machines: the page needs a token"), "{said}");
+}
+
+#[test]
+fn with_a_token_a_stranger_sees_a_login_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let secret = folder.path().join("web-token");
+    wire::token::Token::new("0123456789abcdef0123456789abcdef").save(&secret).unwrap();
+    let args =
+        ["--listen", "127.0.0.1:0", "--web", "0.0.0.0:0", "--web-token-file", secret.to_str().unwrap()];
+    let mut hub = Program::start_server("hub", folder.path(), args);
+    let page = hub.address("web").replace("0.0.0.0", "127.0.0.1");
+    for path in ["/", "/api/v1/job", "/metrics", "/app.js", "/healthz"] {
+        for header in [HOST, "Host: hub.example\r\nCookie: hub=guess\r\n", "Authorization: Bearer guess\r\n"]
+        {
+            let answer = get(&page, path, header).unwrap();
+            assert_eq!(answer.status, 401, "{path} {answer:?}");
+            assert!(answer.body.contains("<form method=\"post\" action=\"/login\">"), "{answer:?}");
+        }
+    }
+    let login = |token: &str| {
+        let length = "token=".len() + token.len();
+        ask(
+            &page,
+            &format!(
+                "POST /login HTTP/1.0\r\nHost: hub.example\r\nContent-Length: {length}\r\n\r\ntoken={token}"
+            ),
+        )
+        .unwrap()
+    };
+    assert_eq!(login("guess").status, 401);
+    let answer = login("0123456789abcdef0123456789abcdef");
+    assert_eq!(answer.status, 303, "{answer:?}");
+    let cookie = answer.head.lines().find_map(|line| line.strip_prefix("set-cookie: ")).unwrap();
+    assert!(cookie.ends_with("; HttpOnly; SameSite=Strict; Path=/"), "{cookie}");
+    let cookie = format!("Host: hub.example\r\nCookie: {}\r\n", cookie.split(';').next().unwrap());
+    assert_eq!(get(&page, "/api/v1/job", &cookie).unwrap().json()["state"], "waiting");
+    let bearer = "Host: hub.example\r\nAuthorization: Bearer 0123456789abcdef0123456789abcdef\r\n";
+    assert_eq!(get(&page, "/metrics", bearer).unwrap().status, 200);
+}
+
+#[test]
+fn reports_need_the_jobs_token() {
+    let folder = tempfile::tempdir().unwrap();
+    let secret = folder.path().join("token");
+    wire::token::Token::new("the job's").save(&secret).unwrap();
+    let args = ["--listen", "127.0.0.1:0", "--web", "127.0.0.1:0", "--token-file", secret.to_str().unwrap()];
+    let mut hub = Program::start_server("hub", folder.path(), args);
+    let (metrics, page) = (hub.address("metrics"), hub.address("web"));
+    let opening =
+        br#"{"version":1,"token":"guess","role":"reporter","name":"x","machine":"m","incarnation":1}"#;
+    let mut stream = tests::send_frames(&metrics, &[&[&[wire::frame::ENQ][..], opening].concat()]);
+    let mut answer = String::new();
+    std::io::Read::read_to_string(&mut stream, &mut answer).unwrap();
+    assert!(answer.contains(r#"{"refused":"the token is missing or wrong"}"#), "{answer}");
+    assert_eq!(json(&page, "/api/v1/machines"), Value::Array(Vec::new()));
+}
