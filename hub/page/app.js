@@ -87,7 +87,8 @@ function drawRates() {
 
 function drawStages(job) {
   const held = job.bottleneck;
-  setText('bottleneck', held ? `Held back by ${held.stage}: ${held.words}.` : 'Nothing stands out.');
+  const nothing = job.state === 'done' || job.state === 'failed' ? '' : 'Nothing stands out.';
+  setText('bottleneck', held ? `Held back by ${held.stage}: ${held.words}.` : nothing);
   const stages = job.stages.map(stage => ({ ...stage, name: stage.name + (held?.stage === stage.name ? ' ◀' : '') }));
   drawTable(byId('stages'), 'Stages of the dataflow, in their order', STAGE_COLUMNS, stages, null);
 }

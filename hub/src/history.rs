@@ -10,6 +10,9 @@ pub const RECENT: usize = 300;
 /// At most so many points tell of the whole job.
 const MOST: usize = 1000;
 
+/// Points that are closer together are one: a rate between them would mean nothing.
+const LEAST_STEP: f64 = 0.5;
+
 /// How far the job was at a moment.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Point {
@@ -34,6 +37,15 @@ pub struct History {
 impl History {
     /// Adds the next point; there is one a second.
     pub fn add(&mut self, point: Point) {
+        if let Some(last) = self.recent.back_mut()
+            && point.seconds - last.seconds < LEAST_STEP
+        {
+            let before = std::mem::replace(last, point);
+            if let Some(last) = self.whole.last_mut().filter(|last| **last == before) {
+                *last = point;
+            }
+            return;
+        }
         if self.recent.len() == RECENT {
             self.recent.pop_front();
         }
@@ -70,11 +82,12 @@ impl History {
         points
     }
 
-    /// Rows that came in and went out a second, over the last `span`.
+    /// Rows that came in and went out a second, over the last `span`; or since the point before, if that is longer ago.
     pub fn rates(&self, span: Duration) -> Option<(f64, f64)> {
         let last = self.recent.back()?;
-        let first =
-            self.recent.iter().rev().take_while(|p| last.seconds - p.seconds <= span.as_secs_f64()).last()?;
+        let mut before = self.recent.iter().rev().skip(1);
+        let is_before = |point: &&Point| last.seconds - point.seconds >= span.as_secs_f64();
+        let first = before.find(is_before).or(self.recent.front())?;
         let seconds = last.seconds - first.seconds;
         (seconds > 0.0).then(|| {
             let rate = |now: u64, then: u64| now.saturating_sub(then) as f64 / seconds;
@@ -100,6 +113,15 @@ mod tests {
             history.add(Point { seconds: second as f64, rows_in: second * second, rows_out: second });
         }
         assert_eq!(history.rates(Duration::from_secs(2)), Some(((81.0 - 49.0) / 2.0, 1.0)));
+    }
+
+    #[test]
+    fn points_that_are_close_together_are_one() {
+        let mut history = History::default();
+        (0..3).for_each(|second| history.add(point(second)));
+        let end = Point { seconds: 2.1, rows_in: 70, rows_out: 70 };
+        history.add(end);
+        assert_eq!(history.whole(), [point(0), point(1), end]);
     }
 
     proptest! {

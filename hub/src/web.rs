@@ -77,7 +77,7 @@ pub fn serve(listener: TcpListener, token: Option<Token>, shared: Shared) -> any
         let listener = tokio::net::TcpListener::from_std(listener).context("preparing the page's port")?;
         tokio::spawn(async move {
             let mut seconds = tokio::time::interval(Duration::from_secs(1));
-            seconds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+            seconds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             loop {
                 seconds.tick().await;
                 {

@@ -110,7 +110,7 @@ impl Reporter {
                 ending,
             };
             let outcome = line.tell(&report);
-            let is_refused = outcome.as_ref().is_err_and(|error| error.is::<Refused>());
+            let is_refused = outcome.as_ref().is_err_and(anyhow::Error::is::<Refused>);
             if let Err(error) = &outcome
                 && !is_silent
             {

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 use sysinfo::{
-    CpuRefreshKind, MemoryRefreshKind, Networks, Pid, ProcessRefreshKind, ProcessesToUpdate, System,
+    CpuRefreshKind, MemoryRefreshKind, NetworkData, Networks, Pid, ProcessRefreshKind, ProcessesToUpdate,
+    System,
 };
 
 /// What a process and its machine use. Where the system does not say, it is nothing.
@@ -60,8 +61,8 @@ impl Meter {
         }
         if let Some(networks) = &mut self.networks {
             networks.refresh(true);
-            usage.received_bytes = networks.values().map(|network| network.total_received()).sum();
-            usage.sent_bytes = networks.values().map(|network| network.total_transmitted()).sum();
+            usage.received_bytes = networks.values().map(NetworkData::total_received).sum();
+            usage.sent_bytes = networks.values().map(NetworkData::total_transmitted).sum();
         }
         usage
     }
