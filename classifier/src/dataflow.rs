@@ -231,8 +231,8 @@ fn start_source(
         Ok((ingest, acknowledgements))
     };
     let (ingest, watch) = started().unwrap_or_else(|e| crate::fail(format_args!("{e:#}")));
-    let job = source::Job { welcome, settings: port.job };
+    let job = source::Job { welcome, settings: port.job, limits: port.limits, workers };
     // Nobody else sets it.
     let _ = waking.set(wake);
-    (Source::new(ingest, heard, uplink, watch, port.limits, workers, job, tally), capability, end)
+    (Source::new(ingest, heard, uplink, watch, job, tally), capability, end)
 }

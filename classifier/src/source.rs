@@ -26,6 +26,10 @@ pub struct Job {
     pub welcome: Welcome,
     /// A hash of the settings that decide what results look like.
     pub settings: u64,
+    /// How much may be under way.
+    pub limits: Limits,
+    /// Workers in the cluster.
+    pub workers: usize,
 }
 
 /// Gives batches their numbers and workers, as the window allows. Time is told.
@@ -136,18 +140,16 @@ pub enum Turn {
 }
 
 impl Source {
-    /// A source over this many workers, from where the job stands.
+    /// A source, from where the job stands.
     pub fn new(
         ingest: Ingest,
         heard: Receiver<FromReceiver>,
         uplink: Sender<Up>,
         watch: Watch,
-        limits: Limits,
-        workers: usize,
         job: Job,
         tally: Tally,
     ) -> Self {
-        let Job { welcome, settings } = job;
+        let Job { welcome, settings, limits, workers } = job;
         tally.source(|counts| {
             counts.workers = workers as u32;
             counts.limit_batches = limits.batches as u64;

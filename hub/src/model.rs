@@ -155,7 +155,7 @@ impl Model {
         match news {
             News::Joined => self.note(now, Kind::Joined, format!("{name} has joined, on {machine}")),
             News::Restarted => {
-                self.note(now, Kind::Restarted, format!("{name} was started again, on {machine}"))
+                self.note(now, Kind::Restarted, format!("{name} was started again, on {machine}"));
             }
             News::None => {}
         }
