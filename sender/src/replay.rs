@@ -109,6 +109,10 @@ mod tests {
             self.next
         }
 
+        fn extent(&self) -> Extent {
+            Extent::default()
+        }
+
         fn seek(&mut self, row: u64) -> anyhow::Result<()> {
             ensure!(row >= self.next, "it cannot go back");
             self.next = row;
