@@ -130,6 +130,9 @@ fn an_estimate_comes_when_it_means_something_and_is_right_for_a_steady_job() {
 }
 
 proptest! {
+    // Each case is eighty seconds of a job, report by report.
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
     /// Counts are cumulative: whatever reports are lost, the next ones make up for them.
     #[test]
     fn lost_reports_heal(lost in prop::collection::vec(prop::sample::select(vec!["sender", "receiver", "initializer", "worker1"]), 30)) {
