@@ -17,6 +17,9 @@ const REPORT_LIMIT: usize = 16 << 20;
 /// Reports come each second; after this long, the connection is of no use.
 const SILENCE: Duration = Duration::from_secs(60);
 
+/// What the hub's clock shows when it begins, so that what began before it has a time as well.
+const BEFORE: Duration = Duration::from_secs(wire::program::LONGEST_WAIT);
+
 /// The model, and the hub's clock.
 #[derive(Debug, Clone)]
 pub struct Shared {
@@ -33,7 +36,7 @@ impl Default for Shared {
 impl Shared {
     /// The model, for a moment, and the time.
     pub fn look(&self) -> (MutexGuard<'_, Model>, Duration) {
-        (self.model.lock().unwrap_or_else(PoisonError::into_inner), self.began.elapsed())
+        (self.model.lock().unwrap_or_else(PoisonError::into_inner), BEFORE + self.began.elapsed())
     }
 }
 

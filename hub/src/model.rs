@@ -142,6 +142,10 @@ pub struct Rows {
 impl Model {
     /// Takes in a report.
     pub fn hear(&mut self, origin: &Origin, report: Report, now: Duration) {
+        if self.begun.is_none() {
+            // Nobody knows what was written before, nor when.
+            self.progress.1 = now;
+        }
         let began = now.saturating_sub(Duration::from_millis(report.uptime_ms));
         self.begun = Some(self.begun.map_or(began, |begun| begun.min(began)));
         let Origin { name, machine, incarnation } = origin;

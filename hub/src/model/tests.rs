@@ -32,6 +32,18 @@ fn a_job_goes_from_waiting_to_done() {
 }
 
 #[test]
+fn a_hub_that_is_started_again_knows_since_when_the_job_runs() {
+    let mut model = Model::default();
+    let late = at(1_000_050);
+    for name in ["initializer", "worker1", "receiver"] {
+        model.hear(&Scenario::origin(name, 1), SMALL.report(name, 50, 0), late);
+        assert_eq!(model.state(), State::Running, "after the report of {name}");
+    }
+    let job = view::job(&model, late);
+    assert_eq!((job.elapsed_seconds, job.rows.written), (50.0, SMALL.rows() / 2));
+}
+
+#[test]
 fn a_silent_program_is_stale_then_lost_and_its_row_stays() {
     let mut model = Model::default();
     (0..10).for_each(|second| SMALL.pass(&mut model, second, &[]));
