@@ -1,4 +1,4 @@
-//! What the hub knows of the job. Pure: time is told, as it has passed since the hub began.
+//! What the hub knows of the job. Pure: time is told, by a clock that began long before the hub.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
