@@ -217,10 +217,8 @@ impl Source {
         let Totals { rows, batches } = self.issuer.totals();
         self.tally.source(|counts| {
             counts.rows_in = rows + held;
-            counts.rows = rows;
             counts.batches = batches;
             counts.durable_batches = self.issuer.durable_batch();
-            counts.durable_rows = self.issuer.durable_row();
             counts.window_bytes = self.issuer.window_bytes() as u64;
             counts.ended = self.ended;
         });

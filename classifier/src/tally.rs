@@ -92,7 +92,6 @@ pub struct WorkerState {
     busy: Stopwatch,
     /// When the batches came that are not done, the oldest first.
     arrived: VecDeque<Instant>,
-    began: Option<Instant>,
 }
 
 impl WorkerState {
@@ -108,16 +107,15 @@ impl WorkerState {
             self.counts.queue.record(now.saturating_duration_since(*arrived));
         }
         self.busy.set(true, now);
-        self.began = Some(now);
     }
 
     /// The box has brought these results for it.
     pub fn done(&mut self, results: &ResultBatch<Vec<u8>>, now: Instant) {
-        self.busy.set(false, now);
-        self.arrived.pop_front();
-        if let Some(began) = self.began.take() {
+        if let Some(began) = self.busy.since() {
             self.counts.classify.record(now.saturating_duration_since(began));
         }
+        self.busy.set(false, now);
+        self.arrived.pop_front();
         self.counts.batches += 1;
         self.counts.rows += u64::from(results.rows);
         self.counts.rejects += u64::from(results.rejected);

@@ -39,7 +39,7 @@ function drawVerdict(job) {
   const expected = job.workers_expected ? ` of ${job.workers_expected}` : '';
   const over = job.state === 'done' || job.state === 'failed';
   setText('facts', (over ? `${job.workers_expected} workers` : `${job.workers_up}${expected} workers are up`)
-    + `, ${job.restarts} restart${job.restarts === 1 ? '' : 's'}, ${format.count(job.rows.rejected)} rows rejected`);
+    + `, ${job.restarts} restart${job.restarts === 1 ? '' : 's'}, generation ${job.generation}, ${format.count(job.rows.rejected)} rows rejected`);
   byId('failure').hidden = !job.failure;
   setText('failure', job.failure ?? '');
   const done = job.rows.total ? `${format.percent(job.rows.written / job.rows.total)} · ` : '';

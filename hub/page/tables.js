@@ -48,6 +48,10 @@ const STAGE_COLUMNS = [
     name: 'in flight', number: true,
     show: stage => format.count(stage.in_flight) + (stage.limit ? ` of ${format.count(stage.limit)}` : ''),
   },
+  {
+    name: 'bytes held', number: true,
+    show: stage => format.bytes(stage.bytes) + (stage.limit_bytes ? ` of ${format.bytes(stage.limit_bytes)}` : ''),
+  },
   { name: 'busy', number: true, show: stage => format.percent(stage.busy) },
   { name: 'idle', number: true, show: stage => format.percent(stage.idle) },
   { name: 'back-pressured', number: true, show: stage => format.percent(stage.back_pressured) },

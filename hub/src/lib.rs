@@ -11,6 +11,7 @@
 //! | [`intake`]     | port 5001: reports come in |
 //! | [`web`]        | port 4000: the page, JSON, server-sent events |
 //! | [`exposition`] | `/metrics`, for Prometheus |
+//! | [`scenario`]   | a job as its programs would report it, to test and measure by |
 //! | [`summary`]    | what is left when the job is over: `report.html` and `report.json` |
 
 pub mod exposition;
@@ -18,8 +19,7 @@ pub mod history;
 pub mod intake;
 pub mod model;
 pub mod process;
-#[cfg(test)]
-mod scenario;
+pub mod scenario;
 pub mod stragglers;
 pub mod summary;
 pub mod verdict;

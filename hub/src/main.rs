@@ -2,11 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::ensure;
 use clap::Parser;
 use hub::intake::{self, Shared};
+use hub::model::Model;
 use hub::{summary, web};
 use wire::net::{self, WhenTaken};
 use wire::ports;
@@ -26,6 +28,9 @@ struct Args {
     /// When a port is taken, take any free one; the ready file says which
     #[arg(long)]
     any_port: bool,
+    /// The same for the page alone
+    #[arg(long)]
+    any_web_port: bool,
     /// A file with the job's token; programs that do not know it are refused
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
@@ -56,11 +61,12 @@ fn run(args: &Args) -> anyhow::Result<()> {
     let load = |file: &Option<PathBuf>| file.as_deref().map(Token::load).transpose();
     let (token, web_token) = (load(&args.token_file)?, load(&args.web_token_file)?);
     let before = Ready::before(args.ready_file.as_deref())?.unwrap_or_default();
-    let when_taken = WhenTaken::any_port(args.any_port);
-    let listen = |what: &'static str, address| {
+    let listen = |what: &'static str, address, any_port| {
+        let when_taken = WhenTaken::any_port(any_port);
         net::listen_again(what, before.addresses.get(what).copied(), address, when_taken)
     };
-    let (reports, page) = (listen("metrics", &args.listen)?, listen("web", &args.web)?);
+    let reports = listen("metrics", &args.listen, args.any_port)?;
+    let page = listen("web", &args.web, args.any_port || args.any_web_port)?;
     let at = page.local_addr()?;
     ensure!(
         web_token.is_some() || at.ip().is_loopback(),
@@ -77,11 +83,18 @@ fn run(args: &Args) -> anyhow::Result<()> {
     web::serve(page, web_token, shared)
 }
 
-/// Writes the report when the job is over, and again when this process is ended: the last reports of programs come then.
+/// Writes the report when the job is over, and again when the last reports of its programs have come, and when this process is
+/// ended.
 fn leave_report(folder: PathBuf, shared: Shared) -> anyhow::Result<()> {
+    // Two threads write, and one of them ends this process.
+    static WRITING: Mutex<()> = Mutex::new(());
     let write = |folder: &Path, shared: &Shared| {
         let everything = {
             let (model, now) = shared.look();
+            // A hub that was started again when all was over knows less than the report that is there.
+            if model.processes().is_empty() {
+                return;
+            }
             summary::everything(&model, now)
         };
         if let Err(error) = summary::write(folder, &everything) {
@@ -90,14 +103,23 @@ fn leave_report(folder: PathBuf, shared: Shared) -> anyhow::Result<()> {
     };
     let (last_folder, last_shared) = (folder.clone(), shared.clone());
     wire::program::on_end_signals(move || {
+        let _alone = WRITING.lock();
         write(&last_folder, &last_shared);
         std::process::exit(0);
     })?;
     std::thread::spawn(move || {
-        while !shared.look().0.state().is_over() {
-            std::thread::sleep(LOOK_PAUSE);
+        let moments: [fn(&Model, Duration) -> bool; 2] =
+            [|model, _| model.state().is_over(), Model::is_settled];
+        for has_come in moments {
+            while {
+                let (model, now) = shared.look();
+                !has_come(&model, now)
+            } {
+                std::thread::sleep(LOOK_PAUSE);
+            }
+            let _alone = WRITING.lock();
+            write(&folder, &shared);
         }
-        write(&folder, &shared);
     });
     Ok(())
 }

@@ -13,6 +13,8 @@ use crate::process::{Liveness, News, Process};
 
 /// So many of the last events are kept.
 const EVENTS: usize = 500;
+/// A program that has failed this long before the job has ended is why.
+const REASON_TIME: Duration = Duration::from_secs(15);
 /// Without output for so long, a job that has rows to write is stalled.
 pub const STALLED: Duration = Duration::from_secs(10);
 
@@ -92,8 +94,6 @@ impl State {
 #[derive(Debug)]
 pub struct Model {
     processes: BTreeMap<String, Process>,
-    /// How each was when it was looked at last.
-    looks: BTreeMap<String, Liveness>,
     history: History,
     events: VecDeque<Event>,
     happened: u64,
@@ -102,6 +102,8 @@ pub struct Model {
     begun: Option<Duration>,
     /// When the job ended.
     ended: Option<Duration>,
+    /// Why, if it has failed.
+    failure: Option<String>,
     /// How many rows were written, and since when.
     progress: (u64, Duration),
 }
@@ -110,13 +112,13 @@ impl Default for Model {
     fn default() -> Self {
         Self {
             processes: BTreeMap::new(),
-            looks: BTreeMap::new(),
             history: History::default(),
             events: VecDeque::new(),
             happened: 0,
             state: State::Waiting,
             begun: None,
             ended: None,
+            failure: None,
             progress: (0, Duration::ZERO),
         }
     }
@@ -163,9 +165,6 @@ impl Model {
             }
             News::None => {}
         }
-        if news != News::None {
-            self.looks.insert(name.clone(), Liveness::Up);
-        }
         self.look(now);
     }
 
@@ -185,19 +184,15 @@ impl Model {
             return;
         }
         let mut noted = Vec::new();
-        for (name, process) in &self.processes {
-            let liveness = process.liveness(now);
-            let before = self.looks.insert(name.clone(), liveness);
-            if before == Some(liveness) {
-                continue;
-            }
+        for (name, process) in &mut self.processes {
+            let Some((before, liveness)) = process.look(now) else { continue };
             noted.push(match (liveness, &process.ending) {
                 (Liveness::Lost, _) => (Kind::Lost, format!("nothing is heard of {name} any more")),
                 (Liveness::Finished, _) => (Kind::Ended, format!("{name} has finished")),
                 (Liveness::Failed, Some(Ending::Failed(why))) => {
                     (Kind::Ended, format!("{name} has failed: {why}"))
                 }
-                (Liveness::Up, _) if before == Some(Liveness::Lost) => {
+                (Liveness::Up, _) if before == Liveness::Lost => {
                     (Kind::Back, format!("{name} is heard of again"))
                 }
                 _ => continue,
@@ -215,10 +210,11 @@ impl Model {
             self.state = state;
             if state.is_over() {
                 self.ended = Some(now);
+                self.failure = self.find_failure(now);
                 let point = Point { seconds: self.seconds(now), rows_in: rows.read, rows_out: rows.written };
                 self.history.add(point);
             }
-            let why = self.failure().map(|why| format!(": {why}")).unwrap_or_default();
+            let why = self.failure.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
             self.note(now, Kind::Job, format!("the job is {}{why}", state.name()));
         }
     }
@@ -229,7 +225,8 @@ impl Model {
             Some(JobOutcome::Failed(_) | JobOutcome::Stopped) => return State::Failed,
             None => {}
         }
-        if self.failure().is_some() {
+        // It may go on without another classifier; if not, the receiver is stopped.
+        if self.processes.values().any(|process| process.failure().is_some() && !process.is_dispensable()) {
             return State::Failed;
         }
         if rows.read == 0 {
@@ -250,17 +247,25 @@ impl Model {
     }
 
     /// Why the job has failed, if it has.
-    pub fn failure(&self) -> Option<String> {
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.as_deref()
+    }
+
+    /// Why a job has failed that has just ended. When a program of it fails, the others are stopped.
+    fn find_failure(&self, now: Duration) -> Option<String> {
+        let of_program = || {
+            let recent =
+                self.processes.iter().filter(|(_, process)| now.saturating_sub(process.seen) < REASON_TIME);
+            recent.filter_map(|(name, process)| Some(format!("{name}: {}", process.failure()?))).next()
+        };
         match self.outcome() {
-            Some(JobOutcome::Failed(why)) => return Some(why.clone()),
-            Some(JobOutcome::Stopped) => return Some("somebody has stopped it".to_owned()),
-            Some(JobOutcome::Done(_)) => return None,
-            None => {}
+            Some(JobOutcome::Done(_)) => None,
+            Some(JobOutcome::Failed(why)) => Some(why.clone()),
+            Some(JobOutcome::Stopped) => {
+                Some(of_program().unwrap_or_else(|| "somebody has stopped it".to_owned()))
+            }
+            None => of_program(),
         }
-        self.processes.iter().find_map(|(name, process)| match &process.ending {
-            Some(Ending::Failed(why)) => Some(format!("{name}: {why}")),
-            _ => None,
-        })
     }
 
     /// How many rows there are, and where.
@@ -289,6 +294,12 @@ impl Model {
     /// How the job is.
     pub fn state(&self) -> State {
         self.state
+    }
+
+    /// Whether the job is over, and nothing more will be heard of its programs.
+    pub fn is_settled(&self, now: Duration) -> bool {
+        let is_silent = |process: &Process| !matches!(process.liveness(now), Liveness::Up | Liveness::Stale);
+        self.state.is_over() && self.processes.values().all(is_silent)
     }
 
     /// Its programs, by name.
@@ -325,6 +336,15 @@ impl Model {
             Counts::Classifier(ClassifierCounts { source, .. }) => source.as_ref(),
             _ => None,
         })
+    }
+
+    /// How often the cluster has formed, as the initializer says.
+    pub fn generation(&self) -> u64 {
+        let generation = self.find(|counts| match counts {
+            Counts::Classifier(counts) if counts.source.is_some() => Some(&counts.generation),
+            _ => None,
+        });
+        generation.map_or(0, |(_, generation)| *generation)
     }
 
     /// The receiver, and what it has counted.

@@ -56,6 +56,8 @@ pub struct Process {
     pub ending: Option<Ending>,
     /// Its workers, if it is a classifier.
     pub workers: Vec<Worker>,
+    /// How it was when it was looked at last.
+    looked: Liveness,
 }
 
 /// A worker thread, over all lives of its process.
@@ -158,6 +160,7 @@ impl Process {
             workers: take_workers(&mut counts).into_iter().map(worker).collect(),
             counts,
             ending,
+            looked: Liveness::Up,
         }
     }
 
@@ -173,6 +176,7 @@ impl Process {
                 worker.now = WorkerCounts::default();
             }
             self.take(report, 0);
+            self.looked = Liveness::Up;
             return News::Restarted;
         }
         let span_ms = report.uptime_ms.saturating_sub(self.uptime_ms);
@@ -203,6 +207,26 @@ impl Process {
     /// When it began, in this life.
     pub fn begun(&self) -> Duration {
         self.seen.saturating_sub(Duration::from_millis(self.uptime_ms))
+    }
+
+    /// How it was when it was looked at before, and how it is now, if that is something else.
+    pub fn look(&mut self, now: Duration) -> Option<(Liveness, Liveness)> {
+        let liveness = self.liveness(now);
+        let before = std::mem::replace(&mut self.looked, liveness);
+        (before != liveness).then_some((before, liveness))
+    }
+
+    /// Why it cannot go on, if it has said so.
+    pub fn failure(&self) -> Option<&str> {
+        match &self.ending {
+            Some(Ending::Failed(why)) => Some(why),
+            _ => None,
+        }
+    }
+
+    /// Whether the job may go on without it: it is a classifier, and not the initializer.
+    pub fn is_dispensable(&self) -> bool {
+        matches!(&self.counts, Counts::Classifier(counts) if counts.source.is_none())
     }
 
     /// How it is.

@@ -1,7 +1,9 @@
-//! A job as its programs would report it, for tests: at any second, what each has counted.
+//! A job as its programs would report it, to test and measure by: at any second, what each has counted.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
+use telemetry::durations::Durations;
 use telemetry::report::{
     ClassifierCounts, Counts, Ending, JobOutcome, Origin, ReceiverCounts, Report, SenderCounts, SourceCounts,
     WorkerCounts,
@@ -12,35 +14,39 @@ use wire::results::Summary;
 use crate::model::Model;
 
 /// Rows that each worker classifies in a second, in batches of a hundred.
-pub(crate) const ROWS_PER_SECOND: u64 = 1000;
+pub const ROWS_PER_SECOND: u64 = 1000;
 
 /// A job on machines of seven workers, one process each, the first of which is the initializer.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Scenario {
-    pub(crate) machines: u64,
+pub struct Scenario {
+    /// How many machines.
+    pub machines: u64,
     /// How many seconds it takes.
-    pub(crate) seconds: u64,
+    pub seconds: u64,
 }
 
 impl Scenario {
-    pub(crate) const WORKERS: u64 = 7;
+    /// On each machine.
+    pub const WORKERS: u64 = 7;
 
-    pub(crate) fn rows(&self) -> u64 {
+    /// How many rows it has.
+    pub fn rows(&self) -> u64 {
         self.machines * Self::WORKERS * ROWS_PER_SECOND * self.seconds
     }
 
     /// The names of its programs.
-    pub(crate) fn names(&self) -> Vec<String> {
+    pub fn names(&self) -> Vec<String> {
         let workers = (1..self.machines).map(|i| format!("worker{i}"));
         ["sender", "receiver", "initializer"].map(str::to_owned).into_iter().chain(workers).collect()
     }
 
-    pub(crate) fn origin(name: &str, incarnation: u64) -> Origin {
+    /// Who reports.
+    pub fn origin(name: &str, incarnation: u64) -> Origin {
         Origin { name: name.to_owned(), machine: format!("host-of-{name}"), incarnation }
     }
 
     /// What a program reports after so many seconds, if it began `began` seconds after the job.
-    pub(crate) fn report(&self, name: &str, second: u64, began: u64) -> Report {
+    pub fn report(&self, name: &str, second: u64, began: u64) -> Report {
         let second = second.min(self.seconds);
         let done = self.rows() * second / self.seconds;
         let is_over = second == self.seconds;
@@ -66,11 +72,10 @@ impl Scenario {
                 source: (name == "initializer").then(|| SourceCounts {
                     workers: (self.machines * Self::WORKERS) as u32,
                     rows_in: done,
-                    rows: done,
                     batches: done / 100,
                     durable_batches: done / 100,
-                    durable_rows: done,
                     limit_batches: 16_384,
+                    limit_bytes: 64 << 20,
                     ended: is_over,
                     ..SourceCounts::default()
                 }),
@@ -95,11 +100,18 @@ impl Scenario {
             ..WorkerCounts::default()
         };
         // As many different durations as there may be in a long job.
-        for i in 0..batches.min(500) {
-            counts.classify.record(Duration::from_micros(20_000 + 37 * i));
-            counts.queue.record(Duration::from_micros(300 + 11 * i));
-        }
+        static MANY: LazyLock<[Durations; 2]> = LazyLock::new(|| Scenario::durations(500));
+        [counts.classify, counts.queue] = if batches < 500 { Self::durations(batches) } else { MANY.clone() };
         counts
+    }
+
+    fn durations(batches: u64) -> [Durations; 2] {
+        let mut durations: [Durations; 2] = Default::default();
+        for i in 0..batches {
+            durations[0].record(Duration::from_micros(20_000 + 37 * i));
+            durations[1].record(Duration::from_micros(300 + 11 * i));
+        }
+        durations
     }
 
     fn summary(&self) -> Summary {
@@ -116,7 +128,7 @@ impl Scenario {
     }
 
     /// All programs report, and the second is over.
-    pub(crate) fn pass(&self, model: &mut Model, second: u64, silent: &[&str]) {
+    pub fn pass(&self, model: &mut Model, second: u64, silent: &[&str]) {
         let now = Duration::from_secs(second);
         for name in self.names() {
             if !silent.contains(&name.as_str()) {
@@ -128,6 +140,6 @@ impl Scenario {
 }
 
 /// A report that says how its program ends.
-pub(crate) fn ending(report: Report, ending: Ending) -> Report {
+pub fn ending(report: Report, ending: Ending) -> Report {
     Report { ending: Some(ending), ..report }
 }

@@ -71,6 +71,10 @@ pub struct Stage {
     pub in_flight: u64,
     /// What may be between, where there is a limit.
     pub limit: Option<u64>,
+    /// Bytes of what is between, where that is known.
+    pub bytes: Option<u64>,
+    /// How many these may be, where there is a limit.
+    pub limit_bytes: Option<u64>,
     /// Shares of the time, lately.
     pub busy: Option<f64>,
     /// With nothing to do.
@@ -95,6 +99,8 @@ pub fn stages(model: &Model) -> Vec<Stage> {
         gone,
         in_flight: u64::saturating_sub(came, gone),
         limit: None,
+        bytes: None,
+        limit_bytes: None,
         busy: None,
         idle: None,
         back_pressured: None,
@@ -107,6 +113,8 @@ pub fn stages(model: &Model) -> Vec<Stage> {
         },
         Stage {
             limit: Some(source.limit_batches).filter(|limit| *limit > 0),
+            bytes: Some(source.window_bytes),
+            limit_bytes: Some(source.limit_bytes).filter(|limit| *limit > 0),
             idle: rest(full),
             back_pressured: full,
             ..stage("batcher", "batches", source.batches, source.durable_batches)
@@ -124,6 +132,8 @@ pub fn stages(model: &Model) -> Vec<Stage> {
             )
         },
         Stage {
+            // Results that wait for an earlier batch.
+            bytes: Some(receiver.held_bytes),
             busy: syncing,
             idle: rest(syncing),
             ..stage("sink", "rows", receiver.rows_written, receiver.rows)

@@ -29,6 +29,8 @@ pub struct JobView {
     pub workers_expected: u64,
     /// How often programs were started again.
     pub restarts: u64,
+    /// How often the cluster has formed.
+    pub generation: u64,
     /// Its rows.
     pub rows: Rows,
     /// Bytes of durable results.
@@ -74,6 +76,7 @@ pub fn job(model: &Model, now: Duration) -> JobView {
         workers_up: up.map(|process| process.workers.len() as u64).sum(),
         workers_expected: model.source().map_or(0, |(_, source)| u64::from(source.workers)),
         restarts: model.processes().values().map(|process| u64::from(process.restarts)).sum(),
+        generation: model.generation(),
         rows,
         bytes: receiver.map_or(0, |receiver| receiver.bytes),
         rate_in,
@@ -81,7 +84,7 @@ pub fn job(model: &Model, now: Duration) -> JobView {
         estimate: verdict::estimate(&rows, model.history(), model.state()),
         stages: verdict::stages(model),
         bottleneck: verdict::bottleneck(model, now),
-        failure: model.failure(),
+        failure: model.failure().map(str::to_owned),
         summary,
     }
 }

@@ -183,11 +183,14 @@ async fn stream_of(State(web): State<Web>) -> Response {
     Sse::new(events).keep_alive(KeepAlive::default()).into_response()
 }
 
-/// What a page needs each second, in as few bytes as may be: there may be a thousand workers.
 fn live(shared: &Shared) -> String {
     let (model, now) = shared.look();
-    let all = everything(&model, now);
-    drop(model);
+    message(&model, now)
+}
+
+/// What a page needs each second, in as few bytes as may be: there may be a thousand workers.
+pub fn message(model: &Model, now: Duration) -> String {
+    let all = everything(model, now);
     let shown = if all.workers.len() <= FEW { all.workers.len() } else { SHOWN };
     let cells: Vec<_> = all
         .workers

@@ -134,14 +134,10 @@ pub struct SourceCounts {
     pub workers: u32,
     /// Rows that have come in, counted from the job's first.
     pub rows_in: u64,
-    /// Rows that are issued, counted from the job's first.
-    pub rows: u64,
     /// Batches that are issued, counted from the job's first.
     pub batches: u64,
     /// Of these, those that are durable.
     pub durable_batches: u64,
-    /// Rows in those that are durable.
-    pub durable_rows: u64,
     /// Bytes of rows in batches that are issued and not durable.
     pub window_bytes: u64,
     /// The window's limits.
@@ -159,8 +155,6 @@ pub struct SourceCounts {
 /// What the receiver counts.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq)]
 pub struct ReceiverCounts {
-    /// The newest cluster's generation.
-    pub generation: u64,
     /// Rows that are written, counted from the job's first, rejects included.
     pub rows_written: u64,
     /// Rows that are durable.

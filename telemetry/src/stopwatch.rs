@@ -22,6 +22,11 @@ impl Stopwatch {
         }
     }
 
+    /// Since when it is so, if it is.
+    pub fn since(&self) -> Option<Instant> {
+        self.since
+    }
+
     /// It has been so for this long.
     pub fn total(&self, now: Instant) -> Duration {
         self.total + self.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))

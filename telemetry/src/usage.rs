@@ -9,9 +9,9 @@ use sysinfo::{
 /// What a process and its machine use. Where the system does not say, it is nothing.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq)]
 pub struct Usage {
-    /// Processor time of the process since it began, in milliseconds.
+    /// Processor time of the process, and of those that it has started and that still run (Python boxes), in milliseconds.
     pub cpu_ms: u64,
-    /// Memory of the process, in bytes.
+    /// Memory of the same, in bytes.
     pub resident_bytes: u64,
     /// The machine's processors.
     pub cores: u32,
@@ -29,30 +29,27 @@ pub struct Usage {
 
 /// Looks at it. What the system keeps to itself is not told, and is no error.
 pub(crate) struct Meter {
-    me: Pid,
+    me: u32,
     system: Option<System>,
     networks: Option<Networks>,
 }
 
 impl Meter {
     pub(crate) fn new() -> Self {
-        Self {
-            me: Pid::from_u32(std::process::id()),
-            system: System::new().ok(),
-            networks: Networks::new().ok(),
-        }
+        Self { me: std::process::id(), system: System::new().ok(), networks: Networks::new().ok() }
     }
 
     pub(crate) fn look(&mut self) -> Usage {
         let mut usage = Usage::default();
         if let Some(system) = &mut self.system {
             let process = ProcessRefreshKind::nothing().with_cpu().with_memory();
-            system.refresh_processes_specifics(ProcessesToUpdate::Some(&[self.me]), true, process);
+            let family: Vec<_> = family(self.me).into_iter().map(Pid::from_u32).collect();
+            system.refresh_processes_specifics(ProcessesToUpdate::Some(&family), true, process);
             system.refresh_cpu_specifics(CpuRefreshKind::nothing().with_usage());
             system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
-            if let Some(process) = system.process(self.me) {
-                usage.cpu_ms = process.accumulated_cpu_time();
-                usage.resident_bytes = process.memory();
+            for process in family.iter().filter_map(|process| system.process(*process)) {
+                usage.cpu_ms += process.accumulated_cpu_time();
+                usage.resident_bytes += process.memory();
             }
             usage.cores = system.cpus().len() as u32;
             usage.machine_busy = system.global_cpu_usage() / 100.0;
@@ -68,9 +65,51 @@ impl Meter {
     }
 }
 
+/// A process, those that it has started, those that these have started, and so on.
+fn family(process: u32) -> Vec<u32> {
+    let mut family = vec![process];
+    let mut looked_at = 0;
+    while let Some(process) = family.get(looked_at) {
+        let children = children(*process);
+        family.extend(children);
+        looked_at += 1;
+    }
+    family
+}
+
+fn children(process: u32) -> Vec<u32> {
+    let threads = std::fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+    let lists = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
+    let lists: Vec<_> = lists.collect();
+    lists.iter().flat_map(|list| list.split_whitespace()).filter_map(|id| id.parse().ok()).collect()
+}
+
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+    use std::process::{Command, Stdio};
+
     use super::*;
+
+    #[test]
+    fn what_a_child_uses_counts_also_that_of_a_grandchild() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "exec 3<&0; sh -c 'echo $$; read line' <&3 & wait"]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut grandchild = String::new();
+        let said = child.stdout.as_mut().unwrap();
+        while !grandchild.ends_with('\n') {
+            let mut byte = [0];
+            said.read_exact(&mut byte).unwrap();
+            grandchild.push(byte[0].into());
+        }
+        let family = family(std::process::id());
+        assert!(family.contains(&child.id()), "{family:?}");
+        assert!(family.contains(&grandchild.trim().parse().unwrap()), "{family:?} {grandchild}");
+        drop(child.stdin.take());
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
 
     #[test]
     fn this_process_uses_something() {

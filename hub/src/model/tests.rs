@@ -119,6 +119,45 @@ fn a_program_that_cannot_go_on_fails_the_job_with_its_reason() {
 }
 
 #[test]
+fn a_job_may_go_on_without_a_classifier_and_if_not_that_is_why() {
+    let fails = |model: &mut Model, second| {
+        let report = ending(SMALL.report("worker1", second, 0), Ending::Failed("nobody is there".into()));
+        model.hear(&Scenario::origin("worker1", 1), report, at(second));
+    };
+    let mut model = Model::default();
+    (0..20).for_each(|second| SMALL.pass(&mut model, second, &[]));
+    fails(&mut model, 20);
+    assert_eq!(model.events().back().unwrap().text, "worker1 has failed: nobody is there");
+    (20..=SMALL.seconds).for_each(|second| SMALL.pass(&mut model, second, &["worker1"]));
+    assert_eq!((model.state(), model.failure()), (State::Done, None));
+
+    // Who watches the job ends it then, and the receiver says that it was stopped.
+    for (seconds, why) in [(1, "worker1: nobody is there"), (30, "somebody has stopped it")] {
+        let mut model = Model::default();
+        (0..20).for_each(|second| SMALL.pass(&mut model, second, &[]));
+        fails(&mut model, 20);
+        let mut stopped = SMALL.report("receiver", 20, 0);
+        let Counts::Receiver(counts) = &mut stopped.counts else { panic!("{stopped:?}") };
+        counts.outcome = Some(JobOutcome::Stopped);
+        model.hear(&Scenario::origin("receiver", 1), stopped, at(20 + seconds));
+        assert_eq!((model.state(), model.failure()), (State::Failed, Some(why)));
+    }
+}
+
+#[test]
+fn a_job_is_settled_when_nobody_has_anything_left_to_say() {
+    let mut model = Model::default();
+    (0..=SMALL.seconds).for_each(|second| SMALL.pass(&mut model, second, &[]));
+    let end = SMALL.seconds;
+    assert!(model.state().is_over() && !model.is_settled(at(end)));
+    for name in SMALL.names().iter().filter(|name| *name != "worker1") {
+        model.hear(&Scenario::origin(name, 1), ending(SMALL.report(name, end, 0), Ending::Finished), at(end));
+    }
+    assert!(!model.is_settled(at(end + 9)));
+    assert!(model.is_settled(at(end + 10)), "worker1 is lost");
+}
+
+#[test]
 fn the_busy_workers_are_named_as_what_holds_the_job_back() {
     let mut model = Model::default();
     (0..20).for_each(|second| SMALL.pass(&mut model, second, &[]));

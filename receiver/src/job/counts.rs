@@ -19,7 +19,6 @@ impl<W: Way> Job<W> {
         let state = self.state();
         let Position { next, next_row, rejects, result_bytes, .. } = state.durable;
         Counts::Receiver(ReceiverCounts {
-            generation: state.generation,
             rows_written: state.written.next_row.max(next_row),
             rows: next_row,
             rejects,

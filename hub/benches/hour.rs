@@ -1,0 +1,56 @@
+//! What an hour of a wide job costs the hub, told second by second as fast as it goes: `cargo bench --package hub`.
+
+use std::time::Duration;
+
+use hub::model::Model;
+use hub::scenario::Scenario;
+use hub::web::message;
+use telemetry::report::Report;
+
+const JOB: Scenario = Scenario { machines: 16, seconds: 3600 };
+
+/// Processor time of this thread, the only one.
+fn used() -> Duration {
+    let statistics = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux counts it");
+    let nanoseconds = statistics.split(' ').next().and_then(|first| first.parse().ok());
+    Duration::from_nanos(nanoseconds.expect("the first number is that"))
+}
+
+fn peak_memory() -> String {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.unwrap_or(" unknown").trim().to_owned()
+}
+
+fn main() {
+    let mut model = Model::default();
+    let (mut hearing, mut telling) = (Duration::ZERO, Duration::ZERO);
+    let (mut heard, mut told) = (0, 0);
+    for second in 0..=JOB.seconds {
+        let now = Duration::from_secs(second);
+        let reports: Vec<_> = JOB
+            .names()
+            .iter()
+            .map(|name| (Scenario::origin(name, 1), serde_json::to_vec(&JOB.report(name, second, 0))))
+            .collect();
+        let start = used();
+        for (origin, report) in reports {
+            let report = report.expect("reports can be encoded");
+            heard += report.len();
+            let report: Report = serde_json::from_slice(&report).expect("reports can be understood");
+            model.hear(&origin, report, now);
+        }
+        model.tick(now);
+        let between = used();
+        told += message(&model, now).len();
+        hearing += between - start;
+        telling += used() - between;
+    }
+    let share = |time: Duration| 100.0 * time.as_secs_f64() / JOB.seconds as f64;
+    let rate = |bytes: usize| bytes as f64 / JOB.seconds as f64 / 1000.0;
+    let workers = JOB.machines * Scenario::WORKERS;
+    println!("{workers} workers on {} machines, {} s", JOB.machines, JOB.seconds);
+    println!("memory     {} at most, reports of all programs included", peak_memory());
+    println!("reports    {:.1} kB/s, {:.2} % of a core", rate(heard), share(hearing));
+    println!("one page   {:.1} kB/s, {:.2} % of a core", rate(told), share(telling));
+}
