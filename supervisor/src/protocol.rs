@@ -44,6 +44,9 @@ pub enum Request {
     Stop {
         /// Its name; all if there is none.
         name: Option<String>,
+        /// Of all, the one that goes on.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        spared: Option<String>,
         /// How long it may take to end in order.
         grace_ms: u64,
     },

@@ -108,8 +108,11 @@ impl Host {
             }
             Request::Start(program) => self.start(program).map(|()| Reply::Nothing),
             Request::Watch { name } => self.watch_again(name).map(|()| Reply::Nothing),
-            Request::Stop { name, grace_ms } => {
-                self.stop(name.as_deref(), Duration::from_millis(grace_ms)).map(|()| Reply::Nothing)
+            Request::Stop { name, spared, grace_ms } => {
+                let is_meant = |known: &str| {
+                    name.as_deref().is_none_or(|name| known == name) && spared.as_deref() != Some(known)
+                };
+                self.stop(is_meant, Duration::from_millis(grace_ms)).map(|()| Reply::Nothing)
             }
             Request::Tail { name, lines } => self.tail(&name, lines).map(Reply::Lines),
             Request::Status => self.status().map(|status| Reply::Status(Box::new(status))),
@@ -189,6 +192,7 @@ impl Host {
                 record.process.pid
             );
         }
+        self.watch.forget(&name);
         self.records.forget(&name)?;
         remove_if_there(&self.inside(&program.ready_file)?)?;
         std::fs::create_dir_all(self.folder.join("log")).context("making the folder for logs")?;
@@ -234,9 +238,9 @@ impl Host {
         Ok(())
     }
 
-    fn stop(&self, name: Option<&str>, grace: Duration) -> anyhow::Result<()> {
+    fn stop(&self, is_meant: impl Fn(&str) -> bool, grace: Duration) -> anyhow::Result<()> {
         let records = self.records.all()?;
-        let wanted = records.iter().filter(|record| name.is_none_or(|name| record.program.name == name));
+        let wanted = records.iter().filter(|record| is_meant(&record.program.name));
         let outcomes: Vec<anyhow::Result<()>> = std::thread::scope(|scope| {
             let stops: Vec<_> =
                 wanted.map(|record| scope.spawn(|| self.records.stop(record, grace))).collect();

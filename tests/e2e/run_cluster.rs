@@ -234,7 +234,8 @@ fn two_jobs_and_one_that_nobody_watches() {
     let status: serde_json::Value = serde_json::from_str(&json[json.find('[').unwrap()..]).unwrap();
     for host in status.as_array().unwrap() {
         for program in host["status"]["programs"].as_array().unwrap() {
-            assert!(program["running"].is_null(), "{json}");
+            // The hub stays, to be looked at.
+            assert_eq!(program["running"].is_null(), program["name"] != "hub", "{json}");
         }
     }
 

@@ -63,7 +63,7 @@ impl Commander {
     }
 
     fn stop(&mut self, grace_ms: u64) {
-        assert_eq!(self.ask(&Request::Stop { name: None, grace_ms }), Ok(Reply::Nothing));
+        assert_eq!(self.ask(&Request::Stop { name: None, spared: None, grace_ms }), Ok(Reply::Nothing));
     }
 }
 

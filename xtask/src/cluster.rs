@@ -17,6 +17,8 @@ use wire::ports;
 use wire::token::Token;
 
 use crate::host::{Host, arg};
+#[cfg(feature = "remote")]
+pub(crate) use hub::HUB;
 pub(crate) use hub::Hub;
 use hub::report_args;
 #[cfg(feature = "remote")]
@@ -153,7 +155,7 @@ pub(crate) fn run(job: &Job, hosts: &Hosts<'_>, hub: Option<&Hub>) -> anyhow::Re
         rows: job.input.rows(),
         packs: job.archive.is_some(),
         token: Some(&job.token),
-        page: hub.map(|hub| hub.page.as_str()),
+        page: hub.and_then(Hub::page),
     };
     let packing = programs.watch(hosts.metrics, &results, &watched)?;
     Ok(Times { forming, packing })

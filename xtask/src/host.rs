@@ -7,6 +7,7 @@ pub(crate) mod local;
 pub(crate) mod ssh;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
@@ -36,6 +37,9 @@ pub(crate) trait Host {
     /// Tells, several times a second, how the job of the receiver on this host goes. When that is lost, so is the
     /// picture, and nothing else.
     fn observe(&self, results: &str, token: Option<&Token>) -> anyhow::Result<Receiver<Progress>>;
+
+    /// Where this machine reaches what listens at a loopback address of the host.
+    fn reach(&self, address: SocketAddr) -> anyhow::Result<SocketAddr>;
 
     /// For how long nothing has been heard of the host, if it is lost. It is looked for meanwhile.
     fn away(&self) -> Option<Duration>;

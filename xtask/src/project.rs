@@ -11,7 +11,7 @@ use crate::ui;
 const PACKAGES: [&str; 5] = ["sender", "classifier", "receiver", "supervisor", "hub"];
 /// The programs that a job consists of.
 #[cfg(feature = "remote")]
-pub(crate) const PROGRAMS: [&str; 3] = ["sender", "classifier", "receiver"];
+pub(crate) const PROGRAMS: [&str; 4] = ["sender", "classifier", "receiver", "hub"];
 
 /// The project's folder.
 pub(crate) fn root() -> anyhow::Result<PathBuf> {

@@ -2,6 +2,7 @@
 
 mod down;
 mod get_results;
+mod hub;
 pub(crate) mod look;
 mod package;
 pub(crate) mod probe;
@@ -15,8 +16,9 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{bail, ensure};
-use supervisor::protocol::{Holder, Reply, Request};
+use supervisor::protocol::{Holder, Reply, Request, Status};
 
+use crate::cluster::HUB;
 use crate::commands::remote::{Place, Remote};
 use crate::host::ssh::{Access, Ssh};
 use crate::hosts::{HostEntry, Inventory};
@@ -35,6 +37,7 @@ pub(crate) fn run(command: &Remote) -> anyhow::Result<ExitCode> {
         Remote::Status(args) => look::status(args),
         Remote::Logs(args) => look::logs(args),
         Remote::Ssh(args) => look::ssh(args),
+        Remote::Hub(args) => hub::run(args),
         Remote::Stop(args) => down::stop(args),
         Remote::Down(args) => down::down(args),
     };
@@ -151,18 +154,23 @@ fn hostname() -> String {
 }
 
 /// How a host is.
-fn status_of(host: &Ssh) -> anyhow::Result<supervisor::protocol::Status> {
+fn status_of(host: &Ssh) -> anyhow::Result<Status> {
     match host.request(&Request::Status, SHORT)? {
         Reply::Status(status) => Ok(*status),
         other => bail!("on {}: the supervisor answered {other:?}", host.entry().name),
     }
 }
 
+/// Programs of the job that run. The hub is none of them: it stays when the job is done.
+fn running(status: &Status) -> Vec<&str> {
+    let running = status.programs.iter().filter(|program| program.running.is_some());
+    running.map(|program| program.name.as_str()).filter(|name| *name != HUB).collect()
+}
+
 /// A job that runs is not to be disturbed.
 fn ensure_idle(ssh: &Ssh) -> anyhow::Result<()> {
     let status = status_of(ssh)?;
-    let running: Vec<_> =
-        status.programs.iter().filter(|program| program.running.is_some()).map(|p| p.name.as_str()).collect();
+    let running = running(&status);
     ensure!(
         running.is_empty(),
         "a job is running on {} ({}); wait for its end, or end it with: cargo xtask stop",
@@ -174,6 +182,16 @@ fn ensure_idle(ssh: &Ssh) -> anyhow::Result<()> {
 
 /// Asks a host to end all programs of ours.
 fn stop_all(host: &Ssh, grace: Duration) -> anyhow::Result<()> {
-    let request = Request::Stop { name: None, grace_ms: grace.as_millis() as u64 };
+    stop_but(host, None, grace)
+}
+
+/// Asks a host to end all programs of the job, and to let the hub go on.
+fn stop_job(host: &Ssh, grace: Duration) -> anyhow::Result<()> {
+    stop_but(host, Some(HUB), grace)
+}
+
+fn stop_but(host: &Ssh, spared: Option<&str>, grace: Duration) -> anyhow::Result<()> {
+    let grace_ms = grace.as_millis() as u64;
+    let request = Request::Stop { name: None, spared: spared.map(str::to_owned), grace_ms };
     host.tell(&request, grace + SHORT)
 }

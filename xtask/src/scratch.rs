@@ -27,10 +27,13 @@ pub(crate) fn new_folder(name: &str) -> anyhow::Result<PathBuf> {
     Ok(made.context("making a folder for temporary files")?.keep())
 }
 
-/// Removes the folder. For a process that is about to end.
+/// Removes the folder, and ends the SSH connections whose sockets are in it. For a process that is about to end.
 pub(crate) fn leave() {
+    let Some(folder) = FOLDER.get() else { return };
+    #[cfg(feature = "remote")]
+    crate::host::ssh::end_connections(folder.path());
     // What cannot be removed now is removed by the next process.
-    let _ = FOLDER.get().map(|folder| std::fs::remove_dir_all(folder.path()));
+    let _ = std::fs::remove_dir_all(folder.path());
 }
 
 /// Removes the folders of processes that were killed and could not do it themselves.

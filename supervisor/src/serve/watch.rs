@@ -54,6 +54,11 @@ impl Watch {
         let watched = Watched { ready_file, ready: None, deaths: 0, checked: Instant::now() };
         lock(&self.0).insert(name, watched);
     }
+
+    /// Tells of a program of this name no more.
+    pub(super) fn forget(&self, name: &str) {
+        lock(&self.0).remove(name);
+    }
 }
 
 fn lock(watched: &Mutex<BTreeMap<String, Watched>>) -> MutexGuard<'_, BTreeMap<String, Watched>> {
@@ -95,9 +100,11 @@ fn look(all: &mut BTreeMap<String, Watched>, records: &Records, folder: &std::pa
     events
 }
 
-/// The end of a program whose keeper was killed and could not note it.
+/// The end of a program whose keeper was killed and could not note it, or whose records somebody has removed, who has ended it.
 fn unnoticed_end(name: &str, records: &Records) -> Option<End> {
-    let record = records.load(name).ok().flatten()?;
+    let Some(record) = records.load(name).ok()? else {
+        return Some(End { success: false, status: "what was known of it was removed".into() });
+    };
     if record.process.is_alive() || record.keeper.is_alive() {
         return None;
     }

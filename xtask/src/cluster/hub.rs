@@ -1,34 +1,41 @@
 //! The Monitoring Hub of a job. The job does not depend on it: when it cannot be started, that is told, and that is all.
 
 use std::io::{Read, Write};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 use wire::{net, ports};
 
+use super::programs::await_address;
 use super::{Job, any_port, at, token_args};
 use crate::host::{Host, Launch, Running, arg};
 use crate::interrupt;
 use crate::ui::{self, Standing};
 
+/// What jobs call it.
+pub(crate) const HUB: &str = "hub";
 /// How long it may take until it listens.
 const READY_TIME: Duration = Duration::from_secs(10);
-const PAUSE: Duration = Duration::from_millis(2);
+/// How often it is looked whether it is still there, while its page is looked at.
+const STAY_PAUSE: Duration = Duration::from_millis(50);
 /// How often it is asked how the job stands, how long an answer may take, and how long it may be.
 const ASK_PAUSE: Duration = Duration::from_millis(250);
 const ASK_TIME: Duration = Duration::from_millis(500);
+/// How long its page may take to answer for the first time.
+const LOOK_TIME: Duration = Duration::from_secs(5);
 const MOST_ANSWER: u64 = 1 << 20;
 
-/// A hub that was started; ends when it is dropped, and writes its report then.
+/// A hub; ends when this is dropped, and writes its report then.
 pub(crate) struct Hub {
     running: Box<dyn Running>,
     /// Where programs report.
     pub(super) metrics: String,
-    /// Where its page is.
-    pub(crate) page: String,
+    /// Where its page is, for this machine, if it can be reached.
+    page: Option<String>,
 }
 
 impl Hub {
@@ -39,7 +46,7 @@ impl Hub {
     pub(crate) fn start(job: &Job, host: &dyn Host, report: &Path) -> anyhow::Result<Option<Self>> {
         match Self::try_start(job, host, report) {
             Ok(hub) => {
-                ui::note(&format!("hub        {}", hub.page));
+                hub.tell();
                 Ok(Some(hub))
             }
             Err(error) => {
@@ -60,9 +67,11 @@ impl Hub {
             format!("127.0.0.1:{}", ports::HUB),
         ]);
         args.extend(any_port(host));
+        // Whoever looks at the page is told where it is.
+        args.push("--any-web-port".into());
         args.extend(token_args(job));
         let launch = Launch {
-            name: "hub".into(),
+            name: HUB.into(),
             program: "hub",
             args,
             environment: job.environment.clone(),
@@ -70,38 +79,89 @@ impl Hub {
             stdin: false,
             restart: true,
         };
-        let mut running = host.start(&launch)?;
-        let start = Instant::now();
-        loop {
-            interrupt::check()?;
-            if let Some(ready) = host.ready("hub")? {
-                let address =
-                    |what| ready.addresses.get(what).with_context(|| format!("it listens for no {what}"));
-                let (metrics, page) =
-                    (address("metrics")?.to_string(), format!("http://{}", address("web")?));
-                return Ok(Self { running, metrics, page });
-            }
-            if let Some(end) = running.try_wait()? {
-                bail!("it has ended ({}): {}", end.status, running.last_lines(1)?.concat());
-            }
-            if start.elapsed() >= READY_TIME {
-                bail!("it does not listen after {READY_TIME:?}; see {}", running.log());
-            }
-            std::thread::sleep(PAUSE);
+        Self::reach(host, host.start(&launch)?)
+    }
+
+    /// One that runs already, and is left alone.
+    ///
+    /// # Errors
+    /// When it does not say where it listens, or cannot be reached there.
+    #[cfg(feature = "remote")]
+    pub(crate) fn found(host: &dyn Host, mut running: Box<dyn Running>) -> anyhow::Result<Self> {
+        running.leave();
+        Self::reach(host, running)
+    }
+
+    fn reach(host: &dyn Host, mut running: Box<dyn Running>) -> anyhow::Result<Self> {
+        let mut listens = |what| {
+            await_address(host, HUB, what, READY_TIME, || {
+                interrupt::check()?;
+                match running.try_wait()? {
+                    Some(end) => bail!("it has ended ({}): {}", end.status, running.last_lines(1)?.concat()),
+                    None => Ok(()),
+                }
+            })
+        };
+        let (metrics, web) = (listens("metrics")?.to_string(), listens("web")?);
+        // The job's programs report all the same.
+        let page = reach_page(host, web).unwrap_or_else(|error| {
+            ui::note(&format!("the Monitoring Hub cannot be shown here: {error:#}"));
+            None
+        });
+        Ok(Self { running, metrics, page })
+    }
+
+    /// Says where its page is.
+    pub(crate) fn tell(&self) {
+        if let Some(page) = &self.page {
+            ui::note(&format!("hub        {page}"));
         }
     }
 
-    /// Keeps the page until somebody interrupts.
-    pub(crate) fn stay(mut self) -> anyhow::Result<()> {
-        ui::note(&format!("the page stays at {} until Ctrl-C", self.page));
+    /// Where its page is, for this machine, if it can be reached.
+    pub(crate) fn page(&self) -> Option<&str> {
+        self.page.as_deref()
+    }
+
+    /// Leaves it alone from now on: it goes on when this is dropped.
+    #[cfg(feature = "remote")]
+    pub(crate) fn leave(&mut self) {
+        self.running.leave();
+    }
+
+    /// Keeps the page until somebody interrupts, or ends the hub.
+    ///
+    /// # Errors
+    /// When the hub ends for another reason.
+    pub(crate) fn stay(mut self, host: &dyn Host) -> anyhow::Result<()> {
+        if let Some(page) = &self.page {
+            ui::note(&format!("the page stays at {page} until Ctrl-C"));
+        }
         while !interrupt::is_wanted() {
             if let Some(end) = self.running.try_wait()? {
-                bail!("the Monitoring Hub has ended ({})", end.status);
+                ensure!(end.success, "the Monitoring Hub has ended ({})", end.status);
+                ui::note("the Monitoring Hub was ended");
+                break;
             }
-            std::thread::sleep(Duration::from_millis(50));
+            // A host that is lost is looked for, from the first time on that this is asked.
+            let _ = host.away();
+            std::thread::sleep(STAY_PAUSE);
         }
         Ok(())
     }
+}
+
+/// Where this machine finds a page that listens at an address of the host's.
+fn reach_page(host: &dyn Host, web: SocketAddr) -> anyhow::Result<Option<String>> {
+    let here = host.reach(web)?;
+    // A tunnel is there also where the host lets nothing through it.
+    get(&here.to_string(), "/healthz", LOOK_TIME).with_context(|| {
+        format!(
+            "it does not answer at {here}; {} may forbid what leads there (AllowTcpForwarding)",
+            host.name()
+        )
+    })?;
+    Ok(Some(format!("http://{here}")))
 }
 
 /// Asks a hub how the job stands, several times a second, for as long as somebody hears it.
@@ -123,14 +183,20 @@ pub(super) fn follow(page: &str) -> anyhow::Result<Receiver<Standing>> {
     Ok(standings)
 }
 
-fn ask(address: &str) -> anyhow::Result<Standing> {
-    let mut stream = net::connect("the Monitoring Hub", address, ASK_TIME)?;
-    stream.set_read_timeout(Some(ASK_TIME))?;
-    stream.write_all(b"GET /api/v1/job HTTP/1.0\r\nHost: localhost\r\n\r\n")?;
+/// The body of what a hub answers.
+fn get(address: &str, path: &str, patience: Duration) -> anyhow::Result<String> {
+    let mut stream = net::connect("the Monitoring Hub", address, patience)?;
+    stream.set_read_timeout(Some(patience))?;
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").as_bytes())?;
     let mut answer = String::new();
     stream.take(MOST_ANSWER).read_to_string(&mut answer)?;
     let (_, body) = answer.split_once("\r\n\r\n").context("a cut answer")?;
-    let job: Value = serde_json::from_str(body)?;
+    Ok(body.to_owned())
+}
+
+fn ask(address: &str) -> anyhow::Result<Standing> {
+    let body = get(address, "/api/v1/job", ASK_TIME)?;
+    let job: Value = serde_json::from_str(&body)?;
     let rows = &job["rows"];
     let estimate = |end: &str| job["estimate"][end].as_f64();
     Ok(Standing {

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use anyhow::{anyhow, bail};
-use wire::program::Ready;
+use anyhow::{anyhow, bail, ensure};
 use wire::token::Token;
 
 use super::{Input, Job, hub};
@@ -42,6 +42,31 @@ const LOST_ANOTHER: &str = "exit status: 75";
 const FOLLOW_TIME: Duration = Duration::from_secs(10);
 /// How many of the last lines of a program that failed are shown.
 const LAST_LINES: usize = 12;
+
+/// Waits until a program says where it listens for `what`, unless `check` fails meanwhile.
+pub(super) fn await_address(
+    host: &dyn Host,
+    name: &str,
+    what: &str,
+    limit: Duration,
+    mut check: impl FnMut() -> anyhow::Result<()>,
+) -> anyhow::Result<SocketAddr> {
+    let waiting = format!("waiting for {name} on {} to listen for {what}", host.name());
+    let start = Instant::now();
+    let mut is_told = false;
+    loop {
+        check()?;
+        if let Some(address) = host.ready(name)?.and_then(|ready| ready.addresses.get(what).copied()) {
+            return Ok(address);
+        }
+        if start.elapsed() >= QUIET_TIME && !is_told {
+            is_told = true;
+            ui::note(&waiting);
+        }
+        ensure!(start.elapsed() < limit, "{waiting}: not within {limit:?}");
+        std::thread::sleep(PAUSE);
+    }
+}
 
 /// What there is to know of a job that is watched.
 pub(crate) struct Watched<'a> {
@@ -146,32 +171,20 @@ impl<'a> Programs<'a> {
 
     /// Waits until a program says where it listens for `what`.
     pub(super) fn await_address(&mut self, program: usize, what: &str) -> anyhow::Result<String> {
-        let start = Instant::now();
-        let mut is_told = false;
-        loop {
+        let Program { name, host, .. } = &self.running[program];
+        let (name, host) = (name.clone(), *host);
+        let check = || {
             self.check()?;
             let needed = if self.has_begun { program..=program } else { 0..=self.running.len() - 1 };
             let mut needed = self.running[needed].iter();
-            if let Some(lost) = needed.find(|p| p.host.away() >= Some(START_SIGHT_TIME)) {
-                bail!("nothing has been heard of {} for {START_SIGHT_TIME:?}", lost.host.name());
+            match needed.find(|p| p.host.away() >= Some(START_SIGHT_TIME)) {
+                Some(lost) => {
+                    bail!("nothing has been heard of {} for {START_SIGHT_TIME:?}", lost.host.name())
+                }
+                None => Ok(()),
             }
-            let Program { name, host, .. } = &self.running[program];
-            let ready: Option<Ready> = host.ready(name)?;
-            if let Some(address) = ready.as_ref().and_then(|ready| ready.addresses.get(what)) {
-                return Ok(address.to_string());
-            }
-            if start.elapsed() >= QUIET_TIME && !is_told {
-                is_told = true;
-                ui::note(&format!("waiting for {name} on {} to listen for {what}", host.name()));
-            }
-            if start.elapsed() >= READY_TIME {
-                bail!(
-                    "waiting for {name} on {} to listen for {what}: not within {READY_TIME:?}",
-                    host.name()
-                );
-            }
-            std::thread::sleep(PAUSE);
-        }
+        };
+        await_address(host, &name, what, READY_TIME, check).map(|address| address.to_string())
     }
 
     /// Whether all programs have ended well, but for those that a job that has begun does without. One that has not is an

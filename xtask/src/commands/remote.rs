@@ -21,6 +21,7 @@ pub(crate) enum Remote {
     Status(Status),
     Logs(Logs),
     Ssh(Ssh),
+    Hub(Hub),
     Stop(Stop),
     Down(Down),
 }
@@ -247,6 +248,15 @@ pub(crate) struct Ssh {
     pub(crate) place: Place,
 }
 
+/// Show the job's Monitoring Hub, through a tunnel, until Ctrl-C
+///
+/// It runs on the metrics host, from the start of the job until stop, down or the next job.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Hub {
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
 /// End the job, keep what is received, and say how far it came
 #[derive(Debug, clap::Args)]
 pub(crate) struct Stop {
@@ -288,7 +298,12 @@ impl Remote {
             Self::Down(down) if down.stack.is_some() || !down.region.is_empty() => return Ok(true),
             Self::Down(down) => (down.provider, false, &down.place, true),
             Self::Status(status) => (None, false, &status.place, false),
-            Self::RunCluster(_) | Self::GetResults(_) | Self::Logs(_) | Self::Ssh(_) | Self::Stop(_) => {
+            Self::RunCluster(_)
+            | Self::GetResults(_)
+            | Self::Logs(_)
+            | Self::Ssh(_)
+            | Self::Hub(_)
+            | Self::Stop(_) => {
                 return Ok(false);
             }
         };

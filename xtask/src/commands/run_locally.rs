@@ -179,7 +179,7 @@ fn run_until_done(args: &Args, start: Instant) -> anyhow::Result<ExitCode> {
         Some(hub) => {
             // Said now, and not when nobody looks any more.
             let code = summary.unwrap_or_else(|error| ui::fail(&error));
-            hub.stay()?;
+            hub.stay(&host)?;
             Ok(code)
         }
         None => summary,

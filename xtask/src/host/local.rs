@@ -1,5 +1,6 @@
 //! This machine as a host.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
@@ -98,6 +99,10 @@ impl Host for Local {
             })
             .context("starting a thread")?;
         Ok(progress)
+    }
+
+    fn reach(&self, address: SocketAddr) -> anyhow::Result<SocketAddr> {
+        Ok(address)
     }
 
     fn away(&self) -> Option<Duration> {

@@ -8,6 +8,7 @@ mod files;
 mod known;
 mod link;
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
@@ -23,7 +24,7 @@ use wire::token::Token;
 use super::{End, Host, Launch, Running, arg};
 use crate::hosts::HostEntry;
 use crate::runtime::within;
-pub(crate) use connect::{Access, known_hosts_options, real_hostname};
+pub(crate) use connect::{Access, end_connections, known_hosts_options, real_hostname};
 use link::{Link, nothing};
 
 /// How long a short request may take: what it does takes milliseconds, and a connection that is lost is noticed
@@ -104,8 +105,13 @@ impl Ssh {
     /// # Errors
     /// When there is none of this name.
     pub(crate) fn watch(&self, name: &str) -> anyhow::Result<Box<dyn Running>> {
+        self.begin(name, &Request::Watch { name: name.to_owned() })
+    }
+
+    /// Makes a request with which the supervisor begins to tell of a program.
+    fn begin(&self, name: &str, request: &Request) -> anyhow::Result<Box<dyn Running>> {
         self.0.known.expect(name);
-        self.tell(&Request::Watch { name: name.to_owned() }, REQUEST_TIME)?;
+        self.tell(request, REQUEST_TIME).inspect_err(|_| self.0.known.forget(name))?;
         Ok(Box::new(SshProgram { name: name.to_owned(), host: Arc::clone(&self.0), left: false }))
     }
 }
@@ -124,7 +130,6 @@ impl Host for Ssh {
     }
 
     fn start(&self, launch: &Launch) -> anyhow::Result<Box<dyn Running>> {
-        self.0.known.expect(&launch.name);
         let program = Program {
             name: launch.name.clone(),
             path: format!("app/{}", launch.program),
@@ -133,8 +138,7 @@ impl Host for Ssh {
             ready_file: arg(&launch.ready_file),
             restart: launch.restart,
         };
-        self.tell(&Request::Start(program), REQUEST_TIME)?;
-        Ok(Box::new(SshProgram { name: launch.name.clone(), host: Arc::clone(&self.0), left: false }))
+        self.begin(&launch.name, &Request::Start(program))
     }
 
     fn ready(&self, name: &str) -> anyhow::Result<Option<Ready>> {
@@ -146,6 +150,11 @@ impl Host for Ssh {
         // The supervisor knows the token.
         self.tell(&Request::Observe { address: results.to_owned() }, REQUEST_TIME)?;
         Ok(progress)
+    }
+
+    /// Through a tunnel, which ends with this process.
+    fn reach(&self, address: SocketAddr) -> anyhow::Result<SocketAddr> {
+        self.0.open_tunnel(address).with_context(|| format!("opening a tunnel to {}", self.entry().name))
     }
 
     fn away(&self) -> Option<Duration> {
@@ -174,7 +183,8 @@ impl Running for SshProgram {
         if self.left || self.host.known.end(&self.name).is_some() {
             return Ok(());
         }
-        let request = Request::Stop { name: Some(self.name.clone()), grace_ms: GRACE.as_millis() as u64 };
+        let grace_ms = GRACE.as_millis() as u64;
+        let request = Request::Stop { name: Some(self.name.clone()), spared: None, grace_ms };
         self.host.request(&request, REQUEST_TIME)?;
         self.left = true;
         Ok(())

@@ -5,12 +5,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail, ensure};
-use supervisor::protocol::{FOLDER, Reply, Request, Status};
+use supervisor::protocol::{FOLDER, Reply, Request};
 use wire::program::remove_if_there;
 
 use super::probe::{Probed, probe};
 use super::{
-    SHORT, access, all, command, each, end_on_interrupt, ensure_idle, load, lock_all, status_of, stop_all,
+    SHORT, access, all, command, each, end_on_interrupt, ensure_idle, load, lock_all, running, status_of,
+    stop_all, stop_job,
 };
 use crate::commands::remote::{Down, Stop};
 use crate::host::ssh::Ssh;
@@ -36,14 +37,15 @@ pub(super) fn stop(args: &Stop) -> anyhow::Result<ExitCode> {
     let mut hosts = each(&used, connect);
     let metrics = hosts.remove(0);
     let before = metrics.as_ref().map_err(|error| anyhow!("{error:#}")).and_then(status_of);
-    let running = |status: &Status| status.programs.iter().any(|program| program.running.is_some());
-    // The receiver first, so that it ends because it was told to, and not because the cluster is gone.
-    let first = metrics.and_then(|host| stop_all(&host, STOP_GRACE).map(|()| host));
+    // The receiver first, so that it ends because it was told to, and not because the cluster is gone; and the hub last, which is to
+    // hear of it.
+    let first = metrics.and_then(|host| stop_job(&host, STOP_GRACE).map(|()| host));
     let (reached, unreached): (Vec<_>, Vec<_>) = hosts.into_iter().partition(Result::is_ok);
     let reached: Vec<_> = reached.into_iter().flatten().collect();
     let mut stopped = each(&reached, |host| stop_all(host, STOP_GRACE));
     stopped.extend(unreached.into_iter().map(|host| host.map(drop)));
     let others = all(stopped);
+    let first = first.and_then(|host| stop_all(&host, STOP_GRACE).map(|()| host));
     let metrics = match (first, others) {
         (Ok(metrics), Ok(_)) => metrics,
         (Ok(_), Err(error)) => return Err(error.context("the job is ended, but not on all hosts")),
@@ -53,8 +55,8 @@ pub(super) fn stop(args: &Stop) -> anyhow::Result<ExitCode> {
         (Err(first), Err(others)) => bail!("{first:#}\n{others:#}"),
     };
     let (metrics, before) = (&metrics, before?);
-    let running = running(&before);
-    if !running {
+    let was_running = !running(&before).is_empty();
+    if !was_running {
         ui::note("no job was running");
     }
     let status = status_of(metrics)?;
@@ -75,7 +77,7 @@ pub(super) fn stop(args: &Stop) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
     }
-    if running {
+    if was_running {
         let rows = before.progress.map_or(0, |progress| progress.rows);
         ui::data(&format!("stopped; {} rows were durable", ui::count(rows)));
     }

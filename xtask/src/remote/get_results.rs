@@ -1,22 +1,31 @@
 //! Subcommand: cargo xtask get-results
 
 use std::fs::File;
-use std::io::BufReader;
-use std::path::Path;
+use std::io::{BufReader, Read, Seek};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use flate2::read::MultiGzDecoder;
 use supervisor::protocol::FOLDER;
+use wire::files::REPORT;
+use wire::program::{remove_if_there, replace_file};
 use wire::results::Summary;
 
-use super::{command_all, end_on_interrupt, load, status_of};
+use super::{command_all, end_on_interrupt, load, running, status_of};
 use crate::commands::remote::GetResults;
+use crate::host::ssh::Ssh;
 use crate::project;
 use crate::ui::{self, Transfer};
 
-/// Where the archive is on the metrics host.
+/// Where results and report are on the metrics host, and the archive of the results.
+pub(super) const OUTPUT: &str = "output";
 pub(super) const ARCHIVE: &str = "output/results.tgz";
+
+/// How often a report is looked for that is not the job's, and the pause in between.
+const REPORT_TRIES: u32 = 3;
+const REPORT_PAUSE: Duration = Duration::from_millis(500);
 
 /// Runs the command.
 pub(super) fn run(args: &GetResults) -> anyhow::Result<ExitCode> {
@@ -28,8 +37,7 @@ pub(super) fn run(args: &GetResults) -> anyhow::Result<ExitCode> {
     let status = status_of(host)?;
     let name = &host.entry().name;
     let Some(summary) = status.summary else {
-        let running = status.programs.iter().any(|program| program.running.is_some());
-        let advice = match (running, status.programs.is_empty()) {
+        let advice = match (!running(&status).is_empty(), status.programs.is_empty()) {
             (true, _) => "; one is running: cargo xtask status".to_owned(),
             (false, true) => "; run one with: cargo xtask run-cluster".to_owned(),
             (false, false) => format!(
@@ -80,7 +88,54 @@ pub(super) fn run(args: &GetResults) -> anyhow::Result<ExitCode> {
     ui::data(&format!("results    {} ({})", target.display(), ui::bytes(length)));
     ui::data(&format!("rows out   {}", ui::count(summary.rows - summary.rejects)));
     ui::data(&format!("sha256     {} (of the results in it, checked)", summary.sha256));
+    match fetch_report(host, &output, &summary) {
+        Ok(Some(page)) => ui::data(&format!("report     {}", page.display())),
+        Ok(None) => {}
+        // The results are there, and it is they that are wanted.
+        Err(error) => ui::note(&format!("the Monitoring Hub's report was not fetched: {error:#}")),
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Fetches what the job's hub has left, if it has; gives where the page is. What is here of another job goes.
+fn fetch_report(host: &Ssh, output: &Path, summary: &Summary) -> anyhow::Result<Option<PathBuf>> {
+    let targets = REPORT.map(|name| output.join(name));
+    for target in &targets {
+        remove_if_there(target)?;
+    }
+    // The hub writes it anew when the last programs have ended, which may be just now.
+    for tries_left in (0..REPORT_TRIES).rev() {
+        let [page, figures] = REPORT.map(|name| fetch_whole(host, &Path::new(OUTPUT).join(name)));
+        let (Some(page), Some(figures)) = (page?, figures?) else { return Ok(None) };
+        if is_report_of(summary, &page, &figures) {
+            for (target, content) in targets.iter().zip([page, figures]) {
+                replace_file(target, &content)?;
+            }
+            return Ok(Some(output.join(REPORT[0])));
+        }
+        if tries_left > 0 {
+            std::thread::sleep(REPORT_PAUSE);
+        }
+    }
+    bail!("what is on {} is not this job's", host.entry().name)
+}
+
+fn fetch_whole(host: &Ssh, path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
+    let Some(length) = host.length(path)? else { return Ok(None) };
+    let mut file = tempfile::tempfile().context("making a temporary file")?;
+    host.download(path, &mut file, 0, length, |_| ())?;
+    let mut content = Vec::new();
+    file.rewind().and_then(|()| file.read_to_end(&mut content)).context("reading a temporary file")?;
+    Ok(Some(content))
+}
+
+/// Whether page and figures are those of the job that has this summary, and are whole.
+fn is_report_of(summary: &Summary, page: &[u8], figures: &[u8]) -> bool {
+    let figures: serde_json::Value = serde_json::from_slice(figures).unwrap_or_default();
+    let page = String::from_utf8_lossy(page);
+    serde_json::to_value(summary).is_ok_and(|summary| figures["job"]["summary"] == summary)
+        && page.contains(&summary.sha256)
+        && page.trim_end().ends_with("</html>")
 }
 
 /// Whether the archive holds the results that the summary tells of, and nothing is missing.

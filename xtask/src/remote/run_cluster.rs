@@ -12,9 +12,9 @@ use serde::{Deserialize, Serialize};
 use supervisor::protocol::{FOLDER, Request, Status};
 use wire::results::Summary;
 
-use super::get_results::ARCHIVE;
-use super::{SHORT, all, command_all, each, load, lock_all, python, status_of, stop_all};
-use crate::cluster::{self, Hosts, Input, Job, LostSight};
+use super::get_results::{ARCHIVE, OUTPUT};
+use super::{SHORT, all, command_all, each, hub, load, lock_all, python, status_of, stop_all, stop_job};
+use crate::cluster::{self, Hosts, Hub, Input, Job, LostSight, Times};
 use crate::commands::remote::RunCluster;
 use crate::commands::run_locally::check_input;
 use crate::host::Host;
@@ -107,7 +107,13 @@ fn run_until_done(args: &RunCluster, start: Instant, is_started: &mut bool) -> a
     all(each(&hosts, |host| {
         let is_metrics = host.entry().name == inventory.metrics;
         // A receiver that still runs makes durable what it has.
-        stop_all(host, if args.resume { RECEIVER_GRACE } else { GRACE })?;
+        let grace = if args.resume { RECEIVER_GRACE } else { GRACE };
+        // The hub of a job that is only to be packed has nothing to learn any more.
+        if is_done && is_metrics {
+            stop_job(host, grace)?
+        } else {
+            stop_all(host, grace)?
+        }
         if !(args.resume && is_metrics) {
             host.tell(&Request::Clean, CLEAN_TIME)?;
         }
@@ -141,12 +147,19 @@ fn run_until_done(args: &RunCluster, start: Instant, is_started: &mut bool) -> a
         let packing = end(&hosts, cluster::pack(&job, metrics))?;
         return conclude(metrics, None, Some(packing), start);
     }
-    let outcome = cluster::run(&job, &Hosts { metrics, classifiers }, None);
+    let outcome = run_with_hub(&job, &Hosts { metrics, classifiers });
     let times = end(&hosts, outcome)?;
     conclude(metrics, Some(times.forming), Some(times.packing), start)
 }
 
-/// Ends what is left of a job on its hosts.
+/// Runs the job with a hub that stays when it is done.
+fn run_with_hub(job: &Job, hosts: &Hosts<'_>) -> anyhow::Result<Times> {
+    let mut hub = Hub::start(job, hosts.metrics, Path::new(OUTPUT))?;
+    hub.iter_mut().for_each(Hub::leave);
+    cluster::run(job, hosts, hub.as_ref())
+}
+
+/// Ends what is left of a job on its hosts, but for the hub.
 fn end<T>(hosts: &[Ssh], outcome: anyhow::Result<T>) -> anyhow::Result<T> {
     if outcome.as_ref().is_err_and(anyhow::Error::is::<LostSight>) {
         return outcome;
@@ -160,7 +173,7 @@ fn end<T>(hosts: &[Ssh], outcome: anyhow::Result<T>) -> anyhow::Result<T> {
             host.name()
         ));
     }
-    let stopped = all(each(&there, |host| stop_all(host, GRACE)));
+    let stopped = all(each(&there, |host| stop_job(host, GRACE)));
     match (outcome, stopped) {
         (outcome, Ok(_)) => outcome,
         (Ok(_), Err(left)) => Err(left.context("the job is done, but some of it is left running")),
@@ -177,8 +190,11 @@ fn conclude(
     start: Instant,
 ) -> anyhow::Result<ExitCode> {
     let status = status_of(metrics)?;
-    let summary = status.summary.context("the job is done, and the metrics host has no results.json")?;
-    summarize(&summary, forming, packing, metrics.name(), start);
+    let summary =
+        status.summary.as_ref().context("the job is done, and the metrics host has no results.json")?;
+    summarize(summary, forming, packing, metrics.name(), start);
+    let hub = if hub::runs(&status) { "; the job's Monitoring Hub stays: cargo xtask hub" } else { "" };
+    ui::note(&format!("fetch them: cargo xtask get-results{hub}"));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -337,5 +353,4 @@ fn summarize(
     let packed = packing.map(|time| format!(", packed {:.2} s after the last row", time.as_secs_f64()));
     ui::data(&format!("results    on {metrics}{}", packed.unwrap_or_default()));
     ui::data(&format!("sha256     {}", summary.sha256));
-    ui::note("fetch them: cargo xtask get-results");
 }

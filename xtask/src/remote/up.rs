@@ -328,9 +328,10 @@ fn write_urls(inventory: &Path, wanted: &Wanted) -> anyhow::Result<()> {
         address => format!("tcp://{address}:{port}"),
     };
     let text = format!(
-        "rows     {}\nresults  {}\n{}",
+        "rows     {}\nresults  {}\nhub      http://127.0.0.1:{} (through cargo xtask hub)\n{}",
         url(&wanted.cast.machines[0], ports::ROWS),
         url(&wanted.cast.metrics, ports::RESULTS),
+        ports::HUB,
         wanted.urls
     );
     std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))

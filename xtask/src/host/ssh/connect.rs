@@ -18,6 +18,8 @@ const BANNER_TIME: Duration = Duration::from_secs(10);
 const LOGIN_TIME: Duration = Duration::from_secs(20);
 /// A host that does not answer for three times this is gone.
 const ALIVE_INTERVAL: Duration = Duration::from_secs(4);
+/// How long connections may take to end, all together.
+const END_TIME: Duration = Duration::from_secs(1);
 /// How long a connection that nobody uses stays, when this command was killed and could not close it.
 const IDLE_SECONDS: usize = 10;
 
@@ -90,6 +92,25 @@ pub(super) fn connect(host: &HostEntry, access: &Access) -> anyhow::Result<Sessi
             Err(error) => Err(explain(error)),
         }
     })
+}
+
+/// Ends the connections whose sockets are in this folder, before their time is over: one with a tunnel in use has no such time.
+pub(crate) fn end_connections(folder: &Path) {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let sockets = entries.map(|entry| entry.path().join("master")).filter(|socket| socket.exists());
+    // Nobody is there any more to be told of one that cannot be ended.
+    let ends: Vec<_> = sockets
+        .filter_map(|socket| {
+            let end = duct::cmd!("ssh", "-S", socket, "-O", "exit", "any");
+            end.stdin_null().stdout_null().stderr_null().unchecked().start().ok()
+        })
+        .collect();
+    let deadline = Instant::now() + END_TIME;
+    for end in ends {
+        if !matches!(end.wait_deadline(deadline), Ok(Some(_))) {
+            let _ = end.kill();
+        }
+    }
 }
 
 /// What to do about the refusals that users meet.

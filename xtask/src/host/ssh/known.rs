@@ -40,6 +40,11 @@ impl Known {
         self.lock().programs.insert(name.to_owned(), Program::default());
     }
 
+    /// There is no program of this name.
+    pub(super) fn forget(&self, name: &str) {
+        self.lock().programs.remove(name);
+    }
+
     /// Programs that have not ended, as far as is known.
     pub(super) fn names(&self) -> Vec<String> {
         let state = self.lock();

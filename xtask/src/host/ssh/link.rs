@@ -1,13 +1,14 @@
 //! The link to a host: a login, and the channel to its supervisor. A link that is lost while a job runs is looked for again,
 //! since the job does not need it.
 
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use openssh::{Child, Session, Stdio};
-use supervisor::protocol::{Event, Reply, Request};
+use openssh::{Child, ForwardType, Session, Stdio};
+use supervisor::protocol::{End, Event, Reply, Request};
 use wire::results::Progress;
 
 use super::channel::Channel;
@@ -38,8 +39,25 @@ struct State {
     lock: Option<Request>,
     /// Where its receiver is observed, if it is.
     observed: Option<String>,
+    tunnel: Option<Tunnel>,
     /// Since when the link is lost and looked for, if it is.
     lost: Option<Instant>,
+}
+
+/// What connects to an address of this machine reaches one of the host's.
+#[derive(Debug, Clone, Copy)]
+struct Tunnel {
+    here: SocketAddr,
+    there: SocketAddr,
+}
+
+impl Tunnel {
+    /// From the host's own port if that is free here, or else from any.
+    fn to(there: SocketAddr) -> anyhow::Result<Self> {
+        let free = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).and_then(|free| free.local_addr());
+        let here = free(there.port()).or_else(|_| free(0)).context("looking for a free port")?;
+        Ok(Self { here, there })
+    }
 }
 
 /// A connection that is logged in.
@@ -65,6 +83,13 @@ impl Login {
             connected.with_context(|| format!("connecting to {} ({})", entry.name, entry.address))?;
         Ok(Self { session, address: entry.address.clone(), _anchor: anchor })
     }
+
+    fn forward(&self, tunnel: Tunnel) -> anyhow::Result<()> {
+        within("opening a tunnel", REQUEST_TIME, async {
+            let forward = ForwardType::Local;
+            Ok(self.session.request_port_forward(forward, tunnel.here, tunnel.there).await?)
+        })
+    }
 }
 
 impl Drop for Login {
@@ -85,7 +110,7 @@ impl Drop for Login {
 impl Link {
     pub(super) fn new(entry: &HostEntry, access: &Access) -> anyhow::Result<Self> {
         let login = Arc::new(Login::new(entry, access)?);
-        let state = State { login, channel: None, lock: None, observed: None, lost: None };
+        let state = State { login, channel: None, lock: None, observed: None, tunnel: None, lost: None };
         Ok(Self {
             entry: entry.clone(),
             access: access.clone(),
@@ -142,6 +167,19 @@ impl Link {
         progress
     }
 
+    /// Opens a tunnel to an address of the host, which is opened again when the link was lost; gives where it begins.
+    pub(super) fn open_tunnel(&self, there: SocketAddr) -> anyhow::Result<SocketAddr> {
+        let login = self.login();
+        let open = || {
+            let tunnel = Tunnel::to(there)?;
+            login.forward(tunnel).map(|()| tunnel)
+        };
+        // Another command may have been quicker to take the port.
+        let tunnel = open().or_else(|_| open())?;
+        self.state().tunnel = Some(tunnel);
+        Ok(tunnel.here)
+    }
+
     /// For how long the link has been lost, if it is. From the first time that this is asked on, it is looked for.
     pub(super) fn away(self: &Arc<Self>) -> Option<Duration> {
         let mut state = self.state();
@@ -169,18 +207,37 @@ impl Link {
             let state = self.state();
             (state.lock.clone(), state.observed.clone())
         };
-        let mut requests: Vec<_> = lock.into_iter().collect();
-        requests.extend(self.known.names().into_iter().map(|name| Request::Watch { name }));
-        requests.extend(observed.map(|address| Request::Observe { address }));
-        for request in requests {
-            let reply = channel.request(&request, REQUEST_TIME)?;
+        let ask = |request: &Request| {
+            let reply = channel.request(request, REQUEST_TIME)?;
             // The supervisor that was lost has the lock until it notices.
             ensure!(reply == Reply::Nothing, "the supervisor answered {reply:?}");
+            Ok(())
+        };
+        lock.iter().try_for_each(ask)?;
+        for name in self.known.names() {
+            if let Err(error) = ask(&Request::Watch { name: name.clone() }) {
+                if channel.why_lost().is_some() {
+                    return Err(error);
+                }
+                // Somebody has ended it meanwhile, and cleaned up.
+                self.known
+                    .note(Event::Ended { name, end: End { success: false, status: format!("{error:#}") } });
+            }
         }
-        let mut state = self.state();
-        state.login = login;
-        state.channel = Some(Arc::new(channel));
-        state.lost = None;
+        observed.map(|address| Request::Observe { address }).iter().try_for_each(ask)?;
+        let (old, tunnel) = {
+            let mut state = self.state();
+            state.channel = Some(Arc::new(channel));
+            state.lost = None;
+            (std::mem::replace(&mut state.login, Arc::clone(&login)), state.tunnel)
+        };
+        // What the old login still has open here ends with it.
+        drop(old);
+        if let Some(tunnel) = tunnel
+            && let Err(error) = login.forward(tunnel)
+        {
+            ui::note(&format!("{} leads nowhere any more: {error:#}", tunnel.here));
+        }
         Ok(())
     }
 }

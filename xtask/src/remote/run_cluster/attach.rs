@@ -7,11 +7,11 @@ use anyhow::{Context, bail, ensure};
 use supervisor::protocol::{Reply, Request, Status};
 
 use super::{conclude, end, is_packed, recall_if_there, receiver_runs_for};
-use crate::cluster::{self, Found, Program, Watched};
+use crate::cluster::{self, Found, HUB, Hub, Program, Watched};
 use crate::commands::remote::RunCluster;
 use crate::host::ssh::Ssh;
 use crate::hosts::Inventory;
-use crate::remote::{SHORT, command, each, end_on_interrupt, load, lock_all, status_of};
+use crate::remote::{SHORT, command, each, end_on_interrupt, hub, load, lock_all, status_of};
 use crate::ui;
 
 /// How much of what the receiver last said is shown.
@@ -47,7 +47,16 @@ pub(super) fn run(args: &RunCluster) -> anyhow::Result<ExitCode> {
     ensure_runs(metrics, &statuses[0])?;
     let rows = recall_if_there(metrics)?.and_then(|description| description.input.rows());
     let found = find(&inventory, &hosts, &statuses)?;
-    let packing = cluster::attach(metrics, found, &Watched { rows, packs: true, token: None, page: None });
+    // Without it, the receiver tells how the job goes.
+    let hub = hub::find(metrics, &statuses[0]).unwrap_or_else(|error| {
+        ui::note(&format!("the Monitoring Hub cannot be shown: {error:#}"));
+        None
+    });
+    if let Some(hub) = &hub {
+        hub.tell();
+    }
+    let page = hub.as_ref().and_then(Hub::page);
+    let packing = cluster::attach(metrics, found, &Watched { rows, packs: true, token: None, page });
     let packing = end(&hosts, packing)?;
     conclude(metrics, None, Some(packing), start)
 }
@@ -71,7 +80,7 @@ fn ensure_runs(metrics: &Ssh, status: &Status) -> anyhow::Result<()> {
 fn find<'a>(inventory: &Inventory, hosts: &'a [Ssh], statuses: &[Status]) -> anyhow::Result<Found<'a>> {
     let mut found = Found::new();
     for (host, status) in hosts.iter().zip(statuses) {
-        for program in &status.programs {
+        for program in status.programs.iter().filter(|program| program.name != HUB) {
             let watched = Program::new(&program.name, host, host.watch(&program.name)?);
             let has_failed = program.end.as_ref().is_some_and(|end| !end.success);
             found.push(if has_failed { watched.failed_unseen() } else { watched });

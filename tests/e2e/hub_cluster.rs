@@ -1,0 +1,87 @@
+//! The Monitoring Hub of a job on hosts, seen from the machine that commands them.
+
+use serde_json::Value;
+use tests::eventually;
+use tests::http::get;
+use tests::program::Program;
+use tests::stack::Stack;
+
+/// Where a command says that the page is.
+fn page(command: &Program, words: &str) -> String {
+    eventually("the page's address", || {
+        let said = command.output();
+        let (_, rest) = said.split_once(words)?;
+        let (address, _) = rest.split_once(char::is_whitespace)?;
+        Some(address.to_owned())
+    })
+}
+
+fn job(page: &str) -> Option<Value> {
+    let answer = get(page, "/api/v1/job", "Host: localhost\r\n")?;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    Some(answer.json())
+}
+
+#[test]
+fn the_hub_of_a_job_on_hosts_is_seen_from_here_and_stays() {
+    let Some(stack) = Stack::new("the_hub_of_a_job_on_hosts_is_seen_from_here_and_stays", "3") else {
+        return;
+    };
+    stack.up(&[]);
+    let urls = std::fs::read_to_string(stack.path("urls.txt")).unwrap();
+    assert!(urls.contains("\nhub      http://127.0.0.1:4000 (through cargo xtask hub)\n"), "{urls}");
+    let said = stack.fail("hub", &[]);
+    assert!(said.contains("no Monitoring Hub runs on h1: cargo xtask run-cluster starts one"), "{said}");
+
+    let args = ["INPUT_LINES=100000", "--classifier", "sleep:1000", "--workers", "2"];
+    let mut run = stack.start("run-cluster", &args);
+    let during = page(&run, "hub        http://");
+    let running = eventually("rows to move", || {
+        job(&during).filter(|job| job["rows"]["written"].as_u64() > Some(0) && job["workers_up"] == 4)
+    });
+    assert_eq!(
+        (&running["state"], &running["workers_expected"]),
+        (&"running".into(), &4.into()),
+        "{running}"
+    );
+    let machines = get(&during, "/api/v1/machines", "Host: localhost\r\n").unwrap().json();
+    let names: Vec<_> = machines.as_array().unwrap().iter().map(|machine| machine["name"].as_str()).collect();
+    assert_eq!(names, [Some("h1"), Some("h2"), Some("h3")], "{machines}");
+
+    // Whoever looks on has a way of his own to it.
+    let mut looking = stack.start("hub", &[]);
+    let aside = page(&looking, "the page stays at http://");
+    assert_ne!(aside, during);
+    assert_eq!(job(&aside).unwrap()["rows"]["total"], 100_000);
+    // A hub that is killed is back, where it was.
+    let folder = stack.lab.folder().join("h1/home/.provisioned-classifier");
+    let hubs = tests::command_lines_of(|words| {
+        words.contains("app/hub ")
+            && words.contains("--listen")
+            && words.contains(&stack.lab.values("address")[0])
+    });
+    let [(hub, _)] = &hubs[..] else { panic!("{hubs:?}") };
+    assert!(std::process::Command::new("kill").args(["-KILL", &hub.to_string()]).status().unwrap().success());
+    eventually("the next hub", || job(&aside).filter(|job| job["workers_up"] == 4));
+
+    let said = run.success();
+    assert!(said.contains("the job's Monitoring Hub stays: cargo xtask hub"), "{said}");
+    let done = eventually("the hub to hear the end", || job(&aside).filter(|job| job["state"] == "done"));
+    assert_eq!(done["summary"]["rows"], 100_000, "{done}");
+
+    // Its report comes with the results.
+    eventually("the report", || folder.join("output/report.html").exists().then_some(()));
+    let said = stack.run("get-results", &["--output", stack.path("out").to_str().unwrap()]);
+    assert!(said.contains("out/report.html"), "{said}");
+    let report: Value =
+        serde_json::from_slice(&std::fs::read(stack.path("out/report.json")).unwrap()).unwrap();
+    assert_eq!(report["job"]["summary"], done["summary"]);
+    assert_eq!(std::fs::read_dir(stack.path("out")).unwrap().count(), 3, "nothing half done is left");
+
+    // It is no job that runs, and ends with all else.
+    let said = stack.run("stop", &[]);
+    assert!(said.contains("no job was running") && said.contains("the job is done: 100,000 rows"), "{said}");
+    let said = looking.success();
+    assert!(said.contains("the Monitoring Hub was ended"), "{said}");
+    stack.down();
+}
