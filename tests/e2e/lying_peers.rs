@@ -13,7 +13,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use telemetry::report::{HubOpening, Origin};
 use tests::cluster::{Cluster, Setup};
+use tests::http::get;
 use tests::program::Program;
 use tests::{PATIENCE, eventually, memory_kib};
 use wire::frame;
@@ -44,14 +46,24 @@ fn ports(cluster: &mut Cluster) -> Vec<Port> {
         pid: program.pid(),
         opening,
     };
-    let Cluster { receiver, classifiers, .. } = cluster;
-    let initializer = &mut classifiers[0];
+    let Cluster { hub, receiver, classifiers, .. } = cluster;
+    let (hub, initializer) = (hub.as_mut().unwrap(), &mut classifiers[0]);
+    // A sender is there already, too.
+    let page = hub.address("web");
+    eventually("all programs to report", || {
+        let machines = get(&page, "/api/v1/machines", "Host: localhost\r\n")?.json();
+        (machines[0]["programs"].as_array()?.len() == 4).then_some(())
+    });
     vec![
         port("rows", initializer, |s, t| opening::send(s, Some(t), &SenderOpening::default())),
         port("results", receiver, |s, t| opening::send(s, Some(t), &ResultsOpening::Observer {})),
         port("control", initializer, |s, t| opening::send(s, Some(t), &ControlOpening::Shutdown {})),
         port("data", initializer, |s, t| {
             opening::send(s, Some(t), &DataOpening { generation: 1, process: 1 })
+        }),
+        port("metrics", hub, |s, t| {
+            let origin = Origin { name: "sender".into(), machine: "elsewhere".into(), incarnation: u64::MAX };
+            opening::send(s, Some(t), &HubOpening::Reporter(origin))
         }),
     ]
 }
@@ -140,7 +152,7 @@ impl Feed {
     fn start(cluster: &Cluster) -> Self {
         let (input, pipe) = io::pipe().unwrap();
         let mut command = Command::new(tests::program_path("sender"));
-        command.arg(&cluster.rows).arg("-").args(&cluster.token);
+        command.arg(&cluster.rows).arg("-").args(&cluster.shared);
         let sender = command.stdin(input).stdout(Stdio::null()).spawn().unwrap();
         let mut feed = Self { sender, pipe, csv: Vec::new(), rows: 0 };
         feed.write(b"ID,NAME\n");
@@ -198,7 +210,8 @@ fn undisturbed_by(cluster: &Cluster, feed: &mut Feed, trouble: impl FnOnce() + S
 
 #[test]
 fn strangers_that_lie_at_every_port_learn_nothing_and_are_gone_soon() {
-    let mut cluster = Setup { processes: 2, token: Some(TOKEN.into()), ..Setup::default() }.start();
+    let mut cluster =
+        Setup { processes: 2, token: Some(TOKEN.into()), hub: true, ..Setup::default() }.start();
     let mut feed = Feed::start(&cluster);
     let ports = ports(&mut cluster);
     let before: Vec<_> = ports.iter().map(|port| holding(port.pid)).collect();
@@ -222,7 +235,8 @@ fn strangers_that_lie_at_every_port_learn_nothing_and_are_gone_soon() {
 
 #[test]
 fn thousands_of_connections_at_every_port_are_a_hundred_at_a_time() {
-    let mut cluster = Setup { processes: 2, token: Some(TOKEN.into()), ..Setup::default() }.start();
+    let mut cluster =
+        Setup { processes: 2, token: Some(TOKEN.into()), hub: true, ..Setup::default() }.start();
     let mut feed = Feed::start(&cluster);
     let ports = ports(&mut cluster);
     let before: Vec<_> = ports.iter().map(|port| holding(port.pid)).collect();
@@ -243,7 +257,7 @@ fn thousands_of_connections_at_every_port_are_a_hundred_at_a_time() {
         assert!(highest < memory + (64 << 10), "the {} port grew from {memory} to {highest} KiB", port.name);
     }
     // Not a line for each of them.
-    for program in [&cluster.receiver, &cluster.classifiers[0]] {
+    for program in [&cluster.receiver, &cluster.classifiers[0], cluster.hub.as_ref().unwrap()] {
         assert!(program.output().lines().count() < 1000, "{}", program.output());
     }
     feed.finish(&mut cluster);

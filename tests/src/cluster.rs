@@ -25,11 +25,21 @@ pub struct Setup {
     pub receiver_in: Option<&'static str>,
     /// Where Python boxes find their modules.
     pub python_path: Option<PathBuf>,
+    /// Whether there is a hub, to which programs report.
+    pub hub: bool,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { processes: 1, workers: 2, args: Vec::new(), token: None, receiver_in: None, python_path: None }
+        Self {
+            processes: 1,
+            workers: 2,
+            args: Vec::new(),
+            token: None,
+            receiver_in: None,
+            python_path: None,
+            hub: false,
+        }
     }
 }
 
@@ -37,14 +47,16 @@ impl Default for Setup {
 pub struct Cluster {
     /// Where its files are.
     pub folder: TempDir,
+    /// The hub, if there is one.
+    pub hub: Option<Program>,
     /// The receiver.
     pub receiver: Program,
     /// The classifiers, the initializer first.
     pub classifiers: Vec<Program>,
     /// Where rows come in.
     pub rows: String,
-    /// Arguments that show the token.
-    pub token: Vec<String>,
+    /// Arguments that all programs have: those that show the token, and where to report.
+    pub shared: Vec<String>,
 }
 
 /// What a job left.
@@ -79,16 +91,22 @@ impl Setup {
     pub fn start(&self) -> Cluster {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name).display().to_string();
-        let mut token = Vec::new();
+        let mut shared = Vec::new();
         if let Some(secret) = &self.token {
             use std::os::unix::fs::PermissionsExt;
             std::fs::write(path("token"), secret).unwrap();
             std::fs::set_permissions(path("token"), std::fs::Permissions::from_mode(0o600)).unwrap();
-            token = vec!["--token-file".to_owned(), path("token")];
+            shared.extend(["--token-file".to_owned(), path("token")]);
         }
+        let hub = self.hub.then(|| {
+            let args = ["--listen", "127.0.0.1:0", "--web", "127.0.0.1:0"].map(str::to_owned);
+            let mut hub = Program::start_server("hub", folder.path(), args.iter().chain(&shared));
+            shared.extend(["--metrics".to_owned(), hub.address("metrics")]);
+            hub
+        });
         let mut args = ["--framed", "--listen", "127.0.0.1:0", "--output"].map(str::to_owned).to_vec();
         args.push(path(if self.receiver_in.is_some() { "mount/results.log" } else { "results.log" }));
-        args.extend(token.clone());
+        args.extend(shared.clone());
         let mut command = match self.receiver_in {
             None => Command::new(program_path("receiver")),
             Some(script) => {
@@ -103,7 +121,7 @@ impl Setup {
         let mut common = vec!["--out".to_owned(), receiver.address("results")];
         common.extend(["--worker-count".into(), self.processes.to_string()]);
         common.extend(["--workers".into(), self.workers.to_string()]);
-        common.extend(token.clone());
+        common.extend(shared.clone());
         common.extend(self.args.clone());
         let mut args = common.clone();
         let own = ["--cluster-initializer", "--in", "127.0.0.1:0", "--control", "127.0.0.1:0"];
@@ -125,7 +143,7 @@ impl Setup {
             classifiers.push(start(&args));
         }
         let rows = classifiers[0].address("rows");
-        Cluster { folder, receiver, classifiers, rows, token }
+        Cluster { folder, hub, receiver, classifiers, rows, shared }
     }
 
     /// Runs a whole job with the project's sender.
@@ -146,7 +164,7 @@ impl Cluster {
     /// Starts the project's sender.
     pub fn sender<const N: usize>(&self, args: [&str; N]) -> Program {
         let mut all = vec![self.rows.clone()];
-        all.extend(self.token.clone());
+        all.extend(self.shared.clone());
         all.extend(args.map(str::to_owned));
         Program::start("sender", self.folder.path(), &all)
     }

@@ -45,7 +45,7 @@ struct Part {
     programs: &'static [&'static str],
 }
 
-const PARTS: [Part; 5] = [
+const PARTS: [Part; 6] = [
     Part {
         name: "unit tests of what all programs share",
         targets: "--package wire --package records --package keeper --lib --bins",
@@ -54,7 +54,7 @@ const PARTS: [Part; 5] = [
     },
     Part {
         name: "programs' unit tests and simulations",
-        targets: "--workspace --exclude xtask --exclude wire --exclude records --exclude keeper --lib --bins --test simulation",
+        targets: "--workspace --exclude xtask --exclude browser --exclude wire --exclude records --exclude keeper --lib --bins --test simulation",
         names: &[],
         programs: &[],
     },
@@ -75,6 +75,12 @@ const PARTS: [Part; 5] = [
         ],
     },
     Part {
+        name: "tests of the page in a browser",
+        targets: "--package browser --test browser",
+        names: &[],
+        programs: &[],
+    },
+    Part {
         name: "tests of hosts from EC2",
         targets: "--package xtask --package tests --features xtask/aws --lib --test e2e",
         names: &["cloud"],
@@ -93,11 +99,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if let Some(filter) = &args.filter {
         install::python()?;
         install::programs(&shell);
+        install::browser(&shell);
         run_filtered(filter, &limit, &mut counts)?;
         fuzz::run(&shell, Some(filter), &limit, &mut counts)?;
     } else {
         check_formats(&mut failed);
-        let [shared, programs, commands, end_to_end, cloud] = &PARTS;
+        let [shared, programs, commands, end_to_end, browser, cloud] = &PARTS;
         // Only the end-to-end tests need Python, and what it takes is waiting for the most part.
         std::thread::scope(|scope| {
             let python = scope.spawn(install::python);
@@ -113,6 +120,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         })?;
         end_to_end.run(&limit, &mut counts, &mut failed)?;
         fuzz::run(&shell, None, &limit, &mut counts)?;
+        if !limit.is_over() {
+            install::browser(&shell);
+        }
+        browser.run(&limit, &mut counts, &mut failed)?;
         cloud.run(&limit, &mut counts, &mut failed)?;
     }
     for reason in skipped_tests()? {

@@ -9,11 +9,14 @@ use crate::ui;
 
 const VENV: &str = "target/venv";
 const REQUIREMENTS: &str = "tests/requirements.txt";
+/// The Python package that has axe-core 4.12.
+const AXE: &str = "axe-playwright-python==0.1.8";
+const PROMETHEUS: &str = "target/prometheus";
 
 /// Makes a virtual environment with what the tests need, unless it is there.
 pub(super) fn python() -> anyhow::Result<()> {
     let shell = &Shell::new()?;
-    let wanted = shell.read_file(REQUIREMENTS)?;
+    let wanted = format!("{}{AXE}\n", shell.read_file(REQUIREMENTS)?);
     let stamp = Path::new(VENV).join("installed.txt");
     if shell.read_file(&stamp).is_ok_and(|installed| installed == wanted) {
         return Ok(());
@@ -29,22 +32,74 @@ pub(super) fn python() -> anyhow::Result<()> {
     cmd!(shell, "{VENV}/bin/python -m pip install --quiet --requirement {REQUIREMENTS}")
         .run()
         .context("installing the Python packages that the tests need")?;
+    axe(shell)?;
     shell.write_file(stamp, wanted)?;
     Ok(())
 }
 
-/// Some tests need an sshd, an ssh, network namespaces, or to see system calls. Without that they are skipped, and say so.
+/// Fetches axe-core, which finds what keeps people from using a page. A Python package has it in one file, and is wanted for
+/// nothing else.
+fn axe(shell: &Shell) -> anyhow::Result<()> {
+    let unpacked = &format!("{VENV}/axe");
+    cmd!(shell, "{VENV}/bin/python -m pip install --quiet --no-deps --target {unpacked} {AXE}")
+        .run()
+        .context("fetching axe-core")?;
+    shell.copy_file(format!("{unpacked}/axe_playwright_python/axe.min.js"), format!("{VENV}/axe.min.js"))?;
+    shell.remove_path(unpacked)?;
+    Ok(())
+}
+
+/// Fetches a Prometheus that is run by the test of it, and by nobody else: Debian's package would start it as a service.
+fn prometheus(shell: &Shell) -> anyhow::Result<()> {
+    if shell.path_exists(format!("{PROMETHEUS}/usr/bin/promtool")) {
+        return Ok(());
+    }
+    shell.remove_path(PROMETHEUS)?;
+    let folder = &shell.create_dir(PROMETHEUS)?;
+    let fetch = || cmd!(shell, "apt-get download --quiet prometheus").run();
+    {
+        let _folder = shell.push_dir(folder);
+        if fetch().is_err() {
+            // What apt knows of is old, or nothing.
+            cmd!(shell, "apt-get update --quiet").run()?;
+            fetch()?;
+        }
+    }
+    for package in shell.read_dir(folder)? {
+        cmd!(shell, "dpkg-deb --extract {package} {folder}").run()?;
+        shell.remove_path(package)?;
+    }
+    Ok(())
+}
+
+/// Some tests need an sshd, an ssh, network namespaces, to see system calls, or Prometheus. Without that they are skipped, and
+/// say so.
 pub(super) fn programs(shell: &Shell) {
+    if let Err(error) = prometheus(shell) {
+        ui::note(&format!("the test that needs Prometheus will be skipped: {error:#}"));
+    }
+    debian_programs(
+        shell,
+        &[
+            ("/usr/sbin/sshd", "openssh-server"),
+            ("ssh", "openssh-client"),
+            ("ip", "iproute2"),
+            ("strace", "strace"),
+        ],
+    );
+}
+
+/// The tests of the page need Chromium, and what drives it.
+pub(super) fn browser(shell: &Shell) {
+    debian_programs(shell, &[("chromium", "chromium"), ("chromedriver", "chromium-driver")]);
+}
+
+/// Installs the packages of programs that are not there.
+fn debian_programs(shell: &Shell, needed: &[(&str, &str)]) {
     let missing = |program: &&(&str, &str)| {
         let path = program.0;
         cmd!(shell, "sh -c 'command -v '{path}").quiet().ignore_stdout().run().is_err()
     };
-    let needed = [
-        ("/usr/sbin/sshd", "openssh-server"),
-        ("ssh", "openssh-client"),
-        ("ip", "iproute2"),
-        ("strace", "strace"),
-    ];
     let packages: Vec<_> = needed.iter().filter(missing).map(|(_, package)| *package).collect();
     if packages.is_empty() {
         return;

@@ -1,0 +1,207 @@
+//! A real Chromium, driven through ChromeDriver.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use fantoccini::error::CmdError;
+use fantoccini::wd::WebDriverCompatibleCommand;
+use fantoccini::{Client, ClientBuilder};
+use http::Method;
+use hyper_util::client::legacy::connect::HttpConnector;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tests::PATIENCE;
+use tests::eventually;
+use tests::program::Program;
+use tokio::runtime::Runtime;
+use url::{ParseError, Url};
+
+/// Its window, in pixels.
+const WINDOW: (u32, u32) = (1240, 1000);
+/// How often the page is looked at by who waits for something.
+const LOOK_PAUSE: Duration = Duration::from_millis(100);
+/// A program that others may not be.
+const PROGRAM: &str = "chromedriver";
+
+/// A browser with one window. It ends when this is dropped.
+pub struct Browser {
+    client: Client,
+    runtime: Runtime,
+    _driver: Program,
+    _folder: TempDir,
+}
+
+impl Browser {
+    /// `None`, and a skipped test, where there is none.
+    pub fn start(test: &str) -> Option<Self> {
+        let found = Command::new(PROGRAM).arg("--version").stdout(Stdio::null()).status();
+        if !found.is_ok_and(|status| status.success()) {
+            tests::skip(
+                test,
+                "there is no chromedriver (on Debian: apt-get install chromium chromium-driver)",
+            );
+            return None;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = Command::new(PROGRAM);
+        command.arg("--port=0");
+        let driver = Program::start_command(PROGRAM, folder.path(), command);
+        let port = eventually("ChromeDriver's port", || {
+            let said = driver.output();
+            let (_, rest) = said.split_once("started successfully on port ")?;
+            rest.split_once('.').map(|(port, _)| port.to_owned())
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let profile = folder.path().join("profile");
+        let Value::Object(wanted) = json!({
+            "goog:loggingPrefs": { "browser": "ALL" },
+            "goog:chromeOptions": { "args": [
+                "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars",
+                "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+                format!("--user-data-dir={}", profile.display()),
+                format!("--window-size={},{}", WINDOW.0, WINDOW.1),
+            ] },
+        }) else {
+            unreachable!("it is an object")
+        };
+        let client = runtime.block_on(async {
+            let mut builder = ClientBuilder::new(HttpConnector::new());
+            let address = format!("http://127.0.0.1:{port}");
+            tokio::time::timeout(PATIENCE, builder.capabilities(wanted).connect(&address)).await
+        });
+        let client = client.expect("the browser starts in time").unwrap();
+        Some(Self { client, runtime, _driver: driver, _folder: folder })
+    }
+
+    fn wait<T>(&self, command: impl Future<Output = Result<T, CmdError>>) -> T {
+        let outcome = self.runtime.block_on(async { tokio::time::timeout(PATIENCE, command).await });
+        outcome.expect("the browser answers in time").unwrap()
+    }
+
+    /// Goes to an address.
+    pub fn open(&self, address: &str) {
+        self.wait(self.client.goto(address));
+    }
+
+    /// Loads the page again.
+    pub fn reload(&self) {
+        self.wait(self.client.refresh());
+    }
+
+    /// What a script returns.
+    pub fn run(&self, script: &str) -> Value {
+        self.wait(self.client.execute(script, Vec::new()))
+    }
+
+    /// The text of the element that a selector finds, as it can be seen; empty if there is none.
+    pub fn text(&self, selector: &str) -> String {
+        self.texts(selector).into_iter().next().unwrap_or_default()
+    }
+
+    /// The texts of all elements that a selector finds.
+    pub fn texts(&self, selector: &str) -> Vec<String> {
+        let found = format!("[...document.querySelectorAll({})]", json!(selector));
+        // Text in pictures has no more than a content.
+        let script = format!("return {found}.map(element => element.innerText ?? element.textContent);");
+        serde_json::from_value(self.run(&script)).unwrap()
+    }
+
+    /// Clicks at the first element that a selector finds.
+    pub fn click(&self, selector: &str) {
+        let found = self.wait(self.client.find(fantoccini::Locator::Css(selector)));
+        self.wait(found.click());
+    }
+
+    /// Types into the first element that a selector finds.
+    pub fn write(&self, selector: &str, text: &str) {
+        let found = self.wait(self.client.find(fantoccini::Locator::Css(selector)));
+        self.wait(found.send_keys(text));
+    }
+
+    /// Waits until what the page shows is as it should be.
+    pub fn eventually<T>(&self, what: &str, mut holds: impl FnMut(&Self) -> Option<T>) -> T {
+        let start = Instant::now();
+        loop {
+            if let Some(outcome) = holds(self) {
+                return outcome;
+            }
+            let shown = || self.text("body");
+            assert!(start.elapsed() < PATIENCE, "waited for {what} for {PATIENCE:?}; the page:\n{}", shown());
+            std::thread::sleep(LOOK_PAUSE);
+        }
+    }
+
+    /// Sets what its user likes: "light" or "dark".
+    pub fn prefer(&self, scheme: &str) {
+        let features = json!([{ "name": "prefers-color-scheme", "value": scheme }]);
+        self.devtools("Emulation.setEmulatedMedia", json!({ "features": features }));
+    }
+
+    /// Makes its window narrow, as a phone's is, or as it was.
+    pub fn resize(&self, width: Option<u32>) {
+        self.wait(self.client.set_window_size(width.unwrap_or(WINDOW.0), WINDOW.1));
+    }
+
+    /// Keeps a picture of the whole page.
+    pub fn picture(&self, file: &Path) {
+        let height = self.run("return document.documentElement.scrollHeight;").as_u64().unwrap() as u32;
+        self.wait(self.client.set_window_size(WINDOW.0, height));
+        let picture = self.wait(self.client.screenshot());
+        self.resize(None);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(file, picture).unwrap();
+    }
+
+    /// What axe-core finds on the page that keeps people from using it, if it is at least serious.
+    pub fn barriers(&self) -> Vec<String> {
+        let axe = tests::root().join("target/venv/axe.min.js");
+        let axe = std::fs::read_to_string(&axe)
+            .unwrap_or_else(|error| panic!("{}: {error}; cargo xtask test installs it", axe.display()));
+        self.run(&axe);
+        let script =
+            "const done = arguments[0]; axe.run().then(r => done(r.violations), e => done(String(e)));";
+        let found = self.wait(self.client.execute_async(script, Vec::new()));
+        let found = found.as_array().unwrap_or_else(|| panic!("axe-core: {found}")).iter();
+        let serious = found.filter(|one| matches!(one["impact"].as_str(), Some("serious" | "critical")));
+        serious.map(|one| format!("{}: {} {}", one["id"], one["help"], one["nodes"][0]["html"])).collect()
+    }
+
+    /// What the browser had to say, such as what the page may not do.
+    pub fn messages(&self) -> Value {
+        self.issue("se/log", json!({ "type": "browser" }))
+    }
+
+    fn devtools(&self, command: &str, parameters: Value) -> Value {
+        self.issue("goog/cdp/execute", json!({ "cmd": command, "params": parameters }))
+    }
+
+    fn issue(&self, path: &'static str, body: Value) -> Value {
+        self.wait(self.client.issue_cmd(Extension { path, body }))
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        // Without this, Chromium would outlive ChromeDriver. When it does not answer, there is nothing more to do.
+        let close = self.client.clone().close();
+        let _ = self.runtime.block_on(async { tokio::time::timeout(Duration::from_secs(20), close).await });
+    }
+}
+
+/// A command that only ChromeDriver knows.
+#[derive(Debug)]
+struct Extension {
+    path: &'static str,
+    body: Value,
+}
+
+impl WebDriverCompatibleCommand for Extension {
+    fn endpoint(&self, base: &Url, session: Option<&str>) -> Result<Url, ParseError> {
+        base.join(&format!("session/{}/{}", session.unwrap_or_default(), self.path))
+    }
+
+    fn method_and_body(&self, _: &Url) -> (Method, Option<String>) {
+        (Method::POST, Some(self.body.to_string()))
+    }
+}
