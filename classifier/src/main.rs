@@ -310,7 +310,6 @@ fn initialize(
     let rows = net::bind_again("rows", was_at("rows"), &args.input, args.when_taken())?;
     let gathered = Gathered::gather(settings, control, leaving)?;
     let formation = gathered.formation.clone();
-    tally.formed(formation.generation);
     let sockets = mesh::connect(data, &formation, settings.token.as_ref(), settings.patience)?;
     let who =
         ResultsOpening::Initializer { name: settings.me.name.clone(), generation: formation.generation };
@@ -367,7 +366,6 @@ fn join(
     ensure!(args.worker_count > 1, "a process that joins others needs their number: --worker-count N");
     let joined = Joined::join(settings, &leaving)?;
     let formation = joined.formation.clone();
-    tally.formed(formation.generation);
     let sockets = mesh::connect(data, &formation, settings.token.as_ref(), settings.patience)?;
     let who = ResultsOpening::Worker { name: settings.me.name.clone(), generation: formation.generation };
     let uplink = Uplink::connect(&args.output, settings.token.as_ref(), &who, settings.patience)?;

@@ -3,7 +3,6 @@
 //! A lock is held for a turn of an operator, and by the thread that reports for a moment once a second.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -17,7 +16,6 @@ pub struct Tally(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    generation: AtomicU64,
     workers: Vec<WorkerTally>,
     source: Mutex<Option<SourceState>>,
 }
@@ -26,12 +24,7 @@ impl Tally {
     /// Of a process with this many workers.
     pub fn new(workers: usize) -> Self {
         let workers = (0..workers).map(|_| WorkerTally::default()).collect();
-        Self(Arc::new(Shared { generation: AtomicU64::new(0), workers, source: Mutex::default() }))
-    }
-
-    /// The cluster has formed, as this generation.
-    pub fn formed(&self, generation: u64) {
-        self.0.generation.store(generation, Ordering::Relaxed);
+        Self(Arc::new(Shared { workers, source: Mutex::default() }))
     }
 
     /// The counts of one of its workers.
@@ -61,7 +54,6 @@ impl Tally {
             SourceCounts { full_ms, ..source.counts.clone() }
         });
         Counts::Classifier(ClassifierCounts {
-            generation: self.0.generation.load(Ordering::Relaxed),
             workers: self.0.workers.iter().map(|worker| worker.lock().counts(now)).collect(),
             source,
         })

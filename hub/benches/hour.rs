@@ -1,4 +1,7 @@
-//! What an hour of a wide job costs the hub, told second by second as fast as it goes: `cargo bench --package hub`.
+//! What an hour of a wide job costs the hub, told second by second as fast as it goes: `cargo bench --package hub`. Another number
+//! of seconds may be given as an argument.
+
+#![allow(clippy::print_stdout, reason = "these are the figures")]
 
 use std::time::Duration;
 
@@ -7,7 +10,7 @@ use hub::scenario::Scenario;
 use hub::web::message;
 use telemetry::report::Report;
 
-const JOB: Scenario = Scenario { machines: 16, seconds: 3600 };
+const HOUR: u64 = 3600;
 
 /// Processor time of this thread, the only one.
 fn used() -> Duration {
@@ -23,15 +26,17 @@ fn peak_memory() -> String {
 }
 
 fn main() {
+    let seconds = std::env::args().find_map(|word| word.parse().ok()).unwrap_or(HOUR);
+    let job = Scenario { machines: 16, seconds };
     let mut model = Model::default();
     let (mut hearing, mut telling) = (Duration::ZERO, Duration::ZERO);
     let (mut heard, mut told) = (0, 0);
-    for second in 0..=JOB.seconds {
+    for second in 0..=job.seconds {
         let now = Duration::from_secs(second);
-        let reports: Vec<_> = JOB
+        let reports: Vec<_> = job
             .names()
             .iter()
-            .map(|name| (Scenario::origin(name, 1), serde_json::to_vec(&JOB.report(name, second, 0))))
+            .map(|name| (Scenario::origin(name, 1), serde_json::to_vec(&job.report(name, second, 0))))
             .collect();
         let start = used();
         for (origin, report) in reports {
@@ -46,10 +51,10 @@ fn main() {
         hearing += between - start;
         telling += used() - between;
     }
-    let share = |time: Duration| 100.0 * time.as_secs_f64() / JOB.seconds as f64;
-    let rate = |bytes: usize| bytes as f64 / JOB.seconds as f64 / 1000.0;
-    let workers = JOB.machines * Scenario::WORKERS;
-    println!("{workers} workers on {} machines, {} s", JOB.machines, JOB.seconds);
+    let share = |time: Duration| 100.0 * time.as_secs_f64() / job.seconds as f64;
+    let rate = |bytes: usize| bytes as f64 / job.seconds as f64 / 1000.0;
+    let workers = job.machines * Scenario::WORKERS;
+    println!("{workers} workers on {} machines, {} s", job.machines, job.seconds);
     println!("memory     {} at most, reports of all programs included", peak_memory());
     println!("reports    {:.1} kB/s, {:.2} % of a core", rate(heard), share(hearing));
     println!("one page   {:.1} kB/s, {:.2} % of a core", rate(told), share(telling));

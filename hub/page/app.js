@@ -39,7 +39,7 @@ function drawVerdict(job) {
   const expected = job.workers_expected ? ` of ${job.workers_expected}` : '';
   const over = job.state === 'done' || job.state === 'failed';
   setText('facts', (over ? `${job.workers_expected} workers` : `${job.workers_up}${expected} workers are up`)
-    + `, ${job.restarts} restart${job.restarts === 1 ? '' : 's'}, generation ${job.generation}, ${format.count(job.rows.rejected)} rows rejected`);
+    + `, ${job.restarts} restart${job.restarts === 1 ? '' : 's'}, ${format.count(job.rows.rejected)} rows rejected`);
   byId('failure').hidden = !job.failure;
   setText('failure', job.failure ?? '');
   const done = job.rows.total ? `${format.percent(job.rows.written / job.rows.total)} · ` : '';
@@ -149,17 +149,17 @@ function drawCells(cells) {
 
 function drawEvents() {
   const place = byId('events');
-  const shown = Number(place.dataset.last ?? 0);
-  const fresh = view.events.filter(event => event.number > shown);
-  if (fresh.length === 0) return;
-  place.dataset.last = fresh[fresh.length - 1].number;
-  place.prepend(...fresh.reverse().map(event => (
+  // Also those before, which come with the history.
+  const shown = `${view.events.length} events up to ${view.events.at(-1)?.number}`;
+  if (place.dataset.shown === shown) return;
+  place.dataset.shown = shown;
+  place.replaceChildren(...[...view.events].reverse().map(event => (
     element('li', { value: event.number, class: event.kind }, element('time', {}, format.clock(event.seconds)), ` ${event.text}`)
   )));
 }
 
 function takeEvents(events) {
-  const last = view.events.length ? view.events[view.events.length - 1].number : 0;
+  const last = view.events.at(-1)?.number ?? 0;
   view.events.push(...events.filter(event => event.number > last));
 }
 
@@ -183,7 +183,8 @@ async function ask(path) {
 async function askHistory() {
   const [points, events] = await Promise.all([ask('/api/v1/history'), ask('/api/v1/events')]);
   view.points = points;
-  takeEvents(events);
+  // Of another hub, if this one was started again, which counts from one.
+  view.events = events;
   if (view.live) draw();
 }
 

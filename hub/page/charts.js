@@ -99,9 +99,13 @@ function histogramChart(computation) {
       element('title', {}, `${format.count(count)} took up to ${format.ms(limit)}`),
     );
   });
-  const every = Math.ceil(bars.length / 6);
-  const labels = bars
-    .map(([limit], i) => (i % every ? null : element('text', { x: (i + 0.5) * step, y: height - 6, 'text-anchor': 'middle' }, format.ms(limit))));
+  const every = Math.ceil(bars.length / 4);
+  const labels = bars.map(([limit], i) => {
+    if (i % every) return null;
+    // The first one would be cut off at the edge.
+    const place = i === 0 ? { x: 0, 'text-anchor': 'start' } : { x: (i + 0.5) * step, 'text-anchor': 'middle' };
+    return element('text', { ...place, y: height - 4 }, format.ms(limit));
+  });
   const words = `${computation.name}: half of ${format.count(computation.count)} took up to ${format.ms(computation.p50_ms)}, `
     + `99 % up to ${format.ms(computation.p99_ms)}`;
   return chart(width, height, words, ...drawn, ...labels);

@@ -338,15 +338,6 @@ impl Model {
         })
     }
 
-    /// How often the cluster has formed, as the initializer says.
-    pub fn generation(&self) -> u64 {
-        let generation = self.find(|counts| match counts {
-            Counts::Classifier(counts) if counts.source.is_some() => Some(&counts.generation),
-            _ => None,
-        });
-        generation.map_or(0, |(_, generation)| *generation)
-    }
-
     /// The receiver, and what it has counted.
     pub fn receiver(&self) -> Option<(&Process, &ReceiverCounts)> {
         self.find(|counts| match counts {

@@ -67,7 +67,6 @@ impl Scenario {
                 ..ReceiverCounts::default()
             }),
             _ => Counts::Classifier(ClassifierCounts {
-                generation: 1,
                 workers: (0..Self::WORKERS).map(|_| Self::worker(second - began)).collect(),
                 source: (name == "initializer").then(|| SourceCounts {
                     workers: (self.machines * Self::WORKERS) as u32,

@@ -29,8 +29,6 @@ pub struct JobView {
     pub workers_expected: u64,
     /// How often programs were started again.
     pub restarts: u64,
-    /// How often the cluster has formed.
-    pub generation: u64,
     /// Its rows.
     pub rows: Rows,
     /// Bytes of durable results.
@@ -76,7 +74,6 @@ pub fn job(model: &Model, now: Duration) -> JobView {
         workers_up: up.map(|process| process.workers.len() as u64).sum(),
         workers_expected: model.source().map_or(0, |(_, source)| u64::from(source.workers)),
         restarts: model.processes().values().map(|process| u64::from(process.restarts)).sum(),
-        generation: model.generation(),
         rows,
         bytes: receiver.map_or(0, |receiver| receiver.bytes),
         rate_in,

@@ -96,8 +96,6 @@ pub struct SenderCounts {
 /// What a classifier process counts.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq)]
 pub struct ClassifierCounts {
-    /// The cluster's generation; 0 before there is one.
-    pub generation: u64,
     /// Its workers, in their order.
     pub workers: Vec<WorkerCounts>,
     /// At the initializer.

@@ -25,7 +25,7 @@ const LOOK_PAUSE: Duration = Duration::from_millis(100);
 const PROGRAM: &str = "chromedriver";
 
 /// A browser with one window. It ends when this is dropped.
-pub struct Browser {
+pub(crate) struct Browser {
     client: Client,
     runtime: Runtime,
     _driver: Program,
@@ -34,7 +34,7 @@ pub struct Browser {
 
 impl Browser {
     /// `None`, and a skipped test, where there is none.
-    pub fn start(test: &str) -> Option<Self> {
+    pub(crate) fn start(test: &str) -> Option<Self> {
         let found = Command::new(PROGRAM).arg("--version").stdout(Stdio::null()).status();
         if !found.is_ok_and(|status| status.success()) {
             tests::skip(
@@ -80,27 +80,27 @@ impl Browser {
     }
 
     /// Goes to an address.
-    pub fn open(&self, address: &str) {
+    pub(crate) fn open(&self, address: &str) {
         self.wait(self.client.goto(address));
     }
 
     /// Loads the page again.
-    pub fn reload(&self) {
+    pub(crate) fn reload(&self) {
         self.wait(self.client.refresh());
     }
 
     /// What a script returns.
-    pub fn run(&self, script: &str) -> Value {
+    pub(crate) fn run(&self, script: &str) -> Value {
         self.wait(self.client.execute(script, Vec::new()))
     }
 
     /// The text of the element that a selector finds, as it can be seen; empty if there is none.
-    pub fn text(&self, selector: &str) -> String {
+    pub(crate) fn text(&self, selector: &str) -> String {
         self.texts(selector).into_iter().next().unwrap_or_default()
     }
 
     /// The texts of all elements that a selector finds.
-    pub fn texts(&self, selector: &str) -> Vec<String> {
+    pub(crate) fn texts(&self, selector: &str) -> Vec<String> {
         let found = format!("[...document.querySelectorAll({})]", json!(selector));
         // Text in pictures has no more than a content.
         let script = format!("return {found}.map(element => element.innerText ?? element.textContent);");
@@ -108,19 +108,19 @@ impl Browser {
     }
 
     /// Clicks at the first element that a selector finds.
-    pub fn click(&self, selector: &str) {
+    pub(crate) fn click(&self, selector: &str) {
         let found = self.wait(self.client.find(fantoccini::Locator::Css(selector)));
         self.wait(found.click());
     }
 
     /// Types into the first element that a selector finds.
-    pub fn write(&self, selector: &str, text: &str) {
+    pub(crate) fn write(&self, selector: &str, text: &str) {
         let found = self.wait(self.client.find(fantoccini::Locator::Css(selector)));
         self.wait(found.send_keys(text));
     }
 
     /// Waits until what the page shows is as it should be.
-    pub fn eventually<T>(&self, what: &str, mut holds: impl FnMut(&Self) -> Option<T>) -> T {
+    pub(crate) fn eventually<T>(&self, what: &str, mut holds: impl FnMut(&Self) -> Option<T>) -> T {
         let start = Instant::now();
         loop {
             if let Some(outcome) = holds(self) {
@@ -133,18 +133,18 @@ impl Browser {
     }
 
     /// Sets what its user likes: "light" or "dark".
-    pub fn prefer(&self, scheme: &str) {
+    pub(crate) fn prefer(&self, scheme: &str) {
         let features = json!([{ "name": "prefers-color-scheme", "value": scheme }]);
-        self.devtools("Emulation.setEmulatedMedia", json!({ "features": features }));
+        self.devtools("Emulation.setEmulatedMedia", &json!({ "features": features }));
     }
 
     /// Makes its window narrow, as a phone's is, or as it was.
-    pub fn resize(&self, width: Option<u32>) {
+    pub(crate) fn resize(&self, width: Option<u32>) {
         self.wait(self.client.set_window_size(width.unwrap_or(WINDOW.0), WINDOW.1));
     }
 
     /// Keeps a picture of the whole page.
-    pub fn picture(&self, file: &Path) {
+    pub(crate) fn picture(&self, file: &Path) {
         let height = self.run("return document.documentElement.scrollHeight;").as_u64().unwrap() as u32;
         self.wait(self.client.set_window_size(WINDOW.0, height));
         let picture = self.wait(self.client.screenshot());
@@ -154,7 +154,7 @@ impl Browser {
     }
 
     /// What axe-core finds on the page that keeps people from using it, if it is at least serious.
-    pub fn barriers(&self) -> Vec<String> {
+    pub(crate) fn barriers(&self) -> Vec<String> {
         let axe = tests::root().join("target/venv/axe.min.js");
         let axe = std::fs::read_to_string(&axe)
             .unwrap_or_else(|error| panic!("{}: {error}; cargo xtask test installs it", axe.display()));
@@ -168,11 +168,11 @@ impl Browser {
     }
 
     /// What the browser had to say, such as what the page may not do.
-    pub fn messages(&self) -> Value {
+    pub(crate) fn messages(&self) -> Value {
         self.issue("se/log", json!({ "type": "browser" }))
     }
 
-    fn devtools(&self, command: &str, parameters: Value) -> Value {
+    fn devtools(&self, command: &str, parameters: &Value) -> Value {
         self.issue("goog/cdp/execute", json!({ "cmd": command, "params": parameters }))
     }
 

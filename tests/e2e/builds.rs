@@ -26,12 +26,15 @@ fn features(selection: &str) -> BTreeMap<String, BTreeSet<String>> {
 #[test]
 fn dependencies_have_the_same_features_in_all_builds() {
     let (programs, tests) = ("normal,build", "normal,build,dev");
-    // The hub serves HTTP, and the AWS SDK asks by it: what they share for that has more features together than alone, so
-    // they are never built together.
-    // So does the driver of the browser.
+    // The hub serves HTTP, and the AWS SDK and the driver of the browser ask by it: what they share for that has more features
+    // together than alone, so they are never built together.
     let here = features(&format!("--workspace --exclude browser --features xtask/remote --edges {tests}"));
     let in_cloud = features(&format!("--package xtask --package tests --features xtask/aws --edges {tests}"));
-    assert!(here.len() > 150 && in_cloud.len() > 200, "{here:?} {in_cloud:?}");
+    let browser = features(&format!("--package browser --edges {tests}"));
+    assert!(
+        here.len() > 150 && in_cloud.len() > 200 && browser.len() > 150,
+        "{here:?} {in_cloud:?} {browser:?}"
+    );
     for (all, selection, edges) in [
         (&here, "--package xtask", programs),
         (
@@ -51,6 +54,7 @@ fn dependencies_have_the_same_features_in_all_builds() {
         (&in_cloud, "--package xtask --features remote", programs),
         (&in_cloud, "--package xtask --features aws", programs),
         (&in_cloud, "--package tests", tests),
+        (&browser, "--package tests", tests),
     ] {
         let other: Vec<_> = features(&format!("{selection} --edges {edges}"))
             .into_iter()
