@@ -11,6 +11,11 @@ const view = {
   frozen: false,
 };
 
+// After so many points, the history is asked for again, which has fewer.
+const MOST_POINTS = 2000;
+// Without a message for so many milliseconds, what is shown is old.
+const SILENCE = 3000;
+
 // In a report, what it shows.
 const data = byId('data');
 
@@ -20,7 +25,20 @@ const asked = (() => {
   return { kind: kind ?? null, name: name ? decodeURIComponent(name) : null };
 })();
 
+// What is drawn anew each second leaves the focus where it is.
+function keepingFocus(drawing) {
+  const focused = document.activeElement;
+  const [address, place] = [focused?.getAttribute('href'), focused?.closest('main [id]')];
+  drawing();
+  if (!address || !place || document.contains(focused)) return;
+  [...place.querySelectorAll('a')].find(link => link.getAttribute('href') === address)?.focus({ preventScroll: true });
+}
+
 function draw() {
+  keepingFocus(drawAll);
+}
+
+function drawAll() {
   const { job } = view.live;
   drawVerdict(job);
   drawProgress(job);
@@ -42,7 +60,9 @@ function drawVerdict(job) {
     + `, ${job.restarts} restart${job.restarts === 1 ? '' : 's'}, ${format.count(job.rows.rejected)} rows rejected`);
   byId('failure').hidden = !job.failure;
   setText('failure', job.failure ?? '');
-  const done = job.rows.total ? `${format.percent(job.rows.written / job.rows.total)} · ` : '';
+  // All of it is not done before it is done.
+  const share = job.rows.total ? Math.floor((100 * job.rows.written) / job.rows.total) : null;
+  const done = share === null ? '' : `${share} % · `;
   document.title = `${done}${job.state} · Monitoring Hub`;
   drawSummary(job.summary);
 }
@@ -50,7 +70,11 @@ function drawVerdict(job) {
 function drawSummary(summary) {
   const place = byId('summary');
   place.hidden = !summary;
-  if (!summary || place.childElementCount) return;
+  const shown = summary ? `${summary.sha256} ${summary.ended}` : '';
+  if (place.dataset.shown === shown) return;
+  place.dataset.shown = shown;
+  place.replaceChildren();
+  if (!summary) return;
   const out = summary.rows - summary.rejects;
   const facts = {
     'rows in': format.count(summary.rows),
@@ -172,6 +196,7 @@ function takePoint(point) {
   if (recent.length > 300) recent.shift();
   // Until the history is asked for again, the newest points are closer together than the others.
   whole.push(point);
+  if (whole.length > MOST_POINTS) askHistory().catch(show);
 }
 
 async function ask(path) {
@@ -185,24 +210,53 @@ async function askHistory() {
   view.points = points;
   // Of another hub, if this one was started again, which counts from one.
   view.events = events;
-  if (view.live) draw();
+  if (view.live && asked.kind !== 'worker') draw();
 }
 
 async function askEveryWorker() {
-  view.everyWorker = await ask('/api/v1/workers');
-  if (view.live) drawWorkers();
+  const all = await ask('/api/v1/workers');
+  // Somebody may have changed their mind meanwhile.
+  if (view.everyWorker === null) return;
+  view.everyWorker = all;
+  if (view.live) keepingFocus(drawWorkers);
+}
+
+function showEveryWorker(all) {
+  byId('all-workers').setAttribute('aria-pressed', String(all));
+  // Until the answer is here, those that are known.
+  view.everyWorker = all ? view.live.workers : null;
+  if (all) askEveryWorker().catch(show);
+  drawWorkers();
+}
+
+// Who looks for a worker, or for the most of something, looks among all of them.
+function needEveryWorker() {
+  if (!view.live) return;
+  if (view.everyWorker === null && view.live.cells.length > view.live.workers.length) showEveryWorker(true);
+  else drawWorkers();
 }
 
 async function askWorker() {
   const { worker, computations } = await ask(`/api/v1/workers/${encodeURIComponent(asked.name)}`);
   view.everyWorker = [worker];
-  drawComputations(computations);
-  drawWorkers();
+  keepingFocus(() => {
+    drawComputations(computations);
+    drawWorkers();
+  });
 }
 
 function listen() {
   const stream = new EventSource('/api/v1/stream');
+  let heard = Date.now();
+  // A connection that hangs does not say so.
+  setInterval(() => {
+    const silent = Date.now() - heard;
+    document.body.classList.toggle('old', silent > SILENCE);
+    if (silent > SILENCE) setText('connection', `Nothing is heard of the hub for ${format.clock(silent / 1000)}; the job does not depend on it.`);
+  }, 1000);
   stream.addEventListener('message', message => {
+    heard = Date.now();
+    document.body.classList.remove('old');
     view.live = JSON.parse(message.data);
     takeEvents(view.live.events);
     takePoint(view.live.point);
@@ -215,7 +269,11 @@ function listen() {
     }
   });
   stream.addEventListener('open', () => askHistory().catch(show));
-  stream.addEventListener('error', () => setText('connection', 'The hub does not answer; the job does not depend on it.'));
+  stream.addEventListener('error', () => {
+    setText('connection', 'The hub does not answer; the job does not depend on it.');
+    // A hub that is there and refuses wants another login.
+    if (stream.readyState === EventSource.CLOSED) setTimeout(() => location.reload(), SILENCE);
+  });
 }
 
 function show(error) {
@@ -228,7 +286,7 @@ function prepare() {
   view.sorting.choose = column => {
     view.sorting.down = view.sorting.column === column ? !view.sorting.down : true;
     view.sorting.column = column;
-    drawWorkers();
+    needEveryWorker();
   };
   const choose = recentOnly => {
     view.recentOnly = recentOnly;
@@ -238,23 +296,18 @@ function prepare() {
   };
   byId('span-all').addEventListener('click', () => choose(false));
   byId('span-recent').addEventListener('click', () => choose(true));
-  byId('filter').addEventListener('input', () => view.live && drawWorkers());
+  byId('filter').addEventListener('input', needEveryWorker);
   byId('workers-filter').addEventListener('submit', event => event.preventDefault());
-  byId('all-workers').addEventListener('click', event => {
-    const all = view.everyWorker === null;
-    event.target.setAttribute('aria-pressed', String(all));
-    view.everyWorker = all ? [] : null;
-    if (all) askEveryWorker().catch(show);
-    else drawWorkers();
-  });
+  byId('all-workers').addEventListener('click', () => view.live && showEveryWorker(view.everyWorker === null));
 }
 
 prepare();
 if (data) {
   const report = JSON.parse(data.textContent);
   const cells = report.workers.map(w => [w.name, w.state, w.straggler !== null, w.rate]);
+  const recent = report.job.elapsed_seconds - 300;
   view.live = { ...report, cells };
-  view.points = { whole: report.history, recent: report.history.slice(-300) };
+  view.points = { whole: report.history, recent: report.history.filter(point => point.seconds >= recent) };
   view.events = report.events;
   draw();
 } else {

@@ -114,7 +114,11 @@ function histogramChart(computation) {
 function sparkline(rates, words) {
   if (rates.length < 2) return element('span', {}, '');
   const most = Math.max(1, ...rates);
-  const path = rates.map((rate, i) => `${i ? 'L' : 'M'}${i} ${(19 - (18 * rate) / most).toFixed(1)}`).join('');
+  // Where it is not known, there is a gap.
+  const isKnown = i => rates[i] !== null && rates[i] !== undefined;
+  const path = rates
+    .map((rate, i) => (isKnown(i) ? `${isKnown(i - 1) ? 'L' : 'M'}${i} ${(19 - (18 * rate) / most).toFixed(1)}` : ''))
+    .join('');
   const drawn = chart(Math.max(2, rates.length - 1), 20, words, element('path', { d: path, class: 'line out' }));
   drawn.setAttribute('preserveAspectRatio', 'none');
   drawn.setAttribute('class', 'spark');

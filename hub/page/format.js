@@ -4,12 +4,15 @@
 const UNKNOWN = '–';
 const known = (value, show) => (value === null || value === undefined ? UNKNOWN : show(value));
 
+// Three digits that mean something, never as a power of ten.
+const digits = n => (n >= 99.95 ? String(Math.round(n)) : n.toPrecision(3));
+
 const format = {
   count: value => known(value, n => Math.round(n).toLocaleString('en-US')),
   // 1,234 · 56.7 k · 1.23 M: three digits that mean something.
   rate: value => known(value, n => {
-    if (n >= 1e6) return `${(n / 1e6).toPrecision(3)} M`;
-    if (n >= 1e4) return `${(n / 1e3).toPrecision(3)} k`;
+    if (n >= 999_500) return `${digits(n / 1e6)} M`;
+    if (n >= 1e4) return `${digits(n / 1e3)} k`;
     return n >= 10 || n === 0 ? Math.round(n).toLocaleString('en-US') : n.toPrecision(2);
   }),
   percent: value => known(value, share => `${Math.round(100 * share)} %`),
@@ -20,11 +23,12 @@ const format = {
       n /= 1024;
       unit += 1;
     }
-    return `${unit === 0 || n >= 100 ? Math.round(n) : n.toPrecision(3)} ${units[unit]}`;
+    return `${unit === 0 ? Math.round(n) : digits(n)} ${units[unit]}`;
   }),
   ms: value => known(value, ms => {
-    if (ms >= 1000) return `${(ms / 1000).toPrecision(3)} s`;
-    if (ms >= 1) return `${ms.toPrecision(3)} ms`;
+    if (ms >= 100_000) return format.clock(ms / 1000);
+    if (ms >= 999.5) return `${digits(ms / 1000)} s`;
+    if (ms >= 0.9995) return `${digits(ms)} ms`;
     return `${Math.round(1000 * ms)} µs`;
   }),
   clock: value => known(value, seconds => {

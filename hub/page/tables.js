@@ -31,11 +31,13 @@ function sorted(rows, columns, sorting) {
   const key = columns[sorting.column].key;
   const order = (a, b) => {
     const [one, other] = [key(a), key(b)];
-    if (one === null || one === undefined) return 1;
-    if (other === null || other === undefined) return -1;
-    return typeof one === 'string' ? one.localeCompare(other, 'en', { numeric: true }) : one - other;
+    // What is not known comes last, whatever the direction.
+    const unknown = (one === null || one === undefined) - (other === null || other === undefined);
+    if (unknown || one === null || one === undefined) return unknown;
+    const order = typeof one === 'string' ? one.localeCompare(other, 'en', { numeric: true }) : one - other;
+    return sorting.down ? -order : order;
   };
-  return [...rows].sort((a, b) => (sorting.down ? order(b, a) : order(a, b)));
+  return [...rows].sort(order);
 }
 
 const STATES = { up: '● up', stale: '◌ stale', lost: '✕ lost', failed: '✕ failed', finished: '✓ finished' };
@@ -89,8 +91,8 @@ const WORKER_COLUMNS = [
 const MACHINE_COLUMNS = [
   { name: 'machine', show: m => m.name },
   { name: 'programs', show: m => m.programs.join(', ') },
-  { name: 'processors', number: true, show: m => `${format.percent(m.busy)} of ${m.cores}` },
-  { name: 'memory', number: true, show: m => `${format.bytes(m.used_bytes)} of ${format.bytes(m.total_bytes)}` },
+  { name: 'processors', number: true, show: m => known(m.busy, busy => `${format.percent(busy)} of ${m.cores}`) },
+  { name: 'memory', number: true, show: m => known(m.used_bytes, used => `${format.bytes(used)} of ${format.bytes(m.total_bytes)}`) },
   { name: 'network in', number: true, show: m => known(m.received_per_second, n => `${format.bytes(n)}/s`) },
   { name: 'network out', number: true, show: m => known(m.sent_per_second, n => `${format.bytes(n)}/s`) },
   { name: 'last seen', number: true, show: m => `${format.clock(m.last_seen_seconds)} ago` },

@@ -18,20 +18,23 @@ pub fn write(model: &Model, now: Duration, since_1970: Duration) -> String {
     let mut out = Exposition(String::with_capacity(16 << 10));
     let job = view::job(model, now);
     let rows = &job.rows;
-    out.one("classifier_input_rows_total", "counter", "Rows that have come in.", rows.read as f64);
-    out.one(
-        "classifier_output_rows_total",
-        "counter",
-        "Rows that are durable, rejects included.",
-        rows.written as f64,
-    );
-    out.one(
-        "classifier_rejected_rows_total",
-        "counter",
-        "Rows that could not be classified.",
-        rows.rejected as f64,
-    );
-    out.one("classifier_output_bytes_total", "counter", "Bytes of durable results.", job.bytes as f64);
+    // A hub that was just started again does not know them yet, and counters do not go back to zero.
+    if model.receiver().is_some() {
+        out.one("classifier_input_rows_total", "counter", "Rows that have come in.", rows.read as f64);
+        out.one(
+            "classifier_output_rows_total",
+            "counter",
+            "Rows that are durable, rejects included.",
+            rows.written as f64,
+        );
+        out.one(
+            "classifier_rejected_rows_total",
+            "counter",
+            "Rows that could not be classified.",
+            rows.rejected as f64,
+        );
+        out.one("classifier_output_bytes_total", "counter", "Bytes of durable results.", job.bytes as f64);
+    }
     let window = job.stages.iter().find(|stage| stage.name == "batcher").map_or(0, |stage| stage.in_flight);
     out.one(
         "classifier_batches_in_flight",
@@ -79,7 +82,7 @@ pub fn write(model: &Model, now: Duration, since_1970: Duration) -> String {
             w.batches as f64
         }),
         ("classifier_worker_restarts_total", "counter", "How often the worker was started again.", |w| {
-            f64::from(w.restarts)
+            w.restarts as f64
         }),
     ];
     for (name, kind, help, value) in of_workers {

@@ -4,7 +4,9 @@ use std::net::TcpListener;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 use telemetry::report::{HubOpening, Report, Welcome};
 use wire::door::{self, Visitor};
 use wire::opening::{self, OPENING_LIMIT, Refusal};
@@ -14,6 +16,13 @@ use crate::model::Model;
 
 /// The longest report: one of a process with a thousand workers has a few MiB.
 const REPORT_LIMIT: usize = 16 << 20;
+/// A report of fewer bytes cannot be of too many workers; each has histograms, which take some ten kilobytes of memory.
+const UNCHECKED_LENGTH: usize = 64 << 10;
+/// The most workers of a process.
+const MOST_WORKERS: usize = 1024;
+/// The most programs of a job, and the longest names of them and of their machines, in bytes.
+const MOST_PROCESSES: usize = 2000;
+const NAME_LENGTH: usize = 256;
 /// Reports come each second; after this long, the connection is of no use.
 const SILENCE: Duration = Duration::from_secs(60);
 
@@ -60,8 +69,17 @@ pub fn open(listener: TcpListener, token: Option<Token>, shared: Shared) -> anyh
 
 fn serve(visitor: &Visitor, token: Option<&Token>, shared: &Shared) -> anyhow::Result<()> {
     let Some((first, mut reader)) = visitor.first_frame(OPENING_LIMIT)? else { return Ok(()) };
-    let HubOpening::Reporter(origin) = match opening::check(&first, token) {
-        Ok(opening) => opening,
+    let checked = opening::check(&first, token).and_then(|HubOpening::Reporter(origin)| {
+        let is_new = !shared.look().0.processes().contains_key(&origin.name);
+        let is_one_too_many = is_new && shared.look().0.processes().len() >= MOST_PROCESSES;
+        let is_long = origin.name.len().max(origin.machine.len()) > NAME_LENGTH;
+        if is_one_too_many || is_long {
+            return Err(Refusal::new("there are too many programs, or their names are too long".to_owned()));
+        }
+        Ok(origin)
+    });
+    let origin = match checked {
+        Ok(origin) => origin,
         Err(refusal) => {
             opening::refuse(&visitor.stream, &refusal);
             return Err(refusal).context("refused");
@@ -72,11 +90,66 @@ fn serve(visitor: &Visitor, token: Option<&Token>, shared: &Shared) -> anyhow::R
     reader.set_limit(REPORT_LIMIT);
     reader.set_patience(SILENCE)?;
     while let Some(payload) = reader.next_frame()? {
-        let report: Report = serde_json::from_slice(&payload).inspect_err(|error| {
-            opening::refuse(&visitor.stream, &Refusal::new(format!("a report is not understood: {error}")));
+        let report = understand(&payload).inspect_err(|error| {
+            opening::refuse(&visitor.stream, &Refusal::new(format!("a report is not understood: {error:#}")));
         })?;
         let (mut model, now) = shared.look();
         model.hear(&origin, report, now);
     }
     Ok(())
+}
+
+/// A report, unless it would take much more memory than it has bytes.
+fn understand(payload: &[u8]) -> anyhow::Result<Report> {
+    if payload.len() > UNCHECKED_LENGTH {
+        let shape: Shape = serde_json::from_slice(payload)?;
+        let workers = shape.counts.classifier.workers.len();
+        ensure!(workers <= MOST_WORKERS, "{workers} workers are more than {MOST_WORKERS}");
+    }
+    Ok(serde_json::from_slice(payload)?)
+}
+
+/// How many workers a report has.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Shape {
+    counts: ShapeOfCounts,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ShapeOfCounts {
+    classifier: ShapeOfClassifier,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ShapeOfClassifier {
+    workers: Vec<IgnoredAny>,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use telemetry::report::{Counts, WorkerCounts};
+
+    use super::*;
+    use crate::scenario::Scenario;
+
+    #[test]
+    fn a_report_of_many_workers_is_understood_and_one_of_too_many_is_not() {
+        let scenario = Scenario { machines: 1, seconds: 10 };
+        let encoded = |workers: usize| {
+            let mut report = scenario.report("initializer", 5, 0);
+            let Counts::Classifier(counts) = &mut report.counts else { panic!("{report:?}") };
+            counts.workers = vec![WorkerCounts::default(); workers];
+            counts.workers[0].queue.record(Duration::from_millis(1));
+            serde_json::to_vec(&report).unwrap()
+        };
+        assert!(understand(&encoded(MOST_WORKERS)).is_ok());
+        let error = understand(&encoded(MOST_WORKERS + 1)).unwrap_err();
+        assert_eq!(error.to_string(), "1025 workers are more than 1024");
+        assert!(understand(b"{}").is_err());
+    }
 }

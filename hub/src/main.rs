@@ -67,12 +67,16 @@ fn run(args: &Args) -> anyhow::Result<()> {
     };
     let reports = listen("metrics", &args.listen, args.any_port)?;
     let page = listen("web", &args.web, args.any_port || args.any_web_port)?;
-    let at = page.local_addr()?;
+    let (at, reports_at) = (page.local_addr()?, reports.local_addr()?);
+    ensure!(
+        token.is_some() || reports_at.ip().is_loopback(),
+        "{reports_at} can be reached from other machines: reports need the job's token there (--token-file)"
+    );
     ensure!(
         web_token.is_some() || at.ip().is_loopback(),
         "{at} can be reached from other machines: the page needs a token there (--web-token-file)"
     );
-    Ready::new([("metrics", reports.local_addr()?), ("web", at)]).write(args.ready_file.as_deref())?;
+    Ready::new([("metrics", reports_at), ("web", at)]).write(args.ready_file.as_deref())?;
     let shared = Shared::default();
     intake::open(reports, token, shared.clone())?;
     match args.report.clone() {

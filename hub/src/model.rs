@@ -13,6 +13,8 @@ use crate::process::{Liveness, News, Process};
 
 /// So many of the last events are kept.
 const EVENTS: usize = 500;
+/// Their text is cut after so many bytes.
+const EVENT_LENGTH: usize = 1000;
 /// A program that has failed this long before the job has ended is why.
 const REASON_TIME: Duration = Duration::from_secs(15);
 /// Without output for so long, a job that has rows to write is stalled.
@@ -106,6 +108,10 @@ pub struct Model {
     failure: Option<String>,
     /// How many rows were written, and since when.
     progress: (u64, Duration),
+    /// How many rows have come in; an initializer that was started again begins with those that are not durable.
+    read: u64,
+    /// Workers in the cluster, when it formed last.
+    workers: u32,
 }
 
 impl Default for Model {
@@ -120,6 +126,8 @@ impl Default for Model {
             ended: None,
             failure: None,
             progress: (0, Duration::ZERO),
+            read: 0,
+            workers: 0,
         }
     }
 }
@@ -158,6 +166,11 @@ impl Model {
                 News::Joined
             }
         };
+        let source = self.source().map(|(_, source)| (source.rows_in, source.workers));
+        if let Some((read, workers)) = source {
+            self.read = self.read.max(read);
+            self.workers = workers;
+        }
         match news {
             News::Joined => self.note(now, Kind::Joined, format!("{name} has joined, on {machine}")),
             News::Restarted => {
@@ -171,7 +184,8 @@ impl Model {
     /// A second has passed.
     pub fn tick(&mut self, now: Duration) {
         self.look(now);
-        if self.begun.is_some() && !self.state.is_over() {
+        // Without the receiver, nobody knows how far the job is.
+        if self.receiver().is_some() && !self.state.is_over() {
             let rows = self.rows();
             let point = Point { seconds: self.seconds(now), rows_in: rows.read, rows_out: rows.written };
             self.history.add(point);
@@ -202,7 +216,9 @@ impl Model {
             self.note(now, kind, text);
         }
         let rows = self.rows();
-        if rows.written != self.progress.0 || rows.in_flight == 0 {
+        let is_lost = |process: &Process| process.liveness(now) == Liveness::Lost;
+        let waits_for_rows = rows.in_flight == 0 && !self.processes.values().any(is_lost);
+        if rows.written != self.progress.0 || waits_for_rows {
             self.progress = (rows.written, now);
         }
         let state = self.judge(&rows, now);
@@ -238,7 +254,12 @@ impl Model {
         if self.source().is_some_and(|(_, source)| source.ended) { State::Draining } else { State::Running }
     }
 
-    fn note(&mut self, now: Duration, kind: Kind, text: String) {
+    fn note(&mut self, now: Duration, kind: Kind, mut text: String) {
+        if text.len() > EVENT_LENGTH {
+            let cut = (0..=EVENT_LENGTH).rev().find(|cut| text.is_char_boundary(*cut));
+            text.truncate(cut.unwrap_or(0));
+            text.push('…');
+        }
         if self.events.len() == EVENTS {
             self.events.pop_front();
         }
@@ -273,8 +294,7 @@ impl Model {
         let (written, rejected) =
             self.receiver().map_or((0, 0), |(_, receiver)| (receiver.rows, receiver.rejects));
         let source = self.source().map(|(_, source)| source);
-        // What an initializer has that was just started again is less than what there was.
-        let read = source.map_or(0, |source| source.rows_in).max(written);
+        let read = self.read.max(written);
         let known = source.filter(|source| source.ended).map(|source| source.rows_in);
         let sender = self.sender().map(|(_, sender)| sender);
         let total = known.or_else(|| sender.and_then(|sender| sender.rows_total));
@@ -300,6 +320,11 @@ impl Model {
     pub fn is_settled(&self, now: Duration) -> bool {
         let is_silent = |process: &Process| !matches!(process.liveness(now), Liveness::Up | Liveness::Stale);
         self.state.is_over() && self.processes.values().all(is_silent)
+    }
+
+    /// Workers in the cluster, when it formed last.
+    pub fn workers(&self) -> u32 {
+        self.workers
     }
 
     /// Its programs, by name.

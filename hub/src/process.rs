@@ -13,6 +13,8 @@ pub const STALE: Duration = Duration::from_secs(3);
 pub const LOST: Duration = Duration::from_secs(10);
 /// Of each worker, the rates of so many seconds are kept.
 const RATES: usize = 60;
+/// Over how many of them a worker's pace is an average.
+const PACE_SPAN: usize = 10;
 
 /// How a program is, as far as its reports tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
@@ -36,8 +38,8 @@ pub struct Process {
     /// The machine's name.
     pub machine: String,
     incarnation: u64,
-    /// Its lives before this one.
-    pub restarts: u32,
+    /// The incarnations of its lives before this one.
+    retired: Vec<u64>,
     /// When its last report came.
     pub seen: Duration,
     /// What its last report said of its machine and itself.
@@ -56,6 +58,8 @@ pub struct Process {
     pub ending: Option<Ending>,
     /// Its workers, if it is a classifier.
     pub workers: Vec<Worker>,
+    /// It has the source, or had it in an earlier life.
+    is_initializer: bool,
     /// How it was when it was looked at last.
     looked: Liveness,
 }
@@ -67,8 +71,8 @@ pub struct Worker {
     before: Totals,
     /// The last report of this one.
     pub now: WorkerCounts,
-    /// Rows a second, the last of them last.
-    pub rates: VecDeque<f32>,
+    /// Rows a second, one for each second, the last of them last; nothing, where they are not known.
+    pub rates: VecDeque<Option<f32>>,
     /// Which share of the time its box is at work, lately.
     pub busy: Option<f64>,
 }
@@ -111,7 +115,29 @@ impl Worker {
 
     /// Rows a second, between its last two reports.
     pub fn rate(&self) -> Option<f32> {
-        self.rates.back().copied()
+        self.rates.back().copied().flatten()
+    }
+
+    /// The same, on average over the last seconds: batches that take long come seldom.
+    pub fn pace(&self) -> Option<f32> {
+        self.rate()?;
+        let last: Vec<_> = self.rates.iter().rev().take(PACE_SPAN).copied().collect::<Option<_>>()?;
+        (last.len() == PACE_SPAN).then(|| last.iter().sum::<f32>() / PACE_SPAN as f32)
+    }
+
+    /// Batches that it has classified, in all its lives.
+    pub fn batches(&self) -> u64 {
+        self.before.batches + self.now.batches
+    }
+
+    /// So long, its rates were so, or were not known.
+    fn remember(&mut self, rate: Option<f32>, span: Duration) {
+        for _ in 0..(span.as_secs_f64().round() as usize).clamp(1, RATES) {
+            if self.rates.len() == RATES {
+                self.rates.pop_front();
+            }
+            self.rates.push_back(rate);
+        }
     }
 
     /// Batches that are with it.
@@ -121,10 +147,8 @@ impl Worker {
 
     fn hear(&mut self, counts: WorkerCounts, span_ms: u64) {
         if span_ms > 0 {
-            if self.rates.len() == RATES {
-                self.rates.pop_front();
-            }
-            self.rates.push_back((counts.rows.saturating_sub(self.now.rows) * 1000) as f32 / span_ms as f32);
+            let rate = (counts.rows.saturating_sub(self.now.rows) * 1000) as f32 / span_ms as f32;
+            self.remember(Some(rate), Duration::from_millis(span_ms));
             self.busy = smooth(self.busy, share(counts.busy_ms, self.now.busy_ms, span_ms));
         }
         self.now = counts;
@@ -150,7 +174,7 @@ impl Process {
         Self {
             machine: machine.to_owned(),
             incarnation,
-            restarts: 0,
+            retired: Vec::new(),
             seen: now,
             usage,
             processors: None,
@@ -158,6 +182,7 @@ impl Process {
             strain: None,
             uptime_ms,
             workers: take_workers(&mut counts).into_iter().map(worker).collect(),
+            is_initializer: has_source(&counts),
             counts,
             ending,
             looked: Liveness::Up,
@@ -166,14 +191,20 @@ impl Process {
 
     /// Takes in a report.
     pub fn hear(&mut self, machine: &str, incarnation: u64, report: Report, now: Duration) -> News {
+        // What was on its way for long, and has been overtaken.
+        let is_older = incarnation == self.incarnation && report.uptime_ms < self.uptime_ms;
+        if is_older || self.retired.contains(&incarnation) {
+            return News::None;
+        }
+        let silent = now.saturating_sub(self.seen);
         self.seen = now;
         if incarnation != self.incarnation {
-            self.incarnation = incarnation;
-            self.restarts += 1;
+            self.retired.push(std::mem::replace(&mut self.incarnation, incarnation));
             machine.clone_into(&mut self.machine);
             for worker in &mut self.workers {
                 worker.before = worker.totals();
                 worker.now = WorkerCounts::default();
+                worker.remember(None, silent);
             }
             self.take(report, 0);
             self.looked = Liveness::Up;
@@ -201,7 +232,13 @@ impl Process {
         for (worker, counts) in self.workers.iter_mut().zip(workers) {
             worker.hear(counts, span_ms);
         }
+        self.is_initializer |= has_source(&counts);
         (self.uptime_ms, self.usage, self.counts, self.ending) = (uptime_ms, usage, counts, ending);
+    }
+
+    /// Its lives before this one.
+    pub fn restarts(&self) -> usize {
+        self.retired.len()
     }
 
     /// When it began, in this life.
@@ -226,7 +263,7 @@ impl Process {
 
     /// Whether the job may go on without it: it is a classifier, and not the initializer.
     pub fn is_dispensable(&self) -> bool {
-        matches!(&self.counts, Counts::Classifier(counts) if counts.source.is_none())
+        matches!(&self.counts, Counts::Classifier(_)) && !self.is_initializer
     }
 
     /// How it is.
@@ -250,6 +287,10 @@ fn strained_ms(counts: &Counts) -> u64 {
         Counts::Classifier(counts) => counts.source.as_ref().map_or(0, |source| source.full_ms),
         Counts::Receiver(counts) => counts.sync.sum().as_millis() as u64,
     }
+}
+
+fn has_source(counts: &Counts) -> bool {
+    matches!(counts, Counts::Classifier(counts) if counts.source.is_some())
 }
 
 fn share(now_ms: u64, then_ms: u64, span_ms: u64) -> f64 {

@@ -8,8 +8,8 @@ const LEAST_WORKERS: usize = 3;
 /// What is known of a worker that is at work.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Pace {
-    /// Rows a second.
-    pub rate: f32,
+    /// Rows a second, over some time, if it had something to do.
+    pub rate: Option<f32>,
     /// How long its box takes for a batch, at the 99th percentile.
     pub p99: Duration,
     /// For how long its oldest batch has been with it.
@@ -22,11 +22,11 @@ pub fn find(paces: &[Pace], stage_p99: Duration) -> Vec<Option<String>> {
     if paces.len() < LEAST_WORKERS {
         return vec![None; paces.len()];
     }
-    let rate = median(paces.iter().map(|pace| f64::from(pace.rate)));
+    let rate = median(paces.iter().filter_map(|pace| pace.rate.map(f64::from)));
     let p99 = median(paces.iter().map(|pace| pace.p99.as_secs_f64()));
     let reason = |pace: &Pace| {
-        if f64::from(pace.rate) < rate / 2.0 {
-            Some(format!("{:.0} rows/s, and half of the workers have {rate:.0} or more", pace.rate))
+        if let Some(own) = pace.rate.filter(|own| f64::from(*own) < rate / 2.0) {
+            Some(format!("{own:.0} rows/s, and half of the workers have {rate:.0} or more"))
         } else if pace.p99.as_secs_f64() > 2.0 * p99 && p99 > 0.0 {
             Some(format!(
                 "a batch takes up to {:.1?} (p99), and {:.1?} with most",
@@ -45,6 +45,9 @@ pub fn find(paces: &[Pace], stage_p99: Duration) -> Vec<Option<String>> {
 fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<_> = values.collect();
     values.sort_by(f64::total_cmp);
+    if values.is_empty() {
+        return 0.0;
+    }
     let middle = values.len() / 2;
     if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 }
 }
@@ -56,7 +59,7 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     fn pace(rate: f32, p99: u32, oldest: u32) -> Pace {
-        Pace { rate, p99: p99 * MS, oldest: oldest * MS }
+        Pace { rate: Some(rate), p99: p99 * MS, oldest: oldest * MS }
     }
 
     #[test]
@@ -84,5 +87,11 @@ mod tests {
     #[test]
     fn idle_workers_are_no_stragglers() {
         assert_eq!(find(&[pace(0.0, 0, 0); 4], Duration::ZERO), [None, None, None, None]);
+        let nothing_to_do = Pace { rate: None, ..pace(0.0, 20, 0) };
+        assert_eq!(
+            find(&[pace(100.0, 20, 0), nothing_to_do, pace(100.0, 20, 0)], 40 * MS),
+            [None, None, None]
+        );
+        assert_eq!(find(&[nothing_to_do; 3], 40 * MS), [None, None, None]);
     }
 }

@@ -84,13 +84,15 @@ pub struct Stage {
 }
 
 /// The stages, as the programs tell them.
-pub fn stages(model: &Model) -> Vec<Stage> {
-    let (sender, blocked) = counted(model.sender());
-    let (source, full) = counted(model.source());
-    let (receiver, syncing) = counted(model.receiver());
-    let busy = busy(model);
+pub fn stages(model: &Model, now: Duration) -> Vec<Stage> {
+    let (sender, blocked) = counted(model.sender(), now);
+    let (source, full) = counted(model.source(), now);
+    let (receiver, syncing) = counted(model.receiver(), now);
+    let busy = busy(model, now);
     let workers = || model.processes().values().flat_map(|process| &process.workers);
     let rest = |share: Option<f64>| share.map(|share| 1.0 - share);
+    let (classified, at_workers): (u64, u64) =
+        (workers().map(Worker::batches).sum(), workers().map(Worker::in_flight).sum());
     let sent = sender.rows.max(source.rows_in);
     let stage = |name, unit, came, gone| Stage {
         name,
@@ -107,7 +109,8 @@ pub fn stages(model: &Model) -> Vec<Stage> {
     };
     vec![
         Stage {
-            busy: rest(blocked),
+            // One that has sent everything has nothing to do.
+            busy: rest(blocked).filter(|_| !sender.all_sent),
             back_pressured: blocked,
             ..stage("source", "rows", sent, source.rows_in)
         },
@@ -120,16 +123,10 @@ pub fn stages(model: &Model) -> Vec<Stage> {
             ..stage("batcher", "batches", source.batches, source.durable_batches)
         },
         Stage {
-            // Of processes that were started again, what was lost with them does not come out.
-            in_flight: workers().map(Worker::in_flight).sum(),
             busy,
             idle: rest(busy),
-            ..stage(
-                "classify",
-                "batches",
-                workers().map(|worker| worker.now.batches_in).sum(),
-                workers().map(|worker| worker.now.batches).sum(),
-            )
+            // What was lost with an earlier life is made once more.
+            ..stage("classify", "batches", classified + at_workers, classified)
         },
         Stage {
             // Results that wait for an earlier batch.
@@ -141,19 +138,22 @@ pub fn stages(model: &Model) -> Vec<Stage> {
     ]
 }
 
-/// What a program counts, and for which share of the time it is at its limit.
-fn counted<T: Clone + Default>(program: Option<(&Process, &T)>) -> (T, Option<f64>) {
-    program.map_or_else(Default::default, |(process, counts)| (counts.clone(), process.strain))
+/// What a program counts, and for which share of the time it is at its limit, if that is known now.
+fn counted<T: Clone + Default>(program: Option<(&Process, &T)>, now: Duration) -> (T, Option<f64>) {
+    program.map_or_else(Default::default, |(process, counts)| {
+        (counts.clone(), process.strain.filter(|_| process.liveness(now) == Liveness::Up))
+    })
+}
+
+/// The workers that are there.
+fn present(model: &Model, now: Duration) -> impl Iterator<Item = &Worker> {
+    let up = model.processes().values().filter(move |process| process.liveness(now) == Liveness::Up);
+    up.flat_map(|process| &process.workers)
 }
 
 /// For which share of their time the workers are busy, on average.
-fn busy(model: &Model) -> Option<f64> {
-    let known: Vec<_> = model
-        .processes()
-        .values()
-        .flat_map(|process| &process.workers)
-        .filter_map(|worker| worker.busy)
-        .collect();
+fn busy(model: &Model, now: Duration) -> Option<f64> {
+    let known: Vec<_> = present(model, now).filter_map(|worker| worker.busy).collect();
     (!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64)
 }
 
@@ -181,15 +181,20 @@ pub fn bottleneck(model: &Model, now: Duration) -> Option<Bottleneck> {
                 [] => "nothing was written for a while, although all programs are there".to_owned(),
                 _ => format!("nothing is heard of {}", gone.join(", ")),
             };
-            return found("classify", words);
+            let stage = match gone.first() {
+                Some(&"receiver") => "sink",
+                Some(&"sender") => "source",
+                _ => "classify",
+            };
+            return found(stage, words);
         }
         State::Running | State::Draining => {}
     }
-    let (sender, blocked) = counted(model.sender());
-    let (_, full) = counted(model.source());
-    let (_, syncing) = counted(model.receiver());
-    let busy = busy(model)?;
-    let count: usize = model.processes().values().map(|process| process.workers.len()).sum();
+    let (sender, blocked) = counted(model.sender(), now);
+    let (_, full) = counted(model.source(), now);
+    let (_, syncing) = counted(model.receiver(), now);
+    let busy = busy(model, now)?;
+    let count = present(model, now).count();
     let is_strained = |share: Option<f64>| share.is_some_and(|share| share >= STRAINED);
     if busy >= BUSY {
         let who = if count == 1 { "the worker is".to_owned() } else { format!("all {count} workers are") };

@@ -72,14 +72,14 @@ pub fn job(model: &Model, now: Duration) -> JobView {
         state: model.state(),
         elapsed_seconds: seconds,
         workers_up: up.map(|process| process.workers.len() as u64).sum(),
-        workers_expected: model.source().map_or(0, |(_, source)| u64::from(source.workers)),
-        restarts: model.processes().values().map(|process| u64::from(process.restarts)).sum(),
+        workers_expected: u64::from(model.workers()),
+        restarts: model.processes().values().map(|process| process.restarts() as u64).sum(),
         rows,
         bytes: receiver.map_or(0, |receiver| receiver.bytes),
         rate_in,
         rate_out,
         estimate: verdict::estimate(&rows, model.history(), model.state()),
-        stages: verdict::stages(model),
+        stages: verdict::stages(model, now),
         bottleneck: verdict::bottleneck(model, now),
         failure: model.failure().map(str::to_owned),
         summary,
@@ -100,7 +100,7 @@ pub struct WorkerView {
     /// Rows a second; unknown while nothing is heard of it.
     pub rate: Option<f32>,
     /// The same for the last minute, a second each.
-    pub rates: Vec<u32>,
+    pub rates: Vec<Option<u32>>,
     /// Batches that it has classified, in all its lives.
     pub batches: u64,
     /// Rows in these.
@@ -124,7 +124,7 @@ pub struct WorkerView {
     /// Memory of its process.
     pub resident_bytes: u64,
     /// How often its process was started again.
-    pub restarts: u32,
+    pub restarts: usize,
     /// For how long nothing has been heard of it.
     pub last_seen_seconds: f64,
     /// Why it is thought to hold the others back.
@@ -139,8 +139,10 @@ pub fn workers(model: &Model, now: Duration) -> Vec<WorkerView> {
     for (name, process) in model.processes() {
         for (place, worker) in process.workers.iter().enumerate() {
             let (view, classify, queue) = worker_view(name, place, process, worker, now);
-            if let (Liveness::Up, Some(rate)) = (view.state, view.rate) {
+            if view.state == Liveness::Up {
                 let oldest = Duration::from_secs_f64(view.oldest_seconds.unwrap_or_default());
+                // Who has nothing to do is not slow.
+                let rate = worker.pace().filter(|_| view.in_flight > 0);
                 paces.push(Pace { rate, p99: classify.quantile(0.99), oldest });
                 stage.add(&classify);
                 stage.add(&queue);
@@ -154,7 +156,7 @@ pub fn workers(model: &Model, now: Duration) -> Vec<WorkerView> {
     }
     let mut reasons = reasons.into_iter();
     for view in &mut views {
-        if view.state == Liveness::Up && view.rate.is_some() {
+        if view.state == Liveness::Up {
             view.straggler = reasons.next().flatten();
         }
     }
@@ -166,7 +168,7 @@ pub fn workers(model: &Model, now: Duration) -> Vec<WorkerView> {
 }
 
 /// `worker10` comes after `worker9`.
-fn natural(name: &str) -> Vec<(u64, &str)> {
+pub fn natural(name: &str) -> Vec<(u64, &str)> {
     let number = |part: &str| part.parse().unwrap_or_default();
     name.split_inclusive(|c: char| !c.is_ascii_digit())
         .map(|part| (number(part.trim_end_matches(|c: char| !c.is_ascii_digit())), part))
@@ -189,7 +191,7 @@ fn worker_view(
         machine: process.machine.clone(),
         state,
         rate: worker.rate().filter(|_| known),
-        rates: worker.rates.iter().map(|rate| *rate as u32).collect(),
+        rates: worker.rates.iter().map(|rate| rate.map(|rate| rate as u32)).collect(),
         batches: totals.batches,
         rows: totals.rows,
         rejects: totals.rejects,
@@ -201,7 +203,7 @@ fn worker_view(
         busy: worker.busy.filter(|_| known),
         processors: process.processors.filter(|_| known),
         resident_bytes: process.usage.resident_bytes,
-        restarts: process.restarts,
+        restarts: process.restarts(),
         last_seen_seconds: now.saturating_sub(process.seen).as_secs_f64(),
         straggler: None,
     };
@@ -310,12 +312,14 @@ pub struct MachineView {
     pub name: String,
     /// Programs of the job that run there.
     pub programs: Vec<String>,
+    /// How the program is that was heard of last.
+    pub state: Liveness,
     /// Its processors.
     pub cores: u32,
-    /// How busy they are, from 0 to 1.
-    pub busy: f32,
+    /// How busy they are, from 0 to 1; unknown while nothing is heard of it, as all of the following.
+    pub busy: Option<f32>,
     /// Memory that is used.
-    pub used_bytes: u64,
+    pub used_bytes: Option<u64>,
     /// Memory that it has.
     pub total_bytes: u64,
     /// Bytes that come in a second.
@@ -339,16 +343,22 @@ pub fn machines(model: &Model, now: Duration) -> Vec<MachineView> {
     }
     machines
         .into_iter()
-        .map(|(name, (programs, process))| MachineView {
-            name: name.to_owned(),
-            programs,
-            cores: process.usage.cores,
-            busy: process.usage.machine_busy,
-            used_bytes: process.usage.machine_used_bytes,
-            total_bytes: process.usage.machine_bytes,
-            received_per_second: process.network.map(|(received, _)| received),
-            sent_per_second: process.network.map(|(_, sent)| sent),
-            last_seen_seconds: now.saturating_sub(process.seen).as_secs_f64(),
+        .map(|(name, (programs, process))| {
+            let state = process.liveness(now);
+            let known = !matches!(state, Liveness::Stale | Liveness::Lost);
+            let network = process.network.filter(|_| known);
+            MachineView {
+                name: name.to_owned(),
+                programs,
+                state,
+                cores: process.usage.cores,
+                busy: known.then_some(process.usage.machine_busy),
+                used_bytes: known.then_some(process.usage.machine_used_bytes),
+                total_bytes: process.usage.machine_bytes,
+                received_per_second: network.map(|(received, _)| received),
+                sent_per_second: network.map(|(_, sent)| sent),
+                last_seen_seconds: now.saturating_sub(process.seen).as_secs_f64(),
+            }
         })
         .collect()
 }

@@ -119,6 +119,43 @@ fn a_program_that_cannot_go_on_fails_the_job_with_its_reason() {
 }
 
 #[test]
+fn a_report_that_was_overtaken_changes_nothing() {
+    let mut model = Model::default();
+    (0..10).for_each(|second| SMALL.pass(&mut model, second, &[]));
+    let hear = |model: &mut Model, incarnation, report| {
+        model.hear(&Scenario::origin("worker1", incarnation), report, at(12));
+    };
+    hear(&mut model, 2, SMALL.report("worker1", 12, 11));
+    let before = view::workers(&model, at(12));
+    // Of the life before, and of this one.
+    hear(&mut model, 1, SMALL.report("worker1", 10, 0));
+    hear(&mut model, 2, SMALL.report("worker1", 11, 11));
+    assert_eq!(view::workers(&model, at(12)), before);
+    assert_eq!(view::job(&model, at(12)).restarts, 1);
+}
+
+#[test]
+fn an_initializer_that_comes_back_has_no_fewer_rows_and_the_job_is_stalled_meanwhile() {
+    let mut model = Model::default();
+    for second in 0..20 {
+        SMALL.pass(&mut model, second, &["receiver"]);
+        model.hear(&Scenario::origin("receiver", 1), SMALL.report("receiver", second / 2, 0), at(second));
+    }
+    let before = model.rows();
+    assert!(before.in_flight > 0);
+    // It has no source until the cluster has formed.
+    for second in 20..40 {
+        let mut report = SMALL.report("initializer", second, 19);
+        let Counts::Classifier(counts) = &mut report.counts else { panic!("{report:?}") };
+        counts.source = None;
+        model.hear(&Scenario::origin("initializer", 2), report, at(second));
+        model.tick(at(second));
+    }
+    assert_eq!(model.rows(), before);
+    assert_eq!((model.state(), view::job(&model, at(39)).workers_expected), (State::Stalled, 14));
+}
+
+#[test]
 fn a_job_may_go_on_without_a_classifier_and_if_not_that_is_why() {
     let fails = |model: &mut Model, second| {
         let report = ending(SMALL.report("worker1", second, 0), Ending::Failed("nobody is there".into()));

@@ -18,8 +18,8 @@ const STYLE_LINK: &str = r#"<link rel="stylesheet" href="/style.css">"#;
 
 /// The page in one file, with the data that it shows, for a browser without a hub.
 pub fn with_data(json: &str) -> String {
-    // In a script, only this ends it.
-    let json = json.replace("</", r"<\/");
+    // In a script, this begins whatever ends it, or makes its end none.
+    let json = json.replace('<', "\\u003c");
     let data = format!(r#"<script type="application/json" id="data">{json}</script>"#);
     let page = HTML
         .replace(STYLE_LINK, &format!("<style>\n{STYLE}</style>"))
@@ -39,6 +39,6 @@ mod tests {
     fn a_page_with_data_needs_no_other_file() {
         let page = with_data(r#"{"text":"</script><b>"}"#);
         assert!(!page.contains("<link rel=\"stylesheet\"") && !page.contains("<script src"), "{page}");
-        assert!(page.contains(r#"{"text":"<\/script><b>"}"#), "{page}");
+        assert!(page.contains(r#"{"text":"\u003c/script>\u003cb>"}"#), "{page}");
     }
 }
