@@ -34,8 +34,15 @@ function keepingFocus(drawing) {
   [...place.querySelectorAll('a')].find(link => link.getAttribute('href') === address)?.focus({ preventScroll: true });
 }
 
+// While a button of the mouse is down, nothing is drawn anew, or the click would have no place.
+let isPressed = false;
+document.addEventListener('pointerdown', () => { isPressed = true; });
+for (const end of ['pointerup', 'pointercancel']) {
+  document.addEventListener(end, () => setTimeout(() => { isPressed = false; }));
+}
+
 function draw() {
-  keepingFocus(drawAll);
+  if (!isPressed) keepingFocus(drawAll);
 }
 
 function drawAll() {

@@ -102,8 +102,10 @@ function histogramChart(computation) {
   const every = Math.ceil(bars.length / 4);
   const labels = bars.map(([limit], i) => {
     if (i % every) return null;
-    // The first one would be cut off at the edge.
-    const place = i === 0 ? { x: 0, 'text-anchor': 'start' } : { x: (i + 0.5) * step, 'text-anchor': 'middle' };
+    // At the edges they would be cut off.
+    const x = (i + 0.5) * step;
+    const place = i === 0 ? { x: 0, 'text-anchor': 'start' }
+      : x > width - 32 ? { x: width, 'text-anchor': 'end' } : { x, 'text-anchor': 'middle' };
     return element('text', { ...place, y: height - 4 }, format.ms(limit));
   });
   const words = `${computation.name}: half of ${format.count(computation.count)} took up to ${format.ms(computation.p50_ms)}, `

@@ -4,9 +4,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use fantoccini::elements::Element;
 use fantoccini::error::CmdError;
 use fantoccini::wd::WebDriverCompatibleCommand;
-use fantoccini::{Client, ClientBuilder};
+use fantoccini::{Client, ClientBuilder, Locator};
 use http::Method;
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Value, json};
@@ -109,14 +110,25 @@ impl Browser {
 
     /// Clicks at the first element that a selector finds.
     pub(crate) fn click(&self, selector: &str) {
-        let found = self.wait(self.client.find(fantoccini::Locator::Css(selector)));
-        self.wait(found.click());
+        self.with_element(selector, async |element| element.click().await);
     }
 
     /// Types into the first element that a selector finds.
     pub(crate) fn write(&self, selector: &str, text: &str) {
-        let found = self.wait(self.client.find(fantoccini::Locator::Css(selector)));
-        self.wait(found.send_keys(text));
+        self.with_element(selector, async |element| element.send_keys(text).await);
+    }
+
+    /// Does something to an element; once more, if it was drawn anew just then.
+    fn with_element(&self, selector: &str, act: impl AsyncFn(Element) -> Result<(), CmdError>) {
+        self.eventually(&format!("{selector} to stay for a moment"), |browser| {
+            let acting = async {
+                match act(browser.client.find(Locator::Css(selector)).await?).await {
+                    Err(error) if error.is_stale_element_reference() => Ok(None),
+                    outcome => outcome.map(Some),
+                }
+            };
+            browser.wait(acting)
+        });
     }
 
     /// Waits until what the page shows is as it should be.
