@@ -51,6 +51,7 @@ mod run {
             | Remote::GetResults(_)
             | Remote::Logs(_)
             | Remote::Ssh(_)
+            | Remote::Hub(_)
             | Remote::Stop(_) => {
                 return crate::remote::run(command);
             }

@@ -110,9 +110,9 @@ fn run_until_done(args: &RunCluster, start: Instant, is_started: &mut bool) -> a
         let grace = if args.resume { RECEIVER_GRACE } else { GRACE };
         // The hub of a job that is only to be packed has nothing to learn any more.
         if is_done && is_metrics {
-            stop_job(host, grace)?
+            stop_job(host, grace)?;
         } else {
-            stop_all(host, grace)?
+            stop_all(host, grace)?;
         }
         if !(args.resume && is_metrics) {
             host.tell(&Request::Clean, CLEAN_TIME)?;
