@@ -25,15 +25,6 @@ const asked = (() => {
   return { kind: kind ?? null, name: name ? decodeURIComponent(name) : null };
 })();
 
-// What is drawn anew each second leaves the focus where it is.
-function keepingFocus(drawing) {
-  const focused = document.activeElement;
-  const [address, place] = [focused?.getAttribute('href'), focused?.closest('main [id]')];
-  drawing();
-  if (!address || !place || document.contains(focused)) return;
-  [...place.querySelectorAll('a')].find(link => link.getAttribute('href') === address)?.focus({ preventScroll: true });
-}
-
 // While a button of the mouse is down, nothing is drawn anew, or the click would have no place.
 let isPressed = false;
 document.addEventListener('pointerdown', () => { isPressed = true; });
@@ -41,8 +32,18 @@ for (const end of ['pointerup', 'pointercancel']) {
   document.addEventListener(end, () => setTimeout(() => { isPressed = false; }));
 }
 
+// What is drawn anew because time has passed disturbs nobody: the focus stays where it is.
+function redraw(drawing) {
+  if (isPressed) return;
+  const focused = document.activeElement;
+  const [address, place] = [focused?.getAttribute('href'), focused?.closest('main [id]')];
+  drawing();
+  if (!address || !place || document.contains(focused)) return;
+  [...place.querySelectorAll('a')].find(link => link.getAttribute('href') === address)?.focus({ preventScroll: true });
+}
+
 function draw() {
-  if (!isPressed) keepingFocus(drawAll);
+  redraw(drawAll);
 }
 
 function drawAll() {
@@ -225,7 +226,7 @@ async function askEveryWorker() {
   // Somebody may have changed their mind meanwhile.
   if (view.everyWorker === null) return;
   view.everyWorker = all;
-  if (view.live) keepingFocus(drawWorkers);
+  if (view.live) redraw(drawWorkers);
 }
 
 function showEveryWorker(all) {
@@ -246,7 +247,7 @@ function needEveryWorker() {
 async function askWorker() {
   const { worker, computations } = await ask(`/api/v1/workers/${encodeURIComponent(asked.name)}`);
   view.everyWorker = [worker];
-  keepingFocus(() => {
+  redraw(() => {
     drawComputations(computations);
     drawWorkers();
   });

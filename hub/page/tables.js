@@ -34,8 +34,8 @@ function sorted(rows, columns, sorting) {
     // What is not known comes last, whatever the direction.
     const unknown = (one === null || one === undefined) - (other === null || other === undefined);
     if (unknown || one === null || one === undefined) return unknown;
-    const order = typeof one === 'string' ? one.localeCompare(other, 'en', { numeric: true }) : one - other;
-    return sorting.down ? -order : order;
+    const rising = typeof one === 'string' ? one.localeCompare(other, 'en', { numeric: true }) : one - other;
+    return sorting.down ? -rising : rising;
   };
   return [...rows].sort(order);
 }

@@ -70,8 +70,9 @@ pub fn open(listener: TcpListener, token: Option<Token>, shared: Shared) -> anyh
 fn serve(visitor: &Visitor, token: Option<&Token>, shared: &Shared) -> anyhow::Result<()> {
     let Some((first, mut reader)) = visitor.first_frame(OPENING_LIMIT)? else { return Ok(()) };
     let checked = opening::check(&first, token).and_then(|HubOpening::Reporter(origin)| {
-        let is_new = !shared.look().0.processes().contains_key(&origin.name);
-        let is_one_too_many = is_new && shared.look().0.processes().len() >= MOST_PROCESSES;
+        let (model, _) = shared.look();
+        let known = model.processes();
+        let is_one_too_many = known.len() >= MOST_PROCESSES && !known.contains_key(&origin.name);
         let is_long = origin.name.len().max(origin.machine.len()) > NAME_LENGTH;
         if is_one_too_many || is_long {
             return Err(Refusal::new("there are too many programs, or their names are too long".to_owned()));

@@ -115,10 +115,11 @@ fn leave_report(folder: PathBuf, shared: Shared) -> anyhow::Result<()> {
         let moments: [fn(&Model, Duration) -> bool; 2] =
             [|model, _| model.state().is_over(), Model::is_settled];
         for has_come in moments {
-            while {
+            let has_come = || {
                 let (model, now) = shared.look();
-                !has_come(&model, now)
-            } {
+                has_come(&model, now)
+            };
+            while !has_come() {
                 std::thread::sleep(LOOK_PAUSE);
             }
             let _alone = WRITING.lock();

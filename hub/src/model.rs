@@ -52,10 +52,11 @@ pub enum Kind {
 }
 
 /// How the job is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
     /// No rows have come.
+    #[default]
     Waiting,
     /// Rows come in, and results go out.
     Running,
@@ -93,7 +94,7 @@ impl State {
 }
 
 /// The job, as the reports of its programs tell it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Model {
     processes: BTreeMap<String, Process>,
     history: History,
@@ -112,24 +113,6 @@ pub struct Model {
     read: u64,
     /// Workers in the cluster, when it formed last.
     workers: u32,
-}
-
-impl Default for Model {
-    fn default() -> Self {
-        Self {
-            processes: BTreeMap::new(),
-            history: History::default(),
-            events: VecDeque::new(),
-            happened: 0,
-            state: State::Waiting,
-            begun: None,
-            ended: None,
-            failure: None,
-            progress: (0, Duration::ZERO),
-            read: 0,
-            workers: 0,
-        }
-    }
 }
 
 /// How many rows there are, and where.

@@ -104,10 +104,9 @@ impl Hub {
         };
         let (metrics, web) = (listens("metrics")?.to_string(), listens("web")?);
         // The job's programs report all the same.
-        let page = reach_page(host, web).unwrap_or_else(|error| {
-            ui::note(&format!("the Monitoring Hub cannot be shown here: {error:#}"));
-            None
-        });
+        let page = reach_page(host, web)
+            .inspect_err(|error| ui::note(&format!("the Monitoring Hub cannot be shown here: {error:#}")))
+            .ok();
         Ok(Self { running, metrics, page })
     }
 
@@ -152,7 +151,7 @@ impl Hub {
 }
 
 /// Where this machine finds a page that listens at an address of the host's.
-fn reach_page(host: &dyn Host, web: SocketAddr) -> anyhow::Result<Option<String>> {
+fn reach_page(host: &dyn Host, web: SocketAddr) -> anyhow::Result<String> {
     let here = host.reach(web)?;
     // A tunnel is there also where the host lets nothing through it.
     get(&here.to_string(), "/healthz", LOOK_TIME).with_context(|| {
@@ -161,7 +160,7 @@ fn reach_page(host: &dyn Host, web: SocketAddr) -> anyhow::Result<Option<String>
             host.name()
         )
     })?;
-    Ok(Some(format!("http://{here}")))
+    Ok(format!("http://{here}"))
 }
 
 /// Asks a hub how the job stands, several times a second, for as long as somebody hears it.

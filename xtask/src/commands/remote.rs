@@ -165,7 +165,7 @@ pub(crate) struct Job {
     pub(crate) keep: bool,
 }
 
-/// Run a job on the hosts: receiver, classifiers, sender
+/// Run a job on the hosts: receiver, classifiers, sender, and a Monitoring Hub, which stays when the job is done
 ///
 /// Replaces the results of an earlier job on the hosts. A file is shipped to the metrics host first, so that this machine
 /// is no part of the job: when the connection is lost or the terminal closed, the job goes on. (Ctrl-C ends it.)
@@ -199,7 +199,7 @@ pub(crate) struct JobArgs {
     pub(crate) workers: u16,
 }
 
-/// Fetch the results to output/results.tgz, and check them
+/// Fetch the results to output/results.tgz, and check them; and the Monitoring Hub's report
 ///
 /// Goes on where an earlier try was broken off.
 #[derive(Debug, clap::Args)]
@@ -257,7 +257,7 @@ pub(crate) struct Hub {
     pub(crate) place: Place,
 }
 
-/// End the job, keep what is received, and say how far it came
+/// End the job and its Monitoring Hub, keep what is received, and say how far it came
 #[derive(Debug, clap::Args)]
 pub(crate) struct Stop {
     #[command(flatten)]

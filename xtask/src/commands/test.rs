@@ -19,8 +19,8 @@ use limit::Limit;
 
 /// Install what the tests need, and run them all
 ///
-/// Also checks the format, and that clippy has nothing to say, and runs each fuzz target for some seconds. The last line
-/// counts the tests.
+/// Also checks the format, and that clippy has nothing to say, runs each fuzz target for some seconds, and looks at the Monitoring
+/// Hub's page in Chromium. The last line counts the tests.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Run only tests whose name contains this, and leave the checks out
