@@ -4,46 +4,23 @@
 
 mod driver;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use driver::Browser;
 use serde_json::Value;
 use tests::http::get;
+use tests::hub::{HOST, json, sample, start};
 use tests::program::Program;
-use tests::{eventually, program_path};
-
-const HOST: &str = "Host: localhost\r\n";
 
 /// Where pictures are kept.
 fn picture(name: &str) -> PathBuf {
     tests::root().join("target/hub").join(name)
 }
 
-/// A job by `run-locally`, and where its page is.
-fn start(folder: &Path, args: &[&str]) -> (Program, String) {
-    let mut command = Command::new(program_path("xtask"));
-    command.arg("run-locally").arg("--output").arg(folder.join("out")).arg("--log").arg(folder.join("log"));
-    command.args(args);
-    let xtask = Program::start_command("xtask", folder, command);
-    let page = eventually("the page's address", || {
-        let said = xtask.output();
-        Some(said.lines().find_map(|line| line.strip_prefix("hub        http://"))?.to_owned())
-    });
-    (xtask, page)
-}
-
-fn json(page: &str, path: &str) -> Value {
-    let answer = get(page, path, HOST).unwrap();
-    assert_eq!(answer.status, 200, "{answer:?}");
-    answer.json()
-}
-
-/// The value of a sample in what Prometheus is told.
-fn sample(page: &str, name: &str) -> u64 {
-    let metrics = get(page, "/metrics", HOST).unwrap().body;
-    let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.unwrap_or_else(|| panic!("no {name} in {metrics}")).parse().unwrap()
+/// How many rows are written, as Prometheus is told.
+fn told(page: &str) -> u64 {
+    sample(&get(page, "/metrics", HOST).unwrap(), "classifier_output_rows_total") as u64
 }
 
 /// How many rows are written, as the page says it.
@@ -84,7 +61,7 @@ fn the_page_of_a_job_from_its_start_to_its_report() {
     browser.eventually("more rows", |browser| written(browser).filter(|rows| *rows > first));
     let before = json(&page, "/api/v1/job")["rows"]["written"].as_u64().unwrap();
     let shown = browser.eventually("newer rows", |browser| written(browser).filter(|rows| *rows >= before));
-    let after = sample(&page, "classifier_output_rows_total");
+    let after = told(&page);
     assert!(before <= shown && shown <= after, "{before} {shown} {after}");
     browser.eventually("all workers", |browser| {
         browser.text("#facts").starts_with("4 of 4 workers are up, 0 restarts").then_some(())
@@ -162,7 +139,7 @@ fn the_page_of_a_job_from_its_start_to_its_report() {
         browser.reload();
     }
     assert_eq!(json(&page, "/api/v1/job")["rows"]["written"], 60_000);
-    assert_eq!(sample(&page, "classifier_output_rows_total"), 60_000);
+    assert_eq!(told(&page), 60_000);
     browser.prefer("dark");
     browser.eventually("marks of what has happened", |browser| {
         let marks = browser.texts("#rates .mark");

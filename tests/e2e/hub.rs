@@ -1,40 +1,12 @@
 //! The Monitoring Hub beside a real job.
 
-use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
-use tests::http::{Answer, ask, get};
+use tests::eventually;
+use tests::http::{ask, get};
+use tests::hub::{HOST, json, sample, start};
 use tests::program::Program;
-use tests::{eventually, program_path};
-
-const HOST: &str = "Host: localhost\r\n";
-
-/// A job of rows that take a while, and where its page is.
-fn start(folder: &Path, args: &[&str]) -> (Program, String) {
-    let mut command = Command::new(program_path("xtask"));
-    command.arg("run-locally").args(["--output", folder.join("out").to_str().unwrap()]);
-    command.args(["--log", folder.join("log").to_str().unwrap()]).args(args);
-    let xtask = Program::start_command("xtask", folder, command);
-    let page = eventually("the page's address", || {
-        let said = xtask.output();
-        let line = said.lines().find_map(|line| line.strip_prefix("hub        http://"))?;
-        Some(line.to_owned())
-    });
-    (xtask, page)
-}
-
-fn json(page: &str, path: &str) -> Value {
-    let answer = get(page, path, HOST).unwrap();
-    assert_eq!(answer.status, 200, "{answer:?}");
-    answer.json()
-}
-
-/// The value of a sample in Prometheus's text.
-fn sample(metrics: &Answer, name: &str) -> f64 {
-    let line = metrics.body.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.unwrap_or_else(|| panic!("no {name} in {}", metrics.body)).parse().unwrap()
-}
 
 #[test]
 fn it_shows_the_job_and_leaves_a_report() {

@@ -3,21 +3,11 @@
 use serde_json::Value;
 use tests::eventually;
 use tests::http::get;
-use tests::program::Program;
+use tests::hub::{HOST, json, page};
 use tests::stack::Stack;
 
-/// Where a command says that the page is.
-fn page(command: &Program, words: &str) -> String {
-    eventually("the page's address", || {
-        let said = command.output();
-        let (_, rest) = said.split_once(words)?;
-        let (address, _) = rest.split_once(char::is_whitespace)?;
-        Some(address.to_owned())
-    })
-}
-
 fn job(page: &str) -> Option<Value> {
-    let answer = get(page, "/api/v1/job", "Host: localhost\r\n")?;
+    let answer = get(page, "/api/v1/job", HOST)?;
     assert_eq!(answer.status, 200, "{answer:?}");
     Some(answer.json())
 }
@@ -44,7 +34,7 @@ fn the_hub_of_a_job_on_hosts_is_seen_from_here_and_stays() {
         (&"running".into(), &4.into()),
         "{running}"
     );
-    let machines = get(&during, "/api/v1/machines", "Host: localhost\r\n").unwrap().json();
+    let machines = json(&during, "/api/v1/machines");
     let names: Vec<_> = machines.as_array().unwrap().iter().map(|machine| machine["name"].as_str()).collect();
     assert_eq!(names, [Some("h1"), Some("h2"), Some("h3")], "{machines}");
 

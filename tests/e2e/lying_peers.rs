@@ -16,6 +16,7 @@ use std::time::Duration;
 use telemetry::report::{HubOpening, Origin};
 use tests::cluster::{Cluster, Setup};
 use tests::http::get;
+use tests::hub::HOST;
 use tests::program::Program;
 use tests::{PATIENCE, eventually, memory_kib};
 use wire::frame;
@@ -51,7 +52,7 @@ fn ports(cluster: &mut Cluster) -> Vec<Port> {
     // A sender is there already, too.
     let page = hub.address("web");
     eventually("all programs to report", || {
-        let machines = get(&page, "/api/v1/machines", "Host: localhost\r\n")?.json();
+        let machines = get(&page, "/api/v1/machines", HOST)?.json();
         (machines[0]["programs"].as_array()?.len() == 4).then_some(())
     });
     vec![

@@ -20,6 +20,7 @@ mod prometheus;
 mod python_box;
 mod recovery;
 mod restarts;
+mod resumed_jobs;
 mod run_cluster;
 mod run_locally;
 mod same_bytes;

@@ -7,9 +7,8 @@ use serde_json::Value;
 use tests::cluster::Setup;
 use tests::eventually;
 use tests::http::get;
+use tests::hub::HOST;
 use tests::program::Program;
-
-const HOST: &str = "Host: localhost\r\n";
 
 /// Its programs' folder; `None`, and a skipped test, where it is not.
 fn programs(test: &str) -> Option<PathBuf> {

@@ -6,6 +6,7 @@
 pub mod cloud;
 pub mod cluster;
 pub mod http;
+pub mod hub;
 pub mod lab;
 pub mod program;
 pub mod stack;
