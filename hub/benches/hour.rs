@@ -42,7 +42,7 @@ fn main() {
         for (origin, report) in reports {
             let report = report.expect("reports can be encoded");
             heard += report.len();
-            let report: Report = serde_json::from_slice(&report).expect("reports can be understood");
+            let report = Report::decode(&report).expect("reports can be understood");
             model.hear(&origin, report, now);
         }
         model.tick(now);

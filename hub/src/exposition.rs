@@ -58,10 +58,10 @@ pub fn write(model: &Model, now: Duration, since_1970: Duration) -> String {
     let name = "classifier_computation_duration_seconds";
     out.head(name, "histogram", "How long computations take, each for a batch.");
     for (computation, _, durations) in view::durations(model) {
-        for bound in view::bounds() {
-            let (limit, count) = (bound.as_secs_f64().to_string(), durations.count_up_to(bound) as f64);
+        for (bound, count) in durations.counts_up_to(view::bounds()) {
+            let limit = bound.as_secs_f64().to_string();
             let labels = [("computation", computation), ("le", &limit)];
-            out.sample(&format!("{name}_bucket"), &labels, count);
+            out.sample(&format!("{name}_bucket"), &labels, count as f64);
         }
         let labels = [("computation", computation), ("le", "+Inf")];
         out.sample(&format!("{name}_bucket"), &labels, durations.count() as f64);

@@ -107,7 +107,7 @@ fn understand(payload: &[u8]) -> anyhow::Result<Report> {
         let workers = shape.counts.classifier.workers.len();
         ensure!(workers <= MOST_WORKERS, "{workers} workers are more than {MOST_WORKERS}");
     }
-    Ok(serde_json::from_slice(payload)?)
+    Ok(Report::decode(payload)?)
 }
 
 /// How many workers a report has.

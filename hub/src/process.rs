@@ -1,9 +1,9 @@
 //! One program of the job, over all its lives.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use telemetry::durations::Durations;
 use telemetry::report::{Counts, Ending, Report, WorkerCounts};
 use telemetry::usage::Usage;
 
@@ -67,8 +67,8 @@ pub struct Process {
 /// A worker thread, over all lives of its process.
 #[derive(Debug, Clone, Default)]
 pub struct Worker {
-    /// What was counted in earlier lives.
-    before: Totals,
+    /// What was counted in earlier lives, if there were any.
+    before: Option<Box<WorkerCounts>>,
     /// The last report of this one.
     pub now: WorkerCounts,
     /// Rows a second, one for each second, the last of them last; nothing, where they are not known.
@@ -77,40 +77,22 @@ pub struct Worker {
     pub busy: Option<f64>,
 }
 
-/// What a worker has counted, in all its lives.
-#[derive(Debug, Clone, Default)]
-pub struct Totals {
-    /// Batches that are classified.
-    pub batches: u64,
-    /// Rows in these.
-    pub rows: u64,
-    /// Of these, rejects.
-    pub rejects: u64,
-    /// For how long its box has been at work.
-    pub busy_ms: u64,
-    /// How long batches waited for the box.
-    pub queue: Durations,
-    /// How long the box took for batches.
-    pub classify: Durations,
-}
-
-impl Totals {
-    fn add(&mut self, counts: &WorkerCounts) {
-        self.batches += counts.batches;
-        self.rows += counts.rows;
-        self.rejects += counts.rejects;
-        self.busy_ms += counts.busy_ms;
-        self.queue.add(&counts.queue);
-        self.classify.add(&counts.classify);
-    }
-}
-
 impl Worker {
-    /// What it has counted in all.
-    pub fn totals(&self) -> Totals {
-        let mut totals = self.before.clone();
-        totals.add(&self.now);
-        totals
+    /// What it has counted in all its lives. Histograms are large: they are added up only for a worker that has had several.
+    pub fn totals(&self) -> Cow<'_, WorkerCounts> {
+        let Some(before) = &self.before else { return Cow::Borrowed(&self.now) };
+        let WorkerCounts { batches_in, batches, rows, rejects, busy_ms, oldest_ms, queue, classify } =
+            &self.now;
+        let mut totals = WorkerCounts::clone(before);
+        totals.batches_in += batches_in;
+        totals.batches += batches;
+        totals.rows += rows;
+        totals.rejects += rejects;
+        totals.busy_ms += busy_ms;
+        totals.oldest_ms = *oldest_ms;
+        totals.queue.add(queue);
+        totals.classify.add(classify);
+        Cow::Owned(totals)
     }
 
     /// Rows a second, between its last two reports.
@@ -127,7 +109,7 @@ impl Worker {
 
     /// Batches that it has classified, in all its lives.
     pub fn batches(&self) -> u64 {
-        self.before.batches + self.now.batches
+        self.before.as_ref().map_or(0, |before| before.batches) + self.now.batches
     }
 
     /// So long, its rates were so, or were not known.
@@ -202,7 +184,7 @@ impl Process {
             self.retired.push(std::mem::replace(&mut self.incarnation, incarnation));
             machine.clone_into(&mut self.machine);
             for worker in &mut self.workers {
-                worker.before = worker.totals();
+                worker.before = Some(Box::new(worker.totals().into_owned()));
                 worker.now = WorkerCounts::default();
                 worker.remember(None, silent);
             }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use telemetry::durations::Durations;
-use telemetry::report::JobOutcome;
+use telemetry::report::{JobOutcome, WorkerCounts};
 use wire::results::Summary;
 
 use crate::model::{Model, Rows, State};
@@ -138,14 +138,15 @@ pub fn workers(model: &Model, now: Duration) -> Vec<WorkerView> {
     let (mut paces, mut stage) = (Vec::new(), Durations::default());
     for (name, process) in model.processes() {
         for (place, worker) in process.workers.iter().enumerate() {
-            let (view, classify, queue) = worker_view(name, place, process, worker, now);
+            let totals = worker.totals();
+            let view = worker_view(name, place, process, worker, &totals, now);
             if view.state == Liveness::Up {
                 let oldest = Duration::from_secs_f64(view.oldest_seconds.unwrap_or_default());
                 // Who has nothing to do is not slow.
                 let rate = worker.pace().filter(|_| view.in_flight > 0);
-                paces.push(Pace { rate, p99: classify.quantile(0.99), oldest });
-                stage.add(&classify);
-                stage.add(&queue);
+                paces.push(Pace { rate, p99: totals.classify.quantile(0.99), oldest });
+                stage.add(&totals.classify);
+                stage.add(&totals.queue);
             }
             views.push(view);
         }
@@ -180,12 +181,12 @@ fn worker_view(
     place: usize,
     process: &Process,
     worker: &Worker,
+    totals: &WorkerCounts,
     now: Duration,
-) -> (WorkerView, Durations, Durations) {
+) -> WorkerView {
     let state = process.liveness(now);
-    let totals = worker.totals();
     let known = state == Liveness::Up;
-    let view = WorkerView {
+    WorkerView {
         name: format!("{name}.{place}"),
         process: name.to_owned(),
         machine: process.machine.clone(),
@@ -206,8 +207,7 @@ fn worker_view(
         restarts: process.restarts(),
         last_seen_seconds: now.saturating_sub(process.seen).as_secs_f64(),
         straggler: None,
-    };
-    (view, totals.classify, totals.queue)
+    }
 }
 
 fn ms(duration: Duration) -> f64 {
@@ -276,8 +276,7 @@ pub fn durations(model: &Model) -> Vec<(&'static str, &'static str, Durations)> 
 fn computation(name: &'static str, what: &'static str, durations: &Durations) -> ComputationView {
     let mut bars = Vec::new();
     let mut before = 0;
-    for bound in bounds() {
-        let count = durations.count_up_to(bound);
+    for (bound, count) in durations.counts_up_to(bounds()) {
         // Without empty bars at both ends.
         if count > 0 && before < durations.count() {
             bars.push((ms(bound), count - before));

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// The shortest duration that is told from shorter ones, and the longest from longer ones, in nanoseconds.
 const SHORTEST: u64 = 1_000;
@@ -12,15 +12,15 @@ const LONGEST: u64 = 3_600_000_000_000;
 const DIGITS: u8 = 2;
 
 /// A histogram of durations with a logarithmic axis, from a microsecond to an hour, each known to one part in a hundred.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(into = "Sparse", from = "Sparse")]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(from = "Sparse")]
 pub struct Durations {
     counts: Histogram<u64>,
     sum: u64,
 }
 
 /// What crosses the network: only what was recorded, in nanoseconds.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 struct Sparse {
     sum: u64,
     counts: Vec<(u64, u64)>,
@@ -33,9 +33,10 @@ impl Default for Durations {
     }
 }
 
-impl From<Durations> for Sparse {
-    fn from(durations: Durations) -> Self {
-        Self { sum: durations.sum, counts: durations.recorded().collect() }
+impl Serialize for Durations {
+    // Not by serde's `into`, which would copy the whole histogram.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Sparse { sum: self.sum, counts: self.recorded().collect() }.serialize(serializer)
     }
 }
 
@@ -60,9 +61,7 @@ impl Durations {
     /// Takes in what was recorded elsewhere.
     pub fn add(&mut self, other: &Self) {
         self.sum = self.sum.saturating_add(other.sum);
-        for (nanoseconds, count) in other.recorded() {
-            self.counts.saturating_record_n(nanoseconds, count);
-        }
+        self.counts.add(&other.counts).expect("all have the same bounds");
     }
 
     /// How many were recorded.
@@ -85,10 +84,20 @@ impl Durations {
         Duration::from_nanos(self.counts.value_at_quantile(share))
     }
 
-    /// How many took no longer than this.
-    pub fn count_up_to(&self, limit: Duration) -> u64 {
-        let limit = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
-        self.recorded().take_while(|(nanoseconds, _)| *nanoseconds <= limit).map(|(_, count)| count).sum()
+    /// How many took no longer than each of these limits, which are in order.
+    pub fn counts_up_to(
+        &self,
+        limits: impl Iterator<Item = Duration>,
+    ) -> impl Iterator<Item = (Duration, u64)> {
+        let mut recorded = self.recorded().peekable();
+        let mut count = 0;
+        limits.map(move |limit| {
+            let nanoseconds = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
+            while let Some((_, more)) = recorded.next_if(|(took, _)| *took <= nanoseconds) {
+                count += more;
+            }
+            (limit, count)
+        })
     }
 
     /// Each duration that was recorded, in nanoseconds and rounded up, and how often; in order.
@@ -115,7 +124,9 @@ mod tests {
         durations.record(Duration::ZERO);
         durations.record(Duration::from_secs(1 << 40));
         assert_eq!(durations.count(), 2);
-        assert_eq!(durations.count_up_to(Duration::from_micros(1)), 1);
+        let limits = [Duration::from_micros(1), Duration::from_secs(60), Duration::MAX];
+        let counts: Vec<_> = durations.counts_up_to(limits.into_iter()).map(|(_, count)| count).collect();
+        assert_eq!(counts, [1, 1, 2]);
         assert!(durations.max() >= Duration::from_secs(3600), "{:?}", durations.max());
     }
 
@@ -133,7 +144,8 @@ mod tests {
             let found = durations.quantile(share).as_nanos() as f64;
             // Whole microseconds are told apart, whatever the size.
             prop_assert!((found - exact).abs() <= exact / 100.0 + 1024.0, "{found} for {exact}");
-            prop_assert_eq!(durations.count_up_to(durations.max()), nanoseconds.len() as u64);
+            let counts: Vec<_> = durations.counts_up_to([durations.max()].into_iter()).collect();
+            prop_assert_eq!(counts, [(durations.max(), nanoseconds.len() as u64)]);
         }
 
         #[test]

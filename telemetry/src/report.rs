@@ -44,6 +44,16 @@ pub struct Report {
     pub ending: Option<Ending>,
 }
 
+impl Report {
+    /// Understands a report. The hub is built with few optimizations, and hears of a thousand workers; this crate has them all.
+    ///
+    /// # Errors
+    /// Anything but a report.
+    pub fn decode(payload: &[u8]) -> serde_json::Result<Self> {
+        serde_json::from_slice(payload)
+    }
+}
+
 /// How a program ends, as it says itself.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
