@@ -22,8 +22,8 @@ pub(crate) const HUB: &str = "hub";
 const READY_TIME: Duration = Duration::from_secs(10);
 /// How often it is looked whether it is still there, while its page is looked at.
 const STAY_PAUSE: Duration = Duration::from_millis(50);
-/// How often it is asked how the job stands, how long an answer may take, and how long it may be.
-const ASK_PAUSE: Duration = Duration::from_millis(250);
+/// How often it is asked how the job stands (it hears that once a second), how long an answer may take, and how long it may be.
+const ASK_PAUSE: Duration = Duration::from_millis(500);
 const ASK_TIME: Duration = Duration::from_millis(500);
 /// How long its page may take to answer for the first time.
 const LOOK_TIME: Duration = Duration::from_secs(5);
@@ -163,7 +163,7 @@ fn reach_page(host: &dyn Host, web: SocketAddr) -> anyhow::Result<String> {
     Ok(format!("http://{here}"))
 }
 
-/// Asks a hub how the job stands, several times a second, for as long as somebody hears it.
+/// Asks a hub how the job stands, twice a second, for as long as somebody hears it.
 ///
 /// # Errors
 /// When no thread can be started.

@@ -28,6 +28,8 @@ const START_SIGHT_TIME: Duration = Duration::from_secs(10);
 const HUB_SILENCE: Duration = Duration::from_secs(2);
 /// How often ready files are looked at, and programs asked whether they have ended.
 const PAUSE: Duration = Duration::from_millis(2);
+/// The same of a job that has been running for long: its end may be seen a hundredth of that later, and not later than this.
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 /// Of how many programs that failed with the first one the words are shown.
 const MOST_FAILURES: usize = 4;
 /// How long the receiver, which knows best why a job failed, has to say so, after another one has failed.
@@ -285,6 +287,7 @@ impl<'a> Programs<'a> {
         watched: &Watched<'_>,
     ) -> anyhow::Result<Duration> {
         self.has_begun = true;
+        let start = Instant::now();
         let mut bar = JobBar::new(watched.rows);
         let progress = metrics.observe(results, watched.token)?;
         let standings = watched.page.map(hub::follow).transpose()?;
@@ -328,7 +331,7 @@ impl<'a> Programs<'a> {
                     break Err(anyhow!("waiting for {} to end: not within {limit:?}", left.join(", ")));
                 }
             }
-            std::thread::sleep(PAUSE);
+            std::thread::sleep((start.elapsed() / 100).clamp(PAUSE, LONGEST_PAUSE));
         };
         bar.clear();
         outcome.map(|()| done.map_or(Duration::ZERO, |done| done.elapsed()))
