@@ -25,7 +25,9 @@ const SETTLE_TIME: Duration = Duration::from_millis(700);
 const FLOW: usize = 3;
 /// How much of what the job says is shown when it fails.
 const LAST_LINES: usize = 40;
-/// How long output may stand still until something is wrong.
+/// How long the job may take until output flows for the first time, and how long output may stand still after that, until
+/// something is wrong.
+const START_TIME: Duration = Duration::from_secs(600);
 const STANDSTILL: Duration = Duration::from_secs(120);
 
 /// Kill, stop and cut off parts of a running job, and see that its results are the same
@@ -119,7 +121,8 @@ fn disturb(args: &Args, job: &Job, pulse: &Pulse) -> anyhow::Result<Vec<Outcome>
     let mut random = ChaCha8Rng::seed_from_u64(args.seed);
     let mut outcomes = Vec::new();
     let mut last = Instant::now();
-    while outcomes.len() < args.kills as usize && await_flow(job, pulse, Instant::now())? {
+    let mut flows = await_flow(job, pulse, START_TIME)?;
+    while flows && outcomes.len() < args.kills as usize {
         let pause = match args.every {
             Some(seconds) => Duration::from_secs(seconds).saturating_sub(last.elapsed()),
             None => Duration::from_millis(random.random_range(50..300)),
@@ -132,7 +135,8 @@ fn disturb(args: &Args, job: &Job, pulse: &Pulse) -> anyhow::Result<Vec<Outcome>
         ui::note(&format!("{:>3}  {fault}", outcomes.len() + 1));
         let start = Instant::now();
         fault.make(job)?;
-        if !job.runs_for(SETTLE_TIME, || {})? || !await_flow(job, pulse, Instant::now())? {
+        flows = job.runs_for(SETTLE_TIME, || {})? && await_flow(job, pulse, STANDSTILL)?;
+        if !flows {
             break;
         }
         let stood_still = pulse.longest_gap(start);
@@ -143,12 +147,13 @@ fn disturb(args: &Args, job: &Job, pulse: &Pulse) -> anyhow::Result<Vec<Outcome>
 }
 
 /// Waits until output flows; `false` if the job has ended.
-fn await_flow(job: &Job, pulse: &Pulse, since: Instant) -> anyhow::Result<bool> {
+fn await_flow(job: &Job, pulse: &Pulse, limit: Duration) -> anyhow::Result<bool> {
+    let since = Instant::now();
     while pulse.advances(since) < FLOW {
         if !job.runs_for(Duration::from_millis(5), || {})? {
             return Ok(false);
         }
-        ensure!(since.elapsed() < STANDSTILL, "output has stood still for {STANDSTILL:?}");
+        ensure!(since.elapsed() < limit, "output has stood still for {limit:?}");
     }
     Ok(true)
 }
