@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 use serde_json::{Value, json};
-use tests::cloud::{Cloud, results_in};
-use tests::cluster::Setup;
+use tests::cloud::Cloud;
+use tests::cluster::{Setup, results_in};
 use tests::eventually;
 use tests::lab::Lab;
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use tests::cluster::{Setup, read_results};
+use tests::cluster::{Setup, read_results, results_in};
 use tests::eventually;
 use tests::program::Program;
 
@@ -18,17 +18,22 @@ fn start(folder: &Path, args: &[&str]) -> Program {
 #[test]
 fn it_does_the_whole_job_and_tells_what_came_of_it() {
     let folder = tempfile::tempdir().unwrap();
-    let said = start(folder.path(), &["INPUT_LINES=2345", "N_WORKERS=3", "--processes", "2"]).success();
+    let said =
+        start(folder.path(), &["INPUT_LINES=2345", "N_WORKERS=3", "--processes", "2", "--pack"]).success();
     let results = read_results(&folder.path().join("out/results.log"));
     assert!(said.contains("2,345 fake rows on 4 workers (2 processes of 2), through native"), "{said}");
     assert!(said.contains("rows in    2,345\nrows out   2,345\nrejected   0\n"), "{said}");
     assert!(said.contains(&format!("sha256     {}\n", results.summary.sha256)), "{said}");
     assert!(results.log == Setup::default().run(["--lines", "2345"]).log);
+    let archive = folder.path().join("out/results.tgz");
+    assert!(said.contains(&format!("s after the last results, to {}\n", archive.display())), "{said}");
+    assert!(results_in(&archive) == results.log);
     assert!(!folder.path().join("log/run/token").exists(), "the token is gone with the job");
 
     // A second job replaces the first.
     start(folder.path(), &["--input-lines", "7"]).success();
     assert_eq!(read_results(&folder.path().join("out/results.log")).summary.rows, 7);
+    assert!(!archive.exists());
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 
@@ -245,11 +245,4 @@ impl Drop for Cloud {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
-}
-
-/// The results in an archive that `get-results` has fetched.
-pub fn results_in(archive: &Path) -> Vec<u8> {
-    let tar = Command::new("tar").arg("-xzOf").arg(archive).arg("results.log").output().unwrap();
-    assert!(tar.status.success(), "{}", String::from_utf8_lossy(&tar.stderr));
-    tar.stdout
 }

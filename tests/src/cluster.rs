@@ -70,6 +70,13 @@ pub struct Results {
     pub summary: Summary,
 }
 
+/// The results in an archive.
+pub fn results_in(archive: &Path) -> Vec<u8> {
+    let tar = Command::new("tar").arg("-xzOf").arg(archive).arg("results.log").output().unwrap();
+    assert!(tar.status.success(), "{}", String::from_utf8_lossy(&tar.stderr));
+    tar.stdout
+}
+
 /// The files of a job whose results go here.
 pub fn read_results(log: &Path) -> Results {
     Results {

@@ -8,6 +8,9 @@ use anyhow::ensure;
 /// The first line of the rejects.
 pub const REJECTS_HEADER: &[u8] = b"row,reason,record\n";
 
+/// All of it, packed.
+pub const ARCHIVE: &str = "results.tgz";
+
 /// What the Monitoring Hub leaves of a job, beside the results: its page, and the figures in it.
 pub const REPORT: [&str; 2] = ["report.html", "report.json"];
 

@@ -219,9 +219,9 @@ pub(crate) fn attach(
 
 /// How long parts of a job took that its summary does not tell.
 #[derive(Debug, Clone, Copy)]
-#[cfg_attr(not(feature = "remote"), expect(dead_code, reason = "told where there are several machines"))]
 pub(crate) struct Times {
     /// From the start of the first classifier to the cluster's taking rows.
+    #[cfg_attr(not(feature = "remote"), expect(dead_code, reason = "told where there are several machines"))]
     pub(crate) forming: Duration,
     /// From the job's being done to its results' being packed.
     pub(crate) packing: Duration,

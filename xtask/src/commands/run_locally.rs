@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use clap::builder::BoolishValueParser;
-use wire::files::{REPORT, ResultFiles};
+use wire::files::{ARCHIVE, REPORT, ResultFiles};
 use wire::program::remove_if_there;
 use wire::results::Summary;
 
@@ -69,6 +69,9 @@ struct RunArgs {
     /// Run without the Monitoring Hub
     #[arg(long, conflicts_with = "keep_hub")]
     no_hub: bool,
+    /// Pack the results to results.tgz beside them, too, as run-cluster does
+    #[arg(long)]
+    pack: bool,
     /// Fail when there are rejects
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true",
         hide_default_value = true, hide_possible_values = true, value_parser = BoolishValueParser::new())]
@@ -142,6 +145,7 @@ fn run_until_done(args: &Args, start: Instant) -> anyhow::Result<ExitCode> {
         check(&host, "sender", words.to_vec(), &run_folder)?;
     }
     clean_slate(&files, &output)?;
+    let archive = args.run.pack.then(|| output.join(ARCHIVE));
 
     ui::note(&format!(
         "{} on {}, through {}",
@@ -161,7 +165,7 @@ fn run_until_done(args: &Args, start: Instant) -> anyhow::Result<ExitCode> {
         workers: threads,
         environment: BTreeMap::new(),
         results: files.results.clone(),
-        archive: None,
+        archive: archive.clone(),
         run_folder,
         token,
         token_file: token_file.clone(),
@@ -171,9 +175,10 @@ fn run_until_done(args: &Args, start: Instant) -> anyhow::Result<ExitCode> {
     let outcome = cluster::run(&job, &hosts, hub.as_ref());
     // Only programs that are started again read it again; the hub does not need it to go on.
     let removed = std::fs::remove_file(&token_file);
-    let summary = outcome.and_then(|_| {
+    let summary = outcome.and_then(|times| {
         removed.with_context(|| format!("removing the job token {}", token_file.display()))?;
-        summarize(args, &files, start)
+        let packed = archive.map(|archive| (archive, times.packing));
+        summarize(args, &files, packed, start)
     });
     match hub.filter(|_| args.run.keep_hub && !interrupt::is_wanted()) {
         Some(hub) => {
@@ -264,14 +269,19 @@ fn spare(input: &Path, files: &ResultFiles) -> anyhow::Result<()> {
 
 /// Removes the results of an earlier job.
 fn clean_slate(files: &ResultFiles, output: &Path) -> anyhow::Result<()> {
-    let reports = REPORT.map(|name| output.join(name));
-    for path in files.all().into_iter().chain(reports.iter().map(PathBuf::as_path)) {
+    let others = [ARCHIVE, REPORT[0], REPORT[1]].map(|name| output.join(name));
+    for path in files.all().into_iter().chain(others.iter().map(PathBuf::as_path)) {
         remove_if_there(path).context("making room for the job's results")?;
     }
     Ok(())
 }
 
-fn summarize(args: &Args, files: &ResultFiles, start: Instant) -> anyhow::Result<ExitCode> {
+fn summarize(
+    args: &Args,
+    files: &ResultFiles,
+    packed: Option<(PathBuf, Duration)>,
+    start: Instant,
+) -> anyhow::Result<ExitCode> {
     let path = &files.summary;
     let json =
         std::fs::read(path).with_context(|| format!("reading the job's summary {}", path.display()))?;
@@ -280,6 +290,10 @@ fn summarize(args: &Args, files: &ResultFiles, start: Instant) -> anyhow::Result
     ui::summary(&summary, start.elapsed());
     ui::data(&format!("results    {} ({})", files.results.display(), ui::bytes(summary.bytes)));
     ui::data(&format!("sha256     {}", summary.sha256));
+    if let Some((archive, took)) = packed {
+        let seconds = took.as_secs_f64();
+        ui::data(&format!("packed     {seconds:.2} s after the last results, to {}", archive.display()));
+    }
     if summary.rejects == 0 {
         return Ok(ExitCode::SUCCESS);
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use flate2::read::MultiGzDecoder;
 use supervisor::protocol::FOLDER;
-use wire::files::REPORT;
+use wire::files::{self, REPORT};
 use wire::program::{remove_if_there, replace_file};
 use wire::results::Summary;
 
@@ -83,7 +83,7 @@ pub(super) fn run(args: &GetResults) -> anyhow::Result<ExitCode> {
         std::fs::remove_file(&part).with_context(|| format!("removing {}", part.display()))?;
         return Err(error.context("the archive that has come is not what the job has left; it is removed"));
     }
-    let target = output.join("results.tgz");
+    let target = output.join(files::ARCHIVE);
     std::fs::rename(&part, &target).with_context(|| format!("renaming {}", part.display()))?;
     ui::data(&format!("results    {} ({})", target.display(), ui::bytes(length)));
     ui::data(&format!("rows out   {}", ui::count(summary.rows - summary.rejects)));
