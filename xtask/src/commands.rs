@@ -1,5 +1,6 @@
 //! One file a command: its arguments and its execution.
 
+pub(crate) mod bench;
 pub(crate) mod chaos;
 pub(crate) mod job_args;
 pub(crate) mod lab;

@@ -45,6 +45,7 @@ enum Command {
     Setup(commands::setup::Args),
     RunLocally(commands::run_locally::Args),
     Test(commands::test::Args),
+    Bench(commands::bench::Args),
     Chaos(commands::chaos::Args),
     Lab(commands::lab::Args),
     #[command(flatten)]
@@ -81,6 +82,7 @@ pub fn run() -> ExitCode {
         Command::Setup(args) => commands::setup::run(&args),
         Command::RunLocally(args) => commands::run_locally::run(&args),
         Command::Test(args) => commands::test::run(&args),
+        Command::Bench(args) => commands::bench::run(&args),
         Command::Chaos(args) => commands::chaos::run(&args),
         Command::Lab(args) => commands::lab::run(&args),
         Command::Remote(command) => commands::remote::run(&command),

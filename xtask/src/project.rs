@@ -1,6 +1,6 @@
 //! The project's folder, and the programs built from it.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
@@ -73,6 +73,12 @@ pub(crate) fn build_self(feature: &str) -> anyhow::Result<PathBuf> {
 /// A call of cargo, which is printed.
 pub(crate) fn cargo_with(words: &[&str]) -> duct::Expression {
     ui::echo(&format!("cargo {}", words.join(" ")));
+    cargo_quietly(words)
+}
+
+/// A call of cargo.
+pub(crate) fn cargo_quietly<W: AsRef<OsStr>>(words: &[W]) -> duct::Expression {
+    let words: Vec<_> = words.iter().map(AsRef::as_ref).collect();
     let mut call = duct::cmd(cargo(), words);
     // What cargo has told this program about itself; build scripts of C libraries run again when they see it change.
     for (name, _) in std::env::vars_os() {

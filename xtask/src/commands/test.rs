@@ -3,7 +3,7 @@
 mod build;
 mod counts;
 mod fuzz;
-mod install;
+pub(super) mod install;
 mod limit;
 
 use std::io::{BufRead, BufReader};

@@ -87,7 +87,7 @@ impl Process {
         (state != "Z").then_some(Self { pid, parent, words })
     }
 
-    fn program(&self) -> &str {
+    pub(in crate::commands) fn program(&self) -> &str {
         self.words.first().map_or("", |word| word.rsplit('/').next().unwrap_or_default())
     }
 

@@ -14,7 +14,7 @@ const AXE: &str = "axe-playwright-python==0.1.8";
 const PROMETHEUS: &str = "target/prometheus";
 
 /// Makes a virtual environment with what the tests need, unless it is there.
-pub(super) fn python() -> anyhow::Result<()> {
+pub(in crate::commands) fn python() -> anyhow::Result<()> {
     let shell = &Shell::new()?;
     let wanted = format!("{}{AXE}\n", shell.read_file(REQUIREMENTS)?);
     let stamp = Path::new(VENV).join("installed.txt");

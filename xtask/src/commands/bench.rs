@@ -1,0 +1,112 @@
+//! Subcommand: cargo xtask bench
+
+mod cases;
+mod measure;
+mod memory;
+mod report;
+mod targets;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, ensure};
+use xshell::{Shell, cmd};
+
+use super::test::install;
+use crate::{interrupt, project, ui};
+use cases::{Case, Files};
+use measure::Measured;
+
+/// Measure how quick this machine is, beside what one would run instead
+///
+/// Jobs from a file and of fake rows, a pandas box, boxes that take their time, wide clusters, and beside them one pandas process,
+/// multiprocessing.Pool, polars, and how quickly this machine can hash: all in turns, several times. Prints the medians and what they
+/// should be, and writes bench/results.json and bench/results.svg.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Measure only what has this in its name; nothing is written then
+    filter: Option<String>,
+    /// How often each is measured
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    runs: u32,
+    /// So many times the usual number of rows; nothing is written then
+    #[arg(long, value_name = "FACTOR")]
+    scale: Option<f64>,
+}
+
+/// What was measured, by the names of the cases.
+type Results = BTreeMap<&'static str, Vec<Measured>>;
+
+/// Runs the command.
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    project::enter_root()?;
+    interrupt::watch("interrupted twice: programs of a job that still run end by themselves in a moment")?;
+    let scale = args.scale.unwrap_or(1.0);
+    ensure!(scale > 0.0 && scale <= 100.0, "--scale {scale}: give a number above 0, and at most 100");
+    let is_chosen =
+        |case: &Case| args.filter.as_ref().is_none_or(|filter| case.name.contains(filter.as_str()));
+    let cases: Vec<_> = cases::ALL.into_iter().filter(is_chosen).collect();
+    let names = cases::ALL.map(|case| case.name);
+    ensure!(!cases.is_empty(), "nothing to measure has that in its name; there are {}", names.join(", "));
+    let files = Files::at(Path::new("target/bench"), scale)?;
+    prepare(&files)?;
+
+    let mut results = Results::new();
+    for round in 1..=args.runs {
+        for case in &cases {
+            interrupt::check()?;
+            if case.once && round > 1 {
+                continue;
+            }
+            let measured = measure::case(case, &files).with_context(|| format!("measuring {}", case.name))?;
+            ui::note(&format!("{round} of {}  {:<22} {}", args.runs, case.name, report::line(&measured)));
+            results.entry(case.name).or_default().push(measured);
+        }
+    }
+    same_results(&cases, &results)?;
+    let targets = targets::all(&results);
+    report::print(&cases, &results, &targets);
+    if args.filter.is_none() && args.scale.is_none() {
+        report::write(Path::new("bench"), &cases, &results, &targets)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Builds and installs what is measured, and makes the input.
+fn prepare(files: &Files) -> anyhow::Result<()> {
+    let shell = &Shell::new()?;
+    install::python()?;
+    let python = &files.python;
+    if cmd!(shell, "{python} -c 'import polars'").quiet().ignore_stderr().run().is_err() {
+        let polars = cases::POLARS;
+        cmd!(shell, "{python} -m pip install --quiet {polars}")
+            .run()
+            .context("installing polars to compare with")?;
+    }
+    let programs = project::build_programs()?;
+    project::cargo_with(&["build", "--release", "--package", "bench"]).run().context("building the floor")?;
+    for (path, rows) in files.inputs() {
+        ui::note(&format!("writing {} fake rows to {}", ui::count(rows), path.display()));
+        let sender = duct::cmd!(programs.join("sender"), "--stdout", "--lines", rows.to_string());
+        sender.stdout_path(&path).run().with_context(|| format!("writing {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// What is quick and wrong is no use: jobs that do the same must have had the same results.
+fn same_results(cases: &[Case], results: &Results) -> anyhow::Result<()> {
+    let mut hashes = BTreeMap::new();
+    for case in cases {
+        let Some(group) = case.results else { continue };
+        for measured in results.get(case.name).into_iter().flatten() {
+            let (first, hash) = hashes.entry(group).or_insert((case.name, &measured.sha256));
+            ensure!(
+                *hash == &measured.sha256,
+                "the results of {} differ from those of {first}, and should be the same",
+                case.name
+            );
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,184 @@
+//! What is measured.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+
+use crate::host::arg;
+use crate::project;
+
+/// What it is compared with, from PyPI.
+pub(super) const POLARS: &str = "polars==1.35.2";
+/// Rows of a job that is quick, and of those with Python boxes.
+const ROWS: u64 = 5_000_000;
+const SLOW_ROWS: u64 = 10_000;
+const NOTHING_ROWS: u64 = 300_000;
+/// Rows of a job that is packed.
+const PACKED_ROWS: u64 = 10_000_000;
+/// For how long workers are measured that sleep for each row, and how long they do, in seconds.
+const SLEEP_TIME: f64 = 30.0;
+pub(super) const ROW_TIME: f64 = 0.0035;
+
+/// Something to measure.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Case {
+    /// What it is called in results.json.
+    pub(super) name: &'static str,
+    /// What it is, for people.
+    pub(super) what: &'static str,
+    /// What is run: `run-locally` with its options, or another program, which prints how many rows it had, and how long they
+    /// took; see [`Files::fill`].
+    pub(super) command: &'static str,
+    /// All with the same name here have the same results.
+    pub(super) results: Option<&'static str>,
+    /// It takes long, and varies little, so once is enough; and then it can be seen how much memory it has, which takes time itself.
+    pub(super) once: bool,
+}
+
+/// All of them, in the order in which they are measured.
+pub(super) const ALL: [Case; 25] = [
+    case("floor-1", "SHA-256 alone, one thread", "target/release/hash-floor {file} 1 10"),
+    case("floor-2", "SHA-256 alone, two threads", "target/release/hash-floor {file} 2 10"),
+    native("file-1", "rows from a file, 1 worker", "run-locally --input {file} --workers 1"),
+    native("file-2", "rows from a file, 2 workers", "run-locally --input {file} --workers 2"),
+    native("file-2-no-hub", "the same without the hub", "run-locally --input {file} --workers 2 --no-hub"),
+    native(
+        "file-2-processes",
+        "the same in 2 processes",
+        "run-locally --input {file} --workers 2 --processes 2",
+    ),
+    native("fake-1", "fake rows, 1 worker", "run-locally --input-lines {rows} --workers 1"),
+    native("fake-2", "fake rows, 2 workers", "run-locally --input-lines {rows} --workers 2"),
+    quick("quick-file", "from a file, without a hash", "run-locally --input {file} --workers 2 --slowness 0"),
+    quick(
+        "quick-fake",
+        "fake rows, without a hash",
+        "run-locally --input-lines {rows} --workers 2 --slowness 0",
+    ),
+    case("polars", "polars: read, add a column, write", "{python} bench/peers.py polars {file} {out}"),
+    native("narrow", "7 workers in one process", "run-locally --input {file} --workers 7"),
+    native("wide", "112 workers in 16 processes", "run-locally --input {file} --workers 112 --processes 16"),
+    case("pandas", "pandas box of 2018, 2 workers", "run-locally --input {slow-file} {boxes:slow}"),
+    case("pandas-pool", "the same, Pool(2)", "{python} bench/peers.py pool 2 slow {slow-file} {out}"),
+    case("pandas-process", "the same, one process", "{python} bench/peers.py process slow {slow-file} {out}"),
+    case("nothing", "box that does nothing, 2 workers", "run-locally --input {nothing-file} {boxes:nothing}"),
+    case("nothing-pool", "the same, Pool(2)", "{python} bench/peers.py pool 2 nothing {nothing-file} {out}"),
+    case("sleep-7", "3.5 ms a row, 7 workers", "run-locally {sleeping:7} --processes 1"),
+    case("sleep-28", "3.5 ms a row, 28 workers", "run-locally {sleeping:28} --processes 4"),
+    case("sleep-56", "3.5 ms a row, 56 workers", "run-locally {sleeping:56} --processes 8"),
+    case("sleep-112", "3.5 ms a row, 112 workers", "run-locally {sleeping:112} --processes 16"),
+    case("start", "a job of 1,000 rows", "run-locally --input-lines 1000"),
+    once("memory", "a job whose memory is watched", "run-locally --input {file}"),
+    once("packed", "a job that is packed", "run-locally --input-lines {packed-rows} --pack"),
+];
+
+const fn case(name: &'static str, what: &'static str, command: &'static str) -> Case {
+    Case { name, what, command, results: None, once: false }
+}
+
+const fn native(name: &'static str, what: &'static str, command: &'static str) -> Case {
+    Case { results: Some("native"), ..case(name, what, command) }
+}
+
+const fn quick(name: &'static str, what: &'static str, command: &'static str) -> Case {
+    Case { results: Some("quick"), ..case(name, what, command) }
+}
+
+const fn once(name: &'static str, what: &'static str, command: &'static str) -> Case {
+    Case { once: true, ..case(name, what, command) }
+}
+
+/// Where things are that are measured, and how large.
+pub(super) struct Files {
+    /// Python, with pandas and polars.
+    pub(super) python: PathBuf,
+    /// For what jobs and peers write.
+    pub(super) output: PathBuf,
+    folder: PathBuf,
+    scale: f64,
+}
+
+impl Files {
+    /// Everything in a folder, with so many times the usual number of rows.
+    ///
+    /// # Errors
+    /// When the folder cannot be made.
+    pub(super) fn at(folder: &Path, scale: f64) -> anyhow::Result<Self> {
+        let absolute = |path: &Path| std::path::absolute(path).context("looking for the current folder");
+        let (python, folder) = (absolute(Path::new("target/venv/bin/python"))?, absolute(folder)?);
+        let output = folder.join("output");
+        project::make_folder(&output)?;
+        Ok(Self { python, output, folder, scale })
+    }
+
+    /// The inputs, and how many rows they have.
+    pub(super) fn inputs(&self) -> [(PathBuf, u64); 3] {
+        [("file", ROWS), ("slow-file", SLOW_ROWS), ("nothing-file", NOTHING_ROWS)]
+            .map(|(name, rows)| (self.input(name), self.scaled(rows)))
+    }
+
+    fn input(&self, name: &str) -> PathBuf {
+        self.folder.join(name).with_extension("csv")
+    }
+
+    fn scaled(&self, rows: u64) -> u64 {
+        ((rows as f64 * self.scale) as u64).max(1000)
+    }
+
+    /// The words of a command, with these files and numbers in the place of names in braces.
+    pub(super) fn fill(&self, command: &str) -> Vec<String> {
+        let words = command.split(' ').flat_map(|word| {
+            let name = word.strip_prefix('{').and_then(|word| word.strip_suffix('}'));
+            let Some(name) = name else { return vec![word.to_owned()] };
+            if let Some(workers) = name.strip_prefix("sleeping:") {
+                let rows = (SLEEP_TIME * self.scale / ROW_TIME) as u64 * workers.parse::<u64>().unwrap_or(1);
+                let sleep = format!("sleep:{:.0}", ROW_TIME * 1e6);
+                return ["--classifier", &sleep, "--workers", workers, "--input-lines", &rows.to_string()]
+                    .map(str::to_owned)
+                    .to_vec();
+            }
+            if let Some(function) = name.strip_prefix("boxes:") {
+                let function = format!("python:bench.boxes:{function}");
+                return ["--classifier", &function, "--workers", "2", "--python", &arg(&self.python)]
+                    .map(str::to_owned)
+                    .to_vec();
+            }
+            vec![match name {
+                "rows" => self.scaled(ROWS).to_string(),
+                "packed-rows" => self.scaled(PACKED_ROWS).to_string(),
+                "python" => arg(&self.python),
+                "out" => arg(&self.output.join("peer.csv")),
+                file => arg(&self.input(file)),
+            }]
+        });
+        words.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_that_stands_in_braces_is_known() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = Files::at(folder.path(), 0.1).unwrap();
+        let inputs = files.inputs().map(|(path, _)| arg(&path));
+        for case in ALL {
+            let words = files.fill(case.command);
+            assert!(!words.iter().any(|word| word.contains(['{', '}'])), "{words:?}");
+            let mut csvs = words.iter().filter(|word| word.ends_with(".csv") && !word.ends_with("peer.csv"));
+            assert!(csvs.all(|csv| inputs.contains(csv)), "{words:?}");
+        }
+        assert_eq!(
+            files.fill("run-locally {sleeping:7} --processes 1").join(" "),
+            "run-locally --classifier sleep:3500 --workers 7 --input-lines 5999 --processes 1"
+        );
+    }
+
+    #[test]
+    fn names_are_told_apart() {
+        let names: std::collections::BTreeSet<_> = ALL.iter().map(|case| case.name).collect();
+        assert_eq!(names.len(), ALL.len());
+    }
+}
