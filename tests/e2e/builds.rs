@@ -43,6 +43,7 @@ fn dependencies_have_the_same_features_in_all_builds() {
             programs,
         ),
         (&here, "--package xtask --features remote", programs),
+        (&here, "--package xtask --package bench", programs),
         (&here, "--package wire --package records --package keeper", tests),
         (
             &here,

@@ -85,7 +85,9 @@ fn prepare(files: &Files) -> anyhow::Result<()> {
             .context("installing polars to compare with")?;
     }
     let programs = project::build_programs()?;
-    project::cargo_with(&["build", "--release", "--package", "bench"]).run().context("building the floor")?;
+    // With this program, whose dependencies it shares.
+    let floor = ["build", "--release", "--package", "xtask", "--package", "bench"];
+    project::cargo_with(&floor).run().context("building the floor")?;
     for (path, rows) in files.inputs() {
         ui::note(&format!("writing {} fake rows to {}", ui::count(rows), path.display()));
         let sender = duct::cmd!(programs.join("sender"), "--stdout", "--lines", rows.to_string());
