@@ -55,11 +55,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut results = Results::new();
     for round in 1..=args.runs {
         for case in &cases {
-            interrupt::check()?;
             if case.once && round > 1 {
                 continue;
             }
-            let measured = measure::case(case, &files).with_context(|| format!("measuring {}", case.name))?;
+            let measured = measure::case(case, &files);
+            interrupt::check()?;
+            let measured = measured.with_context(|| format!("measuring {}", case.name))?;
             ui::note(&format!("{round} of {}  {:<22} {}", args.runs, case.name, report::line(&measured)));
             results.entry(case.name).or_default().push(measured);
         }

@@ -37,8 +37,8 @@ pub(super) struct Case {
 
 /// All of them, in the order in which they are measured.
 pub(super) const ALL: [Case; 25] = [
-    case("floor-1", "SHA-256 alone, one thread", "target/release/hash-floor {file} 1 10"),
-    case("floor-2", "SHA-256 alone, two threads", "target/release/hash-floor {file} 2 10"),
+    case("floor-1", "SHA-256 alone, one thread", "{hash-floor} {file} 1 10"),
+    case("floor-2", "SHA-256 alone, two threads", "{hash-floor} {file} 2 10"),
     native("file-1", "rows from a file, 1 worker", "run-locally --input {file} --workers 1"),
     native("file-2", "rows from a file, 2 workers", "run-locally --input {file} --workers 2"),
     native("file-2-no-hub", "the same without the hub", "run-locally --input {file} --workers 2 --no-hub"),
@@ -94,6 +94,7 @@ pub(super) struct Files {
     pub(super) python: PathBuf,
     /// For what jobs and peers write.
     pub(super) output: PathBuf,
+    floor: PathBuf,
     folder: PathBuf,
     scale: f64,
 }
@@ -108,7 +109,8 @@ impl Files {
         let (python, folder) = (absolute(Path::new("target/venv/bin/python"))?, absolute(folder)?);
         let output = folder.join("output");
         project::make_folder(&output)?;
-        Ok(Self { python, output, folder, scale })
+        let floor = project::release_folder()?.join("hash-floor");
+        Ok(Self { python, output, floor, folder, scale })
     }
 
     /// The inputs, and how many rows they have.
@@ -147,6 +149,7 @@ impl Files {
                 "rows" => self.scaled(ROWS).to_string(),
                 "packed-rows" => self.scaled(PACKED_ROWS).to_string(),
                 "python" => arg(&self.python),
+                "hash-floor" => arg(&self.floor),
                 "out" => arg(&self.output.join("peer.csv")),
                 file => arg(&self.input(file)),
             }]

@@ -17,6 +17,9 @@ use crate::project;
 
 /// How long one run may take.
 const PATIENCE: Duration = Duration::from_secs(3600);
+/// What would make other jobs of those that are measured.
+const VARIABLES: [&str; 6] =
+    ["INPUT_LINES", "INPUT_SIZE", "N_WORKERS", "N_PROCESSES", "CLASSIFIER_SLOWNESS", "CHUNK_SIZE"];
 /// How many of the last lines of a run that failed are shown.
 const LAST_LINES: usize = 10;
 
@@ -110,6 +113,7 @@ fn run(command: &duct::Expression, watches_memory: bool, output: &Path) -> anyho
     let (out, log) = (output.join("said.txt"), output.join("log.txt"));
     let before = processor_time()?;
     let start = Instant::now();
+    let command = VARIABLES.iter().fold(command.clone(), |command, name| command.env_remove(name));
     let running = command.stdin_null().stdout_path(&out).stderr_path(&log).unchecked().start()?;
     let memory = watches_memory.then(|| Memory::watch(std::process::id())).transpose()?;
     let ended = running.wait_timeout(PATIENCE).context("waiting for it")?;
