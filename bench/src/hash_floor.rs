@@ -46,7 +46,10 @@ fn main() -> anyhow::Result<()> {
             .collect();
         begin.wait();
         let start = Instant::now();
-        let count: usize = workers.into_iter().map(|worker| worker.join().unwrap_or(0)).sum();
+        let count: usize = workers
+            .into_iter()
+            .map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .sum();
         (count, start.elapsed().as_secs_f64())
     });
     println!("{}", serde_json::json!({ "rows": count, "seconds": seconds }));

@@ -121,8 +121,10 @@ fn disturb(args: &Args, job: &Job, pulse: &Pulse) -> anyhow::Result<Vec<Outcome>
     let mut random = ChaCha8Rng::seed_from_u64(args.seed);
     let mut outcomes = Vec::new();
     let mut last = Instant::now();
-    let mut flows = await_flow(job, pulse, START_TIME)?;
-    while flows && outcomes.len() < args.kills as usize {
+    if !await_flow(job, pulse, START_TIME)? {
+        return Ok(outcomes);
+    }
+    while outcomes.len() < args.kills as usize {
         let pause = match args.every {
             Some(seconds) => Duration::from_secs(seconds).saturating_sub(last.elapsed()),
             None => Duration::from_millis(random.random_range(50..300)),
@@ -135,8 +137,7 @@ fn disturb(args: &Args, job: &Job, pulse: &Pulse) -> anyhow::Result<Vec<Outcome>
         ui::note(&format!("{:>3}  {fault}", outcomes.len() + 1));
         let start = Instant::now();
         fault.make(job)?;
-        flows = job.runs_for(SETTLE_TIME, || {})? && await_flow(job, pulse, STANDSTILL)?;
-        if !flows {
+        if !job.runs_for(SETTLE_TIME, || {})? || !await_flow(job, pulse, STANDSTILL)? {
             break;
         }
         let stood_still = pulse.longest_gap(start);

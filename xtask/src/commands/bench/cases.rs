@@ -31,8 +31,10 @@ pub(super) struct Case {
     pub(super) command: &'static str,
     /// All with the same name here have the same results.
     pub(super) results: Option<&'static str>,
-    /// It takes long, and varies little, so once is enough; and then it can be seen how much memory it has, which takes time itself.
+    /// It takes long, and varies little, so once is enough.
     pub(super) once: bool,
+    /// It is seen how much memory it has, which takes time itself.
+    pub(super) watches_memory: bool,
 }
 
 /// All of them, in the order in which they are measured.
@@ -68,12 +70,12 @@ pub(super) const ALL: [Case; 25] = [
     case("sleep-56", "3.5 ms a row, 56 workers", "run-locally {sleeping:56} --processes 8"),
     case("sleep-112", "3.5 ms a row, 112 workers", "run-locally {sleeping:112} --processes 16"),
     case("start", "a job of 1,000 rows", "run-locally --input-lines 1000"),
-    once("memory", "a job whose memory is watched", "run-locally --input {file}"),
+    watched("memory", "a job whose memory is watched", "run-locally --input {file}"),
     once("packed", "a job that is packed", "run-locally --input-lines {packed-rows} --pack"),
 ];
 
 const fn case(name: &'static str, what: &'static str, command: &'static str) -> Case {
-    Case { name, what, command, results: None, once: false }
+    Case { name, what, command, results: None, once: false, watches_memory: false }
 }
 
 const fn native(name: &'static str, what: &'static str, command: &'static str) -> Case {
@@ -82,6 +84,10 @@ const fn native(name: &'static str, what: &'static str, command: &'static str) -
 
 const fn quick(name: &'static str, what: &'static str, command: &'static str) -> Case {
     Case { results: Some("quick"), ..case(name, what, command) }
+}
+
+const fn watched(name: &'static str, what: &'static str, command: &'static str) -> Case {
+    Case { watches_memory: true, ..once(name, what, command) }
 }
 
 const fn once(name: &'static str, what: &'static str, command: &'static str) -> Case {

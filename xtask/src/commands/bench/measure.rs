@@ -65,7 +65,11 @@ impl Measured {
 /// When it fails, or takes too long.
 pub(super) fn case(case: &Case, files: &Files) -> anyhow::Result<Measured> {
     let words = files.fill(case.command);
-    if words[0] == "run-locally" { job(words, case.once, &files.output) } else { peer(&words, &files.output) }
+    if words[0] == "run-locally" {
+        job(words, case.watches_memory, &files.output)
+    } else {
+        peer(&words, &files.output)
+    }
 }
 
 fn job(words: Vec<String>, watches_memory: bool, output: &Path) -> anyhow::Result<Measured> {

@@ -50,23 +50,14 @@ impl Memory {
     }
 }
 
+/// The most memory that each process has had that comes from this one, in bytes.
 fn family(ancestor: u32) -> Vec<(u32, u64)> {
     let all = processes::all();
-    let mut family = vec![ancestor];
-    let mut looked_at = 0;
-    while let Some(&parent) = family.get(looked_at) {
-        family.extend(all.iter().filter(|process| process.parent == parent).map(|process| process.pid));
-        looked_at += 1;
-    }
-    let members = all.iter().filter(|process| process.pid != ancestor && family.contains(&process.pid));
+    let family = processes::descendants(&processes::parents(&all), ancestor);
+    let members = all.iter().filter(|process| family.contains(&process.pid));
     let members = members.filter(|process| !BUILDERS.contains(&process.program()));
-    members.filter_map(|process| Some((process.pid, most_of(process.pid)?))).collect()
-}
-
-/// The most memory that a process has had, if it is still there.
-fn most_of(pid: u32) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse().ok()?;
-    Some(kibibytes << 10)
+    // One that is gone by now was seen before.
+    members
+        .filter_map(|process| Some((process.pid, processes::memory(process.pid, "VmHWM")? << 10)))
+        .collect()
 }

@@ -1,5 +1,6 @@
 //! A job's processes, as this machine shows them.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use nix::sys::signal::{Signal, kill};
@@ -108,9 +109,57 @@ impl Process {
     }
 }
 
+/// Processes, and who has started each.
+pub(in crate::commands) fn parents(all: &[Process]) -> HashMap<u32, u32> {
+    all.iter().map(|process| (process.pid, process.parent)).collect()
+}
+
+/// Those that come from `root`, parents first.
+pub(in crate::commands) fn descendants(parents: &HashMap<u32, u32>, root: u32) -> Vec<u32> {
+    let mut found = vec![root];
+    let mut next = 0;
+    while let Some(parent) = found.get(next).copied() {
+        next += 1;
+        found.extend(parents.iter().filter(|(_, its)| **its == parent).map(|(process, _)| *process));
+    }
+    found.split_off(1)
+}
+
+/// What the system says of a process's memory by this name, in KiB, if it is still there.
+pub(in crate::commands) fn memory(pid: u32, name: &str) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let field = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    field.trim().trim_end_matches(" kB").parse().ok()
+}
+
 /// All processes of this machine.
 pub(in crate::commands) fn all() -> Vec<Process> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     pids.filter_map(Process::of).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn parents_come_before_their_children() {
+        let parents = HashMap::from([(2, 1), (3, 2), (4, 3), (5, 2), (6, 1), (1, 0)]);
+        let found = descendants(&parents, 2);
+        assert_eq!(found.len(), 3, "{found:?}");
+        let place = |process| found.iter().position(|found| *found == process).unwrap();
+        assert!(place(3) < place(4) && place(5) < 3, "{found:?}");
+    }
+
+    #[test]
+    fn who_was_started_is_found() {
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let found = descendants(&parents(&all()), std::process::id());
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert!(found.contains(&child.id()), "{found:?}");
+    }
 }

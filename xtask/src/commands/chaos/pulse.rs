@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
-use super::processes::Target;
+use super::processes::{self, Target};
 
 /// How often it is looked.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -114,8 +114,6 @@ fn durable_rows(checkpoint: &Path) -> Option<u64> {
 
 /// Resident memory in KiB and open descriptors of a process.
 fn taken_by(pid: u32) -> Option<(u64, usize)> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let memory = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let memory = memory.trim().trim_end_matches(" kB").parse().ok()?;
+    let memory = processes::memory(pid, "VmRSS")?;
     Some((memory, std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count()))
 }

@@ -1,6 +1,5 @@
 //! A time by which the run has ended, whatever it was at.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,7 +29,8 @@ impl Limit {
                 is_over.store(true, Ordering::SeqCst);
                 // Again and again: something may be started for what has just failed.
                 loop {
-                    end(&descendants(&parents(), std::process::id()));
+                    let parents = processes::parents(&processes::all());
+                    end(&processes::descendants(&parents, std::process::id()));
                 }
             });
         }
@@ -63,45 +63,4 @@ fn end(processes: &[u32]) {
     all(Signal::SIGTERM);
     std::thread::sleep(FAREWELL);
     all(Signal::SIGKILL);
-}
-
-/// All processes, and who has started each.
-fn parents() -> HashMap<u32, u32> {
-    processes::all().iter().map(|process| (process.pid, process.parent)).collect()
-}
-
-/// Those that come from `root`, parents first.
-fn descendants(parents: &HashMap<u32, u32>, root: u32) -> Vec<u32> {
-    let mut found = vec![root];
-    let mut next = 0;
-    while let Some(parent) = found.get(next).copied() {
-        next += 1;
-        found.extend(parents.iter().filter(|(_, its)| **its == parent).map(|(process, _)| *process));
-    }
-    found.split_off(1)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::process::{Command, Stdio};
-
-    use super::*;
-
-    #[test]
-    fn parents_come_before_their_children() {
-        let parents = HashMap::from([(2, 1), (3, 2), (4, 3), (5, 2), (6, 1), (1, 0)]);
-        let found = descendants(&parents, 2);
-        assert_eq!(found.len(), 3, "{found:?}");
-        let place = |process| found.iter().position(|found| *found == process).unwrap();
-        assert!(place(3) < place(4) && place(5) < 3, "{found:?}");
-    }
-
-    #[test]
-    fn who_was_started_is_found() {
-        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
-        let found = descendants(&parents(), std::process::id());
-        drop(child.stdin.take());
-        child.wait().unwrap();
-        assert!(found.contains(&child.id()), "{found:?}");
-    }
 }
