@@ -270,14 +270,14 @@ fn a_process_that_dies_before_the_cluster_is_complete_makes_room_for_its_success
 fn a_cluster_that_does_not_become_complete_says_who_is_there() {
     let folder = tempfile::tempdir().unwrap();
     let args = ["--cluster-initializer", "--in", "127.0.0.1:0", "--control", "127.0.0.1:0"];
-    let more = ["--worker-count", "3", "--join-patience", "1"];
+    let more = ["--worker-count", "3", "--join-patience", "5"];
     let mut initializer = Program::start_server("classifier", folder.path(), args.iter().chain(&more));
     let control = initializer.address("control");
     let args = ["--control", &control, "--worker-count", "3", "--name", "w1"];
     let mut member = Program::start("classifier", folder.path(), args);
     let said = initializer.failure();
     assert!(
-        said.contains("waiting for 3 processes to join: after 1s there are 2: initializer, w1"),
+        said.contains("waiting for 3 processes to join: after 5s there are 2: initializer, w1"),
         "{said}"
     );
     member.failure();

@@ -80,13 +80,21 @@ pub fn skip(test: &str, reason: &str) {
 ///
 /// # Panics
 /// When it does not within [`PATIENCE`].
-pub fn eventually<T>(what: &str, mut holds: impl FnMut() -> Option<T>) -> T {
+pub fn eventually<T>(what: &str, holds: impl FnMut() -> Option<T>) -> T {
+    within(PATIENCE, what, holds)
+}
+
+/// Waits until `holds` gives something, for what takes longer than others.
+///
+/// # Panics
+/// When it does not within `patience`.
+pub fn within<T>(patience: Duration, what: &str, mut holds: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
         if let Some(outcome) = holds() {
             return outcome;
         }
-        assert!(start.elapsed() < PATIENCE, "waited for {what} for {PATIENCE:?}");
+        assert!(start.elapsed() < patience, "waited for {what} for {patience:?}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -4,10 +4,11 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
 
 use wire::program::Ready;
 
-use crate::{eventually, program_path};
+use crate::{PATIENCE, eventually, program_path, within};
 
 /// A running program; it is killed when this is dropped.
 pub struct Program {
@@ -103,7 +104,13 @@ impl Program {
 
     /// Waits for its good end, and gives what it printed.
     pub fn success(&mut self) -> String {
-        let status = self.wait();
+        self.success_within(PATIENCE)
+    }
+
+    /// The same, for a program that takes longer than others.
+    pub fn success_within(&mut self, patience: Duration) -> String {
+        let ended = || self.child.try_wait().unwrap();
+        let status = within(patience, &format!("{} to end", self.name), ended);
         assert!(status.success(), "{} ended with {status}:\n{}", self.name, self.output());
         self.output()
     }
@@ -130,6 +137,13 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
+        if std::thread::panicking() && matches!(self.child.try_wait(), Ok(None)) {
+            eprintln!(
+                "{} was still running when the test failed; it had printed:\n{}",
+                self.name,
+                self.output()
+            );
+        }
         // It may have ended, which is what is wanted.
         let _ = self.child.kill();
         let _ = self.child.wait();
