@@ -1,8 +1,9 @@
 //! The dataflow, and how a process runs it.
 //!
-//! All batches travel under one timestamp, and the source keeps its capability until the receiver has said that
-//! all is durable. So no progress is announced while the job runs (announcements go to every worker, and would be
-//! paid 112 times), and a cluster never dissolves while a batch could still be asked for again.
+//! All batches travel under one timestamp, and the source keeps its capability for an earlier one until the receiver has
+//! said that all is durable. So no progress is announced while the job runs, since it could advance nothing (announcements
+//! go to every worker, and would be paid 112 times), and a cluster never dissolves while a batch could still be asked for
+//! again.
 //!
 //! Batches are cut where rows come in ([`ingest`](crate::ingest)), beside the dataflow and not as an operator of
 //! it: a batch is then a piece of the block that was read from the socket, and the worker that also runs the
@@ -38,6 +39,9 @@ use crate::uplink::{Up, Uplink};
 use crate::watch::Watch;
 use crate::window::Limits;
 
+/// The time of all batches. The source also has a capability for 0: if batches travelled under the same time as that, timely
+/// would announce the consumption of each to all workers.
+const TIME: u8 = 1;
 /// How long the sender may take to hear that the job is done.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -126,7 +130,9 @@ pub fn run(process: Process) -> anyhow::Result<Option<Summary>> {
         let parts = parts.expect("each worker index comes once");
         build(worker, parts);
     };
-    let running = timely::execute::execute_from(allocators, guard, WorkerConfig::default(), build)
+    // A job has more threads than there are cores, and others have use for the time in which a worker would look for work.
+    let config = WorkerConfig::default().idle_spin(Duration::ZERO);
+    let running = timely::execute::execute_from(allocators, guard, config, build)
         .map_err(|e| anyhow!(e).context("starting timely's workers"))?;
     let outcomes = running.join();
     // Until now this sender has kept the connection to the receiver open: it may end only when we are leaving.
@@ -158,7 +164,7 @@ fn allocators(index: usize, sockets: Vec<Option<TcpStream>>, workers: usize) -> 
 /// Builds one worker's share of the dataflow.
 fn build(worker: &mut Worker, parts: Parts) {
     let shared = worker.clone();
-    worker.dataflow_named::<(), _, _>("classifier", |scope| {
+    worker.dataflow_named::<u8, _, _>("classifier", |scope| {
         operator::source::<_, NoopBuilder<Batches>, _, _>(scope, "source", |capability, info| {
             let wake = shared.sync_activator_for(info.address.to_vec());
             let mut source = parts
@@ -169,7 +175,9 @@ fn build(worker: &mut Worker, parts: Parts) {
                 match running.turn() {
                     Turn::Issued(batches) if batches.0.is_empty() => {}
                     Turn::Issued(mut batches) => {
-                        output.session_with_builder::<_>(&*capability).give_container(&mut batches);
+                        output
+                            .session_with_builder::<_>(&capability.delayed(&TIME))
+                            .give_container(&mut batches);
                     }
                     Turn::Done(summary) => {
                         let conclusion = running.conclude(&summary);
@@ -184,10 +192,10 @@ fn build(worker: &mut Worker, parts: Parts) {
             let again = shared.activator_for(info.address);
             let place = Place::new(Classifier::new(parts.black_box), parts.tally, again, wake);
             let mut place = place.unwrap_or_else(|e| crate::fail(format_args!("{e:#}")));
-            let mut held: Option<Capability<()>> = None;
+            let mut held: Option<Capability<u8>> = None;
             move |input, output| {
                 input.for_each(|capability, batches: &mut Batches| {
-                    held.get_or_insert_with(|| capability.delayed(&(), 0));
+                    held.get_or_insert_with(|| capability.delayed(&TIME, 0));
                     batches.0.drain(..).for_each(|batch| place.push(batch));
                 });
                 let Some(capability) = &held else { return };
@@ -212,14 +220,14 @@ fn build(worker: &mut Worker, parts: Parts) {
     });
 }
 
-type RunningSource = (Source, Capability<()>, Arc<Mutex<Option<(Summary, Conclusion)>>>);
+type RunningSource = (Source, Capability<u8>, Arc<Mutex<Option<(Summary, Conclusion)>>>);
 
 fn start_source(
     parts: SourceParts,
     uplink: Sender<Up>,
     workers: usize,
     wake: SyncActivator,
-    capability: Capability<()>,
+    capability: Capability<u8>,
 ) -> RunningSource {
     let SourceParts { port, welcome, heard, wake: waking, tally, end } = parts;
     let started = || -> anyhow::Result<_> {

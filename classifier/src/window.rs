@@ -8,6 +8,9 @@
 //! its own: it grows while its batches come through quickly, so that a quick worker never waits for the next
 //! batch, and shrinks when they take long, so that a slow one does not hoard what others could do. (TCP finds
 //! the length of its congestion window in much the same manner.)
+//!
+//! A worker whose share is deep gets several batches in a row: threads, sockets and workers are woken once for
+//! all of these, which costs more than to classify them where the cluster is wide.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -18,6 +21,9 @@ const LEAST_DEPTH: usize = 2;
 const QUICK: Duration = Duration::from_millis(25);
 /// Batches that take longer than this are too many at once.
 const SLOW: Duration = Duration::from_millis(100);
+
+/// A worker gets half of its share in a row.
+const RUN: usize = 2;
 
 /// How much may be under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +49,8 @@ pub struct Window {
     lanes: Vec<Lane>,
     /// Where the search for a worker begins, so that equals take turns.
     turn: usize,
+    /// The worker that was found last, and how many more batches in a row are for it.
+    run: (usize, usize),
 }
 
 /// A worker's share.
@@ -70,6 +78,7 @@ impl Window {
             held: 0,
             lanes: (0..workers).map(|_| lane()).collect(),
             turn: 0,
+            run: (0, 0),
         }
     }
 
@@ -84,17 +93,28 @@ impl Window {
         if full {
             return None;
         }
-        let count = self.lanes.len();
-        let worker = (0..count)
-            .map(|i| (self.turn + i) % count)
-            .filter(|&i| self.lanes[i].travelling.len() < self.lanes[i].depth)
-            .min_by_key(|&i| self.lanes[i].travelling.len())?;
-        self.turn = (worker + 1) % count;
+        let worker = self.next_worker()?;
         self.lanes[worker].travelling.push_back((now, bytes));
         self.travelling += bytes;
         self.bytes += bytes;
         self.issued.push_back(bytes);
         Some((self.acknowledged + self.issued.len() as u64 - 1, worker))
+    }
+
+    fn next_worker(&mut self) -> Option<usize> {
+        let (worker, left) = self.run;
+        if left > 0 && self.lanes[worker].has_room() {
+            self.run.1 -= 1;
+            return Some(worker);
+        }
+        let count = self.lanes.len();
+        let worker = (0..count)
+            .map(|i| (self.turn + i) % count)
+            .filter(|&i| self.lanes[i].has_room())
+            .min_by_key(|&i| self.lanes[i].travelling.len())?;
+        self.turn = (worker + 1) % count;
+        self.run = (worker, (self.lanes[worker].depth / RUN).saturating_sub(1));
+        Some(worker)
     }
 
     /// All batches below `next` are durable.
@@ -142,6 +162,10 @@ impl Window {
 }
 
 impl Lane {
+    fn has_room(&self) -> bool {
+        self.travelling.len() < self.depth
+    }
+
     fn adapt(&mut self, took: Duration) {
         self.settling = self.settling.saturating_sub(1);
         if took < QUICK {
@@ -170,6 +194,22 @@ mod tests {
         let mut window = window(100, 1000, 3);
         let issued: Vec<_> = (0..5).map(|_| window.issue(1, MS).unwrap()).collect();
         assert_eq!(issued, [(0, 0), (1, 1), (2, 2), (3, 0), (4, 1)]);
+    }
+
+    #[test]
+    fn quick_workers_get_several_batches_in_a_row() {
+        let mut window = window(1000, 1 << 20, 2);
+        let mut issued = [0; 2];
+        let mut row = |window: &mut Window, batches: usize| -> Vec<usize> {
+            let workers = (0..batches).map_while(|_| window.issue(1, MS)).map(|(_, worker)| worker);
+            workers.inspect(|&worker| issued[worker] += 1).collect()
+        };
+        assert_eq!(row(&mut window, 100), [0, 1, 0, 1], "each has little before it is known to be quick");
+        for (worker, count) in [(0, 2), (1, 2)] {
+            window.received(worker, count, 2 * MS, |_| {});
+        }
+        assert_eq!(row(&mut window, 100), [0, 0, 1, 1, 0, 0, 1, 1]);
+        assert_eq!(issued, [6, 6]);
     }
 
     #[test]

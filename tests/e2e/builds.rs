@@ -44,10 +44,10 @@ fn dependencies_have_the_same_features_in_all_builds() {
         ),
         (&here, "--package xtask --features remote", programs),
         (&here, "--package xtask --package bench", programs),
-        (&here, "--package wire --package records --package keeper", tests),
+        (&here, "--package wire --package records --package sha256 --package keeper", tests),
         (
             &here,
-            "--workspace --exclude xtask --exclude browser --exclude wire --exclude records --exclude keeper",
+            "--workspace --exclude xtask --exclude browser --exclude wire --exclude records --exclude sha256 --exclude keeper",
             tests,
         ),
         (&here, "--package xtask --features remote", tests),

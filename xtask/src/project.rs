@@ -1,11 +1,16 @@
 //! The project's folder, and the programs built from it.
 
+mod fresh;
+
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
+
+use std::time::SystemTime;
 
 use anyhow::{Context, ensure};
 
 use crate::ui;
+use fresh::Build;
 
 /// All programs, which are built by one call.
 const PACKAGES: [&str; 5] = ["sender", "classifier", "receiver", "supervisor", "hub"];
@@ -98,18 +103,29 @@ fn build(packages: &[&str], more: &[&str], target: Option<&str>) -> anyhow::Resu
     let flags: Vec<_> = packages.iter().flat_map(|package| ["--package", package]).collect();
     let triple: Vec<_> = target.iter().flat_map(|target| ["--target", target]).collect();
     let words = [&["build", "--release"], &flags[..], more, &triple].concat();
+    let folder = match target {
+        Some(target) => target_folder.join(target).join("release"),
+        None => release.clone(),
+    };
+    let root = root()?;
+    let build = Build { words: &words, programs: packages, root: &root, folder: &folder };
+    // Only of what is built for each job: a note of something else would take its place.
+    let is_noted = packages == PACKAGES && target.is_none();
+    if is_noted && build.is_fresh() {
+        return Ok(folder);
+    }
+    let start = SystemTime::now();
     cargo_with(&words)
-        .dir(root()?)
+        .dir(&root)
         .env("CARGO_TARGET_DIR", target_folder)
         .run()
         .with_context(|| format!("building {}", packages.join(", ")))?;
-    let folder = match target {
-        Some(target) => target_folder.join(target).join("release"),
-        None => release,
-    };
     for program in packages {
         let path = folder.join(program);
         ensure!(path.exists(), "cargo built {program}, but not to {}", path.display());
+    }
+    if is_noted {
+        build.note(start);
     }
     Ok(folder)
 }

@@ -48,13 +48,13 @@ struct Part {
 const PARTS: [Part; 6] = [
     Part {
         name: "unit tests of what all programs share",
-        targets: "--package wire --package records --package keeper --lib --bins",
+        targets: "--package wire --package records --package sha256 --package keeper --lib --bins",
         names: &[],
         programs: &[],
     },
     Part {
         name: "programs' unit tests and simulations",
-        targets: "--workspace --exclude xtask --exclude browser --exclude wire --exclude records --exclude keeper --lib --bins --test simulation",
+        targets: "--workspace --exclude xtask --exclude browser --exclude wire --exclude records --exclude sha256 --exclude keeper --lib --bins --test simulation",
         names: &[],
         programs: &[],
     },

@@ -93,8 +93,13 @@ impl Job {
         let lab = Lab::new(&name, project::root()?.join("target/lab").join(&name))?;
         let folder = folder.join("disturbed");
         let (log, output) = log(&folder)?;
-        let (place, mut command) = if args.no_lab || lab.check().is_err() {
-            ui::note("the same job, as processes of this machine");
+        let obstacle = if args.no_lab {
+            Some("as --no-lab says".to_owned())
+        } else {
+            lab.check().err().map(|e| format!("{e:#}"))
+        };
+        let (place, mut command) = if let Some(obstacle) = obstacle {
+            ui::note(&format!("the same job, as processes of this machine ({obstacle})"));
             (Place::Here(folder.clone()), locally(&folder, args, &args.classifier())?)
         } else {
             ui::note(&format!("the same job, on the {} hosts of a lab ({name})", args.machines + 1));
