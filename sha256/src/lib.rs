@@ -77,7 +77,7 @@ impl Hasher {
                         lane.begin(next, &self.value, times);
                         *state = INITIAL;
                     } else {
-                        digest(next, alone(&mut self.value, times));
+                        digest(next, alone(&self.value, times));
                     }
                     next += 1;
                 }
@@ -157,25 +157,27 @@ impl Lane {
 
 /// Appends a value, so many times.
 fn repeat(value: &[u8], times: usize, out: &mut Vec<u8>) {
-    out.reserve(value.len() * times + 2 * BLOCK);
-    for _ in 0..times {
-        out.extend_from_slice(value);
+    let (start, length) = (out.len(), value.len() * times);
+    out.reserve(length + 2 * BLOCK);
+    out.extend_from_slice(&value[..value.len().min(length)]);
+    // What is there already is copied as a whole, since few long copies are quicker than many short ones.
+    while out.len() - start < length {
+        let more = (out.len() - start).min(length - (out.len() - start));
+        out.extend_from_within(start..start + more);
     }
 }
 
 /// Hashes one message.
-fn alone(value: &mut Vec<u8>, times: u32) -> [u8; 32] {
-    let (length, times) = (value.len(), times as usize);
-    let together = (PIECE / length.max(1)).clamp(1, times.max(1));
-    value.reserve(length * (together - 1));
-    for _ in 1..together {
-        value.extend_from_within(..length);
-    }
+fn alone(value: &[u8], times: u32) -> [u8; 32] {
+    let times = times as usize;
+    let together = (PIECE / value.len().max(1)).clamp(1, times.max(1));
+    let mut piece = Vec::new();
+    repeat(value, together, &mut piece);
     let mut hash = Sha256::new();
     for _ in 0..times / together {
-        hash.update(&value);
+        hash.update(&piece);
     }
-    hash.update(&value[..length * (times % together)]);
+    hash.update(&piece[..value.len() * (times % together)]);
     hash.finalize().into()
 }
 

@@ -88,7 +88,8 @@ fn cpu_ticks(pid: u32) -> u64 {
 #[test]
 fn memory_does_not_depend_on_the_number_of_rows() {
     let highest = |lines: &str| {
-        let mut cluster = Setup::default().args(["--slowness", "0"]).start();
+        // A short window, so that few rows are much more than fit into it.
+        let mut cluster = Setup::default().args(["--slowness", "0", "--window-mib", "8"]).start();
         let mut sender = cluster.sender(["--lines", lines]);
         let mut highest = 0;
         eventually("the job's end", || {

@@ -17,15 +17,11 @@ fn it_shows_the_job_and_leaves_a_report() {
         let job = json(&page, "/api/v1/job");
         let rows = &job["rows"];
         let moves = rows["written"].as_u64() > Some(0) && rows["written"] != rows["total"];
-        // The initializer may report a moment after the receiver.
-        (moves && job["workers_expected"] == 2).then_some(job)
+        // The initializer and the sender may report a moment after the receiver.
+        (moves && job["workers_expected"] == 2 && rows["total"].is_u64()).then_some(job)
     });
     assert_eq!(running["state"], "running", "{running}");
-    assert_eq!(
-        (&running["rows"]["total"], &running["workers_expected"]),
-        (&6000.into(), &2.into()),
-        "{running}"
-    );
+    assert_eq!(running["rows"]["total"], 6000, "{running}");
     let workers = json(&page, "/api/v1/workers");
     let names: Vec<_> =
         workers.as_array().unwrap().iter().map(|worker| worker["name"].as_str().unwrap()).collect();

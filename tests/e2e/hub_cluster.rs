@@ -27,16 +27,22 @@ fn the_hub_of_a_job_on_hosts_is_seen_from_here_and_stays() {
     let mut run = stack.start("run-cluster", &args);
     let during = page(&run, "hub        http://");
     let running = eventually("rows to move", || {
-        job(&during).filter(|job| job["rows"]["written"].as_u64() > Some(0) && job["workers_up"] == 4)
+        job(&during).filter(|job| {
+            let rows = &job["rows"];
+            rows["written"].as_u64() > Some(0) && rows["total"].is_u64() && job["workers_up"] == 4
+        })
     });
     assert_eq!(
         (&running["state"], &running["workers_expected"]),
         (&"running".into(), &4.into()),
         "{running}"
     );
-    let machines = json(&during, "/api/v1/machines");
-    let names: Vec<_> = machines.as_array().unwrap().iter().map(|machine| machine["name"].as_str()).collect();
-    assert_eq!(names, [Some("h1"), Some("h2"), Some("h3")], "{machines}");
+    eventually("all machines to be heard of", || {
+        let machines = json(&during, "/api/v1/machines");
+        let names: Vec<_> =
+            machines.as_array().unwrap().iter().map(|machine| machine["name"].as_str()).collect();
+        (names == [Some("h1"), Some("h2"), Some("h3")]).then_some(())
+    });
 
     // Whoever looks on has a way of his own to it.
     let mut looking = stack.start("hub", &[]);

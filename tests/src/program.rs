@@ -138,11 +138,10 @@ impl Program {
 impl Drop for Program {
     fn drop(&mut self) {
         if std::thread::panicking() && matches!(self.child.try_wait(), Ok(None)) {
-            eprintln!(
-                "{} was still running when the test failed; it had printed:\n{}",
-                self.name,
-                self.output()
-            );
+            // The folder may be gone already; and a panic here would end all tests.
+            let said = std::fs::read(&self.output).unwrap_or_default();
+            let said = String::from_utf8_lossy(&said);
+            wire::say!("{} was still running when the test failed; it had printed:\n{said}", self.name);
         }
         // It may have ended, which is what is wanted.
         let _ = self.child.kill();
