@@ -28,6 +28,8 @@ const PIECE: u64 = 1 << 20;
 const BLOCK: usize = 512;
 /// A gzip member that holds a block as it is: gzip's head and foot, one stored block's head, and the block.
 const HEAD_MEMBER: usize = 10 + 5 + BLOCK + 8;
+/// Bytes of the archive after which they are made durable.
+const SYNCED: u64 = 16 << 20;
 /// Threads that compress, at most; the machine has other work.
 const MOST_THREADS: usize = 8;
 
@@ -55,6 +57,8 @@ struct State {
     turn: u64,
     /// Where in the archive it begins.
     at: u64,
+    /// How many times [`SYNCED`] were before that when the archive was synced last.
+    spans: u64,
     failed: bool,
 }
 
@@ -72,7 +76,8 @@ impl Archive {
         let state = Mutex::new(State { at: HEAD_MEMBER as u64, ..State::default() });
         let shared = Arc::new(Shared { job: Arc::clone(job), file, state, turned: Condvar::new() });
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = (0..cores.clamp(1, MOST_THREADS)).map(|_| {
+        // Twice as many: the job's own threads compete with them, and what is left when these are done is what everybody waits for.
+        let threads = (0..(2 * cores).clamp(1, MOST_THREADS)).map(|_| {
             let (shared, results) = (Arc::clone(&shared), files.results.clone());
             std::thread::Builder::new()
                 .name("archive".into())
@@ -169,7 +174,15 @@ impl Shared {
         self.file.write_all_at(member, state.at).context("writing the archive")?;
         state.at += member.len() as u64;
         state.turn += 1;
+        let span = state.at / SYNCED;
+        let is_due = span > state.spans;
+        state.spans = span;
+        drop(state);
         self.turned.notify_all();
+        if is_due {
+            // Else all of it would be on its way to the disk at the end, when everybody waits for that.
+            self.file.sync_data().context("syncing the archive")?;
+        }
         Ok(true)
     }
 }

@@ -46,8 +46,8 @@ pub struct Reader<R> {
     finished: bool,
     begun: bool,
     line: u64,
-    /// Lines that end inside the record that is being searched.
-    lines_inside: u64,
+    /// The record that is being searched has a quoted value.
+    has_quotes: bool,
     limit: usize,
 }
 
@@ -64,7 +64,7 @@ impl<R: Read> Reader<R> {
             finished: false,
             begun: false,
             line: 1,
-            lines_inside: 0,
+            has_quotes: false,
             limit,
         }
     }
@@ -110,11 +110,12 @@ impl<R: Read> Reader<R> {
         if at - self.start > self.limit {
             return Err(RecordError::TooLong { line: self.line, limit: self.limit });
         }
-        self.line += 1 + self.lines_inside;
-        self.lines_inside = 0;
         self.start = next;
         self.searched = next;
         let record = &self.buffer[record];
+        // Only what stands between quotes can have line feeds inside.
+        self.line += 1 + if self.has_quotes { count_lines(record) } else { 0 };
+        self.has_quotes = false;
         Ok(Some(if next > at { record.strip_suffix(b"\r").unwrap_or(record) } else { record }))
     }
 
@@ -124,18 +125,15 @@ impl<R: Read> Reader<R> {
             let rest = &self.buffer[self.searched..self.end];
             if self.quoted {
                 let Some(quote) = memchr::memchr(b'"', rest) else {
-                    self.lines_inside += count_lines(rest);
                     self.searched = self.end;
                     return None;
                 };
                 let behind = self.searched + quote + 1;
                 if behind == self.end && !self.finished {
                     // Whether this quote is doubled is seen when more has come.
-                    self.lines_inside += count_lines(&rest[..quote]);
                     self.searched += quote;
                     return None;
                 }
-                self.lines_inside += count_lines(&rest[..quote]);
                 if behind < self.end && self.buffer[behind] == b'"' {
                     self.searched = behind + 1;
                 } else {
@@ -154,6 +152,7 @@ impl<R: Read> Reader<R> {
             }
             // A quote opens a quoted value only where a value begins.
             self.quoted = at == self.start || self.buffer[at - 1] == b',';
+            self.has_quotes |= self.quoted;
             self.searched = at + 1;
         }
         None

@@ -76,6 +76,16 @@ fn values_reach_the_function_as_they_are() {
 }
 
 #[test]
+fn what_is_printed_is_what_pandas_prints() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut check = std::process::Command::new(tests::python());
+    check.arg(tests::root().join("tests/python/check_printing.py"));
+    check.arg(tests::root().join("classifier/src/blackbox/runner.py"));
+    let said = Program::start_command("check", folder.path(), check).success();
+    assert!(said.starts_with("compared "), "{said}");
+}
+
+#[test]
 fn every_row_comes_out_however_odd_it_is() {
     let folder = tempfile::tempdir().unwrap();
     let code = "def classify_df(df):\n    df['CLASSIFICATION'] = [len(i) for i in df.index]\n    return df\n";

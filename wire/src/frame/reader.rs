@@ -4,7 +4,7 @@ use std::io::{self, Read};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 
 use super::{EOT, PREFIX, prefix};
 
@@ -75,7 +75,10 @@ pub enum RunEnd {
 #[derive(Debug)]
 pub struct FrameReader<R> {
     inner: R,
+    /// What was read and not given out, and behind it zeros, which are there to be read over.
     buffer: BytesMut,
+    /// How much of it was read.
+    filled: usize,
     read_size: usize,
     limit: usize,
     peer: String,
@@ -89,6 +92,7 @@ impl<R: Read> FrameReader<R> {
         Self {
             inner,
             buffer: BytesMut::new(),
+            filled: 0,
             read_size: SMALLEST_READ,
             limit,
             peer: peer.into(),
@@ -108,9 +112,9 @@ impl<R: Read> FrameReader<R> {
 
     /// Whether a whole frame (or one that will be refused) is here already, so that it can be had without waiting.
     pub fn has_frame(&self) -> bool {
-        self.buffer.len() >= PREFIX && {
+        self.filled >= PREFIX && {
             let length = prefix(&self.buffer);
-            length > self.limit || self.buffer.len() >= PREFIX + length
+            length > self.limit || self.filled >= PREFIX + length
         }
     }
 
@@ -122,8 +126,8 @@ impl<R: Read> FrameReader<R> {
         match self.fill_to_frame(0)? {
             None => Ok(None),
             Some(length) => {
-                self.buffer.advance(PREFIX);
-                Ok(Some(self.buffer.split_to(length).freeze()))
+                self.take(PREFIX);
+                Ok(Some(self.take(length)))
             }
         }
     }
@@ -150,9 +154,9 @@ impl<R: Read> FrameReader<R> {
             at += PREFIX + length;
             count += 1;
         };
-        let run = Run { bytes: self.buffer.split_to(at).freeze(), frames: count };
+        let run = Run { bytes: self.take(at), frames: count };
         if end == RunEnd::Eot {
-            self.buffer.advance(PREFIX + 1);
+            self.take(PREFIX + 1);
         }
         Ok((run, end))
     }
@@ -160,9 +164,9 @@ impl<R: Read> FrameReader<R> {
     /// Reads until the frame that starts at `at` is whole, and gives its payload's length; `None` if the
     /// stream ends just there.
     fn fill_to_frame(&mut self, at: usize) -> Result<Option<usize>, FrameError> {
-        while self.buffer.len() < at + PREFIX {
+        while self.filled < at + PREFIX {
             if self.fill(at + PREFIX)? == 0 {
-                let rest = self.buffer.len() - at;
+                let rest = self.filled - at;
                 return if rest == 0 { Ok(None) } else { Err(self.truncated(PREFIX - rest)) };
             }
         }
@@ -171,12 +175,18 @@ impl<R: Read> FrameReader<R> {
             return Err(FrameError::TooLong { peer: self.peer.clone(), length, limit: self.limit });
         }
         let end = at + PREFIX + length;
-        while self.buffer.len() < end {
+        while self.filled < end {
             if self.fill(end)? == 0 {
-                return Err(self.truncated(end - self.buffer.len()));
+                return Err(self.truncated(end - self.filled));
             }
         }
         Ok(Some(length))
+    }
+
+    /// Gives out the first bytes.
+    fn take(&mut self, length: usize) -> Bytes {
+        self.filled -= length;
+        self.buffer.split_to(length).freeze()
     }
 
     fn truncated(&self, missing: usize) -> FrameError {
@@ -185,22 +195,25 @@ impl<R: Read> FrameReader<R> {
 
     /// Reads once, knowing that `wanted` buffered bytes would complete what is being read.
     fn fill(&mut self, wanted: usize) -> Result<usize, FrameError> {
-        let length = self.buffer.len();
+        let length = self.filled;
         if self.buffer.capacity() - length < SMALLEST_READ {
             // The block is used up: take a new one, or this one again when nobody holds a part of it.
             // A frame's announced length is trusted only as far as its bytes have really come, so
             // a liar cannot make us allocate: the block at most doubles.
+            self.buffer.truncate(length);
             self.buffer.reserve((wanted - length).min(length).max(BLOCK));
         }
         let room = (self.buffer.capacity() - length).min(self.read_size);
-        self.buffer.resize(length + room, 0);
+        if self.buffer.len() < length + room {
+            self.buffer.resize(length + room, 0);
+        }
         let read = loop {
-            match self.inner.read(&mut self.buffer[length..]) {
+            match self.inner.read(&mut self.buffer[length..length + room]) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 other => break other,
             }
         };
-        self.buffer.truncate(length + *read.as_ref().unwrap_or(&0));
+        self.filled += *read.as_ref().unwrap_or(&0);
         let read = read.map_err(|source| match (source.kind(), self.patience) {
             (io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut, Some(waited)) => {
                 FrameError::Deadline { peer: self.peer.clone(), waited }
@@ -243,8 +256,8 @@ impl FrameReader<TcpStream> {
                 break Err(FrameError::Deadline { peer: self.peer.clone(), waited: limit });
             }
             self.timeout(Some(left))?;
-            match self.fill(self.buffer.len() + PREFIX) {
-                Ok(0) if self.buffer.is_empty() => break Ok(None),
+            match self.fill(self.filled + PREFIX) {
+                Ok(0) if self.filled == 0 => break Ok(None),
                 Ok(0) => break Err(self.truncated(self.missing())),
                 Ok(_) => {}
                 Err(FrameError::Io { source, .. })
@@ -264,11 +277,7 @@ impl FrameReader<TcpStream> {
     }
 
     fn missing(&self) -> usize {
-        if self.buffer.len() < PREFIX {
-            PREFIX - self.buffer.len()
-        } else {
-            PREFIX + prefix(&self.buffer) - self.buffer.len()
-        }
+        if self.filled < PREFIX { PREFIX - self.filled } else { PREFIX + prefix(&self.buffer) - self.filled }
     }
 }
 

@@ -114,6 +114,10 @@ impl Run {
 }
 
 fn run(command: &duct::Expression, watches_memory: bool, output: &Path) -> anyhow::Result<Run> {
+    // Each finds an empty folder, and a disk that has nothing left to do for the one before.
+    std::fs::remove_dir_all(output).with_context(|| format!("removing {}", output.display()))?;
+    project::make_folder(output)?;
+    nix::unistd::sync();
     let (out, log) = (output.join("said.txt"), output.join("log.txt"));
     let before = processor_time()?;
     let start = Instant::now();

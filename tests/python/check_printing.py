@@ -1,0 +1,74 @@
+"""Compares what the runner of Python boxes prints with what pandas prints: `check_printing.py RUNNER`."""
+
+import random
+import sys
+
+import pandas
+
+with open(sys.argv[1], encoding="utf-8") as source:
+    text = source.read()
+# All but the call at its end.
+runner = {}
+exec(compile(text[: text.rindex("\nmain()")], sys.argv[1], "exec"), runner)
+
+draw = random.Random(1)
+PIECES = ["a", "é", "1", "1.50", "NA", "", " ", "\t", "'", ",", '"', "\r", "\n", "\r\n", "-", ";"]
+
+
+def value():
+    return "".join(draw.choice(PIECES) for _ in range(draw.randrange(4)))
+
+
+def field(value):
+    needed = any(special in value for special in ',"\r\n')
+    return '"%s"' % value.replace('"', '""') if needed or draw.random() < 0.2 else value
+
+
+def table(rows, columns):
+    # An empty line would be no record.
+    first = [str(i) + value() for i in range(rows)]
+    records = [[first[i]] + [value() for _ in range(columns)] for i in range(rows)]
+    header = ",".join("ABCDEFG"[: columns + 1])
+    return header, "".join(",".join(map(field, record)) + "\n" for record in records)
+
+
+def number():
+    return draw.choice([0.0, 0.5, 1e-5, 1e16, 123456789012345680.0, float("inf"), draw.random(), 10 ** draw.uniform(-20, 20)])
+
+
+BOXES = {
+    "floats": lambda df: df.assign(CLASSIFICATION=[number() for _ in df.index]),
+    "some are missing": lambda df: df.assign(CLASSIFICATION=[draw.choice([0.5, float("nan")]) for _ in df.index]),
+    "float32": lambda df: df.assign(CLASSIFICATION=pandas.Series([0.1] * len(df), df.index, dtype="float32")),
+    "integers": lambda df: df.assign(CLASSIFICATION=[draw.randrange(-9, 10**12) for _ in df.index]),
+    "a number": lambda df: df.assign(CLASSIFICATION=1),
+    "booleans": lambda df: df.assign(CLASSIFICATION=[draw.random() < 0.5 for _ in df.index]),
+    "words": lambda df: df.assign(CLASSIFICATION=[draw.choice(["good", "bad", ""]) for _ in df.index]),
+    "odd words": lambda df: df.assign(CLASSIFICATION=[value() for _ in df.index]),
+    "a mixture": lambda df: df.assign(CLASSIFICATION=[draw.choice(["x", None, 1, 2.5]) for _ in df.index]),
+    "dates": lambda df: df.assign(CLASSIFICATION=pandas.Timestamp("2018-10-01")),
+    "categories": lambda df: df.assign(CLASSIFICATION=pandas.Categorical(["x"] * len(df))),
+    "a column in front": lambda df: df.assign(CLASSIFICATION=1)[["CLASSIFICATION"] + list(df.columns)],
+    "a changed value": lambda df: df.replace("a", "changed, that is").assign(CLASSIFICATION=1),
+    "one column only": lambda df: pandas.DataFrame({"CLASSIFICATION": 0.5}, index=df.index),
+    "one column more": lambda df: df.assign(MORE=1, CLASSIFICATION=0.5),
+}
+
+compared = 0
+for _ in range(100):
+    for name, box in BOXES.items():
+        rows = draw.randrange(1, 12)
+        header, records = table(rows, draw.randrange(4))
+        data = (header + "\n" + records).encode("utf-8")
+        seen = []
+
+        def remember(df):
+            seen.append(box(df))
+            return seen[0]
+
+        printed = runner["classify"](pandas, remember, name, rows, data)
+        expected = seen[0].to_csv(header=False, lineterminator="\n")
+        assert printed == expected, "%s: %r is printed as %r, and pandas prints %r" % (name, data, printed, expected)
+        compared += printed.count("\n")
+assert compared > 5000
+print("compared %d lines" % compared)
