@@ -26,6 +26,8 @@ struct State {
     deadline: Option<(Instant, Duration)>,
     fired: Option<Reason>,
     retired: bool,
+    /// It must be woken, since nothing was waited for of late. (Not for each batch, which would cost as much as a quick one.)
+    asleep: bool,
 }
 
 /// Why a process was killed.
@@ -63,14 +65,22 @@ impl Watchdog {
     fn watch(&self, child: &Mutex<Child>, most_memory: u64) {
         let pid = child.lock().unwrap_or_else(PoisonError::into_inner).id();
         let mut stopped_since = None;
+        let mut last_wait = Instant::now();
         let mut state = self.state();
         while !state.retired {
+            let now = Instant::now();
             let Some((at, limit)) = state.deadline else {
                 stopped_since = None;
-                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                if now - last_wait > 2 * PAUSE {
+                    state.asleep = true;
+                    state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                    state.asleep = false;
+                } else {
+                    state = self.pause(state, PAUSE);
+                }
                 continue;
             };
-            let now = Instant::now();
+            last_wait = now;
             if is_stopped(pid) {
                 stopped_since.get_or_insert(now);
             } else {
@@ -90,9 +100,12 @@ impl Watchdog {
                 super::kill_group(&mut child.lock().unwrap_or_else(PoisonError::into_inner));
                 continue;
             }
-            let pause = PAUSE.min(at - now);
-            state = self.changed.wait_timeout(state, pause).unwrap_or_else(PoisonError::into_inner).0;
+            state = self.pause(state, PAUSE.min(at - now));
         }
+    }
+
+    fn pause<'a>(&self, state: MutexGuard<'a, State>, pause: Duration) -> MutexGuard<'a, State> {
+        self.changed.wait_timeout(state, pause).unwrap_or_else(PoisonError::into_inner).0
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -101,8 +114,11 @@ impl Watchdog {
 
     /// From now on, an answer is waited for, for so long; or for none.
     pub(super) fn set(&self, limit: Option<Duration>) {
-        self.state().deadline = limit.map(|limit| (Instant::now() + limit, limit));
-        self.changed.notify_all();
+        let mut state = self.state();
+        state.deadline = limit.map(|limit| (Instant::now() + limit, limit));
+        if state.asleep {
+            self.changed.notify_all();
+        }
     }
 
     /// Why it has killed the process, if it has.
