@@ -26,7 +26,7 @@ fn processes_of_this_machine_are_killed_and_stopped() {
 
 #[test]
 fn boxes_die_with_the_others() {
-    let said = chaos(&["--no-lab", "--kills", "4", "--input-lines", "400000", "--seed", "2"]);
+    let said = chaos(&["--no-lab", "--kills", "4", "--input-lines", "600000", "--seed", "2"]);
     assert!(said.contains("box ") && said.contains("the same bytes"), "{said}");
 }
 

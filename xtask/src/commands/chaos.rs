@@ -49,7 +49,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "BOX")]
     classifier: Option<String>,
     /// How often the box feeds a record to its hash; the more, the longer there is a job to disturb
-    #[arg(long, value_name = "TIMES", default_value_t = 200)]
+    #[arg(long, value_name = "TIMES", default_value_t = 400)]
     slowness: u32,
     /// Machines (or processes) that classify
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=50))]

@@ -19,8 +19,8 @@ const DRAWN: [(&str, &str); 7] = [
     ("fake-2", "fake rows, 2 workers"),
     ("file-2-processes", "rows from a file, 2 processes"),
     ("file-1", "rows from a file, 1 worker"),
-    ("narrow", "rows from a file, 7 workers"),
-    ("wide", "rows from a file, 112 workers in 16 processes"),
+    ("narrow", "the same, 7 workers"),
+    ("wide", "the same, 112 workers in 16 processes"),
 ];
 
 /// One run, in a line.
