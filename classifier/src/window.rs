@@ -22,7 +22,7 @@ const QUICK: Duration = Duration::from_millis(25);
 /// Batches that take longer than this are too many at once.
 const SLOW: Duration = Duration::from_millis(100);
 
-/// A worker gets half of its share in a row.
+/// A worker gets half of its share in a row, at most.
 const RUN: usize = 2;
 
 /// How much may be under way.
@@ -93,7 +93,7 @@ impl Window {
         if full {
             return None;
         }
-        let worker = self.next_worker()?;
+        let worker = self.next_worker(bytes, now)?;
         self.lanes[worker].travelling.push_back((now, bytes));
         self.travelling += bytes;
         self.bytes += bytes;
@@ -101,9 +101,10 @@ impl Window {
         Some((self.acknowledged + self.issued.len() as u64 - 1, worker))
     }
 
-    fn next_worker(&mut self) -> Option<usize> {
+    fn next_worker(&mut self, bytes: usize, now: Duration) -> Option<usize> {
         let (worker, left) = self.run;
-        if left > 0 && self.lanes[worker].has_room() {
+        // Not while something is on its way for long: this worker may be waiting for ever, and others would do it.
+        if left > 0 && self.lanes[worker].has_room() && self.lanes[worker].is_quick(now) {
             self.run.1 -= 1;
             return Some(worker);
         }
@@ -113,7 +114,10 @@ impl Window {
             .filter(|&i| self.lanes[i].has_room())
             .min_by_key(|&i| self.lanes[i].travelling.len())?;
         self.turn = (worker + 1) % count;
-        self.run = (worker, (self.lanes[worker].depth / RUN).saturating_sub(1));
+        // Where the window is short, there must be something for all.
+        let room = self.limits.batches.min(self.limits.bytes / 2 / bytes.max(1));
+        let run = (self.lanes[worker].depth / RUN).min(room / count);
+        self.run = (worker, run.saturating_sub(1));
         Some(worker)
     }
 
@@ -166,6 +170,11 @@ impl Lane {
         self.travelling.len() < self.depth
     }
 
+    /// Nothing is on its way for long.
+    fn is_quick(&self, now: Duration) -> bool {
+        self.travelling.front().is_none_or(|(issued, _)| now.saturating_sub(*issued) < QUICK)
+    }
+
     fn adapt(&mut self, took: Duration) {
         self.settling = self.settling.saturating_sub(1);
         if took < QUICK {
@@ -210,6 +219,45 @@ mod tests {
         }
         assert_eq!(row(&mut window, 100), [0, 0, 1, 1, 0, 0, 1, 1]);
         assert_eq!(issued, [6, 6]);
+    }
+
+    #[test]
+    fn a_short_window_has_something_for_all() {
+        let mut window = window(16, 1 << 20, 4);
+        let mut received = [0; 4];
+        for round in 1..100 {
+            let mut issued = [0; 4];
+            while let Some((_, worker)) = window.issue(1, round * MS) {
+                issued[worker] += 1;
+            }
+            if round > 10 {
+                assert_eq!(issued, [4; 4], "however deep the shares have become");
+            }
+            for (worker, count) in issued.into_iter().enumerate() {
+                received[worker] += count;
+                window.received(worker, received[worker], round * MS, |_| {});
+            }
+            window.acknowledge(received.iter().sum());
+        }
+    }
+
+    #[test]
+    fn a_worker_that_stands_still_gets_no_more_in_a_row() {
+        let mut window = window(1000, 1 << 20, 2);
+        let mut received = [0; 2];
+        for _ in 0..20 {
+            while let Some((_, worker)) = window.issue(1, MS) {
+                received[worker] += 1;
+            }
+            window.acknowledge(received.iter().sum());
+            (0..2).for_each(|worker| window.received(worker, received[worker], MS, |_| {}));
+        }
+        let (_, first) = window.issue(1, MS).unwrap();
+        assert_eq!(window.issue(1, MS).unwrap().1, first);
+        let later = MS + QUICK;
+        for _ in 0..2 {
+            assert_ne!(window.issue(1, later).unwrap().1, first);
+        }
     }
 
     #[test]

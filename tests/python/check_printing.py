@@ -3,6 +3,7 @@
 import random
 import sys
 
+import numpy
 import pandas
 
 with open(sys.argv[1], encoding="utf-8") as source:
@@ -53,6 +54,10 @@ BOXES = {
     "categories": lambda df: df.assign(CLASSIFICATION=pandas.Categorical(["x"] * len(df))),
     "a column in front": lambda df: df.assign(CLASSIFICATION=1)[["CLASSIFICATION"] + list(df.columns)],
     "a changed value": lambda df: df.replace("a", "changed, that is").assign(CLASSIFICATION=1),
+    "some are not there": lambda df: df.replace("a", pandas.NA).assign(CLASSIFICATION=1),
+    "arrays": lambda df: df.map(lambda value: numpy.array([value])).assign(CLASSIFICATION=1),
+    "the column twice": lambda df: pandas.concat([df, df.assign(CLASSIFICATION=1)[["CLASSIFICATION"] * 2]], axis=1),
+    "a type of its own": lambda df: df.convert_dtypes().assign(CLASSIFICATION=1),
     "one column only": lambda df: pandas.DataFrame({"CLASSIFICATION": 0.5}, index=df.index),
     "one column more": lambda df: df.assign(MORE=1, CLASSIFICATION=0.5),
 }

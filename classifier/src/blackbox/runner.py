@@ -138,23 +138,34 @@ def classify(pandas, function, name, rows, table):
         raise ValueError("%s returned no column CLASSIFICATION" % name)
     if result.index.tolist() != index:
         raise ValueError("%s changed the index or the order of the rows" % name)
-    added = None
-    if result.columns.tolist() == columns + ["CLASSIFICATION"]:
-        if all(after[:-1] == before for after, before in zip(result.values.tolist(), values)):
-            added = texts(result["CLASSIFICATION"])
     lines = table.decode("utf-8").split("\n")
-    # The header, the rows, and nothing behind the last line end.
-    if added is None or len(lines) != rows + 2:
+    added = None
+    # The header, the rows, and nothing behind the last line end; and a frame that has its own ways may print itself.
+    if len(lines) == rows + 2 and type(result) is pandas.DataFrame and has_only_one_more(result, columns, values):
+        added = texts(result["CLASSIFICATION"])
+    if added is None:
         return result.to_csv(header=False, lineterminator="\n")
     return append(lines[1:], index, values, added)
+
+
+def has_only_one_more(frame, columns, values):
+    """Whether the frame has the columns and values that it had, and CLASSIFICATION behind them."""
+    if "CLASSIFICATION" in columns or frame.columns.tolist() != columns + ["CLASSIFICATION"]:
+        return False
+    # Only strings are compared: what else stands here now may not even be comparable.
+    return all(
+        new is old or type(new) is str and new == old
+        for after, before in zip(frame.values.tolist(), values)
+        for new, old in zip(after, before)
+    )
 
 
 def read(pandas, table):
     """All values as strings, the first column as the index: what pandas reads, in less than a third of the time."""
     text = table.decode("utf-8")
     header, records = [], []
-    # To Python's own reader, a carriage return ends a line.
-    if "\r" not in text and reads_objects(pandas):
+    # To Python's own reader, a carriage return ends a line; and pandas knows of byte order marks and NUL bytes.
+    if not any(special in text for special in "\r\ufeff\0") and reads_objects(pandas):
         try:
             header, *records = csv.reader(io.StringIO(text, newline=""))
         except csv.Error:

@@ -220,7 +220,7 @@ impl<R: Read> FrameReader<R> {
             }
             _ => FrameError::Io { peer: self.peer.clone(), source },
         })?;
-        // The room is zeroed before each read, so a stream that trickles gets small reads.
+        // Room is zeroed before it is read into for the first time: for a stream that trickles, not far ahead.
         if read == room {
             self.read_size = (self.read_size * 2).min(BLOCK);
         } else if read < room / 4 {

@@ -51,6 +51,9 @@ impl Build<'_> {
                 writeln!(state, "{name:?}={value:?}").ok()?;
             }
         }
+        // Cargo has built this program anew when the compiler is another one, or flags from outside the project.
+        let me = std::fs::metadata(std::env::current_exe().ok()?).ok()?;
+        writeln!(state, "{} {:?}", me.len(), me.modified().ok()?).ok()?;
         let mut sources: BTreeSet<_> =
             ["Cargo.toml", "Cargo.lock", ".cargo/config.toml", "rust-toolchain.toml"]
                 .map(|name| self.root.join(name))
@@ -66,7 +69,10 @@ impl Build<'_> {
         let manifests = sources.iter().filter_map(|source| {
             source.ancestors().map(|folder| folder.join("Cargo.toml")).find(|manifest| manifest.exists())
         });
-        sources.extend(manifests.collect::<Vec<_>>());
+        let manifests: Vec<_> = manifests.collect();
+        // Found by cargo if it is there, so that it is listed nowhere before.
+        sources.extend(manifests.iter().map(|manifest| manifest.with_file_name("build.rs")));
+        sources.extend(manifests);
         for source in sources {
             let modified = std::fs::metadata(&source).and_then(|found| found.modified()).ok();
             if modified.zip(unchanged_since).is_some_and(|(modified, since)| modified >= since) {

@@ -116,7 +116,7 @@ impl Watchdog {
     pub(super) fn set(&self, limit: Option<Duration>) {
         let mut state = self.state();
         state.deadline = limit.map(|limit| (Instant::now() + limit, limit));
-        if state.asleep {
+        if state.asleep || limit.is_some_and(|limit| limit < PAUSE) {
             self.changed.notify_all();
         }
     }
