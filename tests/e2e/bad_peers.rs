@@ -251,11 +251,7 @@ fn a_process_that_dies_before_the_cluster_is_complete_makes_room_for_its_success
         Program::start("classifier", folder.path(), args)
     };
     let mut first = join("w1");
-    let port = format!(":{:04X} 01 ", control.rsplit(':').next().unwrap().parse::<u16>().unwrap());
-    tests::eventually("a process to join", || {
-        let connections = std::fs::read_to_string("/proc/net/tcp").unwrap();
-        connections.lines().any(|line| line.contains(&port)).then_some(())
-    });
+    tests::eventually("a process to join", || (tests::connections(&control) > 0).then_some(()));
     first.signal("KILL");
     first.wait();
     let mut others = [join("w1"), join("w2")];

@@ -140,18 +140,6 @@ fn holding(pid: u32) -> Holding {
     Holding { descriptors: count("fd"), threads: count("task") }
 }
 
-/// How many have connected to an address of this machine.
-fn connections(address: &str) -> usize {
-    let port: u16 = address.rsplit_once(':').unwrap().1.parse().unwrap();
-    let local = format!(":{port:04X}");
-    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
-    let established = table.lines().filter(|line| {
-        let words: Vec<_> = line.split_whitespace().collect();
-        words[1].ends_with(&local) && words[3] == "01"
-    });
-    established.count()
-}
-
 /// A sender whose rows come from a test, as long as it likes.
 struct Feed {
     sender: Child,
@@ -254,7 +242,7 @@ fn thousands_of_connections_at_every_port_are_a_hundred_at_a_time() {
     let ports = ports(&mut cluster);
     // Programs connect to the hub when they find the time.
     let metrics = ports.iter().find(|port| port.name == "metrics").unwrap();
-    eventually("all programs to report", || (connections(&metrics.address) == 4).then_some(()));
+    eventually("all programs to report", || (tests::connections(&metrics.address) == 4).then_some(()));
     let before: Vec<_> = ports.iter().map(|port| holding(port.pid)).collect();
     let memory: Vec<_> = ports.iter().map(|port| memory_kib(port.pid).unwrap().0).collect();
     let trouble = || {

@@ -99,6 +99,15 @@ pub fn within<T>(patience: Duration, what: &str, mut holds: impl FnMut() -> Opti
     }
 }
 
+/// How many have connected to an address of this machine, from this machine.
+pub fn connections(address: &str) -> usize {
+    let port: u16 = address.rsplit(':').next().unwrap().parse().unwrap();
+    // The end of a connection's other address, and that it is established.
+    let to_there = format!(":{port:04X} 01 ");
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    table.lines().filter(|line| line.contains(&to_there)).count()
+}
+
 /// The words of all processes that run, each in one line.
 pub fn command_lines() -> impl Iterator<Item = String> {
     processes().map(|(_, words)| words)

@@ -4,7 +4,6 @@ mod fresh;
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
-
 use std::time::SystemTime;
 
 use anyhow::{Context, ensure};

@@ -1,7 +1,7 @@
 //! The fuzz targets in `fuzz/`: each for a few seconds, after the tests.
 //!
 //! They are built with the toolchain that is here, with the flags that `cargo fuzz` gives: without nightly there is no address
-//! sanitizer, which the project, having no unsafe code, misses least.
+//! sanitizer, which the project, having next to no unsafe code, misses least.
 
 use std::path::Path;
 
