@@ -19,14 +19,12 @@ const MOST_HANGS: u32 = 16;
 /// Classifies batches with one box.
 pub struct Classifier {
     black_box: Box<dyn BlackBox>,
-    /// Scratch space for the values of records with quotes.
-    values: Vec<u8>,
 }
 
 impl Classifier {
     /// Classifies with this box.
     pub fn new(black_box: Box<dyn BlackBox>) -> Self {
-        Self { black_box, values: Vec::new() }
+        Self { black_box }
     }
 
     /// Whether a batch takes microseconds.
@@ -39,11 +37,13 @@ impl Classifier {
     /// # Errors
     /// There is no box to try the rows with.
     pub fn classify(&mut self, batch: &Batch) -> Result<ResultBatch<Vec<u8>>, BoxError> {
-        let columns = self.columns(&batch.header);
+        // As many values as the header has, each record must have. The source lets no malformed header in; and with this
+        // one, every record is rejected.
+        let columns = records::count(&batch.header).unwrap_or(0);
         let mut good = Vec::with_capacity(batch.rows as usize);
         let mut rejects = Vec::new();
         for (row, record) in (batch.first_row..).zip(frame::payloads(&batch.frames)) {
-            match self.check(record, columns) {
+            match check(record, columns) {
                 Ok(plain) => good.push((row, Record { bytes: record, plain })),
                 Err(reason) => rejects.push(Reject { row, reason, record }),
             }
@@ -63,37 +63,6 @@ impl Classifier {
             results,
             rejects: rejects.iter().flat_map(|reject| reject.line(longest_reason)).collect(),
         })
-    }
-
-    /// As many values as the header has, each record must have.
-    fn columns(&mut self, header: &[u8]) -> usize {
-        self.values.clear();
-        // The source lets no malformed header in; and with this one, every record is rejected.
-        records::join(header, 0, &mut self.values).unwrap_or(0)
-    }
-
-    /// Whether a record is fit to be classified, and plain; or why it is not.
-    fn check(&mut self, record: &[u8], columns: usize) -> Result<bool, String> {
-        if record.is_empty() {
-            return Err("an empty record".to_owned());
-        }
-        let shape = Shape::of(record);
-        if !shape.ascii
-            && let Err(error) = std::str::from_utf8(record)
-        {
-            return Err(format!("not UTF-8 after byte {}", error.valid_up_to()));
-        }
-        let values = if shape.special {
-            self.values.clear();
-            records::join(record, 0, &mut self.values).map_err(|e| e.to_string())?
-        } else {
-            shape.commas + 1
-        };
-        if values == columns {
-            Ok(!shape.special)
-        } else {
-            Err(format!("{values} values; the header has {columns}"))
-        }
     }
 
     /// Has records classified. When the box fails, it is asked again, and then for each half, until the records
@@ -157,6 +126,26 @@ impl Classifier {
             }
         }
         Ok(())
+    }
+}
+
+/// Whether a record is fit to be classified, and plain; or why it is not.
+fn check(record: &[u8], columns: usize) -> Result<bool, String> {
+    if record.is_empty() {
+        return Err("an empty record".to_owned());
+    }
+    let shape = Shape::of(record);
+    if !shape.ascii
+        && let Err(error) = std::str::from_utf8(record)
+    {
+        return Err(format!("not UTF-8 after byte {}", error.valid_up_to()));
+    }
+    let values =
+        if shape.special { records::count(record).map_err(|e| e.to_string())? } else { shape.commas + 1 };
+    if values == columns {
+        Ok(!shape.special)
+    } else {
+        Err(format!("{values} values; the header has {columns}"))
     }
 }
 

@@ -46,8 +46,8 @@ pub struct Reader<R> {
     finished: bool,
     begun: bool,
     line: u64,
-    /// The record that is being searched has a quoted value.
-    has_quotes: bool,
+    /// Line feeds in the quoted values of the record that is being searched, as far as it is.
+    inner_lines: u64,
     limit: usize,
 }
 
@@ -64,7 +64,7 @@ impl<R: Read> Reader<R> {
             finished: false,
             begun: false,
             line: 1,
-            has_quotes: false,
+            inner_lines: 0,
             limit,
         }
     }
@@ -113,9 +113,7 @@ impl<R: Read> Reader<R> {
         self.start = next;
         self.searched = next;
         let record = &self.buffer[record];
-        // Only what stands between quotes can have line feeds inside.
-        self.line += 1 + if self.has_quotes { count_lines(record) } else { 0 };
-        self.has_quotes = false;
+        self.line += 1 + std::mem::take(&mut self.inner_lines);
         Ok(Some(if next > at { record.strip_suffix(b"\r").unwrap_or(record) } else { record }))
     }
 
@@ -124,14 +122,19 @@ impl<R: Read> Reader<R> {
         while self.searched < self.end {
             let rest = &self.buffer[self.searched..self.end];
             if self.quoted {
-                let Some(quote) = memchr::memchr(b'"', rest) else {
+                let Some(found) = memchr::memchr2(b'"', b'\n', rest) else {
                     self.searched = self.end;
                     return None;
                 };
-                let behind = self.searched + quote + 1;
+                let behind = self.searched + found + 1;
+                if rest[found] == b'\n' {
+                    self.inner_lines += 1;
+                    self.searched = behind;
+                    continue;
+                }
                 if behind == self.end && !self.finished {
                     // Whether this quote is doubled is seen when more has come.
-                    self.searched += quote;
+                    self.searched += found;
                     return None;
                 }
                 if behind < self.end && self.buffer[behind] == b'"' {
@@ -152,7 +155,6 @@ impl<R: Read> Reader<R> {
             }
             // A quote opens a quoted value only where a value begins.
             self.quoted = at == self.start || self.buffer[at - 1] == b',';
-            self.has_quotes |= self.quoted;
             self.searched = at + 1;
         }
         None
@@ -180,10 +182,6 @@ impl<R: Read> Reader<R> {
         self.finished = read == 0;
         Ok(())
     }
-}
-
-fn count_lines(bytes: &[u8]) -> u64 {
-    memchr::memchr_iter(b'\n', bytes).count() as u64
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! from the socket. A length above the limit, or an end of stream inside a frame, is an error that names
 //! the peer; nothing is half-taken.
 
+mod blocks;
 mod reader;
 
 use std::io::{self, IoSlice, Write};

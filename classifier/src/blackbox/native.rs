@@ -16,8 +16,8 @@ const SEPARATOR: u8 = 0x1f;
 #[derive(Debug)]
 pub struct Native {
     slowness: u32,
-    /// Without any input all digests are the same.
-    constant: Option<f64>,
+    /// The printed score where there is but one: without any input all digests are the same.
+    constant: Option<Vec<u8>>,
     hasher: Hasher,
     scores: Vec<f64>,
 }
@@ -25,7 +25,11 @@ pub struct Native {
 impl Native {
     /// A box that feeds a record's values this often to its hash.
     pub fn new(slowness: u32) -> Self {
-        let constant = (slowness == 0).then(|| score(&Sha256::digest(b"").into()));
+        let constant = (slowness == 0).then(|| {
+            let mut text = Vec::new();
+            write_score(score(&Sha256::digest(b"").into()), &mut text);
+            text
+        });
         Self { slowness, constant, hasher: Hasher::default(), scores: Vec::new() }
     }
 }
@@ -39,18 +43,20 @@ impl BlackBox for Native {
         _patience: Patience,
     ) -> Result<(), BoxError> {
         let scores = &mut self.scores;
-        scores.clear();
-        scores.resize(records.len(), self.constant.unwrap_or_default());
         if self.constant.is_none() {
+            scores.resize(records.len(), 0.0);
             let value = |i: usize, value: &mut Vec<u8>| join(records[i], value);
             self.hasher.digest_all(self.slowness, records.len(), value, |i, digest| {
                 scores[i] = score(&digest);
             })?;
         }
-        for (record, &score) in records.iter().zip(&*scores) {
+        for (i, record) in records.iter().enumerate() {
             results.extend_from_slice(record.bytes);
             results.push(b',');
-            write_score(score, results);
+            match &self.constant {
+                Some(text) => results.extend_from_slice(text),
+                None => write_score(scores[i], results),
+            }
             results.push(b'\n');
         }
         Ok(())

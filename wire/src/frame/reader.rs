@@ -4,13 +4,13 @@ use std::io::{self, Read};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
+use super::blocks::Blocks;
 use super::{EOT, PREFIX, prefix};
 
-/// A new block to read into, at least; a payload that is longer gets a block of its own size.
-const BLOCK: usize = 256 << 10;
-const SMALLEST_READ: usize = 16 << 10;
+/// The block of a peer that has not sent much at once yet.
+const SMALL_BLOCK: usize = 16 << 10;
 
 /// Why no further frame can be had from a peer.
 #[derive(Debug, thiserror::Error)]
@@ -72,14 +72,18 @@ pub enum RunEnd {
 }
 
 /// Reads frames from a stream.
+///
+/// What was read and not given out is either in `ready`, or at the beginning of `block`, where more is read behind it.
 #[derive(Debug)]
 pub struct FrameReader<R> {
     inner: R,
-    /// What was read and not given out, and behind it zeros, which are there to be read over.
-    buffer: BytesMut,
-    /// How much of it was read.
+    ready: Bytes,
+    block: Vec<u8>,
+    /// How much of the block was read.
     filled: usize,
-    read_size: usize,
+    blocks: Blocks,
+    /// The peer has filled a block with one read, so it gets the large ones.
+    is_quick: bool,
     limit: usize,
     peer: String,
     /// How long a read may take, if that is limited.
@@ -91,9 +95,11 @@ impl<R: Read> FrameReader<R> {
     pub fn new(inner: R, peer: impl Into<String>, limit: usize) -> Self {
         Self {
             inner,
-            buffer: BytesMut::new(),
+            ready: Bytes::new(),
+            block: Vec::new(),
             filled: 0,
-            read_size: SMALLEST_READ,
+            blocks: Blocks::default(),
+            is_quick: false,
             limit,
             peer: peer.into(),
             patience: None,
@@ -112,9 +118,10 @@ impl<R: Read> FrameReader<R> {
 
     /// Whether a whole frame (or one that will be refused) is here already, so that it can be had without waiting.
     pub fn has_frame(&self) -> bool {
-        self.filled >= PREFIX && {
-            let length = prefix(&self.buffer);
-            length > self.limit || self.filled >= PREFIX + length
+        let read = self.read();
+        read.len() >= PREFIX && {
+            let length = prefix(read);
+            length > self.limit || read.len() >= PREFIX + length
         }
     }
 
@@ -145,7 +152,7 @@ impl<R: Read> FrameReader<R> {
                 break RunEnd::Full;
             }
             let Some(length) = self.fill_to_frame(at)? else { break RunEnd::Closed };
-            if length == 1 && self.buffer[at + PREFIX] == EOT {
+            if length == 1 && self.read()[at + PREFIX] == EOT {
                 break RunEnd::Eot;
             }
             if count > 0 && at + PREFIX + length > bytes {
@@ -164,51 +171,68 @@ impl<R: Read> FrameReader<R> {
     /// Reads until the frame that starts at `at` is whole, and gives its payload's length; `None` if the
     /// stream ends just there.
     fn fill_to_frame(&mut self, at: usize) -> Result<Option<usize>, FrameError> {
-        while self.filled < at + PREFIX {
+        while self.read().len() < at + PREFIX {
             if self.fill(at + PREFIX)? == 0 {
-                let rest = self.filled - at;
+                let rest = self.read().len() - at;
                 return if rest == 0 { Ok(None) } else { Err(self.truncated(PREFIX - rest)) };
             }
         }
-        let length = prefix(&self.buffer[at..]);
+        let length = prefix(&self.read()[at..]);
         if length > self.limit {
             return Err(FrameError::TooLong { peer: self.peer.clone(), length, limit: self.limit });
         }
         let end = at + PREFIX + length;
-        while self.filled < end {
+        while self.read().len() < end {
             if self.fill(end)? == 0 {
-                return Err(self.truncated(end - self.filled));
+                return Err(self.truncated(end - self.read().len()));
             }
         }
         Ok(Some(length))
     }
 
+    /// What was read and not given out.
+    fn read(&self) -> &[u8] {
+        if self.filled > 0 { &self.block[..self.filled] } else { &self.ready }
+    }
+
     /// Gives out the first bytes.
     fn take(&mut self, length: usize) -> Bytes {
-        self.filled -= length;
-        self.buffer.split_to(length).freeze()
+        if self.filled > 0 {
+            // A few bytes should not hold a whole block.
+            self.ready = if self.filled < self.block.len() / 4 {
+                Bytes::copy_from_slice(&self.block[..self.filled])
+            } else {
+                self.blocks.lend(std::mem::take(&mut self.block)).slice(..self.filled)
+            };
+            self.filled = 0;
+        }
+        self.ready.split_to(length)
     }
 
     fn truncated(&self, missing: usize) -> FrameError {
         FrameError::Truncated { peer: self.peer.clone(), missing }
     }
 
-    /// Reads once, knowing that `wanted` buffered bytes would complete what is being read.
+    /// Reads once, knowing that `wanted` bytes would complete what is being read.
     fn fill(&mut self, wanted: usize) -> Result<usize, FrameError> {
+        if self.block.is_empty() {
+            self.block = if self.is_quick { self.blocks.take() } else { vec![0; SMALL_BLOCK] };
+        }
+        if self.filled == 0 {
+            let rest = std::mem::take(&mut self.ready);
+            self.block.resize(self.block.len().max(rest.len()), 0);
+            self.block[..rest.len()].copy_from_slice(&rest);
+            self.filled = rest.len();
+        }
         let length = self.filled;
-        if self.buffer.capacity() - length < SMALLEST_READ {
-            // The block is used up: take a new one, or this one again when nobody holds a part of it.
+        if length == self.block.len() {
             // A frame's announced length is trusted only as far as its bytes have really come, so
             // a liar cannot make us allocate: the block at most doubles.
-            self.buffer.truncate(length);
-            self.buffer.reserve((wanted - length).min(length).max(BLOCK));
+            self.block.resize(length + (wanted - length).min(length), 0);
         }
-        let room = (self.buffer.capacity() - length).min(self.read_size);
-        if self.buffer.len() < length + room {
-            self.buffer.resize(length + room, 0);
-        }
+        let room = self.block.len() - length;
         let read = loop {
-            match self.inner.read(&mut self.buffer[length..length + room]) {
+            match self.inner.read(&mut self.block[length..]) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 other => break other,
             }
@@ -220,12 +244,7 @@ impl<R: Read> FrameReader<R> {
             }
             _ => FrameError::Io { peer: self.peer.clone(), source },
         })?;
-        // Room is zeroed before it is read into for the first time: for a stream that trickles, not far ahead.
-        if read == room {
-            self.read_size = (self.read_size * 2).min(BLOCK);
-        } else if read < room / 4 {
-            self.read_size = (self.read_size / 2).max(SMALLEST_READ);
-        }
+        self.is_quick |= read == room;
         Ok(read)
     }
 }
@@ -256,8 +275,8 @@ impl FrameReader<TcpStream> {
                 break Err(FrameError::Deadline { peer: self.peer.clone(), waited: limit });
             }
             self.timeout(Some(left))?;
-            match self.fill(self.filled + PREFIX) {
-                Ok(0) if self.filled == 0 => break Ok(None),
+            match self.fill(self.read().len() + PREFIX) {
+                Ok(0) if self.read().is_empty() => break Ok(None),
                 Ok(0) => break Err(self.truncated(self.missing())),
                 Ok(_) => {}
                 Err(FrameError::Io { source, .. })
@@ -277,7 +296,8 @@ impl FrameReader<TcpStream> {
     }
 
     fn missing(&self) -> usize {
-        if self.filled < PREFIX { PREFIX - self.filled } else { PREFIX + prefix(&self.buffer) - self.filled }
+        let read = self.read();
+        if read.len() < PREFIX { PREFIX - read.len() } else { PREFIX + prefix(read) - read.len() }
     }
 }
 
