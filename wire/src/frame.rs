@@ -1,15 +1,17 @@
 //! Frames: a 4-byte big-endian length, then that many bytes.
 //!
-//! A [`FrameReader`] gives payloads as slices of the block they arrived in, so a payload is copied once,
-//! from the socket. A length above the limit, or an end of stream inside a frame, is an error that names
+//! A [`FrameReader`] gives payloads as slices of the block they arrived in, so that those of a busy peer are copied
+//! once, from the socket. A length above the limit, or an end of stream inside a frame, is an error that names
 //! the peer; nothing is half-taken.
 
 mod blocks;
+mod error;
 mod reader;
 
 use std::io::{self, IoSlice, Write};
 
-pub use reader::{FrameError, FrameReader, Run, RunEnd};
+pub use error::FrameError;
+pub use reader::{FrameReader, Run, RunEnd};
 
 /// Bytes of the length before each payload.
 pub const PREFIX: usize = 4;
