@@ -268,5 +268,31 @@ mod tests {
             if last { text.push('\n'); }
             prop_assert_eq!(all(&text, step).unwrap(), records);
         }
+
+        /// An error names the line on which its record starts, wherever the reader has looked before.
+        #[test]
+        fn lines_are_counted(
+            values in prop::collection::vec("[a\"\n]{0,6}", 1..8), step in 1usize..40, looks in any::<[bool; 3]>(),
+        ) {
+            let mut text = Vec::new();
+            for value in &values {
+                crate::write_value(value.as_bytes(), &mut text);
+                text.push(b'\n');
+            }
+            let lines = text.iter().filter(|&&byte| byte == b'\n').count();
+            text.extend_from_slice(b"1,\"open\n\n");
+            let mut reader = Reader::new(Trickle(&text, step), 1000);
+            let mut turns = looks.into_iter().cycle();
+            let error = loop {
+                if turns.next().unwrap() {
+                    reader.has_record();
+                }
+                match reader.next_record() {
+                    Ok(record) => prop_assert!(record.is_some()),
+                    Err(error) => break error.to_string(),
+                }
+            };
+            prop_assert!(error.starts_with(&format!("the record that starts on line {} ", lines + 1)), "{error}");
+        }
     }
 }

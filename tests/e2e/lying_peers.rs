@@ -55,6 +55,8 @@ fn ports(cluster: &mut Cluster) -> Vec<Port> {
         let machines = get(&page, "/api/v1/machines", HOST)?.json();
         (machines[0]["programs"].as_array()?.len() == 4).then_some(())
     });
+    // What a port holds is looked at from now on.
+    eventually("nobody to ask for the page", || (tests::connections(&page) == 0).then_some(()));
     vec![
         port("rows", initializer, |s, t| opening::send(s, Some(t), &SenderOpening::default())),
         port("results", receiver, |s, t| opening::send(s, Some(t), &ResultsOpening::Observer {})),
@@ -140,7 +142,7 @@ fn holding(pid: u32) -> Holding {
     Holding { descriptors: count("fd"), threads: count("task") }
 }
 
-/// Waits until the port's program holds no more than before; less, when the page had just been asked then.
+/// Waits until the port's program holds no more than before.
 fn await_no_more(port: &Port, before: Holding) {
     eventually(&format!("the program of the {} port to hold no more than {before:?}", port.name), || {
         let now = holding(port.pid);

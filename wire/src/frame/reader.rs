@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::blocks::Blocks;
+use super::blocks::{self, BLOCK};
 use super::error::FrameError;
 use super::{EOT, PREFIX, prefix};
 
@@ -43,8 +43,7 @@ pub struct FrameReader<R> {
     block: Vec<u8>,
     /// How much of the block was read.
     filled: usize,
-    blocks: Blocks,
-    /// The peer has filled a block with one read, so it gets the large ones.
+    /// The peer has sent much at once, so it gets the large blocks.
     is_quick: bool,
     limit: usize,
     peer: String,
@@ -60,7 +59,6 @@ impl<R: Read> FrameReader<R> {
             ready: Bytes::new(),
             block: Vec::new(),
             filled: 0,
-            blocks: Blocks::default(),
             is_quick: false,
             limit,
             peer: peer.into(),
@@ -160,11 +158,11 @@ impl<R: Read> FrameReader<R> {
     /// Gives out the first bytes.
     fn take(&mut self, length: usize) -> Bytes {
         if self.filled > 0 {
-            // A few bytes should not hold a whole block.
-            self.ready = if self.filled < self.block.len() / 4 {
+            // Who holds what was read should not hold much more memory than that.
+            self.ready = if self.filled < self.block.len() / 2 {
                 Bytes::copy_from_slice(&self.block[..self.filled])
             } else {
-                self.blocks.lend(std::mem::take(&mut self.block)).slice(..self.filled)
+                blocks::FREE.lend(std::mem::take(&mut self.block)).slice(..self.filled)
             };
             self.filled = 0;
         }
@@ -178,7 +176,7 @@ impl<R: Read> FrameReader<R> {
     /// Reads once, knowing that `wanted` bytes would complete what is being read.
     fn fill(&mut self, wanted: usize) -> Result<usize, FrameError> {
         if self.block.is_empty() {
-            self.block = if self.is_quick { self.blocks.take() } else { vec![0; SMALL_BLOCK] };
+            self.block = if self.is_quick { blocks::FREE.take() } else { vec![0; SMALL_BLOCK] };
         }
         if self.filled == 0 {
             let rest = std::mem::take(&mut self.ready);
@@ -190,9 +188,8 @@ impl<R: Read> FrameReader<R> {
         if length == self.block.len() {
             // A frame's announced length is trusted only as far as its bytes have really come, so
             // a liar cannot make us allocate: the block at most doubles.
-            self.block.resize(length + (wanted - length).min(length), 0);
+            self.block.resize(length + (wanted - length).max(BLOCK).min(length), 0);
         }
-        let room = self.block.len() - length;
         let read = loop {
             match self.inner.read(&mut self.block[length..]) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -206,7 +203,7 @@ impl<R: Read> FrameReader<R> {
             }
             _ => FrameError::Io { peer: self.peer.clone(), source },
         })?;
-        self.is_quick |= read == room;
+        self.is_quick |= read > SMALL_BLOCK / 2;
         Ok(read)
     }
 }
@@ -237,7 +234,7 @@ impl FrameReader<TcpStream> {
                 break Err(FrameError::Deadline { peer: self.peer.clone(), waited: limit });
             }
             self.timeout(Some(left))?;
-            match self.fill(self.read().len() + PREFIX) {
+            match self.fill(self.read().len() + self.missing()) {
                 Ok(0) if self.read().is_empty() => break Ok(None),
                 Ok(0) => break Err(self.truncated(self.missing())),
                 Ok(_) => {}
@@ -257,6 +254,7 @@ impl FrameReader<TcpStream> {
             .map_err(|source| FrameError::Io { peer: self.peer.clone(), source })
     }
 
+    /// So many bytes more complete the next frame, or the length before it.
     fn missing(&self) -> usize {
         let read = self.read();
         if read.len() < PREFIX { PREFIX - read.len() } else { PREFIX + prefix(read) - read.len() }
@@ -269,16 +267,23 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A stream that gives its bytes in pieces of the given sizes, round and round.
+    /// A stream that gives its bytes in pieces of the given sizes, round and round; before each it says that there is
+    /// nothing yet, if it does that.
     struct Pieces {
         bytes: Vec<u8>,
         at: usize,
         sizes: Vec<usize>,
         turn: usize,
+        blocks: bool,
+        reads: usize,
     }
 
     impl Read for Pieces {
         fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+            self.reads += 1;
+            if self.blocks && self.reads % 2 == 1 {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
             let size = self.sizes[self.turn % self.sizes.len()];
             self.turn += 1;
             let n = size.min(out.len()).min(self.bytes.len() - self.at);
@@ -289,7 +294,18 @@ mod tests {
     }
 
     fn reader(bytes: Vec<u8>, sizes: Vec<usize>) -> FrameReader<Pieces> {
-        FrameReader::new(Pieces { bytes, at: 0, sizes, turn: 0 }, "the test", 1 << 20)
+        let pieces = Pieces { bytes, at: 0, sizes, turn: 0, blocks: false, reads: 0 };
+        FrameReader::new(pieces, "the test", 1 << 20)
+    }
+
+    /// Asks again as long as there is nothing yet.
+    fn patiently<T>(mut ask: impl FnMut() -> Result<T, FrameError>) -> T {
+        loop {
+            match ask() {
+                Err(FrameError::Io { source, .. }) if source.kind() == io::ErrorKind::WouldBlock => {}
+                other => return other.unwrap(),
+            }
+        }
     }
 
     fn stream(payloads: &[Vec<u8>]) -> Vec<u8> {
@@ -338,6 +354,48 @@ mod tests {
             prop_assert_eq!(got, sent);
         }
 
+        /// Blocks are used again while others of their bytes are held; these stay as they came.
+        #[test]
+        fn what_was_given_out_stays_as_it_came(
+            lengths in prop::collection::vec(prop_oneof![0usize..300, 0usize..600_000], 1..12),
+            sizes in prop::collection::vec(prop_oneof![1usize..300_000, 200_000usize..300_000], 1..5),
+            asks in prop::collection::vec((any::<bool>(), any::<bool>()), 1..6),
+            blocks: bool,
+        ) {
+            let payload = |(i, &length): (usize, &usize)| {
+                (0..length).map(|at| (at / 7 + i * 31) as u8).chain([b'.', b'.']).collect()
+            };
+            let sent: Vec<Vec<u8>> = lengths.iter().enumerate().map(payload).collect();
+            let mut reader = reader(stream(&sent), sizes);
+            reader.inner.blocks = blocks;
+            let (mut held, mut at) = (Vec::new(), 0);
+            for (takes_run, holds) in asks.into_iter().cycle() {
+                let (bytes, frames) = if takes_run {
+                    let (run, _) = patiently(|| reader.run(5, 100_000));
+                    (run.bytes, run.frames)
+                } else {
+                    let Some(frame) = patiently(|| reader.next_frame()) else { break };
+                    prop_assert_eq!(&frame[..], &sent[at][..]);
+                    (frame, 1)
+                };
+                if takes_run && frames == 0 {
+                    break;
+                }
+                if takes_run {
+                    prop_assert_eq!(&bytes[..], &stream(&sent[at..at + frames])[..]);
+                }
+                if holds {
+                    held.push((at, takes_run, frames, bytes));
+                }
+                at += frames;
+            }
+            prop_assert_eq!(at, sent.len());
+            for (at, is_run, frames, bytes) in held {
+                let wanted = if is_run { stream(&sent[at..at + frames]) } else { sent[at].clone() };
+                prop_assert!(bytes == wanted, "frame {at} has changed");
+            }
+        }
+
         #[test]
         fn a_cut_stream_is_truncated_and_never_panics(
             sent in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..50), 1..10),
@@ -359,6 +417,32 @@ mod tests {
                 other => prop_assert!(false, "unexpected {:?}", other),
             }
         }
+    }
+
+    #[test]
+    fn few_reads_are_enough_for_much() {
+        let large = 1 << 20;
+        let mut one = reader(stream(&[vec![7; large]]), vec![usize::MAX]);
+        assert_eq!(one.next_frame().unwrap().unwrap().len(), large);
+        // 16 KiB, and twice as much each time.
+        assert!(one.inner.reads <= 8, "{}", one.inner.reads);
+
+        let rows = vec![vec![b'x'; 50]; 20_000];
+        let mut many = reader(stream(&rows), vec![usize::MAX]);
+        assert_eq!(many.run(rows.len(), usize::MAX).unwrap().0.frames, rows.len());
+        assert!(many.inner.reads <= 12, "{}", many.inner.reads);
+    }
+
+    #[test]
+    fn a_large_first_frame_is_there_within_its_time() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let payload = vec![b'x'; 15 << 20];
+        let sending = std::thread::spawn(move || super::super::write(&mut stream, &payload));
+        let mut reader = FrameReader::new(listener.accept().unwrap().0, "the test", 16 << 20);
+        let frame = reader.next_frame_within(Duration::from_secs(60)).unwrap().unwrap();
+        assert!(frame.len() == 15 << 20 && frame.iter().all(|&byte| byte == b'x'));
+        sending.join().unwrap().unwrap();
     }
 
     #[test]

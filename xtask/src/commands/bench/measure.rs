@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(3600);
 /// What would make other jobs of those that are measured.
 const VARIABLES: [&str; 6] =
     ["INPUT_LINES", "INPUT_SIZE", "N_WORKERS", "N_PROCESSES", "CLASSIFIER_SLOWNESS", "CHUNK_SIZE"];
-/// More than the results of the longest case that is timed.
+/// More than the results of 5,000,000 rows.
 const TOUCHED_MIB: usize = 1024;
 /// How many of the last lines of a run that failed are shown.
 const LAST_LINES: usize = 10;
@@ -117,11 +117,11 @@ impl Run {
 }
 
 fn run(command: &duct::Expression, watches_memory: bool, output: &Path) -> anyhow::Result<Run> {
-    // Each finds an empty folder, a disk that has nothing left to do for the one before, and memory.
+    // Each finds memory, an empty folder, and a disk that has nothing left to do for the one before.
+    touch_memory(&output.join("memory"))?;
     std::fs::remove_dir_all(output).with_context(|| format!("removing {}", output.display()))?;
     project::make_folder(output)?;
     nix::unistd::sync();
-    touch_memory(&output.join("memory"))?;
     let (out, log) = (output.join("said.txt"), output.join("log.txt"));
     let before = processor_time()?;
     let start = Instant::now();
@@ -142,16 +142,16 @@ fn run(command: &duct::Expression, watches_memory: bool, output: &Path) -> anyho
     Ok(Run { measured: Measured { seconds, cpu_seconds, memory, ..Measured::default() }, said })
 }
 
-/// Lets the operating system have memory at hand for as many results as a case writes. A virtual machine may give memory that
-/// is free for a second back to its host, and fetches it again page by page, which takes ten times as long as to write
-/// the results there: then the time between two cases would be what is measured.
+/// Writes a file that is removed then, so that the operating system has memory at hand for as many results as a case writes.
+/// A virtual machine may give memory that is free for a second back to its host, and fetches it again page by page, which
+/// takes ten times as long as to write the results there: then the time between two cases would be what is measured.
 fn touch_memory(file: &Path) -> anyhow::Result<()> {
     let write = || {
         let mut file = std::fs::File::create(file)?;
         let block = vec![0; 1 << 20];
         (0..TOUCHED_MIB).try_for_each(|_| file.write_all(&block))
     };
-    write().and_then(|()| std::fs::remove_file(file)).with_context(|| format!("writing {}", file.display()))
+    write().with_context(|| format!("writing {}", file.display()))
 }
 
 /// Of all processes that have ended, and whose end was waited for.
