@@ -21,8 +21,9 @@ use measure::Measured;
 /// Measure how quick this machine is, beside what one would run instead
 ///
 /// Jobs from a file and of fake rows, a pandas box, boxes that take their time, wide clusters, and beside them one pandas process,
-/// multiprocessing.Pool, polars, and how quickly this machine can hash: all in turns, several times. Prints the medians and what they
-/// should be, and writes bench/results.json and bench/results.svg.
+/// multiprocessing.Pool, polars, and how quickly this machine can hash: all in turns, several times. Before each, a GiB is
+/// written and removed, so that the machine has memory at hand. Prints the medians and what they should be, and writes
+/// bench/results.json and bench/results.svg.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Measure only what has this in its name; nothing is written then
