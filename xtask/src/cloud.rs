@@ -4,6 +4,8 @@
 //! host is used once it is there is not known here: that is `remote`'s.
 
 #[cfg(feature = "aws")]
+mod alarms;
+#[cfg(feature = "aws")]
 mod apply;
 #[cfg(feature = "aws")]
 mod aws;
@@ -11,6 +13,11 @@ mod boot;
 mod desired;
 #[cfg(feature = "aws")]
 mod destroy;
+#[cfg(feature = "aws")]
+mod down;
+mod errors;
+#[cfg(feature = "aws")]
+mod instances;
 #[cfg(feature = "aws")]
 mod job;
 #[cfg(feature = "aws")]
@@ -22,9 +29,13 @@ mod place;
 mod plan;
 mod prices;
 mod settings;
+#[cfg(feature = "aws")]
+mod sms;
 mod state;
 #[cfg(feature = "aws")]
 mod status;
+#[cfg(feature = "aws")]
+mod target;
 #[cfg(feature = "aws")]
 mod up;
 
@@ -35,7 +46,7 @@ pub(crate) use run::run;
 mod run {
     use std::process::ExitCode;
 
-    use super::{destroy, job, status, up};
+    use super::{down, job, status, up};
     use crate::commands::remote::Remote;
     use crate::scratch;
 
@@ -44,7 +55,7 @@ mod run {
         let outcome = match command {
             Remote::Plan(args) => up::plan(args),
             Remote::Up(args) => up::up(args),
-            Remote::Down(args) => destroy::down(args),
+            Remote::Down(args) => down::down(args),
             Remote::Status(args) => status::status(args),
             Remote::Job(args) => job::job(args),
             Remote::RunCluster(_)

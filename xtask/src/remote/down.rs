@@ -90,6 +90,9 @@ pub(super) fn down(args: &Down) -> anyhow::Result<ExitCode> {
     let path = super::inventory_path(&args.place)?;
     // Also what an `up` has left that did not come to its end.
     let inventory = Inventory::load(&path)?;
+    if let Some(stack) = &inventory.stack {
+        bail!("the hosts of {} are the stack {stack} in the cloud, and are destroyed there", path.display());
+    }
     let access = access(&path, inventory.ssh_config.clone());
     let used = inventory.used_hosts()?;
     let mut hosts = used.clone();
