@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 use serde_json::{Value, json};
-use tests::cloud::Cloud;
+use tests::cloud::{Cloud, DOWN};
 use tests::cluster::{Setup, results_in};
 use tests::eventually;
 use tests::lab::Lab;
@@ -47,7 +47,7 @@ fn a_job_from_the_first_call_to_the_last() {
     let plan = cloud.xtask("job", &["plan", "--json"]).output().unwrap();
     assert_eq!(plan.status.code(), Some(2), "{}", String::from_utf8_lossy(&plan.stderr));
     let plan: Value = serde_json::from_slice(&plan.stdout).unwrap();
-    assert_eq!(plan["changes"].as_array().unwrap().len(), 4 + 3 + 12 + 1);
+    assert_eq!(plan["changes"].as_array().unwrap().len(), 4 + 3 + 8 + 1);
     assert_eq!(plan["changes"][0]["call"], "ImportKeyPair");
     assert!(
         (plan["usd_per_hour"].as_f64().unwrap() - 4.0 * (0.685 + 30.0 * 0.08 / 730.0)).abs() < 1e-9,
@@ -101,9 +101,9 @@ fn the_calls_that_up_makes_are_those_of_its_plan() {
         let made = folder.up(&[&size]);
         assert!(!made.is_empty(), "seed {seed}: {done}");
         assert!(folder.up(&[]).is_empty(), "seed {seed}: {done}");
-        assert_eq!(cloud.ids("alarm").len(), 3 * (2 + seed as usize % 3), "seed {seed}: {done}");
+        assert_eq!(cloud.ids("alarm").len(), 2 * (2 + seed as usize % 3), "seed {seed}: {done}");
     }
-    cloud.run("up", &["down"]);
+    cloud.run("up", &["down", "--settle", "0s"]);
     assert!(cloud.resources().is_empty(), "{:?}", cloud.resources());
 }
 
@@ -170,7 +170,7 @@ fn up_repairs_whatever_differs_and_changes_nothing_else() {
     assert!(said.contains("rows out   1,000"), "{said}");
 
     // Another folder knows nothing of it, and takes it down all the same; also where there is nothing.
-    let said = cloud.run("empty", &["down", "--region", "eu-west-1,us-west-2"]);
+    let said = cloud.run("empty", &[&DOWN[..], &["--region", "eu-west-1,us-west-2"]].concat());
     assert!(said.contains("nothing is left of provisioned-classifier in eu-west-1"), "{said}");
     assert!(cloud.resources().is_empty(), "{:?}", cloud.resources());
 }
@@ -264,7 +264,6 @@ fn each_refusal_has_its_own_words_and_nothing_is_created() {
         ("DescribeInstances", "ec2:DescribeInstances"),
         ("RunInstances", "ec2:RunInstances"),
         ("CreateTopic", "sns:CreateTopic"),
-        ("PutMetricAlarm", "cloudwatch:PutMetricAlarm"),
     ] {
         error(operation, if call.starts_with("ec2") { "UnauthorizedOperation" } else { "AccessDenied" }, 403);
         let said = fail(&format!("the credentials do not allow {call}; "));
@@ -290,7 +289,7 @@ fn the_policy_allows_what_is_called_and_nothing_else() {
     std::fs::write(cloud.path("up/ONCALL.json"), "[]").unwrap();
     cloud.run("up", &["up", "CLUSTER_SIZE=2", "--ssh-from", "10.0.0.0/8"]);
     cloud.run("up", &["up", "CLUSTER_SIZE=1"]);
-    cloud.run("up", &["down", "--region", "all"]);
+    cloud.run("up", &["down", "--region", "all", "--settle", "0s"]);
     let made = cloud.calls().into_iter().map(|call| format!("{}:{}", call.service, call.operation));
     let mut made: BTreeSet<String> = made.collect();
     // Called only with --subnet, or when a disk did not go with its machine; and what launching with tags needs.
@@ -350,6 +349,6 @@ fn whoever_kills_a_step_or_interrupts_a_job_the_stack_goes_down() {
     let said = cloud.run("keep", &keep);
     assert!(said.contains("the stack is left up, as --keep asks"), "{said}");
     assert_eq!(cloud.ids("instance").len(), 2);
-    cloud.run("keep", &["down"]);
+    cloud.run("keep", &["down", "--settle", "0s"]);
     assert!(cloud.resources().is_empty(), "{:?}", cloud.resources());
 }

@@ -23,6 +23,9 @@ pub fn program() -> PathBuf {
     PROGRAM.clone()
 }
 
+/// Takes a stack down from any folder. The test cloud shows at once what is there, unless its settings say otherwise.
+pub const DOWN: [&str; 5] = ["down", "--stack", "provisioned-classifier", "--settle", "0s"];
+
 /// A cloud of its own for a test.
 pub struct Cloud {
     process: Child,
@@ -148,6 +151,11 @@ impl Cloud {
     /// Runs a command that fails; gives what it says.
     pub fn fail(&self, folder: &str, args: &[&str]) -> String {
         self.begin(folder, args).failure()
+    }
+
+    /// Takes the stack down from a folder that knows nothing of it.
+    pub fn down(&self) -> String {
+        self.run("empty", &DOWN)
     }
 
     /// Asks the test cloud itself for something.

@@ -28,6 +28,7 @@ mod look;
 mod place;
 mod plan;
 mod prices;
+mod reach;
 mod settings;
 #[cfg(feature = "aws")]
 mod sms;
@@ -46,7 +47,7 @@ pub(crate) use run::run;
 mod run {
     use std::process::ExitCode;
 
-    use super::{down, job, status, up};
+    use super::{down, job, reach, status, up};
     use crate::commands::remote::Remote;
     use crate::scratch;
 
@@ -63,10 +64,12 @@ mod run {
             | Remote::Logs(_)
             | Remote::Ssh(_)
             | Remote::Hub(_)
-            | Remote::Stop(_) => {
-                return crate::remote::run(command);
-            }
+            | Remote::Stop(_) => crate::remote::run(command),
         };
+        let outcome = outcome.map_err(|error| match reach::advice(command.place(), &error) {
+            Some(advice) => error.context(advice),
+            None => error,
+        });
         scratch::leave();
         outcome
     }

@@ -165,9 +165,9 @@ impl<'a> Apply<'a> {
         let made = call.tag_specifications(self.tags(ResourceType::KeyPair)).send().await;
         let made = made.explain("ec2:ImportKeyPair", self.aws);
         if made.as_ref().is_err_and(|error| class_of(error) == Some(Class::Duplicate)) {
-            // Of a try whose answer was lost, or a stranger's.
-            let ours = look::key_pair(self.aws, name).await?;
-            let is_ours = ours.is_some_and(|pair| pair.public_key == self.desired.public_key);
+            // Of a try whose answer was lost, or a stranger's. By its name it is seen sooner than by its tag.
+            let there = patiently(|| look::key_pair_of_name(self.aws, name)).await?;
+            let is_ours = there.public_key == self.desired.public_key;
             return if is_ours { Ok(()) } else { Err(NotOurs(name.clone()).into()) };
         }
         made.map(drop)
@@ -186,10 +186,14 @@ impl<'a> Apply<'a> {
         let made = call.send().await.explain("ec2:CreateSecurityGroup", self.aws);
         self.group = match made {
             Err(error) if class_of(&error) == Some(Class::Duplicate) => {
-                let ours = look::group(self.aws, name).await?.with_context(|| {
+                let there = look::groups(self.aws, look::filter("group-name", name)).await?;
+                let ours = there.iter().find(|group| {
+                    group.vpc_id() == Some(&self.desired.vpc) && look::has_tag(group.tags(), name)
+                });
+                let ours = ours.and_then(|group| group.group_id()).with_context(|| {
                     format!("there is a security group {name} that is not of this stack; use another name (--stack)")
                 })?;
-                Some(ours.id)
+                Some(ours.to_owned())
             }
             made => made?.group_id,
         };

@@ -47,6 +47,14 @@ pub(super) async fn key_pair(aws: &Aws, stack: &str) -> anyhow::Result<Option<Ke
     Ok(Some(KeyPair { public_key: without_comment(pair.public_key().unwrap_or_default()) }))
 }
 
+/// The key pair of a name, whosever it is.
+pub(super) async fn key_pair_of_name(aws: &Aws, name: &str) -> anyhow::Result<KeyPair> {
+    let call = aws.ec2.describe_key_pairs().key_names(name).include_public_key(true);
+    let found = call.send().await.explain("ec2:DescribeKeyPairs", aws)?;
+    let pair = found.key_pairs().first().with_context(|| format!("there is no key pair {name}"))?;
+    Ok(KeyPair { public_key: without_comment(pair.public_key().unwrap_or_default()) })
+}
+
 /// A public key without its comment, which EC2 does not keep as it was.
 pub(super) fn without_comment(key: &str) -> String {
     key.split_whitespace().take(2).collect::<Vec<_>>().join(" ")
@@ -157,6 +165,11 @@ pub(super) async fn instances(aws: &Aws, stack: &str) -> anyhow::Result<Instance
     }
     instances.there.sort();
     Ok(instances)
+}
+
+/// Whether these are the tags of something of the stack.
+pub(super) fn has_tag(tags: &[Tag], stack: &str) -> bool {
+    value(tags, TAG) == Some(stack)
 }
 
 fn value<'a>(tags: &'a [Tag], key: &str) -> Option<&'a str> {

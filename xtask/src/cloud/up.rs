@@ -28,8 +28,8 @@ use crate::ui;
 
 /// How often a stack is brought to where it should be, when it is not after all changes.
 const ROUNDS: usize = 5;
-/// Before a stack is looked at again, at first; each further time twice as long.
-const ROUND_PAUSE: Duration = Duration::from_secs(1);
+/// Between two looks at a stack that is not yet seen as it was made.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
 /// Between two tries to log in to a machine that boots.
 const BOOT_PAUSE: Duration = Duration::from_millis(500);
 /// The exit code of an `up` that was refused before it changed anything.
@@ -166,7 +166,7 @@ async fn converge(
 ) -> anyhow::Result<Converged> {
     let Target { aws, desired, .. } = target;
     let (mut state, mut changes) = (target.state.clone(), target.changes.clone());
-    let (mut rounds, mut pause) = (0..ROUNDS, ROUND_PAUSE);
+    let mut rounds = 0..ROUNDS;
     let is_settled = |changes: &[Change]| changes.iter().all(Change::is_alarm);
     while !is_settled(&changes) {
         ensure!(
@@ -183,10 +183,10 @@ async fn converge(
             state.instances = await_running(aws, &desired.name, &launched).await?;
         }
         changes = plan::plan(desired, &state)?;
-        if !is_settled(&changes) {
-            // Answers may be older than our own changes.
-            tokio::time::sleep(pause).await;
-            pause *= 2;
+        // Answers may be older than our own changes.
+        let deadline = Instant::now() + UNSEEN_TIME;
+        while !is_settled(&changes) && Instant::now() < deadline {
+            tokio::time::sleep(LOOK_PAUSE).await;
             state = look(aws, &desired.name).await?;
             changes = plan::plan(desired, &state)?;
         }
@@ -214,7 +214,7 @@ async fn end_new_ones(target: &Target) -> anyhow::Result<()> {
         if Instant::now() >= deadline {
             return Ok(());
         }
-        tokio::time::sleep(ROUND_PAUSE).await;
+        tokio::time::sleep(LOOK_PAUSE).await;
     }
 }
 

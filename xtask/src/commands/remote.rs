@@ -294,6 +294,24 @@ pub(crate) struct Down {
 }
 
 impl Remote {
+    /// Where the command's inventory is.
+    #[cfg(feature = "aws")]
+    pub(crate) fn place(&self) -> &Place {
+        match self {
+            Self::Plan(plan) => &plan.place,
+            Self::Up(up) => &up.place,
+            Self::Job(job) => &job.up.place,
+            Self::RunCluster(run) => &run.place,
+            Self::GetResults(GetResults { place, .. })
+            | Self::Status(Status { place, .. })
+            | Self::Logs(Logs { place, .. })
+            | Self::Ssh(Ssh { place, .. })
+            | Self::Hub(Hub { place, .. })
+            | Self::Stop(Stop { place, .. })
+            | Self::Down(Down { place, .. }) => place,
+        }
+    }
+
     /// Whether this is about hosts in the cloud.
     ///
     /// # Errors
