@@ -9,6 +9,7 @@ mod builds;
 mod cloud;
 mod cloud_faults;
 mod cloud_kills;
+mod cloud_requests;
 mod cloud_strangers;
 mod hub;
 mod hub_cluster;
