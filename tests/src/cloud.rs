@@ -161,6 +161,28 @@ impl Cloud {
         Program::start_command(args[0], self.folder.path(), self.xtask(folder, args))
     }
 
+    /// Starts a command with these variables in its environment, too.
+    pub fn begin_with(&self, folder: &str, args: &[&str], variables: &[(&str, &str)]) -> Program {
+        let mut command = self.xtask(folder, args);
+        command.envs(variables.iter().copied());
+        Program::start_command(args[0], self.folder.path(), command)
+    }
+
+    /// Starts a command whose credentials are those of a profile in this AWS configuration.
+    pub fn begin_with_profiles(&self, folder: &str, args: &[&str], config: &str) -> Program {
+        let path = self.path("config");
+        std::fs::write(&path, config).unwrap();
+        let mut command = self.xtask(folder, args);
+        command.env_remove("AWS_ACCESS_KEY_ID").env_remove("AWS_SECRET_ACCESS_KEY");
+        command.env("AWS_CONFIG_FILE", path);
+        Program::start_command(args[0], self.folder.path(), command)
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
     /// Runs a command that ends well; gives what it says.
     pub fn run(&self, folder: &str, args: &[&str]) -> String {
         self.begin(folder, args).success()
