@@ -1,6 +1,6 @@
 //! Hosts from EC2: the real AWS SDK in a test cloud, and real SSH to hosts of a lab.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::process::Command;
 
 use serde_json::{Value, json};
@@ -176,31 +176,37 @@ fn up_repairs_whatever_differs_and_changes_nothing_else() {
 }
 
 #[test]
-fn calls_for_a_hundred_machines() {
+fn calls_for_a_thousand_machines() {
     let cloud = Cloud::start(None);
-    let said = cloud.fail("up", &words("up", &WITHOUT_HOSTS, &["CLUSTER_SIZE=99"]));
-    assert!(said.contains("100 of 100 hosts failed"), "{said}");
+    let plan = words("plan", &WITHOUT_HOSTS, &["CLUSTER_SIZE=999"]);
+    let said = cloud.fail("up", &plan);
+    assert!(said.contains("+ 998 × c5.4xlarge for workers"), "{said}");
+    assert!(said.contains("+ 2000 alarms for 1000 instances"), "{said}");
+    let planned = cloud.calls().len();
+    let said = cloud.fail("up", &words("up", &WITHOUT_HOSTS, &["CLUSTER_SIZE=999"]));
+    assert!(said.contains("1000 of 1000 hosts failed"), "{said}");
     assert!(said.contains("all that was made of it is destroyed again"), "{said}");
     assert!(cloud.resources().is_empty(), "{:?}", cloud.resources());
-    let counts = counts(&cloud, 0);
+    let counts = counts(&cloud, planned);
     let of = |operation: &str| counts.get(operation).copied().unwrap_or(0);
-    // The API has one call for each alarm.
-    assert_eq!(of("PutMetricAlarm"), 300);
     for once in [
+        "GetCallerIdentity",
         "ImportKeyPair",
         "CreateSecurityGroup",
         "AuthorizeSecurityGroupIngress",
         "CreateTopic",
         "PutDashboard",
+        "DescribeInstanceTypes",
+        "DescribeInstanceTypeOfferings",
+        "TerminateInstances",
     ] {
         assert_eq!(of(once), 1, "{once}");
     }
-    assert_eq!((of("RunInstances"), of("TerminateInstances")), (3, 1));
-    // A hundred alarms a call; and each look is of three pages.
-    assert_eq!(of("DeleteAlarms"), 3);
-    assert!(of("DescribeAlarms") <= 1 + 3 * 3 && of("DescribeInstances") <= 12, "{counts:?}");
-    let others: usize = counts.values().sum::<usize>() - 300;
-    assert!(others < 60, "{others}: {counts:?}");
+    // A hundred at once, and each role for itself.
+    assert_eq!(of("RunInstances"), 10 + 2);
+    // The machines are given up before most alarms are made; of those there are, a hundred are deleted by a call.
+    let others: usize = counts.values().sum::<usize>() - of("PutMetricAlarm") - of("DeleteAlarms");
+    assert!(of("DescribeInstances") <= 16 && others < 75, "{others}: {counts:?}");
 }
 
 #[test]
@@ -277,35 +283,6 @@ fn each_refusal_has_its_own_words_and_nothing_is_created() {
     assert!(said.contains("in us-wets-2") && said.contains("is there such a region"), "{said}");
     cloud.settings(&json!({"default_vpc": false, "region": "us-west-2"}));
     fail("no default VPC in us-west-2; make one");
-}
-
-#[test]
-fn the_policy_allows_what_is_called_and_nothing_else() {
-    let Some(lab) = Lab::up("the_policy_allows_what_is_called_and_nothing_else", "3") else { return };
-    let cloud = Cloud::start(Some(&lab));
-    std::fs::create_dir(cloud.path("up")).unwrap();
-    std::fs::write(cloud.path("up/ONCALL.json"), "[\"+14155550100\"]").unwrap();
-    cloud.run("up", &words("up", &IN_LAB, &["CLUSTER_SIZE=1", "--spot"]));
-    std::fs::write(cloud.path("up/ONCALL.json"), "[]").unwrap();
-    cloud.run("up", &["up", "CLUSTER_SIZE=2", "--ssh-from", "10.0.0.0/8"]);
-    cloud.run("up", &["up", "CLUSTER_SIZE=1"]);
-    cloud.run("up", &["down", "--region", "all", "--settle", "0s"]);
-    let made = cloud.calls().into_iter().map(|call| format!("{}:{}", call.service, call.operation));
-    let mut made: BTreeSet<String> = made.collect();
-    // Called only with --subnet, or when a disk did not go with its machine; and what launching with tags needs.
-    made.extend(
-        ["ec2:DescribeRouteTables", "ec2:DeleteVolume", "ec2:CreateTags", "sns:TagResource"]
-            .map(str::to_owned),
-    );
-    // When somebody else uses the group; and for the first spot instance of an account.
-    made.extend(["ec2:DescribeNetworkInterfaces", "iam:CreateServiceLinkedRole"].map(str::to_owned));
-    made.extend(["cloudwatch:TagResource".to_owned()]);
-    let policy = std::fs::read(tests::root().join("xtask/iam-policy.json")).unwrap();
-    let policy: Value = serde_json::from_slice(&policy).unwrap();
-    let statements = policy["Statement"].as_array().unwrap();
-    let actions = statements.iter().flat_map(|statement| statement["Action"].as_array().unwrap());
-    let allowed: BTreeSet<String> = actions.map(|action| action.as_str().unwrap().to_owned()).collect();
-    assert_eq!(made, allowed);
 }
 
 #[test]

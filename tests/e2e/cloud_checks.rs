@@ -5,7 +5,6 @@ use tests::cloud::Cloud;
 use tests::lab::Lab;
 
 const WITHOUT_HOSTS: [&str; 5] = ["CLUSTER_SIZE=1", "--ssh-from", "203.0.113.7", "--boot-time", "0s"];
-const ZONES: [&str; 4] = ["us-west-2a", "us-west-2b", "us-west-2c", "us-west-2d"];
 /// An image for the other kind of processor, and a type of it.
 const OTHER_IMAGE: &str =
     if cfg!(target_arch = "aarch64") { "ubuntu-noble-24.04-amd64" } else { "ubuntu-noble-24.04-arm64" };
@@ -22,6 +21,15 @@ fn refused(cloud: &Cloud, rest: &[&str], why: &str) {
     assert_eq!(up.wait().code(), Some(3), "{rest:?}: {}", up.output());
     assert!(up.output().contains(why), "up {rest:?}: {}", up.output());
     assert_eq!(cloud.changes_since(before), Vec::<String>::new(), "{rest:?}");
+}
+
+fn subnet(cloud: &Cloud, zone: &str) -> String {
+    let code = format!(
+        "import boto3
+ec2 = boto3.client('ec2', region_name='us-west-2')
+print(ec2.describe_subnets(Filters=[{{'Name': 'availability-zone', 'Values': ['{zone}']}}])['Subnets'][0]['SubnetId'])"
+    );
+    cloud.python(&code).trim().to_owned()
 }
 
 fn image(cloud: &Cloud, name: &str) -> String {
@@ -45,8 +53,9 @@ fn what_cannot_work_is_refused_before_anything_is_made() {
         &format!("machines of type {OTHER_TYPE} cannot boot the image"),
     );
     refused(&cloud, &["--instance-type", "c5.nosuch"], "looking for machines of --instance-type c5.nosuch");
-    cloud.settings(&json!({"unoffered": {OWN_TYPE: ZONES}}));
-    refused(&cloud, &[], "no zone of the network vpc-");
+    cloud.settings(&json!({"unoffered": {OWN_TYPE: ["us-west-2a"]}}));
+    let subnet = subnet(&cloud, "us-west-2a");
+    refused(&cloud, &["--subnet", &subnet], "no zone of the network vpc-");
     cloud.settings(&json!({"unoffered": {}}));
 
     std::fs::write(cloud.path("up/ONCALL.json"), "[\"+14155550100\", \"+4930123456\"]").unwrap();

@@ -122,7 +122,7 @@ fn a_machine_that_ends_at_once_found_no_room() {
 fn machines_that_have_just_ended_may_still_count() {
     let Some(lab) = Lab::up("machines_that_have_just_ended_may_still_count", "3") else { return };
     let cloud = Cloud::start(Some(&lab));
-    cloud.settings(&json!({"vcpu_quota": 32, "quota_lag": 4.0}));
+    cloud.settings(&json!({"vcpu_quota": 32, "quota_lag": 30.0}));
     let up = [&["up", "CLUSTER_SIZE=1"], &IN_LAB[..]].concat();
     cloud.run("up", &up);
     cloud.run("up", &["down", "--settle", "0s"]);

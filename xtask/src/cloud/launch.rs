@@ -73,11 +73,12 @@ impl Launcher<'_> {
             let mut launched = BTreeMap::<_, Vec<_>>::new();
             let outcome = self.launch_in(place, counts, &key, &mut launched).await;
             let Err(error) = outcome else { return Ok(launched) };
+            let may_be_late = has_ended_some;
             has_ended_some |= !launched.is_empty();
             self.end(launched.into_values().flatten().collect())
                 .await
                 .with_context(|| format!("{error:#}"))?;
-            if class_of(&error) == Some(Class::Quota) && has_ended_some {
+            if class_of(&error) == Some(Class::Quota) && may_be_late {
                 let deadline = *quota_deadline.get_or_insert_with(|| {
                     ui::note(
                         "instances that have just ended may still count towards the quota; trying again",
