@@ -10,6 +10,7 @@ use anyhow::{Context, bail, ensure};
 
 use super::apply::{Apply, NotOurs};
 use super::aws::{self, Aws};
+use super::boot;
 use super::desired::Desired;
 use super::look::{instances, look, without_comment};
 use super::place::Network;
@@ -341,7 +342,7 @@ fn ready(
     make_ready(&wanted, programs, &probed, prepared.before.as_ref(), &prepared.inventory_path)
 }
 
-/// Tries until a machine has booted.
+/// Tries until a machine has booted, and looks whether it will end itself.
 fn probe_until(
     host: &HostEntry,
     access: &Access,
@@ -349,8 +350,9 @@ fn probe_until(
     bar: &ui::Steps,
 ) -> anyhow::Result<Probed> {
     loop {
-        match probe(host, access) {
-            Ok(probed) => {
+        match probe(host, access).and_then(|probed| Ok((probed.run(boot::ARMED)?, probed))) {
+            Ok((answer, probed)) => {
+                boot::ensure_armed(&host.name, &answer)?;
                 bar.add();
                 return Ok(probed);
             }

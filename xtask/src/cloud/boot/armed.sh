@@ -1,0 +1,10 @@
+# Says whether both are armed, and how the boot went if not. Root's rights are not needed.
+timer=$(systemctl show --property=SubState --value provisioned-classifier-time-to-live.timer 2>&1)
+process=missing
+if read -r pid < /run/provisioned-classifier-time-to-live.pid &&
+  grep -q provisioned-classifier-time-to-live "/proc/$pid/cmdline"; then
+  process=running
+fi 2> /dev/null
+echo "timer $timer"
+echo "process $process"
+[ "$timer $process" = "waiting running" ] || tail -n 5 /var/log/cloud-init-output.log 2> /dev/null || :
