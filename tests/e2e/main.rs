@@ -7,6 +7,7 @@ mod bad_input;
 mod bad_peers;
 mod builds;
 mod cloud;
+mod cloud_boot;
 mod cloud_faults;
 mod cloud_kills;
 mod cloud_strangers;

@@ -22,6 +22,8 @@ class Settings:
     no_address: int = 0
     shutting_down: int = 0
     boot_seconds: float = 0
+    time_to_live_armed: bool = True
+    """Whether the machines do what their user data says about when they end."""
 
 
 class CloudInstance(Instance):
@@ -57,6 +59,7 @@ class CloudInstance(Instance):
             user_data.decode() if user_data else "",
             key_pair.public_key if key_pair else None,
             self._phases.boot_seconds,
+            self._phases.time_to_live_armed,
         )
         self._adopt_interfaces(nics)
 

@@ -87,7 +87,7 @@ fn indented(text: &str, spaces: usize) -> String {
 /// Refuses a machine that would not end itself by both means; `answer` is what [`ARMED`] says on it.
 ///
 /// # Errors
-/// Names the machine, the means that are not armed, and how its boot went.
+/// Names the machine, how each of the means is, and what they said when it booted.
 pub(super) fn ensure_armed(name: &str, answer: &str) -> anyhow::Result<()> {
     let mut lines = answer.lines();
     let mut state = |means: &str| {
@@ -101,7 +101,7 @@ pub(super) fn ensure_armed(name: &str, answer: &str) -> anyhow::Result<()> {
         "checking the time to live of {name}: it is not armed by both means (its timer is {timer}, its process is \
          {process}), so the machine might run for ever; use an image that has cloud-init and systemd, as Ubuntu's have \
          (--ami){}{boot}",
-        if boot.is_empty() { "" } else { "; its boot ended with:" }
+        if boot.is_empty() { "" } else { "; it said when it booted:" }
     );
     Ok(())
 }
@@ -171,12 +171,12 @@ mod tests {
 
     #[test]
     fn a_machine_is_refused_unless_both_means_are_armed() {
-        ensure_armed("worker-1", "timer waiting\nprocess running\n").unwrap();
-        let refused = |answer: &str| ensure_armed("worker-1", answer).unwrap_err().to_string();
-        let said = refused("timer dead\nprocess running\nexpected 'fi'\n");
-        assert!(said.starts_with("checking the time to live of worker-1: "), "{said}");
+        ensure_armed("worker1", "timer waiting\nprocess running\n").unwrap();
+        let refused = |answer: &str| ensure_armed("worker1", answer).unwrap_err().to_string();
+        let said = refused("timer dead\nprocess running\nsh: 9: setsid: not found\n");
+        assert!(said.starts_with("checking the time to live of worker1: "), "{said}");
         assert!(said.contains("its timer is dead, its process is running"), "{said}");
-        assert!(said.ends_with("(--ami); its boot ended with:\n  expected 'fi'"), "{said}");
+        assert!(said.ends_with("(--ami); it said when it booted:\n  sh: 9: setsid: not found"), "{said}");
         let said = refused("timer waiting\nprocess missing\n");
         assert!(said.contains("its process is missing") && said.ends_with("(--ami)"), "{said}");
         let said = refused("timer sh: 1: systemctl: not found\nprocess missing\n");

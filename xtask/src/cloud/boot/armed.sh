@@ -1,4 +1,4 @@
-# Says whether both are armed, and how the boot went if not. Root's rights are not needed.
+# Says whether both means are armed, and what they said if not. Root's rights are not needed.
 timer=$(systemctl show --property=SubState --value provisioned-classifier-time-to-live.timer 2>&1)
 process=missing
 if read -r pid < /run/provisioned-classifier-time-to-live.pid &&
@@ -7,4 +7,5 @@ if read -r pid < /run/provisioned-classifier-time-to-live.pid &&
 fi 2> /dev/null
 echo "timer $timer"
 echo "process $process"
-[ "$timer $process" = "waiting running" ] || tail -n 5 /var/log/cloud-init-output.log 2> /dev/null || :
+[ "$timer $process" = "waiting running" ] ||
+  grep -e '^sh: ' -e provisioned-classifier /var/log/cloud-init-output.log 2> /dev/null | tail -n 5
