@@ -15,7 +15,7 @@ const PROMETHEUS: &str = "target/prometheus";
 /// The release of Debian that user data is booted in, and its packages. Tests boot every release that is in its parent folder.
 const RELEASE: &str = "trixie";
 const MACHINE: &str = "target/boot/trixie";
-const MACHINE_PACKAGES: &str = "systemd-sysv,dbus,cloud-init,openssh-server,sudo,locales";
+const MACHINE_PACKAGES: &str = "systemd-sysv,dbus,cloud-init,openssh-server,sudo";
 /// How long it may take to make its root file system, in seconds: 50 to 100 with an archive that is near.
 const MACHINE_TIME: &str = "900";
 
