@@ -8,6 +8,7 @@ mod bad_peers;
 mod builds;
 mod cloud;
 mod cloud_accounts;
+mod cloud_boot;
 mod cloud_checks;
 mod cloud_credentials;
 mod cloud_faults;

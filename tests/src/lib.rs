@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod http;
 pub mod hub;
 pub mod lab;
+pub mod machine;
 pub mod program;
 pub mod stack;
 

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import yaml
 
+import time_to_live
+
 SSHD_SECONDS = 10
 KILL_SECONDS = 5
 
@@ -27,7 +29,9 @@ class NoHosts:
     def free(self) -> int | None:
         return None
 
-    def start(self, _instance: str, _user_data: str, _public_key: str | None, _seconds: float) -> str:
+    def start(
+        self, _instance: str, _user_data: str, _public_key: str | None, _seconds: float, _is_armed: bool
+    ) -> str:
         return "127.0.0.1"
 
     def stop(self, instance: str) -> None:
@@ -47,11 +51,13 @@ class LabHosts:
         """How many are free; None if there is no end of them."""
         return sum(host.instance is None for host in self._hosts)
 
-    def start(self, instance: str, user_data: str, public_key: str | None, seconds: float) -> str:
+    def start(
+        self, instance: str, user_data: str, public_key: str | None, seconds: float, is_armed: bool
+    ) -> str:
         """Has a free host boot, which takes some seconds; gives its address at once."""
         host = next(host for host in self._hosts if host.instance is None)
         host.take(instance)
-        boot = threading.Timer(seconds, host.boot, [instance, user_data, public_key])
+        boot = threading.Timer(seconds, host.boot, [instance, user_data, public_key, is_armed])
         boot.daemon = True
         boot.start()
         return host.address
@@ -82,13 +88,15 @@ class LabHost:
             self.instance = instance
             self._plug("down")
 
-    def boot(self, instance: str, user_data: str, public_key: str | None) -> None:
-        """Does what cloud-init does with the keys, and then lets sshd answer."""
+    def boot(self, instance: str, user_data: str, public_key: str | None, is_armed: bool) -> None:
+        """Does what cloud-init does with the keys and the time to live, and then lets sshd answer."""
         with self._lock:
             if self.instance != instance:
                 return
             try:
-                self._set_keys(user_data, public_key)
+                config = yaml.safe_load(user_data) if user_data.startswith("#cloud-config") else {}
+                self._set_keys(config, public_key)
+                time_to_live.arm(self._sshd(), self.folder, config if is_armed else {})
                 self._restart_sshd()
                 self._plug("up")
             except Exception:
@@ -117,9 +125,8 @@ class LabHost:
             (home / ".ssh/authorized_keys").unlink(missing_ok=True)
             self.instance = None
 
-    def _set_keys(self, user_data: str, public_key: str | None) -> None:
-        config = yaml.safe_load(user_data) if user_data.startswith("#cloud-config") else None
-        host_keys = (config or {}).get("ssh_keys", {})
+    def _set_keys(self, config: dict, public_key: str | None) -> None:
+        host_keys = config.get("ssh_keys", {})
         for file, key in (("host_key", "ed25519_private"), ("host_key.pub", "ed25519_public")):
             if key in host_keys:
                 _write(self.folder / file, host_keys[key])

@@ -54,6 +54,7 @@ class CloudInstance(Instance):
             user_data.decode() if user_data else "",
             key_pair.public_key if key_pair else None,
             self._phases.boot_seconds,
+            self._phases.time_to_live_armed,
         )
         self._adopt_interfaces(nics)
 

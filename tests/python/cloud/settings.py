@@ -15,6 +15,8 @@ class Settings:
     no_address: int = 0
     shutting_down: int = 0
     boot_seconds: float = 0
+    # Whether the machines do what their user data says about when they end.
+    time_to_live_armed: bool = True
     # How long each call takes at least.
     latency_ms: float = 0
     # How many calls a second PutMetricAlarm and DeleteAlarms allow, each; None: as many as come.

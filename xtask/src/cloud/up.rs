@@ -8,6 +8,7 @@ use anyhow::{Context, bail, ensure};
 
 use super::alarms::Alarms;
 use super::apply::{Apply, NotOurs};
+use super::boot;
 use super::destroy::destroy;
 use super::instances::{self, UNSEEN_TIME, await_running};
 use super::look::look;
@@ -248,7 +249,7 @@ fn ready(
     make_ready(&wanted, programs, &probed, prepared.before.as_ref(), &prepared.inventory_path)
 }
 
-/// Tries until a machine has booted.
+/// Tries until a machine has booted, and looks whether it will end itself.
 fn probe_until(
     host: &HostEntry,
     access: &Access,
@@ -256,8 +257,9 @@ fn probe_until(
     bar: &ui::Steps,
 ) -> anyhow::Result<Probed> {
     loop {
-        match probe(host, access) {
-            Ok(probed) => {
+        match probe(host, access).and_then(|probed| Ok((probed.run(boot::ARMED)?, probed))) {
+            Ok((answer, probed)) => {
+                boot::ensure_armed(&host.name, &answer)?;
                 bar.add();
                 return Ok(probed);
             }

@@ -100,6 +100,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         install::python()?;
         install::programs(&shell);
         install::browser(&shell);
+        install::machine(&shell);
         run_filtered(filter, &limit, &mut counts)?;
         fuzz::run(&shell, Some(filter), &limit, &mut counts)?;
     } else {
@@ -124,6 +125,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             install::browser(&shell);
         }
         browser.run(&limit, &mut counts, &mut failed)?;
+        if !limit.is_over() {
+            install::machine(&shell);
+        }
         cloud.run(&limit, &mut counts, &mut failed)?;
     }
     for reason in skipped_tests()? {

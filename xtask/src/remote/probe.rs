@@ -17,6 +17,12 @@ pub(crate) struct Probed {
 }
 
 impl Probed {
+    /// Runs a short script of the POSIX shell on it, and gives what that prints.
+    #[cfg(feature = "aws")]
+    pub(crate) fn run(&self, script: &str) -> anyhow::Result<String> {
+        self.ssh.run(script, SHORT)
+    }
+
     /// All values that it said under this name.
     pub(super) fn values(&self, name: &str) -> impl Iterator<Item = &str> {
         let lines = self.said.lines().filter_map(move |line| line.strip_prefix(name)?.strip_prefix(' '));

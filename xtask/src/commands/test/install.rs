@@ -15,6 +15,12 @@ const PROMETHEUS: &str = "target/prometheus";
 /// Where Node.js finds the package by which the test cloud evaluates the IAM policy.
 const NODE: &str = "target/node";
 const IAM_SIMULATE: &str = "@cloud-copilot/iam-simulate@0.1.173";
+/// The release of Debian that user data is booted in, and its packages. Tests boot every release that is in its parent folder.
+const RELEASE: &str = "trixie";
+const MACHINE: &str = "target/boot/trixie";
+const MACHINE_PACKAGES: &str = "systemd-sysv,dbus,cloud-init,openssh-server,sudo";
+/// How long it may take to make its root file system, in seconds: 50 to 100 with an archive that is near.
+const MACHINE_TIME: &str = "900";
 
 /// Makes a virtual environment with what the tests need, unless it is there.
 pub(in crate::commands) fn python() -> anyhow::Result<()> {
@@ -108,6 +114,40 @@ pub(super) fn programs(shell: &Shell) {
             ("strace", "strace"),
         ],
     );
+}
+
+/// The tests of what machines boot with need a root file system, and a container to boot it in.
+pub(super) fn machine(shell: &Shell) {
+    debian_programs(shell, &[("mmdebstrap", "mmdebstrap"), ("systemd-nspawn", "systemd-container")]);
+    if let Err(error) = root_file_system(shell) {
+        ui::note(&format!("tests that boot machines will be skipped: {error:#}"));
+    }
+}
+
+/// Makes the root file system, unless it is there as it should be. It has its name only when it is whole.
+fn root_file_system(shell: &Shell) -> anyhow::Result<()> {
+    let wanted = format!("{RELEASE} {MACHINE_PACKAGES}\n");
+    if shell.read_file(format!("{MACHINE}/installed.txt")).is_ok_and(|installed| installed == wanted) {
+        return Ok(());
+    }
+    let root = cmd!(shell, "id -u").quiet().read().is_ok_and(|user| user == "0");
+    ensure!(root, "making a root file system needs root");
+    shell.remove_path(MACHINE)?;
+    let new = format!("{MACHINE}.new");
+    shell.remove_path(&new)?;
+    let folder = shell.create_dir(&new)?.join("root");
+    // It mounts /proc and /sys in the folder. In namespaces of its own, they and its processes are gone when it ends, however it ends.
+    let own = ["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"];
+    let limit = ["--foreground", "--kill-after=10", MACHINE_TIME];
+    let words = ["--quiet", "--variant=important", "--include", MACHINE_PACKAGES, RELEASE];
+    let made = cmd!(shell, "unshare {own...} timeout {limit...} mmdebstrap {words...} {folder}").run();
+    if let Err(error) = made {
+        shell.remove_path(&new)?;
+        return Err(error).context("making the root file system of a machine");
+    }
+    shell.write_file(format!("{new}/installed.txt"), wanted)?;
+    std::fs::rename(&new, MACHINE).context("naming the root file system of a machine")?;
+    Ok(())
 }
 
 /// The tests of the page need Chromium, and what drives it.
