@@ -14,6 +14,7 @@ mod hub;
 mod hub_cluster;
 mod lab;
 mod lying_peers;
+mod partial_results;
 mod plain_clients;
 mod power_loss;
 mod prometheus;
