@@ -1,12 +1,10 @@
 //! Hosts from EC2: the real AWS SDK in a test cloud, and real SSH to hosts of a lab.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::process::Command;
 
 use serde_json::{Value, json};
 use tests::cloud::Cloud;
 use tests::cluster::{Setup, results_in};
-use tests::eventually;
 use tests::lab::Lab;
 
 /// What every stack in a lab needs to be told.
@@ -307,49 +305,4 @@ fn the_policy_allows_what_is_called_and_nothing_else() {
     let actions = statements.iter().flat_map(|statement| statement["Action"].as_array().unwrap());
     let allowed: BTreeSet<String> = actions.map(|action| action.as_str().unwrap().to_owned()).collect();
     assert_eq!(made, allowed);
-}
-
-#[test]
-fn whoever_kills_a_step_or_interrupts_a_job_the_stack_goes_down() {
-    let Some(lab) = Lab::up("whoever_kills_a_step_or_interrupts_a_job_the_stack_goes_down", "3") else {
-        return;
-    };
-    let cloud = Cloud::start(Some(&lab));
-    let args =
-        words("job", &IN_LAB, &["CLUSTER_SIZE=2", "INPUT_LINES=3000000", "--classifier", "sleep:1000"]);
-    let child = |pid: u32| {
-        eventually("a step", || {
-            let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-            children.split_whitespace().next().map(str::to_owned)
-        })
-    };
-    for signal in ["INT", "TERM", "step"] {
-        let mut job = cloud.begin(signal, &args);
-        job.await_output("fake rows, on 14 workers");
-        if signal == "step" {
-            let killed = Command::new("kill").args(["-KILL", &child(job.pid())]).status().unwrap();
-            assert!(killed.success());
-        } else {
-            job.signal(signal);
-        }
-        let said = job.failure();
-        assert!(said.contains("nothing is left of provisioned-classifier"), "{said}");
-        assert!(cloud.resources().is_empty(), "{signal}: {:?}", cloud.resources());
-    }
-    // In the middle of up.
-    cloud.faults(&json!([{"service": "ec2", "operation": "RunInstances", "kind": "hold", "when": "after"}]));
-    let mut job = cloud.begin("up", &args);
-    assert_eq!(cloud.held(&mut job).as_deref(), Some("RunInstances"));
-    job.signal("INT");
-    cloud.let_go();
-    let said = job.failure();
-    assert!(said.contains("interrupted; what was made is undone"), "{said}");
-    assert!(cloud.resources().is_empty(), "{:?}", cloud.resources());
-    // The user wants to keep it.
-    let keep = words("job", &IN_LAB, &["CLUSTER_SIZE=1", "INPUT_LINES=1000", "--keep"]);
-    let said = cloud.run("keep", &keep);
-    assert!(said.contains("the stack is left up, as --keep asks"), "{said}");
-    assert_eq!(cloud.ids("instance").len(), 2);
-    cloud.run("keep", &["down"]);
-    assert!(cloud.resources().is_empty(), "{:?}", cloud.resources());
 }

@@ -8,6 +8,7 @@ mod bad_peers;
 mod builds;
 mod cloud;
 mod cloud_faults;
+mod cloud_jobs;
 mod cloud_kills;
 mod cloud_strangers;
 mod hub;
