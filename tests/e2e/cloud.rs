@@ -1,12 +1,10 @@
 //! Hosts from EC2: the real AWS SDK in a test cloud, and real SSH to hosts of a lab.
 
 use std::collections::BTreeMap;
-use std::process::Command;
 
 use serde_json::{Value, json};
 use tests::cloud::{Cloud, DOWN};
 use tests::cluster::{Setup, results_in};
-use tests::eventually;
 use tests::lab::Lab;
 
 /// What every stack in a lab needs to be told.
@@ -283,49 +281,4 @@ fn each_refusal_has_its_own_words_and_nothing_is_created() {
     assert!(said.contains("in us-wets-2") && said.contains("is there such a region"), "{said}");
     cloud.settings(&json!({"default_vpc": false, "region": "us-west-2"}));
     fail("no default VPC in us-west-2; make one");
-}
-
-#[test]
-fn whoever_kills_a_step_or_interrupts_a_job_the_stack_goes_down() {
-    let Some(lab) = Lab::up("whoever_kills_a_step_or_interrupts_a_job_the_stack_goes_down", "3") else {
-        return;
-    };
-    let cloud = Cloud::start(Some(&lab));
-    let args =
-        words("job", &IN_LAB, &["CLUSTER_SIZE=2", "INPUT_LINES=3000000", "--classifier", "sleep:1000"]);
-    let child = |pid: u32| {
-        eventually("a step", || {
-            let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-            children.split_whitespace().next().map(str::to_owned)
-        })
-    };
-    for signal in ["INT", "TERM", "step"] {
-        let mut job = cloud.begin(signal, &args);
-        job.await_output("fake rows, on 14 workers");
-        if signal == "step" {
-            let killed = Command::new("kill").args(["-KILL", &child(job.pid())]).status().unwrap();
-            assert!(killed.success());
-        } else {
-            job.signal(signal);
-        }
-        let said = job.failure();
-        assert!(said.contains("nothing is left of provisioned-classifier"), "{said}");
-        assert!(cloud.resources().is_empty(), "{signal}: {:?}", cloud.resources());
-    }
-    // In the middle of up.
-    cloud.faults(&json!([{"service": "ec2", "operation": "RunInstances", "kind": "hold", "when": "after"}]));
-    let mut job = cloud.begin("up", &args);
-    assert_eq!(cloud.held(&mut job).as_deref(), Some("RunInstances"));
-    job.signal("INT");
-    cloud.let_go();
-    let said = job.failure();
-    assert!(said.contains("interrupted; what was made is undone"), "{said}");
-    assert!(cloud.resources().is_empty(), "{:?}", cloud.resources());
-    // The user wants to keep it.
-    let keep = words("job", &IN_LAB, &["CLUSTER_SIZE=1", "INPUT_LINES=1000", "--keep"]);
-    let said = cloud.run("keep", &keep);
-    assert!(said.contains("the stack is left up, as --keep asks"), "{said}");
-    assert_eq!(cloud.ids("instance").len(), 2);
-    cloud.run("keep", &["down", "--settle", "0s"]);
-    assert!(cloud.resources().is_empty(), "{:?}", cloud.resources());
 }

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use anyhow::{Context, bail, ensure};
 
@@ -25,7 +25,7 @@ use crate::remote::programs::{BlackBox, Programs};
 use crate::remote::up::{Wanted, make_ready};
 use crate::remote::{all, each};
 use crate::runtime::runtime;
-use crate::ui;
+use crate::{step, ui};
 
 /// How often a stack is brought to where it should be, when it is not after all changes.
 const ROUNDS: usize = 5;
@@ -96,8 +96,12 @@ fn say_what_is_for_new_ones(cloud: &Cloud, state: &State) {
 
 /// Brings the stack to where it should be, and makes its hosts ready.
 pub(super) fn up(args: &Up) -> anyhow::Result<ExitCode> {
+    // As a step of a job, it is told only once.
     interrupt::watch_and_say(
-        "interrupted; what was made is undone (once more: it stays)",
+        match step::hosts_go() {
+            true => "interrupted; what was made is undone",
+            false => "interrupted; what was made is undone (once more: it stays)",
+        },
         "interrupted twice: what there is of the stack stays; take it down with: cargo xtask down",
     )?;
     let Begun { mut prepared, black_box, programs, target, _lock } = match begin(args) {
@@ -291,6 +295,7 @@ fn hosts(prepared: &Prepared, instances: &[Instance]) -> anyhow::Result<Vec<Host
                 key: Some(key.clone()),
                 fingerprint: instance.fingerprint.clone(),
                 role: instance.role,
+                ends: instance.expires.map(|expires| UNIX_EPOCH + Duration::from_secs(expires.max(0) as u64)),
             })
         })
         .collect()

@@ -151,7 +151,9 @@ pub(crate) enum Provider {
 
 /// All in one: up in the cloud, run-cluster, get-results, down
 ///
-/// Whatever happens, the stack is taken down in the end: when something fails, and on Ctrl-C and SIGTERM.
+/// Whatever happens, the stack is taken down in the end: when something fails, and on Ctrl-C and SIGTERM. Of a job that did
+/// not come to its end, the complete batches are fetched first, to output/results.partial.tgz, for ten minutes at most. A second
+/// Ctrl-C skips that; with a third one, the stack is left to its time to live.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Job {
     #[command(flatten)]
@@ -164,6 +166,9 @@ pub(crate) struct Job {
     /// Leave the stack up
     #[arg(long)]
     pub(crate) keep: bool,
+    /// Leave the stack up if the job fails or is interrupted, to look into it
+    #[arg(long)]
+    pub(crate) keep_on_failure: bool,
 }
 
 /// Run a job on the hosts: receiver, classifiers, sender, and a Monitoring Hub, which stays when the job is done
@@ -208,6 +213,18 @@ pub(crate) struct GetResults {
     /// The folder for it [default: output/ in the project]
     #[arg(long, value_name = "DIR")]
     pub(crate) output: Option<PathBuf>,
+    /// Of a job that is not done, fetch the batches that are complete, to results.partial.tgz; a job that runs goes on
+    #[arg(long)]
+    pub(crate) partial: bool,
+    /// Fetch for no longer than this; what has come by then is packed
+    #[arg(long, value_name = "TIME", value_parser = duration, requires = "partial")]
+    pub(crate) within: Option<Duration>,
+    /// End a job that still runs first
+    #[arg(long, hide = true, requires = "partial")]
+    pub(crate) end_job: bool,
+    /// Why the job is not done
+    #[arg(long, value_name = "WORDS", hide = true, requires = "partial")]
+    pub(crate) because: Option<String>,
     #[command(flatten)]
     pub(crate) place: Place,
 }

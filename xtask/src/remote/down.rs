@@ -71,7 +71,8 @@ pub(super) fn stop(args: &Stop) -> anyhow::Result<ExitCode> {
         if let Some(line) = lines.iter().find(|line| line.starts_with("receiver: stopped")) {
             ui::data(line);
             ui::note(&format!(
-                "what was received is in {FOLDER}/output on {}, until the next run-cluster or down",
+                "what was received is in {FOLDER}/output on {}, until the next run-cluster or down; cargo xtask get-results \
+                 --partial fetches it",
                 metrics.entry().name
             ));
             return Ok(ExitCode::SUCCESS);
