@@ -9,52 +9,8 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use serde::{Deserialize, Serialize};
-use wire::results::Identity;
-
-/// A slot's length: a disk's sector and a file system's block, so that writing one slot cannot harm the other.
-const SLOT: usize = 4096;
-
-/// How far the receiver is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Position {
-    /// The first batch that is not counted here.
-    pub next: u64,
-    /// Its first row.
-    pub next_row: u64,
-    /// Rows among these that were rejected.
-    pub rejects: u64,
-    /// Length of the results in bytes.
-    pub result_bytes: u64,
-    /// Their hash, as [`wire::hash::short`] has it: what is read again must be what was written.
-    #[serde(with = "hexadecimal")]
-    pub results_sha256: u64,
-    /// Length of the rejects file in bytes.
-    pub reject_bytes: u64,
-    /// The hash of that.
-    #[serde(with = "hexadecimal")]
-    pub rejects_sha256: u64,
-    /// What job this is, as soon as its source knows.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub identity: Option<Identity>,
-    /// When its first batch came, in milliseconds since 1970; 0 if none has.
-    #[serde(default)]
-    pub started: u64,
-}
-
-/// What a slot says.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Slot {
-    sequence: u64,
-    /// The results' file name, as [`name_of`] shortens it.
-    pub results: String,
-    /// How far the job is.
-    #[serde(flatten)]
-    pub position: Position,
-    /// The job is finished, and the initializer has been told so.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub told: bool,
-}
+pub use wire::checkpoint::{Position, Slot};
+use wire::checkpoint::{SLOT, encode, slots};
 
 /// What a checkpoint file says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,8 +64,7 @@ impl Checkpoint {
         }
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).with_context(|| format!("reading the checkpoint {}", path.display()))?;
-        let mut slots: Vec<_> = bytes.chunks(SLOT).take(2).filter_map(decode).collect();
-        slots.sort_by_key(|slot| std::cmp::Reverse(slot.sequence));
+        let slots = slots(&bytes);
         let saved = match slots.len() {
             0 if bytes.is_empty() => Saved::Nothing,
             0 => Saved::Damaged,
@@ -166,46 +121,12 @@ impl Checkpoint {
     }
 }
 
-/// Hashes as people know them, and as `sha256sum` begins them.
-mod hexadecimal {
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    pub(super) fn serialize<S: Serializer>(hash: &u64, out: S) -> Result<S::Ok, S::Error> {
-        out.collect_str(&format_args!("{hash:016x}"))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
-        u64::from_str_radix(&String::deserialize(from)?, 16).map_err(D::Error::custom)
-    }
-}
-
-/// A slot is a line, so that a person can read it: JSON, a space, a checksum; filled up with spaces.
-fn encode(slot: &Slot) -> [u8; SLOT] {
-    let json = serde_json::to_string(slot).unwrap_or_default();
-    let line = format!("{json} {}", checksum(json.as_bytes()));
-    let mut bytes = [b' '; SLOT];
-    // Ten numbers of at most 20 digits, their names, and a file name: always shorter than a slot.
-    bytes[..line.len()].copy_from_slice(line.as_bytes());
-    bytes[SLOT - 1] = b'\n';
-    bytes
-}
-
-fn decode(bytes: &[u8]) -> Option<Slot> {
-    let (json, sum) = std::str::from_utf8(bytes).ok()?.trim_end().rsplit_once(' ')?;
-    if sum != checksum(json.as_bytes()) {
-        return None;
-    }
-    serde_json::from_str(json).ok()
-}
-
-fn checksum(bytes: &[u8]) -> String {
-    wire::hash::short_hex(bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use wire::checkpoint::decode;
+    use wire::results::Identity;
 
     fn position(next: u64) -> Position {
         Position { next, next_row: next * 100, ..Position::default() }

@@ -7,7 +7,10 @@ use tests::eventually;
 use tests::lab::Lab;
 use tests::program::Program;
 
-const UP: [&str; 6] = ["up", "CLUSTER_SIZE=2", "--ssh-from", "203.0.113.7", "--boot-time", "0s"];
+// Nothing answers at the addresses of these machines. Alarms are made while it waits for them.
+const UP: [&str; 6] = ["up", "CLUSTER_SIZE=2", "--ssh-from", "203.0.113.7", "--boot-time", "2s"];
+/// From a folder that knows nothing, in a cloud that is late.
+const DOWN_LATER: [&str; 5] = ["down", "--stack", "provisioned-classifier", "--settle", "2s"];
 
 /// Kills a program at the call that is held; gives what that was, or `None` if there was none.
 fn kill(cloud: &Cloud, mut program: Program) -> Option<String> {
@@ -21,23 +24,44 @@ fn kill(cloud: &Cloud, mut program: Program) -> Option<String> {
     held
 }
 
+/// In how many clouds commands are killed at the same time; most of it is waiting.
+const CLOUDS: usize = 3;
+/// As AWS is at its worst, but quicker: what was made is not found for a while, by its tag even later than by its id, and what is gone
+/// is still seen.
+fn be_late(cloud: &Cloud) {
+    cloud.settings(&json!({
+        "unseen": 1, "shutting_down": 1, "late_by_id": 0.3, "late_by_tag": 0.8, "late_gone": 0.8,
+    }));
+}
+
 /// Kills a command at its first call, its second, and so on to its last; and again at the first of each of these
-/// operations, since calls that are made at the same time have no order. `killed` is told how to have the call held, and
-/// gives the one at which it has killed the command.
-fn at_every_call(cloud: &Cloud, operations: &[&str], killed: impl Fn(&dyn Fn()) -> Option<String>) {
-    for n in 1.. {
-        let call = killed(&|| cloud.hold(n));
-        assert_empty(cloud, &format!("killed at call {n}, {call:?}"));
-        cloud.forget();
-        if call.is_none() {
-            break;
+/// operations, since calls that are made at the same time have no order. `killed` tells the cloud by the last argument to hold the
+/// call, and gives the one at which it has killed the command.
+fn at_every_call(
+    clouds: &[Cloud],
+    operations: &[&str],
+    killed: impl Fn(&Cloud, &dyn Fn()) -> Option<String> + Sync,
+) {
+    std::thread::scope(|scope| {
+        for (i, cloud) in clouds.iter().enumerate() {
+            let killed = &killed;
+            scope.spawn(move || {
+                for n in (1 + i..).step_by(clouds.len()) {
+                    let call = killed(cloud, &|| cloud.hold(n));
+                    assert_empty(cloud, &format!("killed at call {n}, {call:?}"));
+                    cloud.forget();
+                    if call.is_none() {
+                        break;
+                    }
+                }
+                for operation in operations.iter().skip(i).step_by(clouds.len()) {
+                    let call = killed(cloud, &|| cloud.hold_first(operation));
+                    assert_eq!(call.as_deref(), Some(*operation));
+                    assert_empty(cloud, &format!("killed at the first {operation}"));
+                }
+            });
         }
-    }
-    for operation in operations {
-        let call = killed(&|| cloud.hold_first(operation));
-        assert_eq!(call.as_deref(), Some(*operation));
-        assert_empty(cloud, &format!("killed at the first {operation}"));
-    }
+    });
 }
 
 fn assert_empty(cloud: &Cloud, when: &str) {
@@ -45,19 +69,20 @@ fn assert_empty(cloud: &Cloud, when: &str) {
     assert!(left.is_empty(), "{when}: {left:?}");
 }
 
+fn clouds() -> Vec<Cloud> {
+    (0..CLOUDS).map(|_| Cloud::start(None)).inspect(be_late).collect()
+}
+
 #[test]
 fn up_killed_at_every_call() {
-    let cloud = Cloud::start(None);
-    // An instance that was launched is not seen at once.
-    cloud.settings(&json!({"unseen": 1, "shutting_down": 1}));
     // It comes to its end without hosts, which is a failure after which all is undone.
     let operations =
         ["RunInstances", "PutMetricAlarm", "PutDashboard", "TerminateInstances", "DeleteSecurityGroup"];
-    at_every_call(&cloud, &operations, |hold| {
+    at_every_call(&clouds(), &operations, |cloud, hold| {
         hold();
-        let call = kill(&cloud, cloud.begin("up", &UP));
+        let call = kill(cloud, cloud.begin("up", &UP));
         if call.is_some() {
-            cloud.run("empty", &["down"]);
+            cloud.run("empty", &DOWN_LATER);
         }
         call
     });
@@ -65,32 +90,30 @@ fn up_killed_at_every_call() {
 
 #[test]
 fn down_killed_at_every_call() {
-    let cloud = Cloud::start(None);
-    cloud.settings(&json!({"shutting_down": 1}));
     let operations =
         ["TerminateInstances", "DeleteAlarms", "DeleteTopic", "DeleteKeyPair", "DeleteSecurityGroup"];
-    let down = || cloud.begin("empty", &["down"]);
-    at_every_call(&cloud, &operations, |hold| {
+    at_every_call(&clouds(), &operations, |cloud, hold| {
         // A stack that has all but its hosts.
-        cloud.hold_first("PutDashboard");
-        assert_eq!(kill(&cloud, cloud.begin("up", &UP)).as_deref(), Some("PutDashboard"));
+        cloud.hold_first("PutMetricAlarm");
+        assert_eq!(kill(cloud, cloud.begin("up", &UP)).as_deref(), Some("PutMetricAlarm"));
         hold();
-        let call = kill(&cloud, down());
-        down().success();
+        let call = kill(cloud, cloud.begin("empty", &DOWN_LATER));
+        cloud.run("empty", &DOWN_LATER);
         call
     });
 }
 
 #[test]
 fn a_job_killed_at_every_call() {
-    let Some(lab) = Lab::up("a_job_killed_at_every_call", "2") else { return };
-    let cloud = Cloud::start(Some(&lab));
+    let labs: Option<Vec<_>> = (0..CLOUDS).map(|_| Lab::up("a_job_killed_at_every_call", "2")).collect();
+    let Some(labs) = labs else { return };
+    let clouds: Vec<_> = labs.iter().map(|lab| Cloud::start(Some(lab))).inspect(be_late).collect();
     let args =
         ["job", "CLUSTER_SIZE=1", "INPUT_LINES=1000", "--ssh-from", "10.213.0.0/16", "--ssh-user", "root"];
     let operations = ["RunInstances", "PutDashboard", "TerminateInstances", "DeleteSecurityGroup"];
-    at_every_call(&cloud, &operations, |hold| {
+    at_every_call(&clouds, &operations, |cloud, hold| {
         hold();
-        let call = kill(&cloud, cloud.begin("job", &args));
+        let call = kill(cloud, cloud.begin("job", &args));
         if call.is_some() {
             // The step that was at work ends with the job.
             let folder = cloud.path("job").display().to_string();
@@ -98,7 +121,7 @@ fn a_job_killed_at_every_call() {
                 let alive = tests::command_lines().any(|line| line.contains(&folder));
                 (!alive).then_some(())
             });
-            cloud.run("empty", &["down"]);
+            cloud.run("empty", &DOWN_LATER);
         }
         call
     });

@@ -1,7 +1,7 @@
 //! What is somebody else's in the cloud stays; and what is ours is found, whatever was said about it.
 
 use serde_json::{Value, json};
-use tests::cloud::Cloud;
+use tests::cloud::{Cloud, DOWN};
 use tests::lab::Lab;
 
 const UP: [&str; 6] = ["up", "CLUSTER_SIZE=2", "--ssh-from", "203.0.113.7", "--boot-time", "0s"];
@@ -33,7 +33,7 @@ fn somebody_elses_stack_stays() {
     let said = cloud.fail("ours", &["down", "--stack", "provisioned-classifier", "--own"]);
     assert!(said.contains("may be somebody else's"), "{said}");
     assert_eq!(cloud.resources().len(), theirs);
-    cloud.run("ours", &["down", "--stack", "provisioned-classifier"]);
+    cloud.run("ours", &DOWN);
     assert!(cloud.resources().is_empty(), "{:?}", cloud.resources());
 
     // Two at once: the second one sees, at its first change, that it is too late.
@@ -55,7 +55,7 @@ sns.create_topic(Name=name, Tags=tags)
     let said = ours.failure();
     assert!(said.contains("that is not of this stack"), "{said}");
     assert_eq!(cloud.resources().len(), theirs);
-    cloud.run("empty", &["down"]);
+    cloud.down();
 
     // Things of the same name that are nobody's stack.
     let code = "
@@ -70,7 +70,7 @@ c['ec2'].create_key_pair(KeyName='prod')
 ";
     cloud.python(code);
     let strangers = cloud.resources().len();
-    let said = cloud.run("empty", &["down", "--stack", "prod"]);
+    let said = cloud.run("empty", &["down", "--stack", "prod", "--settle", "0s"]);
     assert!(said.contains("of the same name, but not of the stack, and left alone: key pair"), "{said}");
     assert_eq!(cloud.resources().len(), strangers);
     let said = cloud.fail("prod", &[&UP[..], &["--stack", "prod"]].concat());
@@ -93,7 +93,7 @@ fn a_stack_that_may_be_up_is_not_forgotten() {
     let said =
         String::from_utf8(cloud.xtask("up", &["plan", "--ttl", "20m"]).output().unwrap().stderr).unwrap();
     assert!(said.contains("for machines that are launched from now on; the 3 that are there stay"), "{said}");
-    cloud.run("up", &["down"]);
+    cloud.run("up", &["down", "--settle", "0s"]);
     assert!(cloud.resources().is_empty(), "{:?}", cloud.resources());
     // Nothing is up, so the next one may be elsewhere.
     let elsewhere =
@@ -114,11 +114,11 @@ fn one_that_is_protected_does_not_keep_the_others() {
         ));
     };
     protect(true);
-    let said = cloud.fail("empty", &["down"]);
+    let said = cloud.fail("empty", &DOWN);
     assert!(said.contains(&format!("instance {id}")) && said.contains("somebody has protected it"), "{said}");
     assert_eq!(&cloud.ids("instance"), std::slice::from_ref(id));
     protect(false);
-    cloud.run("empty", &["down"]);
+    cloud.down();
     assert!(cloud.resources().is_empty(), "{:?}", cloud.resources());
 }
 
@@ -143,6 +143,6 @@ fn launches_that_nobody_was_told_of_are_ended() {
     assert_eq!(cloud.ids("instance"), before);
     cloud.no_faults();
     cloud.run("up", &["up", "CLUSTER_SIZE=1"]);
-    cloud.run("up", &["down"]);
+    cloud.run("up", &["down", "--settle", "0s"]);
     assert!(cloud.resources().is_empty(), "{:?}", cloud.resources());
 }

@@ -287,10 +287,7 @@ fn whatever_up_has_left_down_finds() {
     stack.run("run-cluster", &["INPUT_LINES=100"]);
 
     // One that cannot be reached when it is not used any more is not forgotten.
-    let cable = format!("{}3", stack.lab.bridge());
-    let ip = |state: &str| {
-        assert!(Command::new("ip").args(["link", "set", &cable, state]).status().unwrap().success());
-    };
+    let ip = |state: &str| stack.lab.plug("h3", state);
     ip("down");
     let said = stack.run("up", &["--cluster-size", "1"]);
     assert!(said.contains("not used any more, but not cleared") && said.contains("w3"), "{said}");
@@ -361,8 +358,7 @@ fn a_host_that_is_gone_does_not_hold_the_others() {
     eventually("results", || std::fs::metadata(&results).is_ok_and(|file| file.len() > 0).then_some(()));
     job.signal("KILL");
     job.wait();
-    let cable = format!("{}3", stack.lab.bridge());
-    assert!(Command::new("ip").args(["link", "set", &cable, "down"]).status().unwrap().success());
+    stack.lab.plug("h3", "down");
     let said = stack.fail("stop", &[]);
     assert!(said.contains("the job is ended, but not on all hosts") && said.contains("to h3"), "{said}");
     let said = stack.fail("down", &[]);

@@ -7,6 +7,7 @@ import sys
 import boto3
 
 STACK = "provisioned-classifier"
+DASHBOARD = f"{STACK}-us-west-2"
 TAGGED = [{"Name": "tag:provisioned-classifier-stack", "Values": [STACK]}]
 
 ec2, sns, cloudwatch = (boto3.client(name, region_name="us-west-2") for name in ("ec2", "sns", "cloudwatch"))
@@ -52,12 +53,12 @@ def mute_alarm(dice: random.Random) -> None:
 
 
 def delete_dashboard(_dice: random.Random) -> None:
-    cloudwatch.delete_dashboards(DashboardNames=[STACK])
+    cloudwatch.delete_dashboards(DashboardNames=[DASHBOARD])
 
 
 def change_dashboard(_dice: random.Random) -> None:
-    body = json.loads(cloudwatch.get_dashboard(DashboardName=STACK)["DashboardBody"])
-    cloudwatch.put_dashboard(DashboardName=STACK, DashboardBody=json.dumps({"widgets": body["widgets"][:1]}))
+    body = json.loads(cloudwatch.get_dashboard(DashboardName=DASHBOARD)["DashboardBody"])
+    cloudwatch.put_dashboard(DashboardName=DASHBOARD, DashboardBody=json.dumps({"widgets": body["widgets"][:1]}))
 
 
 def delete_topic(_dice: random.Random) -> None:

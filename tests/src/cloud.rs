@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -13,6 +14,11 @@ use tempfile::TempDir;
 use crate::lab::Lab;
 use crate::program::Program;
 use crate::{PATIENCE, eventually, python, root};
+
+/// Whose calls the policy has to allow.
+const PRODUCTS_KEY: &str = "test";
+/// Whose calls need no policy.
+const HANDS_KEY: &str = "byhand";
 
 /// The build of `cargo xtask` that has the AWS SDK.
 pub fn program() -> PathBuf {
@@ -23,10 +29,15 @@ pub fn program() -> PathBuf {
     PROGRAM.clone()
 }
 
+/// Takes a stack down from any folder. The test cloud shows at once what is there, unless its settings say otherwise.
+pub const DOWN: [&str; 5] = ["down", "--stack", "provisioned-classifier", "--settle", "0s"];
+
 /// A cloud of its own for a test.
 pub struct Cloud {
     process: Child,
     address: String,
+    expects_problems: AtomicBool,
+    expects_denials: AtomicBool,
     /// For what the test needs on disk.
     pub folder: TempDir,
 }
@@ -36,6 +47,8 @@ pub struct Cloud {
 pub struct Call {
     /// Its number, from 1.
     pub n: usize,
+    /// When it came, in seconds since the cloud began.
+    pub at: f64,
     /// Whose it is.
     pub service: String,
     /// What was called.
@@ -53,6 +66,8 @@ pub struct Resource {
     pub kind: String,
     /// Its id.
     pub id: String,
+    /// The account that has it.
+    pub account: String,
     /// How it is, if it can be in several ways.
     pub state: Option<String>,
 }
@@ -75,7 +90,13 @@ impl Cloud {
             .stderr(log)
             .spawn()
             .expect("the test cloud can be started");
-        let mut cloud = Self { process, address: String::new(), folder };
+        let mut cloud = Self {
+            process,
+            address: String::new(),
+            expects_problems: AtomicBool::new(false),
+            expects_denials: AtomicBool::new(false),
+            folder,
+        };
         let url = eventually("the test cloud to listen", || {
             let ended = cloud.process.try_wait().unwrap();
             assert!(ended.is_none(), "the test cloud ended: {}", cloud.log());
@@ -102,7 +123,7 @@ impl Cloud {
         std::fs::create_dir_all(&here).unwrap();
         let mut command = Command::new(program());
         command.args(args).arg("--inventory").arg(here.join("inventory.toml")).current_dir(&here);
-        self.point_to(&mut command);
+        self.point_to(&mut command, PRODUCTS_KEY);
         command
     }
 
@@ -110,23 +131,23 @@ impl Cloud {
     pub fn by_hand(&self, seed: u32) -> String {
         let mut command = Command::new(python());
         command.arg(root().join("tests/python/by_hand.py")).arg(seed.to_string());
-        self.point_to(&mut command);
+        self.point_to(&mut command, HANDS_KEY);
         Program::start_command("by_hand", self.folder.path(), command).success()
     }
 
-    /// Does something in the cloud by hand: a Python program that uses boto3.
-    pub fn python(&self, code: &str) {
+    /// Does something in the cloud by hand: a Python program that uses boto3; gives what it prints.
+    pub fn python(&self, code: &str) -> String {
         let mut command = Command::new(python());
         command.args(["-c", code]);
-        self.point_to(&mut command);
-        Program::start_command("python", self.folder.path(), command).success();
+        self.point_to(&mut command, HANDS_KEY);
+        Program::start_command("python", self.folder.path(), command).success()
     }
 
     /// Lets a command's AWS SDK, of whatever language, find this cloud and nothing else.
-    fn point_to(&self, command: &mut Command) {
+    fn point_to(&self, command: &mut Command, access_key: &str) {
         command
             .env("AWS_ENDPOINT_URL", format!("http://{}", self.address))
-            .env("AWS_ACCESS_KEY_ID", "test")
+            .env("AWS_ACCESS_KEY_ID", access_key)
             .env("AWS_SECRET_ACCESS_KEY", "test")
             .env("AWS_CONFIG_FILE", self.path("no-config"))
             .env("AWS_SHARED_CREDENTIALS_FILE", self.path("no-credentials"))
@@ -140,6 +161,28 @@ impl Cloud {
         Program::start_command(args[0], self.folder.path(), self.xtask(folder, args))
     }
 
+    /// Starts a command with these variables in its environment, too.
+    pub fn begin_with(&self, folder: &str, args: &[&str], variables: &[(&str, &str)]) -> Program {
+        let mut command = self.xtask(folder, args);
+        command.envs(variables.iter().copied());
+        Program::start_command(args[0], self.folder.path(), command)
+    }
+
+    /// Starts a command whose credentials are those of a profile in this AWS configuration.
+    pub fn begin_with_profiles(&self, folder: &str, args: &[&str], config: &str) -> Program {
+        let path = self.path("config");
+        std::fs::write(&path, config).unwrap();
+        let mut command = self.xtask(folder, args);
+        command.env_remove("AWS_ACCESS_KEY_ID").env_remove("AWS_SECRET_ACCESS_KEY");
+        command.env("AWS_CONFIG_FILE", path);
+        Program::start_command(args[0], self.folder.path(), command)
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
     /// Runs a command that ends well; gives what it says.
     pub fn run(&self, folder: &str, args: &[&str]) -> String {
         self.begin(folder, args).success()
@@ -148,6 +191,11 @@ impl Cloud {
     /// Runs a command that fails; gives what it says.
     pub fn fail(&self, folder: &str, args: &[&str]) -> String {
         self.begin(folder, args).failure()
+    }
+
+    /// Takes the stack down from a folder that knows nothing of it.
+    pub fn down(&self) -> String {
+        self.run("empty", &DOWN)
     }
 
     /// Asks the test cloud itself for something.
@@ -175,6 +223,26 @@ impl Cloud {
     pub fn changes_since(&self, n: usize) -> Vec<String> {
         let calls = self.calls().into_iter().skip(n);
         calls.filter(|call| call.changes).map(|call| call.operation).collect()
+    }
+
+    /// What AWS's models find wrong with the requests so far.
+    pub fn problems(&self) -> Vec<Value> {
+        self.ask("GET", "problems", &Value::Null).1["problems"].as_array().unwrap().clone()
+    }
+
+    /// What the policy has denied so far.
+    pub fn denials(&self) -> Vec<Value> {
+        self.ask("GET", "policy", &Value::Null).1["denied"].as_array().unwrap().clone()
+    }
+
+    /// Requests that no model of AWS's allows do not fail the test.
+    pub fn expect_problems(&self) {
+        self.expects_problems.store(true, Ordering::Relaxed);
+    }
+
+    /// Calls that the policy does not allow do not fail the test.
+    pub fn expect_denials(&self) {
+        self.expects_denials.store(true, Ordering::Relaxed);
     }
 
     /// All that exists.
@@ -241,8 +309,18 @@ impl Cloud {
 
 impl Drop for Cloud {
     fn drop(&mut self) {
+        let mut found = Vec::new();
+        if !std::thread::panicking() {
+            if !self.expects_problems.load(Ordering::Relaxed) {
+                found.extend(self.problems());
+            }
+            if !self.expects_denials.load(Ordering::Relaxed) {
+                found.extend(self.denials());
+            }
+        }
         // It may have ended, which is what is wanted.
         let _ = self.process.kill();
         let _ = self.process.wait();
+        assert!(found.is_empty(), "AWS would have refused: {found:#?}");
     }
 }

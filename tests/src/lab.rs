@@ -42,6 +42,12 @@ impl Lab {
         format!("lab-{}-", self.0)
     }
 
+    /// Sets the cable of a host "up" or "down".
+    pub fn plug(&self, name: &str, state: &str) {
+        let cable = format!("{}{}", self.bridge(), name.trim_start_matches('h'));
+        assert!(Command::new("ip").args(["link", "set", &cable, state]).status().unwrap().success());
+    }
+
     /// Values of a key in the hosts file.
     pub fn values(&self, key: &str) -> Vec<String> {
         let file = std::fs::read_to_string(self.folder().join("hosts.toml")).unwrap();

@@ -6,6 +6,7 @@
 //! | [`opening`] | the first frame of a connection between our own programs, and the answers to it |
 //! | [`results`] | port 9999: numbered result batches one way, acknowledgements the other |
 //! | [`token`]   | the job token that opens every port |
+//! | [`checkpoint`] | what a receiver's checkpoint file says |
 //! | [`door`]    | a port's door: strangers, and a thread for each connection |
 //! | [`files`]   | the files that a job leaves |
 //! | [`hash`]    | SHA-256 of what can be read, in hexadecimal, and short |
@@ -14,6 +15,7 @@
 //! | [`program`] | what a program and the one that started it tell each other |
 //! | [`ports`]   | default ports |
 
+pub mod checkpoint;
 pub mod door;
 pub mod files;
 pub mod frame;

@@ -4,6 +4,8 @@
 //! host is used once it is there is not known here: that is `remote`'s.
 
 #[cfg(feature = "aws")]
+mod alarms;
+#[cfg(feature = "aws")]
 mod apply;
 #[cfg(feature = "aws")]
 mod aws;
@@ -11,6 +13,11 @@ mod boot;
 mod desired;
 #[cfg(feature = "aws")]
 mod destroy;
+#[cfg(feature = "aws")]
+mod down;
+mod errors;
+#[cfg(feature = "aws")]
+mod instances;
 #[cfg(feature = "aws")]
 mod job;
 #[cfg(feature = "aws")]
@@ -21,10 +28,15 @@ mod look;
 mod place;
 mod plan;
 mod prices;
+mod reach;
 mod settings;
+#[cfg(feature = "aws")]
+mod sms;
 mod state;
 #[cfg(feature = "aws")]
 mod status;
+#[cfg(feature = "aws")]
+mod target;
 #[cfg(feature = "aws")]
 mod up;
 
@@ -35,7 +47,7 @@ pub(crate) use run::run;
 mod run {
     use std::process::ExitCode;
 
-    use super::{destroy, job, status, up};
+    use super::{down, job, reach, status, up};
     use crate::commands::remote::Remote;
     use crate::scratch;
 
@@ -44,7 +56,7 @@ mod run {
         let outcome = match command {
             Remote::Plan(args) => up::plan(args),
             Remote::Up(args) => up::up(args),
-            Remote::Down(args) => destroy::down(args),
+            Remote::Down(args) => down::down(args),
             Remote::Status(args) => status::status(args),
             Remote::Job(args) => job::job(args),
             Remote::RunCluster(_)
@@ -52,10 +64,12 @@ mod run {
             | Remote::Logs(_)
             | Remote::Ssh(_)
             | Remote::Hub(_)
-            | Remote::Stop(_) => {
-                return crate::remote::run(command);
-            }
+            | Remote::Stop(_) => crate::remote::run(command),
         };
+        let outcome = outcome.map_err(|error| match reach::advice(command.place(), &error) {
+            Some(advice) => error.context(advice),
+            None => error,
+        });
         scratch::leave();
         outcome
     }

@@ -5,7 +5,9 @@
 //! on; it fails when one says that it cannot go on. Whatever happens, nothing that was started here is left behind: a
 //! program ends when its [`Running`](crate::host::Running) is dropped.
 
+mod growth;
 mod hub;
+mod lifetime;
 mod programs;
 
 use std::collections::BTreeMap;
@@ -21,6 +23,7 @@ use crate::host::{Host, arg};
 pub(crate) use hub::HUB;
 pub(crate) use hub::Hub;
 use hub::report_args;
+pub(crate) use lifetime::Lifetime;
 #[cfg(feature = "remote")]
 pub(crate) use programs::LostSight;
 #[cfg(feature = "remote")]
@@ -52,6 +55,8 @@ pub(crate) struct Job {
     pub(crate) token: Token,
     /// The file that has the token.
     pub(crate) token_file: PathBuf,
+    /// When the hosts end by themselves, if they do.
+    pub(crate) lifetime: Option<Lifetime>,
 }
 
 /// Where rows come from.
@@ -156,6 +161,7 @@ pub(crate) fn run(job: &Job, hosts: &Hosts<'_>, hub: Option<&Hub>) -> anyhow::Re
         packs: job.archive.is_some(),
         token: Some(&job.token),
         page: hub.and_then(Hub::page),
+        lifetime: job.lifetime.as_ref(),
     };
     let packing = programs.watch(hosts.metrics, &results, &watched)?;
     Ok(Times { forming, packing })
@@ -193,7 +199,7 @@ pub(crate) fn pack(job: &Job, metrics: &dyn Host) -> anyhow::Result<Duration> {
     let start = Instant::now();
     let mut programs = Programs { running: Vec::new(), has_begun: false };
     let results = start_receiver(&mut programs, job, metrics, None)?;
-    let watched = Watched { rows: None, packs: true, token: Some(&job.token), page: None };
+    let watched = Watched { rows: None, packs: true, token: Some(&job.token), page: None, lifetime: None };
     programs.watch(metrics, &results, &watched)?;
     Ok(start.elapsed())
 }

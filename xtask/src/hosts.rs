@@ -1,7 +1,10 @@
 //! The user's hosts file, and the inventory that `up` makes of it and all later commands read.
 
+mod moment;
+
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
@@ -32,6 +35,9 @@ pub(crate) struct HostEntry {
     /// What it is to be; without it, the order in the file says it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) role: Option<Role>,
+    /// When it ends by itself, if it does, in UTC as RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "moment")]
+    pub(crate) ends: Option<SystemTime>,
 }
 
 /// What a host is for.
@@ -201,6 +207,12 @@ impl Inventory {
         std::iter::once(&self.metrics).chain(others).map(|name| self.host(name).cloned()).collect()
     }
 
+    /// When the first of the hosts ends by itself without which a job cannot go on, if they do.
+    pub(crate) fn ends(&self) -> Option<SystemTime> {
+        let needed = [Some(&self.metrics), self.machines.first()];
+        needed.into_iter().flatten().filter_map(|name| self.host(name).ok()?.ends).min()
+    }
+
     /// A host by its name.
     ///
     /// # Errors
@@ -276,6 +288,8 @@ pub(crate) fn cast(hosts: &[HostEntry], cluster_size: Option<usize>) -> anyhow::
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn read(text: &str) -> anyhow::Result<Vec<HostEntry>> {
@@ -345,7 +359,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("inventory.toml");
         assert!(Inventory::load(&path).unwrap_err().to_string().contains("cargo xtask up"));
-        let inventory = Inventory {
+        let mut inventory = Inventory {
             cluster_size: Some(1),
             metrics: "a".into(),
             machines: vec!["b".into()],
@@ -360,7 +374,12 @@ mod tests {
             left: hosts(&[("z", None)]),
             hosts: hosts(&[("a", None), ("b", Some(Role::Initializer))]),
         };
+        inventory.hosts[0].ends = Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000));
+        inventory.hosts[1].ends = Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000));
         inventory.save(&path).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains("ends = \"2027-01-15T08:00:00Z\""), "{text}");
+        assert_eq!(inventory.ends(), inventory.hosts[1].ends);
         assert_eq!(Inventory::load(&path).unwrap(), inventory);
         assert!(inventory.host("c").unwrap_err().to_string().ends_with("there are a, b"));
     }

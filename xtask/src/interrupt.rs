@@ -1,14 +1,15 @@
 //! Ctrl-C and SIGTERM: noticed, so that whoever is at work can clean up.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 #[cfg(feature = "remote")]
 use wire::program::EndSignal;
 
 use crate::ui;
 
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+/// How often.
+static TIMES: AtomicUsize = AtomicUsize::new(0);
 
 /// The exit code of a command that was interrupted, as shells have it for Ctrl-C.
 pub(crate) const EXIT_CODE: u8 = 130;
@@ -33,7 +34,7 @@ pub(crate) fn watch(words: &'static str) -> anyhow::Result<()> {
 /// As [`watch`], with words for the first signal, too.
 pub(crate) fn watch_and_say(first: &'static str, second: &'static str) -> anyhow::Result<()> {
     wire::program::on_end_signals(move || {
-        if INTERRUPTED.swap(true, Ordering::SeqCst) {
+        if TIMES.fetch_add(1, Ordering::SeqCst) > 0 {
             ui::note(second);
             exit();
         }
@@ -49,12 +50,26 @@ pub(crate) fn watch_or_leave(words: &'static str) -> anyhow::Result<()> {
     wire::program::on_signals(move |signal| match signal {
         EndSignal::Hangup => exit(),
         EndSignal::End => {
-            if INTERRUPTED.swap(true, Ordering::SeqCst) {
+            if TIMES.fetch_add(1, Ordering::SeqCst) > 0 {
                 ui::note(words);
                 exit();
             }
         }
     })
+}
+
+/// From now on signals are counted, and nothing else: see [`times`].
+#[cfg(feature = "aws")]
+pub(crate) fn count() -> anyhow::Result<()> {
+    wire::program::on_end_signals(|| {
+        TIMES.fetch_add(1, Ordering::SeqCst);
+    })
+}
+
+/// How often somebody has wanted the command to end.
+#[cfg(feature = "aws")]
+pub(crate) fn times() -> usize {
+    TIMES.load(Ordering::SeqCst)
 }
 
 /// Ends this process as one that was interrupted.
@@ -66,7 +81,7 @@ pub(crate) fn exit() -> ! {
 
 /// Whether somebody wants the command to end.
 pub(crate) fn is_wanted() -> bool {
-    INTERRUPTED.load(Ordering::SeqCst)
+    TIMES.load(Ordering::SeqCst) > 0
 }
 
 /// An error if somebody wants the command to end.

@@ -23,6 +23,7 @@ mod remote;
 mod runtime;
 #[cfg(feature = "remote")]
 mod scratch;
+mod step;
 mod ui;
 
 use std::process::ExitCode;

@@ -15,12 +15,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{bail, ensure};
+use anyhow::{anyhow, bail, ensure};
 use supervisor::protocol::{Holder, Reply, Request, Status};
 
 use crate::cluster::HUB;
 use crate::commands::remote::{Place, Remote};
-use crate::host::ssh::{Access, Ssh};
+use crate::host::ssh::{Access, NoAnswer, Ssh};
 use crate::hosts::{HostEntry, Inventory};
 use crate::{interrupt, project, scratch, ui};
 
@@ -104,7 +104,10 @@ pub(crate) fn all<T>(outcomes: Vec<anyhow::Result<T>>) -> anyhow::Result<Vec<T>>
         1 => Err(bad.remove(0)),
         failed => {
             let list: String = bad.iter().map(|error| format!("\n  {error:#}")).collect();
-            bail!("{failed} of {count} hosts failed:{list}")
+            let all = format!("{failed} of {count} hosts failed:{list}");
+            // Kept, since it has a cause that may not lie with the hosts.
+            let have_no_answer = bad.iter().all(anyhow::Error::is::<NoAnswer>);
+            Err(if have_no_answer { anyhow::Error::new(NoAnswer).context(all) } else { anyhow!(all) })
         }
     }
 }

@@ -1,8 +1,11 @@
-"""The test cloud: EC2, CloudWatch and SNS on loopback, as far as the tests of this project need them.
+"""The test cloud: EC2, CloudWatch, SNS and STS on loopback, as far as the tests of this project need them.
 
-It is moto, with those behaviours of AWS added that moto lacks (ec2.py, instances.py, cbor.py), with faults
-that tests order (faults.py), and if wanted with the hosts of a lab as its instances (hosts.py). Besides AWS
-calls it answers to the paths of control.py. It ends when its standard input does, if that is a pipe.
+It is moto, with those behaviours of AWS added that moto lacks (accounts.py, cbor.py, cloudwatch.py, ec2.py,
+instances.py, launch.py, offerings.py, pages.py, sns.py, visibility.py), with faults that tests order
+(faults.py), and if wanted with the hosts of a lab as its instances (hosts.py). Each request is checked
+against AWS's service models (validate.py, query.py), and each call of the product is authorized by its
+policy (policy.py, needs.py). Besides AWS calls it answers to the paths of control.py. It ends when its
+standard input does, if that is a pipe.
 """
 
 import argparse
@@ -22,8 +25,10 @@ def main() -> None:
     if stat.S_ISFIFO(os.fstat(sys.stdin.fileno()).st_mode):
         threading.Thread(target=end_with_standard_input, daemon=True).start()
     lab = arguments.lab
-    server = listen(Cloud(LabHosts(lab, arguments.lab_bridge) if lab else NoHosts()), arguments.port)
+    cloud = Cloud(LabHosts(lab, arguments.lab_bridge) if lab else NoHosts())
+    server = listen(cloud, arguments.port)
     announce(arguments.ready_file, f"http://127.0.0.1:{server.server_port}")
+    cloud.authorizer.start()
     server.serve_forever()
 
 

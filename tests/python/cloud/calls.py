@@ -3,6 +3,8 @@
 import json
 import re
 import threading
+import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from urllib.parse import parse_qs
 from uuid import uuid4
@@ -11,11 +13,23 @@ from xml.sax.saxutils import escape
 import cbor2
 from werkzeug.wrappers import Request, Response
 
-CREDENTIAL_SCOPE = re.compile(r"Credential=[^/]+/\d+/([^/]+)/([^/]+)/aws4_request")
+CREDENTIAL_SCOPE = re.compile(r"Credential=([^/]+)/\d+/([^/]+)/([^/]+)/aws4_request")
 CBOR_PATH = re.compile(r"/service/[^/]+/operation/(\w+)")
 ERROR_CODE = re.compile(r'<Code>([^<]+)</Code>|"__type": ?"(?:[^"]*#)?([^"]+)"')
 # Where a service signs by another name than the one by which it is known.
 SIGNING_NAMES = {"monitoring": "cloudwatch"}
+ACCOUNT = "123456789012"
+# The accounts of access keys that do not belong to the usual one.
+OTHER_ACCOUNTS = {"other": "210987654321"}
+
+
+def account_of(access_key: str) -> str:
+    return OTHER_ACCOUNTS.get(access_key, ACCOUNT)
+
+
+def access_key_of(headers: Mapping[str, str]) -> str:
+    scope = CREDENTIAL_SCOPE.search(headers.get("Authorization", ""))
+    return scope[1] if scope else ""
 
 
 class AwsError(Exception):
@@ -35,11 +49,21 @@ class Call:
     region: str
     protocol: str
     changes: bool
+    access_key: str
+
+    @property
+    def account(self) -> str:
+        return account_of(self.access_key)
+
+    @property
+    def name(self) -> str:
+        """The operation with its service, as policies name it."""
+        return f"{self.service}:{self.operation}"
 
     @classmethod
     def of(cls, request: Request) -> "Call":
         scope = CREDENTIAL_SCOPE.search(request.headers.get("Authorization", ""))
-        region, signed = scope.groups() if scope else ("us-east-1", "unsigned")
+        access_key, region, signed = scope.groups() if scope else ("", "us-east-1", "unsigned")
         service = SIGNING_NAMES.get(signed, signed)
         dry_run = False
         if cbor_path := CBOR_PATH.fullmatch(request.path):
@@ -52,7 +76,7 @@ class Call:
             operation = form.get("Action", [f"{request.method} {request.path}"])[0]
             dry_run = form.get("DryRun") == ["true"]
         changes = not dry_run and not operation.startswith(("Describe", "Get", "List"))
-        return cls(service, operation, region, protocol, changes)
+        return cls(service, operation, region, protocol, changes, access_key)
 
     def error(self, error: AwsError) -> Response:
         """The answer that says this error."""
@@ -92,9 +116,13 @@ def error_code(response: Response) -> str | None:
 
 @dataclass
 class Record:
-    """A call in the log; its status is None until it is answered, and if it never is."""
+    """A call in the log; its status is None until it is answered, and if it never is.
+
+    It came `at` so many seconds after the cloud began.
+    """
 
     n: int
+    at: float
     service: str
     operation: str
     region: str
@@ -110,11 +138,13 @@ class CallLog:
 
     _records: list[Record] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _began: float = field(default_factory=time.monotonic)
 
     def begin(self, call: Call) -> Record:
         with self._lock:
             number = len(self._records) + 1
-            record = Record(number, call.service, call.operation, call.region, call.changes)
+            at = round(time.monotonic() - self._began, 3)
+            record = Record(number, at, call.service, call.operation, call.region, call.changes)
             self._records.append(record)
             return record
 

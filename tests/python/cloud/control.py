@@ -1,19 +1,23 @@
 """What tests ask and tell the cloud besides AWS calls: the paths that begin with /_test/."""
 
 import json
+import threading
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moto.core import DEFAULT_ACCOUNT_ID
 from moto.ec2.models import EC2Backend, ec2_backends
 from werkzeug.exceptions import HTTPException, NotFound, RequestTimeout
 from werkzeug.routing import Map, Rule
 from werkzeug.wrappers import Request, Response
 
+import policy
 import resources
-from ec2 import instances_of, remove_default_vpc
+from calls import ACCOUNT
+from ec2 import disconnect_default_vpc, remove_default_vpc
 from faults import Fault
 from instances import CloudInstance
+from launch import instances_of
 
 if TYPE_CHECKING:
     from server import Cloud
@@ -22,6 +26,9 @@ PREFIX = "/_test/"
 ROUTES = Map(
     [
         Rule("/_test/calls", methods=["GET"], endpoint="calls"),
+        Rule("/_test/problems", methods=["GET"], endpoint="problems"),
+        Rule("/_test/policy", methods=["GET"], endpoint="policy"),
+        Rule("/_test/policy", methods=["POST"], endpoint="replay"),
         Rule("/_test/faults", methods=["POST"], endpoint="add_faults"),
         Rule("/_test/faults", methods=["DELETE"], endpoint="clear_faults"),
         Rule("/_test/held", methods=["GET"], endpoint="held"),
@@ -30,6 +37,7 @@ ROUTES = Map(
         Rule("/_test/resources", methods=["GET"], endpoint="resources"),
         Rule("/_test/forget", methods=["POST"], endpoint="forget"),
         Rule("/_test/terminate", methods=["POST"], endpoint="terminate"),
+        Rule("/_test/interrupt", methods=["POST"], endpoint="interrupt"),
         Rule("/_test/user-data", methods=["GET"], endpoint="user_data"),
         Rule("/_test/instance", methods=["GET"], endpoint="instance"),
     ]
@@ -48,12 +56,22 @@ class Control:
             answer = getattr(self, endpoint)(request)
         except HTTPException as error:
             return error.get_response(request.environ)
-        except (TypeError, ValueError, KeyError) as error:
+        except (TypeError, ValueError, KeyError, OSError) as error:
             return Response(f"{type(error).__name__}: {error}\n", 400)
         return answer if isinstance(answer, Response) else _json(answer)
 
     def calls(self, _request: Request) -> list:
         return self._cloud.log.as_json()
+
+    def problems(self, _request: Request) -> dict:
+        return self._cloud.problems.as_json()
+
+    def policy(self, request: Request) -> dict:
+        return self._cloud.authorizer.as_json(with_log=request.args.get("log") == "1")
+
+    def replay(self, request: Request) -> dict:
+        """What the given policy denies of all that was evaluated so far."""
+        return {"denied": self._cloud.authorizer.replay(request.get_json(force=True))}
 
     def add_faults(self, request: Request) -> dict:
         self._cloud.faults.add([Fault(**fault) for fault in request.get_json(force=True)])
@@ -77,16 +95,23 @@ class Control:
         changes = request.get_json(force=True)
         region = changes.pop("region", None)
         keep_default_vpc = changes.pop("default_vpc", True)
+        keep_route = changes.pop("route_to_internet", True)
         settings = self._cloud.settings
         unknown = changes.keys() - asdict(settings).keys()
         if unknown:
             raise ValueError(f"no such settings: {unknown}")
+        if path := changes.get("policy"):
+            if not policy.is_available():
+                raise ValueError("no policy can be evaluated: node or its package is missing")
+            json.loads(Path(path).read_text())
         with self._cloud.lock:
             for name, value in changes.items():
                 setattr(settings, name, value)
-            if not keep_default_vpc:
-                for backend in _backends() + ([ec2_backends[DEFAULT_ACCOUNT_ID][region]] if region else []):
+            for backend in _backends() + ([ec2_backends[ACCOUNT][region]] if region else []):
+                if not keep_default_vpc:
                     remove_default_vpc(backend)
+                if not keep_route:
+                    disconnect_default_vpc(backend)
         return asdict(settings)
 
     def resources(self, _request: Request) -> list:
@@ -106,6 +131,24 @@ class Control:
         with self._cloud.lock:
             instance = _instance(request.get_json(force=True)["id"])
             instance.ec2_backend.terminate_instances([instance.id])
+        return {}
+
+    def interrupt(self, request: Request) -> dict:
+        """Takes a spot instance back, after the seconds of notice."""
+        order = request.get_json(force=True)
+        with self._cloud.lock:
+            instance = _instance(order["id"])
+            if instance.spot_request is None:
+                raise ValueError(f"{instance.id} is no spot instance")
+            instance.spot_request.mark()
+
+        def take_back() -> None:
+            with self._cloud.lock:
+                instance.interrupt()
+
+        timer = threading.Timer(order.get("notice_seconds", 120), take_back)
+        timer.daemon = True
+        timer.start()
         return {}
 
     def user_data(self, request: Request) -> Response:

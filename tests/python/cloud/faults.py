@@ -10,7 +10,13 @@ from random import Random
 from calls import AwsError, Call, Record
 
 HOLD_SECONDS = 120
-KINDS = ("lost", "unreachable", "error", "no_capacity", "hold")
+KINDS = ("lost", "unreachable", "error", "no_capacity", "dies", "hold")
+# Those that strike launches and not calls.
+OF_LAUNCHES = ("no_capacity", "dies")
+DEFAULTS = {
+    "dies": ("Server.InsufficientInstanceCapacity", "Insufficient capacity to satisfy instance request"),
+    "error": ("InternalError", "This error was ordered by a test."),
+}
 
 
 @dataclass
@@ -24,11 +30,12 @@ class Fault:
     skip: int = 0
     probability: float = 1.0
     seed: int = 0
-    # Of kind "error".
-    code: str = "InternalError"
+    # Of kind "error"; and of kind "dies", why instances end at once that were launched.
+    code: str = ""
     status: int = 400
-    message: str = "This error was ordered by a test."
-    # Of kind "no_capacity": where it is so (None: everywhere), and how many still start in each zone.
+    message: str = ""
+    # Of kinds "no_capacity" and "dies": where it is so (None: everywhere), and how many still start in each
+    # zone, or live on of each launch.
     zones: list[str] | None = None
     types: list[str] | None = None
     market: str | None = None
@@ -39,6 +46,8 @@ class Fault:
     def __post_init__(self) -> None:
         if self.kind not in KINDS or self.when not in ("before", "after"):
             raise ValueError(f"no such fault: {self}")
+        code, message = DEFAULTS.get(self.kind, DEFAULTS["error"])
+        self.code, self.message = self.code or code, self.message or message
         self._random = Random(self.seed)
         self.started: Counter[str] = Counter()
 
@@ -82,27 +91,35 @@ class Faults:
             self._faults.clear()
 
     def strike(self, call: Call) -> Fault | None:
-        """The fault that strikes this call, if any; those of capacity have their own question."""
+        """The fault that strikes this call, if any; those of launches have their own questions."""
         with self._lock:
-            ordered = (fault for fault in self._faults if fault.kind != "no_capacity")
+            ordered = (fault for fault in self._faults if fault.kind not in OF_LAUNCHES)
             return next((fault for fault in ordered if fault.matches(call) and fault.strikes()), None)
 
     def capacity(self, zone: str, instance_type: str, market: str, least: int, most: int) -> int:
         """How many of `least` to `most` instances start."""
         with self._lock:
-            lacking = [
-                fault
-                for fault in self._faults
-                if fault.kind == "no_capacity"
-                and fault.covers(zone, instance_type, market)
-                and fault.strikes()
-            ]
+            covering = self._covering("no_capacity", zone, instance_type, market)
+            lacking = [fault for fault in covering if fault.strikes()]
             count = min([most, *(fault.most - fault.started[zone] for fault in lacking)])
             if count < max(least, 1):
                 raise no_capacity(zone, instance_type)
             for fault in lacking:
                 fault.started[zone] += count
             return count
+
+    def dying(self, zone: str, instance_type: str, market: str) -> Fault | None:
+        """The fault by which instances of a launch end at once, if any."""
+        with self._lock:
+            covering = self._covering("dies", zone, instance_type, market)
+            return next((fault for fault in covering if fault.strikes()), None)
+
+    def _covering(self, kind: str, zone: str, instance_type: str, market: str) -> list[Fault]:
+        return [
+            fault
+            for fault in self._faults
+            if fault.kind == kind and fault.covers(zone, instance_type, market)
+        ]
 
 
 def no_capacity(zone: str, instance_type: str) -> AwsError:

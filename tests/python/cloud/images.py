@@ -34,6 +34,10 @@ def images() -> list[dict]:
         _image(1, f"{SERVER}-noble-24.04-amd64-server-20240801", "2024-08-01"),
         _image(2, f"{SERVER}-noble-24.04-amd64-server-20260801", "2026-08-01"),
         _image(3, f"{SERVER}-noble-24.04-arm64-server-20260801", "2026-08-01", "arm64"),
+        # Today's LTS, in both architectures.
+        _image(8, f"{SERVER}-resolute-26.04-amd64-server-20260423", "2026-04-23"),
+        _image(9, f"{SERVER}-resolute-26.04-amd64-server-20260915", "2026-09-15"),
+        _image(10, f"{SERVER}-resolute-26.04-arm64-server-20260915", "2026-09-15", "arm64"),
         # An older LTS with a newer date.
         _image(4, "ubuntu/images/hvm-ssd/ubuntu-jammy-22.04-amd64-server-20261001", "2026-10-01"),
         # No LTS.

@@ -1,29 +1,21 @@
 """Instances that live and die by counts of DescribeInstances answers, on hosts."""
 
 import copy
-from dataclasses import dataclass, replace
+import time
+from dataclasses import replace
 from typing import Any
 
-from moto.ec2.models.instances import Instance, InstanceState
+from moto.core.utils import utcnow
+from moto.ec2.models.instances import Instance, InstanceState, StateReason
 from moto.ec2.models.spot_requests import SpotInstanceRequest
 from moto.ec2.utils import random_spot_request_id
 
 from hosts import LabHosts, NoHosts
+from settings import Settings
 
 PENDING, RUNNING, SHUTTING_DOWN = ("pending", 0), ("running", 16), ("shutting-down", 32)
-
-
-@dataclass
-class Settings:
-    """How many DescribeInstances answers each phase of an instance's life lasts, and how long it boots."""
-
-    unseen: int = 0
-    pending: int = 0
-    no_address: int = 0
-    shutting_down: int = 0
-    boot_seconds: float = 0
-    time_to_live_armed: bool = True
-    """Whether the machines do what their user data says about when they end."""
+USER_INITIATED = ("Client.UserInitiatedShutdown", "User initiated shutdown")
+INTERRUPTED = ("Server.SpotInstanceTermination", "Spot instance termination")
 
 
 class CloudInstance(Instance):
@@ -41,14 +33,17 @@ class CloudInstance(Instance):
         self._phases = replace(self.settings)
         self._answers = 0
         self._answers_to_end: int | None = None
-        self._ended = False
+        self._reason_to_end: StateReason | None = None
+        # On the clock of `time.monotonic`.
+        self.ended_at: float | None = None
         self.address = ""
-        self.spot_request: SpotInstanceRequest | None = None
+        self.spot_request: FulfilledSpotRequest | None = None
         nics = kwargs.get("nics", [])
         if not security_groups:
             ids = [group for nic in nics for group in nic.get("Groups", [])]
             security_groups = [ec2_backend.get_security_group_from_id(group) for group in ids]
         super().__init__(ec2_backend, image_id, user_data, security_groups, **kwargs)
+        self.state_reason = None  # EC2 gives one only to those that end.
         if not self.security_groups:
             self.security_groups = [ec2_backend.get_default_security_group(self.vpc_id)]
         if self._phases.unseen or self._phases.pending:
@@ -65,7 +60,7 @@ class CloudInstance(Instance):
 
     @property
     def has_ended(self) -> bool:
-        return self._ended
+        return self.ended_at is not None
 
     @property
     def is_visible(self) -> bool:
@@ -110,7 +105,7 @@ class CloudInstance(Instance):
 
     @property
     def _has_address(self) -> bool:
-        return not self._ended and self._seen > self._phases.no_address
+        return not self.has_ended and self._seen > self._phases.no_address
 
     def before_answer(self) -> None:
         """Counts a DescribeInstances answer that is about to be given."""
@@ -123,21 +118,42 @@ class CloudInstance(Instance):
             self._set_state(RUNNING)
 
     def terminate(self) -> InstanceState:
+        code, message = USER_INITIATED
+        return self.end(StateReason(f"{code}: {message}", code))
+
+    def interrupt(self) -> None:
+        """Ends it as EC2 takes a spot instance back."""
+        code, message = INTERRUPTED
+        self.end(StateReason(f"{code}: {message}", code))
+
+    def end(self, reason: StateReason) -> InstanceState:
+        """Lets it shut down, for this reason unless it does so already; gives the state in which it was."""
         previous = copy.copy(self._state)
         if self._answers_to_end is None:
             self.hosts.stop(self.id)
+            self._reason_to_end = reason
             if self.spot_request:
-                self.spot_request.state = "closed"
+                self.spot_request.close(reason)
             self._set_state(SHUTTING_DOWN)
+            self._explain()
             self._answers_to_end = self.settings.shutting_down
             if self._answers_to_end == 0:
                 self._end()
         return previous
 
     def _end(self) -> None:
-        if not self._ended:
-            self._ended = True
+        if not self.has_ended:
+            self.ended_at = time.monotonic()
             super().terminate()
+            self._explain()
+
+    def _explain(self) -> None:
+        """Says why it ends, where EC2 says it."""
+        self.state_reason = self._reason_to_end
+        by_user = self.state_reason.code == USER_INITIATED[0]
+        self._reason = (
+            f"User initiated ({utcnow():%Y-%m-%d %H:%M:%S} GMT)" if by_user else self.state_reason.code
+        )
 
     def _set_state(self, state: tuple[str, int]) -> None:
         self._state.name, self._state.code = state
@@ -154,6 +170,7 @@ class CloudInstance(Instance):
             interface.private_ip_addresses = [{"Primary": True, "PrivateIpAddress": self.address}]
             if interface.public_ip:
                 interface.public_ip = self.address
+            interface.private_dns_name = self.address
             # They have the instance's groups and no others, so that they follow when it is given others.
             interface._group_set = []
             interface.delete_on_termination = index not in outliving
@@ -194,3 +211,14 @@ class FulfilledSpotRequest(SpotInstanceRequest):
 
     def launch_instance(self) -> CloudInstance:
         return self._launched
+
+    def mark(self) -> None:
+        """Gives the notice that its instance will be taken back."""
+        self._status_code = "marked-for-termination"
+        self.status_message = "Your Spot Instance is marked for termination."
+
+    def close(self, reason: StateReason) -> None:
+        by_user = reason.code == USER_INITIATED[0]
+        self.state = "closed"
+        self._status_code = f"instance-terminated-{'by-user' if by_user else 'no-capacity'}"
+        self.status_message = reason.message

@@ -1,4 +1,4 @@
-"""What exists in the cloud, over all regions that were used."""
+"""What exists in the cloud, over all accounts and regions that were used."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,18 +7,23 @@ from moto.cloudwatch.models import CloudWatchBackend, cloudwatch_backends
 from moto.ec2.models import EC2Backend, ec2_backends
 from moto.sns.models import SNSBackend, sns_backends
 
-from ec2 import instances_of
 from instances import CloudInstance
+from launch import instances_of
+
+# Where dashboards are.
+EVERYWHERE = "global"
 
 
 def everything() -> Iterator[dict[str, Any]]:
     """All that a user made, or that came with it, and that is not gone yet."""
     services = ((_of_ec2, ec2_backends), (_of_sns, sns_backends), (_of_cloudwatch, cloudwatch_backends))
     for found, backends in services:
-        for _, region, backend in backends.iter_backends():
+        for account, region, backend in backends.iter_backends():
             for kind, identifier, name, tags, *state in found(backend):
-                entry = {"region": region, "kind": kind, "id": identifier, "name": name, "tags": tags}
+                entry = {"kind": kind, "id": identifier, "name": name, "tags": tags}
+                entry |= {"account": account, "region": region}
                 yield {**entry, "state": state[0]} if state else entry
+    yield from _dashboards()
 
 
 def _of_ec2(backend: EC2Backend) -> Iterator[tuple]:
@@ -59,8 +64,15 @@ def _of_sns(backend: SNSBackend) -> Iterator[tuple]:
 def _of_cloudwatch(backend: CloudWatchBackend) -> Iterator[tuple]:
     for alarm in backend.alarms.values():
         yield "alarm", alarm.alarm_arn, alarm.name, backend.tagger.get_tag_dict_for_resource(alarm.alarm_arn)
-    for dashboard in backend.dashboards.values():
-        yield "dashboard", dashboard.arn, dashboard.name, {}
+
+
+def _dashboards() -> Iterator[dict[str, Any]]:
+    # All regions of an account have the same ones.
+    for account, backend in {account: one for account, _, one in cloudwatch_backends.iter_backends()}.items():
+        for dashboard in backend.dashboards.values():
+            tags = backend.tagger.get_tag_dict_for_resource(dashboard.arn)
+            entry = {"kind": "dashboard", "id": dashboard.arn, "name": dashboard.name, "tags": tags}
+            yield entry | {"account": account, "region": EVERYWHERE}
 
 
 def instance_details(instance: CloudInstance) -> dict[str, Any]:

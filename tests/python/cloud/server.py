@@ -1,9 +1,10 @@
-"""The HTTP server before moto: strikes with faults, keeps the log, and passes the rest on."""
+"""The HTTP server before moto: checks calls, strikes with faults, keeps the log, and passes the rest on."""
 
 import contextlib
 import io
 import socket
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterable
 
@@ -17,13 +18,21 @@ from werkzeug.serving import BaseWSGIServer, make_server
 from werkzeug.test import run_wsgi_app
 from werkzeug.wrappers import Request, Response
 
+import accounts
 import cbor
+import cloudwatch
 import ec2
+import sns
 from calls import AwsError, Call, CallLog, Record, error_code
+from cloudwatch import AlarmRates
 from control import PREFIX, Control
 from faults import Faults, Holds
 from hosts import LabHosts, NoHosts
-from instances import Settings
+from needs import needs_of
+from policy import Authorizer
+from settings import Settings
+from validate import Checked, Problems, check
+from visibility import Visibility
 
 
 class Cloud:
@@ -35,7 +44,14 @@ class Cloud:
         self.log = CallLog()
         self.faults = Faults()
         self.holds = Holds()
+        self.problems = Problems()
+        self.authorizer = Authorizer()
+        self._rates = AlarmRates(self.settings)
+        self._visibility = Visibility(self.settings)
+        accounts.install()
         ec2.install(self.settings, hosts, self.faults)
+        cloudwatch.install()
+        sns.install(self.settings)
         self._control = Control(self)
         self._moto = DomainDispatcherApplication(create_backend_app)
         self._regions = _known_regions()
@@ -54,8 +70,10 @@ class Cloud:
         if call.region not in self._regions:
             _drop(request)
         record = self.log.begin(call)
+        checked = check(call, request)
+        self.problems.note(call, record, checked)
         try:
-            response = self._answer_under_faults(call, record, request)
+            response = self._answer_under_faults(call, record, request, checked)
         except ConnectionAbortedError:
             record.dropped = True
             raise
@@ -63,7 +81,9 @@ class Cloud:
         record.status = response.status_code
         return response
 
-    def _answer_under_faults(self, call: Call, record: Record, request: Request) -> Response:
+    def _answer_under_faults(
+        self, call: Call, record: Record, request: Request, checked: Checked
+    ) -> Response:
         fault = self.faults.strike(call)
         match fault and (fault.kind, fault.when):
             case ("unreachable", _):
@@ -72,7 +92,7 @@ class Cloud:
                 return call.error(AwsError(fault.code, fault.message, fault.status))
             case ("hold", "before"):
                 self._hold(record, request)
-        response = self._perform(call, request)
+        response = self._perform(call, record, request, checked)
         match fault and (fault.kind, fault.when):
             case ("lost", _):
                 _drop(request)
@@ -84,18 +104,30 @@ class Cloud:
         if self.holds.hold(record, lambda: _client_gone(request)):
             _drop(request)
 
-    def _perform(self, call: Call, request: Request) -> Response:
+    def _perform(self, call: Call, record: Record, request: Request, checked: Checked) -> Response:
+        time.sleep(self.settings.latency_ms / 1000)
         try:
+            if checked.problems:
+                raise checked.error(call)
+            self._rates.take(call)
             with self.lock:
-                if call.protocol == "cbor":
-                    return cbor.answer(call, request, self._ask_moto)
-                body = request.get_data()
-                return self._ask_moto({**request.environ, "wsgi.input": io.BytesIO(body)})
+                needs = needs_of(call, checked.parameters)
+            self.authorizer.authorize(self.settings.policy, call, record, needs)
+            with self.lock:
+                if call.name == "ec2:DescribeInstances":
+                    ec2.before_describe_instances(call)
+                with self._visibility.during(call, checked.parameters):
+                    return self._forward(call, request)
         except AwsError as error:
             return call.error(error)
         except Exception as error:
             traceback.print_exc()
             return call.error(AwsError("InternalError", f"the test cloud failed: {error!r}", 500))
+
+    def _forward(self, call: Call, request: Request) -> Response:
+        if call.protocol == "cbor":
+            return cbor.answer(call, request, self._ask_moto)
+        return self._ask_moto({**request.environ, "wsgi.input": io.BytesIO(request.get_data())})
 
     def _ask_moto(self, environ: dict) -> Response:
         body, status, headers = run_wsgi_app(self._moto, environ, buffered=True)

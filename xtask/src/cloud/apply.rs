@@ -3,28 +3,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, bail};
-use aws_sdk_cloudwatch::types::{ComparisonOperator, Dimension, Statistic};
 use aws_sdk_ec2::types::{
     IpPermission, IpRange, Ipv6Range, PrefixListId, ResourceType, Tag, TagSpecification, UserIdGroupPair,
 };
 
-use super::aws::{Aws, Class, Explain, class_of, unless};
-use super::desired::{Desired, TAG, alarm_name};
-use super::launch::{self, Launcher};
+use super::aws::{Aws, Explain};
+use super::desired::{Desired, TAG, dashboard_name};
+use super::errors::{Class, class_of, unless};
+use super::instances::{self, await_running, patiently};
+use super::launch::Launcher;
 use super::look;
-use super::place::{Image, Network};
-use super::plan::{Change, Of};
+use super::place::{Machines, Network};
+use super::plan::Change;
 use super::settings::Settings;
 use super::state::{Instance, Rule, Source, State};
 use crate::hosts::Role;
 use crate::{interrupt, ui};
-
-/// How many alarms are made at the same time; CloudWatch takes a few a second.
-const ALARMS_AT_ONCE: usize = 3;
-/// What EC2 checks, it checks once a minute.
-const CHECK_SECONDS: i32 = 60;
-/// How many checks in a row have to fail before somebody is told.
-const FAILED_CHECKS: i32 = 2;
 
 /// Somebody else has a stack of this name, or has made one since it was looked for. The key pair is what tells: it is made
 /// first, and there is only one of a name.
@@ -34,12 +28,19 @@ const FAILED_CHECKS: i32 = 2;
 )]
 pub(super) struct NotOurs(String);
 
+/// Where machines are launched, and what they are to be, where that has been looked at.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'a> {
+    pub(super) network: &'a Network,
+    pub(super) machines: Option<&'a Machines>,
+}
+
 /// Brings a stack from the state in which it was found to the desired one.
 pub(super) struct Apply<'a> {
     pub(super) aws: &'a Aws,
     pub(super) settings: &'a Settings,
     pub(super) desired: &'a Desired,
-    pub(super) network: &'a Network,
+    pub(super) place: Place<'a>,
     pub(super) state: &'a State,
     /// What was launched.
     pub(super) launched: BTreeMap<Role, Vec<String>>,
@@ -52,31 +53,27 @@ impl<'a> Apply<'a> {
         aws: &'a Aws,
         settings: &'a Settings,
         desired: &'a Desired,
-        network: &'a Network,
+        place: Place<'a>,
         state: &'a State,
     ) -> Self {
         let group = state.group.as_ref().map(|group| group.id.clone());
         let topic = state.topic.as_ref().map(|topic| topic.arn.clone());
-        Self { aws, settings, desired, network, state, launched: BTreeMap::new(), group, topic }
+        Self { aws, settings, desired, place, state, launched: BTreeMap::new(), group, topic }
     }
 
-    /// Makes the changes; what has no order among itself is done at the same time.
+    /// Makes the changes, but for those of alarms.
     ///
     /// # Errors
     /// The first that fails; those after it are not made.
     pub(super) async fn run(&mut self, changes: &[Change]) -> anyhow::Result<()> {
-        let bar = ui::Steps::new("changing the cloud", changes.len());
+        let bar = ui::Steps::new("changing the cloud", changes.iter().filter(|c| !c.is_alarm()).count());
         let mut launches = BTreeMap::new();
-        let (mut alarms, mut dashboard) = (Vec::new(), false);
-        for change in changes {
+        let mut dashboard = false;
+        for change in changes.iter().filter(|change| !change.is_alarm()) {
             interrupt::check()?;
             match change {
                 Change::Launch { role, count } => {
                     launches.insert(*role, *count);
-                    continue;
-                }
-                Change::PutAlarm { of, check, .. } => {
-                    alarms.push((of, *check));
                     continue;
                 }
                 Change::PutDashboard { .. } => {
@@ -91,12 +88,9 @@ impl<'a> Apply<'a> {
             self.launch(&launches).await?;
             launches.iter().for_each(|_| bar.add());
         }
-        let ids: Vec<_> = self.launched.values().flatten().cloned().collect();
-        let (instances, ()) = tokio::try_join!(
-            launch::await_running(self.aws, &self.settings.stack, &ids),
-            self.put_alarms(&alarms, &bar)
-        )?;
         if dashboard {
+            let ids: Vec<_> = self.launched.values().flatten().cloned().collect();
+            let instances = await_running(self.aws, &self.settings.stack, &ids).await?;
             self.put_dashboard(&instances).await?;
         }
         Ok(())
@@ -114,8 +108,7 @@ impl<'a> Apply<'a> {
             }
             Change::Subscribe { number } => {
                 let call = aws.sns.subscribe().topic_arn(self.topic()?).protocol("sms").endpoint(number);
-                launch::patiently(|| async { call.clone().send().await.explain("sns:Subscribe", aws) })
-                    .await?;
+                patiently(|| async { call.clone().send().await.explain("sns:Subscribe", aws) }).await?;
             }
             Change::Unsubscribe { arn, .. } => {
                 let gone = aws.sns.unsubscribe().subscription_arn(arn).send().await;
@@ -126,7 +119,7 @@ impl<'a> Apply<'a> {
                 let permissions = permissions(rules, self.group()?);
                 let call = aws.ec2.authorize_security_group_ingress().group_id(self.group()?);
                 let call = call.set_ip_permissions(Some(permissions));
-                let done = launch::patiently(|| async {
+                let done = patiently(|| async {
                     call.clone().send().await.explain("ec2:AuthorizeSecurityGroupIngress", aws).map(drop)
                 });
                 // Of a try whose answer was lost.
@@ -138,15 +131,13 @@ impl<'a> Apply<'a> {
                 let done = call.set_ip_permissions(Some(permissions)).send().await;
                 unless(Class::NotFound, done.explain("ec2:RevokeSecurityGroupIngress", aws).map(drop))?;
             }
-            Change::DeleteAlarms(names) => {
-                let call = aws.cloudwatch.delete_alarms().set_alarm_names(Some(names.clone()));
-                let gone = call.send().await;
-                unless(Class::NotFound, gone.explain("cloudwatch:DeleteAlarms", aws).map(drop))?;
-            }
             Change::Terminate(goners) => {
-                launch::end(aws, goners.iter().map(|goner| goner.id.clone()).collect()).await?;
+                instances::end(aws, goners.iter().map(|goner| goner.id.clone()).collect()).await?;
             }
-            Change::Launch { .. } | Change::PutAlarm { .. } | Change::PutDashboard { .. } => {
+            Change::Launch { .. }
+            | Change::PutDashboard { .. }
+            | Change::PutAlarm { .. }
+            | Change::DeleteAlarms(_) => {
                 bail!("{} is not made alone", change.call())
             }
         }
@@ -174,9 +165,9 @@ impl<'a> Apply<'a> {
         let made = call.tag_specifications(self.tags(ResourceType::KeyPair)).send().await;
         let made = made.explain("ec2:ImportKeyPair", self.aws);
         if made.as_ref().is_err_and(|error| class_of(error) == Some(Class::Duplicate)) {
-            // Of a try whose answer was lost, or a stranger's.
-            let ours = look::key_pair(self.aws, name).await?;
-            let is_ours = ours.is_some_and(|pair| pair.public_key == self.desired.public_key);
+            // Of a try whose answer was lost, or a stranger's. By its name it is seen sooner than by its tag.
+            let there = patiently(|| look::key_pair_of_name(self.aws, name)).await?;
+            let is_ours = there.public_key == self.desired.public_key;
             return if is_ours { Ok(()) } else { Err(NotOurs(name.clone()).into()) };
         }
         made.map(drop)
@@ -195,10 +186,14 @@ impl<'a> Apply<'a> {
         let made = call.send().await.explain("ec2:CreateSecurityGroup", self.aws);
         self.group = match made {
             Err(error) if class_of(&error) == Some(Class::Duplicate) => {
-                let ours = look::group(self.aws, name).await?.with_context(|| {
+                let there = look::groups(self.aws, look::filter("group-name", name)).await?;
+                let ours = there.iter().find(|group| {
+                    group.vpc_id() == Some(&self.desired.vpc) && look::has_tag(group.tags(), name)
+                });
+                let ours = ours.and_then(|group| group.group_id()).with_context(|| {
                     format!("there is a security group {name} that is not of this stack; use another name (--stack)")
                 })?;
-                Some(ours.id)
+                Some(ours.to_owned())
             }
             made => made?.group_id,
         };
@@ -206,85 +201,31 @@ impl<'a> Apply<'a> {
     }
 
     async fn launch(&mut self, counts: &BTreeMap<Role, usize>) -> anyhow::Result<()> {
-        // Machines of one stack are of one image, since Python boxes may differ otherwise.
-        let there = self.state.instances.first();
-        let image = match self.settings.image.as_ref().or(there.map(|instance| &instance.image)) {
-            Some(id) => Image::find(self.aws, id).await?,
-            None => Image::newest_ubuntu(self.aws).await?,
+        // Checked before anything was changed, unless an instance has ended only since.
+        let there = &self.state.instances;
+        let machines = match self.place.machines {
+            Some(machines) => machines.clone(),
+            None => Machines::find(self.aws, self.settings, self.place.network, there).await?,
         };
         let launcher = Launcher {
             aws: self.aws,
             settings: self.settings,
-            network: self.network,
-            image,
+            network: self.place.network,
+            machines,
             group: self.group()?.to_owned(),
-            zone: there.map(|instance| instance.zone.clone()),
+            zone: there.first().map(|instance| instance.zone.clone()),
+            has_ended_some: self.state.has_ended_some,
         };
         self.launched = launcher.launch(counts).await?;
         Ok(())
     }
 
-    async fn put_alarms(&self, alarms: &[(&Of, &'static str)], bar: &ui::Steps) -> anyhow::Result<()> {
-        for some in alarms.chunks(ALARMS_AT_ONCE) {
-            interrupt::check()?;
-            let mut calls = tokio::task::JoinSet::new();
-            for (of, check) in some {
-                let instance = match of {
-                    Of::Id(id) => id,
-                    Of::New(role, i) => {
-                        let launched = self.launched.get(role).and_then(|ids| ids.get(*i));
-                        launched.context("an alarm is for an instance that was not launched")?
-                    }
-                };
-                calls.spawn(put_alarm(
-                    self.aws.clone(),
-                    self.desired.name.clone(),
-                    instance.clone(),
-                    check,
-                    self.topic()?.to_owned(),
-                ));
-            }
-            while let Some(put) = calls.join_next().await {
-                put.context("making an alarm")??;
-                bar.add();
-            }
-        }
-        Ok(())
-    }
-
     async fn put_dashboard(&self, instances: &[Instance]) -> anyhow::Result<()> {
         let body = self.desired.dashboard(instances).to_string();
-        let call =
-            self.aws.cloudwatch.put_dashboard().dashboard_name(&self.desired.name).dashboard_body(body);
+        let name = dashboard_name(&self.desired.name, &self.desired.region);
+        let call = self.aws.cloudwatch.put_dashboard().dashboard_name(name).dashboard_body(body);
         call.send().await.explain("cloudwatch:PutDashboard", self.aws).map(drop)
     }
-}
-
-async fn put_alarm(
-    aws: Aws,
-    stack: String,
-    instance: String,
-    check: &'static str,
-    topic: String,
-) -> anyhow::Result<()> {
-    let put = aws
-        .cloudwatch
-        .put_metric_alarm()
-        .alarm_name(alarm_name(&stack, &instance, check))
-        .alarm_description(format!("A machine of {stack} fails the checks of EC2"))
-        .namespace("AWS/EC2")
-        .metric_name(check)
-        .dimensions(Dimension::builder().name("InstanceId").value(&instance).build())
-        .statistic(Statistic::Maximum)
-        .period(CHECK_SECONDS)
-        .evaluation_periods(FAILED_CHECKS)
-        .threshold(1.0)
-        .comparison_operator(ComparisonOperator::GreaterThanOrEqualToThreshold)
-        .alarm_actions(topic)
-        .tags(aws_sdk_cloudwatch::types::Tag::builder().key(TAG).value(&stack).build())
-        .send()
-        .await;
-    put.explain("cloudwatch:PutMetricAlarm", &aws).map(drop)
 }
 
 /// Rules as EC2 takes them.

@@ -1,26 +1,33 @@
-//! The connection to AWS: clients, and what its errors mean.
+//! The connection to AWS: whose account it is, clients for a region, and errors in words.
 
 use std::error::Error;
-use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
+use aws_config::identity::IdentityCache;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
-use aws_config::{BehaviorVersion, Region};
-use aws_sdk_ec2::config::ProvideCredentials;
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_credential_types::provider::error::CredentialsError;
+use aws_runtime::env_config::file::EnvConfigFiles;
+use aws_runtime::env_config::section::EnvConfigSections;
+use aws_sdk_ec2::config::RuntimeComponents;
 use aws_sdk_ec2::config::interceptors::InterceptorContext;
 use aws_sdk_ec2::config::retry::{ClassifyRetry, RetryAction};
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_ec2::operation::run_instances::RunInstancesError;
+use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::Provider;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::{Builder, Connector};
-use aws_smithy_runtime_api::client::http::HttpConnector;
+use aws_smithy_runtime_api::client::http::{HttpConnector, SharedHttpClient};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::http::Request as HttpRequest;
 use aws_smithy_types::byte_stream::ByteStream;
+use aws_types::os_shim_internal::{Env, Fs};
+
+use super::errors::{ApiError, Class};
 
 /// How long one try of a call may take.
 const TRY_TIME: Duration = Duration::from_secs(20);
@@ -28,55 +35,95 @@ const TRY_TIME: Duration = Duration::from_secs(20);
 const CALL_TIME: Duration = Duration::from_secs(120);
 /// How long a connection may take.
 const CONNECT_TIME: Duration = Duration::from_secs(5);
+/// How long the user's own program for credentials may take (credential_process): it may ask another service, or a person.
+const CREDENTIALS_TIME: Duration = Duration::from_secs(60);
 /// The pause between a call that has failed and its second try is up to this; each further one may be twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(300);
 /// How often a call is tried that AWS has no time for, or whose answer is lost.
 const TRIES: u32 = 8;
-/// The file that says what the user must be allowed to do.
-const POLICY: &str = "xtask/iam-policy.json";
+/// How many profiles may lead to each other by source_profile.
+const LONGEST_CHAIN: usize = 10;
 
-/// Clients for one region.
+/// Clients for one region, with one account's credentials. All clients of a command share a cache of these: a slow program for
+/// credentials runs once.
 #[derive(Debug, Clone)]
 pub(super) struct Aws {
     pub(super) region: String,
+    /// The number of the account that the credentials belong to.
+    pub(super) account: String,
     pub(super) ec2: aws_sdk_ec2::Client,
     pub(super) cloudwatch: aws_sdk_cloudwatch::Client,
     pub(super) sns: aws_sdk_sns::Client,
+    config: SdkConfig,
 }
 
 impl Aws {
-    /// Finds the user's credentials. Nothing is asked of AWS yet.
+    /// Finds the user's credentials, and asks AWS whose they are.
     ///
     /// # Errors
-    /// There are none.
+    /// There are none, or AWS does not accept them.
     pub(super) async fn connect(region: &str) -> anyhow::Result<Self> {
+        refuse_mfa().await?;
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(CONNECT_TIME)
-            .operation_attempt_timeout(TRY_TIME)
+            .operation_attempt_timeout(TRY_TIME.max(CREDENTIALS_TIME))
             .operation_timeout(CALL_TIME)
             .build();
         let config = aws_config::defaults(BehaviorVersion::latest())
-            .http_client(Builder::new().tls_provider(tls()).build_https())
+            .http_client(http_client())
+            .identity_cache(IdentityCache::lazy().load_timeout(CREDENTIALS_TIME).build())
             .region(Region::new(region.to_owned()))
             .retry_config(RetryConfig::standard().with_max_attempts(TRIES).with_initial_backoff(FIRST_PAUSE))
             .timeout_config(timeouts)
             .load()
             .await;
-        let provider = config.credentials_provider().context("the AWS SDK looks for no credentials")?;
-        provider.provide_credentials().await.map_err(|error| {
-            anyhow!("{}", causes(&error)).context(
-                "there are no credentials for AWS; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or log \
-                 in with: aws sso login",
-            )
+        let asked = aws_sdk_sts::Client::new(&config).get_caller_identity().send().await;
+        let asked = asked.map_err(|error| match credentials_error(&error) {
+            Some(why) => anyhow!(why).context(
+                "there are no credentials for AWS; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or log in \
+                 with: aws sso login, or aws login",
+            ),
+            None => explained(&error, "sts:GetCallerIdentity", region).into(),
         })?;
+        let account = asked.account.context("AWS does not say whose the credentials are")?;
+        Ok(Self::of(config, region, account))
+    }
+
+    /// The same account in another region.
+    pub(super) fn in_region(&self, region: &str) -> Self {
+        let config = self.config.to_builder().region(Region::new(region.to_owned())).build();
+        Self::of(config, region, self.account.clone())
+    }
+
+    fn of(config: SdkConfig, region: &str, account: String) -> Self {
+        let attempt = TimeoutConfig::builder()
+            .connect_timeout(CONNECT_TIME)
+            .operation_attempt_timeout(TRY_TIME)
+            .operation_timeout(CALL_TIME)
+            .build();
+        let config = config.into_builder().timeout_config(attempt).build();
         let ec2 = aws_sdk_ec2::config::Builder::from(&config).retry_classifier(CapacityIsFinal).build();
-        Ok(Self {
+        Self {
             region: region.to_owned(),
+            account,
             ec2: aws_sdk_ec2::Client::from_conf(ec2),
             cloudwatch: aws_sdk_cloudwatch::Client::new(&config),
             sns: aws_sdk_sns::Client::new(&config),
-        })
+            config,
+        }
     }
+}
+
+/// A client that heeds the proxies of the environment (HTTPS_PROXY, NO_PROXY), as every AWS tool does.
+fn http_client() -> SharedHttpClient {
+    Builder::new().build_with_connector_fn(|settings, components| {
+        let mut connector = Connector::builder().proxy_config(ProxyConfig::from_env());
+        if let Some(settings) = settings {
+            connector = connector.connector_settings(settings.clone());
+        }
+        connector.set_sleep_impl(components.and_then(RuntimeComponents::sleep_impl));
+        connector.tls_provider(tls()).build()
+    })
 }
 
 fn tls() -> Provider {
@@ -84,11 +131,60 @@ fn tls() -> Provider {
     Provider::Rustls(CryptoMode::Ring)
 }
 
-/// The address of this machine, or of its network's gateway, as AWS sees it.
+/// The region of the user's profile, if it has one.
+///
+/// # Errors
+/// A configuration that cannot be read.
+pub(super) async fn profile_region() -> anyhow::Result<Option<String>> {
+    let sections = profiles().await?;
+    Ok(sections.get("region").map(str::to_owned).filter(|region| !region.is_empty()))
+}
+
+async fn profiles() -> anyhow::Result<EnvConfigSections> {
+    let loaded = aws_config::profile::load(&Fs::real(), &Env::real(), &EnvConfigFiles::default(), None).await;
+    loaded.map_err(|error| {
+        anyhow!("{}", causes(&error))
+            .context("reading the AWS configuration (~/.aws/config, AWS_CONFIG_FILE)")
+    })
+}
+
+/// The SDK knows nothing of mfa_serial: it would ask for the role without a code, and be denied for a reason that nobody sees.
+async fn refuse_mfa() -> anyhow::Result<()> {
+    if std::env::var_os("AWS_ACCESS_KEY_ID").is_some() {
+        // These come before any profile.
+        return Ok(());
+    }
+    let sections = profiles().await?;
+    if let Some(profile) = needs_mfa(&sections) {
+        let selected = sections.selected_profile();
+        bail!(
+            "the profile {profile} needs a code of an MFA device (mfa_serial), which this command cannot ask for; let the AWS CLI \
+             ask, and take what it gets: eval \"$(aws configure export-credentials --profile {selected} --format env)\""
+        );
+    }
+    Ok(())
+}
+
+/// The first of the selected profile and those that it builds on which needs MFA.
+fn needs_mfa(sections: &EnvConfigSections) -> Option<String> {
+    let mut name = sections.selected_profile().to_owned();
+    for _ in 0..LONGEST_CHAIN {
+        let profile = sections.get_profile(&name)?;
+        if profile.get("mfa_serial").is_some() {
+            return Some(name);
+        }
+        name = profile.get("source_profile")?.to_owned();
+    }
+    None
+}
+
+/// The network that consists of this machine's own address, or of that of its network's gateway, as AWS sees it.
+///
+/// It is asked for without a proxy, since SSH takes none either.
 ///
 /// # Errors
 /// When nobody says it.
-pub(super) async fn own_address() -> anyhow::Result<IpAddr> {
+pub(super) async fn own_network() -> anyhow::Result<String> {
     const URL: &str = "https://checkip.amazonaws.com";
     let ask = async {
         let connector = Connector::builder().tls_provider(tls()).build();
@@ -99,7 +195,8 @@ pub(super) async fn own_address() -> anyhow::Result<IpAddr> {
         text.trim().parse().with_context(|| format!("it answers {text:?}"))
     };
     let answer = tokio::time::timeout(TRY_TIME, ask).await.context("it does not answer").flatten();
-    answer.with_context(|| {
+    let own_network = |address: IpAddr| format!("{address}/{}", if address.is_ipv4() { 32 } else { 128 });
+    answer.map(own_network).with_context(|| {
         format!(
             "asking {URL} from which address SSH is to be let in; say it yourself with --ssh-from ADDRESS"
         )
@@ -115,7 +212,9 @@ impl ClassifyRetry for CapacityIsFinal {
         let error =
             context.output_or_error().and_then(Result::err).and_then(|error| error.as_operation_error());
         let error = error.and_then(|error| error.downcast_ref::<RunInstancesError>());
-        match error.and_then(ProvideErrorMetadata::code).map(Class::of) {
+        let class = error
+            .map(|error| Class::of(error.code().unwrap_or_default(), error.message().unwrap_or_default()));
+        match class {
             Some(Class::Capacity) => RetryAction::RetryForbidden,
             _ => RetryAction::NoActionIndicated,
         }
@@ -123,139 +222,6 @@ impl ClassifyRetry for CapacityIsFinal {
 
     fn name(&self) -> &'static str {
         "capacity is final"
-    }
-}
-
-/// What an error means for whoever meets it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Class {
-    /// AWS does not know these credentials.
-    Credentials,
-    /// It did, once.
-    Expired,
-    /// They do not allow it.
-    Permission,
-    /// There is no room now; elsewhere there may be.
-    Capacity,
-    /// The account has no more.
-    Quota,
-    /// The account may have no more spot instances, or none at all.
-    NoSpot,
-    /// Somebody has protected it.
-    Protected,
-    /// There have been too many calls.
-    Throttled,
-    /// It is not there.
-    NotFound,
-    /// It is there already.
-    Duplicate,
-    /// Something else uses it.
-    InUse,
-    /// Nobody answers.
-    Unreachable,
-    /// Anything else.
-    Other,
-}
-
-impl Class {
-    fn of(code: &str) -> Self {
-        match code {
-            "AuthFailure"
-            | "UnrecognizedClientException"
-            | "InvalidClientTokenId"
-            | "SignatureDoesNotMatch"
-            | "InvalidAccessKeyId"
-            | "MissingAuthenticationToken"
-            | "InvalidSecurity"
-            | "OptInRequired" => Self::Credentials,
-            "ExpiredToken" | "ExpiredTokenException" | "RequestExpired" => Self::Expired,
-            // Spot instances have a limit of their own, and need a role in the account.
-            "MaxSpotInstanceCountExceeded" | "AuthFailure.ServiceLinkedRoleCreationNotPermitted" => {
-                Self::NoSpot
-            }
-            "OperationNotPermitted" => Self::Protected,
-            "UnauthorizedOperation"
-            | "AccessDenied"
-            | "AccessDeniedException"
-            | "AuthorizationError"
-            | "AuthorizationErrorException"
-            | "UnauthorizedAccess" => Self::Permission,
-            "InsufficientInstanceCapacity"
-            | "InsufficientHostCapacity"
-            | "InsufficientCapacityOnHost"
-            | "InsufficientCapacity"
-            | "InsufficientFreeAddressesInSubnet"
-            | "InsufficientReservedInstanceCapacity"
-            | "Unsupported"
-            | "SpotMaxPriceTooLow"
-            | "UnfulfillableCapacity" => Self::Capacity,
-            "Throttling"
-            | "ThrottlingException"
-            | "ThrottledException"
-            | "RequestLimitExceeded"
-            | "RequestThrottled"
-            | "TooManyRequestsException" => Self::Throttled,
-            "DependencyViolation" => Self::InUse,
-            "ResourceNotFound"
-            | "ResourceNotFoundException"
-            | "DashboardNotFoundError"
-            | "NotFound"
-            | "NotFoundException" => Self::NotFound,
-            _ if code.ends_with(".NotFound") => Self::NotFound,
-            _ if code.ends_with(".Duplicate") => Self::Duplicate,
-            _ if code.ends_with("LimitExceeded") || code.ends_with("CountExceeded") => Self::Quota,
-            _ => Self::Other,
-        }
-    }
-
-    /// What to do about it.
-    fn advice(self, call: &str) -> String {
-        match self {
-            Self::Credentials => {
-                "AWS does not accept these credentials, or not in this region; see AWS_PROFILE, AWS_ACCESS_KEY_ID and \
-                 whether the region is enabled for the account"
-                    .to_owned()
-            }
-            Self::Expired => {
-                "the credentials have expired; log in again (aws sso login), or get new ones, and see that this machine's \
-                 clock is right"
-                    .to_owned()
-            }
-            Self::Permission => format!("the credentials do not allow {call}; {POLICY} lists all that they must allow"),
-            Self::Quota => {
-                "a quota of the account; ask for more in the console (Service Quotas), or for fewer or smaller machines \
-                 (CLUSTER_SIZE, --instance-type)"
-                    .to_owned()
-            }
-            Self::Protected => {
-                "somebody has protected it from being ended; lift that with: aws ec2 modify-instance-attribute \
-                 --no-disable-api-termination --instance-id ID"
-                    .to_owned()
-            }
-            Self::Throttled => "AWS has had no time for it in all tries; try again later".to_owned(),
-            Self::Unreachable => "AWS cannot be reached; is there such a region, and is this machine online?".to_owned(),
-            _ => String::new(),
-        }
-    }
-}
-
-/// An error of AWS.
-#[derive(Debug, thiserror::Error)]
-pub(super) struct ApiError {
-    /// What was called, as policies name it.
-    pub(super) call: &'static str,
-    pub(super) region: String,
-    pub(super) class: Class,
-    said: String,
-}
-
-impl fmt::Display for ApiError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} in {}: {}", self.call, self.region, self.said)?;
-        match self.class.advice(self.call) {
-            advice if advice.is_empty() => Ok(()),
-            advice => write!(f, " ({advice})"),
-        }
     }
 }
 
@@ -271,17 +237,16 @@ fn causes(error: &dyn Error) -> String {
     said
 }
 
-/// The class of an error, if it is one of AWS.
-pub(super) fn class_of(error: &anyhow::Error) -> Option<Class> {
-    error.downcast_ref::<ApiError>().map(|error| error.class)
-}
-
-/// An error of this class is none.
-pub(super) fn unless(class: Class, outcome: anyhow::Result<()>) -> anyhow::Result<()> {
-    match outcome {
-        Err(error) if class_of(&error) == Some(class) => Ok(()),
-        outcome => outcome,
+/// Why there are no credentials, if that is why a call has failed.
+fn credentials_error(error: &(dyn Error + 'static)) -> Option<String> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if error.is::<CredentialsError>() {
+            return Some(causes(error));
+        }
+        cause = error.source();
     }
+    None
 }
 
 /// Makes an error of the SDK one for people.
@@ -295,17 +260,20 @@ where
     E: ProvideErrorMetadata + Error + Send + Sync + 'static,
 {
     fn explain(self, call: &'static str, aws: &Aws) -> anyhow::Result<T> {
-        self.map_err(|error| {
-            let (class, said) = match (&error, error.code()) {
-                (SdkError::ServiceError(_), Some(code)) => {
-                    (Class::of(code), format!("{} ({code})", error.message().unwrap_or("no reason is given")))
-                }
-                (SdkError::DispatchFailure(_) | SdkError::TimeoutError(_), _) => {
-                    (Class::Unreachable, causes(&error))
-                }
-                _ => (Class::Other, causes(&error)),
-            };
-            ApiError { call, region: aws.region.clone(), class, said }.into()
-        })
+        self.map_err(|error| explained(&error, call, &aws.region).into())
+    }
+}
+
+fn explained<E>(error: &SdkError<E, HttpResponse>, call: &'static str, region: &str) -> ApiError
+where
+    E: ProvideErrorMetadata + Error + Send + Sync + 'static,
+{
+    let of_class = |class| ApiError { call, region: region.to_owned(), class, said: causes(error) };
+    match (error, error.code()) {
+        (SdkError::ServiceError(_), Some(code)) => {
+            ApiError::new(call, region, code, error.message().unwrap_or("no reason is given"))
+        }
+        (SdkError::DispatchFailure(_) | SdkError::TimeoutError(_), _) => of_class(Class::Unreachable),
+        _ => of_class(Class::Other),
     }
 }

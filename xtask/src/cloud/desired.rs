@@ -17,17 +17,60 @@ pub(super) const EXPIRES_TAG: &str = "provisioned-classifier-expires";
 /// The tag with the fingerprint of an instance's host key.
 pub(super) const FINGERPRINT_TAG: &str = "provisioned-classifier-host-key";
 
-/// What EC2 checks of each instance, once a minute; for each of them there is an alarm.
-pub(super) const CHECKS: [&str; 3] =
-    ["StatusCheckFailed", "StatusCheckFailed_Instance", "StatusCheckFailed_System"];
+/// What EC2 checks of each instance, once a minute: the instance, its host and its disks. CloudWatch's metric of it fails when any of
+/// the single checks does, so the others need no alarms of their own.
+pub(super) const CHECK: &str = "StatusCheckFailed";
+/// After so many failed minutes people are told.
+const NOTIFY_MINUTES: i32 = 2;
+/// After so many failed minutes a machine is ended that others can do without: one that hangs cannot fire its own timer.
+const TERMINATE_MINUTES: i32 = 15;
+/// The metrics host has the results, so somebody gets more time to fetch them.
+const TERMINATE_METRICS_MINUTES: i32 = 60;
+/// CloudWatch draws so many metrics in a widget, at most.
+const METRICS_A_WIDGET: usize = 500;
+/// Without detailed monitoring, EC2 tells CloudWatch how busy a machine is every five minutes.
+const CPU_SECONDS: u32 = 300;
 
-/// A stack as it should be: a key pair, a security group, instances, a topic for alarms, three alarms for each instance,
+/// What an alarm does about a machine that fails its checks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Action {
+    /// Tells those on call.
+    Notify,
+    /// Has EC2 end the machine.
+    Terminate,
+}
+
+impl Action {
+    /// Each machine has an alarm for each.
+    pub(super) const ALL: [Self; 2] = [Self::Notify, Self::Terminate];
+
+    /// As the names of alarms have it.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Notify => "notify",
+            Self::Terminate => "terminate",
+        }
+    }
+
+    /// After how many failed minutes of a machine of this role.
+    pub(super) fn minutes(self, role: Option<Role>) -> i32 {
+        match (self, role) {
+            (Self::Notify, _) => NOTIFY_MINUTES,
+            (Self::Terminate, Some(Role::Metrics)) => TERMINATE_METRICS_MINUTES,
+            (Self::Terminate, _) => TERMINATE_MINUTES,
+        }
+    }
+}
+
+/// A stack as it should be: a key pair, a security group, instances, a topic for alarms, two alarms for each instance,
 /// a dashboard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Desired {
     /// The name of the stack, and of all that has one name only.
     pub(super) name: String,
     pub(super) region: String,
+    /// The number of the account.
+    pub(super) account: String,
     /// As in authorized_keys, without the comment.
     pub(super) public_key: String,
     /// The network that the machines are in.
@@ -39,6 +82,8 @@ pub(super) struct Desired {
     pub(super) image: Option<String>,
     /// The size of their disks.
     pub(super) disk_gib: u32,
+    /// Whether workers may be spot instances.
+    pub(super) spot: bool,
     /// The phone numbers that are told of alarms.
     pub(super) on_call: BTreeSet<String>,
 }
@@ -47,6 +92,7 @@ impl Desired {
     /// The stack that the user asks for.
     pub(super) fn new(
         settings: &Settings,
+        account: String,
         public_key: String,
         vpc: String,
         ssh_from: &BTreeSet<String>,
@@ -61,6 +107,7 @@ impl Desired {
         Self {
             name: settings.stack.clone(),
             region: settings.region.clone(),
+            account,
             public_key,
             vpc,
             rules: ssh_from.iter().map(ssh).chain([members]).collect(),
@@ -72,8 +119,14 @@ impl Desired {
             instance_types: settings.instance_types.clone(),
             image: settings.image.clone(),
             disk_gib: settings.disk_gib,
+            spot: settings.spot,
             on_call,
         }
+    }
+
+    /// What an alarm names to have EC2 end its machine.
+    pub(super) fn terminate_arn(&self) -> String {
+        format!("arn:aws:automate:{}:ec2:terminate", self.region)
     }
 
     /// The dashboard for these instances: the use of each one's processors.
@@ -84,50 +137,59 @@ impl Desired {
                 json!(["AWS/EC2", "CPUUtilization", "InstanceId", instance.id, {"label": name}])
             })
             .collect();
-        let text = json!({
+        let mut widgets = vec![json!({
             "type": "text", "x": 0, "y": 0, "width": 24, "height": 1,
-            "properties": {"markdown": dashboard_mark(&self.name)},
-        });
-        json!({"widgets": [text, {
-            "type": "metric", "x": 0, "y": 1, "width": 24, "height": 12,
-            "properties": {
-                "title": format!("Processors of {}", self.name),
-                "region": self.region, "view": "timeSeries", "stat": "Average", "period": 60,
-                "yAxis": {"left": {"min": 0, "max": 100}},
-                "metrics": metrics,
-            },
-        }]})
+            "properties": {"markdown": dashboard_mark(&self.name, &self.region)},
+        })];
+        for (i, metrics) in metrics.chunks(METRICS_A_WIDGET).enumerate() {
+            widgets.push(json!({
+                "type": "metric", "x": 0, "y": 1 + 12 * i, "width": 24, "height": 12,
+                "properties": {
+                    "title": format!("Processors of {}", self.name),
+                    "region": self.region, "view": "timeSeries", "stat": "Average", "period": CPU_SECONDS,
+                    "yAxis": {"left": {"min": 0, "max": 100}},
+                    "metrics": metrics,
+                },
+            }));
+        }
+        json!({ "widgets": widgets })
     }
 
     /// Where people see the dashboard.
     pub(super) fn dashboard_url(&self) -> String {
         let Self { region, name, .. } = self;
+        let dashboard = dashboard_name(name, region);
         format!(
-            "https://{region}.console.aws.amazon.com/cloudwatch/home?region={region}#dashboards:name={name}"
+            "https://{region}.console.aws.amazon.com/cloudwatch/home?region={region}#dashboards:name={dashboard}"
         )
     }
 }
 
-/// What a stack's dashboard says of itself, since dashboards have no tags that they could be found by.
-fn dashboard_mark(stack: &str) -> String {
-    format!("{TAG}: {stack}")
+/// What a stack's dashboard is called. An account's dashboards are the same in all regions.
+pub(super) fn dashboard_name(stack: &str, region: &str) -> String {
+    format!("{stack}-{region}")
+}
+
+/// What a stack's dashboard says of itself, since it is found by its name.
+fn dashboard_mark(stack: &str, region: &str) -> String {
+    format!("{TAG}: {stack} in {region}")
 }
 
 /// Whether a dashboard is the stack's, and not a stranger's of the same name.
-pub(super) fn is_our_dashboard(body: &Value, stack: &str) -> bool {
-    body["widgets"][0]["properties"]["markdown"].as_str() == Some(&dashboard_mark(stack))
+pub(super) fn is_our_dashboard(body: &Value, stack: &str, region: &str) -> bool {
+    body["widgets"][0]["properties"]["markdown"].as_str() == Some(&dashboard_mark(stack, region))
 }
 
 /// Whether this is the name of an alarm for an instance of the stack, and not a stranger's.
 #[cfg(feature = "aws")]
 pub(super) fn is_our_alarm(name: &str, stack: &str) -> bool {
     let rest = name.strip_prefix(&alarm_prefix(stack)).and_then(|rest| rest.split_once(' '));
-    rest.is_some_and(|(instance, check)| instance.starts_with("i-") && CHECKS.contains(&check))
+    rest.is_some_and(|(instance, action)| instance.starts_with("i-") && !action.contains(' '))
 }
 
 /// The name of an alarm.
-pub(super) fn alarm_name(stack: &str, instance: &str, check: &str) -> String {
-    format!("{}{instance} {check}", alarm_prefix(stack))
+pub(super) fn alarm_name(stack: &str, instance: &str, action: Action) -> String {
+    format!("{}{instance} {}", alarm_prefix(stack), action.word())
 }
 
 /// What the names of a stack's alarms begin with, and of no other stack's.

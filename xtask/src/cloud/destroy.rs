@@ -1,127 +1,66 @@
-//! Subcommand: cargo xtask down, in the cloud
+//! Destroying a stack: all that bears its tag, and a look that nothing is left.
 
-use std::path::Path;
-use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::bail;
 use aws_sdk_ec2::types::{Filter, NetworkInterface, VolumeState};
 
-use super::aws::{Aws, Class, Explain, class_of, unless};
-use super::desired::is_our_dashboard;
-use super::launch;
-use super::look::{
-    alarms, by_tag, dashboard, filter, instances, key_pair, topic_arn, topic_of_name, without_comment,
-};
+use super::aws::{Aws, Explain};
+use super::desired::{dashboard_name, is_our_dashboard};
+use super::errors::{Class, class_of, unless};
+use super::look::{self, A_PAGE, by_tag, dashboard, filter, topic_arn, topic_of_name};
 use super::plan::DELETED_AT_ONCE;
-use super::settings::{self, Settings};
-use crate::commands::remote::Down;
-use crate::hosts::Inventory;
-use crate::runtime::runtime;
-use crate::{interrupt, remote, ui};
+use super::{alarms, instances};
+use crate::ui;
 
 /// How long instances may take to be gone.
 const GONE_TIME: Duration = Duration::from_secs(600);
 /// How long a security group may seem to be used whose instances are gone.
 const USED_TIME: Duration = Duration::from_secs(60);
+/// How long something may seem to be there that was deleted without an error.
+const LEFT_TIME: Duration = Duration::from_secs(60);
 /// Between two looks, at first and at most.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
-
-/// Destroys all that there is of a stack.
-pub(super) fn down(args: &Down) -> anyhow::Result<ExitCode> {
-    interrupt::watch_and_say(
-        "going on, so that nothing stays that costs money (once more: to stop)",
-        "interrupted twice: another cargo xtask down goes on",
-    )?;
-    let inventory_path = remote::inventory_path(&args.place)?;
-    let settings_path = Settings::path(&args.place)?;
-    let mut remembered = Settings::load(&settings_path)?;
-    let stack = settings::stack(args.stack.as_deref(), remembered.as_ref())?;
-    let inventory = Inventory::load_if_there(&inventory_path)?;
-    // Somebody else's stack is destroyed only by its name. A folder without a key has none of its own.
-    let public = inventory_path.with_file_name("ssh_pubkey_in_ec2_format.pub");
-    let own_key = match wire::program::read_if_there(&public)? {
-        Some(key) if args.stack.is_none() || args.own => {
-            Some(without_comment(&String::from_utf8_lossy(&key)))
-        }
-        _ => None,
-    };
-    let runtime = runtime()?;
-    let mut failed = Vec::new();
-    let regions = match args.region.as_slice() {
-        [all] if all == "all" => runtime.block_on(regions(settings::REGION))?,
-        [] => vec![settings::region(&[], remembered.as_ref())?],
-        regions => regions.to_vec(),
-    };
-    for region in &regions {
-        let destroyed = settings::check_region(region)
-            .and_then(|()| runtime.block_on(down_in(region, &stack, own_key.as_deref())));
-        match destroyed {
-            Ok(()) => {
-                ui::note(&format!("nothing is left of {stack} in {region}"));
-                let here = format!("{stack} in {region}");
-                if inventory.as_ref().is_some_and(|inventory| inventory.stack.as_ref() == Some(&here)) {
-                    forget(&inventory_path)?;
-                }
-                if let Some(remembered) = remembered.as_mut()
-                    && (&remembered.stack, &remembered.region) == (&stack, region)
-                {
-                    remembered.may_be_up = false;
-                    remembered.save(&settings_path)?;
-                }
-            }
-            Err(error) => failed.push(format!("{region}: {error:#}")),
-        }
-    }
-    match failed.as_slice() {
-        [] => Ok(ExitCode::SUCCESS),
-        failed => bail!("the stack {stack} is not down:\n{}", failed.join("\n")),
-    }
-}
-
-/// Destroys a stack in a region, unless it has another key than it should have.
-async fn down_in(region: &str, stack: &str, own_key: Option<&str>) -> anyhow::Result<()> {
-    let aws = Aws::connect(region).await?;
-    if let Some(own) = own_key
-        && let Some(pair) = key_pair(&aws, stack).await?
-    {
-        ensure!(
-            pair.public_key == own,
-            "it has another SSH key than this folder has, so it may be somebody else's; if it is to be destroyed, name it: \
-             --stack {stack}"
-        );
-    }
-    destroy(&aws, stack).await
-}
-
-/// All regions that are enabled for the account.
-async fn regions(ask_in: &str) -> anyhow::Result<Vec<String>> {
-    let aws = Aws::connect(ask_in).await?;
-    let found = aws.ec2.describe_regions().send().await.explain("ec2:DescribeRegions", &aws)?;
-    Ok(found.regions().iter().filter_map(|region| region.region_name()).map(str::to_owned).collect())
-}
-
-/// Removes what is known here of hosts that are no more. What was asked for is remembered.
-pub(super) fn forget(inventory: &Path) -> anyhow::Result<()> {
-    let known_hosts = remote::access(inventory, None).known_hosts;
-    if known_hosts.exists() {
-        std::fs::remove_dir_all(&known_hosts)
-            .with_context(|| format!("removing {}", known_hosts.display()))?;
-    }
-    for file in [inventory.with_file_name("urls.txt"), inventory.to_owned()] {
-        wire::program::remove_if_there(&file)?;
-    }
-    Ok(())
-}
+/// How many disks one answer has, at most.
+const VOLUMES_A_PAGE: i32 = 500;
 
 /// Destroys all that bears the tag of the stack, or its name where there are no tags, and looks that nothing is left.
 ///
-/// All of it is tried, whatever fails. Instances cost nothing from the moment on that they are told to end; it is waited
-/// until they are gone, since only then their disks are, and the security group can be deleted.
+/// All of it is tried, whatever fails. Instances cost nothing from the moment on that they are told to end; this waits
+/// until they are gone, since only then their disks are, and the security group can be deleted. AWS's answers may be older than
+/// what was done: nothing is called gone before a look that is `settle` after the first one, and nothing left within a minute.
 ///
 /// # Errors
 /// What failed, and what is left, with ids.
-pub(super) async fn destroy(aws: &Aws, stack: &str) -> anyhow::Result<()> {
+pub(super) async fn destroy(aws: &Aws, stack: &str, settle: Duration) -> anyhow::Result<()> {
+    let start = Instant::now();
+    let mut pause = PAUSES.0;
+    loop {
+        let looked = Instant::now();
+        let errors = destroy_what_is_seen(aws, stack).await;
+        let why: String = errors.iter().map(|error| format!("\n  {error}")).collect();
+        match left(aws, stack).await {
+            Ok(left) if left.is_empty() && looked.duration_since(start) >= settle => {
+                // What failed was not needed after all, or somebody else did it.
+                errors.iter().for_each(|error| ui::note(error));
+                return Ok(());
+            }
+            // What was launched just now may be in no answer yet.
+            Ok(left) if left.is_empty() => tokio::time::sleep(settle.saturating_sub(start.elapsed())).await,
+            Ok(left) if !errors.is_empty() || start.elapsed() >= LEFT_TIME => {
+                bail!("these are left: {}{why}", left.join(", "))
+            }
+            Ok(_) => {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(PAUSES.1);
+            }
+            Err(error) => bail!("what is left is not known: {error:#}{why}"),
+        }
+    }
+}
+
+/// Destroys what is in AWS's answers now; gives what failed.
+async fn destroy_what_is_seen(aws: &Aws, stack: &str) -> Vec<String> {
     let (instances, alarms, dashboard, topic, key_pair) = tokio::join!(
         end_instances(aws, stack),
         delete_alarms(aws, stack),
@@ -131,21 +70,8 @@ pub(super) async fn destroy(aws: &Aws, stack: &str) -> anyhow::Result<()> {
     );
     let group = delete_group(aws, stack).await;
     let volumes = delete_volumes(aws, stack).await;
-    let errors: Vec<_> = [instances, alarms, dashboard, topic, key_pair, group, volumes]
-        .into_iter()
-        .filter_map(|outcome| outcome.err().map(|error| format!("{error:#}")))
-        .collect();
-    let left = left(aws, stack).await;
-    let why: String = errors.iter().map(|error| format!("\n  {error}")).collect();
-    match left {
-        Ok(left) if left.is_empty() => {
-            // What failed was not needed after all, or somebody else did it.
-            errors.iter().for_each(|error| ui::note(error));
-            Ok(())
-        }
-        Ok(left) => bail!("these are left: {}{why}", left.join(", ")),
-        Err(error) => bail!("what is left is not known: {error:#}{why}"),
-    }
+    let outcomes = [instances, alarms, dashboard, topic, key_pair, group, volumes];
+    outcomes.into_iter().filter_map(|outcome| outcome.err().map(|error| format!("{error:#}"))).collect()
 }
 
 /// Ends all instances, and waits until they are gone.
@@ -154,7 +80,7 @@ async fn end_instances(aws: &Aws, stack: &str) -> anyhow::Result<()> {
     let mut pause = PAUSES.0;
     let mut bar = None;
     loop {
-        let seen = instances(aws, stack).await?;
+        let seen = look::instances(aws, stack).await?;
         let count = seen.there.len() + seen.going.len();
         if count == 0 {
             return Ok(());
@@ -168,7 +94,7 @@ async fn end_instances(aws: &Aws, stack: &str) -> anyhow::Result<()> {
             bail!("instances are still not gone after {GONE_TIME:?}: {}", left.join(", "));
         }
         if !seen.there.is_empty() {
-            launch::end(aws, seen.there.iter().map(|instance| instance.id.clone()).collect()).await?;
+            instances::end(aws, seen.there.iter().map(|instance| instance.id.clone()).collect()).await?;
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(PAUSES.1);
@@ -176,20 +102,22 @@ async fn end_instances(aws: &Aws, stack: &str) -> anyhow::Result<()> {
 }
 
 async fn delete_alarms(aws: &Aws, stack: &str) -> anyhow::Result<()> {
-    let names: Vec<_> = alarms(aws, stack).await?.into_keys().collect();
+    let names: Vec<_> = look::alarms(aws, stack).await?.into_keys().collect();
+    let mut pace = alarms::pace();
     for names in names.chunks(DELETED_AT_ONCE) {
-        let gone = aws.cloudwatch.delete_alarms().set_alarm_names(Some(names.to_vec())).send().await;
-        unless(Class::NotFound, gone.explain("cloudwatch:DeleteAlarms", aws).map(drop))?;
+        pace.tick().await;
+        alarms::delete(aws, names).await?;
     }
     Ok(())
 }
 
 async fn delete_dashboard(aws: &Aws, stack: &str) -> anyhow::Result<()> {
     let Some(body) = dashboard(aws, stack).await? else { return Ok(()) };
-    if !is_our_dashboard(&body, stack) {
+    if !is_our_dashboard(&body, stack, &aws.region) {
         return Ok(());
     }
-    let gone = aws.cloudwatch.delete_dashboards().dashboard_names(stack).send().await;
+    let name = dashboard_name(stack, &aws.region);
+    let gone = aws.cloudwatch.delete_dashboards().dashboard_names(name).send().await;
     unless(Class::NotFound, gone.explain("cloudwatch:DeleteDashboards", aws).map(drop))
 }
 
@@ -212,9 +140,8 @@ async fn delete_key_pair(aws: &Aws, stack: &str) -> anyhow::Result<()> {
 /// Deletes the security group. As long as something uses it, there may be instances that were launched so late that they
 /// were not seen yet.
 async fn delete_group(aws: &Aws, stack: &str) -> anyhow::Result<()> {
-    let found = aws.ec2.describe_security_groups().filters(by_tag(stack)).send().await;
-    let found = found.explain("ec2:DescribeSecurityGroups", aws)?;
-    for id in found.security_groups().iter().filter_map(|group| group.group_id()) {
+    let found = look::groups(aws, by_tag(stack)).await?;
+    for id in found.iter().filter_map(|group| group.group_id()) {
         let (deadline, mut pause) = (Instant::now() + USED_TIME, PAUSES.0);
         loop {
             let gone = aws.ec2.delete_security_group().group_id(id).send().await;
@@ -239,13 +166,14 @@ async fn delete_group(aws: &Aws, stack: &str) -> anyhow::Result<()> {
 
 /// What uses a security group.
 async fn users(aws: &Aws, group: &str) -> anyhow::Result<Vec<String>> {
-    let found = aws.ec2.describe_network_interfaces().filters(filter("group-id", group)).send().await;
+    let call = aws.ec2.describe_network_interfaces().filters(filter("group-id", group)).max_results(A_PAGE);
+    let found = call.into_paginator().items().send().collect::<Result<Vec<_>, _>>().await;
     let found = found.explain("ec2:DescribeNetworkInterfaces", aws)?;
     let user = |interface: &NetworkInterface| {
         let instance = interface.attachment().and_then(|attachment| attachment.instance_id());
         instance.or(interface.network_interface_id()).unwrap_or("something without an id").to_owned()
     };
-    Ok(found.network_interfaces().iter().map(user).collect())
+    Ok(found.iter().map(user).collect())
 }
 
 /// Deletes disks that did not go with their instance.
@@ -259,22 +187,20 @@ async fn delete_volumes(aws: &Aws, stack: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Disks that are there, and are not about to be gone.
 async fn volumes(aws: &Aws, stack: &str) -> anyhow::Result<Vec<(String, Option<VolumeState>)>> {
-    let mut pages = aws.ec2.describe_volumes().filters(by_tag(stack)).into_paginator().send();
-    let mut volumes = Vec::new();
-    while let Some(page) = pages.next().await {
-        let page = page.explain("ec2:DescribeVolumes", aws)?;
-        let found = page.volumes().iter();
-        volumes.extend(
-            found.filter_map(|volume| Some((volume.volume_id()?.to_owned(), volume.state().cloned()))),
-        );
-    }
-    Ok(volumes)
+    let call = aws.ec2.describe_volumes().filters(by_tag(stack)).max_results(VOLUMES_A_PAGE);
+    let found = call.into_paginator().items().send().collect::<Result<Vec<_>, _>>().await;
+    let found = found.explain("ec2:DescribeVolumes", aws)?.into_iter();
+    let volumes = found.filter_map(|volume| Some((volume.volume_id?, volume.state)));
+    Ok(volumes
+        .filter(|(_, state)| !matches!(state, Some(VolumeState::Deleting | VolumeState::Deleted)))
+        .collect())
 }
 
 /// What there still is of a stack, with ids. What only bears its name is not ours, and is told.
 async fn left(aws: &Aws, stack: &str) -> anyhow::Result<Vec<String>> {
-    let seen = instances(aws, stack).await?;
+    let seen = look::instances(aws, stack).await?;
     let mut left: Vec<_> = seen.there.iter().map(|instance| format!("instance {}", instance.id)).collect();
     left.extend(seen.going.iter().map(|id| format!("instance {id} (ending)")));
     left.extend(volumes(aws, stack).await?.into_iter().map(|(id, _)| format!("volume {id}")));
@@ -288,10 +214,11 @@ async fn left(aws: &Aws, stack: &str) -> anyhow::Result<Vec<String>> {
         (Some(arn), None) => strangers.push(format!("topic {arn}")),
         (None, None) => {}
     }
-    left.extend(alarms(aws, stack).await?.into_keys().map(|name| format!("alarm {name}")));
+    left.extend(look::alarms(aws, stack).await?.into_keys().map(|name| format!("alarm {name}")));
+    let name = format!("dashboard {}", dashboard_name(stack, &aws.region));
     match dashboard(aws, stack).await? {
-        Some(body) if is_our_dashboard(&body, stack) => left.push(format!("dashboard {stack}")),
-        Some(_) => strangers.push(format!("dashboard {stack}")),
+        Some(body) if is_our_dashboard(&body, stack, &aws.region) => left.push(name),
+        Some(_) => strangers.push(name),
         None => {}
     }
     strangers.retain(|stranger| !left.contains(stranger));
@@ -311,8 +238,7 @@ async fn key_pairs(aws: &Aws, of: Filter) -> anyhow::Result<Vec<String>> {
 }
 
 async fn groups(aws: &Aws, of: Filter) -> anyhow::Result<Vec<String>> {
-    let found = aws.ec2.describe_security_groups().filters(of).send().await;
-    let found = found.explain("ec2:DescribeSecurityGroups", aws)?;
-    let ids = found.security_groups().iter().filter_map(|group| group.group_id());
+    let found = look::groups(aws, of).await?;
+    let ids = found.iter().filter_map(|group| group.group_id());
     Ok(ids.map(|id| format!("security group {id}")).collect())
 }

@@ -1,154 +1,247 @@
 //! Subcommand: cargo xtask job
 //!
-//! Each step is a process of its own, so that this one lives to take the stack down whatever becomes of a step: it fails,
-//! it panics, somebody kills it. Should this one be killed, the step that is at work ends with it, and the machines end
-//! themselves when their time is over.
+//! Each step is a process of its own, so that this one lives to save what there is and to take the stack down, whatever
+//! becomes of a step: it fails, it panics, somebody kills it. Should this one be killed, the step that is at work ends with it,
+//! and the machines end themselves when their time is over.
 
-use std::ffi::OsString;
-use std::os::unix::process::CommandExt;
-use std::process::{Command, ExitCode, ExitStatus, Stdio};
-use std::time::Duration;
+mod steps;
 
-use anyhow::{Context, bail};
-use clap::parser::ValueSource;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
 
+use anyhow::bail;
+
+use self::steps::{Failed, Limit, Step, Steps};
+use super::settings::Settings;
 use super::up::NOTHING_DONE;
 use crate::commands::remote::Job;
-use crate::{interrupt, options, ui};
+use crate::hosts::Inventory;
+use crate::{interrupt, remote, ui};
 
-/// How often a step is asked whether it has ended.
-const PAUSE: Duration = Duration::from_millis(20);
+/// With the second Ctrl-C, nothing is fetched any more; with the third, the stack is left to its time to live.
+const SKIP: usize = 2;
+const LEAVE: usize = 3;
+/// How long what is complete may be fetched.
+const FETCH_TIME: Duration = Duration::from_secs(600);
+/// For so much of what is left of their time, the machines are to have something to do besides the job: to send what is
+/// complete.
+const LAST_SHARE: u32 = 8;
+/// How much earlier than the machines the fetching ends, at least.
+const MARGIN: Duration = Duration::from_secs(20);
+/// How long a job may take to end its programs, and a fetch to pack what it has.
+const END_TIME: Duration = Duration::from_secs(60);
+const PACK_TIME: Duration = Duration::from_secs(5);
 
 /// Runs all steps.
 pub(super) fn job(args: &Job) -> anyhow::Result<ExitCode> {
-    let steps = Steps::new()?;
-    interrupt::watch(
-        "interrupted twice: the stack is left as it is, and ends itself when its time is over; better: cargo xtask down",
-    )?;
-    let up = steps.run("up");
-    if up.as_ref().is_err_and(|failed| failed.is(NOTHING_DONE)) {
-        bail!("nothing was made, so nothing is taken down; the reason is above");
-    }
-    let outcome = up.map_err(anyhow::Error::from).and_then(|()| {
-        let ran = steps.run("run-cluster");
-        // Also when that was interrupted or has failed: the job may have been done. What a first try could not fetch, a
-        // second may.
-        let fetched = steps.run("get-results").or_else(|_| steps.run("get-results"));
-        ran.and(fetched).map_err(anyhow::Error::from)
-    });
-    if args.keep {
-        ui::note("the stack is left up, as --keep asks; take it down with: cargo xtask down");
-        outcome?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    let down = steps.run("down");
-    match (outcome, down) {
-        (Ok(()), Ok(())) => Ok(ExitCode::SUCCESS),
-        (Err(_), Ok(())) if interrupt::is_wanted() => {
-            ui::note("interrupted; the stack is down");
-            Ok(ExitCode::from(interrupt::EXIT_CODE))
+    let job = Whole { steps: Steps::new(LEAVE)?, args };
+    interrupt::count()?;
+    match job.steps.run(&job.up()) {
+        Ok(()) => {
+            let outcome = job.run();
+            job.end(outcome)
         }
-        (Err(error), Ok(())) => Err(error.context("the job has failed, and the stack is down")),
-        (Ok(()), Err(error)) => {
-            Err(anyhow::Error::from(error).context("the job is done, but the stack is not down"))
+        Err(failed) if failed.is(NOTHING_DONE) => {
+            if failed.was_interrupted() {
+                ui::note("interrupted; nothing was made, so nothing is taken down");
+                return Ok(ExitCode::from(interrupt::EXIT_CODE));
+            }
+            bail!("nothing was made, so nothing is taken down; the reason is above")
         }
-        (Err(error), Err(down)) => bail!("{error:#}\n\nbesides, the stack is not down: {down}"),
+        Err(failed) => job.end(Err(failed)),
     }
 }
 
-/// A step that has failed.
-#[derive(Debug, thiserror::Error)]
-#[error("cargo xtask {name} {how}")]
-struct Failed {
-    name: &'static str,
-    code: Option<i32>,
-    how: String,
+/// A job with all that belongs to it.
+struct Whole<'a> {
+    steps: Steps,
+    args: &'a Job,
 }
 
-impl Failed {
-    fn is(&self, code: u8) -> bool {
-        self.code == Some(i32::from(code))
-    }
-}
-
-/// The commands that a job consists of.
-struct Steps {
-    matches: clap::ArgMatches,
-    commands: clap::Command,
-}
-
-impl Steps {
-    fn new() -> anyhow::Result<Self> {
-        let commands = crate::command();
-        let words = options::from_make(std::env::args_os(), &commands)?;
-        let matches = commands.clone().get_matches_from(words);
-        let matches = matches.subcommand_matches("job").context("this is no job")?.clone();
-        Ok(Self { matches, commands })
+impl Whole<'_> {
+    /// Whether the stack stays if the job fails, and why.
+    fn keeps(&self, fails: bool) -> Option<&'static str> {
+        match (self.args.keep, self.args.keep_on_failure) {
+            (true, _) => Some("--keep"),
+            (_, true) if fails => Some("--keep-on-failure"),
+            _ => None,
+        }
     }
 
-    /// Those of the job's own options that a command has, too.
-    fn words(&self, command: &str) -> Vec<OsString> {
-        let Some(command) = self.commands.find_subcommand(command) else { return Vec::new() };
-        let mut words = Vec::new();
-        for arg in command.get_arguments() {
-            let (id, Some(long)) = (arg.get_id().as_str(), arg.get_long()) else { continue };
-            // The environment is passed on by itself.
-            let is_said = matches!(self.matches.try_contains_id(id), Ok(true))
-                && self.matches.value_source(id) == Some(ValueSource::CommandLine);
-            for value in self.matches.try_get_raw(id).ok().flatten().filter(|_| is_said).into_iter().flatten()
-            {
-                let mut word = OsString::from(format!("--{long}="));
-                word.push(value);
-                words.push(word);
+    fn step(&self, name: &'static str) -> Step {
+        Step::new(name, self.keeps(true).is_none())
+    }
+
+    /// It undoes what it has made when it is interrupted, as this job would.
+    fn up(&self) -> Step {
+        self.step("up").with(["--provider=aws"]).asked_at(1..SKIP, Duration::MAX)
+    }
+
+    /// Runs the job and fetches its results, or what is complete of them.
+    fn run(&self) -> Result<(), Failed> {
+        if interrupt::is_wanted() {
+            return Err(Failed::interrupted("run-cluster"));
+        }
+        let mut step = self.step("run-cluster").asked_at(1..LEAVE, END_TIME);
+        if self.keeps(true).is_none()
+            && let Some(ends) = self.inventory().and_then(|inventory| inventory.ends())
+        {
+            let last_call = last_call(ends.duration_since(SystemTime::now()).unwrap_or_default());
+            step = step.until(Limit {
+                at: ends - last_call,
+                words: format!(
+                    "its machines end by themselves at {}",
+                    humantime::format_rfc3339_seconds(ends)
+                ),
+            });
+        }
+        if let Err(failed) = self.steps.run(&step) {
+            // It can still be fetched from a stack that stays.
+            if self.keeps(true).is_none() {
+                // Why it could not be fetched is told; why the job has failed matters more.
+                let _ = self.fetch(&failed);
+            }
+            return Err(failed);
+        }
+        // What a first try could not fetch, a second may.
+        let fetched = match interrupt::is_wanted() {
+            true => Err(Failed::interrupted("get-results")),
+            false => self.steps.run(&self.step("get-results").asked_at(1..LEAVE, PACK_TIME)),
+        };
+        fetched.or_else(|failed| self.fetch(&failed))
+    }
+
+    /// Fetches what is complete: of a job that is done, all.
+    fn fetch(&self, failed: &Failed) -> Result<(), Failed> {
+        if interrupt::times() >= SKIP {
+            return Err(Failed::interrupted("get-results"));
+        }
+        let now = SystemTime::now();
+        let ends = self.inventory().and_then(|inventory| inventory.ends());
+        let left = ends.map(|ends| ends.duration_since(now).unwrap_or_default().saturating_sub(MARGIN));
+        let time = left.map_or(FETCH_TIME, |left| left.min(FETCH_TIME));
+        let seconds = time.as_secs();
+        ui::note(&format!(
+            "fetching what is complete, for at most {} (Ctrl-C skips that)",
+            ui::clock(time.as_secs_f64())
+        ));
+        let why = if failed.was_interrupted() { "interrupted".to_owned() } else { failed.to_string() };
+        let step = self
+            .step("get-results")
+            .with(["--partial", "--end-job"])
+            .with([format!("--within={seconds}s"), format!("--because={why}")])
+            .asked_at(interrupt::times() + 1..LEAVE, PACK_TIME)
+            .until(Limit { at: now + time + PACK_TIME, words: "its time is over".to_owned() });
+        self.steps.run(&step).inspect_err(|failed| {
+            ui::note(&format!("nothing was fetched: {failed}"));
+        })
+    }
+
+    /// Takes the stack down, if it is not to stay; and says what became of the job.
+    fn end(&self, outcome: Result<(), Failed>) -> anyhow::Result<ExitCode> {
+        if let Some(flag) = self.keeps(outcome.is_err()) {
+            let is_up = !outcome.as_ref().is_err_and(|failed| failed.step() == "up");
+            let stack = if is_up { "the stack is left up" } else { "what up has left of the stack stays" };
+            ui::note(&format!(
+                "{stack}, as {flag} asks; {}; take it down with: cargo xtask down",
+                self.machines_end()
+            ));
+            if is_up && outcome.is_err() {
+                ui::note(
+                    "cargo xtask get-results --partial fetches what is complete, and cargo xtask run-cluster --resume goes on",
+                );
+            }
+            return match outcome {
+                Ok(()) => Ok(ExitCode::SUCCESS),
+                Err(failed) if failed.was_interrupted() => Ok(ExitCode::from(interrupt::EXIT_CODE)),
+                Err(failed) => Err(failed.into()),
+            };
+        }
+        if interrupt::times() == SKIP {
+            ui::note(
+                "interrupted twice: the stack is taken down (once more: it is left to its time to live)",
+            );
+        }
+        // Whatever a step was killed at: somebody else's stack of the same name is not taken down.
+        let down = (interrupt::times() < LEAVE)
+            .then(|| self.steps.run(&self.step("down").with(["--provider=aws", "--own"])));
+        match (outcome, down) {
+            (_, None) => Ok(self.leave()),
+            (_, Some(Err(_))) if interrupt::times() >= LEAVE => Ok(self.leave()),
+            (Ok(()), Some(Ok(()))) => Ok(ExitCode::SUCCESS),
+            (Err(failed), Some(Ok(()))) if failed.was_interrupted() => {
+                ui::note("interrupted; the stack is down");
+                Ok(ExitCode::from(interrupt::EXIT_CODE))
+            }
+            (Err(failed), Some(Ok(()))) => {
+                Err(anyhow::Error::from(failed).context("the job has failed, and the stack is down"))
+            }
+            (Ok(()), Some(Err(down))) => {
+                bail!("the job is done, but the stack is not down: {down}; {}", self.machines_end())
+            }
+            (Err(failed), Some(Err(down))) => {
+                bail!("{failed}\n\nbesides, the stack is not down: {down}; {}", self.machines_end())
             }
         }
-        words
     }
 
-    /// Runs a command to its end. It is told of an interruption by this process alone, so that it is told once.
-    fn run(&self, name: &'static str) -> Result<(), Failed> {
-        match self.try_run(name) {
-            Ok(status) if status.success() => Ok(()),
-            Ok(status) => Err(Failed { name, code: status.code(), how: format!("ended with {status}") }),
-            Err(error) => Err(Failed { name, code: None, how: format!("{error:#}") }),
+    /// Says what becomes of a stack that the user does not wait for.
+    fn leave(&self) -> ExitCode {
+        ui::note(&format!(
+            "interrupted three times: the stack is left as it is; {}, and cost money until then; better: cargo xtask down",
+            self.machines_end()
+        ));
+        ExitCode::from(interrupt::EXIT_CODE)
+    }
+
+    /// When the last of the machines ends.
+    fn machines_end(&self) -> String {
+        let known =
+            self.inventory().and_then(|inventory| inventory.hosts.iter().filter_map(|host| host.ends).max());
+        if let Some(ends) = known {
+            return format!("its machines end by themselves {}", moment(ends));
+        }
+        // No machine was there yet when it was last looked; so those that there may be are younger.
+        let settings =
+            Settings::path(&self.args.up.place).and_then(|path| Settings::load(&path)).ok().flatten();
+        match settings {
+            Some(settings) => {
+                let ends = SystemTime::now() + Duration::from_secs(60 * settings.time_to_live_minutes);
+                format!("its machines, if there are any, end by themselves {} at the latest", moment(ends))
+            }
+            None => {
+                "its machines, if there are any, end by themselves when their time to live is over".to_owned()
+            }
         }
     }
 
-    fn try_run(&self, name: &str) -> anyhow::Result<ExitStatus> {
-        let mut words = self.words(name);
-        match name {
-            // What up has shipped.
-            "run-cluster" => words.retain(|word| !word.to_string_lossy().starts_with("--classifier=")),
-            // Whatever a step was killed at: somebody else's stack of the same name is not taken down.
-            "down" => words.extend(["--provider=aws".into(), "--own".into()]),
-            "up" => words.push("--provider=aws".into()),
-            _ => {}
-        }
-        ui::echo(&format!("cargo xtask {name}"));
-        let me = std::env::current_exe().context("looking for this program's file")?;
-        let mut child = Command::new(me)
-            .arg(name)
-            .args(words)
-            .env(wire::program::LIFELINE, "1")
-            .stdin(Stdio::piped())
-            .process_group(0)
-            .spawn()
-            .with_context(|| format!("starting cargo xtask {name}"))?;
-        // What comes after an interruption is for the user's good.
-        let mut is_told = name == "down" || interrupt::is_wanted();
-        loop {
-            if let Some(status) =
-                child.try_wait().with_context(|| format!("waiting for cargo xtask {name}"))?
-            {
-                return Ok(status);
-            }
-            if interrupt::is_wanted() && !is_told {
-                is_told = true;
-                let pid = nix::unistd::Pid::from_raw(child.id() as i32);
-                // It may have ended just now, which is what is wanted.
-                let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT);
-            }
-            std::thread::sleep(PAUSE);
-        }
+    /// The stack's hosts, as far as `up` came.
+    fn inventory(&self) -> Option<Inventory> {
+        let path: PathBuf = remote::inventory_path(&self.args.up.place).ok()?;
+        // One that cannot be read is complained of by the steps.
+        Inventory::load_if_there(&path).ok().flatten().filter(|inventory| inventory.stack.is_some())
+    }
+}
+
+/// How long before the end of its machines a job is ended, so that there is time to fetch what is complete.
+fn last_call(left: Duration) -> Duration {
+    (left / LAST_SHARE).min(FETCH_TIME)
+}
+
+/// A moment, and how far it is.
+fn moment(at: SystemTime) -> String {
+    let left = at.duration_since(SystemTime::now()).unwrap_or_default().as_secs_f64();
+    format!("at {} (in {})", humantime::format_rfc3339_seconds(at), ui::clock(left))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_ends_so_early_that_there_is_time_to_fetch() {
+        assert_eq!(last_call(Duration::from_secs(4 * 3600)), FETCH_TIME);
+        assert_eq!(last_call(Duration::from_secs(600)), Duration::from_secs(75));
     }
 }

@@ -12,33 +12,36 @@ use aws_sdk_ec2::types::{
 };
 use base64::Engine;
 
-use super::aws::{Aws, Class, Explain, class_of, unless};
+use super::aws::{Aws, Explain};
 use super::boot::{HostKey, user_data};
 use super::desired::{EXPIRES_TAG, FINGERPRINT_TAG, ROLE_TAG, TAG};
-use super::look::instances;
-use super::place::{Image, Network};
+use super::errors::{Class, class_of};
+use super::instances::{self, await_running, patiently};
+use super::place::{Machines, Network};
 use super::settings::Settings;
-use super::state::{Instance, Life};
 use crate::hosts::Role;
 use crate::{interrupt, ui};
 
-/// How long instances may take from their launch until they run and have their addresses.
-const RUNNING_TIME: Duration = Duration::from_secs(300);
-/// How long it may take until what was made is known everywhere.
-const KNOWN_TIME: Duration = Duration::from_secs(30);
-/// Between two looks at instances, at first and at most.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(3));
+/// How many instances one call launches, at most: of a call for many, none starts when one finds no room.
+const LAUNCHED_AT_ONCE: usize = 100;
+/// Workers first: they are the ones that may find no room, and what is launched before them would be ended again.
+const LAUNCH_ORDER: [Role; 3] = [Role::Worker, Role::Initializer, Role::Metrics];
+/// How long instances that have ended may still count towards a quota, and the pause between two tries.
+const QUOTA_TIME: Duration = Duration::from_secs(120);
+const QUOTA_PAUSE: Duration = Duration::from_secs(5);
 
 /// What all instances that are launched have in common.
 pub(super) struct Launcher<'a> {
     pub(super) aws: &'a Aws,
     pub(super) settings: &'a Settings,
     pub(super) network: &'a Network,
-    pub(super) image: Image,
+    pub(super) machines: Machines,
     /// The security group.
     pub(super) group: String,
     /// The zone where the others are.
     pub(super) zone: Option<String>,
+    /// Whether instances of the stack have ended lately.
+    pub(super) has_ended_some: bool,
 }
 
 /// What a launch is tried with.
@@ -51,7 +54,7 @@ struct Place<'a> {
 }
 
 impl Launcher<'_> {
-    /// Launches so many instances for each role, all in the same place; gives their ids.
+    /// Launches so many instances for each role, all in the same place, and waits until they run; gives their ids.
     ///
     /// Where there is no room for all, what was launched is ended again before the next place is tried.
     ///
@@ -63,14 +66,32 @@ impl Launcher<'_> {
     ) -> anyhow::Result<BTreeMap<Role, Vec<String>>> {
         let key = HostKey::make()?;
         let mut tried = Vec::new();
+        let mut has_ended_some = self.has_ended_some;
+        let mut quota_deadline = None;
         let mut places = self.places().into_iter().peekable();
-        while let Some(place) = places.next() {
-            let mut launched = BTreeMap::new();
+        while let Some(&place) = places.peek() {
+            let mut launched = BTreeMap::<_, Vec<_>>::new();
             let outcome = self.launch_in(place, counts, &key, &mut launched).await;
             let Err(error) = outcome else { return Ok(launched) };
+            let may_be_late = has_ended_some;
+            has_ended_some |= !launched.is_empty();
             self.end(launched.into_values().flatten().collect())
                 .await
                 .with_context(|| format!("{error:#}"))?;
+            if class_of(&error) == Some(Class::Quota) && may_be_late {
+                let deadline = *quota_deadline.get_or_insert_with(|| {
+                    ui::note(
+                        "instances that have just ended may still count towards the quota; trying again",
+                    );
+                    Instant::now() + QUOTA_TIME
+                });
+                if Instant::now() < deadline {
+                    interrupt::check()?;
+                    tokio::time::sleep(QUOTA_PAUSE).await;
+                    continue;
+                }
+            }
+            places.next();
             match class_of(&error) {
                 Some(Class::Capacity) => {}
                 Some(Class::NoSpot) if place.spot => {}
@@ -107,7 +128,8 @@ impl Launcher<'_> {
                 continue;
             }
             for instance_type in &self.settings.instance_types {
-                places.extend(zones.iter().map(|(zone, subnet)| Place { spot, instance_type, zone, subnet }));
+                let offered = zones.iter().filter(|(zone, _)| self.machines.is_offered(instance_type, zone));
+                places.extend(offered.map(|(zone, subnet)| Place { spot, instance_type, zone, subnet }));
             }
         }
         places
@@ -120,14 +142,20 @@ impl Launcher<'_> {
         key: &HostKey,
         launched: &mut BTreeMap<Role, Vec<String>>,
     ) -> anyhow::Result<()> {
-        for (&role, &count) in counts {
-            interrupt::check()?;
-            let ids = self.run_instances(place, role, count, key).await?;
-            let found = ids.len();
-            launched.insert(role, ids);
-            ensure!(found == count, "EC2 launched {found} instances when {count} were asked for");
+        for role in LAUNCH_ORDER {
+            let mut left = counts.get(&role).copied().unwrap_or(0);
+            while left > 0 {
+                interrupt::check()?;
+                let count = left.min(LAUNCHED_AT_ONCE);
+                let ids = self.run_instances(place, role, count, key).await?;
+                let found = ids.len();
+                launched.entry(role).or_default().extend(ids);
+                ensure!(found == count, "EC2 launched {found} instances when {count} were asked for");
+                left -= count;
+            }
         }
-        Ok(())
+        let ids: Vec<_> = launched.values().flatten().cloned().collect();
+        await_running(self.aws, &self.settings.stack, &ids).await.map(drop)
     }
 
     async fn run_instances(
@@ -150,8 +178,8 @@ impl Launcher<'_> {
         let tagged = |kind: ResourceType| {
             TagSpecification::builder().resource_type(kind).set_tags(Some(tags.to_vec())).build()
         };
-        // An interruption would take the results with it.
-        let is_spot = place.spot && role != Role::Metrics;
+        // An interruption of another one would take the job with it, or the results.
+        let is_spot = place.spot && role == Role::Worker;
         let interface = InstanceNetworkInterfaceSpecification::builder()
             .device_index(0)
             .subnet_id(place.subnet)
@@ -173,14 +201,14 @@ impl Launcher<'_> {
             .run_instances()
             // A call whose answer is lost is tried again, and must not launch others then.
             .client_token(client_token()?)
-            .image_id(&self.image.id)
+            .image_id(&self.machines.image.id)
             .instance_type(InstanceType::from(place.instance_type))
             .min_count(count as i32)
             .max_count(count as i32)
             .key_name(stack)
             .network_interfaces(interface)
             .block_device_mappings(
-                BlockDeviceMapping::builder().device_name(&self.image.root).ebs(disk).build(),
+                BlockDeviceMapping::builder().device_name(&self.machines.image.root).ebs(disk).build(),
             )
             .metadata_options(metadata)
             .instance_initiated_shutdown_behavior(ShutdownBehavior::Terminate)
@@ -215,7 +243,7 @@ impl Launcher<'_> {
             return Ok(());
         }
         let context = format!("ending {}, which were launched; they still cost money", ids.join(", "));
-        end(self.aws, ids).await.context(context)
+        instances::end(self.aws, ids).await.context(context)
     }
 }
 
@@ -223,73 +251,4 @@ fn client_token() -> anyhow::Result<String> {
     let (a, b) = (getrandom::u64(), getrandom::u64());
     let random = |half: Result<u64, _>| half.map_err(|error| anyhow!("making up a token: {error}"));
     Ok(format!("{:016x}{:016x}", random(a)?, random(b)?))
-}
-
-/// Does something with what was made just now, and may not be known everywhere yet.
-pub(super) async fn patiently<T, F>(call: impl Fn() -> F) -> anyhow::Result<T>
-where
-    F: Future<Output = anyhow::Result<T>>,
-{
-    let deadline = Instant::now() + KNOWN_TIME;
-    let mut pause = PAUSES.0;
-    loop {
-        match call().await {
-            Err(error) if class_of(&error) == Some(Class::NotFound) && Instant::now() < deadline => {}
-            outcome => return outcome,
-        }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(PAUSES.1);
-    }
-}
-
-/// Ends instances: all in one call, or, when that fails because of one of them, each for itself.
-pub(super) async fn end(aws: &Aws, ids: Vec<String>) -> anyhow::Result<()> {
-    let end = |ids: Vec<String>| async {
-        let ended = aws.ec2.terminate_instances().set_instance_ids(Some(ids)).send().await;
-        ended.explain("ec2:TerminateInstances", aws).map(drop)
-    };
-    let all = patiently(|| end(ids.clone())).await;
-    if all.is_ok() || ids.len() == 1 {
-        return all;
-    }
-    let mut failed = Vec::new();
-    for id in ids {
-        if let Err(error) = unless(Class::NotFound, end(vec![id.clone()]).await) {
-            failed.push(format!("{id}: {error:#}"));
-        }
-    }
-    ensure!(failed.is_empty(), "{}", failed.join("; "));
-    Ok(())
-}
-
-/// Waits until these instances run and have their addresses; gives all of the stack.
-pub(super) async fn await_running(aws: &Aws, stack: &str, ids: &[String]) -> anyhow::Result<Vec<Instance>> {
-    let bar = ui::Steps::new("waiting for instances", ids.len());
-    let deadline = Instant::now() + RUNNING_TIME;
-    let mut pause = PAUSES.0;
-    loop {
-        let seen = instances(aws, stack).await?;
-        if let Some((id, why)) = ids.iter().find_map(|id| seen.gone.get_key_value(id)) {
-            bail!("the instance {id} was launched and has ended: {why}");
-        }
-        let is_ready = |instance: &&Instance| {
-            let has_addresses = instance.public_address.is_some() && instance.private_address.is_some();
-            instance.life == Life::Running && has_addresses
-        };
-        // An answer may be older than the launch.
-        let ready = |id: &&String| seen.there.iter().filter(is_ready).any(|instance| instance.id == **id);
-        let count = ids.iter().filter(ready).count();
-        bar.set(count);
-        if count == ids.len() {
-            return Ok(seen.there);
-        }
-        interrupt::check()?;
-        ensure!(
-            Instant::now() < deadline,
-            "after {RUNNING_TIME:?}, these instances do not run, or have no public address: {}",
-            ids.iter().filter(|id| !ready(id)).cloned().collect::<Vec<_>>().join(", ")
-        );
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(PAUSES.1);
-    }
 }

@@ -4,12 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, bail};
 use aws_sdk_ec2::primitives::DateTime;
-use aws_sdk_ec2::types::{Filter, InstanceStateName, IpPermission, Reservation, Tag};
+use aws_sdk_ec2::types::{Filter, InstanceStateName, IpPermission, Reservation, SecurityGroup, Tag};
 
-use super::aws::{Aws, Class, Explain, class_of};
-use super::desired::{EXPIRES_TAG, FINGERPRINT_TAG, ROLE_TAG, TAG, alarm_prefix, is_our_alarm};
+use super::aws::{Aws, Explain};
+use super::desired::{
+    EXPIRES_TAG, FINGERPRINT_TAG, ROLE_TAG, TAG, alarm_prefix, dashboard_name, is_our_alarm,
+};
+use super::errors::{Class, class_of};
 use super::state::{Alarm, Group, Instance, KeyPair, Life, Rule, Source, State, Topic};
 use crate::hosts::Role;
+
+/// How many things of a kind one answer of EC2 has, at most. Without such a limit, EC2 answers all at once or not at all.
+pub(super) const A_PAGE: i32 = 1000;
 
 /// Filters for what bears the stack's tag.
 pub(super) fn by_tag(stack: &str) -> Filter {
@@ -30,7 +36,8 @@ pub(super) async fn look(aws: &Aws, stack: &str) -> anyhow::Result<State> {
         alarms(aws, stack),
         dashboard(aws, stack),
     )?;
-    Ok(State { key_pair, group, instances: instances.there, topic, alarms, dashboard })
+    let has_ended_some = !instances.gone.is_empty();
+    Ok(State { key_pair, group, instances: instances.there, topic, alarms, dashboard, has_ended_some })
 }
 
 pub(super) async fn key_pair(aws: &Aws, stack: &str) -> anyhow::Result<Option<KeyPair>> {
@@ -40,15 +47,22 @@ pub(super) async fn key_pair(aws: &Aws, stack: &str) -> anyhow::Result<Option<Ke
     Ok(Some(KeyPair { public_key: without_comment(pair.public_key().unwrap_or_default()) }))
 }
 
+/// The key pair of a name, whosever it is.
+pub(super) async fn key_pair_of_name(aws: &Aws, name: &str) -> anyhow::Result<KeyPair> {
+    let call = aws.ec2.describe_key_pairs().key_names(name).include_public_key(true);
+    let found = call.send().await.explain("ec2:DescribeKeyPairs", aws)?;
+    let pair = found.key_pairs().first().with_context(|| format!("there is no key pair {name}"))?;
+    Ok(KeyPair { public_key: without_comment(pair.public_key().unwrap_or_default()) })
+}
+
 /// A public key without its comment, which EC2 does not keep as it was.
 pub(super) fn without_comment(key: &str) -> String {
     key.split_whitespace().take(2).collect::<Vec<_>>().join(" ")
 }
 
 pub(super) async fn group(aws: &Aws, stack: &str) -> anyhow::Result<Option<Group>> {
-    let call = aws.ec2.describe_security_groups().filters(by_tag(stack));
-    let found = call.send().await.explain("ec2:DescribeSecurityGroups", aws)?;
-    let group = match found.security_groups() {
+    let found = groups(aws, by_tag(stack)).await?;
+    let group = match found.as_slice() {
         [] => return Ok(None),
         [group] => group,
         [one, other, ..] => bail!(
@@ -61,6 +75,13 @@ pub(super) async fn group(aws: &Aws, stack: &str) -> anyhow::Result<Option<Group
     let vpc = group.vpc_id().context("a security group has no VPC")?.to_owned();
     let rules = group.ip_permissions().iter().flat_map(|permission| rules(permission, &id)).collect();
     Ok(Some(Group { id, vpc, rules }))
+}
+
+/// Security groups.
+pub(super) async fn groups(aws: &Aws, of: Filter) -> anyhow::Result<Vec<SecurityGroup>> {
+    let pages = aws.ec2.describe_security_groups().filters(of).max_results(A_PAGE).into_paginator();
+    let found = pages.items().send().collect::<Result<_, _>>().await;
+    found.explain("ec2:DescribeSecurityGroups", aws)
 }
 
 /// The rules that a permission consists of.
@@ -86,12 +107,20 @@ pub(super) struct Instances {
     /// Those that go, by id; they still use what they have.
     pub(super) going: BTreeSet<String>,
     /// Why those have gone that were there a while ago, by id.
-    pub(super) gone: BTreeMap<String, String>,
+    pub(super) gone: BTreeMap<String, Ended>,
+}
+
+/// Why an instance has ended, as EC2 says it.
+#[derive(Debug, Clone)]
+pub(super) struct Ended {
+    pub(super) code: String,
+    pub(super) message: String,
 }
 
 /// The instances of a stack.
 pub(super) async fn instances(aws: &Aws, stack: &str) -> anyhow::Result<Instances> {
-    let mut pages = aws.ec2.describe_instances().filters(by_tag(stack)).into_paginator().send();
+    let call = aws.ec2.describe_instances().filters(by_tag(stack)).max_results(A_PAGE);
+    let mut pages = call.into_paginator().send();
     let mut instances = Instances::default();
     while let Some(page) = pages.next().await {
         let page = page.explain("ec2:DescribeInstances", aws)?;
@@ -101,9 +130,13 @@ pub(super) async fn instances(aws: &Aws, stack: &str) -> anyhow::Result<Instance
                 Some(InstanceStateName::Pending) => Life::Pending,
                 Some(InstanceStateName::Stopping | InstanceStateName::Stopped) => Life::Stopped,
                 Some(name @ (InstanceStateName::ShuttingDown | InstanceStateName::Terminated)) => {
-                    let reason = found.state_reason().and_then(|reason| reason.message());
-                    let reason = reason.or(found.state_transition_reason()).unwrap_or("nobody knows why");
-                    instances.gone.insert(id.clone(), reason.to_owned());
+                    let reason = found.state_reason();
+                    let message = reason.and_then(|reason| reason.message());
+                    let message =
+                        message.or(found.state_transition_reason()).unwrap_or("EC2 does not say why");
+                    let code = reason.and_then(|reason| reason.code()).unwrap_or_default();
+                    let ended = Ended { code: code.to_owned(), message: message.to_owned() };
+                    instances.gone.insert(id.clone(), ended);
                     if *name == InstanceStateName::ShuttingDown {
                         instances.going.insert(id);
                     }
@@ -132,6 +165,11 @@ pub(super) async fn instances(aws: &Aws, stack: &str) -> anyhow::Result<Instance
     }
     instances.there.sort();
     Ok(instances)
+}
+
+/// Whether these are the tags of something of the stack.
+pub(super) fn has_tag(tags: &[Tag], stack: &str) -> bool {
+    value(tags, TAG) == Some(stack)
 }
 
 fn value<'a>(tags: &'a [Tag], key: &str) -> Option<&'a str> {
@@ -205,7 +243,8 @@ pub(super) async fn alarms(aws: &Aws, stack: &str) -> anyhow::Result<BTreeMap<St
             let alarm = Alarm {
                 instance: instance.and_then(|instance| instance.value()).unwrap_or_default().to_owned(),
                 metric: found.metric_name().unwrap_or_default().to_owned(),
-                topics: found.alarm_actions().to_vec(),
+                minutes: found.evaluation_periods().unwrap_or(0) * found.period().unwrap_or(0) / 60,
+                actions: found.alarm_actions().to_vec(),
             };
             alarms.insert(name, alarm);
         }
@@ -214,7 +253,8 @@ pub(super) async fn alarms(aws: &Aws, stack: &str) -> anyhow::Result<BTreeMap<St
 }
 
 pub(super) async fn dashboard(aws: &Aws, stack: &str) -> anyhow::Result<Option<serde_json::Value>> {
-    let found = aws.cloudwatch.get_dashboard().dashboard_name(stack).send().await;
+    let name = dashboard_name(stack, &aws.region);
+    let found = aws.cloudwatch.get_dashboard().dashboard_name(name).send().await;
     match found.explain("cloudwatch:GetDashboard", aws) {
         // What cannot be understood is not what it should be, and is replaced.
         Ok(found) => {

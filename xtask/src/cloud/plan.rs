@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::ensure;
 use serde_json::{Value, json};
 
-use super::desired::{CHECKS, Desired, alarm_name, is_our_dashboard};
+use super::desired::{Action, CHECK, Desired, alarm_name, dashboard_name, is_our_dashboard};
 use super::prices;
-use super::state::{Instance, Life, Rule, Source, State, names};
+use super::state::{Alarm, Instance, Life, Rule, Source, State, names};
 use crate::hosts::Role;
 
 /// How many alarms one call deletes, at most.
@@ -79,7 +79,9 @@ pub(super) enum Change {
     },
     PutAlarm {
         of: Of,
-        check: &'static str,
+        action: Action,
+        /// After how many failed minutes.
+        minutes: i32,
         /// Whether there is one that is wrong.
         is_there: bool,
     },
@@ -164,46 +166,41 @@ pub(super) fn plan(desired: &Desired, state: &State) -> anyhow::Result<Vec<Chang
 
     if let Some(body) = &state.dashboard {
         ensure!(
-            is_our_dashboard(body, name),
-            "there is a dashboard {name} that is not of this stack; use another name (--stack), or delete it"
+            is_our_dashboard(body, name, &desired.region),
+            "there is a dashboard {} that is not of this stack; use another name (--stack), or delete it",
+            dashboard_name(name, &desired.region)
         );
     }
 
     let (kept, goners) = sort_out(desired, state);
-    let wanted_alarm = |alarm_name_there: &String| {
-        kept.iter()
-            .any(|instance| CHECKS.iter().any(|c| alarm_name(name, &instance.id, c) == *alarm_name_there))
-    };
-    let surplus: Vec<_> = state.alarms.keys().filter(|alarm| !wanted_alarm(alarm)).cloned().collect();
+    let wanted: BTreeSet<_> = kept
+        .iter()
+        .flat_map(|instance| Action::ALL.map(|action| alarm_name(name, &instance.id, action)))
+        .collect();
+    let surplus: Vec<_> = state.alarms.keys().filter(|alarm| !wanted.contains(*alarm)).cloned().collect();
     changes.extend(surplus.chunks(DELETED_AT_ONCE).map(|names| Change::DeleteAlarms(names.to_vec())));
     if !goners.is_empty() {
         changes.push(Change::Terminate(goners));
     }
 
-    let mut of: Vec<_> = kept.iter().map(|instance| Of::Id(instance.id.clone())).collect();
+    let mut of: Vec<_> = kept.iter().map(|instance| (Of::Id(instance.id.clone()), instance.role)).collect();
     let is_complete = of.len() == desired.machines.values().sum::<usize>();
     for (&role, &count) in &desired.machines {
         let there = kept.iter().filter(|instance| instance.role == Some(role)).count();
         if there < count {
             changes.push(Change::Launch { role, count: count - there });
-            of.extend((0..count - there).map(|i| Of::New(role, i)));
+            of.extend((0..count - there).map(|i| (Of::New(role, i), Some(role))));
         }
     }
-    for of in of {
-        for check in CHECKS {
+    for (of, role) in of {
+        for action in Action::ALL {
             let there = match &of {
-                Of::Id(id) => state.alarms.get(&alarm_name(name, id, check)).map(|alarm| (id, alarm)),
+                Of::Id(id) => state.alarms.get(&alarm_name(name, id, action)),
                 Of::New(..) => None,
             };
-            let is_right = there.is_some_and(|(id, alarm)| {
-                let tells = |topic: &String| topic.rsplit(':').next() == Some(name);
-                alarm.instance == *id
-                    && alarm.metric == check
-                    && alarm.topics.len() == 1
-                    && tells(&alarm.topics[0])
-            });
-            if !is_right {
-                changes.push(Change::PutAlarm { of: of.clone(), check, is_there: there.is_some() });
+            let minutes = action.minutes(role);
+            if !there.is_some_and(|alarm| is_right(alarm, &of, action, minutes, desired)) {
+                changes.push(Change::PutAlarm { of: of.clone(), action, minutes, is_there: there.is_some() });
             }
         }
     }
@@ -211,6 +208,16 @@ pub(super) fn plan(desired: &Desired, state: &State) -> anyhow::Result<Vec<Chang
         changes.push(Change::PutDashboard { is_there: state.dashboard.is_some() });
     }
     Ok(changes)
+}
+
+/// Whether an alarm is as it should be.
+fn is_right(alarm: &Alarm, of: &Of, action: Action, minutes: i32, desired: &Desired) -> bool {
+    let [does] = alarm.actions.as_slice() else { return false };
+    let does_it = match action {
+        Action::Notify => does.rsplit(':').next() == Some(&desired.name),
+        Action::Terminate => *does == desired.terminate_arn(),
+    };
+    *of == Of::Id(alarm.instance.clone()) && alarm.metric == CHECK && alarm.minutes == minutes && does_it
 }
 
 /// Which instances can stay, and which have to go, and why.
@@ -273,6 +280,11 @@ impl Change {
         }
     }
 
+    /// Whether this is about an alarm. CloudWatch takes few of these a second, and no host waits for them.
+    pub(super) fn is_alarm(&self) -> bool {
+        matches!(self, Self::PutAlarm { .. } | Self::DeleteAlarms(_))
+    }
+
     /// Whether something is created, changed or destroyed.
     pub(super) fn sign(&self) -> Sign {
         match self {
@@ -304,25 +316,31 @@ impl Change {
             }
             Self::Launch { role, count } => {
                 let types = desired.instance_types.join(" or ");
-                let what = match role {
-                    Role::Metrics => "for the metrics host",
-                    Role::Initializer => "for the initializer",
-                    Role::Worker => "for workers",
+                let (is_spot, what) = match role {
+                    Role::Metrics => (false, "for the metrics host"),
+                    Role::Initializer => (false, "for the initializer"),
+                    Role::Worker => (desired.spot, "for workers"),
                 };
+                let (spot, at_most) = if is_spot { ("spot ", "at most ") } else { ("", "") };
                 let price = desired
                     .instance_types
                     .first()
                     .and_then(|first| prices::hourly(first, &desired.region, desired.disk_gib));
                 let price = price.map_or("its price is not known here".to_owned(), |price| {
-                    format!("{} an hour", prices::usd(price * *count as f64))
+                    format!("{at_most}{} an hour", prices::usd(price * *count as f64))
                 });
-                format!("{count} × {types} {what} ({price})")
+                format!("{count} × {spot}{types} {what} ({price})")
             }
-            Self::PutAlarm { of, check, .. } => match of {
-                Of::Id(id) => format!("alarm {check} of {id}"),
-                Of::New(role, _) => format!("alarm {check} of the new {}", role.word()),
-            },
-            Self::PutDashboard { .. } => format!("dashboard {name}"),
+            Self::PutAlarm { of, action, minutes, .. } => {
+                let of = match of {
+                    Of::Id(id) => id.clone(),
+                    Of::New(role, _) => format!("the new {}", role.word()),
+                };
+                format!("alarm {CHECK} of {of}: {} after {minutes} minutes", action.word())
+            }
+            Self::PutDashboard { .. } => {
+                format!("dashboard {}", dashboard_name(name, &desired.region))
+            }
         }
     }
 }
@@ -345,7 +363,7 @@ impl Rule {
     }
 }
 
-/// Changes for people: those that differ only in their machine or check are one line.
+/// Changes for people: those that differ only in their machine or action are one line.
 pub(super) fn lines(changes: &[Change], desired: &Desired) -> Vec<(Sign, String)> {
     let mut lines = Vec::new();
     let mut alarms: BTreeMap<bool, BTreeSet<&Of>> = BTreeMap::new();
@@ -363,7 +381,16 @@ pub(super) fn lines(changes: &[Change], desired: &Desired) -> Vec<(Sign, String)
             .filter(|change| matches!(change, Change::PutAlarm { is_there: there, .. } if *there == is_there))
             .count();
         let sign = if is_there { Sign::Change } else { Sign::Create };
-        lines.push((sign, format!("{count} alarms for {} instances ({})", of.len(), CHECKS.join(", "))));
+        let [notify, terminate] = Action::ALL.map(|action| action.minutes(None));
+        let metrics = Action::Terminate.minutes(Some(Role::Metrics));
+        lines.push((
+            sign,
+            format!(
+                "{count} alarms for {} instances ({CHECK}: tells after {notify} minutes; ends the machine after {terminate}, the \
+                 metrics host after {metrics})",
+                of.len()
+            ),
+        ));
     }
     lines
 }
@@ -377,7 +404,7 @@ pub(super) fn json(changes: &[Change], desired: &Desired, state: &State) -> Valu
         })
         .collect();
     json!({
-        "stack": desired.name, "region": desired.region, "changes": changes,
+        "stack": desired.name, "region": desired.region, "account": desired.account, "changes": changes,
         "usd_per_hour": hourly_price(desired, state),
     })
 }

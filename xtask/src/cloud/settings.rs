@@ -14,8 +14,8 @@ use crate::commands::remote::{Cloud, Place};
 pub(super) const STACK: &str = "provisioned-classifier";
 /// Where it is unless the user says otherwise.
 pub(super) const REGION: &str = "us-west-2";
-/// What its machines are unless the user says otherwise.
-const INSTANCE_TYPE: &str = "c5.4xlarge";
+/// What its machines are unless the user says otherwise: of this machine's processor, for which the programs are built.
+const INSTANCE_TYPE: &str = if cfg!(target_arch = "aarch64") { "c7g.4xlarge" } else { "c5.4xlarge" };
 /// When its machines end themselves unless the user says otherwise.
 const TIME_TO_LIVE: Duration = Duration::from_secs(4 * 3600);
 /// The least time to live: less would end machines before they are ready.
@@ -54,6 +54,9 @@ pub(super) struct Settings {
     pub(super) time_to_live_minutes: u64,
     /// The size of root volumes.
     pub(super) disk_gib: u32,
+    /// The number of the account that the stack is in, since the last `up`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) account: Option<String>,
     /// Whether something of the stack may be in the cloud: from before the first call that makes something until a `down`
     /// that has looked.
     #[serde(default)]
@@ -65,12 +68,17 @@ impl Settings {
     ///
     /// # Errors
     /// Values that make no sense; a cluster size that nobody has ever said.
-    pub(super) fn new(args: &Cloud, cluster_size: Option<u16>, before: Option<Self>) -> anyhow::Result<Self> {
+    pub(super) fn new(
+        args: &Cloud,
+        cluster_size: Option<u16>,
+        before: Option<Self>,
+        profile_region: Option<&str>,
+    ) -> anyhow::Result<Self> {
         let cluster_size = cluster_size.map(usize::from).or(before.as_ref().map(|b| b.cluster_size));
         let cluster_size = cluster_size
             .context("how many machines? Say it once, and it is remembered: cargo xtask up CLUSTER_SIZE=2")?;
         let stack = stack(args.stack.as_deref(), before.as_ref())?;
-        let region = region(&args.region, before.as_ref())?;
+        let region = region(&args.region, before.as_ref(), profile_region)?;
         if let Some(before) = before.as_ref().filter(|before| before.may_be_up) {
             ensure!(
                 (&before.stack, &before.region) == (&stack, &region),
@@ -92,6 +100,7 @@ impl Settings {
             spot: false,
             time_to_live_minutes: TIME_TO_LIVE.as_secs() / 60,
             disk_gib: DISK_GIB,
+            account: None,
             may_be_up: false,
         });
         ensure!(
@@ -136,8 +145,26 @@ impl Settings {
             spot: args.spot.unwrap_or(before.spot),
             time_to_live_minutes: time_to_live,
             disk_gib: args.disk_gib.unwrap_or(before.disk_gib),
+            account: before.account,
             may_be_up: before.may_be_up,
         })
+    }
+
+    /// A stack that may be up is in the account that has made it; with credentials of another one, everything would simply not
+    /// be there.
+    ///
+    /// # Errors
+    /// Names both accounts.
+    pub(super) fn ensure_account(&self, account: &str) -> anyhow::Result<()> {
+        match &self.account {
+            Some(own) if self.may_be_up && own != account => bail!(
+                "the stack {} in {} is in the account {own}, and the credentials are of the account {account}; use those of \
+                 {own} (AWS_PROFILE)",
+                self.stack,
+                self.region
+            ),
+            _ => Ok(()),
+        }
     }
 
     /// Where settings are remembered: beside the inventory.
@@ -185,7 +212,11 @@ pub(super) fn stack(said: Option<&str>, before: Option<&Settings>) -> anyhow::Re
 ///
 /// # Errors
 /// A name that cannot be one.
-pub(super) fn region(said: &[String], before: Option<&Settings>) -> anyhow::Result<String> {
+pub(super) fn region(
+    said: &[String],
+    before: Option<&Settings>,
+    profile_region: Option<&str>,
+) -> anyhow::Result<String> {
     if let [_, _, ..] = said {
         bail!("a stack is in one region, not in {}", said.join(" and "));
     }
@@ -194,9 +225,12 @@ pub(super) fn region(said: &[String], before: Option<&Settings>) -> anyhow::Resu
         Some(before) => (None, Some(before.region.clone())),
         None => (None, None),
     };
-    let variable = std::env::var("AWS_REGION").ok().filter(|region| !region.is_empty());
-    // Where a stack may be up; else what is said now comes before what was said once.
-    let region = said.first().cloned().or(up).or(variable).or(down).unwrap_or_else(|| REGION.to_owned());
+    let variable = ["AWS_REGION", "AWS_DEFAULT_REGION"]
+        .into_iter()
+        .find_map(|name| std::env::var(name).ok().filter(|region| !region.is_empty()));
+    // Where a stack may be up; else what the environment and the profile say now comes before what was said once.
+    let now = variable.or(profile_region.map(str::to_owned));
+    let region = said.first().cloned().or(up).or(now).or(down).unwrap_or_else(|| REGION.to_owned());
     check_region(&region)?;
     Ok(region)
 }
@@ -284,29 +318,50 @@ mod tests {
 
     #[test]
     fn what_was_asked_for_is_remembered() {
-        assert!(Settings::new(&args(&[]), None, None).unwrap_err().to_string().contains("CLUSTER_SIZE=2"));
+        assert!(
+            Settings::new(&args(&[]), None, None, None).unwrap_err().to_string().contains("CLUSTER_SIZE=2")
+        );
         let words = ["--region", "eu-west-1", "--instance-type", "c6i.4xlarge,c5.4xlarge", "--ttl", "90m"];
-        let first = Settings::new(&args(&words), Some(3), None).unwrap();
+        let first = Settings::new(&args(&words), Some(3), None, None).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("stack.toml");
         assert_eq!(Settings::load(&path).unwrap(), None);
         first.save(&path).unwrap();
         let before = Settings::load(&path).unwrap();
         assert_eq!(before.as_ref(), Some(&first));
-        assert_eq!(Settings::new(&args(&[]), None, before.clone()).unwrap(), first);
-        let second = Settings::new(&args(&["--spot", "--ttl", "2h"]), Some(5), before.clone()).unwrap();
+        assert_eq!(Settings::new(&args(&[]), None, before.clone(), None).unwrap(), first);
+        let second = Settings::new(&args(&["--spot", "--ttl", "2h"]), Some(5), before.clone(), None).unwrap();
         assert_eq!((second.cluster_size, second.spot, second.time_to_live_minutes), (5, true, 120));
         assert_eq!(second.instance_types, ["c6i.4xlarge", "c5.4xlarge"]);
         let elsewhere = args(&["--region", "us-east-1"]);
-        assert_eq!(Settings::new(&elsewhere, None, before.clone()).unwrap().region, "us-east-1");
-        let up = before.map(|before| Settings { may_be_up: true, ..before });
-        let other = Settings::new(&elsewhere, None, up).unwrap_err();
+        assert_eq!(Settings::new(&elsewhere, None, before.clone(), None).unwrap().region, "us-east-1");
+        let up = before.map(|before| Settings { may_be_up: true, account: Some("1".into()), ..before });
+        let other = Settings::new(&elsewhere, None, up.clone(), None).unwrap_err();
         assert!(other.to_string().contains("for the stack provisioned-classifier in eu-west-1"), "{other}");
+        // Only now is it certain whose account it must be.
+        let up = up.unwrap();
+        up.ensure_account("1").unwrap();
+        let other = up.ensure_account("2").unwrap_err().to_string();
+        assert!(other.contains("in the account 1, and the credentials are of the account 2"), "{other}");
+        Settings { may_be_up: false, ..up }.ensure_account("2").unwrap();
+    }
+
+    #[test]
+    fn the_profile_has_a_region() {
+        let from = |words: &[&str], before: Option<Settings>| {
+            Settings::new(&args(words), Some(1), before, Some("ap-south-1")).unwrap().region
+        };
+        assert_eq!(from(&[], None), "ap-south-1");
+        assert_eq!(from(&["--region", "eu-west-1"], None), "eu-west-1");
+        let up = Settings::new(&args(&["--region", "eu-west-1"]), Some(1), None, None).unwrap();
+        assert_eq!(from(&[], Some(Settings { may_be_up: true, ..up.clone() })), "eu-west-1");
+        assert_eq!(from(&[], Some(up)), "ap-south-1");
     }
 
     #[test]
     fn senseless_values_are_refused() {
-        let error = |words: &[&str]| Settings::new(&args(words), Some(1), None).unwrap_err().to_string();
+        let error =
+            |words: &[&str]| Settings::new(&args(words), Some(1), None, None).unwrap_err().to_string();
         assert!(error(&["--ttl", "1m"]).contains("between 10m and 7days"));
         assert!(error(&["--ttl", "99999999h"]).contains("between 10m and 7days"));
         assert!(error(&["--region", "oregon"]).contains("is no region"));

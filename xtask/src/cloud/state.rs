@@ -18,12 +18,16 @@ pub(super) struct State {
     pub(super) alarms: BTreeMap<String, Alarm>,
     /// Its body.
     pub(super) dashboard: Option<serde_json::Value>,
+    /// Whether instances of the stack have ended lately, or are about to: for a while they still count towards quotas.
+    pub(super) has_ended_some: bool,
 }
 
 impl State {
-    /// Whether there is nothing.
+    /// Whether there is nothing of the stack. Its dashboard alone does not count: it costs nothing, and dashboards are the only
+    /// things that are not of a region.
     pub(super) fn is_empty(&self) -> bool {
-        *self == Self::default()
+        let Self { key_pair, group, instances, topic, alarms, .. } = self;
+        key_pair.is_none() && group.is_none() && instances.is_empty() && topic.is_none() && alarms.is_empty()
     }
 }
 
@@ -112,8 +116,10 @@ pub(super) struct Topic {
 pub(super) struct Alarm {
     pub(super) instance: String,
     pub(super) metric: String,
-    /// The topics that are told.
-    pub(super) topics: Vec<String>,
+    /// After how many failed minutes it does something.
+    pub(super) minutes: i32,
+    /// What it does: the ARNs of topics, and of EC2's actions.
+    pub(super) actions: Vec<String>,
 }
 
 impl Role {

@@ -21,7 +21,11 @@ pub(super) fn status(args: &Status) -> anyhow::Result<ExitCode> {
     let remembered = Settings::load(&Settings::path(&args.place)?)?;
     let settings = remembered.context("nothing is remembered of the stack (stack.toml is not there)")?;
     let Settings { stack, region, .. } = &settings;
-    let found = runtime()?.block_on(async { instances(&Aws::connect(region).await?, stack).await })?;
+    let (account, found) = runtime()?.block_on(async {
+        let aws = Aws::connect(region).await?;
+        settings.ensure_account(&aws.account)?;
+        anyhow::Ok((aws.account.clone(), instances(&aws, stack).await?))
+    })?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs() as i64);
     let machines: Vec<_> =
         names(&found.there).iter().map(|(name, instance)| machine(name, instance, &settings, now)).collect();
@@ -35,7 +39,7 @@ pub(super) fn status(args: &Status) -> anyhow::Result<ExitCode> {
             }
             _ => "a price that is not known here".to_owned(),
         };
-        ui::data(&format!("{stack} in {region}: {} instances, {price}", machines.len()));
+        ui::data(&format!("{stack} in {region}, account {account}: {} instances, {price}", machines.len()));
     }
     let inventory = Inventory::load_if_there(&remote::inventory_path(&args.place)?)?;
     if inventory.is_some_and(|inventory| inventory.ready) {

@@ -1,41 +1,36 @@
 //! Subcommands: cargo xtask plan and up, in the cloud
 
-use std::collections::BTreeSet;
 use std::fs::File;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use anyhow::{Context, bail, ensure};
 
+use super::alarms::Alarms;
 use super::apply::{Apply, NotOurs};
-use super::aws::{self, Aws};
 use super::boot;
-use super::desired::Desired;
-use super::look::{instances, look, without_comment};
-use super::place::Network;
-use super::plan::{self, Change, Sign};
-use super::settings::{Settings, on_call};
+use super::destroy::destroy;
+use super::instances::{self, UNSEEN_TIME, await_running};
+use super::look::look;
+use super::plan::{self, Change};
 use super::state::{Instance, State, names};
-use super::{destroy, launch, prices};
-use crate::commands::remote::{Cloud, Place, Plan, Up};
+use super::target::{Prepared, Target, show};
+use super::{down, look};
+use crate::commands::remote::{Cloud, Plan, Up};
 use crate::host::ssh::Access;
-use crate::hosts::{Cast, HostEntry, Inventory, Role};
+use crate::hosts::{Cast, HostEntry, Role};
 use crate::interrupt::{self, Interrupted};
-use crate::keys::{self, KeyFiles};
 use crate::remote::probe::{Probed, probe};
 use crate::remote::programs::{BlackBox, Programs};
 use crate::remote::up::{Wanted, make_ready};
-use crate::remote::{self, all, each};
+use crate::remote::{all, each};
 use crate::runtime::runtime;
-use crate::ui;
+use crate::{step, ui};
 
 /// How often a stack is brought to where it should be, when it is not after all changes.
 const ROUNDS: usize = 5;
-/// Before a stack is looked at again, at first; each further time twice as long.
-const ROUND_PAUSE: Duration = Duration::from_secs(1);
-/// How long an instance may be unseen that was launched.
-const UNSEEN_TIME: Duration = Duration::from_secs(5);
+/// Between two looks at a stack that is not yet seen as it was made.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
 /// Between two tries to log in to a machine that boots.
 const BOOT_PAUSE: Duration = Duration::from_millis(500);
 /// The exit code of an `up` that was refused before it changed anything.
@@ -43,123 +38,18 @@ pub(super) const NOTHING_DONE: u8 = 3;
 /// The exit code of a plan that has changes.
 const CHANGES: u8 = 2;
 
-/// What is known before AWS is asked.
-struct Prepared {
-    settings: Settings,
-    settings_path: PathBuf,
-    on_call: BTreeSet<String>,
-    keys: KeyFiles,
-    public_key: String,
-    inventory_path: PathBuf,
-    before: Option<Inventory>,
-}
-
-impl Prepared {
-    fn new(cloud: &Cloud, cluster_size: Option<u16>, place: &Place) -> anyhow::Result<Self> {
-        let inventory_path = remote::inventory_path(place)?;
-        let before = Inventory::load_if_there(&inventory_path)?;
-        ensure!(
-            before.as_ref().is_none_or(|before| before.stack.is_some()),
-            "the hosts of {} are not in the cloud; take them down first (cargo xtask down), or use another folder \
-             (--inventory FILE)",
-            inventory_path.display()
-        );
-        let settings_path = Settings::path(place)?;
-        let settings = Settings::new(cloud, cluster_size, Settings::load(&settings_path)?)?;
-        let folder = inventory_path.parent().unwrap_or(Path::new(""));
-        let on_call = on_call(cloud.oncall.as_deref().unwrap_or(&folder.join("ONCALL.json")))?;
-        let keys = keys::make(folder)?;
-        let public_key = std::fs::read_to_string(&keys.public)
-            .with_context(|| format!("reading {}", keys.public.display()))?;
-        let public_key = without_comment(&public_key);
-        Ok(Self { settings, settings_path, on_call, keys, public_key, inventory_path, before })
-    }
-
-    /// Remembers whether something of the stack may be in the cloud.
-    fn remember(&mut self, may_be_up: bool) -> anyhow::Result<()> {
-        self.settings.may_be_up = may_be_up;
-        self.settings.save(&self.settings_path)
-    }
-
-    /// Keeps two `up`s from working on the same stack. (Those of two folders have two keys, and the first one wins.)
-    fn lock(&self) -> anyhow::Result<File> {
-        let private = &self.keys.private;
-        let file = File::open(private).with_context(|| format!("opening {}", private.display()))?;
-        ensure!(file.try_lock().is_ok(), "another cargo xtask up is at work on this stack; wait for it");
-        Ok(file)
-    }
-
-    fn access(&self) -> Access {
-        remote::access(&self.inventory_path, None)
-    }
-
-    fn stack(&self) -> String {
-        format!("{} in {}", self.settings.stack, self.settings.region)
-    }
-}
-
-/// A stack as it should be, and as it is.
-struct Target {
-    aws: Aws,
-    network: Network,
-    desired: Desired,
-    state: State,
-}
-
-impl Target {
-    async fn find(prepared: &Prepared) -> anyhow::Result<Self> {
-        let settings = &prepared.settings;
-        let aws = Aws::connect(&settings.region).await?;
-        let network = Network::find(&aws, settings.subnet.as_deref()).await?;
-        let ssh_from = match &settings.ssh_from {
-            Some(networks) => networks.clone(),
-            None => {
-                let address = aws::own_address().await?;
-                BTreeSet::from([format!("{address}/{}", if address.is_ipv4() { 32 } else { 128 })])
-            }
-        };
-        let (key, on_call) = (prepared.public_key.clone(), prepared.on_call.clone());
-        let desired = Desired::new(settings, key, network.vpc.clone(), &ssh_from, on_call);
-        let state = look(&aws, &settings.stack).await?;
-        Ok(Self { aws, network, desired, state })
-    }
-}
-
 /// Shows what `up` would change.
 pub(super) fn plan(args: &Plan) -> anyhow::Result<ExitCode> {
     let prepared = Prepared::new(&args.cloud, args.cluster_size, &args.place)?;
     let target = runtime()?.block_on(Target::find(&prepared))?;
-    let changes = plan::plan(&target.desired, &target.state)?;
     say_what_is_for_new_ones(&args.cloud, &target.state);
     if args.json {
-        let json = plan::json(&changes, &target.desired, &target.state);
+        let json = plan::json(&target.changes, &target.desired, &target.state);
         ui::data(&serde_json::to_string_pretty(&json).context("encoding the plan")?);
     } else {
-        show(&changes, &target.desired, &target.state);
+        target.show();
     }
-    Ok(if changes.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(CHANGES) })
-}
-
-fn show(changes: &[Change], desired: &Desired, state: &State) {
-    let price = plan::hourly_price(desired, state);
-    let price = price.map_or("a price that is not known here".to_owned(), |price| {
-        format!("{} an hour, at list price", prices::usd(price))
-    });
-    let stack = format!("{} in {}", desired.name, desired.region);
-    if changes.is_empty() {
-        ui::data(&format!("nothing to change: {stack} is as it should be ({price})"));
-        return;
-    }
-    for (sign, text) in plan::lines(changes, desired) {
-        ui::marked(sign.mark(), sign.colour(), &text);
-    }
-    let count = |wanted: Sign| changes.iter().filter(|change| change.sign() == wanted).count();
-    ui::data(&format!(
-        "{stack}: {} to create, {} to change, {} to destroy; then for {price}",
-        count(Sign::Create),
-        count(Sign::Change),
-        count(Sign::Destroy)
-    ));
+    Ok(if target.changes.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(CHANGES) })
 }
 
 /// What `up` is about to do.
@@ -168,7 +58,6 @@ struct Begun {
     black_box: BlackBox,
     programs: Programs,
     target: Target,
-    changes: Vec<Change>,
     _lock: File,
 }
 
@@ -184,13 +73,13 @@ fn begin(args: &Up) -> anyhow::Result<Begun> {
     // What does not compile, and what is not there to be shipped, should cost nothing.
     let programs = Programs::build(&black_box)?;
     let target = runtime()?.block_on(Target::find(&prepared))?;
-    let changes = plan::plan(&target.desired, &target.state)?;
-    show(&changes, &target.desired, &target.state);
+    target.show();
     say_what_is_for_new_ones(&args.cloud, &target.state);
-    // From now on, a stack of another name or in another region would make this one be forgotten.
+    // From now on, a stack of another name, in another region or account would make this one be forgotten.
+    prepared.settings.account = Some(target.aws.account.clone());
     prepared.remember(true)?;
     interrupt::check()?;
-    Ok(Begun { prepared, black_box, programs, target, changes, _lock: lock })
+    Ok(Begun { prepared, black_box, programs, target, _lock: lock })
 }
 
 /// Some of what is asked for makes no difference to machines that are there.
@@ -207,11 +96,15 @@ fn say_what_is_for_new_ones(cloud: &Cloud, state: &State) {
 
 /// Brings the stack to where it should be, and makes its hosts ready.
 pub(super) fn up(args: &Up) -> anyhow::Result<ExitCode> {
+    // As a step of a job, it is told only once.
     interrupt::watch_and_say(
-        "interrupted; what was made is undone (once more: it stays)",
+        match step::hosts_go() {
+            true => "interrupted; what was made is undone",
+            false => "interrupted; what was made is undone (once more: it stays)",
+        },
         "interrupted twice: what there is of the stack stays; take it down with: cargo xtask down",
     )?;
-    let Begun { mut prepared, black_box, programs, target, changes, _lock } = match begin(args) {
+    let Begun { mut prepared, black_box, programs, target, _lock } = match begin(args) {
         Ok(begun) => begun,
         Err(error) => {
             ui::fail(&error);
@@ -221,10 +114,17 @@ pub(super) fn up(args: &Up) -> anyhow::Result<ExitCode> {
     let runtime = runtime()?;
     let is_new = target.state.is_empty();
     let mut has_launched = false;
-    let outcome =
-        runtime.block_on(converge(&prepared, &target, changes, &mut has_launched)).and_then(|instances| {
-            ready(&prepared, args.cloud.boot_time, &target, &instances, black_box, programs)
-        });
+    let converged = runtime.block_on(converge(&prepared, &target, &mut has_launched));
+    let outcome = converged.and_then(|Converged { instances, topic, alarms }| {
+        let alarms = Alarms::begin(runtime, &target.aws, &target.desired, &topic, alarms);
+        match ready(&prepared, args.cloud.boot_time, &target, &instances, black_box, programs) {
+            Ok(()) => alarms.finish(runtime),
+            Err(error) => {
+                alarms.give_up(runtime);
+                Err(error)
+            }
+        }
+    });
     let Err(error) = outcome else { return Ok(ExitCode::SUCCESS) };
     if error.is::<NotOurs>() {
         // Made by somebody else since it was looked for; nothing of it is ours to undo.
@@ -233,12 +133,12 @@ pub(super) fn up(args: &Up) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::from(NOTHING_DONE));
     }
     let undone = match (is_new, has_launched) {
-        (true, _) => runtime.block_on(destroy::destroy(&target.aws, &target.desired.name)),
+        (true, _) => runtime.block_on(destroy(&target.aws, &target.desired.name, UNSEEN_TIME)),
         (false, true) => runtime.block_on(end_new_ones(&target)),
         (false, false) => Ok(()),
     };
     if is_new && undone.is_ok() {
-        destroy::forget(&prepared.inventory_path)?;
+        down::forget(&prepared.inventory_path)?;
         prepared.remember(false)?;
     }
     match undone {
@@ -254,61 +154,72 @@ pub(super) fn up(args: &Up) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Changes the stack until there is nothing to change any more; gives its instances.
+/// A stack that is as it should be, but for its alarms.
+struct Converged {
+    instances: Vec<Instance>,
+    /// Its topic's ARN.
+    topic: String,
+    /// What is still to be changed: alarms.
+    alarms: Vec<Change>,
+}
+
+/// Changes the stack until only alarms are to be changed any more.
 async fn converge(
     prepared: &Prepared,
     target: &Target,
-    mut changes: Vec<Change>,
     has_launched: &mut bool,
-) -> anyhow::Result<Vec<Instance>> {
-    let Target { aws, network, desired, .. } = target;
-    let mut state = target.state.clone();
-    let (mut rounds, mut pause) = (0..ROUNDS, ROUND_PAUSE);
-    while !changes.is_empty() {
+) -> anyhow::Result<Converged> {
+    let Target { aws, desired, .. } = target;
+    let (mut state, mut changes) = (target.state.clone(), target.changes.clone());
+    let mut rounds = 0..ROUNDS;
+    let is_settled = |changes: &[Change]| changes.iter().all(Change::is_alarm);
+    while !is_settled(&changes) {
         ensure!(
             rounds.next().is_some(),
             "the stack is still not as it should be after {ROUNDS} rounds; is another cargo xtask up at work on it?"
         );
         *has_launched |= changes.iter().any(|change| matches!(change, Change::Launch { .. }));
-        let mut apply = Apply::new(aws, &prepared.settings, desired, network, &state);
+        let mut apply = Apply::new(aws, &prepared.settings, desired, target.place(), &state);
         apply.run(&changes).await?;
         let launched: Vec<_> = apply.launched.into_values().flatten().collect();
         state = look(aws, &desired.name).await?;
         // What was seen once and is not in a later answer must not be launched again.
         if !launched.iter().all(|id| state.instances.iter().any(|instance| instance.id == *id)) {
-            state.instances = launch::await_running(aws, &desired.name, &launched).await?;
+            state.instances = await_running(aws, &desired.name, &launched).await?;
         }
         changes = plan::plan(desired, &state)?;
-        if !changes.is_empty() {
-            // Answers may be older than our own changes.
-            tokio::time::sleep(pause).await;
-            pause *= 2;
+        // Answers may be older than our own changes.
+        let deadline = Instant::now() + UNSEEN_TIME;
+        while !is_settled(&changes) && Instant::now() < deadline {
+            tokio::time::sleep(LOOK_PAUSE).await;
             state = look(aws, &desired.name).await?;
             changes = plan::plan(desired, &state)?;
         }
-        if !changes.is_empty() {
+        if !is_settled(&changes) {
             ui::note("the cloud has changed meanwhile:");
             show(&changes, desired, &state);
         }
     }
     let ids: Vec<_> = state.instances.iter().map(|instance| instance.id.clone()).collect();
-    launch::await_running(aws, &desired.name, &ids).await
+    let instances = await_running(aws, &desired.name, &ids).await?;
+    let topic = state.topic.map(|topic| topic.arn).context("the stack has no topic")?;
+    Ok(Converged { instances, topic, alarms: changes })
 }
 
 /// Ends all instances that were not there before, also those of launches whose answers were lost.
 async fn end_new_ones(target: &Target) -> anyhow::Result<()> {
     let deadline = Instant::now() + UNSEEN_TIME;
     loop {
-        let seen = instances(&target.aws, &target.desired.name).await?;
+        let seen = look::instances(&target.aws, &target.desired.name).await?;
         let is_new = |id: &String| target.state.instances.iter().all(|instance| instance.id != *id);
         let new: Vec<_> = seen.there.into_iter().map(|instance| instance.id).filter(is_new).collect();
         if !new.is_empty() {
-            launch::end(&target.aws, new).await?;
+            instances::end(&target.aws, new).await?;
         }
         if Instant::now() >= deadline {
             return Ok(());
         }
-        tokio::time::sleep(ROUND_PAUSE).await;
+        tokio::time::sleep(LOOK_PAUSE).await;
     }
 }
 
@@ -384,6 +295,7 @@ fn hosts(prepared: &Prepared, instances: &[Instance]) -> anyhow::Result<Vec<Host
                 key: Some(key.clone()),
                 fingerprint: instance.fingerprint.clone(),
                 role: instance.role,
+                ends: instance.expires.map(|expires| UNIX_EPOCH + Duration::from_secs(expires.max(0) as u64)),
             })
         })
         .collect()

@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{anyhow, bail, ensure};
 use wire::token::Token;
 
+use super::growth::Growth;
+use super::lifetime::{Lifetime, Warnings};
 use super::{Input, Job, hub};
 use crate::host::{Host, Launch, Running, arg};
-use crate::interrupt;
 use crate::ui::{self, JobBar, Standing};
+use crate::{interrupt, step};
 
 /// How long a program may take until it is ready; the initializer waits for others, and Python boxes have to load
 /// pandas.
@@ -24,6 +26,9 @@ const PACK_TIME: Duration = Duration::from_secs(1800);
 /// has begun.
 const SIGHT_TIME: Duration = Duration::from_secs(120);
 const START_SIGHT_TIME: Duration = Duration::from_secs(10);
+/// When nothing is heard for so long of the initializer's machine, and no row becomes durable meanwhile, a machine of the
+/// cloud has ended: the job cannot go on without it. (A host that is somebody's own may come back: the receiver has the patience.)
+const GONE_TIME: Duration = Duration::from_secs(60);
 /// After so long without an answer of the hub, the receiver is believed.
 const HUB_SILENCE: Duration = Duration::from_secs(2);
 /// How often ready files are looked at, and programs asked whether they have ended.
@@ -80,6 +85,8 @@ pub(crate) struct Watched<'a> {
     pub(crate) token: Option<&'a Token>,
     /// Where the hub's page is, if there is one.
     pub(crate) page: Option<&'a str>,
+    /// When its hosts end by themselves, if they do.
+    pub(crate) lifetime: Option<&'a Lifetime>,
 }
 
 /// What [`run`] gives when the job cannot be seen any more, and goes on nevertheless.
@@ -88,11 +95,14 @@ pub(crate) struct LostSight(String);
 
 impl fmt::Display for LostSight {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "nothing has been heard of {} for {SIGHT_TIME:?}", self.0)?;
+        if step::hosts_go() {
+            return Ok(());
+        }
         write!(
             f,
-            "nothing has been heard of {} for {SIGHT_TIME:?}. The job goes on without this command: cargo xtask run-cluster \
-             --attach shows it again, and cargo xtask run-cluster --resume starts it again where it is",
-            self.0
+            ". The job goes on without this command: cargo xtask run-cluster \
+             --attach shows it again, and cargo xtask run-cluster --resume starts it again where it is"
         )
     }
 }
@@ -264,18 +274,34 @@ impl<'a> Programs<'a> {
             }
             shown += 1;
             let lines = program.running.last_lines(LAST_LINES).unwrap_or_default();
-            text.push_str(&format!(
-                "\n\n{} on {} (all of it: {}):",
-                program.name,
-                program.host.name(),
-                program.running.log()
-            ));
+            let log = match step::hosts_go() {
+                true => "its last words".to_owned(),
+                false => format!("all of it: {}", program.running.log()),
+            };
+            text.push_str(&format!("\n\n{} on {} ({log}):", program.name, program.host.name()));
             for line in lines {
                 text.push_str("\n    ");
                 text.push_str(&line);
             }
         }
         anyhow!(text)
+    }
+
+    /// An error if the initializer's machine is gone, and with it the job.
+    fn without_initializer(&self, growth: &Growth) -> Option<anyhow::Error> {
+        let initializer = self.running.iter().find(|program| program.name == "initializer")?;
+        let is_gone = initializer.host.away() >= Some(GONE_TIME) && growth.stands_still_for(GONE_TIME);
+        is_gone.then(|| {
+            let resume = match step::hosts_go() {
+                true => "",
+                false => "; what is durable is kept: cargo xtask up launches another one, and cargo xtask run-cluster --resume goes on",
+            };
+            anyhow!(
+                "nothing has been heard of {} for {GONE_TIME:?}, and no row has become durable since: the machine seems to have \
+                 ended, and a job cannot go on without its initializer{resume}",
+                initializer.host.name()
+            )
+        })
     }
 
     /// Shows how the job goes, until all programs have ended (or the receiver has, since then all is there); gives the time that the last took after the first, which
@@ -294,6 +320,7 @@ impl<'a> Programs<'a> {
         let (mut begun, mut heard): (Option<Instant>, Option<Instant>) = (None, None);
         let mut done: Option<Instant> = None;
         let mut all_over: Option<Instant> = None;
+        let (mut growth, mut warnings, mut left) = (Growth::new(), Warnings::default(), None);
         let outcome = loop {
             match self.check() {
                 Ok(true) => break Ok(()),
@@ -302,13 +329,26 @@ impl<'a> Programs<'a> {
             }
             if let Some(standing) = standings.as_ref().and_then(|standings| standings.try_iter().last()) {
                 heard = Some(Instant::now());
+                left = standing.left;
                 bar.show(&standing);
             }
             // Without the hub, the receiver knows how far the job is.
-            if let Some(now) = progress.try_iter().last().filter(|now| now.rows > 0) {
+            let now = progress.try_iter().last();
+            growth.note(now.as_ref());
+            if let Some(now) = now.filter(|now| now.rows > 0) {
                 let begun = *begun.get_or_insert_with(Instant::now);
                 if heard.is_none_or(|heard| heard.elapsed() >= HUB_SILENCE) {
-                    bar.show(&Standing::of(&now, watched.rows, begun.elapsed()));
+                    let standing = Standing::of(&now, watched.rows, begun.elapsed());
+                    left = standing.left;
+                    bar.show(&standing);
+                }
+            }
+            if let Some(lifetime) = watched.lifetime {
+                if let Some(words) = warnings.next(lifetime, SystemTime::now(), left) {
+                    ui::note(&words);
+                }
+                if let Some(gone) = self.without_initializer(&growth) {
+                    break Err(gone);
                 }
             }
             // Other hosts may be lost for good: the job goes on without them.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::bail;
 use clap::builder::BoolishValueParser;
 
 use super::job_args::{BoxArgs, RowArgs};
@@ -150,7 +151,9 @@ pub(crate) enum Provider {
 
 /// All in one: up in the cloud, run-cluster, get-results, down
 ///
-/// Whatever happens, the stack is taken down in the end: when something fails, and on Ctrl-C and SIGTERM.
+/// Whatever happens, the stack is taken down in the end: when something fails, and on Ctrl-C and SIGTERM. Of a job that did
+/// not come to its end, the complete batches are fetched first, to output/results.partial.tgz, for ten minutes at most. A second
+/// Ctrl-C skips that; with a third one, the stack is left to its time to live.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Job {
     #[command(flatten)]
@@ -163,6 +166,9 @@ pub(crate) struct Job {
     /// Leave the stack up
     #[arg(long)]
     pub(crate) keep: bool,
+    /// Leave the stack up if the job fails or is interrupted, to look into it
+    #[arg(long)]
+    pub(crate) keep_on_failure: bool,
 }
 
 /// Run a job on the hosts: receiver, classifiers, sender, and a Monitoring Hub, which stays when the job is done
@@ -207,6 +213,18 @@ pub(crate) struct GetResults {
     /// The folder for it [default: output/ in the project]
     #[arg(long, value_name = "DIR")]
     pub(crate) output: Option<PathBuf>,
+    /// Of a job that is not done, fetch the batches that are complete, to results.partial.tgz; a job that runs goes on
+    #[arg(long)]
+    pub(crate) partial: bool,
+    /// Fetch for no longer than this; what has come by then is packed
+    #[arg(long, value_name = "TIME", value_parser = duration, requires = "partial")]
+    pub(crate) within: Option<Duration>,
+    /// End a job that still runs first
+    #[arg(long, hide = true, requires = "partial")]
+    pub(crate) end_job: bool,
+    /// Why the job is not done
+    #[arg(long, value_name = "WORDS", hide = true, requires = "partial")]
+    pub(crate) because: Option<String>,
     #[command(flatten)]
     pub(crate) place: Place,
 }
@@ -282,6 +300,9 @@ pub(crate) struct Down {
     /// Even if it is named, only a stack that has this folder's SSH key
     #[arg(long, hide = true)]
     pub(crate) own: bool,
+    /// How long to look for what AWS does not show yet
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
+    pub(crate) settle: Duration,
     /// The regions to look in, or all [default: as remembered, or AWS_REGION, or us-west-2]
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub(crate) region: Vec<String>,
@@ -290,36 +311,67 @@ pub(crate) struct Down {
 }
 
 impl Remote {
-    /// Whether this is about hosts in the cloud.
-    fn is_in_cloud(&self) -> anyhow::Result<bool> {
-        let (provider, hosts, place, else_cloud) = match self {
-            Self::Plan(_) | Self::Job(_) => return Ok(true),
-            Self::Up(up) => (up.provider, up.hosts.is_some(), &up.place, true),
-            Self::Down(down) if down.stack.is_some() || !down.region.is_empty() => return Ok(true),
-            Self::Down(down) => (down.provider, false, &down.place, true),
-            Self::Status(status) => (None, false, &status.place, false),
-            Self::RunCluster(_)
-            | Self::GetResults(_)
-            | Self::Logs(_)
-            | Self::Ssh(_)
-            | Self::Hub(_)
-            | Self::Stop(_) => {
-                return Ok(false);
-            }
-        };
-        if let Some(provider) = provider {
-            return Ok(provider == Provider::Aws);
+    /// Where the command's inventory is.
+    #[cfg(feature = "aws")]
+    pub(crate) fn place(&self) -> &Place {
+        match self {
+            Self::Plan(plan) => &plan.place,
+            Self::Up(up) => &up.place,
+            Self::Job(job) => &job.up.place,
+            Self::RunCluster(run) => &run.place,
+            Self::GetResults(GetResults { place, .. })
+            | Self::Status(Status { place, .. })
+            | Self::Logs(Logs { place, .. })
+            | Self::Ssh(Ssh { place, .. })
+            | Self::Hub(Hub { place, .. })
+            | Self::Stop(Stop { place, .. })
+            | Self::Down(Down { place, .. }) => place,
         }
+    }
+
+    /// Whether this is about hosts in the cloud.
+    ///
+    /// # Errors
+    /// Hosts of the cloud are not to be taken for others: they would be cleared and forgotten, and go on to cost money.
+    fn is_in_cloud(&self) -> anyhow::Result<bool> {
+        // Where hosts come from, as the user says it, and where they come from if nothing is known of any.
+        let (said, place, otherwise) = match self {
+            Self::Plan(_) | Self::Job(_) => return Ok(true),
+            Self::Up(up) if up.provider.is_some() || up.hosts.is_some() => {
+                return Ok(up.provider == Some(Provider::Aws));
+            }
+            Self::Up(up) => (None, &up.place, true),
+            Self::Down(down) => {
+                let is_named = down.stack.is_some() || !down.region.is_empty();
+                (down.provider.or(is_named.then_some(Provider::Aws)), &down.place, true)
+            }
+            Self::RunCluster(run) => (None, &run.place, false),
+            Self::GetResults(GetResults { place, .. })
+            | Self::Status(Status { place, .. })
+            | Self::Logs(Logs { place, .. })
+            | Self::Ssh(Ssh { place, .. })
+            | Self::Hub(Hub { place, .. })
+            | Self::Stop(Stop { place, .. }) => (None, place, false),
+        };
         let inventory =
             place.inventory.clone().map_or_else(|| project::default_folder("inventory.toml"), Ok)?;
-        Ok(match wire::program::read_if_there(&inventory)? {
-            _ if hosts => false,
-            // As the inventory is written; not every build of this program can understand all of it.
-            Some(text) => String::from_utf8_lossy(&text).lines().any(|line| line.starts_with("stack = ")),
-            None => {
-                else_cloud || wire::program::read_if_there(&inventory.with_file_name("stack.toml"))?.is_some()
-            }
-        })
+        // As the inventory is written; not every build of this program can understand all of it.
+        let stack = wire::program::read_if_there(&inventory)?.map(|text| {
+            let text = String::from_utf8_lossy(&text).into_owned();
+            text.lines().find_map(|line| line.strip_prefix("stack = ")).map(str::to_owned)
+        });
+        match (said, stack) {
+            (Some(Provider::Ssh), Some(Some(stack))) => bail!(
+                "the hosts of {} are the stack {stack} in the cloud, which --provider ssh would leave running; cargo xtask down \
+                 destroys it",
+                inventory.display()
+            ),
+            (Some(provider), _) => Ok(provider == Provider::Aws),
+            (None, Some(stack)) => Ok(stack.is_some()),
+            (None, None) => Ok(otherwise
+                || matches!(self, Self::Status(_))
+                    && wire::program::read_if_there(&inventory.with_file_name("stack.toml"))?.is_some()),
+        }
     }
 }
 

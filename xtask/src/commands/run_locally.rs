@@ -169,6 +169,7 @@ fn run_until_done(args: &Args, start: Instant) -> anyhow::Result<ExitCode> {
         run_folder,
         token,
         token_file: token_file.clone(),
+        lifetime: None,
     };
     let hosts = Hosts { metrics: &host, classifiers: vec![&host as &dyn Host; processes] };
     let hub = if args.run.no_hub { None } else { Hub::start(&job, &host, &output)? };

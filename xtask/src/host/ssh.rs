@@ -24,7 +24,7 @@ use wire::token::Token;
 use super::{End, Host, Launch, Running, arg};
 use crate::hosts::HostEntry;
 use crate::runtime::within;
-pub(crate) use connect::{Access, end_connections, known_hosts_options, real_hostname};
+pub(crate) use connect::{Access, NoAnswer, end_connections, known_hosts_options, real_hostname};
 use link::{Link, nothing};
 
 /// How long a short request may take: what it does takes milliseconds, and a connection that is lost is noticed

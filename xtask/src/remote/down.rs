@@ -71,7 +71,8 @@ pub(super) fn stop(args: &Stop) -> anyhow::Result<ExitCode> {
         if let Some(line) = lines.iter().find(|line| line.starts_with("receiver: stopped")) {
             ui::data(line);
             ui::note(&format!(
-                "what was received is in {FOLDER}/output on {}, until the next run-cluster or down",
+                "what was received is in {FOLDER}/output on {}, until the next run-cluster or down; cargo xtask get-results \
+                 --partial fetches it",
                 metrics.entry().name
             ));
             return Ok(ExitCode::SUCCESS);
@@ -90,6 +91,9 @@ pub(super) fn down(args: &Down) -> anyhow::Result<ExitCode> {
     let path = super::inventory_path(&args.place)?;
     // Also what an `up` has left that did not come to its end.
     let inventory = Inventory::load(&path)?;
+    if let Some(stack) = &inventory.stack {
+        bail!("the hosts of {} are the stack {stack} in the cloud, and are destroyed there", path.display());
+    }
     let access = access(&path, inventory.ssh_config.clone());
     let used = inventory.used_hosts()?;
     let mut hosts = used.clone();

@@ -1,5 +1,8 @@
 //! Subcommand: cargo xtask get-results
 
+mod pack;
+mod partial;
+
 use std::fs::File;
 use std::io::{BufReader, Read, Seek};
 use std::path::{Path, PathBuf};
@@ -13,11 +16,11 @@ use wire::files::{self, REPORT};
 use wire::program::{remove_if_there, replace_file};
 use wire::results::Summary;
 
-use super::{command_all, end_on_interrupt, load, running, status_of};
+use super::{command, end_on_interrupt, load, running, status_of};
 use crate::commands::remote::GetResults;
 use crate::host::ssh::Ssh;
-use crate::project;
 use crate::ui::{self, Transfer};
+use crate::{interrupt, project, step};
 
 /// Where results and report are on the metrics host, and the archive of the results.
 pub(super) const OUTPUT: &str = "output";
@@ -29,34 +32,55 @@ const REPORT_PAUSE: Duration = Duration::from_millis(500);
 
 /// Runs the command.
 pub(super) fn run(args: &GetResults) -> anyhow::Result<ExitCode> {
-    end_on_interrupt("interrupted; another cargo xtask get-results goes on with what has come")?;
+    if args.partial {
+        interrupt::watch_and_say("interrupted; ending with what has come", "interrupted twice")?;
+    } else {
+        end_on_interrupt(match step::hosts_go() {
+            true => "interrupted",
+            false => "interrupted; another cargo xtask get-results goes on with what has come",
+        })?;
+    }
     let (inventory, access) = load(&args.place)?;
     let metrics = inventory.host(&inventory.metrics)?.clone();
-    let hosts = command_all(&[metrics], &access, &inventory.supervisor)?;
-    let host = hosts.first().context("the inventory has no metrics host")?;
-    let status = status_of(host)?;
-    let name = &host.entry().name;
+    let connect = || command(&metrics, &access, &inventory.supervisor);
+    let host = connect()?;
+    let status = status_of(&host)?;
+    let output = args.output.clone().map_or_else(|| project::default_folder("output"), Ok)?;
+    let length = host.length(Path::new(ARCHIVE))?;
+    if args.partial && (status.summary.is_none() || length.is_none()) {
+        return partial::fetch(args, &output, host, &status, &connect);
+    }
+    let name = &metrics.name;
     let Some(summary) = status.summary else {
         let advice = match (!running(&status).is_empty(), status.programs.is_empty()) {
-            (true, _) => "; one is running: cargo xtask status".to_owned(),
+            (true, _) => {
+                "; one is running: cargo xtask status (get-results --partial fetches what is complete)"
+                    .to_owned()
+            }
             (false, true) => "; run one with: cargo xtask run-cluster".to_owned(),
             (false, false) => format!(
-                ", and the last one did not come to its end; what it brought is in {FOLDER}/output there (cargo xtask ssh \
-                 {name}), until the next run-cluster"
+                ", and the last one did not come to its end; what it brought is in {FOLDER}/output there, until the next \
+                 run-cluster: cargo xtask get-results --partial fetches it"
             ),
         };
         bail!("{name} has no results of a job that is done{advice}");
     };
-    let length = host.length(Path::new(ARCHIVE))?;
     let length = length.with_context(|| {
+        let advice = match step::hosts_go() {
+            true => "",
+            false => "; then cargo xtask run-cluster --resume packs it",
+        };
         format!(
-            "{name} has no {ARCHIVE}: it is being packed, or its receiver was ended while it packed; then cargo xtask \
-             run-cluster --resume packs it"
+            "{name} has no {ARCHIVE}: it is being packed, or its receiver was ended while it packed{advice}"
         )
     })?;
-
-    let output = args.output.clone().map_or_else(|| project::default_folder("output"), Ok)?;
     project::make_folder(&output)?;
+    fetch_all(&host, &output, &summary, length)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Fetches the results of a job that is done, and its hub's report.
+fn fetch_all(host: &Ssh, output: &Path, summary: &Summary, length: u64) -> anyhow::Result<()> {
     // Named after the job, so that what is there of another one is not gone on with.
     let key = wire::hash::short_hex(format!("{} {}", summary.sha256, summary.ended).as_bytes());
     let part = output.join(format!("results.{key}.part"));
@@ -71,14 +95,21 @@ pub(super) fn run(args: &GetResults) -> anyhow::Result<ExitCode> {
     }
     let bar = Transfer::new("fetching", length);
     bar.add(there);
-    let fetched = host.download(Path::new(ARCHIVE), &mut file, there, length, |bytes| bar.add(bytes));
+    let fetched = host.download(Path::new(ARCHIVE), &mut file, there, length, |bytes| {
+        bar.add(bytes);
+        interrupt::check()
+    });
     bar.clear();
     fetched.with_context(|| {
-        format!("what has come is in {}; another get-results goes on there", part.display())
+        let there = part.display();
+        match step::hosts_go() {
+            true => format!("what has come is in {there}"),
+            false => format!("what has come is in {there}; another get-results goes on there"),
+        }
     })?;
     file.set_len(length).with_context(context)?;
     file.sync_all().with_context(context)?;
-    if let Err(error) = check(&part, &summary) {
+    if let Err(error) = check(&part, summary) {
         // Going on with it would not make it any better.
         std::fs::remove_file(&part).with_context(|| format!("removing {}", part.display()))?;
         return Err(error.context("the archive that has come is not what the job has left; it is removed"));
@@ -88,13 +119,13 @@ pub(super) fn run(args: &GetResults) -> anyhow::Result<ExitCode> {
     ui::data(&format!("results    {} ({})", target.display(), ui::bytes(length)));
     ui::data(&format!("rows out   {}", ui::count(summary.rows - summary.rejects)));
     ui::data(&format!("sha256     {} (of the results in it, checked)", summary.sha256));
-    match fetch_report(host, &output, &summary) {
+    match fetch_report(host, output, summary) {
         Ok(Some(page)) => ui::data(&format!("report     {}", page.display())),
         Ok(None) => {}
         // The results are there, and it is they that are wanted.
         Err(error) => ui::note(&format!("the Monitoring Hub's report was not fetched: {error:#}")),
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// Fetches what the job's hub has left, if it has; gives where the page is. What is here of another job goes.
@@ -123,7 +154,7 @@ fn fetch_report(host: &Ssh, output: &Path, summary: &Summary) -> anyhow::Result<
 fn fetch_whole(host: &Ssh, path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
     let Some(length) = host.length(path)? else { return Ok(None) };
     let mut file = tempfile::tempfile().context("making a temporary file")?;
-    host.download(path, &mut file, 0, length, |_| ())?;
+    host.download(path, &mut file, 0, length, |_| Ok(()))?;
     let mut content = Vec::new();
     file.rewind().and_then(|()| file.read_to_end(&mut content)).context("reading a temporary file")?;
     Ok(Some(content))

@@ -5,7 +5,7 @@ mod attach;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
@@ -14,13 +14,14 @@ use wire::results::Summary;
 
 use super::get_results::{ARCHIVE, OUTPUT};
 use super::{SHORT, all, command_all, each, hub, load, lock_all, python, status_of, stop_all, stop_job};
-use crate::cluster::{self, Hosts, Hub, Input, Job, LostSight, Times};
+use crate::cluster::{self, Hosts, Hub, Input, Job, Lifetime, LostSight, Times};
 use crate::commands::remote::RunCluster;
 use crate::commands::run_locally::check_input;
 use crate::host::Host;
 use crate::host::ssh::Ssh;
 use crate::hosts::Inventory;
 use crate::interrupt::{self, Interrupted};
+use crate::step;
 use crate::ui::{self, Transfer};
 
 /// Where Python boxes find the module and the packages, from the hosts' folder.
@@ -43,18 +44,25 @@ pub(super) fn run(args: &RunCluster) -> anyhow::Result<ExitCode> {
     if args.attach {
         return attach::run(args);
     }
-    interrupt::watch_or_leave(
-        "interrupted twice: what is left of the job on the hosts is ended by cargo xtask stop",
-    )?;
+    let hosts_go = step::hosts_go();
+    interrupt::watch_or_leave(match hosts_go {
+        true => "interrupted twice: the job is left as it is",
+        false => "interrupted twice: what is left of the job on the hosts is ended by cargo xtask stop",
+    })?;
     let (start, mut is_started) = (Instant::now(), false);
     let outcome = run_until_done(args, start, &mut is_started);
     match outcome {
         Err(error) if error.is::<Interrupted>() => {
-            ui::note(if is_started {
-                "interrupted: all programs of the job have ended; what was received is kept on the metrics host, and gone \
-                 on with by: cargo xtask run-cluster --resume"
-            } else {
-                "interrupted before anything was started; results of an earlier job are as they were"
+            ui::note(match (is_started, hosts_go) {
+                (true, false) => {
+                    "interrupted: all programs of the job have ended; what was received is kept on the metrics host, and \
+                     gone on with by: cargo xtask run-cluster --resume (cargo xtask get-results --partial fetches it)"
+                }
+                (true, true) => "interrupted: all programs of the job have ended",
+                (false, false) => {
+                    "interrupted before anything was started; results of an earlier job are as they were"
+                }
+                (false, true) => "interrupted before anything was started",
             });
             Ok(ExitCode::from(interrupt::EXIT_CODE))
         }
@@ -64,8 +72,8 @@ pub(super) fn run(args: &RunCluster) -> anyhow::Result<ExitCode> {
 
 /// What is to be known of a job to go on with it. It lies on the metrics host.
 #[derive(Debug, Serialize, Deserialize)]
-struct Description {
-    input: Input,
+pub(super) struct Description {
+    pub(super) input: Input,
     /// The box, as the user says it.
     classifier: String,
     /// The box and its settings, as arguments.
@@ -80,6 +88,10 @@ struct Description {
 fn run_until_done(args: &RunCluster, start: Instant, is_started: &mut bool) -> anyhow::Result<ExitCode> {
     let (inventory, access) = load(&args.place)?;
     ensure!(inventory.ready, "the last cargo xtask up did not come to its end; run it again");
+    let lifetime = lifetime(&inventory);
+    if let Some(words) = lifetime.as_ref().and_then(|lifetime| lifetime.at_start(SystemTime::now())) {
+        ui::note(&words);
+    }
     if let Some(path) = &args.job.rows.input {
         // Better said before anything is started.
         ensure!(path != Path::new("-"), "standard input cannot be shipped to the hosts; give a file");
@@ -142,6 +154,7 @@ fn run_until_done(args: &RunCluster, start: Instant, is_started: &mut bool) -> a
         run_folder: "run".into(),
         token,
         token_file: "run/token".into(),
+        lifetime,
     };
     if is_done {
         let packing = end(&hosts, cluster::pack(&job, metrics))?;
@@ -150,6 +163,22 @@ fn run_until_done(args: &RunCluster, start: Instant, is_started: &mut bool) -> a
     let outcome = run_with_hub(&job, &Hosts { metrics, classifiers });
     let times = end(&hosts, outcome)?;
     conclude(metrics, Some(times.forming), Some(times.packing), start)
+}
+
+/// When the hosts end by themselves, if they do.
+fn lifetime(inventory: &Inventory) -> Option<Lifetime> {
+    let ends = inventory.ends()?;
+    let advice = match step::hosts_go() {
+        true => {
+            "shortly before that, what is complete is fetched to results.partial.tgz (Ctrl-C does it now); all of it needs a \
+             longer --ttl"
+        }
+        false => {
+            "what is complete can be fetched until then, with cargo xtask get-results --partial; all of it needs other \
+             machines: cargo xtask down, and up with a longer --ttl"
+        }
+    };
+    Some(Lifetime::new(ends, humantime::format_rfc3339_seconds(ends).to_string(), advice))
 }
 
 /// Runs the job with a hub that stays when it is done.
@@ -168,10 +197,11 @@ fn end<T>(hosts: &[Ssh], outcome: anyhow::Result<T>) -> anyhow::Result<T> {
     // does is of no use to anybody.
     let (there, lost): (Vec<_>, Vec<_>) = hosts.iter().partition(|host| host.away().is_none());
     for host in lost {
-        ui::note(&format!(
-            "{} is still lost; what is left of the job there is ended by cargo xtask stop, or the next job",
-            host.name()
-        ));
+        let what_ends_it = match step::hosts_go() {
+            true => "",
+            false => "; what is left of the job there is ended by cargo xtask stop, or the next job",
+        };
+        ui::note(&format!("{} is still lost{what_ends_it}", host.name()));
     }
     let stopped = all(each(&there, |host| stop_job(host, GRACE)));
     match (outcome, stopped) {
@@ -193,8 +223,11 @@ fn conclude(
     let summary =
         status.summary.as_ref().context("the job is done, and the metrics host has no results.json")?;
     summarize(summary, forming, packing, metrics.name(), start);
-    let hub = if hub::runs(&status) { "; the job's Monitoring Hub stays: cargo xtask hub" } else { "" };
-    ui::note(&format!("fetch them: cargo xtask get-results{hub}"));
+    // As a step of a job, they are fetched anyway, and nothing stays.
+    if !step::hosts_go() {
+        let hub = if hub::runs(&status) { "; the job's Monitoring Hub stays: cargo xtask hub" } else { "" };
+        ui::note(&format!("fetch them: cargo xtask get-results{hub}"));
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -251,7 +284,7 @@ fn is_packed(metrics: &Ssh) -> anyhow::Result<bool> {
     Ok(metrics.length(Path::new(ARCHIVE))?.is_some())
 }
 
-fn recall_if_there(metrics: &Ssh) -> anyhow::Result<Option<Description>> {
+pub(super) fn recall_if_there(metrics: &Ssh) -> anyhow::Result<Option<Description>> {
     let text =
         metrics.run(&format!("cd {FOLDER} && if [ -e {DESCRIPTION} ]; then cat {DESCRIPTION}; fi"), SHORT)?;
     if text.trim().is_empty() {
@@ -295,7 +328,7 @@ fn shell_word(word: &str) -> String {
 }
 
 /// For how many seconds, if it runs.
-fn receiver_runs_for(status: &Status) -> Option<u64> {
+pub(super) fn receiver_runs_for(status: &Status) -> Option<u64> {
     status.programs.iter().find(|program| program.name == "receiver")?.running
 }
 

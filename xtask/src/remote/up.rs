@@ -33,6 +33,7 @@ pub(super) fn run(args: &Up) -> anyhow::Result<ExitCode> {
             "the hosts of this folder are the stack {stack} in the cloud; take it down first: cargo xtask down"
         );
     }
+    refuse_beside_stack(&path)?;
     let wanted = Wanted::new(args, before.as_ref())?;
     let access = super::access(&path, wanted.ssh_config.clone());
     let everyone = wanted.everyone();
@@ -44,6 +45,22 @@ pub(super) fn run(args: &Up) -> anyhow::Result<ExitCode> {
     });
     make_ready(&wanted, programs?, &probed?, before.as_ref(), &path)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A folder is for one set of hosts: with the inventory of another one, `down` would not find a stack that is up.
+fn refuse_beside_stack(inventory: &Path) -> anyhow::Result<()> {
+    let path = inventory.with_file_name("stack.toml");
+    let Some(text) = wire::program::read_if_there(&path)? else { return Ok(()) };
+    let context = || format!("understanding what is remembered of the stack in {}", path.display());
+    let remembered: toml::Table = toml::from_slice(&text).with_context(context)?;
+    let may_be_up = remembered.get("may_be_up").and_then(toml::Value::as_bool) == Some(true);
+    ensure!(
+        !may_be_up,
+        "a stack of this folder may be up in the cloud ({}); take it down first (cargo xtask down), or use another folder \
+         (--inventory FILE)",
+        path.display()
+    );
+    Ok(())
 }
 
 /// What is wanted.

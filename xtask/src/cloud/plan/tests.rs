@@ -31,9 +31,10 @@ fn desired() -> impl Strategy<Value = Desired> {
                 spot: false,
                 time_to_live_minutes: 240,
                 disk_gib: 30,
+                account: None,
                 may_be_up: false,
             };
-            Desired::new(&settings, KEY.into(), "vpc-1".into(), &networks, on_call)
+            Desired::new(&settings, "123456789012".into(), KEY.into(), "vpc-1".into(), &networks, on_call)
         },
     )
 }
@@ -82,14 +83,20 @@ fn instance() -> impl Strategy<Value = Instance> {
 }
 
 fn alarm() -> impl Strategy<Value = (String, Alarm)> {
-    let topics = vec(prop_oneof![Just("arn:s".to_owned()), Just("arn:other".to_owned())], 0..3);
-    (0..9_u32, 0..3_usize, 0..3_usize, topics).prop_map(|(i, check, metric, topics)| {
-        let instance = format!("i-{i}");
-        (
-            alarm_name(NAME, &instance, CHECKS[check]),
-            Alarm { instance, metric: CHECKS[metric].into(), topics },
-        )
-    })
+    let actions = prop_oneof![
+        Just("arn:s".to_owned()),
+        Just("arn:other".to_owned()),
+        Just("arn:aws:automate:us-west-2:ec2:terminate".to_owned())
+    ];
+    let minutes = prop_oneof![Just(2), Just(15), Just(60)];
+    let metric = prop_oneof![Just(CHECK), Just("StatusCheckFailed_System")];
+    (0..9_u32, 0..2_usize, metric, minutes, vec(actions, 0..3)).prop_map(
+        |(i, of, metric, minutes, actions)| {
+            let instance = format!("i-{i}");
+            let name = alarm_name(NAME, &instance, Action::ALL[of]);
+            (name, Alarm { instance, metric: metric.into(), minutes, actions })
+        },
+    )
 }
 
 fn state() -> impl Strategy<Value = State> {
@@ -104,12 +111,13 @@ fn state() -> impl Strategy<Value = State> {
             .prop_map(|subscriptions| Topic { arn: "arn:s".into(), subscriptions }),
     );
     let dashboard = proptest::option::of(Just(
-        json!({"widgets": [{"properties": {"markdown": format!("{TAG}: {NAME}")}}]}),
+        json!({"widgets": [{"properties": {"markdown": format!("{TAG}: {NAME} in us-west-2")}}]}),
     ));
     (key_pair, group, vec(instance(), 0..9), topic, vec(alarm(), 0..12), dashboard).prop_map(
         |(key_pair, group, mut instances, topic, alarms, dashboard)| {
             instances.iter_mut().enumerate().for_each(|(i, instance)| instance.id = format!("i-{i}"));
-            State { key_pair, group, instances, topic, alarms: alarms.into_iter().collect(), dashboard }
+            let alarms = alarms.into_iter().collect();
+            State { key_pair, group, instances, topic, alarms, dashboard, has_ended_some: false }
         },
     )
 }
@@ -171,14 +179,18 @@ fn apply(change: &Change, desired: &Desired, state: &mut State, new: &mut BTreeM
                 });
             }
         }
-        Change::PutAlarm { of, check, is_there } => {
+        Change::PutAlarm { of, action, minutes, is_there } => {
             let instance = match of {
                 Of::Id(id) => id.clone(),
                 Of::New(role, i) => new[role][*i].clone(),
             };
             assert!(state.instances.iter().any(|there| there.id == instance));
-            let name = alarm_name(NAME, &instance, check);
-            let alarm = Alarm { instance, metric: (*check).into(), topics: vec!["arn:s".into()] };
+            let name = alarm_name(NAME, &instance, *action);
+            let does = match action {
+                Action::Notify => "arn:s".to_owned(),
+                Action::Terminate => desired.terminate_arn(),
+            };
+            let alarm = Alarm { instance, metric: CHECK.into(), minutes: *minutes, actions: vec![does] };
             assert_eq!(state.alarms.insert(name, alarm).is_some(), *is_there);
         }
         Change::PutDashboard { is_there } => {
@@ -201,7 +213,7 @@ proptest! {
         prop_assert_eq!(state.instances.len(), desired.machines.values().sum::<usize>());
         prop_assert_eq!(&state.group.as_ref().unwrap().rules, &desired.rules);
         prop_assert!(state.topic.unwrap().subscriptions.keys().eq(&desired.on_call));
-        prop_assert_eq!(state.alarms.len(), 3 * state.instances.len());
+        prop_assert_eq!(state.alarms.len(), 2 * state.instances.len());
         // Nothing is replaced that could stay.
         let fits = |instance: &&Instance| {
             instance.life != Life::Stopped
@@ -238,7 +250,10 @@ fn somebody_elses_stack_is_left_alone() {
     let (desired, mut state) = settled();
     state.dashboard = Some(json!({"widgets": []}));
     assert!(
-        plan(&desired, &state).unwrap_err().to_string().contains("there is a dashboard s that is not of")
+        plan(&desired, &state)
+            .unwrap_err()
+            .to_string()
+            .contains("there is a dashboard s-us-west-2 that is not of")
     );
     let (desired, mut state) = settled();
     state.group.as_mut().unwrap().vpc = "vpc-2".into();
@@ -271,14 +286,36 @@ fn a_plan_is_said_in_words() {
             "+ 1 × c5.4xlarge for the metrics host ($0.69 an hour)",
             "+ 1 × c5.4xlarge for the initializer ($0.69 an hour)",
             "+ 2 × c5.4xlarge for workers ($1.38 an hour)",
-            "+ dashboard s",
-            "+ 12 alarms for 4 instances (StatusCheckFailed, StatusCheckFailed_Instance, StatusCheckFailed_System)",
+            "+ dashboard s-us-west-2",
+            "+ 8 alarms for 4 instances (StatusCheckFailed: tells after 2 minutes; ends the machine after 15, the metrics host \
+             after 60)",
         ]
     );
+    // Only workers may be spot instances: an interruption of another one would end the job.
+    let with_spot = Desired { spot: true, ..desired.clone() };
+    let said = lines(&plan(&with_spot, &State::default()).unwrap(), &with_spot);
+    let spot: Vec<_> = said.iter().map(|(_, text)| text).filter(|text| text.contains("spot")).collect();
+    assert_eq!(spot, ["2 × spot c5.4xlarge for workers (at most $1.38 an hour)"]);
     state.instances.truncate(1);
     let text = lines_of(&state).join("\n");
     assert!(
         text.contains("- instances metrics (i-new-metrics-0): its type is not asked for any more"),
         "{text}"
     );
+}
+
+#[test]
+fn a_dashboard_of_a_thousand_machines_is_within_cloudwatchs_limits() {
+    let (desired, state) = settled();
+    let one = state.instances[0].clone();
+    let instances: Vec<_> =
+        (0..1001).map(|i| Instance { id: format!("i-{i:017x}"), ..one.clone() }).collect();
+    let body = desired.dashboard(&instances);
+    let widgets = body["widgets"].as_array().unwrap();
+    let metrics: Vec<_> =
+        widgets[1..].iter().map(|widget| widget["properties"]["metrics"].as_array().unwrap().len()).collect();
+    assert_eq!(metrics, [500, 500, 1]);
+    assert!(is_our_dashboard(&body, &desired.name, &desired.region));
+    // An account's dashboards are the same in all regions.
+    assert!(!is_our_dashboard(&body, &desired.name, "eu-west-1"));
 }

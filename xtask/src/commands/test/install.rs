@@ -12,6 +12,9 @@ const REQUIREMENTS: &str = "tests/requirements.txt";
 /// The Python package that has axe-core 4.12.
 const AXE: &str = "axe-playwright-python==0.1.8";
 const PROMETHEUS: &str = "target/prometheus";
+/// Where Node.js finds the package by which the test cloud evaluates the IAM policy.
+const NODE: &str = "target/node";
+const IAM_SIMULATE: &str = "@cloud-copilot/iam-simulate@0.1.173";
 /// The release of Debian that user data is booted in, and its packages. Tests boot every release that is in its parent folder.
 const RELEASE: &str = "trixie";
 const MACHINE: &str = "target/boot/trixie";
@@ -78,11 +81,29 @@ fn prometheus(shell: &Shell) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Some tests need an sshd, an ssh, network namespaces, to see system calls, or Prometheus. Without that they are skipped, and
-/// say so.
+/// Fetches what evaluates IAM policies, unless it is there. Only the test cloud runs it, as a program of its own.
+fn iam_simulate(shell: &Shell) -> anyhow::Result<()> {
+    let stamp = Path::new(NODE).join("installed.txt");
+    if shell.read_file(&stamp).is_ok_and(|installed| installed == IAM_SIMULATE) {
+        return Ok(());
+    }
+    debian_programs(shell, &[("node", "nodejs"), ("npm", "npm")]);
+    shell.remove_path(NODE)?;
+    cmd!(shell, "npm install --prefix {NODE} --no-save --no-audit --no-fund --silent {IAM_SIMULATE}")
+        .run()
+        .with_context(|| format!("installing {IAM_SIMULATE} needs Node.js with npm"))?;
+    shell.write_file(stamp, IAM_SIMULATE)?;
+    Ok(())
+}
+
+/// Some tests need an sshd, an ssh, network namespaces, to see system calls, Prometheus, or Node.js. Without that they are
+/// skipped, and say so.
 pub(super) fn programs(shell: &Shell) {
     if let Err(error) = prometheus(shell) {
         ui::note(&format!("the test that needs Prometheus will be skipped: {error:#}"));
+    }
+    if let Err(error) = iam_simulate(shell) {
+        ui::note(&format!("tests of the IAM policy will be skipped: {error:#}"));
     }
     debian_programs(
         shell,

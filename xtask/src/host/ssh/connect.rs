@@ -1,6 +1,7 @@
 //! Getting in: a server that answers, the right host key, a login.
 
-use std::io::Read;
+use std::fmt;
+use std::io::{ErrorKind, Read};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -22,6 +23,18 @@ const ALIVE_INTERVAL: Duration = Duration::from_secs(4);
 const END_TIME: Duration = Duration::from_secs(1);
 /// How long a connection that nobody uses stays, when this command was killed and could not close it.
 const IDLE_SECONDS: usize = 10;
+
+/// Why a host cannot be reached that drops what it is sent, or is off. A firewall does the former.
+#[derive(Debug)]
+pub(crate) struct NoAnswer;
+
+impl fmt::Display for NoAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("no answer")
+    }
+}
+
+impl std::error::Error for NoAnswer {}
 
 /// What getting in needs besides the host.
 #[derive(Debug, Clone)]
@@ -187,7 +200,12 @@ fn banner(real: &Real) -> anyhow::Result<()> {
     let deadline = Instant::now() + BANNER_TIME;
     let mut stream = Err(anyhow!("{hostname} has no address"));
     for address in addresses {
-        stream = TcpStream::connect_timeout(&address, BANNER_TIME).with_context(context);
+        stream = TcpStream::connect_timeout(&address, BANNER_TIME)
+            .map_err(|error| match error.kind() {
+                ErrorKind::TimedOut | ErrorKind::HostUnreachable => anyhow::Error::new(NoAnswer),
+                _ => error.into(),
+            })
+            .with_context(context);
         if stream.is_ok() || Instant::now() >= deadline {
             break;
         }

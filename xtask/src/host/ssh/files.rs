@@ -92,18 +92,35 @@ impl Ssh {
     /// Reads a file of the host's folder from this byte on, to the end of a local one.
     ///
     /// # Errors
-    /// Names the host and the file.
+    /// Names the host and the file; or that of `arrived`, after which nothing more is read.
     pub(crate) fn download(
         &self,
         from: &Path,
         local: &mut std::fs::File,
         begin: u64,
         length: u64,
-        mut arrived: impl FnMut(u64),
+        mut arrived: impl FnMut(u64) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        local.seek(SeekFrom::Start(begin)).context("seeking in a file")?;
+        self.read_pieces(from, begin, length, |piece| {
+            local.write_all(piece).context("writing what came")?;
+            arrived(piece.len() as u64)
+        })
+    }
+
+    /// Reads a file of the host's folder from this byte on, and hands its pieces on, in their order.
+    ///
+    /// # Errors
+    /// Names the host and the file; or that of `take`, after which nothing more is read.
+    pub(crate) fn read_pieces(
+        &self,
+        from: &Path,
+        begin: u64,
+        length: u64,
+        mut take: impl FnMut(&[u8]) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         let what = format!("reading {} of {}", from.display(), self.entry().name);
-        local.seek(SeekFrom::Start(begin)).context("seeking in a file")?;
-        let downloaded = runtime()?.block_on(async {
+        let read_all = runtime()?.block_on(async {
             let sftp = self.sftp().await?;
             let file = in_time(sftp.open(remote(from))).await?;
             let mut asked = begin;
@@ -116,12 +133,11 @@ impl Ssh {
                 }
                 let Some(piece) = coming.pop_front() else { break };
                 let piece = piece.await.context("waiting for a piece")??;
-                local.write_all(&piece).context("writing what came")?;
-                arrived(piece.len() as u64);
+                take(&piece)?;
             }
             in_time(file.close()).await
         });
-        downloaded.context(what)
+        read_all.context(what)
     }
 
     /// The length of a file of the host's folder; `None` if it is not there.

@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, bail, ensure};
 use supervisor::protocol::{Reply, Request, Status};
 
-use super::{conclude, end, is_packed, recall_if_there, receiver_runs_for};
+use super::{conclude, end, is_packed, lifetime, recall_if_there, receiver_runs_for};
 use crate::cluster::{self, Found, HUB, Hub, Program, Watched};
 use crate::commands::remote::RunCluster;
 use crate::host::ssh::Ssh;
@@ -56,7 +56,9 @@ pub(super) fn run(args: &RunCluster) -> anyhow::Result<ExitCode> {
         hub.tell();
     }
     let page = hub.as_ref().and_then(Hub::page);
-    let packing = cluster::attach(metrics, found, &Watched { rows, packs: true, token: None, page });
+    let lifetime = lifetime(&inventory);
+    let watched = Watched { rows, packs: true, token: None, page, lifetime: lifetime.as_ref() };
+    let packing = cluster::attach(metrics, found, &watched);
     let packing = end(&hosts, packing)?;
     conclude(metrics, None, Some(packing), start)
 }

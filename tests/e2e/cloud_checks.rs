@@ -1,0 +1,87 @@
+//! What cannot work is refused before anything is made: image, type, zone, network, text messages.
+
+use serde_json::{Value, json};
+use tests::cloud::Cloud;
+use tests::lab::Lab;
+
+const WITHOUT_HOSTS: [&str; 5] = ["CLUSTER_SIZE=1", "--ssh-from", "203.0.113.7", "--boot-time", "0s"];
+/// An image for the other kind of processor, and a type of it.
+const OTHER_IMAGE: &str =
+    if cfg!(target_arch = "aarch64") { "ubuntu-noble-24.04-amd64" } else { "ubuntu-noble-24.04-arm64" };
+const OTHER_TYPE: &str = if cfg!(target_arch = "aarch64") { "c5.4xlarge" } else { "c7g.4xlarge" };
+const OWN_TYPE: &str = if cfg!(target_arch = "aarch64") { "c7g.4xlarge" } else { "c5.4xlarge" };
+
+/// That `plan` and `up` refuse, before anything is made, for this reason.
+fn refused(cloud: &Cloud, rest: &[&str], why: &str) {
+    let before = cloud.calls().len();
+    let said = cloud.fail("up", &[&["plan"], &WITHOUT_HOSTS[..], rest].concat());
+    assert!(said.contains(why), "plan {rest:?}: {said}");
+    let mut up = cloud.begin("up", &[&["up"], &WITHOUT_HOSTS[..], rest].concat());
+    // The exit code of what was refused before anything was changed.
+    assert_eq!(up.wait().code(), Some(3), "{rest:?}: {}", up.output());
+    assert!(up.output().contains(why), "up {rest:?}: {}", up.output());
+    assert_eq!(cloud.changes_since(before), Vec::<String>::new(), "{rest:?}");
+}
+
+fn subnet(cloud: &Cloud, zone: &str) -> String {
+    let code = format!(
+        "import boto3
+ec2 = boto3.client('ec2', region_name='us-west-2')
+print(ec2.describe_subnets(Filters=[{{'Name': 'availability-zone', 'Values': ['{zone}']}}])['Subnets'][0]['SubnetId'])"
+    );
+    cloud.python(&code).trim().to_owned()
+}
+
+fn image(cloud: &Cloud, name: &str) -> String {
+    let code = format!(
+        "import boto3
+ec2 = boto3.client('ec2', region_name='us-west-2')
+print(ec2.describe_images(Filters=[{{'Name': 'name', 'Values': ['*{name}*']}}])['Images'][0]['ImageId'])"
+    );
+    cloud.python(&code).trim().to_owned()
+}
+
+#[test]
+fn what_cannot_work_is_refused_before_anything_is_made() {
+    let cloud = Cloud::start(None);
+    refused(&cloud, &["--ami", "ami-00000000"], "looking for the image ami-00000000");
+    let image = image(&cloud, OTHER_IMAGE);
+    refused(&cloud, &["--ami", &image], "and the programs that are built on this machine are for");
+    refused(
+        &cloud,
+        &["--instance-type", OTHER_TYPE],
+        &format!("machines of type {OTHER_TYPE} cannot boot the image"),
+    );
+    refused(&cloud, &["--instance-type", "c5.nosuch"], "looking for machines of --instance-type c5.nosuch");
+    cloud.settings(&json!({"unoffered": {OWN_TYPE: ["us-west-2a"]}}));
+    let subnet = subnet(&cloud, "us-west-2a");
+    refused(&cloud, &["--subnet", &subnet], "no zone of the network vpc-");
+    cloud.settings(&json!({"unoffered": {}}));
+
+    std::fs::write(cloud.path("up/ONCALL.json"), "[\"+14155550100\", \"+4930123456\"]").unwrap();
+    cloud.settings(&json!({"sms_sandbox": ["+4930123456"]}));
+    refused(&cloud, &[], "only verified numbers get any, and these are not verified: +14155550100;");
+    cloud.settings(&json!({"sms_sandbox": ["+4930123456", "+14155550100"]}));
+    // Changes are an exit code of their own.
+    let plan = cloud.xtask("up", &[&["plan"], &WITHOUT_HOSTS[..]].concat()).output().unwrap();
+    assert_eq!(plan.status.code(), Some(2), "{}", String::from_utf8_lossy(&plan.stderr));
+
+    cloud.settings(&json!({"route_to_internet": false, "region": "us-west-2"}));
+    refused(&cloud, &[], "the internet reaches no subnet of the default VPC");
+}
+
+#[test]
+fn machines_are_launched_only_in_zones_that_have_their_type() {
+    let Some(lab) = Lab::up("machines_are_launched_only_in_zones_that_have_their_type", "2") else { return };
+    let cloud = Cloud::start(Some(&lab));
+    cloud.settings(&json!({"unoffered": {OWN_TYPE: ["us-west-2a", "us-west-2b"]}}));
+    let said =
+        cloud.run("up", &["up", "CLUSTER_SIZE=1", "--ssh-from", "10.213.0.0/16", "--ssh-user", "root"]);
+    assert!(!said.contains("trying elsewhere"), "{said}");
+    for id in cloud.ids("instance") {
+        let (_, instance) = cloud.ask("GET", &format!("instance?id={id}"), &Value::Null);
+        assert_eq!(instance["zone"], "us-west-2c");
+        assert_eq!(instance["type"], OWN_TYPE);
+    }
+    cloud.run("up", &["down", "--settle", "0s"]);
+}

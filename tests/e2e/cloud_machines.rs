@@ -1,0 +1,213 @@
+//! How machines are launched, watched from outside, and gone.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+use tests::cloud::{Cloud, DOWN};
+use tests::lab::Lab;
+
+const IN_LAB: [&str; 4] = ["--ssh-from", "10.213.0.0/16", "--ssh-user", "root"];
+const WITHOUT_HOSTS: [&str; 4] = ["--ssh-from", "203.0.113.7", "--boot-time", "0s"];
+
+/// What instances are, by their roles.
+fn by_role(cloud: &Cloud, key: &str) -> BTreeMap<String, Vec<String>> {
+    let mut found = BTreeMap::<_, Vec<_>>::new();
+    for id in cloud.ids("instance") {
+        let (_, instance) = cloud.ask("GET", &format!("instance?id={id}"), &Value::Null);
+        let role = instance["tags"]["provisioned-classifier-role"].as_str().unwrap().to_owned();
+        found.entry(role).or_default().push(instance[key].as_str().unwrap().to_owned());
+    }
+    found
+}
+
+/// All alarms, as CloudWatch has them.
+fn alarms(cloud: &Cloud) -> Vec<Value> {
+    let code = "
+import boto3, json
+pages = boto3.client('cloudwatch', region_name='us-west-2').get_paginator('describe_alarms').paginate()
+print(json.dumps([alarm for page in pages for alarm in page['MetricAlarms']], default=str))
+";
+    serde_json::from_str(&cloud.python(code)).unwrap()
+}
+
+#[test]
+fn two_alarms_a_machine_tell_and_end_it_from_outside() {
+    let Some(lab) = Lab::up("two_alarms_a_machine_tell_and_end_it_from_outside", "3") else { return };
+    let cloud = Cloud::start(Some(&lab));
+    // Those who make alarms may be refused: the stack is up without them.
+    let denied = json!({"service": "cloudwatch", "operation": "PutMetricAlarm", "kind": "error", "code": "AccessDenied",
+        "status": 403, "message": "the cloud's own words", "times": null});
+    cloud.faults(&json!([denied]));
+    let up = [&["up", "CLUSTER_SIZE=2", "--spot"], &IN_LAB[..]].concat();
+    let said = cloud.run("up", &up);
+    assert!(said.contains("the stack is up, but 6 of 6 calls for alarms failed"), "{said}");
+    assert!(said.contains("the credentials do not allow cloudwatch:PutMetricAlarm"), "{said}");
+    assert!(alarms(&cloud).is_empty());
+    cloud.no_faults();
+    cloud.run("up", &up);
+    let alarms = alarms(&cloud);
+    assert_eq!(alarms.len(), 6);
+    for alarm in &alarms {
+        let name = alarm["AlarmName"].as_str().unwrap();
+        let id = alarm["Dimensions"][0]["Value"].as_str().unwrap();
+        let (_, instance) = cloud.ask("GET", &format!("instance?id={id}"), &Value::Null);
+        let is_metrics = instance["tags"]["provisioned-classifier-role"] == "metrics";
+        let (does, minutes) = match name.rsplit(' ').next().unwrap() {
+            "notify" => ("arn:aws:sns:us-west-2:123456789012:provisioned-classifier", 2),
+            _ => ("arn:aws:automate:us-west-2:ec2:terminate", if is_metrics { 60 } else { 15 }),
+        };
+        assert_eq!(alarm["AlarmActions"], json!([does]), "{name}");
+        assert_eq!(alarm["MetricName"], "StatusCheckFailed");
+        assert_eq!((&alarm["Period"], &alarm["EvaluationPeriods"]), (&json!(60), &json!(minutes)), "{name}");
+    }
+    // Only workers may be interrupted: the others would take the job with them.
+    let markets = by_role(&cloud, "market");
+    assert_eq!(markets["worker"], ["spot"]);
+    assert_eq!([&markets["initializer"], &markets["metrics"]], [&["on-demand"]; 2]);
+    cloud.run("up", &["down", "--settle", "0s"]);
+    assert!(cloud.resources().is_empty(), "{:?}", cloud.resources());
+}
+
+#[test]
+fn alarms_are_made_no_quicker_than_cloudwatch_takes_them() {
+    let cloud = Cloud::start(None);
+    let args = ["up", "CLUSTER_SIZE=9", "--ssh-from", "203.0.113.7", "--boot-time", "10s"];
+    cloud.fail("up", &args);
+    let calls: Vec<_> = cloud.calls().into_iter().filter(|call| call.operation == "PutMetricAlarm").collect();
+    assert!(calls.len() > 10, "{}", calls.len());
+    assert!(calls.iter().all(|call| call.error.is_none()), "{calls:?}");
+    assert!(cloud.resources().is_empty(), "{:?}", cloud.resources());
+}
+
+#[test]
+fn workers_are_launched_first_and_a_hundred_at_once() {
+    let cloud = Cloud::start(None);
+    cloud.hold_first("RunInstances");
+    let mut up = cloud.begin("up", &[&["up", "CLUSTER_SIZE=150"], &WITHOUT_HOSTS[..]].concat());
+    assert_eq!(cloud.held(&mut up).as_deref(), Some("RunInstances"));
+    let roles = by_role(&cloud, "id");
+    assert_eq!(roles.keys().collect::<Vec<_>>(), ["worker"]);
+    assert_eq!(roles["worker"].len(), 100);
+    cloud.ask("POST", "release", &json!({"drop": false}));
+    up.failure();
+    assert!(cloud.resources().is_empty(), "{:?}", cloud.resources());
+    let launches = cloud.calls().iter().filter(|call| call.operation == "RunInstances").count();
+    assert_eq!(launches, 4);
+}
+
+#[test]
+fn a_machine_that_ends_at_once_found_no_room() {
+    let Some(lab) = Lab::up("a_machine_that_ends_at_once_found_no_room", "4") else { return };
+    let cloud = Cloud::start(Some(&lab));
+    cloud.settings(&json!({"pending": 1}));
+    cloud.faults(&json!([{"kind": "dies", "zones": ["us-west-2a"], "times": null}]));
+    let said = cloud.run("up", &[&["up", "CLUSTER_SIZE=1"], &IN_LAB[..]].concat());
+    assert!(
+        said.contains("no c5.4xlarge in us-west-2a now")
+            && said.contains("(Server.InsufficientInstanceCapacity)"),
+        "{said}"
+    );
+    assert_eq!(by_role(&cloud, "zone").into_values().flatten().collect::<Vec<_>>(), ["us-west-2b"; 2]);
+    cloud.run("up", &["down", "--settle", "0s"]);
+    // One that ends for another reason is no matter of the place.
+    cloud.no_faults();
+    cloud.faults(&json!([{"kind": "dies", "times": null, "code": "Client.InternalError", "message": "Client error on launch"}]));
+    let said = cloud.fail("up", &[&["up", "CLUSTER_SIZE=1"], &IN_LAB[..]].concat());
+    assert!(said.contains("Client error on launch") && said.contains("encryption key"), "{said}");
+    assert!(!said.contains("trying elsewhere"), "{said}");
+    assert!(cloud.resources().is_empty(), "{:?}", cloud.resources());
+}
+
+#[test]
+fn machines_that_have_just_ended_may_still_count() {
+    let Some(lab) = Lab::up("machines_that_have_just_ended_may_still_count", "3") else { return };
+    let cloud = Cloud::start(Some(&lab));
+    cloud.settings(&json!({"vcpu_quota": 32, "quota_lag": 30.0}));
+    let up = [&["up", "CLUSTER_SIZE=1"], &IN_LAB[..]].concat();
+    cloud.run("up", &up);
+    cloud.run("up", &["down", "--settle", "0s"]);
+    let said = cloud.run("up", &up);
+    assert!(said.contains("may still count towards the quota; trying again"), "{said}");
+    cloud.run("up", &["down", "--settle", "0s"]);
+    cloud.forget();
+    // Without such machines it is the quota alone, and nothing is waited for.
+    let said = cloud.fail("up", &[&["up", "CLUSTER_SIZE=2"], &IN_LAB[..]].concat());
+    assert!(said.contains("a quota of the account") && !said.contains("trying again"), "{said}");
+    assert!(cloud.resources().is_empty(), "{:?}", cloud.resources());
+}
+
+#[test]
+fn down_looks_again_before_it_calls_something_left() {
+    let cloud = Cloud::start(None);
+    let up = [&["up", "CLUSTER_SIZE=1"], &WITHOUT_HOSTS[..]].concat();
+    cloud.hold_first("PutDashboard");
+    let mut killed = cloud.begin("up", &up);
+    assert_eq!(cloud.held(&mut killed).as_deref(), Some("PutDashboard"));
+    killed.signal("KILL");
+    killed.wait();
+    cloud.no_faults();
+    cloud.let_go();
+    // What is deleted is seen for a while yet, disks as being deleted.
+    cloud.settings(&json!({"late_gone": 3.0}));
+    let said = cloud.down();
+    assert!(!said.contains("these are left"), "{said}");
+    assert!(cloud.resources().is_empty(), "{:?}", cloud.resources());
+}
+
+#[test]
+fn dashboards_are_of_a_region_though_cloudwatchs_are_not() {
+    let cloud = Cloud::start(None);
+    let make = |folder: &str, region: &str| {
+        cloud.hold_first("PutDashboard");
+        let args = [&["up", "CLUSTER_SIZE=1", "--region", region], &WITHOUT_HOSTS[..]].concat();
+        let mut up = cloud.begin(folder, &args);
+        assert_eq!(cloud.held(&mut up).as_deref(), Some("PutDashboard"), "{}", up.output());
+        up.signal("KILL");
+        up.wait();
+        cloud.no_faults();
+        cloud.let_go();
+    };
+    // The same name in two regions is two stacks.
+    make("west", "us-west-2");
+    make("ireland", "eu-west-1");
+    let dashboards = || {
+        let resources = cloud.resources().into_iter().filter(|resource| resource.kind == "dashboard");
+        resources.map(|resource| resource.id.rsplit('/').next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(dashboards(), ["provisioned-classifier-us-west-2", "provisioned-classifier-eu-west-1"]);
+    cloud.run("ireland", &["down", "--settle", "0s"]);
+    assert_eq!(dashboards(), ["provisioned-classifier-us-west-2"]);
+    // A dashboard that was left is no stack: `up` undoes all of what it makes.
+    let body = "
+import boto3
+cloudwatch = boto3.client('cloudwatch', region_name='us-west-2')
+body = cloudwatch.get_dashboard(DashboardName='provisioned-classifier-us-west-2')['DashboardBody']
+cloudwatch.put_dashboard(DashboardName='provisioned-classifier-eu-west-1', DashboardBody=body.replace('us-west-2', 'eu-west-1'))
+";
+    cloud.python(body);
+    let args = [&["up", "CLUSTER_SIZE=1", "--region", "eu-west-1"], &WITHOUT_HOSTS[..]].concat();
+    let said = cloud.fail("ireland", &args);
+    assert!(said.contains("all that was made of it is destroyed again"), "{said}");
+    cloud.down();
+    assert!(cloud.resources().is_empty(), "{:?}", cloud.resources());
+}
+
+#[test]
+fn hosts_that_give_no_answer_may_not_let_this_address_in() {
+    let Some(lab) = Lab::up("hosts_that_give_no_answer_may_not_let_this_address_in", "2") else { return };
+    let cloud = Cloud::start(Some(&lab));
+    cloud.run("up", &[&["up", "CLUSTER_SIZE=1"], &IN_LAB[..]].concat());
+    // As a security group does that lets in another address: what is sent is dropped.
+    for name in lab.values("name") {
+        lab.plug(&name, "down");
+    }
+    for words in [&["run-cluster", "INPUT_LINES=10"][..], &["get-results"], &["logs"]] {
+        let said = cloud.fail("up", words);
+        assert!(
+            said.contains("let in SSH from 10.213.0.0/16; if your address is another one now, let it in with: cargo xtask up"),
+            "{words:?}: {said}"
+        );
+    }
+    let said = cloud.run("up", &DOWN);
+    assert!(said.contains("nothing is left"), "{said}");
+}

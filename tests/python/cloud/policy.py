@@ -1,0 +1,149 @@
+"""Authorizes calls by an IAM policy, as the npm package @cloud-copilot/iam-simulate evaluates it."""
+
+import json
+import selectors
+import shutil
+import subprocess
+import threading
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from calls import AwsError, Call, Record
+from needs import CREATE_ROLE, Need
+
+ROOT = Path(__file__).resolve().parents[3]
+# What the product's documentation tells users to allow.
+PRODUCTS_POLICY = ROOT / "xtask/iam-policy.json"
+# `cargo xtask test` installs the package there.
+PACKAGES = ROOT / "target/node"
+PACKAGE = PACKAGES / "node_modules/@cloud-copilot/iam-simulate"
+# What tests do by hand, their own key does.
+EXEMPT_KEY = "byhand"
+ALLOWED = "Allowed"
+# Evaluating a launch takes milliseconds; the first one waits until node has started.
+ANSWER_SECONDS = 60
+
+
+def is_available() -> bool:
+    return PACKAGE.is_dir() and shutil.which("node") is not None
+
+
+def default_policy() -> str | None:
+    return str(PRODUCTS_POLICY) if is_available() else None
+
+
+class Simulator:
+    """The node process that evaluates. It ends with this one, since its standard input does."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen | None = None
+        self._lock = threading.Lock()
+
+    def evaluate(self, policy: dict, account: str, needs: list[Need]) -> list[str]:
+        """The verdict on each; anything but ALLOWED is none."""
+        requests = [asdict(need) for need in needs]
+        question = json.dumps({"policy": policy, "account": account, "requests": requests})
+        with self._lock:
+            self._start()
+            stdin, stdout = self._process.stdin, self._process.stdout
+            stdin.write(question.encode() + b"\n")
+            stdin.flush()
+            with selectors.DefaultSelector() as selector:
+                selector.register(stdout, selectors.EVENT_READ)
+                if not selector.select(ANSWER_SECONDS):
+                    raise TimeoutError(f"node has not evaluated the policy within {ANSWER_SECONDS} s")
+            answer = stdout.readline()
+        if not answer:
+            raise ChildProcessError("node has ended; its reason is above")
+        return json.loads(answer)
+
+    def start(self) -> None:
+        """Lets node start while nothing is asked yet."""
+        with self._lock:
+            self._start()
+
+    def _start(self) -> None:
+        if self._process is None:
+            command = ["node", str(Path(__file__).with_name("policy.mjs")), str(PACKAGES)]
+            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+@dataclass
+class Authorizer:
+    """Allows calls or refuses them, and notes what was asked."""
+
+    _simulator: Simulator = field(default_factory=Simulator)
+    # Accounts with the roles of services that exist in them.
+    _roles: set[tuple[str, str]] = field(default_factory=set)
+    _evaluated: int = 0
+    _denied: list[dict] = field(default_factory=list)
+    _log: dict[str, tuple[str, Need]] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def start(self) -> None:
+        if is_available():
+            self._simulator.start()
+
+    def authorize(self, policy: str | None, call: Call, record: Record, needs: list[Need]) -> None:
+        """Raises the error with which AWS refuses a call that the policy in this file does not allow."""
+        if policy is None or call.access_key == EXEMPT_KEY:
+            return
+        needs = [need for need in needs if not self._exists(call, need)]
+        if not needs:
+            return
+        verdicts = self._simulator.evaluate(json.loads(Path(policy).read_text()), call.account, needs)
+        denied = [need for need, verdict in zip(needs, verdicts, strict=True) if verdict != ALLOWED]
+        with self._lock:
+            self._evaluated += 1
+            for need, verdict in zip(needs, verdicts, strict=True):
+                if verdict != ALLOWED:
+                    refused = {"n": record.n, "operation": call.name, "verdict": verdict, **asdict(need)}
+                    self._denied.append(refused)
+                    continue
+                self._log.setdefault(json.dumps(asdict(need), sort_keys=True), (call.account, need))
+                if need.action == CREATE_ROLE:
+                    self._roles.add((call.account, need.resource))
+        if denied:
+            raise _refusal(call, denied[0])
+
+    def _exists(self, call: Call, need: Need) -> bool:
+        """Whether it is about a service's role that the account has already."""
+        return need.action == CREATE_ROLE and (call.account, need.resource) in self._roles
+
+    def as_json(self, with_log: bool) -> dict[str, Any]:
+        """`evaluated` counts calls; the log has each need that was allowed, once."""
+        with self._lock:
+            answer = {"available": is_available(), "evaluated": self._evaluated, "denied": list(self._denied)}
+            if with_log:
+                answer["log"] = [asdict(need) for _, need in self._log.values()]
+            return answer
+
+    def replay(self, policy: dict) -> list[dict]:
+        """What of all that was allowed so far another policy denies."""
+        with self._lock:
+            log = list(self._log.values())
+        denied = []
+        for account in {account for account, _ in log}:
+            needs = [need for of, need in log if of == account]
+            verdicts = self._simulator.evaluate(policy, account, needs)
+            denied += [
+                asdict(need) for need, verdict in zip(needs, verdicts, strict=True) if verdict != ALLOWED
+            ]
+        return denied
+
+
+def _refusal(call: Call, need: Need) -> AwsError:
+    user = f"arn:aws:iam::{call.account}:user/{call.access_key}"
+    reason = (
+        f"User: {user} is not authorized to perform: {need.action} on resource: {need.resource} because no "
+        f"identity-based policy allows the {need.action} action"
+    )
+    if call.service != "ec2":
+        return AwsError("AccessDenied", reason, 403)
+    if need.action == CREATE_ROLE:
+        message = "The provided credentials do not have permission to create the service-linked role for EC2 "
+        return AwsError("AuthFailure.ServiceLinkedRoleCreationNotPermitted", f"{message}Spot Instances.", 403)
+    return AwsError(
+        "UnauthorizedOperation", f"You are not authorized to perform this operation. {reason}", 403
+    )

@@ -1,0 +1,22 @@
+"""What SNS does and moto does not: the sandbox in which an account's first text messages are."""
+
+from moto.core.responses import ActionResult
+from moto.sns.responses import SNSResponse
+
+from settings import Settings
+
+
+def install(settings: Settings) -> None:
+    """Changes moto. To be done before its first call."""
+
+    def status(_response: SNSResponse) -> ActionResult:
+        return ActionResult({"IsInSandbox": settings.sms_sandbox is not None})
+
+    def numbers(_response: SNSResponse) -> ActionResult:
+        verified = settings.sms_sandbox or []
+        return ActionResult(
+            {"PhoneNumbers": [{"PhoneNumber": one, "Status": "Verified"} for one in verified]}
+        )
+
+    SNSResponse.get_sms_sandbox_account_status = status
+    SNSResponse.list_sms_sandbox_phone_numbers = numbers

@@ -1,0 +1,127 @@
+//! Subcommand: cargo xtask down, in the cloud
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, bail, ensure};
+
+use super::aws::{self, Aws, Explain};
+use super::destroy::destroy;
+use super::look::{key_pair, without_comment};
+use super::settings::{self, Settings};
+use crate::commands::remote::Down;
+use crate::hosts::Inventory;
+use crate::runtime::runtime;
+use crate::{interrupt, remote, ui};
+
+/// Destroys all that there is of a stack.
+pub(super) fn down(args: &Down) -> anyhow::Result<ExitCode> {
+    interrupt::watch_and_say(
+        "going on, so that nothing stays that costs money (once more: to stop)",
+        "interrupted twice: another cargo xtask down goes on",
+    )?;
+    let inventory_path = remote::inventory_path(&args.place)?;
+    let settings_path = Settings::path(&args.place)?;
+    let mut remembered = Settings::load(&settings_path)?;
+    let stack = settings::stack(args.stack.as_deref(), remembered.as_ref())?;
+    let inventory = Inventory::load_if_there(&inventory_path)?;
+    let own_key = own_key(args, &inventory_path)?;
+    args.region
+        .iter()
+        .filter(|region| *region != "all")
+        .try_for_each(|region| settings::check_region(region))?;
+
+    let runtime = runtime()?;
+    let own_region = || -> anyhow::Result<String> {
+        let of_profile = runtime.block_on(aws::profile_region())?;
+        settings::region(&[], remembered.as_ref(), of_profile.as_deref())
+    };
+    let asked_in = match args.region.as_slice() {
+        [] => own_region()?,
+        [all] if all == "all" => settings::REGION.to_owned(),
+        [first, ..] => first.clone(),
+    };
+    let aws = runtime.block_on(Aws::connect(&asked_in))?;
+    if let Some(remembered) = remembered.as_ref().filter(|remembered| remembered.stack == stack) {
+        remembered.ensure_account(&aws.account)?;
+    }
+    let regions = match args.region.as_slice() {
+        [] => vec![asked_in],
+        [all] if all == "all" => runtime.block_on(regions(&aws))?,
+        regions => regions.to_vec(),
+    };
+    let mut failed = Vec::new();
+    for region in &regions {
+        let aws = aws.in_region(region);
+        match runtime.block_on(down_in(&aws, &stack, own_key.as_deref(), args)) {
+            Ok(()) => {
+                let here = format!("{stack} in {region}");
+                ui::note(&format!("nothing is left of {here}, account {}", aws.account));
+                if inventory.as_ref().is_some_and(|inventory| inventory.stack.as_ref() == Some(&here)) {
+                    forget(&inventory_path)?;
+                }
+                if let Some(remembered) = remembered.as_mut()
+                    && (&remembered.stack, &remembered.region) == (&stack, region)
+                {
+                    remembered.may_be_up = false;
+                    remembered.save(&settings_path)?;
+                }
+            }
+            Err(error) => failed.push(format!("{region}: {error:#}")),
+        }
+    }
+    match failed.as_slice() {
+        [] => Ok(ExitCode::SUCCESS),
+        failed => bail!("the stack {stack} of account {} is not down:\n{}", aws.account, failed.join("\n")),
+    }
+}
+
+/// The key that the stack must have, unless the user names the stack: another person's is destroyed only by its name.
+fn own_key(args: &Down, inventory: &Path) -> anyhow::Result<Option<String>> {
+    if args.stack.is_some() && !args.own {
+        return Ok(None);
+    }
+    let public = inventory.with_file_name("ssh_pubkey_in_ec2_format.pub");
+    let key = wire::program::read_if_there(&public)?.with_context(|| {
+        format!(
+            "this folder has no SSH key ({}), so no stack is known to be its own; say which one is to be destroyed: cargo xtask \
+             down --stack NAME ({} unless up was given another)",
+            public.display(),
+            settings::STACK
+        )
+    })?;
+    Ok(Some(without_comment(&String::from_utf8_lossy(&key))))
+}
+
+/// Destroys a stack in a region, unless it has another key than it should have.
+async fn down_in(aws: &Aws, stack: &str, own_key: Option<&str>, args: &Down) -> anyhow::Result<()> {
+    if let Some(own) = own_key
+        && let Some(pair) = key_pair(aws, stack).await?
+    {
+        ensure!(
+            pair.public_key == own,
+            "it has another SSH key than this folder has, so it may be somebody else's; if it is to be destroyed, name it: \
+             --stack {stack}"
+        );
+    }
+    destroy(aws, stack, args.settle).await
+}
+
+/// All regions that are enabled for the account.
+async fn regions(aws: &Aws) -> anyhow::Result<Vec<String>> {
+    let found = aws.ec2.describe_regions().send().await.explain("ec2:DescribeRegions", aws)?;
+    Ok(found.regions().iter().filter_map(|region| region.region_name()).map(str::to_owned).collect())
+}
+
+/// Removes what is known here of hosts that are no more. What was asked for is remembered.
+pub(super) fn forget(inventory: &Path) -> anyhow::Result<()> {
+    let known_hosts = remote::access(inventory, None).known_hosts;
+    if known_hosts.exists() {
+        std::fs::remove_dir_all(&known_hosts)
+            .with_context(|| format!("removing {}", known_hosts.display()))?;
+    }
+    for file in [inventory.with_file_name("urls.txt"), inventory.to_owned()] {
+        wire::program::remove_if_there(&file)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,209 @@
+//! The commands that a job consists of, each a process of its own.
+
+use std::ffi::OsString;
+use std::ops::Range;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::Context;
+use clap::parser::ValueSource;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::{interrupt, options, step, ui};
+
+/// How often a step is asked whether it has ended.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// A step that has failed.
+#[derive(Debug, thiserror::Error)]
+#[error("cargo xtask {name} {how}")]
+pub(super) struct Failed {
+    name: &'static str,
+    code: Option<i32>,
+    how: String,
+    /// The user had interrupted by then.
+    was_interrupted: bool,
+}
+
+impl Failed {
+    /// A step that was not even begun, since the user had interrupted.
+    pub(super) fn interrupted(name: &'static str) -> Self {
+        Self::new(name, None, "was interrupted".to_owned())
+    }
+
+    fn new(name: &'static str, code: Option<i32>, how: String) -> Self {
+        Self { name, code, how, was_interrupted: interrupt::is_wanted() }
+    }
+
+    pub(super) fn was_interrupted(&self) -> bool {
+        self.was_interrupted
+    }
+
+    pub(super) fn step(&self) -> &'static str {
+        self.name
+    }
+
+    pub(super) fn is(&self, code: u8) -> bool {
+        self.code == Some(i32::from(code))
+    }
+}
+
+/// A command to run.
+pub(super) struct Step {
+    name: &'static str,
+    /// Its words besides those of the job's options that it has, too.
+    words: Vec<OsString>,
+    /// Whether the hosts are destroyed at the end of the job.
+    hosts_go: bool,
+    /// At which of the user's interruptions it is asked to end; else it goes on.
+    asked_at: Range<usize>,
+    /// How long it may take to end in order then; else it is ended by force.
+    grace: Duration,
+    limit: Option<Limit>,
+}
+
+/// When a step is ended, whoever interrupts.
+#[derive(Clone)]
+pub(super) struct Limit {
+    pub(super) at: SystemTime,
+    /// Why.
+    pub(super) words: String,
+}
+
+impl Step {
+    pub(super) fn new(name: &'static str, hosts_go: bool) -> Self {
+        Self { name, words: Vec::new(), hosts_go, asked_at: 0..0, grace: Duration::MAX, limit: None }
+    }
+
+    pub(super) fn with<S: Into<OsString>, const N: usize>(mut self, words: [S; N]) -> Self {
+        self.words.extend(words.map(Into::into));
+        self
+    }
+
+    pub(super) fn asked_at(mut self, times: Range<usize>, grace: Duration) -> Self {
+        (self.asked_at, self.grace) = (times, grace);
+        self
+    }
+
+    pub(super) fn until(mut self, limit: Limit) -> Self {
+        self.limit = Some(limit);
+        self
+    }
+}
+
+/// The commands.
+pub(super) struct Steps {
+    matches: clap::ArgMatches,
+    commands: clap::Command,
+    /// At which of the user's interruptions a step is ended at once.
+    kill_at: usize,
+}
+
+impl Steps {
+    pub(super) fn new(kill_at: usize) -> anyhow::Result<Self> {
+        let commands = crate::command();
+        let words = options::from_make(std::env::args_os(), &commands)?;
+        let matches = commands.clone().get_matches_from(words);
+        let matches = matches.subcommand_matches("job").context("this is no job")?.clone();
+        Ok(Self { matches, commands, kill_at })
+    }
+
+    /// Those of the job's own options that a command has, too.
+    fn words(&self, command: &str) -> Vec<OsString> {
+        let Some(subcommand) = self.commands.find_subcommand(command) else { return Vec::new() };
+        let mut words = Vec::new();
+        for arg in subcommand.get_arguments() {
+            let (id, Some(long)) = (arg.get_id().as_str(), arg.get_long()) else { continue };
+            // What up has shipped.
+            if command == "run-cluster" && long == "classifier" {
+                continue;
+            }
+            // The environment is passed on by itself.
+            let is_said = matches!(self.matches.try_contains_id(id), Ok(true))
+                && self.matches.value_source(id) == Some(ValueSource::CommandLine);
+            for value in self.matches.try_get_raw(id).ok().flatten().filter(|_| is_said).into_iter().flatten()
+            {
+                let mut word = OsString::from(format!("--{long}="));
+                word.push(value);
+                words.push(word);
+            }
+        }
+        words
+    }
+
+    /// Runs a command to its end.
+    pub(super) fn run(&self, step: &Step) -> Result<(), Failed> {
+        let name = step.name;
+        let (code, how) = match self.try_run(step) {
+            Ok((status, _)) if status.success() => return Ok(()),
+            Ok((_, Some(Limit { words, .. }))) => (None, format!("was ended: {words}")),
+            Ok((status, None)) => (status.code(), format!("ended with {status}")),
+            Err(error) => (None, format!("{error:#}")),
+        };
+        Err(Failed::new(name, code, how))
+    }
+
+    fn start(&self, step: &Step) -> anyhow::Result<Child> {
+        ui::echo(&format!("cargo xtask {}", step.name));
+        let me = std::env::current_exe().context("looking for this program's file")?;
+        let mut command = Command::new(me);
+        command.arg(step.name).args(self.words(step.name)).args(&step.words);
+        if step.hosts_go {
+            command.env(step::HOSTS_GO, "1");
+        }
+        // In a group of its own: it is told of an interruption by this process alone.
+        command.env(wire::program::LIFELINE, "1").stdin(Stdio::piped()).process_group(0);
+        command.spawn().with_context(|| format!("starting cargo xtask {}", step.name))
+    }
+
+    /// Gives how the command ended, and the limit if that is why.
+    fn try_run(&self, step: &Step) -> anyhow::Result<(ExitStatus, Option<Limit>)> {
+        // What came before is the reason for this step, and no business of its own.
+        let mut told = interrupt::times();
+        let mut child = self.start(step)?;
+        let pid = Pid::from_raw(child.id() as i32);
+        // It may have ended just now, which is what is wanted.
+        let signal = |pid, signal| {
+            let _ = kill(pid, signal);
+        };
+        let ask = || signal(pid, Signal::SIGINT);
+        let end = || signal(Pid::from_raw(-pid.as_raw()), Signal::SIGKILL);
+        let mut asked: Option<Instant> = None;
+        let mut over: Option<Limit> = None;
+        loop {
+            let waited = child.try_wait().with_context(|| format!("waiting for cargo xtask {}", step.name));
+            if let Some(status) = waited? {
+                return Ok((status, over));
+            }
+            let times = interrupt::times();
+            for time in told + 1..=times {
+                if time >= self.kill_at {
+                    end();
+                } else if step.asked_at.contains(&time) {
+                    ask();
+                    asked = Some(Instant::now());
+                } else {
+                    ui::note(&format!(
+                        "going on, so that nothing stays that costs money ({} more Ctrl-C: the stack is left to its time to live)",
+                        self.kill_at - time
+                    ));
+                }
+            }
+            told = told.max(times);
+            if let Some(limit) =
+                step.limit.as_ref().filter(|limit| over.is_none() && SystemTime::now() >= limit.at)
+            {
+                ui::note(&format!("{}: cargo xtask {} is ended", limit.words, step.name));
+                ask();
+                asked = Some(Instant::now());
+                over = Some(limit.clone());
+            }
+            if asked.is_some_and(|asked| asked.elapsed() >= step.grace) {
+                end();
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+}
