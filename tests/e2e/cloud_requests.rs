@@ -1,4 +1,4 @@
-//! The test cloud refuses what AWS would: requests that are not as its models have them, and calls that the policy does not
+//! The test cloud is like AWS: it refuses requests that are not as AWS's models have them, and calls that the policy does not
 //! allow.
 
 use serde_json::{Value, json};
@@ -111,6 +111,13 @@ fn a_mutated_request_is_caught() {
     assert_eq!(before, "");
     assert_eq!(after.matches("refused: ").count(), 15, "{said}");
     assert!(!after.contains("allowed"), "{said}");
+}
+
+#[test]
+fn the_test_cloud_behaves_as_aws_does() {
+    let cloud = Cloud::start(None);
+    let check = std::fs::read_to_string(tests::root().join("tests/python/check_cloud.py")).unwrap();
+    cloud.python(&check);
 }
 
 #[test]

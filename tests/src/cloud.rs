@@ -219,10 +219,11 @@ impl Cloud {
         serde_json::from_value(self.ask("GET", "calls", &Value::Null).1).unwrap()
     }
 
-    /// The calls since the n-th that may have changed something.
+    /// The calls since the n-th that may have changed something. One that is throttled has not, and is made again.
     pub fn changes_since(&self, n: usize) -> Vec<String> {
         let calls = self.calls().into_iter().skip(n);
-        calls.filter(|call| call.changes).map(|call| call.operation).collect()
+        let changes = calls.filter(|call| call.changes && call.error.as_deref() != Some("Throttling"));
+        changes.map(|call| call.operation).collect()
     }
 
     /// What AWS's models find wrong with the requests so far.

@@ -50,16 +50,16 @@ class Offerings:
         if architecture not in fitting:
             message = (
                 f"The architecture '{','.join(fitting)}' of the specified instance type does not match the "
-                f"architecture '{architecture}' of the specified AMI. Specify an instance type and an AMI that "
-                "have matching architectures, and try again. You can use 'describe-instance-types' or "
+                f"architecture '{architecture}' of the specified AMI. Specify an instance type and an AMI "
+                "that have matching architectures, and try again. You can use 'describe-instance-types' or "
                 "'describe-images' to discover the architecture of the instance type or AMI."
             )
             raise AwsError("InvalidParameterValue", message)
         if zone not in zones:
             message = (
                 f"Your requested instance type ({instance_type}) is not supported in your requested "
-                f"Availability Zone ({zone}). Please retry your request by not specifying an Availability Zone "
-                f"or choosing {', '.join(zones)}."
+                f"Availability Zone ({zone}). Please retry your request by not specifying an Availability "
+                f"Zone or choosing {', '.join(zones)}."
             )
             raise AwsError("Unsupported", message)
 

@@ -52,6 +52,7 @@ class Simulator:
             with selectors.DefaultSelector() as selector:
                 selector.register(stdout, selectors.EVENT_READ)
                 if not selector.select(ANSWER_SECONDS):
+                    self._process.kill()
                     raise TimeoutError(f"node has not evaluated the policy within {ANSWER_SECONDS} s")
             answer = stdout.readline()
         if not answer:
@@ -102,7 +103,7 @@ class Authorizer:
                     self._denied.append(refused)
                     continue
                 self._log.setdefault(json.dumps(asdict(need), sort_keys=True), (call.account, need))
-                if need.action == CREATE_ROLE:
+                if need.action == CREATE_ROLE and not denied:
                     self._roles.add((call.account, need.resource))
         if denied:
             raise _refusal(call, denied[0])

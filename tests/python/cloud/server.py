@@ -8,7 +8,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable
 
-import botocore.session
+from moto.ec2.models.availability_zones_and_regions import RegionsAndZonesBackend
 from moto.moto_server.werkzeug_app import (
     DomainDispatcherApplication,
     MotoRequestHandler,
@@ -54,7 +54,7 @@ class Cloud:
         sns.install(self.settings)
         self._control = Control(self)
         self._moto = DomainDispatcherApplication(create_backend_app)
-        self._regions = _known_regions()
+        self._regions = {region.name for region in RegionsAndZonesBackend.regions}
 
     def __call__(self, environ: dict, start_response: Callable) -> Iterable[bytes]:
         request = Request(environ)
@@ -146,12 +146,6 @@ class Handler(MotoRequestHandler):
 def listen(cloud: Cloud, port: int) -> BaseWSGIServer:
     """Begins to listen on loopback; the port may be 0 for a free one."""
     return make_server("127.0.0.1", port, cloud, threaded=True, request_handler=Handler)
-
-
-def _known_regions() -> set[str]:
-    session = botocore.session.get_session()
-    partitions = session.get_available_partitions()
-    return {region for name in partitions for region in session.get_available_regions("ec2", name)}
 
 
 def _drop(request: Request) -> None:
