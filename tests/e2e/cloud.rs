@@ -41,6 +41,9 @@ fn a_job_from_the_first_call_to_the_last() {
     assert!(said.contains("nothing is left of provisioned-classifier in us-west-2"), "{said}");
     assert!(cloud.resources().is_empty(), "{:?}", cloud.resources());
     assert!(!cloud.path("job/inventory.toml").exists() && !cloud.path("job/urls.txt").exists());
+    // What lists things asks for them by pages.
+    let unpaged: Vec<_> = cloud.calls().into_iter().filter(|call| call.unpaged).collect();
+    assert!(unpaged.is_empty(), "{unpaged:?}");
     // What was asked for is remembered, and what it would be is told.
     let plan = cloud.xtask("job", &["plan", "--json"]).output().unwrap();
     assert_eq!(plan.status.code(), Some(2), "{}", String::from_utf8_lossy(&plan.stderr));

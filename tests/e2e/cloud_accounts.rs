@@ -81,15 +81,23 @@ fn a_folder_without_a_key_has_no_stack_of_its_own() {
 fn hosts_of_a_stack_are_not_cleared_as_hosts_of_a_file() {
     let Some(lab) = Lab::up("hosts_of_a_stack_are_not_cleared_as_hosts_of_a_file", "2") else { return };
     let cloud = Cloud::start(Some(&lab));
-    cloud.run("up", &["up", "CLUSTER_SIZE=1", "--ssh-from", "10.213.0.0/16", "--ssh-user", "root"]);
+    let up = ["up", "CLUSTER_SIZE=1", "--ssh-from", "10.213.0.0/16", "--ssh-user", "root", "--stack", "mine"];
+    cloud.run("up", &[&up[..], &["--region", "eu-west-1"]].concat());
     for words in [&["down", "--provider", "ssh"][..], &["down", "--provider", "ssh", "--force"]] {
         let said = cloud.fail("up", words);
         assert!(said.contains("which --provider ssh would leave running"), "{said}");
     }
     assert!(cloud.path("up/inventory.toml").exists());
     assert_eq!(cloud.ids("instance").len(), 2);
+    // The inventory alone says which stack it is, and where.
+    let stack_file = cloud.path("up/stack.toml");
+    let remembered = std::fs::read(&stack_file).unwrap();
+    std::fs::remove_file(&stack_file).unwrap();
+    let said = cloud.begin_with("up", &["down", "--settle", "0s"], &[("AWS_REGION", "us-east-1")]).success();
+    assert!(said.contains("nothing is left of mine in eu-west-1"), "{said}");
+    assert!(cloud.resources().is_empty(), "{:?}", cloud.resources());
+    std::fs::write(&stack_file, remembered).unwrap();
     // Nor does a folder forget its stack for hosts of a file.
-    std::fs::remove_file(cloud.path("up/inventory.toml")).unwrap();
     let hosts = lab.folder().join("hosts.toml").display().to_string();
     let said = cloud.fail("up", &["up", "--hosts", &hosts]);
     assert!(said.contains("a stack of this folder may be up in the cloud"), "{said}");

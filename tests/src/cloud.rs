@@ -57,6 +57,8 @@ pub struct Call {
     pub changes: bool,
     /// The error that it was answered with.
     pub error: Option<String>,
+    /// Whether it lists things of EC2 without a limit for one answer.
+    pub unpaged: bool,
 }
 
 /// Something that exists in the cloud.

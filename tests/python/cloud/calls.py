@@ -118,7 +118,8 @@ def error_code(response: Response) -> str | None:
 class Record:
     """A call in the log; its status is None until it is answered, and if it never is.
 
-    It came `at` so many seconds after the cloud began.
+    It came `at` so many seconds after the cloud began. It is `unpaged` if it lists things and lets EC2 answer with all
+    of them at once.
     """
 
     n: int
@@ -130,6 +131,7 @@ class Record:
     status: int | None = None
     error: str | None = None
     dropped: bool = False
+    unpaged: bool = False
 
 
 @dataclass

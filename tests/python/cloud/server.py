@@ -31,7 +31,7 @@ from hosts import LabHosts, NoHosts
 from needs import needs_of
 from policy import Authorizer
 from settings import Settings
-from validate import Checked, Problems, check
+from validate import check, Checked, is_unpaged, Problems
 from visibility import Visibility
 
 
@@ -72,6 +72,7 @@ class Cloud:
         record = self.log.begin(call)
         checked = check(call, request)
         self.problems.note(call, record, checked)
+        record.unpaged = is_unpaged(call, checked)
         try:
             response = self._answer_under_faults(call, record, request, checked)
         except ConnectionAbortedError:

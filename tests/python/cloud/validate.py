@@ -67,6 +67,15 @@ class Problems:
             }
 
 
+def is_unpaged(call: Call, checked: Checked) -> bool:
+    """Whether a call lists things of EC2 without MaxResults, where that is possible; it is not where ids are named."""
+    if call.service != "ec2" or checked.problems:
+        return False
+    shape = get_service_model("ec2").operation_model(call.operation).input_shape
+    names_some = any(name.endswith(("Ids", "Names", "InstanceTypes")) for name in checked.parameters)
+    return "MaxResults" in shape.members and "MaxResults" not in checked.parameters and not names_some
+
+
 def check(call: Call, request: Request) -> Checked:
     if call.service not in SERVICES:
         return Checked({}, [f"requests to {call.service} are not checked, or this one is not signed"])

@@ -150,7 +150,7 @@ async fn profiles() -> anyhow::Result<EnvConfigSections> {
 
 /// The SDK knows nothing of mfa_serial: it would ask for the role without a code, and be denied for a reason that nobody sees.
 async fn refuse_mfa() -> anyhow::Result<()> {
-    if std::env::var_os("AWS_ACCESS_KEY_ID").is_some() {
+    if std::env::var_os("AWS_ACCESS_KEY_ID").is_some_and(|id| !id.is_empty()) {
         // These come before any profile.
         return Ok(());
     }

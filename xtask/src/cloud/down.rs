@@ -23,8 +23,12 @@ pub(super) fn down(args: &Down) -> anyhow::Result<ExitCode> {
     let inventory_path = remote::inventory_path(&args.place)?;
     let settings_path = Settings::path(&args.place)?;
     let mut remembered = Settings::load(&settings_path)?;
-    let stack = settings::stack(args.stack.as_deref(), remembered.as_ref())?;
     let inventory = Inventory::load_if_there(&inventory_path)?;
+    // The inventory knows it as well, should stack.toml be gone.
+    let known = inventory.as_ref().and_then(|inventory| inventory.stack.as_ref()?.split_once(" in "));
+    let known = known.filter(|_| remembered.is_none());
+    let said = args.stack.as_deref().or(known.map(|(stack, _)| stack));
+    let stack = settings::stack(said, remembered.as_ref())?;
     let own_key = own_key(args, &inventory_path)?;
     args.region
         .iter()
@@ -34,7 +38,8 @@ pub(super) fn down(args: &Down) -> anyhow::Result<ExitCode> {
     let runtime = runtime()?;
     let own_region = || -> anyhow::Result<String> {
         let of_profile = runtime.block_on(aws::profile_region())?;
-        settings::region(&[], remembered.as_ref(), of_profile.as_deref())
+        let known: Vec<_> = known.iter().map(|(_, region)| (*region).to_owned()).collect();
+        settings::region(&known, remembered.as_ref(), of_profile.as_deref())
     };
     let asked_in = match args.region.as_slice() {
         [] => own_region()?,
