@@ -10,13 +10,7 @@ const OTHER: [(&str, &str); 1] = [("AWS_ACCESS_KEY_ID", "other")];
 
 /// Brings a stack up that has all but its hosts, in a folder whose `up` was killed then.
 fn make(cloud: &Cloud, folder: &str) {
-    cloud.hold_first("PutMetricAlarm");
-    let mut up = cloud.begin(folder, &UP);
-    assert_eq!(cloud.held(&mut up).as_deref(), Some("PutMetricAlarm"));
-    up.signal("KILL");
-    up.wait();
-    cloud.no_faults();
-    cloud.let_go();
+    cloud.kill_at("PutMetricAlarm", folder, &UP);
 }
 
 #[test]

@@ -140,13 +140,7 @@ fn machines_that_have_just_ended_may_still_count() {
 fn down_looks_again_before_it_calls_something_left() {
     let cloud = Cloud::start(None);
     let up = [&["up", "CLUSTER_SIZE=1"], &WITHOUT_HOSTS[..]].concat();
-    cloud.hold_first("PutDashboard");
-    let mut killed = cloud.begin("up", &up);
-    assert_eq!(cloud.held(&mut killed).as_deref(), Some("PutDashboard"));
-    killed.signal("KILL");
-    killed.wait();
-    cloud.no_faults();
-    cloud.let_go();
+    cloud.kill_at("PutDashboard", "up", &up);
     // What is deleted is seen for a while yet, disks as being deleted.
     cloud.settings(&json!({"late_gone": 3.0}));
     let said = cloud.down();
@@ -158,14 +152,8 @@ fn down_looks_again_before_it_calls_something_left() {
 fn dashboards_are_of_a_region_though_cloudwatchs_are_not() {
     let cloud = Cloud::start(None);
     let make = |folder: &str, region: &str| {
-        cloud.hold_first("PutDashboard");
         let args = [&["up", "CLUSTER_SIZE=1", "--region", region], &WITHOUT_HOSTS[..]].concat();
-        let mut up = cloud.begin(folder, &args);
-        assert_eq!(cloud.held(&mut up).as_deref(), Some("PutDashboard"), "{}", up.output());
-        up.signal("KILL");
-        up.wait();
-        cloud.no_faults();
-        cloud.let_go();
+        cloud.kill_at("PutDashboard", folder, &args);
     };
     // The same name in two regions is two stacks.
     make("west", "us-west-2");

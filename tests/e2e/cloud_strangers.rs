@@ -9,13 +9,7 @@ const JOB: [&str; 6] = ["job", "CLUSTER_SIZE=2", "--ssh-from", "203.0.113.7", "-
 
 /// Brings a stack up that has all but its hosts, in a folder whose `up` was killed then.
 fn make(cloud: &Cloud, folder: &str) {
-    cloud.hold_first("PutDashboard");
-    let mut up = cloud.begin(folder, &UP);
-    assert_eq!(cloud.held(&mut up).as_deref(), Some("PutDashboard"));
-    up.signal("KILL");
-    up.wait();
-    cloud.no_faults();
-    cloud.let_go();
+    cloud.kill_at("PutDashboard", folder, &UP);
 }
 
 #[test]

@@ -195,6 +195,17 @@ impl Cloud {
         self.begin(folder, args).failure()
     }
 
+    /// Runs a command until its first call of an operation has taken effect, and kills it then.
+    pub fn kill_at(&self, operation: &str, folder: &str, args: &[&str]) {
+        self.hold_first(operation);
+        let mut command = self.begin(folder, args);
+        assert_eq!(self.held(&mut command).as_deref(), Some(operation), "{}", command.output());
+        command.signal("KILL");
+        command.wait();
+        self.no_faults();
+        self.let_go();
+    }
+
     /// Takes the stack down from a folder that knows nothing of it.
     pub fn down(&self) -> String {
         self.run("empty", &DOWN)
