@@ -1,12 +1,12 @@
 //! What has to change so that a stack is as it should be. Nothing here asks or changes anything.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use anyhow::ensure;
 
 use super::desired::{Action, CHECK, Desired, alarm_name, dashboard_name, is_our_dashboard};
 use super::prices;
-use super::state::{Alarm, Instance, Life, Rule, Source, State, names};
+use super::state::{Alarm, Instance, Life, Rule, State, names};
 use crate::hosts::Role;
 
 mod words;

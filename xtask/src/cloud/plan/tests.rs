@@ -1,12 +1,15 @@
 //! From any state to any desired one.
 
+use std::collections::BTreeMap;
+
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
+use serde_json::json;
 
 use super::super::desired::TAG;
 use super::super::settings::Settings;
-use super::super::state::{Alarm, Group, KeyPair, Topic};
+use super::super::state::{Alarm, Group, KeyPair, Source, Topic};
 use super::*;
 
 const NAME: &str = "s";

@@ -4,7 +4,9 @@ use std::process::ExitCode;
 
 use anyhow::bail;
 
-use super::{GetResults, Hub, Logs, Provider, Remote, RunCluster, Ssh, Status, Stop};
+#[cfg(feature = "aws")]
+use super::{Down, Place};
+use super::{GetResults, Hub, Logs, Provider, Remote, Ssh, Status, Stop};
 use crate::project;
 
 impl Remote {
