@@ -11,7 +11,9 @@ use crate::hosts::Role;
 
 mod words;
 
-pub(super) use words::{json, lines};
+#[cfg(feature = "aws")]
+pub(super) use words::json;
+pub(super) use words::lines;
 
 /// How many alarms one call deletes, at most.
 pub(super) const DELETED_AT_ONCE: usize = 100;
