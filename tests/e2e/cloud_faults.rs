@@ -74,8 +74,12 @@ fn each_fault_alone() {
     let said = up_and_down(&cloud, &types, "a type that is out");
     assert!(said.contains("no c5.4xlarge in us-west-2d now"), "{said}");
     none(json!({"market": "spot"}));
-    let said = up_and_down(&cloud, &["--spot"], "no spot instances");
+    // Only workers may be spot instances.
+    let said = cloud.run("up", &[&["up", "CLUSTER_SIZE=2", "--spot"], &UP[2..]].concat());
     assert!(said.contains("no spot c5.4xlarge in us-west-2a now"), "{said}");
+    assert_eq!(cloud.ids("instance").len(), 3, "{said}");
+    cloud.run("up", &["down", "--settle", "0s"]);
+    cloud.no_faults();
     // One instance starts, and the other does not: the first is not left alone.
     none(json!({"zones": ["us-west-2a", "us-west-2b"], "most": 1}));
     let said = up_and_down(&cloud, &["--spot=false"], "half a cluster");
