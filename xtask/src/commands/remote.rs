@@ -43,10 +43,10 @@ pub(crate) struct Cloud {
     /// The name of the stack; all that belongs to it is tagged with it [default: provisioned-classifier]
     #[arg(long, value_name = "NAME")]
     pub(crate) stack: Option<String>,
-    /// Where it is [default: AWS_REGION, or us-west-2]
+    /// Where it is [default: AWS_REGION, the region of the AWS profile, or us-west-2]
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub(crate) region: Vec<String>,
-    /// What machines may be, the most wanted first [default: c5.4xlarge]
+    /// What machines may be, the most wanted first [default: c5.4xlarge, or on aarch64 c7g.4xlarge]
     #[arg(long, value_name = "TYPES", value_delimiter = ',')]
     pub(crate) instance_type: Vec<String>,
     /// Their image [default: Ubuntu's newest with long-term support]
@@ -61,7 +61,7 @@ pub(crate) struct Cloud {
     /// The user to log in as [default: ubuntu]
     #[arg(long, value_name = "NAME")]
     pub(crate) ssh_user: Option<String>,
-    /// Spot instances for the machines that classify, where there are any
+    /// Spot instances for workers, where there are any
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
         hide_possible_values = true, value_parser = BoolishValueParser::new())]
     pub(crate) spot: Option<bool>,
@@ -286,7 +286,7 @@ pub(crate) struct Stop {
 /// Undo what up has done, and nothing else
 ///
 /// On hosts of a file, removes what was shipped. In the cloud, destroys all that bears the stack's tag, also from a folder
-/// that knows nothing of the stack, and looks that nothing is left.
+/// that knows nothing of the stack (--stack NAME), and looks that nothing is left.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Down {
     /// Also while a job is running, which is then ended; and forget hosts that cannot be reached
@@ -295,16 +295,17 @@ pub(crate) struct Down {
     /// Where hosts come from: ssh or aws [default: as the inventory says, else aws]
     #[arg(long, value_name = "NAME", value_enum, hide_possible_values = true)]
     pub(crate) provider: Option<Provider>,
-    /// The name of the stack in the cloud [default: as remembered, or provisioned-classifier]
+    /// The name of the stack in the cloud; must be said where there is no SSH key [default: as remembered, or
+    /// provisioned-classifier]
     #[arg(long, value_name = "NAME")]
     pub(crate) stack: Option<String>,
     /// Even if it is named, only a stack that has this folder's SSH key
     #[arg(long, hide = true)]
     pub(crate) own: bool,
-    /// How long to look for what AWS does not show yet
+    /// How long to go on looking for what AWS does not show yet
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
     pub(crate) settle: Duration,
-    /// The regions to look in, or all [default: as remembered, or AWS_REGION, or us-west-2]
+    /// The regions to look in, or all [default: as remembered, AWS_REGION, that of the AWS profile, or us-west-2]
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub(crate) region: Vec<String>,
     #[command(flatten)]
