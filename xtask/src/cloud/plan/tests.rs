@@ -318,6 +318,8 @@ fn a_dashboard_of_a_thousand_machines_is_within_cloudwatchs_limits() {
     let metrics: Vec<_> =
         widgets[1..].iter().map(|widget| widget["properties"]["metrics"].as_array().unwrap().len()).collect();
     assert_eq!(metrics, [500, 500, 1]);
+    // Basic monitoring has a point each five minutes; of a shorter period most would be empty.
+    assert!(widgets[1..].iter().all(|widget| widget["properties"]["period"] == 300));
     assert!(is_our_dashboard(&body, &desired.name, &desired.region));
     // An account's dashboards are the same in all regions.
     assert!(!is_our_dashboard(&body, &desired.name, "eu-west-1"));
