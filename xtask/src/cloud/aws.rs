@@ -29,10 +29,10 @@ use aws_types::os_shim_internal::{Env, Fs};
 
 use super::errors::{ApiError, Class};
 
-/// How long one try of a call may take.
-const TRY_TIME: Duration = Duration::from_secs(20);
+/// How long an answer may take.
+const ANSWER_TIME: Duration = Duration::from_secs(30);
 /// How long a call may take, with all its tries.
-const CALL_TIME: Duration = Duration::from_secs(120);
+const CALL_TIME: Duration = Duration::from_secs(240);
 /// How long a connection may take.
 const CONNECT_TIME: Duration = Duration::from_secs(5);
 /// How long the user's own program for credentials may take (credential_process): it may ask another service, or a person.
@@ -64,9 +64,11 @@ impl Aws {
     /// There are none, or AWS does not accept them.
     pub(super) async fn connect(region: &str) -> anyhow::Result<Self> {
         refuse_mfa().await?;
+        // The time for credentials counts as a part of a try, so what a lost answer costs is limited by itself.
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(CONNECT_TIME)
-            .operation_attempt_timeout(TRY_TIME.max(CREDENTIALS_TIME))
+            .read_timeout(ANSWER_TIME)
+            .operation_attempt_timeout(CREDENTIALS_TIME + ANSWER_TIME)
             .operation_timeout(CALL_TIME)
             .build();
         let config = aws_config::defaults(BehaviorVersion::latest())
@@ -96,12 +98,6 @@ impl Aws {
     }
 
     fn of(config: SdkConfig, region: &str, account: String) -> Self {
-        let attempt = TimeoutConfig::builder()
-            .connect_timeout(CONNECT_TIME)
-            .operation_attempt_timeout(TRY_TIME)
-            .operation_timeout(CALL_TIME)
-            .build();
-        let config = config.into_builder().timeout_config(attempt).build();
         let ec2 = aws_sdk_ec2::config::Builder::from(&config).retry_classifier(CapacityIsFinal).build();
         Self {
             region: region.to_owned(),
@@ -170,7 +166,8 @@ fn needs_mfa(sections: &EnvConfigSections) -> Option<String> {
     let mut name = sections.selected_profile().to_owned();
     for _ in 0..LONGEST_CHAIN {
         let profile = sections.get_profile(&name)?;
-        if profile.get("mfa_serial").is_some() {
+        // Without a role there is nothing to ask for with a code.
+        if profile.get("role_arn").is_some() && profile.get("mfa_serial").is_some() {
             return Some(name);
         }
         name = profile.get("source_profile")?.to_owned();
@@ -194,7 +191,7 @@ pub(super) async fn own_network() -> anyhow::Result<String> {
         let text = String::from_utf8_lossy(&body);
         text.trim().parse().with_context(|| format!("it answers {text:?}"))
     };
-    let answer = tokio::time::timeout(TRY_TIME, ask).await.context("it does not answer").flatten();
+    let answer = tokio::time::timeout(ANSWER_TIME, ask).await.context("it does not answer").flatten();
     let own_network = |address: IpAddr| format!("{address}/{}", if address.is_ipv4() { 32 } else { 128 });
     answer.map(own_network).with_context(|| {
         format!(

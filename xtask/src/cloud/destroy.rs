@@ -28,26 +28,31 @@ const VOLUMES_A_PAGE: i32 = 500;
 ///
 /// All of it is tried, whatever fails. Instances cost nothing from the moment on that they are told to end; this waits
 /// until they are gone, since only then their disks are, and the security group can be deleted. AWS's answers may be older than
-/// what was done: nothing is called gone before a look that is `settle` after the first one, and nothing left within a minute.
+/// what was done: nothing is called gone before a look that is `settle` after the first one, and nothing left within a minute, unless
+/// it failed for a reason that stays.
 ///
 /// # Errors
 /// What failed, and what is left, with ids.
 pub(super) async fn destroy(aws: &Aws, stack: &str, settle: Duration) -> anyhow::Result<()> {
     let start = Instant::now();
+    let mut first_look: Option<Instant> = None;
     let mut pause = PAUSES.0;
     loop {
         let looked = Instant::now();
         let errors = destroy_what_is_seen(aws, stack).await;
-        let why: String = errors.iter().map(|error| format!("\n  {error}")).collect();
-        match left(aws, stack).await {
+        let why: String = errors.iter().map(|error| format!("\n  {error:#}")).collect();
+        let left = left(aws, stack).await;
+        // Instances may have taken minutes to be gone: the minute begins when that is over.
+        let first_look = *first_look.get_or_insert_with(Instant::now);
+        match left {
             Ok(left) if left.is_empty() && looked.duration_since(start) >= settle => {
                 // What failed was not needed after all, or somebody else did it.
-                errors.iter().for_each(|error| ui::note(error));
+                errors.iter().for_each(|error| ui::note(&format!("{error:#}")));
                 return Ok(());
             }
             // What was launched just now may be in no answer yet.
             Ok(left) if left.is_empty() => tokio::time::sleep(settle.saturating_sub(start.elapsed())).await,
-            Ok(left) if !errors.is_empty() || start.elapsed() >= LEFT_TIME => {
+            Ok(left) if errors.iter().any(stays) || first_look.elapsed() >= LEFT_TIME => {
                 bail!("these are left: {}{why}", left.join(", "))
             }
             Ok(_) => {
@@ -59,8 +64,14 @@ pub(super) async fn destroy(aws: &Aws, stack: &str, settle: Duration) -> anyhow:
     }
 }
 
+/// Whether an error will be the same in a minute. (A missing permission may be the tag of a thing that is gone.)
+fn stays(error: &anyhow::Error) -> bool {
+    let stays = [Class::Protected, Class::Credentials, Class::Expired, Class::Organization, Class::InUse];
+    class_of(error).is_none_or(|class| stays.contains(&class))
+}
+
 /// Destroys what is in AWS's answers now; gives what failed.
-async fn destroy_what_is_seen(aws: &Aws, stack: &str) -> Vec<String> {
+async fn destroy_what_is_seen(aws: &Aws, stack: &str) -> Vec<anyhow::Error> {
     let (instances, alarms, dashboard, topic, key_pair) = tokio::join!(
         end_instances(aws, stack),
         delete_alarms(aws, stack),
@@ -71,7 +82,7 @@ async fn destroy_what_is_seen(aws: &Aws, stack: &str) -> Vec<String> {
     let group = delete_group(aws, stack).await;
     let volumes = delete_volumes(aws, stack).await;
     let outcomes = [instances, alarms, dashboard, topic, key_pair, group, volumes];
-    outcomes.into_iter().filter_map(|outcome| outcome.err().map(|error| format!("{error:#}"))).collect()
+    outcomes.into_iter().filter_map(Result::err).collect()
 }
 
 /// Ends all instances, and waits until they are gone.

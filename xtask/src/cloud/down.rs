@@ -9,10 +9,11 @@ use super::aws::{self, Aws, Explain};
 use super::destroy::destroy;
 use super::look::{key_pair, without_comment};
 use super::settings::{self, Settings};
+use super::stack_id::StackId;
 use crate::commands::remote::Down;
 use crate::hosts::Inventory;
 use crate::runtime::runtime;
-use crate::{interrupt, remote, ui};
+use crate::{interrupt, keys, remote, ui};
 
 /// Destroys all that there is of a stack.
 pub(super) fn down(args: &Down) -> anyhow::Result<ExitCode> {
@@ -25,11 +26,13 @@ pub(super) fn down(args: &Down) -> anyhow::Result<ExitCode> {
     let mut remembered = Settings::load(&settings_path)?;
     let inventory = Inventory::load_if_there(&inventory_path)?;
     // The inventory knows it as well, should stack.toml be gone.
-    let known = inventory.as_ref().and_then(|inventory| inventory.stack.as_ref()?.split_once(" in "));
-    let known = known.filter(|_| remembered.is_none());
-    let said = args.stack.as_deref().or(known.map(|(stack, _)| stack));
+    let known = inventory.as_ref().and_then(|inventory| StackId::parse(inventory.stack.as_ref()?));
+    let only_known = known.as_ref().filter(|_| remembered.is_none());
+    let said = args.stack.as_deref().or(only_known.map(|known| known.name.as_str()));
     let stack = settings::stack(said, remembered.as_ref())?;
     let own_key = own_key(args, &inventory_path)?;
+    let folder = inventory_path.parent().unwrap_or(Path::new(""));
+    let _lock = own_key.as_ref().map(|_| keys::lock(&keys::files(folder))).transpose()?;
     args.region
         .iter()
         .filter(|region| *region != "all")
@@ -38,7 +41,7 @@ pub(super) fn down(args: &Down) -> anyhow::Result<ExitCode> {
     let runtime = runtime()?;
     let own_region = || -> anyhow::Result<String> {
         let of_profile = runtime.block_on(aws::profile_region())?;
-        let known: Vec<_> = known.iter().map(|(_, region)| (*region).to_owned()).collect();
+        let known: Vec<_> = only_known.iter().map(|known| known.region.clone()).collect();
         settings::region(&known, remembered.as_ref(), of_profile.as_deref())
     };
     let asked_in = match args.region.as_slice() {
@@ -50,6 +53,9 @@ pub(super) fn down(args: &Down) -> anyhow::Result<ExitCode> {
     if let Some(remembered) = remembered.as_ref().filter(|remembered| remembered.stack == stack) {
         remembered.ensure_account(&aws.account)?;
     }
+    if let Some(known) = only_known.filter(|known| known.name == stack) {
+        known.ensure_account(&aws.account)?;
+    }
     let regions = match args.region.as_slice() {
         [] => vec![asked_in],
         [all] if all == "all" => runtime.block_on(regions(&aws))?,
@@ -60,9 +66,10 @@ pub(super) fn down(args: &Down) -> anyhow::Result<ExitCode> {
         let aws = aws.in_region(region);
         match runtime.block_on(down_in(&aws, &stack, own_key.as_deref(), args)) {
             Ok(()) => {
-                let here = format!("{stack} in {region}");
-                ui::note(&format!("nothing is left of {here}, account {}", aws.account));
-                if inventory.as_ref().is_some_and(|inventory| inventory.stack.as_ref() == Some(&here)) {
+                let account = aws.account.clone();
+                let here = StackId { name: stack.clone(), region: region.clone(), account };
+                ui::note(&format!("nothing is left of {here}"));
+                if known.as_ref() == Some(&here) {
                     forget(&inventory_path)?;
                 }
                 if let Some(remembered) = remembered.as_mut()
@@ -86,7 +93,7 @@ fn own_key(args: &Down, inventory: &Path) -> anyhow::Result<Option<String>> {
     if args.stack.is_some() && !args.own {
         return Ok(None);
     }
-    let public = inventory.with_file_name("ssh_pubkey_in_ec2_format.pub");
+    let public = keys::files(inventory.parent().unwrap_or(Path::new(""))).public;
     let key = wire::program::read_if_there(&public)?.with_context(|| {
         format!(
             "this folder has no SSH key ({}), so no stack is known to be its own; say which one is to be destroyed: cargo xtask \

@@ -34,7 +34,9 @@ pub(super) enum Class {
     Capacity,
     /// The account may have no more.
     Quota,
-    /// The account may have no more spot instances, or none at all.
+    /// The account may have no more spot instances.
+    SpotQuota,
+    /// The account may have no spot instances at all.
     NoSpot,
     /// Somebody has protected the instance from being ended.
     Protected,
@@ -59,7 +61,7 @@ const MEANINGS: &[(&str, &str, Class)] = &[
     ("InvalidAMIID.Unavailable", "", Class::Image),
     // Spot instances have a limit of their own, and need a role in the account.
     ("AuthFailure.ServiceLinkedRoleCreationNotPermitted", "", Class::NoSpot),
-    ("MaxSpotInstanceCountExceeded", "", Class::NoSpot),
+    ("MaxSpotInstanceCountExceeded", "", Class::SpotQuota),
     ("OptInRequired", "Marketplace", Class::Marketplace),
     ("OptInRequired", "", Class::Region),
     ("AuthFailure", "", Class::Credentials),
@@ -137,7 +139,8 @@ impl Class {
     fn advice(self, call: &str) -> String {
         let text = match self {
             Self::Credentials => {
-                "AWS does not accept these credentials; see AWS_PROFILE and AWS_ACCESS_KEY_ID"
+                "AWS does not accept these credentials, or not in this region; see AWS_PROFILE and AWS_ACCESS_KEY_ID, and whether \
+                 the account has enabled the region (--region)"
             }
             Self::Expired => {
                 "the credentials have expired; log in again (aws sso login, or aws login), or get new ones, and check that \
@@ -193,9 +196,13 @@ impl Class {
                 "AWS cannot be reached; is there such a region, is this machine online, and does it need a proxy \
                  (HTTPS_PROXY)?"
             }
-            Self::Capacity | Self::NoSpot | Self::NotFound | Self::Duplicate | Self::InUse | Self::Other => {
-                ""
-            }
+            Self::Capacity
+            | Self::SpotQuota
+            | Self::NoSpot
+            | Self::NotFound
+            | Self::Duplicate
+            | Self::InUse
+            | Self::Other => "",
         };
         text.to_owned()
     }
@@ -345,7 +352,7 @@ mod tests {
             ("InvalidGroup.Duplicate", Class::Duplicate),
             ("ResourceNotFoundException", Class::NotFound),
             ("InstanceLimitExceeded", Class::Quota),
-            ("MaxSpotInstanceCountExceeded", Class::NoSpot),
+            ("MaxSpotInstanceCountExceeded", Class::SpotQuota),
             ("SpotMaxPriceTooLow", Class::Capacity),
             ("InternalError", Class::Other),
         ] {

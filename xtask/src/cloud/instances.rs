@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::ensure;
+use anyhow::{bail, ensure};
 
 use super::aws::{Aws, Explain};
 use super::errors::{ApiError, Class, class_of, unless};
@@ -14,21 +14,30 @@ use crate::{interrupt, ui};
 const RUNNING_TIME: Duration = Duration::from_secs(300);
 /// How long it may take until what was made is known everywhere.
 const KNOWN_TIME: Duration = Duration::from_secs(30);
+/// How long it may take until a tag allows what the policy allows by tag. A permission that is missing is told after it.
+const ALLOWED_TIME: Duration = Duration::from_secs(5);
 /// How long what was launched may be in no answer. AWS promises no time; it is mostly a second.
 pub(super) const UNSEEN_TIME: Duration = Duration::from_secs(5);
+/// How many instances one call ends: EC2 takes a thousand, and advises fewer.
+const ENDED_AT_ONCE: usize = 200;
 /// Between two looks at instances, at first and at most.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(3));
 
-/// Does something with what was made just now, and may not be known everywhere yet.
+/// Does something with what was made just now: it may not be known everywhere yet, nor its tag, which allows to change it.
 pub(super) async fn patiently<T, F>(call: impl Fn() -> F) -> anyhow::Result<T>
 where
     F: Future<Output = anyhow::Result<T>>,
 {
-    let deadline = Instant::now() + KNOWN_TIME;
+    let (deadline, allowed) = (Instant::now() + KNOWN_TIME, Instant::now() + ALLOWED_TIME);
+    let is_new = |error: &anyhow::Error| match class_of(error) {
+        Some(Class::NotFound) => true,
+        Some(Class::Permission) => Instant::now() < allowed,
+        _ => false,
+    };
     let mut pause = PAUSES.0;
     loop {
         match call().await {
-            Err(error) if class_of(&error) == Some(Class::NotFound) && Instant::now() < deadline => {}
+            Err(error) if is_new(&error) && Instant::now() < deadline => {}
             outcome => return outcome,
         }
         tokio::time::sleep(pause).await;
@@ -36,8 +45,22 @@ where
     }
 }
 
-/// Ends instances: all in one call, or, when that fails because of one of them, each for itself.
+/// Ends instances: as many as one call may end, or, when that fails because of one of them, each for itself.
 pub(super) async fn end(aws: &Aws, ids: Vec<String>) -> anyhow::Result<()> {
+    let mut failed = Vec::new();
+    for some in ids.chunks(ENDED_AT_ONCE) {
+        if let Err(error) = end_some(aws, some.to_vec()).await {
+            failed.push(error);
+        }
+    }
+    match failed.len() {
+        0 => Ok(()),
+        1 => Err(failed.remove(0)),
+        _ => bail!("{}", failed.iter().map(|error| format!("{error:#}")).collect::<Vec<_>>().join("; ")),
+    }
+}
+
+async fn end_some(aws: &Aws, ids: Vec<String>) -> anyhow::Result<()> {
     let end = |ids: Vec<String>| async {
         let ended = aws.ec2.terminate_instances().set_instance_ids(Some(ids)).send().await;
         ended.explain("ec2:TerminateInstances", aws).map(drop)

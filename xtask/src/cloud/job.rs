@@ -31,7 +31,7 @@ const LAST_SHARE: u32 = 8;
 const MARGIN: Duration = Duration::from_secs(20);
 /// How long a job may take to end its programs, and a fetch to pack what it has.
 const END_TIME: Duration = Duration::from_secs(60);
-const PACK_TIME: Duration = Duration::from_secs(5);
+const PACK_TIME: Duration = Duration::from_secs(30);
 
 /// Runs all steps.
 pub(super) fn job(args: &Job) -> anyhow::Result<ExitCode> {
@@ -43,11 +43,12 @@ pub(super) fn job(args: &Job) -> anyhow::Result<ExitCode> {
             job.end(outcome)
         }
         Err(failed) if failed.is(NOTHING_DONE) => {
+            let stays = job.what_stays();
             if failed.was_interrupted() {
-                ui::note("interrupted; nothing was made, so nothing is taken down");
+                ui::note(&format!("interrupted; nothing was made, so nothing is taken down{stays}"));
                 return Ok(ExitCode::from(interrupt::EXIT_CODE));
             }
-            bail!("nothing was made, so nothing is taken down; the reason is above")
+            bail!("nothing was made, so nothing is taken down{stays}; the reason is above")
         }
         Err(failed) => job.end(Err(failed)),
     }
@@ -112,9 +113,24 @@ impl Whole<'_> {
         fetched.or_else(|failed| self.fetch(&failed))
     }
 
+    /// What is to be said of a stack that was there before, and was not touched.
+    fn what_stays(&self) -> String {
+        match self.inventory() {
+            Some(_) => {
+                format!(
+                    " (a stack that was there before stays; {}; cargo xtask down destroys it)",
+                    self.machines_end()
+                )
+            }
+            None => String::new(),
+        }
+    }
+
     /// Fetches what is complete: of a job that is done, all.
     fn fetch(&self, failed: &Failed) -> Result<(), Failed> {
-        if interrupt::times() >= SKIP {
+        // One that comes from now on skips this.
+        let times = interrupt::times();
+        if times >= SKIP {
             return Err(Failed::interrupted("get-results"));
         }
         let now = SystemTime::now();
@@ -131,7 +147,8 @@ impl Whole<'_> {
             .step("get-results")
             .with(["--partial", "--end-job"])
             .with([format!("--within={seconds}s"), format!("--because={why}")])
-            .asked_at(interrupt::times() + 1..LEAVE, PACK_TIME)
+            .since(times)
+            .asked_at(times + 1..LEAVE, PACK_TIME)
             .until(Limit { at: now + time + PACK_TIME, words: "its time is over".to_owned() });
         self.steps.run(&step).inspect_err(|failed| {
             ui::note(&format!("nothing was fetched: {failed}"));

@@ -78,7 +78,8 @@ impl Launcher<'_> {
             self.end(launched.into_values().flatten().collect())
                 .await
                 .with_context(|| format!("{error:#}"))?;
-            if class_of(&error) == Some(Class::Quota) && may_be_late {
+            let is_quota = matches!(class_of(&error), Some(Class::Quota | Class::SpotQuota));
+            if is_quota && may_be_late {
                 let deadline = *quota_deadline.get_or_insert_with(|| {
                     ui::note(
                         "instances that have just ended may still count towards the quota; trying again",
@@ -94,7 +95,7 @@ impl Launcher<'_> {
             places.next();
             match class_of(&error) {
                 Some(Class::Capacity) => {}
-                Some(Class::NoSpot) if place.spot => {}
+                Some(Class::NoSpot | Class::SpotQuota) if place.spot => {}
                 _ => return Err(error),
             }
             let what = format!(

@@ -243,7 +243,11 @@ pub(super) async fn alarms(aws: &Aws, stack: &str) -> anyhow::Result<BTreeMap<St
             let alarm = Alarm {
                 instance: instance.and_then(|instance| instance.value()).unwrap_or_default().to_owned(),
                 metric: found.metric_name().unwrap_or_default().to_owned(),
-                minutes: found.evaluation_periods().unwrap_or(0) * found.period().unwrap_or(0) / 60,
+                minutes: found
+                    .evaluation_periods()
+                    .zip(found.period())
+                    .filter(|_| found.actions_enabled() != Some(false))
+                    .map(|(periods, seconds)| periods * seconds / 60),
                 actions: found.alarm_actions().to_vec(),
             };
             alarms.insert(name, alarm);

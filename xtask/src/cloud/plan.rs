@@ -222,7 +222,10 @@ fn is_right(alarm: &Alarm, of: &Of, action: Action, minutes: i32, desired: &Desi
         Action::Notify => does.rsplit(':').next() == Some(&desired.name),
         Action::Terminate => *does == desired.terminate_arn(),
     };
-    *of == Of::Id(alarm.instance.clone()) && alarm.metric == CHECK && alarm.minutes == minutes && does_it
+    *of == Of::Id(alarm.instance.clone())
+        && alarm.metric == CHECK
+        && alarm.minutes == Some(minutes)
+        && does_it
 }
 
 /// Which instances can stay, and which have to go, and why.

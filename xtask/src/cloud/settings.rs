@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
 
+use super::stack_id::StackId;
 use crate::commands::remote::{Cloud, Place};
 
 /// What a stack is called unless the user says otherwise.
@@ -150,21 +151,18 @@ impl Settings {
         })
     }
 
-    /// A stack that may be up is in the account that has made it; with credentials of another one, everything would simply not
-    /// be there.
+    /// The stack, as far as it is known where it is.
+    pub(super) fn id(&self) -> Option<StackId> {
+        let account = self.account.clone()?;
+        Some(StackId { name: self.stack.clone(), region: self.region.clone(), account })
+    }
+
+    /// Whether a stack that may be up is in this account.
     ///
     /// # Errors
-    /// Names both accounts.
+    /// It is in another one; names both.
     pub(super) fn ensure_account(&self, account: &str) -> anyhow::Result<()> {
-        match &self.account {
-            Some(own) if self.may_be_up && own != account => bail!(
-                "the stack {} in {} is in the account {own}, and the credentials are of the account {account}; use those of \
-                 {own} (AWS_PROFILE)",
-                self.stack,
-                self.region
-            ),
-            _ => Ok(()),
-        }
+        self.id().filter(|_| self.may_be_up).map_or(Ok(()), |id| id.ensure_account(account))
     }
 
     /// Where settings are remembered: beside the inventory.

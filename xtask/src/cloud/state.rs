@@ -116,8 +116,8 @@ pub(super) struct Topic {
 pub(super) struct Alarm {
     pub(super) instance: String,
     pub(super) metric: String,
-    /// After how many failed minutes it does something.
-    pub(super) minutes: i32,
+    /// After how many failed minutes it does something, if it is switched on.
+    pub(super) minutes: Option<i32>,
     /// What it does: the ARNs of topics, and of EC2's actions.
     pub(super) actions: Vec<String>,
 }

@@ -61,20 +61,13 @@ impl Prepared {
         self.settings.save(&self.settings_path)
     }
 
-    /// Keeps two `up`s from working on the same stack. (Those of two folders have two keys, and the first one wins.)
+    /// Keeps two commands of this folder from working on the same stack. (Two folders have two keys, and the first one wins.)
     pub(super) fn lock(&self) -> anyhow::Result<File> {
-        let private = &self.keys.private;
-        let file = File::open(private).with_context(|| format!("opening {}", private.display()))?;
-        ensure!(file.try_lock().is_ok(), "another cargo xtask up is at work on this stack; wait for it");
-        Ok(file)
+        keys::lock(&self.keys)
     }
 
     pub(super) fn access(&self) -> Access {
         remote::access(&self.inventory_path, None)
-    }
-
-    pub(super) fn stack(&self) -> String {
-        format!("{} in {}", self.settings.stack, self.settings.region)
     }
 }
 

@@ -76,9 +76,9 @@ fn begin(args: &Up) -> anyhow::Result<Begun> {
     target.show();
     say_what_is_for_new_ones(&args.cloud, &target.state);
     // From now on, a stack of another name, in another region or account would make this one be forgotten.
+    interrupt::check()?;
     prepared.settings.account = Some(target.aws.account.clone());
     prepared.remember(true)?;
-    interrupt::check()?;
     Ok(Begun { prepared, black_box, programs, target, _lock: lock })
 }
 
@@ -128,7 +128,9 @@ pub(super) fn up(args: &Up) -> anyhow::Result<ExitCode> {
     let Err(error) = outcome else { return Ok(ExitCode::SUCCESS) };
     if error.is::<NotOurs>() {
         // Made by somebody else since it was looked for; nothing of it is ours to undo.
-        prepared.remember(false)?;
+        if is_new {
+            prepared.remember(false)?;
+        }
         ui::fail(&error);
         return Ok(ExitCode::from(NOTHING_DONE));
     }
@@ -239,7 +241,7 @@ fn ready(
         cluster_size: Some(prepared.settings.cluster_size),
         black_box,
         ssh_config: None,
-        stack: Some(prepared.stack()),
+        stack: prepared.settings.id().map(|id| id.to_string()),
         urls: format!("dashboard  {}\n", target.desired.dashboard_url()),
     };
     let access = prepared.access();

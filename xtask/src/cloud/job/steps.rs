@@ -62,6 +62,8 @@ pub(super) struct Step {
     /// How long it may take to end in order then; else it is ended by force.
     grace: Duration,
     limit: Option<Limit>,
+    /// How many interruptions came before, and are the reason for this step; else those until it is started.
+    since: Option<usize>,
 }
 
 /// When a step is ended, whoever interrupts.
@@ -74,7 +76,15 @@ pub(super) struct Limit {
 
 impl Step {
     pub(super) fn new(name: &'static str, hosts_go: bool) -> Self {
-        Self { name, words: Vec::new(), hosts_go, asked_at: 0..0, grace: Duration::MAX, limit: None }
+        Self {
+            name,
+            words: Vec::new(),
+            hosts_go,
+            asked_at: 0..0,
+            grace: Duration::MAX,
+            limit: None,
+            since: None,
+        }
     }
 
     pub(super) fn with<S: Into<OsString>, const N: usize>(mut self, words: [S; N]) -> Self {
@@ -84,6 +94,11 @@ impl Step {
 
     pub(super) fn asked_at(mut self, times: Range<usize>, grace: Duration) -> Self {
         (self.asked_at, self.grace) = (times, grace);
+        self
+    }
+
+    pub(super) fn since(mut self, times: usize) -> Self {
+        self.since = Some(times);
         self
     }
 
@@ -161,7 +176,7 @@ impl Steps {
     /// Gives how the command ended, and the limit if that is why.
     fn try_run(&self, step: &Step) -> anyhow::Result<(ExitStatus, Option<Limit>)> {
         // What came before is the reason for this step, and no business of its own.
-        let mut told = interrupt::times();
+        let mut told = step.since.unwrap_or_else(interrupt::times);
         let mut child = self.start(step)?;
         let pid = Pid::from_raw(child.id() as i32);
         // It may have ended just now, which is what is wanted.

@@ -91,7 +91,7 @@ fn alarm() -> impl Strategy<Value = (String, Alarm)> {
         Just("arn:other".to_owned()),
         Just("arn:aws:automate:us-west-2:ec2:terminate".to_owned())
     ];
-    let minutes = prop_oneof![Just(2), Just(15), Just(60)];
+    let minutes = prop_oneof![Just(None), Just(Some(2)), Just(Some(15)), Just(Some(60))];
     let metric = prop_oneof![Just(CHECK), Just("StatusCheckFailed_System")];
     (0..9_u32, 0..2_usize, metric, minutes, vec(actions, 0..3)).prop_map(
         |(i, of, metric, minutes, actions)| {
@@ -193,7 +193,8 @@ fn apply(change: &Change, desired: &Desired, state: &mut State, new: &mut BTreeM
                 Action::Notify => "arn:s".to_owned(),
                 Action::Terminate => desired.terminate_arn(),
             };
-            let alarm = Alarm { instance, metric: CHECK.into(), minutes: *minutes, actions: vec![does] };
+            let alarm =
+                Alarm { instance, metric: CHECK.into(), minutes: Some(*minutes), actions: vec![does] };
             assert_eq!(state.alarms.insert(name, alarm).is_some(), *is_there);
         }
         Change::PutDashboard { is_there } => {

@@ -173,7 +173,7 @@ fn tell(summary: &PartialSummary<'_>, target: &Path, size: u64) {
     ));
     if summary.bytes < summary.complete_bytes {
         ui::data(&format!(
-            "cut        {} of {}: there was no time for more of these rows",
+            "cut        {} of {}: the rest of these rows did not come",
             ui::bytes(summary.bytes),
             ui::bytes(summary.complete_bytes)
         ));
@@ -250,7 +250,12 @@ impl Reader<'_> {
             }
             failures = if read.length + rest.len() as u64 > before { 1 } else { failures + 1 };
             if failures >= TRIES {
-                return Err(error);
+                if read.length == 0 {
+                    return Err(error);
+                }
+                // What has come is a prefix as well, and more than nothing.
+                ui::note(&format!("{error:#}; what has come is kept"));
+                return Ok(read);
             }
             ui::note(&format!("{error:#}; trying again"));
             std::thread::sleep(TRY_PAUSE);
