@@ -10,6 +10,7 @@ use super::alarms::Alarms;
 use super::apply::{Apply, NotOurs};
 use super::boot;
 use super::destroy::destroy;
+use super::errors::{Class, class_of};
 use super::instances::{self, UNSEEN_TIME, await_running};
 use super::look::look;
 use super::plan::{self, Change};
@@ -31,6 +32,8 @@ use crate::{step, ui};
 const ROUNDS: usize = 5;
 /// Between two looks at a stack that is not yet seen as it was made.
 const LOOK_PAUSE: Duration = Duration::from_secs(1);
+/// How long instances are looked for that may have been launched by a call whose answer was lost.
+const LOST_TIME: Duration = Duration::from_secs(60);
 /// Between two tries to log in to a machine that boots.
 const BOOT_PAUSE: Duration = Duration::from_millis(500);
 /// The exit code of an `up` that was refused before it changed anything.
@@ -136,7 +139,11 @@ pub(super) fn up(args: &Up) -> anyhow::Result<ExitCode> {
     }
     let undone = match (is_new, has_launched) {
         (true, _) => runtime.block_on(destroy(&target.aws, &target.desired.name, UNSEEN_TIME)),
-        (false, true) => runtime.block_on(end_new_ones(&target)),
+        (false, true) => {
+            // What is known of here is seen soon; a launch whose answer was lost is known of nowhere but in AWS's answers.
+            let was_lost = class_of(&error) == Some(Class::Unreachable);
+            runtime.block_on(end_new_ones(&target, if was_lost { LOST_TIME } else { UNSEEN_TIME }))
+        }
         (false, false) => Ok(()),
     };
     if is_new && undone.is_ok() {
@@ -209,8 +216,8 @@ async fn converge(
 }
 
 /// Ends all instances that were not there before, also those of launches whose answers were lost.
-async fn end_new_ones(target: &Target) -> anyhow::Result<()> {
-    let deadline = Instant::now() + UNSEEN_TIME;
+async fn end_new_ones(target: &Target, time: Duration) -> anyhow::Result<()> {
+    let deadline = Instant::now() + time;
     loop {
         let seen = look::instances(&target.aws, &target.desired.name).await?;
         let is_new = |id: &String| target.state.instances.iter().all(|instance| instance.id != *id);

@@ -152,7 +152,7 @@ pub(crate) enum Provider {
 
 /// All in one: up in the cloud, run-cluster, get-results, down
 ///
-/// Whatever happens, the stack is taken down in the end: when something fails, and on Ctrl-C and SIGTERM. Of a job that did
+/// Once something is made, the stack is taken down in the end: also when a step fails, and on Ctrl-C and SIGTERM. Of a job that did
 /// not come to its end, the complete batches are fetched first, to output/results.partial.tgz, for ten minutes at most. A second
 /// Ctrl-C skips that; with a third one, the stack is left to its time to live.
 #[derive(Debug, clap::Args)]
