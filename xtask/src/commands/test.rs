@@ -83,7 +83,8 @@ const PARTS: [Part; 6] = [
     Part {
         name: "tests of hosts from EC2",
         targets: "--package xtask --package tests --features xtask/aws --lib --test e2e",
-        names: &["cloud"],
+        // Most of these wait for clouds and hosts, so that more of them than there are cores run at the same time.
+        names: &["cloud", "--test-threads", "4"],
         programs: &["--package xtask --features aws --bin xtask-aws"],
     },
 ];
