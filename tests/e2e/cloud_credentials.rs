@@ -65,7 +65,7 @@ fn a_profile_that_cannot_give_credentials_says_why() {
     assert!(said.contains("provisioned-classifier in us-west-2, account 123456789012"), "{said}");
 }
 
-/// A proxy that leads wherever it is told to, but to one place: the test cloud. It counts what goes through it.
+/// A proxy whose requests all go to the test cloud. It counts them.
 fn proxy(cloud: &Cloud) -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -88,7 +88,7 @@ fn pass_on(client: TcpStream, cloud: &str, counted: &AtomicUsize) {
     let mut client = BufReader::new(client);
     loop {
         let (mut line, mut length) = (String::new(), 0);
-        // Whoever has no more requests closes the connection, in whatever way.
+        // A client that has no more requests closes the connection, in whatever way.
         if !client.read_line(&mut line).is_ok_and(|read| read > 0) {
             return;
         }

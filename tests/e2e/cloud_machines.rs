@@ -113,7 +113,7 @@ fn a_machine_that_ends_at_once_found_no_room() {
     );
     assert_eq!(by_role(&cloud, "zone").into_values().flatten().collect::<Vec<_>>(), ["us-west-2b"; 2]);
     cloud.run("up", &["down", "--settle", "0s"]);
-    // One that ends for another reason is no matter of the place.
+    // A machine that ends for another reason would end elsewhere, too.
     cloud.no_faults();
     cloud.faults(&json!([{"kind": "dies", "times": null, "code": "Client.InternalError", "message": "Client error on launch"}]));
     let said = cloud.fail("up", &[&["up", "CLUSTER_SIZE=1"], &IN_LAB[..]].concat());

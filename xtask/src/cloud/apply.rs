@@ -190,7 +190,7 @@ impl<'a> Apply<'a> {
         let made = call.send().await.explain("ec2:CreateSecurityGroup", self.aws);
         self.group = match made {
             Err(error) if class_of(&error) == Some(Class::Duplicate) => {
-                let there = look::groups(self.aws, look::filter("group-name", name)).await?;
+                let there = patiently(|| look::groups_of_name(self.aws, name)).await?;
                 let ours = there.iter().find(|group| {
                     group.vpc_id() == Some(&self.desired.vpc) && look::has_tag(group.tags(), name)
                 });

@@ -10,7 +10,7 @@ use super::aws::{Aws, Explain};
 use super::desired::{
     EXPIRES_TAG, FINGERPRINT_TAG, ROLE_TAG, TAG, alarm_prefix, dashboard_name, is_our_alarm,
 };
-use super::errors::{Class, class_of};
+use super::errors::{ApiError, Class, class_of};
 use super::state::{Alarm, Group, Instance, KeyPair, Life, Rule, Source, State, Topic};
 use crate::hosts::Role;
 
@@ -82,6 +82,22 @@ pub(super) async fn groups(aws: &Aws, of: Filter) -> anyhow::Result<Vec<Security
     let pages = aws.ec2.describe_security_groups().filters(of).max_results(A_PAGE).into_paginator();
     let found = pages.items().send().collect::<Result<_, _>>().await;
     found.explain("ec2:DescribeSecurityGroups", aws)
+}
+
+/// The security groups of a name that is taken, whosever they are.
+pub(super) async fn groups_of_name(aws: &Aws, name: &str) -> anyhow::Result<Vec<SecurityGroup>> {
+    let found = groups(aws, filter("group-name", name)).await?;
+    if found.is_empty() {
+        let message = format!("no security group {name} is seen yet");
+        return Err(ApiError::new(
+            "ec2:DescribeSecurityGroups",
+            &aws.region,
+            "InvalidGroup.NotFound",
+            &message,
+        )
+        .into());
+    }
+    Ok(found)
 }
 
 /// The rules that a permission consists of.
