@@ -143,6 +143,7 @@ fn result(number: u64) -> ResultBatch {
         rows: BATCH_ROWS as u32,
         rejected: 0,
         worker: (number % 7) as u32,
+        schema: Bytes::new(),
         results: Bytes::from_static(&[b'x'; 15_000]),
         rejects: Bytes::new(),
     }

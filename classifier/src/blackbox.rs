@@ -12,9 +12,11 @@ pub mod sleep;
 
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use wire::schema::{Column, Schema, TEXT};
 
 /// A record that is fit to be classified: one record of valid UTF-8, with as many values as the header.
 #[derive(Debug, Clone, Copy)]
@@ -72,9 +74,40 @@ pub enum Patience {
     },
 }
 
+/// What the columns of a box's results are, as JSON of a [`Schema`](wire::schema::Schema). A box gives the same one as long as it
+/// stays the same, so that it is compared quickly.
+pub type Columns = Arc<str>;
+
+/// The columns of a box that adds a score to records of text, made once for each header.
+#[derive(Debug, Default)]
+pub struct Scored(Option<(Vec<u8>, Columns)>);
+
+impl Scored {
+    /// The columns of records with this header, and a score.
+    pub fn columns(&mut self, header: &[u8]) -> Columns {
+        match &self.0 {
+            Some((known, columns)) if known == header => Columns::clone(columns),
+            _ => {
+                let columns = scored(header);
+                self.0 = Some((header.to_vec(), Columns::clone(&columns)));
+                columns
+            }
+        }
+    }
+}
+
+fn scored(header: &[u8]) -> Columns {
+    // The source lets no malformed header in.
+    let names = records::split(header).unwrap_or_default();
+    let mut columns: Vec<_> =
+        names.iter().map(|name| Column::new(String::from_utf8_lossy(name), TEXT)).collect();
+    columns.push(Column::new("CLASSIFICATION", "decimal"));
+    serde_json::to_string(&Schema(columns)).unwrap_or_default().into()
+}
+
 /// A black box. It must give a row the same result whatever other rows are in its batch.
 pub trait BlackBox: Send {
-    /// Appends a result for each record, in order: the record, a comma, its classification, a line end.
+    /// Appends a result for each record, in order: the record, a comma, its classification, a line end. Gives the columns.
     ///
     /// # Errors
     /// When it cannot classify these records; what was appended is then discarded.
@@ -84,7 +117,7 @@ pub trait BlackBox: Send {
         records: &[Record<'_>],
         results: &mut Vec<u8>,
         patience: Patience,
-    ) -> Result<(), BoxError>;
+    ) -> Result<Columns, BoxError>;
 
     /// Whether a batch takes microseconds, so that it may run on a thread that others wait for.
     fn is_quick(&self) -> bool {

@@ -4,9 +4,10 @@
 use records::{Shape, write_value};
 use wire::frame;
 use wire::results::ResultBatch;
+use wire::schema::encode_parts;
 
 use crate::batch::Batch;
-use crate::blackbox::{BlackBox, BoxError, Patience, Record, Verdict};
+use crate::blackbox::{BlackBox, BoxError, Columns, Patience, Record, Verdict};
 
 /// The results of a batch take no more bytes than this; the row that would bring them over it is rejected.
 const MOST_RESULTS: usize = frame::PEER_LIMIT / 2;
@@ -19,12 +20,14 @@ const MOST_HANGS: u32 = 16;
 /// Classifies batches with one box.
 pub struct Classifier {
     black_box: Box<dyn BlackBox>,
+    /// The schema of the batch before, and what it was made of: usually, the next one has the same.
+    schema: (Vec<(u32, Columns)>, Vec<u8>),
 }
 
 impl Classifier {
     /// Classifies with this box.
     pub fn new(black_box: Box<dyn BlackBox>) -> Self {
-        Self { black_box }
+        Self { black_box, schema: Default::default() }
     }
 
     /// Whether a batch takes microseconds.
@@ -50,8 +53,10 @@ impl Classifier {
         }
         // A score and its comma take at most 24 bytes, the line end one, and the frame's length was four.
         let mut results = Vec::with_capacity(batch.frames.len() + good.len() * 21);
-        let mut search = Search { records: good.len(), hung: 0 };
+        let mut search = Search { records: good.len(), hung: 0, parts: Vec::new() };
         self.attempt(&batch.header, &good, &mut results, &mut rejects, &mut search, true)?;
+        let parts = search.parts.into_iter().map(|(row, columns)| ((row - batch.first_row) as u32, columns));
+        let schema = self.schema(parts.collect());
         rejects.sort_unstable_by_key(|reject| reject.row);
         let longest_reason = (REASONS / rejects.len().max(1)).clamp(64, 1024);
         Ok(ResultBatch {
@@ -60,9 +65,22 @@ impl Classifier {
             rows: batch.rows,
             rejected: rejects.len() as u32,
             worker: batch.worker,
+            schema,
             results,
             rejects: rejects.iter().flat_map(|reject| reject.line(longest_reason)).collect(),
         })
+    }
+
+    /// The schema of parts of a batch, each with its first row.
+    fn schema(&mut self, parts: Vec<(u32, Columns)>) -> Vec<u8> {
+        if parts.is_empty() {
+            return Vec::new();
+        }
+        if parts != self.schema.0 {
+            let encoded = encode_parts(parts.iter().map(|(row, columns)| (*row, &**columns)));
+            self.schema = (parts, encoded);
+        }
+        self.schema.1.clone()
     }
 
     /// Has records classified. When the box fails, it is asked again, and then for each half, until the records
@@ -87,14 +105,20 @@ impl Classifier {
             _ => Patience::Part { of: search.records },
         };
         let outcome = self.black_box.classify(header, &plain, results, patience);
-        let outcome = outcome.and_then(|()| match results.len() {
-            0..=MOST_RESULTS => Ok(()),
+        let outcome = outcome.and_then(|columns| match results.len() {
+            0..=MOST_RESULTS => Ok(columns),
             _ => Err(BoxError::lasting(format!(
                 "with this row, the results of its batch are longer than {MOST_RESULTS} bytes; a smaller \
                  --chunk-size may leave room for it"
             ))),
         });
-        let Err(error) = outcome else { return Ok(()) };
+        let error = match outcome {
+            Ok(columns) => {
+                search.note(records[0].0, columns);
+                return Ok(());
+            }
+            Err(error) => error,
+        };
         results.truncate(start);
         let hung = error.verdict == Verdict::Hung;
         search.hung += u32::from(hung);
@@ -155,6 +179,17 @@ struct Search {
     records: usize,
     /// How often the box has hung.
     hung: u32,
+    /// Parts of the results with different columns, each with its first row.
+    parts: Vec<(u64, Columns)>,
+}
+
+impl Search {
+    /// Results from this row on have these columns.
+    fn note(&mut self, row: u64, columns: Columns) {
+        if self.parts.last().is_none_or(|(_, before)| *before != columns) {
+            self.parts.push((row, columns));
+        }
+    }
 }
 
 /// A row that could not be classified.
@@ -239,7 +274,7 @@ mod tests {
             records: &[Record<'_>],
             out: &mut Vec<u8>,
             _: Patience,
-        ) -> Result<(), BoxError> {
+        ) -> Result<Columns, BoxError> {
             self.calls += 1;
             if self.moods > 0 && self.calls.is_multiple_of(self.moods) {
                 out.extend_from_slice(b"half a line");
@@ -252,7 +287,7 @@ mod tests {
                 out.extend_from_slice(record.bytes);
                 out.push(b'\n');
             }
-            Ok(())
+            Ok(Columns::default())
         }
     }
 
@@ -285,10 +320,10 @@ mod tests {
             records: &[Record<'_>],
             out: &mut Vec<u8>,
             _: Patience,
-        ) -> Result<(), BoxError> {
+        ) -> Result<Columns, BoxError> {
             let length = self.0.map_err(|words| BoxError::lasting("é".repeat(words)))?;
             records.iter().for_each(|_| out.resize(out.len() + length, b'w'));
-            Ok(())
+            Ok(Columns::default())
         }
     }
 
@@ -315,7 +350,7 @@ mod tests {
             records: &[Record<'_>],
             _: &mut Vec<u8>,
             patience: Patience,
-        ) -> Result<(), BoxError> {
+        ) -> Result<Columns, BoxError> {
             let before = self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             let whole = if before == 0 { Patience::Batch } else { Patience::Part { of: 100 } };
             assert_eq!(patience, whole, "{} records", records.len());
@@ -353,12 +388,12 @@ mod tests {
             _: &[Record<'_>],
             out: &mut Vec<u8>,
             _: Patience,
-        ) -> Result<(), BoxError> {
+        ) -> Result<Columns, BoxError> {
             match self.0.pop() {
                 Some(verdict) => Err(BoxError { message: "as written".into(), verdict }),
                 None => {
                     out.extend_from_slice(b"done\n");
-                    Ok(())
+                    Ok(Columns::default())
                 }
             }
         }

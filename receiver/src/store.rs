@@ -195,6 +195,7 @@ mod tests {
             rows: lines(results) + lines(rejects),
             rejected: lines(rejects),
             worker: 0,
+            schema: Bytes::new(),
             results: Bytes::from_static(results.as_bytes()),
             rejects: Bytes::from_static(rejects.as_bytes()),
         }

@@ -12,7 +12,7 @@ pub mod reader;
 pub mod values;
 
 pub use reader::{Reader, RecordError};
-pub use values::{BadHeader, Malformed, Shape, check_header, count, join, write_value};
+pub use values::{BadHeader, Malformed, Shape, check_header, count, join, split, write_value};
 
 /// The UTF-8 byte order mark, which some programs put before a CSV's header.
 pub const BOM: &[u8] = b"\xef\xbb\xbf";

@@ -116,7 +116,7 @@ impl Shape {
 /// # Errors
 /// A record that is not one record.
 pub fn count(record: &[u8]) -> Result<usize, Malformed> {
-    walk(record, b"", |_| {})
+    walk(record, |_| {})
 }
 
 /// Appends the record's values to `out`, with `separator` between them, and says how many they are.
@@ -124,18 +124,43 @@ pub fn count(record: &[u8]) -> Result<usize, Malformed> {
 /// # Errors
 /// A record that is not one record. What was appended until then stays.
 pub fn join(record: &[u8], separator: u8, out: &mut Vec<u8>) -> Result<usize, Malformed> {
-    walk(record, &[separator], |part| out.extend_from_slice(part))
+    walk(record, |piece| match piece {
+        Piece::Between => out.push(separator),
+        Piece::Part(part) => out.extend_from_slice(part),
+    })
 }
 
-/// Gives the parts of the record's values, with `separator` between values, and says how many these are.
-fn walk(record: &[u8], separator: &[u8], mut part: impl FnMut(&[u8])) -> Result<usize, Malformed> {
+/// The record's values.
+///
+/// # Errors
+/// A record that is not one record.
+pub fn split(record: &[u8]) -> Result<Vec<Vec<u8>>, Malformed> {
+    let mut values = vec![Vec::new()];
+    walk(record, |piece| match (piece, values.last_mut()) {
+        (Piece::Part(part), Some(value)) => value.extend_from_slice(part),
+        _ => values.push(Vec::new()),
+    })?;
+    Ok(values)
+}
+
+/// A piece of a record.
+enum Piece<'a> {
+    /// The next value begins.
+    Between,
+    /// More of a value.
+    Part(&'a [u8]),
+}
+
+/// Gives the pieces of the record's values, and says how many these are.
+fn walk(record: &[u8], mut give: impl FnMut(Piece<'_>)) -> Result<usize, Malformed> {
     let mut rest = record;
     let mut count = 0;
     loop {
         if count > 0 {
-            part(separator);
+            give(Piece::Between);
         }
         count += 1;
+        let mut part = |part: &[u8]| give(Piece::Part(part));
         if let Some(quoted) = rest.strip_prefix(b"\"") {
             rest = unquote(quoted, &mut part)?;
         }
@@ -197,6 +222,8 @@ mod tests {
         let count = join(record.as_bytes(), 0x1f, &mut out)?;
         let values: Vec<_> = String::from_utf8(out).unwrap().split('\x1f').map(str::to_owned).collect();
         assert_eq!(values.len(), count);
+        let split_values = split(record.as_bytes())?;
+        assert!(values.iter().map(String::as_bytes).eq(split_values.iter().map(Vec::as_slice)));
         Ok(values)
     }
 

@@ -151,7 +151,7 @@ fn reports_need_the_jobs_token() {
     let mut hub = Program::start_server("hub", folder.path(), args);
     let (metrics, page) = (hub.address("metrics"), hub.address("web"));
     let opening =
-        br#"{"version":1,"token":"guess","role":"reporter","name":"x","machine":"m","incarnation":1}"#;
+        br#"{"version":2,"token":"guess","role":"reporter","name":"x","machine":"m","incarnation":1}"#;
     let mut stream = tests::send_frames(&metrics, &[&[&[wire::frame::ENQ][..], opening].concat()]);
     let mut answer = String::new();
     std::io::Read::read_to_string(&mut stream, &mut answer).unwrap();

@@ -345,6 +345,7 @@ impl Classifier {
                 rows: batch.rows,
                 rejected: 0,
                 worker: batch.worker,
+                schema: Bytes::new(),
                 results: batch.frames,
                 rejects: Bytes::new(),
             };

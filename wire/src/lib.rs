@@ -5,6 +5,7 @@
 //! | [`frame`]   | the framing that every port speaks: a 4-byte big-endian length, then the payload |
 //! | [`opening`] | the first frame of a connection between our own programs, and the answers to it |
 //! | [`results`] | port 9999: numbered result batches one way, acknowledgements the other |
+//! | [`schema`]  | what the columns of results are |
 //! | [`token`]   | the job token that opens every port |
 //! | [`checkpoint`] | what a receiver's checkpoint file says |
 //! | [`door`]    | a port's door: strangers, and a thread for each connection |
@@ -26,7 +27,8 @@ pub mod opening;
 pub mod ports;
 pub mod program;
 pub mod results;
+pub mod schema;
 pub mod token;
 
 /// Version of the protocols in this crate. Peers that speak another one are refused with a reason.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;

@@ -286,7 +286,7 @@ mod tests {
     fn another_version_is_refused_only_after_the_token() {
         let first = b"\x05{\"version\":7,\"token\":\"secret\",\"role\":\"observer\"}";
         let refusal = check::<ResultsOpening>(first, Some(&Token::new("secret"))).unwrap_err();
-        assert_eq!(refusal.refused, "protocol version 7 is not 1, which runs here");
+        assert_eq!(refusal.refused, "protocol version 7 is not 2, which runs here");
         let refusal = check::<ResultsOpening>(first, Some(&Token::new("other"))).unwrap_err();
         assert_eq!(refusal.refused, "the token is missing or wrong");
         assert!(check::<ResultsOpening>(b"\x05not json", None).is_err());

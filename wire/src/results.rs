@@ -17,8 +17,8 @@ const ACKNOWLEDGEMENT: u8 = 3;
 const OUTCOME: u8 = 4;
 const IDENTITY: u8 = 5;
 
-/// Bytes before the results in a batch's payload.
-const BATCH_HEAD: usize = 1 + 8 + 8 + 4 + 4 + 4 + 4;
+/// Bytes before the schema in a batch's payload.
+const BATCH_HEAD: usize = 1 + 8 + 8 + 4 + 4 + 4 + 4 + 4;
 
 /// The results of one batch of rows. It stands alone: whatever order batches come in, the receiver can put
 /// them in line, and knows which rows they answer for.
@@ -34,6 +34,9 @@ pub struct ResultBatch<B = Bytes> {
     pub rejected: u32,
     /// The worker that classified it, counted over the cluster.
     pub worker: u32,
+    /// What the columns of the results are, as [`encode_parts`](crate::schema::encode_parts) has it; nothing where there are no
+    /// results.
+    pub schema: B,
     /// The results in row order, each with its line end: just what is appended to the results.
     pub results: B,
     /// The rejects in row order as CSV lines `row,reason,record`: just what is appended to the rejects.
@@ -41,18 +44,18 @@ pub struct ResultBatch<B = Bytes> {
 }
 
 impl<B: AsRef<[u8]>> ResultBatch<B> {
-    /// Bytes of results and rejects in it.
+    /// Bytes of schema, results and rejects in it.
     pub fn size(&self) -> usize {
-        self.results.as_ref().len() + self.rejects.as_ref().len()
+        self.schema.as_ref().len() + self.results.as_ref().len() + self.rejects.as_ref().len()
     }
 
-    /// The frame's beginning; the results and the rejects follow it.
+    /// The frame's beginning; the schema, the results and the rejects follow it.
     ///
     /// # Errors
     /// A batch longer than [`frame::PEER_LIMIT`], which the receiver would refuse.
     pub fn head(&self) -> anyhow::Result<[u8; frame::PREFIX + BATCH_HEAD]> {
-        let (results, rejects) = (self.results.as_ref().len(), self.rejects.as_ref().len());
-        let length = BATCH_HEAD + results + rejects;
+        let (schema, results) = (self.schema.as_ref().len(), self.results.as_ref().len());
+        let length = BATCH_HEAD + schema + results + self.rejects.as_ref().len();
         ensure!(
             length <= frame::PEER_LIMIT,
             "the results of batch {} are {length} bytes long; the limit is {}",
@@ -68,6 +71,7 @@ impl<B: AsRef<[u8]>> ResultBatch<B> {
         out.put_u32(self.rows);
         out.put_u32(self.rejected);
         out.put_u32(self.worker);
+        out.put_u32(schema as u32);
         out.put_u32(results as u32);
         Ok(head)
     }
@@ -79,9 +83,10 @@ impl<B: AsRef<[u8]>> ResultBatch<B> {
 /// Those of the stream, or a batch that is too long.
 pub fn write_batches<B: AsRef<[u8]>>(stream: impl Write, batches: &[ResultBatch<B>]) -> anyhow::Result<()> {
     let heads = batches.iter().map(ResultBatch::head).collect::<Result<Vec<_>, _>>()?;
-    let mut slices: Vec<IoSlice<'_>> = Vec::with_capacity(3 * batches.len());
+    let mut slices: Vec<IoSlice<'_>> = Vec::with_capacity(4 * batches.len());
     for (head, batch) in heads.iter().zip(batches) {
         slices.push(IoSlice::new(head));
+        slices.push(IoSlice::new(batch.schema.as_ref()));
         slices.push(IoSlice::new(batch.results.as_ref()));
         slices.push(IoSlice::new(batch.rejects.as_ref()));
     }
@@ -136,9 +141,10 @@ impl ToReceiver {
                     worker: payload.get_u32(),
                     ..ResultBatch::default()
                 };
-                let results = payload.get_u32() as usize;
-                ensure!(results <= payload.len(), "batch {} is shorter than it says", batch.number);
+                let (schema, results) = (payload.get_u32() as usize, payload.get_u32() as usize);
+                ensure!(schema + results <= payload.len(), "batch {} is shorter than it says", batch.number);
                 ensure!(batch.rejected <= batch.rows, "batch {} has more rejects than rows", batch.number);
+                batch.schema = payload.split_to(schema);
                 batch.results = payload.split_to(results);
                 batch.rejects = payload;
                 Ok(Self::Batch(batch))
@@ -309,11 +315,12 @@ mod tests {
         #[test]
         fn batches_come_back(
             number: u64, first_row: u64, rejected in 0u32..50, more in 0u32..50, worker: u32,
+            schema in prop::collection::vec(any::<u8>(), 0..50),
             results in prop::collection::vec(any::<u8>(), 0..500),
             rejects in prop::collection::vec(any::<u8>(), 0..500),
         ) {
             let batch = ResultBatch {
-                number, first_row, rows: rejected + more, rejected, worker,
+                number, first_row, rows: rejected + more, rejected, worker, schema: Bytes::from(schema),
                 results: Bytes::from(results), rejects: Bytes::from(rejects),
             };
             let mut stream = Vec::new();

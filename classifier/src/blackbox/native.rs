@@ -7,7 +7,7 @@
 use sha2::{Digest, Sha256};
 use sha256::Hasher;
 
-use super::{BlackBox, BoxError, Patience, Record};
+use super::{BlackBox, BoxError, Columns, Patience, Record, Scored};
 
 /// Joins values: ASCII "unit separator", which no CSV should hold.
 const SEPARATOR: u8 = 0x1f;
@@ -20,6 +20,7 @@ pub struct Native {
     constant: Option<Vec<u8>>,
     hasher: Hasher,
     scores: Vec<f64>,
+    columns: Scored,
 }
 
 impl Native {
@@ -30,18 +31,18 @@ impl Native {
             write_score(score(&Sha256::digest(b"").into()), &mut text);
             text
         });
-        Self { slowness, constant, hasher: Hasher::default(), scores: Vec::new() }
+        Self { slowness, constant, hasher: Hasher::default(), scores: Vec::new(), columns: Scored::default() }
     }
 }
 
 impl BlackBox for Native {
     fn classify(
         &mut self,
-        _header: &[u8],
+        header: &[u8],
         records: &[Record<'_>],
         results: &mut Vec<u8>,
         _patience: Patience,
-    ) -> Result<(), BoxError> {
+    ) -> Result<Columns, BoxError> {
         let scores = &mut self.scores;
         if self.constant.is_none() {
             scores.resize(records.len(), 0.0);
@@ -59,7 +60,7 @@ impl BlackBox for Native {
             }
             results.push(b'\n');
         }
-        Ok(())
+        Ok(self.columns.columns(header))
     }
 
     fn is_quick(&self) -> bool {

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use wire::frame;
 
-use super::{BlackBox, BoxError, Patience, Record, Verdict};
+use super::{BlackBox, BoxError, Columns, Patience, Record, Verdict};
 use watchdog::{Reason, Watchdog};
 
 const RUNNER: &str = include_str!("runner.py");
@@ -55,6 +55,8 @@ pub struct Python {
     settings: Settings,
     process: Option<Process>,
     request: Vec<u8>,
+    /// Of the results before.
+    columns: Columns,
 }
 
 impl Python {
@@ -64,7 +66,7 @@ impl Python {
     /// No interpreter, no pandas, no such module or function; the message says what to do.
     pub fn start(settings: Settings) -> anyhow::Result<Self> {
         let process = Process::start(&settings)?;
-        Ok(Self { settings, process: Some(process), request: Vec::new() })
+        Ok(Self { settings, process: Some(process), request: Vec::new(), columns: Columns::default() })
     }
 }
 
@@ -75,7 +77,7 @@ impl BlackBox for Python {
         records: &[Record<'_>],
         results: &mut Vec<u8>,
         patience: Patience,
-    ) -> Result<(), BoxError> {
+    ) -> Result<Columns, BoxError> {
         if records.iter().any(|record| record.bytes.contains(&0)) {
             return Err(BoxError::lasting(
                 "a NUL byte in the record, at which pandas would cut the value off",
@@ -105,14 +107,18 @@ impl BlackBox for Python {
         // The answer may have come in the moment in which the process was killed for not giving it.
         self.process = process.watchdog.fired().is_none().then_some(process);
         let answer = answer.map_err(BoxError::new)?;
+        let (columns, answer) = split(&answer)
+            .ok_or_else(|| BoxError::new("the result does not say what its columns are".to_owned()))?;
+        if columns != &*self.columns {
+            self.columns = columns.into();
+        }
         // Whatever went wrong on the other side, no row is lost here.
-        let lines =
-            count_records(&answer).map_err(|e| BoxError::new(format!("the result is no CSV: {e}")))?;
+        let lines = count_records(answer).map_err(|e| BoxError::new(format!("the result is no CSV: {e}")))?;
         if lines != records.len() {
             return Err(BoxError::new(format!("{lines} result lines for {} rows", records.len())));
         }
-        results.extend_from_slice(&answer);
-        Ok(())
+        results.extend_from_slice(answer);
+        Ok(Columns::clone(&self.columns))
     }
 }
 
@@ -147,6 +153,13 @@ impl Python {
             }
         }
     }
+}
+
+/// An answer's columns, whose length is in front, and its results.
+fn split(answer: &[u8]) -> Option<(&str, &[u8])> {
+    let (length, rest) = answer.split_first_chunk()?;
+    let (columns, results) = rest.split_at_checked(u32::from_be_bytes(*length) as usize)?;
+    Some((std::str::from_utf8(columns).ok()?, results))
 }
 
 fn count_records(csv: &[u8]) -> Result<usize, records::RecordError> {

@@ -2,7 +2,7 @@
 
 Started as `python3 -c THIS MODULE FUNCTION`. Speaks frames (a 4-byte big-endian length, then the payload) over
 standard input and output. A request is the number of rows (4 bytes, big-endian) and a CSV with its header; an answer
-is `K` and the result lines, or `E` and the reason. The first answer, before any request, says whether the module
+is `K`, the length of what the columns are (4 bytes), that (as JSON), and the result lines; or `E` and the reason. The first answer, before any request, says whether the module
 could be loaded.
 """
 
@@ -10,7 +10,9 @@ import csv
 import functools
 import importlib
 import io
+import json
 import os
+import re
 import select
 import signal
 import struct
@@ -32,8 +34,12 @@ def main():
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     watch(requests.fileno())
 
-    def answer(kind, text):
-        payload = kind + text.encode("utf-8", "surrogatepass")
+    def answer(kind, text, columns=None):
+        payload = kind
+        if columns is not None:
+            schema = json.dumps(columns).encode("ascii")
+            payload += struct.pack(">I", len(schema)) + schema
+        payload += text.encode("utf-8", "surrogatepass")
         if len(payload) > LIMIT:
             payload = b"E" + b"a result of %d bytes, and the limit is %d" % (len(payload), LIMIT)
         answers.write(struct.pack(">I", len(payload)) + payload)
@@ -61,7 +67,7 @@ def main():
             return
         (rows,) = struct.unpack_from(">I", payload)
         try:
-            result = classify(pandas, function, name, rows, payload[4:])
+            columns, result = classify(pandas, function, name, rows, payload[4:])
         except Exception as error:
             # The reason goes to the rejects; the whole story to the log, but not a million times.
             if shown < 3:
@@ -70,7 +76,7 @@ def main():
                 sys.stderr.flush()
             answer(b"E", type(error).__name__ + ": " + str(error))
         else:
-            answer(b"K", result)
+            answer(b"K", result, columns)
 
 
 def watch(pipe):
@@ -143,9 +149,54 @@ def classify(pandas, function, name, rows, table):
     # The header, the rows, and nothing behind the last line end; and a frame that has its own ways may print itself.
     if len(lines) == rows + 2 and type(result) is pandas.DataFrame and has_only_one_more(result, columns, values):
         added = texts(result["CLASSIFICATION"])
+    first = [str(result.index.name or ""), ["text"]]
     if added is None:
-        return result.to_csv(header=False, lineterminator="\n")
-    return append(lines[1:], index, values, added)
+        return [first] + schema(pandas, result), result.to_csv(header=False, lineterminator="\n")
+    kinds = kinds_of(pandas, result["CLASSIFICATION"])
+    known = [[str(column), ["text"]] for column in columns]
+    return [first] + known + [["CLASSIFICATION", kinds]], append(lines[1:], index, values, added)
+
+
+def schema(pandas, frame):
+    """The columns' names, and the kinds of their values."""
+    return [[str(name), kinds_of(pandas, frame.iloc[:, i])] for i, name in enumerate(frame.columns)]
+
+
+def kinds_of(pandas, column):
+    """In which forms the values of a column are printed that are not missing.
+
+    A number, a truth value or a time has a form that depends on what else is in the column: batches of a job must have the same.
+    """
+    there = column.dropna()
+    if not len(there):
+        return []
+    kind = there.dtype
+    if isinstance(kind, pandas.CategoricalDtype):
+        kind = there.cat.categories.dtype
+        there = there.astype(kind)
+    types = pandas.api.types
+    if types.is_object_dtype(kind):
+        return sorted({kind_of(kind) for kind in set(map(type, there.tolist()))})
+    if types.is_bool_dtype(kind):
+        return ["boolean"]
+    if types.is_integer_dtype(kind):
+        return ["integer"]
+    if types.is_float_dtype(kind):
+        return ["decimal"] if kind.itemsize == 8 else ["decimal (%s)" % kind]
+    if types.is_datetime64_any_dtype(kind) or types.is_timedelta64_dtype(kind):
+        printed = there.to_csv(header=False, index=False).partition("\n")[0]
+        return ["like " + re.sub(r"[0-9]", "0", re.sub(r"^-?[0-9]+ days", "0 days", printed))]
+    if types.is_string_dtype(kind):
+        return ["text"]
+    return [str(kind)]
+
+
+def kind_of(kind):
+    """The kind of values of this type, each of which is printed by itself."""
+    names = {"str": "text", "bool": "boolean", "bool_": "boolean", "float": "decimal", "float64": "decimal"}
+    if issubclass(kind, int) and kind is not bool or kind.__name__.startswith(("int", "uint")):
+        return "integer"
+    return names.get(kind.__name__, kind.__name__)
 
 
 def has_only_one_more(frame, columns, values):

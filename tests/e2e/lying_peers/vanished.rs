@@ -99,8 +99,8 @@ fn peers_at_the_receiver_whose_host_vanishes_are_given_up() {
     let mut receiver = hosts.server("receiver", folder.path(), &args);
     let address = receiver.address("results");
     // One that is written to ten times a second, one that is not written to, one that has said nothing.
-    let _observer = client(&hosts, folder.path(), &address, r#"{"version":1,"role":"observer"}"#);
-    let worker = r#"{"version":1,"role":"worker","name":"w","generation":1}"#;
+    let _observer = client(&hosts, folder.path(), &address, r#"{"version":2,"role":"observer"}"#);
+    let worker = r#"{"version":2,"role":"worker","name":"w","generation":1}"#;
     let _worker = client(&hosts, folder.path(), &address, worker);
     let (host, port) = address.rsplit_once(':').unwrap();
     let mut silent = hosts.on("b", "bash");
@@ -133,7 +133,7 @@ fn a_sender_whose_host_vanishes_makes_room_for_another() {
     let more = ["--my-data", &listen, "--patience", "600"];
     let mut classifier = hosts.server("classifier", folder.path(), &[&args[..], &more[..]].concat());
     let rows = classifier.address("rows");
-    let opening = r#"{"version":1,"session":"gone"}"#;
+    let opening = r#"{"version":2,"session":"gone"}"#;
     let _gone = client(&hosts, folder.path(), &rows, opening);
     hosts.cut();
     let mut sender = hosts.on("a", tests::program_path("sender"));

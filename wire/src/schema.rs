@@ -1,0 +1,151 @@
+//! What the columns of results are: their names and order, and the kinds of their values.
+//!
+//! A table has one schema, and so have results, wherever they were cut into batches. A kind is a word for the form in which
+//! values are printed, where that form depends on what else is in a batch: pandas prints the number 20 as `20.0` where a value
+//! beside it is missing, and midnight as a date where there are only dates.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+/// The kind of values that are printed as they are, whatever stands beside them.
+pub const TEXT: &str = "text";
+
+/// A column of the results: its name, and the kinds of its values that are not missing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Column(pub String, pub BTreeSet<String>);
+
+impl Column {
+    /// A column of one kind.
+    pub fn new(name: impl Into<String>, kind: &str) -> Self {
+        Self(name.into(), BTreeSet::from([kind.to_owned()]))
+    }
+
+    /// The kinds whose form depends on what else is there.
+    fn dependent(&self) -> impl Iterator<Item = &String> {
+        self.1.iter().filter(|kind| *kind != TEXT)
+    }
+
+    fn kinds(&self) -> String {
+        self.1.iter().map(String::as_str).collect::<Vec<_>>().join(" and ")
+    }
+}
+
+/// The columns, in their order.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Schema(pub Vec<Column>);
+
+/// The schema of a part of a batch, up to the next part.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// The part's first row, counted from the batch's first one.
+    pub row: u32,
+    /// The schema of its results.
+    pub columns: Schema,
+}
+
+/// How a schema differs from the one before it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Difference {
+    /// Other names, another number or another order.
+    #[error("they have the columns {found}, and results before them have {known}")]
+    Names {
+        /// Those before.
+        known: String,
+        /// Those now.
+        found: String,
+    },
+    /// The same columns, with values of another kind.
+    #[error("their column {column} has values of the kind {found}, and before them it has {known}")]
+    Kinds {
+        /// Which column.
+        column: String,
+        /// The kinds before.
+        known: String,
+        /// The kinds now.
+        found: String,
+    },
+}
+
+impl Schema {
+    /// The columns' names, in their order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|column| column.0.as_str())
+    }
+
+    /// Takes in the schema of the rows that come next: a column of which only missing values, or texts, were seen so far may show
+    /// its kind now.
+    ///
+    /// # Errors
+    /// Another schema than before; nothing was taken in then.
+    pub fn extend(&mut self, next: &Self) -> Result<(), Difference> {
+        if !self.names().eq(next.names()) {
+            let list = |schema: &Self| schema.names().collect::<Vec<_>>().join(", ");
+            return Err(Difference::Names { known: list(self), found: list(next) });
+        }
+        for (known, found) in self.0.iter().zip(&next.0) {
+            let is_free = known.dependent().next().is_none() || found.dependent().next().is_none();
+            if !is_free && !known.dependent().eq(found.dependent()) {
+                let (known, found, column) = (known.kinds(), found.kinds(), known.0.clone());
+                return Err(Difference::Kinds { column, known, found });
+            }
+        }
+        for (known, found) in self.0.iter_mut().zip(&next.0) {
+            known.1.extend(found.1.iter().cloned());
+        }
+        Ok(())
+    }
+}
+
+/// Parts as they stand in a batch, from the JSON of their schemas.
+pub fn encode_parts<'a>(parts: impl IntoIterator<Item = (u32, &'a str)>) -> Vec<u8> {
+    let parts = parts.into_iter().map(|(row, columns)| format!("{{\"row\":{row},\"columns\":{columns}}}"));
+    format!("[{}]", parts.collect::<Vec<_>>().join(",")).into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schema(columns: &[(&str, &[&str])]) -> Schema {
+        let column = |(name, kinds): &(&str, &[&str])| {
+            Column((*name).to_owned(), kinds.iter().map(|&kind| kind.to_owned()).collect())
+        };
+        Schema(columns.iter().map(column).collect())
+    }
+
+    #[test]
+    fn names_number_and_order_stay() {
+        let mut known = schema(&[("A", &[]), ("B", &[])]);
+        for other in [&["A"][..], &["B", "A"], &["A", "B", "C"], &["A", "C"]] {
+            let other = schema(&other.iter().map(|&name| (name, &[][..])).collect::<Vec<_>>());
+            let error = known.extend(&other).unwrap_err().to_string();
+            assert!(error.ends_with("and results before them have A, B"), "{error}");
+        }
+        assert_eq!(known.extend(&known.clone()), Ok(()));
+    }
+
+    #[test]
+    fn kinds_stay_once_they_are_seen() {
+        let mut known = schema(&[("A", &[])]);
+        let mut take = |kinds: &[&str]| known.extend(&schema(&[("A", kinds)])).map_err(|e| e.to_string());
+        for kinds in [&[][..], &["text"], &["integer"], &["text"], &[], &["integer", "text"]] {
+            assert_eq!(take(kinds), Ok(()), "{kinds:?}");
+        }
+        for kinds in [&["decimal"][..], &["decimal", "integer"], &["boolean"]] {
+            let error = take(kinds).unwrap_err();
+            assert!(error.starts_with("their column A has values of the kind"), "{error}");
+            assert!(error.ends_with("and before them it has integer and text"), "{error}");
+        }
+    }
+
+    #[test]
+    fn parts_come_back() {
+        let (one, other) = (schema(&[("A", &["text"])]), schema(&[("A", &["integer"]), ("B \"", &[])]));
+        let json = [&one, &other].map(|schema| serde_json::to_string(schema).unwrap());
+        let bytes = encode_parts([(0, json[0].as_str()), (7, json[1].as_str())]);
+        let parts: Vec<Part> = serde_json::from_slice(&bytes).unwrap();
+        assert_eq!(parts, [Part { row: 0, columns: one }, Part { row: 7, columns: other }]);
+    }
+}
