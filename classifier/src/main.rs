@@ -24,6 +24,7 @@ use wire::net::{self, WhenTaken};
 use wire::opening::{Member, ResultsOpening};
 use wire::ports;
 use wire::program::{Ready, Temporary};
+use wire::results::LONGEST_WINDOW;
 use wire::token::Token;
 
 /// Classifies rows on a cluster of processes and threads.
@@ -87,7 +88,7 @@ struct Args {
     #[arg(long)]
     allow_plain: bool,
     /// Batches that may be issued and not yet durable at the receiver
-    #[arg(long, value_name = "BATCHES", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "BATCHES", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(1..=i64::from(LONGEST_WINDOW)))]
     window_batches: u32,
     /// Bytes of rows in these, in MiB
     #[arg(long, value_name = "MIB", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=65_536))]
@@ -308,13 +309,18 @@ fn initialize(
     // The port is taken now, so that it is said now if another program has it; senders are let in when the cluster has
     // formed.
     let rows = net::bind_again("rows", was_at("rows"), &args.input, args.when_taken())?;
-    let gathered = Gathered::gather(settings, control, leaving)?;
+    let mut uplink = None;
+    // The receiver numbers generations, since it is there all the time: a clock may step back.
+    let generation = || {
+        let who = ResultsOpening::Initializer { name: settings.me.name.clone() };
+        let connected = Uplink::connect(&args.output, settings.token.as_ref(), &who, settings.patience)?;
+        Ok(uplink.insert(connected).welcome.generation)
+    };
+    let gathered = Gathered::gather(settings, control, leaving, generation)?;
+    let uplink = uplink.context("the cluster was gathered without its receiver")?;
     let formation = gathered.formation.clone();
     let sockets = mesh::connect(data, &formation, settings.token.as_ref(), settings.patience)?;
-    let who =
-        ResultsOpening::Initializer { name: settings.me.name.clone(), generation: formation.generation };
     let patience = Duration::from_secs(args.patience);
-    let uplink = Uplink::connect(&args.output, settings.token.as_ref(), &who, settings.patience)?;
     let job = wire::hash::short(settings.me.settings.as_bytes());
     if let Some(known) = uplink.welcome.identity {
         ensure!(

@@ -249,20 +249,6 @@ mod tests {
     use proptest::prelude::*;
     use wire::results::{Outcome, Summary};
 
-    fn summary() -> Summary {
-        let text = String::new;
-        Summary {
-            rows: 0,
-            rejects: 0,
-            batches: 0,
-            bytes: 0,
-            sha256: text(),
-            started: text(),
-            ended: text(),
-            seconds: 0.0,
-        }
-    }
-
     /// Archives results that become durable in steps; gives what a reader finds in the archive.
     fn archived(results: &[u8], steps: &[usize]) -> Vec<(String, Vec<u8>)> {
         let dir = tempfile::tempdir().unwrap();
@@ -282,7 +268,7 @@ mod tests {
             job.durable(Position { result_bytes: at as u64, ..Position::default() });
         }
         std::fs::write(&files.summary, "{}\n").unwrap();
-        job.end(End::Job(Outcome::Done(summary())));
+        job.end(End::Job(Outcome::Done(Summary::default())));
         let size = archive.finish().unwrap();
         let bytes = std::fs::read(dir.path().join("results.tgz")).unwrap();
         assert_eq!(size, bytes.len() as u64);

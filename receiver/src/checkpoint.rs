@@ -29,6 +29,7 @@ pub struct Checkpoint {
     file: File,
     sequence: u64,
     results_name: String,
+    life: u64,
 }
 
 /// The most characters of a file name that a slot has room for.
@@ -70,7 +71,7 @@ impl Checkpoint {
             0 => Saved::Damaged,
             _ => Saved::Slots(slots),
         };
-        Ok((Self { file, sequence: 0, results_name: String::new() }, saved))
+        Ok((Self { file, sequence: 0, results_name: String::new(), life: 1 }, saved))
     }
 
     /// Makes the first position of a job durable, and before it the names of all files of the job.
@@ -83,15 +84,22 @@ impl Checkpoint {
         self.save(position).context("writing the checkpoint")
     }
 
-    /// Goes on from a slot of this file: the next one is written in place of the other.
+    /// Goes on from a slot of this file, in the life after this one: that is made durable, in place of the other slot.
     ///
     /// # Errors
     /// Those of the file system.
-    pub fn go_on_from(&mut self, slot: &Slot) -> std::io::Result<()> {
+    pub fn go_on_from(&mut self, slot: &Slot, life: u64) -> std::io::Result<()> {
         self.sequence = slot.sequence + 1;
         self.results_name.clone_from(&slot.results);
+        self.life = life + 1;
         // A receiver that was killed may have written it, and not made it durable. From now on it is relied on.
-        self.file.sync_data()
+        self.file.sync_data()?;
+        self.write(&slot.position, slot.told)
+    }
+
+    /// How many receivers have had this job, this one included. No two have the same.
+    pub fn life(&self) -> u64 {
+        self.life
     }
 
     /// Makes a position durable. What it counts must be durable already.
@@ -111,8 +119,9 @@ impl Checkpoint {
     }
 
     fn write(&mut self, position: &Position, told: bool) -> std::io::Result<()> {
-        let (sequence, results) = (self.sequence, self.results_name.clone());
-        let slot = encode(&Slot { sequence, results, position: *position, told });
+        let Self { sequence, life, .. } = *self;
+        let results = self.results_name.clone();
+        let slot = encode(&Slot { sequence, results, life, position: *position, told });
         self.file.seek(SeekFrom::Start(sequence % 2 * SLOT as u64))?;
         self.file.write_all(&slot)?;
         self.file.sync_data()?;
@@ -133,7 +142,7 @@ mod tests {
     }
 
     fn slot(sequence: u64, position: Position) -> Slot {
-        Slot { sequence, results: "results.log".into(), position, told: false }
+        Slot { sequence, results: "results.log".into(), life: 1, position, told: false }
     }
 
     fn newest(path: &Path) -> Slot {
@@ -150,20 +159,22 @@ mod tests {
         let mut checkpoint = Checkpoint::lock(&path).unwrap().0;
         checkpoint.begin(&dir.path().join("results.log"), &position(0)).unwrap();
         for next in 1..6 {
+            // One for the life of this receiver, and one that it has saved.
             checkpoint.save(&position(next)).unwrap();
             drop(checkpoint);
             let (mut again, saved) = Checkpoint::lock(&path).unwrap();
-            assert_eq!(
-                saved,
-                Saved::Slots(vec![slot(next, position(next)), slot(next - 1, position(next - 1))])
-            );
-            again.go_on_from(&slot(next, position(next))).unwrap();
+            let of_life = |slot: Slot| Slot { life: next, ..slot };
+            let sequence = 2 * next - 1;
+            let wanted = [slot(sequence, position(next)), slot(sequence - 1, position(next - 1))];
+            assert_eq!(saved, Saved::Slots(wanted.map(of_life).to_vec()));
+            again.go_on_from(&slot(sequence, position(next)), next).unwrap();
+            assert_eq!(again.life(), next + 1);
             checkpoint = again;
         }
         assert!(Checkpoint::lock(&path).unwrap_err().to_string().contains("another receiver writes"));
         checkpoint.save_told(&position(5)).unwrap();
         drop(checkpoint);
-        assert_eq!(newest(&path), Slot { told: true, ..slot(6, position(5)) });
+        assert_eq!(newest(&path), Slot { told: true, life: 6, ..slot(11, position(5)) });
     }
 
     #[test]
@@ -173,11 +184,11 @@ mod tests {
         std::fs::write(&path, [encode(&slot(8, position(8))), encode(&slot(9, position(9)))].concat())
             .unwrap();
         let mut checkpoint = Checkpoint::lock(&path).unwrap().0;
-        checkpoint.go_on_from(&slot(8, position(8))).unwrap();
-        checkpoint.save(&position(10)).unwrap();
+        checkpoint.go_on_from(&slot(8, position(8)), 1).unwrap();
         drop(checkpoint);
         let (_, saved) = Checkpoint::lock(&path).unwrap();
-        assert_eq!(saved, Saved::Slots(vec![slot(9, position(10)), slot(8, position(8))]));
+        let again = Slot { life: 2, ..slot(9, position(8)) };
+        assert_eq!(saved, Saved::Slots(vec![again, slot(8, position(8))]));
     }
 
     proptest! {
@@ -216,9 +227,16 @@ mod tests {
             reject_bytes: m,
             rejects_sha256: m,
             identity: Some(Identity { settings: m, header: m }),
+            columns: u32::MAX,
             started: m,
         };
-        let slot = Slot { sequence: m, results: name_of(Path::new(&"é".repeat(300))), position, told: true };
+        let slot = Slot {
+            sequence: m,
+            results: name_of(Path::new(&"é".repeat(300))),
+            life: m,
+            position,
+            told: true,
+        };
         assert_eq!(decode(&encode(&slot)), Some(slot));
     }
 }

@@ -5,24 +5,28 @@ mod initializer;
 mod way;
 
 use std::collections::BTreeMap;
-use std::net::TcpStream;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{anyhow, bail, ensure};
+use anyhow::{anyhow, ensure};
 use initializer::Initializer;
 use telemetry::durations::Durations;
 use wire::program::Temporary;
+use wire::rejects::Reasons;
 use wire::results::{FromReceiver, Identity, Outcome, Progress, Summary, Totals, Welcome};
 
 pub use way::Way;
 
 use crate::checkpoint::Position;
+use crate::outbox::Outbox;
 use crate::store::Finished;
+
+/// Generations of one receiver's life, at most: their numbers are above those of all lives before.
+const GENERATIONS: u64 = 1_000_000;
 
 /// One job, as the receiver sees it. It knows of connections what a [`Way`] can do, and nothing of files.
 #[derive(Debug)]
-pub struct Job<W = TcpStream> {
+pub struct Job<W = Outbox> {
     state: Mutex<State<W>>,
     changed: Condvar,
 }
@@ -46,8 +50,10 @@ pub enum End {
 
 #[derive(Debug)]
 struct State<W> {
-    /// The newest cluster's generation; 0 while there was none.
+    /// The newest cluster's generation.
     generation: u64,
+    /// There was a cluster in this life.
+    begun: bool,
     /// Open connections of classifier processes, by a number of their own.
     connections: BTreeMap<u64, Arc<W>>,
     connected: u64,
@@ -59,6 +65,8 @@ struct State<W> {
     durable: Position,
     /// Bytes of results that wait for an earlier batch.
     held: u64,
+    /// Why rows were rejected that are written.
+    reasons: Reasons,
     /// What job this is, as its source says.
     identity: Option<Identity>,
     totals: Option<Totals>,
@@ -76,6 +84,8 @@ impl<W> Default for State<W> {
     fn default() -> Self {
         Self {
             generation: 0,
+            begun: false,
+            reasons: Reasons::default(),
             connections: BTreeMap::new(),
             connected: 0,
             lonely_since: None,
@@ -118,9 +128,10 @@ pub enum SyncWork {
 }
 
 impl<W: Way> Job<W> {
-    /// The files are open, and say that the job got this far.
-    pub fn begin_at(&self, position: Position) {
+    /// The files are open, and say that the job got this far; this is its receiver's life of this number.
+    pub fn begin_at(&self, position: Position, life: u64) {
         let mut state = self.state();
+        state.generation = life * GENERATIONS;
         state.written = position;
         state.durable = position;
         state.identity = position.identity;
@@ -131,8 +142,10 @@ impl<W: Way> Job<W> {
     /// The files are open, and say that the job was finished before.
     pub fn finished_before(&self, summary: Summary, finished: Finished) {
         let mut state = self.state();
+        state.generation = finished.life() * GENERATIONS;
         state.durable = finished.position();
         state.told = finished.is_told();
+        state.reasons.clone_from(&summary.reject_reasons);
         state.finished = Some(finished);
         state.end = Some(End::Job(Outcome::Done(summary)));
     }
@@ -147,47 +160,52 @@ impl<W: Way> Job<W> {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Lets a classifier process in, and tells it where the job stands; gives the connection's number.
+    /// Lets a process of this generation in, or an initializer, with which a new generation begins; and tells it where the job stands.
+    /// Gives the generation, and the connection's number.
     ///
     /// # Errors
     /// The reason why it may not come in.
-    pub fn admit(&self, way: W, generation: u64, initializer: bool) -> anyhow::Result<u64> {
+    pub fn admit(&self, way: W, generation: Option<u64>) -> anyhow::Result<(u64, u64)> {
         let mut state = self.state();
-        if generation < state.generation {
-            let newest = state.generation;
-            let error =
-                anyhow!("generation {generation} of the cluster is over; generation {newest} is at work");
-            return Err(error.context(Temporary("the cluster has formed anew")));
-        }
-        if generation > state.generation {
-            state.generation = generation;
-            state.initializer = None;
-            for (_, old) in std::mem::take(&mut state.connections) {
-                // So that its thread ends.
-                old.close();
+        match generation {
+            None => {
+                state.generation += 1;
+                state.begun = true;
+                state.initializer = None;
+                for (_, old) in std::mem::take(&mut state.connections) {
+                    // So that its thread ends.
+                    old.close();
+                }
+            }
+            Some(generation) if generation < state.generation => {
+                let newest = state.generation;
+                let error =
+                    anyhow!("generation {generation} of the cluster is over; generation {newest} is at work");
+                return Err(error.context(Temporary("the cluster has formed anew")));
+            }
+            Some(generation) => {
+                ensure!(generation == state.generation, "there is no generation {generation} of the cluster");
             }
         }
-        if initializer && state.initializer.is_some() {
-            bail!("another initializer of generation {generation} is connected");
-        }
-        // While the state is locked, so that no acknowledgement comes before it.
+        let generation_now = state.generation;
         let Position { next, next_row, identity, .. } = state.durable;
-        way.welcome(&Welcome { next, next_row, identity })?;
-        if let (true, Some(End::Job(outcome))) = (initializer, &state.end) {
+        // While the state is locked, so that no acknowledgement comes before it.
+        way.welcome(Welcome { next, next_row, generation: generation_now, identity });
+        let is_initializer = generation.is_none();
+        if let (true, Some(End::Job(outcome))) = (is_initializer, &state.end) {
             // It comes to a job that has ended: that is what it wants to know.
-            way.tell(&FromReceiver::Outcome(outcome.clone()))?;
-            state.told = true;
+            way.tell(FromReceiver::Outcome(outcome.clone()));
         }
         let way = Arc::new(way);
         state.connected += 1;
         let connection = state.connected;
-        if initializer {
+        if is_initializer {
             state.initializer = Some(Initializer::new(connection, Arc::clone(&way), state.durable.next));
         }
         state.connections.insert(connection, way);
         state.lonely_since = None;
         self.changed.notify_all();
-        Ok(connection)
+        Ok((generation_now, connection))
     }
 
     /// A classifier process's connection ended.
@@ -203,15 +221,20 @@ impl<W: Way> Job<W> {
         self.changed.notify_all();
     }
 
-    /// Notes that a batch of this worker came in.
-    pub fn received(&self, generation: u64, worker: u32) {
+    /// Notes that a batch of this worker came in, and when.
+    pub fn received(&self, generation: u64, worker: u32, now: SystemTime) {
         let mut state = self.state();
-        state.started.get_or_insert_with(SystemTime::now);
+        state.started.get_or_insert(now);
         if generation == state.generation
             && let Some(initializer) = &mut state.initializer
         {
             initializer.received(worker);
         }
+    }
+
+    /// Notes why rows were rejected that are written.
+    pub fn rejected(&self, reasons: &Reasons) {
+        self.state().reasons.clone_from(reasons);
     }
 
     /// Notes how far the writer is, and how many bytes of results wait for an earlier batch; `idle` says that it has nothing
@@ -270,7 +293,7 @@ impl<W: Way> Job<W> {
     ///
     /// # Errors
     /// Other totals than those that were told before, by this cluster or an earlier one: they are those of the same rows.
-    pub fn totals(&self, totals: Totals) -> anyhow::Result<()> {
+    pub fn totals(&self, totals: Totals, now: SystemTime) -> anyhow::Result<()> {
         let mut state = self.state();
         let known = state.totals.unwrap_or(totals);
         ensure!(
@@ -281,7 +304,7 @@ impl<W: Way> Job<W> {
             known.rows,
             known.batches
         );
-        state.started.get_or_insert_with(SystemTime::now);
+        state.started.get_or_insert(now);
         state.totals = Some(totals);
         self.changed.notify_all();
         Ok(())
@@ -326,12 +349,15 @@ impl<W: Way> Job<W> {
             return;
         }
         if let (End::Job(outcome), Some(initializer)) = (&end, &state.initializer) {
-            match initializer.way.tell(&FromReceiver::Outcome(outcome.clone())) {
-                Ok(()) => state.told = true,
-                Err(error) => wire::say!("receiver: telling the initializer how the job ended: {error:#}"),
-            }
+            initializer.way.tell(FromReceiver::Outcome(outcome.clone()));
         }
         state.end = Some(end);
+        self.changed.notify_all();
+    }
+
+    /// An initializer has been told how the job ended.
+    pub fn told(&self) {
+        self.state().told = true;
         self.changed.notify_all();
     }
 
@@ -343,7 +369,7 @@ impl<W: Way> Job<W> {
             if let Some(end) = &state.end {
                 return end.clone();
             }
-            let begun = state.generation > 0;
+            let begun = state.begun;
             let lonely = state.lonely_since.filter(|_| begun).map(|since| since.elapsed());
             if let Some(lonely) = lonely
                 && lonely >= patience
@@ -395,12 +421,8 @@ impl<W: Way> Job<W> {
 impl<W: Way> State<W> {
     /// Tells the source what is new, if it is time to.
     fn report(&mut self, now: bool) {
-        let Some(initializer) = &mut self.initializer else { return };
-        if let Err(error) = initializer.report(self.durable.next, self.held, now) {
-            wire::say!("receiver: acknowledging to the initializer: {error:#}; its connection is closed");
-            // Its own thread sees that, and cleans up.
-            initializer.way.close();
-            self.initializer = None;
+        if let Some(initializer) = &mut self.initializer {
+            initializer.report(self.durable.next, self.held, now);
         }
     }
 

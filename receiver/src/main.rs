@@ -16,6 +16,7 @@ use wire::files::ResultFiles;
 use wire::net::{self, WhenTaken};
 use wire::ports;
 use wire::program::Ready;
+use wire::rejects::MostRejects;
 use wire::results::Outcome;
 use wire::token::Token;
 
@@ -57,6 +58,10 @@ struct Args {
     /// How long all classifier processes may be gone before a job that has begun fails
     #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=wire::program::LONGEST_WAIT))]
     patience: u64,
+    /// How many rows may be rejected: N, or P%, which is seen from 1,000 rows on; a job with more fails [default: not all of the
+    /// first 1,000]
+    #[arg(long, value_name = "N|P%")]
+    max_rejects: Option<MostRejects>,
     /// Write the address to this file when listening
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
@@ -79,6 +84,7 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
         token: token.clone(),
         allow_plain: args.allow_plain,
         patience: Duration::from_secs(args.patience),
+        most_rejects: args.max_rejects.unwrap_or_default(),
     })?;
     let job = std::sync::Arc::clone(server.job());
     reporter::start(&args.reports, token.as_ref(), "receiver", move || job.counts())?;

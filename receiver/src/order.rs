@@ -3,45 +3,85 @@
 use std::collections::BTreeMap;
 
 use anyhow::ensure;
-use wire::results::ResultBatch;
+use wire::results::{LONGEST_WINDOW, ResultBatch};
 
-/// How far ahead of the next batch a number may be: far above any window, so only a liar's is.
-const FURTHEST: u64 = 1 << 24;
+use crate::shelf::Stub;
+
+/// A batch that is held.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Held {
+    /// In memory.
+    Here(ResultBatch),
+    /// Put away.
+    Away(Stub),
+}
+
+impl Held {
+    fn batch(&self) -> &ResultBatch {
+        match self {
+            Self::Here(batch) => batch,
+            Self::Away(stub) => &stub.batch,
+        }
+    }
+
+    /// Bytes of the batch.
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Here(batch) => batch.size(),
+            Self::Away(stub) => stub.size(),
+        }
+    }
+}
 
 /// The reorder buffer.
 #[derive(Debug, Default)]
 pub struct Order {
     next: u64,
     next_row: u64,
-    early: BTreeMap<u64, ResultBatch>,
+    early: BTreeMap<u64, Held>,
     held: usize,
+    /// Of these, bytes in memory.
+    here: usize,
 }
 
 impl Order {
     /// Expects batch `next`, which begins with row `next_row`.
     pub fn new(next: u64, next_row: u64) -> Self {
-        Self { next, next_row, early: BTreeMap::new(), held: 0 }
+        Self { next, next_row, ..Self::default() }
     }
 
-    /// Takes a batch in. One that is here already, or was given out, is dropped: the same rows have the
-    /// same results, so it brings nothing.
+    /// Whether a batch of this number is new. One that is here already, or was given out, is not: the same rows have the same
+    /// results, so it brings nothing.
     ///
     /// # Errors
     /// A number that no window allows.
-    pub fn offer(&mut self, batch: ResultBatch) -> anyhow::Result<()> {
+    pub fn wants(&self, number: u64) -> anyhow::Result<bool> {
         ensure!(
-            batch.number < self.next + FURTHEST,
-            "batch {} came while batch {} was next; no window is that long",
-            batch.number,
+            number < self.next + u64::from(LONGEST_WINDOW),
+            "batch {number} came while batch {} was next; no window is that long",
             self.next
         );
-        if batch.number >= self.next {
-            self.early.entry(batch.number).or_insert_with(|| {
-                self.held += batch.size();
-                batch
-            });
+        Ok(number >= self.next && !self.early.contains_key(&number))
+    }
+
+    /// Whether this batch is the next one.
+    pub fn is_next(&self, number: u64) -> bool {
+        number == self.next
+    }
+
+    /// Takes a batch in that is [wanted](Order::wants).
+    pub fn take_in(&mut self, batch: Held) {
+        let (number, size) = (batch.batch().number, batch.size());
+        self.held += size;
+        self.here += if matches!(batch, Held::Here(_)) { size } else { 0 };
+        if let Some(before) = self.early.insert(number, batch) {
+            self.let_go(&before);
         }
-        Ok(())
+    }
+
+    fn let_go(&mut self, batch: &Held) {
+        self.held -= batch.size();
+        self.here -= if matches!(batch, Held::Here(_)) { batch.size() } else { 0 };
     }
 
     /// Bytes of the batches that are held back.
@@ -49,14 +89,20 @@ impl Order {
         self.held
     }
 
-    /// Gives out the next batch, if it is here.
+    /// Of these, bytes in memory.
+    pub fn here(&self) -> usize {
+        self.here
+    }
+
+    /// Gives out the next batch, if it has come.
     ///
     /// # Errors
     /// A batch that does not begin with the row after the last one's.
-    pub fn take(&mut self) -> anyhow::Result<Option<ResultBatch>> {
+    pub fn take(&mut self) -> anyhow::Result<Option<Held>> {
         let Some(entry) = self.early.first_entry().filter(|e| *e.key() == self.next) else { return Ok(None) };
-        let batch = entry.remove();
-        self.held -= batch.size();
+        let held = entry.remove();
+        self.let_go(&held);
+        let batch = held.batch();
         ensure!(
             batch.first_row == self.next_row,
             "batch {} begins with row {}, and row {} is next",
@@ -66,13 +112,15 @@ impl Order {
         );
         self.next += 1;
         self.next_row += u64::from(batch.rows);
-        Ok(Some(batch))
+        Ok(Some(held))
     }
 
-    /// Forgets what came early (its cluster is gone, and its batches will be sent again).
-    pub fn forget_early(&mut self) {
+    /// Forgets what came early (its cluster is gone, and its batches will be sent again); says how many of them were put away.
+    pub fn forget_early(&mut self) -> usize {
+        let away = self.early.values().filter(|batch| matches!(batch, Held::Away(_))).count();
         self.early.clear();
-        self.held = 0;
+        (self.held, self.here) = (0, 0);
+        away
     }
 }
 
@@ -81,35 +129,61 @@ impl Order {
 pub struct Line {
     order: Order,
     generation: u64,
+    /// How much of what comes early stays in memory.
+    most_here: usize,
+}
+
+/// What is to be done with early batches: where they are put that find no room in memory.
+pub trait Away {
+    /// Puts a batch away.
+    ///
+    /// # Errors
+    /// A disk that takes nothing more.
+    fn put(&mut self, batch: ResultBatch) -> anyhow::Result<Stub>;
+
+    /// So many batches will not be taken back.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn forget(&mut self, batches: usize) -> anyhow::Result<()>;
 }
 
 impl Line {
-    /// Before the first generation.
-    pub fn new(order: Order) -> Self {
-        Self { order, generation: 0 }
+    /// Before the first generation. In memory, no more early batches are held than `most_here` bytes.
+    pub fn new(order: Order, most_here: usize) -> Self {
+        Self { order, generation: 0, most_here }
     }
 
     /// Takes a batch of this generation in.
     ///
     /// # Errors
-    /// A number that no window allows.
-    pub fn offer(&mut self, generation: u64, batch: ResultBatch) -> anyhow::Result<()> {
+    /// A number that no window allows, or a disk that takes nothing more.
+    pub fn offer(&mut self, generation: u64, batch: ResultBatch, away: &mut impl Away) -> anyhow::Result<()> {
         if generation < self.generation {
             // A straggler of a cluster that is gone; the new one sends it again.
             return Ok(());
         }
         if generation > self.generation {
             self.generation = generation;
-            self.order.forget_early();
+            away.forget(self.order.forget_early())?;
         }
-        self.order.offer(batch)
+        if !self.order.wants(batch.number)? {
+            return Ok(());
+        }
+        let has_room = self.order.here() + batch.size() <= self.most_here;
+        let batch = match has_room || self.order.is_next(batch.number) {
+            true => Held::Here(batch),
+            false => Held::Away(away.put(batch)?),
+        };
+        self.order.take_in(batch);
+        Ok(())
     }
 
-    /// Gives out the next batch, if it is here.
+    /// Gives out the next batch, if it has come.
     ///
     /// # Errors
     /// A batch that does not begin with the row after the last one's.
-    pub fn take(&mut self) -> anyhow::Result<Option<ResultBatch>> {
+    pub fn take(&mut self) -> anyhow::Result<Option<Held>> {
         self.order.take()
     }
 
@@ -122,10 +196,14 @@ impl Line {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shelf::Shelf;
     use proptest::prelude::*;
 
+    const SIZE: usize = 10;
+
     fn batch(number: u64, first_row: u64, rows: u32) -> ResultBatch {
-        ResultBatch { number, first_row, rows, ..ResultBatch::default() }
+        let results = format!("{number:0SIZE$}").into();
+        ResultBatch { number, first_row, rows, results, ..ResultBatch::default() }
     }
 
     proptest! {
@@ -145,22 +223,32 @@ mod tests {
             sent.extend(again.iter().map(|i| i.get(&all).clone()));
             let mut keyed: Vec<_> = sent.into_iter().zip(shuffle).collect();
             keyed.sort_by_key(|(_, key)| *key);
-            let mut order = Order::new(0, 0);
+            let dir = tempfile::tempdir().unwrap();
+            let mut shelf = Shelf::new(&dir.path().join("results.log"));
+            // Room for three, and for the one that is next.
+            let mut line = Line::new(Order::new(0, 0), 3 * SIZE);
             let mut out = Vec::new();
             for (batch, _) in keyed {
-                order.offer(batch).unwrap();
-                while let Some(next) = order.take().unwrap() { out.push(next); }
+                line.offer(1, batch, &mut shelf).unwrap();
+                prop_assert!(line.order.here() <= 3 * SIZE + SIZE);
+                while let Some(next) = line.take().unwrap() {
+                    out.push(match next {
+                        Held::Here(batch) => batch,
+                        Held::Away(stub) => shelf.take(stub).unwrap(),
+                    });
+                }
             }
             prop_assert_eq!(out, all);
+            prop_assert_eq!((line.order.here(), line.held()), (0, 0));
         }
     }
 
     #[test]
     fn a_gap_in_the_rows_and_a_wild_number_are_errors() {
         let mut order = Order::new(5, 500);
-        order.offer(batch(5, 501, 1)).unwrap();
+        order.take_in(Held::Here(batch(5, 501, 1)));
         let error = order.take().unwrap_err().to_string();
         assert_eq!(error, "batch 5 begins with row 501, and row 500 is next");
-        assert!(order.offer(batch(u64::MAX, 0, 1)).is_err());
+        assert!(order.wants(u64::MAX).is_err());
     }
 }

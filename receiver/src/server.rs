@@ -4,7 +4,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
@@ -13,14 +13,18 @@ use wire::files::ResultFiles;
 use wire::frame::{DEFAULT_LIMIT, FrameReader, PEER_LIMIT};
 use wire::net;
 use wire::opening::{self, OPENING_LIMIT, Refusal, ResultsOpening};
+use wire::rejects::MostRejects;
 use wire::results::{Outcome, ToReceiver};
 use wire::token::Token;
 
+use crate::audit::Audit;
 use crate::budget::Budget;
 use crate::job::{End, Job};
+use crate::outbox::Outbox;
 use crate::plain;
+use crate::shelf::Shelf;
 use crate::store::{self, Finished, Opened};
-use crate::writer::{self, Event};
+use crate::writer::{self, Event, Writer};
 
 /// Bytes of batches that wait for the writer; each connection's thread may hold one batch more.
 const QUEUE: usize = 64 << 20;
@@ -44,6 +48,8 @@ pub struct Settings {
     pub allow_plain: bool,
     /// How long all classifier processes may be gone before a job that has begun fails.
     pub patience: Duration,
+    /// How many rows may be rejected.
+    pub most_rejects: MostRejects,
 }
 
 /// A receiver.
@@ -74,7 +80,7 @@ impl Server {
         let queue = Arc::new(Budget::new(QUEUE));
         let mode = match settings.output.as_deref().map(ResultFiles::beside).transpose()? {
             Some(paths) if paths.checkpoint.exists() || paths.summary.exists() => {
-                Mode::Numbered(start(store::open(&paths)?, &job, &queue)?)
+                Mode::Numbered(start(&settings, &paths, &job, &queue)?)
             }
             Some(paths) => {
                 check_folder(&paths.results)?;
@@ -145,8 +151,8 @@ impl Server {
         if matches!(*mode, Mode::Undecided) {
             let output = self.settings.output.as_deref();
             let output = output.context("numbered batches need a file; start the receiver with --output")?;
-            let opened = store::open(&ResultFiles::beside(output)?)?;
-            *mode = Mode::Numbered(start(opened, &self.job, &self.queue)?);
+            let paths = ResultFiles::beside(output)?;
+            *mode = Mode::Numbered(start(&self.settings, &paths, &self.job, &self.queue)?);
         }
         match &*mode {
             Mode::Numbered(events) => Ok(events.clone()),
@@ -195,14 +201,16 @@ impl Server {
     fn admit(&self, visitor: &Visitor, first: &[u8]) -> anyhow::Result<Admitted> {
         let opening = opening::check(first, self.settings.token.as_ref())?;
         visitor.admit();
-        let (name, generation, initializer) = match opening {
+        let (name, generation) = match opening {
             ResultsOpening::Observer {} => return Ok(Admitted::Observer),
-            ResultsOpening::Worker { name, generation } => (name, generation, false),
-            ResultsOpening::Initializer { name, generation } => (name, generation, true),
+            ResultsOpening::Worker { name, generation } => (name, Some(generation)),
+            ResultsOpening::Initializer { name } => (name, None),
         };
         let events = self.numbered()?;
-        let stream = visitor.stream.try_clone().context("splitting a connection")?;
-        let connection = self.job.admit(stream, generation, initializer)?;
+        let job = Arc::clone(&self.job);
+        let outbox = Outbox::start(&visitor.stream, name.clone(), move || job.told())?;
+        let initializer = generation.is_none();
+        let (generation, connection) = self.job.admit(outbox, generation)?;
         Ok(Admitted::Process(Process { name, generation, initializer, connection, events }))
     }
 
@@ -225,7 +233,7 @@ impl Server {
                 }
                 ToReceiver::Totals(totals) => {
                     ensure!(process.initializer, "totals from a process that is not the initializer");
-                    if let Err(error) = self.job.totals(totals) {
+                    if let Err(error) = self.job.totals(totals, SystemTime::now()) {
                         fail(&self.job, format!("{error:#}"));
                         return Err(error);
                     }
@@ -273,11 +281,16 @@ fn fail(job: &Job, reason: String) {
     job.end(End::Job(Outcome::Failed(reason)));
 }
 
-/// Starts the writer and the syncer, if there is something to write.
-fn start(opened: Opened, job: &Arc<Job>, queue: &Arc<Budget>) -> anyhow::Result<Sender<Event>> {
+/// Opens a job's files, and starts the writer and the syncer, if there is something to write.
+fn start(
+    settings: &Settings,
+    paths: &ResultFiles,
+    job: &Arc<Job>,
+    queue: &Arc<Budget>,
+) -> anyhow::Result<Sender<Event>> {
     let (sender, events) = channel();
-    let (store, syncer) = match opened {
-        Opened::ToWrite(store, syncer) => (*store, syncer),
+    let (store, syncer, before) = match store::open(paths)? {
+        Opened::ToWrite(store, syncer, before) => (*store, syncer, before),
         Opened::Finished(summary, finished) => {
             job.finished_before(summary, finished);
             // What still comes is dropped, and nothing waits for room.
@@ -285,11 +298,19 @@ fn start(opened: Opened, job: &Arc<Job>, queue: &Arc<Budget>) -> anyhow::Result<
             return Ok(sender);
         }
     };
-    job.begin_at(store.position());
+    let mut audit = Audit::new(settings.most_rejects);
+    let rows = store.position().next_row;
+    let context = || format!("going on with {}", paths.rejects.display());
+    if let Some(rejects) = before.rejects {
+        audit.go_on(rows, before.schema, rejects).with_context(context)?;
+    }
+    job.begin_at(store.position(), syncer.life());
+    job.rejected(audit.reasons());
+    let writer = Writer::new(store, Shelf::new(&paths.results), audit);
     let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
     let (writer_job, writer_queue) = (Arc::clone(job), Arc::clone(queue));
     thread("writer")
-        .spawn(move || writer::write(store, &events, &writer_job, &writer_queue))
+        .spawn(move || writer::write(writer, &events, &writer_job, &writer_queue))
         .context("starting the writer's thread")?;
     let (syncer_job, digest) = (Arc::clone(job), sender.clone());
     let digest = move || {

@@ -3,7 +3,8 @@
 mod open;
 
 use std::fs::File;
-use std::io::{IoSlice, Write};
+use std::io::{IoSlice, Take, Write};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
 use sha2::{Digest, Sha256};
@@ -11,6 +12,7 @@ use wire::files::ResultFiles;
 use wire::frame::write_all_vectored;
 use wire::program::{remove_if_there, replace_file, sync_folder};
 use wire::results::{ResultBatch, Summary};
+use wire::schema::Schema;
 
 use crate::checkpoint::{Checkpoint, Position};
 pub use open::open;
@@ -23,7 +25,11 @@ pub struct Store {
     rejects: File,
     hashes: Hashes,
     position: Position,
+    schema: NewSchema,
 }
+
+/// A schema that the writing side has found, and that is not durable yet.
+type NewSchema = Arc<Mutex<Option<Schema>>>;
 
 /// Of the results and of the rejects, as far as they are written.
 #[derive(Debug, Clone)]
@@ -41,15 +47,25 @@ pub struct Syncer {
     checkpoint: Checkpoint,
     /// What the last checkpoint says.
     durable: Position,
+    schema: NewSchema,
 }
 
 /// A job's files, opened.
 #[derive(Debug)]
 pub enum Opened {
-    /// A job to begin, or to go on with.
-    ToWrite(Box<Store>, Syncer),
+    /// A job to begin, or to go on with, from what there is already.
+    ToWrite(Box<Store>, Syncer, Before),
     /// A job that is finished, but may not have said so to anybody: the receiver ended just then.
     Finished(Summary, Finished),
+}
+
+/// What was written by earlier receivers.
+#[derive(Debug, Default)]
+pub struct Before {
+    /// What the columns of the results are.
+    pub schema: Schema,
+    /// The rejects, without their header, if there may be some.
+    pub rejects: Option<Take<File>>,
 }
 
 /// What keeps the files of a finished job from others, until all that was asked for is done.
@@ -65,6 +81,11 @@ impl Finished {
     /// Where the job ended.
     pub fn position(&self) -> Position {
         self.position
+    }
+
+    /// How many receivers have had the job.
+    pub fn life(&self) -> u64 {
+        self.checkpoint.life()
     }
 
     /// Whether it is noted that the initializer was told.
@@ -92,6 +113,7 @@ impl Finished {
     /// Names the file.
     pub fn tidy(self) -> anyhow::Result<()> {
         remove_if_there(&self.paths.checkpoint)?;
+        remove_if_there(&self.paths.schema)?;
         sync_folder(&self.paths.checkpoint).context("syncing the folder of the results")
     }
 }
@@ -100,6 +122,12 @@ impl Store {
     /// How far the writing is.
     pub fn position(&self) -> Position {
         self.position
+    }
+
+    /// The results that are appended from now on are of this schema.
+    pub fn note_schema(&mut self, schema: &Schema) {
+        self.position.columns = schema.0.len() as u32;
+        *self.schema.lock().unwrap_or_else(PoisonError::into_inner) = Some(schema.clone());
     }
 
     /// Appends batches that are in line.
@@ -141,6 +169,11 @@ impl Store {
 }
 
 impl Syncer {
+    /// How many receivers have had the job, this one included.
+    pub fn life(&self) -> u64 {
+        self.checkpoint.life()
+    }
+
     /// What is durable.
     pub fn durable(&self) -> Position {
         self.durable
@@ -151,6 +184,11 @@ impl Syncer {
     /// # Errors
     /// Names the file; the data may or may not be durable then.
     pub fn sync(&mut self, position: &Position) -> anyhow::Result<()> {
+        let schema = self.schema.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(schema) = schema {
+            let json = serde_json::to_vec(&schema).context("encoding the schema")?;
+            replace_file(&self.paths.schema, &json)?;
+        }
         self.results.sync_data().with_context(|| format!("syncing {}", self.paths.results.display()))?;
         if position.reject_bytes > self.durable.reject_bytes {
             self.rejects.sync_data().with_context(|| format!("syncing {}", self.paths.rejects.display()))?;
@@ -182,7 +220,7 @@ mod tests {
 
     fn to_write(paths: &ResultFiles) -> (Store, Syncer) {
         match open(paths).unwrap() {
-            Opened::ToWrite(store, syncer) => (*store, syncer),
+            Opened::ToWrite(store, syncer, _) => (*store, syncer),
             Opened::Finished(..) => panic!("the job is finished"),
         }
     }
@@ -235,12 +273,13 @@ mod tests {
     }
 
     /// A job of three checkpoints: at the beginning, and after each of two batches.
-    fn two_batches(paths: &ResultFiles) {
+    fn two_batches(paths: &ResultFiles) -> (Store, Syncer) {
         let (mut store, mut syncer) = to_write(paths);
         for (number, results, rejects) in [(0, "a\nb\n", "1,bad,x\n"), (1, "c\nd\n", "5,bad,y\n")] {
             store.append(&[batch(number, results, rejects)]).unwrap();
             syncer.sync(&store.position()).unwrap();
         }
+        (store, syncer)
     }
 
     /// Each way to damage a file.
@@ -253,7 +292,7 @@ mod tests {
             for rejects in [false, true] {
                 let dir = tempfile::tempdir().unwrap();
                 let paths = ResultFiles::beside(&dir.path().join("results.log")).unwrap();
-                two_batches(&paths);
+                drop(two_batches(&paths));
                 let damaged = if rejects { &paths.rejects } else { &paths.results };
                 let mut bytes = std::fs::read(damaged).unwrap();
                 let at = bytes.len() - 2;
@@ -278,7 +317,7 @@ mod tests {
             for rejects in [false, true] {
                 let dir = tempfile::tempdir().unwrap();
                 let paths = ResultFiles::beside(&dir.path().join("results.log")).unwrap();
-                two_batches(&paths);
+                drop(two_batches(&paths));
                 let damaged = if rejects { &paths.rejects } else { &paths.results };
                 let mut bytes = std::fs::read(damaged).unwrap();
                 damage(&mut bytes, 1);
@@ -329,8 +368,7 @@ mod tests {
 
     /// A job of two batches that is finished.
     fn finished(paths: &ResultFiles) -> (Summary, Finished) {
-        two_batches(paths);
-        let (store, syncer) = to_write(paths);
+        let (store, syncer) = two_batches(paths);
         let Position { next_row, rejects, next, result_bytes, .. } = store.position();
         let summary = Summary {
             rows: next_row,
@@ -341,6 +379,7 @@ mod tests {
             started: "then".into(),
             ended: "now".into(),
             seconds: 1.0,
+            ..Summary::default()
         };
         let finished = syncer.finish(&summary).unwrap();
         (summary, finished)

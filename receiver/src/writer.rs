@@ -6,11 +6,14 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::ensure;
+use wire::rejects::Reasons;
 use wire::results::{Outcome, ResultBatch, Summary, Totals};
 
+use crate::audit::Audit;
 use crate::budget::Budget;
 use crate::job::{End, Job, SyncWork};
-use crate::order::{Line, Order};
+use crate::order::{Held, Line, Order};
+use crate::shelf::Shelf;
 use crate::store::{Store, Syncer};
 
 /// How many batches are taken in before some are written.
@@ -25,16 +28,49 @@ const SYNC_PAUSE: Duration = Duration::from_millis(5);
 pub enum Event {
     /// A batch of this generation.
     Batch(u64, ResultBatch),
-    /// All batches are written: the syncer asks for the results' SHA-256.
-    Digest(std::sync::mpsc::Sender<String>),
+    /// All batches are written: the syncer asks what they are in all, if the job is one that may be done.
+    Digest(std::sync::mpsc::Sender<anyhow::Result<Whole>>),
+}
+
+/// What all results are.
+#[derive(Debug)]
+pub struct Whole {
+    /// Their SHA-256, in hexadecimal.
+    sha256: String,
+    /// Why rows were rejected.
+    reject_reasons: Reasons,
+    /// The names of the columns.
+    columns: Vec<String>,
+}
+
+/// How many bytes of early batches stay in memory; more are put away to the disk.
+const MOST_HELD: usize = 64 << 20;
+/// How many bytes are written before more early batches are read back.
+const MOST_READY: usize = 16 << 20;
+
+/// What the writer works on.
+pub struct Writer {
+    store: Store,
+    shelf: Shelf,
+    line: Line,
+    audit: Audit,
+    /// Of how many rejects the job was told the reasons last.
+    told: u64,
+}
+
+impl Writer {
+    /// Goes on where the files end.
+    pub fn new(store: Store, shelf: Shelf, audit: Audit) -> Self {
+        let position = store.position();
+        let line = Line::new(Order::new(position.next, position.next_row), MOST_HELD);
+        Self { store, shelf, line, audit, told: 0 }
+    }
 }
 
 /// Writes batches in order until all senders of events are gone or the job ends.
-pub fn write(mut store: Store, events: &Receiver<Event>, job: &Job, queue: &Budget) {
-    let position = store.position();
-    let mut line = Line::new(Order::new(position.next, position.next_row));
+pub fn write(mut writer: Writer, events: &Receiver<Event>, job: &Job, queue: &Budget) {
     while let Ok(first) = events.recv() {
-        if let Err(error) = step(&mut store, &mut line, first, events, job, queue) {
+        if let Err(error) = step(&mut writer, first, events, job, queue) {
             job.end(End::Job(Outcome::Failed(format!("{error:#}"))));
             break;
         }
@@ -45,8 +81,7 @@ pub fn write(mut store: Store, events: &Receiver<Event>, job: &Job, queue: &Budg
 
 /// Takes in what is here, up to a limit, and writes what is in line.
 fn step(
-    store: &mut Store,
-    line: &mut Line,
+    writer: &mut Writer,
     first: Event,
     events: &Receiver<Event>,
     job: &Job,
@@ -58,9 +93,9 @@ fn step(
     let idle = loop {
         match event {
             Some(Event::Batch(generation, batch)) => {
-                job.received(generation, batch.worker);
+                job.received(generation, batch.worker, SystemTime::now());
                 queue.give_back(batch.size());
-                line.offer(generation, batch)?;
+                writer.line.offer(generation, batch, &mut writer.shelf)?;
             }
             Some(Event::Digest(reply)) => digests.push(reply),
             None => break true,
@@ -71,21 +106,64 @@ fn step(
         }
         event = events.try_recv().ok();
     };
-    let mut run = Vec::new();
-    while let Some(batch) = line.take()? {
-        run.push(batch);
+    let written = writer.write_ready();
+    job.written(writer.store.position(), writer.line.held() as u64, idle);
+    if writer.told != writer.store.position().rejects {
+        writer.told = writer.store.position().rejects;
+        job.rejected(writer.audit.reasons());
     }
-    store.append(&run)?;
-    job.written(store.position(), line.held() as u64, idle);
+    // What fits is written, also if what follows does not.
+    written?;
     for reply in digests {
+        let outcome = writer.audit.finish().map(|()| Whole {
+            sha256: writer.store.sha256(),
+            reject_reasons: writer.audit.reasons().clone(),
+            columns: writer.audit.schema().names().map(str::to_owned).collect(),
+        });
         // The syncer waits for it; if it does not, the job has ended.
-        let _ = reply.send(store.sha256());
+        let _ = reply.send(outcome);
     }
     Ok(())
 }
 
+impl Writer {
+    /// Writes what is in line.
+    fn write_ready(&mut self) -> anyhow::Result<()> {
+        loop {
+            let (mut run, mut bytes, mut outcome) = (Vec::new(), 0, Ok(()));
+            while bytes < MOST_READY
+                && let Some(held) = self.line.take()?
+            {
+                let batch = match held {
+                    Held::Here(batch) => batch,
+                    Held::Away(stub) => self.shelf.take(stub)?,
+                };
+                match self.audit.admit(&batch) {
+                    Ok(false) => {}
+                    Ok(true) => self.store.note_schema(self.audit.schema()),
+                    Err(error) => {
+                        outcome = Err(error);
+                        break;
+                    }
+                }
+                bytes += batch.size();
+                outcome = self.audit.count_rejects(&batch);
+                run.push(batch);
+                if outcome.is_err() {
+                    break;
+                }
+            }
+            self.store.append(&run)?;
+            outcome?;
+            if bytes < MOST_READY {
+                return Ok(());
+            }
+        }
+    }
+}
+
 /// Makes durable what is written, until the job ends; ends it when all is there.
-pub fn sync(mut syncer: Syncer, digest: impl Fn() -> Option<String>, job: &Job) {
+pub fn sync(mut syncer: Syncer, digest: impl Fn() -> Option<anyhow::Result<Whole>>, job: &Job) {
     while let Some(work) = job.sync_work() {
         let start = Instant::now();
         let outcome = match work {
@@ -113,7 +191,7 @@ pub fn sync(mut syncer: Syncer, digest: impl Fn() -> Option<String>, job: &Job) 
 fn finish(
     syncer: Syncer,
     totals: Totals,
-    digest: &impl Fn() -> Option<String>,
+    digest: &impl Fn() -> Option<anyhow::Result<Whole>>,
     job: &Job,
 ) -> anyhow::Result<Summary> {
     let durable = syncer.durable();
@@ -125,12 +203,15 @@ fn finish(
         durable.next_row,
         durable.next
     );
-    let sha256 = digest().ok_or_else(|| anyhow::anyhow!("the writer has stopped"))?;
+    let whole = digest().ok_or_else(|| anyhow::anyhow!("the writer has stopped"))?;
+    let Whole { sha256, reject_reasons, columns } = whole?;
     let (started, ended) = (job.started(), SystemTime::now());
     let time = |t| humantime::format_rfc3339_millis(t).to_string();
     let summary = Summary {
         rows: durable.next_row,
         rejects: durable.rejects,
+        reject_reasons,
+        columns,
         batches: durable.next,
         bytes: durable.result_bytes,
         sha256,

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use wire::program::Temporary;
+use wire::rejects::Reasons;
 use wire::results::Summary;
 
 use crate::durations::Durations;
@@ -175,6 +176,9 @@ pub struct ReceiverCounts {
     pub bytes: u64,
     /// Bytes of results that wait for an earlier batch.
     pub held_bytes: u64,
+    /// Why rows were rejected that are written, by kinds of reasons.
+    #[serde(default)]
+    pub reject_reasons: Reasons,
     /// How long it took to make results durable.
     pub sync: Durations,
     /// How the job ended.

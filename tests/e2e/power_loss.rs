@@ -257,7 +257,7 @@ impl Story {
         let read = |path| std::fs::read(path).unwrap();
         let (log, rejects) = (&self.whole.log[..], self.whole.rejects.as_bytes());
         match store::open(&paths) {
-            Ok(Opened::ToWrite(store, _)) => {
+            Ok(Opened::ToWrite(store, ..)) => {
                 let position = store.position();
                 expect(!done, "the initializer was told that the job is done, and it is to be gone on with")?;
                 expect(

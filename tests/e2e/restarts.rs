@@ -147,7 +147,7 @@ impl Peer {
     }
 
     fn initializer(receiver: &mut Program) -> Self {
-        Self::new(receiver, &ResultsOpening::Initializer { name: "initializer".into(), generation: 1 })
+        Self::new(receiver, &ResultsOpening::Initializer { name: "initializer".into() })
     }
 
     /// Says what job this is and that it has two batches, and sends the first.
@@ -209,8 +209,11 @@ fn a_receiver_that_was_killed_before_it_could_tell_the_end_tells_it() {
     initializer.begin();
     initializer
         .hear(|message| matches!(message, FromReceiver::Acknowledgement(a) if a.next == 1).then_some(()));
-    // A process of a newer generation: the initializer is gone, and there is no other yet.
-    let worker = Peer::new(&mut first, &ResultsOpening::Worker { name: "worker".into(), generation: 2 });
+    let generation = initializer.welcome.generation;
+    let worker = Peer::new(&mut first, &ResultsOpening::Worker { name: "worker".into(), generation });
+    // The initializer is gone, which the receiver knows when it has closed the connection, and there is no other yet.
+    initializer.stream.shutdown(std::net::Shutdown::Write).unwrap();
+    while initializer.reader.next_frame().unwrap().is_some() {}
     worker.send(1);
     eventually("the summary", || path.join("results.json").exists().then_some(()));
     first.signal("KILL");

@@ -45,7 +45,6 @@ struct Life {
     /// Its own connections.
     uplink: Option<u64>,
     control: Option<u64>,
-    generation: u64,
     welcome: Option<Welcome>,
     /// Batches that are being classified, by when they are done.
     at_work: VecDeque<(u64, Batch)>,
@@ -162,15 +161,14 @@ impl Classifier {
                     Some(control) => {
                         network.send(control, self.me(), Message::Control(ControlMessage::Formed));
                     }
-                    None => self.begin(network),
+                    None => self.form(network, welcome.generation),
                 }
             }
             Fate::Message(Message::Data(batch)) => self.classify(network, batch),
             Fate::Message(Message::Control(ControlMessage::Form { generation, .. })) => {
-                life.generation = generation;
                 let uplink = network.connect(Address::Classifier(self.index), RECEIVER);
                 life.uplink = Some(uplink);
-                network.send(uplink, self.me(), Message::Open(generation, false));
+                network.send(uplink, self.me(), Message::Open(Some(generation)));
             }
             Fate::Message(Message::Control(ControlMessage::Start)) => self.has_formed = true,
             Fate::Message(message) if self.index == 0 => self.hear_first(network, connection, message),
@@ -254,19 +252,23 @@ impl Classifier {
                 let missing = first.membership.missing();
                 self.smaller += u32::from(missing > 0);
                 first.latecomers = Latecomers::new(missing);
-                life.generation = network.now;
                 first.members = first.membership.connections().collect();
                 first.forming = Some(first.members.iter().copied().collect());
-                for &control in &first.members {
-                    let form =
-                        ControlMessage::Form { generation: network.now, process: 1, members: Vec::new() };
-                    network.send(control, INITIALIZER, Message::Control(form));
-                }
                 let uplink = network.connect(INITIALIZER, RECEIVER);
                 life.uplink = Some(uplink);
-                network.send(uplink, INITIALIZER, Message::Open(life.generation, true));
+                network.send(uplink, INITIALIZER, Message::Open(None));
             }
         }
+    }
+
+    /// Has the processes form the generation that the receiver has numbered.
+    fn form(&mut self, network: &mut Network, generation: u64) {
+        let Some(Life { first: Some(first), .. }) = &self.life else { return };
+        for &control in &first.members {
+            let form = ControlMessage::Form { generation, process: 1, members: Vec::new() };
+            network.send(control, INITIALIZER, Message::Control(form));
+        }
+        self.begin(network);
     }
 
     /// Starts the dataflow, if all have formed.

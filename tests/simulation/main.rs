@@ -1,6 +1,6 @@
 //! The protocols under simulated time: the parts that decide (the source's window, the receiver's job and order, the
 //! cluster's membership) are the real ones; the network between them delays, breaks and is cut, processes die and come back,
-//! and so does the disk, with what was synced. A seed decides everything, so a failing one fails again:
+//! clocks on the wall are set, and the disk keeps what was synced. A seed decides everything, so a failing one fails again:
 //!
 //! ```text
 //! SIMULATION_SEED=17 cargo test -p tests --test simulation -- --nocapture
@@ -32,6 +32,7 @@ const FAULT_PAUSE: u64 = 1500;
 struct Story {
     crashes: u32,
     cuts: u32,
+    steps: u32,
     generations: u32,
     smaller: u32,
     ended: u64,
@@ -110,6 +111,10 @@ impl World {
         let mut all: Vec<_> = (0..count).map(Address::Classifier).collect();
         all.extend([Address::Receiver, Address::Sender]);
         let victim = all[self.random.random_range(0..all.len())];
+        if self.random.random_bool(0.3) {
+            self.story.steps += 1;
+            self.network.step_clock();
+        }
         if self.random.random_bool(0.7) {
             self.story.crashes += 1;
             // Most come back soon, some after the others have gone on without them.
@@ -173,6 +178,7 @@ fn whatever_happens_the_results_are_the_same() {
         let story = World::new(seed).run();
         all.crashes += story.crashes;
         all.cuts += story.cuts;
+        all.steps += story.steps;
         all.generations += story.generations;
         all.smaller += story.smaller;
     }
@@ -189,6 +195,7 @@ fn the_simulation_sees_what_it_is_for() {
     let stories: Vec<_> = (0..200).map(|seed| World::new(seed).run()).collect();
     let sum = |of: fn(&Story) -> u32| stories.iter().map(of).sum::<u32>();
     assert!(sum(|story| story.crashes) > 400 && sum(|story| story.cuts) > 200);
+    assert!(sum(|story| story.steps) > 200, "{}", sum(|story| story.steps));
     assert!(sum(|story| story.generations) > 300, "{}", sum(|story| story.generations));
     assert!(sum(|story| story.smaller) > 10, "{}", sum(|story| story.smaller));
 }

@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
+use std::time::{Duration, SystemTime};
 
 use chacha20::ChaCha8Rng;
 use classifier::batch::Batch;
@@ -11,6 +12,9 @@ use wire::results::{FromReceiver, ResultBatch, Totals, Welcome};
 
 /// After this many milliseconds without a heartbeat, the other side of a connection is gone.
 const SILENCE: u64 = 5000;
+/// When the simulation begins, in milliseconds since 1970, and by how much a clock may be wrong.
+const LONG_AGO: u64 = 1_500_000_000_000;
+const STEP: i64 = 1_000_000_000;
 /// The longest that a message takes.
 const SLOWEST: u64 = 30;
 
@@ -31,8 +35,8 @@ pub(crate) enum Message {
     Control(ControlMessage),
     /// To another classifier.
     Data(Batch),
-    /// To the receiver: who comes, of which generation, and whether it is the initializer.
-    Open(u64, bool),
+    /// To the receiver: a process of this generation comes, or an initializer.
+    Open(Option<u64>),
     Welcome(Welcome),
     Results(ResultBatch),
     Totals(Totals),
@@ -87,6 +91,8 @@ pub(crate) struct Network {
     /// Those that have died since anybody looked.
     pub(crate) died: Vec<Address>,
     talks: bool,
+    /// By how many milliseconds the clocks on the wall are wrong, which a step changes.
+    wrong: i64,
 }
 
 impl Network {
@@ -102,7 +108,19 @@ impl Network {
             cut: BTreeMap::new(),
             died: Vec::new(),
             talks,
+            wrong: 0,
         }
+    }
+
+    /// What a clock on the wall shows.
+    pub(crate) fn wall(&self) -> SystemTime {
+        let shown = self.now as i64 + self.wrong;
+        SystemTime::UNIX_EPOCH + Duration::from_millis(LONG_AGO.saturating_add_signed(shown))
+    }
+
+    /// The clocks on the wall are set, forward or back.
+    pub(crate) fn step_clock(&mut self) {
+        self.wrong = self.random.random_range(-STEP..STEP);
     }
 
     pub(crate) fn at(&mut self, time: u64, event: Event) {

@@ -6,9 +6,10 @@ use std::rc::Rc;
 
 use ::receiver::checkpoint::Position;
 use ::receiver::job::{Job, SyncWork, Way};
-use ::receiver::order::{Line, Order};
+use ::receiver::order::{Away, Held, Line, Order};
+use ::receiver::shelf::Stub;
 use rand::RngExt;
-use wire::results::{FromReceiver, Identity, Welcome};
+use wire::results::{FromReceiver, Identity, ResultBatch, Welcome};
 
 use crate::network::{Address, Fate, Message, Network};
 use crate::unexpected;
@@ -34,14 +35,12 @@ impl Peer {
 }
 
 impl Way for Peer {
-    fn welcome(&self, welcome: &Welcome) -> anyhow::Result<()> {
-        self.put(Some(Message::Welcome(*welcome)));
-        Ok(())
+    fn welcome(&self, welcome: Welcome) {
+        self.put(Some(Message::Welcome(welcome)));
     }
 
-    fn tell(&self, message: &FromReceiver) -> anyhow::Result<()> {
-        self.put(Some(Message::FromReceiver(message.clone())));
-        Ok(())
+    fn tell(&self, message: FromReceiver) {
+        self.put(Some(Message::FromReceiver(message)));
     }
 
     fn close(&self) {
@@ -49,10 +48,26 @@ impl Way for Peer {
     }
 }
 
+/// All early batches have room in memory.
+struct Nowhere;
+
+impl Away for Nowhere {
+    fn put(&mut self, batch: ResultBatch) -> anyhow::Result<Stub> {
+        panic!("there is room for batch {}", batch.number)
+    }
+
+    fn forget(&mut self, batches: usize) -> anyhow::Result<()> {
+        assert_eq!(batches, 0);
+        Ok(())
+    }
+}
+
 #[derive(Default)]
 pub(crate) struct Receiver {
     /// What is on the disk for sure.
     disk: (Vec<u8>, Position),
+    /// How many lives it has had, which is on the disk as well.
+    lives: u64,
     life: Option<Life>,
     newest: u64,
     generations: u32,
@@ -73,10 +88,11 @@ impl Receiver {
     pub(crate) fn start(&mut self, _network: &mut Network) {
         let (results, position) = self.disk.clone();
         let job = Job::default();
-        job.begin_at(position);
+        self.lives += 1;
+        job.begin_at(position, self.lives);
         self.life = Some(Life {
             job,
-            line: Line::new(Order::new(position.next, position.next_row)),
+            line: Line::new(Order::new(position.next, position.next_row), usize::MAX),
             written: (results, position),
             outbox: Outbox::default(),
             processes: BTreeMap::new(),
@@ -110,10 +126,12 @@ impl Receiver {
                     life.job.left(number);
                 }
             }
-            Fate::Message(Message::Open(generation, initializer)) => {
+            Fate::Message(Message::Open(generation)) => {
                 let way = Peer { connection, outbox: Rc::clone(&life.outbox) };
-                match life.job.admit(way, generation, initializer) {
-                    Ok(number) => {
+                let is_new = generation.is_none();
+                match life.job.admit(way, generation) {
+                    Ok((generation, number)) => {
+                        assert!(!is_new || generation > self.newest, "generations have numbers of their own");
                         life.job.identity(JOB).expect("it is always the same job");
                         life.processes.insert(connection, (generation, number));
                         if generation > self.newest {
@@ -127,9 +145,9 @@ impl Receiver {
             Fate::Message(Message::Results(batch)) => {
                 // One whose generation is over may still have something on its way.
                 let Some(&(generation, _)) = life.processes.get(&connection) else { return };
-                life.job.received(generation, batch.worker);
-                life.line.offer(generation, batch).expect("no number is out of the window");
-                while let Some(batch) = life.line.take().expect("batches follow on each other") {
+                life.job.received(generation, batch.worker, network.wall());
+                life.line.offer(generation, batch, &mut Nowhere).expect("no number is out of the window");
+                while let Some(Held::Here(batch)) = life.line.take().expect("batches follow on each other") {
                     let (results, position) = &mut life.written;
                     results.extend_from_slice(&batch.results);
                     position.next += 1;
@@ -139,7 +157,7 @@ impl Receiver {
                 life.job.written(life.written.1, life.line.held() as u64, true);
             }
             Fate::Message(Message::Totals(totals)) => {
-                life.job.totals(totals).expect("each generation reads the same rows");
+                life.job.totals(totals, network.wall()).expect("each generation reads the same rows");
             }
             Fate::Message(other) => unexpected(ME, &other),
         }
@@ -153,6 +171,9 @@ impl Receiver {
         match life.job.sync_work_now() {
             Some(SyncWork::Sync(position)) => {
                 let bytes = position.result_bytes as usize;
+                // Whatever clocks say since, and whatever dies.
+                let started = self.disk.1.started;
+                assert!(started == 0 || started == position.started, "the job began at one time");
                 self.disk = (life.written.0[..bytes].to_vec(), position);
                 life.job.durable(position);
             }

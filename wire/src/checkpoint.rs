@@ -32,6 +32,9 @@ pub struct Position {
     /// The hash of that.
     #[serde(with = "hexadecimal")]
     pub rejects_sha256: u64,
+    /// How many columns the results have; 0 while there are none. If there are, the schema's file is there.
+    #[serde(default)]
+    pub columns: u32,
     /// What job this is, as soon as its source knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<Identity>,
@@ -47,6 +50,9 @@ pub struct Slot {
     pub sequence: u64,
     /// The results' file name, as the receiver shortens it.
     pub results: String,
+    /// How many receivers have had this job, this one included.
+    #[serde(default)]
+    pub life: u64,
     /// How far the job is.
     #[serde(flatten)]
     pub position: Position,
@@ -80,7 +86,7 @@ pub fn encode(slot: &Slot) -> [u8; SLOT] {
     let json = serde_json::to_string(slot).unwrap_or_default();
     let line = format!("{json} {}", checksum(json.as_bytes()));
     let mut bytes = [b' '; SLOT];
-    // Ten numbers of at most 20 digits, their names, and a file name: always shorter than a slot.
+    // A dozen numbers of at most 20 digits, their names, and a file name: always shorter than a slot.
     bytes[..line.len()].copy_from_slice(line.as_bytes());
     bytes[SLOT - 1] = b'\n';
     bytes

@@ -1,5 +1,5 @@
 //! The files that a job leaves: for results in `results.log`, beside it `results.rejects.csv`, `results.json` when the
-//! job is done and, until then, `results.checkpoint`.
+//! job is done and, until then, `results.checkpoint` and `results.schema`.
 
 use std::path::{Path, PathBuf};
 
@@ -23,6 +23,8 @@ pub struct ResultFiles {
     pub rejects: PathBuf,
     /// The checkpoint.
     pub checkpoint: PathBuf,
+    /// What the columns of the results are, as long as the checkpoint is there.
+    pub schema: PathBuf,
     /// The summary of a finished job.
     pub summary: PathBuf,
 }
@@ -37,9 +39,10 @@ impl ResultFiles {
             results: results.to_owned(),
             rejects: results.with_extension("rejects.csv"),
             checkpoint: results.with_extension("checkpoint"),
+            schema: results.with_extension("schema"),
             summary: results.with_extension("json"),
         };
-        let others = [&files.rejects, &files.checkpoint, &files.summary];
+        let others = [&files.rejects, &files.checkpoint, &files.schema, &files.summary];
         ensure!(
             others.iter().all(|other| **other != files.results),
             "the results cannot be named {}, which is where something else about the job goes; results.log is a \
@@ -50,8 +53,8 @@ impl ResultFiles {
     }
 
     /// All of them.
-    pub fn all(&self) -> [&Path; 4] {
-        [&self.results, &self.rejects, &self.checkpoint, &self.summary]
+    pub fn all(&self) -> [&Path; 5] {
+        [&self.results, &self.rejects, &self.checkpoint, &self.schema, &self.summary]
     }
 }
 
@@ -61,7 +64,7 @@ mod tests {
 
     #[test]
     fn results_do_not_take_the_place_of_the_other_files() {
-        for name in ["results.json", "results.checkpoint"] {
+        for name in ["results.json", "results.checkpoint", "results.schema"] {
             assert!(
                 ResultFiles::beside(Path::new(name)).unwrap_err().to_string().contains("cannot be named")
             );

@@ -4,6 +4,7 @@
 //! |-------------|-------|
 //! | [`frame`]   | the framing that every port speaks: a 4-byte big-endian length, then the payload |
 //! | [`opening`] | the first frame of a connection between our own programs, and the answers to it |
+//! | [`rejects`] | why rows were rejected, and how many may be |
 //! | [`results`] | port 9999: numbered result batches one way, acknowledgements the other |
 //! | [`schema`]  | what the columns of results are |
 //! | [`token`]   | the job token that opens every port |
@@ -26,6 +27,7 @@ pub mod observer;
 pub mod opening;
 pub mod ports;
 pub mod program;
+pub mod rejects;
 pub mod results;
 pub mod schema;
 pub mod token;

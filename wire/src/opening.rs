@@ -103,12 +103,11 @@ pub enum ResultsOpening {
         /// The cluster's generation.
         generation: u64,
     },
-    /// The process that also holds the source; it gets the acknowledgements and sends the totals.
+    /// The process that also holds the source; it gets the acknowledgements and sends the totals. With it, a new generation of the
+    /// cluster begins, which the receiver numbers.
     Initializer {
         /// The process's name.
         name: String,
-        /// The cluster's generation.
-        generation: u64,
     },
     /// Somebody who wants to be told how the job goes.
     Observer {},
@@ -145,7 +144,7 @@ pub struct Member {
 pub enum ControlMessage {
     /// Initializer to member: all are here. Make the data connections.
     Form {
-        /// Counts the clusters that this initializer has formed.
+        /// Counts the clusters of this job, as the receiver does.
         generation: u64,
         /// The receiving member's place in `members`.
         process: usize,

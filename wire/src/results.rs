@@ -10,6 +10,7 @@ use bytes::{Buf, BufMut, Bytes};
 use serde::{Deserialize, Serialize};
 
 use crate::frame;
+use crate::rejects::Reasons;
 
 const BATCH: u8 = 1;
 const TOTALS: u8 = 2;
@@ -19,6 +20,9 @@ const IDENTITY: u8 = 5;
 
 /// Bytes before the schema in a batch's payload.
 const BATCH_HEAD: usize = 1 + 8 + 8 + 4 + 4 + 4 + 4 + 4;
+
+/// No window has more batches than this: a batch so far ahead of the next one is a lie.
+pub const LONGEST_WINDOW: u32 = 1 << 24;
 
 /// The results of one batch of rows. It stands alone: whatever order batches come in, the receiver can put
 /// them in line, and knows which rows they answer for.
@@ -204,12 +208,18 @@ pub enum Outcome {
 }
 
 /// The contents of `results.json`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// Rows read; results plus rejects.
     pub rows: u64,
     /// Rows in the rejects.
     pub rejects: u64,
+    /// Why they were rejected, by kinds of reasons.
+    #[serde(default)]
+    pub reject_reasons: Reasons,
+    /// The names of the results' columns, in their order; none if there are no results.
+    #[serde(default)]
+    pub columns: Vec<String>,
     /// Batches.
     pub batches: u64,
     /// Length of the results in bytes.
@@ -292,6 +302,8 @@ pub struct Welcome {
     pub next: u64,
     /// The first row of that batch.
     pub next_row: u64,
+    /// The cluster's generation: to an initializer, a new one, above all those before.
+    pub generation: u64,
     /// What job it is that stands here, if rows of it are durable.
     pub identity: Option<Identity>,
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail, ensure};
 use wire::door::{self, Visitor};
@@ -43,11 +43,16 @@ enum Event {
 
 impl Gathered {
     /// Waits at the control port until all processes have joined (or, if there was a cluster before, those that come back in time),
-    /// and tells them of each other. From then on, when one of them is lost before the work is done, this process leaves as well.
+    /// has their generation's number given by `generation`, and tells them of each other. From then on, when one of them is lost before the work is done, this process leaves as well.
     ///
     /// # Errors
     /// Not all processes in time, or somebody asks to shut down.
-    pub fn gather(settings: &Settings, listener: TcpListener, leaving: &Leaving) -> anyhow::Result<Self> {
+    pub fn gather(
+        settings: &Settings,
+        listener: TcpListener,
+        leaving: &Leaving,
+        generation: impl FnOnce() -> anyhow::Result<u64>,
+    ) -> anyhow::Result<Self> {
         let (happening, events) = channel();
         listen(listener, settings.token.clone(), happening.clone())?;
         let start = Instant::now();
@@ -297,12 +302,6 @@ fn list(membership: &Membership) -> String {
 fn refuse(link: &Link, reason: &anyhow::Error) {
     wire::say!("classifier: refused {}: {reason:#}", link.name);
     opening::refuse(&link.stream(), &Refusal::from(reason));
-}
-
-/// Clusters have growing generations, also over restarts of the initializer.
-fn generation() -> anyhow::Result<u64> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).context("this machine's clock is before 1970")?;
-    u64::try_from(now.as_millis()).context("this machine's clock is far in the future")
 }
 
 /// The members as another one can reach them: who listens at all addresses of its host is reached at the one that

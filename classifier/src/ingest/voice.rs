@@ -20,7 +20,11 @@ const DURABLE_PAUSE: Duration = Duration::from_millis(50);
 const WRITE_TIME: Duration = Duration::from_secs(5);
 
 /// The way back to a sender; says that the source is alive, once a second, until this is dropped.
-pub(super) struct Voice(Arc<Shared>);
+pub(super) struct Voice {
+    shared: Arc<Shared>,
+    /// The connection, to be closed while something is still being written to it.
+    stream: TcpStream,
+}
 
 struct Shared {
     state: Mutex<State>,
@@ -38,7 +42,8 @@ impl Voice {
     pub(super) fn new(stream: &TcpStream, durable: Arc<AtomicU64>) -> anyhow::Result<Self> {
         // While something is being said, whoever else wants to say something waits, and so do others behind it.
         net::limit_writes(stream, WRITE_TIME).context("preparing a connection")?;
-        let stream = stream.try_clone().context("splitting a connection")?;
+        let clone = || stream.try_clone().context("splitting a connection");
+        let (stream, closed) = (clone()?, clone()?);
         let shared =
             Arc::new(Shared { state: Mutex::new(State { stream, silent: false }), changed: Condvar::new() });
         let living = Arc::clone(&shared);
@@ -46,39 +51,39 @@ impl Voice {
             .name("sign of life".into())
             .spawn(move || living.live(&durable))
             .context("starting a thread")?;
-        Ok(Self(shared))
+        Ok(Self { shared, stream: closed })
     }
 
     /// Says something.
     pub(super) fn say(&self, answer: &SourceAnswer) -> anyhow::Result<()> {
-        opening::send_json(&self.0.state().stream, answer).context("answering the sender")
+        opening::send_json(&self.shared.state().stream, answer).context("answering the sender")
     }
 
     /// Says how the job ended; after it, nothing more is said.
     pub(super) fn conclude(&self, answer: &SourceAnswer) -> anyhow::Result<()> {
-        let mut state = self.0.state();
+        let mut state = self.shared.state();
         if state.silent {
             return Ok(());
         }
         state.silent = true;
-        self.0.changed.notify_all();
+        self.shared.changed.notify_all();
         opening::send_json(&state.stream, answer).context("telling the sender how the job ended")
     }
 
     /// Closes the connection, so that whoever reads from it ends.
     pub(super) fn hang_up(&self) {
-        let mut state = self.0.state();
-        state.silent = true;
-        self.0.changed.notify_all();
-        // One that is closed already is as good.
-        let _ = state.stream.shutdown(std::net::Shutdown::Both);
+        // Before anything is waited for: others wait behind the one that hangs up, and a peer that does not listen may keep what
+        // is being written to it for long. One that is closed already is as good.
+        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+        self.shared.state().silent = true;
+        self.shared.changed.notify_all();
     }
 }
 
 impl Drop for Voice {
     fn drop(&mut self) {
-        self.0.state().silent = true;
-        self.0.changed.notify_all();
+        self.shared.state().silent = true;
+        self.shared.changed.notify_all();
     }
 }
 

@@ -25,6 +25,7 @@ impl<W: Way> Job<W> {
             batches: next,
             bytes: result_bytes,
             held_bytes: state.held,
+            reject_reasons: state.reasons.clone(),
             sync: state.syncs.clone(),
             outcome: state.end.as_ref().and_then(outcome),
         })

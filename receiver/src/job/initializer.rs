@@ -37,9 +37,9 @@ impl<W: Way> Initializer<W> {
     }
 
     /// Tells the source what is new, if anything is and if it is time to.
-    pub(super) fn report(&mut self, next: u64, held: u64, now: bool) -> anyhow::Result<()> {
+    pub(super) fn report(&mut self, next: u64, held: u64, now: bool) {
         if !now && self.reported.elapsed() < REPORT_PAUSE {
-            return Ok(());
+            return;
         }
         let mut received = Vec::new();
         for (&worker, (count, told)) in &mut self.received {
@@ -49,10 +49,10 @@ impl<W: Way> Initializer<W> {
             }
         }
         if received.is_empty() && self.acknowledged == next {
-            return Ok(());
+            return;
         }
         self.acknowledged = next;
         self.reported = Instant::now();
-        self.way.tell(&FromReceiver::Acknowledgement(Acknowledgement { next, received, held }))
+        self.way.tell(FromReceiver::Acknowledgement(Acknowledgement { next, received, held }));
     }
 }

@@ -3,14 +3,16 @@
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, anyhow, bail, ensure};
 use sha2::{Digest, Sha256};
 use wire::files::{REJECTS_HEADER, ResultFiles};
 use wire::program::{read_if_there, sync_folder};
 use wire::results::Summary;
+use wire::schema::Schema;
 
-use super::{Finished, Hashes, Opened, Store, Syncer};
+use super::{Before, Finished, Hashes, NewSchema, Opened, Store, Syncer};
 use crate::checkpoint::{self, Checkpoint, Position, Saved, Slot};
 
 /// Opens a job's files: new ones, or those of a job that was interrupted, cut to its checkpoint. From then on, no other
@@ -81,7 +83,7 @@ fn create(paths: &ResultFiles, mut checkpoint: Checkpoint, instead: &str) -> any
         file.sync_all().with_context(|| format!("syncing {}", path.display()))?;
     }
     checkpoint.begin(&paths.results, &position)?;
-    pair(paths, Counted { results, rejects, hashes }, checkpoint, position)
+    pair(paths, Counted { results, rejects, hashes }, checkpoint, position, Before::default())
 }
 
 fn reopen(paths: &ResultFiles, mut checkpoint: Checkpoint, slots: &[Slot]) -> anyhow::Result<Opened> {
@@ -95,8 +97,9 @@ fn reopen(paths: &ResultFiles, mut checkpoint: Checkpoint, slots: &[Slot]) -> an
         file.set_len(length).with_context(context)?;
         file.seek(SeekFrom::Start(length)).with_context(context)?;
     }
-    go_on(paths, &mut checkpoint, slot)?;
-    pair(paths, counted, checkpoint, position)
+    let before = before(paths, &position)?;
+    go_on(paths, &mut checkpoint, slots, slot)?;
+    pair(paths, counted, checkpoint, position, before)
 }
 
 fn reopen_finished(
@@ -118,19 +121,50 @@ fn reopen_finished(
         paths.results.display(),
         to_start_anew(paths)
     );
-    go_on(paths, &mut checkpoint, slot)?;
+    go_on(paths, &mut checkpoint, slots, slot)?;
     // A receiver that was killed may have given the summary its name, and not made that durable.
     sync_folder(&paths.summary).context("syncing the folder of the results")?;
     Ok(Opened::Finished(summary, Finished { paths: paths.clone(), checkpoint, position, told: slot.told }))
 }
 
-fn go_on(paths: &ResultFiles, checkpoint: &mut Checkpoint, slot: &Slot) -> anyhow::Result<()> {
+/// Goes on from one of the slots, in a life after all that they tell of.
+fn go_on(
+    paths: &ResultFiles,
+    checkpoint: &mut Checkpoint,
+    slots: &[Slot],
+    slot: &Slot,
+) -> anyhow::Result<()> {
     let context = || format!("syncing the checkpoint {}", paths.checkpoint.display());
-    checkpoint.go_on_from(slot).with_context(context)
+    let life = slots.iter().map(|slot| slot.life).max().unwrap_or_default();
+    checkpoint.go_on_from(slot, life).with_context(context)
+}
+
+/// What earlier receivers have written up to a position.
+fn before(paths: &ResultFiles, position: &Position) -> anyhow::Result<Before> {
+    let schema = match read_if_there(&paths.schema)? {
+        Some(json) => serde_json::from_slice(&json).with_context(|| {
+            format!("understanding the schema of the results, {}", paths.schema.display())
+        })?,
+        None => Schema::default(),
+    };
+    ensure!(
+        position.columns == 0 || schema.0.len() == position.columns as usize,
+        "{} has {} columns, and the checkpoint counts results of {}; {}",
+        paths.schema.display(),
+        schema.0.len(),
+        position.columns,
+        to_start_anew(paths)
+    );
+    let context = || format!("reading {}", paths.rejects.display());
+    // Opened again, since a duplicate would be read where the other one writes.
+    let mut rejects = File::open(&paths.rejects).with_context(context)?;
+    let begin = REJECTS_HEADER.len() as u64;
+    rejects.seek(SeekFrom::Start(begin)).with_context(context)?;
+    Ok(Before { schema, rejects: Some(rejects.take(position.reject_bytes - begin)) })
 }
 
 fn to_start_anew(paths: &ResultFiles) -> String {
-    let ResultFiles { results, rejects, checkpoint, summary } = paths;
+    let ResultFiles { results, rejects, checkpoint, summary, .. } = paths;
     let [results, rejects, checkpoint, summary] =
         [results, rejects, checkpoint, summary].map(|path| path.display());
     format!(
@@ -219,7 +253,9 @@ fn pair(
     counted: Counted,
     checkpoint: Checkpoint,
     position: Position,
+    before: Before,
 ) -> anyhow::Result<Opened> {
+    let schema = NewSchema::default();
     let Counted { results, rejects, hashes } = counted;
     let syncer = Syncer {
         paths: paths.clone(),
@@ -227,7 +263,8 @@ fn pair(
         rejects: rejects.try_clone().context("duplicating a file")?,
         checkpoint,
         durable: position,
+        schema: Arc::clone(&schema),
     };
-    let store = Store { paths: paths.clone(), results, rejects, hashes, position };
-    Ok(Opened::ToWrite(Box::new(store), syncer))
+    let store = Store { paths: paths.clone(), results, rejects, hashes, position, schema };
+    Ok(Opened::ToWrite(Box::new(store), syncer, before))
 }

@@ -31,17 +31,17 @@ fn receiver() -> (TempDir, Program, String) {
     (folder, receiver, address)
 }
 
-/// A connection that the receiver has let in, or its refusal.
-fn let_in(address: &str, opening: &ResultsOpening) -> anyhow::Result<TcpStream> {
+/// A connection that the receiver has let in, and its generation; or the refusal.
+fn let_in(address: &str, opening: &ResultsOpening) -> anyhow::Result<(TcpStream, u64)> {
     let stream = TcpStream::connect(address).unwrap();
     opening::send(&stream, Some(&token()), opening).unwrap();
     let mut reader = FrameReader::new(stream.try_clone().unwrap(), "the receiver", DEFAULT_LIMIT);
-    opening::await_answer::<Welcome>(&mut reader, tests::PATIENCE)?;
-    Ok(stream)
+    let Welcome { generation, .. } = opening::await_answer(&mut reader, tests::PATIENCE)?;
+    Ok((stream, generation))
 }
 
-fn initializer(generation: u64) -> ResultsOpening {
-    ResultsOpening::Initializer { name: "i".into(), generation }
+fn initializer() -> ResultsOpening {
+    ResultsOpening::Initializer { name: "i".into() }
 }
 
 fn worker(generation: u64) -> ResultsOpening {
@@ -92,13 +92,28 @@ fn a_lie_about_batches_or_totals_fails_the_job() {
             "rows were lost or made up",
         ),
         (
+            said(|out| {
+                let schemas = [
+                    br#"[{"row":0,"columns":[["A",["text"]]]}]"#,
+                    br#"[{"row":0,"columns":[["B",["text"]]]}]"#,
+                ];
+                write(out, &[ResultBatch { schema: schemas[0], ..batch(0, 0) }]);
+                write(out, &[ResultBatch { schema: schemas[1], ..batch(1, 1) }]);
+            }),
+            "the results of rows 1 to 1 do not fit those before: they have the columns B",
+        ),
+        (
+            said(|out| write(out, &[ResultBatch { rejected: 1, ..batch(0, 0) }])),
+            "batch 0 says that it has 1 rejects, and has 0",
+        ),
+        (
             said(|out| results::write_identity(out, &Identity { settings: 1, header: 3 }).unwrap()),
             "of another job",
         ),
     ];
     for (lie, why) in lies {
         let (folder, mut receiver, address) = receiver();
-        let mut stream = let_in(&address, &initializer(1)).unwrap();
+        let (mut stream, _) = let_in(&address, &initializer()).unwrap();
         results::write_identity(&stream, &IDENTITY).unwrap();
         stream.write_all(&lie).unwrap();
         await_close(stream);
@@ -114,7 +129,7 @@ fn a_lie_that_is_no_message_ends_its_connection_only() {
     let totals = said(|out| results::write_totals(out, &Totals { rows: 0, batches: 0 }).unwrap());
     let mut cut = said(|out| results::write_batches(out, &[batch(0, 0)]).unwrap());
     // Longer results than there are.
-    cut[4 + 29..4 + 33].copy_from_slice(&[0xff; 4]);
+    cut[4 + 33..4 + 37].copy_from_slice(&[0xff; 4]);
     let in_a_frame = said(|out| frame::push(out, &noise(1000)));
     let lies = [
         (u32::MAX.to_be_bytes().to_vec(), "announced a frame of 4294967295 bytes"),
@@ -123,24 +138,27 @@ fn a_lie_that_is_no_message_ends_its_connection_only() {
         (cut, "batch 0 is shorter than it says"),
         (totals, "totals from a process that is not the initializer"),
     ];
-    let honest = let_in(&address, &initializer(5)).unwrap();
+    let (replaced, before) = let_in(&address, &initializer()).unwrap();
+    let (honest, generation) = let_in(&address, &initializer()).unwrap();
+    await_close(replaced);
     for (lie, why) in lies {
-        let mut stream = let_in(&address, &worker(5)).unwrap();
+        let (mut stream, _) = let_in(&address, &worker(generation)).unwrap();
         stream.write_all(&lie).unwrap();
         await_close(stream);
         receiver.await_output(why);
     }
     // What is announced has no memory before it comes.
-    let mut announcing: Vec<_> = (0..20).map(|_| let_in(&address, &worker(5)).unwrap()).collect();
+    let mut announcing: Vec<_> = (0..20).map(|_| let_in(&address, &worker(generation)).unwrap().0).collect();
     for stream in &mut announcing {
         stream.write_all(&(PEER_LIMIT as u32).to_be_bytes()).unwrap();
         stream.write_all(b"\x01and no more").unwrap();
     }
     let refused = |opening: &ResultsOpening| format!("{:#}", let_in(&address, opening).unwrap_err());
-    let said = refused(&worker(4));
-    assert!(said.contains("generation 4 of the cluster is over; generation 5 is at work"), "{said}");
-    let said = refused(&initializer(5));
-    assert!(said.contains("another initializer of generation 5 is connected"), "{said}");
+    let said = refused(&worker(before));
+    let over = format!("generation {before} of the cluster is over; generation {generation} is at work");
+    assert!(said.contains(&over), "{said}");
+    let said = refused(&worker(u64::MAX));
+    assert!(said.contains(&format!("there is no generation {} of the cluster", u64::MAX)), "{said}");
     let (memory, _) = tests::memory_kib(receiver.pid()).unwrap();
     assert!(memory < 64 << 10, "the receiver holds {memory} KiB");
     drop(announcing);

@@ -100,7 +100,7 @@ fn peers_at_the_receiver_whose_host_vanishes_are_given_up() {
     let address = receiver.address("results");
     // One that is written to ten times a second, one that is not written to, one that has said nothing.
     let _observer = client(&hosts, folder.path(), &address, r#"{"version":2,"role":"observer"}"#);
-    let worker = r#"{"version":2,"role":"worker","name":"w","generation":1}"#;
+    let worker = r#"{"version":2,"role":"initializer","name":"i"}"#;
     let _worker = client(&hosts, folder.path(), &address, worker);
     let (host, port) = address.rsplit_once(':').unwrap();
     let mut silent = hosts.on("b", "bash");

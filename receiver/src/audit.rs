@@ -1,0 +1,311 @@
+//! What results are held against before they are written, in row order: their columns, and how many rows may be rejected.
+//! Knows nothing of files; whatever order batches came in, it finds the same.
+
+use std::io::Read;
+
+use anyhow::{Context, anyhow, bail, ensure};
+use bytes::Bytes;
+use records::Reader;
+use wire::frame::PEER_LIMIT;
+use wire::rejects::{MostRejects, Reasons};
+use wire::results::ResultBatch;
+use wire::schema::{Part, Schema};
+
+/// What is known of a job's results up to a row.
+#[derive(Debug, Default)]
+pub struct Audit {
+    most: MostRejects,
+    rows: u64,
+    rejects: u64,
+    reasons: Reasons,
+    schema: Schema,
+    /// What the last batch said of its schema. The next one usually says the same.
+    said: Bytes,
+}
+
+impl Audit {
+    /// At the beginning of a job that may reject so many rows.
+    pub fn new(most: MostRejects) -> Self {
+        Self { most, ..Self::default() }
+    }
+
+    /// Of a job that is gone on with at row `rows`: its schema, and the rejects that are counted.
+    ///
+    /// # Errors
+    /// Rejects that cannot be read.
+    pub fn go_on(&mut self, rows: u64, schema: Schema, rejects: impl Read) -> anyhow::Result<()> {
+        self.schema = schema;
+        for reject in read(rejects) {
+            let (row, reason) = reject?;
+            self.count(row, &reason);
+        }
+        self.rows = rows;
+        Ok(())
+    }
+
+    /// The columns of the results.
+    pub fn schema(&self) -> &Schema {
+        &self.schema
+    }
+
+    /// Why rows were rejected.
+    pub fn reasons(&self) -> &Reasons {
+        &self.reasons
+    }
+
+    /// Takes in the next batch, before it is written; says whether the schema is another one now.
+    ///
+    /// # Errors
+    /// Results whose columns differ from those before them, which must not stand behind these.
+    pub fn admit(&mut self, batch: &ResultBatch) -> anyhow::Result<bool> {
+        if batch.schema.is_empty() || batch.schema == self.said {
+            return Ok(false);
+        }
+        let context = || format!("understanding the columns of batch {}", batch.number);
+        let parts: Vec<Part> = serde_json::from_slice(&batch.schema).with_context(context)?;
+        let mut schema = self.schema.clone();
+        for (i, part) in parts.iter().enumerate() {
+            let end = parts.get(i + 1).map_or(batch.rows, |next| next.row);
+            ensure!(part.row < end, "batch {} has a part without rows", batch.number);
+            if schema.0.is_empty() {
+                schema = part.columns.clone();
+                continue;
+            }
+            let rows = (batch.first_row + u64::from(part.row), batch.first_row + u64::from(end) - 1);
+            schema.extend(&part.columns).map_err(|difference| {
+                anyhow!(
+                    "the results of rows {} to {} do not fit those before: {difference}. A table has one set of columns, and a \
+                     row must be printed in the same way whatever other rows are in its batch; let the model return the same \
+                     columns for every batch, and strings where numbers or times may be missing",
+                    rows.0,
+                    rows.1
+                )
+            })?;
+        }
+        self.said = batch.schema.clone();
+        let is_new = schema != self.schema;
+        self.schema = schema;
+        Ok(is_new)
+    }
+
+    /// Counts the rejects of a batch, which is written.
+    ///
+    /// # Errors
+    /// More rejects than the job may have.
+    pub fn count_rejects(&mut self, batch: &ResultBatch) -> anyhow::Result<()> {
+        let end = batch.first_row + u64::from(batch.rows);
+        let mut rejected = 0;
+        // A reader has a buffer, which most batches need not have made.
+        let rejects = (!batch.rejects.is_empty()).then(|| read(&batch.rejects[..]));
+        for reject in rejects.into_iter().flatten() {
+            let (row, reason) = reject?;
+            self.pass(row)?;
+            self.count(row, &reason);
+            rejected += 1;
+            self.rows = row + 1;
+            self.check(row + 1)?;
+        }
+        ensure!(
+            rejected == batch.rejected,
+            "batch {} says that it has {} rejects, and has {rejected}",
+            batch.number,
+            batch.rejected
+        );
+        self.pass(end)?;
+        self.rows = end;
+        Ok(())
+    }
+
+    /// All rows are written.
+    ///
+    /// # Errors
+    /// A job without results, or with more rejects than it may have.
+    pub fn finish(&self) -> anyhow::Result<()> {
+        let Self { most, rows, rejects, reasons, .. } = self;
+        if *rows > 0 && rejects == rows {
+            bail!("all of the {rows} rows were rejected ({reasons}), so there are no results");
+        }
+        if most.are_too_many_in_all(*rejects, *rows) {
+            return Err(self.too_many(*rows));
+        }
+        Ok(())
+    }
+
+    /// Rows before this one have results, from the last that was counted on.
+    fn pass(&self, row: u64) -> anyhow::Result<()> {
+        let first = MostRejects::FIRST;
+        if self.rows < first && first <= row { self.check(first) } else { Ok(()) }
+    }
+
+    fn count(&mut self, row: u64, reason: &str) {
+        self.rejects += 1;
+        self.reasons.count(row, reason);
+    }
+
+    fn check(&self, rows: u64) -> anyhow::Result<()> {
+        if self.most.are_too_many(self.rejects, rows) { Err(self.too_many(rows)) } else { Ok(()) }
+    }
+
+    fn too_many(&self, rows: u64) -> anyhow::Error {
+        let Self { rejects, reasons, most, .. } = self;
+        match most {
+            MostRejects::NotAllOfTheFirst => anyhow!(
+                "the first {rows} rows were all rejected ({reasons}); if the other rows should be tried nevertheless, give \
+                 --max-rejects 100%"
+            ),
+            _ => anyhow!(
+                "{rejects} of the first {rows} rows were rejected ({reasons}), and --max-rejects allows {most}"
+            ),
+        }
+    }
+}
+
+/// The rejects as they are written: each one's row and reason.
+fn read(rejects: impl Read) -> impl Iterator<Item = anyhow::Result<(u64, String)>> {
+    let mut reader = Some(Reader::new(rejects, PEER_LIMIT));
+    std::iter::from_fn(move || {
+        let mut next = || -> anyhow::Result<Option<(u64, String)>> {
+            let Some(record) = reader.as_mut().map(Reader::next_record).transpose()?.flatten() else {
+                return Ok(None);
+            };
+            let mut values = records::split(record)?.into_iter();
+            let (row, reason) = (values.next().unwrap_or_default(), values.next().context("no reason")?);
+            let row = std::str::from_utf8(&row)?.parse()?;
+            Ok(Some((row, String::from_utf8_lossy(&reason).into_owned())))
+        };
+        let next = next().context("reading rejects").transpose();
+        if !matches!(next, Some(Ok(_))) {
+            reader = None;
+        }
+        next
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use wire::schema::{Column, encode_parts};
+
+    /// A batch of these rows, of which some are rejected, with this reason.
+    fn batch(first_row: u64, rejected: &[bool], reason: &str) -> ResultBatch {
+        let rejects = (first_row..).zip(rejected).filter(|(_, rejected)| **rejected);
+        let rejects: String =
+            rejects.map(|(row, _)| format!("{row},\"{reason}\",\"a \"\"record\nof two lines\"\n")).collect();
+        ResultBatch {
+            first_row,
+            rows: rejected.len() as u32,
+            rejected: rejected.iter().filter(|rejected| **rejected).count() as u32,
+            rejects: rejects.into(),
+            ..ResultBatch::default()
+        }
+    }
+
+    /// How a job of these rows ends, in batches of this size.
+    fn run(most: MostRejects, rejected: &[bool], chunk: usize) -> Result<Reasons, String> {
+        let mut audit = Audit::new(most);
+        for (i, rows) in rejected.chunks(chunk).enumerate() {
+            let batch = batch((i * chunk) as u64, rows, "bad");
+            audit.admit(&batch).and_then(|_| audit.count_rejects(&batch)).map_err(|e| e.to_string())?;
+        }
+        audit.finish().map_err(|e| e.to_string())?;
+        Ok(audit.reasons)
+    }
+
+    proptest! {
+        /// Whatever the batches, a job ends in the same way, at the same row; and also if it was broken off and gone on with.
+        #[test]
+        fn batches_make_no_difference(
+            rejected in prop::collection::vec(prop::bool::weighted(0.9), 0..60),
+            before in 0usize..1100, all_before: bool, chunk in 1usize..700, percent in 0u32..=100, rows in 0u64..1100,
+        ) {
+            let rejected = [vec![all_before; before], rejected].concat();
+            for most in [MostRejects::default(), MostRejects::Percent(f64::from(percent)), MostRejects::Rows(rows)] {
+                let whole = run(most, &rejected, usize::MAX);
+                prop_assert_eq!(&run(most, &rejected, chunk), &whole);
+                prop_assert_eq!(&run(most, &rejected, 1), &whole);
+                let (first, second) = rejected.split_at(chunk.min(rejected.len()));
+                let mut audit = Audit::new(most);
+                let all = batch(0, first, "bad");
+                if audit.count_rejects(&all).is_ok() {
+                    let mut again = Audit::new(most);
+                    again.go_on(first.len() as u64, Schema::default(), &all.rejects[..]).unwrap();
+                    let ends = again.count_rejects(&batch(first.len() as u64, second, "bad")).and_then(|()| again.finish());
+                    prop_assert_eq!(ends.map(|()| again.reasons).map_err(|e| e.to_string()), whole);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_job_without_results_fails_and_says_why() {
+        let error = run(MostRejects::default(), &[true; 5], 2).unwrap_err();
+        assert_eq!(error, "all of the 5 rows were rejected (5 as row 0: bad), so there are no results");
+        let error = run(MostRejects::default(), &[true; 5000], 7).unwrap_err();
+        assert!(error.starts_with("the first 1000 rows were all rejected (1000 as row 0: bad)"), "{error}");
+        let error = run(MostRejects::Percent(100.0), &[true; 5000], 7).unwrap_err();
+        assert!(error.starts_with("all of the 5000 rows were rejected"), "{error}");
+        assert!(run(MostRejects::default(), &[], 1).is_ok());
+    }
+
+    #[test]
+    fn a_budget_names_the_row_that_breaks_it() {
+        let rejected: Vec<_> = (0..3000).map(|row| row % 100 == 7).collect();
+        let error = run(MostRejects::Rows(12), &rejected, 1000).unwrap_err();
+        assert!(error.starts_with("13 of the first 1208 rows were rejected"), "{error}");
+        assert!(error.ends_with("and --max-rejects allows 12"), "{error}");
+        assert!(run(MostRejects::Percent(1.1), &rejected, 10).is_ok());
+        assert!(
+            run(MostRejects::Percent(0.9), &rejected, 10)
+                .unwrap_err()
+                .starts_with("10 of the first 1000 rows")
+        );
+        // Of fewer rows, only in the end.
+        assert!(
+            run(MostRejects::Percent(1.0), &rejected[..8], 1)
+                .unwrap_err()
+                .starts_with("1 of the first 8 rows")
+        );
+    }
+
+    fn with_schema(first_row: u64, parts: &[(u32, &[(&str, &str)])]) -> ResultBatch {
+        let json = parts.iter().map(|(row, columns)| {
+            let columns = columns.iter().map(|&(name, kind)| Column::new(name, kind)).collect();
+            (*row, serde_json::to_string(&Schema(columns)).unwrap())
+        });
+        let json: Vec<_> = json.collect();
+        let schema = encode_parts(json.iter().map(|(row, json)| (*row, json.as_str()))).into();
+        ResultBatch { first_row, rows: 10, schema, ..ResultBatch::default() }
+    }
+
+    #[test]
+    fn results_have_one_schema() {
+        let (text, number) = (("A", "text"), ("B", "integer"));
+        let mut audit = Audit::default();
+        assert!(audit.admit(&with_schema(0, &[(0, &[text, number])])).unwrap());
+        assert!(!audit.admit(&with_schema(10, &[(0, &[text, number])])).unwrap());
+        assert!(!audit.admit(&ResultBatch { rows: 10, ..ResultBatch::default() }).unwrap());
+        let error = audit.admit(&with_schema(20, &[(0, &[text, ("B", "decimal")])])).unwrap_err().to_string();
+        assert!(
+            error.starts_with("the results of rows 20 to 29 do not fit those before: their column B"),
+            "{error}"
+        );
+        let error = audit.admit(&with_schema(20, &[(0, &[number, text])])).unwrap_err().to_string();
+        assert!(error.contains("they have the columns B, A, and results before them have A, B"), "{error}");
+        // Also inside a batch whose rows were classified in parts.
+        let parts: [(u32, &[(&str, &str)]); 3] = [(0, &[text, number]), (4, &[text]), (6, &[text, number])];
+        let error = audit.admit(&with_schema(30, &parts)).unwrap_err().to_string();
+        assert!(error.starts_with("the results of rows 34 to 35 do not fit"), "{error}");
+    }
+
+    #[test]
+    fn a_batch_that_lies_about_its_rejects_or_columns_is_an_error() {
+        let mut audit = Audit::default();
+        let lie = ResultBatch { rejected: 2, ..batch(0, &[true, false, false], "bad") };
+        assert!(audit.count_rejects(&lie).unwrap_err().to_string().contains("has 2 rejects, and has 1"));
+        let noise = ResultBatch { rejects: "x,y,z\n".into(), rows: 1, rejected: 1, ..ResultBatch::default() };
+        assert!(audit.count_rejects(&noise).is_err());
+        let noise = ResultBatch { schema: "[".into(), ..ResultBatch::default() };
+        assert!(audit.admit(&noise).is_err());
+    }
+}

@@ -1,0 +1,93 @@
+//! What is told to a classifier process. It is written by a thread of its own, since a process may be slow to take it, and nobody
+//! who has something to tell waits for that.
+
+use std::net::{Shutdown, TcpStream};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use anyhow::Context;
+use wire::results::{FromReceiver, Welcome};
+use wire::{net, opening};
+
+use crate::job::Way;
+
+/// How long a process may take for what it is told. It comes seldom and is short; if even that does not go, the process is not
+/// there any more.
+const WRITE_TIME: Duration = Duration::from_secs(5);
+
+/// The way to a classifier process over TCP.
+#[derive(Debug)]
+pub struct Outbox {
+    messages: Sender<Message>,
+    stream: TcpStream,
+}
+
+#[derive(Debug)]
+enum Message {
+    Welcome(Welcome),
+    Later(FromReceiver),
+}
+
+impl Outbox {
+    /// Writes to this connection; `told` is called when the job's outcome has been written.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn start(
+        stream: &TcpStream,
+        name: String,
+        told: impl FnOnce() + Send + 'static,
+    ) -> anyhow::Result<Self> {
+        net::limit_writes(stream, WRITE_TIME)?;
+        let context = "splitting a connection";
+        let (stream, out) = (stream.try_clone().context(context)?, stream.try_clone().context(context)?);
+        let (messages, to_write) = channel();
+        let write = move || {
+            if let Err(error) = write(&out, &to_write, told) {
+                wire::say!("receiver: telling {name}: {error:#}; its connection is closed");
+                // The thread that reads from it sees that, and cleans up.
+                let _ = out.shutdown(Shutdown::Both);
+            }
+        };
+        std::thread::Builder::new().name("outbox".into()).spawn(write).context("starting a thread")?;
+        Ok(Self { messages, stream })
+    }
+
+    fn put(&self, message: Message) {
+        // If nobody writes it any more, the connection is closed.
+        let _ = self.messages.send(message);
+    }
+}
+
+fn write(stream: &TcpStream, messages: &Receiver<Message>, told: impl FnOnce()) -> anyhow::Result<()> {
+    let mut told = Some(told);
+    while let Ok(message) = messages.recv() {
+        match message {
+            Message::Welcome(welcome) => opening::send_json(stream, &welcome)?,
+            Message::Later(message) => {
+                message.write(stream)?;
+                if matches!(message, FromReceiver::Outcome(_))
+                    && let Some(told) = told.take()
+                {
+                    told();
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Way for Outbox {
+    fn welcome(&self, welcome: Welcome) {
+        self.put(Message::Welcome(welcome));
+    }
+
+    fn tell(&self, message: FromReceiver) {
+        self.put(Message::Later(message));
+    }
+
+    fn close(&self) {
+        // One that is closed already is as good.
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+}

@@ -1,0 +1,131 @@
+//! Early batches that find no room in memory, in a file without a name: what a window expands to may be much.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use bytes::Bytes;
+use wire::program::remove_if_there;
+use wire::results::ResultBatch;
+
+use crate::order::Away;
+
+/// Where early batches are put away.
+#[derive(Debug)]
+pub struct Shelf {
+    results: PathBuf,
+    file: Option<File>,
+    /// Where the next batch goes, and how many are there.
+    end: u64,
+    batches: usize,
+}
+
+/// A batch that was put away, without its bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stub {
+    /// All but the bytes.
+    pub batch: ResultBatch,
+    /// Where they begin, and how long schema, results and rejects are.
+    place: (u64, [usize; 3]),
+}
+
+impl Stub {
+    /// How many bytes the batch has.
+    pub fn size(&self) -> usize {
+        self.place.1.iter().sum()
+    }
+}
+
+impl Away for Shelf {
+    fn put(&mut self, batch: ResultBatch) -> anyhow::Result<Stub> {
+        let context = || format!("putting early results away beside {}", self.results.display());
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => unnamed(&self.results.with_extension("early")).with_context(context)?,
+        };
+        let parts = [&batch.schema, &batch.results, &batch.rejects];
+        let mut at = self.end;
+        for part in parts {
+            file.write_all_at(part, at).with_context(context)?;
+            at += part.len() as u64;
+        }
+        let place = (self.end, parts.map(Bytes::len));
+        (self.file, self.end, self.batches) = (Some(file), at, self.batches + 1);
+        let none = Bytes::new;
+        Ok(Stub { batch: ResultBatch { schema: none(), results: none(), rejects: none(), ..batch }, place })
+    }
+
+    fn forget(&mut self, batches: usize) -> anyhow::Result<()> {
+        self.batches -= batches;
+        if self.batches == 0
+            && let Some(file) = &self.file
+        {
+            self.end = 0;
+            let context = || format!("giving back room beside {}", self.results.display());
+            file.set_len(0).with_context(context)?;
+        }
+        Ok(())
+    }
+}
+
+impl Shelf {
+    /// Beside these results. The file is made when it is first needed.
+    pub fn new(results: &Path) -> Self {
+        Self { results: results.to_owned(), file: None, end: 0, batches: 0 }
+    }
+
+    /// Takes a batch back.
+    ///
+    /// # Errors
+    /// Those of the file system; names the folder.
+    pub fn take(&mut self, stub: Stub) -> anyhow::Result<ResultBatch> {
+        let Stub { batch, place: (at, lengths) } = stub;
+        let context =
+            || format!("reading early results that were put away beside {}", self.results.display());
+        let mut bytes = vec![0; lengths.iter().sum()];
+        let file = self.file.as_ref().with_context(context)?;
+        file.read_exact_at(&mut bytes, at).with_context(context)?;
+        self.forget(1)?;
+        let mut bytes = Bytes::from(bytes);
+        let [schema, results, rejects] = lengths.map(|length| bytes.split_to(length));
+        Ok(ResultBatch { schema, results, rejects, ..batch })
+    }
+}
+
+/// A file that is gone when it is closed, however this process ends.
+fn unnamed(path: &Path) -> anyhow::Result<File> {
+    // One is left if a receiver dies in between.
+    remove_if_there(path)?;
+    let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
+    std::fs::remove_file(path)?;
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_come_back_and_their_room_does_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut shelf = Shelf::new(&dir.path().join("results.log"));
+        let batch = |number: u64| ResultBatch {
+            number,
+            rows: 3,
+            schema: "[]".into(),
+            results: number.to_string().repeat(1000).into(),
+            rejects: "0,a,b\n".into(),
+            ..ResultBatch::default()
+        };
+        let stubs: Vec<_> = (0..5).map(|number| shelf.put(batch(number)).unwrap()).collect();
+        assert_eq!(stubs[3].size(), batch(3).size());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "the file has no name");
+        for stub in stubs.into_iter().skip(1).rev() {
+            let number = stub.batch.number;
+            assert_eq!(shelf.take(stub).unwrap(), batch(number));
+        }
+        shelf.forget(1).unwrap();
+        assert_eq!(shelf.file.as_ref().unwrap().metadata().unwrap().len(), 0);
+    }
+}
