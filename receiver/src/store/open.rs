@@ -89,6 +89,7 @@ fn create(paths: &ResultFiles, mut checkpoint: Checkpoint, instead: &str) -> any
 fn reopen(paths: &ResultFiles, mut checkpoint: Checkpoint, slots: &[Slot]) -> anyhow::Result<Opened> {
     let (slot, mut counted) = newest_true(paths, slots)?;
     let position = slot.position;
+    let before = before(paths, &position)?;
     for (file, length, path) in [
         (&mut counted.results, position.result_bytes, &paths.results),
         (&mut counted.rejects, position.reject_bytes, &paths.rejects),
@@ -97,7 +98,6 @@ fn reopen(paths: &ResultFiles, mut checkpoint: Checkpoint, slots: &[Slot]) -> an
         file.set_len(length).with_context(context)?;
         file.seek(SeekFrom::Start(length)).with_context(context)?;
     }
-    let before = before(paths, &position)?;
     go_on(paths, &mut checkpoint, slots, slot)?;
     pair(paths, counted, checkpoint, position, before)
 }
@@ -158,9 +158,10 @@ fn before(paths: &ResultFiles, position: &Position) -> anyhow::Result<Before> {
     let context = || format!("reading {}", paths.rejects.display());
     // Opened again, since a duplicate would be read where the other one writes.
     let mut rejects = File::open(&paths.rejects).with_context(context)?;
-    let begin = REJECTS_HEADER.len() as u64;
-    rejects.seek(SeekFrom::Start(begin)).with_context(context)?;
-    Ok(Before { schema, rejects: Some(rejects.take(position.reject_bytes - begin)) })
+    let mut header = [0; REJECTS_HEADER.len()];
+    rejects.read_exact(&mut header).with_context(context)?;
+    let rejects = rejects.take(position.reject_bytes - header.len() as u64);
+    Ok(Before { schema, rejects: Some(rejects) })
 }
 
 fn to_start_anew(paths: &ResultFiles) -> String {

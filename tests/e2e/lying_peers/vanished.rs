@@ -100,8 +100,8 @@ fn peers_at_the_receiver_whose_host_vanishes_are_given_up() {
     let address = receiver.address("results");
     // One that is written to ten times a second, one that is not written to, one that has said nothing.
     let _observer = client(&hosts, folder.path(), &address, r#"{"version":2,"role":"observer"}"#);
-    let worker = r#"{"version":2,"role":"initializer","name":"i"}"#;
-    let _worker = client(&hosts, folder.path(), &address, worker);
+    let process = r#"{"version":2,"role":"initializer","name":"w"}"#;
+    let _worker = client(&hosts, folder.path(), &address, process);
     let (host, port) = address.rsplit_once(':').unwrap();
     let mut silent = hosts.on("b", "bash");
     silent.args(["-c", &format!("exec 3<>/dev/tcp/{host}/{port}; echo open; exec sleep 1000")]);
