@@ -50,6 +50,7 @@ function drawAll() {
   const { job } = view.live;
   drawVerdict(job);
   drawProgress(job);
+  drawRejects(job);
   drawRates();
   drawStages(job);
   drawComputations(view.live.computations);
@@ -92,6 +93,7 @@ function drawSummary(summary) {
     'from the first results to the last': `${summary.seconds.toFixed(2)} s`,
     'rows a second': format.rate(summary.rows / Math.max(1e-3, summary.seconds)),
     'results': format.bytes(summary.bytes),
+    'columns': summary.columns.join(', ') || 'none',
     'SHA-256': summary.sha256,
     'ended': summary.ended,
   };
@@ -110,6 +112,12 @@ function drawProgress(job) {
   const { estimate } = job;
   const [low, high] = estimate ? [format.clock(estimate.low_seconds), format.clock(estimate.high_seconds)] : [];
   setText('estimate', estimate ? `Done in ${low === high ? low : `${low} to ${high}`}.` : '');
+}
+
+function drawRejects(job) {
+  const reasons = [...job.reject_reasons].sort((a, b) => b.rows - a.rows);
+  byId('rejects-section').hidden = reasons.length === 0;
+  drawTable(byId('rejects'), 'Why rows were rejected, by kinds of reasons; … stands for what differs', REJECT_COLUMNS, reasons, null);
 }
 
 function drawRates() {

@@ -59,6 +59,13 @@ const STAGE_COLUMNS = [
   { name: 'back-pressured', number: true, show: stage => format.percent(stage.back_pressured) },
 ];
 
+const REJECT_COLUMNS = [
+  { name: 'reason', show: reason => reason.kind },
+  { name: 'rows', number: true, show: reason => format.count(reason.rows) },
+  { name: 'first row', number: true, show: reason => format.count(reason.first_row) },
+  { name: 'its reason', show: reason => reason.example },
+];
+
 const WORKER_COLUMNS = [
   {
     name: 'worker', key: w => w.name,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 use telemetry::durations::Durations;
 use telemetry::report::{JobOutcome, WorkerCounts};
+use wire::rejects::Reasons;
 use wire::results::Summary;
 
 use crate::model::{Model, Rows, State};
@@ -45,6 +46,8 @@ pub struct JobView {
     pub bottleneck: Option<Bottleneck>,
     /// Why it has failed.
     pub failure: Option<String>,
+    /// Why rows were rejected, by kinds of reasons, in the order in which they came first.
+    pub reject_reasons: Reasons,
     /// What it has brought.
     pub summary: Option<Summary>,
 }
@@ -82,6 +85,7 @@ pub fn job(model: &Model, now: Duration) -> JobView {
         stages: verdict::stages(model, now),
         bottleneck: verdict::bottleneck(model, now),
         failure: model.failure().map(str::to_owned),
+        reject_reasons: receiver.map(|receiver| receiver.reject_reasons.clone()).unwrap_or_default(),
         summary,
     }
 }

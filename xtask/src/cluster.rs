@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use wire::ports;
+use wire::rejects::MostRejects;
 use wire::token::Token;
 
 use crate::host::{Host, arg};
@@ -55,6 +56,8 @@ pub(crate) struct Job {
     pub(crate) token: Token,
     /// The file that has the token.
     pub(crate) token_file: PathBuf,
+    /// How many rows may be rejected, if the user says so.
+    pub(crate) max_rejects: Option<MostRejects>,
     /// When the hosts end by themselves, if they do.
     pub(crate) lifetime: Option<Lifetime>,
 }
@@ -179,6 +182,9 @@ fn start_receiver<'a>(
     args.extend(["--output".into(), arg(&job.results)]);
     if let Some(archive) = &job.archive {
         args.extend(["--archive".into(), arg(archive)]);
+    }
+    if let Some(most) = job.max_rejects {
+        args.extend(["--max-rejects".into(), most.to_string()]);
     }
     args.extend(token_args(job));
     args.extend(report_args(hub, metrics));

@@ -37,16 +37,40 @@ pub(crate) fn count(n: u64) -> String {
     HumanCount(n).to_string()
 }
 
+/// A number of rows, in words.
+fn rows(n: u64) -> String {
+    format!("{} {}", count(n), if n == 1 { "row" } else { "rows" })
+}
+
 /// A size in bytes, for people.
 pub(crate) fn bytes(n: u64) -> String {
     HumanBytes(n).to_string()
 }
+
+/// Of how many kinds of reasons for rejects the summary tells.
+const MOST_REASONS: usize = 5;
 
 /// Prints what a job has brought, and how long it took.
 pub(crate) fn summary(summary: &Summary, whole: Duration) {
     data(&format!("rows in    {}", count(summary.rows)));
     data(&format!("rows out   {}", count(summary.rows - summary.rejects)));
     data(&format!("rejected   {}", count(summary.rejects)));
+    let reasons = summary.reject_reasons.by_rows();
+    for reason in reasons.iter().take(MOST_REASONS) {
+        let example = match reason.example == reason.kind {
+            true => String::new(),
+            false => format!(": {}", reason.example),
+        };
+        data(&format!(
+            "           {}, {} (first row {}{example})",
+            reason.kind,
+            rows(reason.rows),
+            reason.first_row
+        ));
+    }
+    if reasons.len() > MOST_REASONS {
+        data(&format!("           and {} more kinds of reasons", reasons.len() - MOST_REASONS));
+    }
     data(&format!(
         "seconds    {:.2} from the first results to the last ({:.2} for the whole command)",
         summary.seconds,

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use wire::rejects::MostRejects;
+
 use crate::host::arg;
 
 /// How many rows are made up when nobody says how many.
@@ -30,6 +32,16 @@ impl RowArgs {
     pub(crate) fn lines(&self) -> u64 {
         self.input_lines.or(self.input_size).unwrap_or(DEFAULT_LINES)
     }
+}
+
+/// How many rows may fail.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Rows")]
+pub(crate) struct RejectArgs {
+    /// How many rows may be rejected until the job fails: N, or P%, which is seen from 1,000 rows on [default: not all of the
+    /// first 1,000]
+    #[arg(long, value_name = "N|P%")]
+    pub(crate) max_rejects: Option<MostRejects>,
 }
 
 /// How the box is used.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::builder::BoolishValueParser;
 
-use super::job_args::{BoxArgs, RowArgs};
+use super::job_args::{BoxArgs, RejectArgs, RowArgs};
 
 mod dispatch;
 
@@ -198,6 +198,8 @@ pub(crate) struct RunCluster {
 pub(crate) struct JobArgs {
     #[command(flatten)]
     pub(crate) rows: RowArgs,
+    #[command(flatten)]
+    pub(crate) rejects: RejectArgs,
     #[command(flatten)]
     pub(crate) black_box: BoxArgs,
     /// Worker threads on each machine

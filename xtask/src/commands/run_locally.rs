@@ -13,7 +13,7 @@ use wire::files::{ARCHIVE, REPORT, ResultFiles};
 use wire::program::remove_if_there;
 use wire::results::Summary;
 
-use super::job_args::{BoxArgs, RowArgs};
+use super::job_args::{BoxArgs, RejectArgs, RowArgs};
 use crate::cluster::{self, Hosts, Hub, Input, Job};
 use crate::host::local::Local;
 use crate::host::{Host, Launch, arg};
@@ -34,6 +34,8 @@ const LAST_LINES: usize = 20;
 pub(crate) struct Args {
     #[command(flatten)]
     rows: RowArgs,
+    #[command(flatten)]
+    rejects: RejectArgs,
     #[command(flatten)]
     black_box: BoxArgs,
     #[command(flatten)]
@@ -169,6 +171,7 @@ fn run_until_done(args: &Args, start: Instant) -> anyhow::Result<ExitCode> {
         run_folder,
         token,
         token_file: token_file.clone(),
+        max_rejects: args.rejects.max_rejects,
         lifetime: None,
     };
     let hosts = Hosts { metrics: &host, classifiers: vec![&host as &dyn Host; processes] };

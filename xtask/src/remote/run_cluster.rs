@@ -80,6 +80,9 @@ pub(super) struct Description {
     box_args: Vec<String>,
     /// Worker threads on each machine.
     workers: usize,
+    /// How many rows may be rejected, as the user says it.
+    #[serde(default)]
+    max_rejects: Option<String>,
     /// The content hashes of application and packages: others may give other results.
     app: String,
     packages: Option<String>,
@@ -136,7 +139,10 @@ fn run_until_done(args: &RunCluster, start: Instant, is_started: &mut bool) -> a
         }
         host.tell(&write("run/token", token.secret()), SHORT)
     }))?;
-    let Description { input, classifier, box_args, workers, .. } = description;
+    let Description { input, classifier, box_args, workers, max_rejects, .. } = description;
+    // It decides no result, so a job that is gone on with may have another one.
+    let said = max_rejects.map(|most| most.parse().map_err(anyhow::Error::msg)).transpose()?;
+    let max_rejects = args.job.rejects.max_rejects.or(said);
     ui::note(&format!(
         "{}{}, on {} workers ({} machines of {workers}), through {classifier}",
         if args.resume { "going on with " } else { "" },
@@ -154,6 +160,7 @@ fn run_until_done(args: &RunCluster, start: Instant, is_started: &mut bool) -> a
         run_folder: "run".into(),
         token,
         token_file: "run/token".into(),
+        max_rejects,
         lifetime,
     };
     if is_done {
@@ -249,7 +256,9 @@ fn describe_new(
     check_box(initializer, &box_args)?;
     let input = input(args, metrics)?;
     let (app, packages) = (inventory.app.clone(), inventory.packages.clone());
-    Ok(Description { input, classifier, box_args, workers: usize::from(args.job.workers), app, packages })
+    let max_rejects = args.job.rejects.max_rejects.map(|most| most.to_string());
+    let workers = usize::from(args.job.workers);
+    Ok(Description { input, classifier, box_args, workers, max_rejects, app, packages })
 }
 
 /// The last job, from the metrics host; and whether it is done but for the packing of its results.
