@@ -18,6 +18,8 @@ pub struct Setup {
     pub workers: usize,
     /// Further arguments for the classifiers.
     pub args: Vec<String>,
+    /// Further arguments for the receiver.
+    pub receiver_args: Vec<String>,
     /// The job's token, if it has one.
     pub token: Option<String>,
     /// A shell script that starts the receiver in a mount namespace of its own: its `$0` is a folder for the results,
@@ -35,6 +37,7 @@ impl Default for Setup {
             processes: 1,
             workers: 2,
             args: Vec::new(),
+            receiver_args: Vec::new(),
             token: None,
             receiver_in: None,
             python_path: None,
@@ -88,6 +91,18 @@ pub fn read_results(log: &Path) -> Results {
 }
 
 impl Setup {
+    /// With this pandas function of the module `model`, which is written to `folder`.
+    pub fn python(folder: &Path, code: &str) -> Self {
+        std::fs::write(folder.join("model.py"), code).unwrap();
+        let python = crate::python();
+        Self { python_path: Some(folder.to_owned()), ..Self::default() }.args([
+            "--python",
+            python.to_str().unwrap(),
+            "--classifier",
+            "python:model",
+        ])
+    }
+
     /// Further arguments for the classifiers.
     pub fn args<const N: usize>(mut self, args: [&str; N]) -> Self {
         self.args.extend(args.map(str::to_owned));
@@ -114,6 +129,7 @@ impl Setup {
         let mut args = ["--framed", "--listen", "127.0.0.1:0", "--output"].map(str::to_owned).to_vec();
         args.push(path(if self.receiver_in.is_some() { "mount/results.log" } else { "results.log" }));
         args.extend(shared.clone());
+        args.extend(self.receiver_args.clone());
         let mut command = match self.receiver_in {
             None => Command::new(program_path("receiver")),
             Some(script) => {
