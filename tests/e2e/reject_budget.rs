@@ -7,7 +7,7 @@ use tests::program::Program;
 
 /// Rows of which each `every`th has a value too many, from row `first` on.
 fn input(folder: &Path, rows: usize, first: usize, every: usize) -> String {
-    let row = |i| {
+    let row = |i: usize| {
         if i >= first && (i - first).is_multiple_of(every) {
             format!("{i},a,b\n")
         } else {
