@@ -183,3 +183,30 @@ fn with_a_token_the_page_is_behind_a_login() {
     browser.click("button");
     browser.eventually("the page", |browser| (browser.text("#state") == "Waiting").then_some(()));
 }
+
+#[test]
+fn rejects_are_shown_by_kinds_of_reasons_where_there_are_some() {
+    let Some(browser) = Browser::start("rejects_are_shown_by_kinds_of_reasons_where_there_are_some") else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let report = |name: &str, csv: &str| {
+        let path = |what: &str| folder.path().join(format!("{name}{what}"));
+        std::fs::write(path(".csv"), csv).unwrap();
+        let mut command = Command::new(tests::program_path("xtask"));
+        command.env("CARGO_MANIFEST_DIR", tests::root().join("xtask"));
+        command.args(["run-locally", "--classifier", "native", "--input"]).arg(path(".csv"));
+        command.arg("--output").arg(path("")).arg("--log").arg(path("-log"));
+        Program::start_command("xtask", folder.path(), command).success();
+        format!("file://{}", path("/report.html").display())
+    };
+    browser.open(&report("bad", "A,B\n1,2\n1\n\n1,2,3\n1\n"));
+    assert_eq!(browser.texts("#rejects tbody th"), ["… values; the header has …", "an empty record"]);
+    let shown = ["3", "1", "1 values; the header has 2", "1", "2", "an empty record"];
+    assert_eq!(browser.texts("#rejects tbody td"), shown);
+    assert!(browser.text("#summary").contains("A, B, CLASSIFICATION"), "{}", browser.text("#summary"));
+    assert_eq!(browser.barriers(), Vec::<String>::new());
+    browser.open(&report("good", "A,B\n1,2\n"));
+    assert_eq!(browser.run("return document.getElementById('rejects-section').hidden;"), true);
+    assert_eq!(browser.barriers(), Vec::<String>::new());
+}

@@ -143,7 +143,7 @@ fn the_hub_tells_why_rows_are_rejected_and_so_does_its_report() {
     job.success();
     let said = job.output();
     assert!(
-        said.contains("… values; the header has …, 500 rows (first row 1: 3 values; the header has 2)"),
+        said.contains("500 rows: … values; the header has … (row 1: 3 values; the header has 2)"),
         "{said}"
     );
     let report = std::fs::read(folder.path().join("output/report.json")).unwrap();

@@ -62,9 +62,9 @@ pub(crate) fn summary(summary: &Summary, whole: Duration) {
             false => format!(": {}", reason.example),
         };
         data(&format!(
-            "           {}, {} (first row {}{example})",
-            reason.kind,
+            "           {}: {} (row {}{example})",
             rows(reason.rows),
+            reason.kind,
             reason.first_row
         ));
     }

@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use supervisor::protocol::{Reply, Request, Status};
 use wire::checkpoint::{Position, slots};
 use wire::files::ResultFiles;
+use wire::schema::Schema;
 
 use super::pack::{Entry, Packer};
 use super::{OUTPUT, fetch_whole};
@@ -47,6 +48,8 @@ struct PartialSummary<'a> {
     /// Rows of the whole job, where that is known.
     rows_in_all: Option<u64>,
     rejects: u64,
+    /// The names of the results' columns, as far as they are known.
+    columns: Vec<String>,
     batches: u64,
     /// Bytes of results in the archive, and in the complete batches. When the time was over, the archive has fewer: they end
     /// with a line, and are fewer rows than `rows`.
@@ -85,7 +88,9 @@ pub(super) fn fetch(
         let advice = if step::hosts_go() { "" } else { "; start one with: cargo xtask run-cluster" };
         bail!("{} has nothing of a job: no batch is complete{advice}", host.entry().name);
     };
-    // Both only explain the results, so a failure to learn them must not cost the results.
+    // These only explain the results, so a failure to learn them must not cost the results.
+    let schema = fetch_whole(&host, &files.schema).ok().flatten();
+    let schema: Option<Schema> = schema.and_then(|json| serde_json::from_slice(&json).ok());
     let rows_in_all = recall_if_there(&host).ok().flatten().and_then(|job| job.input.rows());
     let receiver = match receiver_runs_for(status) {
         Some(_) if !args.end_job => Some("running".to_owned()),
@@ -112,6 +117,7 @@ pub(super) fn fetch(
         rows: position.next_row,
         rows_in_all,
         rejects: position.rejects,
+        columns: schema.iter().flat_map(Schema::names).map(str::to_owned).collect(),
         batches: position.next,
         bytes: results.length,
         complete_bytes: position.result_bytes,
