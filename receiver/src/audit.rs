@@ -4,12 +4,11 @@
 use std::io::Read;
 
 use anyhow::{Context, anyhow, bail, ensure};
-use bytes::Bytes;
 use records::Reader;
 use wire::frame::PEER_LIMIT;
 use wire::rejects::{MostRejects, Reasons};
 use wire::results::ResultBatch;
-use wire::schema::{Part, Schema};
+use wire::schema::{Schema, Table};
 
 /// What is known of a job's results up to a row.
 #[derive(Debug, Default)]
@@ -18,9 +17,7 @@ pub struct Audit {
     rows: u64,
     rejects: u64,
     reasons: Reasons,
-    schema: Schema,
-    /// What the last batch said of its schema. The next one usually says the same.
-    said: Bytes,
+    table: Table,
 }
 
 impl Audit {
@@ -34,7 +31,7 @@ impl Audit {
     /// # Errors
     /// Rejects that cannot be read.
     pub fn go_on(&mut self, rows: u64, schema: Schema, rejects: impl Read) -> anyhow::Result<()> {
-        self.schema = schema;
+        self.table = Table::new(schema);
         for reject in read(rejects) {
             let (row, reason) = reject?;
             self.count(row, &reason);
@@ -45,7 +42,7 @@ impl Audit {
 
     /// The columns of the results.
     pub fn schema(&self) -> &Schema {
-        &self.schema
+        self.table.schema()
     }
 
     /// Why rows were rejected.
@@ -58,34 +55,7 @@ impl Audit {
     /// # Errors
     /// Results whose columns differ from those before them, which must not stand behind these.
     pub fn admit(&mut self, batch: &ResultBatch) -> anyhow::Result<bool> {
-        if batch.schema.is_empty() || batch.schema == self.said {
-            return Ok(false);
-        }
-        let context = || format!("understanding the columns of batch {}", batch.number);
-        let parts: Vec<Part> = serde_json::from_slice(&batch.schema).with_context(context)?;
-        let mut schema = self.schema.clone();
-        for (i, part) in parts.iter().enumerate() {
-            let end = parts.get(i + 1).map_or(batch.rows, |next| next.row);
-            ensure!(part.row < end, "batch {} has a part without rows", batch.number);
-            if schema.0.is_empty() {
-                schema = part.columns.clone();
-                continue;
-            }
-            let rows = (batch.first_row + u64::from(part.row), batch.first_row + u64::from(end) - 1);
-            schema.extend(&part.columns).map_err(|difference| {
-                anyhow!(
-                    "the results of rows {} to {} do not fit those before: {difference}. A table has one set of columns, and a \
-                     row must be printed in the same way whatever other rows are in its batch; let the model return the same \
-                     columns for every batch, and strings where numbers or times may be missing",
-                    rows.0,
-                    rows.1
-                )
-            })?;
-        }
-        self.said = batch.schema.clone();
-        let is_new = schema != self.schema;
-        self.schema = schema;
-        Ok(is_new)
+        self.table.admit(batch)
     }
 
     /// Counts the rejects of a batch, which is written.
@@ -185,7 +155,6 @@ fn read(rejects: impl Read) -> impl Iterator<Item = anyhow::Result<(u64, String)
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use wire::schema::{Column, encode_parts};
 
     /// A batch of these rows, of which some are rejected, with this reason.
     fn batch(first_row: u64, rejected: &[bool], reason: &str) -> ResultBatch {
@@ -266,36 +235,6 @@ mod tests {
                 .unwrap_err()
                 .starts_with("1 of the first 8 rows")
         );
-    }
-
-    fn with_schema(first_row: u64, parts: &[(u32, &[(&str, &str)])]) -> ResultBatch {
-        let json = parts.iter().map(|(row, columns)| {
-            let columns = columns.iter().map(|&(name, kind)| Column::new(name, kind)).collect();
-            (*row, serde_json::to_string(&Schema(columns)).unwrap())
-        });
-        let json: Vec<_> = json.collect();
-        let schema = encode_parts(json.iter().map(|(row, json)| (*row, json.as_str()))).into();
-        ResultBatch { first_row, rows: 10, schema, ..ResultBatch::default() }
-    }
-
-    #[test]
-    fn results_have_one_schema() {
-        let (text, number) = (("A", "text"), ("B", "integer"));
-        let mut audit = Audit::default();
-        assert!(audit.admit(&with_schema(0, &[(0, &[text, number])])).unwrap());
-        assert!(!audit.admit(&with_schema(10, &[(0, &[text, number])])).unwrap());
-        assert!(!audit.admit(&ResultBatch { rows: 10, ..ResultBatch::default() }).unwrap());
-        let error = audit.admit(&with_schema(20, &[(0, &[text, ("B", "decimal")])])).unwrap_err().to_string();
-        assert!(
-            error.starts_with("the results of rows 20 to 29 do not fit those before: their column B"),
-            "{error}"
-        );
-        let error = audit.admit(&with_schema(20, &[(0, &[number, text])])).unwrap_err().to_string();
-        assert!(error.contains("they have the columns B, A, and results before them have A, B"), "{error}");
-        // Also inside a batch whose rows were classified in parts.
-        let parts: [(u32, &[(&str, &str)]); 3] = [(0, &[text, number]), (4, &[text]), (6, &[text, number])];
-        let error = audit.admit(&with_schema(30, &parts)).unwrap_err().to_string();
-        assert!(error.starts_with("the results of rows 34 to 35 do not fit"), "{error}");
     }
 
     #[test]

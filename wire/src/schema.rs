@@ -6,7 +6,10 @@
 
 use std::collections::BTreeSet;
 
+use anyhow::{Context, anyhow, ensure};
 use serde::{Deserialize, Serialize};
+
+use crate::results::ResultBatch;
 
 /// The kind of values that are printed as they are, whatever stands beside them.
 pub const TEXT: &str = "text";
@@ -98,6 +101,61 @@ impl Schema {
     }
 }
 
+/// The table that results are, in row order.
+#[derive(Debug, Default)]
+pub struct Table {
+    schema: Schema,
+    /// What the last batch said of its schema. The next one usually says the same.
+    said: Vec<u8>,
+}
+
+impl Table {
+    /// A table that goes on with these columns.
+    pub fn new(schema: Schema) -> Self {
+        Self { schema, said: Vec::new() }
+    }
+
+    /// Its columns; none as long as there are no results.
+    pub fn schema(&self) -> &Schema {
+        &self.schema
+    }
+
+    /// Takes in the next batch, before it is written; says whether the schema is another one now.
+    ///
+    /// # Errors
+    /// Results whose columns differ from those before them, which must not stand behind these.
+    pub fn admit<B: AsRef<[u8]>>(&mut self, batch: &ResultBatch<B>) -> anyhow::Result<bool> {
+        let said = batch.schema.as_ref();
+        if said.is_empty() || said == self.said {
+            return Ok(false);
+        }
+        let context = || format!("understanding the columns of batch {}", batch.number);
+        let parts: Vec<Part> = serde_json::from_slice(said).with_context(context)?;
+        let mut schema = self.schema.clone();
+        for (i, part) in parts.iter().enumerate() {
+            let end = parts.get(i + 1).map_or(batch.rows, |next| next.row);
+            ensure!(part.row < end, "batch {} has a part without rows", batch.number);
+            if schema.0.is_empty() {
+                schema = part.columns.clone();
+                continue;
+            }
+            let first = batch.first_row + u64::from(part.row);
+            let last = batch.first_row + u64::from(end) - 1;
+            schema.extend(&part.columns).map_err(|difference| {
+                anyhow!(
+                    "the results of rows {first} to {last} do not fit those before: {difference}. A table has one set of \
+                     columns, and a row must be printed in the same way whatever other rows are in its batch; let the model \
+                     return the same columns for every batch, and strings where numbers or times may be missing"
+                )
+            })?;
+        }
+        self.said = said.to_vec();
+        let is_new = schema != self.schema;
+        self.schema = schema;
+        Ok(is_new)
+    }
+}
+
 /// Parts as they stand in a batch, from the JSON of their schemas.
 pub fn encode_parts<'a>(parts: impl IntoIterator<Item = (u32, &'a str)>) -> Vec<u8> {
     let parts = parts.into_iter().map(|(row, columns)| format!("{{\"row\":{row},\"columns\":{columns}}}"));
@@ -147,5 +205,35 @@ mod tests {
         let bytes = encode_parts([(0, json[0].as_str()), (7, json[1].as_str())]);
         let parts: Vec<Part> = serde_json::from_slice(&bytes).unwrap();
         assert_eq!(parts, [Part { row: 0, columns: one }, Part { row: 7, columns: other }]);
+    }
+
+    fn with_schema(first_row: u64, parts: &[(u32, &[(&str, &str)])]) -> ResultBatch<Vec<u8>> {
+        let json = parts.iter().map(|(row, columns)| {
+            let columns = columns.iter().map(|&(name, kind)| Column::new(name, kind)).collect();
+            (*row, serde_json::to_string(&Schema(columns)).unwrap())
+        });
+        let json: Vec<_> = json.collect();
+        let schema = encode_parts(json.iter().map(|(row, json)| (*row, json.as_str())));
+        ResultBatch { first_row, rows: 10, schema, ..ResultBatch::default() }
+    }
+
+    #[test]
+    fn results_have_one_schema() {
+        let (text, number) = (("A", "text"), ("B", "integer"));
+        let mut table = Table::default();
+        assert!(table.admit(&with_schema(0, &[(0, &[text, number])])).unwrap());
+        assert!(!table.admit(&with_schema(10, &[(0, &[text, number])])).unwrap());
+        assert!(!table.admit(&ResultBatch::<Vec<u8>> { rows: 10, ..ResultBatch::default() }).unwrap());
+        let error = table.admit(&with_schema(20, &[(0, &[text, ("B", "decimal")])])).unwrap_err().to_string();
+        assert!(
+            error.starts_with("the results of rows 20 to 29 do not fit those before: their column B"),
+            "{error}"
+        );
+        let error = table.admit(&with_schema(20, &[(0, &[number, text])])).unwrap_err().to_string();
+        assert!(error.contains("they have the columns B, A, and results before them have A, B"), "{error}");
+        // Also inside a batch whose rows were classified in parts.
+        let parts: [(u32, &[(&str, &str)]); 3] = [(0, &[text, number]), (4, &[text]), (6, &[text, number])];
+        let error = table.admit(&with_schema(30, &parts)).unwrap_err().to_string();
+        assert!(error.starts_with("the results of rows 34 to 35 do not fit"), "{error}");
     }
 }
