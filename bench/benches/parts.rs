@@ -85,7 +85,7 @@ fn main() {
     group.bench_function("record reader", |bencher| {
         bencher.iter(|| {
             let mut reader = Reader::new(black_box(csv.as_slice()), DEFAULT_LIMIT);
-            while let Some(record) = reader.next_record().expect("this is a CSV") {
+            while let Some(record) = reader.next_row().expect("this is a CSV") {
                 black_box(record);
             }
         });

@@ -45,8 +45,12 @@ impl Classifier {
         let columns = records::count(&batch.header).unwrap_or(0);
         let mut good = Vec::with_capacity(batch.rows as usize);
         let mut rejects = Vec::new();
-        for (row, record) in (batch.first_row..).zip(frame::payloads(&batch.frames)) {
-            match check(record, columns) {
+        for (row, sent) in (batch.first_row..).zip(frame::rows(&batch.frames)) {
+            let (checked, record) = match sent {
+                frame::Row::Whole(record) => (check(record, columns), record),
+                frame::Row::Flawed { reason, beginning } => (Err(reason.to_owned()), beginning),
+            };
+            match checked {
                 Ok(plain) => good.push((row, Record { bytes: record, plain })),
                 Err(reason) => rejects.push(Reject { row, reason, record }),
             }
@@ -240,6 +244,17 @@ mod tests {
 
     fn text(bytes: &[u8]) -> String {
         String::from_utf8_lossy(bytes).into_owned()
+    }
+
+    #[test]
+    fn what_stands_in_for_a_row_is_rejected_with_its_reason_and_no_byte_is_reserved() {
+        let mut frames = Vec::new();
+        frame::push(&mut frames, b"\x04");
+        frame::push_flawed(&mut frames, "too long, say", b"1,\"begins");
+        let batch = Batch { frames: frames.into(), ..batch("ID", &[b"", b""]) };
+        let out = Classifier::new(Box::new(Native::new(0))).classify(&batch).unwrap();
+        assert_eq!((out.rejected, text(&out.results)), (1, "\x04,0.8894159948913373\n".into()));
+        assert_eq!(text(&out.rejects), "701,\"too long, say\",\"1,\"\"begins\"\n");
     }
 
     #[test]

@@ -1,14 +1,16 @@
 //! The same box over a file, in one thread and without a network: the "old pipeline", to compare with.
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, anyhow, ensure};
+use anyhow::{Context, ensure};
 use bytes::Bytes;
-use records::Reader;
+use records::sniff::Name;
+use records::{Flaw, Reader};
 use wire::files::{REJECTS_HEADER, ResultFiles};
-use wire::frame::{self, DEFAULT_LIMIT, EOT};
+use wire::frame::{self, DEFAULT_LIMIT};
+use wire::identity::{Guard, Guarded};
 
 use crate::batch::Batch;
 use crate::classify::Classifier;
@@ -24,18 +26,24 @@ pub struct Summary {
     pub rejects_path: PathBuf,
 }
 
-/// Classifies a CSV: results to `output`, rejects beside it.
+/// Classifies a CSV: results to `output`, rejects beside it. With `commas`, the user says that it has commas, whatever it looks
+/// like.
 ///
 /// # Errors
-/// An input that is not a CSV, or files that cannot be read or written.
+/// An input that is not a CSV or changes meanwhile, or files that cannot be read or written.
 pub fn classify(
     input: &Path,
     output: &Path,
     chunk_size: usize,
+    commas: bool,
     mut classifier: Classifier,
 ) -> anyhow::Result<Summary> {
     let name = input.display();
-    let file = File::open(input).with_context(|| format!("opening the input {name}"))?;
+    let opening = || format!("opening the input {name}");
+    let reading = || format!("reading {name}");
+    let file = File::open(input).with_context(opening)?;
+    let found = file.metadata().with_context(opening)?;
+    ensure!(!found.is_dir(), "the input {name} is a folder; give a CSV file");
     let source = input.canonicalize().with_context(|| format!("looking for {name}"))?;
     let ResultFiles { rejects: rejects_path, .. } = ResultFiles::beside(output)?;
     for written in [output, &rejects_path] {
@@ -45,11 +53,16 @@ pub fn classify(
             written.display()
         );
     }
+    let guard =
+        found.is_file().then(|| Guard::new(&file, Some(input), None)).transpose().with_context(opening)?;
+    let file: Box<dyn Read> = match &guard {
+        Some(guard) => Box::new(Guarded::new(file, guard.clone()).with_context(opening)?),
+        None => Box::new(file),
+    };
     let mut reader = Reader::new(file, DEFAULT_LIMIT);
-    let header = reader.next_record().with_context(|| format!("in {name}"))?;
-    let header =
-        Bytes::copy_from_slice(header.with_context(|| format!("{name} is empty; it needs a CSV header"))?);
-    records::check_header(&header).map_err(|error| anyhow!("the header of {name} {error}"))?;
+    let text = name.to_string();
+    let header = records::read_header(&mut reader, Name { name: &text, is_file: guard.is_some() }, commas)?;
+    let header = Bytes::from(header);
     let create = |path: &Path| -> anyhow::Result<_> {
         let file = File::create(path).with_context(|| format!("creating {}", path.display()))?;
         Ok(BufWriter::with_capacity(256 << 10, file))
@@ -61,15 +74,15 @@ pub fn classify(
     for number in 0.. {
         let (mut frames, mut rows) = (Vec::new(), 0);
         while rows < chunk_size
-            && let Some(record) = reader.next_record().with_context(|| format!("in {name}"))?
+            && let Some(row) = reader.next_row().with_context(reading)?
         {
-            // As the sender has it, so that both do the same.
-            ensure!(
-                record != [EOT],
-                "row {} of {name} is the single byte 0x04, which means the end of the rows; quote it",
-                summary.rows + rows as u64
-            );
-            frame::push(&mut frames, record);
+            // As the sender does it, so that both give the same.
+            match row.flaw {
+                Some(flaw @ Flaw::TooLong { .. }) => {
+                    frame::push_flawed(&mut frames, &flaw.to_string(), row.bytes);
+                }
+                Some(Flaw::OpenQuote) | None => frame::push(&mut frames, row.bytes),
+            }
             rows += 1;
         }
         if rows == 0 {
@@ -88,6 +101,9 @@ pub fn classify(
         rejects.write_all(&done.rejects).context("writing the rejects")?;
         summary.rows += u64::from(done.rows);
         summary.rejects += u64::from(done.rejected);
+    }
+    if let Some(guard) = guard {
+        guard.check().with_context(reading)?;
     }
     results.flush().with_context(|| format!("writing {}", output.display()))?;
     rejects.flush().context("writing the rejects")?;

@@ -238,6 +238,7 @@ impl Shared {
             Admission::Busy => bail!("refused, since another sender is sending"),
             Admission::AllHere(_) => bail!("refused, since all rows are here already"),
         };
+        ensure!(header[..] != [EOT], "it ended before the CSV's header");
         self.check_header(header)?;
         skip(reader, turn.next_row)?;
         self.take_rows(reader, header, &turn)
@@ -279,6 +280,7 @@ impl Shared {
         })?;
         let header = header.context("it left before the CSV's header")?;
         self.check_header(&header)?;
+        reader.allow_marks();
         self.take_rows(reader, &header, &turn)?;
         self.tell_outcome(&voice)
     }
@@ -308,7 +310,6 @@ impl Shared {
 
     /// Checks a sender's header; if rows were taken before, it must be theirs.
     fn check_header(&self, header: &Bytes) -> anyhow::Result<()> {
-        ensure!(header[..] != [EOT], "it ended before the CSV's header");
         records::check_header(header).map_err(|error| anyhow!("the CSV's header {error}"))?;
         let state = self.state();
         ensure!(
@@ -336,8 +337,8 @@ impl Shared {
             let (run, end) = reader.run(self.settings.chunk_size, BATCH_BYTES)?;
             if end == RunEnd::Closed {
                 bail!(
-                    "the connection ended without the end of the rows (the byte 0x04); {} rows are taken, and \
-                     the rest is waited for",
+                    "the connection ended without the mark for the end of the rows (of a plain client, the byte 0x04); {} \
+                     rows are taken, and the rest is waited for",
                     self.state().next_row
                 );
             }
@@ -345,7 +346,7 @@ impl Shared {
                 let (frames, rows) = (run.bytes, run.frames as u32);
                 self.put(Incoming::Rows { header: header.clone(), frames, rows }, turn)?;
             }
-            if end == RunEnd::Eot {
+            if end == RunEnd::End {
                 return self.put(Incoming::End, turn);
             }
         }

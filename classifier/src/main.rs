@@ -147,6 +147,9 @@ enum Command {
         /// Fail when there are rejects
         #[arg(long)]
         strict: bool,
+        /// What separates values. Only a comma does; to say so overrules the guess that the input is no CSV with commas
+        #[arg(long, value_name = "CHARACTER", value_parser = [","])]
+        delimiter: Option<String>,
     },
     /// Make the box and do nothing with it: says whether it can be had here, and if not, why
     Check,
@@ -184,8 +187,8 @@ fn main() -> ExitCode {
     wire::program::heed_lifeline("classifier");
     let args = Args::parse();
     let outcome = match &args.command {
-        Some(Command::File { input, output, strict }) => {
-            classify_file(&args.black_box, input, output, *strict)
+        Some(Command::File { input, output, strict, delimiter }) => {
+            classify_file(&args.black_box, input, output, *strict, delimiter.is_some())
         }
         Some(Command::Check) => args.black_box.maker(1).make().map(|_| ExitCode::SUCCESS),
         None => run(&args).map(|()| ExitCode::SUCCESS),
@@ -208,10 +211,16 @@ fn end_on_panic() {
     }));
 }
 
-fn classify_file(black_box: &BoxArgs, input: &Path, output: &Path, strict: bool) -> anyhow::Result<ExitCode> {
+fn classify_file(
+    black_box: &BoxArgs,
+    input: &Path,
+    output: &Path,
+    strict: bool,
+    commas: bool,
+) -> anyhow::Result<ExitCode> {
     let classifier = Classifier::new(black_box.maker(1).make()?);
     let start = Instant::now();
-    let summary = file::classify(input, output, black_box.chunk_size as usize, classifier)?;
+    let summary = file::classify(input, output, black_box.chunk_size as usize, commas, classifier)?;
     let seconds = start.elapsed().as_secs_f64();
     wire::say!(
         "classifier: {} rows, of these {} rejects, in {seconds:.2} s ({:.0} rows/s)",

@@ -1,36 +1,45 @@
-//! Records from a stream of any size.
+//! Rows from a stream of any size.
+//!
+//! A row that is none costs itself and no other one: a quote that is never closed spoils the line on which it opens, and a
+//! row above the limit is cut. What follows is read from the next line on. Where rows end depends on the bytes and the limit
+//! alone, and not on the pieces in which they come; so a reader that starts over counts the same rows.
+//!
+//! No byte is looked at more than about twice. A search that finds no closing quote has passed only doubled ones, so no
+//! line of those that it has passed leaves a quote open.
 
 use std::io::{self, Read};
 
 use crate::BOM;
 
 const BLOCK: usize = 512 << 10;
+/// So many bytes of a row above the limit are given out, at most.
+const BEGINNING: usize = 1000;
 
-/// Why no further record can be had.
-#[derive(Debug, thiserror::Error)]
-pub enum RecordError {
-    /// A record is longer than allowed.
-    #[error(
-        "the record that starts on line {line} is longer than {limit} bytes; is a quote open that should be closed?"
-    )]
-    TooLong {
-        /// The line on which the record starts, counted from 1.
-        line: u64,
-        /// The longest allowed record in bytes.
-        limit: usize,
-    },
-    /// The stream ended inside quotes.
-    #[error("the record that starts on line {line} ends inside quotes, at the end of the input")]
-    OpenQuote {
-        /// The line on which the record starts, counted from 1.
-        line: u64,
-    },
-    /// Reading failed.
-    #[error("reading: {0}")]
-    Io(#[from] io::Error),
+/// What stands between two line ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row<'a> {
+    /// The record, without its line end; of one that is too long, its first bytes.
+    pub bytes: &'a [u8],
+    /// Why it is no record, if it is none.
+    pub flaw: Option<Flaw>,
 }
 
-/// Splits a stream to records. A byte order mark at its beginning is skipped; a missing line end at its
+/// Why a row is no record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Flaw {
+    /// A quote opens on this line, and nothing closes it: neither up to the limit or the end of the input, nor does the next
+    /// quote stand where a value of several lines ends.
+    #[error("a quoted value is not closed")]
+    OpenQuote,
+    /// It has more bytes than a row may have.
+    #[error("the row is longer than {limit} bytes; its first bytes are these")]
+    TooLong {
+        /// The longest row, in bytes.
+        limit: usize,
+    },
+}
+
+/// Splits a stream to rows. A byte order mark at its beginning is skipped; a missing line end at its
 /// end makes no difference; an empty line is an empty record.
 #[derive(Debug)]
 pub struct Reader<R> {
@@ -39,20 +48,30 @@ pub struct Reader<R> {
     /// What is read and not given out yet is `buffer[start..end]`.
     start: usize,
     end: usize,
-    /// Where the search for the record's end goes on, and whether it is inside quotes there.
+    /// Where the search for the row's end goes on, and whether it is inside quotes there.
     searched: usize,
     quoted: bool,
+    /// How far behind `start` the line ends on which the open quote stands, when its value has more lines.
+    line_end: Option<usize>,
+    /// The rest of a row above the limit is to be skipped.
+    skipping: bool,
     /// No more will come from `inner`.
     finished: bool,
     begun: bool,
-    line: u64,
-    /// Line feeds in the quoted values of the record that is being searched, as far as it is.
-    inner_lines: u64,
+    /// Bytes that came from `inner`.
+    read: u64,
     limit: usize,
 }
 
+/// A row that is whole in the buffer.
+struct Found {
+    end: usize,
+    next: usize,
+    flaw: Option<Flaw>,
+}
+
 impl<R: Read> Reader<R> {
-    /// Reads records of at most `limit` bytes.
+    /// Reads rows of at most `limit` bytes.
     pub fn new(inner: R, limit: usize) -> Self {
         Self {
             inner,
@@ -61,107 +80,182 @@ impl<R: Read> Reader<R> {
             end: 0,
             searched: 0,
             quoted: false,
+            line_end: None,
+            skipping: false,
             finished: false,
             begun: false,
-            line: 1,
-            inner_lines: 0,
+            read: 0,
             limit,
         }
     }
 
-    /// Whether the next record is here already, so that it can be had without waiting.
-    pub fn has_record(&mut self) -> bool {
-        self.begun && self.search().is_some()
+    /// Whether the next row is here already, so that it can be had without waiting.
+    pub fn has_row(&mut self) -> bool {
+        self.begun && self.skip() && self.locate().is_some()
     }
 
-    /// The next record, without its line end; `None` at the end of the stream.
+    /// How many bytes of the stream belong to rows that were given out, line ends included.
+    pub fn consumed(&self) -> u64 {
+        self.read - (self.end - self.start) as u64
+    }
+
+    /// What comes next, without taking it: read until it is `enough`, and at most `most` bytes. Says as well whether the
+    /// stream ends there.
     ///
     /// # Errors
-    /// See [`RecordError`].
-    pub fn next_record(&mut self) -> Result<Option<&[u8]>, RecordError> {
-        if !self.begun {
-            while self.end < BOM.len() && !self.finished {
-                self.fill()?;
-            }
-            if self.buffer[..self.end].starts_with(BOM) {
-                self.start = BOM.len();
-                self.searched = self.start;
-            }
-            self.begun = true;
+    /// Those of the stream.
+    pub fn look(&mut self, most: usize, enough: impl Fn(&[u8]) -> bool) -> io::Result<(&[u8], bool)> {
+        self.begin()?;
+        while !self.finished && self.end - self.start < most && !enough(&self.buffer[self.start..self.end]) {
+            self.fill()?;
         }
-        let (at, next) = loop {
-            if let Some(line_end) = self.search() {
-                break (line_end, line_end + 1);
-            }
-            if self.end - self.start > self.limit {
-                return Err(RecordError::TooLong { line: self.line, limit: self.limit });
-            }
-            if !self.finished {
-                self.fill()?;
-            } else if self.start == self.end {
-                return Ok(None);
-            } else if self.quoted {
-                return Err(RecordError::OpenQuote { line: self.line });
-            } else {
-                break (self.end, self.end);
-            }
-        };
-        let record = self.start..at;
-        if at - self.start > self.limit {
-            return Err(RecordError::TooLong { line: self.line, limit: self.limit });
-        }
-        self.start = next;
-        self.searched = next;
-        let record = &self.buffer[record];
-        self.line += 1 + std::mem::take(&mut self.inner_lines);
-        Ok(Some(if next > at { record.strip_suffix(b"\r").unwrap_or(record) } else { record }))
+        let end = self.end.min(self.start.saturating_add(most));
+        Ok((&self.buffer[self.start..end], self.finished && end == self.end))
     }
 
-    /// Looks for the line feed that ends the record; without one, remembers how far it looked.
-    fn search(&mut self) -> Option<usize> {
-        while self.searched < self.end {
-            let rest = &self.buffer[self.searched..self.end];
-            if self.quoted {
-                let Some(found) = memchr::memchr2(b'"', b'\n', rest) else {
-                    self.searched = self.end;
-                    return None;
-                };
-                let behind = self.searched + found + 1;
-                if rest[found] == b'\n' {
-                    self.inner_lines += 1;
-                    self.searched = behind;
-                    continue;
-                }
-                if behind == self.end && !self.finished {
-                    // Whether this quote is doubled is seen when more has come.
-                    self.searched += found;
-                    return None;
-                }
-                if behind < self.end && self.buffer[behind] == b'"' {
-                    self.searched = behind + 1;
-                } else {
-                    self.searched = behind;
-                    self.quoted = false;
-                }
-                continue;
+    /// The next row; `None` at the end of the stream.
+    ///
+    /// # Errors
+    /// Those of the stream.
+    pub fn next_row(&mut self) -> io::Result<Option<Row<'_>>> {
+        self.begin()?;
+        while !self.skip() {
+            if self.finished {
+                return Ok(None);
             }
-            let Some(found) = memchr::memchr2(b'"', b'\n', rest) else {
-                self.searched = self.end;
-                return None;
+            self.fill()?;
+        }
+        let Found { end, next, flaw } = loop {
+            if let Some(found) = self.locate() {
+                break found;
+            }
+            if self.finished {
+                return Ok(None);
+            }
+            self.fill()?;
+        };
+        let bytes = self.start..end;
+        self.skipping = matches!(flaw, Some(Flaw::TooLong { .. }));
+        self.start = next;
+        self.searched = next;
+        self.quoted = false;
+        self.line_end = None;
+        let bytes = &self.buffer[bytes];
+        let bytes = match flaw {
+            Some(Flaw::TooLong { .. }) => beginning(bytes),
+            _ if next > end => bytes.strip_suffix(b"\r").unwrap_or(bytes),
+            _ => bytes,
+        };
+        Ok(Some(Row { bytes, flaw }))
+    }
+
+    /// Skips a byte order mark, at first.
+    fn begin(&mut self) -> io::Result<()> {
+        if self.begun {
+            return Ok(());
+        }
+        while self.end < BOM.len() && !self.finished {
+            self.fill()?;
+        }
+        if self.buffer[..self.end].starts_with(BOM) {
+            self.start = BOM.len();
+            self.searched = self.start;
+        }
+        self.begun = true;
+        Ok(())
+    }
+
+    /// Skips what is here of a row above the limit; says whether that was all of it.
+    fn skip(&mut self) -> bool {
+        if self.skipping {
+            let line_end = memchr::memchr(b'\n', &self.buffer[self.start..self.end]);
+            self.start = line_end.map_or(self.end, |at| self.start + at + 1);
+            self.searched = self.start;
+            self.skipping = line_end.is_none();
+        }
+        !self.skipping
+    }
+
+    /// Looks for the row's end. Without one, remembers how far it looked.
+    fn locate(&mut self) -> Option<Found> {
+        // No row reaches behind this: its bytes, and a line feed.
+        let most = self.start.saturating_add(self.limit).saturating_add(1);
+        let here = self.end.min(most);
+        let is_cut = here == most;
+        while self.searched < here {
+            let Some(found) = memchr::memchr2(b'"', b'\n', &self.buffer[self.searched..here]) else {
+                self.searched = here;
+                break;
             };
             let at = self.searched + found;
-            if self.buffer[at] == b'\n' {
-                return Some(at);
+            match (self.buffer[at], self.quoted) {
+                (b'\n', false) => return Some(Found { end: at, next: at + 1, flaw: None }),
+                (b'\n', true) => {
+                    self.line_end.get_or_insert(at - self.start);
+                    self.searched = at + 1;
+                }
+                (_, false) => {
+                    // A quote opens a quoted value only where a value begins.
+                    self.quoted = at == self.start || self.buffer[at - 1] == b',';
+                    self.line_end = None;
+                    self.searched = at + 1;
+                }
+                (_, true) => match self.quote(at, here) {
+                    Quote::Doubled => self.searched = at + 2,
+                    Quote::Closing => {
+                        self.quoted = false;
+                        self.searched = at + 1;
+                    }
+                    Quote::Stray => return self.open_quote(),
+                    // The row does not end within the limit, however this goes on.
+                    Quote::Unclear if is_cut => break,
+                    Quote::Unclear if self.finished => {
+                        self.quoted = false;
+                        self.searched = at + 1;
+                    }
+                    Quote::Unclear => {
+                        self.searched = at;
+                        return None;
+                    }
+                },
             }
-            // A quote opens a quoted value only where a value begins.
-            self.quoted = at == self.start || self.buffer[at - 1] == b',';
-            self.searched = at + 1;
         }
-        None
+        if is_cut {
+            let too_long = Found { end: here, next: here, flaw: Some(Flaw::TooLong { limit: self.limit }) };
+            return self.open_quote().or(Some(too_long));
+        }
+        if !self.finished || self.start == self.end {
+            return None;
+        }
+        let flaw = self.quoted.then_some(Flaw::OpenQuote);
+        self.open_quote().or(Some(Found { end: self.end, next: self.end, flaw }))
+    }
+
+    /// What a quote inside quotes is, by what stands behind it.
+    fn quote(&self, at: usize, here: usize) -> Quote {
+        let behind = &self.buffer[at + 1..here];
+        match behind.first() {
+            None => Quote::Unclear,
+            Some(b'"') => Quote::Doubled,
+            // What follows it belongs to the value, as pandas has it too, and spoils no other row.
+            Some(_) if self.line_end.is_none() => Quote::Closing,
+            // After several lines it is rather the next row's opening one: some row before it has lost its closing one.
+            Some(_) => match behind.iter().find(|byte| !matches!(byte, b' ' | b'\t')) {
+                None => Quote::Unclear,
+                Some(b',' | b'\r' | b'\n') => Quote::Closing,
+                Some(_) => Quote::Stray,
+            },
+        }
+    }
+
+    /// The line on which the open quote stands, if it ends before the row does.
+    fn open_quote(&self) -> Option<Found> {
+        let end = self.start + self.line_end.filter(|_| self.quoted)?;
+        Some(Found { end, next: end + 1, flaw: Some(Flaw::OpenQuote) })
     }
 
     /// Reads once more, behind what is here.
-    fn fill(&mut self) -> Result<(), RecordError> {
+    fn fill(&mut self) -> io::Result<()> {
         if self.end == self.buffer.len() {
             if self.start > self.buffer.len() / 2 {
                 self.buffer.copy_within(self.start..self.end, 0);
@@ -179,120 +273,32 @@ impl<R: Read> Reader<R> {
             }
         };
         self.end += read;
+        self.read += read as u64;
         self.finished = read == 0;
         Ok(())
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    /// Gives a few bytes a read, so that every place in a record is once the end of what is here.
-    struct Trickle<'a>(&'a [u8], usize);
-
-    impl Read for Trickle<'_> {
-        fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-            let n = self.1.min(self.0.len()).min(out.len());
-            out[..n].copy_from_slice(&self.0[..n]);
-            self.0 = &self.0[n..];
-            Ok(n)
-        }
-    }
-
-    fn all(text: &str, step: usize) -> Result<Vec<String>, RecordError> {
-        let mut reader = Reader::new(Trickle(text.as_bytes(), step), 1000);
-        let mut records = Vec::new();
-        while let Some(record) = reader.next_record()? {
-            records.push(String::from_utf8(record.to_vec()).unwrap());
-        }
-        Ok(records)
-    }
-
-    #[test]
-    fn records_end_where_they_should() {
-        for step in [1, 2, 3, 1000] {
-            let records = |text| all(text, step).unwrap();
-            assert_eq!(records("a,b\nc,d\n"), ["a,b", "c,d"]);
-            assert_eq!(records("a,b\r\nc,d"), ["a,b", "c,d"]);
-            assert_eq!(records("a\n\nb"), ["a", "", "b"]);
-            assert_eq!(records("\u{feff}a\nb"), ["a", "b"]);
-            assert_eq!(records(""), [""; 0]);
-            assert_eq!(records("\n"), [""]);
-            assert_eq!(records("\"x\ny\",1\n2"), ["\"x\ny\",1", "2"]);
-            assert_eq!(records("\"x\"\"\ny\",1\n2"), ["\"x\"\"\ny\",1", "2"]);
-            assert_eq!(records("5\" pipe\n6\" pipe\n"), ["5\" pipe", "6\" pipe"]);
-            assert_eq!(records("\"a\"\n\"b\"\n"), ["\"a\"", "\"b\""]);
-            assert_eq!(records("a\rb\n"), ["a\rb"]);
-            assert_eq!(records("\u{feff}\"a\nb\"\n"), ["\"a\nb\""]);
-            assert_eq!(records("\"\"\n\"\""), ["\"\"", "\"\""]);
-        }
-    }
-
-    #[test]
-    fn an_open_quote_names_its_line() {
-        let error = all("h\n\"a\nb\"\n1,\"open\nand on", 4).unwrap_err().to_string();
-        assert_eq!(error, "the record that starts on line 4 ends inside quotes, at the end of the input");
-        let error = all(&format!("h\n\"{}", "x".repeat(2000)), 100).unwrap_err().to_string();
-        assert!(error.starts_with("the record that starts on line 2 is longer than 1000 bytes"), "{error}");
-    }
-
-    #[test]
-    fn long_records_grow_the_buffer() {
-        let long = "x".repeat(3 * BLOCK);
-        let text = format!("{long}\n{long}\n");
-        let mut reader = Reader::new(text.as_bytes(), usize::MAX);
-        assert_eq!(reader.next_record().unwrap().unwrap(), long.as_bytes());
-        assert_eq!(reader.next_record().unwrap().unwrap(), long.as_bytes());
-        assert!(reader.next_record().unwrap().is_none());
-    }
-
-    proptest! {
-        /// The pieces a stream comes in make no difference, and records that were written come back.
-        #[test]
-        fn written_records_come_back(
-            sent in prop::collection::vec(prop::collection::vec("[a,\"\r\n\u{e9}]{0,6}", 2..4), 1..8),
-            crlf: bool, last: bool, step in 1usize..40,
-        ) {
-            let mut records = Vec::new();
-            for values in &sent {
-                let mut record = Vec::new();
-                for (i, value) in values.iter().enumerate() {
-                    if i > 0 { record.push(b','); }
-                    crate::write_value(value.as_bytes(), &mut record);
-                }
-                records.push(String::from_utf8(record).unwrap());
-            }
-            let mut text = records.join(if crlf { "\r\n" } else { "\n" });
-            if last { text.push('\n'); }
-            prop_assert_eq!(all(&text, step).unwrap(), records);
-        }
-
-        /// An error names the line on which its record starts, wherever the reader has looked before.
-        #[test]
-        fn lines_are_counted(
-            values in prop::collection::vec("[a\"\n]{0,6}", 1..8), step in 1usize..40, looks in any::<[bool; 3]>(),
-        ) {
-            let mut text = Vec::new();
-            for value in &values {
-                crate::write_value(value.as_bytes(), &mut text);
-                text.push(b'\n');
-            }
-            let lines = text.iter().filter(|&&byte| byte == b'\n').count();
-            text.extend_from_slice(b"1,\"open\n\n");
-            let mut reader = Reader::new(Trickle(&text, step), 1000);
-            let mut turns = looks.into_iter().cycle();
-            let error = loop {
-                if turns.next().unwrap() {
-                    reader.has_record();
-                }
-                match reader.next_record() {
-                    Ok(record) => prop_assert!(record.is_some()),
-                    Err(error) => break error.to_string(),
-                }
-            };
-            prop_assert!(error.starts_with(&format!("the record that starts on line {} ", lines + 1)), "{error}");
-        }
-    }
+/// A quote inside quotes.
+enum Quote {
+    /// One of two that stand for one.
+    Doubled,
+    Closing,
+    /// It closes a value of several lines, and then the value would go on.
+    Stray,
+    /// What is here does not say.
+    Unclear,
 }
+
+/// The first bytes of a row, as whole characters if it is UTF-8.
+fn beginning(row: &[u8]) -> &[u8] {
+    if row.len() <= BEGINNING {
+        return row;
+    }
+    let is_start = |at: usize| row[at] & 0xc0 != 0x80;
+    let end = (BEGINNING - 3..=BEGINNING).rev().find(|&at| is_start(at)).unwrap_or(BEGINNING);
+    &row[..end]
+}
+
+#[cfg(test)]
+mod tests;

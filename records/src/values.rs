@@ -21,7 +21,7 @@ pub enum BadHeader {
     #[error("starts with a control character")]
     Control,
     /// It is not UTF-8.
-    #[error("is not UTF-8")]
+    #[error("is not UTF-8; iconv converts a file to it")]
     NotUtf8,
     /// A carriage return outside quotes: whoever wrote this ends lines with it, and all rows would be the header.
     #[error("has a carriage return in it; lines must end with a line feed (or with both)")]
@@ -189,6 +189,24 @@ fn unquote<'a>(mut rest: &'a [u8], part: &mut impl FnMut(&[u8])) -> Result<&'a [
             None => return Ok(rest),
         }
     }
+}
+
+/// How many values a line has with this separator, whatever else may be wrong with it.
+pub(crate) fn count_separated(line: &[u8], separator: u8) -> usize {
+    let (mut count, mut quoted, mut begins) = (1, false, true);
+    for &byte in line {
+        match byte {
+            b'"' if quoted || begins => quoted = !quoted,
+            _ if byte == separator && !quoted => {
+                count += 1;
+                begins = true;
+                continue;
+            }
+            _ => {}
+        }
+        begins = false;
+    }
+    count
 }
 
 /// Appends a value to a CSV line that is being made, quoted if it must be.

@@ -2,11 +2,14 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, anyhow, bail, ensure};
-use records::Reader;
-use wire::frame::{self, DEFAULT_LIMIT, EOT};
+use anyhow::{Context, bail, ensure};
+use records::sniff::Name;
+use records::{Flaw, Reader};
+use wire::frame::{self, DEFAULT_LIMIT};
+use wire::identity::{Guard, Guarded, Identity};
 
 use crate::HEADER;
 use crate::fake_rows::FakeRows;
@@ -19,7 +22,7 @@ pub const WRITE_SIZE: usize = 128 << 10;
 pub struct Extent {
     /// How many rows there are in all, where that is known.
     pub rows_total: Option<u64>,
-    /// How many bytes are read, where bytes are; each line end counts as one.
+    /// How many bytes are read, where bytes are.
     pub bytes: u64,
     /// How many bytes there are in all, where that is known.
     pub bytes_total: Option<u64>,
@@ -47,6 +50,19 @@ pub trait Input {
 
     /// How much there is.
     fn extent(&self) -> Extent;
+
+    /// What watches over its file, if it is one.
+    fn guard(&self) -> Option<Guard> {
+        None
+    }
+
+    /// Whether the input is still as it was.
+    ///
+    /// # Errors
+    /// What has changed.
+    fn check(&self) -> anyhow::Result<()> {
+        Ok(())
+    }
 
     /// Rows before this one will not be asked for again.
     fn forget(&mut self, _before: u64) {}
@@ -110,14 +126,24 @@ impl Input for Fake {
 
 /// A CSV, from a file or from standard input.
 pub struct Csv {
-    /// The file, which can be opened again; none for standard input.
+    /// The file, which can be opened again; none for what can be read only once.
     path: Option<PathBuf>,
     name: String,
+    options: Options,
     reader: Reader<Box<dyn Read>>,
     header: Vec<u8>,
     next: u64,
-    bytes: u64,
-    bytes_total: Option<u64>,
+    /// Watches over the file, if it is one.
+    guard: Option<Guard>,
+}
+
+/// What is known of a CSV before it is opened.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// Which file it was when somebody looked at it before.
+    pub identity: Option<Identity>,
+    /// The user says that it is a CSV with commas, whatever it looks like.
+    pub commas: bool,
 }
 
 impl Csv {
@@ -129,47 +155,59 @@ impl Csv {
     /// A file.
     ///
     /// # Errors
-    /// A file that cannot be read, or has no header.
-    pub fn open(path: &Path) -> anyhow::Result<Self> {
+    /// A file that cannot be read, is another one than before, or is no CSV with a header.
+    pub fn open(path: &Path, options: Options) -> anyhow::Result<Self> {
         let name = path.display().to_string();
-        let file = File::open(path).with_context(|| format!("opening the input {name}"))?;
-        let found = file.metadata().with_context(|| format!("opening the input {name}"))?;
+        let opening = || format!("opening the input {name}");
+        let file = File::open(path).with_context(opening)?;
+        let found = file.metadata().with_context(opening)?;
         ensure!(!found.is_dir(), "the input {name} is a folder; give a CSV file");
+        if found.is_file() {
+            let guard = Guard::new(&file, Some(path), options.identity).with_context(opening)?;
+            let guarded = Guarded::new(file, guard.clone()).with_context(opening)?;
+            return Self::new(Box::new(guarded), name, options, Some(path.to_owned()), Some(guard));
+        }
         // A pipe cannot be opened again to go back, and has no length.
-        let csv = Self::new(Box::new(file), name, found.is_file().then(|| path.to_owned()))?;
-        Ok(Self { bytes_total: found.is_file().then_some(found.len()), ..csv })
+        Self::new(Box::new(file), name, options, None, None)
     }
 
     /// Standard input, which cannot go back.
     ///
     /// # Errors
-    /// An input that cannot be read, or has no header.
-    pub fn stdin() -> anyhow::Result<Self> {
-        Self::new(Box::new(std::io::stdin()), "standard input".into(), None)
-    }
-
-    fn new(inner: Box<dyn Read>, name: String, path: Option<PathBuf>) -> anyhow::Result<Self> {
-        let mut reader = Reader::new(inner, DEFAULT_LIMIT);
-        let header = match reader.next_record().with_context(|| format!("in {name}"))? {
-            None => {
-                bail!("{name} is empty; the first line must be a CSV header such as {}", header_example())
-            }
-            Some([]) => {
-                bail!(
-                    "{name} has no header: its first line is empty, and must be one such as {}",
-                    header_example()
-                )
-            }
-            Some(header) => header.to_vec(),
+    /// An input that cannot be read, or is no CSV with a header.
+    pub fn stdin(options: Options) -> anyhow::Result<Self> {
+        let name = "standard input".to_owned();
+        let opening = || format!("opening {name}");
+        let stdin = File::from(std::io::stdin().as_fd().try_clone_to_owned().with_context(opening)?);
+        let found = stdin.metadata().with_context(opening)?;
+        ensure!(!found.is_dir(), "{name} is a folder; give a CSV file");
+        // A file has no name here, and is guarded nevertheless.
+        let is_file = found.is_file() && found.len() > 0;
+        let guard = is_file.then(|| Guard::new(&stdin, None, options.identity)).transpose();
+        let guard = guard.with_context(opening)?;
+        let inner: Box<dyn Read> = match &guard {
+            Some(guard) => Box::new(Guarded::new(stdin, guard.clone()).with_context(opening)?),
+            None => Box::new(stdin),
         };
-        records::check_header(&header).map_err(|error| anyhow!("the header of {name} {error}"))?;
-        let bytes = header.len() as u64 + 1;
-        Ok(Self { path, name, reader, header, next: 0, bytes, bytes_total: None })
+        Self::new(inner, name, options, None, guard)
     }
-}
 
-fn header_example() -> std::borrow::Cow<'static, str> {
-    String::from_utf8_lossy(HEADER)
+    fn new(
+        inner: Box<dyn Read>,
+        name: String,
+        options: Options,
+        path: Option<PathBuf>,
+        guard: Option<Guard>,
+    ) -> anyhow::Result<Self> {
+        let mut reader = Reader::new(inner, DEFAULT_LIMIT);
+        let named = Name { name: &name, is_file: path.is_some() };
+        let header = records::read_header(&mut reader, named, options.commas)?;
+        Ok(Self { path, name, options, reader, header, next: 0, guard })
+    }
+
+    fn reading(&self) -> String {
+        format!("reading {}", self.name)
+    }
 }
 
 impl Input for Csv {
@@ -182,7 +220,24 @@ impl Input for Csv {
     }
 
     fn extent(&self) -> Extent {
-        Extent { rows_total: None, bytes: self.bytes, bytes_total: self.bytes_total }
+        Extent {
+            rows_total: None,
+            bytes: self.reader.consumed(),
+            // Where it begins in the middle of a file, how many are left is not known.
+            bytes_total: self
+                .guard
+                .as_ref()
+                .filter(|_| self.path.is_some())
+                .map(|guard| guard.identity().size()),
+        }
+    }
+
+    fn guard(&self) -> Option<Guard> {
+        self.guard.clone()
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        self.guard.as_ref().map_or(Ok(()), |guard| guard.check().with_context(|| self.reading()))
     }
 
     fn seek(&mut self, row: u64) -> anyhow::Result<()> {
@@ -195,15 +250,16 @@ impl Input for Csv {
                     self.next
                 );
             };
-            *self = Self::open(path)?;
+            // As it was at first, or what is read again would be something else.
+            let identity = self.guard.as_ref().map(Guard::identity);
+            *self = Self::open(path, Options { identity, ..self.options })?;
         }
         while self.next < row {
-            let record = self.reader.next_record().with_context(|| format!("in {}", self.name))?;
-            let Some(record) = record else {
+            let context = || format!("reading {}", self.name);
+            if self.reader.next_row().with_context(context)?.is_none() {
                 bail!("the source asks for row {row}, and {} has {}", self.name, self.next);
-            };
+            }
             self.next += 1;
-            self.bytes += record.len() as u64 + 1;
         }
         Ok(())
     }
@@ -211,21 +267,19 @@ impl Input for Csv {
     fn fill(&mut self, out: &mut Vec<u8>) -> anyhow::Result<()> {
         while out.len() < WRITE_SIZE {
             // Standard input may be a source that is still at work: what is here is sent before more is waited for.
-            if self.path.is_none() && !out.is_empty() && !self.reader.has_record() {
+            if self.path.is_none() && !out.is_empty() && !self.reader.has_row() {
                 break;
             }
-            let Some(record) = self.reader.next_record().with_context(|| format!("in {}", self.name))? else {
+            let context = || format!("reading {}", self.name);
+            let Some(row) = self.reader.next_row().with_context(context)? else {
                 break;
             };
-            ensure!(
-                record != [EOT],
-                "row {} of {} is the single byte 0x04, which means the end of the rows; quote it",
-                self.next,
-                self.name
-            );
-            frame::push(out, record);
+            match row.flaw {
+                Some(flaw @ Flaw::TooLong { .. }) => frame::push_flawed(out, &flaw.to_string(), row.bytes),
+                // A worker sees an open quote by itself.
+                Some(Flaw::OpenQuote) | None => frame::push(out, row.bytes),
+            }
             self.next += 1;
-            self.bytes += record.len() as u64 + 1;
         }
         Ok(())
     }
@@ -233,6 +287,8 @@ impl Input for Csv {
 
 #[cfg(test)]
 mod tests {
+    use wire::frame::Row;
+
     use super::*;
 
     fn rows(input: &mut dyn Input) -> Vec<Vec<u8>> {
@@ -248,7 +304,7 @@ mod tests {
     }
 
     fn csv(text: &'static str) -> anyhow::Result<Csv> {
-        Csv::new(Box::new(text.as_bytes()), "the test".into(), None)
+        Csv::new(Box::new(text.as_bytes()), "the test".into(), Options::default(), None, None)
     }
 
     #[test]
@@ -279,8 +335,38 @@ mod tests {
     }
 
     #[test]
-    fn a_row_that_looks_like_the_end_is_refused() {
-        let error = csv("h\n\u{4}\n").unwrap().fill(&mut Vec::new()).unwrap_err().to_string();
-        assert!(error.contains("row 0 of the test is the single byte 0x04"), "{error}");
+    fn no_byte_is_reserved_and_a_row_above_the_limit_is_stood_in_for() {
+        let long = "x".repeat(DEFAULT_LIMIT + 1);
+        let text = format!("h\n\u{4}\n{long}\n\u{5}{{}}\n").leak();
+        let (mut input, mut frames) = (csv(text).unwrap(), Vec::new());
+        while input.position() < 3 {
+            let mut out = Vec::new();
+            input.fill(&mut out).unwrap();
+            frames.extend_from_slice(&out);
+        }
+        let rows: Vec<_> = frame::rows(&frames).collect();
+        let reason = "the row is longer than 16777216 bytes; its first bytes are these";
+        let flawed = Row::Flawed { reason, beginning: &long.as_bytes()[..1000] };
+        assert_eq!(rows, [Row::Whole(b"\x04"), flawed, Row::Whole(b"\x05{}")]);
+        assert_eq!(input.extent().bytes, text.len() as u64);
+    }
+
+    #[test]
+    fn a_file_that_goes_back_is_the_one_that_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("in.csv");
+        std::fs::write(&path, "h\n0\n1\n2\n").unwrap();
+        let mut input = Csv::open(&path, Options::default()).unwrap();
+        input.seek(2).unwrap();
+        input.seek(0).unwrap();
+        assert_eq!(rows(&mut input), [b"0", b"1", b"2"]);
+        std::fs::write(folder.path().join("new.csv"), "h\n0\n1\n9\n").unwrap();
+        std::fs::rename(folder.path().join("new.csv"), &path).unwrap();
+        let said = format!("{:#}", input.seek(1).unwrap_err());
+        assert!(
+            said.contains("in.csv: it has changed while it was read: another file is in its place"),
+            "{said}"
+        );
+        assert!(input.check().is_err());
     }
 }

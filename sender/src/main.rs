@@ -1,18 +1,21 @@
 //! `sender`: see `sender --help`.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Parser;
-use sender::input::{Csv, Fake, Input};
+use sender::input::{Csv, Fake, Input, Options};
 use sender::replay::Replay;
 use sender::session::{self, Target};
 use sender::tally::Tally;
 use telemetry::report::Ending;
 use telemetry::reporter;
+use wire::identity::Identity;
 use wire::net;
+use wire::program::Ready;
 use wire::token::Token;
 
 /// Sends rows to a classifier cluster: fake ones, a CSV file, or standard input.
@@ -42,9 +45,15 @@ struct Args {
     /// Write the fake rows to standard output as a CSV with its header
     #[arg(long, requires = "lines", conflicts_with = "target")]
     stdout: bool,
-    /// Only see whether the input can be sent
+    /// Only see whether the input can be sent, and print which file it is
     #[arg(long, requires = "input", conflicts_with = "lines")]
     check: bool,
+    /// The file is this one, as --check has printed it, and must not have changed since
+    #[arg(long, value_name = "IDENTITY", requires = "input")]
+    identity: Option<Identity>,
+    /// What separates values. Only a comma does; to say so overrules the guess that an input is no CSV with commas
+    #[arg(long, value_name = "CHARACTER", value_parser = [","])]
+    delimiter: Option<String>,
     /// A file with the job's token
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
@@ -83,17 +92,22 @@ fn run(args: Args) -> anyhow::Result<()> {
     }
     let address = args.target.context("the source's HOST:PORT is missing")?;
     let token = args.token_file.as_deref().map(Token::load).transpose()?;
+    // A sender with a session may have had a life before this one, and has said in its ready file what it sent then.
+    let before = Ready::before(args.ready_file.as_deref().filter(|_| args.session.is_some()))?;
+    let before = before.and_then(|ready| ready.input);
+    let before = before.map(|identity| identity.parse()).transpose()?;
+    let options = Options { identity: args.identity.or(before), commas: args.delimiter.is_some() };
     let mut input: Box<dyn Input> = match (&args.input, args.lines) {
-        (Some(path), _) if path == Path::new("-") => Box::new(Replay::new(Csv::stdin()?)),
+        (Some(path), _) if path == Path::new("-") => Box::new(Replay::new(Csv::stdin(options)?)),
         (Some(path), _) => {
-            let csv = Csv::open(path)?;
+            let csv = Csv::open(path, options)?;
             if csv.can_go_back() { Box::new(csv) } else { Box::new(Replay::new(csv)) }
         }
         (None, Some(lines)) => Box::new(Fake::new(args.seed, lines)),
         (None, None) => bail!("nothing to send: give --lines N, a CSV file, or - for standard input"),
     };
     if args.check {
-        return Ok(());
+        return tell(&*input);
     }
     let (session, patience) = (args.session, Duration::from_secs(args.patience));
     let tally = Tally::default();
@@ -103,4 +117,12 @@ fn run(args: Args) -> anyhow::Result<()> {
     let rows = session::send_all(&target, &mut *input)?;
     wire::say!("sender: {rows} rows are classified and durable");
     Ok(())
+}
+
+/// Prints what `--check` has found: which file it is, and what is odd about it.
+fn tell(input: &dyn Input) -> anyhow::Result<()> {
+    let identity = input.guard().map(|guard| format!("identity {}\n", guard.identity()));
+    let hints = records::sniff::hints(input.header()).into_iter().map(|hint| format!("hint {hint}\n"));
+    let lines: String = identity.into_iter().chain(hints).collect();
+    std::io::stdout().write_all(lines.as_bytes()).context("writing to standard output")
 }

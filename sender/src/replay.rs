@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use anyhow::ensure;
 use wire::frame;
+use wire::identity::Guard;
 
 use crate::input::{Extent, Input};
 
@@ -42,6 +43,14 @@ impl<I: Input> Input for Replay<I> {
 
     fn extent(&self) -> Extent {
         self.inner.extent()
+    }
+
+    fn guard(&self) -> Option<Guard> {
+        self.inner.guard()
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        self.inner.check()
     }
 
     fn seek(&mut self, row: u64) -> anyhow::Result<()> {

@@ -12,7 +12,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail, ensure};
-use wire::frame::{self, DEFAULT_LIMIT, EOT, FrameReader};
+use wire::frame::{self, DEFAULT_LIMIT, FrameReader};
 use wire::net;
 use wire::opening::{self, SenderOpening, SourceAnswer};
 use wire::program::{Ready, Temporary};
@@ -20,6 +20,7 @@ use wire::token::Token;
 
 use crate::input::{Input, WRITE_SIZE};
 use crate::tally::Tally;
+use crate::watch::Watch;
 
 /// The source speaks every second; after this long, it is gone.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -125,7 +126,8 @@ fn connection(
         other => return Err(Failure::Final(anyhow!("the source began with {other:?}"))),
     };
     *asked = Some(next);
-    Ready::new([]).write(target.ready_file.as_deref()).map_err(Failure::Final)?;
+    let ready = Ready { input: input.guard().map(|guard| guard.identity().to_string()), ..Ready::default() };
+    ready.write(target.ready_file.as_deref()).map_err(Failure::Final)?;
     match rows(&stream, input, next, &answers.durable, &target.tally)? {
         Ok(all) => *sent = Some(all),
         Err(error) => {
@@ -240,6 +242,7 @@ fn rows(
     if let Err(error) = frame::write(stream, input.header()) {
         return Ok(Err(error));
     }
+    let watch = Watch::start(input, stream).map_err(Failure::Final)?;
     input.seek(next).map_err(Failure::Final)?;
     let mut stream = stream;
     let mut out = Vec::with_capacity(2 * WRITE_SIZE);
@@ -248,13 +251,18 @@ fn rows(
         input.fill(&mut out).map_err(Failure::Final)?;
         let last = out.is_empty();
         if last {
-            frame::push(&mut out, &[EOT]);
+            // Once more before the source is told that there are no more rows: then the job is as good as done.
+            input.check().map_err(Failure::Final)?;
+            frame::push_end(&mut out);
         }
         tally.writing(true);
         let written = stream.write_all(&out);
         tally.writing(false);
         if let Err(error) = written {
-            return Ok(Err(error));
+            return match watch.changed() {
+                Some(error) => Err(Failure::Final(error)),
+                None => Ok(Err(error)),
+            };
         }
         tally.sent(input, last);
         if last {
@@ -316,18 +324,18 @@ mod tests {
                 assert!(opening::is_opening(&first));
                 let (Act::Drop(next, _) | Act::Finish(next)) = act;
                 opening::send_json(&stream, &SourceAnswer::NextRow(*next)).unwrap();
+                reader.allow_marks();
                 let mut frames = Vec::new();
                 loop {
                     if matches!(act, Act::Drop(_, most) if *most == frames.len()) {
                         return frames;
                     }
-                    let frame = reader.next_frame().unwrap().unwrap();
-                    if frame[..] == [EOT] {
+                    let Some(frame) = reader.next_frame().unwrap() else {
                         opening::send_json(&stream, &SourceAnswer::Waiting).unwrap();
                         opening::send_json(&stream, &SourceAnswer::Done(*next + frames.len() as u64 - 1))
                             .unwrap();
                         return frames;
-                    }
+                    };
                     frames.push(frame.to_vec());
                 }
             };

@@ -22,24 +22,69 @@ pub const DEFAULT_LIMIT: usize = 16 << 20;
 pub const PEER_LIMIT: usize = 128 << 20;
 /// ASCII ENQ: the first byte of the first frame of a client that knows this project's protocols.
 pub const ENQ: u8 = 0x05;
-/// ASCII EOT: alone in a frame, the end of the rows.
+/// ASCII EOT: alone in a frame of a plain client, the end of the rows.
 pub const EOT: u8 = 0x04;
+/// In place of a length, between our own programs: the end of the rows. No frame is that long, so any bytes may be a row.
+pub const END: u32 = u32::MAX;
+/// Added to a length, between our own programs: what follows stands in for a row that cannot be sent, and says why.
+pub const FLAWED: u32 = 1 << 31;
 
-fn prefix(bytes: &[u8]) -> usize {
-    u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) as usize
+/// What stands before a payload.
+fn prefix(bytes: &[u8]) -> u32 {
+    u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+}
+
+/// The length in a prefix that is not [`END`].
+fn length(prefix: u32) -> usize {
+    (prefix & !FLAWED) as usize
+}
+
+/// A row of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Row<'a> {
+    /// As it came.
+    Whole(&'a [u8]),
+    /// One that could not be sent.
+    Flawed {
+        /// Why.
+        reason: &'a str,
+        /// Its first bytes.
+        beginning: &'a [u8],
+    },
+}
+
+/// The rows of a [`Run`], which must consist of whole frames.
+pub fn rows(run: &[u8]) -> impl Iterator<Item = Row<'_>> {
+    frames(run)
+        .map(|(prefix, payload)| if prefix & FLAWED == 0 { Row::Whole(payload) } else { flawed(payload) })
+}
+
+/// Understands what [`push_flawed`] has written. What a peer has written otherwise is rejected as well.
+fn flawed(payload: &[u8]) -> Row<'_> {
+    let parts = payload.split_first_chunk().and_then(|(length, rest)| {
+        let (reason, beginning) = rest.split_at_checked(u16::from_be_bytes(*length).into())?;
+        Some(Row::Flawed { reason: std::str::from_utf8(reason).ok()?, beginning })
+    });
+    parts.unwrap_or(Row::Flawed { reason: "its sender could not send it", beginning: payload })
 }
 
 /// The payloads of a [`Run`], which must consist of whole frames.
 pub fn payloads(run: &[u8]) -> impl Iterator<Item = &[u8]> {
+    frames(run).map(|(_, payload)| payload)
+}
+
+/// Frames, each as its prefix and its payload.
+fn frames(run: &[u8]) -> impl Iterator<Item = (u32, &[u8])> {
     let mut rest = run;
     std::iter::from_fn(move || {
         if rest.is_empty() {
             return None;
         }
-        let length = prefix(rest);
-        let payload = &rest[PREFIX..PREFIX + length];
-        rest = &rest[PREFIX + length..];
-        Some(payload)
+        let prefix = prefix(rest);
+        let end = PREFIX + length(prefix);
+        let payload = &rest[PREFIX..end];
+        rest = &rest[end..];
+        Some((prefix, payload))
     })
 }
 
@@ -47,8 +92,8 @@ pub fn payloads(run: &[u8]) -> impl Iterator<Item = &[u8]> {
 pub fn count(bytes: &[u8]) -> Option<usize> {
     let (mut rest, mut frames) = (bytes, 0);
     while !rest.is_empty() {
-        let (length, behind) = rest.split_at_checked(PREFIX)?;
-        rest = behind.get(prefix(length)..)?;
+        let (head, behind) = rest.split_at_checked(PREFIX)?;
+        rest = behind.get(length(prefix(head))..)?;
         frames += 1;
     }
     Some(frames)
@@ -57,11 +102,33 @@ pub fn count(bytes: &[u8]) -> Option<usize> {
 /// Appends `payload` as a frame to `out`.
 ///
 /// # Panics
-/// If the payload is longer than a 32-bit length can say; callers have a limit far below that.
+/// If the payload is longer than a length can say; callers have a limit far below that.
 pub fn push(out: &mut Vec<u8>, payload: &[u8]) {
-    let length = u32::try_from(payload.len()).expect("payloads are limited to far below 4 GiB");
-    out.extend_from_slice(&length.to_be_bytes());
+    out.extend_from_slice(&checked(payload.len()).to_be_bytes());
     out.extend_from_slice(payload);
+}
+
+fn checked(length: usize) -> u32 {
+    let length = u32::try_from(length).ok().filter(|length| length & FLAWED == 0);
+    length.expect("payloads are limited to far below 2 GiB")
+}
+
+/// Appends what stands in for a row that cannot be sent: why, and the row's first bytes.
+///
+/// # Panics
+/// As [`push`]; and with a reason of more than 64 KiB.
+pub fn push_flawed(out: &mut Vec<u8>, reason: &str, beginning: &[u8]) {
+    let words = u16::try_from(reason.len()).expect("reasons are short");
+    let length = checked(2 + reason.len() + beginning.len());
+    out.extend_from_slice(&(FLAWED | length).to_be_bytes());
+    out.extend_from_slice(&words.to_be_bytes());
+    out.extend_from_slice(reason.as_bytes());
+    out.extend_from_slice(beginning);
+}
+
+/// Appends the end of the rows.
+pub fn push_end(out: &mut Vec<u8>) {
+    out.extend_from_slice(&END.to_be_bytes());
 }
 
 /// Writes one frame, in one call to the stream.
@@ -108,6 +175,24 @@ mod tests {
             assert_eq!(count(&frames[..cut]), None, "{cut}");
         }
         assert_eq!(count(&u32::MAX.to_be_bytes()), None);
+    }
+
+    #[test]
+    fn rows_come_back_with_what_stands_in_for_those_that_cannot() {
+        let mut frames = Vec::new();
+        push(&mut frames, b"\x04");
+        push_flawed(&mut frames, "too long", b"1,xx");
+        push(&mut frames, b"");
+        assert_eq!(count(&frames), Some(3));
+        let bad = Row::Flawed { reason: "too long", beginning: b"1,xx" };
+        assert_eq!(rows(&frames).collect::<Vec<_>>(), [Row::Whole(b"\x04"), bad, Row::Whole(b"")]);
+        // What a liar writes is a row that is rejected, too.
+        for payload in [&b""[..], b"\0", b"\0\x02a", b"\0\x01\xff"] {
+            let mut frame = (FLAWED | payload.len() as u32).to_be_bytes().to_vec();
+            frame.extend_from_slice(payload);
+            let row = rows(&frame).next().unwrap();
+            assert!(matches!(row, Row::Flawed { beginning, .. } if beginning == payload), "{row:?}");
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@
 //! | [`door`]    | a port's door: strangers, and a thread for each connection |
 //! | [`files`]   | the files that a job leaves |
 //! | [`hash`]    | SHA-256 of what can be read, in hexadecimal, and short |
+//! | [`identity`] | which file an input is, and whether it is still as it was |
 //! | [`observer`] | looking on at a receiver's job |
 //! | [`net`]     | connecting and listening with deadlines and errors that name the peer |
 //! | [`program`] | what a program and the one that started it tell each other |
@@ -22,6 +23,7 @@ pub mod door;
 pub mod files;
 pub mod frame;
 pub mod hash;
+pub mod identity;
 pub mod net;
 pub mod observer;
 pub mod opening;
@@ -33,4 +35,4 @@ pub mod schema;
 pub mod token;
 
 /// Version of the protocols in this crate. Peers that speak another one are refused with a reason.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;

@@ -22,13 +22,16 @@ use signal_hook::iterator::Signals;
 pub struct Ready {
     /// Its addresses, by what they are for (`rows`, `results`, `control` …).
     pub addresses: BTreeMap<String, SocketAddr>,
+    /// Of a sender, [which file](crate::identity::Identity) it sends, so that its next life sends no other one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input: Option<String>,
 }
 
 impl Ready {
     /// A program that listens at `addresses`.
     pub fn new<const N: usize>(addresses: [(&str, SocketAddr); N]) -> Self {
         let addresses = addresses.into_iter().map(|(what, at)| (what.to_owned(), at)).collect();
-        Self { addresses }
+        Self { addresses, input: None }
     }
 
     /// Writes the file, whole or not at all. Without a path nothing is asked for, and nothing happens.

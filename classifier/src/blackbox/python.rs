@@ -162,10 +162,11 @@ fn split(answer: &[u8]) -> Option<(&str, &[u8])> {
     Some((std::str::from_utf8(columns).ok()?, results))
 }
 
-fn count_records(csv: &[u8]) -> Result<usize, records::RecordError> {
+fn count_records(csv: &[u8]) -> anyhow::Result<usize> {
     let mut reader = records::Reader::new(csv, frame::PEER_LIMIT);
     let mut count = 0;
-    while reader.next_record()?.is_some() {
+    while let Some(row) = reader.next_row()? {
+        row.flaw.map_or(Ok(()), Err)?;
         count += 1;
     }
     Ok(count)

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::blocks::{self, BLOCK};
 use super::error::FrameError;
-use super::{EOT, PREFIX, prefix};
+use super::{END, EOT, PREFIX, length, prefix};
 
 /// The block of a peer that has not sent much at once yet.
 const SMALL_BLOCK: usize = 16 << 10;
@@ -27,10 +27,20 @@ pub struct Run {
 pub enum RunEnd {
     /// The run is as long as was asked for.
     Full,
-    /// The next frame is the single byte [`EOT`], which is consumed.
-    Eot,
+    /// What ends the rows comes next, and is consumed: [`END`], or of a plain client the single byte [`EOT`].
+    End,
     /// The stream ended behind the run's last frame.
     Closed,
+}
+
+/// What comes next in a stream.
+enum Next {
+    /// Nothing: it ends.
+    Closed,
+    /// The mark for the end of the rows.
+    End,
+    /// A whole frame, with a payload of so many bytes.
+    Frame(usize),
 }
 
 /// Reads frames from a stream.
@@ -45,6 +55,8 @@ pub struct FrameReader<R> {
     filled: usize,
     /// The peer has sent much at once, so it gets the large blocks.
     is_quick: bool,
+    /// The peer is a program of ours, which has marks for the end of the rows and for those that it cannot send.
+    has_marks: bool,
     limit: usize,
     peer: String,
     /// How long a read may take, if that is limited.
@@ -60,6 +72,7 @@ impl<R: Read> FrameReader<R> {
             block: Vec::new(),
             filled: 0,
             is_quick: false,
+            has_marks: false,
             limit,
             peer: peer.into(),
             patience: None,
@@ -76,23 +89,32 @@ impl<R: Read> FrameReader<R> {
         self.limit = limit;
     }
 
+    /// From now on, what stands before a payload may be [`END`] or have the mark [`FLAWED`](super::FLAWED).
+    pub fn allow_marks(&mut self) {
+        self.has_marks = true;
+    }
+
     /// Whether a whole frame (or one that will be refused) is here already, so that it can be had without waiting.
     pub fn has_frame(&self) -> bool {
         let read = self.read();
         read.len() >= PREFIX && {
-            let length = prefix(read);
+            let length = self.length(prefix(read));
             length > self.limit || read.len() >= PREFIX + length
         }
     }
 
-    /// The next payload, or `None` at the end of the stream.
+    /// The next payload, or `None` at the end of the stream or of the rows.
     ///
     /// # Errors
     /// A frame over the limit, a stream that ends inside a frame, or a failing read.
     pub fn next_frame(&mut self) -> Result<Option<Bytes>, FrameError> {
         match self.fill_to_frame(0)? {
-            None => Ok(None),
-            Some(length) => {
+            Next::Closed => Ok(None),
+            Next::End => {
+                self.take(PREFIX);
+                Ok(None)
+            }
+            Next::Frame(length) => {
                 self.take(PREFIX);
                 Ok(Some(self.take(length)))
             }
@@ -111,9 +133,13 @@ impl<R: Read> FrameReader<R> {
             if count == frames {
                 break RunEnd::Full;
             }
-            let Some(length) = self.fill_to_frame(at)? else { break RunEnd::Closed };
-            if length == 1 && self.read()[at + PREFIX] == EOT {
-                break RunEnd::Eot;
+            let length = match self.fill_to_frame(at)? {
+                Next::Closed => break RunEnd::Closed,
+                Next::End => break RunEnd::End,
+                Next::Frame(length) => length,
+            };
+            if length == 1 && !self.has_marks && self.read()[at + PREFIX] == EOT {
+                break RunEnd::End;
             }
             if count > 0 && at + PREFIX + length > bytes {
                 break RunEnd::Full;
@@ -122,22 +148,34 @@ impl<R: Read> FrameReader<R> {
             count += 1;
         };
         let run = Run { bytes: self.take(at), frames: count };
-        if end == RunEnd::Eot {
-            self.take(PREFIX + 1);
+        if end == RunEnd::End {
+            self.take(if self.has_marks { PREFIX } else { PREFIX + 1 });
         }
         Ok((run, end))
     }
 
-    /// Reads until the frame that starts at `at` is whole, and gives its payload's length; `None` if the
-    /// stream ends just there.
-    fn fill_to_frame(&mut self, at: usize) -> Result<Option<usize>, FrameError> {
+    /// The length of the payload behind a prefix.
+    fn length(&self, prefix: u32) -> usize {
+        match (self.has_marks, prefix) {
+            (true, END) => 0,
+            (true, _) => length(prefix),
+            (false, _) => prefix as usize,
+        }
+    }
+
+    /// Reads until the frame that starts at `at` is whole.
+    fn fill_to_frame(&mut self, at: usize) -> Result<Next, FrameError> {
         while self.read().len() < at + PREFIX {
             if self.fill(at + PREFIX)? == 0 {
                 let rest = self.read().len() - at;
-                return if rest == 0 { Ok(None) } else { Err(self.truncated(PREFIX - rest)) };
+                return if rest == 0 { Ok(Next::Closed) } else { Err(self.truncated(PREFIX - rest)) };
             }
         }
-        let length = prefix(&self.read()[at..]);
+        let prefix = prefix(&self.read()[at..]);
+        if self.has_marks && prefix == END {
+            return Ok(Next::End);
+        }
+        let length = self.length(prefix);
         if length > self.limit {
             return Err(FrameError::TooLong { peer: self.peer.clone(), length, limit: self.limit });
         }
@@ -147,7 +185,7 @@ impl<R: Read> FrameReader<R> {
                 return Err(self.truncated(end - self.read().len()));
             }
         }
-        Ok(Some(length))
+        Ok(Next::Frame(length))
     }
 
     /// What was read and not given out.
@@ -257,7 +295,11 @@ impl FrameReader<TcpStream> {
     /// So many bytes more complete the next frame, or the length before it.
     fn missing(&self) -> usize {
         let read = self.read();
-        if read.len() < PREFIX { PREFIX - read.len() } else { PREFIX + prefix(read) - read.len() }
+        if read.len() < PREFIX {
+            PREFIX - read.len()
+        } else {
+            PREFIX + self.length(prefix(read)) - read.len()
+        }
     }
 }
 

@@ -65,16 +65,28 @@ proptest! {
         prop_assert!(reader.next_frame().unwrap().is_none());
     }
 
+    /// Of a plain client, the byte EOT ends the rows; of a program of ours a mark does, and that byte is a row like others.
     #[test]
     fn runs_are_the_frames_in_order(
         sent in prop::collection::vec(prop::collection::vec(0x20u8..0x7f, 0..300), 0..60),
+        has_marks: bool,
         sizes in prop::collection::vec(1usize..5000, 1..5),
         frames in 1usize..20,
         bytes in 1usize..2000,
     ) {
-        let mut with_end = sent.clone();
-        with_end.push(vec![EOT]);
-        let mut reader = reader(stream(&with_end), sizes);
+        let mut sent = sent;
+        if has_marks {
+            sent.push(vec![EOT]);
+        }
+        let mut sent_bytes = stream(&sent);
+        match has_marks {
+            true => super::super::push_end(&mut sent_bytes),
+            false => push(&mut sent_bytes, &[EOT]),
+        }
+        let mut reader = reader(sent_bytes, sizes);
+        if has_marks {
+            reader.allow_marks();
+        }
         let mut got = Vec::new();
         loop {
             let (run, end) = reader.run(frames, bytes).unwrap();
@@ -83,7 +95,7 @@ proptest! {
             got.extend(payloads(&run.bytes).map(<[u8]>::to_vec));
             match end {
                 RunEnd::Full => prop_assert!(run.frames > 0),
-                RunEnd::Eot => break,
+                RunEnd::End => break,
                 RunEnd::Closed => prop_assert!(false, "closed before the end of the rows"),
             }
         }

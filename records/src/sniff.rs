@@ -1,0 +1,306 @@
+//! What an input is by its first bytes, when it is no CSV with commas. Pure.
+//!
+//! Each refusal says what the input seems to be, and what to do about it. A guess (another separator, a comment) is overruled
+//! by `--delimiter ,`; what is certain (a compressed file) is not.
+
+use std::fmt;
+
+use crate::values::{check_header, count_separated};
+
+/// So many first bytes of an input are looked at, at most.
+pub const SAMPLE: usize = 64 << 10;
+/// So many of the first rows are looked at.
+const SAMPLE_ROWS: usize = 20;
+/// How a program that writes to standard output is told to a job.
+const PIPE: &str = "cargo xtask run-locally --input -";
+
+/// Why an input is refused before any of it is sent.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct NotCsv {
+    /// What is wrong, as what follows the input's name.
+    what: String,
+    /// What can be done.
+    remedy: String,
+}
+
+impl fmt::Display for NotCsv {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; {}", self.what, self.remedy)
+    }
+}
+
+/// An input as messages name it.
+#[derive(Debug, Clone, Copy)]
+pub struct Name<'a> {
+    /// What it is called.
+    pub name: &'a str,
+    /// It is a file, which commands can read by its name.
+    pub is_file: bool,
+}
+
+impl Name<'_> {
+    /// A command that reads it, for the shell, in front of a pipe to the job.
+    fn through(self, command: &str) -> String {
+        let is_plain = |c: char| c.is_alphanumeric() || "/._-+=:@%".contains(c);
+        match self.is_file {
+            false => format!("{command} | {PIPE}"),
+            true if self.name.chars().all(is_plain) => format!("{command} < {} | {PIPE}", self.name),
+            true => format!("{command} < '{}' | {PIPE}", self.name.replace('\'', "'\\''")),
+        }
+    }
+}
+
+/// Formats by the bytes with which they begin, what they are called, and the command that makes them readable.
+const FORMATS: [(&[u8], &str, &str); 17] = [
+    (b"\x1f\x8b", "compressed with gzip", "gzip -dc"),
+    (b"BZh", "compressed with bzip2", "bzip2 -dc"),
+    (b"\xfd7zXZ\0", "compressed with xz", "xz -dc"),
+    (b"\x28\xb5\x2f\xfd", "compressed with zstd", "zstd -dc"),
+    (b"\x04\x22\x4d\x18", "compressed with lz4", "lz4 -dc"),
+    (b"\x1f\x9d", "compressed with compress", "gzip -dc"),
+    (b"LZIP\x01", "compressed with lzip", "lzip -dc"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "bsdtar -xOf -"),
+    (b"PK\x03\x04", "a zip archive", "bsdtar -xOf -"),
+    (b"PK\x05\x06", "an empty zip archive", ""),
+    (b"Rar!\x1a\x07", "a RAR archive", "bsdtar -xOf -"),
+    (b"PAR1", "a Parquet file", PARQUET),
+    (b"ARROW1\0\0", "an Arrow (Feather) file", FEATHER),
+    (b"FEA1", "a Feather file", FEATHER),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Excel workbook", ""),
+    (b"SQLite format 3\0", "an SQLite database", ""),
+    (b"%PDF-", "a PDF document", ""),
+];
+const PARQUET: &str = "python3 -c 'import io, sys, pandas; pandas.read_parquet(io.BytesIO(sys.stdin.buffer.read())).to_csv(sys.stdout, index=False)'";
+const FEATHER: &str = "python3 -c 'import io, sys, pandas; pandas.read_feather(io.BytesIO(sys.stdin.buffer.read())).to_csv(sys.stdout, index=False)'";
+/// Separators that are not commas, and their names.
+const SEPARATORS: [(u8, &str, &str); 3] =
+    [(b';', "semicolons", ";"), (b'\t', "tabs", "\\t"), (b'|', "vertical bars", "|")];
+
+/// Whether a stream has shown enough of itself to be checked. To ask for more could mean to wait for rows that come much later.
+pub fn is_enough(seen: &[u8]) -> bool {
+    let mut lines = seen.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n"));
+    let Some(first) = lines.next() else { return false };
+    // What may be another separator is seen by the first row.
+    let is_doubtful = first.starts_with(b"#")
+        || (!first.contains(&b',') && SEPARATORS.iter().any(|(byte, ..)| first.contains(byte)));
+    !is_doubtful || lines.next().is_some()
+}
+
+/// Checks the first bytes of an input without a UTF-8 mark; `is_all` says that there are no others. With `commas`, the user says
+/// that it is a CSV with commas, whatever it looks like.
+///
+/// # Errors
+/// An input that cannot be, or very likely is not, a CSV with commas.
+pub fn check(seen: &[u8], is_all: bool, commas: bool, name: Name<'_>) -> Result<(), NotCsv> {
+    let refuse = |what: String, remedy: String| Err(NotCsv { what, remedy });
+    let example = "the first line must be a CSV header such as ID,NAME";
+    if seen.is_empty() {
+        return refuse("is empty".into(), example.into());
+    }
+    check_format(seen, name)?;
+    check_encoding(seen, name)?;
+    check_markup(seen)?;
+    let end = memchr::memchr(b'\n', seen).unwrap_or(seen.len());
+    let (header, rest) =
+        (seen[..end].strip_suffix(b"\r").unwrap_or(&seen[..end]), seen.get(end + 1..).unwrap_or_default());
+    if header.trim_ascii().is_empty() {
+        let skip = name.through("sed '/[^[:space:]]/,$!d'");
+        return refuse(
+            "has no header: its first line is empty".into(),
+            format!("{example}; without the empty lines before it: {skip}"),
+        );
+    }
+    let rows = sample_rows(rest, is_all);
+    if !commas {
+        check_comment(header, &rows, name)?;
+        check_separator(header, &rows, name)?;
+    }
+    Ok(())
+}
+
+fn check_format(seen: &[u8], name: Name<'_>) -> Result<(), NotCsv> {
+    let Some((magic, what, command)) = FORMATS.iter().find(|(magic, ..)| seen.starts_with(magic)) else {
+        return Ok(());
+    };
+    let behind = &seen[magic.len()..];
+    // These could be the beginning of a header.
+    let is_text = match *magic {
+        b"BZh" => {
+            !(behind.len() >= 7
+                && behind[0].is_ascii_digit()
+                && [b"1AY&SY", b"\x17\x72\x45\x38\x50\x90"]
+                    .contains(&behind[1..7].first_chunk().expect("they are six")))
+        }
+        b"PAR1" | b"FEA1" => {
+            behind.first().is_none_or(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace())
+        }
+        _ => false,
+    };
+    if is_text {
+        return Ok(());
+    }
+    let is_workbook = magic.starts_with(b"PK")
+        && [&b"xl/"[..], b"[Content_Types].xml"]
+            .iter()
+            .any(|part| memchr::memmem::find(seen, part).is_some());
+    let (what, remedy) = match (is_workbook, command.is_empty()) {
+        (true, _) => ("an Excel workbook".to_owned(), "save it as a CSV with commas, in UTF-8".to_owned()),
+        (false, true) => ((*what).to_owned(), "give a CSV with commas, in UTF-8".to_owned()),
+        (false, false) => ((*what).to_owned(), format!("give it as a CSV: {}", name.through(command))),
+    };
+    Err(NotCsv { what: format!("is {what}"), remedy })
+}
+
+/// UTF-16 and UTF-32, with or without a mark.
+fn check_encoding(seen: &[u8], name: Name<'_>) -> Result<(), NotCsv> {
+    let marked = [
+        (&b"\xff\xfe\0\0"[..], "UTF-32"),
+        (b"\0\0\xfe\xff", "UTF-32"),
+        (b"\xff\xfe", "UTF-16"),
+        (b"\xfe\xff", "UTF-16"),
+    ];
+    let found = marked.iter().find(|(mark, _)| seen.starts_with(mark)).map(|(_, encoding)| *encoding);
+    let found = found.or_else(|| by_zeros(&seen[..seen.len().min(1000)]));
+    match found {
+        None => Ok(()),
+        Some(encoding) => Err(NotCsv {
+            what: format!("is {encoding}, and not UTF-8"),
+            remedy: format!("convert it: {}", name.through(&format!("iconv -f {encoding} -t UTF-8"))),
+        }),
+    }
+}
+
+/// The encoding of a text of which most characters are ASCII, by where its zeros are.
+fn by_zeros(seen: &[u8]) -> Option<&'static str> {
+    let zeros = |step: usize, at: usize| {
+        let bytes = seen.iter().skip(at).step_by(step);
+        (2 * bytes.clone().filter(|&&byte| byte == 0).count()) > bytes.count()
+    };
+    if seen.len() < 4 || !seen.contains(&0) {
+        return None;
+    }
+    match std::array::from_fn(|at| zeros(4, at)) {
+        [false, true, true, true] => Some("UTF-32LE"),
+        [true, true, true, false] => Some("UTF-32BE"),
+        [false, true, false, true] => Some("UTF-16LE"),
+        [true, false, true, false] => Some("UTF-16BE"),
+        _ => None,
+    }
+}
+
+fn check_markup(seen: &[u8]) -> Result<(), NotCsv> {
+    let text = seen.trim_ascii_start();
+    let begins =
+        |tag: &str| text.get(..tag.len()).is_some_and(|start| start.eq_ignore_ascii_case(tag.as_bytes()));
+    let inside = text.get(1..).unwrap_or_default().trim_ascii_start();
+    let what = if ["<!doctype", "<html", "<head", "<body"].into_iter().any(begins) {
+        "an HTML page, perhaps one that says why there is no CSV"
+    } else if begins("<?xml") {
+        "XML"
+    } else if (text.starts_with(b"{") && (inside.starts_with(b"\"") || inside.starts_with(b"}")))
+        || (text.starts_with(b"[") && (inside.starts_with(b"{") || inside.starts_with(b"[")))
+    {
+        "JSON"
+    } else {
+        return Ok(());
+    };
+    Err(NotCsv { what: format!("is {what}"), remedy: "give a CSV with commas, in UTF-8".into() })
+}
+
+/// The first rows that are whole, as lines.
+fn sample_rows(rest: &[u8], is_all: bool) -> Vec<&[u8]> {
+    let lines = rest.split_inclusive(|&byte| byte == b'\n').filter(|line| is_all || line.ends_with(b"\n"));
+    let bare =
+        |line: &'_ [u8]| line.iter().rposition(|byte| !matches!(byte, b'\r' | b'\n')).map(|last| last + 1);
+    let lines = lines.filter_map(|line| bare(line).map(|end| &line[..end]));
+    lines.take(SAMPLE_ROWS).collect()
+}
+
+/// A first line that is a comment, and not a header whose first name begins with a hash.
+fn check_comment(header: &[u8], rows: &[&[u8]], name: Name<'_>) -> Result<(), NotCsv> {
+    let what = if header.starts_with(b"#") {
+        let columns = count_separated(header, b',');
+        let is_header = columns > 1
+            && header.get(1).is_some_and(|byte| !byte.is_ascii_whitespace() && *byte != b'#')
+            && rows.iter().all(|row| count_separated(row, b',') == columns);
+        if is_header {
+            return Ok(());
+        }
+        "a comment"
+    } else if header.len() == 5 && header[..4].eq_ignore_ascii_case(b"sep=") {
+        "an instruction for Excel"
+    } else {
+        return Ok(());
+    };
+    Err(NotCsv {
+        what: format!("has no header: its first line ({}) is {what}", shown(header)),
+        remedy: format!(
+            "give it without that line: {}; or, if it is the header, say --delimiter ,",
+            name.through("tail -n +2")
+        ),
+    })
+}
+
+/// A header of one column in which another separator is, and rows that have it as often.
+fn check_separator(header: &[u8], rows: &[&[u8]], name: Name<'_>) -> Result<(), NotCsv> {
+    if count_separated(header, b',') != 1 {
+        return Ok(());
+    }
+    let found = SEPARATORS.iter().find(|(byte, ..)| {
+        let columns = count_separated(header, *byte);
+        let alike = rows.iter().filter(|row| count_separated(row, *byte) == columns).count();
+        match columns {
+            0 | 1 => false,
+            // A single one may well be a part of the name.
+            2 => !rows.is_empty() && alike == rows.len(),
+            _ => 2 * alike >= rows.len(),
+        }
+    });
+    let Some((byte, plural, written)) = found else { return Ok(()) };
+    let times = count_separated(header, *byte) - 1;
+    let convert = format!(
+        "python3 -c 'import csv, sys; csv.writer(sys.stdout).writerows(csv.reader(sys.stdin, delimiter=\"{written}\"))'"
+    );
+    let singular = plural.trim_end_matches('s');
+    Err(NotCsv {
+        what: format!(
+            "seems to have {plural} between its values, and not commas: its header ({}) is one column with {times} {}",
+            shown(header),
+            if times == 1 { singular } else { plural }
+        ),
+        remedy: format!("convert it: {}; or, if it is one column, say --delimiter ,", name.through(&convert)),
+    })
+}
+
+/// The beginning of a line, for a message.
+fn shown(line: &[u8]) -> String {
+    let text = String::from_utf8_lossy(line);
+    let mut short: String = text.chars().take(60).collect();
+    if short.len() < text.len() {
+        short.push('…');
+    }
+    format!("{short:?}")
+}
+
+/// What is odd about a header that may be right nevertheless.
+pub fn hints(header: &[u8]) -> Vec<String> {
+    let Ok(names) = crate::split(header) else { return Vec::new() };
+    let mut hints = Vec::new();
+    let is_number =
+        |name: &Vec<u8>| std::str::from_utf8(name).is_ok_and(|name| name.trim().parse::<f64>().is_ok());
+    if check_header(header).is_ok() && names.iter().all(is_number) {
+        hints.push(format!(
+            "the names in the header ({}) are all numbers; is the first line a row?",
+            shown(header)
+        ));
+    }
+    let mut sorted = names.clone();
+    sorted.sort_unstable();
+    if let Some(twice) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
+        hints.push(format!("the header has the name {} more than once", shown(&twice[0])));
+    }
+    hints
+}
+
+#[cfg(test)]
+mod tests;

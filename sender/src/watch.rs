@@ -1,0 +1,65 @@
+//! Watches over the input's file while rows are sent: a source that takes none may keep the sender waiting for hours, and the
+//! user should hear soon that the job is in vain.
+
+use std::net::{Shutdown, TcpStream};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use anyhow::Context;
+use wire::identity::LOOK;
+
+use crate::input::Input;
+
+/// Looks at the file once a second, on a thread of its own, until this is dropped. When the file changes, it breaks the
+/// connection, and with it the writing.
+pub struct Watch {
+    changed: Arc<Mutex<Option<anyhow::Error>>>,
+    /// Tells the thread, by being dropped, that this is over.
+    over: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watch {
+    /// Watches the file of this input, if it is one.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub(crate) fn start(input: &dyn Input, stream: &TcpStream) -> anyhow::Result<Self> {
+        let changed = Arc::default();
+        let Some(guard) = input.guard() else { return Ok(Self { changed, over: None, thread: None }) };
+        let stream = stream.try_clone().context("splitting the connection to the source")?;
+        let (over, is_over) = channel::<()>();
+        let note = Arc::clone(&changed);
+        let watch = move || {
+            while let Err(RecvTimeoutError::Timeout) = is_over.recv_timeout(LOOK) {
+                if let Err(error) = guard.check() {
+                    let mut note = note.lock().unwrap_or_else(PoisonError::into_inner);
+                    *note = Some(error.context("sending the input"));
+                    drop(note);
+                    // One that is broken already needs no breaking.
+                    let _ = stream.shutdown(Shutdown::Both);
+                    return;
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("watch".into()).spawn(watch);
+        let thread = Some(thread.context("starting a thread")?);
+        Ok(Self { changed, over: Some(over), thread })
+    }
+
+    /// What has changed, if something has.
+    pub(crate) fn changed(&self) -> Option<anyhow::Error> {
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.over.take();
+        if let Some(thread) = self.thread.take() {
+            // It has no words of its own, and ends at once.
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! Which file an input is, and whether it is still that file as it was.
+//!
+//! A file is known by its device, its inode, its size and the time of its last modification, to the nanosecond. The time of
+//! its last status change is left out: a backup that links the file, or a `chmod`, changes that and no row. So a program that
+//! writes as many bytes over a file and sets its time back is not noticed.
+
+use std::fmt;
+use std::fs::{File, Metadata};
+use std::io::{self, Read, Seek};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, ensure};
+
+/// How often a file is looked at while it is read.
+pub const LOOK: Duration = Duration::from_secs(1);
+/// File systems note times by a clock that ticks this often or more often: a file that was written just now may be written once
+/// more at the same time.
+const TICK: Duration = Duration::from_millis(20);
+
+/// Which file something is, and as of when. As text: device, inode, size, and seconds and nanoseconds of its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+}
+
+/// What has become of a file while it was read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("it has changed while it was read: {0}; run the job again when nothing writes to it")]
+pub struct Changed(String);
+
+impl Identity {
+    /// The file that has these metadata.
+    pub fn of(metadata: &Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+        }
+    }
+
+    /// Its size in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Whether this is what a file is now.
+    ///
+    /// # Errors
+    /// What is different.
+    pub fn check(&self, now: &Self) -> Result<(), Changed> {
+        if self == now {
+            return Ok(());
+        }
+        let is_another = (self.device, self.inode) != (now.device, now.inode);
+        let place = if is_another { "another file is in its place; " } else { "" };
+        Err(Changed(format!("{place}it had {}, and now has {}", self.words(), now.words())))
+    }
+
+    fn words(&self) -> String {
+        format!("{} bytes, modified {}", self.size, utc(self.modified))
+    }
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { device, inode, size, modified: (seconds, nanoseconds) } = self;
+        write!(f, "{device}:{inode}:{size}:{seconds}:{nanoseconds}")
+    }
+}
+
+impl FromStr for Identity {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        let context = || format!("{text:?} is not the identity of a file");
+        let parts: Vec<&str> = text.split(':').collect();
+        let [device, inode, size, seconds, nanoseconds] = parts[..] else { anyhow::bail!("{}", context()) };
+        let number = |part: &str| part.parse().with_context(context);
+        let time = |part: &str| part.parse().with_context(context);
+        let modified = (time(seconds)?, time(nanoseconds)?);
+        Ok(Self { device: number(device)?, inode: number(inode)?, size: number(size)?, modified })
+    }
+}
+
+/// A time since 1970 as a date and a time of day, in UTC.
+fn utc((seconds, nanoseconds): (i64, i64)) -> String {
+    let (days, of_day) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+    // Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms": years begin in March, eras of 400 years are alike.
+    let from_march = days + 719_468;
+    let (era, of_era) = (from_march.div_euclid(146_097), from_march.rem_euclid(146_097));
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let from_march = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * from_march + 2) / 5 + 1;
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}.{nanoseconds:09} UTC")
+}
+
+/// Watches over a file that is being read. Clones watch over the same.
+#[derive(Debug, Clone)]
+pub struct Guard {
+    file: Arc<File>,
+    /// Where the file is to be found again, if it has a name.
+    path: Option<PathBuf>,
+    identity: Identity,
+}
+
+impl Guard {
+    /// Of an open file, as it is now; or as it was when it was opened before.
+    ///
+    /// # Errors
+    /// A file that is another one than `before`, or that says nothing about itself.
+    pub fn new(file: &File, path: Option<&Path>, before: Option<Identity>) -> anyhow::Result<Self> {
+        let file = file.try_clone().context("duplicating a file")?;
+        settle(&file)?;
+        let now = Identity::of(&file.metadata().context("asking for a file's identity")?);
+        let guard =
+            Self { file: Arc::new(file), path: path.map(Path::to_owned), identity: before.unwrap_or(now) };
+        guard.check()?;
+        Ok(guard)
+    }
+
+    /// Which file it is.
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// Whether the file is as it was, and still in its place. One that was only removed has all its bytes until it is closed.
+    ///
+    /// # Errors
+    /// [`Changed`], or the system's.
+    pub fn check(&self) -> anyhow::Result<()> {
+        let now = Identity::of(&self.file.metadata().context("asking for a file's identity")?);
+        self.identity.check(&now)?;
+        let Some(path) = &self.path else { return Ok(()) };
+        match std::fs::metadata(path) {
+            Ok(there) => Ok(self.identity.check(&Identity::of(&there))?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error).with_context(|| format!("looking at {}", path.display())),
+        }
+    }
+}
+
+/// Waits until a file that was written just now could not be written again at the same time.
+fn settle(file: &File) -> anyhow::Result<()> {
+    let modified = file.metadata().and_then(|metadata| metadata.modified());
+    let modified = modified.context("asking for a file's time")?;
+    // Another machine's clock may be ahead: then there is nothing to wait for.
+    if let Ok(age) = SystemTime::now().duration_since(modified)
+        && age < TICK
+    {
+        std::thread::sleep(TICK - age);
+    }
+    Ok(())
+}
+
+/// A file that is read to its end, as it was when it was opened.
+#[derive(Debug)]
+pub struct Guarded {
+    file: File,
+    guard: Guard,
+    position: u64,
+    looked: Instant,
+}
+
+impl Guarded {
+    /// Reads the file on which this watches, from where it stands.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn new(mut file: File, guard: Guard) -> anyhow::Result<Self> {
+        let position = file.stream_position().context("asking where a file stands")?;
+        Ok(Self { file, guard, position, looked: Instant::now() })
+    }
+
+    fn check(&mut self, read: usize) -> anyhow::Result<()> {
+        let (position, size) = (self.position, self.guard.identity.size);
+        ensure!(
+            read == 0 || size > 0,
+            "it says that it has 0 bytes, and has some: it is no ordinary file, or is being written; cat it to \
+             standard input"
+        );
+        if read == 0 || position > size || self.looked.elapsed() >= LOOK {
+            self.looked = Instant::now();
+            self.guard.check()?;
+        }
+        let end = |words: String| Err(Changed(words).into());
+        if read == 0 && position < size {
+            return end(format!("it had {size} bytes, and ends after {position}"));
+        }
+        if position > size {
+            return end(format!("it had {size} bytes, and now has more"));
+        }
+        Ok(())
+    }
+}
+
+impl Read for Guarded {
+    /// Reads; checks the file once a second, and at its end.
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read(out)?;
+        self.position += read as u64;
+        if !out.is_empty() {
+            self.check(read).map_err(io::Error::other)?;
+        }
+        Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, OpenOptions};
+    use std::io::Write;
+
+    use super::*;
+
+    /// A file of a hundred bytes of which ten are read, something done to it, and the rest of it read; gives what is said.
+    fn after(act: impl FnOnce(&Path)) -> Result<usize, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("in.csv");
+        fs::write(&path, [b'x'; 100]).unwrap();
+        let file = File::open(&path).unwrap();
+        let guard = Guard::new(&file, Some(&path), None).unwrap();
+        let mut reader = Guarded::new(file, guard.clone()).unwrap();
+        reader.read_exact(&mut [0; 10]).unwrap();
+        act(&path);
+        let read = reader.read_to_end(&mut Vec::new()).map_err(|error| error.to_string());
+        // Whoever opens it again with what it was hears the same.
+        let again = File::open(&path).map(|file| Guard::new(&file, Some(&path), Some(guard.identity())));
+        assert_eq!(read.is_err(), again.is_ok_and(|guard| guard.is_err()), "{read:?}");
+        assert_eq!(read.is_err(), guard.check().is_err());
+        read
+    }
+
+    fn write_over(path: &Path, bytes: &[u8]) {
+        OpenOptions::new().write(true).truncate(true).open(path).unwrap().write_all(bytes).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_stays_as_it_is_is_read_to_its_end() {
+        assert_eq!(after(|_| {}), Ok(90));
+        assert_eq!(after(|path| fs::hard_link(path, path.with_extension("link")).unwrap()), Ok(90));
+        assert_eq!(after(|path| fs::remove_file(path).unwrap()), Ok(90));
+    }
+
+    #[test]
+    fn whatever_happens_to_a_file_is_noticed() {
+        let said = after(|path| write_over(path, &[b'y'; 100])).unwrap_err();
+        assert!(said.starts_with("it has changed while it was read: it had 100 bytes, modified "), "{said}");
+        assert!(said.ends_with("UTC; run the job again when nothing writes to it"), "{said}");
+        let said = after(|path| write_over(path, &[b'y'; 50])).unwrap_err();
+        assert!(said.contains("and now has 50 bytes"), "{said}");
+        let said = after(|path| {
+            OpenOptions::new().append(true).open(path).unwrap().write_all(b"more").unwrap();
+        });
+        assert!(said.unwrap_err().contains("and now has 104 bytes"));
+        let said = after(|path| {
+            fs::write(path.with_extension("new"), [b'x'; 100]).unwrap();
+            fs::rename(path.with_extension("new"), path).unwrap();
+        });
+        assert!(said.unwrap_err().contains("another file is in its place; it had 100 bytes"));
+        let said = after(|path| {
+            let file = OpenOptions::new().write(true).open(path).unwrap();
+            file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_nanos(951_782_400_000_000_007))
+                .unwrap();
+        });
+        assert!(
+            said.unwrap_err().contains("and now has 100 bytes, modified 2000-02-29 00:00:00.000000007 UTC")
+        );
+    }
+
+    #[test]
+    fn a_link_that_leads_elsewhere_is_another_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let [link, old, new] = ["link", "old", "new"].map(|name| folder.path().join(name));
+        fs::write(&old, "A\n1\n").unwrap();
+        fs::write(&new, "A\n2\n").unwrap();
+        std::os::unix::fs::symlink(&old, &link).unwrap();
+        let guard = Guard::new(&File::open(&link).unwrap(), Some(&link), None).unwrap();
+        guard.check().unwrap();
+        fs::remove_file(&link).unwrap();
+        std::os::unix::fs::symlink(&new, &link).unwrap();
+        assert!(guard.check().unwrap_err().to_string().contains("another file is in its place"));
+    }
+
+    #[test]
+    fn what_has_bytes_and_no_size_is_refused() {
+        let file = File::open("/proc/self/status").unwrap();
+        let guard = Guard::new(&file, None, None).unwrap();
+        let error = Guarded::new(file, guard).unwrap().read(&mut [0; 10]).unwrap_err().to_string();
+        assert!(error.starts_with("it says that it has 0 bytes, and has some"), "{error}");
+    }
+
+    #[test]
+    fn identities_come_back_from_their_text() {
+        let identity = Identity::of(&fs::metadata("/proc/self/exe").unwrap());
+        assert_eq!(identity.to_string().parse::<Identity>().unwrap(), identity);
+        for wrong in ["", "1:2:3", "1:2:3:4:x", "1:2:3:4:5:6"] {
+            assert!(wrong.parse::<Identity>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn times_are_dates() {
+        let date = |seconds| utc((seconds, 0)).replace(".000000000 UTC", "");
+        assert_eq!(date(0), "1970-01-01 00:00:00");
+        assert_eq!(date(-1), "1969-12-31 23:59:59");
+        assert_eq!(date(1_709_210_096), "2024-02-29 12:34:56");
+        assert_eq!(date(4_102_444_799), "2099-12-31 23:59:59");
+    }
+}
