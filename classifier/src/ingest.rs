@@ -251,7 +251,7 @@ impl Shared {
         first: &[u8],
         reader: &mut FrameReader<TcpStream>,
     ) -> anyhow::Result<()> {
-        let SenderOpening { session } = opening::check(first, self.settings.token.as_ref())?;
+        let SenderOpening { session, marks } = opening::check(first, self.settings.token.as_ref())?;
         visitor.admit();
         let _untold = Untold::new(self);
         let voice = Arc::new(Voice::new(&visitor.stream, Arc::clone(&self.durable))?);
@@ -280,7 +280,9 @@ impl Shared {
         })?;
         let header = header.context("it left before the CSV's header")?;
         self.check_header(&header)?;
-        reader.allow_marks();
+        if marks {
+            reader.allow_marks();
+        }
         self.take_rows(reader, &header, &turn)?;
         self.tell_outcome(&voice)
     }
@@ -337,8 +339,8 @@ impl Shared {
             let (run, end) = reader.run(self.settings.chunk_size, BATCH_BYTES)?;
             if end == RunEnd::Closed {
                 bail!(
-                    "the connection ended without the mark for the end of the rows (of a plain client, the byte 0x04); {} \
-                     rows are taken, and the rest is waited for",
+                    "the connection ended without the end of the rows (of a plain client, the byte 0x04); {} rows are \
+                     taken, and the rest is waited for",
                     self.state().next_row
                 );
             }

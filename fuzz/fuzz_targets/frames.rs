@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use fuzz::{Pieces, largest_allocation, settings};
 use libfuzzer_sys::fuzz_target;
-use wire::frame::{self, EOT, FrameError, FrameReader, PREFIX, RunEnd};
+use wire::frame::{self, END, EOT, FLAWED, FrameError, FrameReader, PREFIX, Row, RunEnd};
 
 /// How a stream ends.
 #[derive(Debug, PartialEq)]
@@ -29,6 +29,7 @@ fuzz_target!(|input: &[u8]| {
         one_by_one(reader(stream_of_one), &reads, &expected);
         in_runs(reader(pieces()), 1 + usize::from(frames) % 9, 1 + 40 * usize::from(bytes), &expected);
     });
+    with_marks(stream, limit, pieces());
     // A block, or twice what came; payloads are compared where they stand.
     assert!(largest <= (512 << 10) + 4 * stream.len(), "{largest} bytes for a stream of {}", stream.len());
 });
@@ -99,7 +100,7 @@ fn in_runs(
             assert_eq!(Some(&payload), left.next());
         }
         match run_end {
-            RunEnd::Eot => assert_eq!(left.next(), Some(&&[EOT][..])),
+            RunEnd::End => assert_eq!(left.next(), Some(&&[EOT][..])),
             RunEnd::Full => {
                 let next = left.as_slice().first().map_or(0, |next| PREFIX + next.len());
                 assert!(run.frames == frames || run.frames > 0 && run.bytes.len() + next > bytes);
@@ -109,5 +110,44 @@ fn in_runs(
                 return;
             }
         }
+    }
+}
+
+/// Of a peer that has marks, rows are taken until the one for their end; each is whole or says why not.
+fn with_marks(mut rest: &[u8], limit: usize, pieces: Pieces<'_>) {
+    let mut reader = FrameReader::new(pieces, "the peer", limit);
+    reader.allow_marks();
+    loop {
+        let run = reader.run(1, usize::MAX);
+        let Some((prefix, behind)) = rest.split_first_chunk::<PREFIX>() else {
+            let end = run.map(|(run, end)| (run.frames, end)).map_err(end_of);
+            let missing = PREFIX - rest.len();
+            assert_eq!(
+                end,
+                if rest.is_empty() { Ok((0, RunEnd::Closed)) } else { Err(End::Truncated(missing)) }
+            );
+            return;
+        };
+        let prefix = u32::from_be_bytes(*prefix);
+        let length = (prefix & !FLAWED) as usize;
+        if prefix == END {
+            assert_eq!(run.unwrap().1, RunEnd::End);
+            return;
+        }
+        if length > limit || length > behind.len() {
+            assert!(run.is_err());
+            return;
+        }
+        let run = run.unwrap().0;
+        let payload = &behind[..length];
+        let row = frame::rows(&run.bytes).next();
+        match row.expect("a run of one") {
+            Row::Whole(row) => assert!(prefix & FLAWED == 0 && row == payload),
+            Row::Flawed { reason, beginning } => {
+                assert!(prefix & FLAWED != 0 && payload.ends_with(beginning));
+                assert!([0, 2 + reason.len()].contains(&(length - beginning.len())));
+            }
+        }
+        rest = &behind[length..];
     }
 }

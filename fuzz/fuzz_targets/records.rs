@@ -4,45 +4,42 @@
 
 use fuzz::{Pieces, largest_allocation, settings};
 use libfuzzer_sys::fuzz_target;
-use records::{BOM, BadHeader, Malformed, Reader, RecordError, Shape};
-
-/// How a stream ends.
-#[derive(Debug, PartialEq)]
-enum End {
-    Closed,
-    TooLong(u64),
-    OpenQuote(u64),
-}
+use records::sniff::{self, Name};
+use records::{BOM, BadHeader, Flaw, Malformed, Reader, Row, Shape};
 
 fuzz_target!(|input: &[u8]| {
     let Some(([limit, first, second, ask], stream)) = settings(input) else { return };
     let limit = [0, 1, 5, 100, 10_000, 16 << 20][usize::from(limit) % 6];
-    let (expected, end) = split(stream, limit);
+    let expected = split(stream, limit);
     let mut reader = Reader::new(Pieces::new(stream, [first, second]), limit);
     let (_, largest) = largest_allocation(|| {
-        for (i, record) in expected.iter().enumerate() {
+        for (i, row) in expected.iter().enumerate() {
             // To ask makes no difference.
             if (ask >> (i % 8)) & 1 == 1 {
-                reader.has_record();
+                reader.has_row();
             }
-            assert_eq!(reader.next_record().unwrap(), Some(*record));
+            assert_eq!(reader.next_row().unwrap(), Some(*row));
         }
-        let ended = match reader.next_record() {
-            Ok(record) => {
-                assert_eq!(record, None);
-                End::Closed
-            }
-            Err(RecordError::TooLong { line, .. }) => End::TooLong(line),
-            Err(RecordError::OpenQuote { line }) => End::OpenQuote(line),
-            Err(RecordError::Io(error)) => panic!("{error}"),
-        };
-        assert_eq!(ended, end);
+        assert_eq!(reader.next_row().unwrap(), None);
+        assert_eq!(reader.consumed(), stream.len() as u64);
     });
     assert!(largest <= (1 << 20) + 4 * stream.len(), "{largest} bytes for a stream of {}", stream.len());
-    for record in expected {
-        let values = values(record).expect("the reader gives whole records");
-        joined(record, &values);
-        header(record);
+    for Row { bytes, flaw } in expected {
+        match flaw {
+            None => joined(bytes, &values(bytes).expect("the reader gives whole records")),
+            // A worker finds out by itself.
+            Some(Flaw::OpenQuote) => assert_eq!(values(bytes), Err(Malformed::OpenQuote)),
+            Some(Flaw::TooLong { .. }) => assert!(bytes.len() <= 1000 && bytes.len() <= limit + 1),
+        }
+        header(bytes);
+    }
+    let name = Name { name: "it", is_file: ask & 1 == 1 };
+    let seen = &stream[..stream.len().min(sniff::SAMPLE)];
+    if let Err(why) = sniff::check(seen, true, ask & 2 == 2, name) {
+        assert!(why.to_string().contains("; "));
+    }
+    if seen.contains(&b'\n') && sniff::check(seen, false, false, name).is_ok() && !sniff::is_enough(seen) {
+        assert_eq!(seen.iter().filter(|&&byte| byte == b'\n').count(), 1);
     }
     // A frame may have anything in it.
     match values(stream) {
@@ -55,37 +52,71 @@ fuzz_target!(|input: &[u8]| {
     header(stream);
 });
 
-/// Records byte by byte.
-fn split(stream: &[u8], limit: usize) -> (Vec<&[u8]>, End) {
-    let stream = stream.strip_prefix(BOM).unwrap_or(stream);
-    let (mut records, mut start, mut line) = (Vec::new(), 0, 1);
-    while start < stream.len() {
-        let rest = &stream[start..];
-        let (mut at, mut quoted, mut begins) = (0, false, true);
-        while at < rest.len() && (quoted || rest[at] != b'\n') {
-            match rest[at] {
-                b'"' if quoted && rest.get(at + 1) == Some(&b'"') => at += 1,
-                b'"' if quoted => quoted = false,
-                b'"' if begins => quoted = true,
-                _ => {}
-            }
-            begins = !quoted && rest[at] == b',';
-            at += 1;
-        }
-        if at > limit {
-            return (records, End::TooLong(line));
-        }
-        if quoted {
-            return (records, End::OpenQuote(line));
-        }
-        let record = &rest[..at];
-        line += 1 + record.iter().filter(|&&byte| byte == b'\n').count() as u64;
+/// Rows byte by byte.
+fn split(stream: &[u8], limit: usize) -> Vec<Row<'_>> {
+    let mut rest = stream.strip_prefix(BOM).unwrap_or(stream);
+    let mut rows = Vec::new();
+    while !rest.is_empty() {
+        let (end, flaw) = row(rest, limit);
         // Only a line end has a carriage return to itself.
-        let ended = at < rest.len();
-        records.push(if ended { record.strip_suffix(b"\r").unwrap_or(record) } else { record });
-        start += at + 1;
+        let bytes = match (flaw, end < rest.len()) {
+            (Some(Flaw::TooLong { .. }), _) => beginning(&rest[..end]),
+            (_, true) => rest[..end].strip_suffix(b"\r").unwrap_or(&rest[..end]),
+            (_, false) => &rest[..end],
+        };
+        rows.push(Row { bytes, flaw });
+        let behind = match flaw {
+            Some(Flaw::TooLong { .. }) => {
+                end + rest[end..].iter().position(|&byte| byte == b'\n').unwrap_or(rest.len())
+            }
+            _ => end,
+        };
+        rest = rest.get(behind + 1..).unwrap_or_default();
     }
-    (records, End::Closed)
+    rows
+}
+
+/// Where a row ends, and what is wrong with it.
+fn row(rest: &[u8], limit: usize) -> (usize, Option<Flaw>) {
+    let here = &rest[..rest.len().min(limit + 1)];
+    let is_cut = here.len() == limit + 1;
+    let (mut at, mut quoted, mut begins, mut line_end) = (0, false, true, None);
+    while at < here.len() {
+        let behind = &here[at + 1..];
+        match here[at] {
+            b'\n' if !quoted => return (at, None),
+            b'\n' => line_end = line_end.or(Some(at)),
+            b'"' if quoted && behind.first() == Some(&b'"') => at += 1,
+            b'"' if quoted => {
+                let next = behind.iter().find(|byte| line_end.is_none() || !b" \t".contains(byte));
+                match (line_end, next) {
+                    (_, None) if is_cut => break,
+                    (Some(end), Some(next)) if !b",\r\n".contains(next) => {
+                        return (end, Some(Flaw::OpenQuote));
+                    }
+                    _ => quoted = false,
+                }
+            }
+            b'"' if begins => (quoted, line_end) = (true, None),
+            _ => {}
+        }
+        begins = !quoted && here[at] == b',';
+        at += 1;
+    }
+    match (quoted, line_end, is_cut) {
+        (true, Some(end), _) => (end, Some(Flaw::OpenQuote)),
+        (_, _, true) => (limit + 1, Some(Flaw::TooLong { limit })),
+        (quoted, _, false) => (rest.len(), quoted.then_some(Flaw::OpenQuote)),
+    }
+}
+
+/// At most a thousand bytes, and no half of a character.
+fn beginning(row: &[u8]) -> &[u8] {
+    let mut end = row.len().min(1000);
+    if end < row.len() {
+        end = (997..=1000).rev().find(|&at| row[at] & 0xc0 != 0x80).unwrap_or(1000);
+    }
+    &row[..end]
 }
 
 /// Values byte by byte.

@@ -67,7 +67,7 @@ enum Failure {
 /// again and again without taking a row.
 pub fn send_all(target: &Target, input: &mut dyn Input) -> anyhow::Result<u64> {
     let session = target.session.clone().map_or_else(session, Ok)?;
-    let opening = SenderOpening { session: Some(session) };
+    let opening = SenderOpening { session: Some(session), marks: true };
     let mut asked_before = None;
     let mut sent = None;
     let mut in_vain = 0;

@@ -35,7 +35,7 @@ impl Watch {
             while let Err(RecvTimeoutError::Timeout) = is_over.recv_timeout(LOOK) {
                 if let Err(error) = guard.check() {
                     let mut note = note.lock().unwrap_or_else(PoisonError::into_inner);
-                    *note = Some(error.context("sending the input"));
+                    *note = Some(error.context(format!("reading {}", guard.name())));
                     drop(note);
                     // One that is broken already needs no breaking.
                     let _ = stream.shutdown(Shutdown::Both);

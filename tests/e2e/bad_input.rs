@@ -42,6 +42,60 @@ fn a_header_only_is_a_job_of_no_rows() {
     }
 }
 
+/// What is obviously no CSV with commas.
+const NOT_CSV: [(&[u8], &str); 12] = [
+    (b"ID;NAME;PRICE\n1;a;1,50\n", "one column with 2 semicolons"),
+    (b"ID;PRICE\n0;0,50\n1;1,50\n", "one column with 1 semicolon"),
+    (b"ID\tNAME\tX\n1\ta\tb\n", "one column with 2 tabs"),
+    (b"ID|NAME|X\n1|a|b\n", "one column with 2 vertical bars"),
+    (b"\x1f\x8b\x08\0\0\0\0\0\0\x03", "is compressed with gzip; give it as a CSV: gzip -dc"),
+    (b"BZh91AY&SY\x01\x02", "is compressed with bzip2"),
+    (b"PK\x03\x04\x14\0\0\0", "is a zip archive"),
+    (b"\x28\xb5\x2f\xfd\x24\x10", "is compressed with zstd"),
+    (b"PAR1\x15\x04\x15\x10", "is a Parquet file"),
+    (b"I\0D\0,\0N\0\n\0", "is UTF-16LE"),
+    (b"# made by a tool\nID,NAME\n1,a\n", "is a comment"),
+    (b"{\"error\": \"not found\"}\n", "is JSON"),
+];
+
+#[test]
+fn a_job_of_what_is_no_csv_costs_no_earlier_results_whichever_way_it_comes() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |script: &str| {
+        let mut command = Command::new("sh");
+        let job =
+            "job() { \"$0\" run-locally --output \"$1/out\" --log \"$1/log\" --no-hub --workers 1 \"$@\"; }";
+        let job = job.replace("\"$0\"", "\"$XTASK\"").replace("$1", "$FOLDER");
+        command.env("XTASK", tests::program_path("xtask")).env("FOLDER", folder.path());
+        command.args(["-c", &format!("{job}\ncd \"$FOLDER\"\n{script}")]);
+        Program::start_command("sh", folder.path(), command)
+    };
+    run("job --input-lines 1000").success();
+    let results = || {
+        ["log", "rejects.csv", "json"]
+            .map(|name| std::fs::read(folder.path().join(format!("out/results.{name}"))).unwrap())
+    };
+    let before = results();
+    let refused = |script: &str, what: &str| {
+        let said = run(script).failure();
+        assert!(said.contains(what), "{what}: {said}");
+        assert!(results() == before, "{what}");
+        assert!(!folder.path().join("out/results.checkpoint").exists(), "{what}");
+    };
+    refused("job --input - < /dev/null", "standard input is empty");
+    refused(": | job --input -", "standard input is empty");
+    refused("mkfifo pipe; (: > pipe) & job --input pipe", "pipe is empty");
+    refused("printf 'ID\\tNAME\\tX\\n1\\ta\\tb\\n' > tabs; cat tabs | job --input -", "seems to have tabs");
+    refused("job --input tabs", "seems to have tabs");
+    refused("job --input - < tabs", "seems to have tabs");
+    refused("gzip -c tabs | job --input -", "standard input is compressed with gzip");
+    refused("(gzip -c tabs > pipe) & job --input pipe", "pipe is compressed with gzip");
+    // Whoever says that it has commas, gets a column.
+    let said = run("job --input tabs --delimiter ,").success();
+    assert!(said.contains("rows in    1\n"), "{said}");
+    assert!(run("job --input tabs --delimiter ';'").failure().contains("possible values: ,"));
+}
+
 #[test]
 fn an_input_without_a_header_is_refused_before_anything_is_sent() {
     let folder = tempfile::tempdir().unwrap();
@@ -53,18 +107,118 @@ fn an_input_without_a_header_is_refused_before_anything_is_sent() {
     assert!(refused(b"").contains("x.csv is empty; the first line must be a CSV header"));
     assert!(refused(b"\n1,2\n").contains("x.csv has no header: its first line is empty"));
     assert!(refused(b"\xff,b\n").contains("x.csv is not UTF-8"));
+    assert!(refused(b"A,\"B\n1,2\n").contains("the header of"));
+    for (text, what) in NOT_CSV {
+        let said = refused(text);
+        assert!(said.contains(what), "{what}: {said}");
+    }
     assert!(refused(b"A,B\r1,2\r3,4\r").contains("x.csv has a carriage return in it"));
     let said = Program::start("sender", folder.path(), ["127.0.0.1:1", "/no/such/file"]).failure();
     assert!(said.contains("opening the input /no/such/file"), "{said}");
 }
 
+/// Rows of which some are none, with what is to become of the latter: their numbers, reasons, and first bytes.
+type Damaged = (Vec<u8>, Vec<(usize, &'static str, String)>);
+
+/// A text of rows, of which these are put in the place of others; each is to be one reject.
+fn damaged(quoted: bool, bad: Vec<(usize, &'static str, String)>) -> Damaged {
+    let quote = if quoted { "\"" } else { "" };
+    let mut rows: Vec<_> =
+        (0..3000).map(|row| format!("{quote}{row}{quote},{quote}row {row}{quote}")).collect();
+    for (row, _, text) in &bad {
+        rows[*row].clone_from(text);
+    }
+    (format!("ID,NAME\n{}\n", rows.join("\n")).into_bytes(), bad)
+}
+
 #[test]
-fn an_open_quote_in_a_file_names_its_line() {
-    let mut cluster = Setup::default().start();
-    std::fs::write(cluster.path("open.csv"), "ID,NAME\n0,a\n1,\"open\n2,b\n").unwrap();
-    let said = cluster.sender([cluster.path("open.csv").to_str().unwrap()]).failure();
-    assert!(said.contains("the record that starts on line 3 ends inside quotes"), "{said}");
-    assert!(cluster.classifiers[0].is_running(), "the cluster stays up");
+fn a_bad_row_is_one_reject_whatever_is_wrong_with_it_and_however_it_is_classified() {
+    let open = "a quoted value is not closed";
+    let long = "the row is longer than 16777216 bytes; its first bytes are these";
+    let texts = [
+        damaged(false, vec![(2990, open, "2990,\"row".into())]),
+        damaged(
+            true,
+            vec![
+                (5, open, "\"5\",\"row".into()),
+                (6, "1 values", "\"6,\"row\"".into()),
+                (2999, open, "9,\"".into()),
+            ],
+        ),
+        damaged(true, vec![(7, open, "7,\"row\"\"".into())]),
+        damaged(
+            false,
+            vec![(100, long, format!("100,{}", "x".repeat(40 << 20))), (101, "1 values", "\x04".into())],
+        ),
+        damaged(true, vec![(0, long, format!("0,\"{}\"", "y".repeat(17 << 20))), (2999, open, "\"".into())]),
+    ];
+    for (text, bad) in texts {
+        let folder = tempfile::tempdir().unwrap();
+        let [input, output] =
+            ["in.csv", "out.csv"].map(|name| folder.path().join(name).display().to_string());
+        std::fs::write(&input, text).unwrap();
+        Program::start("classifier", folder.path(), ["file", &input, &output]).success();
+        let log = std::fs::read(&output).unwrap();
+        let rejects = std::fs::read_to_string(folder.path().join("out.rejects.csv")).unwrap();
+        assert_eq!(log.iter().filter(|&&byte| byte == b'\n').count(), 3000 - bad.len());
+        let lines: Vec<_> = rejects.lines().skip(1).collect();
+        assert_eq!(lines.len(), bad.len(), "{rejects}");
+        for (line, (row, reason, text)) in lines.iter().zip(&bad) {
+            let shown = text[..text.len().min(1000)].replace('"', "\"\"");
+            assert!(line.starts_with(&format!("{row},")) && line.contains(reason), "{line}");
+            assert!(line.trim_end_matches('"').ends_with(shown.trim_end_matches('"')), "{line}");
+        }
+        for (processes, workers) in [(1, 1), (2, 2)] {
+            let results = Setup { processes, workers, ..Setup::default() }.run([&*input]);
+            assert!(results.log == log && results.rejects == rejects, "{processes} of {workers}");
+            assert_eq!((results.summary.rows, results.summary.rejects), (3000, bad.len() as u64));
+        }
+    }
+}
+
+#[test]
+fn a_stray_closing_quote_is_part_of_its_value_and_costs_no_row() {
+    let rows = ["0,\"a\"b", "1,\"c\" d", "2,e\"f", "3,\"g\"\"h\"i", "4,\"\"\"j", "5,last"];
+    let mut cluster = Setup::default().args(["--slowness", "0"]).start();
+    std::fs::write(cluster.path("stdin"), format!("ID,NAME\n{}\n", rows.join("\n"))).unwrap();
+    cluster.sender(["-"]).success();
+    let results = cluster.results();
+    // All but the fifth, which opens and is not closed.
+    assert_eq!((results.summary.rows, results.summary.rejects), (6, 1));
+    assert!(results.rejects.contains("4,a quoted value is not closed,"), "{}", results.rejects);
+    let good = rows.iter().filter(|row| !row.starts_with('4'));
+    let expected: String = good.map(|row| format!("{row},0.8894159948913373\n")).collect();
+    assert_eq!(String::from_utf8(results.log).unwrap(), expected);
+}
+
+#[test]
+fn a_sender_that_is_killed_finds_the_rows_behind_bad_ones_again() {
+    let (text, bad) = damaged(
+        true,
+        vec![
+            (5, "", "5,\"open".into()),
+            (6, "", format!("6,{}", "x".repeat(17 << 20))),
+            (7, "", "\x04".into()),
+        ],
+    );
+    let mut cluster = Setup::default().args(["--classifier", "sleep:1000", "--chunk-size", "10"]).start();
+    let path = cluster.path("in.csv").display().to_string();
+    std::fs::write(&path, text).unwrap();
+    let args = ["--session", "mine", &path];
+    let first = cluster.sender(args);
+    tests::eventually("the first results", || {
+        std::fs::metadata(cluster.path("results.log")).is_ok_and(|log| log.len() > 0).then_some(())
+    });
+    // All of its rows may have come already; then the second one only hears the outcome.
+    first.signal("KILL");
+    cluster.sender(args).success();
+    let results = cluster.results();
+    let expected: String = (0..3000)
+        .filter(|row| !(5..8).contains(row))
+        .map(|row| format!("\"{row}\",\"row {row}\",0.0\n"))
+        .collect();
+    assert!(results.log == expected.as_bytes());
+    assert_eq!(results.summary.rejects, bad.len() as u64);
 }
 
 #[test]
@@ -142,7 +296,9 @@ fn a_file_and_the_cluster_refuse_the_same() {
     for (text, reason) in [
         (&b"A\xff\n1\n"[..], "is not UTF-8"),
         (b"A\r1\r", "has a carriage return in it"),
-        (b"A\n1\n\x04\n2\n", "row 1 of"),
+        (b"A;B\n1;2\n", "seems to have semicolons"),
+        (b"", "is empty"),
+        (b"\x1f\x8b\x08\0", "is compressed with gzip"),
     ] {
         std::fs::write(&input, text).unwrap();
         let args = ["file", input.to_str().unwrap(), output.to_str().unwrap()];

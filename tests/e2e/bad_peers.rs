@@ -122,7 +122,12 @@ fn a_sender_that_comes_back_takes_over_from_its_old_connection() {
     let mut cluster = Setup::default().args(["--chunk-size", "1", "--slowness", "0"]).start();
     let connect = |session: &str| {
         let stream = TcpStream::connect(&cluster.rows).unwrap();
-        opening::send(&stream, None, &SenderOpening { session: Some(session.into()) }).unwrap();
+        opening::send(
+            &stream,
+            None,
+            &SenderOpening { session: Some(session.into()), ..SenderOpening::default() },
+        )
+        .unwrap();
         let mut reader = FrameReader::new(stream.try_clone().unwrap(), "the source", 1 << 16);
         let answer: SourceAnswer = opening::answer(&reader.next_frame().unwrap().unwrap(), "it").unwrap();
         (stream, reader, answer)
@@ -187,7 +192,12 @@ fn a_sender_that_lost_its_connection_at_the_end_is_told_the_outcome() {
     let mut cluster = Setup::default().args(["--classifier", "sleep:1000000", "--chunk-size", "1"]).start();
     let connect = |session: &str| {
         let stream = TcpStream::connect(&cluster.rows).unwrap();
-        opening::send(&stream, None, &SenderOpening { session: Some(session.into()) }).unwrap();
+        opening::send(
+            &stream,
+            None,
+            &SenderOpening { session: Some(session.into()), ..SenderOpening::default() },
+        )
+        .unwrap();
         stream
     };
     let first = connect("mine");

@@ -19,6 +19,7 @@ mod cloud_requests;
 mod cloud_strangers;
 mod hub;
 mod hub_cluster;
+mod input_changes;
 mod lab;
 mod lying_peers;
 mod one_table;

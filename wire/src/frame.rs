@@ -22,11 +22,11 @@ pub const DEFAULT_LIMIT: usize = 16 << 20;
 pub const PEER_LIMIT: usize = 128 << 20;
 /// ASCII ENQ: the first byte of the first frame of a client that knows this project's protocols.
 pub const ENQ: u8 = 0x05;
-/// ASCII EOT: alone in a frame of a plain client, the end of the rows.
+/// ASCII EOT: alone in a frame, the end of the rows of a client that has no marks.
 pub const EOT: u8 = 0x04;
-/// In place of a length, between our own programs: the end of the rows. No frame is that long, so any bytes may be a row.
+/// In place of a length, of a sender that has marks: the end of the rows. No frame is that long, so any bytes may be a row.
 pub const END: u32 = u32::MAX;
-/// Added to a length, between our own programs: what follows stands in for a row that cannot be sent, and says why.
+/// Added to a length, of a sender that has marks: what follows stands in for a row that cannot be sent, and says why.
 pub const FLAWED: u32 = 1 << 31;
 
 /// What stands before a payload.

@@ -116,7 +116,7 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Of an open file, as it is now; or as it was when it was opened before.
+    /// Of an open file, as it is now; or as it was when it was opened before. A file without a path is standard input.
     ///
     /// # Errors
     /// A file that is another one than `before`, or that says nothing about itself.
@@ -128,6 +128,11 @@ impl Guard {
             Self { file: Arc::new(file), path: path.map(Path::to_owned), identity: before.unwrap_or(now) };
         guard.check()?;
         Ok(guard)
+    }
+
+    /// What the file is called.
+    pub fn name(&self) -> String {
+        self.path.as_ref().map_or_else(|| "standard input".to_owned(), |path| path.display().to_string())
     }
 
     /// Which file it is.

@@ -35,4 +35,4 @@ pub mod schema;
 pub mod token;
 
 /// Version of the protocols in this crate. Peers that speak another one are refused with a reason.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 2;

@@ -90,6 +90,10 @@ pub struct SenderOpening {
     /// the new connection takes over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<String>,
+    /// Its rows end with the mark [`END`](frame::END), so that any bytes may be a row, and it stands in for rows that it cannot
+    /// send ([`FLAWED`](frame::FLAWED)). Without this, the byte 0x04 ends them as with a plain client.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub marks: bool,
 }
 
 /// Who opens a connection to the receiver.

@@ -74,11 +74,26 @@ pub(crate) enum Input {
         seed: u64,
     },
     /// A CSV file.
-    File(PathBuf),
+    File {
+        /// Where it is.
+        path: PathBuf,
+        /// [Which file](wire::identity::Identity) that was when this command looked at it.
+        identity: String,
+        /// The user says that it has commas, whatever it looks like.
+        commas: bool,
+    },
     /// A CSV that can be read only once: a named pipe, say.
-    Pipe(PathBuf),
+    Pipe {
+        /// Where it is.
+        path: PathBuf,
+        /// As of a file.
+        commas: bool,
+    },
     /// This command's standard input.
-    Stdin,
+    Stdin {
+        /// As of a file.
+        commas: bool,
+    },
 }
 
 impl Input {
@@ -86,17 +101,25 @@ impl Input {
     pub(crate) fn rows(&self) -> Option<u64> {
         match self {
             Self::Fake { lines, .. } => Some(*lines),
-            Self::File(_) | Self::Pipe(_) | Self::Stdin => None,
+            Self::File { .. } | Self::Pipe { .. } | Self::Stdin { .. } => None,
         }
     }
 
-    fn sender_args(&self) -> Vec<String> {
+    /// The arguments that tell a sender its rows.
+    pub(crate) fn sender_args(&self) -> Vec<String> {
+        let csv = |commas: &bool, path: String| {
+            let delimiter = commas.then_some(["--delimiter", ","]).into_iter().flatten();
+            delimiter.map(str::to_owned).chain(["--".to_owned(), path]).collect()
+        };
         match self {
             Self::Fake { lines, seed } => {
                 vec!["--lines".into(), lines.to_string(), "--seed".into(), seed.to_string()]
             }
-            Self::File(path) | Self::Pipe(path) => vec!["--".into(), path.display().to_string()],
-            Self::Stdin => vec!["--".into(), "-".into()],
+            Self::File { path, identity, commas } => {
+                [vec!["--identity".into(), identity.clone()], csv(commas, arg(path))].concat()
+            }
+            Self::Pipe { path, commas } => csv(commas, arg(path)),
+            Self::Stdin { commas } => csv(commas, "-".into()),
         }
     }
 }
@@ -110,11 +133,19 @@ pub(crate) struct Hosts<'a> {
     pub(crate) classifiers: Vec<&'a dyn Host>,
 }
 
+/// What is done when a job takes its first row.
+pub(crate) type WhenBegun<'a> = &'a dyn Fn() -> anyhow::Result<()>;
+
 /// Runs a job until its results are durable (and packed, if that is wanted). Its programs report to the hub, if there is one.
 ///
 /// # Errors
 /// When one of its programs fails, with its last lines; or somebody interrupts.
-pub(crate) fn run(job: &Job, hosts: &Hosts<'_>, hub: Option<&Hub>) -> anyhow::Result<Times> {
+pub(crate) fn run(
+    job: &Job,
+    hosts: &Hosts<'_>,
+    hub: Option<&Hub>,
+    when_begun: Option<WhenBegun<'_>>,
+) -> anyhow::Result<Times> {
     let mut programs = Programs { running: Vec::new(), has_begun: false };
     let results = start_receiver(&mut programs, job, hosts.metrics, hub)?;
 
@@ -154,11 +185,15 @@ pub(crate) fn run(job: &Job, hosts: &Hosts<'_>, hub: Option<&Hub>) -> anyhow::Re
     args.extend(token_args(job));
     // A sender that is started again is the same one, with this name.
     args.extend(["--session".into(), wire::hash::short_hex(job.token.secret().as_bytes())]);
-    if !matches!(job.input, Input::Stdin) {
+    if !matches!(job.input, Input::Stdin { .. }) {
         args.extend(["--patience".into(), SENDER_PATIENCE.to_string()]);
     }
     args.extend(job.input.sender_args());
-    programs.start(job, hosts.metrics, "sender", "sender", args)?;
+    let sender = programs.start(job, hosts.metrics, "sender", "sender", args)?;
+    if let Some(act) = when_begun {
+        programs.await_ready(sender)?;
+        act()?;
+    }
     let watched = Watched {
         rows: job.input.rows(),
         packs: job.archive.is_some(),

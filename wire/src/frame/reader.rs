@@ -27,7 +27,7 @@ pub struct Run {
 pub enum RunEnd {
     /// The run is as long as was asked for.
     Full,
-    /// What ends the rows comes next, and is consumed: [`END`], or of a plain client the single byte [`EOT`].
+    /// What ends the rows comes next, and is consumed: [`END`], or of a peer without marks the single byte [`EOT`].
     End,
     /// The stream ended behind the run's last frame.
     Closed,
@@ -55,7 +55,7 @@ pub struct FrameReader<R> {
     filled: usize,
     /// The peer has sent much at once, so it gets the large blocks.
     is_quick: bool,
-    /// The peer is a program of ours, which has marks for the end of the rows and for those that it cannot send.
+    /// The peer has marks for the end of the rows and for those that it cannot send.
     has_marks: bool,
     limit: usize,
     peer: String,

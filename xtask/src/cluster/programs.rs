@@ -173,8 +173,8 @@ impl<'a> Programs<'a> {
         let environment = job.environment.clone();
         // What a sender has read that can be read only once is gone with it.
         let is_sender = program == "sender";
-        let stdin = is_sender && matches!(job.input, Input::Stdin);
-        let restart = !(is_sender && matches!(job.input, Input::Stdin | Input::Pipe(_)));
+        let stdin = is_sender && matches!(job.input, Input::Stdin { .. });
+        let restart = !(is_sender && matches!(job.input, Input::Stdin { .. } | Input::Pipe { .. }));
         let launch = Launch { name: name.to_owned(), program, args, environment, ready_file, stdin, restart };
         let running = host.start(&launch)?;
         self.running.push(Program::new(name, host, running));
@@ -197,6 +197,19 @@ impl<'a> Programs<'a> {
             }
         };
         await_address(host, &name, what, READY_TIME, check).map(|address| address.to_string())
+    }
+
+    /// Waits until a program is ready, for as long as all run: a sender may have an input that lets it wait.
+    pub(super) fn await_ready(&mut self, program: usize) -> anyhow::Result<()> {
+        let start = Instant::now();
+        loop {
+            let Program { name, host, .. } = &self.running[program];
+            // One that has sent everything by now was ready, too.
+            if host.ready(name)?.is_some() || self.check()? {
+                return Ok(());
+            }
+            std::thread::sleep((start.elapsed() / 100).clamp(PAUSE, LONGEST_PAUSE));
+        }
     }
 
     /// Whether all programs have ended well, but for those that a job that has begun does without. One that has not is an

@@ -22,12 +22,20 @@ pub(crate) struct RowArgs {
     /// A CSV file with a header in place of fake rows (run-locally also takes - for standard input)
     #[arg(long, value_name = "FILE")]
     pub(crate) input: Option<PathBuf>,
+    /// What separates the values of a CSV. Only a comma does; to say so overrules the guess that the input has no commas
+    #[arg(long, value_name = "CHARACTER", value_parser = [","])]
+    pub(crate) delimiter: Option<String>,
     /// Fake rows of another seed are other rows
     #[arg(long, value_name = "S", default_value_t = 0)]
     pub(crate) seed: u64,
 }
 
 impl RowArgs {
+    /// The user says that the input has commas, whatever it looks like.
+    pub(crate) fn commas(&self) -> bool {
+        self.delimiter.is_some()
+    }
+
     /// How many rows are to be made up.
     pub(crate) fn lines(&self) -> u64 {
         self.input_lines.or(self.input_size).unwrap_or(DEFAULT_LINES)

@@ -1,5 +1,8 @@
 //! Subcommand: cargo xtask run-locally
 
+mod earlier;
+
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
@@ -9,15 +12,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use clap::builder::BoolishValueParser;
-use wire::files::{ARCHIVE, REPORT, ResultFiles};
-use wire::program::remove_if_there;
+use wire::files::{ARCHIVE, ResultFiles};
+use wire::identity::Guard;
 use wire::results::Summary;
 
 use super::job_args::{BoxArgs, RejectArgs, RowArgs};
 use crate::cluster::{self, Hosts, Hub, Input, Job};
 use crate::host::local::Local;
-use crate::host::{Host, Launch, arg};
+use crate::host::{Host, Launch};
 use crate::{interrupt, project, ui};
+use earlier::Earlier;
 
 /// Worker threads that a classifier may have.
 const MOST_THREADS: usize = 1024;
@@ -85,12 +89,17 @@ impl Args {
         let Some(path) = &self.rows.input else {
             return Ok(Input::Fake { lines: self.rows.lines(), seed: self.rows.seed });
         };
-        if path == Path::new("-") || path == Path::new("/dev/stdin") {
-            return Ok(Input::Stdin);
+        let commas = self.rows.commas();
+        if ["-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"].iter().any(|stdin| path == Path::new(stdin)) {
+            return Ok(Input::Stdin { commas });
         }
         check_input(path)?;
         let path = path.clone();
-        Ok(if path.is_file() { Input::File(path) } else { Input::Pipe(path) })
+        if !path.is_file() {
+            return Ok(Input::Pipe { path, commas });
+        }
+        let guard = guard(&path)?;
+        Ok(Input::File { path, identity: guard.identity().to_string(), commas })
     }
 
     fn box_args(&self) -> Vec<String> {
@@ -104,6 +113,13 @@ pub(crate) fn check_input(path: &Path) -> anyhow::Result<()> {
     let found = std::fs::metadata(path).with_context(|| format!("opening the input {}", path.display()))?;
     ensure!(!found.is_dir(), "the input {} is a folder; give a CSV file", path.display());
     Ok(())
+}
+
+/// Watches over a file that is the input.
+pub(crate) fn guard(path: &Path) -> anyhow::Result<Guard> {
+    let opening = || format!("opening the input {}", path.display());
+    let file = File::open(path).with_context(opening)?;
+    Guard::new(&file, Some(path), None).with_context(opening)
 }
 
 /// Runs the command.
@@ -124,7 +140,7 @@ fn run_until_done(args: &Args, start: Instant) -> anyhow::Result<ExitCode> {
     let output = args.run.output.clone().map_or_else(|| project::default_folder("output"), Ok)?;
     let log = args.run.log.clone().map_or_else(|| project::default_folder("log"), Ok)?;
     let files = ResultFiles::beside(&output.join("results.log"))?;
-    if let Input::File(path) = &input {
+    if let Input::File { path, .. } = &input {
         spare(path, &files)?;
     }
     let programs = project::build_programs()?;
@@ -142,11 +158,12 @@ fn run_until_done(args: &Args, start: Instant) -> anyhow::Result<ExitCode> {
     );
     let host = Local::new(programs, log, run_folder.clone());
     check(&host, "classifier", [vec!["check".to_owned()], args.box_args()].concat(), &run_folder)?;
-    if let Input::File(path) = &input {
-        let words = ["127.0.0.1:1".to_owned(), "--check".to_owned(), "--".to_owned(), arg(path)];
-        check(&host, "sender", words.to_vec(), &run_folder)?;
+    if matches!(input, Input::File { .. }) {
+        let words = vec!["127.0.0.1:1".to_owned(), "--check".to_owned()];
+        let said = check(&host, "sender", [words, input.sender_args()].concat(), &run_folder)?;
+        tell_hints(&said);
     }
-    clean_slate(&files, &output)?;
+    let earlier = Earlier::set_aside(&files, &output)?;
     let archive = args.run.pack.then(|| output.join(ARCHIVE));
 
     ui::note(&format!(
@@ -176,7 +193,12 @@ fn run_until_done(args: &Args, start: Instant) -> anyhow::Result<ExitCode> {
     };
     let hosts = Hosts { metrics: &host, classifiers: vec![&host as &dyn Host; processes] };
     let hub = if args.run.no_hub { None } else { Hub::start(&job, &host, &output)? };
-    let outcome = cluster::run(&job, &hosts, hub.as_ref());
+    let begun = Cell::new(false);
+    let when_begun = || {
+        begun.set(true);
+        earlier.discard()
+    };
+    let outcome = cluster::run(&job, &hosts, hub.as_ref(), Some(&when_begun));
     // Only programs that are started again read it again; the hub does not need it to go on.
     let removed = std::fs::remove_file(&token_file);
     let summary = outcome.and_then(|times| {
@@ -184,7 +206,7 @@ fn run_until_done(args: &Args, start: Instant) -> anyhow::Result<ExitCode> {
         let packed = archive.map(|archive| (archive, times.packing));
         summarize(args, &files, packed, start)
     });
-    match hub.filter(|_| args.run.keep_hub && !interrupt::is_wanted()) {
+    let code = match hub.filter(|_| args.run.keep_hub && !interrupt::is_wanted()) {
         Some(hub) => {
             // Said now, and not when nobody looks any more.
             let code = summary.unwrap_or_else(|error| ui::fail(&error));
@@ -192,11 +214,29 @@ fn run_until_done(args: &Args, start: Instant) -> anyhow::Result<ExitCode> {
             Ok(code)
         }
         None => summary,
+    };
+    if !begun.get() {
+        // Last, since the hub leaves its report when it ends.
+        earlier.put_back()?;
     }
+    code
 }
 
-/// What cannot work should not cost the results of the job before: a program sees whether it can.
-fn check(host: &Local, program: &'static str, args: Vec<String>, run_folder: &Path) -> anyhow::Result<()> {
+/// Shows what a sender's check has found odd about its input.
+pub(crate) fn tell_hints(said: &str) {
+    said.lines()
+        .filter_map(|line| line.strip_prefix("hint "))
+        .for_each(|hint| ui::note(&format!("note: {hint}")));
+}
+
+/// What cannot work should not cost the results of the job before: a program sees whether it can. Gives the last lines of what
+/// it says.
+fn check(
+    host: &Local,
+    program: &'static str,
+    args: Vec<String>,
+    run_folder: &Path,
+) -> anyhow::Result<String> {
     let name = format!("{program}-check");
     let launch = Launch {
         ready_file: run_folder.join(format!("{name}.ready")),
@@ -215,8 +255,9 @@ fn check(host: &Local, program: &'static str, args: Vec<String>, run_folder: &Pa
         }
         std::thread::sleep(CHECK_PAUSE);
     };
-    ensure!(end.success, "{}", running.last_lines(LAST_LINES)?.join("\n"));
-    Ok(())
+    let said = running.last_lines(LAST_LINES)?.join("\n");
+    ensure!(end.success, "{said}");
+    Ok(said)
 }
 
 fn cores() -> usize {
@@ -226,8 +267,8 @@ fn cores() -> usize {
 fn describe(input: &Input) -> String {
     match input {
         Input::Fake { lines, .. } => format!("{} fake rows", ui::count(*lines)),
-        Input::File(path) | Input::Pipe(path) => format!("rows from {}", path.display()),
-        Input::Stdin => "rows from standard input".into(),
+        Input::File { path, .. } | Input::Pipe { path, .. } => format!("rows from {}", path.display()),
+        Input::Stdin { .. } => "rows from standard input".into(),
     }
 }
 
@@ -268,15 +309,6 @@ fn spare(input: &Path, files: &ResultFiles) -> anyhow::Result<()> {
         "the input {} would be replaced by the results; move it, or choose another folder with --output",
         input.display()
     );
-    Ok(())
-}
-
-/// Removes the results of an earlier job.
-fn clean_slate(files: &ResultFiles, output: &Path) -> anyhow::Result<()> {
-    let others = [ARCHIVE, REPORT[0], REPORT[1]].map(|name| output.join(name));
-    for path in files.all().into_iter().chain(others.iter().map(PathBuf::as_path)) {
-        remove_if_there(path).context("making room for the job's results")?;
-    }
     Ok(())
 }
 

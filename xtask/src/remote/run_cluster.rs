@@ -16,7 +16,7 @@ use super::get_results::{ARCHIVE, OUTPUT};
 use super::{SHORT, all, command_all, each, hub, load, lock_all, python, status_of, stop_all, stop_job};
 use crate::cluster::{self, Hosts, Hub, Input, Job, Lifetime, LostSight, Times};
 use crate::commands::remote::RunCluster;
-use crate::commands::run_locally::check_input;
+use crate::commands::run_locally::{check_input, guard, tell_hints};
 use crate::host::Host;
 use crate::host::ssh::Ssh;
 use crate::hosts::Inventory;
@@ -192,7 +192,7 @@ fn lifetime(inventory: &Inventory) -> Option<Lifetime> {
 fn run_with_hub(job: &Job, hosts: &Hosts<'_>) -> anyhow::Result<Times> {
     let mut hub = Hub::start(job, hosts.metrics, Path::new(OUTPUT))?;
     hub.iter_mut().for_each(Hub::leave);
-    cluster::run(job, hosts, hub.as_ref())
+    cluster::run(job, hosts, hub.as_ref(), None)
 }
 
 /// Ends what is left of a job on its hosts, but for the hub.
@@ -362,15 +362,37 @@ fn input(args: &RunCluster, metrics: &Ssh) -> anyhow::Result<Input> {
     let Some(path) = &args.job.rows.input else {
         return Ok(Input::Fake { lines: args.job.rows.lines(), seed: args.job.rows.seed });
     };
-    let length = std::fs::metadata(path).with_context(|| format!("reading {}", path.display()))?.len();
-    let bar = Transfer::new("shipping the rows", length);
+    let (commas, reading) = (args.job.rows.commas(), || format!("reading the input {}", path.display()));
+    // A pipe can be read only once, and has neither.
+    let guard = path.is_file().then(|| guard(path)).transpose()?;
+    if guard.is_some() {
+        check_header(path, commas)?;
+    }
+    let bar = Transfer::new("shipping the rows", guard.as_ref().map_or(0, |guard| guard.identity().size()));
     let shipped = metrics.upload(path, Path::new(INPUT), false, |bytes| bar.add(bytes));
     bar.clear();
     shipped?;
-    let checked =
-        metrics.run(&format!("cd {FOLDER} && app/sender 127.0.0.1:1 --check -- {INPUT}"), CHECK_TIME);
-    checked.with_context(|| format!("{} cannot be sent", path.display()))?;
-    Ok(Input::File(PathBuf::from(INPUT)))
+    // What is on the host from now on is what it was here at the beginning, and at the end.
+    guard.map_or(Ok(()), |guard| guard.check()).with_context(reading)?;
+    let delimiter = if commas { "--delimiter , " } else { "" };
+    let checked = metrics
+        .run(&format!("cd {FOLDER} && app/sender 127.0.0.1:1 --check {delimiter}-- {INPUT}"), CHECK_TIME);
+    let said = checked.with_context(|| format!("{} cannot be sent", path.display()))?;
+    tell_hints(&said);
+    let identity = said.lines().find_map(|line| line.strip_prefix("identity "));
+    let identity = identity.with_context(|| {
+        format!("the sender on {} does not say which file {} is there", metrics.name(), path.display())
+    })?;
+    Ok(Input::File { path: PathBuf::from(INPUT), identity: identity.trim().to_owned(), commas })
+}
+
+/// Whether a file is a CSV at all, before all of it is shipped.
+fn check_header(path: &Path, commas: bool) -> anyhow::Result<()> {
+    let name = path.display().to_string();
+    let file = std::fs::File::open(path).with_context(|| format!("opening the input {name}"))?;
+    let name = records::sniff::Name { name: &name, is_file: true };
+    records::read_header(&mut records::Reader::new(file, wire::frame::DEFAULT_LIMIT), name, commas)?;
+    Ok(())
 }
 
 fn describe(input: &Input, path: Option<&Path>) -> String {
