@@ -135,10 +135,11 @@ fn read(rejects: impl Read) -> impl Iterator<Item = anyhow::Result<(u64, String)
     let mut reader = Some(Reader::new(rejects, PEER_LIMIT));
     std::iter::from_fn(move || {
         let mut next = || -> anyhow::Result<Option<(u64, String)>> {
-            let Some(record) = reader.as_mut().map(Reader::next_record).transpose()?.flatten() else {
+            let Some(record) = reader.as_mut().map(Reader::next_row).transpose()?.flatten() else {
                 return Ok(None);
             };
-            let mut values = records::split(record)?.into_iter();
+            record.flaw.map_or(Ok(()), Err)?;
+            let mut values = records::split(record.bytes)?.into_iter();
             let (row, reason) = (values.next().unwrap_or_default(), values.next().context("no reason")?);
             let row = std::str::from_utf8(&row)?.parse()?;
             Ok(Some((row, String::from_utf8_lossy(&reason).into_owned())))
