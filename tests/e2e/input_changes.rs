@@ -84,7 +84,7 @@ fn a_file_that_is_touched_while_it_is_read_fails_the_job() {
 
 #[test]
 fn standard_input_that_is_a_file_has_an_identity_too() {
-    let mut cluster = slow().start();
+    let cluster = slow().start();
     let path = cluster.path("stdin");
     write_input(&path, "old");
     let mut sender = cluster.sender(["-"]);

@@ -124,7 +124,7 @@ fn wrong_words_are_refused_before_anything_happens() {
     let said = start(folder.path(), &["LINES=7"]).failure();
     assert!(
         said.contains(
-            "error: run-locally does not take LINES; it takes INPUT_LINES, INPUT, DELIMITER, SEED, CLASSIFIER_SLOWNESS"
+            "error: run-locally does not take LINES; it takes INPUT_LINES, INPUT, DELIMITER, SEED, MAX_REJECTS, CLASSIFIER_SLOWNESS"
         ),
         "{said}"
     );

@@ -67,8 +67,8 @@ impl Earlier {
     /// Names the file.
     pub(super) fn put_back(&self) -> anyhow::Result<()> {
         let aside = self.output.join(ASIDE);
-        let own = self.files.iter().filter(|file| in_folder(&aside, file).symlink_metadata().is_err());
-        own.map(|file| remove_if_there(file)).collect::<anyhow::Result<()>>()?;
+        let mut own = self.files.iter().filter(|file| in_folder(&aside, file).symlink_metadata().is_err());
+        own.try_for_each(|file| remove_if_there(file))?;
         self.fetch().context("putting the results of the job before back")
     }
 
