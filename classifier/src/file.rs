@@ -11,6 +11,7 @@ use records::{Flaw, Reader};
 use wire::files::{REJECTS_HEADER, ResultFiles};
 use wire::frame::{self, DEFAULT_LIMIT};
 use wire::identity::{Guard, Guarded};
+use wire::schema::Table;
 
 use crate::batch::Batch;
 use crate::classify::Classifier;
@@ -30,7 +31,7 @@ pub struct Summary {
 /// like.
 ///
 /// # Errors
-/// An input that is not a CSV or changes meanwhile, or files that cannot be read or written.
+/// An input that is not a CSV or changes meanwhile, files that cannot be read or written, results that are not one table, or none.
 pub fn classify(
     input: &Path,
     output: &Path,
@@ -71,6 +72,7 @@ pub fn classify(
     let mut rejects = create(&rejects_path)?;
     rejects.write_all(REJECTS_HEADER).context("writing the rejects")?;
     let mut summary = Summary { rows: 0, rejects: 0, rejects_path };
+    let mut table = Table::default();
     for number in 0.. {
         let (mut frames, mut rows) = (Vec::new(), 0);
         while rows < chunk_size
@@ -97,6 +99,7 @@ pub fn classify(
             frames: frames.into(),
         };
         let done = classifier.classify(&batch)?;
+        table.admit(&done)?;
         results.write_all(&done.results).with_context(|| format!("writing {}", output.display()))?;
         rejects.write_all(&done.rejects).context("writing the rejects")?;
         summary.rows += u64::from(done.rows);
@@ -107,5 +110,11 @@ pub fn classify(
     }
     results.flush().with_context(|| format!("writing {}", output.display()))?;
     rejects.flush().context("writing the rejects")?;
+    ensure!(
+        summary.rows == 0 || summary.rejects < summary.rows,
+        "all of the {} rows were rejected; why is in {}",
+        summary.rows,
+        summary.rejects_path.display()
+    );
     Ok(summary)
 }

@@ -100,6 +100,10 @@ struct State {
     /// Who has sent the last row, when somebody has.
     ended_by: Option<Session>,
     outcome: Option<SourceAnswer>,
+    /// The name of the sender that was let in last.
+    last: Session,
+    /// Why it cannot go on, if it has come to say so.
+    failure: Option<String>,
     /// Senders that have not been told the outcome.
     untold: usize,
 }
@@ -166,6 +170,11 @@ impl Ingest {
             }
         }
         Some(incoming)
+    }
+
+    /// Why the sender cannot go on, if it has said so since this was asked last.
+    pub fn take_failure(&self) -> Option<String> {
+        self.0.state().failure.take()
     }
 
     /// Rows before this one are durable, which senders are told.
@@ -251,8 +260,11 @@ impl Shared {
         first: &[u8],
         reader: &mut FrameReader<TcpStream>,
     ) -> anyhow::Result<()> {
-        let SenderOpening { session, marks } = opening::check(first, self.settings.token.as_ref())?;
+        let SenderOpening { session, marks, failed } = opening::check(first, self.settings.token.as_ref())?;
         visitor.admit();
+        if let Some(reason) = failed {
+            return self.note_failure(&session, reason);
+        }
         let _untold = Untold::new(self);
         let voice = Arc::new(Voice::new(&visitor.stream, Arc::clone(&self.durable))?);
         let turn = match self.admit(session.clone(), Some(Arc::clone(&voice))) {
@@ -287,6 +299,18 @@ impl Shared {
         self.tell_outcome(&voice)
     }
 
+    /// A sender has come to say that it cannot go on.
+    fn note_failure(&self, session: &Session, reason: String) -> anyhow::Result<()> {
+        let mut state = self.state();
+        ensure!(
+            session.is_some() && *session == state.last && state.ended_by.is_none(),
+            "it cannot go on, and has not begun: {reason}"
+        );
+        state.failure = Some(reason);
+        drop(state);
+        self.wake.activate().ok().context("the source's worker has ended")
+    }
+
     /// Lets a sender in, if it is the only one, or the same one come back.
     fn admit(&self, session: Session, voice: Option<Arc<Voice>>) -> Admission<'_> {
         let mut state = self.state();
@@ -304,6 +328,7 @@ impl Shared {
         }
         state.turns += 1;
         let turn = state.turns;
+        state.last.clone_from(&session);
         state.sender = Some(Sending { turn, session, voice });
         self.watch.rest();
         self.changed.notify_all();

@@ -196,6 +196,10 @@ impl Source {
                 }
             }
         }
+        if let Some(reason) = self.ingest.take_failure() {
+            // The receiver ends the job, and says so to all.
+            self.tell_receiver(Up::Failure(reason));
+        }
         let batches = self.issue(now);
         if !batches.0.is_empty() {
             self.await_acknowledgement();
@@ -238,9 +242,7 @@ impl Source {
                         self.identified = true;
                         let identity =
                             Identity { settings: self.settings, header: wire::hash::short(&header) };
-                        if self.uplink.send(Up::Identity(identity)).is_err() {
-                            crate::fail("the uplink's thread has ended");
-                        }
+                        self.tell_receiver(Up::Identity(identity));
                     }
                     let Some(batch) = self.issuer.issue(&header, &frames, rows, now) else {
                         // Every acknowledgement activates the operator, so it comes back to this.
@@ -251,14 +253,18 @@ impl Source {
                 }
                 Incoming::End => {
                     self.ended = true;
-                    if self.uplink.send(Up::Totals(self.issuer.totals())).is_err() {
-                        crate::fail("the uplink's thread has ended");
-                    }
+                    self.tell_receiver(Up::Totals(self.issuer.totals()));
                     self.await_acknowledgement();
                 }
             }
         }
         Batches(batches)
+    }
+
+    fn tell_receiver(&self, up: Up) {
+        if self.uplink.send(up).is_err() {
+            crate::fail("the uplink's thread has ended");
+        }
     }
 
     fn await_acknowledgement(&self) {

@@ -24,6 +24,8 @@ pub enum Up {
     Identity(Identity),
     /// There will be no more batches than these (said by the initializer).
     Totals(Totals),
+    /// Why the job cannot be finished (said by the initializer).
+    Failure(String),
 }
 
 /// A connection that the receiver has let in.
@@ -110,6 +112,7 @@ fn write(stream: &TcpStream, ups: &Receiver<Up>) -> anyhow::Result<()> {
                     batches.extend(more);
                 }
                 Up::Identity(identity) => results::write_identity(stream, &identity)?,
+                Up::Failure(reason) => results::write_failure(stream, &reason)?,
                 Up::Totals(totals) => {
                     write_batches(stream, &batches)?;
                     batches.clear();

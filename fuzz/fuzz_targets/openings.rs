@@ -88,6 +88,7 @@ fn to_receiver(payload: &[u8]) {
             assert_eq!(twice, [payload, payload]);
             return;
         }
+        ToReceiver::Failure(reason) => results::write_failure(&mut again, reason).unwrap(),
         ToReceiver::Totals(totals) => results::write_totals(&mut again, totals).unwrap(),
         ToReceiver::Identity(identity) => results::write_identity(&mut again, identity).unwrap(),
     }

@@ -231,6 +231,10 @@ impl Server {
                         return Err(error);
                     }
                 }
+                ToReceiver::Failure(reason) => {
+                    ensure!(process.initializer, "a failure from a process that is not the initializer");
+                    fail(&self.job, reason);
+                }
                 ToReceiver::Totals(totals) => {
                     ensure!(process.initializer, "totals from a process that is not the initializer");
                     if let Err(error) = self.job.totals(totals, SystemTime::now()) {

@@ -26,6 +26,8 @@ use crate::watch::Watch;
 const SILENCE: Duration = Duration::from_secs(30);
 /// How long the input may let the sender wait when the job has failed.
 const FINAL_PAUSE: Duration = Duration::from_secs(1);
+/// How long the source may take to hear that there is no way on.
+const TELL_TIME: Duration = Duration::from_secs(5);
 /// How often a lost source is looked for while the input lets the sender wait.
 const LOOK: Duration = Duration::from_secs(1);
 /// The pause before a lost connection is made anew.
@@ -58,6 +60,8 @@ enum Failure {
     Lost(anyhow::Error),
     /// No other connection would.
     Final(anyhow::Error),
+    /// Nor would it, and the source does not know why: the input cannot be read to its end.
+    Input(anyhow::Error),
 }
 
 /// Sends all rows and waits until they are durable; says how many they are.
@@ -67,7 +71,7 @@ enum Failure {
 /// again and again without taking a row.
 pub fn send_all(target: &Target, input: &mut dyn Input) -> anyhow::Result<u64> {
     let session = target.session.clone().map_or_else(session, Ok)?;
-    let opening = SenderOpening { session: Some(session), marks: true };
+    let opening = SenderOpening { session: Some(session), marks: true, failed: None };
     let mut asked_before = None;
     let mut sent = None;
     let mut in_vain = 0;
@@ -87,6 +91,12 @@ pub fn send_all(target: &Target, input: &mut dyn Input) -> anyhow::Result<u64> {
                 return Ok(rows);
             }
             Err(Failure::Final(error)) => return Err(error),
+            Err(Failure::Input(error)) => {
+                if let Err(untold) = tell_failure(target, &opening, &error) {
+                    wire::say!("sender: telling the source that there is no way on: {untold:#}");
+                }
+                return Err(error);
+            }
             Err(Failure::Lost(error)) => error,
         };
         if asked.is_some() {
@@ -145,6 +155,20 @@ fn connection(
     }
 }
 
+/// Tells the source why the rest of the rows will not come, so that the job fails for that, and soon.
+fn tell_failure(target: &Target, opening: &SenderOpening, why: &anyhow::Error) -> anyhow::Result<()> {
+    let stream = net::connect("the source", &target.address, TELL_TIME)?;
+    net::limit_writes(&stream, TELL_TIME)?;
+    let failed = Some(format!("the sender cannot go on: {why:#}"));
+    opening::send(&stream, target.token.as_ref(), &SenderOpening { failed, ..opening.clone() })?;
+    // It is taken, or refused, when the source closes the connection.
+    let mut reader = FrameReader::new(stream, format!("the source at {}", target.address), DEFAULT_LIMIT);
+    match reader.next_frame_within(TELL_TIME)? {
+        Some(payload) => opening::answer(&payload, reader.peer()),
+        None => Ok(()),
+    }
+}
+
 /// A name that only this sender has.
 fn session() -> anyhow::Result<String> {
     let name = getrandom::u64().map_err(|e| anyhow!("making up a name for this sender: {e}"))?;
@@ -186,7 +210,9 @@ impl Answers {
                 };
                 let words = match &last {
                     Ok(answer) => format!("the source ended with {answer:?}"),
-                    Err(Failure::Lost(error) | Failure::Final(error)) => format!("{error:#}"),
+                    Err(Failure::Lost(error) | Failure::Final(error) | Failure::Input(error)) => {
+                        format!("{error:#}")
+                    }
                 };
                 let is_lost = matches!(last, Err(Failure::Lost(_)));
                 let _ = saying.send(last);
@@ -242,17 +268,17 @@ fn rows(
     if let Err(error) = frame::write(stream, input.header()) {
         return Ok(Err(error));
     }
-    let watch = Watch::start(input, stream).map_err(Failure::Final)?;
-    input.seek(next).map_err(Failure::Final)?;
+    let watch = Watch::start(input, stream).map_err(Failure::Input)?;
+    input.seek(next).map_err(Failure::Input)?;
     let mut stream = stream;
     let mut out = Vec::with_capacity(2 * WRITE_SIZE);
     loop {
         input.forget(durable.load(Ordering::Relaxed));
-        input.fill(&mut out).map_err(Failure::Final)?;
+        input.fill(&mut out).map_err(Failure::Input)?;
         let last = out.is_empty();
         if last {
             // Once more before the source is told that there are no more rows: then the job is as good as done.
-            input.check().map_err(Failure::Final)?;
+            input.check().map_err(Failure::Input)?;
             frame::push_end(&mut out);
         }
         tally.writing(true);
@@ -260,7 +286,7 @@ fn rows(
         tally.writing(false);
         if let Err(error) = written {
             return match watch.changed() {
-                Some(error) => Err(Failure::Final(error)),
+                Some(error) => Err(Failure::Input(error)),
                 None => Ok(Err(error)),
             };
         }

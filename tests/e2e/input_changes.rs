@@ -42,7 +42,11 @@ fn said_after(act: impl FnOnce(&Path)) -> String {
     assert!(said.contains("in.csv: it has changed while it was read: "), "{said}");
     assert!(said.contains("; run the job again when nothing writes to it"), "{said}");
     assert!(!cluster.path("results.json").exists(), "the job is not done");
-    assert!(cluster.classifiers[0].is_running(), "the cluster waits for another sender");
+    // Also where nobody watches: the job ends now, and says why.
+    let failed = cluster.receiver.failure();
+    assert!(failed.contains("the job failed: the sender cannot go on: "), "{failed}");
+    assert!(failed.contains("it has changed while it was read"), "{failed}");
+    assert!(cluster.classifiers[0].failure().contains("it has changed while it was read"));
     said
 }
 

@@ -94,6 +94,9 @@ pub struct SenderOpening {
     /// send ([`FLAWED`](frame::FLAWED)). Without this, the byte 0x04 ends them as with a plain client.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub marks: bool,
+    /// Why this sender, which had begun, cannot go on: nothing else comes on this connection, and the job fails.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<String>,
 }
 
 /// Who opens a connection to the receiver.

@@ -17,6 +17,7 @@ const TOTALS: u8 = 2;
 const ACKNOWLEDGEMENT: u8 = 3;
 const OUTCOME: u8 = 4;
 const IDENTITY: u8 = 5;
+const FAILURE: u8 = 6;
 
 /// Bytes before the schema in a batch's payload.
 const BATCH_HEAD: usize = 1 + 8 + 8 + 4 + 4 + 4 + 4 + 4;
@@ -125,6 +126,8 @@ pub enum ToReceiver {
     Identity(Identity),
     /// From the initializer: there will be no more batches than these.
     Totals(Totals),
+    /// From the initializer: why the job cannot be finished, as its sender says.
+    Failure(String),
 }
 
 impl ToReceiver {
@@ -155,6 +158,7 @@ impl ToReceiver {
             }
             Some(&TOTALS) => Ok(Self::Totals(json(&payload)?)),
             Some(&IDENTITY) => Ok(Self::Identity(json(&payload)?)),
+            Some(&FAILURE) => Ok(Self::Failure(json(&payload)?)),
             _ => bail!("a payload of an unknown kind"),
         }
     }
@@ -174,6 +178,14 @@ pub fn write_totals(stream: impl Write, totals: &Totals) -> anyhow::Result<()> {
 /// Those of the stream.
 pub fn write_identity(stream: impl Write, identity: &Identity) -> anyhow::Result<()> {
     write_json(stream, IDENTITY, identity)
+}
+
+/// Writes why the job cannot be finished.
+///
+/// # Errors
+/// Those of the stream.
+pub fn write_failure(stream: impl Write, reason: &str) -> anyhow::Result<()> {
+    write_json(stream, FAILURE, &reason)
 }
 
 /// From the receiver to the initializer.
