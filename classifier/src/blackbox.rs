@@ -44,7 +44,7 @@ pub enum Verdict {
     Open,
     /// Another try would end as this one did.
     Guilty,
-    /// It took longer than it may, which must not happen too often for one batch.
+    /// It took longer than it may: a record hangs, or there were too many of them for the time.
     Hung,
     /// Nothing: there is no box.
     NotTried,
@@ -62,16 +62,17 @@ impl BoxError {
     }
 }
 
-/// How long a box may take for records.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Patience {
-    /// As long as it may for a batch.
-    Batch,
-    /// It has been too long for a batch, and these are some of its records: less, in proportion, but at least a quarter.
-    Part {
-        /// Records in the batch.
-        of: usize,
-    },
+/// What a box is asked.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    /// The header of the records.
+    pub header: &'a [u8],
+    /// The records.
+    pub records: &'a [Record<'a>],
+    /// The number of the first one's row.
+    pub first_row: u64,
+    /// How long the box may take.
+    pub limit: Duration,
 }
 
 /// What the columns of a box's results are, as JSON of a [`Schema`](wire::schema::Schema). A box gives the same one as long as it
@@ -111,13 +112,20 @@ pub trait BlackBox: Send {
     ///
     /// # Errors
     /// When it cannot classify these records; what was appended is then discarded.
-    fn classify(
-        &mut self,
-        header: &[u8],
-        records: &[Record<'_>],
-        results: &mut Vec<u8>,
-        patience: Patience,
-    ) -> Result<Columns, BoxError>;
+    fn classify(&mut self, request: &Request<'_>, results: &mut Vec<u8>) -> Result<Columns, BoxError>;
+
+    /// Gets ready to be asked, which may take long after a failure; so the time that records take begins only then.
+    ///
+    /// # Errors
+    /// There is no box.
+    fn prepare(&mut self) -> Result<(), BoxError> {
+        Ok(())
+    }
+
+    /// How long it may take for a batch.
+    fn timeout(&self) -> Duration {
+        Duration::MAX
+    }
 
     /// Whether a batch takes microseconds, so that it may run on a thread that others wait for.
     fn is_quick(&self) -> bool {
@@ -173,9 +181,11 @@ pub struct Maker {
     pub slowness: u32,
     /// The Python interpreter.
     pub python: PathBuf,
+    /// How many threads the libraries of a Python box may use.
+    pub threads: u32,
     /// How long a Python box may take for a batch.
     pub timeout: Duration,
-    /// How much memory a Python box may have, in MiB.
+    /// How much memory a Python box and all that it has started may have, in MiB.
     pub memory: u64,
 }
 
@@ -193,6 +203,7 @@ impl Maker {
                 module: module.clone(),
                 function: function.clone(),
                 slowness: self.slowness,
+                threads: self.threads,
                 timeout: self.timeout,
                 memory: self.memory,
             })?),

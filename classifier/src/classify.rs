@@ -1,25 +1,27 @@
 //! A batch of rows in, a batch of results out: which records are fit to be classified, and what happens when a
 //! box fails. Pure but for the box.
 
+use std::time::Instant;
+
 use records::{Shape, write_value};
 use wire::frame;
 use wire::results::ResultBatch;
 use wire::schema::encode_parts;
 
 use crate::batch::Batch;
-use crate::blackbox::{BlackBox, BoxError, Columns, Patience, Record, Verdict};
+use crate::blackbox::{BlackBox, BoxError, Columns, Record, Request, Verdict};
+use crate::search::{End, Next, Pace, Search};
 
 /// The results of a batch take no more bytes than this; the row that would bring them over it is rejected.
 const MOST_RESULTS: usize = frame::PEER_LIMIT / 2;
 /// The reasons in a batch's rejects take about this many bytes at most; long ones are cut.
 const REASONS: usize = 16 << 20;
 
-/// A box may hang so often while the rows of a batch that it hangs on are searched: enough to find two among a hundred.
-const MOST_HANGS: u32 = 16;
-
 /// Classifies batches with one box.
 pub struct Classifier {
     black_box: Box<dyn BlackBox>,
+    /// What is known of the time that rows take.
+    pace: Pace,
     /// The schema of the batch before, and what it was made of: usually, the next one has the same.
     schema: (Vec<(u32, Columns)>, Vec<u8>),
 }
@@ -27,7 +29,7 @@ pub struct Classifier {
 impl Classifier {
     /// Classifies with this box.
     pub fn new(black_box: Box<dyn BlackBox>) -> Self {
-        Self { black_box, schema: Default::default() }
+        Self { black_box, pace: Pace::default(), schema: Default::default() }
     }
 
     /// Whether a batch takes microseconds.
@@ -57,9 +59,8 @@ impl Classifier {
         }
         // A score and its comma take at most 24 bytes, the line end one, and the frame's length was four.
         let mut results = Vec::with_capacity(batch.frames.len() + good.len() * 21);
-        let mut search = Search { records: good.len(), hung: 0, parts: Vec::new() };
-        self.attempt(&batch.header, &good, &mut results, &mut rejects, &mut search, true)?;
-        let parts = search.parts.into_iter().map(|(row, columns)| ((row - batch.first_row) as u32, columns));
+        let parts = self.attempt(&batch.header, &good, &mut results, &mut rejects)?;
+        let parts = parts.into_iter().map(|(row, columns)| ((row - batch.first_row) as u32, columns));
         let schema = self.schema(parts.collect());
         rejects.sort_unstable_by_key(|reject| reject.row);
         let longest_reason = (REASONS / rejects.len().max(1)).clamp(64, 1024);
@@ -87,74 +88,72 @@ impl Classifier {
         self.schema.1.clone()
     }
 
-    /// Has records classified. When the box fails, it is asked again, and then for each half, until the records
-    /// that it cannot do are alone; these are rejected with the box's own words. When it hangs too often, records are
-    /// rejected together, since all others wait for this batch.
+    /// Has records classified, as the [search](Search) for those that the box cannot do has it; these are rejected with
+    /// the box's own words. Gives the parts of the results that have different columns, each with its first row.
     fn attempt<'a>(
         &mut self,
         header: &[u8],
         records: &[(u64, Record<'a>)],
         results: &mut Vec<u8>,
         rejects: &mut Vec<Reject<'a>>,
-        search: &mut Search,
-        first: bool,
-    ) -> Result<(), BoxError> {
-        if records.is_empty() {
-            return Ok(());
-        }
+    ) -> Result<Vec<(u64, Columns)>, BoxError> {
         let plain: Vec<_> = records.iter().map(|(_, record)| *record).collect();
-        let start = results.len();
-        let patience = match search.hung {
-            0 => Patience::Batch,
-            _ => Patience::Part { of: search.records },
-        };
-        let outcome = self.black_box.classify(header, &plain, results, patience);
-        let outcome = outcome.and_then(|columns| match results.len() {
-            0..=MOST_RESULTS => Ok(columns),
-            _ => Err(BoxError::lasting(format!(
-                "with this row, the results of its batch are longer than {MOST_RESULTS} bytes; a smaller \
-                 --chunk-size may leave room for it"
-            ))),
-        });
-        let error = match outcome {
-            Ok(columns) => {
-                search.note(records[0].0, columns);
-                return Ok(());
-            }
-            Err(error) => error,
-        };
-        results.truncate(start);
-        let hung = error.verdict == Verdict::Hung;
-        search.hung += u32::from(hung);
-        match (records, error.verdict) {
-            (_, Verdict::NotTried) => return Err(error),
-            // It may have been the machine that stood still. Of several records, none is judged by this try alone.
-            (_, Verdict::Open) | ([_], Verdict::Hung) if first && (!hung || search.hung <= MOST_HANGS) => {
-                self.attempt(header, records, results, rejects, search, false)?;
-            }
-            ([(row, record)], _) => {
-                rejects.push(Reject { row: *row, reason: error.message, record: record.bytes });
-            }
-            _ if hung && search.hung > MOST_HANGS => {
-                let reason =
-                    format!("{}, as did other rows of its batch, so it was not tried alone", error.message);
-                let reject = |(row, record): &(u64, Record<'a>)| Reject {
-                    row: *row,
-                    reason: reason.clone(),
-                    record: record.bytes,
-                };
-                rejects.extend(records.iter().map(reject));
-            }
-            _ => {
-                let (left, right) = records.split_at(records.len() / 2);
-                for half in [left, right] {
-                    // Alone, a record has a second try, as in a batch of its own.
-                    self.attempt(header, half, results, rejects, search, half.len() == 1)?;
+        let mut parts: Vec<(u64, Columns)> = Vec::new();
+        let mut search = Search::new(records.len(), self.black_box.timeout());
+        let mut last_hang = String::new();
+        while let Some(next) = search.next(self.pace) {
+            let (rows, limit) = match next {
+                Next::Try(rows, limit) => (rows, limit),
+                Next::GiveUp(rows) => {
+                    let reason = format!(
+                        "other rows of its batch took too long, and it was not tried alone: {last_hang}"
+                    );
+                    rejects.extend(records[rows].iter().map(|record| Reject::new(record, reason.clone())));
+                    continue;
                 }
+            };
+            let first_row = records[rows.start].0;
+            self.black_box.prepare()?;
+            let (start, began) = (results.len(), Instant::now());
+            let request = Request { header, records: &plain[rows.clone()], first_row, limit };
+            let outcome = self.black_box.classify(&request, results);
+            let error = match outcome.and_then(|columns| within_limit(results).map(|()| columns)) {
+                Ok(columns) => {
+                    if parts.last().is_none_or(|(_, before)| *before != columns) {
+                        parts.push((first_row, columns));
+                    }
+                    search.end(End::Done, began.elapsed(), &mut self.pace);
+                    continue;
+                }
+                Err(error) => error,
+            };
+            results.truncate(start);
+            let end = match error.verdict {
+                Verdict::NotTried => return Err(error),
+                Verdict::Open => End::Failed { again: false },
+                Verdict::Guilty => End::Failed { again: true },
+                Verdict::Hung => {
+                    last_hang.clone_from(&error.message);
+                    End::Hung
+                }
+            };
+            if search.end(end, began.elapsed(), &mut self.pace) {
+                rejects.push(Reject::new(&records[rows.start], error.message));
             }
         }
-        Ok(())
+        Ok(parts)
     }
+}
+
+/// Whether the results of a batch so far are not longer than a batch's may be.
+fn within_limit(results: &[u8]) -> Result<(), BoxError> {
+    if results.len() <= MOST_RESULTS {
+        return Ok(());
+    }
+    Err(BoxError::lasting(format!(
+        "with this row, the results of its batch are longer than {MOST_RESULTS} bytes; a smaller --chunk-size may leave \
+         room for it"
+    )))
 }
 
 /// Whether a record is fit to be classified, and plain; or why it is not.
@@ -177,25 +176,6 @@ fn check(record: &[u8], columns: usize) -> Result<bool, String> {
     }
 }
 
-/// The search for the records of a batch that its box cannot do.
-struct Search {
-    /// In the whole batch.
-    records: usize,
-    /// How often the box has hung.
-    hung: u32,
-    /// Parts of the results with different columns, each with its first row.
-    parts: Vec<(u64, Columns)>,
-}
-
-impl Search {
-    /// Results from this row on have these columns.
-    fn note(&mut self, row: u64, columns: Columns) {
-        if self.parts.last().is_none_or(|(_, before)| *before != columns) {
-            self.parts.push((row, columns));
-        }
-    }
-}
-
 /// A row that could not be classified.
 struct Reject<'a> {
     row: u64,
@@ -203,7 +183,11 @@ struct Reject<'a> {
     record: &'a [u8],
 }
 
-impl Reject<'_> {
+impl<'a> Reject<'a> {
+    fn new((row, record): &(u64, Record<'a>), reason: String) -> Self {
+        Self { row: *row, reason, record: record.bytes }
+    }
+
     /// Its line in the rejects.
     fn line(&self, longest_reason: usize) -> Vec<u8> {
         let mut line = format!("{},", self.row).into_bytes();
@@ -226,6 +210,7 @@ mod tests {
     use super::*;
     use crate::blackbox::native::Native;
     use proptest::prelude::*;
+    use std::time::Duration;
 
     fn batch(header: &'static str, rows: &[&[u8]]) -> Batch {
         let mut frames = Vec::new();
@@ -283,19 +268,13 @@ mod tests {
     }
 
     impl BlackBox for Moody {
-        fn classify(
-            &mut self,
-            _: &[u8],
-            records: &[Record<'_>],
-            out: &mut Vec<u8>,
-            _: Patience,
-        ) -> Result<Columns, BoxError> {
+        fn classify(&mut self, request: &Request<'_>, out: &mut Vec<u8>) -> Result<Columns, BoxError> {
             self.calls += 1;
             if self.moods > 0 && self.calls.is_multiple_of(self.moods) {
                 out.extend_from_slice(b"half a line");
                 return Err(BoxError::new("a mood"));
             }
-            for record in records {
+            for record in request.records {
                 if record.bytes.starts_with(b"x") {
                     return Err(BoxError::new("an x"));
                 }
@@ -329,15 +308,9 @@ mod tests {
     struct Wordy(Result<usize, usize>);
 
     impl BlackBox for Wordy {
-        fn classify(
-            &mut self,
-            _: &[u8],
-            records: &[Record<'_>],
-            out: &mut Vec<u8>,
-            _: Patience,
-        ) -> Result<Columns, BoxError> {
+        fn classify(&mut self, request: &Request<'_>, out: &mut Vec<u8>) -> Result<Columns, BoxError> {
             let length = self.0.map_err(|words| BoxError::lasting("é".repeat(words)))?;
-            records.iter().for_each(|_| out.resize(out.len() + length, b'w'));
+            request.records.iter().for_each(|_| out.resize(out.len() + length, b'w'));
             Ok(Columns::default())
         }
     }
@@ -355,21 +328,21 @@ mod tests {
         assert_eq!(text(&out.rejects), format!("700,{} …,1\n", "é".repeat(512)));
     }
 
+    const LIMIT: Duration = Duration::from_secs(60);
+
     /// Hangs on all, and counts.
     struct Hung(std::sync::Arc<std::sync::atomic::AtomicUsize>);
 
     impl BlackBox for Hung {
-        fn classify(
-            &mut self,
-            _: &[u8],
-            records: &[Record<'_>],
-            _: &mut Vec<u8>,
-            patience: Patience,
-        ) -> Result<Columns, BoxError> {
+        fn classify(&mut self, request: &Request<'_>, _: &mut Vec<u8>) -> Result<Columns, BoxError> {
             let before = self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            let whole = if before == 0 { Patience::Batch } else { Patience::Part { of: 100 } };
-            assert_eq!(patience, whole, "{} records", records.len());
+            // The first tries have the whole limit, however few rows they have.
+            assert_eq!(request.limit, if before < 8 { LIMIT } else { LIMIT / 8 });
             Err(BoxError { message: "it hung".into(), verdict: Verdict::Hung })
+        }
+
+        fn timeout(&self) -> Duration {
+            LIMIT
         }
     }
 
@@ -382,8 +355,11 @@ mod tests {
             .classify(&batch("A", &rows))
             .unwrap();
         assert_eq!((out.rejected, out.results.len()), (100, 0));
-        assert!(calls.load(std::sync::atomic::Ordering::Relaxed) <= 24, "{calls:?}");
-        assert!(text(&out.rejects).contains("it hung, as did other rows of its batch"));
+        assert!(calls.load(std::sync::atomic::Ordering::Relaxed) <= 8 + 4 * 8, "{calls:?}");
+        let rejects = text(&out.rejects);
+        assert!(rejects.starts_with("700,it hung,"), "{rejects}");
+        let reason = "other rows of its batch took too long, and it was not tried alone: it hung";
+        assert!(rejects.lines().last().unwrap().contains(reason), "{rejects}");
     }
 
     #[test]
@@ -397,13 +373,7 @@ mod tests {
     struct Scripted(Vec<Verdict>);
 
     impl BlackBox for Scripted {
-        fn classify(
-            &mut self,
-            _: &[u8],
-            _: &[Record<'_>],
-            out: &mut Vec<u8>,
-            _: Patience,
-        ) -> Result<Columns, BoxError> {
+        fn classify(&mut self, request: &Request<'_>, out: &mut Vec<u8>) -> Result<Columns, BoxError> {
             match self.0.pop() {
                 Some(verdict) => Err(BoxError { message: "as written".into(), verdict }),
                 None => {

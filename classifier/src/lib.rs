@@ -8,6 +8,7 @@
 //! | [`window`]   | how much may be under way, and who gets the next batch; pure |
 //! | [`batch`]    | batches of rows, and how they cross from worker to worker |
 //! | [`classify`] | a batch of rows in, a batch of results out; pure but for the box |
+//! | [`search`]   | which rows to try next when a box fails or hangs; pure |
 //! | [`blackbox`] | the boxes: native, Python, sleep |
 //! | [`beside`]   | slow boxes run beside the timely worker, never on it |
 //! | [`uplink`]   | the connection to the receiver |
@@ -24,6 +25,7 @@ pub mod cluster;
 pub mod dataflow;
 pub mod file;
 pub mod ingest;
+pub mod search;
 pub mod source;
 pub mod tally;
 pub mod uplink;

@@ -1,5 +1,6 @@
 //! `classifier`: see `classifier --help`.
 
+use std::ffi::OsString;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use clap::{Parser, Subcommand};
+use classifier::blackbox::python::guard;
 use classifier::blackbox::{BlackBox, Kind, Maker};
 use classifier::classify::Classifier;
 use classifier::cluster::initializer::Gathered;
@@ -127,10 +129,14 @@ struct BoxArgs {
     /// The interpreter for Python boxes; it needs pandas
     #[arg(long, value_name = "PATH", default_value = "python3", global = true)]
     python: PathBuf,
+    /// How many threads the libraries of a Python box may use in each worker, whatever the environment says; part of the
+    /// job's settings, since the last bits of a result may depend on it
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024), global = true)]
+    threads_per_worker: u32,
     /// How long a Python box may take for a batch before it is killed
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=wire::program::LONGEST_WAIT), global = true)]
     box_timeout: u64,
-    /// How much memory a Python box may have before it is killed, in MiB [default: the machine's, shared by the workers of
+    /// How much memory a Python box, with all that it has started, may have before it is killed, in MiB [default: the machine's, shared by the workers of
     /// this process]
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..), global = true)]
     box_memory: Option<u64>,
@@ -153,6 +159,13 @@ enum Command {
     },
     /// Make the box and do nothing with it: says whether it can be had here, and if not, why
     Check,
+    /// Guard a Python process; only a classifier starts this
+    #[command(hide = true)]
+    Guard {
+        /// What to run
+        #[arg(last = true)]
+        command: Vec<OsString>,
+    },
 }
 
 impl Args {
@@ -166,6 +179,7 @@ impl BoxArgs {
         Maker {
             kind: self.classifier.clone(),
             slowness: self.slowness,
+            threads: self.threads_per_worker,
             python: self.python.clone(),
             timeout: Duration::from_secs(self.box_timeout),
             memory: self.box_memory.unwrap_or_else(|| machine_memory() / u64::from(workers)),
@@ -190,6 +204,7 @@ fn main() -> ExitCode {
         Some(Command::File { input, output, strict, delimiter }) => {
             classify_file(&args.black_box, input, output, *strict, delimiter.is_some())
         }
+        Some(Command::Guard { command }) => guard::run(command).map(|()| ExitCode::SUCCESS),
         Some(Command::Check) => args.black_box.maker(1).make().map(|_| ExitCode::SUCCESS),
         None => run(&args).map(|()| ExitCode::SUCCESS),
     };
@@ -406,8 +421,10 @@ fn build_id() -> anyhow::Result<String> {
 
 /// The settings that decide what results look like.
 fn result_settings(args: &BoxArgs) -> String {
-    format!(
-        "--classifier {:?} --chunk-size {} --slowness {}",
-        args.classifier, args.chunk_size, args.slowness
-    )
+    let (black_box, rows, slowness) = (&args.classifier, args.chunk_size, args.slowness);
+    let mut settings = format!("--classifier {black_box:?} --chunk-size {rows} --slowness {slowness}");
+    if let Kind::Python { .. } = black_box {
+        settings += &format!(" --threads-per-worker {}", args.threads_per_worker);
+    }
+    settings
 }

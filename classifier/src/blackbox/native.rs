@@ -7,7 +7,7 @@
 use sha2::{Digest, Sha256};
 use sha256::Hasher;
 
-use super::{BlackBox, BoxError, Columns, Patience, Record, Scored};
+use super::{BlackBox, BoxError, Columns, Record, Request, Scored};
 
 /// Joins values: ASCII "unit separator", which no CSV should hold.
 const SEPARATOR: u8 = 0x1f;
@@ -36,13 +36,8 @@ impl Native {
 }
 
 impl BlackBox for Native {
-    fn classify(
-        &mut self,
-        header: &[u8],
-        records: &[Record<'_>],
-        results: &mut Vec<u8>,
-        _patience: Patience,
-    ) -> Result<Columns, BoxError> {
+    fn classify(&mut self, request: &Request<'_>, results: &mut Vec<u8>) -> Result<Columns, BoxError> {
+        let Request { header, records, .. } = *request;
         let scores = &mut self.scores;
         if self.constant.is_none() {
             scores.resize(records.len(), 0.0);
@@ -101,12 +96,14 @@ fn write_score(score: f64, out: &mut Vec<u8>) {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::time::Duration;
 
     fn classify(slowness: u32, record: &str) -> String {
         let mut results = Vec::new();
         let plain = !record.contains(['"', '\n']);
         let record = Record { bytes: record.as_bytes(), plain };
-        Native::new(slowness).classify(b"", &[record], &mut results, Patience::Batch).unwrap();
+        let request = Request { header: b"", records: &[record], first_row: 0, limit: Duration::MAX };
+        Native::new(slowness).classify(&request, &mut results).unwrap();
         String::from_utf8(results).unwrap()
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{BlackBox, BoxError, Columns, Patience, Record, Scored};
+use super::{BlackBox, BoxError, Columns, Request, Scored};
 
 /// The sleeping box; all its classifications are `0.0`.
 #[derive(Debug)]
@@ -19,13 +19,8 @@ impl Sleep {
 }
 
 impl BlackBox for Sleep {
-    fn classify(
-        &mut self,
-        header: &[u8],
-        records: &[Record<'_>],
-        results: &mut Vec<u8>,
-        _patience: Patience,
-    ) -> Result<Columns, BoxError> {
+    fn classify(&mut self, request: &Request<'_>, results: &mut Vec<u8>) -> Result<Columns, BoxError> {
+        let Request { header, records, .. } = *request;
         let rows = u32::try_from(records.len()).unwrap_or(u32::MAX);
         std::thread::sleep(self.per_row.saturating_mul(rows));
         for record in records {

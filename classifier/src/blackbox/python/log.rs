@@ -1,0 +1,120 @@
+//! What a Python process prints: passed on to the classifier's log, up to a limit, and its last lines kept.
+
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader, Read};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::Duration;
+
+use anyhow::Context;
+
+/// So many bytes of what the processes of one worker print reach the log, so that it does not fill a disk.
+const MOST: u64 = 16 << 20;
+/// Longer lines are broken.
+const LONGEST_LINE: u64 = 16 << 10;
+/// How many of the last lines are told when a process dies.
+const LAST_LINES: usize = 5;
+/// How long to wait for the last lines of a process that has ended: something else may hold its end of the pipe.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// How many bytes the processes of one worker have printed.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Printed(Arc<AtomicU64>);
+
+impl Printed {
+    /// Whether a line still goes to the log.
+    fn passes(&self, line: usize) -> bool {
+        let before = self.0.fetch_add(line as u64, Ordering::Relaxed);
+        let after = before + line as u64;
+        if before <= MOST && after > MOST {
+            wire::say!(
+                "python: it has printed {} MiB; what this worker's processes print from now on is dropped",
+                MOST >> 20
+            );
+        }
+        after <= MOST
+    }
+
+    /// How many bytes were dropped.
+    pub(super) fn dropped(&self) -> u64 {
+        self.0.load(Ordering::Relaxed).saturating_sub(MOST)
+    }
+}
+
+/// The log of one process.
+pub(super) struct Log {
+    last: Arc<Mutex<VecDeque<String>>>,
+    /// Ends when nothing holds the process's standard output and standard error any more.
+    end: mpsc::Receiver<()>,
+}
+
+impl Log {
+    /// Passes on what is read here.
+    pub(super) fn start(printed: impl Read + Send + 'static, count: Printed) -> anyhow::Result<Self> {
+        let last = Arc::default();
+        let (logging, end) = mpsc::channel();
+        let lines = Arc::clone(&last);
+        let pass_on = move || {
+            pass_on(printed, &count, &lines);
+            drop::<mpsc::Sender<()>>(logging);
+        };
+        std::thread::Builder::new().name("python log".into()).spawn(pass_on).context("starting a thread")?;
+        Ok(Self { last, end })
+    }
+
+    /// The last lines of a process that has ended, to be put behind what is said of it.
+    pub(super) fn last_words(&self) -> String {
+        let _ = self.end.recv_timeout(PATIENCE);
+        let lines = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines = lines.iter().map(String::as_str).collect::<Vec<_>>().join(" | ");
+        if lines.is_empty() { lines } else { format!("; it last wrote: {lines}") }
+    }
+}
+
+fn pass_on(printed: impl Read, count: &Printed, last: &Mutex<VecDeque<String>>) {
+    let mut printed = BufReader::new(printed);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        // Whatever it writes must be read, or it would wait for that; but a line need not be kept whole.
+        match printed.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line) {
+            Ok(0) => return,
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(error) => return wire::say!("python: its standard error cannot be read any more: {error}"),
+        }
+        let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+        if count.passes(line.len()) {
+            wire::say!("python: {text}");
+        }
+        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.len() == LAST_LINES {
+            last.pop_front();
+        }
+        last.push_back(text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_pass_up_to_the_limit_and_the_rest_is_counted() {
+        let printed = Printed::default();
+        assert!(printed.passes(MOST as usize - 1) && printed.passes(1));
+        assert_eq!(printed.dropped(), 0);
+        assert!(!printed.passes(1) && !printed.passes(100));
+        assert_eq!(printed.dropped(), 101);
+    }
+
+    #[test]
+    fn the_last_lines_are_kept_whatever_was_dropped() {
+        let printed = Printed::default();
+        printed.passes(MOST as usize);
+        let lines: String = (0..20).map(|i| format!("line {i}\n")).collect();
+        let log = Log::start(std::io::Cursor::new(lines.into_bytes()), printed).unwrap();
+        let words = "; it last wrote: line 15 | line 16 | line 17 | line 18 | line 19";
+        assert_eq!(log.last_words(), words);
+    }
+}

@@ -1,0 +1,408 @@
+//! A Python process, and the conversation with it.
+//!
+//! Between it and the classifier there is a [`guard`](super::guard). Requests and answers cross a pair of sockets; their
+//! reads and writes return after [`SLICE`] at the latest, so that no deadline rests on what the other side does, or on what
+//! else holds its end.
+
+use std::fmt;
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, bail};
+use wire::frame;
+
+use super::log::{Log, Printed};
+use super::{START_TIME, Settings, environment, tree};
+
+/// What the interpreter is started with: it fetches [`RUNNER`] from its standard input.
+const BOOT: &str = include_str!("boot.py");
+const RUNNER: &str = include_str!("runner.py");
+/// How often a process is looked at while its answer is waited for.
+const SLICE: Duration = Duration::from_millis(100);
+/// A process that somebody has stopped is killed after this time.
+const STOPPED_TIME: Duration = Duration::from_secs(2);
+/// How long to wait for word of a process's end when its socket has none any more.
+const LAST_WORD: Duration = Duration::from_secs(2);
+/// How long a guard may take to end a process; it gives up on processes that do not end a second before.
+const END_TIME: Duration = Duration::from_secs(3);
+/// By this variable, whose value differs for each, a process is found whose guard was killed. The runner removes it.
+const MARK: &str = "CLASSIFIER_PROCESS";
+
+/// Why a process is of no use any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// It took longer than this.
+    Late(Duration),
+    /// It and what it had started had more than so many MiB of memory.
+    Greedy(u64),
+    /// Somebody had stopped it.
+    Stopped,
+    /// It has ended by itself, or by a signal that is not the classifier's.
+    Died(ExitStatus),
+    /// It runs, and cannot be talked with.
+    Broken(String),
+    /// Its guard was killed.
+    Unguarded,
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Late(limit) => write!(f, "the Python process took longer than {limit:?}"),
+            Self::Greedy(limit) => write!(
+                f,
+                "the Python process took more than {limit} MiB of memory, and was killed; raise --box-memory, or lower \
+                 --chunk-size or the number of workers"
+            ),
+            Self::Stopped => f.write_str("the Python process was stopped by somebody, and was killed"),
+            Self::Died(status) if status.signal() == Some(9) => {
+                write!(f, "the Python process died ({status}, as the system does when memory runs out)")
+            }
+            Self::Died(status) => write!(f, "the Python process died ({status})"),
+            Self::Broken(what) => write!(f, "the Python process broke off ({what}), and was killed"),
+            Self::Unguarded => {
+                f.write_str("the guard of the Python process was killed, and so was the process")
+            }
+        }
+    }
+}
+
+/// What a process answers.
+pub(super) enum Answer {
+    /// What was asked for.
+    Good(Vec<u8>),
+    /// Why it cannot be had.
+    Bad(String),
+    /// The same, and what the process printed last says more.
+    BadSeeLog(String),
+}
+
+/// A running interpreter.
+pub(super) struct Process {
+    guard: Child,
+    /// To the guard. What it has said of the process's end, and what it has not said to the end of the line.
+    control: UnixStream,
+    ended: Option<Ended>,
+    heard: Vec<u8>,
+    left: Option<String>,
+    data: UnixStream,
+    pid: u32,
+    mark: String,
+    most_memory: u64,
+    log: Log,
+    /// Whether it has been killed.
+    is_over: bool,
+}
+
+/// The wait for one answer.
+struct Wait {
+    limit: Duration,
+    deadline: Instant,
+    next_look: Instant,
+    stopped_since: Option<Instant>,
+}
+
+impl Wait {
+    fn new(limit: Duration) -> Self {
+        let now = Instant::now();
+        Self { limit, deadline: now + limit, next_look: now + SLICE, stopped_since: None }
+    }
+}
+
+impl Process {
+    /// Starts the interpreter, and loads the module.
+    ///
+    /// # Errors
+    /// No interpreter, no pandas, no such module or function; the message says what to do.
+    pub(super) fn start(settings: &Settings, printed: Printed) -> anyhow::Result<Self> {
+        let name = settings.interpreter.display();
+        let mark = format!("{MARK}={}", unique());
+        let (data, its_data) = UnixStream::pair().context("making sockets for a Python process")?;
+        let (control, its_control) = UnixStream::pair().context("making sockets for a Python process")?;
+        for socket in [&data, &control] {
+            socket.set_read_timeout(Some(SLICE)).context("setting a socket's timeout")?;
+            socket.set_write_timeout(Some(SLICE)).context("setting a socket's timeout")?;
+        }
+        let mut command = Command::new(own_program()?);
+        command.arg0("classifier").arg("guard").arg("--").arg(&settings.interpreter);
+        // Unbuffered, so that the last words are there when it dies.
+        command.args(["-u", "-c", BOOT]);
+        environment::prepare(&mut command, settings);
+        command.env(MARK, &mark[MARK.len() + 1..]);
+        command.stdin(Stdio::from(OwnedFd::from(its_data))).stdout(Stdio::from(OwnedFd::from(its_control)));
+        // A group of its own: what is sent to the classifier's is for the classifier, which ends all of this.
+        command.stderr(Stdio::piped()).process_group(0);
+        let mut guard = command.spawn().context("starting the guard of a Python process")?;
+        // The command holds the other ends of the sockets.
+        drop(command);
+        let printed_to = guard.stderr.take().context("the guard of a Python process has no log")?;
+        let log = Log::start(printed_to, printed)?;
+        // From here on, the process is ended when it is of no use.
+        let mut process = Self {
+            guard,
+            control,
+            ended: None,
+            heard: Vec::new(),
+            left: None,
+            data,
+            pid: 0,
+            mark,
+            most_memory: settings.memory,
+            log,
+            is_over: false,
+        };
+        process.wait_for_start().with_context(|| {
+            format!("starting the Python interpreter {name}; install Python 3, or choose one with --python")
+        })?;
+        match process.load(settings) {
+            Ok(Answer::Good(_)) => Ok(process),
+            Ok(Answer::Bad(reason)) => bail!("the Python classifier cannot start: {reason}"),
+            Ok(Answer::BadSeeLog(reason)) => {
+                process.kill();
+                bail!("the Python classifier cannot start: {reason}{}", process.log.last_words())
+            }
+            Err(ended) => bail!("the Python classifier cannot start: {}", process.end(&ended, " to start")),
+        }
+    }
+
+    fn wait_for_start(&mut self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + START_TIME;
+        loop {
+            let is_open = self.hear();
+            if self.pid != 0 {
+                return Ok(());
+            }
+            if let Some(Ended::Broken(why)) = &self.ended {
+                bail!("{why}");
+            }
+            if !is_open || Instant::now() >= deadline {
+                bail!("its guard has not started it");
+            }
+        }
+    }
+
+    fn load(&mut self, settings: &Settings) -> Result<Answer, Ended> {
+        let mut wait = Wait::new(START_TIME);
+        self.send(RUNNER.as_bytes(), &mut wait)?;
+        self.send(format!("{}\0{}", settings.module, settings.function).as_bytes(), &mut wait)?;
+        self.answer(&mut wait)
+    }
+
+    /// The process's id.
+    pub(super) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Has a batch classified.
+    ///
+    /// # Errors
+    /// Why there is no answer; the process is of no use then.
+    pub(super) fn ask(&mut self, request: &[u8], limit: Duration) -> Result<Answer, Ended> {
+        let mut wait = Wait::new(limit);
+        self.send(request, &mut wait)?;
+        self.answer(&mut wait)
+    }
+
+    fn send(&mut self, request: &[u8], wait: &mut Wait) -> Result<(), Ended> {
+        let prefix = (request.len() as u32).to_be_bytes();
+        for mut bytes in [&prefix, request] {
+            while !bytes.is_empty() {
+                match self.data.write(bytes) {
+                    Ok(written) => bytes = &bytes[written..],
+                    Err(error) => self.retry(&error)?,
+                }
+                self.look(wait)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, wait: &mut Wait) -> Result<Answer, Ended> {
+        let mut prefix = [0; frame::PREFIX];
+        self.read(&mut prefix, wait)?;
+        let length = u32::from_be_bytes(prefix) as usize;
+        if length == 0 || length > frame::PEER_LIMIT {
+            return Err(Ended::Broken(format!("an answer of {length} bytes")));
+        }
+        // Memory that is not written to costs nothing, so a length that is not true does no harm.
+        let mut answer = vec![0; length];
+        self.read(&mut answer, wait)?;
+        let text = answer.split_off(1);
+        match answer.first() {
+            Some(b'K') => Ok(Answer::Good(text)),
+            Some(b'E') => Ok(Answer::Bad(String::from_utf8_lossy(&text).into_owned())),
+            Some(b'S') => Ok(Answer::BadSeeLog(String::from_utf8_lossy(&text).into_owned())),
+            _ => Err(Ended::Broken("an answer of an unknown kind".to_owned())),
+        }
+    }
+
+    fn read(&mut self, mut bytes: &mut [u8], wait: &mut Wait) -> Result<(), Ended> {
+        while !bytes.is_empty() {
+            match self.data.read(bytes) {
+                Ok(0) => return Err(self.hung_up()),
+                Ok(read) => bytes = &mut bytes[read..],
+                Err(error) => self.retry(&error)?,
+            }
+            self.look(wait)?;
+        }
+        Ok(())
+    }
+
+    /// A read or write may have brought nothing in its slice of time. Any other failure is the end.
+    fn retry(&mut self, error: &std::io::Error) -> Result<(), Ended> {
+        match error.kind() {
+            ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted => Ok(()),
+            _ => Err(self.hung_up()),
+        }
+    }
+
+    /// Nothing holds the other end of the process's socket, so it has ended, or has closed what it did not know.
+    fn hung_up(&mut self) -> Ended {
+        let deadline = Instant::now() + LAST_WORD;
+        while self.ended.is_none() && Instant::now() < deadline {
+            if !self.hear() {
+                break;
+            }
+        }
+        self.ended.clone().unwrap_or_else(|| {
+            Ended::Broken("it has closed its connection to the classifier, as os.closerange does".to_owned())
+        })
+    }
+
+    /// Looks now and then whether an answer is still to be waited for.
+    fn look(&mut self, wait: &mut Wait) -> Result<(), Ended> {
+        let now = Instant::now();
+        if now < wait.next_look && now < wait.deadline {
+            return Ok(());
+        }
+        wait.next_look = now + SLICE;
+        self.hear_at_once()?;
+        if now >= wait.deadline {
+            return Err(Ended::Late(wait.limit));
+        }
+        if !tree::is_stopped(self.pid) {
+            wait.stopped_since = None;
+        } else if now - *wait.stopped_since.get_or_insert(now) >= STOPPED_TIME {
+            return Err(Ended::Stopped);
+        }
+        if tree::takes_more_than(self.guard.id(), self.most_memory) {
+            return Err(Ended::Greedy(self.most_memory));
+        }
+        Ok(())
+    }
+
+    /// What the guard has said by now.
+    fn hear_at_once(&mut self) -> Result<(), Ended> {
+        // These do not fail on a socket that is open on this side.
+        let _ = self.control.set_nonblocking(true);
+        let is_open = self.hear();
+        let _ = self.control.set_nonblocking(false);
+        match &self.ended {
+            Some(ended) => Err(ended.clone()),
+            None if !is_open => Err(Ended::Unguarded),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes in what the guard says; false when it is gone.
+    fn hear(&mut self) -> bool {
+        let mut bytes = [0; 4096];
+        match self.control.read(&mut bytes) {
+            Ok(0) => {
+                self.ended.get_or_insert(Ended::Unguarded);
+                return false;
+            }
+            Ok(read) => self.heard.extend_from_slice(&bytes[..read]),
+            Err(error) => {
+                let is_open = matches!(
+                    error.kind(),
+                    ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+                );
+                if !is_open {
+                    self.ended.get_or_insert(Ended::Unguarded);
+                }
+                return is_open;
+            }
+        }
+        while let Some(end) = self.heard.iter().position(|&byte| byte == b'\n') {
+            let line: Vec<u8> = self.heard.drain(..=end).collect();
+            let line = String::from_utf8_lossy(&line);
+            match line.trim_end().split_once(' ') {
+                Some(("started", pid)) => self.pid = pid.parse().unwrap_or(0),
+                Some(("ended", raw)) => {
+                    let status = ExitStatus::from_raw(raw.parse().unwrap_or_default());
+                    self.ended.get_or_insert(Ended::Died(status));
+                }
+                Some(("left", pids)) => self.left = Some(pids.to_owned()),
+                Some((_, why)) => self.ended = Some(Ended::Broken(why.to_owned())),
+                None => {}
+            }
+        }
+        true
+    }
+
+    /// Ends the process, and tells why it is no use any more.
+    pub(super) fn end(mut self, ended: &Ended, what_for: &str) -> String {
+        self.kill();
+        let advice = "raise --box-timeout, or lower --chunk-size";
+        match ended {
+            Ended::Late(_) if what_for == " to start" => format!("{ended}{what_for}, and was killed"),
+            Ended::Late(_) => format!("{ended}{what_for}, and was killed; {advice}"),
+            Ended::Died(_) | Ended::Broken(_) => format!("{ended}{}", self.log.last_words()),
+            _ => ended.to_string(),
+        }
+    }
+
+    /// Has the guard end the process and all that it has started, and waits for that, but not for ever.
+    fn kill(&mut self) {
+        if std::mem::replace(&mut self.is_over, true) {
+            return;
+        }
+        let _ = self.data.shutdown(std::net::Shutdown::Both);
+        let was_unguarded = self.ended == Some(Ended::Unguarded);
+        let _ = self.control.shutdown(std::net::Shutdown::Write);
+        let deadline = Instant::now() + END_TIME;
+        while self.hear() && Instant::now() < deadline {}
+        if let Some(left) = &self.left {
+            wire::say!(
+                "classifier: the processes {left} were killed and have not ended yet; they are left to themselves"
+            );
+        }
+        let is_late = matches!(self.guard.try_wait(), Ok(None)) && Instant::now() >= deadline;
+        if was_unguarded || is_late {
+            // Stopped, perhaps; then it cannot do this.
+            let _ = self.guard.kill();
+            tree::end_marked(&self.mark);
+        }
+        // It has closed its socket or was killed, and ends in a moment.
+        let _ = self.guard.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// This program, even if its file has been replaced by a newer build.
+fn own_program() -> anyhow::Result<std::path::PathBuf> {
+    let running = std::path::Path::new("/proc/self/exe");
+    match running.exists() {
+        true => Ok(running.to_owned()),
+        false => std::env::current_exe().context("looking for this program's file"),
+    }
+}
+
+/// A word that no other process has.
+fn unique() -> String {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    format!("{}-{count}-{}", std::process::id(), now.as_nanos())
+}

@@ -1,0 +1,165 @@
+//! Processes and what they have started, as `/proc` tells it: their memory, and their end.
+//!
+//! Reading `smaps_rollup` or `environ` waits for a lock that a process in uninterruptible sleep may hold, so both are read on
+//! a thread of their own, for which nothing waits longer than [`PATIENCE`]. The other files are always there at once.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// How long to wait for what a process's lock may hold up.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// The pause before killed processes are looked for again.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// A process's state as the system has it, a letter, and its parent.
+fn state_and_parent(pid: u32) -> Option<(char, u32)> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in parentheses, may hold anything.
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
+}
+
+/// Whether a signal has stopped the process, or a debugger has.
+pub(super) fn is_stopped(pid: u32) -> bool {
+    state_and_parent(pid).is_some_and(|(state, _)| matches!(state, 'T' | 't'))
+}
+
+/// Whether there is a process with this id that has not been waited for.
+pub(super) fn is_there(pid: u32) -> bool {
+    state_and_parent(pid).is_some()
+}
+
+/// All processes.
+fn pids() -> Vec<u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// The processes that come from these, and still run.
+fn descendants(roots: &[u32]) -> Vec<u32> {
+    let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
+    let mut ended = HashSet::new();
+    for pid in pids() {
+        if let Some((state, parent)) = state_and_parent(pid) {
+            children.entry(parent).or_default().push(pid);
+            if matches!(state, 'Z' | 'X') {
+                ended.insert(pid);
+            }
+        }
+    }
+    let mut found = roots.to_vec();
+    let mut next = 0;
+    while let Some(parent) = found.get(next) {
+        found.extend(children.remove(parent).unwrap_or_default());
+        next += 1;
+    }
+    found.drain(..roots.len());
+    found.retain(|pid| !ended.contains(pid));
+    found
+}
+
+fn kill_all(pids: &[u32]) {
+    for pid in pids {
+        // One that is gone needs no signal.
+        let _ = kill(Pid::from_raw(*pid as i32), Signal::SIGKILL);
+    }
+}
+
+/// Kills all that comes from this process, again and again, for as long as it takes and `patience` allows; gives what is left.
+pub(super) fn end_descendants(pid: u32, patience: Duration) -> Vec<u32> {
+    end(|| descendants(&[pid]), patience)
+}
+
+fn end(find: impl Fn() -> Vec<u32>, patience: Duration) -> Vec<u32> {
+    let deadline = Instant::now() + patience;
+    loop {
+        let left = find();
+        if left.is_empty() || Instant::now() >= deadline {
+            return left;
+        }
+        kill_all(&left);
+        std::thread::sleep(PAUSE);
+    }
+}
+
+/// Kills the processes that had this in their environment when they began, and all that comes from them. It finds what a
+/// process had started that is gone itself, unless that has another environment now.
+pub(super) fn end_marked(mark: &str) {
+    let mark = mark.as_bytes().to_vec();
+    let marked = move || {
+        let own = std::process::id();
+        let has_mark = |pid: &u32| {
+            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            *pid != own && environment.split(|&byte| byte == 0).any(|variable| variable == mark)
+        };
+        let mut found: Vec<_> = pids().into_iter().filter(has_mark).collect();
+        found.extend(descendants(&found));
+        found
+    };
+    // If it takes longer, the thread ends later.
+    on_a_thread(move || end(marked, PATIENCE));
+}
+
+/// Whether a process and all that comes from it take more memory than this, in MiB.
+pub(super) fn takes_more_than(pid: u32, limit: u64) -> bool {
+    let limit = limit.saturating_mul(1024);
+    let pids = listed_children(pid);
+    let resident: u64 = pids.iter().filter_map(|pid| kib(&format!("/proc/{pid}/status"), "VmRSS:")).sum();
+    // Pages that several processes share are counted in each of them; only then it takes the other figure, which is dear.
+    if resident <= limit {
+        return false;
+    }
+    let proportional = on_a_thread(move || {
+        let share = |pid: &u32| {
+            kib(&format!("/proc/{pid}/smaps_rollup"), "Pss:")
+                .or_else(|| kib(&format!("/proc/{pid}/status"), "VmRSS:"))
+        };
+        pids.iter().filter_map(share).sum::<u64>()
+    });
+    proportional.unwrap_or(resident) > limit
+}
+
+/// A figure of such a file, in KiB.
+fn kib(path: &str, name: &str) -> Option<u64> {
+    let text = fs::read_to_string(path).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.trim().trim_end_matches("kB").trim_end().parse().ok()
+}
+
+/// What comes from a process, as the system's lists of children have it: quick, but one that ends meanwhile may hide another.
+fn listed_children(pid: u32) -> Vec<u32> {
+    let mut found = vec![pid];
+    let mut next = 0;
+    while let Some(parent) = found.get(next).copied() {
+        next += 1;
+        let Ok(threads) = fs::read_dir(format!("/proc/{parent}/task")) else { continue };
+        for thread in threads.flatten() {
+            match fs::read_to_string(thread.path().join("children")) {
+                Ok(list) => {
+                    found.extend(list.split_ascii_whitespace().filter_map(|pid| pid.parse::<u32>().ok()))
+                }
+                // The thread has ended, or this system has no such lists.
+                Err(_) if thread.path().exists() => return descendants(&[pid]),
+                Err(_) => {}
+            }
+        }
+    }
+    found.remove(0);
+    found
+}
+
+/// What this gives, unless it takes too long.
+fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let (done, result) = mpsc::channel();
+    let work = move || {
+        // Nobody hears it who has waited long enough.
+        let _ = done.send(work());
+    };
+    std::thread::Builder::new().name("python processes".into()).spawn(work).ok()?;
+    result.recv_timeout(PATIENCE).ok()
+}
