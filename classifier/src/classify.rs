@@ -373,7 +373,7 @@ mod tests {
     struct Scripted(Vec<Verdict>);
 
     impl BlackBox for Scripted {
-        fn classify(&mut self, request: &Request<'_>, out: &mut Vec<u8>) -> Result<Columns, BoxError> {
+        fn classify(&mut self, _: &Request<'_>, out: &mut Vec<u8>) -> Result<Columns, BoxError> {
             match self.0.pop() {
                 Some(verdict) => Err(BoxError { message: "as written".into(), verdict }),
                 None => {

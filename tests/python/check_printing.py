@@ -5,12 +5,9 @@ import sys
 
 import numpy
 import pandas
+from runner import load
 
-with open(sys.argv[1], encoding="utf-8") as source:
-    text = source.read()
-# All but the call at its end.
-runner = {}
-exec(compile(text[: text.rindex("\nmain()")], sys.argv[1], "exec"), runner)
+runner = load(sys.argv[1])
 
 draw = random.Random(1)
 PIECES = ["a", "é", "1", "1.50", "NA", "", " ", "\t", "'", ",", '"', "\r", "\n", "\r\n", "-", ";"]
@@ -68,7 +65,7 @@ for _ in range(100):
         rows = draw.randrange(1, 12)
         header, records = table(rows, draw.randrange(4))
         data = (header + "\n" + records).encode("utf-8")
-        expected_frame = runner["read_by_pandas"](pandas, data)
+        expected_frame = runner.read_by_pandas(pandas, data)
         seen = []
 
         def remember(df):
@@ -77,7 +74,7 @@ for _ in range(100):
             seen.append(box(df))
             return seen[0]
 
-        printed = runner["classify"](pandas, remember, name, rows, data)
+        _, printed = runner.classify(pandas, remember, name, rows, data)
         expected = seen[0].to_csv(header=False, lineterminator="\n")
         assert printed == expected, "%s: %r is printed as %r, and pandas prints %r" % (name, data, printed, expected)
         compared += printed.count("\n")

@@ -9,6 +9,8 @@ use crate::host::arg;
 /// How many rows are made up when nobody says how many.
 const DEFAULT_LINES: u64 = 1_000_000;
 
+const THREADS: &str = "--threads-per-worker";
+
 /// What rows.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Rows")]
@@ -62,10 +64,14 @@ pub(crate) struct BoxArgs {
     /// Rows that a box sees at once
     #[arg(long, value_name = "ROWS", env = "CHUNK_SIZE", default_value_t = 100)]
     chunk_size: u32,
+    /// How many threads the libraries of a Python box may use in each worker, whatever the environment says; the same on
+    /// all hosts, since the last bits of a result may depend on it
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    threads_per_worker: u32,
     /// How long a Python box may take for these until it is killed and the rows are tried again in smaller parts
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=wire::program::LONGEST_WAIT))]
     box_timeout: u64,
-    /// How much memory a Python box may have, in MiB [default: the machine's, shared by the workers of a process]
+    /// How much memory a Python box, with all that it has started, may have, in MiB [default: the machine's, shared by the workers of a process]
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..))]
     box_memory: Option<u64>,
 }
@@ -76,8 +82,20 @@ impl BoxArgs {
         let mut words = vec![("--classifier", classifier.to_owned()), ("--python", arg(python))];
         words.push(("--slowness", self.slowness.to_string()));
         words.push(("--chunk-size", self.chunk_size.to_string()));
+        words.push((THREADS, self.threads_per_worker.to_string()));
         words.push(("--box-timeout", self.box_timeout.to_string()));
         words.extend(self.box_memory.map(|memory| ("--box-memory", memory.to_string())));
         words.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect()
+    }
+}
+
+/// How many threads each worker has for the libraries of a Python box, to be put behind the number of workers: what a
+/// classifier with these arguments is told.
+pub(crate) fn threads_each(classifier: &str, box_args: &[String]) -> String {
+    let flag = box_args.iter().position(|word| word == THREADS);
+    match flag.and_then(|flag| box_args.get(flag + 1)).map(String::as_str) {
+        Some("1") if classifier.starts_with("python:") => ", 1 thread each".to_owned(),
+        Some(threads) if classifier.starts_with("python:") => format!(", {threads} threads each"),
+        _ => String::new(),
     }
 }

@@ -179,10 +179,10 @@ pub(crate) struct Job {
 #[derive(Debug, clap::Args)]
 pub(crate) struct RunCluster {
     /// Show a job again that goes on without anybody watching; Ctrl-C ends only the watching
-    #[arg(long, conflicts_with_all = ["resume", "classifier", "input_lines", "input_size", "input", "delimiter", "seed", "workers", "slowness", "chunk_size"])]
+    #[arg(long, conflicts_with_all = ["resume", "classifier", "input_lines", "input_size", "input", "delimiter", "seed", "workers", "slowness", "chunk_size", "threads_per_worker"])]
     pub(crate) attach: bool,
     /// Go on with the last job where it was broken off or stopped, on the hosts that there are now
-    #[arg(long, conflicts_with_all = ["classifier", "input_lines", "input_size", "input", "delimiter", "seed", "slowness", "chunk_size"])]
+    #[arg(long, conflicts_with_all = ["classifier", "input_lines", "input_size", "input", "delimiter", "seed", "slowness", "chunk_size", "threads_per_worker"])]
     pub(crate) resume: bool,
     /// The black box, if not the one that up has shipped
     #[arg(long, value_name = "BOX")]

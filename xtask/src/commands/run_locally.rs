@@ -16,7 +16,7 @@ use wire::files::{ARCHIVE, ResultFiles};
 use wire::identity::Guard;
 use wire::results::Summary;
 
-use super::job_args::{BoxArgs, RejectArgs, RowArgs};
+use super::job_args::{BoxArgs, RejectArgs, RowArgs, threads_each};
 use crate::cluster::{self, Hosts, Hub, Input, Job};
 use crate::host::local::Local;
 use crate::host::{Host, Launch};
@@ -167,12 +167,13 @@ fn run_until_done(args: &Args, start: Instant) -> anyhow::Result<ExitCode> {
     let archive = args.run.pack.then(|| output.join(ARCHIVE));
 
     ui::note(&format!(
-        "{} on {}, through {}",
+        "{} on {}{}, through {}",
         describe(&input),
         match processes {
             1 => format!("{threads} workers"),
             _ => format!("{} workers ({processes} processes of {threads})", processes * threads),
         },
+        threads_each(&args.run.classifier, &args.box_args()),
         args.run.classifier
     ));
     let token_file = run_folder.join("token");

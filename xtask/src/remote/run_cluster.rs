@@ -15,6 +15,7 @@ use wire::results::Summary;
 use super::get_results::{ARCHIVE, OUTPUT};
 use super::{SHORT, all, command_all, each, hub, load, lock_all, python, status_of, stop_all, stop_job};
 use crate::cluster::{self, Hosts, Hub, Input, Job, Lifetime, LostSight, Times};
+use crate::commands::job_args::threads_each;
 use crate::commands::remote::RunCluster;
 use crate::commands::run_locally::{check_input, guard, tell_hints};
 use crate::host::Host;
@@ -144,11 +145,12 @@ fn run_until_done(args: &RunCluster, start: Instant, is_started: &mut bool) -> a
     let said = max_rejects.map(|most| most.parse().map_err(anyhow::Error::msg)).transpose()?;
     let max_rejects = args.job.rejects.max_rejects.or(said);
     ui::note(&format!(
-        "{}{}, on {} workers ({} machines of {workers}), through {classifier}",
+        "{}{}, on {} workers ({} machines of {workers}){}, through {classifier}",
         if args.resume { "going on with " } else { "" },
         describe(&input, args.job.rows.input.as_deref()),
         workers * classifiers.len(),
-        classifiers.len()
+        classifiers.len(),
+        threads_each(&classifier, &box_args)
     ));
     let job = Job {
         input,

@@ -56,7 +56,7 @@ pub fn run(command: &[OsString]) -> anyhow::Result<()> {
     match child {
         Ok(child) => {
             tell(&control, format_args!("started {}", child.id()));
-            guard(child.id(), &control)
+            guard(child.id(), &control);
         }
         Err(error) => tell(&control, format_args!("failed {error}")),
     }

@@ -410,16 +410,18 @@ def schema(pandas, frame):
 def kinds_of(pandas, column):
     """In which forms the values of a column are printed that are not missing.
 
-    A number, a truth value or a time has a form that depends on what else is in the column: batches of a job must have the same.
+    A number, a truth value or a time may have a form that depends on what else is in the column: batches of a job must have
+    the same. `text` is whatever is printed by itself.
     """
+    kind, types = column.dtype, pandas.api.types
+    if kind == "int64":
+        return ["integer"]
     there = column.dropna()
     if not len(there):
         return []
-    kind = there.dtype
     if isinstance(kind, pandas.CategoricalDtype):
         kind = there.cat.categories.dtype
         there = there.astype(kind)
-    types = pandas.api.types
     if types.is_object_dtype(kind):
         return sorted({kind_of(kind) for kind in set(map(type, there.tolist()))})
     if types.is_bool_dtype(kind):
@@ -428,20 +430,36 @@ def kinds_of(pandas, column):
         return ["integer"]
     if types.is_float_dtype(kind):
         return ["decimal"] if kind.itemsize == 8 else ["decimal (%s)" % kind]
+    if types.is_datetime64_any_dtype(kind) and getattr(kind, "tz", None) is not None:
+        return ["time"]
     if types.is_datetime64_any_dtype(kind) or types.is_timedelta64_dtype(kind):
         printed = there.to_csv(header=False, index=False).partition("\n")[0]
-        return ["like " + re.sub(r"[0-9]", "0", re.sub(r"^-?[0-9]+ days", "0 days", printed))]
+        return ["like " + re.sub(r"[0-9]", "0", re.sub(r"^-?[0-9]+ days \+?", "0 days ", printed))]
     if types.is_string_dtype(kind):
         return ["text"]
     return [str(kind)]
 
 
+# What pandas, or NumPy, may turn to another type when something else stands beside it.
+CHANGEABLE = {
+    "bool": "boolean",
+    "bool_": "boolean",
+    "Timestamp": "time",
+    "datetime": "time",
+    "datetime64": "time",
+    "Timedelta": "duration",
+    "timedelta": "duration",
+    "timedelta64": "duration",
+    "Interval": "interval",
+}
+
+
 def kind_of(kind):
-    """The kind of values of this type, each of which is printed by itself."""
-    names = {"str": "text", "bool": "boolean", "bool_": "boolean", "float": "decimal", "float64": "decimal"}
-    if issubclass(kind, int) and kind is not bool or kind.__name__.startswith(("int", "uint")):
+    """The kind of values of this type in a column of objects, where each is printed by itself."""
+    name = kind.__name__
+    if name not in CHANGEABLE and (issubclass(kind, int) or name.startswith(("int", "uint"))):
         return "integer"
-    return names.get(kind.__name__, kind.__name__)
+    return CHANGEABLE.get(name, "text")
 
 
 def has_only_one_more(frame, columns, values):

@@ -141,7 +141,7 @@ fn listed_children(pid: u32) -> Vec<u32> {
         for thread in threads.flatten() {
             match fs::read_to_string(thread.path().join("children")) {
                 Ok(list) => {
-                    found.extend(list.split_ascii_whitespace().filter_map(|pid| pid.parse::<u32>().ok()))
+                    found.extend(list.split_ascii_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
                 }
                 // The thread has ended, or this system has no such lists.
                 Err(_) if thread.path().exists() => return descendants(&[pid]),

@@ -56,8 +56,11 @@ pub(super) fn recorded_in(folder: &Path) -> Vec<Target> {
 }
 
 fn with_boxes(mut programs: Vec<Target>, all: &[Process]) -> Vec<Target> {
+    // Between a classifier and a box there is a guard.
+    let parents = parents(all);
     let of_one = |program: &Target| {
-        let boxes = all.iter().filter(|process| process.parent == program.pid && process.is_python());
+        let is_its = |process: &&Process| parents.get(&process.parent) == Some(&program.pid);
+        let boxes = all.iter().filter(|process| process.is_python()).filter(is_its);
         let name = format!("a box of {}", program.name);
         boxes
             .map(|process| Target { role: "box".into(), name: name.clone(), pid: process.pid })

@@ -1,0 +1,12 @@
+"""Loads the runner of Python boxes as a module, without its conversation with a classifier."""
+
+import sys
+
+
+def load(path):
+    with open(path, encoding="utf-8") as source:
+        text = source.read()
+    runner = type(sys)("classifier_runner")
+    # All but the call at its end.
+    exec(compile(text[: text.rindex("\nmain()")], path, "exec"), runner.__dict__)
+    return runner
