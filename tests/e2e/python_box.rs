@@ -1,5 +1,12 @@
 //! The user's own pandas function, in real Python processes.
 
+mod failures;
+mod invisible;
+mod job;
+mod processes;
+mod slow_rows;
+mod threads;
+
 use std::path::Path;
 
 use tests::cluster::{Results, Setup};
@@ -75,14 +82,31 @@ fn values_reach_the_function_as_they_are() {
     assert!(log.contains(r#"('a,""b""', '5"" pipe', 'x\r\ny')"#), "{log}");
 }
 
-#[test]
-fn what_is_printed_is_what_pandas_prints() {
+/// Runs one of the checks of the runner's inner parts, with real pandas.
+fn check_runner(name: &str) -> String {
     let folder = tempfile::tempdir().unwrap();
     let mut check = std::process::Command::new(tests::python());
-    check.arg(tests::root().join("tests/python/check_printing.py"));
-    check.arg(tests::root().join("classifier/src/blackbox/runner.py"));
-    let said = Program::start_command("check", folder.path(), check).success();
+    check.arg(tests::root().join("tests/python").join(name)).env("PYTHONDONTWRITEBYTECODE", "1");
+    check.arg(tests::root().join("classifier/src/blackbox/python/runner.py"));
+    Program::start_command("check", folder.path(), check).success()
+}
+
+#[test]
+fn what_is_printed_is_what_pandas_prints() {
+    let said = check_runner("check_printing.py");
     assert!(said.starts_with("compared "), "{said}");
+}
+
+#[test]
+fn a_value_has_one_text_in_all_parts_of_a_column_unless_their_kinds_differ() {
+    let said = check_runner("check_kinds.py");
+    assert!(said.starts_with("compared "), "{said}");
+}
+
+#[test]
+fn rows_in_another_order_are_noticed_also_where_index_values_repeat() {
+    let said = check_runner("check_order.py");
+    assert!(said.starts_with("noticed "), "{said}");
 }
 
 #[test]
@@ -255,18 +279,18 @@ fn a_box_that_cannot_start_says_what_to_do() {
     assert!(said.contains("finds no module 'no_such_module' in "), "{said}");
     assert!(said.contains("give the name of a module in this folder, or set PYTHONPATH"), "{said}");
     let said = refused("python:box", &python, "x = 1\n");
-    assert!(said.contains("the module 'box' has no function 'classify_df'"), "{said}");
+    assert!(said.contains("has no function 'classify_df'"), "{said}");
     let said = refused("python:box", &python, "import no_such_library\n");
-    assert!(said.contains("loading the module 'box': No module named 'no_such_library'"), "{said}");
+    assert!(said.contains("ModuleNotFoundError: No module named 'no_such_library'"), "{said}");
     let said = refused("python:box", &python, "1 / 0\n");
-    assert!(said.contains("loading the module 'box': ZeroDivisionError: division by zero"), "{said}");
+    assert!(said.contains("box.py: ZeroDivisionError: division by zero"), "{said}");
     let said = refused("python:box", Path::new("/no/such/python"), "");
     assert!(
         said.contains("starting the Python interpreter /no/such/python; install Python 3, or choose one"),
         "{said}"
     );
     let said = refused("python:box", Path::new("/bin/false"), "");
-    assert!(said.contains("the Python process broke off"), "{said}");
+    assert!(said.contains("the Python process died (exit status: 1)"), "{said}");
 }
 
 #[test]

@@ -430,14 +430,22 @@ def kinds_of(pandas, column):
         return ["integer"]
     if types.is_float_dtype(kind):
         return ["decimal"] if kind.itemsize == 8 else ["decimal (%s)" % kind]
-    if types.is_datetime64_any_dtype(kind) and getattr(kind, "tz", None) is not None:
-        return ["time"]
     if types.is_datetime64_any_dtype(kind) or types.is_timedelta64_dtype(kind):
+        if getattr(kind, "tz", None) is not None and prints_zoned_times_alone(pandas):
+            return ["time"]
         printed = there.to_csv(header=False, index=False).partition("\n")[0]
-        return ["like " + re.sub(r"[0-9]", "0", re.sub(r"^-?[0-9]+ days \+?", "0 days ", printed))]
+        printed = re.sub(r"[+-][0-9]{2}:[0-9]{2}$", "", re.sub(r"^-?[0-9]+ days \+?", "0 days ", printed))
+        return ["like " + re.sub(r"[0-9]", "0", printed)]
     if types.is_string_dtype(kind):
         return ["text"]
     return [str(kind)]
+
+
+@functools.lru_cache(maxsize=None)
+def prints_zoned_times_alone(pandas):
+    """Whether the form of a time with a zone is its own, as before version 3, or that of all in its column."""
+    times = pandas.to_datetime(pandas.Series(["2018-10-01 10:30:00", "2018-10-01 10:30:00.5"]), format="ISO8601", utc=True)
+    return times.to_csv(header=False, index=False).startswith("2018-10-01 10:30:00+")
 
 
 # What pandas, or NumPy, may turn to another type when something else stands beside it.

@@ -1,0 +1,38 @@
+//! Rows that take their time, and rows that take all of it.
+
+use super::job::Job;
+
+fn kills(said: &str) -> usize {
+    said.matches("took longer than").count()
+}
+
+#[test]
+fn slow_rows_are_done_and_cost_a_worker_one_limit() {
+    // A batch takes 20 s, where 4 are allowed; later batches begin with parts that can be done.
+    let code = "import time\ndef classify_df(df):\n    time.sleep(0.4 * len(df))\n    return df.assign(CLASSIFICATION=1)\n";
+    let outcome = Job::new(code).args(["--box-timeout", "4", "--chunk-size", "30"]).run(70);
+    assert_eq!((outcome.results.len(), outcome.rejects.len()), (70, 0), "{outcome:?}");
+    assert_eq!(kills(&outcome.said), 1, "{}", outcome.said);
+}
+
+#[test]
+fn a_row_that_hangs_is_found_among_slow_ones_and_its_reason_names_what_to_change() {
+    let code = "import time\ndef classify_df(df):\n    \
+        time.sleep(0.1 * len(df))\n    \
+        if '37' in df.index: time.sleep(1000)\n    \
+        return df.assign(CLASSIFICATION=1)\n";
+    let outcome = Job::new(code).args(["--box-timeout", "2"]).run(60);
+    assert_eq!((outcome.results.len(), outcome.rejects.len()), (59, 1), "{outcome:?}");
+    let reason = outcome.reason(37);
+    assert!(reason.contains("--box-timeout") && reason.contains("--chunk-size"), "{reason}");
+    assert!(kills(&outcome.said) <= 4, "{}", outcome.said);
+}
+
+#[test]
+fn a_batch_whose_rows_all_hang_comes_to_its_end() {
+    let code = "import time\ndef classify_df(df):\n    time.sleep(1000)\n";
+    let outcome = Job::new(code).args(["--box-timeout", "1"]).run(100);
+    assert_eq!((outcome.results.len(), outcome.rejects.len()), (0, 100));
+    assert!(kills(&outcome.said) <= 8 + 4 * 8, "{}", outcome.said);
+    assert!(outcome.reason(99).starts_with("other rows of its batch took too long"), "{outcome:?}");
+}
