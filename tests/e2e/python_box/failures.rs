@@ -78,14 +78,13 @@ fn an_error_that_comes_when_the_function_has_returned_is_no_rows_fault() {
             if df.index[0] == '0': threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGALRM)).start()\n    \
             return df.assign(CLASSIFICATION=1)\n";
     let folder = tempfile::tempdir().unwrap();
-    let mut cluster = super::setup(folder.path(), code).start();
+    let mut cluster = super::setup(folder.path(), code).args(["--chunk-size", "1"]).start();
     let mut client = std::net::TcpStream::connect(&cluster.rows).unwrap();
     let mut send = |row: &[u8]| wire::frame::write(&mut client, row).unwrap();
     send(b"ID,NAME");
-    for row in [&b"0,a"[..], b"1,b"] {
-        send(row);
-    }
+    send(b"0,a");
     cluster.classifiers[0].await_output("TimeoutError: late");
+    send(b"1,b");
     send(b"2,c");
     send(&[wire::frame::EOT]);
     let results = cluster.results();

@@ -1,5 +1,9 @@
 //! How many threads a box's libraries have.
 
+use std::process::Command;
+
+use tests::program::Program;
+
 use super::job::Job;
 
 const NAMES: &str = "['OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS', 'BLIS_NUM_THREADS', \
@@ -33,26 +37,25 @@ fn a_matrix_product_uses_the_threads_of_the_job() {
 }
 
 #[test]
-fn all_processes_of_a_job_have_the_same_number_and_the_job_keeps_it() {
-    let folder = tempfile::tempdir().unwrap();
-    let code = "def classify_df(df):\n    return df.assign(CLASSIFICATION=1)\n";
-    let two = super::setup(folder.path(), code).args(["--threads-per-worker", "2"]);
-    let mut cluster = two.start();
-    let said = {
-        let mut other = std::process::Command::new(tests::program_path("classifier"));
-        other.env("PYTHONPATH", folder.path()).args([
-            "--worker-count",
-            "2",
-            "--workers",
-            "2",
-            "--classifier",
-        ]);
-        other.args(["python:box", "--python"]).arg(tests::python());
-        let control = cluster.classifiers[0].address("control");
-        other.args(["--control", &control, "--out", &cluster.receiver.address("results")]);
-        tests::program::Program::start_command("other", folder.path(), other).failure()
+fn a_process_with_another_number_cannot_join() {
+    let job = Job::new("def classify_df(df):\n    return df.assign(CLASSIFICATION=1)\n");
+    let args = |more: &[&str]| {
+        let mut args =
+            ["--worker-count", "2", "--classifier", "python:box", "--python"].map(str::to_owned).to_vec();
+        args.push(tests::python().display().to_string());
+        args.extend(more.iter().map(|&word| word.to_owned()));
+        args
     };
-    assert!(said.contains("--threads-per-worker"), "{said}");
-    cluster.sender(["--lines", "10"]).success();
-    assert_eq!(cluster.results().summary.rows, 10);
+    let classifier = |args: Vec<String>| {
+        let mut command = Command::new(tests::program_path("classifier"));
+        command.args(args).env("PYTHONPATH", job.folder.path());
+        command
+    };
+    let more = ["--cluster-initializer", "--in", "127.0.0.1:0", "--control", "127.0.0.1:0"];
+    let mut initializer =
+        Program::start_server_command("classifier", job.folder.path(), classifier(args(&more)));
+    let control = initializer.address("control");
+    let other = classifier(args(&["--threads-per-worker", "2", "--control", &control]));
+    let said = Program::start_command("other", job.folder.path(), other).failure();
+    assert!(said.contains("--slowness 10 --threads-per-worker 2"), "{said}");
 }

@@ -59,8 +59,8 @@ class Channel:
             try:
                 self.ready.poll()
                 waits = False
-            except BaseException:
-                tell_story()
+            except BaseException as error:
+                tell_story(error)
         prefix = self.requests.read(4)
         if len(prefix) < 4:
             return None
@@ -121,7 +121,7 @@ def main():
             columns, result = classify(pandas, function, name, rows, payload[4:])
         except BaseException as error:
             only_in(process)
-            tell_story()
+            tell_story(error)
             channel.answer(b"E", told(error))
         else:
             only_in(process)
@@ -151,14 +151,15 @@ def go_to(folder):
 stories = 0
 
 
-def tell_story():
+def tell_story(error):
     """Prints an error with where it came from."""
     global stories
     stories += 1
     if stories > MOST_STORIES:
         return
     try:
-        story = traceback.format_exc().encode("utf-8", "backslashreplace")
+        story = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        story = story.encode("utf-8", "backslashreplace")
         # The module may have replaced sys.stderr.
         os.write(2, story[-16384:])
     except BaseException:
@@ -202,7 +203,7 @@ def load_pandas(where):
                 "%s has no pandas (%s)%s; install it with `%s -m pip install pandas`, or choose another interpreter"
                 " with --python" % (where, told(error), hidden_by(error), sys.executable)
             )
-        tell_story()
+        tell_story(error)
         raise Failure("loading pandas: %s (%s)" % (told(error), where))
     if not hasattr(pandas, "DataFrame"):
         raise Failure(
@@ -266,7 +267,13 @@ def load_module(module_name, where):
     parts = module_name.split(".")
     for i in range(len(parts)):
         part = ".".join(parts[: i + 1])
-        found = find(part, module_name, where)
+        what = "loading the module %r, looking for %r" % (module_name, part)
+        package = None
+        if i:
+            # To look for a module in a package, the package is needed.
+            package = with_cause(what, where, importlib.import_module, ".".join(parts[:i]))
+        is_in_file = package is not None and not hasattr(package, "__path__")
+        found = None if is_in_file else with_cause(what, where, importlib.util.find_spec, part)
         if found is None:
             advice = "give the name of a module in this folder, or set PYTHONPATH"
             if i and parts[i:] == ["py"]:
@@ -277,31 +284,23 @@ def load_module(module_name, where):
     return sys.modules[module_name]
 
 
-def find(part, module_name, where):
-    """Where a module is. To look for one in a package, the package is imported."""
-    what = "loading the module %r, looking for %r" % (module_name, part)
-    return with_cause(what, where, importlib.util.find_spec, part)
-
-
 def with_cause(what, where, call, argument):
     """Calls what may run the user's code, and tells what it raises."""
     process = os.getpid()
     try:
         return call(argument)
-    except ImportError as error:
-        cause = error
-        reason = "%s: %s%s" % (what, told(error), hidden_by(error) or install(error))
-    except (SystemExit, KeyboardInterrupt, GeneratorExit) as error:
-        if os.getpid() != process:
-            raise
-        raise Failure("%s: %s" % (what, told(error)), see_log=True)
     except BaseException as error:
         if os.getpid() != process:
             raise
-        tell_story()
         cause = error
-        reason = "%s: %s%s" % (what, told(error), hidden_by(error))
-    raise Failure("%s (%s)" % (reason, where)) from cause
+    reason = "%s: %s" % (what, told(cause))
+    if isinstance(cause, ImportError):
+        raise Failure("%s%s (%s)" % (reason, hidden_by(cause) or install(cause), where)) from cause
+    if isinstance(cause, Exception):
+        tell_story(cause)
+        raise Failure(reason + hidden_by(cause)) from cause
+    # The module has ended the interpreter, perhaps with words of its own.
+    raise Failure(reason, see_log=True) from cause
 
 
 def install(error):
