@@ -96,7 +96,7 @@ fn modules_named_like_those_of_the_standard_library_disturb_nothing_and_are_the_
 fn nothing_of_the_runner_is_in_main_or_in_the_environment() {
     let names = "[name for name in vars(__import__('__main__')) if not name.startswith('__')]";
     assert_eq!(sees("", names).answer(), "[]");
-    let job = sees("", "sorted(set(os.environ) & {'EXIT_WITH_STDIN', 'CLASSIFIER_PROCESS'})");
+    let job = sees("", "sorted(set(os.environ) & {'CLASSIFIER_PROCESS'})");
     assert_eq!(job.answer(), "[]");
     assert_eq!(
         sees("", "sys.stdin.read() + str(sys.stdout.fileno()) + str(sys.stderr.fileno())").answer(),

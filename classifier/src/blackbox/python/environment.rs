@@ -46,3 +46,36 @@ pub(super) fn prepare(command: &mut Command, settings: &Settings) {
         command.env_remove(name);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn the_jobs_threads_are_set_and_what_is_for_this_program_or_would_take_precedence_is_removed() {
+        let settings = Settings {
+            interpreter: "python3".into(),
+            module: "m".into(),
+            function: "f".into(),
+            slowness: 10,
+            threads: 3,
+            timeout: Duration::from_secs(60),
+            memory: 1000,
+        };
+        let mut command = Command::new("python3");
+        command.envs([("EXIT_WITH_STDIN", "watched"), ("OMP_NUM_THREADS", "7"), ("OMP_THREAD_LIMIT", "1")]);
+        prepare(&mut command, &settings);
+        let text = |text: &std::ffi::OsStr| text.to_string_lossy().into_owned();
+        let set: HashMap<_, _> =
+            command.get_envs().map(|(name, value)| (text(name), value.map(text))).collect();
+        for name in THREADS {
+            assert_eq!(set[name].as_deref(), Some("3"), "{name}");
+        }
+        for name in ["EXIT_WITH_STDIN", "OMP_THREAD_LIMIT", "MKL_DOMAIN_NUM_THREADS"] {
+            assert_eq!(set[name], None, "{name}");
+        }
+    }
+}
