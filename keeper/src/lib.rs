@@ -6,6 +6,7 @@
 //!
 //! [`restart`] decides whether a program is started again, and when; the rest of this crate does it.
 
+mod end;
 pub mod restart;
 
 use std::collections::BTreeMap;
@@ -14,7 +15,7 @@ use std::io::{ErrorKind, Read};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -24,8 +25,9 @@ use anyhow::Context;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use wire::net::Reserved;
-use wire::program::{LIFELINE, PANICKED, Ready, SIGN_OF_LIFE, TEMPORARY, WATCHED};
+use wire::program::{LIFELINE, PANICKED, Ready, SIGN_OF_LIFE, WATCHED};
 
+pub use end::End;
 use restart::{Ended, Restarts};
 
 /// So many signs of life of a program may be missing in a row; with the next one it is taken to be dead.
@@ -57,22 +59,13 @@ pub struct Launch {
     pub stdin: bool,
 }
 
-/// How a program ended for good.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct End {
-    /// Whether that was a good end.
-    pub success: bool,
-    /// The exit code or the signal, in words.
-    pub status: String,
-}
-
 /// What a keeper tells while it keeps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// The program runs, as this process.
     Started(u32),
     /// It died, in this way, and will be started again.
-    Died(String),
+    Died(End),
 }
 
 /// Keeps one program. Clones are handles to the same.
@@ -129,15 +122,15 @@ impl Keeper {
             let (start, ready_before) = (Instant::now(), changed_at(&launch.ready_file));
             let status = match self.run(launch, &mut tell) {
                 Ok(Some(status)) => status,
-                Ok(None) => break Ok(End { success: false, status: "it was stopped".into() }),
+                Ok(None) => break Ok(End::Unknown("it was stopped".into())),
                 Err(error) => break Err(error),
             };
-            let end = End { success: status.success(), status: status.to_string() };
+            let end = End::from(status);
             let was_ready = changed_at(&launch.ready_file) != ready_before;
-            let again = restarts.next(ended(status), was_ready, start.elapsed());
+            let again = restarts.next(ended(&end), was_ready, start.elapsed());
             let Some(pause) = again.filter(|_| launch.restart) else { break Ok(end) };
             reserve_ports(&launch.ready_file, &mut ports);
-            if let Err(error) = tell(&Event::Died(end.status.clone())) {
+            if let Err(error) = tell(&Event::Died(end.clone())) {
                 break Err(error);
             }
             if self.is_stopped_within(pause) {
@@ -312,12 +305,13 @@ fn reserve_ports(ready_file: &Path, ports: &mut BTreeMap<SocketAddr, Reserved>) 
     }
 }
 
-fn ended(status: ExitStatus) -> Ended {
-    match (status.code(), status.signal()) {
-        (Some(0), _) => Ended::Well,
-        (Some(code), _) if [TEMPORARY, PANICKED].map(i32::from).contains(&code) => Ended::Temporarily,
-        (None, Some(_)) => Ended::Killed,
-        _ => Ended::Badly,
+fn ended(end: &End) -> Ended {
+    match end {
+        End::Exited(0) => Ended::Well,
+        End::Exited(code) if *code == i32::from(PANICKED) => Ended::Temporarily,
+        end if end.is_temporary() => Ended::Temporarily,
+        End::Signaled(_) => Ended::Killed,
+        End::Exited(_) | End::Unknown(_) => Ended::Badly,
     }
 }
 

@@ -5,9 +5,9 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, ensure};
-use keeper::{Event, Keeper, Launch};
+use keeper::{End, Event, Keeper, Launch};
 
-use crate::protocol::{End, Program};
+use crate::protocol::Program;
 use crate::records::{self, Process, Record, Records};
 
 /// Keeps the program of this name, of which the host's folder has the launch, until it ends for good or this process is asked
@@ -22,7 +22,7 @@ pub fn keep(folder: &Path, name: &str) -> anyhow::Result<()> {
     let kept = keep_program(folder, &records, name);
     let end = match &kept {
         Ok(end) => end.clone(),
-        Err(error) => End { success: false, status: format!("{error:#}") },
+        Err(error) => End::Unknown(format!("{error:#}")),
     };
     records.save_end(name, &end)?;
     kept.map(drop)
@@ -48,7 +48,7 @@ fn keep_program(folder: &Path, records: &Records, name: &str) -> anyhow::Result<
     wire::program::on_end_signals(move || stopping.ask_to_stop())?;
     let me = Process::of(std::process::id()).context("this process is not in /proc")?;
     let mut deaths = Vec::new();
-    let end = keeper.keep(&launch, |event| {
+    keeper.keep(&launch, |event| {
         match event {
             Event::Started(pid) => {
                 let process = Process::of(*pid).context("the program is not in /proc")?;
@@ -56,11 +56,10 @@ fn keep_program(folder: &Path, records: &Records, name: &str) -> anyhow::Result<
                 let program = program.clone();
                 records.save(&Record { program, process, keeper: me, since, deaths: deaths.clone() })?;
             }
-            Event::Died(status) => deaths.push(status.clone()),
+            Event::Died(end) => deaths.push(end.clone()),
         }
         Ok(())
-    })?;
-    Ok(End { success: end.success, status: end.status })
+    })
 }
 
 /// Where a program's output goes.

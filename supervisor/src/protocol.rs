@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+pub use keeper::End;
 use serde::{Deserialize, Serialize};
 use wire::program::Ready;
 use wire::results::{Progress, Summary};
@@ -142,8 +143,8 @@ pub enum Event {
     Died {
         /// Its name.
         name: String,
-        /// How: the exit code or the signal, in words.
-        status: String,
+        /// How.
+        end: End,
         /// How often it has, with this time.
         count: usize,
     },
@@ -156,15 +157,6 @@ pub enum Event {
     },
     /// How the job goes.
     Progress(Progress),
-}
-
-/// How a program ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct End {
-    /// Whether that was a good end.
-    pub success: bool,
-    /// The exit code or the signal, in words.
-    pub status: String,
 }
 
 /// How a host is.
@@ -201,7 +193,7 @@ pub struct ProgramStatus {
     pub running: Option<u64>,
     /// How it died before it was started again, each time that it did.
     #[serde(default)]
-    pub deaths: Vec<String>,
+    pub deaths: Vec<End>,
     /// How it ended, if it has.
     pub end: Option<End>,
 }

@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use keeper::End;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use wire::program::{read_if_there, remove_if_there, replace_file};
 
-use crate::protocol::{End, Program};
+use crate::protocol::Program;
 
 /// How long a process may take to be gone that was killed.
 const KILL_TIME: Duration = Duration::from_secs(10);
@@ -72,7 +73,7 @@ pub struct Record {
     /// When it was started, in seconds since 1970.
     pub since: u64,
     /// How it died before it was started again, each time that it did.
-    pub deaths: Vec<String>,
+    pub deaths: Vec<End>,
 }
 
 /// The files about programs.
@@ -85,6 +86,11 @@ impl Records {
     /// Those in the host's folder.
     pub fn new(folder: &Path) -> Self {
         Self { folder: folder.join("run") }
+    }
+
+    /// Where they are.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     fn file(&self, name: &str, kind: &str) -> PathBuf {

@@ -213,14 +213,14 @@ impl Host {
                 break;
             }
             if let Some(end) = self.records.load_end(&name)? {
-                bail!("starting {name}: {}", end.status);
+                bail!("starting {name}: {end}");
             }
             if let Some(status) = keeper.try_wait().context("waiting for a keeper")? {
                 // It may have noted why just before it ended.
                 let end = self.records.load_end(&name)?;
                 bail!(
                     "starting {name}: {}",
-                    end.map_or_else(|| format!("its keeper ended with {status}"), |e| e.status)
+                    end.map_or_else(|| format!("its keeper ended with {status}"), |end| end.to_string())
                 );
             }
             ensure!(Instant::now() < deadline, "starting {name}: its keeper did not within {START_TIME:?}");
@@ -228,14 +228,20 @@ impl Host {
         }
         // So that it does not stay as a zombie when it ends before this program.
         std::thread::spawn(move || keeper.wait());
-        self.watch.watch(name, program.ready_file);
+        self.tell_of(name, program.ready_file);
         Ok(())
     }
 
     fn watch_again(&self, name: String) -> anyhow::Result<()> {
         let record = self.records.load(&name)?.with_context(|| format!("there is no program {name} here"))?;
-        self.watch.watch(name, record.program.ready_file);
+        self.tell_of(name, record.program.ready_file);
         Ok(())
+    }
+
+    fn tell_of(&self, name: String, ready_file: String) {
+        let ready = self.folder.join(&ready_file);
+        let folders = [self.records.folder(), ready.parent().unwrap_or(&self.folder)];
+        self.watch.watch(name, ready_file, &folders);
     }
 
     fn stop(&self, is_meant: impl Fn(&str) -> bool, grace: Duration) -> anyhow::Result<()> {

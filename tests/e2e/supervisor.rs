@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use supervisor::protocol::{Event, Holder, Message, Program, Reply, Request, Status};
+use supervisor::protocol::{End, Event, Holder, Message, Program, Reply, Request, Status};
 use tests::eventually;
 
 /// Somebody who commands a folder.
@@ -110,7 +110,7 @@ fn programs_are_started_watched_and_outlive_their_commander() {
     commander.ask(&script("b", "exit 3")).unwrap();
     let event = commander.event(|event| matches!(event, Event::Ended { .. }));
     let Event::Ended { name, end } = event else { unreachable!() };
-    assert_eq!((name.as_str(), end.success, end.status.as_str()), ("b", false, "exit status: 3"));
+    assert_eq!((name.as_str(), end), ("b", End::Exited(3)));
     let tail = commander.ask(&Request::Tail { name: "a".into(), lines: 5 }).unwrap();
     assert_eq!(tail, Reply::Lines(vec!["hello".into()]));
     let why = commander.ask(&script("a", "true")).unwrap_err();
@@ -139,7 +139,7 @@ fn what_does_not_end_politely_is_ended_by_force_with_all_that_it_started() {
     let pid = commander.status().programs[0].pid;
     commander.stop(100);
     let end = commander.status().programs[0].end.clone().unwrap();
-    assert_eq!(end.status, "signal: 9 (SIGKILL)");
+    assert_eq!(end, End::Signaled(9));
     // The group is known by its leader's id.
     eventually("the whole group to be gone", || {
         let processes = std::fs::read_dir("/proc").unwrap().flatten();
@@ -167,7 +167,63 @@ fn a_program_whose_keeper_was_killed_too_is_noticed() {
     }
     let event = commander.event(|event| matches!(event, Event::Ended { .. }));
     let Event::Ended { end, .. } = event else { unreachable!() };
-    assert_eq!(end.status, "it and its keeper were killed");
+    assert_eq!(end, End::Unknown("it and its keeper were killed".into()));
+}
+
+#[test]
+fn the_death_of_a_program_that_is_started_again_is_a_value_and_told_once() {
+    let folder = folder();
+    let mut commander = Commander::new(folder.path());
+    // It says that it has lost another program, then it is killed, and then it is done.
+    let lives = "case $(ls run/life.* 2>/dev/null | wc -l) in \
+        0) touch run/life.1; exit 75;; 1) touch run/life.2; kill -KILL $$;; *) exit 0;; esac";
+    let Request::Start(program) = script("a", lives) else { unreachable!() };
+    commander.ask(&Request::Start(Program { restart: true, ..program })).unwrap();
+    let event = commander.event(|event| matches!(event, Event::Ended { .. }));
+    assert_eq!(event, Event::Ended { name: "a".into(), end: End::Exited(0) });
+    let died = |end, count| Event::Died { name: "a".into(), end, count };
+    assert_eq!(commander.events, [died(End::Exited(75), 1), died(End::Signaled(9), 2)]);
+    assert!(End::Exited(75).is_temporary());
+    assert_eq!(commander.status().programs[0].deaths, [End::Exited(75), End::Signaled(9)]);
+}
+
+/// How often the threads of a process have waited for something.
+fn waits(pid: u32) -> u64 {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+    let of_task = |task: std::fs::DirEntry| {
+        let status = std::fs::read_to_string(task.path().join("status")).unwrap();
+        let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).unwrap();
+        count.trim().parse::<u64>().unwrap()
+    };
+    tasks.map(of_task).sum()
+}
+
+#[test]
+fn it_sleeps_while_nothing_happens_and_still_sees_what_does() {
+    let folder = folder();
+    let mut commander = Commander::new(folder.path());
+    let without_programs = waits_in_three_seconds(&commander);
+    let ready =
+        r#"while [ ! -e go ]; do sleep 0.01; done; printf '{"addresses":{}}' > run/a.ready; sleep 1000"#;
+    commander.ask(&script("a", ready)).unwrap();
+    let with_one = waits_in_three_seconds(&commander);
+    // Each thread may wait once for what has just been asked, and the one that looks once a second.
+    assert!(
+        without_programs <= 6 && with_one <= 12,
+        "{without_programs} and {with_one} waits in three seconds"
+    );
+    let told = std::time::Instant::now();
+    std::fs::write(folder.path().join("go"), "").unwrap();
+    commander.event(|event| matches!(event, Event::Ready { .. }));
+    wire::say!("a ready file was seen after {:?}, with {with_one} waits in 3 s", told.elapsed());
+    commander.stop(1000);
+}
+
+fn waits_in_three_seconds(commander: &Commander) -> u64 {
+    let before = waits(commander.child.id());
+    // The one thing that can be seen of a program that does nothing is that time goes by.
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    waits(commander.child.id()) - before
 }
 
 #[test]

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
+use keeper::End;
 use wire::program::Ready;
 use wire::results::Progress;
 use wire::token::Token;
@@ -64,22 +65,13 @@ pub(crate) struct Launch {
     pub(crate) restart: bool,
 }
 
-/// How a program ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct End {
-    /// Whether that was a good end.
-    pub(crate) success: bool,
-    /// The exit code or the signal, in words.
-    pub(crate) status: String,
-}
-
 /// A program that was started. When this is dropped, the program is ended.
 pub(crate) trait Running {
     /// How it ended for good, if it has.
     fn try_wait(&mut self) -> anyhow::Result<Option<End>>;
 
     /// How it died since this was asked last, each time that it did and was started again.
-    fn deaths(&mut self) -> Vec<String>;
+    fn deaths(&mut self) -> Vec<End>;
 
     /// Ends it, and waits until it is gone.
     fn kill(&mut self) -> anyhow::Result<()>;

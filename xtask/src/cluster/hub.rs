@@ -97,7 +97,7 @@ impl Hub {
             await_address(host, HUB, what, READY_TIME, || {
                 interrupt::check()?;
                 match running.try_wait()? {
-                    Some(end) => bail!("it has ended ({}): {}", end.status, running.last_lines(1)?.concat()),
+                    Some(end) => bail!("it has ended ({end}): {}", running.last_lines(1)?.concat()),
                     None => Ok(()),
                 }
             })
@@ -138,7 +138,7 @@ impl Hub {
         }
         while !interrupt::is_wanted() {
             if let Some(end) = self.running.try_wait()? {
-                ensure!(end.success, "the Monitoring Hub has ended ({})", end.status);
+                ensure!(end.is_success(), "the Monitoring Hub has ended ({end})");
                 ui::note("the Monitoring Hub was ended");
                 break;
             }

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{anyhow, bail, ensure};
+use keeper::End;
 use wire::token::Token;
 
 use super::growth::Growth;
@@ -43,8 +44,6 @@ const RECEIVER_TIME: Duration = Duration::from_millis(300);
 const FAILURE_TIME: Duration = Duration::from_secs(2);
 /// How long a wait may be until it is told.
 const QUIET_TIME: Duration = Duration::from_secs(5);
-/// How a program ends that has lost another one: that one knows more.
-const LOST_ANOTHER: &str = "exit status: 75";
 /// How long the other programs may take to end, when the receiver says that the job is done.
 const FOLLOW_TIME: Duration = Duration::from_secs(10);
 /// How many of the last lines of a program that failed are shown.
@@ -222,11 +221,11 @@ impl<'a> Programs<'a> {
                 continue;
             }
             program.was_away |= program.host.away().is_some();
-            for status in program.running.deaths() {
+            for end in program.running.deaths() {
                 // Those that only follow another one's death are not news.
-                if status != LOST_ANOTHER {
+                if !end.is_temporary() {
                     ui::note(&format!(
-                        "{} on {} died ({status}), and is started again",
+                        "{} on {} died ({end}), and is started again",
                         program.name,
                         program.host.name()
                     ));
@@ -234,16 +233,15 @@ impl<'a> Programs<'a> {
             }
             if let Some(end) = program.running.try_wait()? {
                 program.state = State::Ended;
-                if !end.success && self.has_begun && program.was_done_without() {
+                if !end.is_success() && self.has_begun && program.was_done_without() {
                     program.state = State::LeftOut;
                     ui::note(&format!(
-                        "{} on {} has ended ({}) since it was cut off; the job goes on without it",
+                        "{} on {} has ended ({end}) since it was cut off; the job goes on without it",
                         program.name,
-                        program.host.name(),
-                        end.status
+                        program.host.name()
                     ));
-                } else if !end.success {
-                    return Err(self.failure(i, &end.status));
+                } else if !end.is_success() {
+                    return Err(self.failure(i, end));
                 }
             }
         }
@@ -251,11 +249,11 @@ impl<'a> Programs<'a> {
     }
 
     /// What a failed program said; and, since one failure brings others with it, what those said that failed too.
-    fn failure(&mut self, first: usize, status: &str) -> anyhow::Error {
-        let mut failed = BTreeMap::from([(first, status.to_owned())]);
+    fn failure(&mut self, first: usize, end: End) -> anyhow::Error {
+        let mut failed = BTreeMap::from([(first, end)]);
         let start = Instant::now();
         // The receiver, or the one that the others have lost.
-        let knows = |(i, status): (&usize, &String)| (*i == 0 || status != LOST_ANOTHER).then_some(*i);
+        let knows = |(i, end): (&usize, &End)| (*i == 0 || !end.is_temporary()).then_some(*i);
         while !failed.contains_key(&0) {
             let limit =
                 if failed.iter().any(|one| knows(one).is_some()) { RECEIVER_TIME } else { FAILURE_TIME };
@@ -266,22 +264,23 @@ impl<'a> Programs<'a> {
                 if program.state == State::LeftOut {
                     continue;
                 }
-                if let Some(end) = program.running.try_wait().ok().flatten().filter(|end| !end.success) {
-                    failed.insert(i, end.status);
+                if let Some(end) = program.running.try_wait().ok().flatten().filter(|end| !end.is_success()) {
+                    failed.insert(i, end);
                 }
             }
             std::thread::sleep(PAUSE);
         }
         let first = failed.iter().find_map(knows).unwrap_or(first);
-        let status = failed.get(&first).map_or(status, String::as_str);
         let Program { name, host, .. } = &self.running[first];
-        let mut text = format!("{name} on {} failed ({status})", host.name());
+        let how = failed.get(&first).map(|end| format!(" ({end})")).unwrap_or_default();
+        let mut text = format!("{name} on {} failed{how}", host.name());
         let mut shown = 0;
         for (i, program) in self.running.iter_mut().enumerate() {
             if program.state == State::LeftOut {
                 continue;
             }
-            let mut failed = || program.running.try_wait().ok().flatten().is_some_and(|end| !end.success);
+            let mut failed =
+                || program.running.try_wait().ok().flatten().is_some_and(|end| !end.is_success());
             if i != first && (shown == MOST_FAILURES || !failed()) {
                 continue;
             }

@@ -257,7 +257,7 @@ fn check(
         std::thread::sleep(CHECK_PAUSE);
     };
     let said = running.last_lines(LAST_LINES)?.join("\n");
-    ensure!(end.success, "{said}");
+    ensure!(end.is_success(), "{said}");
     Ok(said)
 }
 

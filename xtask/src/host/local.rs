@@ -7,12 +7,12 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use keeper::{Event, Keeper};
+use keeper::{End, Event, Keeper};
 use wire::program::{Ready, remove_if_there};
 use wire::results::Progress;
 use wire::token::Token;
 
-use super::{End, Host, Launch, Running};
+use super::{Host, Launch, Running};
 
 /// How long a program may take to end in order, before it is ended by force.
 const GRACE: Duration = Duration::from_secs(2);
@@ -76,9 +76,12 @@ impl Host for Local {
             std::thread::Builder::new().name("keeper".into()).spawn(keeping).with_context(context)?;
         let name = launch.name.clone();
         let mut program = LocalProgram { name, keeper, thread: Some(thread), events, end: None, log };
-        // A program that cannot be started at all should be an error here.
-        if program.events.recv().is_err() {
-            program.try_wait()?;
+        // A program that cannot be started at all is an error here. Its keeper has told nothing then, and ends; it is waited
+        // for, since its thread may still run for a moment after the last that could be heard of it.
+        if program.events.recv().is_err()
+            && let Some(thread) = program.thread.take()
+        {
+            program.join(thread)?;
         }
         Ok(Box::new(program))
     }
@@ -114,17 +117,16 @@ struct LocalProgram {
     name: String,
     keeper: Keeper,
     /// Ends with the program.
-    thread: Option<JoinHandle<anyhow::Result<keeper::End>>>,
+    thread: Option<JoinHandle<anyhow::Result<End>>>,
     events: Receiver<Event>,
     end: Option<End>,
     log: PathBuf,
 }
 
 impl LocalProgram {
-    fn join(&mut self, thread: JoinHandle<anyhow::Result<keeper::End>>) -> anyhow::Result<()> {
+    fn join(&mut self, thread: JoinHandle<anyhow::Result<End>>) -> anyhow::Result<()> {
         let kept = thread.join().unwrap_or_else(|_| Err(anyhow!("its keeper's thread broke off")));
-        let keeper::End { success, status } = kept.with_context(|| format!("keeping {}", self.name))?;
-        self.end = Some(End { success, status });
+        self.end = Some(kept.with_context(|| format!("keeping {}", self.name))?);
         Ok(())
     }
 }
@@ -137,8 +139,8 @@ impl Running for LocalProgram {
         Ok(self.end.clone())
     }
 
-    fn deaths(&mut self) -> Vec<String> {
-        let died = |event| if let Event::Died(status) = event { Some(status) } else { None };
+    fn deaths(&mut self) -> Vec<End> {
+        let died = |event| if let Event::Died(end) = event { Some(end) } else { None };
         self.events.try_iter().filter_map(died).collect()
     }
 
@@ -165,5 +167,48 @@ impl Drop for LocalProgram {
     fn drop(&mut self) {
         // One that has ended cannot be killed, which is as good; and there is nobody to tell the rest.
         let _ = self.kill();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+    use std::path::Path;
+
+    fn launch(folder: &Path, program: &'static str) -> Launch {
+        Launch {
+            name: "a".to_owned(),
+            program,
+            args: Vec::new(),
+            environment: BTreeMap::new(),
+            ready_file: folder.join("a.ready"),
+            stdin: false,
+            restart: true,
+        }
+    }
+
+    #[test]
+    fn a_program_that_cannot_be_started_is_an_error_each_time() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("no-program"), "").unwrap();
+        let here = || dir.path().to_owned();
+        let host = Local::new(here(), here(), here());
+        // The keeper's thread may need a moment to end after it has told nothing; so it is tried often.
+        for _ in 0..300 {
+            for (program, cause) in [("missing", "No such file"), ("no-program", "Permission denied")] {
+                let error = host.start(&launch(dir.path(), program)).err().unwrap();
+                let text = format!("{error:#}");
+                assert!(text.contains(program) && text.contains(cause), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_program_without_a_log_to_write_to_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let host = Local::new("/bin".into(), dir.path().join("nowhere"), dir.path().to_owned());
+        let error = format!("{:#}", host.start(&launch(dir.path(), "true")).err().unwrap());
+        assert!(error.contains("opening the log") && error.contains("nowhere/a.log"), "{error}");
     }
 }

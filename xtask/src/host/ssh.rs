@@ -15,13 +15,14 @@ use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use keeper::End;
 use openssh::Stdio;
 use supervisor::protocol::{Program, Reply, Request};
 use wire::program::Ready;
 use wire::results::Progress;
 use wire::token::Token;
 
-use super::{End, Host, Launch, Running, arg};
+use super::{Host, Launch, Running, arg};
 use crate::hosts::HostEntry;
 use crate::runtime::within;
 pub(crate) use connect::{Access, NoAnswer, end_connections, known_hosts_options, real_hostname};
@@ -175,7 +176,7 @@ impl Running for SshProgram {
         Ok(self.host.known.end(&self.name))
     }
 
-    fn deaths(&mut self) -> Vec<String> {
+    fn deaths(&mut self) -> Vec<End> {
         self.host.known.deaths(&self.name)
     }
 

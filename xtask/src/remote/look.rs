@@ -142,7 +142,7 @@ fn show(host: &HostStatus) {
     for program in &status.programs {
         let how = match (&program.running, &program.end) {
             (Some(seconds), _) => format!("running for {}", ui::clock(*seconds as f64)),
-            (None, Some(end)) => format!("ended ({})", end.status),
+            (None, Some(end)) => format!("ended ({end})"),
             (None, None) => "gone".to_owned(),
         };
         ui::data(&format!("  {} (process {}): {how}", program.name, program.pid));

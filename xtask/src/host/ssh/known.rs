@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::mpsc::Sender;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use keeper::End;
 use supervisor::protocol::Event;
 use wire::program::Ready;
 use wire::results::Progress;
-
-use super::super::End;
 
 /// What is known of all.
 #[derive(Default)]
@@ -26,7 +25,7 @@ struct Program {
     /// How often it has died.
     died: usize,
     /// Deaths that nobody has asked about yet.
-    deaths: Vec<String>,
+    deaths: Vec<End>,
     end: Option<End>,
 }
 
@@ -61,7 +60,7 @@ impl Known {
     }
 
     /// How a program died since this was asked last.
-    pub(super) fn deaths(&self, name: &str) -> Vec<String> {
+    pub(super) fn deaths(&self, name: &str) -> Vec<End> {
         let mut state = self.lock();
         state.programs.get_mut(name).map(|program| std::mem::take(&mut program.deaths)).unwrap_or_default()
     }
@@ -75,16 +74,15 @@ impl Known {
         let mut state = self.lock();
         match event {
             Event::Ready { name, ready } => state.programs.entry(name).or_default().ready = Some(ready),
-            Event::Died { name, status, count } => {
+            Event::Died { name, end, count } => {
                 let program = state.programs.entry(name).or_default();
                 // After a lost link, they are all told again.
                 if count > program.died {
                     program.died = count;
-                    program.deaths.push(status);
+                    program.deaths.push(end);
                 }
             }
             Event::Ended { name, end } => {
-                let end = End { success: end.success, status: end.status };
                 state.programs.entry(name).or_default().end = Some(end);
             }
             Event::Progress(progress) => {

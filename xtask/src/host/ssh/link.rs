@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use keeper::End;
 use openssh::{Child, ForwardType, Session, Stdio};
-use supervisor::protocol::{End, Event, Reply, Request};
+use supervisor::protocol::{Event, Reply, Request};
 use wire::results::Progress;
 
 use super::channel::Channel;
@@ -220,8 +221,7 @@ impl Link {
                     return Err(error);
                 }
                 // Somebody has ended it meanwhile, and cleaned up.
-                self.known
-                    .note(Event::Ended { name, end: End { success: false, status: format!("{error:#}") } });
+                self.known.note(Event::Ended { name, end: End::Unknown(format!("{error:#}")) });
             }
         }
         observed.map(|address| Request::Observe { address }).iter().try_for_each(ask)?;

@@ -73,7 +73,7 @@ fn ensure_runs(metrics: &Ssh, status: &Status) -> anyhow::Result<()> {
     bail!(
         "no job is running: the receiver has ended ({}); cargo xtask run-cluster --resume goes on with the job. The receiver's \
          last words:\n    {}",
-        end.status,
+        end,
         lines.join("\n    ")
     )
 }
@@ -84,7 +84,7 @@ fn find<'a>(inventory: &Inventory, hosts: &'a [Ssh], statuses: &[Status]) -> any
     for (host, status) in hosts.iter().zip(statuses) {
         for program in status.programs.iter().filter(|program| program.name != HUB) {
             let watched = Program::new(&program.name, host, host.watch(&program.name)?);
-            let has_failed = program.end.as_ref().is_some_and(|end| !end.success);
+            let has_failed = program.end.as_ref().is_some_and(|end| !end.is_success());
             found.push(if has_failed { watched.failed_unseen() } else { watched });
         }
     }
