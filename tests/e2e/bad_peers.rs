@@ -10,6 +10,10 @@ use wire::frame::{self, FrameReader};
 use wire::opening::{self, ControlOpening, DataOpening, ResultsOpening, SenderOpening, SourceAnswer};
 use wire::token::Token;
 
+/// How long programs wait in tests of what they do when nothing comes. A busy machine must do in it what comes before: start a
+/// program, connect it, and take a row.
+const PATIENCE_SECONDS: &str = "10";
+
 /// Sends bytes to an address, and waits until the other side closes the connection.
 fn send_raw(address: &str, bytes: &[u8]) -> (String, Vec<u8>) {
     let mut stream = TcpStream::connect(address).unwrap();
@@ -100,7 +104,7 @@ fn a_second_sender_is_refused_while_one_is_sending() {
     let mut answers = FrameReader::new(first.try_clone().unwrap(), "the source", 1 << 16);
     let next: SourceAnswer = opening::answer(&answers.next_frame().unwrap().unwrap(), "it").unwrap();
     assert_eq!(next, SourceAnswer::NextRow(0));
-    let said = cluster.sender(["--lines", "5", "--patience", "1"]).failure();
+    let said = cluster.sender(["--lines", "5", "--patience", PATIENCE_SECONDS]).failure();
     assert!(said.contains("another sender is sending"), "{said}");
     let mut rows = Vec::new();
     for payload in [&b"ID"[..], b"0", b"1", b"\x04"] {
@@ -169,21 +173,25 @@ fn the_source_gives_signs_of_life_while_it_waits_for_rows() {
 
 #[test]
 fn a_silent_sender_is_given_up() {
-    let mut cluster = Setup::default().args(["--patience", "1"]).start();
+    let mut cluster = Setup::default().args(["--patience", PATIENCE_SECONDS]).start();
     let stream = send_frames(&cluster.rows, &[b"ID", b"0"]);
     let me = stream.local_addr().unwrap();
     let said = cluster.classifiers[0].failure();
-    assert!(said.contains(&format!("rows from {me}: no complete frame from {me} within 1s")), "{said}");
+    assert!(
+        said.contains(&format!("rows from {me}: no complete frame from {me} within {PATIENCE_SECONDS}s")),
+        "{said}"
+    );
     assert!(said.contains("waiting for a sender to come back"), "{said}");
 }
 
 #[test]
 fn a_receiver_that_stands_still_at_the_end_is_given_up() {
-    let mut cluster = Setup::default().args(["--patience", "1"]).start();
+    let mut cluster = Setup::default().args(["--patience", PATIENCE_SECONDS]).start();
     cluster.receiver.signal("STOP");
     let _sender = send_frames(&cluster.rows, &[b"ID", b"\x04"]);
     let said = cluster.classifiers[0].failure();
-    assert!(said.contains("and for the receiver to finish the job: nothing for 1s"), "{said}");
+    let wanted = format!("and for the receiver to finish the job: nothing for {PATIENCE_SECONDS}s");
+    assert!(said.contains(&wanted), "{said}");
     cluster.receiver.signal("CONT");
 }
 
@@ -346,12 +354,14 @@ fn the_control_port_takes_a_shutdown() {
 
 #[test]
 fn nobody_connects_in_time() {
-    let mut cluster = Setup::default().args(["--patience", "1"]).start();
+    let mut cluster = Setup::default().args(["--patience", PATIENCE_SECONDS]).start();
     let said = cluster.classifiers[0].failure();
-    assert!(said.contains("waiting for a sender to connect: nothing for 1s, so the job fails"), "{said}");
+    let wanted =
+        format!("waiting for a sender to connect: nothing for {PATIENCE_SECONDS}s, so the job fails");
+    assert!(said.contains(&wanted), "{said}");
     // Port 1 is nobody's, and a port that was given back may be anybody's by now.
     let folder = tempfile::tempdir().unwrap();
-    let args = ["127.0.0.1:1", "--lines", "1", "--patience", "1"];
+    let args = ["127.0.0.1:1", "--lines", "1", "--patience", PATIENCE_SECONDS];
     let said = Program::start("sender", folder.path(), args).failure();
     assert!(said.contains("connecting to the source at 127.0.0.1:1: no success within"), "{said}");
 }

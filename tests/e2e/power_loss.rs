@@ -8,14 +8,14 @@ mod trace;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use disk::{Chance, Disk, Files};
 use receiver::store::{self, Opened};
 use tempfile::TempDir;
 use tests::cluster::{Results, read_results};
 use tests::program::Program;
-use tests::{eventually, send_frames};
+use tests::{PATIENCE, eventually, send_frames};
 use trace::{Moment, What};
 use wire::files::ResultFiles;
 
@@ -23,8 +23,6 @@ const ROWS: usize = 4000;
 /// Rows of a batch: few, so that there are many syncs.
 const CHUNK: usize = 10;
 const CASES: u64 = 2000;
-/// How long the cases may take on a machine that is busy; then what is left of them is left out.
-const LONGEST: Duration = Duration::from_secs(10);
 /// How many moments around a receiver's start or end are tried more often than others.
 const CORNER: usize = 30;
 /// `FOLDER SEED` of a case that failed, to run it again.
@@ -146,7 +144,7 @@ fn examine(test: &str, record: impl FnOnce(&Recording)) {
     let recording = Recording { folder: folder.path().to_owned() };
     record(&recording);
     let story = Story::read(&recording);
-    let (start, scratch) = (Instant::now(), scratch());
+    let (start, scratch, mut tried) = (Instant::now(), scratch(), 0);
     for seed in 0..CASES {
         if let Err(wrong) = story.case(seed, scratch.path()) {
             let kept = folder.keep();
@@ -155,11 +153,12 @@ fn examine(test: &str, record: impl FnOnce(&Recording)) {
                 kept.display()
             );
         }
-        if start.elapsed() > LONGEST {
-            wire::say!("{test}: {seed} cases took {LONGEST:?}, the others are left out");
-            break;
-        }
+        // All of them, or it is no test of so many.
+        assert!(start.elapsed() < PATIENCE, "{test}: only {seed} of {CASES} cases within {PATIENCE:?}");
+        tried += 1;
     }
+    assert_eq!(tried, CASES, "{test}: all cases are tried");
+    wire::say!("{test}: {tried} cases took {:?}", start.elapsed());
 }
 
 /// A folder in memory, if there is one: what is synced in it need not wait for a disk.

@@ -103,18 +103,18 @@ fn nohup_keeps_a_receiver_alive() {
 
 #[test]
 fn a_sender_that_waits_for_its_input_hears_that_the_job_has_failed() {
-    let cluster = Setup::default().start();
+    let cluster = Setup::default().args(["--chunk-size", "1"]).start();
     let mut command = Command::new(tests::program_path("sender"));
     command.args([&cluster.rows, "-", "--patience", "1"]);
     let (input, mut pipe) = std::io::pipe().unwrap();
     let output = std::fs::File::create(cluster.path("sender.out")).unwrap();
     let mut sender = command.stdin(input).stderr(output).spawn().unwrap();
     std::io::Write::write_all(&mut pipe, b"A\n1\n").unwrap();
-    eventually("the first row to be taken", || {
-        let log = cluster.classifiers[0].output();
-        let log = log + &std::fs::read_to_string(cluster.path("results.log")).unwrap_or_default();
-        (!log.is_empty()).then_some(())
+    eventually("the first row's result", || {
+        let results = std::fs::read_to_string(cluster.path("results.log")).unwrap_or_default();
+        results.starts_with("1,").then_some(())
     });
+    assert!(sender.try_wait().unwrap().is_none(), "it waits for its input");
     cluster.classifiers[0].signal("KILL");
     let status = eventually("the sender to end", || sender.try_wait().unwrap());
     assert!(!status.success());
