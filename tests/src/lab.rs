@@ -55,6 +55,43 @@ impl Lab {
         lines.map(|value| value.trim_matches('"').to_owned()).collect()
     }
 
+    /// Runs a script as root on a host, where its sshd runs.
+    pub fn inside(&self, name: &str, script: &str) -> Output {
+        let namespace = format!("{}{name}", self.bridge());
+        let pids = Command::new("ip").args(["netns", "pids", &namespace]).output().unwrap();
+        let pids = String::from_utf8(pids.stdout).unwrap();
+        // The first one is its sshd, which has been there from the beginning.
+        let sshd = pids.split_whitespace().next().expect("an sshd runs on the host");
+        let mut enter = Command::new("nsenter");
+        let output = enter.args(["-t", sshd, "-m", "-n", "-u", "--", "sh", "-c", script]).output().unwrap();
+        assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
+        output
+    }
+
+    /// Gives root another login shell on a host, or the usual one again.
+    pub fn set_shell(&self, name: &str, shell: &str) {
+        self.inside(
+            name,
+            &format!(
+                "umount /etc/passwd 2>/dev/null; sed 's#^root:.*#root:x:0:0:root:/root:{shell}#' /etc/passwd > /run/passwd &&
+                 mount --bind /run/passwd /etc/passwd"
+            ),
+        );
+    }
+
+    /// Starts another sshd on a host, at a port of its own and with these options. It ends with the lab.
+    pub fn start_sshd(&self, name: &str, port: u16, options: &str) {
+        let key = self.folder().join(name).join("host_key");
+        self.inside(
+            name,
+            &format!(
+                "/usr/sbin/sshd -f /dev/null -h {} -o PidFile=none -o UsePAM=no -o PermitRootLogin=prohibit-password \
+                 -o Port={port} {options}",
+                key.display()
+            ),
+        );
+    }
+
     /// Runs a command on a host by its address, over SSH, with its key checked.
     pub fn ssh(&self, address: &str, known_hosts: &Path, command: &str) -> Output {
         let mut ssh = Command::new("ssh");

@@ -7,17 +7,19 @@ mod connect;
 mod files;
 mod known;
 mod link;
+mod session;
+mod sftp;
+mod shell;
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use keeper::End;
-use openssh::Stdio;
 use supervisor::protocol::{Program, Reply, Request};
+use tokio::io::AsyncReadExt;
 use wire::program::Ready;
 use wire::results::Progress;
 use wire::token::Token;
@@ -25,7 +27,7 @@ use wire::token::Token;
 use super::{Host, Launch, Running, arg};
 use crate::hosts::HostEntry;
 use crate::runtime::within;
-pub(crate) use connect::{Access, NoAnswer, end_connections, known_hosts_options, real_hostname};
+pub(crate) use connect::{Access, NoAnswer, end_connections, login_options, real_hostname};
 use link::{Link, nothing};
 
 /// How long a short request may take: what it does takes milliseconds, and a connection that is lost is noticed
@@ -57,22 +59,44 @@ impl Ssh {
     /// A script that fails, with what it says about that.
     pub(crate) fn run(&self, script: &str, limit: Duration) -> anyhow::Result<String> {
         let login = self.0.login();
-        let output = within(&format!("running a script on {}", self.entry().name), limit, async {
-            let mut command = login.session.command("sh");
-            Ok(command.arg("-c").arg(script).stdin(Stdio::null()).output().await?)
-        })?;
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            bail!("on {}: {} ({})", self.entry().name, said.trim(), output.status);
-        }
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        let (status, printed, said) =
+            within(&format!("running a script on {}", self.entry().name), limit, async {
+                let mut started = session::start(&login.session, script, session::Reads::Nothing).await?;
+                let mut printed = Vec::new();
+                started.printed.read_to_end(&mut printed).await.context("reading what it prints")?;
+                let status = started.child.wait().await.context("waiting for its end")?;
+                Ok((End::from(status), printed, started.words.said().await))
+            })?;
+        ensure!(status.is_success(), "on {}: {said} ({status})", self.entry().name);
+        Ok(String::from_utf8_lossy(&printed).into_owned())
     }
 
-    /// Runs a script of the POSIX shell that prints to where this command prints, until it ends.
+    /// Whether the host opens as many channels at the same time as are needed, and one of them for files.
     ///
     /// # Errors
-    /// When it cannot be started, or the connection is lost.
-    pub(crate) fn run_to(&self, script: &str, mut line: impl FnMut(String)) -> anyhow::Result<()> {
+    /// Names the host, and says what it needs.
+    pub(crate) fn check_channels(&self) -> anyhow::Result<()> {
+        let login = self.0.login();
+        let all = async {
+            // Besides the one that keeps the connection: the supervisor's, and two that follow each other closely.
+            let first = session::start(&login.session, "exec cat", session::Reads::Pipe).await?;
+            let second = session::start(&login.session, "exec cat", session::Reads::Pipe).await?;
+            let files = sftp::open_sftp(&login.session).await.context("opening an SFTP channel");
+            drop((first, second));
+            files.map(drop)
+        };
+        within(&format!("opening channels on {}", self.entry().name), REQUEST_TIME, all)
+    }
+
+    /// Runs a script of the POSIX shell, and passes its lines on as they come, until it ends.
+    ///
+    /// # Errors
+    /// When it cannot be started, or the connection is lost; or that of `line`, after which no more is passed on.
+    pub(crate) fn run_to(
+        &self,
+        script: &str,
+        mut line: impl FnMut(String) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
         channel::lines_of(&self.0.login().session, script, &mut line)
             .with_context(|| format!("running a script on {}", self.entry().name))
     }
@@ -213,9 +237,4 @@ impl Drop for SshProgram {
         // that reaches it cleans up.
         let _ = self.kill();
     }
-}
-
-/// A path as the remote side knows it.
-fn remote(path: &Path) -> String {
-    format!("{}/{}", supervisor::protocol::FOLDER, path.display())
 }

@@ -4,7 +4,7 @@ mod pack;
 mod partial;
 
 use std::fs::File;
-use std::io::{BufReader, Read, Seek};
+use std::io::{BufReader, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -84,7 +84,7 @@ fn fetch_all(host: &Ssh, output: &Path, summary: &Summary, length: u64) -> anyho
     // Named after the job, so that what is there of another one is not gone on with.
     let key = wire::hash::short_hex(format!("{} {}", summary.sha256, summary.ended).as_bytes());
     let part = output.join(format!("results.{key}.part"));
-    let context = || format!("writing {}", part.display());
+    let context = || format!("writing {} on this machine", part.display());
     let mut options = File::options();
     let mut file =
         options.read(true).write(true).create(true).truncate(false).open(&part).with_context(context)?;
@@ -95,8 +95,10 @@ fn fetch_all(host: &Ssh, output: &Path, summary: &Summary, length: u64) -> anyho
     }
     let bar = Transfer::new("fetching", length);
     bar.add(there);
-    let fetched = host.download(Path::new(ARCHIVE), &mut file, there, length, |bytes| {
-        bar.add(bytes);
+    file.seek(SeekFrom::Start(there)).with_context(context)?;
+    let fetched = host.read_pieces(Path::new(ARCHIVE), there, length, |piece| {
+        file.write_all(piece).with_context(context)?;
+        bar.add(piece.len() as u64);
         interrupt::check()
     });
     bar.clear();
@@ -153,10 +155,11 @@ fn fetch_report(host: &Ssh, output: &Path, summary: &Summary) -> anyhow::Result<
 
 fn fetch_whole(host: &Ssh, path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
     let Some(length) = host.length(path)? else { return Ok(None) };
-    let mut file = tempfile::tempfile().context("making a temporary file")?;
-    host.download(path, &mut file, 0, length, |_| Ok(()))?;
     let mut content = Vec::new();
-    file.rewind().and_then(|()| file.read_to_end(&mut content)).context("reading a temporary file")?;
+    host.read_pieces(path, 0, length, |piece| {
+        content.extend_from_slice(piece);
+        Ok(())
+    })?;
     Ok(Some(content))
 }
 

@@ -4,13 +4,13 @@ use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 use std::sync::mpsc::channel;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use serde::Serialize;
 use supervisor::protocol::{self, FOLDER};
 
 use super::{command, each, end_on_interrupt, load, status_of};
 use crate::commands::remote::{Logs, Ssh as SshArgs, Status};
-use crate::host::ssh::{Access, Ssh, known_hosts_options};
+use crate::host::ssh::{Access, Ssh, login_options};
 use crate::hosts::{HostEntry, Inventory};
 use crate::ui;
 
@@ -177,8 +177,8 @@ pub(super) fn logs(args: &Logs) -> anyhow::Result<ExitCode> {
             scope.spawn(move || {
                 let shown = Ssh::connect(host, access).and_then(|ssh| {
                     ssh.run_to(script, |line| {
-                        // Nobody reads any more when this command is ending.
-                        let _ = sender.send(Ok((host.name.clone(), line)));
+                        let line = Ok((host.name.clone(), line));
+                        sender.send(line).map_err(|_| anyhow!("nobody reads it any more"))
                     })
                 });
                 if let Err(error) = shown {
@@ -204,18 +204,10 @@ pub(super) fn ssh(args: &SshArgs) -> anyhow::Result<ExitCode> {
     let (inventory, access) = load(&args.place)?;
     let host = inventory.host(&args.host)?;
     let mut command = std::process::Command::new("ssh");
-    command.args(known_hosts_options(host, &access));
-    if let Some(config) = &access.config {
-        command.arg("-F").arg(config);
-    }
-    if let Some(port) = host.port {
-        command.arg("-p").arg(port.to_string());
-    }
-    if let Some(user) = &host.user {
-        command.arg("-l").arg(user);
-    }
-    if let Some(key) = &host.key {
-        command.arg("-o").arg("IdentitiesOnly=yes").arg("-i").arg(key);
+    command.args(login_options(host, &access));
+    if !args.command.is_empty() {
+        // ssh takes no command beside one of its configuration.
+        command.args(["-o", "RemoteCommand=none"]);
     }
     // A command may begin like an option.
     command.arg("--").arg(&host.address).args(&args.command);

@@ -9,6 +9,12 @@ use super::python::Platform;
 use crate::host::ssh::{Access, Ssh};
 use crate::hosts::HostEntry;
 
+/// Says the mount of the current folder if no program may be started from it. (Spaces in its name stand as numbers.)
+const NOEXEC: &str = "mount=`df -P . 2>/dev/null | awk 'NR == 2 { print $6 }'`\n\
+                      while read -r device at kind options rest; do\n\
+                      if [ \"$at\" = \"$mount\" ]; then found=$options; fi; done < /proc/mounts\n\
+                      case \",$found,\" in *,noexec,*) echo noexec \"$mount\" ;; esac";
+
 /// A host that lets us in, and what it has.
 pub(crate) struct Probed {
     /// The connection.
@@ -66,7 +72,9 @@ pub(crate) fn probe(host: &HostEntry, access: &Access) -> anyhow::Result<Probed>
     let script = format!(
         "echo processor `uname -m`; echo libc `getconf GNU_LIBC_VERSION 2>&1`\n\
          echo python `python3 -c '{python}' 2>/dev/null`\n\
-         cd {FOLDER} 2>/dev/null || exit 0\n\
+         cd {FOLDER} 2>/dev/null; there=$?\n\
+         {NOEXEC}\n\
+         if [ $there != 0 ]; then exit 0; fi\n\
          echo id `cat id 2>/dev/null`\n\
          for name in supervisor-*; do echo supervisor ${{name#supervisor-}}; done\n\
          echo app `readlink app`; echo packages `readlink packages`"

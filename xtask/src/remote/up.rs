@@ -155,6 +155,7 @@ pub(crate) fn make_ready(
         programs = Programs::pack(&wanted.black_box, &folder)?;
     }
     check(wanted, &programs, probed)?;
+    all(each(probed, |host| host.ssh.check_channels()))?;
     let packages = programs.packages(&wanted.black_box, probed)?;
     let mut inventory = Inventory {
         cluster_size: wanted.cluster_size,
@@ -238,6 +239,12 @@ fn check(wanted: &Wanted, programs: &Programs, probed: &[Probed]) -> anyhow::Res
                 std::env::consts::ARCH
             );
             programs.fit(probed)?;
+            if let Some(mount) = probed.value("noexec") {
+                bail!(
+                    "{name} cannot run programs from its home folder: {mount} is mounted with noexec; mount it without \
+                     (mount -o remount,exec {mount}), or log in as a user whose home is elsewhere"
+                );
+            }
             if python::module_of(&wanted.black_box.classifier).is_some() {
                 probed.platform()?;
             }

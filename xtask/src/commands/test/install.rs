@@ -96,7 +96,7 @@ fn iam_simulate(shell: &Shell) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Some tests need an sshd, an ssh, network namespaces, to see system calls, Prometheus, or Node.js. Without that they are
+/// Some tests need an sshd, an ssh, network namespaces, other login shells, to see system calls, Prometheus, or Node.js. Without that they are
 /// skipped, and say so.
 pub(super) fn programs(shell: &Shell) {
     if let Err(error) = prometheus(shell) {
@@ -112,6 +112,8 @@ pub(super) fn programs(shell: &Shell) {
             ("ssh", "openssh-client"),
             ("ip", "iproute2"),
             ("strace", "strace"),
+            ("tcsh", "tcsh"),
+            ("fish", "fish"),
         ],
     );
 }

@@ -4,20 +4,19 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow, bail};
-use openssh::{ChildStdin, Session, Stdio};
+use anyhow::{Context, anyhow};
+use openssh::{ChildStdin, Session};
 use supervisor::protocol::{Event, FOLDER, Message, Reply, Request};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use super::session::{self, Reads, Started};
 use crate::runtime::{runtime, within};
 
 /// How long the supervisor may take to start.
 const OPEN_TIME: Duration = Duration::from_secs(20);
 /// How often the supervisor is told that somebody commands it.
 const HEARTBEAT: Duration = Duration::from_secs(3);
-/// How much of what the supervisor says about its failure is shown, in bytes.
-const LAST_WORDS: usize = 2000;
 
 /// The channel. The supervisor ends when this is dropped; the programs that it keeps do not.
 pub(super) struct Channel {
@@ -37,31 +36,17 @@ impl Channel {
         note: impl Fn(Event) + Send + 'static,
     ) -> anyhow::Result<Self> {
         let script = format!("cd {FOLDER} && exec ./supervisor-{supervisor} serve");
-        let mut child = within("opening a channel", OPEN_TIME, async {
-            let mut command = Arc::clone(session).arc_command("sh");
-            command.arg("-c").arg(script);
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-            Ok(command.spawn().await?)
-        })?;
-        let (Some(stdin), Some(stdout), Some(mut stderr)) =
-            (child.stdin().take(), child.stdout().take(), child.stderr().take())
-        else {
-            bail!("a remote program without its pipes");
-        };
+        let started = within("opening a channel", OPEN_TIME, session::start(session, &script, Reads::Pipe))?;
+        let Started { child, stdin, printed, words, .. } = started;
+        let stdin = stdin.context("a remote program without its pipe")?;
         let (requests, to_write) = unbounded_channel();
         let (replying, replies) = channel();
         let lost = Arc::new(Mutex::new(None));
         let runtime = runtime()?;
         runtime.spawn(write(stdin, to_write));
-        let words = runtime.spawn(async move {
-            let mut words = Vec::new();
-            // What it said before the connection broke is worth showing, too.
-            let _ = stderr.read_to_end(&mut words).await;
-            words
-        });
         let (why_lost, host) = (Arc::clone(&lost), host.to_owned());
         runtime.spawn(async move {
-            let mut lines = BufReader::new(stdout).lines();
+            let mut lines = BufReader::new(printed).lines();
             let mut reason = "it closed the channel".to_owned();
             loop {
                 let line = match lines.next_line().await {
@@ -83,12 +68,9 @@ impl Channel {
                     }
                 }
             }
-            let words = tokio::time::timeout(Duration::from_secs(1), words).await;
-            let words = words.ok().and_then(Result::ok).unwrap_or_default();
-            let words =
-                String::from_utf8_lossy(&words[words.len().saturating_sub(LAST_WORDS)..]).into_owned();
-            if !words.trim().is_empty() {
-                reason = format!("{reason}; it said: {}", words.trim());
+            let said = words.said().await;
+            if !said.is_empty() {
+                reason = format!("{reason}; it said: {said}");
             }
             *lock(&why_lost) = Some(format!("lost the supervisor of {host}: {reason}"));
             // Its end is of no use any more, but it must be waited for.
@@ -158,21 +140,18 @@ async fn write(mut stdin: ChildStdin, mut requests: UnboundedReceiver<Vec<u8>>) 
 pub(super) fn lines_of(
     session: &Arc<Session>,
     script: &str,
-    line: &mut dyn FnMut(String),
+    line: &mut dyn FnMut(String) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
+    let started = within("starting it", OPEN_TIME, session::start(session, script, Reads::Nothing))?;
     runtime()?.block_on(async {
-        let mut command = session.command("sh");
-        let mut child =
-            command.arg("-c").arg(script).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().await?;
-        let stdout = child.stdout().take().context("a remote program without its pipe")?;
-        let mut stdout = BufReader::new(stdout);
+        let mut stdout = BufReader::new(started.printed);
         let mut bytes = Vec::new();
         while stdout.read_until(b'\n', &mut bytes).await? > 0 {
             // A program may print anything.
-            line(String::from_utf8_lossy(&bytes).trim_end_matches(['\r', '\n']).to_owned());
+            line(String::from_utf8_lossy(&bytes).trim_end_matches(['\r', '\n']).to_owned())?;
             bytes.clear();
         }
-        child.wait().await?;
+        started.child.wait().await?;
         Ok(())
     })
 }

@@ -4,10 +4,11 @@ use std::fmt;
 use std::io::{ErrorKind, Read};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail, ensure};
-use openssh::{ControlPersist, KnownHosts, Session, SessionBuilder};
+use openssh::Session;
 
 use crate::hosts::HostEntry;
 use crate::runtime::within;
@@ -17,12 +18,16 @@ use crate::scratch;
 const BANNER_TIME: Duration = Duration::from_secs(10);
 /// How long a login may take.
 const LOGIN_TIME: Duration = Duration::from_secs(20);
-/// A host that does not answer for three times this is gone.
+/// How often a host is asked for a sign of life.
 const ALIVE_INTERVAL: Duration = Duration::from_secs(4);
+/// After so many signs of life without an answer it is gone.
+const ALIVE_COUNT: u32 = 3;
 /// How long connections may take to end, all together.
 const END_TIME: Duration = Duration::from_secs(1);
 /// How long a connection that nobody uses stays, when this command was killed and could not close it.
-const IDLE_SECONDS: usize = 10;
+const IDLE_SECONDS: u32 = 10;
+/// A connection's socket, in a folder of its own. The name is short, since addresses of sockets are.
+const SOCKET: &str = "s";
 
 /// Why a host cannot be reached that drops what it is sent, or is off. A firewall does the former.
 #[derive(Debug)]
@@ -53,7 +58,7 @@ impl Access {
 }
 
 /// The options that tell ssh which host keys to trust.
-pub(crate) fn known_hosts_options(host: &HostEntry, access: &Access) -> Vec<String> {
+fn known_hosts_options(host: &HostEntry, access: &Access) -> Vec<String> {
     let mut options = vec!["-o".to_owned(), "StrictHostKeyChecking=yes".to_owned()];
     if host.fingerprint.is_some() {
         let file = quoted(&access.known_hosts_file(host));
@@ -72,52 +77,81 @@ pub(super) fn connect(host: &HostEntry, access: &Access) -> anyhow::Result<Sessi
     if real.is_direct {
         banner(&real)?;
     }
-    let mut builder = SessionBuilder::default();
-    builder
-        .known_hosts_check(KnownHosts::Strict)
-        .connect_timeout(BANNER_TIME)
-        .server_alive_interval(ALIVE_INTERVAL)
-        .control_directory(scratch::folder()?);
-    if let Some(idle) = std::num::NonZeroUsize::new(IDLE_SECONDS) {
-        builder.control_persist(ControlPersist::IdleFor(idle));
-    }
     if let Some(fingerprint) = &host.fingerprint {
-        let file = access.known_hosts_file(host);
-        pin(&real, fingerprint, &file)?;
-        builder.user_known_hosts_file(quoted(&file));
+        pin(&real, fingerprint, &access.known_hosts_file(host))?;
     }
+    let folder = scratch::socket_folder()?;
+    let (socket, log) = (folder.join(SOCKET), folder.join("log"));
+    let mut command = tokio::process::Command::new("ssh");
+    command.args(["-M", "-f", "-N", "-T", "-S"]).arg(&socket).arg("-E").arg(&log);
+    command.args(master_options()).args(login_options(host, access)).arg("--").arg(&host.address);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+    within("logging in", LOGIN_TIME, async move {
+        let status = command.status().await.context("starting ssh")?;
+        if status.success() {
+            return Ok(Session::resume_mux(socket.into(), Some(log.into())));
+        }
+        // Without its words, its status has to do.
+        let said = std::fs::read_to_string(&log).unwrap_or_default();
+        let said = said.trim().strip_prefix("ssh: ").unwrap_or(said.trim());
+        let status = format!("ssh ended with {status}");
+        Err(explain(if said.is_empty() { &status } else { said }))
+    })
+}
+
+/// Options of a connection that several commands share. On the command line, they count more than what the user's configuration
+/// has for a person who logs in: a forward whose port is taken, a command to run, a terminal.
+fn master_options() -> Vec<String> {
+    let options = [
+        "BatchMode=yes".to_owned(),
+        format!("ControlPersist={IDLE_SECONDS}"),
+        format!("ConnectTimeout={}", BANNER_TIME.as_secs()),
+        format!("ServerAliveInterval={}", ALIVE_INTERVAL.as_secs()),
+        format!("ServerAliveCountMax={ALIVE_COUNT}"),
+        "ClearAllForwardings=yes".to_owned(),
+        "ForwardX11=no".to_owned(),
+        "PermitLocalCommand=no".to_owned(),
+        "RemoteCommand=none".to_owned(),
+        "RequestTTY=no".to_owned(),
+        "Tunnel=no".to_owned(),
+        // Errors are shown, whatever the user has asked for.
+        "LogLevel=ERROR".to_owned(),
+    ];
+    options.into_iter().flat_map(|option| ["-o".to_owned(), option]).collect()
+}
+
+/// Which host key to trust, and whom to log in as.
+pub(crate) fn login_options(host: &HostEntry, access: &Access) -> Vec<std::ffi::OsString> {
+    let mut options: Vec<std::ffi::OsString> =
+        known_hosts_options(host, access).into_iter().map(Into::into).collect();
     if let Some(config) = &access.config {
-        builder.config_file(config);
-    }
-    if let Some(user) = &host.user {
-        builder.user(user.clone());
+        options.extend(["-F".into(), config.into()]);
     }
     if let Some(port) = host.port {
-        builder.port(port);
+        options.extend(["-p".into(), port.to_string().into()]);
+    }
+    if let Some(user) = &host.user {
+        options.extend(["-l".into(), user.into()]);
     }
     if let Some(key) = &host.key {
-        builder.keyfile(key);
+        // If there is a key, this one alone is tried.
+        options.extend(["-o".into(), "IdentitiesOnly=yes".into(), "-i".into(), key.into()]);
     }
-    let destination = host.address.clone();
-    within("logging in", LOGIN_TIME, async move {
-        match builder.connect_mux(&destination).await {
-            Ok(session) => Ok(session),
-            Err(error) => Err(explain(error)),
-        }
-    })
+    options
+}
+
+/// A command that ends the connection with this socket. It needs no configuration, and is not to be kept by one.
+pub(super) fn end_connection(socket: &Path) -> duct::Expression {
+    let end = duct::cmd!("ssh", "-F", "none", "-S", socket, "-O", "exit", "any");
+    end.stdin_null().stdout_null().stderr_null().unchecked()
 }
 
 /// Ends the connections whose sockets are in this folder, before their time is over: one with a tunnel in use has no such time.
 pub(crate) fn end_connections(folder: &Path) {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let sockets = entries.map(|entry| entry.path().join("master")).filter(|socket| socket.exists());
+    let sockets = entries.map(|entry| entry.path().join(SOCKET)).filter(|socket| socket.exists());
     // Nobody is there any more to be told of one that cannot be ended.
-    let ends: Vec<_> = sockets
-        .filter_map(|socket| {
-            let end = duct::cmd!("ssh", "-S", socket, "-O", "exit", "any");
-            end.stdin_null().stdout_null().stderr_null().unchecked().start().ok()
-        })
-        .collect();
+    let ends: Vec<_> = sockets.filter_map(|socket| end_connection(&socket).start().ok()).collect();
     let deadline = Instant::now() + END_TIME;
     for end in ends {
         if !matches!(end.wait_deadline(deadline), Ok(Some(_))) {
@@ -127,9 +161,8 @@ pub(crate) fn end_connections(folder: &Path) {
 }
 
 /// What to do about the refusals that users meet.
-fn explain(error: openssh::Error) -> anyhow::Error {
-    let error = anyhow::Error::from(error);
-    let text = format!("{error:#}");
+fn explain(text: &str) -> anyhow::Error {
+    let error = anyhow!("{text}");
     if text.contains("host key is known") {
         return error.context(
             "its host key is not known; log in once by hand to check and keep it, or put its fingerprint (ssh-keygen -l) \

@@ -1,26 +1,27 @@
 //! Files over SFTP, in one go and with what has arrived told on the way.
 
 use std::collections::VecDeque;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{Read, SeekFrom};
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail, ensure};
 use bytes::BytesMut;
+use openssh_sftp_client::Sftp;
 use openssh_sftp_client::file::File;
 use openssh_sftp_client::metadata::Permissions;
-use openssh_sftp_client::{Sftp, SftpOptions};
 use tokio::io::AsyncSeekExt;
 
 use supervisor::protocol::FOLDER;
 
-use super::{Ssh, remote};
+use super::Ssh;
+use super::sftp::open_sftp;
+use super::shell::in_folder;
 use crate::interrupt;
 use crate::runtime::runtime;
 
-/// How long a host may take for a piece, and for opening and closing a file.
-const PIECE_TIME: Duration = Duration::from_secs(20);
+/// How long a host may take for a piece, for opening and closing a file, and for opening a channel in one way or another.
+const PIECE_TIME: Duration = Duration::from_secs(30);
 /// Bytes that are read or written at once.
 const PIECE: usize = 256 << 10;
 /// Pieces that are on their way at once: over a long way, waiting for each would take all the time.
@@ -42,8 +43,10 @@ impl Ssh {
         // A name of its own: an earlier upload that was broken off may still have its file open over there, and may even
         // still write to it.
         let random = getrandom::u32().map_err(|e| anyhow!("making up a name: {e}"))?;
-        let new = format!("{}.{random:08x}.part", remote(to));
-        self.run(&format!("rm -f {}.*.part", remote(to)), PIECE_TIME)?;
+        let target = self.place(to)?;
+        let new = format!("{target}.{random:08x}.part");
+        let remove = format!("cd {FOLDER} && rm -f {}.*.part", to.display());
+        self.run(&remove, PIECE_TIME).with_context(|| what.clone())?;
         let uploaded = runtime()?.block_on(async {
             let sftp = self.sftp().await?;
             let mut file = in_time(sftp.options().write(true).create(true).truncate(true).open(&new)).await?;
@@ -71,47 +74,41 @@ impl Ssh {
             }
             // Awaited, since a program whose file is open for writing over there cannot be started.
             in_time(file.close()).await?;
-            in_time(sftp.fs().rename(&new, remote(to))).await
+            in_time(sftp.fs().rename(&new, &target)).await
         });
-        uploaded.map_err(|error| self.explain_full_disk(error, local)).context(what)
+        let Err(error) = uploaded else { return Ok(()) };
+        let error = self.explain_full_disk(error, local);
+        // What has come is of no use, and may be all that fills the disk. A host that is lost cannot be asked; the next upload
+        // removes it.
+        let _ = self.run(&remove, PIECE_TIME);
+        Err(error).context(what)
     }
 
-    /// SFTP has no words for a full disk.
+    /// SFTP has no words for a full disk. This is asked while what has come still fills it.
     fn explain_full_disk(&self, error: anyhow::Error, local: &Path) -> anyhow::Error {
         let wanted = std::fs::metadata(local).map_or(0, |metadata| metadata.len());
         // The connection may be what has failed; then there is nothing to add.
-        let Ok(said) = self.run(&format!("df -Pk {FOLDER} | tail -n 1"), PIECE_TIME) else { return error };
-        let free = said.split_whitespace().nth(3).and_then(|free| free.parse::<u64>().ok());
-        match free.map(|free| free << 10) {
-            Some(free) if free < wanted => error
+        let Ok(said) =
+            self.run(&format!("df -Pk {FOLDER} | tail -n 1; df -Pi {FOLDER} | tail -n 1"), PIECE_TIME)
+        else {
+            return error;
+        };
+        let fourth = |line: Option<&str>| line?.split_whitespace().nth(3)?.parse::<u64>().ok();
+        let mut lines = said.lines();
+        let (kib, files) = (fourth(lines.next()), fourth(lines.next()));
+        match (kib.map(|kib| kib << 10), files) {
+            (Some(free), _) if free < wanted => error
                 .context(format!("its disk is full: {free} bytes are free, and {wanted} are to be written")),
+            (_, Some(0)) => error.context("its disk is full: it has room for no further file (df -i)"),
             _ => error,
         }
-    }
-
-    /// Reads a file of the host's folder from this byte on, to the end of a local one.
-    ///
-    /// # Errors
-    /// Names the host and the file; or that of `arrived`, after which nothing more is read.
-    pub(crate) fn download(
-        &self,
-        from: &Path,
-        local: &mut std::fs::File,
-        begin: u64,
-        length: u64,
-        mut arrived: impl FnMut(u64) -> anyhow::Result<()>,
-    ) -> anyhow::Result<()> {
-        local.seek(SeekFrom::Start(begin)).context("seeking in a file")?;
-        self.read_pieces(from, begin, length, |piece| {
-            local.write_all(piece).context("writing what came")?;
-            arrived(piece.len() as u64)
-        })
     }
 
     /// Reads a file of the host's folder from this byte on, and hands its pieces on, in their order.
     ///
     /// # Errors
-    /// Names the host and the file; or that of `take`, after which nothing more is read.
+    /// Names the host and the file; or that of `take` as it is, which may have another cause, and after which nothing more is
+    /// read.
     pub(crate) fn read_pieces(
         &self,
         from: &Path,
@@ -119,10 +116,12 @@ impl Ssh {
         length: u64,
         mut take: impl FnMut(&[u8]) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        let what = format!("reading {} of {}", from.display(), self.entry().name);
+        let what = || format!("reading {} of {}", from.display(), self.entry().name);
+        let place = self.place(from)?;
+        let mut taken = Ok(());
         let read_all = runtime()?.block_on(async {
             let sftp = self.sftp().await?;
-            let file = in_time(sftp.open(remote(from))).await?;
+            let file = in_time(sftp.open(place)).await?;
             let mut asked = begin;
             let mut coming = VecDeque::new();
             loop {
@@ -133,11 +132,15 @@ impl Ssh {
                 }
                 let Some(piece) = coming.pop_front() else { break };
                 let piece = piece.await.context("waiting for a piece")??;
-                take(&piece)?;
+                taken = take(&piece);
+                if taken.is_err() {
+                    break;
+                }
             }
             in_time(file.close()).await
         });
-        read_all.context(what)
+        taken?;
+        read_all.with_context(what)
     }
 
     /// The length of a file of the host's folder; `None` if it is not there.
@@ -145,7 +148,7 @@ impl Ssh {
     /// # Errors
     /// When the host does not say.
     pub(crate) fn length(&self, of: &Path) -> anyhow::Result<Option<u64>> {
-        let script = format!("if [ -e {0} ]; then wc -c < {0}; fi", remote(of));
+        let script = format!("cd {FOLDER} && if [ -e {0} ]; then wc -c < {0}; fi", of.display());
         let said = self.run(&script, PIECE_TIME)?;
         if said.trim().is_empty() {
             return Ok(None);
@@ -158,8 +161,13 @@ impl Ssh {
 
     /// The channel ends when this is dropped. (Its own way to end panics when something of it is still being dropped.)
     async fn sftp(&self) -> anyhow::Result<Sftp> {
-        let opening = Sftp::from_clonable_session(Arc::clone(&self.0.login().session), SftpOptions::new());
-        in_time(opening).await.context("opening an SFTP channel")
+        let login = self.0.login();
+        in_time(open_sftp(&login.session)).await.context("opening an SFTP channel")
+    }
+
+    /// The absolute path of a file in the host's folder: a server may have been started in any folder.
+    fn place(&self, path: &Path) -> anyhow::Result<String> {
+        in_folder(&self.0.login().home, &path.display().to_string())
     }
 }
 

@@ -8,19 +8,22 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use keeper::End;
-use openssh::{Child, ForwardType, Session, Stdio};
+use openssh::{Child, ChildStdin, ForwardType, Session};
 use supervisor::protocol::{Event, Reply, Request};
 use wire::results::Progress;
 
 use super::channel::Channel;
 use super::known::Known;
-use super::{Access, REQUEST_TIME, connect};
+use super::{Access, REQUEST_TIME, connect, session, shell};
 use crate::hosts::HostEntry;
 use crate::runtime::within;
 use crate::ui;
 
 /// The pause between two tries to find a host again.
 const TRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long a login shell may take to read its startup files and to run a first command.
+const FIRST_TIME: Duration = Duration::from_secs(20);
 
 /// The link.
 pub(super) struct Link {
@@ -64,25 +67,28 @@ impl Tunnel {
 /// A connection that is logged in.
 pub(super) struct Login {
     pub(super) session: Arc<Session>,
-    address: String,
+    /// The home folder of the user who is logged in.
+    pub(super) home: String,
     /// A program that does nothing; while it runs, the connection is in use, and stays.
     _anchor: Child<Arc<Session>>,
+    _anchor_stdin: Option<ChildStdin>,
 }
 
 impl Login {
     fn new(entry: &HostEntry, access: &Access) -> anyhow::Result<Self> {
         let connected = connect::connect(entry, access).and_then(|session| {
             let session = Arc::new(session);
-            let anchor = within("starting a program", REQUEST_TIME, async {
-                let mut anchor = Arc::clone(&session).arc_command("cat");
-                anchor.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-                Ok(anchor.spawn().await?)
+            // The first one tells also whether the login shell runs what it is given, and where home is.
+            let start = session::start(&session, "exec cat", session::Reads::PipeAfterExit);
+            let anchor = within("running a first command", REQUEST_TIME, async {
+                let started = tokio::time::timeout(FIRST_TIME, start).await;
+                started.unwrap_or_else(|_| Err(shell::never_begun(FIRST_TIME)))
             })?;
             Ok((session, anchor))
         });
         let (session, anchor) =
             connected.with_context(|| format!("connecting to {} ({})", entry.name, entry.address))?;
-        Ok(Self { session, address: entry.address.clone(), _anchor: anchor })
+        Ok(Self { session, home: anchor.home, _anchor: anchor.child, _anchor_stdin: anchor.stdin })
     }
 
     fn forward(&self, tunnel: Tunnel) -> anyhow::Result<()> {
@@ -98,12 +104,7 @@ impl Drop for Login {
         // Tasks still hold the session, so that it does not end by itself. If this does not end it either, it ends when
         // nobody has used it for a while.
         let socket = self.session.control_socket();
-        let _ = duct::cmd!("ssh", "-S", socket, "-O", "exit", &self.address)
-            .stdin_null()
-            .stdout_null()
-            .stderr_null()
-            .unchecked()
-            .run();
+        let _ = connect::end_connection(socket).run();
         let _ = socket.parent().map(std::fs::remove_dir_all);
     }
 }

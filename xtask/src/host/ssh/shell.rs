@@ -7,11 +7,16 @@
 //! begun.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 
 /// How much of what a host says about a failure is shown, in bytes.
 const LAST_WORDS: usize = 2000;
+
+const REMEDY: &str = "The user needs a shell that runs commands (not nologin or false), and its startup files (.bashrc, .profile, \
+                      .cshrc, config.fish …) must neither end nor replace it when it is not interactive: in .bashrc, put \
+                      `case $- in *i*) ;; *) return ;; esac` before exit and exec";
 
 /// Begins each script. The home folder is the one of the user database: startup files may have changed `HOME`, and the current
 /// folder. The usual places of programs come last in `PATH`, so that the user's own choice of python3 counts.
@@ -68,14 +73,20 @@ impl Script {
 
     /// Why the script has not begun, with what was said in place of it.
     pub(super) fn not_begun(&self, printed: &[u8], errors: &[u8]) -> anyhow::Error {
-        let said: Vec<_> = [errors, printed].map(|bytes| self.said(bytes)).into_iter().filter(|s| !s.is_empty()).collect();
-        let said = if said.is_empty() { String::new() } else { format!("; it said: {}", said.join("\n")) };
-        anyhow!(
-            "the login shell ended before it ran a command{said}. The user needs a shell that runs commands (not nologin or \
-             false), and its startup files (.bashrc, .profile, .cshrc, config.fish …) must neither end nor replace it when it \
-             is not interactive: in .bashrc, put `case $- in *i*) ;; *) return ;; esac` before exit and exec"
-        )
+        let said: Vec<_> =
+            [errors, printed].map(|bytes| self.said(bytes)).into_iter().filter(|s| !s.is_empty()).collect();
+        let said = if said.is_empty() {
+            String::new()
+        } else {
+            format!("; it said: {}", said.join("\n").trim_end_matches('.'))
+        };
+        anyhow!("the login shell ended before it ran a command{said}. {REMEDY}")
     }
+}
+
+/// Why a script does not begin that nothing is heard of.
+pub(super) fn never_begun(time: Duration) -> anyhow::Error {
+    anyhow!("the login shell has not run a command within {time:?}. {REMEDY}")
 }
 
 /// What comes behind the first place of a word.
@@ -101,7 +112,9 @@ fn encoded(text: &str) -> String {
 /// An absolute path in the host's folder.
 pub(super) fn in_folder(home: &str, path: &str) -> anyhow::Result<String> {
     if !home.starts_with('/') {
-        bail!("the user who is logged in has no home folder ({home:?}); give it one, in /etc/passwd of the host");
+        bail!(
+            "the user who is logged in has no home folder ({home:?}); give it one, in /etc/passwd of the host"
+        );
     }
     Ok(format!("{}/{}/{path}", home.trim_end_matches('/'), supervisor::protocol::FOLDER))
 }
@@ -130,7 +143,8 @@ mod tests {
         Command::new(shell).arg("-c").arg(format!("{startup}{}", script.command)).output().unwrap()
     }
 
-    const HARD: &str = "printf '%s\\n' 'a!b' \"$((1 + 1))\" '100%' \"it's\" 'ü\\n'; echo `echo back` >&2; exit 7";
+    const HARD: &str =
+        "printf '%s\\n' 'a!b' \"$((1 + 1))\" '100%' \"it's\" 'ü\\n'; echo `echo back` >&2; exit 7";
 
     fn check(shell: &str, startup: &str) {
         let script = Script::new(HARD).unwrap();
@@ -171,7 +185,11 @@ mod tests {
             let output = run("sh", startup, &script);
             assert_eq!(script.begun(&output.stdout), None, "{startup}");
             let error = script.not_begun(&output.stdout, &output.stderr).to_string();
-            assert_eq!(startup.contains("not available"), error.contains("it said: not available"), "{error}");
+            assert_eq!(
+                startup.contains("not available"),
+                error.contains("it said: not available"),
+                "{error}"
+            );
             assert!(error.contains("not nologin or false"), "{error}");
         }
     }

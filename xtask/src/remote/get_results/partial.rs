@@ -99,12 +99,12 @@ pub(super) fn fetch(
 
     project::make_folder(output)?;
     let part = output.join(format!("{ARCHIVE}.part"));
-    let context = || format!("writing {}", part.display());
+    let context = || format!("writing {} on this machine", part.display());
     let file = File::options().read(true).write(true).create(true).truncate(false).open(&part);
     let file = file.with_context(context)?;
     ensure!(file.try_lock().is_ok(), "another get-results is writing {}", part.display());
     let mut packer = Packer::new(file.try_clone().with_context(context)?).with_context(context)?;
-    let reader = Reader { host: Some(host), connect, deadline };
+    let reader = Reader { host: Some(host), connect, deadline, writing: context() };
     let (rejects, results) = match pack(&mut packer, reader, &files, &position) {
         Ok(packed) => packed,
         Err(error) => {
@@ -149,10 +149,11 @@ fn pack(
     position: &Position,
 ) -> anyhow::Result<(Read, Read)> {
     let bar = Transfer::new("fetching", position.reject_bytes + position.result_bytes);
+    let writing = reader.writing.clone();
     let mut pack = |name, from: &Path, length, hash| {
-        let mut entry = packer.begin(name)?;
+        let mut entry = packer.begin(name).with_context(|| writing.clone())?;
         let read = reader.read(from, length, &mut entry, &bar)?;
-        entry.end()?;
+        entry.end().with_context(|| writing.clone())?;
         ensure!(
             read.length < length || wire::hash::shorten(read.hash.clone()) == hash,
             "{} is not what its checkpoint counts: its disk has lost something, or somebody has changed it",
@@ -213,6 +214,8 @@ struct Reader<'a> {
     host: Option<Ssh>,
     connect: &'a dyn Fn() -> anyhow::Result<Ssh>,
     deadline: Option<Instant>,
+    /// What is written here.
+    writing: String,
 }
 
 /// What has come of a file.
@@ -249,7 +252,7 @@ impl Reader<'_> {
                 bar.add(piece.len() as u64);
                 if is_broken { Err(TimeIsOver.into()) } else { Ok(()) }
             });
-            broken.context("writing what came")?;
+            broken.with_context(|| self.writing.clone())?;
             let Err(error) = outcome else { break };
             if error.is::<TimeIsOver>() || error.is::<Interrupted>() {
                 return Ok(read);
@@ -267,7 +270,7 @@ impl Reader<'_> {
             std::thread::sleep(TRY_PAUSE);
         }
         // Complete batches end with a line; if these do not, they are kept all the same.
-        keep_lines(rest.len(), &mut rest, &mut read, entry).context("writing what came")?;
+        keep_lines(rest.len(), &mut rest, &mut read, entry).with_context(|| self.writing.clone())?;
         Ok(read)
     }
 
