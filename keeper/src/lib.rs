@@ -22,6 +22,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use wire::net::Reserved;
@@ -34,6 +36,8 @@ use restart::{Ended, Restarts};
 const MOST_MISSED: u32 = 5;
 /// So many that are missed when the keeper was late itself count as one.
 const LATE_COUNT: u32 = 4;
+/// The room for a program's last words in its log, in bytes; it mostly prints a few lines.
+const LOG_ROOM: i64 = 64 << 10;
 /// How long a program that was killed may take to be gone.
 const KILL_TIME: Duration = Duration::from_secs(10);
 
@@ -276,6 +280,7 @@ impl Keeper {
 fn command(launch: &Launch) -> anyhow::Result<(Command, Option<UnixStream>)> {
     let log = File::options().create(true).append(true).open(&launch.log);
     let output = log.with_context(|| format!("opening the log {}", launch.log.display()))?;
+    reserve_room(&output).with_context(|| format!("making room in the log {}", launch.log.display()))?;
     let mut command = Command::new(&launch.path);
     command.args(&launch.args).envs(&launch.environment);
     command.stderr(output.try_clone().context("duplicating a file")?).stdout(output);
@@ -288,6 +293,16 @@ fn command(launch: &Launch) -> anyhow::Result<(Command, Option<UnixStream>)> {
     let (ours, its) = UnixStream::pair().context("making a socket")?;
     command.stdin(Stdio::from(OwnedFd::from(its))).env(LIFELINE, WATCHED).process_group(0);
     Ok((command, Some(ours)))
+}
+
+/// Makes room behind the end of a log: a program that fails since the disk is full can still say which file it could not write.
+fn reserve_room(log: &File) -> anyhow::Result<()> {
+    let end = i64::try_from(log.metadata()?.len())?;
+    match fallocate(log, FallocateFlags::FALLOC_FL_KEEP_SIZE, end, LOG_ROOM) {
+        Err(error @ (Errno::ENOSPC | Errno::EDQUOT)) => Err(error.into()),
+        // Not every file system can do it.
+        _ => Ok(()),
+    }
 }
 
 /// Keeps the ports at which a program has listened that is to be started again: others know them, and ports that were free when

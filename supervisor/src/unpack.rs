@@ -23,7 +23,13 @@ pub fn unpack(folder: &Path, archive: &str, sha256: &str, link: &str) -> anyhow:
         if new.exists() {
             std::fs::remove_dir_all(&new).with_context(|| format!("removing {}", new.display()))?;
         }
-        extract(&archive, sha256, &new).with_context(|| format!("unpacking {}", archive.display()))?;
+        if let Err(error) = extract(&archive, sha256, &new) {
+            // It may be all that fills the disk; and neither is of any use. What cannot be removed now is in the way next time,
+            // and said then.
+            let _ = std::fs::remove_dir_all(&new);
+            let _ = std::fs::remove_file(&archive);
+            return Err(error.context(format!("unpacking {}", archive.display())));
+        }
         std::fs::rename(&new, &target).with_context(|| format!("renaming {}", new.display()))?;
     }
     let new_link = folder.join(format!("{link}.new"));
