@@ -124,7 +124,7 @@ struct BoxArgs {
     #[arg(long, value_name = "TIMES", default_value_t = 10, global = true, env = "CLASSIFIER_SLOWNESS")]
     slowness: u32,
     /// The black box: native, python:MODULE[:FUNCTION] or sleep:MICROSECONDS
-    #[arg(long, value_name = "BOX", default_value = "native", global = true)]
+    #[arg(long, visible_alias = "model", value_name = "BOX", default_value = "native", global = true)]
     classifier: Kind,
     /// The interpreter for Python boxes; it needs pandas
     #[arg(long, value_name = "PATH", default_value = "python3", global = true)]

@@ -70,6 +70,11 @@ pub enum Request {
     },
     /// How the host and its programs are.
     Status,
+    /// Note that the results with this SHA-256 were fetched, all of them, and are safe elsewhere.
+    Fetched {
+        /// In hexadecimal.
+        sha256: String,
+    },
     /// Remove the host's folder. Its programs must have ended.
     Remove,
 }
@@ -180,6 +185,9 @@ pub struct Status {
     pub progress: Option<Progress>,
     /// On the metrics host: what the job that is done has brought.
     pub summary: Option<Summary>,
+    /// On the metrics host: how many rows are durable whose results were not fetched, or only in part; `None` if there are none.
+    #[serde(default)]
+    pub unfetched: Option<u64>,
 }
 
 /// How a program is.

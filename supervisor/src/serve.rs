@@ -12,9 +12,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail, ensure};
+use wire::checkpoint::slots;
 use wire::files::ResultFiles;
-use wire::program::{Ready, remove_if_there};
-use wire::results::Progress;
+use wire::program::{Ready, read_if_there, remove_if_there, replace_file};
+use wire::results::{Progress, Summary};
 use wire::token::Token;
 
 use crate::keep::log_file;
@@ -29,6 +30,14 @@ pub const SILENCE: Duration = Duration::from_secs(15);
 const LOOK_TIME: Duration = Duration::from_secs(1);
 /// How long a keeper may take to start its program.
 const START_TIME: Duration = Duration::from_secs(10);
+
+/// Says which results were fetched. It goes with them.
+const FETCHED: &str = "output/fetched";
+
+/// What tells the results of a job from those of another one.
+fn mark(summary: &Summary) -> String {
+    format!("{} {}", summary.sha256, summary.ended)
+}
 
 /// Where messages go; replies and events come from different threads.
 type Output = Arc<Mutex<dyn Write + Send>>;
@@ -116,6 +125,7 @@ impl Host {
             }
             Request::Tail { name, lines } => self.tail(&name, lines).map(Reply::Lines),
             Request::Status => self.status().map(|status| Reply::Status(Box::new(status))),
+            Request::Fetched { sha256 } => self.note_fetched(&sha256).map(|()| Reply::Nothing),
             Request::Owns { address } => owns(&address).map(|()| Reply::Nothing),
             Request::Observe { address } => self.observe(address).map(|()| Reply::Nothing),
             Request::Remove => self.remove().map(|()| Reply::Nothing),
@@ -284,7 +294,8 @@ impl Host {
         let uptime = std::fs::read_to_string("/proc/uptime").context("reading /proc/uptime")?;
         let uptime = uptime.split('.').next().and_then(|seconds| seconds.parse().ok()).unwrap_or(0);
         let programs = self.records.all()?.iter().map(|record| self.program_status(record)).collect();
-        let results = ResultFiles::beside(&self.folder.join("output/results.log"))?;
+        let results = self.results()?;
+        let summary = records::load(&results.summary)?;
         Ok(Status {
             uptime,
             disk_free: disk.blocks_available() as u64 * disk.fragment_size() as u64,
@@ -294,8 +305,36 @@ impl Host {
             holder: self.holder()?,
             programs,
             progress: self.progress(),
-            summary: records::load(&results.summary)?,
+            unfetched: self.unfetched(&results, summary.as_ref())?,
+            summary,
         })
+    }
+
+    fn results(&self) -> anyhow::Result<ResultFiles> {
+        ResultFiles::beside(&self.folder.join("output/results.log"))
+    }
+
+    /// Rows whose results would be lost with this folder.
+    fn unfetched(&self, results: &ResultFiles, summary: Option<&Summary>) -> anyhow::Result<Option<u64>> {
+        let rows = match summary {
+            Some(summary) => {
+                let fetched = read_if_there(&self.folder.join(FETCHED))?;
+                if fetched.as_deref() == Some(mark(summary).as_bytes()) { 0 } else { summary.rows }
+            }
+            // What the checkpoint counts is durable, and can be fetched.
+            None => {
+                let checkpoint = read_if_there(&results.checkpoint)?.unwrap_or_default();
+                slots(&checkpoint).first().map_or(0, |slot| slot.position.next_row)
+            }
+        };
+        Ok((rows > 0).then_some(rows))
+    }
+
+    fn note_fetched(&self, sha256: &str) -> anyhow::Result<()> {
+        let summary: Option<Summary> = records::load(&self.results()?.summary)?;
+        let summary = summary.filter(|summary| summary.sha256 == sha256);
+        let summary = summary.context("the results that were fetched are not those that are here")?;
+        replace_file(&self.folder.join(FETCHED), mark(&summary).as_bytes())
     }
 
     fn program_status(&self, record: &Record) -> ProgramStatus {

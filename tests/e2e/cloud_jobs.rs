@@ -222,7 +222,7 @@ fn one_interruption_fetches_two_do_not_and_three_leave_the_stack() {
     let end = "interrupted three times: the stack is left as it is; its machines end by themselves at 20";
     assert!(said.contains(end) && said.contains("(in 3 h 5"), "{said}");
     assert_eq!(site.cloud.ids("instance").len(), 2, "{said}");
-    let said = site.cloud.run("thrice", &["down"]);
+    let said = site.cloud.run("thrice", &["down", "--discard-results"]);
     site.assert_nothing_is_left(&said);
 }
 
@@ -250,8 +250,60 @@ fn what_is_to_be_kept_on_failure_is_kept() {
     site.cloud.run("job", &["stop"]);
     let said = site.cloud.run("job", &["run-cluster", "--resume"]);
     assert!(said.contains("rows out   400,000"), "{said}");
+    // All of it was never fetched.
+    let said = ends_with(&mut site.cloud.begin("job", &["down"]), 3);
+    assert!(said.contains("has results of 400,000 rows that were not fetched"), "{said}");
+    assert_eq!(site.cloud.ids("instance").len(), 2, "{said}");
+    let said = site.cloud.run("job", &["down", "--discard-results"]);
+    site.assert_nothing_is_left(&said);
+}
+
+#[test]
+fn a_job_that_meets_another_one_leaves_it_alone() {
+    let Some(site) = Site::new("a_job_that_meets_another_one_leaves_it_alone", "2") else { return };
+    let mut first = site.begin("job", &["CLUSTER_SIZE=1", "--input-lines", "100000", "--keep"]);
+    first.await_output("fake rows, on 7 workers");
+    site.await_rows(1000);
+    let said = ends_with(&mut site.begin("job", &["CLUSTER_SIZE=1"]), 4);
+    assert!(said.contains("another job is at work on the stack, which is left as it is"), "{said}");
+    let said = first.success();
+    assert!(said.contains("rows out   100,000"), "{said}");
+    // Its results were fetched, so nothing is asked.
     let said = site.cloud.run("job", &["down"]);
     site.assert_nothing_is_left(&said);
+}
+
+#[test]
+fn a_job_that_cannot_work_is_refused_before_anything_is_made_for_it() {
+    let cloud = Cloud::start(None);
+    std::fs::create_dir_all(cloud.path("job")).unwrap();
+    std::fs::write(cloud.path("job/in.csv"), "A,B\n1,2\n").unwrap();
+    for (args, code, words) in [
+        (&["--no-such-option"][..], 2, "unexpected argument"),
+        (&["LINES=3"], 2, "job does not take LINES"),
+        (&["--input", "nowhere.csv", "--model", "native"], 3, "opening the input nowhere.csv"),
+        (&["--input", "-", "--model", "native"], 3, "standard input cannot be shipped"),
+        (&["--input", "in.csv"], 3, "--model native"),
+        (&["CLUSTER_SIZE=1", "--model", "python:no_such_module"], 3, "there is no module no_such_module"),
+    ] {
+        let said = ends_with(&mut cloud.begin("job", &[&["job", "--output", "out"], args].concat()), code);
+        assert!(said.contains(words), "{args:?}: {said}");
+    }
+    assert!(cloud.resources().is_empty() && cloud.changes_since(0).is_empty());
+}
+
+#[test]
+fn a_job_that_is_refused_on_its_hosts_leaves_earlier_results_and_nothing_in_the_cloud() {
+    let name = "a_job_that_is_refused_on_its_hosts_leaves_earlier_results_and_nothing_in_the_cloud";
+    let Some(site) = Site::new(name, "2") else { return };
+    std::fs::create_dir_all(site.cloud.path("job/out")).unwrap();
+    std::fs::write(site.cloud.path("job/out/results.tgz"), "precious").unwrap();
+    std::fs::write(site.cloud.path("job/empty.csv"), "").unwrap();
+    let args = ["CLUSTER_SIZE=1", "--input", "empty.csv", "--input-lines", "1"];
+    let said = ends_with(&mut site.begin("job", &args), 3);
+    assert!(said.contains("empty.csv is empty") && said.contains("the stack is down"), "{said}");
+    site.assert_nothing_is_left(&said);
+    assert!(std::fs::read(site.cloud.path("job/out/results.tgz")).unwrap() == b"precious");
 }
 
 #[test]

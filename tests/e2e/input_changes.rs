@@ -224,7 +224,8 @@ fn what_is_no_ordinary_file_is_refused_or_read_like_a_stream() {
     let said = run_locally(folder.path(), Path::new("/proc/cpuinfo")).failure();
     assert!(said.contains("it says that it has 0 bytes, and has some"), "{said}");
     let mut command = Command::new("sh");
-    let line = "printf 'A,B\\n1,2\\n' | exec \"$0\" run-locally --output \"$1/out\" --log \"$1/log\" --input /dev/fd/0";
+    let line = "printf 'A,B\\n1,2\\n' | exec \"$0\" run-locally --output \"$1/out\" --log \"$1/log\" --input /dev/fd/0 \
+                --model native";
     command.arg("-c").arg(line).arg(tests::program_path("xtask")).arg(folder.path());
     let said = Program::start_command("sh", folder.path(), command).success();
     assert!(said.contains("rows in    1\n"), "{said}");

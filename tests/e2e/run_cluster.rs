@@ -43,7 +43,7 @@ fn the_whole_job_on_five_hosts() {
         stack.traces().iter().all(|trace| trace.starts_with("h1") || trace.starts_with("h2")).then_some(())
     });
     std::fs::write(stack.path("in.csv"), "A,B\n1,2\n3\n4,\"5\n6\"\n").unwrap();
-    let said = stack.run("run-cluster", &["--input", "in.csv", "--workers", "2"]);
+    let said = stack.run("run-cluster", &["--input", "in.csv", "--model", "native", "--workers", "2"]);
     assert!(said.contains("rows from in.csv, on 2 workers (1 machines of 2)"), "{said}");
     assert!(said.contains("rows in    3\nrows out   2\nrejected   1\n"), "{said}");
     stack.down();
@@ -314,8 +314,8 @@ fn results_and_jobs_survive_mistakes() {
     std::fs::write(stack.path("empty.csv"), "").unwrap();
     let said = stack.fail("run-cluster", &["--classifier", "slep:5"]);
     assert!(said.contains("slep:5"), "{said}");
-    let said = stack.fail("run-cluster", &["--input", "empty.csv"]);
-    assert!(said.contains("empty.csv cannot be sent"), "{said}");
+    let said = stack.fail("run-cluster", &["--input", "empty.csv", "--model", "native"]);
+    assert!(said.contains("empty.csv is empty"), "{said}");
     assert_eq!(stack.results().iter().filter(|byte| **byte == b'\n').count(), 5000);
 
     // An `up` that is refused leaves everything as it was.
@@ -362,6 +362,8 @@ fn a_host_that_is_gone_does_not_hold_the_others() {
     let said = stack.fail("stop", &[]);
     assert!(said.contains("the job is ended, but not on all hosts") && said.contains("to h3"), "{said}");
     let said = stack.fail("down", &[]);
+    assert!(said.contains("h1 has results of") && said.contains("rows that were not fetched"), "{said}");
+    let said = stack.fail("down", &["--discard-results"]);
     assert!(said.contains("2 hosts are cleared, but not these") && said.contains("to h3"), "{said}");
     eventually("the others to be empty", || {
         stack.traces().iter().all(|trace| trace.starts_with("h3")).then_some(())

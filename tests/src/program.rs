@@ -122,6 +122,13 @@ impl Program {
         self.output()
     }
 
+    /// Waits for its end with this exit code, and gives what it printed.
+    pub fn exit(&mut self, code: i32) -> String {
+        let status = self.wait();
+        assert_eq!(status.code(), Some(code), "{} ended with {status}:\n{}", self.name, self.output());
+        self.output()
+    }
+
     /// Whether it still runs.
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()

@@ -32,7 +32,20 @@ impl Stack {
         Program::start_command(command, self.folder.path(), self.command(command, args))
     }
 
-    fn command(&self, command: &str, args: &[&str]) -> Command {
+    /// The same, with variables in its environment.
+    pub fn start_with(&self, command: &str, args: &[&str], variables: &[(&str, &str)]) -> Program {
+        let mut words = self.command(command, args);
+        words.envs(variables.iter().copied());
+        Program::start_command(command, self.folder.path(), words)
+    }
+
+    /// Runs a command that is refused before it changes anything; gives what it says.
+    pub fn refused(&self, command: &str, args: &[&str]) -> String {
+        self.start(command, args).exit(3)
+    }
+
+    /// The command line of a command on the stack.
+    pub fn command(&self, command: &str, args: &[&str]) -> Command {
         let mut xtask = Command::new(program_path("xtask-remote"));
         xtask.arg(command);
         if !args.contains(&"--inventory") {
@@ -107,7 +120,8 @@ impl Stack {
 
     /// Takes the stack down: after `down` there is nothing of ours on any host, nor a connection to one.
     pub fn down(&self) {
-        let said = self.run("down", &[]);
+        // Some tests leave results there on purpose.
+        let said = self.run("down", &["--discard-results"]);
         assert!(said.contains("nothing of ours is left on"), "{said}");
         // sshd's own process of a connection ends a moment after it.
         eventually("all traces to be gone", || self.traces().is_empty().then_some(()));

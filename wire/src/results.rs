@@ -371,7 +371,7 @@ mod tests {
         #[test]
         fn noise_is_an_error_unless_it_is_a_message_to_the_byte(
             kind in prop_oneof![
-                Just(BATCH), Just(TOTALS), Just(IDENTITY), Just(ACKNOWLEDGEMENT), Just(OUTCOME), any::<u8>()
+                Just(BATCH), Just(TOTALS), Just(IDENTITY), Just(FAILURE), Just(ACKNOWLEDGEMENT), Just(OUTCOME), any::<u8>()
             ],
             noise in prop::collection::vec(any::<u8>(), 0..100),
         ) {
@@ -385,7 +385,7 @@ mod tests {
                     write_batches(&mut stream, &[batch]).unwrap();
                     prop_assert_eq!(written(&stream), [payload.clone()]);
                 }
-                Ok(ToReceiver::Identity(_) | ToReceiver::Totals(_)) => prop_assert!(is_json()),
+                Ok(_) => prop_assert!(is_json()),
                 // A batch has lengths and counts that may be wrong.
                 Err(error) => prop_assert!(!error.to_string().is_empty()),
             }
@@ -421,7 +421,7 @@ mod tests {
             assert!(ToReceiver::decode(cut.clone()).is_err(), "{length}");
             assert!(FromReceiver::decode(cut).is_err(), "{length}");
         }
-        let known = [BATCH, TOTALS, IDENTITY, ACKNOWLEDGEMENT, OUTCOME];
+        let known = [BATCH, TOTALS, IDENTITY, FAILURE, ACKNOWLEDGEMENT, OUTCOME];
         for kind in (0..=u8::MAX).filter(|kind| !known.contains(kind)) {
             let unknown = Bytes::from([&[kind][..], &[0; 60]].concat());
             assert!(ToReceiver::decode(unknown.clone()).is_err() && FromReceiver::decode(unknown).is_err());

@@ -133,6 +133,9 @@ pub(crate) struct Inventory {
     pub(crate) machines: Vec<String>,
     /// The black box that was shipped.
     pub(crate) classifier: String,
+    /// Whether the user has named it: with rows of one's own, a job is not to take another one by default.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) classifier_is_named: bool,
     /// The file with the Python packages that it needs, if one was named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) requirements: Option<PathBuf>,
@@ -160,6 +163,11 @@ pub(crate) struct Inventory {
 }
 
 impl Inventory {
+    /// Whether the user has named the classifier. Only native is ever taken by default.
+    pub(crate) fn has_named_classifier(&self) -> bool {
+        self.classifier_is_named || self.classifier != "native"
+    }
+
     /// The inventory of an earlier `up`, if there was one.
     ///
     /// # Errors
@@ -364,6 +372,7 @@ mod tests {
             metrics: "a".into(),
             machines: vec!["b".into()],
             classifier: "native".into(),
+            classifier_is_named: false,
             requirements: None,
             supervisor: "00".into(),
             app: "11".into(),

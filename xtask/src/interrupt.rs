@@ -74,9 +74,14 @@ pub(crate) fn times() -> usize {
 
 /// Ends this process as one that was interrupted.
 pub(crate) fn exit() -> ! {
+    leave(EXIT_CODE)
+}
+
+/// Ends this process, whatever its threads wait for.
+pub(crate) fn leave(code: u8) -> ! {
     #[cfg(feature = "remote")]
     crate::scratch::leave();
-    std::process::exit(i32::from(EXIT_CODE))
+    std::process::exit(i32::from(code))
 }
 
 /// Whether somebody wants the command to end.

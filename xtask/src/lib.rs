@@ -9,6 +9,7 @@
 mod cloud;
 mod cluster;
 mod commands;
+mod exit;
 mod host;
 #[cfg(feature = "remote")]
 mod hosts;
@@ -28,7 +29,7 @@ mod ui;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// Runs a slow classification over a CSV on a cluster that exists only while the job runs.
 ///
@@ -54,7 +55,7 @@ enum Command {
 }
 
 /// All commands and their arguments.
-#[cfg(feature = "aws")]
+#[cfg(any(feature = "aws", test))]
 fn command() -> clap::Command {
     Args::command()
 }
@@ -64,12 +65,8 @@ pub fn run() -> ExitCode {
     wire::program::end_on_panic();
     // As a step of another command.
     wire::program::heed_lifeline("cargo xtask");
-    let words = match options::from_make(std::env::args_os(), &Args::command()) {
-        Ok(words) => words,
-        Err(error) => return ui::fail(&error),
-    };
-    let is_plan = words.get(1).is_some_and(|word| word == "plan");
-    let args = match Args::try_parse_from(words) {
+    let is_plan = std::env::args_os().nth(1).is_some_and(|word| word == "plan");
+    let args = match parse() {
         Ok(args) => args,
         // Its exit code 2 says that there are changes.
         Err(error) if is_plan && error.use_stderr() => {
@@ -88,5 +85,21 @@ pub fn run() -> ExitCode {
         Command::Lab(args) => commands::lab::run(&args),
         Command::Remote(command) => commands::remote::run(&command),
     };
-    outcome.unwrap_or_else(|error| ui::fail(&error))
+    let code = outcome.unwrap_or_else(|error| match (ui::fail(&error), is_plan) {
+        (code, false) => code,
+        (_, true) => ExitCode::FAILURE,
+    });
+    // What was to be said is a part of the work.
+    match ui::lost_data() {
+        None => code,
+        Some(error) => ui::fail(&error),
+    }
+}
+
+/// The command and its options, as the process's arguments say them.
+fn parse() -> Result<Args, clap::Error> {
+    let command = Args::command();
+    let words = options::from_make(std::env::args_os(), &command)?;
+    let matches = options::matches(command, &words)?;
+    Args::from_arg_matches(&matches)
 }

@@ -2,7 +2,9 @@
 
 use std::ffi::OsString;
 
-use anyhow::bail;
+use clap::ArgMatches;
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
 
 /// Turns each `NAME=VALUE` behind the command to the flag of that name, or to the one that also reads the environment
 /// variable of that name.
@@ -12,7 +14,7 @@ use anyhow::bail;
 pub(crate) fn from_make(
     words: impl Iterator<Item = OsString>,
     commands: &clap::Command,
-) -> anyhow::Result<Vec<OsString>> {
+) -> Result<Vec<OsString>, clap::Error> {
     let mut words: Vec<_> = words.collect();
     let Some(command) = words.get(1).and_then(|name| commands.find_subcommand(name)) else {
         return Ok(words);
@@ -36,7 +38,8 @@ pub(crate) fn from_make(
         let Some(flag) = command.get_arguments().find(|arg| names(arg).any(|n| n == name)) else {
             let shown = command.get_arguments().filter(|arg| !arg.is_hide_set());
             let names: Vec<_> = shown.filter_map(|arg| names(arg).next()).collect();
-            bail!("{} does not take {name}; it takes {}", command.get_name(), names.join(", "));
+            let words = format!("{} does not take {name}; it takes {}", command.get_name(), names.join(", "));
+            return Err(clap::Error::raw(ErrorKind::UnknownArgument, format!("{words}\n")));
         };
         *word = format!("--{}={value}", flag.get_long().unwrap_or_default()).into();
     }
@@ -46,15 +49,65 @@ pub(crate) fn from_make(
 /// Whether this is a flag whose value is the next word.
 fn takes_next_word(command: &clap::Command, word: &str) -> bool {
     let flag = word.strip_prefix("--").filter(|flag| !flag.contains('='));
-    let flag = flag.and_then(|flag| command.get_arguments().find(|arg| arg.get_long() == Some(flag)));
+    let flag = flag.and_then(|flag| command.get_arguments().find(|arg| longs(arg).any(|long| long == flag)));
     flag.is_some_and(|flag| flag.get_action().takes_values() && !flag.is_require_equals_set())
 }
 
 /// The names of a flag's variables: the one that it reads in the environment, and its own name.
 fn names(arg: &clap::Arg) -> impl Iterator<Item = String> {
     let variable = arg.get_env().and_then(|name| name.to_str()).map(str::to_owned);
-    let own = arg.get_long().map(|long| long.to_ascii_uppercase().replace('-', "_"));
+    let own: Vec<_> = longs(arg).map(|long| long.to_ascii_uppercase().replace('-', "_")).collect();
     variable.into_iter().chain(own)
+}
+
+/// The names of a flag.
+fn longs(arg: &clap::Arg) -> impl Iterator<Item = &str> {
+    arg.get_long().into_iter().chain(arg.get_all_aliases().into_iter().flatten())
+}
+
+/// What of a job that is there already can be said anew: where it is, and what does not decide its results.
+const OF_RESUMED: [&str; 6] = ["resume", "inventory", "workers", "box_timeout", "box_memory", "max_rejects"];
+const OF_ATTACHED: [&str; 2] = ["attach", "inventory"];
+
+/// Understands the words. A job that is resumed or attached to takes few options; others are refused, and not ignored. Variables that
+/// are just there in the environment were not said for it, and do not count.
+///
+/// # Errors
+/// Words that make no sense.
+pub(crate) fn matches(command: clap::Command, words: &[OsString]) -> Result<ArgMatches, clap::Error> {
+    let matches = command.clone().try_get_matches_from(words)?;
+    let of_earlier_job = |matches: &ArgMatches| {
+        let job = matches.subcommand_matches("run-cluster")?;
+        let is_said = |flag: &str| job.get_flag(flag);
+        is_said("resume")
+            .then_some(("resume", &OF_RESUMED[..]))
+            .or(is_said("attach").then_some(("attach", &OF_ATTACHED[..])))
+    };
+    let Some((flag, taken)) = of_earlier_job(&matches) else { return Ok(matches) };
+    let mut command = command.mut_subcommand("run-cluster", |job| job.mut_args(|arg| arg.env(None::<&str>)));
+    let matches = command.try_get_matches_from_mut(words)?;
+    let (Some(job), Some(known)) =
+        (matches.subcommand_matches("run-cluster"), command.find_subcommand("run-cluster"))
+    else {
+        return Ok(matches);
+    };
+    let is_said = |id: &str| job.value_source(id) == Some(ValueSource::CommandLine);
+    let refused = known.get_arguments().filter(|arg| {
+        let id = arg.get_id().as_str();
+        job.try_contains_id(id).unwrap_or(false) && is_said(id) && !taken.contains(&id)
+    });
+    let refused: Vec<_> = refused.filter_map(|arg| Some(format!("--{}", arg.get_long()?))).collect();
+    if refused.is_empty() {
+        return Ok(matches);
+    }
+    let advice = match flag {
+        "resume" => {
+            "a job that is resumed keeps what decides its results; start it anew, without --resume, to change that"
+        }
+        _ => "a job that runs goes on as it was started",
+    };
+    let words = format!("--{flag} does not take {}: {advice}\n", refused.join(", "));
+    Err(clap::Error::raw(ErrorKind::ArgumentConflict, words))
 }
 
 fn is_variable(name: &str) -> bool {
@@ -67,10 +120,11 @@ mod tests {
     use super::*;
     use clap::{Arg, Command};
 
-    fn translate(words: &[&str]) -> anyhow::Result<Vec<OsString>> {
+    fn translate(words: &[&str]) -> Result<Vec<OsString>, clap::Error> {
         let command = Command::new("run")
             .arg(Arg::new("lines").long("input-lines"))
-            .arg(Arg::new("workers").long("workers").env("N_WORKERS"));
+            .arg(Arg::new("workers").long("workers").env("N_WORKERS"))
+            .arg(Arg::new("classifier").long("classifier").alias("model"));
         let words = ["xtask"].iter().chain(words).map(|word| (*word).into());
         from_make(words, &Command::new("xtask").subcommand(command))
     }
@@ -80,6 +134,11 @@ mod tests {
         assert_eq!(
             translate(&["run", "INPUT_LINES=100", "--workers=2", "N_WORKERS=", "WORKERS=7"]).unwrap(),
             ["xtask", "run", "--input-lines=100", "--workers=2", "--workers=", "--workers=7"]
+        );
+        let model = ["run", "--model", "N_WORKERS=7", "MODEL=native"];
+        assert_eq!(
+            translate(&model).unwrap(),
+            ["xtask", "run", "--model", "N_WORKERS=7", "--classifier=native"]
         );
         let input = ["run", "--input-lines", "DATA=1.csv", "N_WORKERS=2"];
         assert_eq!(
@@ -93,6 +152,45 @@ mod tests {
     #[test]
     fn an_unknown_variable_is_an_error() {
         let error = translate(&["run", "LINES=100"]).unwrap_err().to_string();
-        assert_eq!(error, "run does not take LINES; it takes INPUT_LINES, N_WORKERS");
+        assert!(
+            error.contains("run does not take LINES; it takes INPUT_LINES, N_WORKERS, CLASSIFIER\n"),
+            "{error}"
+        );
+    }
+
+    fn parse(words: &[&str]) -> Result<ArgMatches, String> {
+        let command = crate::command();
+        let words = ["xtask", "run-cluster"].iter().chain(words).map(Into::into);
+        let words = from_make(words, &command).map_err(|error| error.to_string())?;
+        matches(command, &words).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn an_earlier_job_takes_only_what_does_not_decide_its_results() {
+        for (flag, taken) in [("--resume", &OF_RESUMED[..]), ("--attach", &OF_ATTACHED[..])] {
+            let command = crate::command();
+            let job = command.find_subcommand("run-cluster").unwrap();
+            let options = job
+                .get_arguments()
+                .filter(|arg| !["resume", "attach", "help", "version"].contains(&arg.get_id().as_str()));
+            for option in options {
+                let long = option.get_long().unwrap();
+                let word = if option.get_action().takes_values() {
+                    format!("--{long}=1")
+                } else {
+                    format!("--{long}")
+                };
+                let outcome = parse(&[flag, &word]);
+                match taken.contains(&option.get_id().as_str()) {
+                    true => assert!(outcome.is_ok(), "{flag} {word}: {outcome:?}"),
+                    // Some take no 1; whatever they take is refused.
+                    false => assert!(outcome.is_err(), "{flag} {word}"),
+                }
+            }
+            let error = parse(&[flag, "--chunk-size=7", "INPUT_LINES=9"]).unwrap_err();
+            assert!(error.contains(&format!("{flag} does not take --input-lines, --chunk-size")), "{error}");
+        }
+        assert!(parse(&["--resume", "--attach"]).is_err());
+        assert!(parse(&["--chunk-size=7", "INPUT_LINES=9", "--workers=3"]).is_ok());
     }
 }

@@ -15,14 +15,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{anyhow, bail, ensure};
+use anyhow::{anyhow, bail};
 use supervisor::protocol::{Holder, Reply, Request, Status};
 
 use crate::cluster::HUB;
 use crate::commands::remote::{Place, Remote};
 use crate::host::ssh::{Access, NoAnswer, Ssh};
 use crate::hosts::{HostEntry, Inventory};
-use crate::{interrupt, project, scratch, ui};
+use crate::{exit, interrupt, project, scratch, ui};
 
 /// How long a host may take for what takes it no time.
 pub(crate) const SHORT: Duration = Duration::from_secs(30);
@@ -107,7 +107,9 @@ pub(crate) fn all<T>(outcomes: Vec<anyhow::Result<T>>) -> anyhow::Result<Vec<T>>
             let all = format!("{failed} of {count} hosts failed:{list}");
             // Kept, since it has a cause that may not lie with the hosts.
             let have_no_answer = bad.iter().all(anyhow::Error::is::<NoAnswer>);
-            Err(if have_no_answer { anyhow::Error::new(NoAnswer).context(all) } else { anyhow!(all) })
+            let is_busy = bad.iter().any(exit::is_busy);
+            let error = if have_no_answer { anyhow::Error::new(NoAnswer).context(all) } else { anyhow!(all) };
+            Err(if is_busy { exit::busy(error) } else { error })
         }
     }
 }
@@ -136,11 +138,13 @@ fn lock_all<'a>(hosts: impl IntoIterator<Item = &'a Ssh>, what: &str) -> anyhow:
             Reply::Held(Holder { who, .. }) if who == us => {
                 bail!("{} is the same machine as another host of the inventory", host.entry().name)
             }
-            Reply::Held(Holder { who, since }) => bail!(
-                "{} is commanded by {who}, since {since}; wait for that to end (cargo xtask status shows how far it is), \
-                 or end its job with: cargo xtask stop",
-                host.entry().name
-            ),
+            Reply::Held(Holder { who, since }) => {
+                return Err(exit::busy(anyhow!(
+                    "{} is commanded by {who}, since {since}; wait for that to end (cargo xtask status shows how far it is), \
+                     or end its job with: cargo xtask stop",
+                    host.entry().name
+                )));
+            }
             other => bail!("on {}: the supervisor answered {other:?}", host.entry().name),
         }
     }
@@ -170,17 +174,50 @@ fn running(status: &Status) -> Vec<&str> {
     running.map(|program| program.name.as_str()).filter(|name| *name != HUB).collect()
 }
 
+/// Results that would be lost: nobody has fetched them.
+fn ensure_fetched(host: &HostEntry, status: &Status, otherwise: &str) -> anyhow::Result<()> {
+    let Some(rows) = status.unfetched else { return Ok(()) };
+    let partial = if status.summary.is_some() { "" } else { " --partial" };
+    Err(exit::refused(anyhow!(
+        "{} has results of {} rows that were not fetched; fetch them with: cargo xtask get-results{partial}; or give them up: \
+         {otherwise}",
+        host.name,
+        ui::count(rows)
+    )))
+}
+
+/// The same for the metrics host of an inventory, which may not be reachable any more: then there is nothing to be fetched.
+///
+/// # Errors
+/// Results that were not fetched.
+pub(crate) fn ensure_all_fetched(
+    inventory: &Inventory,
+    access: &Access,
+    otherwise: &str,
+) -> anyhow::Result<()> {
+    let metrics = inventory.host(&inventory.metrics)?;
+    let asked = command(metrics, access, &inventory.supervisor).and_then(|host| status_of(&host));
+    match asked {
+        Ok(status) => ensure_fetched(metrics, &status, otherwise),
+        Err(error) => {
+            ui::note(&format!("whether there are results that were not fetched is not known: {error:#}"));
+            Ok(())
+        }
+    }
+}
+
 /// A job that runs is not to be disturbed.
 fn ensure_idle(ssh: &Ssh) -> anyhow::Result<()> {
     let status = status_of(ssh)?;
     let running = running(&status);
-    ensure!(
-        running.is_empty(),
+    if running.is_empty() {
+        return Ok(());
+    }
+    Err(exit::busy(anyhow!(
         "a job is running on {} ({}); wait for its end, or end it with: cargo xtask stop",
         ssh.entry().name,
         running.join(", ")
-    );
-    Ok(())
+    )))
 }
 
 /// Asks a host to end all programs of ours.

@@ -2,10 +2,13 @@
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use wire::results::{Progress, Summary};
+
+use crate::exit;
 
 /// Prints a line of talk.
 pub(crate) fn note(text: &str) {
@@ -13,9 +16,29 @@ pub(crate) fn note(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
-/// Prints a line of data.
+/// Why data was lost, if it was.
+static LOST: Mutex<Option<std::io::Error>> = Mutex::new(None);
+
+/// Prints a line of data. One that cannot be written is an error of the command, which [`lost_data`] gives at its end: the work
+/// goes on, since its results matter more.
 pub(crate) fn data(text: &str) {
-    let _ = writeln!(std::io::stdout(), "{text}");
+    note_loss(writeln!(std::io::stdout(), "{text}"));
+}
+
+fn note_loss(written: std::io::Result<()>) {
+    if let Err(error) = written {
+        LOST.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+    }
+}
+
+/// That data could not be written to standard output, if so: it is on a full disk, or the program that reads it is gone.
+pub(crate) fn lost_data() -> Option<anyhow::Error> {
+    note_loss(std::io::stdout().flush());
+    let error = LOST.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+    Some(
+        anyhow::Error::new(error)
+            .context("writing to standard output; not all that this command says has arrived there"),
+    )
 }
 
 /// Shows a command that is about to run.
@@ -29,7 +52,7 @@ pub(crate) fn fail(error: &anyhow::Error) -> ExitCode {
     for cause in error.chain().skip(1) {
         note(&format!("  because: {cause}"));
     }
-    ExitCode::FAILURE
+    exit::code(error)
 }
 
 /// A count with separators: 1,000,000.
@@ -253,8 +276,7 @@ impl Drop for Steps {
 /// Prints a line of data after a mark in a colour of ANSI's, where there are colours.
 #[cfg(feature = "aws")]
 pub(crate) fn marked(mark: char, colour: u8, text: &str) {
-    // If nobody reads it any more, there is nobody to tell.
-    let _ = writeln!(anstream::stdout(), "\x1b[{colour}m{mark}\x1b[0m {text}");
+    note_loss(writeln!(anstream::stdout(), "\x1b[{colour}m{mark}\x1b[0m {text}"));
 }
 
 /// Seconds as people say them.

@@ -61,6 +61,15 @@ pub(super) fn down(args: &Down) -> anyhow::Result<ExitCode> {
         [all] if all == "all" => runtime.block_on(regions(&aws))?,
         regions => regions.to_vec(),
     };
+    let is_known = |region: &String| {
+        known.as_ref().is_some_and(|known| (&known.name, &known.region) == (&stack, region))
+    };
+    if let Some(inventory) = inventory.as_ref().filter(|inventory| inventory.ready && !args.discard_results)
+        && regions.iter().any(is_known)
+    {
+        let access = remote::access(&inventory_path, inventory.ssh_config.clone());
+        remote::ensure_all_fetched(inventory, &access, "cargo xtask down --discard-results")?;
+    }
     let mut failed = Vec::new();
     for region in &regions {
         let aws = aws.in_region(region);

@@ -6,18 +6,20 @@
 
 mod steps;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
-use anyhow::bail;
+use anyhow::{anyhow, bail, ensure};
 
 use self::steps::{Failed, Limit, Step, Steps};
 use super::settings::Settings;
 use super::up::NOTHING_DONE;
+use crate::commands::job_args::refuse_unnamed_model;
 use crate::commands::remote::Job;
+use crate::commands::run_locally::check_input;
 use crate::hosts::Inventory;
-use crate::{interrupt, remote, ui};
+use crate::{exit, interrupt, remote, ui};
 
 /// With the second Ctrl-C, nothing is fetched any more; with the third, the stack is left to its time to live.
 const SKIP: usize = 2;
@@ -36,6 +38,8 @@ const PACK_TIME: Duration = Duration::from_secs(30);
 /// Runs all steps.
 pub(super) fn job(args: &Job) -> anyhow::Result<ExitCode> {
     let job = Whole { steps: Steps::new(LEAVE)?, args };
+    // Better said before machines are made for it.
+    job.check().map_err(exit::refused)?;
     interrupt::count()?;
     match job.steps.run(&job.up()) {
         Ok(()) => {
@@ -48,7 +52,9 @@ pub(super) fn job(args: &Job) -> anyhow::Result<ExitCode> {
                 ui::note(&format!("interrupted; nothing was made, so nothing is taken down{stays}"));
                 return Ok(ExitCode::from(interrupt::EXIT_CODE));
             }
-            bail!("nothing was made, so nothing is taken down{stays}; the reason is above")
+            Err(exit::refused(anyhow!(
+                "nothing was made, so nothing is taken down{stays}; the reason is above"
+            )))
         }
         Err(failed) => job.end(Err(failed)),
     }
@@ -68,6 +74,17 @@ impl Whole<'_> {
             (_, true) if fails => Some("--keep-on-failure"),
             _ => None,
         }
+    }
+
+    /// What can be seen to be wrong before anything is made.
+    fn check(&self) -> anyhow::Result<()> {
+        let input = self.args.job.rows.input.as_deref();
+        if let Some(path) = input {
+            ensure!(path != Path::new("-"), "standard input cannot be shipped to the hosts; give a file");
+            check_input(path)?;
+        }
+        let before = self.inventory().is_some_and(|inventory| inventory.has_named_classifier());
+        refuse_unnamed_model(input, self.args.up.classifier.is_some() || before)
     }
 
     fn step(&self, name: &'static str) -> Step {
@@ -98,8 +115,8 @@ impl Whole<'_> {
             });
         }
         if let Err(failed) = self.steps.run(&step) {
-            // It can still be fetched from a stack that stays.
-            if self.keeps(true).is_none() {
+            // It can still be fetched from a stack that stays; and nothing of another job is ended.
+            if self.keeps(true).is_none() && !failed.met_another_job() {
                 // Why it could not be fetched is told; why the job has failed matters more.
                 let _ = self.fetch(&failed);
             }
@@ -157,6 +174,15 @@ impl Whole<'_> {
 
     /// Takes the stack down, if it is not to stay; and says what became of the job.
     fn end(&self, outcome: Result<(), Failed>) -> anyhow::Result<ExitCode> {
+        if let Err(failed) = outcome.as_ref()
+            && failed.met_another_job()
+        {
+            ui::note(&format!(
+                "another job is at work on the stack, which is left as it is; {}",
+                self.machines_end()
+            ));
+            return outcome.map(|()| ExitCode::SUCCESS).map_err(Failed::into_error);
+        }
         if let Some(flag) = self.keeps(outcome.is_err()) {
             let is_up = !outcome.as_ref().is_err_and(|failed| failed.step() == "up");
             let stack = if is_up { "the stack is left up" } else { "what up has left of the stack stays" };
@@ -172,7 +198,7 @@ impl Whole<'_> {
             return match outcome {
                 Ok(()) => Ok(ExitCode::SUCCESS),
                 Err(failed) if failed.was_interrupted() => Ok(ExitCode::from(interrupt::EXIT_CODE)),
-                Err(failed) => Err(failed.into()),
+                Err(failed) => Err(failed.into_error()),
             };
         }
         if interrupt::times() == SKIP {
@@ -181,8 +207,9 @@ impl Whole<'_> {
             );
         }
         // Whatever a step was killed at: somebody else's stack of the same name is not taken down.
-        let down = (interrupt::times() < LEAVE)
-            .then(|| self.steps.run(&self.step("down").with(["--provider=aws", "--own"])));
+        let down = (interrupt::times() < LEAVE).then(|| {
+            self.steps.run(&self.step("down").with(["--provider=aws", "--own", "--discard-results"]))
+        });
         match (outcome, down) {
             (_, None) => Ok(self.leave()),
             (_, Some(Err(_))) if interrupt::times() >= LEAVE => Ok(self.leave()),
@@ -192,7 +219,7 @@ impl Whole<'_> {
                 Ok(ExitCode::from(interrupt::EXIT_CODE))
             }
             (Err(failed), Some(Ok(()))) => {
-                Err(anyhow::Error::from(failed).context("the job has failed, and the stack is down"))
+                Err(failed.into_error().context("the job has failed, and the stack is down"))
             }
             (Ok(()), Some(Err(down))) => {
                 bail!("the job is done, but the stack is not down: {down}; {}", self.machines_end())

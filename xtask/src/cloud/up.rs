@@ -23,10 +23,10 @@ use crate::hosts::{Cast, HostEntry, Role};
 use crate::interrupt::{self, Interrupted};
 use crate::remote::probe::{Probed, probe};
 use crate::remote::programs::{BlackBox, Programs};
-use crate::remote::up::{Wanted, make_ready};
+use crate::remote::up::{Ready, Wanted, make_ready};
 use crate::remote::{all, each};
 use crate::runtime::runtime;
-use crate::{step, ui};
+use crate::{exit, step, ui};
 
 /// How often a stack is brought to where it should be, when it is not after all changes.
 const ROUNDS: usize = 5;
@@ -37,7 +37,7 @@ const LOST_TIME: Duration = Duration::from_secs(60);
 /// Between two tries to log in to a machine that boots.
 const BOOT_PAUSE: Duration = Duration::from_millis(500);
 /// The exit code of an `up` that was refused before it changed anything.
-pub(super) const NOTHING_DONE: u8 = 3;
+pub(super) const NOTHING_DONE: u8 = exit::REFUSED;
 /// The exit code of a plan that has changes.
 const CHANGES: u8 = 2;
 
@@ -259,7 +259,8 @@ fn ready(
     interrupt::check()?;
     let probed = all(probed)?;
     drop(bar);
-    make_ready(&wanted, programs, &probed, prepared.before.as_ref(), &prepared.inventory_path)
+    let ready = Ready::check(&wanted, programs, &probed)?;
+    make_ready(&wanted, &ready, &probed, prepared.before.as_ref(), &prepared.inventory_path)
 }
 
 /// Tries until a machine has booted, and looks whether it will end itself.

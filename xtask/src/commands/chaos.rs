@@ -46,7 +46,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", env = "INPUT_LINES", hide_env_values = true, default_value_t = 5_000_000)]
     input_lines: u64,
     /// The black box [default: the pandas example if the tests' Python is there, else native]
-    #[arg(long, value_name = "BOX")]
+    #[arg(long, visible_alias = "model", value_name = "BOX")]
     classifier: Option<String>,
     /// How often the box feeds a record to its hash; the more, the longer there is a job to disturb
     #[arg(long, value_name = "TIMES", default_value_t = 400)]

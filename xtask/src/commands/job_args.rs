@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::ensure;
 use wire::rejects::MostRejects;
 
 use crate::host::arg;
@@ -10,6 +11,10 @@ use crate::host::arg;
 const DEFAULT_LINES: u64 = 1_000_000;
 
 const THREADS: &str = "--threads-per-worker";
+/// How long a box may take when nobody says it, in seconds.
+const DEFAULT_TIMEOUT: u64 = 60;
+const TIMEOUT: &str = "--box-timeout";
+const MEMORY: &str = "--box-memory";
 
 /// What rows.
 #[derive(Debug, clap::Args)]
@@ -69,8 +74,9 @@ pub(crate) struct BoxArgs {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     threads_per_worker: u32,
     /// How long a Python box may take for these until it is killed and the rows are tried again in smaller parts
-    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=wire::program::LONGEST_WAIT))]
-    box_timeout: u64,
+    /// [default: 60]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=wire::program::LONGEST_WAIT))]
+    box_timeout: Option<u64>,
     /// How much memory a Python box, with all that it has started, may have, in MiB [default: the machine's, shared by the workers of a process]
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..))]
     box_memory: Option<u64>,
@@ -83,10 +89,36 @@ impl BoxArgs {
         words.push(("--slowness", self.slowness.to_string()));
         words.push(("--chunk-size", self.chunk_size.to_string()));
         words.push((THREADS, self.threads_per_worker.to_string()));
-        words.push(("--box-timeout", self.box_timeout.to_string()));
-        words.extend(self.box_memory.map(|memory| ("--box-memory", memory.to_string())));
+        words.push((TIMEOUT, self.box_timeout.unwrap_or(DEFAULT_TIMEOUT).to_string()));
+        words.extend(self.box_memory.map(|memory| (MEMORY, memory.to_string())));
         words.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect()
     }
+
+    /// Changes the arguments of an earlier job as far as these options say anything about what does not decide its results.
+    #[cfg(any(feature = "remote", test))]
+    pub(crate) fn change(&self, words: &mut Vec<String>) {
+        for (flag, value) in [(TIMEOUT, self.box_timeout), (MEMORY, self.box_memory)] {
+            let Some(value) = value.map(|value| value.to_string()) else { continue };
+            match words.iter().position(|word| word == flag) {
+                Some(at) if at + 1 < words.len() => words[at + 1] = value,
+                _ => words.extend([flag.to_owned(), value]),
+            }
+        }
+    }
+}
+
+/// Refuses a file of rows for which nobody has said what is to classify them: the native box would give scores that look like a
+/// model's, and are made of a hash.
+///
+/// # Errors
+/// Says how to name a model.
+pub(crate) fn refuse_unnamed_model(input: Option<&Path>, is_named: bool) -> anyhow::Result<()> {
+    ensure!(
+        input.is_none() || is_named,
+        "--input has rows, and no model is named to classify them; name yours with --model python:MODULE[:FUNCTION], or say \
+         --model native, whose scores are made of a hash and mean nothing"
+    );
+    Ok(())
 }
 
 /// How many threads each worker has for the libraries of a Python box, to be put behind the number of workers: what a
@@ -97,5 +129,27 @@ pub(crate) fn threads_each(classifier: &str, box_args: &[String]) -> String {
         Some("1") if classifier.starts_with("python:") => ", 1 thread each".to_owned(),
         Some(threads) if classifier.starts_with("python:") => format!(", {threads} threads each"),
         _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_earlier_jobs_words_change_only_where_something_is_said() {
+        let args = |timeout, memory| BoxArgs {
+            slowness: 10,
+            chunk_size: 100,
+            threads_per_worker: 1,
+            box_timeout: timeout,
+            box_memory: memory,
+        };
+        let first = args(None, None).words("native", Path::new("python3"));
+        let mut words = first.clone();
+        args(None, None).change(&mut words);
+        assert_eq!(words, first);
+        args(Some(7), Some(512)).change(&mut words);
+        assert_eq!(words, args(Some(7), Some(512)).words("native", Path::new("python3")));
     }
 }

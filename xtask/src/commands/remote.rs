@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::builder::BoolishValueParser;
 
 use super::job_args::{BoxArgs, RejectArgs, RowArgs};
+use crate::exit;
 
 mod dispatch;
 
@@ -129,8 +130,8 @@ pub(crate) struct Up {
     #[arg(long, value_name = "FILE")]
     pub(crate) ssh_config: Option<PathBuf>,
     /// The black box: native, sleep:MICROSECONDS, or python:MODULE[:FUNCTION], whose module is shipped
-    /// [default: as before, or native]
-    #[arg(long, value_name = "BOX")]
+    /// [default: as before, or native, which a job with --input wants to have said]
+    #[arg(long, visible_alias = "model", value_name = "BOX")]
     pub(crate) classifier: Option<String>,
     /// The Python packages that the module needs [default: requirements.txt beside the module, or just pandas]
     #[arg(long, value_name = "FILE")]
@@ -156,6 +157,7 @@ pub(crate) enum Provider {
 /// not come to its end, the complete batches are fetched first, to output/results.partial.tgz, for ten minutes at most. A second
 /// Ctrl-C skips that; with a third one, the stack is left to its time to live.
 #[derive(Debug, clap::Args)]
+#[command(after_help = exit::HELP)]
 pub(crate) struct Job {
     #[command(flatten)]
     pub(crate) up: Up,
@@ -177,15 +179,17 @@ pub(crate) struct Job {
 /// Replaces the results of an earlier job on the hosts. A file is shipped to the metrics host first, so that this machine
 /// is no part of the job: when the connection is lost or the terminal closed, the job goes on. (Ctrl-C ends it.)
 #[derive(Debug, clap::Args)]
+#[command(after_help = exit::HELP)]
 pub(crate) struct RunCluster {
     /// Show a job again that goes on without anybody watching; Ctrl-C ends only the watching
-    #[arg(long, conflicts_with_all = ["resume", "classifier", "input_lines", "input_size", "input", "delimiter", "seed", "workers", "slowness", "chunk_size", "threads_per_worker"])]
+    #[arg(long, conflicts_with = "resume")]
     pub(crate) attach: bool,
-    /// Go on with the last job where it was broken off or stopped, on the hosts that there are now
-    #[arg(long, conflicts_with_all = ["classifier", "input_lines", "input_size", "input", "delimiter", "seed", "slowness", "chunk_size", "threads_per_worker"])]
+    /// Go on with the last job where it was broken off or stopped, on the hosts that there are now. Of other options it takes
+    /// --workers, --max-rejects, --box-timeout and --box-memory, if they are said here and not by variables of the environment
+    #[arg(long)]
     pub(crate) resume: bool,
-    /// The black box, if not the one that up has shipped
-    #[arg(long, value_name = "BOX")]
+    /// The black box, if not the one that up has shipped; with --input, it must have been said here or there
+    #[arg(long, visible_alias = "model", value_name = "BOX")]
     pub(crate) classifier: Option<String>,
     #[command(flatten)]
     pub(crate) job: JobArgs,
@@ -202,16 +206,17 @@ pub(crate) struct JobArgs {
     pub(crate) rejects: RejectArgs,
     #[command(flatten)]
     pub(crate) black_box: BoxArgs,
-    /// Worker threads on each machine
-    #[arg(long, value_name = "W", env = "WORKERS_PER_MACHINE", default_value_t = 7, help_heading = "Machines",
+    /// Worker threads on each machine [default: 7; of a resumed job, as before]
+    #[arg(long, value_name = "W", env = "WORKERS_PER_MACHINE", help_heading = "Machines",
         value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub(crate) workers: u16,
+    pub(crate) workers: Option<u16>,
 }
 
 /// Fetch the results to output/results.tgz, and check them; and the Monitoring Hub's report
 ///
 /// Goes on where an earlier try was broken off.
 #[derive(Debug, clap::Args)]
+#[command(after_help = exit::HELP)]
 pub(crate) struct GetResults {
     /// The folder for it [default: output/ in the project]
     #[arg(long, value_name = "DIR")]
@@ -289,11 +294,18 @@ pub(crate) struct Stop {
 ///
 /// On hosts of a file, removes what was shipped. In the cloud, destroys all that bears the stack's tag, also from a folder
 /// that knows nothing of the stack (--stack NAME), and looks that nothing is left.
+///
+/// Refuses while the hosts have results that were not fetched. It cannot know of those in the cloud from a folder without the
+/// stack's inventory, or when the machines do not answer any more; then it goes on.
 #[derive(Debug, clap::Args)]
+#[command(after_help = exit::HELP)]
 pub(crate) struct Down {
     /// Also while a job is running, which is then ended; and forget hosts that cannot be reached
     #[arg(long)]
     pub(crate) force: bool,
+    /// Also when there are results that were not fetched
+    #[arg(long)]
+    pub(crate) discard_results: bool,
     /// Where hosts come from: ssh or aws [default: as the inventory says, else aws]
     #[arg(long, value_name = "NAME", value_enum, hide_possible_values = true)]
     pub(crate) provider: Option<Provider>,

@@ -10,17 +10,17 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, ensure};
 use clap::builder::BoolishValueParser;
 use wire::files::{ARCHIVE, ResultFiles};
 use wire::identity::Guard;
 use wire::results::Summary;
 
-use super::job_args::{BoxArgs, RejectArgs, RowArgs, threads_each};
+use super::job_args::{BoxArgs, RejectArgs, RowArgs, refuse_unnamed_model, threads_each};
 use crate::cluster::{self, Hosts, Hub, Input, Job};
 use crate::host::local::Local;
 use crate::host::{Host, Launch};
-use crate::{interrupt, project, ui};
+use crate::{exit, interrupt, project, ui};
 use earlier::Earlier;
 
 /// Worker threads that a classifier may have.
@@ -35,6 +35,7 @@ const LAST_LINES: usize = 20;
 /// Builds the programs, runs a million fake rows (or a CSV) through the classifier, and writes results.log,
 /// results.rejects.csv and results.json to the output folder, replacing those of an earlier job.
 #[derive(Debug, clap::Args)]
+#[command(after_help = exit::HELP)]
 pub(crate) struct Args {
     #[command(flatten)]
     rows: RowArgs,
@@ -57,9 +58,9 @@ struct RunArgs {
     #[arg(long, value_name = "P", env = "N_PROCESSES", default_value_t = 1,
         value_parser = clap::value_parser!(u16).range(1..=256))]
     processes: u16,
-    /// The black box: native, python:MODULE[:FUNCTION] or sleep:MICROSECONDS
-    #[arg(long, value_name = "BOX", default_value = "native")]
-    classifier: String,
+    /// The black box: native, python:MODULE[:FUNCTION] or sleep:MICROSECONDS [default for made up rows: native]
+    #[arg(long, visible_alias = "model", value_name = "BOX")]
+    classifier: Option<String>,
     /// The interpreter for Python boxes; it needs pandas
     #[arg(long, value_name = "PATH", default_value = "python3")]
     python: PathBuf,
@@ -102,8 +103,12 @@ impl Args {
         Ok(Input::File { path, identity: guard.identity().to_string(), commas })
     }
 
+    fn classifier(&self) -> &str {
+        self.run.classifier.as_deref().unwrap_or("native")
+    }
+
     fn box_args(&self) -> Vec<String> {
-        self.black_box.words(&self.run.classifier, &self.run.python)
+        self.black_box.words(self.classifier(), &self.run.python)
     }
 }
 
@@ -125,18 +130,19 @@ pub(crate) fn guard(path: &Path) -> anyhow::Result<Guard> {
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     interrupt::watch("interrupted twice: what still runs of the job ends by itself in a moment")?;
-    let start = Instant::now();
-    let outcome = run_until_done(args, start);
+    let (start, begun) = (Instant::now(), Cell::new(false));
+    let outcome = run_until_done(args, start, &begun);
     if interrupt::is_wanted() && outcome.is_err() {
         // The error is what the interruption did: to cargo's build, to a program, or to the wait for them.
         ui::note("interrupted: all programs of the job have ended; nothing is left running");
         return Ok(ExitCode::from(interrupt::EXIT_CODE));
     }
-    outcome
+    outcome.map_err(|error| if begun.get() { error } else { exit::refused(error) })
 }
 
-fn run_until_done(args: &Args, start: Instant) -> anyhow::Result<ExitCode> {
+fn run_until_done(args: &Args, start: Instant, begun: &Cell<bool>) -> anyhow::Result<ExitCode> {
     let input = args.input()?;
+    refuse_unnamed_model(args.rows.input.as_deref(), args.run.classifier.is_some())?;
     let output = args.run.output.clone().map_or_else(|| project::default_folder("output"), Ok)?;
     let log = args.run.log.clone().map_or_else(|| project::default_folder("log"), Ok)?;
     let files = ResultFiles::beside(&output.join("results.log"))?;
@@ -173,8 +179,8 @@ fn run_until_done(args: &Args, start: Instant) -> anyhow::Result<ExitCode> {
             1 => format!("{threads} workers"),
             _ => format!("{} workers ({processes} processes of {threads})", processes * threads),
         },
-        threads_each(&args.run.classifier, &args.box_args()),
-        args.run.classifier
+        threads_each(args.classifier(), &args.box_args()),
+        args.classifier()
     ));
     let token_file = run_folder.join("token");
     let token = cluster::make_token()?;
@@ -194,7 +200,6 @@ fn run_until_done(args: &Args, start: Instant) -> anyhow::Result<ExitCode> {
     };
     let hosts = Hosts { metrics: &host, classifiers: vec![&host as &dyn Host; processes] };
     let hub = if args.run.no_hub { None } else { Hub::start(&job, &host, &output)? };
-    let begun = Cell::new(false);
     let when_begun = || {
         begun.set(true);
         earlier.discard()
@@ -287,11 +292,11 @@ fn lock(folder: &Path) -> anyhow::Result<File> {
         let mut holder = String::new();
         // Without it, the message just knows less.
         let _ = file.read_to_string(&mut holder);
-        bail!(
+        return Err(exit::busy(anyhow!(
             "another job (process {}) writes to {}; wait for it, or choose other folders with --output and --log",
             holder.trim(),
             folder.display()
-        );
+        )));
     }
     std::fs::write(&path, std::process::id().to_string())
         .with_context(|| format!("writing {}", path.display()))?;

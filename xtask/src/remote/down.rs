@@ -10,8 +10,8 @@ use wire::program::remove_if_there;
 
 use super::probe::{Probed, probe};
 use super::{
-    SHORT, access, all, command, each, end_on_interrupt, ensure_idle, load, lock_all, running, status_of,
-    stop_all, stop_job,
+    SHORT, access, all, command, each, end_on_interrupt, ensure_fetched, ensure_idle, load, lock_all,
+    running, status_of, stop_all, stop_job,
 };
 use crate::commands::remote::{Down, Stop};
 use crate::host::ssh::Ssh;
@@ -105,7 +105,7 @@ pub(super) fn down(args: &Down) -> anyhow::Result<ExitCode> {
             Err(error) => unreached.push((host.clone(), error)),
         }
     }
-    clear(&reached, args.force)?;
+    clear(&reached, args.force, args.discard_results)?;
     if !unreached.is_empty() && !args.force {
         let count = reached.len();
         let (left, errors): (Vec<_>, Vec<_>) = unreached.into_iter().unzip();
@@ -132,7 +132,7 @@ pub(super) fn down(args: &Down) -> anyhow::Result<ExitCode> {
 }
 
 /// Ends our programs on hosts and removes our folder, and looks that both are gone.
-pub(super) fn clear(hosts: &[Probed], force: bool) -> anyhow::Result<()> {
+pub(super) fn clear(hosts: &[Probed], force: bool, discards: bool) -> anyhow::Result<()> {
     // A machine may be there twice, under an old name and a new one.
     let mut seen = BTreeSet::new();
     let hosts: Vec<_> = hosts.iter().filter(|host| host.id().is_none_or(|id| seen.insert(id))).collect();
@@ -147,6 +147,11 @@ pub(super) fn clear(hosts: &[Probed], force: bool) -> anyhow::Result<()> {
     let free = lock_all(commanded.iter().copied(), "cargo xtask down").and_then(|()| idle());
     if !force {
         free.context("cargo xtask down --force removes all the same")?;
+    }
+    if !discards {
+        all(each(&commanded, |ssh| {
+            ensure_fetched(ssh.entry(), &status_of(ssh)?, "cargo xtask down --discard-results")
+        }))?;
     }
     all(each(&commanded, |ssh| {
         stop_all(ssh, DOWN_GRACE)?;

@@ -9,18 +9,18 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use flate2::read::MultiGzDecoder;
-use supervisor::protocol::FOLDER;
+use supervisor::protocol::{FOLDER, Request};
 use wire::files::{self, REPORT};
 use wire::program::{remove_if_there, replace_file};
 use wire::results::Summary;
 
-use super::{command, end_on_interrupt, load, running, status_of};
+use super::{SHORT, command, end_on_interrupt, load, running, status_of};
 use crate::commands::remote::GetResults;
 use crate::host::ssh::Ssh;
 use crate::ui::{self, Transfer};
-use crate::{interrupt, project, step};
+use crate::{exit, interrupt, project, step};
 
 /// Where results and report are on the metrics host, and the archive of the results.
 pub(super) const OUTPUT: &str = "output";
@@ -32,6 +32,11 @@ const REPORT_PAUSE: Duration = Duration::from_millis(500);
 
 /// Runs the command.
 pub(super) fn run(args: &GetResults) -> anyhow::Result<ExitCode> {
+    let mut is_begun = false;
+    fetch(args, &mut is_begun).map_err(|error| if is_begun { error } else { exit::refused(error) })
+}
+
+fn fetch(args: &GetResults, is_begun: &mut bool) -> anyhow::Result<ExitCode> {
     if args.partial {
         interrupt::watch_and_say("interrupted; ending with what has come", "interrupted twice")?;
     } else {
@@ -48,6 +53,7 @@ pub(super) fn run(args: &GetResults) -> anyhow::Result<ExitCode> {
     let output = args.output.clone().map_or_else(|| project::default_folder("output"), Ok)?;
     let length = host.length(Path::new(ARCHIVE))?;
     if args.partial && (status.summary.is_none() || length.is_none()) {
+        *is_begun = true;
         return partial::fetch(args, &output, host, &status, &connect);
     }
     let name = &metrics.name;
@@ -63,7 +69,8 @@ pub(super) fn run(args: &GetResults) -> anyhow::Result<ExitCode> {
                  run-cluster: cargo xtask get-results --partial fetches it"
             ),
         };
-        bail!("{name} has no results of a job that is done{advice}");
+        let error = anyhow!("{name} has no results of a job that is done{advice}");
+        return Err(if running(&status).is_empty() { error } else { exit::busy(error) });
     };
     let length = length.with_context(|| {
         let advice = match step::hosts_go() {
@@ -74,6 +81,7 @@ pub(super) fn run(args: &GetResults) -> anyhow::Result<ExitCode> {
             "{name} has no {ARCHIVE}: it is being packed, or its receiver was ended while it packed{advice}"
         )
     })?;
+    *is_begun = true;
     project::make_folder(&output)?;
     fetch_all(&host, &output, &summary, length)?;
     Ok(ExitCode::SUCCESS)
@@ -88,7 +96,9 @@ fn fetch_all(host: &Ssh, output: &Path, summary: &Summary, length: u64) -> anyho
     let mut options = File::options();
     let mut file =
         options.read(true).write(true).create(true).truncate(false).open(&part).with_context(context)?;
-    ensure!(file.try_lock().is_ok(), "another get-results is writing {}", part.display());
+    if file.try_lock().is_err() {
+        return Err(exit::busy(anyhow!("another get-results is writing {}", part.display())));
+    }
     let there = file.metadata().with_context(context)?.len().min(length);
     if there > 0 {
         ui::note(&format!("going on at {} of {}", ui::bytes(there), ui::bytes(length)));
@@ -121,6 +131,12 @@ fn fetch_all(host: &Ssh, output: &Path, summary: &Summary, length: u64) -> anyho
     ui::data(&format!("results    {} ({})", target.display(), ui::bytes(length)));
     ui::data(&format!("rows out   {}", ui::count(summary.rows - summary.rejects)));
     ui::data(&format!("sha256     {} (of the results in it, checked)", summary.sha256));
+    // It only keeps down from asking; the results are here.
+    if let Err(error) = host.tell(&Request::Fetched { sha256: summary.sha256.clone() }, SHORT) {
+        ui::note(&format!(
+            "that they were fetched could not be noted, so cargo xtask down will ask: {error:#}"
+        ));
+    }
     match fetch_report(host, output, summary) {
         Ok(Some(page)) => ui::data(&format!("report     {}", page.display())),
         Ok(None) => {}

@@ -12,7 +12,7 @@ use super::{command, each, end_on_interrupt, load, status_of};
 use crate::commands::remote::{Logs, Ssh as SshArgs, Status};
 use crate::host::ssh::{Access, Ssh, login_options};
 use crate::hosts::{HostEntry, Inventory};
-use crate::ui;
+use crate::{exit, interrupt, ui};
 
 /// A host in the status.
 #[derive(Serialize)]
@@ -189,6 +189,11 @@ pub(super) fn logs(args: &Logs) -> anyhow::Result<ExitCode> {
         drop(sender);
         let mut outcome = Ok(ExitCode::SUCCESS);
         for line in lines {
+            // With --follow, the others would go on for ever.
+            if let Some(error) = ui::lost_data() {
+                ui::fail(&error);
+                interrupt::leave(exit::FAILED);
+            }
             match line {
                 Ok((host, line)) if several => ui::data(&format!("{host} | {line}")),
                 Ok((_, line)) => ui::data(&line),
@@ -206,8 +211,11 @@ pub(super) fn ssh(args: &SshArgs) -> anyhow::Result<ExitCode> {
     let mut command = std::process::Command::new("ssh");
     command.args(login_options(host, &access));
     if !args.command.is_empty() {
-        // ssh takes no command beside one of its configuration.
-        command.args(["-o", "RemoteCommand=none"]);
+        // A configuration may have what is for people who log in: ssh takes no command beside one of that, and may end when a
+        // port of a forward is taken.
+        for option in ["RemoteCommand=none", "ClearAllForwardings=yes", "ControlPath=none"] {
+            command.args(["-o", option]);
+        }
     }
     // A command may begin like an option.
     command.arg("--").arg(&host.address).args(&args.command);

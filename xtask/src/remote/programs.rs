@@ -17,6 +17,8 @@ use crate::{project, scratch};
 pub(crate) struct BlackBox {
     /// As `--classifier` names it.
     pub(super) classifier: String,
+    /// Whether the user has named it, now or before.
+    pub(super) is_named: bool,
     pub(super) requirements: Option<PathBuf>,
 }
 
@@ -28,6 +30,7 @@ impl BlackBox {
     pub(crate) fn new(args: &Up, before: Option<&Inventory>) -> anyhow::Result<Self> {
         let before_box = before.map(|before| before.classifier.clone());
         let classifier = args.classifier.clone().or(before_box).unwrap_or_else(|| "native".into());
+        let is_named = args.classifier.is_some() || before.is_some_and(Inventory::has_named_classifier);
         let is_python = python::module_of(&classifier).is_some();
         let requirements = match &args.requirements {
             Some(file) => {
@@ -36,7 +39,7 @@ impl BlackBox {
             }
             None => before.and_then(|before| before.requirements.clone()).filter(|_| is_python),
         };
-        Ok(Self { classifier, requirements })
+        Ok(Self { classifier, is_named, requirements })
     }
 }
 

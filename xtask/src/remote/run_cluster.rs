@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
 use supervisor::protocol::{FOLDER, Request, Status};
 use wire::results::Summary;
@@ -15,15 +15,15 @@ use wire::results::Summary;
 use super::get_results::{ARCHIVE, OUTPUT};
 use super::{SHORT, all, command_all, each, hub, load, lock_all, python, status_of, stop_all, stop_job};
 use crate::cluster::{self, Hosts, Hub, Input, Job, Lifetime, LostSight, Times};
-use crate::commands::job_args::threads_each;
+use crate::commands::job_args::{refuse_unnamed_model, threads_each};
 use crate::commands::remote::RunCluster;
 use crate::commands::run_locally::{check_input, guard, tell_hints};
 use crate::host::Host;
 use crate::host::ssh::Ssh;
 use crate::hosts::Inventory;
 use crate::interrupt::{self, Interrupted};
-use crate::step;
 use crate::ui::{self, Transfer};
+use crate::{exit, step};
 
 /// Where Python boxes find the module and the packages, from the hosts' folder.
 pub(super) const PYTHON_PATH: &str = "app/python:packages";
@@ -37,6 +37,8 @@ const DESCRIPTION: &str = "run/job.json";
 const CLEAN_TIME: Duration = Duration::from_secs(120);
 /// How long a box may take to load, and an input to be looked at.
 const CHECK_TIME: Duration = Duration::from_secs(180);
+/// Worker threads on each machine, when nobody says how many.
+const WORKERS: u16 = 7;
 /// Where a file of rows goes, in the hosts' folder.
 const INPUT: &str = "input/rows.csv";
 
@@ -67,7 +69,7 @@ pub(super) fn run(args: &RunCluster) -> anyhow::Result<ExitCode> {
             });
             Ok(ExitCode::from(interrupt::EXIT_CODE))
         }
-        outcome => outcome,
+        outcome => outcome.map_err(|error| if is_started { error } else { exit::refused(error) }),
     }
 }
 
@@ -101,6 +103,8 @@ fn run_until_done(args: &RunCluster, start: Instant, is_started: &mut bool) -> a
         ensure!(path != Path::new("-"), "standard input cannot be shipped to the hosts; give a file");
         check_input(path)?;
     }
+    let is_named = args.classifier.is_some() || inventory.has_named_classifier();
+    refuse_unnamed_model(args.job.rows.input.as_deref(), is_named)?;
     let hosts = command_all(&inventory.used_hosts()?, &access, &inventory.supervisor)?;
     // The metrics host first: it is the one that all who want these hosts have to ask.
     lock_all(&hosts, "cargo xtask run-cluster")?;
@@ -112,7 +116,13 @@ fn run_until_done(args: &RunCluster, start: Instant, is_started: &mut bool) -> a
     let initializer = hosts.iter().find(|host| host.entry().name == inventory.machines[0]);
     let initializer = initializer.context("the inventory has no initializer")?;
     let (description, is_done) = if args.resume {
-        recall(metrics, &inventory)?
+        let (mut description, is_done) = recall(metrics, &inventory)?;
+        // What does not decide the results can be another one from now on.
+        args.job.black_box.change(&mut description.box_args);
+        description.max_rejects =
+            args.job.rejects.max_rejects.map(|most| most.to_string()).or(description.max_rejects);
+        description.workers = args.job.workers.map_or(description.workers, usize::from);
+        (description, is_done)
     } else {
         (describe_new(args, &inventory, metrics, initializer)?, false)
     };
@@ -259,7 +269,7 @@ fn describe_new(
     let input = input(args, metrics)?;
     let (app, packages) = (inventory.app.clone(), inventory.packages.clone());
     let max_rejects = args.job.rejects.max_rejects.map(|most| most.to_string());
-    let workers = usize::from(args.job.workers);
+    let workers = usize::from(args.job.workers.unwrap_or(WORKERS));
     Ok(Description { input, classifier, box_args, workers, max_rejects, app, packages })
 }
 
@@ -348,11 +358,11 @@ fn refuse_second_job(metrics: &Ssh) -> anyhow::Result<()> {
     let status = status_of(metrics)?;
     if let Some(seconds) = receiver_runs_for(&status) {
         let rows = status.progress.map_or(0, |progress| progress.rows);
-        bail!(
+        return Err(exit::busy(anyhow!(
             "a job is running on the hosts since {seconds} s, with {} rows done, and nobody watches it; wait for its end \
              (cargo xtask run-cluster --attach shows it), or end it with: cargo xtask stop",
             ui::count(rows)
-        );
+        )));
     }
     Ok(())
 }

@@ -13,12 +13,12 @@ use super::package::Archive;
 use super::probe::{Probed, probe};
 use super::programs::{BlackBox, Missing, Programs, total};
 use super::python;
-use super::{SHORT, all, each, end_on_interrupt, ensure_idle, lock_all};
+use super::{SHORT, all, each, end_on_interrupt, ensure_all_fetched, ensure_idle, lock_all};
 use crate::commands::remote::Up;
 use crate::host::ssh::{self, Access, Ssh};
 use crate::hosts::{self, Cast, HostEntry, Inventory};
-use crate::project;
 use crate::ui::{self, Transfer};
+use crate::{exit, project};
 
 /// How long a host may take to unpack an archive.
 const UNPACK_TIME: Duration = Duration::from_secs(300);
@@ -28,14 +28,21 @@ pub(super) fn run(args: &Up) -> anyhow::Result<ExitCode> {
     end_on_interrupt("interrupted; another cargo xtask up goes on")?;
     let path = super::inventory_path(&args.place)?;
     let before = Inventory::load_if_there(&path)?;
-    if let Some(stack) = before.as_ref().and_then(|before| before.stack.as_ref()) {
+    let (wanted, ready, probed) = look(args, &path, before.as_ref()).map_err(exit::refused)?;
+    make_ready(&wanted, &ready, &probed, before.as_ref(), &path)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// All that can be refused before anything is changed.
+fn look(args: &Up, path: &Path, before: Option<&Inventory>) -> anyhow::Result<(Wanted, Ready, Vec<Probed>)> {
+    if let Some(stack) = before.and_then(|before| before.stack.as_ref()) {
         bail!(
             "the hosts of this folder are the stack {stack} in the cloud; take it down first: cargo xtask down"
         );
     }
-    refuse_beside_stack(&path)?;
-    let wanted = Wanted::new(args, before.as_ref())?;
-    let access = super::access(&path, wanted.ssh_config.clone());
+    refuse_beside_stack(path)?;
+    let wanted = Wanted::new(args, before)?;
+    let access = super::access(path, wanted.ssh_config.clone());
     let everyone = wanted.everyone();
     // What takes this machine time and what takes the hosts time, at the same time.
     let (programs, probed) = std::thread::scope(|scope| {
@@ -43,8 +50,15 @@ pub(super) fn run(args: &Up) -> anyhow::Result<ExitCode> {
         let programs = Programs::build(&wanted.black_box);
         (programs, probes.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     });
-    make_ready(&wanted, programs?, &probed?, before.as_ref(), &path)?;
-    Ok(ExitCode::SUCCESS)
+    let probed = probed?;
+    // Hosts that are not used any more are cleared.
+    if let Some(before) = before.filter(|before| before.ready)
+        && wanted.left(Some(before))?.iter().any(|host| host.name == before.metrics)
+    {
+        ensure_all_fetched(before, &access, "cargo xtask down --discard-results, before up")?;
+    }
+    let ready = Ready::check(&wanted, programs?, &probed)?;
+    Ok((wanted, ready, probed))
 }
 
 /// A folder is for one set of hosts: with the inventory of another one, `down` would not find a stack that is up.
@@ -136,32 +150,50 @@ impl Wanted {
     }
 }
 
+/// What is to be shipped to hosts that can take it.
+pub(crate) struct Ready {
+    programs: Programs,
+    packages: Option<Archive>,
+}
+
+impl Ready {
+    /// Sees whether hosts can do their part, and makes what they need. Nothing is changed on them.
+    ///
+    /// # Errors
+    /// Hosts that cannot run the programs; names them.
+    pub(crate) fn check(wanted: &Wanted, mut programs: Programs, probed: &[Probed]) -> anyhow::Result<Self> {
+        let fit = |probed: &Probed| programs.fit(probed).is_ok();
+        if !probed.iter().all(fit)
+            && let Some(folder) = project::build_static_programs()?
+        {
+            // Not for all, since they are slower: their memory allocator is a simple one.
+            programs = Programs::pack(&wanted.black_box, &folder)?;
+        }
+        check(wanted, &programs, probed)?;
+        all(each(probed, |host| host.ssh.check_channels()))?;
+        let packages = programs.packages(&wanted.black_box, probed)?;
+        Ok(Self { programs, packages })
+    }
+}
+
 /// Makes hosts ready that let us in, and writes the inventory.
 ///
 /// # Errors
-/// Hosts that cannot run the programs, or are at work; names them.
+/// Hosts that are at work, or are lost; names them.
 pub(crate) fn make_ready(
     wanted: &Wanted,
-    mut programs: Programs,
+    ready: &Ready,
     probed: &[Probed],
     before: Option<&Inventory>,
     path: &Path,
 ) -> anyhow::Result<()> {
-    let fit = |probed: &Probed| programs.fit(probed).is_ok();
-    if !probed.iter().all(fit)
-        && let Some(folder) = project::build_static_programs()?
-    {
-        // Not for all, since they are slower: their memory allocator is a simple one.
-        programs = Programs::pack(&wanted.black_box, &folder)?;
-    }
-    check(wanted, &programs, probed)?;
-    all(each(probed, |host| host.ssh.check_channels()))?;
-    let packages = programs.packages(&wanted.black_box, probed)?;
+    let Ready { programs, packages } = ready;
     let mut inventory = Inventory {
         cluster_size: wanted.cluster_size,
         metrics: wanted.cast.metrics.name.clone(),
         machines: wanted.cast.machines.iter().map(|host| host.name.clone()).collect(),
         classifier: wanted.black_box.classifier.clone(),
+        classifier_is_named: wanted.black_box.is_named,
         requirements: wanted.black_box.requirements.clone(),
         supervisor: programs.supervisor_name(),
         app: programs.app.sha256.clone(),
@@ -175,15 +207,15 @@ pub(crate) fn make_ready(
     // Before anything is on a host: whatever happens, down finds it.
     remember_new_hosts(wanted, &inventory, before, path)?;
     let roles_change = before.is_none_or(|before| before.roles() != inventory.roles());
-    let bar = Transfer::new("shipping", total(probed, &programs, packages.as_ref()));
-    let shipped = take_over(&programs, probed, packages.as_ref(), roles_change, &bar).and_then(|()| {
+    let bar = Transfer::new("shipping", total(probed, programs, packages.as_ref()));
+    let shipped = take_over(programs, probed, packages.as_ref(), roles_change, &bar).and_then(|()| {
         // Only now: a job that runs is still commanded with the inventory as it was.
         if before != Some(&inventory) {
             let left = wanted.left(before)?;
             Inventory { ready: false, left: left.clone(), ..inventory.clone() }.save(path)?;
             inventory.left = clear_left(&left, probed, &super::access(path, wanted.ssh_config.clone()))?;
         }
-        ship(wanted, &programs, packages.as_ref(), probed, &bar)
+        ship(wanted, programs, packages.as_ref(), probed, &bar)
     });
     bar.clear();
     shipped?;
@@ -378,7 +410,7 @@ fn clear_left(left: &[HostEntry], used: &[Probed], access: &Access) -> anyhow::R
         }
     }
     gone.retain(|host| host.id().is_none_or(|id| !used.contains(&id)));
-    super::down::clear(&gone, false)
+    super::down::clear(&gone, false, false)
         .context("removing the application from hosts that are not used any more")?;
     Ok(unreachable)
 }

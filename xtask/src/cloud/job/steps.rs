@@ -11,7 +11,7 @@ use clap::parser::ValueSource;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::{interrupt, options, step, ui};
+use crate::{exit, interrupt, options, step, ui};
 
 /// How often a step is asked whether it has ended.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -43,6 +43,20 @@ impl Failed {
 
     pub(super) fn step(&self) -> &'static str {
         self.name
+    }
+
+    /// As an error, with the exit code of a job that was not even begun, if that is so.
+    pub(super) fn into_error(self) -> anyhow::Error {
+        match self.name {
+            _ if self.met_another_job() => exit::busy(self.into()),
+            "run-cluster" if self.is(exit::REFUSED) => exit::refused(self.into()),
+            _ => self.into(),
+        }
+    }
+
+    /// Another job is at work on the hosts, which is not to be disturbed.
+    pub(super) fn met_another_job(&self) -> bool {
+        ["up", "run-cluster"].contains(&self.name) && self.is(exit::BUSY)
     }
 
     pub(super) fn is(&self, code: u8) -> bool {

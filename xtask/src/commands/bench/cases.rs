@@ -41,25 +41,37 @@ pub(super) struct Case {
 pub(super) const ALL: [Case; 25] = [
     case("floor-1", "SHA-256 alone, one thread", "{hash-floor} {file} 1 10"),
     case("floor-2", "SHA-256 alone, two threads", "{hash-floor} {file} 2 10"),
-    native("file-1", "rows from a file, 1 worker", "run-locally --input {file} --workers 1"),
-    native("file-2", "rows from a file, 2 workers", "run-locally --input {file} --workers 2"),
-    native("file-2-no-hub", "the same without the hub", "run-locally --input {file} --workers 2 --no-hub"),
+    native("file-1", "rows from a file, 1 worker", "run-locally --input {file} --model native --workers 1"),
+    native("file-2", "rows from a file, 2 workers", "run-locally --input {file} --model native --workers 2"),
+    native(
+        "file-2-no-hub",
+        "the same without the hub",
+        "run-locally --input {file} --model native --workers 2 --no-hub",
+    ),
     native(
         "file-2-processes",
         "the same in 2 processes",
-        "run-locally --input {file} --workers 2 --processes 2",
+        "run-locally --input {file} --model native --workers 2 --processes 2",
     ),
     native("fake-1", "fake rows, 1 worker", "run-locally --input-lines {rows} --workers 1"),
     native("fake-2", "fake rows, 2 workers", "run-locally --input-lines {rows} --workers 2"),
-    quick("quick-file", "from a file, without a hash", "run-locally --input {file} --workers 2 --slowness 0"),
+    quick(
+        "quick-file",
+        "from a file, without a hash",
+        "run-locally --input {file} --model native --workers 2 --slowness 0",
+    ),
     quick(
         "quick-fake",
         "fake rows, without a hash",
         "run-locally --input-lines {rows} --workers 2 --slowness 0",
     ),
     case("polars", "polars: read, add a column, write", "{python} bench/peers.py polars {file} {out}"),
-    native("narrow", "7 workers in one process", "run-locally --input {file} --workers 7"),
-    native("wide", "112 workers in 16 processes", "run-locally --input {file} --workers 112 --processes 16"),
+    native("narrow", "7 workers in one process", "run-locally --input {file} --model native --workers 7"),
+    native(
+        "wide",
+        "112 workers in 16 processes",
+        "run-locally --input {file} --model native --workers 112 --processes 16",
+    ),
     case("pandas", "pandas box of 2018, 2 workers", "run-locally --input {slow-file} {boxes:slow}"),
     case("pandas-pool", "the same, Pool(2)", "{python} bench/peers.py pool 2 slow {slow-file} {out}"),
     case("pandas-process", "the same, one process", "{python} bench/peers.py process slow {slow-file} {out}"),
@@ -70,7 +82,7 @@ pub(super) const ALL: [Case; 25] = [
     case("sleep-56", "3.5 ms a row, 56 workers", "run-locally {sleeping:56} --processes 8"),
     case("sleep-112", "3.5 ms a row, 112 workers", "run-locally {sleeping:112} --processes 16"),
     case("start", "a job of 1,000 rows", "run-locally --input-lines 1000"),
-    watched("memory", "a job whose memory is watched", "run-locally --input {file}"),
+    watched("memory", "a job whose memory is watched", "run-locally --input {file} --model native"),
     once("packed", "a job that is packed", "run-locally --input-lines {packed-rows} --pack"),
 ];
 

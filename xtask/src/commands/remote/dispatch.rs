@@ -99,7 +99,9 @@ fn run_in_build(feature: &str) -> anyhow::Result<ExitCode> {
 
     use anyhow::Context;
 
-    let program = project::build_self(feature)?;
+    use crate::exit;
+
+    let program = project::build_self(feature).map_err(exit::refused)?;
     let words = std::env::args_os().skip(1);
     let error = std::process::Command::new(&program).args(words).exec();
     Err(error).with_context(|| format!("starting {}", program.display()))

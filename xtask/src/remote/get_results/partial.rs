@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, ensure};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use supervisor::protocol::{Reply, Request, Status};
@@ -24,7 +24,7 @@ use crate::interrupt::{self, Interrupted};
 use crate::remote::run_cluster::{recall_if_there, receiver_runs_for};
 use crate::remote::{SHORT, stop_job};
 use crate::ui::{self, Transfer};
-use crate::{project, step};
+use crate::{exit, project, step};
 
 /// The archive.
 const ARCHIVE: &str = "results.partial.tgz";
@@ -86,7 +86,8 @@ pub(super) fn fetch(
     let files = ResultFiles::beside(&Path::new(OUTPUT).join("results.log"))?;
     let Some(position) = position(&host, &files)? else {
         let advice = if step::hosts_go() { "" } else { "; start one with: cargo xtask run-cluster" };
-        bail!("{} has nothing of a job: no batch is complete{advice}", host.entry().name);
+        let name = &host.entry().name;
+        return Err(exit::refused(anyhow!("{name} has nothing of a job: no batch is complete{advice}")));
     };
     // These only explain the results, so a failure to learn them must not cost the results.
     let schema = fetch_whole(&host, &files.schema).ok().flatten();
@@ -102,7 +103,9 @@ pub(super) fn fetch(
     let context = || format!("writing {} on this machine", part.display());
     let file = File::options().read(true).write(true).create(true).truncate(false).open(&part);
     let file = file.with_context(context)?;
-    ensure!(file.try_lock().is_ok(), "another get-results is writing {}", part.display());
+    if file.try_lock().is_err() {
+        return Err(exit::busy(anyhow!("another get-results is writing {}", part.display())));
+    }
     let mut packer = Packer::new(file.try_clone().with_context(context)?).with_context(context)?;
     let reader = Reader { host: Some(host), connect, deadline, writing: context() };
     let (rejects, results) = match pack(&mut packer, reader, &files, &position) {

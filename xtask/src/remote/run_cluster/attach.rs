@@ -12,7 +12,7 @@ use crate::commands::remote::RunCluster;
 use crate::host::ssh::Ssh;
 use crate::hosts::Inventory;
 use crate::remote::{SHORT, command, each, end_on_interrupt, hub, load, lock_all, status_of};
-use crate::ui;
+use crate::{exit, ui};
 
 /// How much of what the receiver last said is shown.
 const LAST_LINES: usize = 12;
@@ -44,7 +44,7 @@ pub(super) fn run(args: &RunCluster) -> anyhow::Result<ExitCode> {
         );
         return conclude(metrics, None, None, start);
     }
-    ensure_runs(metrics, &statuses[0])?;
+    ensure_runs(metrics, &statuses[0]).map_err(exit::refused)?;
     let rows = recall_if_there(metrics)?.and_then(|description| description.input.rows());
     let found = find(&inventory, &hosts, &statuses)?;
     // Without it, the receiver tells how the job goes.
