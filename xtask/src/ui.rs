@@ -73,8 +73,8 @@ pub(crate) fn bytes(n: u64) -> String {
 /// Of how many kinds of reasons for rejects the summary tells.
 const MOST_REASONS: usize = 5;
 
-/// Prints what a job has brought, and how long it took.
-pub(crate) fn summary(summary: &Summary, whole: Duration) {
+/// Prints what a job has brought, and how long it took, with so many threads for the libraries of each worker, if it has some.
+pub(crate) fn summary(summary: &Summary, whole: Duration, threads: Option<&str>) {
     data(&format!("rows in    {}", count(summary.rows)));
     data(&format!("rows out   {}", count(summary.rows - summary.rejects)));
     data(&format!("rejected   {}", count(summary.rejects)));
@@ -100,6 +100,9 @@ pub(crate) fn summary(summary: &Summary, whole: Duration) {
         whole.as_secs_f64()
     ));
     data(&format!("rows/s     {}", count((summary.rows as f64 / summary.seconds.max(1e-3)) as u64)));
+    if let Some(threads) = threads {
+        data(&format!("threads    {threads} for the libraries of each worker (--threads-per-worker)"));
+    }
 }
 
 /// How often a line of progress is printed where there is no terminal.

@@ -121,14 +121,19 @@ pub(crate) fn refuse_unnamed_model(input: Option<&Path>, is_named: bool) -> anyh
     Ok(())
 }
 
-/// How many threads each worker has for the libraries of a Python box, to be put behind the number of workers: what a
-/// classifier with these arguments is told.
+/// How many threads each worker has for the libraries of a Python box: what a classifier with these arguments is told. Other
+/// boxes have no libraries.
+pub(crate) fn threads<'a>(classifier: &str, box_args: &'a [String]) -> Option<&'a str> {
+    let flag = box_args.iter().position(|word| word == THREADS).filter(|_| classifier.starts_with("python:"));
+    flag.and_then(|flag| box_args.get(flag + 1)).map(String::as_str)
+}
+
+/// The same, to be put behind the number of workers.
 pub(crate) fn threads_each(classifier: &str, box_args: &[String]) -> String {
-    let flag = box_args.iter().position(|word| word == THREADS);
-    match flag.and_then(|flag| box_args.get(flag + 1)).map(String::as_str) {
-        Some("1") if classifier.starts_with("python:") => ", 1 thread each".to_owned(),
-        Some(threads) if classifier.starts_with("python:") => format!(", {threads} threads each"),
-        _ => String::new(),
+    match threads(classifier, box_args) {
+        Some("1") => ", 1 thread each".to_owned(),
+        Some(threads) => format!(", {threads} threads each"),
+        None => String::new(),
     }
 }
 

@@ -16,7 +16,7 @@ use wire::files::{ARCHIVE, ResultFiles};
 use wire::identity::Guard;
 use wire::results::Summary;
 
-use super::job_args::{BoxArgs, RejectArgs, RowArgs, refuse_unnamed_model, threads_each};
+use super::job_args::{BoxArgs, RejectArgs, RowArgs, refuse_unnamed_model, threads, threads_each};
 use crate::cluster::{self, Hosts, Hub, Input, Job};
 use crate::host::local::Local;
 use crate::host::{Host, Launch};
@@ -329,7 +329,8 @@ fn summarize(
         std::fs::read(path).with_context(|| format!("reading the job's summary {}", path.display()))?;
     let summary: Summary =
         serde_json::from_slice(&json).with_context(|| format!("understanding {}", path.display()))?;
-    ui::summary(&summary, start.elapsed());
+    let box_args = args.box_args();
+    ui::summary(&summary, start.elapsed(), threads(args.classifier(), &box_args));
     ui::data(&format!("results    {} ({})", files.results.display(), ui::bytes(summary.bytes)));
     ui::data(&format!("sha256     {}", summary.sha256));
     if let Some((archive, took)) = packed {

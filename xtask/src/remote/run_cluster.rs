@@ -15,7 +15,7 @@ use wire::results::Summary;
 use super::get_results::{ARCHIVE, OUTPUT};
 use super::{SHORT, all, command_all, each, hub, load, lock_all, python, status_of, stop_all, stop_job};
 use crate::cluster::{self, Hosts, Hub, Input, Job, Lifetime, LostSight, Times};
-use crate::commands::job_args::{refuse_unnamed_model, threads_each};
+use crate::commands::job_args::{refuse_unnamed_model, threads, threads_each};
 use crate::commands::remote::RunCluster;
 use crate::commands::run_locally::{check_input, guard, tell_hints};
 use crate::host::Host;
@@ -241,7 +241,9 @@ fn conclude(
     let status = status_of(metrics)?;
     let summary =
         status.summary.as_ref().context("the job is done, and the metrics host has no results.json")?;
-    summarize(summary, forming, packing, metrics.name(), start);
+    let job = recall_if_there(metrics)?;
+    let threads = job.as_ref().and_then(|job| threads(&job.classifier, &job.box_args));
+    summarize(summary, forming, packing, metrics.name(), start, threads);
     // As a step of a job, they are fetched anyway, and nothing stays.
     if !step::hosts_go() {
         let hub = if hub::runs(&status) { "; the job's Monitoring Hub stays: cargo xtask hub" } else { "" };
@@ -421,8 +423,9 @@ fn summarize(
     packing: Option<Duration>,
     metrics: &str,
     start: Instant,
+    threads: Option<&str>,
 ) {
-    ui::summary(summary, start.elapsed());
+    ui::summary(summary, start.elapsed(), threads);
     if let Some(forming) = forming {
         ui::data(&format!("cluster    formed in {:.2} s", forming.as_secs_f64()));
     }
