@@ -151,6 +151,11 @@ for name in ["integers", "decimals", "decimals and nothing", "truth values", "wo
     assert not any(stops for stops, _ in seen[name]), name
 for name in ["integers and nothing", "integers and decimals", "times", "truth values and numbers"]:
     assert any(stops for stops, _ in seen[name]), name
+# A sparse column is one of its values; and a duration's fraction is its own where pandas prints it so.
+assert runner.kinds_of(pandas, pandas.Series(pandas.arrays.SparseArray([0.0, 0.5]))) == ["decimal"]
+assert runner.kinds_of(pandas, pandas.Series([20.5, "n/a"], dtype=object)) == ["decimal", "text"]
+durations = [runner.kinds_of(pandas, pandas.Series(pandas.to_timedelta(seconds, unit="s"))) for seconds in ([1.5, 2], [2, 3])]
+assert (durations[0] == durations[1]) == runner.prints_fractions_alone(pandas), durations
 print("compared %d values; %d columns have parts of different kinds" % (compared, stopped))
 if "-v" in sys.argv:
     for name, results in seen.items():

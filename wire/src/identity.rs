@@ -21,10 +21,11 @@ pub const LOOK: Duration = Duration::from_secs(1);
 /// more at the same time.
 const TICK: Duration = Duration::from_millis(20);
 
-/// Which file something is, and as of when. As text: device, inode, size, and seconds and nanoseconds of its time.
+/// Which file something is, and as of when. As text: inode, size, and seconds and nanoseconds of its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity {
-    device: u64,
+    /// Where it is; not known of one that was read from text.
+    device: Option<u64>,
     inode: u64,
     size: u64,
     modified: (i64, i64),
@@ -39,7 +40,7 @@ impl Identity {
     /// The file that has these metadata.
     pub fn of(metadata: &Metadata) -> Self {
         Self {
-            device: metadata.dev(),
+            device: Some(metadata.dev()),
             inode: metadata.ino(),
             size: metadata.size(),
             modified: (metadata.mtime(), metadata.mtime_nsec()),
@@ -56,10 +57,11 @@ impl Identity {
     /// # Errors
     /// What is different.
     pub fn check(&self, now: &Self) -> Result<(), Changed> {
-        if self == now {
+        let is_another =
+            self.inode != now.inode || self.device.zip(now.device).is_some_and(|(before, now)| before != now);
+        if !is_another && (self.size, self.modified) == (now.size, now.modified) {
             return Ok(());
         }
-        let is_another = (self.device, self.inode) != (now.device, now.inode);
         let place = if is_another { "another file is in its place; " } else { "" };
         Err(Changed(format!("{place}it had {}, and now has {}", self.words(), now.words())))
     }
@@ -71,8 +73,9 @@ impl Identity {
 
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { device, inode, size, modified: (seconds, nanoseconds) } = self;
-        write!(f, "{device}:{inode}:{size}:{seconds}:{nanoseconds}")
+        // Without the device, whose number may be another one when it is mounted again.
+        let Self { inode, size, modified: (seconds, nanoseconds), .. } = self;
+        write!(f, "{inode}:{size}:{seconds}:{nanoseconds}")
     }
 }
 
@@ -82,11 +85,11 @@ impl FromStr for Identity {
     fn from_str(text: &str) -> anyhow::Result<Self> {
         let context = || format!("{text:?} is not the identity of a file");
         let parts: Vec<&str> = text.split(':').collect();
-        let [device, inode, size, seconds, nanoseconds] = parts[..] else { anyhow::bail!("{}", context()) };
+        let [inode, size, seconds, nanoseconds] = parts[..] else { anyhow::bail!("{}", context()) };
         let number = |part: &str| part.parse().with_context(context);
         let time = |part: &str| part.parse().with_context(context);
         let modified = (time(seconds)?, time(nanoseconds)?);
-        Ok(Self { device: number(device)?, inode: number(inode)?, size: number(size)?, modified })
+        Ok(Self { device: None, inode: number(inode)?, size: number(size)?, modified })
     }
 }
 
@@ -307,10 +310,16 @@ mod tests {
     }
 
     #[test]
-    fn identities_come_back_from_their_text() {
+    fn identities_come_back_from_their_text_but_for_the_device() {
         let identity = Identity::of(&fs::metadata("/proc/self/exe").unwrap());
-        assert_eq!(identity.to_string().parse::<Identity>().unwrap(), identity);
-        for wrong in ["", "1:2:3", "1:2:3:4:x", "1:2:3:4:5:6"] {
+        let again: Identity = identity.to_string().parse().unwrap();
+        assert_eq!(Identity { device: identity.device, ..again }, identity);
+        // Mounted again, a file may have another device.
+        let mounted = Identity { device: identity.device.map(|device| device + 1), ..identity };
+        assert_eq!((again.check(&mounted), again.check(&identity)), (Ok(()), Ok(())));
+        assert!(identity.check(&mounted).is_err());
+        assert!(again.check(&Identity { inode: identity.inode + 1, ..identity }).is_err());
+        for wrong in ["", "1:2:3", "1:2:3:x", "1:2:3:4:5"] {
             assert!(wrong.parse::<Identity>().is_err(), "{wrong}");
         }
     }

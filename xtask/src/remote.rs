@@ -179,8 +179,8 @@ fn ensure_fetched(host: &HostEntry, status: &Status, otherwise: &str) -> anyhow:
     let Some(rows) = status.unfetched else { return Ok(()) };
     let partial = if status.summary.is_some() { "" } else { " --partial" };
     Err(exit::refused(anyhow!(
-        "{} has results of {} rows that were not fetched; fetch them with: cargo xtask get-results{partial}; or give them up: \
-         {otherwise}",
+        "{} has results of {} rows that were not fetched, or only in part; fetch them with: cargo xtask get-results{partial}; or give \
+         them up: {otherwise}",
         host.name,
         ui::count(rows)
     )))

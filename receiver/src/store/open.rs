@@ -142,10 +142,11 @@ fn go_on(
 /// What earlier receivers have written up to a position.
 fn before(paths: &ResultFiles, position: &Position) -> anyhow::Result<Before> {
     let schema = match read_if_there(&paths.schema)? {
-        Some(json) => serde_json::from_slice(&json).with_context(|| {
+        // Of a job that has none yet, it would be another job's.
+        Some(json) if position.columns > 0 => serde_json::from_slice(&json).with_context(|| {
             format!("understanding the schema of the results, {}", paths.schema.display())
         })?,
-        None => Schema::default(),
+        _ => Schema::default(),
     };
     ensure!(
         position.columns == 0 || schema.0.len() == position.columns as usize,

@@ -17,7 +17,7 @@ fn refused(seen: &[u8], words: &str) {
 
 #[test]
 fn ordinary_inputs_are_taken() {
-    let inputs: [&[u8]; 27] = [
+    let inputs: [&[u8]; 29] = [
         b"ID,NAME\n1,a\n",
         b"ID,NAME",
         b"TEXT\nany; thing\nother\n",
@@ -40,6 +40,8 @@ fn ordinary_inputs_are_taken() {
         b"[a],b\n1,2\n",
         b"<a>,b\n1,2\n",
         b"a\0b,c\n1,2\n",
+        b"<HEADING>,<BODY2>\n1,2\n",
+        b"#ID,NAME\n1,a\n2\n3,c\n",
         b"\xce\xb1,\xce\xb2\n1,2\n",
         b"a,b\n\0\0\0\0,\0\0\0\0\n",
         b"1,2\n3,4\n",
@@ -60,7 +62,7 @@ fn other_separators_are_named_with_what_converts_them() {
     refused(b"ID|NAME|X\n1|a|2\n", "delimiter=\"|\"))' < in.csv | cargo xtask run-locally --input -; or");
     refused(b"ID;NAME;X", "say --delimiter ,");
     refused(b"\"ID\";\"NAME\"\n\"1\";\"a;b\"\n", "with 1 semicolon");
-    for text in [&b"ID;NAME;PRICE\n1;a;1\n"[..], b"# a comment\nID,NAME\n"] {
+    for text in [&b"ID;NAME;PRICE\n1;a;1\n"[..], b"# a comment\nID,NAME\n", b"<html>,B\n1,2\n"] {
         assert_eq!(check(text, true, true, FILE), Ok(()), "--delimiter , overrules a guess");
     }
 }
@@ -103,6 +105,11 @@ fn encodings_are_known_with_and_without_a_mark() {
     refused(&utf16(u16::to_be_bytes), "is UTF-16BE");
     refused(&utf32(u32::to_le_bytes), "is UTF-32LE");
     refused(&utf32(u32::to_be_bytes), "is UTF-32BE");
+    // Where hardly a character but commas and line ends is ASCII, too.
+    let cyrillic = "Имя,Город\r\nЬорис,Москва\r\n";
+    let wide = |encode: fn(u16) -> [u8; 2]| cyrillic.encode_utf16().flat_map(encode).collect::<Vec<_>>();
+    refused(&wide(u16::to_le_bytes), "iconv -f UTF-16LE -t UTF-8");
+    refused(&wide(u16::to_be_bytes), "iconv -f UTF-16BE -t UTF-8");
     refused(&[b"\xff\xfe", &utf16(u16::to_le_bytes)[..]].concat(), "iconv -f UTF-16 -t UTF-8");
     refused(&[b"\xfe\xff", &utf16(u16::to_be_bytes)[..]].concat(), "iconv -f UTF-16 -t UTF-8");
     refused(&[b"\xff\xfe\0\0", &utf32(u32::to_le_bytes)[..]].concat(), "iconv -f UTF-32 -t UTF-8");

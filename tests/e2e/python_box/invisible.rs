@@ -96,8 +96,6 @@ fn modules_named_like_those_of_the_standard_library_disturb_nothing_and_are_the_
 fn nothing_of_the_runner_is_in_main_or_in_the_environment() {
     let names = "[name for name in vars(__import__('__main__')) if not name.startswith('__')]";
     assert_eq!(sees("", names).answer(), "[]");
-    let job = sees("", "sorted(set(os.environ) & {'CLASSIFIER_PROCESS'})");
-    assert_eq!(job.answer(), "[]");
     assert_eq!(
         sees("", "sys.stdin.read() + str(sys.stdout.fileno()) + str(sys.stderr.fileno())").answer(),
         "'12'"
@@ -106,13 +104,12 @@ fn nothing_of_the_runner_is_in_main_or_in_the_environment() {
 }
 
 #[test]
-fn hashes_are_the_same_in_all_processes_unless_the_user_has_a_seed() {
+fn hashes_are_the_same_in_all_processes_whatever_seed_a_host_has() {
     let hash = || sees("", "hash('a')");
     let known = hash().answer();
-    assert_eq!(hash().answer(), known);
-    let seeded = hash().env("PYTHONHASHSEED", "5").answer();
-    assert_ne!(seeded, known);
-    assert_eq!(hash().env("PYTHONHASHSEED", "5").answer(), seeded);
+    for seed in ["0", "5", "random"] {
+        assert_eq!(hash().env("PYTHONHASHSEED", seed).answer(), known, "{seed}");
+    }
 }
 
 #[test]

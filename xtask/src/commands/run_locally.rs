@@ -170,6 +170,42 @@ fn run_until_done(args: &Args, start: Instant, begun: &Cell<bool>) -> anyhow::Re
         tell_hints(&said);
     }
     let earlier = Earlier::set_aside(&files, &output)?;
+    let local = Locally { host, input, output, files, run_folder, threads, processes };
+    let outcome = run_job(args, local, start, &earlier, begun);
+    if begun.get() {
+        return outcome;
+    }
+    // Last, since the hub leaves its report when it ends.
+    match (outcome, earlier.put_back()) {
+        (outcome, Ok(())) => outcome,
+        (Ok(_), Err(left)) => Err(left),
+        (Err(error), Err(left)) => {
+            ui::note(&format!("{left:#}"));
+            Err(error)
+        }
+    }
+}
+
+/// Where and of what a job is run.
+struct Locally {
+    host: Local,
+    input: Input,
+    output: PathBuf,
+    files: ResultFiles,
+    run_folder: PathBuf,
+    /// In each of the processes.
+    threads: usize,
+    processes: usize,
+}
+
+fn run_job(
+    args: &Args,
+    local: Locally,
+    start: Instant,
+    earlier: &Earlier,
+    begun: &Cell<bool>,
+) -> anyhow::Result<ExitCode> {
+    let Locally { host, input, output, files, run_folder, threads, processes } = local;
     let archive = args.run.pack.then(|| output.join(ARCHIVE));
 
     ui::note(&format!(
@@ -212,20 +248,16 @@ fn run_until_done(args: &Args, start: Instant, begun: &Cell<bool>) -> anyhow::Re
         let packed = archive.map(|archive| (archive, times.packing));
         summarize(args, &files, packed, start)
     });
-    let code = match hub.filter(|_| args.run.keep_hub && !interrupt::is_wanted()) {
+    match hub.filter(|_| args.run.keep_hub && !interrupt::is_wanted()) {
         Some(hub) => {
             // Said now, and not when nobody looks any more.
-            let code = summary.unwrap_or_else(|error| ui::fail(&error));
+            let coded = |error| if begun.get() { error } else { exit::refused(error) };
+            let code = summary.unwrap_or_else(|error| ui::fail(&coded(error)));
             hub.stay(&host)?;
             Ok(code)
         }
         None => summary,
-    };
-    if !begun.get() {
-        // Last, since the hub leaves its report when it ends.
-        earlier.put_back()?;
     }
-    code
 }
 
 /// Shows what a sender's check has found odd about its input.

@@ -31,10 +31,8 @@ pub(super) fn prepare(command: &mut Command, settings: &Settings) {
     command.env("CLASSIFIER_SLOWNESS", settings.slowness.to_string());
     // It is for this program, and not for what the user's function may start.
     command.env_remove(wire::program::LIFELINE);
-    // Sets of strings would have another order in each process.
-    if std::env::var_os("PYTHONHASHSEED").is_none() {
-        command.env("PYTHONHASHSEED", "0");
-    }
+    // Sets of strings would have another order in each process, or on each host.
+    command.env("PYTHONHASHSEED", "0");
     // The user's own numbers differ by host, and the last bits of results with them.
     for name in THREADS {
         command.env(name, settings.threads.to_string());

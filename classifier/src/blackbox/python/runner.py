@@ -221,7 +221,6 @@ def arrange(module_name):
     sys.path[:] = [here] + [entry for entry in PATH if entry != ""]
     sys.argv[:] = [script(module_name)]
     sys.orig_argv[:] = [sys.executable] + sys.argv
-    os.environ.pop("CLASSIFIER_PROCESS", None)
     main_module = vars(sys.modules["__main__"])
     for name in [name for name in main_module if not name.startswith("__")]:
         del main_module[name]
@@ -353,11 +352,11 @@ def classify(pandas, function, name, rows, table):
     # The header, the rows, and nothing behind the last line end; and a frame that has its own ways may print itself.
     if len(lines) == rows + 2 and type(result) is pandas.DataFrame and has_only_one_more(result, columns, values):
         added = texts(result["CLASSIFICATION"])
-    first = [str(result.index.name or ""), ["text"]]
+    first = [shown(result.index.name or ""), ["text"]]
     if added is None:
         return [first] + schema(pandas, result), result.to_csv(header=False, lineterminator="\n")
     kinds = kinds_of(pandas, result["CLASSIFICATION"])
-    known = [[str(column), ["text"]] for column in columns]
+    known = [[shown(column), ["text"]] for column in columns]
     return [first] + known + [["CLASSIFICATION", kinds]], append(lines[1:], index, values, added)
 
 
@@ -367,6 +366,10 @@ def is_reordered(index, after, columns, values, result):
     That shows in the values themselves, if each is an object of its own, as most strings are that were read; and in columns
     that the function has left, if their values are those from before in another order, and none has them as they were.
     """
+    objects = [id(value) for value in index]
+    if len(set(objects)) == len(objects) and objects == [id(value) for value in after]:
+        # Each is the very object that was there.
+        return False
     groups = {}
     for position, value in enumerate(index):
         groups.setdefault(value, []).append(position)
@@ -403,7 +406,12 @@ def is_group_reordered(columns):
 
 def schema(pandas, frame):
     """The columns' names, and the kinds of their values."""
-    return [[str(name), kinds_of(pandas, frame.iloc[:, i])] for i, name in enumerate(frame.columns)]
+    return [[shown(name), kinds_of(pandas, frame.iloc[:, i])] for i, name in enumerate(frame.columns)]
+
+
+def shown(name):
+    """A column's name as text that can be sent, also if it has halves of characters."""
+    return str(name).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def kinds_of(pandas, column):
@@ -421,6 +429,8 @@ def kinds_of(pandas, column):
     if isinstance(kind, pandas.CategoricalDtype):
         kind = there.cat.categories.dtype
         there = there.astype(kind)
+    # A sparse column is printed as its values are.
+    kind = getattr(kind, "subtype", kind) if isinstance(kind, pandas.SparseDtype) else kind
     if types.is_object_dtype(kind):
         return sorted({kind_of(kind) for kind in set(map(type, there.tolist()))})
     if types.is_bool_dtype(kind):
@@ -434,6 +444,8 @@ def kinds_of(pandas, column):
             return ["time"]
         printed = there.to_csv(header=False, index=False).partition("\n")[0]
         printed = re.sub(r"[+-][0-9]{2}:[0-9]{2}$", "", re.sub(r"^-?[0-9]+ days \+?", "0 days ", printed))
+        if types.is_timedelta64_dtype(kind) and prints_fractions_alone(pandas):
+            printed = printed.partition(".")[0]
         return ["like " + re.sub(r"[0-9]", "0", printed)]
     if types.is_string_dtype(kind):
         return ["text"]
@@ -447,10 +459,21 @@ def prints_zoned_times_alone(pandas):
     return times.to_csv(header=False, index=False).startswith("2018-10-01 10:30:00+")
 
 
+@functools.lru_cache(maxsize=None)
+def prints_fractions_alone(pandas):
+    """Whether the fraction of a duration's seconds is its own, as before version 3, or that of all in its column."""
+    durations = pandas.Series(pandas.to_timedelta([1.5, 2], unit="s"))
+    return durations.to_csv(header=False, index=False).split("\n")[1].endswith(":02")
+
+
 # What pandas, or NumPy, may turn to another type when something else stands beside it.
 CHANGEABLE = {
     "bool": "boolean",
     "bool_": "boolean",
+    "float": "decimal",
+    "float16": "decimal",
+    "float32": "decimal",
+    "float64": "decimal",
     "Timestamp": "time",
     "datetime": "time",
     "datetime64": "time",

@@ -37,8 +37,9 @@ impl Earlier {
 
     fn clear(&self) -> anyhow::Result<()> {
         remove_folder(&self.output.join(GONE))?;
-        // A command that was killed before its job took a row has left them there.
-        self.fetch()?;
+        // A command that was killed before its job took a row has left them there. What get-results has fetched since is newer.
+        let fetched = [ARCHIVE, REPORT[0], REPORT[1]].map(|name| self.output.join(name));
+        self.fetch(|file| !fetched.contains(file) || file.symlink_metadata().is_err())?;
         let aside = self.output.join(ASIDE);
         let there: Vec<_> = self.files.iter().filter(|file| file.symlink_metadata().is_ok()).collect();
         if there.is_empty() {
@@ -69,12 +70,13 @@ impl Earlier {
         let aside = self.output.join(ASIDE);
         let mut own = self.files.iter().filter(|file| in_folder(&aside, file).symlink_metadata().is_err());
         own.try_for_each(|file| remove_if_there(file))?;
-        self.fetch().context("putting the results of the job before back")
+        self.fetch(|_| true).context("putting the results of the job before back")
     }
 
-    fn fetch(&self) -> anyhow::Result<()> {
+    /// Gives those that are wanted their places again.
+    fn fetch(&self, is_wanted: impl Fn(&PathBuf) -> bool) -> anyhow::Result<()> {
         let aside = self.output.join(ASIDE);
-        let there = |file: &&PathBuf| in_folder(&aside, file).symlink_metadata().is_ok();
+        let there = |file: &&PathBuf| in_folder(&aside, file).symlink_metadata().is_ok() && is_wanted(file);
         self.files.iter().filter(there).try_for_each(|file| rename(&in_folder(&aside, file), file))?;
         remove_folder(&aside)
     }
@@ -156,9 +158,12 @@ mod tests {
         let (folder, files) = folder();
         Earlier::set_aside(&files, folder.path()).unwrap();
         std::fs::write(&files.results, "of the killed one").unwrap();
+        let archive = folder.path().join(ARCHIVE);
+        std::fs::write(&archive, "fetched since").unwrap();
         let earlier = Earlier::set_aside(&files, folder.path()).unwrap();
         earlier.put_back().unwrap();
         assert_eq!(std::fs::read_to_string(&files.results).unwrap(), "earlier");
+        assert_eq!(std::fs::read_to_string(archive).unwrap(), "fetched since");
         // Killed while it removes them.
         let earlier = Earlier::set_aside(&files, folder.path()).unwrap();
         std::fs::write(&files.results, "new").unwrap();
