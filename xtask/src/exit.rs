@@ -69,6 +69,12 @@ fn known(error: &anyhow::Error) -> Option<u8> {
     }
 }
 
+/// Whether an error is of this kind, with an exit code of its own or without.
+#[cfg(feature = "remote")]
+pub(crate) fn is<T: fmt::Display + fmt::Debug + Send + Sync + 'static>(error: &anyhow::Error) -> bool {
+    error.is::<T>() || error.downcast_ref::<Coded>().is_some_and(|coded| is::<T>(&coded.error))
+}
+
 /// The exit code of a command that ends with this error.
 pub(crate) fn code(error: &anyhow::Error) -> ExitCode {
     known(error).unwrap_or(FAILED).into()
@@ -89,6 +95,8 @@ mod tests {
         assert_eq!(known(&refused(Interrupted.into())), Some(interrupt::EXIT_CODE));
         assert_eq!(known(&refused(io())), Some(REFUSED));
         assert_eq!(known(&anyhow!("x")), None);
+        #[cfg(feature = "remote")]
+        assert!(is::<std::io::Error>(&busy(io()).context("outside")) && !is::<Interrupted>(&busy(io())));
         let outcome: anyhow::Result<()> = Err(refused(io()));
         assert_eq!(known(&outcome.context("more").unwrap_err()), Some(REFUSED));
     }

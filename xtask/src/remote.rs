@@ -106,7 +106,7 @@ pub(crate) fn all<T>(outcomes: Vec<anyhow::Result<T>>) -> anyhow::Result<Vec<T>>
             let list: String = bad.iter().map(|error| format!("\n  {error:#}")).collect();
             let all = format!("{failed} of {count} hosts failed:{list}");
             // Kept, since it has a cause that may not lie with the hosts.
-            let have_no_answer = bad.iter().all(anyhow::Error::is::<NoAnswer>);
+            let have_no_answer = bad.iter().all(exit::is::<NoAnswer>);
             let is_busy = bad.iter().any(exit::is_busy);
             let error = if have_no_answer { anyhow::Error::new(NoAnswer).context(all) } else { anyhow!(all) };
             Err(if is_busy { exit::busy(error) } else { error })

@@ -60,12 +60,12 @@ mod ask {
     use crate::commands::remote::Place;
     use crate::host::ssh::NoAnswer;
     use crate::runtime::runtime;
-    use crate::step;
+    use crate::{exit, step};
 
     /// What to do about an error, if it is that hosts of the stack give SSH no answer.
     pub(in crate::cloud) fn advice(place: &Place, error: &anyhow::Error) -> Option<String> {
         // The stack of a job that gives up is destroyed, and needs no way in any more.
-        if !error.is::<NoAnswer>() && !error.is::<LostSight>() || step::hosts_go() {
+        if !exit::is::<NoAnswer>(error) && !exit::is::<LostSight>(error) || step::hosts_go() {
             return None;
         }
         // Where this cannot be told either, the error itself has to do.

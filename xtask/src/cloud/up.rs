@@ -129,7 +129,7 @@ pub(super) fn up(args: &Up) -> anyhow::Result<ExitCode> {
         }
     });
     let Err(error) = outcome else { return Ok(ExitCode::SUCCESS) };
-    if error.is::<NotOurs>() {
+    if exit::is::<NotOurs>(&error) {
         // Made by somebody else since it was looked for; nothing of it is ours to undo.
         if is_new {
             prepared.remember(false)?;
@@ -151,7 +151,7 @@ pub(super) fn up(args: &Up) -> anyhow::Result<ExitCode> {
         prepared.remember(false)?;
     }
     match undone {
-        Ok(()) if error.is::<Interrupted>() => Ok(ExitCode::from(interrupt::EXIT_CODE)),
+        Ok(()) if exit::is::<Interrupted>(&error) => Ok(ExitCode::from(interrupt::EXIT_CODE)),
         Ok(()) => Err(error.context(match (is_new, has_launched) {
             (true, _) => "the stack is not up; all that was made of it is destroyed again",
             (false, true) => "the stack is not as it should be; what was launched for it is ended again",

@@ -55,7 +55,7 @@ pub(super) fn run(args: &RunCluster) -> anyhow::Result<ExitCode> {
     let (start, mut is_started) = (Instant::now(), false);
     let outcome = run_until_done(args, start, &mut is_started);
     match outcome {
-        Err(error) if error.is::<Interrupted>() => {
+        Err(error) if exit::is::<Interrupted>(&error) => {
             ui::note(match (is_started, hosts_go) {
                 (true, false) => {
                     "interrupted: all programs of the job have ended; what was received is kept on the metrics host, and \
@@ -209,7 +209,7 @@ fn run_with_hub(job: &Job, hosts: &Hosts<'_>) -> anyhow::Result<Times> {
 
 /// Ends what is left of a job on its hosts, but for the hub.
 fn end<T>(hosts: &[Ssh], outcome: anyhow::Result<T>) -> anyhow::Result<T> {
-    if outcome.as_ref().is_err_and(anyhow::Error::is::<LostSight>) {
+    if outcome.as_ref().is_err_and(exit::is::<LostSight>) {
         return outcome;
     }
     // Whatever happened: what could not be ended by name is ended now. A host that is lost has nothing more to do, and what it

@@ -257,7 +257,7 @@ impl Reader<'_> {
             });
             broken.with_context(|| self.writing.clone())?;
             let Err(error) = outcome else { break };
-            if error.is::<TimeIsOver>() || error.is::<Interrupted>() {
+            if exit::is::<TimeIsOver>(&error) || exit::is::<Interrupted>(&error) {
                 return Ok(read);
             }
             failures = if read.length + rest.len() as u64 > before { 1 } else { failures + 1 };
