@@ -1,6 +1,6 @@
 //! What an input is by its first bytes, when it is no CSV with commas. Pure.
 //!
-//! Each refusal says what the input seems to be, and what to do about it. A guess (another separator, a comment) is overruled
+//! Each refusal says what the input seems to be, and what to do about it. A guess (another separator, a comment, HTML or JSON) is overruled
 //! by `--delimiter ,`; what is certain (a compressed file) is not.
 
 use std::fmt;
