@@ -9,11 +9,11 @@ use classifier::batch::Batch;
 use classifier::blackbox::native::Native;
 use classifier::classify::Classifier;
 use criterion::{BatchSize, Criterion, Throughput};
-use receiver::order::Order;
+use protocol::frame::{self, DEFAULT_LIMIT, FrameReader};
+use protocol::results::ResultBatch;
+use receiver::reorder::{Held, ReorderBuffer};
 use records::Reader;
 use sender::fake_rows::FakeRows;
-use wire::frame::{self, DEFAULT_LIMIT, FrameReader};
-use wire::results::ResultBatch;
 
 const ROWS: u64 = 1000;
 const BATCH_ROWS: usize = 100;
@@ -121,9 +121,9 @@ fn main() {
         bencher.iter_batched(
             || results.clone(),
             |results| {
-                let mut order = Order::new(0, 0);
+                let mut order = ReorderBuffer::new(0, 0);
                 for batch in results {
-                    order.offer(batch).expect("all are of this job");
+                    order.take_in(Held::Here(batch));
                     while let Some(batch) = order.take().expect("rows follow each other") {
                         black_box(batch);
                     }

@@ -8,12 +8,12 @@ use std::io::Write;
 
 use anyhow::{Context, ensure};
 use bytes::{Buf, Bytes};
+use protocol::frame;
 use timely::Accountable;
 use timely::communication::Push;
 use timely::dataflow::channels::pact::DistributorPact;
 use timely::dataflow::channels::pushers::exchange::Distributor;
 use timely::dataflow::channels::{ContainerBytes, Message, Stamp};
-use wire::frame;
 
 /// A numbered batch of rows. It stands alone: header, numbers and rows are all that a worker needs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -6,8 +6,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use protocol::results::ResultBatch;
 use timely::scheduling::{Activator, SyncActivator};
-use wire::results::ResultBatch;
 
 use crate::batch::Batch;
 use crate::classify::Classifier;

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use wire::schema::{Column, Schema, TEXT};
+use protocol::schema::{Column, Schema, TEXT};
 
 /// A record that is fit to be classified: one record of valid UTF-8, with as many values as the header.
 #[derive(Debug, Clone, Copy)]
@@ -75,7 +75,7 @@ pub struct Request<'a> {
     pub limit: Duration,
 }
 
-/// What the columns of a box's results are, as JSON of a [`Schema`](wire::schema::Schema). A box gives the same one as long as it
+/// What the columns of a box's results are, as JSON of a [`Schema`](protocol::schema::Schema). A box gives the same one as long as it
 /// stays the same, so that it is compared quickly.
 pub type Columns = Arc<str>;
 

@@ -3,10 +3,10 @@
 
 use std::time::Instant;
 
+use protocol::frame;
+use protocol::results::ResultBatch;
+use protocol::schema::encode_parts;
 use records::{Shape, write_value};
-use wire::frame;
-use wire::results::ResultBatch;
-use wire::schema::encode_parts;
 
 use crate::batch::Batch;
 use crate::blackbox::{BlackBox, BoxError, Columns, Record, Request, Verdict};

@@ -20,15 +20,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use wire::frame::FrameReader;
-use wire::opening::{self, ControlMessage, Member};
-use wire::token::Token;
+use protocol::frame::FrameReader;
+use protocol::handshake::{self, ControlMessage, Member};
+use protocol::token::Token;
 
 /// How often heartbeats are sent, and after how long without one the other side is gone.
 const HEARTBEAT: Duration = Duration::from_millis(500);
 const SILENCE: Duration = Duration::from_secs(5);
 /// As long as heartbeats come.
-const FOREVER: Duration = Duration::from_secs(wire::program::LONGEST_WAIT);
+const FOREVER: Duration = Duration::from_secs(process::LONGEST_WAIT);
 
 /// What a process knows of the cluster that it wants to be in.
 #[derive(Debug, Clone)]
@@ -96,7 +96,7 @@ struct Link {
 impl Link {
     fn new(name: String, stream: &TcpStream) -> anyhow::Result<Self> {
         // While something is said to a peer that does not listen, all others with something to say to it wait.
-        wire::net::limit_writes(stream, SILENCE).context("preparing a control connection")?;
+        net::limit_writes(stream, SILENCE).context("preparing a control connection")?;
         let stream = stream.try_clone().context("splitting a control connection")?;
         let stream = Arc::new(Mutex::new(stream));
         let link = Self { name, stream: Arc::clone(&stream) };
@@ -129,7 +129,7 @@ impl Drop for Link {
 }
 
 fn send(stream: &Mutex<TcpStream>, message: &ControlMessage) -> anyhow::Result<()> {
-    opening::send_json(&*lock(stream), message)
+    handshake::send_json(&*lock(stream), message)
 }
 
 fn lock(stream: &Mutex<TcpStream>) -> MutexGuard<'_, TcpStream> {
@@ -143,7 +143,7 @@ fn message(reader: &mut FrameReader<TcpStream>, limit: Duration) -> anyhow::Resu
         let left = deadline.saturating_duration_since(Instant::now());
         ensure!(!left.is_zero(), "nothing but heartbeats from {} within {limit:?}", reader.peer());
         match reader.next_frame_within(left.min(SILENCE))? {
-            Some(payload) => match opening::answer(&payload, reader.peer())? {
+            Some(payload) => match handshake::answer(&payload, reader.peer())? {
                 ControlMessage::Heartbeat => {}
                 other => return Ok(other),
             },

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, ensure};
+use protocol::results::{FromReceiver, ResultBatch, Summary, Welcome};
 use timely::WorkerConfig;
 use timely::communication::allocator::zero_copy::initialize::initialize_networking_from_sockets;
 use timely::communication::allocator::{AllocatorBuilder, ProcessBuilder};
@@ -25,7 +26,6 @@ use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::operator::{self, Operator};
 use timely::scheduling::SyncActivator;
 use timely::worker::Worker;
-use wire::results::{FromReceiver, ResultBatch, Summary, Welcome};
 
 use crate::batch::{Batches, ToWorker};
 use crate::beside::Place;

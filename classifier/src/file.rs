@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use bytes::Bytes;
+use protocol::frame::{self, DEFAULT_LIMIT};
+use protocol::result_files::{REJECTS_HEADER, ResultFiles};
+use protocol::schema::Table;
+use records::identity::{Guard, Guarded};
 use records::sniff::Name;
 use records::{Flaw, Reader};
-use wire::files::{REJECTS_HEADER, ResultFiles};
-use wire::frame::{self, DEFAULT_LIMIT};
-use wire::identity::{Guard, Guarded};
-use wire::schema::Table;
 
 use crate::batch::Batch;
 use crate::classify::Classifier;

@@ -16,12 +16,12 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail, ensure};
 use bytes::Bytes;
+use net::acceptor::{self, Connection};
+use protocol::Temporary;
+use protocol::frame::{DEFAULT_LIMIT, EOT, FrameError, FrameReader, RunEnd};
+use protocol::handshake::{self, HANDSHAKE_LIMIT, HANDSHAKE_TIME, Refusal, SenderHello, SourceAnswer};
+use protocol::token::Token;
 use timely::scheduling::SyncActivator;
-use wire::door::{self, Visitor};
-use wire::frame::{DEFAULT_LIMIT, EOT, FrameError, FrameReader, RunEnd};
-use wire::opening::{self, OPENING_LIMIT, OPENING_TIME, Refusal, SenderOpening, SourceAnswer};
-use wire::program::Temporary;
-use wire::token::Token;
 
 use crate::watch::Watch;
 use turn::{Turn, Untold};
@@ -146,15 +146,15 @@ impl Ingest {
         let shared = Arc::new(Shared { settings, state, changed: Condvar::new(), watch, wake, durable });
         shared.watch.wait_for("waiting for a sender to connect");
         let port = Arc::clone(&shared);
-        let serve = move |visitor: Visitor| {
-            if let Err(error) = port.serve(&visitor) {
-                visitor.complain(format_args!("classifier: rows from {}: {error:#}", visitor.peer));
+        let serve = move |connection: Connection| {
+            if let Err(error) = port.serve(&connection) {
+                connection.complain(format_args!("rows from {}: {error:#}", connection.peer));
             }
             // Clones of the stream may live on elsewhere; the peer should see the end now.
-            let _ = visitor.stream.shutdown(std::net::Shutdown::Both);
+            let _ = connection.stream.shutdown(std::net::Shutdown::Both);
         };
         let broken = |error| crate::fail(format_args!("accepting senders: {error}"));
-        door::open("rows", listener, serve, broken)?;
+        acceptor::open("rows", listener, serve, broken)?;
         Ok(Self(shared))
     }
 
@@ -222,20 +222,20 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn serve(&self, visitor: &Visitor) -> anyhow::Result<()> {
+    fn serve(&self, connection: &Connection) -> anyhow::Result<()> {
         let open = self.settings.token.is_none() || self.settings.allow_plain;
-        let limit = if open { DEFAULT_LIMIT } else { OPENING_LIMIT };
-        let Some((first, mut reader)) = visitor.first_frame(limit)? else { return Ok(()) };
+        let limit = if open { DEFAULT_LIMIT } else { HANDSHAKE_LIMIT };
+        let Some((first, mut reader)) = connection.first_frame(limit)? else { return Ok(()) };
         reader.set_limit(DEFAULT_LIMIT);
         reader.set_patience(self.settings.patience)?;
-        if !opening::is_opening(&first) {
+        if !handshake::is_hello(&first) {
             ensure!(open, "refused, since it opened without a token; --allow-plain lets plain clients in");
-            visitor.admit();
+            connection.admit();
             return self.serve_plain(&first, &mut reader);
         }
-        let served = self.serve_resuming(visitor, &first, &mut reader);
+        let served = self.serve_resuming(connection, &first, &mut reader);
         if let Err(reason) = &served {
-            opening::refuse(&visitor.stream, &Refusal::from(reason));
+            handshake::refuse(&connection.stream, &Refusal::from(reason));
         }
         served
     }
@@ -256,24 +256,21 @@ impl Shared {
     /// A client of ours: it is told which row is next, and in the end how the job went.
     fn serve_resuming(
         &self,
-        visitor: &Visitor,
+        connection: &Connection,
         first: &[u8],
         reader: &mut FrameReader<TcpStream>,
     ) -> anyhow::Result<()> {
-        let SenderOpening { session, marks, failed } = opening::check(first, self.settings.token.as_ref())?;
-        visitor.admit();
+        let SenderHello { session, marks, failed } = handshake::check(first, self.settings.token.as_ref())?;
+        connection.admit();
         if let Some(reason) = failed {
             return self.note_failure(&session, reason);
         }
         let _untold = Untold::new(self);
-        let voice = Arc::new(Voice::new(&visitor.stream, Arc::clone(&self.durable))?);
+        let voice = Arc::new(Voice::new(&connection.stream, Arc::clone(&self.durable))?);
         let turn = match self.admit(session.clone(), Some(Arc::clone(&voice))) {
             Admission::In(turn) => turn,
             Admission::Busy => {
-                wire::say!(
-                    "classifier: rows from {}: another sender is sending, so it has to wait",
-                    reader.peer()
-                );
+                tracing::warn!("rows from {}: another sender is sending, so it has to wait", reader.peer());
                 return voice.conclude(&SourceAnswer::Busy);
             }
             Admission::AllHere(sender) => {
@@ -286,7 +283,7 @@ impl Shared {
             }
         };
         voice.say(&SourceAnswer::NextRow(turn.next_row))?;
-        let header = reader.next_frame_within(OPENING_TIME).map_err(|error| match error {
+        let header = reader.next_frame_within(HANDSHAKE_TIME).map_err(|error| match error {
             FrameError::Deadline { .. } => anyhow!(error).context(Temporary("waiting for the header")),
             error => anyhow!(error),
         })?;
@@ -340,7 +337,7 @@ impl Shared {
         records::check_header(header).map_err(|error| anyhow!("the CSV's header {error}"))?;
         let state = self.state();
         ensure!(
-            state.durable_header.is_none_or(|known| known == wire::hash::short(header)),
+            state.durable_header.is_none_or(|known| known == protocol::hash::short(header)),
             "its header is {:?}, and rows with another header are durable already",
             String::from_utf8_lossy(header)
         );
@@ -395,7 +392,7 @@ impl Shared {
             }
             Incoming::End => {
                 state.ended_by = state.sender.as_ref().map(|sender| sender.session.clone());
-                wire::say!("classifier: all {} rows are here", state.next_row);
+                tracing::info!("all {} rows are here", state.next_row);
             }
         }
         state.queue.push_back(incoming);

@@ -37,7 +37,7 @@ use telemetry::report::Ending;
 /// Ends the process with a reason for which the job fails. Timely is fail-stop: a process that cannot go on takes the
 /// cluster's generation down with it, so there is nothing to unwind.
 pub fn fail(reason: impl std::fmt::Display) -> ! {
-    wire::say!("classifier: {reason}");
+    tracing::error!("{reason}");
     telemetry::reporter::end(Ending::Failed(reason.to_string()));
     std::process::exit(1);
 }
@@ -45,7 +45,7 @@ pub fn fail(reason: impl std::fmt::Display) -> ! {
 /// Ends the process, and with it this generation of the cluster, because of something that passes: when it is started
 /// again, it will be in the next generation.
 pub fn leave_generation(reason: impl std::fmt::Display) -> ! {
-    wire::say!("classifier: {reason}");
+    tracing::error!("{reason}");
     telemetry::reporter::end(Ending::Leaving(reason.to_string()));
-    std::process::exit(i32::from(wire::program::TEMPORARY));
+    std::process::exit(i32::from(process::exit::TEMPORARY));
 }

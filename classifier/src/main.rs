@@ -20,14 +20,15 @@ use classifier::tally::Tally;
 use classifier::uplink::Uplink;
 use classifier::window::Limits;
 use classifier::{file, ingest};
+use net::{self, WhenTaken};
+use process::ready::Ready;
+use protocol::Temporary;
+use protocol::handshake::{Member, ResultsHello};
+use protocol::ports;
+use protocol::results::LONGEST_WINDOW;
+use protocol::token::Token;
 use telemetry::report::Ending;
 use telemetry::reporter;
-use wire::net::{self, WhenTaken};
-use wire::opening::{Member, ResultsOpening};
-use wire::ports;
-use wire::program::{Ready, Temporary};
-use wire::results::LONGEST_WINDOW;
-use wire::token::Token;
 
 /// Classifies rows on a cluster of processes and threads.
 ///
@@ -96,14 +97,14 @@ struct Args {
     #[arg(long, value_name = "MIB", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     window_mib: u32,
     /// How long the other processes, the receiver, a sender or an acknowledgement may let this process wait
-    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=wire::program::LONGEST_WAIT))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=process::LONGEST_WAIT))]
     patience: u64,
     /// How long forming the cluster may take; Python boxes are loaded meanwhile
-    #[arg(long, value_name = "SECONDS", default_value_t = 180, value_parser = clap::value_parser!(u64).range(1..=wire::program::LONGEST_WAIT))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 180, value_parser = clap::value_parser!(u64).range(1..=process::LONGEST_WAIT))]
     join_patience: u64,
     /// How long an initializer that is started again waits for the other processes to come back, before it goes on without
     /// those that do not
-    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(0..=wire::program::LONGEST_WAIT))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(0..=process::LONGEST_WAIT))]
     rejoin_patience: u64,
     /// Write addresses to this file: the initializer writes `control` when others can join and
     /// adds `rows` when rows can come in; the others write it when the cluster has started. A process that finds its own
@@ -112,6 +113,8 @@ struct Args {
     ready_file: Option<PathBuf>,
     #[command(flatten)]
     reports: reporter::Options,
+    #[command(flatten)]
+    log: process::log::Options,
 }
 
 #[derive(Debug, clap::Args)]
@@ -134,7 +137,7 @@ struct BoxArgs {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024), global = true)]
     threads_per_worker: u32,
     /// How long a Python box may take for a batch before it is killed
-    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=wire::program::LONGEST_WAIT), global = true)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=process::LONGEST_WAIT), global = true)]
     box_timeout: u64,
     /// How much memory a Python box, with all that it has started, may have before it is killed, in MiB [default: the machine's, shared by the workers of
     /// this process]
@@ -197,9 +200,9 @@ fn machine_memory() -> u64 {
 }
 
 fn main() -> ExitCode {
-    end_on_panic();
-    wire::program::heed_lifeline("classifier");
     let args = Args::parse();
+    process::begin("classifier", args.log);
+    leave_on_lost_process();
     let outcome = match &args.command {
         Some(Command::File { input, output, strict, delimiter }) => {
             classify_file(&args.black_box, input, output, *strict, delimiter.is_some())
@@ -209,13 +212,11 @@ fn main() -> ExitCode {
         None => run(&args).map(|()| ExitCode::SUCCESS),
     };
     reporter::end(outcome.as_ref().map_or_else(Ending::of, |_| Ending::Finished));
-    outcome.unwrap_or_else(|error| wire::program::failure("classifier", &error))
+    outcome.unwrap_or_else(|error| process::exit::failure(&error))
 }
 
-/// A panic on any thread ends the process: timely is fail-stop, and a process that has lost a thread would leave all others
-/// waiting. One of timely's own says that another process is lost.
-fn end_on_panic() {
-    wire::program::end_on_panic();
+/// Timely panics when it has lost another process. Then this one leaves the generation, too.
+fn leave_on_lost_process() {
     let end = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         let message = panic.payload_as_str().unwrap_or_default();
@@ -237,14 +238,14 @@ fn classify_file(
     let start = Instant::now();
     let summary = file::classify(input, output, black_box.chunk_size as usize, commas, classifier)?;
     let seconds = start.elapsed().as_secs_f64();
-    wire::say!(
-        "classifier: {} rows, of these {} rejects, in {seconds:.2} s ({:.0} rows/s)",
+    tracing::info!(
+        "{} rows, of these {} rejects, in {seconds:.2} s ({:.0} rows/s)",
         summary.rows,
         summary.rejects,
         summary.rows as f64 / seconds
     );
     if summary.rejects > 0 {
-        wire::say!("classifier: the rejects are in {}", summary.rejects_path.display());
+        tracing::info!("the rejects are in {}", summary.rejects_path.display());
     }
     Ok(if strict && summary.rejects > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
@@ -255,6 +256,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
         true => "initializer".into(),
         false => format!("worker-{}", std::process::id()),
     });
+    process::log::set_worker(&name);
     let tally = Tally::new(args.workers as usize);
     let counted = tally.clone();
     reporter::start(&args.reports, token.as_ref(), &name, move || counted.counts())?;
@@ -336,7 +338,7 @@ fn initialize(
     let mut uplink = None;
     // The receiver numbers generations, since it is there all the time: a clock may step back.
     let generation = || {
-        let who = ResultsOpening::Initializer { name: settings.me.name.clone() };
+        let who = ResultsHello::Initializer { name: settings.me.name.clone() };
         let connected = Uplink::connect(&args.output, settings.token.as_ref(), &who, settings.patience)?;
         Ok(uplink.insert(connected).welcome.generation)
     };
@@ -345,7 +347,7 @@ fn initialize(
     let formation = gathered.formation.clone();
     let sockets = mesh::connect(data, &formation, settings.token.as_ref(), settings.patience)?;
     let patience = Duration::from_secs(args.patience);
-    let job = wire::hash::short(settings.me.settings.as_bytes());
+    let job = protocol::hash::short(settings.me.settings.as_bytes());
     if let Some(known) = uplink.welcome.identity {
         ensure!(
             known.settings == job,
@@ -359,9 +361,8 @@ fn initialize(
     let listener = rows.listen()?;
     Ready::new([("control", control_address), ("data", data_address), ("rows", listener.local_addr()?)])
         .write(args.ready_file.as_deref())?;
-    wire::say!(
-        "classifier {}: {} processes of {} workers; rows come in at {}",
-        settings.me.name,
+    tracing::info!(
+        "{} processes of {} workers; rows come in at {}",
         formation.members.len(),
         args.workers,
         listener.local_addr()?
@@ -381,7 +382,7 @@ fn initialize(
     let leaving = leaving.clone();
     let process = Process { index: 0, sockets, boxes, uplink, port: Some(port), leaving, tally };
     let summary = dataflow::run(process)?.context("the initializer has no summary")?;
-    wire::say!("classifier {}: done: {} rows", settings.me.name, summary.rows);
+    tracing::info!("done: {} rows", summary.rows);
     Ok(())
 }
 
@@ -397,7 +398,7 @@ fn join(
     let joined = Joined::join(settings, &leaving)?;
     let formation = joined.formation.clone();
     let sockets = mesh::connect(data, &formation, settings.token.as_ref(), settings.patience)?;
-    let who = ResultsOpening::Worker { name: settings.me.name.clone(), generation: formation.generation };
+    let who = ResultsHello::Worker { name: settings.me.name.clone(), generation: formation.generation };
     let uplink = Uplink::connect(&args.output, settings.token.as_ref(), &who, settings.patience)?;
     let boxes = made(boxes);
     joined.start().context(Temporary("forming the cluster"))?;
@@ -416,7 +417,7 @@ fn build_id() -> anyhow::Result<String> {
         false => std::env::current_exe().context("looking for this program's file")?,
     };
     let program = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
-    Ok(wire::hash::short_hex(&program))
+    Ok(protocol::hash::short_hex(&program))
 }
 
 /// The settings that decide what results look like.

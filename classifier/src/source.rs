@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use wire::results::{Acknowledgement, FromReceiver, Identity, Outcome, Summary, Totals, Welcome};
+use protocol::results::{Acknowledgement, FromReceiver, Identity, Outcome, Summary, Totals, Welcome};
 
 use crate::batch::{Batch, Batches};
 use crate::ingest::{Incoming, Ingest};
@@ -241,7 +241,7 @@ impl Source {
                     if !self.identified {
                         self.identified = true;
                         let identity =
-                            Identity { settings: self.settings, header: wire::hash::short(&header) };
+                            Identity { settings: self.settings, header: protocol::hash::short(&header) };
                         self.tell_receiver(Up::Identity(identity));
                     }
                     let Some(batch) = self.issuer.issue(&header, &frames, rows, now) else {

@@ -6,9 +6,9 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use protocol::results::ResultBatch;
 use telemetry::report::{ClassifierCounts, Counts, SourceCounts, WorkerCounts};
 use telemetry::stopwatch::Stopwatch;
-use wire::results::ResultBatch;
 
 /// The counts of a process. Clones are the same.
 #[derive(Debug, Clone)]

@@ -5,12 +5,12 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use wire::frame::{DEFAULT_LIMIT, FrameReader};
-use wire::opening::{self, OPENING_TIME, ResultsOpening};
-use wire::program::Temporary;
-use wire::results::{self, FromReceiver, Identity, ResultBatch, Totals, Welcome};
-use wire::token::Token;
-use wire::{net, results::write_batches};
+use protocol::Temporary;
+use protocol::frame::{DEFAULT_LIMIT, FrameReader};
+use protocol::handshake::{self, HANDSHAKE_TIME, ResultsHello};
+use protocol::results::write_batches;
+use protocol::results::{self, FromReceiver, Identity, ResultBatch, Totals, Welcome};
+use protocol::token::Token;
 
 /// Batches that are written with one call; more bring nothing.
 const WRITE_SIZE: usize = 512 << 10;
@@ -45,17 +45,18 @@ impl Uplink {
     pub fn connect(
         address: &str,
         token: Option<&Token>,
-        who: &ResultsOpening,
+        who: &ResultsHello,
         patience: Duration,
     ) -> anyhow::Result<Self> {
         let stream = net::connect("the receiver", address, patience)?;
-        let not_now = |error| opening::unless_refused(error, Temporary("the receiver is not there just now"));
-        opening::send(&stream, token, who)
+        let not_now =
+            |error| handshake::unless_refused(error, Temporary("the receiver is not there just now"));
+        handshake::send(&stream, token, who)
             .with_context(|| format!("opening to the receiver at {address}"))
             .map_err(not_now)?;
         let clone = stream.try_clone().context("splitting the connection to the receiver")?;
         let mut reader = FrameReader::new(clone, format!("the receiver at {address}"), DEFAULT_LIMIT);
-        let welcome = opening::await_answer(&mut reader, OPENING_TIME).map_err(not_now)?;
+        let welcome = handshake::await_answer(&mut reader, HANDSHAKE_TIME).map_err(not_now)?;
         Ok(Self { stream, reader, welcome })
     }
 

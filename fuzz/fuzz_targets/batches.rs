@@ -6,7 +6,7 @@ use classifier::batch::{Batch, Batches};
 use fuzz::{largest_allocation, settings};
 use libfuzzer_sys::fuzz_target;
 use timely::dataflow::channels::ContainerBytes;
-use wire::frame;
+use protocol::frame;
 
 fuzz_target!(|input: &[u8]| {
     let Some(([kind, cut], rest)) = settings(input) else { return };

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use fuzz::{Pieces, largest_allocation, settings};
 use libfuzzer_sys::fuzz_target;
-use wire::frame::{self, END, EOT, FLAWED, FrameError, FrameReader, PREFIX, Row, RunEnd};
+use protocol::frame::{self, END, EOT, FLAWED, FrameError, FrameReader, PREFIX, Row, RunEnd};
 
 /// How a stream ends.
 #[derive(Debug, PartialEq)]

@@ -14,11 +14,11 @@ use std::thread::JoinHandle;
 use std::time::SystemTime;
 
 use anyhow::{Context, anyhow};
+use files::sync_folder;
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use protocol::result_files::ResultFiles;
 use tar::{EntryType, Header};
-use wire::files::ResultFiles;
-use wire::program::sync_folder;
 
 use crate::job::{Job, Reach};
 
@@ -247,7 +247,7 @@ mod tests {
     use crate::job::End;
     use flate2::read::MultiGzDecoder;
     use proptest::prelude::*;
-    use wire::results::{Outcome, Summary};
+    use protocol::results::{Outcome, Summary};
 
     /// Archives results that become durable in steps; gives what a reader finds in the archive.
     fn archived(results: &[u8], steps: &[usize]) -> Vec<(String, Vec<u8>)> {

@@ -4,11 +4,11 @@
 use std::io::Read;
 
 use anyhow::{Context, anyhow, bail, ensure};
+use protocol::frame::PEER_LIMIT;
+use protocol::rejects::{MostRejects, Reasons};
+use protocol::results::ResultBatch;
+use protocol::schema::{Schema, Table};
 use records::Reader;
-use wire::frame::PEER_LIMIT;
-use wire::rejects::{MostRejects, Reasons};
-use wire::results::ResultBatch;
-use wire::schema::{Schema, Table};
 
 /// What is known of a job's results up to a row.
 #[derive(Debug, Default)]

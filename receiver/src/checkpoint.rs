@@ -9,8 +9,8 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use anyhow::{Context, bail};
-pub use wire::checkpoint::{Position, Slot};
-use wire::checkpoint::{SLOT, encode, slots};
+pub use protocol::checkpoint::{Position, Slot};
+use protocol::checkpoint::{SLOT, encode, slots};
 
 /// What a checkpoint file says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,7 +80,7 @@ impl Checkpoint {
     /// Those of the file system.
     pub fn begin(&mut self, results: &Path, position: &Position) -> anyhow::Result<()> {
         self.results_name = name_of(results);
-        wire::program::sync_folder(results).context("syncing the folder of the results")?;
+        files::sync_folder(results).context("syncing the folder of the results")?;
         self.save(position).context("writing the checkpoint")
     }
 
@@ -134,8 +134,8 @@ impl Checkpoint {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use wire::checkpoint::decode;
-    use wire::results::Identity;
+    use protocol::checkpoint::decode;
+    use protocol::results::Identity;
 
     fn position(next: u64) -> Position {
         Position { next, next_row: next * 100, ..Position::default() }

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{anyhow, ensure};
 use initializer::Initializer;
+use protocol::Temporary;
+use protocol::rejects::Reasons;
+use protocol::results::{FromReceiver, Identity, Outcome, Progress, Summary, Totals, Welcome};
 use telemetry::durations::Durations;
-use wire::program::Temporary;
-use wire::rejects::Reasons;
-use wire::results::{FromReceiver, Identity, Outcome, Progress, Summary, Totals, Welcome};
 
 pub use way::Way;
 

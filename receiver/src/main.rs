@@ -6,19 +6,19 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
+use net::{self, WhenTaken};
+use process::ready::Ready;
+use protocol::ports;
+use protocol::rejects::MostRejects;
+use protocol::result_files::ResultFiles;
+use protocol::results::Outcome;
+use protocol::token::Token;
 use receiver::archive::Archive;
 use receiver::job::End;
 use receiver::server::{Server, Settings};
 use receiver::store::Finished;
 use telemetry::report::Ending;
 use telemetry::reporter;
-use wire::files::ResultFiles;
-use wire::net::{self, WhenTaken};
-use wire::ports;
-use wire::program::Ready;
-use wire::rejects::MostRejects;
-use wire::results::Outcome;
-use wire::token::Token;
 
 /// Takes results in and writes them down: a cluster's numbered batches in row order, durable; or whatever a
 /// plain framed client sends, a line a frame.
@@ -56,7 +56,7 @@ struct Args {
     #[arg(long)]
     allow_plain: bool,
     /// How long all classifier processes may be gone before a job that has begun fails
-    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=wire::program::LONGEST_WAIT))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=process::LONGEST_WAIT))]
     patience: u64,
     /// How many rows may be rejected: N, or P%, which is seen from 1,000 rows on; a job with more fails [default: not all of the
     /// first 1,000]
@@ -67,14 +67,16 @@ struct Args {
     ready_file: Option<PathBuf>,
     #[command(flatten)]
     reports: reporter::Options,
+    #[command(flatten)]
+    log: process::log::Options,
 }
 
 fn main() -> ExitCode {
-    wire::program::end_on_panic();
-    wire::program::heed_lifeline("receiver");
-    let outcome = run(Args::parse());
+    let args = Args::parse();
+    process::begin("receiver", args.log);
+    let outcome = run(args);
     reporter::end(outcome.as_ref().map_or_else(Ending::of, |_| Ending::Finished));
-    outcome.unwrap_or_else(|error| wire::program::failure("receiver", &error))
+    outcome.unwrap_or_else(|error| process::exit::failure(&error))
 }
 
 fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -89,7 +91,7 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
     let job = std::sync::Arc::clone(server.job());
     reporter::start(&args.reports, token.as_ref(), "receiver", move || job.counts())?;
     let stopping = std::sync::Arc::clone(&server);
-    wire::program::on_end_signals(move || stopping.stop())?;
+    process::signals::on_end_signals(move || stopping.stop())?;
     let before = Ready::before(args.ready_file.as_deref())?.unwrap_or_default();
     let before = before.addresses.get("results").copied();
     let listener = net::listen_again("results", before, &args.listen, WhenTaken::any_port(args.any_port))?;
@@ -101,29 +103,29 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
     let (end, finished) = server.run(listener);
     Ok(match end {
         End::Job(Outcome::Done(summary)) => {
-            wire::say!(
-                "receiver: done: {} rows, of these {} rejects; SHA-256 of the results {}",
+            tracing::info!(
+                "done: {} rows, of these {} rejects; SHA-256 of the results {}",
                 summary.rows,
                 summary.rejects,
                 summary.sha256
             );
             if let Some(archive) = archive {
                 let size = archive.finish().context("packing the results")?;
-                wire::say!("receiver: the archive is ready, {size} bytes");
+                tracing::info!("the archive is ready, {size} bytes");
             }
             // Not before: a receiver that is started again finds by it that there is something left to do.
             if let Some(Err(error)) = finished.map(Finished::tidy) {
-                wire::say!("receiver: {error:#}");
+                tracing::warn!("{error:#}");
             }
             ExitCode::SUCCESS
         }
         End::Job(Outcome::Failed(reason)) => {
-            wire::say!("receiver: the job failed: {reason}");
+            tracing::error!("the job failed: {reason}");
             ExitCode::FAILURE
         }
         End::Closed => ExitCode::SUCCESS,
         End::Stopped(rows) => {
-            wire::say!("receiver: stopped; {rows} rows are durable");
+            tracing::info!("stopped; {rows} rows are durable");
             ExitCode::FAILURE
         }
     })

@@ -6,8 +6,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use anyhow::Context;
-use wire::results::{FromReceiver, Welcome};
-use wire::{net, opening};
+use protocol::handshake;
+use protocol::results::{FromReceiver, Welcome};
 
 use crate::job::Way;
 
@@ -44,7 +44,7 @@ impl Outbox {
         let (messages, to_write) = channel();
         let write = move || {
             if let Err(error) = write(&out, &to_write, told) {
-                wire::say!("receiver: telling {name}: {error:#}; its connection is closed");
+                tracing::warn!("telling {name}: {error:#}; its connection is closed");
                 // The thread that reads from it sees that, and cleans up.
                 let _ = out.shutdown(Shutdown::Both);
             }
@@ -63,7 +63,7 @@ fn write(stream: &TcpStream, messages: &Receiver<Message>, told: impl FnOnce()) 
     let mut told = Some(told);
     while let Ok(message) = messages.recv() {
         match message {
-            Message::Welcome(welcome) => opening::send_json(stream, &welcome)?,
+            Message::Welcome(welcome) => handshake::send_json(stream, &welcome)?,
             Message::Later(message) => {
                 message.write(stream)?;
                 if matches!(message, FromReceiver::Outcome(_))

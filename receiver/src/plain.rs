@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use bytes::Bytes;
-use wire::frame::FrameReader;
+use protocol::frame::FrameReader;
 
 /// Lines that are written in one go, in bytes, about.
 const WRITE_SIZE: usize = 64 << 10;

@@ -8,14 +8,13 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
-use wire::door::{self, Visitor};
-use wire::files::ResultFiles;
-use wire::frame::{DEFAULT_LIMIT, FrameReader, PEER_LIMIT};
-use wire::net;
-use wire::opening::{self, OPENING_LIMIT, Refusal, ResultsOpening};
-use wire::rejects::MostRejects;
-use wire::results::{Outcome, ToReceiver};
-use wire::token::Token;
+use net::acceptor::{self, Connection};
+use protocol::frame::{DEFAULT_LIMIT, FrameReader, PEER_LIMIT};
+use protocol::handshake::{self, HANDSHAKE_LIMIT, Refusal, ResultsHello};
+use protocol::rejects::MostRejects;
+use protocol::result_files::ResultFiles;
+use protocol::results::{Outcome, ToReceiver};
+use protocol::token::Token;
 
 use crate::audit::Audit;
 use crate::budget::Budget;
@@ -100,16 +99,16 @@ impl Server {
     /// whose cluster knows that, also gives what is to be tidied up when nothing more is to be done with its files.
     pub fn run(self: &Arc<Self>, listener: TcpListener) -> (End, Option<Finished>) {
         let server = Arc::clone(self);
-        let serve = move |visitor: Visitor| {
-            if let Err(error) = server.serve(&visitor) {
-                visitor.complain(format_args!("receiver: {}: {error:#}", visitor.peer));
+        let serve = move |connection: Connection| {
+            if let Err(error) = server.serve(&connection) {
+                connection.complain(format_args!("{}: {error:#}", connection.peer));
             }
             // Clones of the stream may live on elsewhere; the peer should see the end now.
-            let _ = visitor.stream.shutdown(std::net::Shutdown::Both);
+            let _ = connection.stream.shutdown(std::net::Shutdown::Both);
         };
         let job = Arc::clone(&self.job);
         let broken = move |error| fail(&job, format!("accepting connections: {error}"));
-        if let Err(error) = door::open("results", listener, serve, broken) {
+        if let Err(error) = acceptor::open("results", listener, serve, broken) {
             fail(&self.job, format!("{error:#}"));
         }
         let end = self.job.wait(self.settings.patience);
@@ -120,7 +119,7 @@ impl Server {
             self.job.await_told(self.settings.patience);
             told = self.job.take_told();
             if let Some(Err(error)) = told.as_mut().map(Finished::note_told) {
-                wire::say!("receiver: noting that the initializer knows of the end: {error:#}");
+                tracing::warn!("noting that the initializer knows of the end: {error:#}");
             }
         }
         if matches!(end, End::Job(_)) {
@@ -171,18 +170,18 @@ impl Server {
         }
     }
 
-    fn serve(&self, visitor: &Visitor) -> anyhow::Result<()> {
+    fn serve(&self, connection: &Connection) -> anyhow::Result<()> {
         let open = self.settings.token.is_none() || self.settings.allow_plain;
-        let limit = if open { DEFAULT_LIMIT } else { OPENING_LIMIT };
-        let Some((first, mut reader)) = visitor.first_frame(limit)? else { return Ok(()) };
-        if !opening::is_opening(&first) {
+        let limit = if open { DEFAULT_LIMIT } else { HANDSHAKE_LIMIT };
+        let Some((first, mut reader)) = connection.first_frame(limit)? else { return Ok(()) };
+        if !handshake::is_hello(&first) {
             ensure!(open, "refused, since it opened without a token; --allow-plain lets plain clients in");
-            visitor.admit();
+            connection.admit();
             return self.plain()?.append_all(first, &mut reader);
         }
-        match self.admit(visitor, &first) {
+        match self.admit(connection, &first) {
             Ok(Admitted::Observer) => {
-                self.observe(&visitor.stream);
+                self.observe(&connection.stream);
                 Ok(())
             }
             Ok(Admitted::Process(process)) => {
@@ -192,23 +191,23 @@ impl Server {
                 outcome.with_context(|| format!("classifier {}", process.name))
             }
             Err(reason) => {
-                opening::refuse(&visitor.stream, &Refusal::from(&reason));
+                handshake::refuse(&connection.stream, &Refusal::from(&reason));
                 Err(reason.context("refused"))
             }
         }
     }
 
-    fn admit(&self, visitor: &Visitor, first: &[u8]) -> anyhow::Result<Admitted> {
-        let opening = opening::check(first, self.settings.token.as_ref())?;
-        visitor.admit();
+    fn admit(&self, connection: &Connection, first: &[u8]) -> anyhow::Result<Admitted> {
+        let opening = handshake::check(first, self.settings.token.as_ref())?;
+        connection.admit();
         let (name, generation) = match opening {
-            ResultsOpening::Observer {} => return Ok(Admitted::Observer),
-            ResultsOpening::Worker { name, generation } => (name, Some(generation)),
-            ResultsOpening::Initializer { name } => (name, None),
+            ResultsHello::Observer {} => return Ok(Admitted::Observer),
+            ResultsHello::Worker { name, generation } => (name, Some(generation)),
+            ResultsHello::Initializer { name } => (name, None),
         };
         let events = self.numbered()?;
         let job = Arc::clone(&self.job);
-        let outbox = Outbox::start(&visitor.stream, name.clone(), move || job.told())?;
+        let outbox = Outbox::start(&connection.stream, name.clone(), move || job.told())?;
         let initializer = generation.is_none();
         let (generation, connection) = self.job.admit(outbox, generation)?;
         Ok(Admitted::Process(Process { name, generation, initializer, connection, events }))
@@ -255,7 +254,7 @@ impl Server {
         }
         loop {
             let progress = self.job.progress();
-            if opening::send_json(stream, &progress).is_err() || progress.ended {
+            if handshake::send_json(stream, &progress).is_err() || progress.ended {
                 return;
             }
             std::thread::sleep(OBSERVER_PAUSE);

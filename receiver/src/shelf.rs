@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use bytes::Bytes;
-use wire::program::remove_if_there;
-use wire::results::ResultBatch;
+use files::remove_if_there;
+use protocol::results::ResultBatch;
 
-use crate::order::Away;
+use crate::reorder::Away;
 
 /// Where early batches are put away.
 #[derive(Debug)]

@@ -7,12 +7,12 @@ use std::io::{IoSlice, Take, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
+use files::{remove_if_there, replace_file, sync_folder};
+use protocol::frame::write_all_vectored;
+use protocol::result_files::ResultFiles;
+use protocol::results::{ResultBatch, Summary};
+use protocol::schema::Schema;
 use sha2::{Digest, Sha256};
-use wire::files::ResultFiles;
-use wire::frame::write_all_vectored;
-use wire::program::{remove_if_there, replace_file, sync_folder};
-use wire::results::{ResultBatch, Summary};
-use wire::schema::Schema;
 
 use crate::checkpoint::{Checkpoint, Position};
 pub use open::open;
@@ -154,17 +154,17 @@ impl Store {
         }
         // Not for each batch: to end a hash costs as much as to hash a short batch.
         if !batches.is_empty() {
-            self.position.results_sha256 = wire::hash::shorten(self.hashes.results.clone());
+            self.position.results_sha256 = protocol::hash::shorten(self.hashes.results.clone());
         }
         if batches.iter().any(|batch| !batch.rejects.is_empty()) {
-            self.position.rejects_sha256 = wire::hash::shorten(self.hashes.rejects.clone());
+            self.position.rejects_sha256 = protocol::hash::shorten(self.hashes.rejects.clone());
         }
         Ok(())
     }
 
     /// SHA-256 of the results as far as they are written, in hexadecimal.
     pub fn sha256(&self) -> String {
-        wire::hash::finish(self.hashes.results.clone())
+        protocol::hash::finish(self.hashes.results.clone())
     }
 }
 
@@ -255,7 +255,7 @@ mod tests {
         syncer.sync(&store.position()).unwrap();
         assert_eq!(std::fs::read_to_string(&paths.results).unwrap(), "a\nb\nc\n");
         assert_eq!(std::fs::read_to_string(&paths.rejects).unwrap(), "row,reason,record\n0,bad,x\n");
-        let whole = wire::hash::hex(&Sha256::digest(b"a\nb\nc\n"));
+        let whole = protocol::hash::hex(&Sha256::digest(b"a\nb\nc\n"));
         assert_eq!(store.sha256(), whole);
     }
 

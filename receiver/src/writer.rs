@@ -6,13 +6,13 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::ensure;
-use wire::rejects::Reasons;
-use wire::results::{Outcome, ResultBatch, Summary, Totals};
+use protocol::rejects::Reasons;
+use protocol::results::{Outcome, ResultBatch, Summary, Totals};
 
 use crate::audit::Audit;
 use crate::budget::Budget;
 use crate::job::{End, Job, SyncWork};
-use crate::order::{Held, Line, Order};
+use crate::reorder::{Held, Line, ReorderBuffer};
 use crate::shelf::Shelf;
 use crate::store::{Store, Syncer};
 
@@ -62,7 +62,7 @@ impl Writer {
     /// Goes on where the files end.
     pub fn new(store: Store, shelf: Shelf, audit: Audit) -> Self {
         let position = store.position();
-        let line = Line::new(Order::new(position.next, position.next_row), MOST_HELD);
+        let line = Line::new(ReorderBuffer::new(position.next, position.next_row), MOST_HELD);
         Self { store, shelf, line, audit, told: 0 }
     }
 }

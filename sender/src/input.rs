@@ -6,10 +6,10 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
+use protocol::frame::{self, DEFAULT_LIMIT};
+use records::identity::{Guard, Guarded, Identity};
 use records::sniff::Name;
 use records::{Flaw, Reader};
-use wire::frame::{self, DEFAULT_LIMIT};
-use wire::identity::{Guard, Guarded, Identity};
 
 use crate::HEADER;
 use crate::fake_rows::FakeRows;
@@ -287,7 +287,7 @@ impl Input for Csv {
 
 #[cfg(test)]
 mod tests {
-    use wire::frame::Row;
+    use protocol::frame::Row;
 
     use super::*;
 

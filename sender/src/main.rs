@@ -7,16 +7,15 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Parser;
+use process::ready::Ready;
+use protocol::token::Token;
+use records::identity::Identity;
 use sender::input::{Csv, Fake, Input, Options};
 use sender::replay::Replay;
 use sender::session::{self, Target};
 use sender::tally::Tally;
 use telemetry::report::Ending;
 use telemetry::reporter;
-use wire::identity::Identity;
-use wire::net;
-use wire::program::Ready;
-use wire::token::Token;
 
 /// Sends rows to a classifier cluster: fake ones, a CSV file, or standard input.
 #[derive(Debug, Parser)]
@@ -64,23 +63,25 @@ struct Args {
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
     /// How long to wait for the source, at first and whenever it is lost
-    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=wire::program::LONGEST_WAIT))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=process::LONGEST_WAIT))]
     patience: u64,
     #[command(flatten)]
     reports: reporter::Options,
+    #[command(flatten)]
+    log: process::log::Options,
 }
 
 fn main() -> ExitCode {
-    wire::program::end_on_panic();
-    wire::program::heed_lifeline("sender");
-    match run(Args::parse()) {
+    let args = Args::parse();
+    process::begin("sender", args.log);
+    match run(args) {
         Ok(()) => {
             reporter::end(Ending::Finished);
             ExitCode::SUCCESS
         }
         Err(error) => {
             reporter::end(Ending::of(&error));
-            wire::program::failure("sender", &error)
+            process::exit::failure(&error)
         }
     }
 }
@@ -115,7 +116,7 @@ fn run(args: Args) -> anyhow::Result<()> {
     reporter::start(&args.reports, token.as_ref(), "sender", move || counted.counts())?;
     let target = Target { address, token, session, ready_file: args.ready_file, patience, tally };
     let rows = session::send_all(&target, &mut *input)?;
-    wire::say!("sender: {rows} rows are classified and durable");
+    tracing::info!("{rows} rows are classified and durable");
     Ok(())
 }
 

@@ -4,8 +4,8 @@
 use std::collections::VecDeque;
 
 use anyhow::ensure;
-use wire::frame;
-use wire::identity::Guard;
+use protocol::frame;
+use records::identity::Guard;
 
 use crate::input::{Extent, Input};
 

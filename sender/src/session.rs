@@ -12,11 +12,11 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail, ensure};
-use wire::frame::{self, DEFAULT_LIMIT, FrameReader};
-use wire::net;
-use wire::opening::{self, SenderOpening, SourceAnswer};
-use wire::program::{Ready, Temporary};
-use wire::token::Token;
+use process::ready::Ready;
+use protocol::Temporary;
+use protocol::frame::{self, DEFAULT_LIMIT, FrameReader};
+use protocol::handshake::{self, SenderHello, SourceAnswer};
+use protocol::token::Token;
 
 use crate::input::{Input, WRITE_SIZE};
 use crate::tally::Tally;
@@ -71,7 +71,7 @@ enum Failure {
 /// again and again without taking a row.
 pub fn send_all(target: &Target, input: &mut dyn Input) -> anyhow::Result<u64> {
     let session = target.session.clone().map_or_else(session, Ok)?;
-    let opening = SenderOpening { session: Some(session), marks: true, failed: None };
+    let opening = SenderHello { session: Some(session), marks: true, failed: None };
     let mut asked_before = None;
     let mut sent = None;
     let mut in_vain = 0;
@@ -93,7 +93,7 @@ pub fn send_all(target: &Target, input: &mut dyn Input) -> anyhow::Result<u64> {
             Err(Failure::Final(error)) => return Err(error),
             Err(Failure::Input(error)) => {
                 if let Err(untold) = tell_failure(target, &opening, &error) {
-                    wire::say!("sender: telling the source that there is no way on: {untold:#}");
+                    tracing::warn!("telling the source that there is no way on: {untold:#}");
                 }
                 return Err(error);
             }
@@ -109,7 +109,7 @@ pub fn send_all(target: &Target, input: &mut dyn Input) -> anyhow::Result<u64> {
         if in_vain == MOST_IN_VAIN || Instant::now() + PAUSE >= deadline {
             return Err(lost.context(format!("sending rows to {}: there is no way on", target.address)));
         }
-        wire::say!("sender: {lost:#}; trying again");
+        tracing::warn!("{lost:#}; trying again");
         // Who waits for its turn should not knock all the time.
         std::thread::sleep(if asked.is_some() { PAUSE } else { BUSY_PAUSE });
     }
@@ -119,7 +119,7 @@ pub fn send_all(target: &Target, input: &mut dyn Input) -> anyhow::Result<u64> {
 /// are when all are sent.
 fn connection(
     target: &Target,
-    opening: &SenderOpening,
+    opening: &SenderHello,
     input: &mut dyn Input,
     deadline: Instant,
     asked: &mut Option<u64>,
@@ -127,7 +127,7 @@ fn connection(
 ) -> Result<u64, Failure> {
     let left = deadline.saturating_duration_since(Instant::now());
     let stream = net::connect("the source", &target.address, left).map_err(Failure::Final)?;
-    opening::send(&stream, target.token.as_ref(), opening).map_err(Failure::Lost)?;
+    handshake::send(&stream, target.token.as_ref(), opening).map_err(Failure::Lost)?;
     let answers = Answers::listen(&stream, target).map_err(Failure::Lost)?;
     let next = match answers.next()? {
         SourceAnswer::NextRow(row) => row,
@@ -156,15 +156,15 @@ fn connection(
 }
 
 /// Tells the source why the rest of the rows will not come, so that the job fails for that, and soon.
-fn tell_failure(target: &Target, opening: &SenderOpening, why: &anyhow::Error) -> anyhow::Result<()> {
+fn tell_failure(target: &Target, opening: &SenderHello, why: &anyhow::Error) -> anyhow::Result<()> {
     let stream = net::connect("the source", &target.address, TELL_TIME)?;
     net::limit_writes(&stream, TELL_TIME)?;
     let failed = Some(format!("the sender cannot go on: {why:#}"));
-    opening::send(&stream, target.token.as_ref(), &SenderOpening { failed, ..opening.clone() })?;
+    handshake::send(&stream, target.token.as_ref(), &SenderHello { failed, ..opening.clone() })?;
     // It is taken, or refused, when the source closes the connection.
     let mut reader = FrameReader::new(stream, format!("the source at {}", target.address), DEFAULT_LIMIT);
     match reader.next_frame_within(TELL_TIME)? {
-        Some(payload) => opening::answer(&payload, reader.peer()),
+        Some(payload) => handshake::answer(&payload, reader.peer()),
         None => Ok(()),
     }
 }
@@ -227,7 +227,7 @@ impl Answers {
                         // It is back, and has the next row when there is one.
                         deadline = end.min(Instant::now() + limit);
                     } else if Instant::now() >= deadline {
-                        wire::say!("sender: {words}; the input has nothing more to say, so this ends");
+                        tracing::error!("{words}; the input has nothing more to say, so this ends");
                         std::process::exit(1);
                     }
                 }
@@ -248,7 +248,7 @@ fn answer(reader: &mut FrameReader<TcpStream>) -> Result<SourceAnswer, Failure> 
     let Some(payload) = payload else {
         return Err(Failure::Lost(anyhow!("{} closed the connection", reader.peer())));
     };
-    match opening::answer(&payload, reader.peer()) {
+    match handshake::answer(&payload, reader.peer()) {
         Ok(SourceAnswer::Failed(reason)) => Err(Failure::Final(anyhow!("the job failed: {reason}"))),
         Ok(answer) => Ok(answer),
         Err(error) if error.is::<Temporary>() => Err(Failure::Lost(error)),
@@ -347,9 +347,9 @@ mod tests {
                         break (stream, reader, first);
                     }
                 };
-                assert!(opening::is_opening(&first));
+                assert!(handshake::is_hello(&first));
                 let (Act::Drop(next, _) | Act::Finish(next)) = act;
-                opening::send_json(&stream, &SourceAnswer::NextRow(*next)).unwrap();
+                handshake::send_json(&stream, &SourceAnswer::NextRow(*next)).unwrap();
                 reader.allow_marks();
                 let mut frames = Vec::new();
                 loop {
@@ -357,8 +357,8 @@ mod tests {
                         return frames;
                     }
                     let Some(frame) = reader.next_frame().unwrap() else {
-                        opening::send_json(&stream, &SourceAnswer::Waiting).unwrap();
-                        opening::send_json(&stream, &SourceAnswer::Done(*next + frames.len() as u64 - 1))
+                        handshake::send_json(&stream, &SourceAnswer::Waiting).unwrap();
+                        handshake::send_json(&stream, &SourceAnswer::Done(*next + frames.len() as u64 - 1))
                             .unwrap();
                         return frames;
                     };

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use anyhow::Context;
-use wire::identity::LOOK;
+use records::identity::LOOK;
 
 use crate::input::Input;
 

@@ -167,7 +167,7 @@ fn with_a_token_the_page_is_behind_a_login() {
     let Some(browser) = Browser::start("with_a_token_the_page_is_behind_a_login") else { return };
     let folder = tempfile::tempdir().unwrap();
     let secret = folder.path().join("web-token");
-    wire::token::Token::new("0123456789abcdef0123456789abcdef").save(&secret).unwrap();
+    protocol::token::Token::new("0123456789abcdef0123456789abcdef").save(&secret).unwrap();
     let args =
         ["--listen", "127.0.0.1:0", "--web", "127.0.0.1:0", "--web-token-file", secret.to_str().unwrap()];
     let mut hub = Program::start_server("hub", folder.path(), args);

@@ -3,12 +3,12 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
+use protocol::frame::{self, FrameReader};
+use protocol::handshake::{self, ControlHello, DataHello, ResultsHello, SenderHello, SourceAnswer};
+use protocol::token::Token;
 use tests::cluster::{Cluster, Setup};
 use tests::program::Program;
 use tests::send_frames;
-use wire::frame::{self, FrameReader};
-use wire::opening::{self, ControlOpening, DataOpening, ResultsOpening, SenderOpening, SourceAnswer};
-use wire::token::Token;
 
 /// How long programs wait in tests of what they do when nothing comes. A busy machine must do in it what comes before: start a
 /// program, connect it, and take a row.
@@ -65,27 +65,27 @@ fn strangers_without_the_token_are_refused_at_every_port() {
         send(&stream);
         let mut reader = FrameReader::new(stream, "the port", 1 << 16);
         let payload = reader.next_frame().unwrap().expect("a reason");
-        let error = opening::answer::<serde_json::Value>(&payload, "the port").unwrap_err().to_string();
+        let error = handshake::answer::<serde_json::Value>(&payload, "the port").unwrap_err().to_string();
         assert_eq!(error, "the port refused the connection: the token is missing or wrong");
     };
     for token in [None, Some(&wrong)] {
-        refused(&cluster.rows, &|s| opening::send(s, token, &SenderOpening::default()).unwrap());
-        refused(&receiver, &|s| opening::send(s, token, &ResultsOpening::Observer {}).unwrap());
-        let worker = ResultsOpening::Worker { name: "me".into(), generation: u64::MAX };
-        refused(&receiver, &|s| opening::send(s, token, &worker).unwrap());
-        refused(&control, &|s| opening::send(s, token, &ControlOpening::Shutdown {}).unwrap());
+        refused(&cluster.rows, &|s| handshake::send(s, token, &SenderHello::default()).unwrap());
+        refused(&receiver, &|s| handshake::send(s, token, &ResultsHello::Observer {}).unwrap());
+        let worker = ResultsHello::Worker { name: "me".into(), generation: u64::MAX };
+        refused(&receiver, &|s| handshake::send(s, token, &worker).unwrap());
+        refused(&control, &|s| handshake::send(s, token, &ControlHello::Shutdown {}).unwrap());
     }
     let data = cluster.classifiers[0].address("data");
     for token in [None, Some(&wrong)] {
-        refused(&data, &|s| opening::send(s, token, &DataOpening { generation: 1, process: 1 }).unwrap());
-        let member = wire::opening::Member {
+        refused(&data, &|s| handshake::send(s, token, &DataHello { generation: 1, process: 1 }).unwrap());
+        let member = protocol::handshake::Member {
             name: "me".into(),
             data: "127.0.0.1:1".into(),
             workers: 1,
             build: "x".into(),
             settings: "y".into(),
         };
-        refused(&control, &|s| opening::send(s, token, &ControlOpening::Join(member.clone())).unwrap());
+        refused(&control, &|s| handshake::send(s, token, &ControlHello::Join(member.clone())).unwrap());
     }
     // Plain clients cannot show a token.
     let (me, answer) = send_raw(&cluster.rows, &[0, 0, 0, 1, b'A', 0, 0, 0, 1, 4]);
@@ -100,9 +100,9 @@ fn strangers_without_the_token_are_refused_at_every_port() {
 fn a_second_sender_is_refused_while_one_is_sending() {
     let mut cluster = Setup::default().args(["--chunk-size", "1", "--slowness", "0"]).start();
     let mut first = TcpStream::connect(&cluster.rows).unwrap();
-    opening::send(&first, None, &SenderOpening::default()).unwrap();
+    handshake::send(&first, None, &SenderHello::default()).unwrap();
     let mut answers = FrameReader::new(first.try_clone().unwrap(), "the source", 1 << 16);
-    let next: SourceAnswer = opening::answer(&answers.next_frame().unwrap().unwrap(), "it").unwrap();
+    let next: SourceAnswer = handshake::answer(&answers.next_frame().unwrap().unwrap(), "it").unwrap();
     assert_eq!(next, SourceAnswer::NextRow(0));
     let said = cluster.sender(["--lines", "5", "--patience", PATIENCE_SECONDS]).failure();
     assert!(said.contains("another sender is sending"), "{said}");
@@ -112,7 +112,7 @@ fn a_second_sender_is_refused_while_one_is_sending() {
     }
     first.write_all(&rows).unwrap();
     let done = loop {
-        match opening::answer(&answers.next_frame().unwrap().unwrap(), "it").unwrap() {
+        match handshake::answer(&answers.next_frame().unwrap().unwrap(), "it").unwrap() {
             // What comes each second, until it is done.
             SourceAnswer::Waiting | SourceAnswer::Durable(_) => {}
             answer => break answer,
@@ -127,14 +127,14 @@ fn a_sender_that_comes_back_takes_over_from_its_old_connection() {
     let mut cluster = Setup::default().args(["--chunk-size", "1", "--slowness", "0"]).start();
     let connect = |session: &str| {
         let stream = TcpStream::connect(&cluster.rows).unwrap();
-        opening::send(
+        handshake::send(
             &stream,
             None,
-            &SenderOpening { session: Some(session.into()), ..SenderOpening::default() },
+            &SenderHello { session: Some(session.into()), ..SenderHello::default() },
         )
         .unwrap();
         let mut reader = FrameReader::new(stream.try_clone().unwrap(), "the source", 1 << 16);
-        let answer: SourceAnswer = opening::answer(&reader.next_frame().unwrap().unwrap(), "it").unwrap();
+        let answer: SourceAnswer = handshake::answer(&reader.next_frame().unwrap().unwrap(), "it").unwrap();
         (stream, reader, answer)
     };
     let (old, mut old_reader, answer) = connect("mine");
@@ -153,7 +153,7 @@ fn a_sender_that_comes_back_takes_over_from_its_old_connection() {
     for payload in [&b"ID"[..], b"1", b"2", b"\x04"] {
         frame::write(&new, payload).unwrap();
     }
-    while opening::answer::<SourceAnswer>(&new_reader.next_frame().unwrap().unwrap(), "it").unwrap()
+    while handshake::answer::<SourceAnswer>(&new_reader.next_frame().unwrap().unwrap(), "it").unwrap()
         != SourceAnswer::Done(3)
     {}
     assert_eq!(cluster.results().summary.rows, 3);
@@ -163,9 +163,10 @@ fn a_sender_that_comes_back_takes_over_from_its_old_connection() {
 fn the_source_gives_signs_of_life_while_it_waits_for_rows() {
     let cluster = Setup::default().start();
     let stream = TcpStream::connect(&cluster.rows).unwrap();
-    opening::send(&stream, None, &SenderOpening::default()).unwrap();
+    handshake::send(&stream, None, &SenderHello::default()).unwrap();
     let mut reader = FrameReader::new(stream.try_clone().unwrap(), "the source", 1 << 16);
-    let mut next = || opening::answer::<SourceAnswer>(&reader.next_frame().unwrap().unwrap(), "it").unwrap();
+    let mut next =
+        || handshake::answer::<SourceAnswer>(&reader.next_frame().unwrap().unwrap(), "it").unwrap();
     assert_eq!(next(), SourceAnswer::NextRow(0));
     // Also before its rows have come, and while they wait for a slow box.
     assert_eq!(next(), SourceAnswer::Waiting);
@@ -201,10 +202,10 @@ fn a_sender_that_lost_its_connection_at_the_end_is_told_the_outcome() {
     let mut cluster = Setup::default().args(["--classifier", "sleep:1000000", "--chunk-size", "1"]).start();
     let connect = |session: &str| {
         let stream = TcpStream::connect(&cluster.rows).unwrap();
-        opening::send(
+        handshake::send(
             &stream,
             None,
-            &SenderOpening { session: Some(session.into()), ..SenderOpening::default() },
+            &SenderHello { session: Some(session.into()), ..SenderHello::default() },
         )
         .unwrap();
         stream
@@ -219,7 +220,7 @@ fn a_sender_that_lost_its_connection_at_the_end_is_told_the_outcome() {
     let said = cluster.sender(["--lines", "5"]).failure();
     assert!(said.contains("all rows of this job are here already, from another sender"), "{said}");
     let mut answers = FrameReader::new(connect("mine"), "the source", 1 << 16);
-    while opening::answer::<SourceAnswer>(&answers.next_frame().unwrap().unwrap(), "it").unwrap()
+    while handshake::answer::<SourceAnswer>(&answers.next_frame().unwrap().unwrap(), "it").unwrap()
         != SourceAnswer::Done(3)
     {}
     assert_eq!(cluster.results().summary.rows, 3);
@@ -315,7 +316,7 @@ fn strangers_at_the_data_port_disturb_nothing() {
     let mut early = TcpStream::connect(&data).unwrap();
     early.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
     let forged = TcpStream::connect(&data).unwrap();
-    opening::send(&forged, None, &DataOpening { generation: 1, process: 1 }).unwrap();
+    handshake::send(&forged, None, &DataHello { generation: 1, process: 1 }).unwrap();
     let args = ["--control", &control, "--worker-count", "2", "--out", &out];
     let mut member = Program::start_server("classifier", folder.path(), args);
     let rows = initializer.address("rows");
@@ -346,7 +347,7 @@ fn a_process_that_dies_takes_the_others_with_it() {
 fn the_control_port_takes_a_shutdown() {
     let mut cluster = Setup { processes: 2, ..Setup::default() }.start();
     let control = TcpStream::connect(cluster.classifiers[0].address("control")).unwrap();
-    opening::send(&control, None, &ControlOpening::Shutdown {}).unwrap();
+    handshake::send(&control, None, &ControlHello::Shutdown {}).unwrap();
     for classifier in &mut cluster.classifiers {
         let said = classifier.failure();
         assert!(said.contains("shut down"), "{said}");

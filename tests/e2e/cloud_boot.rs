@@ -88,7 +88,7 @@ fn a_machine_boots_and_ends_in_time_also_when_it_is_restarted() {
         machine.boot();
         let off = machine.await_off();
         assert!(off >= LEAST_LEFT, "{off:?}");
-        wire::say!("{versions}: booted after {booted:.1?}; restarted too late, off after {off:.1?}");
+        tracing::info!("{versions}: booted after {booted:.1?}; restarted too late, off after {off:.1?}");
     }
 }
 
@@ -129,7 +129,7 @@ fn the_other_means_suffices(test: &str, sabotage: impl Fn(&Machine), armed: &str
         machine.boot();
         let off = machine.await_off();
         assert!(off >= earliest, "{off:?}");
-        wire::say!("{armed:?}, without D-Bus: restarted too late, off after {off:.1?}");
+        tracing::info!("{armed:?}, without D-Bus: restarted too late, off after {off:.1?}");
     }
 }
 

@@ -64,7 +64,7 @@ impl Site {
             self.lab.folder().join(host).join("home/.provisioned-classifier/output/results.checkpoint");
         eventually("rows", || {
             let file = std::fs::read(&checkpoint).ok()?;
-            (wire::checkpoint::slots(&file).first()?.position.next_row >= rows).then_some(())
+            (protocol::checkpoint::slots(&file).first()?.position.next_row >= rows).then_some(())
         });
     }
 
@@ -113,8 +113,8 @@ fn check_partial(archive: &Path, whole: &[u8]) -> Value {
     assert!(whole.starts_with(&results), "{} bytes are not those of the whole", results.len());
     let tar = Command::new("tar").arg("-xzOf").arg(archive).arg("results.partial.json").output().unwrap();
     let summary: Value = serde_json::from_slice(&tar.stdout).unwrap();
-    let (hash, length) = wire::hash::of_all(&results[..]).unwrap();
-    assert_eq!(summary["sha256"], wire::hash::finish(hash));
+    let (hash, length) = protocol::hash::of_all(&results[..]).unwrap();
+    assert_eq!(summary["sha256"], protocol::hash::finish(hash));
     assert_eq!((summary["bytes"].as_u64(), &summary["bytes"]), (Some(length), &summary["complete_bytes"]));
     let rows = results.iter().filter(|byte| **byte == b'\n').count();
     assert_eq!((summary["rows"].as_u64(), summary["rejects"].as_u64()), (Some(rows as u64), Some(0)));

@@ -45,8 +45,7 @@ fn a_local_job_names_the_file_that_it_cannot_write() {
     let (small, roomy) = (folder.path().join("small"), folder.path().join("roomy"));
     let Some(mut xtask) = with_little_room(NAME, &small, "400k", &job(&small, &roomy)) else { return };
     let said = xtask.exit(1);
-    let results =
-        format!("receiver: the job failed: writing {}: {FULL}", small.join("results.log").display());
+    let results = format!("the job failed: writing {}: {FULL}", small.join("results.log").display());
     assert!(said.contains("on this machine failed") && said.contains(&results), "{said}");
     // The disk of the logs. There is no room for what programs say of their ends, so they are not started.
     let mut xtask = with_little_room(NAME, &small, "32k", &job(&roomy, &small)).unwrap();
@@ -69,8 +68,8 @@ fn full_disks_of_hosts_are_named_with_host_and_file_in_each_step() {
     };
     on_h1("mkdir FOLDER && mount -t tmpfs -o size=64m none FOLDER");
     // Room for what is shipped, and not for what is in it.
-    let supervisor = std::fs::metadata(tests::program_path("supervisor")).unwrap().len() >> 10;
-    fill(supervisor + (9 << 10));
+    let agent = std::fs::metadata(tests::program_path("agent")).unwrap().len() >> 10;
+    fill(agent + (9 << 10));
     let said = stack.fail("up", &["--hosts", &stack.hosts_file()]);
     assert!(said.contains("on h1") && said.contains("versions/app.new/") && said.contains(FULL), "{said}");
     // What had come is no longer in the way.
@@ -81,10 +80,7 @@ fn full_disks_of_hosts_are_named_with_host_and_file_in_each_step() {
     fill(700);
     let said = stack.start("run-cluster", &["INPUT_LINES=200000"]).exit(1);
     assert!(said.contains("receiver on h1 failed"), "{said}");
-    assert!(
-        said.contains(&format!("    receiver: the job failed: writing output/results.log: {FULL}")),
-        "{said}"
-    );
+    assert!(said.contains(&format!("    the job failed: writing output/results.log: {FULL}")), "{said}");
     // A file that is shipped.
     std::fs::write(stack.path("in.csv"), "A,B\n".repeat(1 << 20)).unwrap();
     let said = stack.refused("run-cluster", &["--input", "in.csv", "--model", "native"]);

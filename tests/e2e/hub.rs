@@ -108,7 +108,7 @@ fn only_this_machine_by_its_own_name_sees_the_page() {
 fn with_a_token_a_stranger_sees_a_login_and_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
     let secret = folder.path().join("web-token");
-    wire::token::Token::new("0123456789abcdef0123456789abcdef").save(&secret).unwrap();
+    protocol::token::Token::new("0123456789abcdef0123456789abcdef").save(&secret).unwrap();
     let args =
         ["--listen", "127.0.0.1:0", "--web", "0.0.0.0:0", "--web-token-file", secret.to_str().unwrap()];
     let mut hub = Program::start_server("hub", folder.path(), args);
@@ -146,13 +146,13 @@ fn with_a_token_a_stranger_sees_a_login_and_nothing_else() {
 fn reports_need_the_jobs_token() {
     let folder = tempfile::tempdir().unwrap();
     let secret = folder.path().join("token");
-    wire::token::Token::new("the job's").save(&secret).unwrap();
+    protocol::token::Token::new("the job's").save(&secret).unwrap();
     let args = ["--listen", "127.0.0.1:0", "--web", "127.0.0.1:0", "--token-file", secret.to_str().unwrap()];
     let mut hub = Program::start_server("hub", folder.path(), args);
     let (metrics, page) = (hub.address("metrics"), hub.address("web"));
     let opening =
         br#"{"version":2,"token":"guess","role":"reporter","name":"x","machine":"m","incarnation":1}"#;
-    let mut stream = tests::send_frames(&metrics, &[&[&[wire::frame::ENQ][..], opening].concat()]);
+    let mut stream = tests::send_frames(&metrics, &[&[&[protocol::frame::ENQ][..], opening].concat()]);
     let mut answer = String::new();
     std::io::Read::read_to_string(&mut stream, &mut answer).unwrap();
     assert!(answer.contains(r#"{"refused":"the token is missing or wrong"}"#), "{answer}");

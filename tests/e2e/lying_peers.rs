@@ -13,20 +13,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use protocol::frame;
+use protocol::handshake::{self, ControlHello, DataHello, HANDSHAKE_LIMIT, ResultsHello, SenderHello};
+use protocol::token::Token;
 use telemetry::report::{HubOpening, Origin};
 use tests::cluster::{Cluster, Setup};
 use tests::http::get;
 use tests::hub::HOST;
 use tests::program::Program;
 use tests::{PATIENCE, eventually, memory_kib};
-use wire::frame;
-use wire::opening::{self, ControlOpening, DataOpening, OPENING_LIMIT, ResultsOpening, SenderOpening};
-use wire::token::Token;
 
 const TOKEN: &str = "the secret";
 /// All that a peer without the token may ever be told.
 const REFUSALS: [&str; 2] =
-    ["the token is missing or wrong", "the first frame is not an opening of this protocol"];
+    ["the token is missing or wrong", "the first frame is not a handshake of this protocol"];
 
 /// A listening port, and what is said there first.
 struct Port {
@@ -58,15 +58,15 @@ fn ports(cluster: &mut Cluster) -> Vec<Port> {
     // What a port holds is looked at from now on.
     eventually("nobody to ask for the page", || (tests::connections(&page) == 0).then_some(()));
     vec![
-        port("rows", initializer, |s, t| opening::send(s, Some(t), &SenderOpening::default())),
-        port("results", receiver, |s, t| opening::send(s, Some(t), &ResultsOpening::Observer {})),
-        port("control", initializer, |s, t| opening::send(s, Some(t), &ControlOpening::Shutdown {})),
+        port("rows", initializer, |s, t| handshake::send(s, Some(t), &SenderHello::default())),
+        port("results", receiver, |s, t| handshake::send(s, Some(t), &ResultsHello::Observer {})),
+        port("control", initializer, |s, t| handshake::send(s, Some(t), &ControlHello::Shutdown {})),
         port("data", initializer, |s, t| {
-            opening::send(s, Some(t), &DataOpening { generation: 1, process: 1 })
+            handshake::send(s, Some(t), &DataHello { generation: 1, process: 1 })
         }),
         port("metrics", hub, |s, t| {
             let origin = Origin { name: "sender".into(), machine: "elsewhere".into(), incarnation: u64::MAX };
-            opening::send(s, Some(t), &HubOpening::Reporter(origin))
+            handshake::send(s, Some(t), &HubOpening::Reporter(origin))
         }),
     ]
 }
@@ -82,11 +82,11 @@ const LIES: [(&str, Lie); 9] = [
     ("another protocol", |_, stream| stream.write_all(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")),
     ("a huge length", |_, stream| stream.write_all(&u32::MAX.to_be_bytes())),
     ("a length at the limit, and silence", |_, stream| {
-        stream.write_all(&(OPENING_LIMIT as u32).to_be_bytes())?;
+        stream.write_all(&(HANDSHAKE_LIMIT as u32).to_be_bytes())?;
         stream.write_all(b"\x05{")
     }),
     ("a byte a second", |_, stream| {
-        stream.write_all(&(OPENING_LIMIT as u32).to_be_bytes())?;
+        stream.write_all(&(HANDSHAKE_LIMIT as u32).to_be_bytes())?;
         loop {
             stream.write_all(b"\x05")?;
             // The pace is the lie; it ends with the connection.
@@ -124,7 +124,7 @@ fn lie(port: &Port, what: &str, lie: Lie) {
         Err(error) => panic!("{what} at {}: not closed: {error}", port.name),
     }
     for payload in frame::payloads(&answer) {
-        let said = opening::answer::<serde_json::Value>(payload, "it").unwrap_err().to_string();
+        let said = handshake::answer::<serde_json::Value>(payload, "it").unwrap_err().to_string();
         let allowed = REFUSALS.iter().any(|refusal| said == format!("it refused the connection: {refusal}"));
         assert!(allowed, "{what} at {} is told: {said}", port.name);
     }

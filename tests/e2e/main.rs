@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "what is unexpected fails the test")]
 
+mod agent;
 mod backpressure;
 mod bad_input;
 mod bad_peers;
@@ -38,4 +39,3 @@ mod resumed_jobs;
 mod run_cluster;
 mod run_locally;
 mod same_bytes;
-mod supervisor;

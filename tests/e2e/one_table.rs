@@ -4,12 +4,12 @@
 use std::net::TcpStream;
 use std::path::Path;
 
+use protocol::frame::{DEFAULT_LIMIT, FrameReader};
+use protocol::handshake::{self, ResultsHello};
+use protocol::results::{self, FromReceiver, Identity, ResultBatch, Totals, Welcome};
 use tests::PATIENCE;
 use tests::cluster::{Results, Setup, read_results};
 use tests::program::Program;
-use wire::frame::{DEFAULT_LIMIT, FrameReader};
-use wire::opening::{self, ResultsOpening};
-use wire::results::{self, FromReceiver, Identity, ResultBatch, Totals, Welcome};
 
 /// 40 rows in batches of 10: numbers, some of which are missing, and words.
 fn input(folder: &Path) -> String {
@@ -159,9 +159,9 @@ fn receiver(folder: &Path) -> (Program, TcpStream, FrameReader<TcpStream>) {
     let mut receiver =
         Program::start_server("receiver", folder, ["--listen", "127.0.0.1:0", "--output", &results]);
     let stream = TcpStream::connect(receiver.address("results")).unwrap();
-    opening::send(&stream, None, &ResultsOpening::Initializer { name: "i".into() }).unwrap();
+    handshake::send(&stream, None, &ResultsHello::Initializer { name: "i".into() }).unwrap();
     let mut reader = FrameReader::new(stream.try_clone().unwrap(), "the receiver", DEFAULT_LIMIT);
-    let _: Welcome = opening::await_answer(&mut reader, PATIENCE).unwrap();
+    let _: Welcome = handshake::await_answer(&mut reader, PATIENCE).unwrap();
     results::write_identity(&stream, &Identity { settings: 1, header: 2 }).unwrap();
     (receiver, stream, reader)
 }

@@ -47,7 +47,7 @@ fn complete_batches_are_fetched_while_a_job_runs_and_when_it_is_stopped() {
     let output = stack.lab.folder().join("h1/home/.provisioned-classifier/output");
     let durable = |rows: u64| {
         let file = std::fs::read(output.join("results.checkpoint")).ok()?;
-        (wire::checkpoint::slots(&file).first()?.position.next_row >= rows).then_some(())
+        (protocol::checkpoint::slots(&file).first()?.position.next_row >= rows).then_some(())
     };
     let check = |why: &str| {
         let (log, rejected, summary) = archived(&stack);

@@ -11,13 +11,13 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use disk::{Chance, Disk, Files};
+use protocol::result_files::ResultFiles;
 use receiver::store::{self, Opened};
 use tempfile::TempDir;
 use tests::cluster::{Results, read_results};
 use tests::program::Program;
 use tests::{PATIENCE, eventually, send_frames};
 use trace::{Moment, What};
-use wire::files::ResultFiles;
 
 const ROWS: usize = 4000;
 /// Rows of a batch: few, so that there are many syncs.
@@ -158,7 +158,7 @@ fn examine(test: &str, record: impl FnOnce(&Recording)) {
         tried += 1;
     }
     assert_eq!(tried, CASES, "{test}: all cases are tried");
-    wire::say!("{test}: {tried} cases took {:?}", start.elapsed());
+    tracing::info!("{test}: {tried} cases took {:?}", start.elapsed());
 }
 
 /// A folder in memory, if there is one: what is synced in it need not wait for a disk.

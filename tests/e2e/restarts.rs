@@ -4,12 +4,12 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use protocol::frame::{DEFAULT_LIMIT, FrameReader};
+use protocol::handshake::{self, ResultsHello};
+use protocol::results::{self, FromReceiver, Identity, Outcome, ResultBatch, Totals, Welcome};
 use tests::cluster::{Setup, read_results};
 use tests::program::Program;
 use tests::{PATIENCE, eventually, send_frames};
-use wire::frame::{DEFAULT_LIMIT, FrameReader};
-use wire::opening::{self, ResultsOpening};
-use wire::results::{self, FromReceiver, Identity, Outcome, ResultBatch, Totals, Welcome};
 
 fn receiver(folder: &Path) -> Program {
     let log = folder.join("results.log");
@@ -75,7 +75,7 @@ fn talk_that_nobody_can_hear_ends_nothing() {
     drop(reader);
     let mut child = command.stderr(writer).stdout(Stdio::null()).spawn().unwrap();
     let ready =
-        eventually("the receiver", || wire::program::Ready::read(&folder.path().join("ready")).unwrap());
+        eventually("the receiver", || process::ready::Ready::read(&folder.path().join("ready")).unwrap());
     let out = ready.addresses["results"].to_string();
     // It has something to say about this one.
     drop(send_frames(&out, &[b"\x05not an opening"]));
@@ -138,16 +138,16 @@ struct Peer {
 }
 
 impl Peer {
-    fn new(receiver: &mut Program, who: &ResultsOpening) -> Self {
-        let stream = wire::net::connect("the receiver", &receiver.address("results"), PATIENCE).unwrap();
-        opening::send(&stream, None, who).unwrap();
+    fn new(receiver: &mut Program, who: &ResultsHello) -> Self {
+        let stream = net::connect("the receiver", &receiver.address("results"), PATIENCE).unwrap();
+        handshake::send(&stream, None, who).unwrap();
         let mut reader = FrameReader::new(stream.try_clone().unwrap(), "the receiver", DEFAULT_LIMIT);
-        let welcome = opening::await_answer(&mut reader, PATIENCE).unwrap();
+        let welcome = handshake::await_answer(&mut reader, PATIENCE).unwrap();
         Self { stream, reader, welcome }
     }
 
     fn initializer(receiver: &mut Program) -> Self {
-        Self::new(receiver, &ResultsOpening::Initializer { name: "initializer".into() })
+        Self::new(receiver, &ResultsHello::Initializer { name: "initializer".into() })
     }
 
     /// Says what job this is and that it has two batches, and sends the first.
@@ -210,7 +210,7 @@ fn a_receiver_that_was_killed_before_it_could_tell_the_end_tells_it() {
     initializer
         .hear(|message| matches!(message, FromReceiver::Acknowledgement(a) if a.next == 1).then_some(()));
     let generation = initializer.welcome.generation;
-    let worker = Peer::new(&mut first, &ResultsOpening::Worker { name: "worker".into(), generation });
+    let worker = Peer::new(&mut first, &ResultsHello::Worker { name: "worker".into(), generation });
     // The initializer is gone, which the receiver knows when it has closed the connection, and there is no other yet.
     initializer.stream.shutdown(std::net::Shutdown::Write).unwrap();
     while initializer.reader.next_frame().unwrap().is_some() {}

@@ -167,7 +167,7 @@ fn hosts_with_faults_are_named_and_a_second_try_works() {
     eventually("results", || std::fs::metadata(&results).is_ok_and(|file| file.len() > 0).then_some(()));
     ip(&format!("link set {cable} down"));
     // The job goes on without it, and with it when it is back.
-    job.await_output("lost the supervisor of h3");
+    job.await_output("lost the agent of h3");
     let log = stack.lab.folder().join("h2/home/.provisioned-classifier/log/initializer.log");
     let says = |words: &str| std::fs::read_to_string(&log).unwrap_or_default().contains(words).then_some(());
     eventually("the cluster without it", || says("1 of 2 processes are not back"));
@@ -220,7 +220,7 @@ fn two_jobs_and_one_that_nobody_watches() {
         assert_eq!(command == "down", said.contains("a job is running on h1 (receiver, sender)"), "{said}");
     }
     let said = stack.run("stop", &[]);
-    assert!(said.contains("receiver: stopped; ") && said.contains("rows are durable"), "{said}");
+    assert!(said.contains("stopped; ") && said.contains("rows are durable"), "{said}");
 
     // Ctrl-C ends all of it.
     let mut job = stack.start("run-cluster", &slow);
@@ -249,7 +249,7 @@ fn two_jobs_and_one_that_nobody_watches() {
     let summary: serde_json::Value =
         serde_json::from_slice(&std::fs::read(remote.with_file_name("results.json")).unwrap()).unwrap();
     let text = |key: &str| summary[key].as_str().unwrap().to_owned();
-    let key = wire::hash::short_hex(format!("{} {}", text("sha256"), text("ended")).as_bytes());
+    let key = protocol::hash::short_hex(format!("{} {}", text("sha256"), text("ended")).as_bytes());
     std::fs::create_dir(stack.path("out")).unwrap();
     let part = stack.path("out").join(format!("results.{key}.part"));
     std::fs::write(&part, &archive[..archive.len() / 2]).unwrap();
@@ -324,7 +324,7 @@ fn results_and_jobs_survive_mistakes() {
     let said = stack.fail("up", &[]);
     assert!(said.contains("h1 is commanded by"), "{said}");
     let said = stack.run("stop", &[]);
-    assert!(said.contains("receiver: stopped; ") && said.contains("until the next run-cluster"), "{said}");
+    assert!(said.contains("stopped; ") && said.contains("until the next run-cluster"), "{said}");
     job.failure();
     let said = stack.fail("get-results", &[]);
     assert!(said.contains("the last one did not come to its end; what it brought is in"), "{said}");

@@ -9,9 +9,9 @@ use classifier::batch::Batch;
 use classifier::cluster::membership::{Latecomers, Limit, Membership, Standing};
 use classifier::source::Issuer;
 use classifier::window::Limits;
+use protocol::handshake::{ControlMessage, Member};
+use protocol::results::{FromReceiver, ResultBatch, Welcome};
 use rand::RngExt;
-use wire::opening::{ControlMessage, Member};
-use wire::results::{FromReceiver, ResultBatch, Welcome};
 
 use crate::network::{Address, Fate, Message, Network};
 use crate::unexpected;

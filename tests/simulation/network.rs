@@ -6,9 +6,9 @@ use std::time::{Duration, SystemTime};
 
 use chacha20::ChaCha8Rng;
 use classifier::batch::Batch;
+use protocol::handshake::{ControlMessage, Member};
+use protocol::results::{FromReceiver, ResultBatch, Totals, Welcome};
 use rand::{RngExt, SeedableRng};
-use wire::opening::{ControlMessage, Member};
-use wire::results::{FromReceiver, ResultBatch, Totals, Welcome};
 
 /// After this many milliseconds without a heartbeat, the other side of a connection is gone.
 const SILENCE: u64 = 5000;
@@ -154,7 +154,7 @@ impl Network {
                 Event::Fault | Event::Timer { .. } => {}
             }
             if self.talks {
-                wire::say!("{time:>7} {event:?}");
+                tracing::info!("{time:>7} {event:?}");
             }
             return Some(event);
         }

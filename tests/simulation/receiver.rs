@@ -6,10 +6,10 @@ use std::rc::Rc;
 
 use ::receiver::checkpoint::Position;
 use ::receiver::job::{Job, SyncWork, Way};
-use ::receiver::order::{Away, Held, Line, Order};
+use ::receiver::reorder::{Away, Held, Line, ReorderBuffer};
 use ::receiver::shelf::Stub;
+use protocol::results::{FromReceiver, Identity, ResultBatch, Welcome};
 use rand::RngExt;
-use wire::results::{FromReceiver, Identity, ResultBatch, Welcome};
 
 use crate::network::{Address, Fate, Message, Network};
 use crate::unexpected;
@@ -92,7 +92,7 @@ impl Receiver {
         job.begin_at(position, self.lives);
         self.life = Some(Life {
             job,
-            line: Line::new(Order::new(position.next, position.next_row), usize::MAX),
+            line: Line::new(ReorderBuffer::new(position.next, position.next_row), usize::MAX),
             written: (results, position),
             outbox: Outbox::default(),
             processes: BTreeMap::new(),

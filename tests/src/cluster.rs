@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use protocol::results::Summary;
 use tempfile::TempDir;
-use wire::results::Summary;
 
 use crate::program::Program;
 use crate::program_path;

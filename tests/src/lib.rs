@@ -37,7 +37,7 @@ pub fn program_path(name: &str) -> PathBuf {
         for words in [
             "--package xtask",
             "--package xtask --features remote --bin xtask-remote",
-            "--package sender --package classifier --package receiver --package supervisor --package hub",
+            "--package sender --package classifier --package receiver --package agent --package hub",
         ] {
             build(words);
         }
@@ -71,7 +71,7 @@ pub fn python() -> PathBuf {
 
 /// Notes that a test cannot run here, so that `cargo xtask test` counts it as skipped and says why.
 pub fn skip(test: &str, reason: &str) {
-    wire::say!("skipped: {test}: {reason}");
+    tracing::info!("skipped: {test}: {reason}");
     let Some(path) = std::env::var_os("SKIPPED_TESTS") else { return };
     let mut file = std::fs::File::options().create(true).append(true).open(path).unwrap();
     writeln!(file, "{test}: {reason}").unwrap();
@@ -134,7 +134,7 @@ pub fn send_frames(address: &str, payloads: &[&[u8]]) -> TcpStream {
     let mut stream = TcpStream::connect(address).unwrap();
     let mut frames = Vec::new();
     for payload in payloads {
-        wire::frame::push(&mut frames, payload);
+        protocol::frame::push(&mut frames, payload);
     }
     stream.write_all(&frames).unwrap();
     stream

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use wire::program::Ready;
+use process::ready::Ready;
 
 use crate::{PATIENCE, eventually, program_path, within};
 
@@ -148,7 +148,7 @@ impl Drop for Program {
             // The folder may be gone already; and a panic here would end all tests.
             let said = std::fs::read(&self.output).unwrap_or_default();
             let said = String::from_utf8_lossy(&said);
-            wire::say!("{} was still running when the test failed; it had printed:\n{said}", self.name);
+            tracing::info!("{} was still running when the test failed; it had printed:\n{said}", self.name);
         }
         // It may have ended, which is what is wanted.
         let _ = self.child.kill();

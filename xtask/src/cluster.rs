@@ -15,9 +15,9 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
-use wire::ports;
-use wire::rejects::MostRejects;
-use wire::token::Token;
+use protocol::ports;
+use protocol::rejects::MostRejects;
+use protocol::token::Token;
 
 use crate::host::{Host, arg};
 #[cfg(feature = "remote")]
@@ -77,7 +77,7 @@ pub(crate) enum Input {
     File {
         /// Where it is.
         path: PathBuf,
-        /// [Which file](wire::identity::Identity) that was when this command looked at it.
+        /// [Which file](records::identity::Identity) that was when this command looked at it.
         identity: String,
         /// The user says that it has commas, whatever it looks like.
         commas: bool,
@@ -184,7 +184,7 @@ pub(crate) fn run(
     args.extend(report_args(hub, hosts.metrics));
     args.extend(token_args(job));
     // A sender that is started again is the same one, with this name.
-    args.extend(["--session".into(), wire::hash::short_hex(job.token.secret().as_bytes())]);
+    args.extend(["--session".into(), protocol::hash::short_hex(job.token.secret().as_bytes())]);
     if !matches!(job.input, Input::Stdin { .. }) {
         args.extend(["--patience".into(), SENDER_PATIENCE.to_string()]);
     }
@@ -290,5 +290,5 @@ fn any_port(host: &dyn Host) -> Option<String> {
 pub(crate) fn make_token() -> anyhow::Result<Token> {
     let mut secret = [0u8; 32];
     getrandom::fill(&mut secret).map_err(|e| anyhow!("making a job token: {e}"))?;
-    Ok(Token::new(wire::hash::hex(&secret)))
+    Ok(Token::new(protocol::hash::hex(&secret)))
 }

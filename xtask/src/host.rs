@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
-use keeper::End;
-use wire::program::Ready;
-use wire::results::Progress;
-use wire::token::Token;
+use process::exit::End;
+use process::ready::Ready;
+use protocol::results::Progress;
+use protocol::token::Token;
 
 /// A machine.
 pub(crate) trait Host {

@@ -139,8 +139,8 @@ pub(crate) struct Inventory {
     /// The file with the Python packages that it needs, if one was named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) requirements: Option<PathBuf>,
-    /// The hash of the supervisor that commands the hosts.
-    pub(crate) supervisor: String,
+    /// The hash of the agent that commands the hosts.
+    pub(crate) agent: String,
     /// The hash of the application.
     pub(crate) app: String,
     /// The hash of the Python packages, if there are any.
@@ -173,7 +173,7 @@ impl Inventory {
     /// # Errors
     /// A file that cannot be understood.
     pub(crate) fn load_if_there(path: &Path) -> anyhow::Result<Option<Self>> {
-        let Some(text) = wire::program::read_if_there(path)? else { return Ok(None) };
+        let Some(text) = files::read_if_there(path)? else { return Ok(None) };
         let context = || format!("understanding the inventory {}", path.display());
         toml::from_slice(&text).map(Some).with_context(context)
     }
@@ -198,7 +198,7 @@ impl Inventory {
     pub(crate) fn save(&self, path: &Path) -> anyhow::Result<()> {
         let text = toml::to_string(self).context("encoding the inventory")?;
         let text = format!("# Made by cargo xtask up; read by all later commands.\n\n{text}");
-        wire::program::replace_file(path, text.as_bytes())
+        files::replace_file(path, text.as_bytes())
     }
 
     /// Which host is what.
@@ -374,7 +374,7 @@ mod tests {
             classifier: "native".into(),
             classifier_is_named: false,
             requirements: None,
-            supervisor: "00".into(),
+            agent: "00".into(),
             app: "11".into(),
             packages: None,
             ready: true,

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 #[cfg(feature = "remote")]
-use wire::program::EndSignal;
+use process::signals::EndSignal;
 
 use crate::ui;
 
@@ -33,7 +33,7 @@ pub(crate) fn watch(words: &'static str) -> anyhow::Result<()> {
 
 /// As [`watch`], with words for the first signal, too.
 pub(crate) fn watch_and_say(first: &'static str, second: &'static str) -> anyhow::Result<()> {
-    wire::program::on_end_signals(move || {
+    process::signals::on_end_signals(move || {
         if TIMES.fetch_add(1, Ordering::SeqCst) > 0 {
             ui::note(second);
             exit();
@@ -47,7 +47,7 @@ pub(crate) fn watch_and_say(first: &'static str, second: &'static str) -> anyhow
 /// As [`watch`]; but when the terminal is closed, this process ends at once, and leaves what it has started elsewhere alone.
 #[cfg(feature = "remote")]
 pub(crate) fn watch_or_leave(words: &'static str) -> anyhow::Result<()> {
-    wire::program::on_signals(move |signal| match signal {
+    process::signals::on_signals(move |signal| match signal {
         EndSignal::Hangup => exit(),
         EndSignal::End => {
             if TIMES.fetch_add(1, Ordering::SeqCst) > 0 {
@@ -61,7 +61,7 @@ pub(crate) fn watch_or_leave(words: &'static str) -> anyhow::Result<()> {
 /// From now on signals are counted, and nothing else: see [`times`].
 #[cfg(feature = "aws")]
 pub(crate) fn count() -> anyhow::Result<()> {
-    wire::program::on_end_signals(|| {
+    process::signals::on_end_signals(|| {
         TIMES.fetch_add(1, Ordering::SeqCst);
     })
 }

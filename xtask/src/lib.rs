@@ -62,9 +62,9 @@ fn command() -> clap::Command {
 
 /// Runs the command that the process's arguments say.
 pub fn run() -> ExitCode {
-    wire::program::end_on_panic();
+    process::exit::end_on_panic();
     // As a step of another command.
-    wire::program::heed_lifeline("cargo xtask");
+    process::lifeline::follow();
     let is_plan = std::env::args_os().nth(1).is_some_and(|word| word == "plan");
     let args = match parse() {
         Ok(args) => args,

@@ -12,7 +12,7 @@ use crate::ui;
 use fresh::Build;
 
 /// All programs, which are built by one call.
-const PACKAGES: [&str; 5] = ["sender", "classifier", "receiver", "supervisor", "hub"];
+const PACKAGES: [&str; 5] = ["sender", "classifier", "receiver", "agent", "hub"];
 /// The programs that a job consists of.
 #[cfg(feature = "remote")]
 pub(crate) const PROGRAMS: [&str; 4] = ["sender", "classifier", "receiver", "hub"];

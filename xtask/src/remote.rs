@@ -15,8 +15,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
+use agent::protocol::{Holder, Reply, Request, Status};
 use anyhow::{anyhow, bail};
-use supervisor::protocol::{Holder, Reply, Request, Status};
 
 use crate::cluster::HUB;
 use crate::commands::remote::{Place, Remote};
@@ -67,7 +67,7 @@ fn load(place: &Place) -> anyhow::Result<(Inventory, Access)> {
 /// From now on, an interruption ends this process at once. That is in order where whatever is half done is gone on with, or
 /// cleaned up, by the next command; and where threads wait for hosts, they cannot be called back anyway.
 fn end_on_interrupt(words: &'static str) -> anyhow::Result<()> {
-    wire::program::on_end_signals(move || {
+    process::signals::on_end_signals(move || {
         if !words.is_empty() {
             ui::note(words);
         }
@@ -114,15 +114,15 @@ pub(crate) fn all<T>(outcomes: Vec<anyhow::Result<T>>) -> anyhow::Result<Vec<T>>
     }
 }
 
-/// Connects to hosts, and to their supervisors.
-fn command_all(hosts: &[HostEntry], access: &Access, supervisor: &str) -> anyhow::Result<Vec<Ssh>> {
-    all(each(hosts, |host| command(host, access, supervisor)))
+/// Connects to hosts, and to their agents.
+fn command_all(hosts: &[HostEntry], access: &Access, agent: &str) -> anyhow::Result<Vec<Ssh>> {
+    all(each(hosts, |host| command(host, access, agent)))
 }
 
-/// Connects to a host, and to its supervisor.
-fn command(host: &HostEntry, access: &Access, supervisor: &str) -> anyhow::Result<Ssh> {
+/// Connects to a host, and to its agent.
+fn command(host: &HostEntry, access: &Access, agent: &str) -> anyhow::Result<Ssh> {
     let ssh = Ssh::connect(host, access)?;
-    ssh.command(supervisor)?;
+    ssh.command(agent)?;
     Ok(ssh)
 }
 
@@ -145,7 +145,7 @@ fn lock_all<'a>(hosts: impl IntoIterator<Item = &'a Ssh>, what: &str) -> anyhow:
                     host.entry().name
                 )));
             }
-            other => bail!("on {}: the supervisor answered {other:?}", host.entry().name),
+            other => bail!("on {}: the agent answered {other:?}", host.entry().name),
         }
     }
     Ok(())
@@ -164,7 +164,7 @@ fn hostname() -> String {
 fn status_of(host: &Ssh) -> anyhow::Result<Status> {
     match host.request(&Request::Status, SHORT)? {
         Reply::Status(status) => Ok(*status),
-        other => bail!("on {}: the supervisor answered {other:?}", host.entry().name),
+        other => bail!("on {}: the agent answered {other:?}", host.entry().name),
     }
 }
 
@@ -196,7 +196,7 @@ pub(crate) fn ensure_all_fetched(
     otherwise: &str,
 ) -> anyhow::Result<()> {
     let metrics = inventory.host(&inventory.metrics)?;
-    let asked = command(metrics, access, &inventory.supervisor).and_then(|host| status_of(&host));
+    let asked = command(metrics, access, &inventory.agent).and_then(|host| status_of(&host));
     match asked {
         Ok(status) => ensure_fetched(metrics, &status, otherwise),
         Err(error) => {

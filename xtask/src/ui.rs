@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use wire::results::{Progress, Summary};
+use protocol::results::{Progress, Summary};
 
 use crate::exit;
 

@@ -5,7 +5,6 @@
 //! reads back the same, in the form of Python's `repr`: `0.5`, `0.0`, and below 10⁻⁴ `9.5e-05`.
 
 use sha2::{Digest, Sha256};
-use sha256::Hasher;
 
 use super::{BlackBox, BoxError, Columns, Record, Request, Scored};
 
@@ -18,8 +17,8 @@ pub struct Native {
     slowness: u32,
     /// The printed score where there is but one: without any input all digests are the same.
     constant: Option<Vec<u8>>,
-    hasher: Hasher,
-    scores: Vec<f64>,
+    /// A record's values, joined; kept for its memory.
+    value: Vec<u8>,
     columns: Scored,
 }
 
@@ -31,27 +30,23 @@ impl Native {
             write_score(score(&Sha256::digest(b"").into()), &mut text);
             text
         });
-        Self { slowness, constant, hasher: Hasher::default(), scores: Vec::new(), columns: Scored::default() }
+        Self { slowness, constant, value: Vec::new(), columns: Scored::default() }
     }
 }
 
 impl BlackBox for Native {
     fn classify(&mut self, request: &Request<'_>, results: &mut Vec<u8>) -> Result<Columns, BoxError> {
         let Request { header, records, .. } = *request;
-        let scores = &mut self.scores;
-        if self.constant.is_none() {
-            scores.resize(records.len(), 0.0);
-            let value = |i: usize, value: &mut Vec<u8>| join(records[i], value);
-            self.hasher.digest_all(self.slowness, records.len(), value, |i, digest| {
-                scores[i] = score(&digest);
-            })?;
-        }
-        for (i, record) in records.iter().enumerate() {
+        for record in records {
             results.extend_from_slice(record.bytes);
             results.push(b',');
             match &self.constant {
                 Some(text) => results.extend_from_slice(text),
-                None => write_score(scores[i], results),
+                None => {
+                    self.value.clear();
+                    join(*record, &mut self.value)?;
+                    write_score(hashed_score(&self.value, self.slowness), results);
+                }
             }
             results.push(b'\n');
         }
@@ -72,6 +67,15 @@ fn join(record: Record<'_>, value: &mut Vec<u8>) -> Result<(), BoxError> {
     }
     records::join(record.bytes, SEPARATOR, value).map_err(|e| BoxError::lasting(e.to_string()))?;
     Ok(())
+}
+
+/// The score of a value that is hashed this often in a row.
+fn hashed_score(value: &[u8], times: u32) -> f64 {
+    let mut hash = Sha256::new();
+    for _ in 0..times {
+        hash.update(value);
+    }
+    score(&hash.finalize().into())
 }
 
 /// A number in [0, 1) from a digest.

@@ -22,7 +22,7 @@ mod tree;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use wire::frame;
+use protocol::frame;
 
 use super::{BlackBox, BoxError, Columns, Request, Verdict};
 use log::Printed;
@@ -149,7 +149,7 @@ impl Python {
             if now + pause >= deadline && (tries >= LEAST_TRIES || now >= deadline + START_TIME) {
                 return Err(BoxError { message: format!("{error:#}"), verdict: Verdict::NotTried });
             }
-            wire::say!("classifier: {error:#}; trying again");
+            tracing::warn!("{error:#}; trying again");
             std::thread::sleep(pause);
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
@@ -160,7 +160,7 @@ impl Drop for Python {
     fn drop(&mut self) {
         let dropped = self.printed.dropped();
         if dropped > 0 {
-            wire::say!("python: {dropped} bytes of what it printed were dropped");
+            tracing::warn!("python: {dropped} bytes of what it printed were dropped");
         }
     }
 }
@@ -171,7 +171,7 @@ fn failure(process: Process, ended: &Ended, request: &Request<'_>) -> BoxError {
     let what_for = if rows == 1 { " for this row alone".to_owned() } else { format!(" for {rows} rows") };
     let pid = process.pid();
     let message = process.end(ended, &what_for);
-    wire::say!("classifier: process {pid}, with {rows} rows from row {} on: {message}", request.first_row);
+    tracing::warn!("process {pid}, with {rows} rows from row {} on: {message}", request.first_row);
     let verdict = if matches!(ended, Ended::Late(_)) { Verdict::Hung } else { Verdict::Open };
     BoxError { message, verdict }
 }

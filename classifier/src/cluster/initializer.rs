@@ -7,12 +7,12 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail, ensure};
-use wire::door::{self, Visitor};
-use wire::opening::{self, ControlMessage, ControlOpening, Member, OPENING_LIMIT, Refusal};
-use wire::program::Temporary;
-use wire::token::Token;
+use net::acceptor::{self, Connection};
+use protocol::Temporary;
+use protocol::handshake::{self, ControlHello, ControlMessage, HANDSHAKE_LIMIT, Member, Refusal};
+use protocol::token::Token;
 
-use super::membership::{Connection, Latecomers, Limit, Membership, Standing};
+use super::membership::{JoinId, Latecomers, Limit, Membership, Standing};
 use super::{FOREVER, Formation, Leaving, Link, Settings, message};
 
 /// How long the members have to read that they are to stop.
@@ -30,15 +30,15 @@ pub struct Gathered {
 /// What happens at the control port. Connections are those of processes that have shown the token.
 enum Event {
     /// A process wants to be a member.
-    Join(Connection, Member, Link),
+    Join(JoinId, Member, Link),
     /// Somebody wants the cluster to stop.
     Shutdown(String),
     /// This process has formed.
     Formed,
     /// A process says something.
-    Said(Connection, ControlMessage),
+    Said(JoinId, ControlMessage),
     /// A process is gone, and why.
-    Left(Connection, anyhow::Error),
+    Left(JoinId, anyhow::Error),
 }
 
 impl Gathered {
@@ -58,7 +58,7 @@ impl Gathered {
         let start = Instant::now();
         let limit = settings.rejoin.map_or(Limit::All(settings.patience), Limit::Back);
         let mut membership = Membership::new(settings.me.clone(), settings.processes, limit);
-        let mut peers: Vec<(Connection, Link)> = Vec::new();
+        let mut peers: Vec<(JoinId, Link)> = Vec::new();
         loop {
             let left = match membership.standing(start.elapsed()) {
                 Standing::Complete => break,
@@ -71,18 +71,15 @@ impl Gathered {
                 Standing::Waiting(left) => left,
             };
             match events.recv_timeout(left) {
-                Ok(Event::Join(connection, member, link)) => match membership.join(connection, member) {
-                    Ok(()) => peers.push((connection, link)),
+                Ok(Event::Join(id, member, link)) => match membership.join(id, member) {
+                    Ok(()) => peers.push((id, link)),
                     Err(reason) => refuse(&link, &reason),
                 },
-                Ok(Event::Left(connection, reason)) => {
-                    if let Some(gone) = peers.iter().position(|(other, _)| *other == connection) {
+                Ok(Event::Left(id, reason)) => {
+                    if let Some(gone) = peers.iter().position(|(other, _)| *other == id) {
                         let (_, link) = peers.remove(gone);
-                        membership.leave(connection);
-                        wire::say!(
-                            "classifier: {} has left before the cluster was complete: {reason:#}",
-                            link.name
-                        );
+                        membership.leave(id);
+                        tracing::warn!("{} has left before the cluster was complete: {reason:#}", link.name);
                     }
                 }
                 Ok(Event::Said(..) | Event::Formed) => {}
@@ -93,8 +90,8 @@ impl Gathered {
         }
         let missing = membership.missing();
         if missing > 0 {
-            wire::say!(
-                "classifier: {missing} of {} processes are not back; the cluster goes on with {}",
+            tracing::warn!(
+                "{missing} of {} processes are not back; the cluster goes on with {}",
                 settings.processes,
                 list(&membership)
             );
@@ -126,7 +123,8 @@ impl Gathered {
     pub fn start(self) -> anyhow::Result<()> {
         let formed = self.happening.send(Event::Formed).is_ok() && self.started.recv().is_ok();
         ensure!(formed, "nobody minds the control port any more");
-        wire::say!("classifier: generation {} begins", self.formation.generation);
+        process::log::set_generation(self.formation.generation);
+        tracing::info!("the generation begins");
         Ok(())
     }
 }
@@ -134,54 +132,51 @@ impl Gathered {
 /// Serves the control port.
 fn listen(listener: TcpListener, token: Option<Token>, happening: Sender<Event>) -> anyhow::Result<()> {
     let count = AtomicU64::new(0);
-    let serve = move |visitor: Visitor| {
-        let connection = count.fetch_add(1, Ordering::Relaxed);
-        if let Err(reason) = hear(&visitor, token.as_ref(), connection, &happening) {
-            visitor.complain(format_args!(
-                "classifier: refused {} at the control port: {reason:#}",
-                visitor.peer
-            ));
-            visitor.refuse(&reason);
+    let serve = move |connection: Connection| {
+        let id = count.fetch_add(1, Ordering::Relaxed);
+        if let Err(reason) = handle(&connection, token.as_ref(), id, &happening) {
+            connection.complain(format_args!("refused {} at the control port: {reason:#}", connection.peer));
+            connection.refuse(&reason);
         }
     };
     let broken = |error| crate::fail(format_args!("accepting control connections: {error}"));
-    door::open("control", listener, serve, broken)
+    acceptor::open("control", listener, serve, broken)
 }
 
-/// Hears a visitor out. Where nobody wants to know it any more, this process is ending.
-fn hear(
-    visitor: &Visitor,
+/// Handles one control connection, and reports what it says; a receiver that is gone means that this process is ending.
+fn handle(
+    connection: &Connection,
     token: Option<&Token>,
-    connection: Connection,
+    id: JoinId,
     happening: &Sender<Event>,
 ) -> anyhow::Result<()> {
-    let Some((first, mut reader)) = visitor.first_frame(OPENING_LIMIT)? else { return Ok(()) };
-    let opening = opening::check::<ControlOpening>(&first, token)?;
-    visitor.admit();
-    let member = match opening {
-        ControlOpening::Join(member) => member,
-        ControlOpening::Shutdown {} => {
-            let _ = happening.send(Event::Shutdown(visitor.peer.clone()));
+    let Some((first, mut reader)) = connection.first_frame(HANDSHAKE_LIMIT)? else { return Ok(()) };
+    let hello = handshake::check::<ControlHello>(&first, token)?;
+    connection.admit();
+    let member = match hello {
+        ControlHello::Join(member) => member,
+        ControlHello::Shutdown {} => {
+            let _ = happening.send(Event::Shutdown(connection.peer.clone()));
             return Ok(());
         }
     };
-    let link = Link::new(format!("classifier {} at {}", member.name, visitor.peer), &visitor.stream)?;
-    let _ = happening.send(Event::Join(connection, member, link));
+    let link = Link::new(format!("classifier {} at {}", member.name, connection.peer), &connection.stream)?;
+    let _ = happening.send(Event::Join(id, member, link));
     let reason = loop {
         match message(&mut reader, FOREVER) {
-            Ok(said) => drop(happening.send(Event::Said(connection, said))),
+            Ok(said) => drop(happening.send(Event::Said(id, said))),
             Err(reason) => break reason,
         }
     };
-    let _ = happening.send(Event::Left(connection, reason));
+    let _ = happening.send(Event::Left(id, reason));
     Ok(())
 }
 
 /// The control port after the cluster has been gathered.
 struct Door {
-    peers: Vec<(Connection, Link)>,
+    peers: Vec<(JoinId, Link)>,
     latecomers: Latecomers,
-    late: Vec<(Connection, Link)>,
+    late: Vec<(JoinId, Link)>,
 }
 
 impl Door {
@@ -190,19 +185,19 @@ impl Door {
     /// # Errors
     /// When one of them is lost, or does not form in time.
     fn form(&mut self, events: &Receiver<Event>, patience: Duration) -> anyhow::Result<()> {
-        let mut forming: BTreeSet<_> = self.peers.iter().map(|(connection, _)| *connection).collect();
+        let mut forming: BTreeSet<_> = self.peers.iter().map(|(id, _)| *id).collect();
         // What this process waits for until then has its own deadlines.
         let mut deadline = None;
         while deadline.is_none() || !forming.is_empty() {
             let left = deadline.map_or(FOREVER, |at: Instant| at.saturating_duration_since(Instant::now()));
             match events.recv_timeout(left) {
                 Ok(Event::Formed) => deadline = Some(Instant::now() + patience),
-                Ok(Event::Said(connection, ControlMessage::Formed)) => {
-                    forming.remove(&connection);
+                Ok(Event::Said(id, ControlMessage::Formed)) => {
+                    forming.remove(&id);
                 }
                 Ok(event) => self.mind(event).context(Temporary("forming the cluster"))?,
                 Err(_) => {
-                    let names = self.peers.iter().filter(|(connection, _)| forming.contains(connection));
+                    let names = self.peers.iter().filter(|(id, _)| forming.contains(id));
                     let names: Vec<_> = names.map(|(_, link)| link.name.as_str()).collect();
                     bail!("waiting for {} to form: not within {patience:?}", names.join(", "));
                 }
@@ -223,28 +218,28 @@ impl Door {
     /// Something after which the generation cannot go on.
     fn mind(&mut self, event: Event) -> anyhow::Result<()> {
         match event {
-            Event::Join(connection, _, link) => match self.latecomers.come(connection) {
+            Event::Join(id, _, link) => match self.latecomers.come(id) {
                 Ok(()) => {
-                    wire::say!("classifier: {} waits for the next generation", link.name);
-                    self.late.push((connection, link));
+                    tracing::info!("{} waits for the next generation", link.name);
+                    self.late.push((id, link));
                 }
                 Err(reason) => refuse(&link, &reason),
             },
-            Event::Left(connection, reason) => {
-                self.latecomers.leave(connection);
-                self.late.retain(|(other, _)| *other != connection);
-                if let Some(name) = self.name(connection) {
+            Event::Left(id, reason) => {
+                self.latecomers.leave(id);
+                self.late.retain(|(other, _)| *other != id);
+                if let Some(name) = self.name(id) {
                     return Err(reason.context(name.to_owned()));
                 }
             }
-            Event::Said(connection, said) => {
-                if let Some(name) = self.name(connection) {
+            Event::Said(id, said) => {
+                if let Some(name) = self.name(id) {
                     bail!("{name}: an unexpected message: {said:?}");
                 }
             }
             Event::Formed => {}
             Event::Shutdown(peer) => {
-                wire::say!("classifier: {peer} asked the cluster to shut down");
+                tracing::info!("{peer} asked the cluster to shut down");
                 for (_, link) in self.peers.iter().chain(&self.late) {
                     // One that is gone need not be told.
                     let _ = link.send(&ControlMessage::Shutdown);
@@ -257,8 +252,8 @@ impl Door {
         Ok(())
     }
 
-    fn name(&self, connection: Connection) -> Option<&str> {
-        self.peers.iter().find(|(other, _)| *other == connection).map(|(_, link)| link.name.as_str())
+    fn name(&self, id: JoinId) -> Option<&str> {
+        self.peers.iter().find(|(other, _)| *other == id).map(|(_, link)| link.name.as_str())
     }
 
     /// Minds the port while the generation is at work.
@@ -285,7 +280,7 @@ impl Door {
 }
 
 /// Tells the processes of each other.
-fn tell(formation: &Formation, peers: &[(Connection, Link)]) -> anyhow::Result<()> {
+fn tell(formation: &Formation, peers: &[(JoinId, Link)]) -> anyhow::Result<()> {
     for (process, (_, link)) in (1..).zip(peers) {
         let members = as_seen_from(link, &formation.members, peers)?;
         link.send(&ControlMessage::Form { generation: formation.generation, process, members })
@@ -300,17 +295,13 @@ fn list(membership: &Membership) -> String {
 }
 
 fn refuse(link: &Link, reason: &anyhow::Error) {
-    wire::say!("classifier: refused {}: {reason:#}", link.name);
-    opening::refuse(&link.stream(), &Refusal::from(reason));
+    tracing::warn!("refused {}: {reason:#}", link.name);
+    handshake::refuse(&link.stream(), &Refusal::from(reason));
 }
 
 /// The members as another one can reach them: who listens at all addresses of its host is reached at the one that
 /// its control connection comes from, and the initializer at the one that this connection goes to.
-fn as_seen_from(
-    peer: &Link,
-    members: &[Member],
-    peers: &[(Connection, Link)],
-) -> anyhow::Result<Vec<Member>> {
+fn as_seen_from(peer: &Link, members: &[Member], peers: &[(JoinId, Link)]) -> anyhow::Result<Vec<Member>> {
     let mut members = members.to_vec();
     for (i, member) in members.iter_mut().enumerate() {
         let data: SocketAddr = member.data.parse().context("understanding a data address")?;

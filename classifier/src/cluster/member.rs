@@ -6,10 +6,9 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use wire::frame::{DEFAULT_LIMIT, FrameReader};
-use wire::net;
-use wire::opening::{self, ControlMessage, ControlOpening};
-use wire::program::Temporary;
+use protocol::Temporary;
+use protocol::frame::{DEFAULT_LIMIT, FrameReader};
+use protocol::handshake::{self, ControlHello, ControlMessage};
 
 use super::{FOREVER, Formation, Leaving, Link, Settings, message};
 
@@ -40,7 +39,7 @@ impl Joined {
             Err(error) if settings.rejoin.is_some() => return Err(error.context(Temporary("no cluster"))),
             Err(error) => return Err(error),
         };
-        opening::send(&stream, settings.token.as_ref(), &ControlOpening::Join(settings.me.clone()))
+        handshake::send(&stream, settings.token.as_ref(), &ControlHello::Join(settings.me.clone()))
             .with_context(|| format!("joining {name}"))
             .context(Temporary("no cluster yet"))?;
         let initializer = Arc::new(Link::new(name.clone(), &stream)?);
@@ -51,8 +50,9 @@ impl Joined {
             Ok(ControlMessage::Form { generation, process, members }) => (generation, process, members),
             Ok(ControlMessage::Shutdown) => bail!("{name}: the cluster was asked to shut down"),
             Ok(other) => bail!("{name} began with {other:?}"),
-            Err(error) => return Err(opening::unless_refused(error, Temporary("no cluster yet"))),
+            Err(error) => return Err(handshake::unless_refused(error, Temporary("no cluster yet"))),
         };
+        process::log::set_generation(generation);
         let formation = Formation { generation, process, members };
         let (starting, started) = channel();
         let (link, leaving) = (Arc::clone(&initializer), leaving.clone());

@@ -4,14 +4,14 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{anyhow, ensure};
-use wire::opening::Member;
-use wire::program::Temporary;
+use protocol::Temporary;
+use protocol::handshake::Member;
 
 /// A generation is at work for this long at least before it makes way for one with more members.
 const LEAST_LIFE: Duration = Duration::from_secs(10);
 
-/// The number of a connection, which no other one has.
-pub type Connection = u64;
+/// The number of a control connection, unique in this process.
+pub type JoinId = u64;
 
 /// A cluster while it forms.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ pub struct Membership {
     /// The initializer.
     me: Member,
     /// The others, in the order they came.
-    others: Vec<(Connection, Member)>,
+    others: Vec<(JoinId, Member)>,
     /// How many processes there are when all are there, the initializer included.
     wanted: usize,
     limit: Limit,
@@ -55,7 +55,7 @@ impl Membership {
     ///
     /// # Errors
     /// The reason why it may not be a member.
-    pub fn join(&mut self, connection: Connection, member: Member) -> anyhow::Result<()> {
+    pub fn join(&mut self, id: JoinId, member: Member) -> anyhow::Result<()> {
         let first = &self.me;
         ensure!(member.build == first.build, "it is another build: {} and not {}", member.build, first.build);
         ensure!(
@@ -76,13 +76,13 @@ impl Membership {
             let error = anyhow!("there is a process named {} already", member.name);
             return Err(error.context(Temporary("not now")));
         }
-        self.others.push((connection, member));
+        self.others.push((id, member));
         Ok(())
     }
 
     /// A process's connection has ended.
-    pub fn leave(&mut self, connection: Connection) {
-        self.others.retain(|(other, _)| *other != connection);
+    pub fn leave(&mut self, id: JoinId) {
+        self.others.retain(|(other, _)| *other != id);
     }
 
     /// How it stands, so long after the first could come.
@@ -104,8 +104,8 @@ impl Membership {
     }
 
     /// The connections of the others, in the order of the members.
-    pub fn connections(&self) -> impl Iterator<Item = Connection> {
-        self.others.iter().map(|(connection, _)| *connection)
+    pub fn connections(&self) -> impl Iterator<Item = JoinId> {
+        self.others.iter().map(|(id, _)| *id)
     }
 
     /// How many are not here.
@@ -118,7 +118,7 @@ impl Membership {
 #[derive(Debug, Default)]
 pub struct Latecomers {
     missing: usize,
-    waiting: Vec<Connection>,
+    waiting: Vec<JoinId>,
 }
 
 impl Latecomers {
@@ -131,18 +131,18 @@ impl Latecomers {
     ///
     /// # Errors
     /// When nobody is missing.
-    pub fn come(&mut self, connection: Connection) -> anyhow::Result<()> {
+    pub fn come(&mut self, id: JoinId) -> anyhow::Result<()> {
         if self.missing == 0 {
             // It may be one that has died, before anybody has noticed.
             return Err(anyhow!("the cluster is complete, and at work").context(Temporary("not now")));
         }
-        self.waiting.push(connection);
+        self.waiting.push(id);
         Ok(())
     }
 
     /// One that waited has left.
-    pub fn leave(&mut self, connection: Connection) {
-        self.waiting.retain(|other| *other != connection);
+    pub fn leave(&mut self, id: JoinId) {
+        self.waiting.retain(|other| *other != id);
     }
 
     /// In how much time this generation is to make way for one with those that wait; `None` if nobody waits.

@@ -6,12 +6,11 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use wire::door::{self, Visitor};
-use wire::frame::FrameReader;
-use wire::net;
-use wire::opening::{self, DataOpening, OPENING_LIMIT, OPENING_TIME};
-use wire::program::Temporary;
-use wire::token::Token;
+use net::acceptor::{self, Connection};
+use protocol::Temporary;
+use protocol::frame::FrameReader;
+use protocol::handshake::{self, DataHello, HANDSHAKE_LIMIT, HANDSHAKE_TIME};
+use protocol::token::Token;
 
 use super::Formation;
 
@@ -46,33 +45,32 @@ fn make(
     let mut sockets: Vec<_> = members.iter().map(|_| None).collect();
     let (incoming, accepted) = channel();
     let due = Due { token: token.cloned(), generation, me, here: Mutex::new(vec![false; members.len()]) };
-    let serve = move |visitor: Visitor| {
+    let serve = move |connection: Connection| {
         // A connection after the mesh stands is refused like any stranger's.
-        let outcome = due.open(&visitor).and_then(|process| {
+        let outcome = due.open(&connection).and_then(|process| {
             let Some(process) = process else { return Ok(()) };
-            let stream = visitor.stream.try_clone().context("splitting a connection")?;
+            let stream = connection.stream.try_clone().context("splitting a connection")?;
             incoming.send((process, stream)).ok().context("the mesh stands already")?;
-            opening::send_json(&*visitor.stream, &Accepted { accepted: true })
+            handshake::send_json(&*connection.stream, &Accepted { accepted: true })
         });
         if let Err(reason) = outcome {
-            visitor
-                .complain(format_args!("classifier: refused {} at the data port: {reason:#}", visitor.peer));
-            visitor.refuse(&reason);
+            connection.complain(format_args!("refused {} at the data port: {reason:#}", connection.peer));
+            connection.refuse(&reason);
         }
     };
     let broken = |error| crate::fail(format_args!("accepting data connections: {error}"));
-    door::open("data", listener, serve, broken)?;
+    acceptor::open("data", listener, serve, broken)?;
     for (process, member) in members.iter().enumerate().take(me) {
         let left = deadline.saturating_duration_since(Instant::now());
         let what = format!("classifier {}", member.name);
         let stream = net::connect(&what, &member.data, left)?;
-        opening::send(&stream, token, &DataOpening { generation, process: me })
+        handshake::send(&stream, token, &DataHello { generation, process: me })
             .with_context(|| format!("opening a data connection to {what}"))?;
         let peer = format!("{what} at {}", member.data);
         let mut reader =
-            FrameReader::new(stream.try_clone().context("splitting a connection")?, peer, OPENING_LIMIT);
+            FrameReader::new(stream.try_clone().context("splitting a connection")?, peer, HANDSHAKE_LIMIT);
         // Data follows only after the start, so the reader takes nothing of it.
-        let _: Accepted = opening::await_answer(&mut reader, OPENING_TIME)?;
+        let _: Accepted = handshake::await_answer(&mut reader, HANDSHAKE_TIME)?;
         sockets[process] = Some(stream);
     }
     while let Some(missing) = (me + 1..members.len()).find(|&process| sockets[process].is_none()) {
@@ -99,14 +97,14 @@ struct Due {
 
 impl Due {
     /// Checks who connects; gives its place in the member list, or `None` if it left without a word.
-    fn open(&self, visitor: &Visitor) -> anyhow::Result<Option<usize>> {
-        let Some((first, _)) = visitor.first_frame(OPENING_LIMIT)? else { return Ok(None) };
-        let DataOpening { generation, process } = opening::check(&first, self.token.as_ref())?;
+    fn open(&self, connection: &Connection) -> anyhow::Result<Option<usize>> {
+        let Some((first, _)) = connection.first_frame(HANDSHAKE_LIMIT)? else { return Ok(None) };
+        let DataHello { generation, process } = handshake::check(&first, self.token.as_ref())?;
         ensure!(generation == self.generation, "it belongs to generation {generation}");
         let mut here = self.here.lock().unwrap_or_else(PoisonError::into_inner);
         ensure!(process > self.me && process < here.len(), "no connection is due from it");
         ensure!(!std::mem::replace(&mut here[process], true), "process {process} is connected already");
-        visitor.admit();
+        connection.admit();
         Ok(Some(process))
     }
 }

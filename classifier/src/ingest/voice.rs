@@ -6,8 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use wire::net;
-use wire::opening::{self, SourceAnswer};
+use protocol::handshake::{self, SourceAnswer};
 
 /// How often a sender is told that the source is alive. Its rows may wait in socket buffers for minutes when
 /// the box is slow, and from its side that looks as if nobody were there.
@@ -56,7 +55,7 @@ impl Voice {
 
     /// Says something.
     pub(super) fn say(&self, answer: &SourceAnswer) -> anyhow::Result<()> {
-        opening::send_json(&self.shared.state().stream, answer).context("answering the sender")
+        handshake::send_json(&self.shared.state().stream, answer).context("answering the sender")
     }
 
     /// Says how the job ended; after it, nothing more is said.
@@ -67,7 +66,7 @@ impl Voice {
         }
         state.silent = true;
         self.shared.changed.notify_all();
-        opening::send_json(&state.stream, answer).context("telling the sender how the job ended")
+        handshake::send_json(&state.stream, answer).context("telling the sender how the job ended")
     }
 
     /// Closes the connection, so that whoever reads from it ends.
@@ -104,7 +103,7 @@ impl Shared {
                 false => continue,
             };
             (said, told) = (Instant::now(), now);
-            if !state.silent && opening::send_json(&state.stream, &answer).is_err() {
+            if !state.silent && handshake::send_json(&state.stream, &answer).is_err() {
                 // It is broken, or nobody listens; the thread that reads from it sees its end now.
                 let _ = state.stream.shutdown(std::net::Shutdown::Both);
                 return;

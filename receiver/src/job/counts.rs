@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use protocol::results::Outcome;
 use telemetry::report::{Counts, JobOutcome, ReceiverCounts};
-use wire::results::Outcome;
 
 use super::{End, Job, Way};
 use crate::checkpoint::Position;

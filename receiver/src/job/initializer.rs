@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use wire::results::{Acknowledgement, FromReceiver};
+use protocol::results::{Acknowledgement, FromReceiver};
 
 use super::Way;
 

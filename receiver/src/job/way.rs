@@ -1,6 +1,6 @@
 //! What a job needs of a connection.
 
-use wire::results::{FromReceiver, Welcome};
+use protocol::results::{FromReceiver, Welcome};
 
 /// The way to a classifier process. To tell something never waits: the job is locked meanwhile.
 pub trait Way {

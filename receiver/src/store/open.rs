@@ -6,11 +6,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow, bail, ensure};
+use files::{read_if_there, sync_folder};
+use protocol::result_files::{REJECTS_HEADER, ResultFiles};
+use protocol::results::Summary;
+use protocol::schema::Schema;
 use sha2::{Digest, Sha256};
-use wire::files::{REJECTS_HEADER, ResultFiles};
-use wire::program::{read_if_there, sync_folder};
-use wire::results::Summary;
-use wire::schema::Schema;
 
 use super::{Before, Finished, Hashes, NewSchema, Opened, Store, Syncer};
 use crate::checkpoint::{self, Checkpoint, Position, Saved, Slot};
@@ -74,9 +74,9 @@ fn create(paths: &ResultFiles, mut checkpoint: Checkpoint, instead: &str) -> any
     rejects.write_all(REJECTS_HEADER).with_context(context)?;
     let hashes = Hashes { results: Sha256::new(), rejects: Sha256::new_with_prefix(REJECTS_HEADER) };
     let position = Position {
-        results_sha256: wire::hash::shorten(hashes.results.clone()),
+        results_sha256: protocol::hash::shorten(hashes.results.clone()),
         reject_bytes: REJECTS_HEADER.len() as u64,
-        rejects_sha256: wire::hash::shorten(hashes.rejects.clone()),
+        rejects_sha256: protocol::hash::shorten(hashes.rejects.clone()),
         ..Position::default()
     };
     for (file, path) in [(&results, &paths.results), (&rejects, &paths.rejects)] {
@@ -115,7 +115,7 @@ fn reopen_finished(
     ensure!(
         (position.next, position.next_row, position.rejects, position.result_bytes)
             == (summary.batches, summary.rows, summary.rejects, summary.bytes)
-            && wire::hash::finish(counted.hashes.results) == summary.sha256,
+            && protocol::hash::finish(counted.hashes.results) == summary.sha256,
         "{} says that this job is finished, and {} ends elsewhere; {}",
         paths.summary.display(),
         paths.results.display(),
@@ -199,8 +199,8 @@ fn newest_true<'a>(paths: &ResultFiles, slots: &'a [Slot]) -> anyhow::Result<(&'
             Ok(counted) => {
                 if let Some(wrong) = wrong {
                     let Position { next, next_row, .. } = slot.position;
-                    wire::say!(
-                        "receiver: {wrong}: repaired by going back to the checkpoint before, of {next_row} rows in \
+                    tracing::info!(
+                        "{wrong}: repaired by going back to the checkpoint before, of {next_row} rows in \
                          {next} batches"
                     );
                 }
@@ -234,12 +234,12 @@ fn counted(path: &Path, length: u64, short: u64) -> anyhow::Result<Result<(File,
         }
         file => file.with_context(|| format!("going on with {}", path.display()))?,
     };
-    let (hash, there) =
-        wire::hash::of_all((&file).take(length)).with_context(|| format!("reading {}", path.display()))?;
+    let (hash, there) = protocol::hash::of_all((&file).take(length))
+        .with_context(|| format!("reading {}", path.display()))?;
     if there < length {
         return Ok(Err(format!("{} has {there} bytes, and its checkpoint counts {length}", path.display())));
     }
-    let found = wire::hash::shorten(hash.clone());
+    let found = protocol::hash::shorten(hash.clone());
     if found != short {
         return Ok(Err(format!(
             "{} is damaged: the SHA-256 of its first {length} bytes begins with {found:016x}, and its checkpoint has \

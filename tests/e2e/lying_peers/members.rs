@@ -4,14 +4,14 @@
 use std::io::Write;
 use std::net::TcpStream;
 
+use protocol::frame::{self, DEFAULT_LIMIT, FrameReader, PEER_LIMIT};
+use protocol::handshake::{
+    self, ControlHello, ControlMessage, DataHello, Member, ResultsHello, SenderHello, SourceAnswer,
+};
+use protocol::results::{self, Identity, ResultBatch, Totals, Welcome};
+use protocol::token::Token;
 use tempfile::TempDir;
 use tests::program::Program;
-use wire::frame::{self, DEFAULT_LIMIT, FrameReader, PEER_LIMIT};
-use wire::opening::{
-    self, ControlMessage, ControlOpening, DataOpening, Member, ResultsOpening, SenderOpening, SourceAnswer,
-};
-use wire::results::{self, Identity, ResultBatch, Totals, Welcome};
-use wire::token::Token;
 
 use super::{Setup, TOKEN, noise};
 
@@ -32,20 +32,20 @@ fn receiver() -> (TempDir, Program, String) {
 }
 
 /// A connection that the receiver has let in, and its generation; or the refusal.
-fn let_in(address: &str, opening: &ResultsOpening) -> anyhow::Result<(TcpStream, u64)> {
+fn let_in(address: &str, opening: &ResultsHello) -> anyhow::Result<(TcpStream, u64)> {
     let stream = TcpStream::connect(address).unwrap();
-    opening::send(&stream, Some(&token()), opening).unwrap();
+    handshake::send(&stream, Some(&token()), opening).unwrap();
     let mut reader = FrameReader::new(stream.try_clone().unwrap(), "the receiver", DEFAULT_LIMIT);
-    let Welcome { generation, .. } = opening::await_answer(&mut reader, tests::PATIENCE)?;
+    let Welcome { generation, .. } = handshake::await_answer(&mut reader, tests::PATIENCE)?;
     Ok((stream, generation))
 }
 
-fn initializer() -> ResultsOpening {
-    ResultsOpening::Initializer { name: "i".into() }
+fn initializer() -> ResultsHello {
+    ResultsHello::Initializer { name: "i".into() }
 }
 
-fn worker(generation: u64) -> ResultsOpening {
-    ResultsOpening::Worker { name: "w".into(), generation }
+fn worker(generation: u64) -> ResultsHello {
+    ResultsHello::Worker { name: "w".into(), generation }
 }
 
 fn batch(number: u64, first_row: u64) -> ResultBatch<&'static [u8]> {
@@ -153,7 +153,7 @@ fn a_lie_that_is_no_message_ends_its_connection_only() {
         stream.write_all(&(PEER_LIMIT as u32).to_be_bytes()).unwrap();
         stream.write_all(b"\x01and no more").unwrap();
     }
-    let refused = |opening: &ResultsOpening| format!("{:#}", let_in(&address, opening).unwrap_err());
+    let refused = |opening: &ResultsHello| format!("{:#}", let_in(&address, opening).unwrap_err());
     let said = refused(&worker(before));
     let over = format!("generation {before} of the cluster is over; generation {generation} is at work");
     assert!(said.contains(&over), "{said}");
@@ -184,9 +184,9 @@ fn a_sender_that_lies_ends_its_connection_only() {
     for (lie, why) in lies {
         let mut stream = TcpStream::connect(&cluster.rows).unwrap();
         let me = stream.local_addr().unwrap();
-        opening::send(&stream, Some(&token()), &SenderOpening::default()).unwrap();
+        handshake::send(&stream, Some(&token()), &SenderHello::default()).unwrap();
         let mut reader = FrameReader::new(stream.try_clone().unwrap(), "the source", DEFAULT_LIMIT);
-        let next: SourceAnswer = opening::await_answer(&mut reader, tests::PATIENCE).unwrap();
+        let next: SourceAnswer = handshake::await_answer(&mut reader, tests::PATIENCE).unwrap();
         assert_eq!(next, SourceAnswer::NextRow(0));
         stream.write_all(&lie).unwrap();
         await_close(stream);
@@ -224,20 +224,20 @@ impl FakeMember {
             name: "liar".into(),
             data: "127.0.0.1:1".into(),
             workers: 1,
-            build: wire::hash::short_hex(&program),
+            build: protocol::hash::short_hex(&program),
             settings: "--classifier Native --chunk-size 100 --slowness 10".into(),
         };
-        opening::send(&control, Some(&token()), &ControlOpening::Join(member)).unwrap();
+        handshake::send(&control, Some(&token()), &ControlHello::Join(member)).unwrap();
         let mut reader = FrameReader::new(control.try_clone().unwrap(), "the initializer", DEFAULT_LIMIT);
         let generation = loop {
-            match opening::await_answer(&mut reader, tests::PATIENCE).unwrap() {
+            match handshake::await_answer(&mut reader, tests::PATIENCE).unwrap() {
                 ControlMessage::Form { generation, .. } => break generation,
                 other => assert_eq!(other, ControlMessage::Heartbeat),
             }
         };
         let beating = control.try_clone().unwrap();
         std::thread::spawn(move || {
-            while opening::send_json(&beating, &ControlMessage::Heartbeat).is_ok() {
+            while handshake::send_json(&beating, &ControlMessage::Heartbeat).is_ok() {
                 std::thread::sleep(std::time::Duration::from_millis(500));
             }
         });
@@ -247,9 +247,9 @@ impl FakeMember {
     /// Makes a data connection.
     fn connect(&mut self, generation: u64, process: usize) -> anyhow::Result<TcpStream> {
         let stream = TcpStream::connect(self.initializer.address("data")).unwrap();
-        opening::send(&stream, Some(&token()), &DataOpening { generation, process }).unwrap();
+        handshake::send(&stream, Some(&token()), &DataHello { generation, process }).unwrap();
         let mut reader = FrameReader::new(stream.try_clone().unwrap(), "it", DEFAULT_LIMIT);
-        let accepted: serde_json::Value = opening::await_answer(&mut reader, tests::PATIENCE)?;
+        let accepted: serde_json::Value = handshake::await_answer(&mut reader, tests::PATIENCE)?;
         assert_eq!(accepted, serde_json::json!({"accepted": true}));
         Ok(stream)
     }

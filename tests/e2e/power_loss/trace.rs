@@ -8,8 +8,8 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::process::Command;
 
-use wire::frame::PREFIX;
-use wire::results::{FromReceiver, Welcome};
+use protocol::frame::PREFIX;
+use protocol::results::{FromReceiver, Welcome};
 
 /// Calls that this module understands.
 const KNOWN: &str = "openat,write,writev,lseek,ftruncate,fsync,fdatasync,rename,renameat,renameat2,unlink,unlinkat,sendto,sendmsg";

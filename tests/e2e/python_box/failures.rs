@@ -80,13 +80,13 @@ fn an_error_that_comes_when_the_function_has_returned_is_no_rows_fault() {
     let folder = tempfile::tempdir().unwrap();
     let mut cluster = super::setup(folder.path(), code).args(["--chunk-size", "1"]).start();
     let mut client = std::net::TcpStream::connect(&cluster.rows).unwrap();
-    let mut send = |row: &[u8]| wire::frame::write(&mut client, row).unwrap();
+    let mut send = |row: &[u8]| protocol::frame::write(&mut client, row).unwrap();
     send(b"ID,NAME");
     send(b"0,a");
     cluster.classifiers[0].await_output("TimeoutError: late");
     send(b"1,b");
     send(b"2,c");
-    send(&[wire::frame::EOT]);
+    send(&[protocol::frame::EOT]);
     let results = cluster.results();
     assert_eq!((results.summary.rows, results.summary.rejects), (3, 0), "{}", results.rejects);
 }

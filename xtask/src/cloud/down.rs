@@ -103,7 +103,7 @@ fn own_key(args: &Down, inventory: &Path) -> anyhow::Result<Option<String>> {
         return Ok(None);
     }
     let public = keys::files(inventory.parent().unwrap_or(Path::new(""))).public;
-    let key = wire::program::read_if_there(&public)?.with_context(|| {
+    let key = files::read_if_there(&public)?.with_context(|| {
         format!(
             "this folder has no SSH key ({}), so no stack is known to be its own; say which one is to be destroyed: cargo xtask \
              down --stack NAME ({} unless up was given another)",
@@ -142,7 +142,7 @@ pub(super) fn forget(inventory: &Path) -> anyhow::Result<()> {
             .with_context(|| format!("removing {}", known_hosts.display()))?;
     }
     for file in [inventory.with_file_name("urls.txt"), inventory.to_owned()] {
-        wire::program::remove_if_there(&file)?;
+        files::remove_if_there(&file)?;
     }
     Ok(())
 }

@@ -175,7 +175,7 @@ impl Settings {
     /// # Errors
     /// A file that cannot be understood.
     pub(super) fn load(path: &Path) -> anyhow::Result<Option<Self>> {
-        let Some(text) = wire::program::read_if_there(path)? else { return Ok(None) };
+        let Some(text) = files::read_if_there(path)? else { return Ok(None) };
         let context = || format!("understanding what is remembered of the stack in {}", path.display());
         toml::from_slice(&text).map(Some).with_context(context)
     }
@@ -187,7 +187,7 @@ impl Settings {
     pub(super) fn save(&self, path: &Path) -> anyhow::Result<()> {
         let text = toml::to_string(self).context("encoding the settings of the stack")?;
         let text = format!("# What cargo xtask up was asked for; the next one needs no flags.\n\n{text}");
-        wire::program::replace_file(path, text.as_bytes())
+        files::replace_file(path, text.as_bytes())
     }
 }
 
@@ -283,7 +283,7 @@ fn network(text: &str) -> anyhow::Result<String> {
 /// # Errors
 /// Something that is no list, or no number in E.164 form.
 pub(super) fn on_call(path: &Path) -> anyhow::Result<BTreeSet<String>> {
-    let Some(text) = wire::program::read_if_there(path)? else { return Ok(BTreeSet::new()) };
+    let Some(text) = files::read_if_there(path)? else { return Ok(BTreeSet::new()) };
     let numbers: BTreeSet<String> = serde_json::from_slice(&text).with_context(|| {
         format!("understanding {}, which should be a JSON list of phone numbers as strings", path.display())
     })?;

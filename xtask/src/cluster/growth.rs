@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use wire::results::Progress;
+use protocol::results::Progress;
 
 /// The receiver tells its progress several times a second; after so long without it, nothing is known.
 const SILENCE: Duration = Duration::from_secs(5);

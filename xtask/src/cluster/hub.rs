@@ -7,8 +7,8 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use protocol::ports;
 use serde_json::Value;
-use wire::{net, ports};
 
 use super::programs::await_address;
 use super::{Job, any_port, at, token_args};

@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{anyhow, bail, ensure};
-use keeper::End;
-use wire::token::Token;
+use process::exit::End;
+use protocol::token::Token;
 
 use super::growth::Growth;
 use super::lifetime::{Lifetime, Warnings};
@@ -293,7 +293,7 @@ impl<'a> Programs<'a> {
             text.push_str(&format!("\n\n{} on {} ({log}):", program.name, program.host.name()));
             for line in lines {
                 text.push_str("\n    ");
-                text.push_str(&line);
+                text.push_str(&process::log::message(&line));
             }
         }
         anyhow!(text)

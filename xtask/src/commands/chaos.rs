@@ -96,7 +96,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let disturbed = disturb(args, &job, &pulse);
     let finished = disturbed.and_then(|outcomes| job.finish().map(|()| outcomes));
     let outcomes = finished.with_context(|| {
-        let last = wire::program::last_lines(job.log(), LAST_LINES).unwrap_or_default().join("\n    ");
+        let last = files::last_lines(job.log(), LAST_LINES).unwrap_or_default().join("\n    ");
         format!("the job's last words (all of them: {}):\n    {last}", job.log().display())
     })?;
     report(&outcomes);
@@ -105,7 +105,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     compare(&expected, &job.results())?;
     let rejects = job.results().with_extension("rejects.csv");
     let length = std::fs::metadata(&rejects).with_context(|| format!("reading {}", rejects.display()))?.len();
-    ensure!(length == wire::files::REJECTS_HEADER.len() as u64, "{} has rejects", rejects.display());
+    ensure!(
+        length == protocol::result_files::REJECTS_HEADER.len() as u64,
+        "{} has rejects",
+        rejects.display()
+    );
     ui::data("results    the same bytes, and no rejects");
     ensure!(
         outcomes.len() == args.kills as usize,
@@ -183,9 +187,9 @@ fn report(outcomes: &[Outcome]) {
 fn compare(expected: &Path, found: &Path) -> anyhow::Result<()> {
     let open = |path: &Path| std::fs::File::open(path).with_context(|| format!("opening {}", path.display()));
     let hash = |path: &Path| -> anyhow::Result<String> {
-        let (hash, _) =
-            wire::hash::of_all(&mut open(path)?).with_context(|| format!("reading {}", path.display()))?;
-        Ok(wire::hash::finish(hash))
+        let (hash, _) = protocol::hash::of_all(&mut open(path)?)
+            .with_context(|| format!("reading {}", path.display()))?;
+        Ok(protocol::hash::finish(hash))
     };
     let (expected_hash, found_hash) = (hash(expected)?, hash(found)?);
     if expected_hash != found_hash {

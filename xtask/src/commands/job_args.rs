@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::ensure;
-use wire::rejects::MostRejects;
+use protocol::rejects::MostRejects;
 
 use crate::host::arg;
 
@@ -75,7 +75,7 @@ pub(crate) struct BoxArgs {
     threads_per_worker: u32,
     /// How long a Python box may take for these until it is killed and the rows are tried again in smaller parts
     /// [default: 60]
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=wire::program::LONGEST_WAIT))]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=process::LONGEST_WAIT))]
     box_timeout: Option<u64>,
     /// How much memory a Python box, with all that it has started, may have, in MiB [default: the machine's, shared by the workers of a process]
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..))]

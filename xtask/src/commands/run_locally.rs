@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, ensure};
 use clap::builder::BoolishValueParser;
-use wire::files::{ARCHIVE, ResultFiles};
-use wire::identity::Guard;
-use wire::results::Summary;
+use protocol::result_files::{ARCHIVE, ResultFiles};
+use protocol::results::Summary;
+use records::identity::Guard;
 
 use super::job_args::{BoxArgs, RejectArgs, RowArgs, refuse_unnamed_model, threads, threads_each};
 use crate::cluster::{self, Hosts, Hub, Input, Job};
@@ -293,7 +293,9 @@ fn check(
         }
         std::thread::sleep(CHECK_PAUSE);
     };
-    let said = running.last_lines(LAST_LINES)?.join("\n");
+    let lines = running.last_lines(LAST_LINES)?;
+    let messages: Vec<_> = lines.iter().map(|line| process::log::message(line)).collect();
+    let said = messages.join("\n");
     ensure!(end.is_success(), "{said}");
     Ok(said)
 }

@@ -45,16 +45,10 @@ struct Part {
     programs: &'static [&'static str],
 }
 
-const PARTS: [Part; 6] = [
-    Part {
-        name: "unit tests of what all programs share",
-        targets: "--package wire --package records --package sha256 --package keeper --lib --bins",
-        names: &[],
-        programs: &[],
-    },
+const PARTS: [Part; 5] = [
     Part {
         name: "programs' unit tests and simulations",
-        targets: "--workspace --exclude xtask --exclude browser --exclude wire --exclude records --exclude sha256 --exclude keeper --lib --bins --test simulation",
+        targets: "--workspace --exclude xtask --exclude browser --lib --bins --test simulation",
         names: &[],
         programs: &[],
     },
@@ -70,7 +64,7 @@ const PARTS: [Part; 6] = [
         names: &["--skip", "cloud"],
         programs: &[
             "--package xtask",
-            "--package sender --package classifier --package receiver --package supervisor --package hub",
+            "--package sender --package classifier --package receiver --package agent --package hub",
             "--package xtask --features remote --bin xtask-remote",
         ],
     },
@@ -94,7 +88,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     project::enter_root()?;
     let limit = Limit::start(args.within);
     let shell = Shell::new()?;
-    wire::program::remove_if_there(Path::new(SKIPPED))?;
+    files::remove_if_there(Path::new(SKIPPED))?;
     let mut counts = Counts::default();
     let mut failed = Vec::new();
     if let Some(filter) = &args.filter {
@@ -106,13 +100,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         fuzz::run(&shell, Some(filter), &limit, &mut counts)?;
     } else {
         check_formats(&mut failed);
-        let [shared, programs, commands, end_to_end, browser, cloud] = &PARTS;
+        let [programs, commands, end_to_end, browser, cloud] = &PARTS;
         // Only the end-to-end tests need Python, and what it takes is waiting for the most part.
         std::thread::scope(|scope| {
             let python = scope.spawn(install::python);
-            shared.run(&limit, &mut counts, &mut failed)?;
-            ensure!(counts.passed > 0, "no test was run within {limit}");
             programs.run(&limit, &mut counts, &mut failed)?;
+            ensure!(counts.passed > 0, "no test was run within {limit}");
             commands.run(&limit, &mut counts, &mut failed)?;
             install::programs(&shell);
             match python.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)) {
@@ -234,6 +227,6 @@ fn run_tests(targets: &[&str], names: &[&str], limit: &Limit, counts: &mut Count
 }
 
 fn skipped_tests() -> anyhow::Result<Vec<String>> {
-    let reasons = wire::program::read_if_there(Path::new(SKIPPED))?.unwrap_or_default();
+    let reasons = files::read_if_there(Path::new(SKIPPED))?.unwrap_or_default();
     Ok(String::from_utf8_lossy(&reasons).lines().map(str::to_owned).collect())
 }

@@ -7,10 +7,12 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use keeper::{End, Event, Keeper};
-use wire::program::{Ready, remove_if_there};
-use wire::results::Progress;
-use wire::token::Token;
+use files::remove_if_there;
+use process::exit::End;
+use process::ready::Ready;
+use process::supervisor::{Event, Supervisor};
+use protocol::results::Progress;
+use protocol::token::Token;
 
 use super::{Host, Launch, Running};
 
@@ -52,7 +54,7 @@ impl Host for Local {
         for left in [&launch.ready_file, &log] {
             remove_if_there(left).with_context(context)?;
         }
-        let to_keep = keeper::Launch {
+        let to_keep = process::supervisor::Launch {
             path: self.programs.join(launch.program),
             args: launch.args.clone(),
             environment: launch.environment.clone(),
@@ -62,21 +64,21 @@ impl Host for Local {
             restart: launch.restart,
             stdin: launch.stdin,
         };
-        let keeper = Keeper::default();
+        let supervisor = Supervisor::default();
         let (telling, events) = channel();
-        let kept = keeper.clone();
+        let kept = supervisor.clone();
         let keeping = move || {
-            kept.keep(&to_keep, |event| {
+            kept.supervise(&to_keep, |event| {
                 // When nobody wants to know, the program is being ended.
                 let _ = telling.send(event.clone());
                 Ok(())
             })
         };
         let thread =
-            std::thread::Builder::new().name("keeper".into()).spawn(keeping).with_context(context)?;
+            std::thread::Builder::new().name("supervisor".into()).spawn(keeping).with_context(context)?;
         let name = launch.name.clone();
-        let mut program = LocalProgram { name, keeper, thread: Some(thread), events, end: None, log };
-        // A program that cannot be started at all is an error here. Its keeper has told nothing then, and ends; it is waited
+        let mut program = LocalProgram { name, supervisor, thread: Some(thread), events, end: None, log };
+        // A program that cannot be started at all is an error here. Its supervisor has told nothing then, and ends; it is waited
         // for, since its thread may still run for a moment after the last that could be heard of it.
         if program.events.recv().is_err()
             && let Some(thread) = program.thread.take()
@@ -96,7 +98,7 @@ impl Host for Local {
         std::thread::Builder::new()
             .name("observer".into())
             .spawn(move || {
-                wire::observer::keep_observing(&results, token.as_ref(), |progress| {
+                net::observer::keep_observing(&results, token.as_ref(), |progress| {
                     sender.send(progress).is_ok()
                 });
             })
@@ -115,7 +117,7 @@ impl Host for Local {
 
 struct LocalProgram {
     name: String,
-    keeper: Keeper,
+    supervisor: Supervisor,
     /// Ends with the program.
     thread: Option<JoinHandle<anyhow::Result<End>>>,
     events: Receiver<Event>,
@@ -125,7 +127,7 @@ struct LocalProgram {
 
 impl LocalProgram {
     fn join(&mut self, thread: JoinHandle<anyhow::Result<End>>) -> anyhow::Result<()> {
-        let kept = thread.join().unwrap_or_else(|_| Err(anyhow!("its keeper's thread broke off")));
+        let kept = thread.join().unwrap_or_else(|_| Err(anyhow!("its supervisor's thread broke off")));
         self.end = Some(kept.with_context(|| format!("keeping {}", self.name))?);
         Ok(())
     }
@@ -150,12 +152,12 @@ impl Running for LocalProgram {
 
     fn kill(&mut self) -> anyhow::Result<()> {
         let Some(thread) = self.thread.take() else { return Ok(()) };
-        self.keeper.stop(GRACE).with_context(|| format!("ending {}", self.name))?;
+        self.supervisor.stop(GRACE).with_context(|| format!("ending {}", self.name))?;
         self.join(thread)
     }
 
     fn last_lines(&self, count: usize) -> anyhow::Result<Vec<String>> {
-        wire::program::last_lines(&self.log, count).with_context(|| format!("reading {}", self.log.display()))
+        files::last_lines(&self.log, count).with_context(|| format!("reading {}", self.log.display()))
     }
 
     fn log(&self) -> String {
@@ -194,7 +196,7 @@ mod tests {
         std::fs::write(dir.path().join("no-program"), "").unwrap();
         let here = || dir.path().to_owned();
         let host = Local::new(here(), here(), here());
-        // The keeper's thread may need a moment to end after it has told nothing; so it is tried often.
+        // The supervisor's thread may need a moment to end after it has told nothing; so it is tried often.
         for _ in 0..300 {
             for (program, cause) in [("missing", "No such file"), ("no-program", "Permission denied")] {
                 let error = host.start(&launch(dir.path(), program)).err().unwrap();

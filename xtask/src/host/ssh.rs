@@ -1,4 +1,4 @@
-//! Hosts over SSH: one multiplexed connection each, over which a supervisor is commanded and files are shipped.
+//! Hosts over SSH: one multiplexed connection each, over which an agent is commanded and files are shipped.
 //!
 //! OpenSSH's own client makes the connections, so that the user's configuration, keys and agent count as always.
 
@@ -16,13 +16,13 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
+use agent::protocol::{Program, Reply, Request};
 use anyhow::{Context, bail, ensure};
-use keeper::End;
-use supervisor::protocol::{Program, Reply, Request};
+use process::exit::End;
+use process::ready::Ready;
+use protocol::results::Progress;
+use protocol::token::Token;
 use tokio::io::AsyncReadExt;
-use wire::program::Ready;
-use wire::results::Progress;
-use wire::token::Token;
 
 use super::{Host, Launch, Running, arg};
 use crate::hosts::HostEntry;
@@ -67,7 +67,8 @@ impl Ssh {
                 let status = started.child.wait().await.context("waiting for its end")?;
                 Ok((End::from(status), printed, started.words.said().await))
             })?;
-        ensure!(status.is_success(), "on {}: {said} ({status})", self.entry().name);
+        let said: Vec<_> = said.lines().map(process::log::message).collect();
+        ensure!(status.is_success(), "on {}: {} ({status})", self.entry().name, said.join("\n"));
         Ok(String::from_utf8_lossy(&printed).into_owned())
     }
 
@@ -78,7 +79,7 @@ impl Ssh {
     pub(crate) fn check_channels(&self) -> anyhow::Result<()> {
         let login = self.0.login();
         let all = async {
-            // Besides the one that keeps the connection: the supervisor's, and two that follow each other closely.
+            // Besides the one that keeps the connection: the agent's, and two that follow each other closely.
             let first = session::start(&login.session, "exec cat", session::Reads::Pipe).await?;
             let second = session::start(&login.session, "exec cat", session::Reads::Pipe).await?;
             let files = sftp::open_sftp(&login.session).await.context("opening an SFTP channel");
@@ -101,15 +102,15 @@ impl Ssh {
             .with_context(|| format!("running a script on {}", self.entry().name))
     }
 
-    /// Starts the supervisor that was shipped, to command the host with [`Ssh::request`].
+    /// Starts the agent that was shipped, to command the host with [`Ssh::request`].
     ///
     /// # Errors
-    /// A supervisor that is not there or does not start.
-    pub(crate) fn command(&self, supervisor: &str) -> anyhow::Result<()> {
-        self.0.command(supervisor)
+    /// An agent that is not there or does not start.
+    pub(crate) fn command(&self, agent: &str) -> anyhow::Result<()> {
+        self.0.command(agent)
     }
 
-    /// Asks the supervisor for something.
+    /// Asks the agent for something.
     ///
     /// # Errors
     /// When it cannot do that, or is lost; names the host.
@@ -117,7 +118,7 @@ impl Ssh {
         self.0.request(request, limit).with_context(|| format!("on {}", self.entry().name))
     }
 
-    /// Tells the supervisor to do something that has no other answer than that it is done.
+    /// Tells the agent to do something that has no other answer than that it is done.
     ///
     /// # Errors
     /// As [`Ssh::request`].
@@ -133,7 +134,7 @@ impl Ssh {
         self.begin(name, &Request::Watch { name: name.to_owned() })
     }
 
-    /// Makes a request with which the supervisor begins to tell of a program.
+    /// Makes a request with which the agent begins to tell of a program.
     fn begin(&self, name: &str, request: &Request) -> anyhow::Result<Box<dyn Running>> {
         self.0.known.expect(name);
         self.tell(request, REQUEST_TIME).inspect_err(|_| self.0.known.forget(name))?;
@@ -172,7 +173,7 @@ impl Host for Ssh {
 
     fn observe(&self, results: &str, _token: Option<&Token>) -> anyhow::Result<Receiver<Progress>> {
         let progress = self.0.progress();
-        // The supervisor knows the token.
+        // The agent knows the token.
         self.tell(&Request::Observe { address: results.to_owned() }, REQUEST_TIME)?;
         Ok(progress)
     }
@@ -222,7 +223,7 @@ impl Running for SshProgram {
     fn last_lines(&self, count: usize) -> anyhow::Result<Vec<String>> {
         match self.host.request(&Request::Tail { name: self.name.clone(), lines: count }, REQUEST_TIME)? {
             Reply::Lines(lines) => Ok(lines),
-            other => bail!("the supervisor answered {other:?}"),
+            other => bail!("the agent answered {other:?}"),
         }
     }
 

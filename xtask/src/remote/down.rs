@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use agent::protocol::{FOLDER, Reply, Request};
 use anyhow::{Context, anyhow, bail, ensure};
-use supervisor::protocol::{FOLDER, Reply, Request};
-use wire::program::remove_if_there;
+use files::remove_if_there;
 
 use super::probe::{Probed, probe};
 use super::{
@@ -32,7 +32,7 @@ pub(super) fn stop(args: &Stop) -> anyhow::Result<ExitCode> {
     end_on_interrupt("interrupted; whether the job has ended is shown by cargo xtask status")?;
     let (inventory, access) = load(&args.place)?;
     let used = inventory.used_hosts()?;
-    let connect = |host: &HostEntry| command(host, &access, &inventory.supervisor);
+    let connect = |host: &HostEntry| command(host, &access, &inventory.agent);
     // A host that cannot be reached must not keep the others at work.
     let mut hosts = each(&used, connect);
     let metrics = hosts.remove(0);
@@ -68,8 +68,9 @@ pub(super) fn stop(args: &Stop) -> anyhow::Result<ExitCode> {
     // Without a job there was no receiver, and there is nothing to tell of it.
     if let Ok(Reply::Lines(lines)) = metrics.request(&tail, SHORT) {
         // Its connections may have had something to say after it.
-        if let Some(line) = lines.iter().find(|line| line.starts_with("receiver: stopped")) {
-            ui::data(line);
+        let mut messages = lines.iter().map(|line| process::log::message(line));
+        if let Some(message) = messages.find(|message| message.starts_with("stopped; ")) {
+            ui::data(&message);
             ui::note(&format!(
                 "what was received is in {FOLDER}/output on {}, until the next run-cluster or down; cargo xtask get-results \
                  --partial fetches it",
@@ -138,8 +139,8 @@ pub(super) fn clear(hosts: &[Probed], force: bool, discards: bool) -> anyhow::Re
     let hosts: Vec<_> = hosts.iter().filter(|host| host.id().is_none_or(|id| seen.insert(id))).collect();
     let commanded = all(each(&hosts, |host| {
         // Any will do, of whatever build.
-        let Some(supervisor) = host.supervisors().next() else { return Ok(None) };
-        host.ssh.command(supervisor)?;
+        let Some(agent) = host.agents().next() else { return Ok(None) };
+        host.ssh.command(agent)?;
         Ok(Some(&host.ssh))
     }))?;
     let commanded: Vec<&Ssh> = commanded.into_iter().flatten().collect();
@@ -158,7 +159,7 @@ pub(super) fn clear(hosts: &[Probed], force: bool, discards: bool) -> anyhow::Re
         ssh.tell(&Request::Remove, REMOVE_TIME)
     }))?;
     all(each(&hosts, |host| {
-        // A folder without a supervisor is what an `up` has left that was broken off at its very beginning.
+        // A folder without an agent is what an `up` has left that was broken off at its very beginning.
         let left =
             host.ssh.run(&format!("rm -rf {FOLDER}; ls -d {FOLDER} 2>/dev/null || true"), REMOVE_TIME)?;
         ensure!(left.trim().is_empty(), "on {}: {} is still there", host.ssh.entry().name, left.trim());

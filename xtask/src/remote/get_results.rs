@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use agent::protocol::{FOLDER, Request};
 use anyhow::{Context, anyhow, bail, ensure};
+use files::{remove_if_there, replace_file};
 use flate2::read::MultiGzDecoder;
-use supervisor::protocol::{FOLDER, Request};
-use wire::files::{self, REPORT};
-use wire::program::{remove_if_there, replace_file};
-use wire::results::Summary;
+use protocol::result_files::{self, REPORT};
+use protocol::results::Summary;
 
 use super::{SHORT, command, end_on_interrupt, load, running, status_of};
 use crate::commands::remote::GetResults;
@@ -47,7 +47,7 @@ fn fetch(args: &GetResults, is_begun: &mut bool) -> anyhow::Result<ExitCode> {
     }
     let (inventory, access) = load(&args.place)?;
     let metrics = inventory.host(&inventory.metrics)?.clone();
-    let connect = || command(&metrics, &access, &inventory.supervisor);
+    let connect = || command(&metrics, &access, &inventory.agent);
     let host = connect()?;
     let status = status_of(&host)?;
     let output = args.output.clone().map_or_else(|| project::default_folder("output"), Ok)?;
@@ -90,7 +90,7 @@ fn fetch(args: &GetResults, is_begun: &mut bool) -> anyhow::Result<ExitCode> {
 /// Fetches the results of a job that is done, and its hub's report.
 fn fetch_all(host: &Ssh, output: &Path, summary: &Summary, length: u64) -> anyhow::Result<()> {
     // Named after the job, so that what is there of another one is not gone on with.
-    let key = wire::hash::short_hex(format!("{} {}", summary.sha256, summary.ended).as_bytes());
+    let key = protocol::hash::short_hex(format!("{} {}", summary.sha256, summary.ended).as_bytes());
     let part = output.join(format!("results.{key}.part"));
     let context = || format!("writing {} on this machine", part.display());
     let mut options = File::options();
@@ -126,7 +126,7 @@ fn fetch_all(host: &Ssh, output: &Path, summary: &Summary, length: u64) -> anyho
         std::fs::remove_file(&part).with_context(|| format!("removing {}", part.display()))?;
         return Err(error.context("the archive that has come is not what the job has left; it is removed"));
     }
-    let target = output.join(files::ARCHIVE);
+    let target = output.join(result_files::ARCHIVE);
     std::fs::rename(&part, &target).with_context(|| format!("renaming {}", part.display()))?;
     ui::data(&format!("results    {} ({})", target.display(), ui::bytes(length)));
     ui::data(&format!("rows out   {}", ui::count(summary.rows - summary.rejects)));
@@ -197,8 +197,9 @@ fn check(archive: &Path, summary: &Summary) -> anyhow::Result<()> {
         let mut entry = entry.context("reading the archive")?;
         let name = entry.path().context("reading the archive")?.display().to_string();
         if name == "results.log" {
-            let (hash, _) = wire::hash::of_all(&mut entry).context("reading the results in the archive")?;
-            let found = wire::hash::finish(hash);
+            let (hash, _) =
+                protocol::hash::of_all(&mut entry).context("reading the results in the archive")?;
+            let found = protocol::hash::finish(hash);
             ensure!(
                 found == summary.sha256,
                 "the results have the SHA-256 {found}, and results.json says {}",

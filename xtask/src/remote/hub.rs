@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
+use agent::protocol::Status;
 use anyhow::{Context, ensure};
-use supervisor::protocol::Status;
 
 use super::{command, end_on_interrupt, load, status_of};
 use crate::cluster::{HUB, Hub};
@@ -14,7 +14,7 @@ use crate::host::ssh::Ssh;
 pub(super) fn run(args: &remote::Hub) -> anyhow::Result<ExitCode> {
     end_on_interrupt("")?;
     let (inventory, access) = load(&args.place)?;
-    let metrics = command(inventory.host(&inventory.metrics)?, &access, &inventory.supervisor)?;
+    let metrics = command(inventory.host(&inventory.metrics)?, &access, &inventory.agent)?;
     let hub = find(&metrics, &status_of(&metrics)?)?;
     let hub = hub.with_context(|| {
         format!(

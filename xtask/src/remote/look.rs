@@ -4,9 +4,9 @@ use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 use std::sync::mpsc::channel;
 
+use agent::protocol::{self, FOLDER};
 use anyhow::{Context, anyhow, bail};
 use serde::Serialize;
-use supervisor::protocol::{self, FOLDER};
 
 use super::{command, each, end_on_interrupt, load, status_of};
 use crate::commands::remote::{Logs, Ssh as SshArgs, Status};
@@ -69,7 +69,7 @@ pub(crate) fn status_of_machines(args: &Status, machines: Option<&[Machine]>) ->
     end_on_interrupt("")?;
     let (inventory, access) = load(&args.place)?;
     let used = inventory.used_hosts()?;
-    let asked = each(&used, |host| ask(host, &access, &inventory.supervisor));
+    let asked = each(&used, |host| ask(host, &access, &inventory.agent));
     let hosts: Vec<_> = used
         .iter()
         .zip(asked)
@@ -97,8 +97,8 @@ pub(crate) fn status_of_machines(args: &Status, machines: Option<&[Machine]>) ->
     Ok(if all_there { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn ask(host: &HostEntry, access: &Access, supervisor: &str) -> anyhow::Result<protocol::Status> {
-    status_of(&command(host, access, supervisor)?)
+fn ask(host: &HostEntry, access: &Access, agent: &str) -> anyhow::Result<protocol::Status> {
+    status_of(&command(host, access, agent)?)
 }
 
 fn role(inventory: &Inventory, host: &HostEntry) -> &'static str {

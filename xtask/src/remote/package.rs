@@ -52,8 +52,8 @@ pub(super) fn pack(files: &BTreeMap<String, PathBuf>, path: &Path) -> anyhow::Re
 pub(super) fn describe(path: &Path) -> anyhow::Result<Archive> {
     let context = || format!("reading {}", path.display());
     let mut file = File::open(path).with_context(context)?;
-    let (hash, length) = wire::hash::of_all(&mut file).with_context(context)?;
-    Ok(Archive { path: path.to_owned(), sha256: wire::hash::finish(hash), length })
+    let (hash, length) = protocol::hash::of_all(&mut file).with_context(context)?;
+    Ok(Archive { path: path.to_owned(), sha256: protocol::hash::finish(hash), length })
 }
 
 /// Adds all files of a folder, and of those in it, under a name; without what Python makes for itself.

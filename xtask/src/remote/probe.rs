@@ -1,7 +1,7 @@
 //! What is on a host, before anything is done to it.
 
+use agent::protocol::FOLDER;
 use anyhow::Context;
-use supervisor::protocol::FOLDER;
 
 use super::SHORT;
 use super::package;
@@ -40,10 +40,10 @@ impl Probed {
         self.values(name).next()
     }
 
-    /// The builds of our supervisor that it has.
-    pub(super) fn supervisors(&self) -> impl Iterator<Item = &str> {
+    /// The builds of our agent that it has.
+    pub(super) fn agents(&self) -> impl Iterator<Item = &str> {
         // Without any, the pattern itself is said; one that is still being shipped has another name.
-        self.values("supervisor").filter(|name| name.bytes().all(|byte| byte.is_ascii_hexdigit()))
+        self.values("agent").filter(|name| name.bytes().all(|byte| byte.is_ascii_hexdigit()))
     }
 
     /// What tells the machine from others, whatever it is called; `None` if nothing of ours is on it.
@@ -76,7 +76,7 @@ pub(crate) fn probe(host: &HostEntry, access: &Access) -> anyhow::Result<Probed>
          {NOEXEC}\n\
          if [ $there != 0 ]; then exit 0; fi\n\
          echo id `cat id 2>/dev/null`\n\
-         for name in supervisor-*; do echo supervisor ${{name#supervisor-}}; done\n\
+         for name in agent-*; do echo agent ${{name#agent-}}; done\n\
          echo app `readlink app`; echo packages `readlink packages`"
     );
     let said = ssh.run(&script, SHORT)?;

@@ -45,7 +45,7 @@ impl BlackBox {
 
 /// What is shipped, but for Python packages.
 pub(crate) struct Programs {
-    pub(super) supervisor: Archive,
+    pub(super) agent: Archive,
     pub(super) app: Archive,
     needed_glibc: Option<u32>,
     /// Where the Python module lies.
@@ -70,7 +70,7 @@ impl Programs {
             None => None,
         };
         Ok(Self {
-            supervisor: package::describe(&folder.join("supervisor"))?,
+            agent: package::describe(&folder.join("agent"))?,
             app: package::pack(&files, &scratch::new_folder("app")?.join("app.zip"))?,
             needed_glibc: package::needed_glibc(&programs)?,
             module_folder,
@@ -83,8 +83,8 @@ impl Programs {
             .with_context(|| format!("{} cannot run the programs", host.ssh.entry().name))
     }
 
-    pub(super) fn supervisor_name(&self) -> String {
-        self.supervisor.sha256[..16].to_owned()
+    pub(super) fn agent_name(&self) -> String {
+        self.agent.sha256[..16].to_owned()
     }
 
     pub(super) fn packages(
@@ -113,29 +113,29 @@ impl Programs {
 
 /// What a host does not have.
 pub(super) struct Missing<'a> {
-    pub(super) supervisor: bool,
+    pub(super) agent: bool,
     /// Archives, by the links that should lead to them.
     pub(super) archives: Vec<(&'static str, &'a Archive)>,
 }
 
 impl<'a> Missing<'a> {
     pub(super) fn of(host: &Probed, programs: &'a Programs, packages: Option<&'a Archive>) -> Self {
-        let supervisor = programs.supervisor_name();
+        let agent = programs.agent_name();
         let has = |link: &str, archive: &Archive| {
             host.value(link) == Some(format!("versions/{link}-{}", archive.sha256).as_str())
         };
         let archives = [("app", Some(&programs.app)), ("packages", packages)];
         let archives = archives.into_iter().filter_map(|(link, archive)| Some((link, archive?)));
         Self {
-            supervisor: host.supervisors().all(|known| known != supervisor),
+            agent: host.agents().all(|known| known != agent),
             archives: archives.filter(|(link, archive)| !has(link, archive)).collect(),
         }
     }
 
     /// Bytes to be shipped.
     fn length(&self, programs: &Programs) -> u64 {
-        let supervisor = if self.supervisor { programs.supervisor.length } else { 0 };
-        supervisor + self.archives.iter().map(|(_, archive)| archive.length).sum::<u64>()
+        let agent = if self.agent { programs.agent.length } else { 0 };
+        agent + self.archives.iter().map(|(_, archive)| archive.length).sum::<u64>()
     }
 }
 

@@ -84,7 +84,7 @@ pub(super) fn packages(
         None => "pandas\n".to_owned(),
     };
     let Platform { python, processor, glibc } = platform;
-    let key = wire::hash::short_hex(format!("{text}\0{python}\0{processor}\0{glibc}").as_bytes());
+    let key = protocol::hash::short_hex(format!("{text}\0{python}\0{processor}\0{glibc}").as_bytes());
     let cache = project::root()?.join("target/packages");
     project::make_folder(&cache)?;
     let archive = cache.join(format!("{key}.zip"));

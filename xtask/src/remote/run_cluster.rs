@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
 
+use agent::protocol::{FOLDER, Request, Status};
 use anyhow::{Context, anyhow, bail, ensure};
+use protocol::results::Summary;
 use serde::{Deserialize, Serialize};
-use supervisor::protocol::{FOLDER, Request, Status};
-use wire::results::Summary;
 
 use super::get_results::{ARCHIVE, OUTPUT};
 use super::{SHORT, all, command_all, each, hub, load, lock_all, python, status_of, stop_all, stop_job};
@@ -105,7 +105,7 @@ fn run_until_done(args: &RunCluster, start: Instant, is_started: &mut bool) -> a
     }
     let is_named = args.classifier.is_some() || inventory.has_named_classifier();
     refuse_unnamed_model(args.job.rows.input.as_deref(), is_named)?;
-    let hosts = command_all(&inventory.used_hosts()?, &access, &inventory.supervisor)?;
+    let hosts = command_all(&inventory.used_hosts()?, &access, &inventory.agent)?;
     // The metrics host first: it is the one that all who want these hosts have to ask.
     lock_all(&hosts, "cargo xtask run-cluster")?;
     let (metrics, classifiers) = roles(&inventory, &hosts)?;
@@ -405,7 +405,7 @@ fn check_header(path: &Path, commas: bool) -> anyhow::Result<()> {
     let name = path.display().to_string();
     let file = std::fs::File::open(path).with_context(|| format!("opening the input {name}"))?;
     let name = records::sniff::Name { name: &name, is_file: true };
-    records::read_header(&mut records::Reader::new(file, wire::frame::DEFAULT_LIMIT), name, commas)?;
+    records::read_header(&mut records::Reader::new(file, protocol::frame::DEFAULT_LIMIT), name, commas)?;
     Ok(())
 }
 

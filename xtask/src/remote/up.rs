@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use agent::protocol::{FOLDER, Request};
 use anyhow::{Context, anyhow, bail, ensure};
-use supervisor::protocol::{FOLDER, Request};
-use wire::ports;
+use protocol::ports;
 
 use super::package::Archive;
 use super::probe::{Probed, probe};
@@ -64,7 +64,7 @@ fn look(args: &Up, path: &Path, before: Option<&Inventory>) -> anyhow::Result<(W
 /// A folder is for one set of hosts: with the inventory of another one, `down` would not find a stack that is up.
 fn refuse_beside_stack(inventory: &Path) -> anyhow::Result<()> {
     let path = inventory.with_file_name("stack.toml");
-    let Some(text) = wire::program::read_if_there(&path)? else { return Ok(()) };
+    let Some(text) = files::read_if_there(&path)? else { return Ok(()) };
     let context = || format!("understanding what is remembered of the stack in {}", path.display());
     let remembered: toml::Table = toml::from_slice(&text).with_context(context)?;
     let may_be_up = remembered.get("may_be_up").and_then(toml::Value::as_bool) == Some(true);
@@ -195,7 +195,7 @@ pub(crate) fn make_ready(
         classifier: wanted.black_box.classifier.clone(),
         classifier_is_named: wanted.black_box.is_named,
         requirements: wanted.black_box.requirements.clone(),
-        supervisor: programs.supervisor_name(),
+        agent: programs.agent_name(),
         app: programs.app.sha256.clone(),
         packages: packages.as_ref().map(|packages| packages.sha256.clone()),
         ready: true,
@@ -294,12 +294,12 @@ fn take_over(
     roles_change: bool,
     bar: &Transfer,
 ) -> anyhow::Result<()> {
-    let supervisor = programs.supervisor_name();
+    let agent = programs.agent_name();
     all(each(hosts, |host| {
-        if Missing::of(host, programs, packages).supervisor {
-            ship_supervisor(&host.ssh, programs, bar)?;
+        if Missing::of(host, programs, packages).agent {
+            ship_agent(&host.ssh, programs, bar)?;
         }
-        host.ssh.command(&supervisor)
+        host.ssh.command(&agent)
     }))?;
     lock_all(hosts.iter().map(|host| &host.ssh), "cargo xtask up")?;
     all(each(hosts, |host| {
@@ -318,10 +318,10 @@ fn ship(
     hosts: &[Probed],
     bar: &Transfer,
 ) -> anyhow::Result<()> {
-    let supervisor = programs.supervisor_name();
+    let agent = programs.agent_name();
     let shipped = all(each(hosts, |host| {
         let archives = Missing::of(host, programs, packages).archives;
-        prepare(host, &archives, wanted, &supervisor, bar)?;
+        prepare(host, &archives, wanted, &agent, bar)?;
         Ok(archives.len())
     }));
     let changed = shipped?.into_iter().filter(|&archives| archives > 0).count();
@@ -336,13 +336,13 @@ fn ship(
     Ok(())
 }
 
-fn ship_supervisor(ssh: &Ssh, programs: &Programs, bar: &Transfer) -> anyhow::Result<()> {
+fn ship_agent(ssh: &Ssh, programs: &Programs, bar: &Transfer) -> anyhow::Result<()> {
     let id = getrandom::u64().map_err(|e| anyhow!("making up a name: {e}"))?;
     let make =
         "umask 077; mkdir -p {FOLDER}/versions && cd {FOLDER} && if [ ! -e id ]; then echo {ID} > id; fi";
     ssh.run(&make.replace("{FOLDER}", FOLDER).replace("{ID}", &format!("{id:016x}")), SHORT)?;
-    let name = format!("supervisor-{}", programs.supervisor_name());
-    ssh.upload(&programs.supervisor.path, Path::new(&name), true, |bytes| bar.add(bytes))
+    let name = format!("agent-{}", programs.agent_name());
+    ssh.upload(&programs.agent.path, Path::new(&name), true, |bytes| bar.add(bytes))
 }
 
 /// Ships archives to a host that is commanded, and sees whether it can do its part.
@@ -350,7 +350,7 @@ fn prepare(
     host: &Probed,
     archives: &[(&str, &Archive)],
     wanted: &Wanted,
-    supervisor: &str,
+    agent: &str,
     bar: &Transfer,
 ) -> anyhow::Result<()> {
     let ssh = &host.ssh;
@@ -364,8 +364,8 @@ fn prepare(
         ssh.tell(&Request::Unpack { archive: name, sha256, link }, UNPACK_TIME)?;
     }
     // Of other builds, and of uploads that were broken off.
-    let others = host.values("supervisor").filter(|known| *known != supervisor && *known != "*");
-    let others: Vec<_> = others.map(|other| format!("{FOLDER}/supervisor-{other}")).collect();
+    let others = host.values("agent").filter(|known| *known != agent && *known != "*");
+    let others: Vec<_> = others.map(|other| format!("{FOLDER}/agent-{other}")).collect();
     if !others.is_empty() {
         ssh.run(&format!("rm -f {}", others.join(" ")), SHORT)?;
     }

@@ -30,7 +30,7 @@ const REMOVED: [&str; 4] = ["OMP_THREAD_LIMIT", "MKL_DOMAIN_NUM_THREADS", "BLIS_
 pub(super) fn prepare(command: &mut Command, settings: &Settings) {
     command.env("CLASSIFIER_SLOWNESS", settings.slowness.to_string());
     // It is for this program, and not for what the user's function may start.
-    command.env_remove(wire::program::LIFELINE);
+    command.env_remove(process::lifeline::LIFELINE);
     // Sets of strings would have another order in each process, or on each host.
     command.env("PYTHONHASHSEED", "0");
     // The user's own numbers differ by host, and the last bits of results with them.

@@ -27,7 +27,7 @@ impl Printed {
         let before = self.0.fetch_add(line as u64, Ordering::Relaxed);
         let after = before + line as u64;
         if before <= MOST && after > MOST {
-            wire::say!(
+            tracing::warn!(
                 "python: it has printed {} MiB; what this worker's processes print from now on is dropped",
                 MOST >> 20
             );
@@ -81,11 +81,13 @@ fn pass_on(printed: impl Read, count: &Printed, last: &Mutex<VecDeque<String>>) 
             Ok(0) => return,
             Ok(_) => {}
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-            Err(error) => return wire::say!("python: its standard error cannot be read any more: {error}"),
+            Err(error) => {
+                return tracing::warn!("python: its standard error cannot be read any more: {error}");
+            }
         }
         let text = String::from_utf8_lossy(&line).trim_end().to_owned();
         if count.passes(line.len()) {
-            wire::say!("python: {text}");
+            tracing::info!("python: {text}");
         }
         let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
         if last.len() == LAST_LINES {

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, bail};
-use wire::frame;
+use protocol::frame;
 
 use super::log::{Log, Printed};
 use super::{START_TIME, Settings, environment, tree};
@@ -369,8 +369,8 @@ impl Process {
         let deadline = Instant::now() + END_TIME;
         while self.hear() && Instant::now() < deadline {}
         if let Some(left) = &self.left {
-            wire::say!(
-                "classifier: the processes {left} were killed and have not ended yet; they are left to themselves"
+            tracing::warn!(
+                "the processes {left} were killed and have not ended yet; they are left to themselves"
             );
         }
         let is_late = matches!(self.guard.try_wait(), Ok(None)) && Instant::now() >= deadline;

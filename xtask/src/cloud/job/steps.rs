@@ -183,7 +183,7 @@ impl Steps {
             command.env(step::HOSTS_GO, "1");
         }
         // In a group of its own: it is told of an interruption by this process alone.
-        command.env(wire::program::LIFELINE, "1").stdin(Stdio::piped()).process_group(0);
+        command.env(process::lifeline::LIFELINE, "1").stdin(Stdio::piped()).process_group(0);
         command.spawn().with_context(|| format!("starting cargo xtask {}", step.name))
     }
 

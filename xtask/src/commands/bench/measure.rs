@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::{TimeVal, TimeValLike};
+use protocol::result_files::ResultFiles;
+use protocol::results::Summary;
 use serde_json::Value;
-use wire::files::ResultFiles;
-use wire::results::Summary;
 
 use super::cases::{Case, Files};
 use super::memory::Memory;
@@ -136,7 +136,7 @@ fn run(command: &duct::Expression, watches_memory: bool, output: &Path) -> anyho
     };
     let cpu_seconds = processor_time()?.saturating_sub(before).as_secs_f64();
     let memory = memory.map(Memory::most);
-    let last_lines = || wire::program::last_lines(&log, LAST_LINES).unwrap_or_default().join("\n    ");
+    let last_lines = || files::last_lines(&log, LAST_LINES).unwrap_or_default().join("\n    ");
     ensure!(ended.status.success(), "it failed ({}):\n    {}", ended.status, last_lines());
     let said = std::fs::read_to_string(&out).with_context(|| format!("reading {}", out.display()))?;
     Ok(Run { measured: Measured { seconds, cpu_seconds, memory, ..Measured::default() }, said })

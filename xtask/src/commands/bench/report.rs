@@ -3,8 +3,8 @@
 use std::fmt::Write;
 use std::path::Path;
 
+use files::replace_file;
 use serde_json::{Value, json};
-use wire::program::replace_file;
 
 use super::Results;
 use super::cases::Case;

@@ -114,7 +114,7 @@ impl Job {
             }
         };
         // It does not outlive this command.
-        command.env(wire::program::LIFELINE, "1").stdin(Stdio::piped());
+        command.env(process::lifeline::LIFELINE, "1").stdin(Stdio::piped());
         let child = command.stdout(output.try_clone()?).stderr(output).spawn().context("starting the job")?;
         Ok(Self { place, child: RefCell::new(child), log })
     }

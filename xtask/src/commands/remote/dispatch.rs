@@ -55,7 +55,7 @@ impl Remote {
         let inventory =
             place.inventory.clone().map_or_else(|| project::default_folder("inventory.toml"), Ok)?;
         // As the inventory is written; not every build of this program can understand all of it.
-        let stack = wire::program::read_if_there(&inventory)?.map(|text| {
+        let stack = files::read_if_there(&inventory)?.map(|text| {
             let text = String::from_utf8_lossy(&text).into_owned();
             text.lines().find_map(|line| line.strip_prefix("stack = ")).map(str::to_owned)
         });
@@ -69,7 +69,7 @@ impl Remote {
             (None, Some(stack)) => Ok(stack.is_some()),
             (None, None) => Ok(otherwise
                 || matches!(self, Self::Status(_))
-                    && wire::program::read_if_there(&inventory.with_file_name("stack.toml"))?.is_some()),
+                    && files::read_if_there(&inventory.with_file_name("stack.toml"))?.is_some()),
         }
     }
 }

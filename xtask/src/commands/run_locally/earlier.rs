@@ -6,8 +6,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use wire::files::{ARCHIVE, REPORT, ResultFiles};
-use wire::program::remove_if_there;
+use files::remove_if_there;
+use protocol::result_files::{ARCHIVE, REPORT, ResultFiles};
 
 /// Where they are meanwhile, in the output folder.
 const ASIDE: &str = ".earlier";

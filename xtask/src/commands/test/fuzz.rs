@@ -12,7 +12,7 @@ use super::{Counts, Limit, install};
 use crate::{project, ui};
 
 /// As in `fuzz/Cargo.toml`.
-const TARGETS: [&str; 4] = ["frames", "openings", "records", "batches"];
+const TARGETS: [&str; 4] = ["frames", "handshakes", "records", "batches"];
 /// How long each runs.
 const SECONDS: &str = "5";
 /// What `cargo fuzz` gives to rustc, as far as stable has it. With a target, so that build scripts do without.

@@ -1,24 +1,24 @@
-//! The channel to a host's supervisor: requests one way, replies and events the other.
+//! The channel to a host's agent: requests one way, replies and events the other.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use agent::protocol::{Event, FOLDER, Message, Reply, Request};
 use anyhow::{Context, anyhow};
 use openssh::{ChildStdin, Session};
-use supervisor::protocol::{Event, FOLDER, Message, Reply, Request};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::session::{self, Reads, Started};
 use crate::runtime::{runtime, within};
 
-/// How long the supervisor may take to start.
+/// How long the agent may take to start.
 const OPEN_TIME: Duration = Duration::from_secs(20);
-/// How often the supervisor is told that somebody commands it.
+/// How often the agent is told that somebody commands it.
 const HEARTBEAT: Duration = Duration::from_secs(3);
 
-/// The channel. The supervisor ends when this is dropped; the programs that it keeps do not.
+/// The channel. The agent ends when this is dropped; the programs that it keeps do not.
 pub(super) struct Channel {
     requests: UnboundedSender<Vec<u8>>,
     /// One request at a time: replies come in the order of requests.
@@ -28,14 +28,14 @@ pub(super) struct Channel {
 }
 
 impl Channel {
-    /// Starts the supervisor; what it tells is passed on to `note`.
+    /// Starts the agent; what it tells is passed on to `note`.
     pub(super) fn open(
         session: &Arc<Session>,
         host: &str,
-        supervisor: &str,
+        agent: &str,
         note: impl Fn(Event) + Send + 'static,
     ) -> anyhow::Result<Self> {
-        let script = format!("cd {FOLDER} && exec ./supervisor-{supervisor} serve");
+        let script = format!("cd {FOLDER} && exec ./agent-{agent} serve");
         let started = within("opening a channel", OPEN_TIME, session::start(session, &script, Reads::Pipe))?;
         let Started { child, stdin, printed, words, .. } = started;
         let stdin = stdin.context("a remote program without its pipe")?;
@@ -72,7 +72,7 @@ impl Channel {
             if !said.is_empty() {
                 reason = format!("{reason}; it said: {said}");
             }
-            *lock(&why_lost) = Some(format!("lost the supervisor of {host}: {reason}"));
+            *lock(&why_lost) = Some(format!("lost the agent of {host}: {reason}"));
             // Its end is of no use any more, but it must be waited for.
             let _ = child.wait().await;
         });
@@ -113,7 +113,7 @@ impl Channel {
     }
 
     fn lost(&self) -> anyhow::Error {
-        anyhow!(self.why_lost().unwrap_or_else(|| "lost the supervisor".to_owned()))
+        anyhow!(self.why_lost().unwrap_or_else(|| "lost the agent".to_owned()))
     }
 }
 

@@ -288,7 +288,7 @@ fn pin(real: &Real, fingerprint: &str, file: &Path) -> anyhow::Result<()> {
         std::fs::create_dir_all(folder).with_context(|| format!("making the folder {}", folder.display()))?;
     }
     let (_, key) = right.split_once(' ').context("ssh-keyscan names no address")?;
-    wire::program::replace_file(file, format!("* {key}\n").as_bytes())
+    files::replace_file(file, format!("* {key}\n").as_bytes())
 }
 
 /// The fingerprints of keys, which stand as in known_hosts, one a line.

@@ -12,7 +12,7 @@ use openssh_sftp_client::file::File;
 use openssh_sftp_client::metadata::Permissions;
 use tokio::io::AsyncSeekExt;
 
-use supervisor::protocol::FOLDER;
+use agent::protocol::FOLDER;
 
 use super::Ssh;
 use super::sftp::open_sftp;

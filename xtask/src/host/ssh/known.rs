@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::mpsc::Sender;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use keeper::End;
-use supervisor::protocol::Event;
-use wire::program::Ready;
-use wire::results::Progress;
+use agent::protocol::Event;
+use process::exit::End;
+use process::ready::Ready;
+use protocol::results::Progress;
 
 /// What is known of all.
 #[derive(Default)]

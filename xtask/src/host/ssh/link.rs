@@ -1,4 +1,4 @@
-//! The link to a host: a login, and the channel to its supervisor. A link that is lost while a job runs is looked for again,
+//! The link to a host: a login, and the channel to its agent. A link that is lost while a job runs is looked for again,
 //! since the job does not need it.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -6,11 +6,11 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use agent::protocol::{Event, Reply, Request};
 use anyhow::{Context, bail, ensure};
-use keeper::End;
 use openssh::{Child, ChildStdin, ForwardType, Session};
-use supervisor::protocol::{Event, Reply, Request};
-use wire::results::Progress;
+use process::exit::End;
+use protocol::results::Progress;
 
 use super::channel::Channel;
 use super::known::Known;
@@ -32,8 +32,8 @@ pub(super) struct Link {
     state: Mutex<State>,
     /// What is known of the host's programs, also while the link is lost.
     pub(super) known: Arc<Known>,
-    /// Which supervisor, once it is commanded.
-    supervisor: OnceLock<String>,
+    /// Which agent, once it is commanded.
+    agent: OnceLock<String>,
 }
 
 struct State {
@@ -118,7 +118,7 @@ impl Link {
             access: access.clone(),
             state: Mutex::new(state),
             known: Arc::default(),
-            supervisor: OnceLock::new(),
+            agent: OnceLock::new(),
         })
     }
 
@@ -130,29 +130,29 @@ impl Link {
         Arc::clone(&self.state().login)
     }
 
-    /// Starts the supervisor that was shipped.
-    pub(super) fn command(&self, supervisor: &str) -> anyhow::Result<()> {
-        let channel = self.open_channel(&self.login(), supervisor).with_context(|| {
-            format!("starting the supervisor on {} (cargo xtask up ships it)", self.entry.name)
+    /// Starts the agent that was shipped.
+    pub(super) fn command(&self, agent: &str) -> anyhow::Result<()> {
+        let channel = self.open_channel(&self.login(), agent).with_context(|| {
+            format!("starting the agent on {} (cargo xtask up ships it)", self.entry.name)
         })?;
         ensure!(
-            self.supervisor.set(supervisor.to_owned()).is_ok(),
-            "the supervisor of {} is commanded already",
+            self.agent.set(agent.to_owned()).is_ok(),
+            "the agent of {} is commanded already",
             self.entry.name
         );
         self.state().channel = Some(Arc::new(channel));
         Ok(())
     }
 
-    fn open_channel(&self, login: &Login, supervisor: &str) -> anyhow::Result<Channel> {
+    fn open_channel(&self, login: &Login, agent: &str) -> anyhow::Result<Channel> {
         let known = Arc::clone(&self.known);
-        Channel::open(&login.session, &self.entry.name, supervisor, move |event: Event| known.note(event))
+        Channel::open(&login.session, &self.entry.name, agent, move |event: Event| known.note(event))
     }
 
-    /// Asks the supervisor for something.
+    /// Asks the agent for something.
     pub(super) fn request(&self, request: &Request, limit: Duration) -> anyhow::Result<Reply> {
         let channel = self.state().channel.clone();
-        let channel = channel.context("nobody commands its supervisor")?;
+        let channel = channel.context("nobody commands its agent")?;
         let reply = channel.request(request, limit)?;
         let mut state = self.state();
         match (request, &reply) {
@@ -202,17 +202,17 @@ impl Link {
 
     /// Logs in again, and takes up what was being done.
     fn restore(&self) -> anyhow::Result<()> {
-        let supervisor = self.supervisor.get().context("nobody commands its supervisor")?;
+        let agent = self.agent.get().context("nobody commands its agent")?;
         let login = Arc::new(Login::new(&self.entry, &self.access)?);
-        let channel = self.open_channel(&login, supervisor)?;
+        let channel = self.open_channel(&login, agent)?;
         let (lock, observed) = {
             let state = self.state();
             (state.lock.clone(), state.observed.clone())
         };
         let ask = |request: &Request| {
             let reply = channel.request(request, REQUEST_TIME)?;
-            // The supervisor that was lost has the lock until it notices.
-            ensure!(reply == Reply::Nothing, "the supervisor answered {reply:?}");
+            // The agent that was lost has the lock until it notices.
+            ensure!(reply == Reply::Nothing, "the agent answered {reply:?}");
             Ok(())
         };
         lock.iter().try_for_each(ask)?;
@@ -259,6 +259,6 @@ fn find_again(link: &Weak<Link>) {
 pub(super) fn nothing(reply: Reply) -> anyhow::Result<()> {
     match reply {
         Reply::Nothing => Ok(()),
-        other => bail!("the supervisor answered {other:?}"),
+        other => bail!("the agent answered {other:?}"),
     }
 }

@@ -116,7 +116,7 @@ pub(super) fn in_folder(home: &str, path: &str) -> anyhow::Result<String> {
             "the user who is logged in has no home folder ({home:?}); give it one, in /etc/passwd of the host"
         );
     }
-    Ok(format!("{}/{}/{path}", home.trim_end_matches('/'), supervisor::protocol::FOLDER))
+    Ok(format!("{}/{}/{path}", home.trim_end_matches('/'), agent::protocol::FOLDER))
 }
 
 /// What to do when sshd does not open another session on a connection.

@@ -3,18 +3,19 @@
 //! The receiver's checkpoint counts the bytes of complete, durable batches. These bytes are a prefix of the whole results;
 //! nothing behind them is read. The host only sends them, and this machine packs them: the host may be slow, or about to end.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use agent::protocol::{Reply, Request, Status};
 use anyhow::{Context, anyhow, ensure};
+use protocol::checkpoint::{Position, slots};
+use protocol::result_files::ResultFiles;
+use protocol::schema::Schema;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
-use supervisor::protocol::{Reply, Request, Status};
-use wire::checkpoint::{Position, slots};
-use wire::files::ResultFiles;
-use wire::schema::Schema;
 
 use super::pack::{Entry, Packer};
 use super::{OUTPUT, fetch_whole};
@@ -126,7 +127,7 @@ pub(super) fn fetch(
         complete_bytes: position.result_bytes,
         reject_bytes: rejects.length,
         complete_reject_bytes: position.reject_bytes,
-        sha256: wire::hash::finish(results.hash),
+        sha256: protocol::hash::finish(results.hash),
         started: (position.started > 0).then(|| time(started)),
         fetched: time(SystemTime::now()),
         why: args.because.as_deref(),
@@ -158,7 +159,7 @@ fn pack(
         let read = reader.read(from, length, &mut entry, &bar)?;
         entry.end().with_context(|| writing.clone())?;
         ensure!(
-            read.length < length || wire::hash::shorten(read.hash.clone()) == hash,
+            read.length < length || protocol::hash::shorten(read.hash.clone()) == hash,
             "{} is not what its checkpoint counts: its disk has lost something, or somebody has changed it",
             from.display()
         );
@@ -205,10 +206,11 @@ fn position(host: &Ssh, files: &ResultFiles) -> anyhow::Result<Option<Position>>
 fn last_word(host: &Ssh) -> Option<String> {
     let tail = Request::Tail { name: "receiver".into(), lines: LAST_LINES };
     let Ok(Reply::Lines(lines)) = host.request(&tail, SHORT) else { return None };
-    let words = lines.iter().rev().filter_map(|line| line.strip_prefix("receiver: "));
-    let mut ends = words
-        .filter(|word| ["stopped; ", "the job failed: ", "done: "].iter().any(|end| word.starts_with(end)));
-    ends.next().map(str::to_owned)
+    let messages = lines.iter().rev().map(|line| process::log::message(line));
+    let mut ends = messages.filter(|message| {
+        ["stopped; ", "the job failed: ", "done: "].iter().any(|end| message.starts_with(end))
+    });
+    ends.next().map(Cow::into_owned)
 }
 
 /// Reads from a host for as long as there is time.

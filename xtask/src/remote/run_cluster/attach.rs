@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
+use agent::protocol::{Reply, Request, Status};
 use anyhow::{Context, bail, ensure};
-use supervisor::protocol::{Reply, Request, Status};
 
 use super::{conclude, end, is_packed, lifetime, recall_if_there, receiver_runs_for};
 use crate::cluster::{self, Found, HUB, Hub, Program, Watched};
@@ -24,7 +24,7 @@ pub(super) fn run(args: &RunCluster) -> anyhow::Result<ExitCode> {
     )?;
     let start = Instant::now();
     let (inventory, access) = load(&args.place)?;
-    let reached = each(&inventory.used_hosts()?, |host| command(host, &access, &inventory.supervisor));
+    let reached = each(&inventory.used_hosts()?, |host| command(host, &access, &inventory.agent));
     let mut hosts = Vec::new();
     for host in reached {
         match host {
@@ -69,7 +69,7 @@ fn ensure_runs(metrics: &Ssh, status: &Status) -> anyhow::Result<()> {
     };
     let Some(end) = receiver.end.as_ref().filter(|_| receiver.running.is_none()) else { return Ok(()) };
     let tail = metrics.request(&Request::Tail { name: "receiver".into(), lines: LAST_LINES }, SHORT)?;
-    let Reply::Lines(lines) = tail else { bail!("the supervisor answered {tail:?}") };
+    let Reply::Lines(lines) = tail else { bail!("the agent answered {tail:?}") };
     bail!(
         "no job is running: the receiver has ended ({}); cargo xtask run-cluster --resume goes on with the job. The receiver's \
          last words:\n    {}",

@@ -1,0 +1,50 @@
+//! `supervisor`: see `supervisor --help`.
+
+use std::io::BufReader;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+
+/// Starts, keeps and ends a job's programs on a host. `cargo xtask` ships it and commands it; there is no need to
+/// start it by hand.
+///
+/// It works in the current folder.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    log: process::log::Options,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Answer requests, as JSON lines, from standard input on standard output
+    Serve,
+    /// Start the program of this name, which a request has described, and keep it until it ends
+    Supervise {
+        /// Its name
+        name: String,
+    },
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    process::log::init("agent", args.log.log_format);
+    process::exit::end_on_panic();
+    match run(args.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => process::exit::failure(&error),
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    // Absolute, since a folder cannot be removed by the name of ".".
+    let here = std::env::current_dir().context("asking for the current folder")?;
+    match command {
+        Command::Serve => agent::serve::serve(&here, BufReader::new(std::io::stdin()), std::io::stdout()),
+        Command::Supervise { name } => agent::supervise::supervise(&here, &name),
+    }
+}

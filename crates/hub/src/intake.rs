@@ -1,0 +1,159 @@
+//! Port 5001: reports come in.
+
+use std::net::TcpListener;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use net::acceptor::{self, Connection};
+use protocol::handshake::{self, HANDSHAKE_LIMIT, Refusal};
+use protocol::token::Token;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use telemetry::report::{HubOpening, Report, Welcome};
+
+use crate::model::Model;
+
+/// The longest report: one of a process with a thousand workers has a few MiB.
+const REPORT_LIMIT: usize = 16 << 20;
+/// A report of fewer bytes cannot be of too many workers; each has histograms, which take some ten kilobytes of memory.
+const UNCHECKED_LENGTH: usize = 64 << 10;
+/// The most workers of a process.
+const MOST_WORKERS: usize = 1024;
+/// The most programs of a job, and the longest names of them and of their machines, in bytes.
+const MOST_PROCESSES: usize = 2000;
+const NAME_LENGTH: usize = 256;
+/// Reports come each second; after this long, the connection is of no use.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// What the hub's clock shows when it begins, so that what began before it has a time as well.
+const BEFORE: Duration = Duration::from_secs(process::LONGEST_WAIT);
+
+/// The model, and the hub's clock.
+#[derive(Debug, Clone)]
+pub struct Shared {
+    model: Arc<Mutex<Model>>,
+    began: Instant,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self { model: Arc::default(), began: Instant::now() }
+    }
+}
+
+impl Shared {
+    /// The model, for a moment, and the time.
+    pub fn look(&self) -> (MutexGuard<'_, Model>, Duration) {
+        (self.model.lock().unwrap_or_else(PoisonError::into_inner), BEFORE + self.began.elapsed())
+    }
+}
+
+/// Takes reports in, on threads of its own.
+///
+/// # Errors
+/// When no thread can be started.
+pub fn open(listener: TcpListener, token: Option<Token>, shared: Shared) -> anyhow::Result<()> {
+    let serve = move |connection: Connection| {
+        if let Err(error) = serve(&connection, token.as_ref(), &shared) {
+            connection.complain(format_args!("reports from {}: {error:#}", connection.peer));
+        }
+        let _ = connection.stream.shutdown(std::net::Shutdown::Both);
+    };
+    let broken = |error| {
+        tracing::warn!("accepting reports: {error}");
+        std::process::exit(1);
+    };
+    acceptor::open("reports", listener, serve, broken)
+}
+
+fn serve(connection: &Connection, token: Option<&Token>, shared: &Shared) -> anyhow::Result<()> {
+    let Some((first, mut reader)) = connection.first_frame(HANDSHAKE_LIMIT)? else { return Ok(()) };
+    let checked = handshake::check(&first, token).and_then(|HubOpening::Reporter(origin)| {
+        let (model, _) = shared.look();
+        let known = model.processes();
+        let is_one_too_many = known.len() >= MOST_PROCESSES && !known.contains_key(&origin.name);
+        let is_long = origin.name.len().max(origin.machine.len()) > NAME_LENGTH;
+        if is_one_too_many || is_long {
+            return Err(Refusal::new("there are too many programs, or their names are too long".to_owned()));
+        }
+        Ok(origin)
+    });
+    let origin = match checked {
+        Ok(origin) => origin,
+        Err(refusal) => {
+            handshake::refuse(&connection.stream, &refusal);
+            return Err(refusal).context("refused");
+        }
+    };
+    connection.admit();
+    handshake::send_json(&*connection.stream, &Welcome {}).context("answering")?;
+    reader.set_limit(REPORT_LIMIT);
+    reader.set_patience(SILENCE)?;
+    while let Some(payload) = reader.next_frame()? {
+        let report = understand(&payload).inspect_err(|error| {
+            handshake::refuse(
+                &connection.stream,
+                &Refusal::new(format!("a report is not understood: {error:#}")),
+            );
+        })?;
+        let (mut model, now) = shared.look();
+        model.hear(&origin, report, now);
+    }
+    Ok(())
+}
+
+/// A report, unless it would take much more memory than it has bytes.
+fn understand(payload: &[u8]) -> anyhow::Result<Report> {
+    if payload.len() > UNCHECKED_LENGTH {
+        let shape: Shape = serde_json::from_slice(payload)?;
+        let workers = shape.counts.classifier.workers.len();
+        ensure!(workers <= MOST_WORKERS, "{workers} workers are more than {MOST_WORKERS}");
+    }
+    Ok(Report::decode(payload)?)
+}
+
+/// How many workers a report has.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Shape {
+    counts: ShapeOfCounts,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ShapeOfCounts {
+    classifier: ShapeOfClassifier,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ShapeOfClassifier {
+    workers: Vec<IgnoredAny>,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use telemetry::report::{Counts, WorkerCounts};
+
+    use super::*;
+    use crate::scenario::Scenario;
+
+    #[test]
+    fn a_report_of_many_workers_is_understood_and_one_of_too_many_is_not() {
+        let scenario = Scenario { machines: 1, seconds: 10 };
+        let encoded = |workers: usize| {
+            let mut report = scenario.report("initializer", 5, 0);
+            let Counts::Classifier(counts) = &mut report.counts else { panic!("{report:?}") };
+            counts.workers = vec![WorkerCounts::default(); workers];
+            counts.workers[0].queue.record(Duration::from_millis(1));
+            serde_json::to_vec(&report).unwrap()
+        };
+        assert!(understand(&encoded(MOST_WORKERS)).is_ok());
+        let error = understand(&encoded(MOST_WORKERS + 1)).unwrap_err();
+        assert_eq!(error.to_string(), "1025 workers are more than 1024");
+        assert!(understand(b"{}").is_err());
+    }
+}

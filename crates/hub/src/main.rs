@@ -1,0 +1,132 @@
+//! `hub`: see `hub --help`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use anyhow::ensure;
+use clap::Parser;
+use hub::intake::{self, Shared};
+use hub::model::Model;
+use hub::{summary, web};
+use net::{self, WhenTaken};
+use process::ready::Ready;
+use protocol::ports;
+use protocol::token::Token;
+
+/// Shows how a job goes: reports of its programs come in, and a page, JSON and Prometheus's metrics go out.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Args {
+    /// Where programs report
+    #[arg(long, value_name = "HOST:PORT", default_value_t = format!("127.0.0.1:{}", ports::METRICS), value_parser = net::host_and_port)]
+    listen: String,
+    /// Where the page is
+    #[arg(long, value_name = "HOST:PORT", default_value_t = format!("127.0.0.1:{}", ports::HUB), value_parser = net::host_and_port)]
+    web: String,
+    /// When a port is taken, take any free one; the ready file says which
+    #[arg(long)]
+    any_port: bool,
+    /// The same for the page alone
+    #[arg(long)]
+    any_web_port: bool,
+    /// A file with the job's token; programs that do not know it are refused
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// A file with a token for the page, which is asked for at a login; without it, the page is this machine's alone
+    #[arg(long, value_name = "FILE")]
+    web_token_file: Option<PathBuf>,
+    /// Write report.html and report.json to this folder when the job is over, or the hub is ended
+    #[arg(long, value_name = "DIR")]
+    report: Option<PathBuf>,
+    /// Write addresses to this file: `metrics` and `web`
+    #[arg(long, value_name = "FILE")]
+    ready_file: Option<PathBuf>,
+    #[command(flatten)]
+    log: process::log::Options,
+}
+
+/// How often it is looked whether the job is over.
+const LOOK_PAUSE: Duration = Duration::from_millis(200);
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    process::begin("hub", args.log);
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => process::exit::failure(&error),
+    }
+}
+
+fn run(args: &Args) -> anyhow::Result<()> {
+    let load = |file: &Option<PathBuf>| file.as_deref().map(Token::load).transpose();
+    let (token, web_token) = (load(&args.token_file)?, load(&args.web_token_file)?);
+    let before = Ready::before(args.ready_file.as_deref())?.unwrap_or_default();
+    let listen = |what: &'static str, address, any_port| {
+        let when_taken = WhenTaken::any_port(any_port);
+        net::listen_again(what, before.addresses.get(what).copied(), address, when_taken)
+    };
+    let reports = listen("metrics", &args.listen, args.any_port)?;
+    let page = listen("web", &args.web, args.any_port || args.any_web_port)?;
+    let (at, reports_at) = (page.local_addr()?, reports.local_addr()?);
+    ensure!(
+        token.is_some() || reports_at.ip().is_loopback(),
+        "{reports_at} can be reached from other machines: reports need the job's token there (--token-file)"
+    );
+    ensure!(
+        web_token.is_some() || at.ip().is_loopback(),
+        "{at} can be reached from other machines: the page needs a token there (--web-token-file)"
+    );
+    Ready::new([("metrics", reports_at), ("web", at)]).write(args.ready_file.as_deref())?;
+    let shared = Shared::default();
+    intake::open(reports, token, shared.clone())?;
+    match args.report.clone() {
+        Some(folder) => leave_report(folder, shared.clone())?,
+        None => process::signals::on_end_signals(|| std::process::exit(0))?,
+    }
+    tracing::info!("http://{at}");
+    web::serve(page, web_token, shared)
+}
+
+/// Writes the report when the job is over, and again when the last reports of its programs have come, and when this process is
+/// ended.
+fn leave_report(folder: PathBuf, shared: Shared) -> anyhow::Result<()> {
+    // Two threads write, and one of them ends this process.
+    static WRITING: Mutex<()> = Mutex::new(());
+    let write = |folder: &Path, shared: &Shared| {
+        let everything = {
+            let (model, now) = shared.look();
+            // A hub that was started again when all was over knows less than the report that is there.
+            if model.processes().is_empty() {
+                return;
+            }
+            summary::everything(&model, now)
+        };
+        if let Err(error) = summary::write(folder, &everything) {
+            tracing::warn!("the job's report: {error:#}");
+        }
+    };
+    let (last_folder, last_shared) = (folder.clone(), shared.clone());
+    process::signals::on_end_signals(move || {
+        let _alone = WRITING.lock();
+        write(&last_folder, &last_shared);
+        std::process::exit(0);
+    })?;
+    std::thread::spawn(move || {
+        let moments: [fn(&Model, Duration) -> bool; 2] =
+            [|model, _| model.state().is_over(), Model::is_settled];
+        for has_come in moments {
+            let has_come = || {
+                let (model, now) = shared.look();
+                has_come(&model, now)
+            };
+            while !has_come() {
+                std::thread::sleep(LOOK_PAUSE);
+            }
+            let _alone = WRITING.lock();
+            write(&folder, &shared);
+        }
+    });
+    Ok(())
+}

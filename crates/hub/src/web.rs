@@ -1,0 +1,321 @@
+//! Port 4000: the page, JSON, server-sent events, Prometheus.
+//!
+//! Without a token the port is this machine's alone, and is asked for by a name of this machine: another site's page, in a
+//! browser here, cannot read it by giving its own name this machine's address. With a token, who has not shown it sees a login.
+
+pub mod page;
+
+use std::convert::Infallible;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context;
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{Path, Request, State};
+use axum::http::header::{
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, COOKIE, HOST, LOCATION,
+    REFERRER_POLICY, SET_COOKIE, X_CONTENT_TYPE_OPTIONS,
+};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::middleware::{self, Next};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get, post};
+use futures_util::stream;
+use protocol::token::{self, Token};
+use serde::Serialize;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use crate::exposition;
+use crate::intake::Shared;
+use crate::model::Model;
+use crate::summary::everything;
+use crate::view;
+
+/// So many workers, those with problems first, are shown at once. All of them, if there are few.
+const SHOWN: usize = 10;
+const FEW: usize = 16;
+/// So many of the last events are in each message to a page.
+const LAST_EVENTS: usize = 8;
+
+/// What a page may do: nothing but ask this hub.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
+     base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
+
+#[derive(Clone)]
+struct Web {
+    shared: Shared,
+    /// What pages are told each second.
+    live: Arc<watch::Sender<Arc<str>>>,
+    access: Arc<Access>,
+}
+
+struct Access {
+    token: Option<Token>,
+    /// What a browser shows that has logged in.
+    session: String,
+}
+
+/// Serves the port until the process ends.
+///
+/// # Errors
+/// Those of the system.
+pub fn serve(listener: TcpListener, token: Option<Token>, shared: Shared) -> anyhow::Result<()> {
+    listener.set_nonblocking(true).context("preparing the page's port")?;
+    let mut session = [0; 16];
+    getrandom::fill(&mut session).map_err(|e| anyhow::anyhow!("making up a session: {e}"))?;
+    let access = Arc::new(Access { token, session: protocol::hash::hex(&session) });
+    let tell = Arc::new(watch::Sender::new(Arc::from("")));
+    let (ticking, live_to) = (shared.clone(), Arc::clone(&tell));
+    let web = Web { shared, live: tell, access };
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting tokio")?;
+    runtime.block_on(async move {
+        let listener = tokio::net::TcpListener::from_std(listener).context("preparing the page's port")?;
+        tokio::spawn(async move {
+            let mut seconds = tokio::time::interval(Duration::from_secs(1));
+            seconds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                seconds.tick().await;
+                {
+                    let (mut model, now) = ticking.look();
+                    model.tick(now);
+                }
+                // Without pages there is nobody to tell, and it need not be said.
+                if live_to.receiver_count() > 0 {
+                    live_to.send_replace(Arc::from(live(&ticking)));
+                }
+            }
+        });
+        axum::serve(listener, router(web)).await.context("serving the page")
+    })
+}
+
+fn router(web: Web) -> Router {
+    let pages = get(|| async { text("text/html", page::HTML) });
+    let scripts = page::SCRIPTS.into_iter().fold(Router::new(), |router, (name, script)| {
+        router.route(name, get(move || async move { text("text/javascript", script) }))
+    });
+    scripts
+        .route("/", pages.clone())
+        .route("/worker/{name}", pages.clone())
+        .route("/computation/{name}", pages)
+        .route("/style.css", get(|| async { text("text/css", page::STYLE) }))
+        .route("/healthz", get(|| async { text("text/plain", "ok\n") }))
+        .route("/metrics", get(metrics))
+        .route("/login", post(login))
+        .route("/api/v1/job", view_of(view::job))
+        .route("/api/v1/workers", view_of(view::workers))
+        .route("/api/v1/workers/{name}", get(worker))
+        .route("/api/v1/computations", view_of(|model, _| view::computations(model)))
+        .route("/api/v1/machines", view_of(view::machines))
+        .route("/api/v1/events", view_of(|model, _| model.events().clone()))
+        .route("/api/v1/history", view_of(history))
+        .route("/api/v1/stream", get(stream_of))
+        .layer(middleware::from_fn_with_state(web.clone(), guard))
+        .with_state(web)
+}
+
+/// A view of the model, as JSON.
+fn view_of<T: Serialize + 'static>(look: fn(&Model, Duration) -> T) -> MethodRouter<Web> {
+    get(move |State(web): State<Web>| async move {
+        let view = {
+            let (model, now) = web.shared.look();
+            look(&model, now)
+        };
+        json_of(StatusCode::OK, &view)
+    })
+}
+
+fn text(kind: &'static str, body: &'static str) -> Response {
+    let kind = format!("{kind}; charset=utf-8");
+    ([(CONTENT_TYPE, kind)], body).into_response()
+}
+
+fn json_of<T: Serialize>(status: StatusCode, view: &T) -> Response {
+    match serde_json::to_vec(view) {
+        Ok(bytes) => (status, [(CONTENT_TYPE, "application/json")], bytes).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+fn history(model: &Model, _: Duration) -> serde_json::Value {
+    json!({ "recent": model.history().recent().collect::<Vec<_>>(), "whole": model.history().whole() })
+}
+
+async fn worker(State(web): State<Web>, Path(name): Path<String>) -> Response {
+    let found = {
+        let (model, now) = web.shared.look();
+        let view = view::workers(&model, now).into_iter().find(|view| view.name == name);
+        view.and_then(|view| {
+            let (process, place) = name.rsplit_once('.')?;
+            let worker = model.processes().get(process)?.workers.get(place.parse::<usize>().ok()?)?;
+            Some(json!({ "worker": view, "computations": view::computations_of(worker) }))
+        })
+    };
+    match found {
+        Some(found) => json_of(StatusCode::OK, &found),
+        None => json_of(StatusCode::NOT_FOUND, &json!({ "error": format!("there is no worker {name:?}") })),
+    }
+}
+
+async fn metrics(State(web): State<Web>) -> Response {
+    let text = {
+        let (model, now) = web.shared.look();
+        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        exposition::write(&model, now, since_1970)
+    };
+    ([(CONTENT_TYPE, exposition::CONTENT_TYPE)], text).into_response()
+}
+
+async fn stream_of(State(web): State<Web>) -> Response {
+    let first = Event::default().data(live(&web.shared));
+    let rest = stream::unfold(web.live.subscribe(), |mut live| async move {
+        live.changed().await.ok()?;
+        let text = Arc::clone(&live.borrow_and_update());
+        Some((Event::default().data(&*text), live))
+    });
+    let events =
+        stream::StreamExt::map(stream::StreamExt::chain(stream::iter([first]), rest), Ok::<_, Infallible>);
+    Sse::new(events).keep_alive(KeepAlive::default()).into_response()
+}
+
+fn live(shared: &Shared) -> String {
+    let (model, now) = shared.look();
+    message(&model, now)
+}
+
+/// What a page needs each second, in as few bytes as may be: there may be a thousand workers.
+pub fn message(model: &Model, now: Duration) -> String {
+    let all = everything(model, now);
+    let shown = if all.workers.len() <= FEW { all.workers.len() } else { SHOWN };
+    // In an order that stays.
+    let mut workers: Vec<_> = all.workers.iter().collect();
+    workers.sort_by_cached_key(|worker| view::natural(&worker.name));
+    let cells: Vec<_> =
+        workers.iter().map(|w| (&w.name, w.state, w.straggler.is_some(), w.rate.map(f32::round))).collect();
+    let mut message = json!({
+        "job": all.job,
+        "workers": all.workers[..shown],
+        "cells": cells,
+        "computations": all.computations,
+        "machines": all.machines,
+        "events": all.events[all.events.len().saturating_sub(LAST_EVENTS)..],
+        "point": all.history.last(),
+    });
+    shorten(&mut message);
+    message.to_string()
+}
+
+/// Leaves three decimals to fractions, of which most of a message would consist otherwise.
+fn shorten(value: &mut Value) {
+    match value {
+        Value::Number(number) if number.is_f64() => {
+            let short = number.as_f64().map(|number| (1000.0 * number).round() / 1000.0);
+            *value = short.into();
+        }
+        Value::Array(values) => values.iter_mut().for_each(shorten),
+        Value::Object(values) => values.values_mut().for_each(shorten),
+        _ => {}
+    }
+}
+
+async fn login(State(web): State<Web>, body: Bytes) -> Response {
+    let shown = std::str::from_utf8(&body).ok().and_then(|body| body.strip_prefix("token="));
+    if web.access.token.is_some() && !token::admits(web.access.token.as_ref(), shown.map(str::trim)) {
+        return (StatusCode::UNAUTHORIZED, text("text/html", page::LOGIN)).into_response();
+    }
+    let cookie = format!("hub={}; HttpOnly; SameSite=Strict; Path=/", web.access.session);
+    (StatusCode::SEE_OTHER, [(LOCATION, "/".to_owned()), (SET_COOKIE, cookie)]).into_response()
+}
+
+/// Lets in who may come in, and tells browsers what the page may do.
+async fn guard(State(web): State<Web>, request: Request, next: Next) -> Response {
+    let mut response = match web.access.admits(request.headers()) {
+        Admission::In => next.run(request).await,
+        Admission::Login if request.uri().path() == "/login" => next.run(request).await,
+        Admission::Login => (StatusCode::UNAUTHORIZED, text("text/html", page::LOGIN)).into_response(),
+        Admission::Out => {
+            let reason = "This hub is asked for by another name than this machine's own. Without a token it answers to \
+                          localhost and 127.0.0.1 alone.\n";
+            (StatusCode::FORBIDDEN, text("text/plain", reason)).into_response()
+        }
+    };
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+enum Admission {
+    In,
+    Login,
+    Out,
+}
+
+impl Access {
+    fn admits(&self, headers: &HeaderMap) -> Admission {
+        let header = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+        if self.token.is_none() {
+            return if header(HOST).is_some_and(is_this_machine) { Admission::In } else { Admission::Out };
+        }
+        let bearer = header(AUTHORIZATION).and_then(|text| text.strip_prefix("Bearer "));
+        let session = Token::new(self.session.as_str());
+        let mut cookies = header(COOKIE).unwrap_or_default().split("; ");
+        let cookie = cookies.find_map(|cookie| cookie.strip_prefix("hub="));
+        if (bearer.is_some() && token::admits(self.token.as_ref(), bearer))
+            || (cookie.is_some() && token::admits(Some(&session), cookie))
+        {
+            Admission::In
+        } else {
+            Admission::Login
+        }
+    }
+}
+
+/// Whether a Host header has a name that is always this machine's.
+fn is_this_machine(host: &str) -> bool {
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+    };
+    ["localhost", "127.0.0.1", "::1"].contains(&name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::Scenario;
+
+    /// What crosses to a browser each second; the issue allows 20 kB.
+    #[test]
+    fn a_page_is_told_few_bytes_a_second_of_112_workers() {
+        let (scenario, mut model) = (Scenario { machines: 16, seconds: 3600 }, Model::default());
+        for second in 0..90 {
+            scenario.pass(&mut model, second, &[]);
+        }
+        let text = message(&model, Duration::from_secs(89));
+        assert!(text.len() < 20_000, "{} bytes", text.len());
+        assert!(text.contains(r#""workers_up":112"#), "{text}");
+        let told: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(told["cells"].as_array().unwrap().len(), 112);
+        assert_eq!(told["workers"].as_array().unwrap().len(), SHOWN);
+    }
+
+    #[test]
+    fn only_names_of_this_machine_are_its_own() {
+        for own in ["localhost", "localhost:4000", "127.0.0.1:4000", "[::1]:4000", "[::1]"] {
+            assert!(is_this_machine(own), "{own}");
+        }
+        for foreign in
+            ["evil.example", "localhost.evil.example:4000", "10.0.0.1:4000", "", "127.0.0.1.evil.example"]
+        {
+            assert!(!is_this_machine(foreign), "{foreign}");
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! A program's life, as the program sees it and as its supervisor does.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`supervisor`] | starts a program, watches it, and restarts it when it dies |
+//! | [`restart`] | whether a program is restarted, and when; pure |
+//! | [`exit`] | exit codes, and how a program ended |
+//! | [`ready`] | ready files: where a program listens |
+//! | [`lifeline`] | the socket at standard input: the program ends with its supervisor, and says that it is alive |
+//! | [`signals`] | signals to end |
+//! | [`log`] | what a program logs |
+
+pub mod exit;
+pub mod lifeline;
+pub mod log;
+pub mod ready;
+pub mod restart;
+pub mod signals;
+pub mod supervisor;
+
+/// Begins a program: sets up its log, ends it on a panic on any thread, and with its supervisor.
+pub fn begin(program: &'static str, log: log::Options) {
+    log::init(program, log.log_format);
+    exit::end_on_panic();
+    lifeline::follow();
+}
+
+/// The longest time that a program can be told to wait: ten years, in seconds.
+pub const LONGEST_WAIT: u64 = 10 * 365 * 24 * 3600;

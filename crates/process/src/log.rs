@@ -1,0 +1,294 @@
+//! What a program logs: one line an event on standard error, for people or for machines.
+//!
+//! Events are [`tracing`]'s. Each line says when, how important, which program, and, where the program says so, which worker and
+//! generation. `RUST_LOG` chooses what is logged, by level (`debug`) or by module (`info,net=debug`); without it, `info`.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde_json::{Map, Value};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
+
+/// How a program logs: the same options for all programs.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub struct Options {
+    /// How log lines look: text, or json, an object a line
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        default_value_t,
+        env = "LOG_FORMAT",
+        hide_env_values = true,
+        global = true
+    )]
+    pub log_format: Format,
+}
+
+/// How lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// For machines: an object a line.
+    Json,
+}
+
+impl FromStr for Format {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err("it should be text or json".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        })
+    }
+}
+
+/// The worker's name, and the generation of the cluster that it is in; 0 while it is in none.
+static WORKER: OnceLock<String> = OnceLock::new();
+static GENERATION: AtomicU64 = AtomicU64::new(0);
+
+/// Sets up logging for this process. A second call changes nothing.
+///
+/// A `RUST_LOG` that makes no sense counts as `info`, and is logged.
+pub fn init(program: &'static str, format: Format) {
+    let wanted = std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty());
+    let parsed = wanted.as_deref().map(Targets::from_str);
+    let (filter, broken) = match parsed {
+        Some(Ok(filter)) => (filter, None),
+        Some(Err(error)) => (info(), Some(error)),
+        None => (info(), None),
+    };
+    let lines = tracing_subscriber::fmt::layer()
+        .event_format(Lines { program, format })
+        // A standard error that is closed, or on a full disk, is no reason to end.
+        .log_internal_errors(false)
+        .with_writer(std::io::stderr);
+    let subscriber = tracing_subscriber::registry().with(filter).with(lines);
+    if tracing::subscriber::set_global_default(subscriber).is_ok()
+        && let Some(error) = broken
+    {
+        tracing::warn!("RUST_LOG is not understood, and counts as info: {error}");
+    }
+}
+
+fn info() -> Targets {
+    Targets::new().with_default(LevelFilter::INFO)
+}
+
+/// Says in each line from now on which worker this is.
+pub fn set_worker(name: &str) {
+    // It has one name for all its life.
+    let _ = WORKER.set(name.to_owned());
+}
+
+/// Says in each line from now on which generation of the cluster this is.
+pub fn set_generation(generation: u64) {
+    GENERATION.store(generation, Ordering::Relaxed);
+}
+
+/// What a line of a program's log says, without time, level and program; a line that is none of these is given whole.
+pub fn message(line: &str) -> Cow<'_, str> {
+    if let Ok(Value::Object(fields)) = serde_json::from_str(line) {
+        return match fields.get("message").and_then(Value::as_str) {
+            Some(message) => Cow::Owned(message.to_owned()),
+            None => Cow::Borrowed(line),
+        };
+    }
+    let message = || {
+        let (time, rest) = line.split_once("Z ")?;
+        let (level, rest) = rest.trim_start().split_once(' ')?;
+        let (program, message) = rest.split_once(": ")?;
+        let is_time =
+            time.len() > 18 && time.bytes().all(|byte| byte.is_ascii_digit() || b"-T:.".contains(&byte));
+        let is_ours = is_time && level.parse::<tracing::Level>().is_ok() && !program.contains(' ');
+        is_ours.then_some(message)
+    };
+    Cow::Borrowed(message().unwrap_or(line))
+}
+
+struct Lines {
+    program: &'static str,
+    format: Format,
+}
+
+impl<S, N> FormatEvent<S, N> for Lines
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        _: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        if let Some(worker) = WORKER.get() {
+            fields.rest.insert("worker".into(), worker.as_str().into());
+        }
+        let generation = GENERATION.load(Ordering::Relaxed);
+        if generation > 0 {
+            fields.rest.insert("generation".into(), generation.into());
+        }
+        let level = event.metadata().level();
+        match self.format {
+            Format::Text => {
+                SystemTime.format_time(&mut writer)?;
+                write!(writer, " {level:>5} {}: {}", self.program, fields.message)?;
+                for (name, value) in &fields.rest {
+                    match value {
+                        Value::String(text) => write!(writer, " {name}={text}")?,
+                        other => write!(writer, " {name}={other}")?,
+                    }
+                }
+                writeln!(writer)
+            }
+            Format::Json => {
+                let mut time = String::new();
+                SystemTime.format_time(&mut Writer::new(&mut time))?;
+                let mut line = Map::new();
+                line.insert("time".into(), time.into());
+                line.insert("level".into(), level.as_str().to_ascii_lowercase().into());
+                line.insert("program".into(), self.program.into());
+                line.insert("message".into(), fields.message.into());
+                line.append(&mut fields.rest);
+                writeln!(writer, "{}", Value::Object(line))
+            }
+        }
+    }
+}
+
+/// An event's message, and what it says besides.
+#[derive(Default)]
+struct Fields {
+    message: String,
+    rest: Map<String, Value>,
+}
+
+impl Fields {
+    fn put(&mut self, field: &Field, value: Value) {
+        self.rest.insert(field.name().to_owned(), value);
+    }
+}
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        let text = format!("{value:?}");
+        match field.name() {
+            "message" => self.message = text,
+            _ => self.put(field, text.into()),
+        }
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        match field.name() {
+            "message" => self.message = value.to_owned(),
+            _ => self.put(field, value.into()),
+        }
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.put(field, value.into());
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.put(field, value.into());
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.put(field, value.into());
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.put(field, value.into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    #[derive(Clone, Default)]
+    struct Buffer(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Buffer {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(format: Format, act: impl FnOnce()) -> String {
+        let buffer = Buffer::default();
+        let writer = buffer.clone();
+        let lines = tracing_subscriber::fmt::layer()
+            .event_format(Lines { program: "sender", format })
+            .with_writer(move || writer.clone());
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(info()).with(lines), act);
+        String::from_utf8(buffer.0.lock().unwrap().clone()).unwrap()
+    }
+
+    #[test]
+    fn a_line_says_when_how_important_and_who() {
+        let text = logged(Format::Text, || {
+            tracing::debug!("not logged");
+            tracing::warn!(rows = 7, "lost the {}", "source");
+        });
+        let (time, rest) = text.split_once("Z ").unwrap();
+        assert_eq!(rest, " WARN sender: lost the source rows=7\n");
+        assert!(time.len() > 18 && time.as_bytes()[10] == b'T', "{time}");
+    }
+
+    #[test]
+    fn a_message_is_found_in_its_line() {
+        for format in [Format::Text, Format::Json] {
+            for said in ["lost the source: broken pipe", "", "{\"a\": 1}", "2026-01-01T00:00:00Z INFO x: y"] {
+                let line = logged(format, || tracing::error!("{said}"));
+                assert_eq!(message(line.trim_end_matches('\n')), said, "{line}");
+            }
+        }
+        for other in ["Traceback (most recent call last):", "  File \"x.py\", line 1: Z x: y", "[1, 2]", ""] {
+            assert_eq!(message(other), other);
+        }
+    }
+
+    #[test]
+    fn a_line_for_machines_is_an_object() {
+        let text = logged(Format::Json, || tracing::info!(peer = "10.0.0.1:1", "line\n\"two\""));
+        let line: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(text.lines().count(), 1);
+        assert_eq!(
+            (line["level"].as_str(), line["program"].as_str(), line["peer"].as_str()),
+            (Some("info"), Some("sender"), Some("10.0.0.1:1"))
+        );
+        assert_eq!(line["message"], "line\n\"two\"");
+    }
+}

@@ -1,0 +1,199 @@
+//! What programs tell the hub. Times are in milliseconds of the program's own clock, unless a name says otherwise.
+
+use protocol::Temporary;
+use protocol::rejects::Reasons;
+use protocol::results::Summary;
+use serde::{Deserialize, Serialize};
+
+use crate::durations::Durations;
+use crate::usage::Usage;
+
+/// Who opens a connection to port 5001.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(tag = "role", rename_all = "snake_case")]
+pub enum HubOpening {
+    /// A program that reports.
+    Reporter(Origin),
+}
+
+/// What the hub answers to it.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Welcome {}
+
+/// Where reports come from.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Origin {
+    /// What the job calls the program: `sender`, `initializer`, `worker1` …
+    pub name: String,
+    /// The machine's name.
+    pub machine: String,
+    /// Another number for each life of the program; a later one is greater. Counts begin anew with it.
+    pub incarnation: u64,
+}
+
+/// One report. It holds all that there is to know, so that one that is lost does no harm.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+pub struct Report {
+    /// For how long the program has been running.
+    pub uptime_ms: u64,
+    /// What it and its machine use.
+    pub usage: Usage,
+    /// What it counts.
+    pub counts: Counts,
+    /// In its last report: how it ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ending: Option<Ending>,
+}
+
+impl Report {
+    /// Understands a report. The hub is built with few optimizations, and hears of a thousand workers; this crate has them all.
+    ///
+    /// # Errors
+    /// Anything but a report.
+    pub fn decode(payload: &[u8]) -> serde_json::Result<Self> {
+        serde_json::from_slice(payload)
+    }
+}
+
+/// How a program ends, as it says itself.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum Ending {
+    /// Its work is done.
+    Finished,
+    /// It leaves its generation, to be started again.
+    Leaving(String),
+    /// It cannot go on.
+    Failed(String),
+}
+
+impl Ending {
+    /// The end of a program for which this is the reason.
+    pub fn of(error: &anyhow::Error) -> Self {
+        let reason = format!("{error:#}");
+        if error.is::<Temporary>() { Self::Leaving(reason) } else { Self::Failed(reason) }
+    }
+}
+
+/// What a program counts.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+#[serde(rename_all = "snake_case")]
+pub enum Counts {
+    /// A sender.
+    Sender(SenderCounts),
+    /// A classifier process.
+    Classifier(ClassifierCounts),
+    /// The receiver.
+    Receiver(ReceiverCounts),
+}
+
+/// What a sender counts.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub struct SenderCounts {
+    /// Rows that the source has been sent, counted from the input's first: what is sent again counts once.
+    pub rows: u64,
+    /// How many there are in all, where that is known.
+    pub rows_total: Option<u64>,
+    /// Bytes of the input before the next row that is read.
+    pub bytes: u64,
+    /// How many there are in all, where that is known.
+    pub bytes_total: Option<u64>,
+    /// All rows are sent.
+    pub all_sent: bool,
+    /// For how long it has waited for the source to take rows.
+    pub blocked_ms: u64,
+}
+
+/// What a classifier process counts.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq)]
+pub struct ClassifierCounts {
+    /// Its workers, in their order.
+    pub workers: Vec<WorkerCounts>,
+    /// At the initializer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<SourceCounts>,
+}
+
+/// What a worker counts: one thread, with a box of its own.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq)]
+pub struct WorkerCounts {
+    /// Batches that came in, and those that are done. The difference is in flight.
+    pub batches_in: u64,
+    /// Batches that are classified.
+    pub batches: u64,
+    /// Rows in these.
+    pub rows: u64,
+    /// Of these, rejects.
+    pub rejects: u64,
+    /// For how long its box has been at work.
+    pub busy_ms: u64,
+    /// For how long the oldest batch has been here that is not done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest_ms: Option<u64>,
+    /// How long batches waited here for the box.
+    pub queue: Durations,
+    /// How long the box took for batches.
+    pub classify: Durations,
+}
+
+/// What the source counts, with the batcher and the window.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq)]
+pub struct SourceCounts {
+    /// Workers in the cluster.
+    pub workers: u32,
+    /// Rows that have come in, counted from the job's first.
+    pub rows_in: u64,
+    /// Batches that are issued, counted from the job's first.
+    pub batches: u64,
+    /// Of these, those that are durable.
+    pub durable_batches: u64,
+    /// Bytes of rows in batches that are issued and not durable.
+    pub window_bytes: u64,
+    /// The window's limits.
+    pub limit_batches: u64,
+    /// The window's limits.
+    pub limit_bytes: u64,
+    /// For how long rows have waited for room in the window.
+    pub full_ms: u64,
+    /// All rows are in.
+    pub ended: bool,
+    /// From a batch's being issued to the receiver's having it.
+    pub transit: Durations,
+}
+
+/// What the receiver counts.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq)]
+pub struct ReceiverCounts {
+    /// Rows that are written, counted from the job's first, rejects included.
+    pub rows_written: u64,
+    /// Rows that are durable.
+    pub rows: u64,
+    /// Of these, rejects.
+    pub rejects: u64,
+    /// Batches that are durable.
+    pub batches: u64,
+    /// Bytes of results that are durable.
+    pub bytes: u64,
+    /// Bytes of results that wait for an earlier batch.
+    pub held_bytes: u64,
+    /// Why rows were rejected that are written, by kinds of reasons.
+    #[serde(default)]
+    pub reject_reasons: Reasons,
+    /// How long it took to make results durable.
+    pub sync: Durations,
+    /// How the job ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<JobOutcome>,
+}
+
+/// How the job ended, as the receiver says.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+#[serde(rename_all = "snake_case")]
+pub enum JobOutcome {
+    /// All is durable.
+    Done(Summary),
+    /// It cannot be finished.
+    Failed(String),
+    /// Somebody has stopped it.
+    Stopped,
+}
