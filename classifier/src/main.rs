@@ -137,11 +137,11 @@ struct BoxArgs {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024), global = true)]
     threads_per_worker: u32,
     /// How long a Python box may take for a batch before it is killed
-    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=process::LONGEST_WAIT), global = true)]
+    #[arg(long, alias = "model-timeout", value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=process::LONGEST_WAIT), global = true)]
     box_timeout: u64,
     /// How much memory a Python box, with all that it has started, may have before it is killed, in MiB [default: the machine's, shared by the workers of
     /// this process]
-    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..), global = true)]
+    #[arg(long, alias = "model-memory", value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..), global = true)]
     box_memory: Option<u64>,
 }
 

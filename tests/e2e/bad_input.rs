@@ -65,7 +65,10 @@ fn a_job_of_what_is_no_csv_costs_no_earlier_results_whichever_way_it_comes() {
         let mut command = Command::new("sh");
         let job = "job() { \"$0\" run-locally --output \"$1/out\" --log \"$1/log\" --no-hub --workers 1 --model native \"$@\"; }";
         let job = job.replace("\"$0\"", "\"$XTASK\"").replace("$1", "$FOLDER");
-        command.env("XTASK", tests::program_path("xtask")).env("FOLDER", folder.path());
+        command
+            .env("XTASK", tests::program_path("xtask"))
+            .env("XTASK_PROGRAMS", tests::program_path(""))
+            .env("FOLDER", folder.path());
         command.args(["-c", &format!("{job}\ncd \"$FOLDER\"\n{script}")]);
         Program::start_command("sh", folder.path(), command)
     };

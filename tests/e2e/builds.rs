@@ -28,8 +28,10 @@ fn dependencies_have_the_same_features_in_all_builds() {
     let (programs, tests) = ("normal,build", "normal,build,dev");
     // The hub serves HTTP, and the AWS SDK and the driver of the browser ask by it: what they share for that has more features
     // together than alone, so they are never built together.
-    let here = features(&format!("--workspace --exclude browser --features xtask/remote --edges {tests}"));
-    let in_cloud = features(&format!("--package xtask --package tests --features xtask/aws --edges {tests}"));
+    let here = features(&format!(
+        "--workspace --exclude browser --exclude cloud --exclude deploy-aws --edges {tests}"
+    ));
+    let in_cloud = features(&format!("--package deploy-aws --package cloud --edges {tests}"));
     let browser = features(&format!("--package browser --edges {tests}"));
     assert!(
         here.len() > 150 && in_cloud.len() > 200 && browser.len() > 150,
@@ -42,13 +44,11 @@ fn dependencies_have_the_same_features_in_all_builds() {
             "--package sender --package classifier --package receiver --package agent --package hub",
             programs,
         ),
-        (&here, "--package xtask --features remote", programs),
+        (&here, "--package deploy-ssh", programs),
         (&here, "--package xtask --package bench", programs),
-        (&here, "--workspace --exclude xtask --exclude browser", tests),
-        (&here, "--package xtask --features remote", tests),
         (&here, "--package tests", tests),
-        (&in_cloud, "--package xtask --features remote", programs),
-        (&in_cloud, "--package xtask --features aws", programs),
+        (&in_cloud, "--package deploy-ssh", programs),
+        (&in_cloud, "--package deploy-aws", programs),
         (&in_cloud, "--package tests", tests),
         (&browser, "--package tests", tests),
     ] {

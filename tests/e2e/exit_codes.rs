@@ -11,7 +11,7 @@ use tests::program::Program;
 use tests::stack::Stack;
 
 fn local(folder: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(tests::program_path("xtask"));
+    let mut command = tests::xtask();
     command.current_dir(folder).args(["run-locally", "--no-hub", "--output"]).arg(folder.join("out"));
     command.arg("--log").arg(folder.join("log")).args(args);
     command
@@ -98,7 +98,7 @@ fn output_that_cannot_be_written_is_an_error_and_the_results_are_there() {
 #[test]
 fn every_command_that_runs_a_job_has_the_codes_in_its_help() {
     for command in ["run-locally", "run-cluster", "job", "get-results", "down"] {
-        let help = Command::new(tests::program_path("xtask")).args([command, "--help"]).output().unwrap();
+        let help = tests::xtask().args([command, "--help"]).output().unwrap();
         let help = String::from_utf8(help.stdout).unwrap();
         for words in ["Exit codes:", "  3    refused before anything was changed", "  130  interrupted"] {
             assert!(help.contains(words), "{command}: {help}");
@@ -233,7 +233,7 @@ fn a_resumed_job_takes_what_does_not_decide_its_results_and_refuses_the_rest() {
     }
     // What is just there in the environment was not said for this job.
     let environment = [("INPUT_LINES", "7"), ("CHUNK_SIZE", "7"), ("WORKERS_PER_MACHINE", "5")];
-    let args = ["--resume", "--workers", "3", "--box-timeout", "33"];
+    let args = ["--resume", "--workers", "3", "--model-timeout", "33"];
     let said = stack.start_with("run-cluster", &args, &environment).success();
     assert!(said.contains("on 3 workers (1 machines of 3), through sleep:1000"), "{said}");
     assert!(said.contains("rows out   4,000"), "{said}");
@@ -241,8 +241,8 @@ fn a_resumed_job_takes_what_does_not_decide_its_results_and_refuses_the_rest() {
     let described: serde_json::Value =
         serde_json::from_str(&std::fs::read_to_string(described).unwrap()).unwrap();
     let words: Vec<_> =
-        described["box_args"].as_array().unwrap().iter().map(|word| word.as_str().unwrap()).collect();
-    assert!(words.join(" ").contains("--box-timeout 33"), "{words:?}");
+        described["model_args"].as_array().unwrap().iter().map(|word| word.as_str().unwrap()).collect();
+    assert!(words.join(" ").contains("--model-timeout 33"), "{words:?}");
     assert_eq!(described["workers"], 3);
     stack.down();
 }

@@ -37,7 +37,7 @@ fn a_local_job_names_the_file_that_it_cannot_write() {
     const NAME: &str = "a_local_job_names_the_file_that_it_cannot_write";
     let folder = tempfile::tempdir().unwrap();
     let job = |output: &Path, log: &Path| {
-        let mut command = Command::new(tests::program_path("xtask"));
+        let mut command = tests::xtask();
         command.args(["run-locally", "--no-hub", "INPUT_LINES=100000", "--output"]).arg(output);
         command.arg("--log").arg(log);
         command

@@ -145,13 +145,11 @@ fn a_sender_that_is_started_again_goes_on_with_the_same_file_only() {
     first.signal("KILL");
     first.wait();
     // The same file: it goes on.
-    let mut second = start(&cluster, &args);
     let ready = cluster.path("sender.ready");
-    eventually("it to go on", || {
-        let written = fs::metadata(&ready).ok()?.modified().ok()?;
-        let started = fs::metadata(format!("/proc/{}", second.pid())).ok()?.modified().ok()?;
-        (written > started).then_some(())
-    });
+    let written = || fs::metadata(&ready).ok()?.modified().ok();
+    let before = written();
+    let mut second = start(&cluster, &args);
+    eventually("it to go on", || (written() != before).then_some(()));
     assert!(second.is_running());
     second.signal("KILL");
     second.wait();
@@ -171,7 +169,7 @@ fn sender_of(folder: &Path) -> u32 {
 }
 
 fn run_locally(folder: &Path, input: &Path) -> Program {
-    let mut command = Command::new(tests::program_path("xtask"));
+    let mut command = tests::xtask();
     command.arg("run-locally").arg("--output").arg(folder.join("out")).arg("--log").arg(folder.join("log"));
     command.args(["--classifier", "sleep:10000", "--chunk-size", "10", "--no-hub", "--input"]).arg(input);
     Program::start_command("xtask", folder, command)

@@ -10,7 +10,7 @@ use tests::{PATIENCE, eventually};
 /// Runs `cargo xtask chaos`, with a Python of the tests' own.
 fn chaos(args: &[&str]) -> String {
     let folder = tempfile::tempdir().unwrap();
-    let mut command = Command::new(tests::program_path("xtask"));
+    let mut command = tests::xtask();
     command.arg("chaos").args(args).arg("--output").arg(folder.path());
     // It checks the results itself. All that is killed starts again, which a slow machine takes minutes for.
     Program::start_command("chaos", folder.path(), command).success_within(3 * PATIENCE)
@@ -34,7 +34,7 @@ fn boxes_die_with_the_others() {
 fn rows_from_standard_input_are_asked_for_again() {
     let folder = tempfile::tempdir().unwrap();
     let (output, log) = (folder.path().join("output"), folder.path().join("log"));
-    let mut command = Command::new(tests::program_path("xtask"));
+    let mut command = tests::xtask();
     command.args([
         "run-locally",
         "--input",

@@ -135,7 +135,7 @@ fn the_hub_tells_why_rows_are_rejected_and_so_does_its_report() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).display().to_string();
     let input = input(folder.path(), 2000, 1, 4);
-    let mut command = std::process::Command::new(tests::program_path("xtask"));
+    let mut command = tests::xtask();
     command.current_dir(folder.path()).env("CARGO_MANIFEST_DIR", tests::root().join("xtask"));
     command.args(["run-locally", "--classifier", "native", "--input", &input, "--max-rejects", "30%"]);
     command.args(["--output", &path("output"), "--log", &path("log")]);

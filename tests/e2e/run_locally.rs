@@ -56,7 +56,7 @@ fn paths_are_meant_from_where_the_command_is_started() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("in.csv"), "A,B\n1,2\n").unwrap();
     let run = |args: &[&str]| {
-        let mut command = Command::new(tests::program_path("xtask"));
+        let mut command = tests::xtask();
         command
             .current_dir(folder.path())
             .args(["run-locally", "--output", "out", "--log", "log"])
@@ -108,7 +108,7 @@ fn a_pipe_is_read_once_and_to_its_end() {
 fn a_box_that_loads_for_ever_can_be_interrupted() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("slow.py"), "import time\ntime.sleep(1000)\n").unwrap();
-    let mut command = Command::new(tests::program_path("xtask"));
+    let mut command = tests::xtask();
     command.env("PYTHONPATH", folder.path()).arg("run-locally").arg("--output");
     command.arg(folder.path().join("out")).arg("--log").arg(folder.path().join("log"));
     command.args(["--classifier", "python:slow", "--python"]).arg(tests::python());
@@ -151,7 +151,7 @@ fn even_killed_it_leaves_nothing_behind() {
     let code = "import re\ndef classify_df(df):\n    re.match('(a+)+$', 'a' * 100 + 'b')\n";
     std::fs::write(folder.path().join("box.py"), code).unwrap();
     let python = tests::python();
-    let mut command = Command::new(tests::program_path("xtask"));
+    let mut command = tests::xtask();
     command.env("PYTHONPATH", folder.path());
     command.args(["run-locally", "--output", folder.path().join("out").to_str().unwrap(), "--log"]);
     command.arg(folder.path().join("log")).args(["--classifier", "python:box", "--python"]).arg(python);

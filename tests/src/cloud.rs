@@ -20,13 +20,11 @@ const PRODUCTS_KEY: &str = "test";
 /// Whose calls need no policy.
 const HANDS_KEY: &str = "byhand";
 
-/// The build of `cargo xtask` that has the AWS SDK.
-pub fn program() -> PathBuf {
-    static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
-        crate::build("--package xtask --features aws --bin xtask-aws");
-        crate::program_path("xtask-aws")
-    });
-    PROGRAM.clone()
+/// `cargo xtask`, with the program that has the AWS SDK.
+fn xtask() -> Command {
+    static BUILD: LazyLock<()> = LazyLock::new(|| crate::build("--package deploy-aws"));
+    LazyLock::force(&BUILD);
+    crate::xtask()
 }
 
 /// Takes a stack down from any folder. The test cloud shows at once what is there, unless its settings say otherwise.
@@ -123,7 +121,7 @@ impl Cloud {
     pub fn xtask(&self, folder: &str, args: &[&str]) -> Command {
         let here = self.path(folder);
         std::fs::create_dir_all(&here).unwrap();
-        let mut command = Command::new(program());
+        let mut command = xtask();
         command.args(args).arg("--inventory").arg(here.join("inventory.toml")).current_dir(&here);
         self.point_to(&mut command, PRODUCTS_KEY);
         command

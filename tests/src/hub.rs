@@ -1,20 +1,19 @@
 //! The Monitoring Hub beside a job, from outside.
 
 use std::path::Path;
-use std::process::Command;
 
 use serde_json::Value;
 
+use crate::eventually;
 use crate::http::{Answer, get};
 use crate::program::Program;
-use crate::{eventually, program_path};
 
 /// The header of who asks a hub of this machine.
 pub const HOST: &str = "Host: localhost\r\n";
 
 /// A job by `run-locally`, whose files are in a folder, and where its page is.
 pub fn start(folder: &Path, args: &[&str]) -> (Program, String) {
-    let mut command = Command::new(program_path("xtask"));
+    let mut command = crate::xtask();
     command.arg("run-locally").arg("--output").arg(folder.join("out")).arg("--log").arg(folder.join("log"));
     command.args(args);
     let xtask = Program::start_command("xtask", folder, command);

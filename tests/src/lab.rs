@@ -28,7 +28,7 @@ impl Lab {
 
     /// Runs `cargo xtask lab` for it.
     pub fn xtask(&self, words: &[&str]) -> Output {
-        let mut command = Command::new(crate::program_path("xtask"));
+        let mut command = crate::xtask();
         command.arg("lab").args(words).args(["--name", &self.0]).output().unwrap()
     }
 

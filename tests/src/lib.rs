@@ -36,7 +36,7 @@ pub fn program_path(name: &str) -> PathBuf {
         // turn on other features of dependencies, and build everything anew each time.
         for words in [
             "--package xtask",
-            "--package xtask --features remote --bin xtask-remote",
+            "--package deploy-ssh",
             "--package sender --package classifier --package receiver --package agent --package hub",
         ] {
             build(words);
@@ -44,6 +44,14 @@ pub fn program_path(name: &str) -> PathBuf {
         target.join("release")
     });
     FOLDER.join(name)
+}
+
+/// `cargo xtask`, with the programs that [`program_path`] has built.
+pub fn xtask() -> Command {
+    let path = program_path("xtask");
+    let mut xtask = Command::new(&path);
+    xtask.env("XTASK_PROGRAMS", path.parent().expect("programs lie in a folder"));
+    xtask
 }
 
 fn build(words: &str) {

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use crate::lab::Lab;
 use crate::program::Program;
-use crate::{eventually, program_path, python};
+use crate::{eventually, python};
 
 /// A lab, and a folder for an inventory of it.
 pub struct Stack {
@@ -46,7 +46,7 @@ impl Stack {
 
     /// The command line of a command on the stack.
     pub fn command(&self, command: &str, args: &[&str]) -> Command {
-        let mut xtask = Command::new(program_path("xtask-remote"));
+        let mut xtask = crate::xtask();
         xtask.arg(command);
         if !args.contains(&"--inventory") {
             xtask.arg("--inventory").arg(self.path("inventory.toml"));

@@ -2,9 +2,9 @@
 
 pub(crate) mod bench;
 pub(crate) mod chaos;
+pub(crate) mod hosts;
 pub(crate) mod job_args;
 pub(crate) mod lab;
-pub(crate) mod remote;
 pub(crate) mod run_locally;
 pub(crate) mod setup;
 pub(crate) mod test;

@@ -1,35 +1,13 @@
-//! `cargo xtask CMD`: the project's commands.
-//!
-//! Commands call downward only: [`commands`] → `cloud` → `remote` → [`cluster`] → [`host`]. Only `host` starts a job's
-//! processes, only `cloud` calls AWS, only `ui` prints.
+//! `cargo xtask CMD`: arguments and dispatch; what they mean is done by `deploy` and the programs of `deploy-ssh` and `deploy-aws`.
 
-// Without the AWS SDK, which takes minutes to build, what needs none of it is still tested.
-#[cfg(any(feature = "aws", all(feature = "remote", test)))]
-#[cfg_attr(not(feature = "aws"), expect(dead_code, reason = "used only with the SDK"))]
-mod cloud;
-mod cluster;
 mod commands;
-mod exit;
-mod host;
-#[cfg(feature = "remote")]
-mod hosts;
-mod interrupt;
-mod keys;
 mod lab;
 mod options;
-mod project;
-#[cfg(feature = "remote")]
-mod remote;
-#[cfg(feature = "remote")]
-mod runtime;
-#[cfg(feature = "remote")]
-mod scratch;
-mod step;
-mod ui;
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use deploy::console;
 
 /// Runs a slow classification over a CSV on a cluster that exists only while the job runs.
 ///
@@ -51,20 +29,18 @@ enum Command {
     Chaos(commands::chaos::Args),
     Lab(commands::lab::Args),
     #[command(flatten)]
-    Remote(commands::remote::Remote),
+    Hosts(commands::hosts::HostCommand),
 }
 
 /// All commands and their arguments.
-#[cfg(any(feature = "aws", test))]
+#[cfg(test)]
 fn command() -> clap::Command {
     Args::command()
 }
 
 /// Runs the command that the process's arguments say.
 pub fn run() -> ExitCode {
-    process::exit::end_on_panic();
-    // As a step of another command.
-    process::lifeline::follow();
+    deploy::begin();
     let is_plan = std::env::args_os().nth(1).is_some_and(|word| word == "plan");
     let args = match parse() {
         Ok(args) => args,
@@ -83,16 +59,16 @@ pub fn run() -> ExitCode {
         Command::Bench(args) => commands::bench::run(&args),
         Command::Chaos(args) => commands::chaos::run(&args),
         Command::Lab(args) => commands::lab::run(&args),
-        Command::Remote(command) => commands::remote::run(&command),
+        Command::Hosts(command) => commands::hosts::run(&command),
     };
-    let code = outcome.unwrap_or_else(|error| match (ui::fail(&error), is_plan) {
+    let code = outcome.unwrap_or_else(|error| match (console::fail(&error), is_plan) {
         (code, false) => code,
         (_, true) => ExitCode::FAILURE,
     });
     // What was to be said is a part of the work.
-    match ui::lost_data() {
+    match console::lost_data() {
         None => code,
-        Some(error) => ui::fail(&error),
+        Some(error) => console::fail(&error),
     }
 }
 

@@ -66,7 +66,8 @@ fn longs(arg: &clap::Arg) -> impl Iterator<Item = &str> {
 }
 
 /// What of a job that is there already can be said anew: where it is, and what does not decide its results.
-const OF_RESUMED: [&str; 6] = ["resume", "inventory", "workers", "box_timeout", "box_memory", "max_rejects"];
+const OF_RESUMED: [&str; 6] =
+    ["resume", "inventory", "workers", "model_timeout", "model_memory", "max_rejects"];
 const OF_ATTACHED: [&str; 2] = ["attach", "inventory"];
 
 /// Understands the words. A job that is resumed or attached to takes few options; others are refused, and not ignored. Variables that

@@ -125,7 +125,8 @@ fn cut(text: &str) -> String {
 }
 
 /// How many rows a job may reject.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum MostRejects {
     /// All but the first [`FIRST`](MostRejects::FIRST) of a job: when these are all rejected, so will the others be.
     #[default]
@@ -166,6 +167,20 @@ impl fmt::Display for MostRejects {
             Self::Rows(most) => write!(f, "{most}"),
             Self::Percent(most) => write!(f, "{most}%"),
         }
+    }
+}
+
+impl TryFrom<String> for MostRejects {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<MostRejects> for String {
+    fn from(most: MostRejects) -> Self {
+        most.to_string()
     }
 }
 

@@ -14,7 +14,7 @@ from needs import CREATE_ROLE, Need
 
 ROOT = Path(__file__).resolve().parents[3]
 # What the product's documentation tells users to allow.
-PRODUCTS_POLICY = ROOT / "xtask/iam-policy.json"
+PRODUCTS_POLICY = ROOT / "crates/deploy-aws/iam-policy.json"
 # `cargo xtask test` installs the package there.
 PACKAGES = ROOT / "target/node"
 PACKAGE = PACKAGES / "node_modules/@cloud-copilot/iam-simulate"

@@ -14,8 +14,8 @@ use anyhow::{Context, ensure};
 use xshell::{Shell, cmd};
 
 use super::test::install;
-use crate::{interrupt, project, ui};
 use cases::{Case, Files};
+use deploy::{console, interrupt, project};
 use measure::Measured;
 
 /// Measure how quick this machine is, beside what one would run instead
@@ -63,7 +63,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             let measured = measure::case(case, &files);
             interrupt::check()?;
             let measured = measured.with_context(|| format!("measuring {}", case.name))?;
-            ui::note(&format!("{round} of {}  {:<22} {}", args.runs, case.name, report::line(&measured)));
+            console::note(&format!(
+                "{round} of {}  {:<22} {}",
+                args.runs,
+                case.name,
+                report::line(&measured)
+            ));
             results.entry(case.name).or_default().push(measured);
         }
         // Each finds the machine as the one before has left it, with what that wrote on its way to the disk: the next time it is
@@ -95,7 +100,7 @@ fn prepare(files: &Files) -> anyhow::Result<()> {
     let floor = ["build", "--release", "--package", "xtask", "--package", "bench"];
     project::cargo_with(&floor).run().context("building the floor")?;
     for (path, rows) in files.inputs() {
-        ui::note(&format!("writing {} fake rows to {}", ui::count(rows), path.display()));
+        console::note(&format!("writing {} fake rows to {}", console::count(rows), path.display()));
         let sender = duct::cmd!(programs.join("sender"), "--stdout", "--lines", rows.to_string());
         sender.stdout_path(&path).run().with_context(|| format!("writing {}", path.display()))?;
     }

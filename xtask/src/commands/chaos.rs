@@ -14,7 +14,7 @@ use anyhow::{Context, bail, ensure};
 use chacha20::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 
-use crate::{interrupt, project, ui};
+use deploy::{console, interrupt, project};
 use fault::Fault;
 use job::Job;
 use pulse::Pulse;
@@ -89,7 +89,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
     }
     project::make_folder(&folder)?;
-    ui::note("an undisturbed job, to compare with");
+    console::note("an undisturbed job, to compare with");
     let expected = job::undisturbed(&folder, args)?;
     let job = Job::start(&folder, args)?;
     let pulse = Pulse::watch(job.checkpoint())?;
@@ -101,7 +101,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     })?;
     report(&outcomes);
     let processes = pulse.processes();
-    processes.iter().for_each(|line| ui::data(line));
+    processes.iter().for_each(|line| console::data(line));
     compare(&expected, &job.results())?;
     let rejects = job.results().with_extension("rejects.csv");
     let length = std::fs::metadata(&rejects).with_context(|| format!("reading {}", rejects.display()))?.len();
@@ -110,7 +110,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         "{} has rejects",
         rejects.display()
     );
-    ui::data("results    the same bytes, and no rejects");
+    console::data("results    the same bytes, and no rejects");
     ensure!(
         outcomes.len() == args.kills as usize,
         "the job was done after {} faults; for {}, give it more rows with --input-lines",
@@ -138,14 +138,14 @@ fn disturb(args: &Args, job: &Job, pulse: &Pulse) -> anyhow::Result<Vec<Outcome>
         }
         last = Instant::now();
         let Some(fault) = Fault::choose(&mut random, &job.processes(), &job.cables()) else { continue };
-        ui::note(&format!("{:>3}  {fault}", outcomes.len() + 1));
+        console::note(&format!("{:>3}  {fault}", outcomes.len() + 1));
         let start = Instant::now();
         fault.make(job)?;
         if !job.runs_for(SETTLE_TIME, || {})? || !await_flow(job, pulse, STANDSTILL)? {
             break;
         }
         let stood_still = pulse.longest_gap(start);
-        ui::note(&format!("     stood still for {:.2} s", stood_still.as_secs_f64()));
+        console::note(&format!("     stood still for {:.2} s", stood_still.as_secs_f64()));
         outcomes.push(Outcome { what: format!("{} {}", fault.kind, fault.target.role), stood_still });
     }
     Ok(outcomes)
@@ -168,7 +168,7 @@ fn report(outcomes: &[Outcome]) {
         let mut times = times;
         times.sort_unstable();
         if let Some(worst) = times.last() {
-            ui::data(&format!(
+            console::data(&format!(
                 "{what:<22} {:>3} times; output stood still for {:.2} s (median), {:.2} s (worst)",
                 times.len(),
                 times[times.len() / 2].as_secs_f64(),
@@ -195,6 +195,6 @@ fn compare(expected: &Path, found: &Path) -> anyhow::Result<()> {
     if expected_hash != found_hash {
         bail!("{} ({found_hash}) differs from {} ({expected_hash})", found.display(), expected.display());
     }
-    ui::data(&format!("sha256     {found_hash}"));
+    console::data(&format!("sha256     {found_hash}"));
     Ok(())
 }

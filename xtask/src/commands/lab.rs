@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use crate::lab::Lab;
-use crate::{project, ui};
+use deploy::{console, project};
 
 /// Hosts on this machine, to try out what needs several (as root, on Linux)
 #[derive(Debug, clap::Args)]
@@ -35,12 +35,14 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     match args.action {
         Action::Up { hosts } => {
             lab.up(hosts)?;
-            ui::note(&format!("{hosts} hosts are up; addresses, keys and fingerprints are in this file:"));
-            ui::data(&lab.hosts_file().display().to_string());
+            console::note(&format!(
+                "{hosts} hosts are up; addresses, keys and fingerprints are in this file:"
+            ));
+            console::data(&lab.hosts_file().display().to_string());
         }
         Action::Down => {
             lab.down()?;
-            ui::note("the lab is down");
+            console::note("the lab is down");
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use anyhow::Context;
 use xshell::{Shell, cmd};
 
-use crate::{keys, project, ui};
+use deploy::keys;
+use deploy::{console, project};
 
 /// Make folders, keys and ONCALL.json, build the programs, and say what is missing
 #[derive(Debug, clap::Args)]
@@ -20,12 +21,12 @@ pub(crate) fn run(_args: &Args) -> anyhow::Result<ExitCode> {
     }
     if !Path::new("ONCALL.json").exists() {
         std::fs::write("ONCALL.json", "[]\n").context("writing ONCALL.json")?;
-        ui::note("ONCALL.json: nobody is called; add phone numbers such as \"+14155550100\"");
+        console::note("ONCALL.json: nobody is called; add phone numbers such as \"+14155550100\"");
     }
     make_keys()?;
     project::build_programs()?;
     look_for_python()?;
-    ui::note("ready: cargo xtask run-locally");
+    console::note("ready: cargo xtask run-locally");
     Ok(ExitCode::SUCCESS)
 }
 
@@ -33,7 +34,7 @@ pub(crate) fn run(_args: &Args) -> anyhow::Result<ExitCode> {
 fn make_keys() -> anyhow::Result<()> {
     let shell = Shell::new()?;
     if cmd!(shell, "ssh-keygen -?").quiet().ignore_status().output().is_err() {
-        ui::note(
+        console::note(
             "no ssh-keygen: hosts over SSH and EC2 need it (run-locally does not); on Debian and Ubuntu: \
              apt-get install openssh-client",
         );
@@ -47,7 +48,7 @@ fn look_for_python() -> anyhow::Result<()> {
     let shell = Shell::new()?;
     let found = cmd!(shell, "python3 -c 'import pandas'").quiet().ignore_stderr().ignore_status().output();
     if !found.is_ok_and(|output| output.status.success()) {
-        ui::note(
+        console::note(
             "no Python 3 with pandas: --classifier python:MODULE needs it (python3 -m pip install pandas)",
         );
     }

@@ -13,8 +13,8 @@ use std::process::ExitCode;
 use anyhow::{Context, ensure};
 use xshell::Shell;
 
-use crate::{project, ui};
 use counts::Counts;
+use deploy::{console, project};
 use limit::Limit;
 
 /// Install what the tests need, and run them all
@@ -45,27 +45,21 @@ struct Part {
     programs: &'static [&'static str],
 }
 
-const PARTS: [Part; 5] = [
+const PARTS: [Part; 4] = [
     Part {
-        name: "programs' unit tests and simulations",
-        targets: "--workspace --exclude xtask --exclude browser --lib --bins --test simulation",
+        name: "unit tests and simulations",
+        targets: "--workspace --exclude deploy-aws --exclude cloud --exclude browser --lib --bins --test simulation",
         names: &[],
-        programs: &[],
-    },
-    Part {
-        name: "commands' unit tests",
-        targets: "--package xtask --features xtask/remote --lib --bins",
-        names: &["--skip", "cloud"],
         programs: &[],
     },
     Part {
         name: "end-to-end tests",
         targets: "--package tests --test e2e",
-        names: &["--skip", "cloud"],
+        names: &[],
         programs: &[
             "--package xtask",
             "--package sender --package classifier --package receiver --package agent --package hub",
-            "--package xtask --features remote --bin xtask-remote",
+            "--package deploy-ssh",
         ],
     },
     Part {
@@ -76,10 +70,10 @@ const PARTS: [Part; 5] = [
     },
     Part {
         name: "tests of hosts from EC2",
-        targets: "--package xtask --package tests --features xtask/aws --lib --test e2e",
+        targets: "--package deploy-aws --package cloud --lib --test cloud",
         // Most of these wait for clouds and hosts, so that more of them than there are cores run at the same time.
-        names: &["cloud", "--test-threads", "4"],
-        programs: &["--package xtask --features aws --bin xtask-aws"],
+        names: &["--test-threads", "4"],
+        programs: &["--package deploy-aws"],
     },
 ];
 
@@ -100,13 +94,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         fuzz::run(&shell, Some(filter), &limit, &mut counts)?;
     } else {
         check_formats(&mut failed);
-        let [programs, commands, end_to_end, browser, cloud] = &PARTS;
+        let [units, end_to_end, browser, cloud] = &PARTS;
         // Only the end-to-end tests need Python, and what it takes is waiting for the most part.
         std::thread::scope(|scope| {
             let python = scope.spawn(install::python);
-            programs.run(&limit, &mut counts, &mut failed)?;
+            units.run(&limit, &mut counts, &mut failed)?;
             ensure!(counts.passed > 0, "no test was run within {limit}");
-            commands.run(&limit, &mut counts, &mut failed)?;
             install::programs(&shell);
             match python.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)) {
                 Err(_) if limit.is_over() => Ok(()),
@@ -125,13 +118,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         cloud.run(&limit, &mut counts, &mut failed)?;
     }
     for reason in skipped_tests()? {
-        ui::data(&format!("skipped: {reason}"));
+        console::data(&format!("skipped: {reason}"));
         counts.skip_passed();
     }
     if !failed.is_empty() {
-        ui::data(&format!("failed, besides tests: {}", failed.join(" and ")));
+        console::data(&format!("failed, besides tests: {}", failed.join(" and ")));
     }
-    ui::data(&counts.line());
+    console::data(&counts.line());
     Ok(if counts.failed == 0 && failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -164,7 +157,7 @@ impl Part {
             run_tests(&self.targets(), self.names, limit, counts)?;
         }
         if limit.is_over() {
-            ui::data(&format!("skipped: of the {} those that had not ended within {limit}", self.name));
+            console::data(&format!("skipped: of the {} those that had not ended within {limit}", self.name));
         }
         Ok(())
     }
@@ -188,13 +181,13 @@ impl Part {
 fn run_filtered(filter: &str, limit: &Limit, counts: &mut Counts) -> anyhow::Result<()> {
     // Built before the tests, which would otherwise build them while the first of them waits.
     project::build_programs()?;
-    for feature in ["remote", "aws"] {
-        project::build_self(feature)?;
+    for program in ["deploy-ssh", "deploy-aws"] {
+        project::build_program(program)?;
     }
     // The hub, the AWS SDK and the browser's driver share HTTP crates, which would be built anew with the features of all.
     for targets in [
-        "--workspace --exclude xtask --exclude tests --exclude browser --lib --bins --tests",
-        "--package xtask --package tests --features xtask/aws --lib --bins --tests",
+        "--workspace --exclude deploy-aws --exclude cloud --exclude browser --lib --bins --tests",
+        "--package deploy-aws --package cloud --lib --tests",
         "--package browser --test browser",
     ] {
         let targets: Vec<_> = targets.split(' ').collect();
@@ -213,7 +206,7 @@ fn run_tests(targets: &[&str], names: &[&str], limit: &Limit, counts: &mut Count
     for line in BufReader::new(&output).lines() {
         let line = line.context("reading what the tests print")?;
         counts.add(&line);
-        ui::data(&line);
+        console::data(&line);
     }
     counts.end_run();
     let status = output.try_wait().context("waiting for the tests")?.map(|output| output.status);

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-use crate::host::arg;
-use crate::project;
+use deploy::host::arg;
+use deploy::project;
 
 /// What it is compared with, from PyPI.
 pub(super) const POLARS: &str = "polars==1.35.2";

@@ -13,8 +13,8 @@ use serde_json::Value;
 
 use super::cases::{Case, Files};
 use super::memory::Memory;
-use crate::host::arg;
-use crate::project;
+use deploy::host::arg;
+use deploy::project;
 
 /// How long one run may take.
 const PATIENCE: Duration = Duration::from_secs(3600);

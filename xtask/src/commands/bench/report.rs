@@ -10,7 +10,7 @@ use super::Results;
 use super::cases::Case;
 use super::measure::Measured;
 use super::targets::{Target, median};
-use crate::ui;
+use deploy::console;
 
 /// What is drawn, from the quickest to the slowest: whole commands on two cores.
 const DRAWN: [(&str, &str); 7] = [
@@ -26,15 +26,18 @@ const DRAWN: [(&str, &str); 7] = [
 /// One run, in a line.
 pub(super) fn line(measured: &Measured) -> String {
     let Measured { rows, seconds, .. } = measured;
-    let (rate, cpu) = (ui::count(measured.rate() as u64), measured.cpu_per_row());
-    format!("{} rows in {seconds:.2} s: {rate} rows/s, {cpu:.2} µs of processor time a row", ui::count(*rows))
+    let (rate, cpu) = (console::count(measured.rate() as u64), measured.cpu_per_row());
+    format!(
+        "{} rows in {seconds:.2} s: {rate} rows/s, {cpu:.2} µs of processor time a row",
+        console::count(*rows)
+    )
 }
 
 /// Prints medians, and what they should be.
 pub(super) fn print(cases: &[Case], results: &Results, targets: &[Target]) {
     let of = |name, of: fn(&Measured) -> f64| median(results, name, of).unwrap_or_default();
     let floor = median(results, "floor-2", Measured::steady_rate);
-    ui::data(&format!(
+    console::data(&format!(
         "{:<38} {:>12} {:>12} {:>9} {:>9} {:>9}",
         "", "rows/s", "steady", "seconds", "µs/row", "of floor"
     ));
@@ -47,11 +50,11 @@ pub(super) fn print(cases: &[Case], results: &Results, targets: &[Target]) {
             _ => None,
         };
         let share = counted.zip(floor).map(|(counted, floor)| format!("{:.1} %", 100.0 * counted / floor));
-        ui::data(&format!(
+        console::data(&format!(
             "{:<38} {:>12} {:>12} {:>9.2} {:>9.2} {:>9}",
             case.what,
-            ui::count(rate as u64),
-            ui::count(steady as u64),
+            console::count(rate as u64),
+            console::count(steady as u64),
             of(case.name, |measured| measured.seconds),
             of(case.name, Measured::cpu_per_row),
             share.unwrap_or_default(),
@@ -59,7 +62,7 @@ pub(super) fn print(cases: &[Case], results: &Results, targets: &[Target]) {
     }
     for target in targets {
         let Target { what, found, wanted, is_limit, decimals } = target;
-        ui::data(&format!(
+        console::data(&format!(
             "{} {what}: {found:.decimals$} ({} {wanted:.decimals$})",
             if target.is_met() { "✓" } else { "✗" },
             if *is_limit { "at most" } else { "at least" },
@@ -80,7 +83,7 @@ pub(super) fn write(
     let json = format!("{:#}\n", figures(cases, results, targets));
     replace_file(&folder.join("results.json"), json.as_bytes())?;
     replace_file(&folder.join("results.svg"), picture(results).as_bytes())?;
-    ui::note("written to bench/results.json and bench/results.svg");
+    console::note("written to bench/results.json and bench/results.svg");
     Ok(())
 }
 

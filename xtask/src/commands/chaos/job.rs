@@ -12,7 +12,7 @@ use xshell::{Shell, cmd};
 use super::Args;
 use super::processes::{self, Target};
 use crate::lab::Lab;
-use crate::{interrupt, project, ui};
+use deploy::{console, interrupt, project};
 
 /// The tests' Python, which has pandas.
 const PYTHON: &str = "target/venv/bin/python";
@@ -99,10 +99,10 @@ impl Job {
             lab.check().err().map(|e| format!("{e:#}"))
         };
         let (place, mut command) = if let Some(obstacle) = obstacle {
-            ui::note(&format!("the same job, as processes of this machine ({obstacle})"));
+            console::note(&format!("the same job, as processes of this machine ({obstacle})"));
             (Place::Here(folder.clone()), locally(&folder, args, &args.classifier())?)
         } else {
-            ui::note(&format!("the same job, on the {} hosts of a lab ({name})", args.machines + 1));
+            console::note(&format!("the same job, on the {} hosts of a lab ({name})", args.machines + 1));
             lab.down()?;
             lab.up(args.machines + 1)?;
             match on_lab(&lab, &folder, args, &output) {
@@ -201,7 +201,7 @@ impl Drop for Job {
         if let Place::Lab(lab) = &self.place
             && let Err(error) = lab.down()
         {
-            ui::note(&format!("the lab is still there: {error:#}"));
+            console::note(&format!("the lab is still there: {error:#}"));
         }
     }
 }

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use anyhow::{Context, ensure};
 use serde_json::Value;
 
-use crate::{project, ui};
+use deploy::{console, project};
 
 /// `cargo test`, with clippy in the compiler's place: what is linted is built only once. The file says more.
 pub(super) const FOR_TESTS: [&str; 4] = ["test", "--release", "--config", ".cargo/tests.toml"];
@@ -19,7 +19,7 @@ pub(super) fn build(words: &[&str]) -> anyhow::Result<usize> {
     for line in BufReader::new(&output).lines() {
         let line = line.context("reading what cargo prints")?;
         let Some((level, text)) = diagnostic(&line) else { continue };
-        ui::note(&text);
+        console::note(&text);
         // Others count those before them.
         warnings += usize::from(level == "warning");
     }

@@ -9,7 +9,7 @@ use anyhow::Context;
 use xshell::{Shell, cmd};
 
 use super::{Counts, Limit, install};
-use crate::{project, ui};
+use deploy::{console, project};
 
 /// As in `fuzz/Cargo.toml`.
 const TARGETS: [&str; 4] = ["frames", "handshakes", "records", "batches"];
@@ -55,7 +55,7 @@ pub(super) fn run(
             Ok(()) => counts.passed += 1,
             Err(_) if limit.is_over() => skip(&[target], &format!("not within {limit}"), counts),
             Err(error) => {
-                ui::data(&format!("fuzz::{target} has found something: {error:#}"));
+                console::data(&format!("fuzz::{target} has found something: {error:#}"));
                 counts.failed += 1;
             }
         }
@@ -65,7 +65,7 @@ pub(super) fn run(
 
 fn skip(targets: &[&str], reason: &str, counts: &mut Counts) {
     for target in targets {
-        ui::data(&format!("skipped: fuzz::{target}: {reason}"));
+        console::data(&format!("skipped: fuzz::{target}: {reason}"));
     }
     counts.skipped += targets.len() as u64;
 }
@@ -89,7 +89,7 @@ fn build(shell: &Shell, targets: &[&str]) -> anyhow::Result<String> {
     let host = host.context("cargo does not say for which host it builds")?;
     let bins: Vec<_> = targets.iter().flat_map(|target| ["--bin", target]).collect();
     let words = ["--manifest-path", "fuzz/Cargo.toml", "--target-dir", "fuzz/target", "--target", host];
-    ui::echo(&format!("cargo build --release {} {}", words.join(" "), bins.join(" ")));
+    console::echo(&format!("cargo build --release {} {}", words.join(" "), bins.join(" ")));
     // All else would be built anew by other flags.
     cmd!(shell, "{cargo} build --release {words...} {bins...}")
         .env("RUSTFLAGS", FLAGS)
@@ -115,14 +115,14 @@ fn fuzz(shell: &Shell, folder: &str, target: &str) -> anyhow::Result<()> {
         format!("-artifact_prefix={artifacts}"),
     ];
     let log = format!("fuzz/target/{target}.log");
-    ui::echo(&format!("{program} {} {new} {kept}", limits.join(" ")));
+    console::echo(&format!("{program} {} {new} {kept}", limits.join(" ")));
     let script = "exec \"$0\" \"$@\" 2> \"$LOG\"";
     let run = cmd!(shell, "sh -c {script} {program} {limits...} {new} {kept}").env("LOG", &log);
     let outcome = run.env("RUST_LIB_BACKTRACE", "0").quiet().run();
     let said = std::fs::read(&log).with_context(|| format!("reading {log}"))?;
     let said = String::from_utf8_lossy(&said);
     if let Some(done) = said.lines().rev().find(|line| line.starts_with("Done ")) {
-        ui::data(&format!("fuzz::{target}: {}", done.to_lowercase()));
+        console::data(&format!("fuzz::{target}: {}", done.to_lowercase()));
     }
     outcome.with_context(|| explain(&said, &program, &log))
 }

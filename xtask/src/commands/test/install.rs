@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, ensure};
 use xshell::{Shell, cmd};
 
-use crate::ui;
+use deploy::console;
 
 const VENV: &str = "target/venv";
 const REQUIREMENTS: &str = "tests/requirements.txt";
@@ -100,10 +100,10 @@ fn iam_simulate(shell: &Shell) -> anyhow::Result<()> {
 /// skipped, and say so.
 pub(super) fn programs(shell: &Shell) {
     if let Err(error) = prometheus(shell) {
-        ui::note(&format!("the test that needs Prometheus will be skipped: {error:#}"));
+        console::note(&format!("the test that needs Prometheus will be skipped: {error:#}"));
     }
     if let Err(error) = iam_simulate(shell) {
-        ui::note(&format!("tests of the IAM policy will be skipped: {error:#}"));
+        console::note(&format!("tests of the IAM policy will be skipped: {error:#}"));
     }
     debian_programs(
         shell,
@@ -122,7 +122,7 @@ pub(super) fn programs(shell: &Shell) {
 pub(super) fn machine(shell: &Shell) {
     debian_programs(shell, &[("mmdebstrap", "mmdebstrap"), ("systemd-nspawn", "systemd-container")]);
     if let Err(error) = root_file_system(shell) {
-        ui::note(&format!("tests that boot machines will be skipped: {error:#}"));
+        console::note(&format!("tests that boot machines will be skipped: {error:#}"));
     }
 }
 
@@ -168,7 +168,7 @@ fn debian_programs(shell: &Shell, needed: &[(&str, &str)]) {
         return;
     }
     if let Err(error) = debian_packages(shell, &packages) {
-        ui::note(&format!("tests that need {} will be skipped: {error:#}", packages.join(" or ")));
+        console::note(&format!("tests that need {} will be skipped: {error:#}", packages.join(" or ")));
     }
 }
 

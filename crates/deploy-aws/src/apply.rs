@@ -1,0 +1,257 @@
+//! Doing what a plan says.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context, bail};
+use aws_sdk_ec2::types::{
+    IpPermission, IpRange, Ipv6Range, PrefixListId, ResourceType, Tag, TagSpecification, UserIdGroupPair,
+};
+
+use super::aws::{Aws, Explain};
+use super::desired::{Desired, TAG, dashboard_name};
+use super::discover;
+use super::errors::{Class, class_of, unless};
+use super::instances::{self, await_running, retry_not_found};
+use super::launch::Launcher;
+use super::placement::{Machines, Network};
+use super::plan::Change;
+use super::settings::Settings;
+use super::state::{Instance, Rule, Source, State};
+use deploy::{console, interrupt};
+use deploy_ssh::hosts::Role;
+
+/// Somebody else has a stack of this name, or has made one since it was looked for. The key pair is what tells: it is made
+/// first, and there is only one of a name.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "there is a key pair {0} that is not of this stack, but perhaps of somebody else's; use another name (--stack), or delete it"
+)]
+pub(super) struct NotOurs(String);
+
+/// Where machines are launched, and what they are to be, where that has been looked at.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'a> {
+    pub(super) network: &'a Network,
+    pub(super) machines: Option<&'a Machines>,
+}
+
+/// Brings a stack from the state in which it was found to the desired one.
+pub(super) struct Apply<'a> {
+    pub(super) aws: &'a Aws,
+    pub(super) settings: &'a Settings,
+    pub(super) desired: &'a Desired,
+    pub(super) place: Place<'a>,
+    pub(super) state: &'a State,
+    /// What was launched.
+    pub(super) launched: BTreeMap<Role, Vec<String>>,
+    /// Whether instances of the stack have ended lately.
+    has_ended_some: bool,
+    group: Option<String>,
+    topic: Option<String>,
+}
+
+impl<'a> Apply<'a> {
+    pub(super) fn new(
+        aws: &'a Aws,
+        settings: &'a Settings,
+        desired: &'a Desired,
+        place: Place<'a>,
+        state: &'a State,
+    ) -> Self {
+        let group = state.group.as_ref().map(|group| group.id.clone());
+        let topic = state.topic.as_ref().map(|topic| topic.arn.clone());
+        let has_ended_some = state.has_ended_some;
+        Self { aws, settings, desired, place, state, launched: BTreeMap::new(), has_ended_some, group, topic }
+    }
+
+    /// Makes the changes, but for those of alarms.
+    ///
+    /// # Errors
+    /// The first that fails; those after it are not made.
+    pub(super) async fn run(&mut self, changes: &[Change]) -> anyhow::Result<()> {
+        let bar = console::Steps::new("changing the cloud", changes.iter().filter(|c| !c.is_alarm()).count());
+        let mut launches = BTreeMap::new();
+        let mut dashboard = false;
+        for change in changes.iter().filter(|change| !change.is_alarm()) {
+            interrupt::check()?;
+            match change {
+                Change::Launch { role, count } => {
+                    launches.insert(*role, *count);
+                    continue;
+                }
+                Change::PutDashboard { .. } => {
+                    dashboard = true;
+                    continue;
+                }
+                _ => self.change(change).await.with_context(|| change.describe(self.desired))?,
+            }
+            bar.add();
+        }
+        if !launches.is_empty() {
+            self.launch(&launches).await?;
+            launches.iter().for_each(|_| bar.add());
+        }
+        if dashboard {
+            let ids: Vec<_> = self.launched.values().flatten().cloned().collect();
+            let instances = await_running(self.aws, &self.settings.stack, &ids).await?;
+            self.put_dashboard(&instances).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes a change that needs nothing to be known of instances.
+    async fn change(&mut self, change: &Change) -> anyhow::Result<()> {
+        let (aws, name) = (self.aws, &self.desired.name);
+        match change {
+            Change::ImportKeyPair => self.import_key_pair().await?,
+            Change::CreateTopic => {
+                let tag = aws_sdk_sns::types::Tag::builder().key(TAG).value(name).build()?;
+                let made = aws.sns.create_topic().name(name).tags(tag).send().await;
+                self.topic = made.explain("sns:CreateTopic", aws)?.topic_arn;
+            }
+            Change::Subscribe { number } => {
+                let call = aws.sns.subscribe().topic_arn(self.topic()?).protocol("sms").endpoint(number);
+                retry_not_found(|| async { call.clone().send().await.explain("sns:Subscribe", aws) }).await?;
+            }
+            Change::Unsubscribe { arn, .. } => {
+                let gone = aws.sns.unsubscribe().subscription_arn(arn).send().await;
+                unless(Class::NotFound, gone.explain("sns:Unsubscribe", aws).map(drop))?;
+            }
+            Change::CreateGroup => self.create_group().await?,
+            Change::Authorize(rules) => {
+                let permissions = permissions(rules, self.group()?);
+                let call = aws.ec2.authorize_security_group_ingress().group_id(self.group()?);
+                let call = call.set_ip_permissions(Some(permissions));
+                let done = retry_not_found(|| async {
+                    call.clone().send().await.explain("ec2:AuthorizeSecurityGroupIngress", aws).map(drop)
+                });
+                // Of a try whose answer was lost.
+                unless(Class::Duplicate, done.await)?;
+            }
+            Change::Revoke(rules) => {
+                let permissions = permissions(rules, self.group()?);
+                let call = aws.ec2.revoke_security_group_ingress().group_id(self.group()?);
+                let done = call.set_ip_permissions(Some(permissions)).send().await;
+                unless(Class::NotFound, done.explain("ec2:RevokeSecurityGroupIngress", aws).map(drop))?;
+            }
+            Change::Terminate(goners) => {
+                self.has_ended_some = true;
+                instances::end(aws, goners.iter().map(|goner| goner.id.clone()).collect()).await?;
+            }
+            Change::Launch { .. }
+            | Change::PutDashboard { .. }
+            | Change::PutAlarm { .. }
+            | Change::DeleteAlarms(_) => {
+                bail!("{} is not made alone", change.call())
+            }
+        }
+        Ok(())
+    }
+
+    fn group(&self) -> anyhow::Result<&str> {
+        self.group.as_deref().context("the stack has no security group yet")
+    }
+
+    fn topic(&self) -> anyhow::Result<&str> {
+        self.topic.as_deref().context("the stack has no topic yet")
+    }
+
+    fn tags(&self, kind: ResourceType) -> TagSpecification {
+        let tag = Tag::builder().key(TAG).value(&self.desired.name).build();
+        TagSpecification::builder().resource_type(kind).tags(tag).build()
+    }
+
+    async fn import_key_pair(&self) -> anyhow::Result<()> {
+        let name = &self.desired.name;
+        let call = self.aws.ec2.import_key_pair().key_name(name);
+        let call =
+            call.public_key_material(aws_sdk_ec2::primitives::Blob::new(self.desired.public_key.as_bytes()));
+        let made = call.tag_specifications(self.tags(ResourceType::KeyPair)).send().await;
+        let made = made.explain("ec2:ImportKeyPair", self.aws);
+        if made.as_ref().is_err_and(|error| class_of(error) == Some(Class::Duplicate)) {
+            // Of a try whose answer was lost, or a stranger's. By its name it is seen sooner than by its tag.
+            let there = retry_not_found(|| discover::key_pair_of_name(self.aws, name)).await?;
+            let is_ours = there.public_key == self.desired.public_key;
+            return if is_ours { Ok(()) } else { Err(NotOurs(name.clone()).into()) };
+        }
+        made.map(drop)
+    }
+
+    async fn create_group(&mut self) -> anyhow::Result<()> {
+        let name = &self.desired.name;
+        let call = self
+            .aws
+            .ec2
+            .create_security_group()
+            .group_name(name)
+            .vpc_id(&self.desired.vpc)
+            .description("SSH for the user; everything among the machines")
+            .tag_specifications(self.tags(ResourceType::SecurityGroup));
+        let made = call.send().await.explain("ec2:CreateSecurityGroup", self.aws);
+        self.group = match made {
+            Err(error) if class_of(&error) == Some(Class::Duplicate) => {
+                let there = retry_not_found(|| discover::groups_of_name(self.aws, name)).await?;
+                let ours = there.iter().find(|group| {
+                    group.vpc_id() == Some(&self.desired.vpc) && discover::has_tag(group.tags(), name)
+                });
+                let ours = ours.and_then(|group| group.group_id()).with_context(|| {
+                    format!("there is a security group {name} that is not of this stack; use another name (--stack)")
+                })?;
+                Some(ours.to_owned())
+            }
+            made => made?.group_id,
+        };
+        Ok(())
+    }
+
+    async fn launch(&mut self, counts: &BTreeMap<Role, usize>) -> anyhow::Result<()> {
+        // Checked before anything was changed, unless an instance has ended only since.
+        let there = &self.state.instances;
+        let machines = match self.place.machines {
+            Some(machines) => machines.clone(),
+            None => Machines::find(self.aws, self.settings, self.place.network, there).await?,
+        };
+        let launcher = Launcher {
+            aws: self.aws,
+            settings: self.settings,
+            network: self.place.network,
+            machines,
+            group: self.group()?.to_owned(),
+            zone: there.first().map(|instance| instance.zone.clone()),
+            has_ended_some: self.has_ended_some,
+        };
+        self.launched = launcher.launch(counts).await?;
+        Ok(())
+    }
+
+    async fn put_dashboard(&self, instances: &[Instance]) -> anyhow::Result<()> {
+        let body = self.desired.dashboard(instances).to_string();
+        let name = dashboard_name(&self.desired.name, &self.desired.region);
+        let call = self.aws.cloudwatch.put_dashboard().dashboard_name(name).dashboard_body(body);
+        call.send().await.explain("cloudwatch:PutDashboard", self.aws).map(drop)
+    }
+}
+
+/// Rules as EC2 takes them.
+fn permissions(rules: &BTreeSet<Rule>, own: &str) -> Vec<IpPermission> {
+    let permission = |rule: &Rule| {
+        let permission = IpPermission::builder()
+            .ip_protocol(&rule.protocol)
+            .set_from_port(rule.ports.map(|ports| ports.0))
+            .set_to_port(rule.ports.map(|ports| ports.1));
+        let group = |id: &str| UserIdGroupPair::builder().group_id(id).build();
+        match &rule.source {
+            Source::Network(network) if network.contains(':') => {
+                permission.ipv6_ranges(Ipv6Range::builder().cidr_ipv6(network).build())
+            }
+            Source::Network(network) => permission.ip_ranges(IpRange::builder().cidr_ip(network).build()),
+            Source::Members => permission.user_id_group_pairs(group(own)),
+            Source::Group(id) => permission.user_id_group_pairs(group(id)),
+            Source::PrefixList(id) => {
+                permission.prefix_list_ids(PrefixListId::builder().prefix_list_id(id).build())
+            }
+        }
+        .build()
+    };
+    rules.iter().map(permission).collect()
+}

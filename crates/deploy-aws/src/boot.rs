@@ -1,0 +1,195 @@
+//! What a machine is given to boot with: who it is, and when it ends itself.
+
+use std::path::Path;
+
+use anyhow::{Context, ensure};
+use xshell::{Shell, cmd};
+
+use deploy_ssh::scratch;
+
+/// Scripts of the POSIX shell that machines run when they boot. Each is begun with `LEFT`, which needs the variable `seconds`.
+const LEFT: &str = include_str!("boot/left.sh");
+const PROCESS: &str = include_str!("boot/process.sh");
+const TIMER: &str = include_str!("boot/timer.sh");
+/// A script that says on a machine whether its time to live is armed; [`ensure_armed`] reads the answer.
+pub(super) const ARMED: &str = include_str!("boot/armed.sh");
+
+/// The key by which a machine shows that it is the one that was launched. It is made here and reaches the machine with
+/// its user data, so that nobody has to trust what answers first.
+pub(super) struct HostKey {
+    private: String,
+    public: String,
+    pub(super) fingerprint: String,
+}
+
+impl HostKey {
+    /// Makes one.
+    ///
+    /// # Errors
+    /// There is no ssh-keygen.
+    pub(super) fn make() -> anyhow::Result<Self> {
+        let folder = scratch::new_folder("key")?;
+        let path = folder.join("key");
+        let shell = Shell::new()?;
+        cmd!(shell, "ssh-keygen -q -t ed25519 -N '' -C '' -f {path}")
+            .quiet()
+            .run()
+            .context("making a host key")?;
+        let key = Self {
+            private: shell.read_file(&path)?,
+            public: shell.read_file(path.with_extension("pub"))?.trim().to_owned(),
+            fingerprint: fingerprint(&path)?,
+        };
+        shell.remove_path(&folder)?;
+        Ok(key)
+    }
+}
+
+/// The fingerprint of the key in a file.
+fn fingerprint(path: &Path) -> anyhow::Result<String> {
+    let shell = Shell::new()?;
+    let listed =
+        cmd!(shell, "ssh-keygen -l -E sha256 -f {path}").quiet().read().context("reading a host key")?;
+    listed.split_whitespace().nth(1).map(str::to_owned).context("ssh-keygen names no fingerprint")
+}
+
+/// The user data of a machine, for cloud-init.
+///
+/// The machine counts its time itself, from its first boot, and needs no rights for that. A bill depends on it, so two
+/// means do it, each of which is enough: a process and a timer. `bootcmd` arms them at each boot, before anything else that could
+/// fail, as commands of their own: the second runs whatever becomes of the first. `shutdown` only tells those who log in.
+pub(super) fn user_data(key: &HostKey, minutes: u64) -> String {
+    let (private, public, seconds) = (indented(&key.private, 4), &key.public, minutes * 60);
+    let commands: String = [PROCESS, TIMER]
+        .map(|script| {
+            let script = indented(&format!("seconds={seconds}\n{LEFT}{script}"), 6);
+            format!("  - - sh\n    - -c\n    - |\n{script}")
+        })
+        .concat();
+    format!(
+        r#"#cloud-config
+ssh_deletekeys: true
+ssh_keys:
+  ed25519_private: |
+{private}  ed25519_public: {public}
+bootcmd:
+{commands}runcmd:
+  - [shutdown, -h, "+{minutes}"]
+"#
+    )
+}
+
+/// Lines as a block of YAML's.
+fn indented(text: &str, spaces: usize) -> String {
+    text.lines().map(|line| format!("{:spaces$}{line}\n", "")).collect()
+}
+
+/// Refuses a machine that would not end itself by both means; `answer` is what [`ARMED`] says on it.
+///
+/// # Errors
+/// Names the machine, how each of the means is, and what they said when it booted.
+pub(super) fn ensure_armed(name: &str, answer: &str) -> anyhow::Result<()> {
+    let mut lines = answer.lines();
+    let mut state = |means: &str| {
+        let line = lines.next().unwrap_or_default();
+        line.strip_prefix(means).map_or("unknown", str::trim).to_owned()
+    };
+    let (timer, process) = (state("timer "), state("process "));
+    let boot: String = lines.map(|line| format!("\n  {line}")).collect();
+    ensure!(
+        timer == "waiting" && process == "running",
+        "checking the time to live of {name}: it is not armed by both means (its timer is {timer}, its process is \
+         {process}), so the machine might run for ever; use an image that has cloud-init and systemd, as Ubuntu's have \
+         (--ami){}{boot}",
+        if boot.is_empty() { "" } else { "; it said when it booted:" }
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn user_data_has_the_key_and_the_time() {
+        let key = HostKey::make().unwrap();
+        let text = user_data(&key, 240);
+        assert!(text.starts_with("#cloud-config\n"));
+        let private = indented(&key.private, 4);
+        assert!(
+            text.contains(&format!("  ed25519_private: |\n{private}  ed25519_public: ssh-ed25519 ")),
+            "{text}"
+        );
+        assert_eq!(text.matches("\n      seconds=14400\n").count(), 2, "{text}");
+        assert!(text.ends_with("  - [shutdown, -h, \"+240\"]\n"), "{text}");
+        assert!(key.fingerprint.starts_with("SHA256:"));
+        // EC2 takes 16 KiB.
+        assert!(text.len() < 8192, "{}", text.len());
+    }
+
+    /// Runs the script with the note that a machine has; gives the seconds that it says are left, and the note.
+    fn left(note: Option<&str>, seconds: u64) -> (u64, String) {
+        let folder = scratch::new_folder("left").unwrap();
+        let path = folder.join("i-1-expires");
+        if let Some(note) = note {
+            std::fs::write(&path, note).unwrap();
+        }
+        let (prefix, folder) = ("/var/lib/provisioned-classifier-", folder.to_str().unwrap());
+        let script = LEFT.replace(prefix, &format!("{folder}/"));
+        assert!(LEFT.contains(prefix));
+        let shell = Shell::new().unwrap();
+        let script = format!("INSTANCE_ID=i-1\nseconds={seconds}\n{script}\necho $left");
+        let left = cmd!(shell, "sh -c {script}").quiet().read().unwrap();
+        let note = std::fs::read_to_string(&path).unwrap();
+        shell.remove_path(folder).unwrap();
+        (left.parse().unwrap(), note.trim().to_owned())
+    }
+
+    #[test]
+    fn what_is_left_is_counted_from_the_first_boot() {
+        let now = || std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
+        let before = now();
+        let (all, note) = left(None, 600);
+        let noted: u64 = note.parse().unwrap();
+        assert_eq!(all, 600);
+        assert!((before + 600..=now() + 600).contains(&noted));
+        let half = (now() + 300).to_string();
+        let (half_left, note) = left(Some(&half), 600);
+        assert!((290..=300).contains(&half_left), "{half_left}");
+        assert_eq!(note, half);
+    }
+
+    #[test]
+    fn a_note_that_is_wrong_neither_ends_a_machine_at_once_nor_lets_it_run_for_ever() {
+        // Expired: as soon as may be.
+        assert_eq!(left(Some("1000000000"), 600).0, 5);
+        // By a clock that was wrong, cut off by a crash, or written by another program.
+        for note in ["99999999999", "", "\n", "1e9", "soon", "-1"] {
+            assert_eq!(left(Some(note), 600).0, 600, "{note:?}");
+        }
+    }
+
+    #[test]
+    fn a_machine_is_refused_unless_both_means_are_armed() {
+        ensure_armed("worker1", "timer waiting\nprocess running\n").unwrap();
+        let refused = |answer: &str| ensure_armed("worker1", answer).unwrap_err().to_string();
+        let said = refused("timer dead\nprocess running\nsh: 9: setsid: not found\n");
+        assert!(said.starts_with("checking the time to live of worker1: "), "{said}");
+        assert!(said.contains("its timer is dead, its process is running"), "{said}");
+        assert!(said.ends_with("(--ami); it said when it booted:\n  sh: 9: setsid: not found"), "{said}");
+        let said = refused("timer waiting\nprocess missing\n");
+        assert!(said.contains("its process is missing") && said.ends_with("(--ami)"), "{said}");
+        let said = refused("timer sh: 1: systemctl: not found\nprocess missing\n");
+        assert!(said.contains("its timer is sh: 1: systemctl: not found"), "{said}");
+        for answer in ["", "process running\ntimer waiting\n", "Last login: today\ntimer waiting\n"] {
+            assert!(refused(answer).contains("unknown"), "{answer:?}");
+        }
+    }
+
+    #[test]
+    fn the_script_finds_that_nothing_is_armed_here() {
+        let shell = Shell::new().unwrap();
+        let answer = cmd!(shell, "sh -c {ARMED}").quiet().read().unwrap();
+        assert!(ensure_armed("this machine", &answer).is_err(), "{answer}");
+    }
+}

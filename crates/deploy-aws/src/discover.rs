@@ -1,0 +1,286 @@
+//! What there is in the cloud: found by tag, never by what is remembered here.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context, bail};
+use aws_sdk_ec2::primitives::DateTime;
+use aws_sdk_ec2::types::{Filter, InstanceStateName, IpPermission, Reservation, SecurityGroup, Tag};
+
+use super::aws::{Aws, Explain};
+use super::desired::{
+    EXPIRES_TAG, FINGERPRINT_TAG, ROLE_TAG, TAG, alarm_prefix, dashboard_name, is_our_alarm,
+};
+use super::errors::{ApiError, Class, class_of};
+use super::state::{Alarm, Group, Instance, KeyPair, Life, Rule, Source, State, Topic};
+use deploy_ssh::hosts::Role;
+
+/// How many things of a kind one answer of EC2 has, at most. Without such a limit, EC2 answers all at once or not at all.
+pub(super) const A_PAGE: i32 = 1000;
+
+/// Filters for what bears the stack's tag.
+pub(super) fn by_tag(stack: &str) -> Filter {
+    filter(&format!("tag:{TAG}"), stack)
+}
+
+pub(super) fn filter(name: &str, value: &str) -> Filter {
+    Filter::builder().name(name).values(value).build()
+}
+
+/// All that there is of a stack.
+pub(super) async fn discover(aws: &Aws, stack: &str) -> anyhow::Result<State> {
+    let (key_pair, group, instances, topic, alarms, dashboard) = tokio::try_join!(
+        key_pair(aws, stack),
+        group(aws, stack),
+        instances(aws, stack),
+        topic(aws, stack),
+        alarms(aws, stack),
+        dashboard(aws, stack),
+    )?;
+    let has_ended_some = !instances.gone.is_empty();
+    Ok(State { key_pair, group, instances: instances.there, topic, alarms, dashboard, has_ended_some })
+}
+
+pub(super) async fn key_pair(aws: &Aws, stack: &str) -> anyhow::Result<Option<KeyPair>> {
+    let call = aws.ec2.describe_key_pairs().filters(by_tag(stack)).include_public_key(true);
+    let found = call.send().await.explain("ec2:DescribeKeyPairs", aws)?;
+    let Some(pair) = found.key_pairs().first() else { return Ok(None) };
+    Ok(Some(KeyPair { public_key: without_comment(pair.public_key().unwrap_or_default()) }))
+}
+
+/// The key pair of a name, whosever it is.
+pub(super) async fn key_pair_of_name(aws: &Aws, name: &str) -> anyhow::Result<KeyPair> {
+    let call = aws.ec2.describe_key_pairs().key_names(name).include_public_key(true);
+    let found = call.send().await.explain("ec2:DescribeKeyPairs", aws)?;
+    let pair = found.key_pairs().first().with_context(|| format!("there is no key pair {name}"))?;
+    Ok(KeyPair { public_key: without_comment(pair.public_key().unwrap_or_default()) })
+}
+
+/// A public key without its comment, which EC2 does not keep as it was.
+pub(super) fn without_comment(key: &str) -> String {
+    key.split_whitespace().take(2).collect::<Vec<_>>().join(" ")
+}
+
+pub(super) async fn group(aws: &Aws, stack: &str) -> anyhow::Result<Option<Group>> {
+    let found = groups(aws, by_tag(stack)).await?;
+    let group = match found.as_slice() {
+        [] => return Ok(None),
+        [group] => group,
+        [one, other, ..] => bail!(
+            "the stack {stack} has two security groups, {} and {}; take it down: cargo xtask down",
+            one.group_id().unwrap_or_default(),
+            other.group_id().unwrap_or_default()
+        ),
+    };
+    let id = group.group_id().context("a security group has no id")?.to_owned();
+    let vpc = group.vpc_id().context("a security group has no VPC")?.to_owned();
+    let rules = group.ip_permissions().iter().flat_map(|permission| rules(permission, &id)).collect();
+    Ok(Some(Group { id, vpc, rules }))
+}
+
+/// Security groups.
+pub(super) async fn groups(aws: &Aws, of: Filter) -> anyhow::Result<Vec<SecurityGroup>> {
+    let pages = aws.ec2.describe_security_groups().filters(of).max_results(A_PAGE).into_paginator();
+    let found = pages.items().send().collect::<Result<_, _>>().await;
+    found.explain("ec2:DescribeSecurityGroups", aws)
+}
+
+/// The security groups of a name that is taken, whosever they are.
+pub(super) async fn groups_of_name(aws: &Aws, name: &str) -> anyhow::Result<Vec<SecurityGroup>> {
+    let found = groups(aws, filter("group-name", name)).await?;
+    if found.is_empty() {
+        let message = format!("no security group {name} is seen yet");
+        return Err(ApiError::new(
+            "ec2:DescribeSecurityGroups",
+            &aws.region,
+            "InvalidGroup.NotFound",
+            &message,
+        )
+        .into());
+    }
+    Ok(found)
+}
+
+/// The rules that a permission consists of.
+fn rules(permission: &IpPermission, own: &str) -> BTreeSet<Rule> {
+    let v4 = permission.ip_ranges().iter().filter_map(|range| range.cidr_ip());
+    let v6 = permission.ipv6_ranges().iter().filter_map(|range| range.cidr_ipv6());
+    let networks = v4.chain(v6).map(|network| Source::Network(network.to_owned()));
+    let groups = permission.user_id_group_pairs().iter().filter_map(|pair| pair.group_id());
+    let groups = groups.map(|id| if id == own { Source::Members } else { Source::Group(id.to_owned()) });
+    let lists = permission.prefix_list_ids().iter().filter_map(|list| list.prefix_list_id());
+    let lists = lists.map(|id| Source::PrefixList(id.to_owned()));
+    let protocol = permission.ip_protocol().unwrap_or("-1").to_owned();
+    let ports = permission.from_port().zip(permission.to_port()).filter(|_| protocol != "-1");
+    let rule = |source| Rule { protocol: protocol.clone(), ports, source };
+    networks.chain(groups).chain(lists).map(rule).collect()
+}
+
+/// The instances of a stack.
+#[derive(Debug, Default)]
+pub(super) struct Instances {
+    /// Those that are there.
+    pub(super) there: Vec<Instance>,
+    /// Those that go, by id; they still use what they have.
+    pub(super) going: BTreeSet<String>,
+    /// Why those have gone that were there a while ago, by id.
+    pub(super) gone: BTreeMap<String, Ended>,
+}
+
+/// Why an instance has ended, as EC2 says it.
+#[derive(Debug, Clone)]
+pub(super) struct Ended {
+    pub(super) code: String,
+    pub(super) message: String,
+}
+
+/// The instances of a stack.
+pub(super) async fn instances(aws: &Aws, stack: &str) -> anyhow::Result<Instances> {
+    let call = aws.ec2.describe_instances().filters(by_tag(stack)).max_results(A_PAGE);
+    let mut pages = call.into_paginator().send();
+    let mut instances = Instances::default();
+    while let Some(page) = pages.next().await {
+        let page = page.explain("ec2:DescribeInstances", aws)?;
+        for found in page.reservations().iter().flat_map(Reservation::instances) {
+            let id = found.instance_id().context("an instance has no id")?.to_owned();
+            let life = match found.state().and_then(|state| state.name()) {
+                Some(InstanceStateName::Pending) => Life::Pending,
+                Some(InstanceStateName::Stopping | InstanceStateName::Stopped) => Life::Stopped,
+                Some(name @ (InstanceStateName::ShuttingDown | InstanceStateName::Terminated)) => {
+                    let reason = found.state_reason();
+                    let message = reason.and_then(|reason| reason.message());
+                    let message =
+                        message.or(found.state_transition_reason()).unwrap_or("EC2 does not say why");
+                    let code = reason.and_then(|reason| reason.code()).unwrap_or_default();
+                    let ended = Ended { code: code.to_owned(), message: message.to_owned() };
+                    instances.gone.insert(id.clone(), ended);
+                    if *name == InstanceStateName::ShuttingDown {
+                        instances.going.insert(id);
+                    }
+                    continue;
+                }
+                _ => Life::Running,
+            };
+            let tag = |key: &str| value(found.tags(), key);
+            let expires = tag(EXPIRES_TAG).and_then(|time| humantime::parse_rfc3339(time).ok());
+            let expires = expires.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+            instances.there.push(Instance {
+                role: tag(ROLE_TAG).and_then(|word| Role::ALL.into_iter().find(|role| role.word() == word)),
+                launched: found.launch_time().map_or(0, DateTime::secs),
+                id,
+                life,
+                instance_type: found.instance_type().map_or("", |kind| kind.as_str()).to_owned(),
+                image: found.image_id().unwrap_or_default().to_owned(),
+                zone: found.placement().and_then(|at| at.availability_zone()).unwrap_or_default().to_owned(),
+                is_spot: found.instance_lifecycle().is_some(),
+                public_address: found.public_ip_address().map(str::to_owned),
+                private_address: found.private_ip_address().map(str::to_owned),
+                expires: expires.map(|time| time.as_secs() as i64),
+                fingerprint: tag(FINGERPRINT_TAG).map(str::to_owned),
+            });
+        }
+    }
+    instances.there.sort();
+    Ok(instances)
+}
+
+/// Whether these are the tags of something of the stack.
+pub(super) fn has_tag(tags: &[Tag], stack: &str) -> bool {
+    value(tags, TAG) == Some(stack)
+}
+
+fn value<'a>(tags: &'a [Tag], key: &str) -> Option<&'a str> {
+    tags.iter().find(|tag| tag.key() == Some(key)).and_then(Tag::value)
+}
+
+async fn topic(aws: &Aws, stack: &str) -> anyhow::Result<Option<Topic>> {
+    let Some(arn) = topic_arn(aws, stack).await? else { return Ok(None) };
+    let call = aws.sns.list_subscriptions_by_topic().topic_arn(&arn);
+    let mut pages = call.into_paginator().send();
+    let mut subscriptions = BTreeMap::new();
+    while let Some(page) = pages.next().await {
+        let page = match page.explain("sns:ListSubscriptionsByTopic", aws) {
+            // It was deleted just now.
+            Err(error) if class_of(&error) == Some(Class::NotFound) => return Ok(None),
+            page => page?,
+        };
+        let texts = page.subscriptions().iter().filter(|subscription| subscription.protocol() == Some("sms"));
+        for subscription in texts {
+            // One that is about to be deleted has no ARN any more, but a word in its place.
+            let arn = subscription.subscription_arn().filter(|arn| arn.starts_with("arn:"));
+            if let (Some(number), Some(arn)) = (subscription.endpoint(), arn) {
+                subscriptions.insert(number.to_owned(), arn.to_owned());
+            }
+        }
+    }
+    Ok(Some(Topic { arn, subscriptions }))
+}
+
+/// The topic of a stack: of its name, and with its tag.
+pub(super) async fn topic_arn(aws: &Aws, stack: &str) -> anyhow::Result<Option<String>> {
+    let Some(arn) = topic_of_name(aws, stack).await? else { return Ok(None) };
+    let tags = aws.sns.list_tags_for_resource().resource_arn(&arn).send().await;
+    let tags = match tags.explain("sns:ListTagsForResource", aws) {
+        // It was deleted just now.
+        Err(error) if class_of(&error) == Some(Class::NotFound) => return Ok(None),
+        tags => tags?,
+    };
+    Ok(tags.tags().iter().any(|tag| tag.key() == TAG && tag.value() == stack).then_some(arn))
+}
+
+/// The topic of this name, whoever's it is.
+pub(super) async fn topic_of_name(aws: &Aws, stack: &str) -> anyhow::Result<Option<String>> {
+    let mut pages = aws.sns.list_topics().into_paginator().send();
+    while let Some(page) = pages.next().await {
+        let page = page.explain("sns:ListTopics", aws)?;
+        let mut arns = page.topics().iter().filter_map(|topic| topic.topic_arn());
+        if let Some(arn) = arns.find(|arn| arn.rsplit(':').next() == Some(stack)) {
+            return Ok(Some(arn.to_owned()));
+        }
+    }
+    Ok(None)
+}
+
+pub(super) async fn alarms(aws: &Aws, stack: &str) -> anyhow::Result<BTreeMap<String, Alarm>> {
+    let mut pages = aws
+        .cloudwatch
+        .describe_alarms()
+        .alarm_name_prefix(alarm_prefix(stack))
+        .max_records(100)
+        .into_paginator()
+        .send();
+    let mut alarms = BTreeMap::new();
+    while let Some(page) = pages.next().await {
+        for found in page.explain("cloudwatch:DescribeAlarms", aws)?.metric_alarms() {
+            let name = found.alarm_name().context("an alarm has no name")?.to_owned();
+            if !is_our_alarm(&name, stack) {
+                continue;
+            }
+            let instance = found.dimensions().iter().find(|dimension| dimension.name() == Some("InstanceId"));
+            let alarm = Alarm {
+                instance: instance.and_then(|instance| instance.value()).unwrap_or_default().to_owned(),
+                metric: found.metric_name().unwrap_or_default().to_owned(),
+                minutes: found
+                    .evaluation_periods()
+                    .zip(found.period())
+                    .filter(|_| found.actions_enabled() != Some(false))
+                    .map(|(periods, seconds)| periods * seconds / 60),
+                actions: found.alarm_actions().to_vec(),
+            };
+            alarms.insert(name, alarm);
+        }
+    }
+    Ok(alarms)
+}
+
+pub(super) async fn dashboard(aws: &Aws, stack: &str) -> anyhow::Result<Option<serde_json::Value>> {
+    let name = dashboard_name(stack, &aws.region);
+    let found = aws.cloudwatch.get_dashboard().dashboard_name(name).send().await;
+    match found.explain("cloudwatch:GetDashboard", aws) {
+        // What cannot be understood is not what it should be, and is replaced.
+        Ok(found) => {
+            Ok(Some(serde_json::from_str(found.dashboard_body().unwrap_or_default()).unwrap_or_default()))
+        }
+        Err(error) if class_of(&error) == Some(Class::NotFound) => Ok(None),
+        Err(error) => Err(error),
+    }
+}

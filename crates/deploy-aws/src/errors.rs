@@ -1,0 +1,362 @@
+//! What an error of AWS means, and what the user can do about it. Nothing here knows the SDK.
+
+use std::fmt;
+
+/// The file that says what the user must be allowed to do.
+const POLICY: &str = "crates/deploy-aws/iam-policy.json";
+
+/// What an error means for the code and the person that meet it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Class {
+    /// AWS does not know these credentials.
+    Credentials,
+    /// The credentials have expired.
+    Expired,
+    /// The region is not enabled for the account.
+    Region,
+    /// AWS has not yet verified the account for the region.
+    Pending,
+    /// The policies of the credentials do not allow the call.
+    Permission,
+    /// An organization's policy denies the call to the whole account.
+    Organization,
+    /// Another account owns the image, and does not share it.
+    Image,
+    /// The image is a product of the Marketplace whose terms nobody has accepted.
+    Marketplace,
+    /// The account's free plan has no instances of this type.
+    FreePlan,
+    /// The image is for another processor than the instance type has.
+    Architecture,
+    /// The account's key for encrypted disks cannot be used.
+    Encryption,
+    /// There is no room now; elsewhere there may be.
+    Capacity,
+    /// The account may have no more.
+    Quota,
+    /// The account may have no more spot instances.
+    SpotQuota,
+    /// The account may have no spot instances at all.
+    NoSpot,
+    /// Somebody has protected the instance from being ended.
+    Protected,
+    /// There have been too many calls.
+    Throttled,
+    /// The thing is not there.
+    NotFound,
+    /// The thing is there already.
+    Duplicate,
+    /// Something else uses the thing.
+    InUse,
+    /// No answer came.
+    Unreachable,
+    /// Anything else.
+    Other,
+}
+
+/// Codes with a part of their message, and what they mean; the first that fits counts. A code that begins with `*` stands for all
+/// that end like it. The same code may mean several things, which only the message tells apart.
+const MEANINGS: &[(&str, &str, Class)] = &[
+    ("AuthFailure", "Not authorized for images", Class::Image),
+    ("InvalidAMIID.Unavailable", "", Class::Image),
+    // Spot instances have a limit of their own, and need a role in the account.
+    ("AuthFailure.ServiceLinkedRoleCreationNotPermitted", "", Class::NoSpot),
+    ("MaxSpotInstanceCountExceeded", "", Class::SpotQuota),
+    ("OptInRequired", "Marketplace", Class::Marketplace),
+    ("OptInRequired", "", Class::Region),
+    ("AuthFailure", "", Class::Credentials),
+    ("UnrecognizedClientException", "", Class::Credentials),
+    ("InvalidClientTokenId", "", Class::Credentials),
+    ("SignatureDoesNotMatch", "", Class::Credentials),
+    ("InvalidAccessKeyId", "", Class::Credentials),
+    ("MissingAuthenticationToken", "", Class::Credentials),
+    ("InvalidSecurity", "", Class::Credentials),
+    ("ExpiredToken", "", Class::Expired),
+    ("ExpiredTokenException", "", Class::Expired),
+    ("RequestExpired", "", Class::Expired),
+    ("PendingVerification", "", Class::Pending),
+    ("UnauthorizedOperation", "service control policy", Class::Organization),
+    ("UnauthorizedOperation", "resource control policy", Class::Organization),
+    ("AccessDenied", "service control policy", Class::Organization),
+    ("AccessDeniedException", "service control policy", Class::Organization),
+    ("AuthorizationError", "service control policy", Class::Organization),
+    ("AuthorizationErrorException", "service control policy", Class::Organization),
+    ("UnauthorizedOperation", "", Class::Permission),
+    ("AccessDenied", "", Class::Permission),
+    ("AccessDeniedException", "", Class::Permission),
+    ("AuthorizationError", "", Class::Permission),
+    ("AuthorizationErrorException", "", Class::Permission),
+    ("UnauthorizedAccess", "", Class::Permission),
+    ("InvalidParameterCombination", "Free Tier", Class::FreePlan),
+    ("InvalidParameterValue", "architecture", Class::Architecture),
+    ("Unsupported", "architecture", Class::Architecture),
+    ("Unsupported", "", Class::Capacity),
+    ("InsufficientInstanceCapacity", "", Class::Capacity),
+    ("InsufficientHostCapacity", "", Class::Capacity),
+    ("InsufficientCapacityOnHost", "", Class::Capacity),
+    ("InsufficientCapacity", "", Class::Capacity),
+    ("InsufficientFreeAddressesInSubnet", "", Class::Capacity),
+    ("InsufficientReservedInstanceCapacity", "", Class::Capacity),
+    ("SpotMaxPriceTooLow", "", Class::Capacity),
+    ("UnfulfillableCapacity", "", Class::Capacity),
+    // Why an instance has ended whose launch was accepted.
+    ("Server.InsufficientInstanceCapacity", "", Class::Capacity),
+    ("Server.SpotInstanceTermination", "", Class::Capacity),
+    ("Server.SpotInstanceShutdown", "", Class::Capacity),
+    ("Server.InternalError", "", Class::Capacity),
+    ("Client.VolumeLimitExceeded", "", Class::Quota),
+    ("Client.InternalError", "", Class::Encryption),
+    ("Client.InvalidSnapshot.NotFound", "", Class::Image),
+    ("OperationNotPermitted", "disableApiTermination", Class::Protected),
+    ("Throttling", "", Class::Throttled),
+    ("ThrottlingException", "", Class::Throttled),
+    ("ThrottledException", "", Class::Throttled),
+    ("RequestLimitExceeded", "", Class::Throttled),
+    ("RequestThrottled", "", Class::Throttled),
+    ("TooManyRequestsException", "", Class::Throttled),
+    ("DependencyViolation", "", Class::InUse),
+    ("*NotFound", "", Class::NotFound),
+    ("*NotFoundException", "", Class::NotFound),
+    ("DashboardNotFoundError", "", Class::NotFound),
+    ("*.Duplicate", "", Class::Duplicate),
+    ("*LimitExceeded", "", Class::Quota),
+    ("*LimitExceededException", "", Class::Quota),
+    ("*CountExceeded", "", Class::Quota),
+];
+
+impl Class {
+    /// What an error of this code and message means.
+    pub(super) fn of(code: &str, message: &str) -> Self {
+        let fits = |pattern: &str| match pattern.strip_prefix('*') {
+            Some(end) => code.ends_with(end),
+            None => code == pattern,
+        };
+        let meaning = MEANINGS.iter().find(|(pattern, part, _)| fits(pattern) && message.contains(part));
+        meaning.map_or(Self::Other, |(_, _, class)| *class)
+    }
+
+    /// What to do about it.
+    fn advice(self, call: &str) -> String {
+        let text = match self {
+            Self::Credentials => {
+                "AWS does not accept these credentials, or not in this region; see AWS_PROFILE and AWS_ACCESS_KEY_ID, and whether \
+                 the account has enabled the region (--region)"
+            }
+            Self::Expired => {
+                "the credentials have expired; log in again (aws sso login, or aws login), or get new ones, and check that \
+                 this machine's clock is right"
+            }
+            Self::Region => {
+                "the account has not enabled this region or service; enable it in the console, or choose another region \
+                 (--region)"
+            }
+            Self::Pending => {
+                "AWS is still verifying the account for this region, which takes minutes and at most four hours; AWS sends an \
+                 email when it is done"
+            }
+            Self::Permission => {
+                return format!(
+                    "the credentials do not allow {call}; {POLICY} lists all that they must allow"
+                );
+            }
+            Self::Organization => {
+                return format!(
+                    "a policy of the organization denies {call} to the whole account, so {POLICY} cannot help; the \
+                     organization's administrators can lift it, or name a region or type that they allow"
+                );
+            }
+            Self::Image => {
+                "this account may not use the image, or the image is of another region; name one that it may use (--ami ID), \
+                 or ask the image's owner to share it"
+            }
+            Self::Marketplace => {
+                "the image is a product of the AWS Marketplace; accept its terms at the address above, or name another image \
+                 (--ami ID)"
+            }
+            Self::FreePlan => {
+                "the account is on AWS's free plan, which has few instance types; name one of them (--instance-type), or \
+                 upgrade the account's plan in the console"
+            }
+            Self::Architecture => {
+                "image and instance type are for different processors; name others (--ami ID, --instance-type TYPE)"
+            }
+            Self::Encryption => {
+                "the disk's encryption key may not be usable for this account; see the key policy of the EBS default key"
+            }
+            Self::Quota => {
+                "a quota of the account; ask for more in the console (Service Quotas), or for fewer or smaller machines \
+                 (CLUSTER_SIZE, --instance-type)"
+            }
+            Self::Protected => {
+                "somebody has protected it from being ended; lift that with: aws ec2 modify-instance-attribute \
+                 --no-disable-api-termination --instance-id ID"
+            }
+            Self::Throttled => "AWS has had no time for it in all tries; try again later",
+            Self::Unreachable => {
+                "AWS cannot be reached; is there such a region, is this machine online, and does it need a proxy \
+                 (HTTPS_PROXY)?"
+            }
+            Self::Capacity
+            | Self::SpotQuota
+            | Self::NoSpot
+            | Self::NotFound
+            | Self::Duplicate
+            | Self::InUse
+            | Self::Other => "",
+        };
+        text.to_owned()
+    }
+}
+
+/// An error of AWS.
+#[derive(Debug)]
+pub(super) struct ApiError {
+    /// What was called, as policies name it.
+    pub(super) call: &'static str,
+    pub(super) region: String,
+    pub(super) class: Class,
+    pub(super) said: String,
+}
+
+impl ApiError {
+    /// An error that AWS has answered.
+    pub(super) fn new(call: &'static str, region: &str, code: &str, message: &str) -> Self {
+        let class = Class::of(code, message);
+        Self { call, region: region.to_owned(), class, said: format!("{message} ({code})") }
+    }
+}
+
+impl fmt::Display for ApiError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} in {}: {}", self.call, self.region, self.said)?;
+        match self.class.advice(self.call) {
+            advice if advice.is_empty() => Ok(()),
+            advice => write!(f, " ({advice})"),
+        }
+    }
+}
+
+impl std::error::Error for ApiError {}
+
+/// The class of an error, if it is one of AWS.
+pub(super) fn class_of(error: &anyhow::Error) -> Option<Class> {
+    error.downcast_ref::<ApiError>().map(|error| error.class)
+}
+
+/// An error of this class is none.
+pub(super) fn unless(class: Class, outcome: anyhow::Result<()>) -> anyhow::Result<()> {
+    match outcome {
+        Err(error) if class_of(&error) == Some(class) => Ok(()),
+        outcome => outcome,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Messages as AWS writes them.
+    const SAID: &[(&str, &str, &str)] = &[
+        ("AuthFailure", "Not authorized for images: [ami-0abc]", "name one that it may use (--ami ID)"),
+        (
+            "AuthFailure",
+            "AWS was not able to validate the provided access credentials",
+            "AWS does not accept",
+        ),
+        (
+            "OptInRequired",
+            "In order to use this AWS Marketplace product you need to accept terms and subscribe. To do so please visit \
+             https://aws.amazon.com/marketplace/pp?sku=abc",
+            "accept its terms at the address above",
+        ),
+        (
+            "OptInRequired",
+            "You are not subscribed to this service. Please go to http://aws.amazon.com",
+            "enable it",
+        ),
+        (
+            "UnauthorizedOperation",
+            "You are not authorized to perform this operation. User: arn:aws:iam::1:user/u is not authorized to perform: \
+             ec2:RunInstances on resource: x with an explicit deny in a service control policy",
+            "crates/deploy-aws/iam-policy.json cannot help",
+        ),
+        (
+            "UnauthorizedOperation",
+            "You are not authorized to perform this operation.",
+            "lists all that they must allow",
+        ),
+        (
+            "InvalidParameterCombination",
+            "The specified instance type is not eligible for Free Tier. For a list of Free Tier instance types, run \
+             'describe-instance-types' with the filter 'free-tier-eligible=true'.",
+            "free plan",
+        ),
+        (
+            "PendingVerification",
+            "Your request for accessing resources in this region is being validated, and you will not be able to launch \
+             additional resources in this region until the validation is complete.",
+            "AWS sends an email",
+        ),
+        (
+            "OperationNotPermitted",
+            "The instance 'i-0abc' may not be terminated. Modify its 'disableApiTermination' instance attribute and try again.",
+            "somebody has protected it",
+        ),
+        (
+            "VcpuLimitExceeded",
+            "You have requested more vCPU capacity than your current vCPU limit of 5",
+            "Service Quotas",
+        ),
+        ("Client.InternalError", "Client error on launch", "encryption key"),
+        (
+            "InvalidParameterValue",
+            "The architecture 'arm64' of the specified instance type does not match the architecture 'x86_64' of the \
+             specified AMI.",
+            "different processors",
+        ),
+        ("RequestExpired", "Request has expired.", "this machine's clock"),
+        ("RequestLimitExceeded", "Request limit exceeded.", "try again later"),
+    ];
+
+    #[test]
+    fn advice_goes_by_code_and_message() {
+        for &(code, message, advice) in SAID {
+            let said = ApiError::new("ec2:RunInstances", "us-west-2", code, message).to_string();
+            assert!(
+                said.starts_with(&format!("ec2:RunInstances in us-west-2: {message} ({code})")),
+                "{said}"
+            );
+            assert!(said.contains(advice), "{said}");
+        }
+        // Of these it is not known what to do.
+        let said =
+            ApiError::new("ec2:RunInstances", "us-west-2", "OperationNotPermitted", "No eth0.").to_string();
+        assert_eq!(said, "ec2:RunInstances in us-west-2: No eth0. (OperationNotPermitted)");
+    }
+
+    #[test]
+    fn what_has_no_room_here_may_have_room_elsewhere() {
+        let zone = "Your requested instance type (c5.4xlarge) is not supported in your requested Availability Zone (us-west-2d).";
+        for (code, message) in [
+            ("InsufficientInstanceCapacity", ""),
+            (
+                "Server.InsufficientInstanceCapacity",
+                "Server.InsufficientInstanceCapacity: Insufficient capacity",
+            ),
+            ("Unsupported", zone),
+        ] {
+            assert_eq!(Class::of(code, message), Class::Capacity, "{code}");
+        }
+        for (code, class) in [
+            ("InvalidKeyPair.NotFound", Class::NotFound),
+            ("InvalidGroup.Duplicate", Class::Duplicate),
+            ("ResourceNotFoundException", Class::NotFound),
+            ("InstanceLimitExceeded", Class::Quota),
+            ("MaxSpotInstanceCountExceeded", Class::SpotQuota),
+            ("SpotMaxPriceTooLow", Class::Capacity),
+            ("InternalError", Class::Other),
+        ] {
+            assert_eq!(Class::of(code, ""), class, "{code}");
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! Subcommand: cargo xtask job
+//!
+//! Each step is a process of its own, so that this one lives to save what there is and to take the stack down, whatever
+//! becomes of a step: it fails, it panics, somebody kills it. Should this one be killed, the step that is at work ends with it,
+//! and the machines end themselves when their time is over.
+
+mod steps;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{anyhow, bail, ensure};
+
+use self::steps::{Failed, Limit, Step, Steps};
+use super::settings::Settings;
+use super::up::NOTHING_DONE;
+use deploy::input::check_input;
+use deploy::options::refuse_unnamed_model;
+use deploy::request::{Down, GetResults, Job, Partial, Provider, Request, RunCluster, RunMode, Up};
+use deploy::{console, exit, interrupt};
+use deploy_ssh::hosts::Inventory;
+
+/// With the second Ctrl-C, nothing is fetched any more; with the third, the stack is left to its time to live.
+const SKIP: usize = 2;
+const LEAVE: usize = 3;
+/// How long what is complete may be fetched.
+const FETCH_TIME: Duration = Duration::from_secs(600);
+/// For so much of what is left of their time, the machines are to have something to do besides the job: to send what is
+/// complete.
+const LAST_SHARE: u32 = 8;
+/// How much earlier than the machines the fetching ends, at least.
+const MARGIN: Duration = Duration::from_secs(20);
+/// How long a job may take to end its programs, and a fetch to pack what it has.
+const END_TIME: Duration = Duration::from_secs(60);
+const PACK_TIME: Duration = Duration::from_secs(30);
+/// How long to look for what AWS does not show yet when the stack is taken down.
+const SETTLE: Duration = Duration::from_secs(5);
+
+/// Runs all steps.
+pub(super) fn job(args: &Job) -> anyhow::Result<ExitCode> {
+    let job = Whole { steps: Steps { kill_at: LEAVE }, args };
+    // Better said before machines are made for it.
+    job.check().map_err(exit::refused)?;
+    interrupt::count()?;
+    match job.steps.run(&job.up()) {
+        Ok(()) => {
+            let outcome = job.run();
+            job.end(outcome)
+        }
+        Err(failed) if failed.is(NOTHING_DONE) => {
+            let stays = job.what_stays();
+            if failed.was_interrupted() {
+                console::note(&format!("interrupted; nothing was made, so nothing is taken down{stays}"));
+                return Ok(ExitCode::from(interrupt::EXIT_CODE));
+            }
+            Err(exit::refused(anyhow!(
+                "nothing was made, so nothing is taken down{stays}; the reason is above"
+            )))
+        }
+        Err(failed) => job.end(Err(failed)),
+    }
+}
+
+/// A job with all that belongs to it.
+struct Whole<'a> {
+    steps: Steps,
+    args: &'a Job,
+}
+
+impl Whole<'_> {
+    /// Whether the stack stays if the job fails, and why.
+    fn keeps(&self, fails: bool) -> Option<&'static str> {
+        match (self.args.keep, self.args.keep_on_failure) {
+            (true, _) => Some("--keep"),
+            (_, true) if fails => Some("--keep-on-failure"),
+            _ => None,
+        }
+    }
+
+    /// What can be seen to be wrong before anything is made.
+    fn check(&self) -> anyhow::Result<()> {
+        let rows = &self.args.job.rows;
+        if let Some(path) = rows.path() {
+            ensure!(path != Path::new("-"), "standard input cannot be shipped to the hosts; give a file");
+            check_input(path)?;
+        }
+        let before = self.inventory().is_some_and(|inventory| inventory.has_named_model());
+        refuse_unnamed_model(rows, self.args.up.model.is_some() || before)
+    }
+
+    fn step(&self, name: &'static str, request: Request) -> Step {
+        Step::new(name, request, self.keeps(true).is_none())
+    }
+
+    /// It undoes what it has made when it is interrupted, as this job would.
+    fn up(&self) -> Step {
+        let up = Up { provider: Some(Provider::Aws), ..self.args.up.clone() };
+        self.step("up", Request::Up(up)).asked_at(1..SKIP, Duration::MAX)
+    }
+
+    fn run_cluster(&self) -> Step {
+        let run = RunCluster {
+            mode: RunMode::New,
+            // The one that up has shipped.
+            model: None,
+            job: self.args.job.clone(),
+            inventory: self.inventory_path(),
+        };
+        self.step("run-cluster", Request::RunCluster(run)).asked_at(1..LEAVE, END_TIME)
+    }
+
+    fn get_results(&self, partial: Option<Partial>) -> Step {
+        let get = GetResults { output: self.args.output.clone(), partial, inventory: self.inventory_path() };
+        self.step("get-results", Request::GetResults(get))
+    }
+
+    /// Whatever a step was killed at: somebody else's stack of the same name is not taken down.
+    fn down(&self) -> Step {
+        let down = Down {
+            force: false,
+            discard_results: true,
+            provider: Some(Provider::Aws),
+            stack: self.args.up.stack.name.clone(),
+            own: true,
+            settle: SETTLE,
+            regions: self.args.up.stack.regions.clone(),
+            inventory: self.inventory_path(),
+        };
+        self.step("down", Request::Down(down))
+    }
+
+    fn inventory_path(&self) -> PathBuf {
+        self.args.up.inventory.clone()
+    }
+
+    /// Runs the job and fetches its results, or what is complete of them.
+    fn run(&self) -> Result<(), Failed> {
+        if interrupt::is_wanted() {
+            return Err(Failed::interrupted("run-cluster"));
+        }
+        let mut step = self.run_cluster();
+        if self.keeps(true).is_none()
+            && let Some(ends) = self.inventory().and_then(|inventory| inventory.ends())
+        {
+            let last_call = last_call(ends.duration_since(SystemTime::now()).unwrap_or_default());
+            step = step.until(Limit {
+                at: ends - last_call,
+                words: format!(
+                    "its machines end by themselves at {}",
+                    humantime::format_rfc3339_seconds(ends)
+                ),
+            });
+        }
+        if let Err(failed) = self.steps.run(&step) {
+            // It can still be fetched from a stack that stays; and nothing of another job is ended.
+            if self.keeps(true).is_none() && !failed.met_another_job() {
+                // Why it could not be fetched is told; why the job has failed matters more.
+                let _ = self.fetch(&failed);
+            }
+            return Err(failed);
+        }
+        // What a first try could not fetch, a second may.
+        let fetched = match interrupt::is_wanted() {
+            true => Err(Failed::interrupted("get-results")),
+            false => self.steps.run(&self.get_results(None).asked_at(1..LEAVE, PACK_TIME)),
+        };
+        fetched.or_else(|failed| self.fetch(&failed))
+    }
+
+    /// What is to be said of a stack that was there before, and was not touched.
+    fn what_stays(&self) -> String {
+        match self.inventory() {
+            Some(_) => {
+                format!(
+                    " (a stack that was there before stays; {}; cargo xtask down destroys it)",
+                    self.machines_end()
+                )
+            }
+            None => String::new(),
+        }
+    }
+
+    /// Fetches what is complete: of a job that is done, all.
+    fn fetch(&self, failed: &Failed) -> Result<(), Failed> {
+        // One that comes from now on skips this.
+        let times = interrupt::times();
+        if times >= SKIP {
+            return Err(Failed::interrupted("get-results"));
+        }
+        let now = SystemTime::now();
+        let ends = self.inventory().and_then(|inventory| inventory.ends());
+        let left = ends.map(|ends| ends.duration_since(now).unwrap_or_default().saturating_sub(MARGIN));
+        let time = left.map_or(FETCH_TIME, |left| left.min(FETCH_TIME));
+        console::note(&format!(
+            "fetching what is complete, for at most {} (Ctrl-C skips that)",
+            console::clock(time.as_secs_f64())
+        ));
+        let why = if failed.was_interrupted() { "interrupted".to_owned() } else { failed.to_string() };
+        let partial =
+            Partial { within: Some(Duration::from_secs(time.as_secs())), end_job: true, because: Some(why) };
+        let step = self
+            .get_results(Some(partial))
+            .since(times)
+            .asked_at(times + 1..LEAVE, PACK_TIME)
+            .until(Limit { at: now + time + PACK_TIME, words: "its time is over".to_owned() });
+        self.steps.run(&step).inspect_err(|failed| {
+            console::note(&format!("nothing was fetched: {failed}"));
+        })
+    }
+
+    /// Takes the stack down, if it is not to stay; and says what became of the job.
+    fn end(&self, outcome: Result<(), Failed>) -> anyhow::Result<ExitCode> {
+        if let Err(failed) = outcome.as_ref()
+            && failed.met_another_job()
+        {
+            console::note(&format!(
+                "another job is at work on the stack, which is left as it is; {}",
+                self.machines_end()
+            ));
+            return outcome.map(|()| ExitCode::SUCCESS).map_err(Failed::into_error);
+        }
+        if let Some(flag) = self.keeps(outcome.is_err()) {
+            let is_up = !outcome.as_ref().is_err_and(|failed| failed.step() == "up");
+            let stack = if is_up { "the stack is left up" } else { "what up has left of the stack stays" };
+            console::note(&format!(
+                "{stack}, as {flag} asks; {}; take it down with: cargo xtask down",
+                self.machines_end()
+            ));
+            if is_up && outcome.is_err() {
+                console::note(
+                    "cargo xtask get-results --partial fetches what is complete, and cargo xtask run-cluster --resume goes on",
+                );
+            }
+            return match outcome {
+                Ok(()) => Ok(ExitCode::SUCCESS),
+                Err(failed) if failed.was_interrupted() => Ok(ExitCode::from(interrupt::EXIT_CODE)),
+                Err(failed) => Err(failed.into_error()),
+            };
+        }
+        if interrupt::times() == SKIP {
+            console::note(
+                "interrupted twice: the stack is taken down (once more: it is left to its time to live)",
+            );
+        }
+        let down = (interrupt::times() < LEAVE).then(|| self.steps.run(&self.down()));
+        match (outcome, down) {
+            (_, None) => Ok(self.leave()),
+            (_, Some(Err(_))) if interrupt::times() >= LEAVE => Ok(self.leave()),
+            (Ok(()), Some(Ok(()))) => Ok(ExitCode::SUCCESS),
+            (Err(failed), Some(Ok(()))) if failed.was_interrupted() => {
+                console::note("interrupted; the stack is down");
+                Ok(ExitCode::from(interrupt::EXIT_CODE))
+            }
+            (Err(failed), Some(Ok(()))) => {
+                Err(failed.into_error().context("the job has failed, and the stack is down"))
+            }
+            (Ok(()), Some(Err(down))) => {
+                bail!("the job is done, but the stack is not down: {down}; {}", self.machines_end())
+            }
+            (Err(failed), Some(Err(down))) => {
+                bail!("{failed}\n\nbesides, the stack is not down: {down}; {}", self.machines_end())
+            }
+        }
+    }
+
+    /// Says what becomes of a stack that the user does not wait for.
+    fn leave(&self) -> ExitCode {
+        console::note(&format!(
+            "interrupted three times: the stack is left as it is; {}, and cost money until then; better: cargo xtask down",
+            self.machines_end()
+        ));
+        ExitCode::from(interrupt::EXIT_CODE)
+    }
+
+    /// When the last of the machines ends.
+    fn machines_end(&self) -> String {
+        let known =
+            self.inventory().and_then(|inventory| inventory.hosts.iter().filter_map(|host| host.ends).max());
+        if let Some(ends) = known {
+            return format!("its machines end by themselves {}", moment(ends));
+        }
+        // No machine was there yet when it was last looked; so those that there may be are younger.
+        let settings = Settings::load(&Settings::path(&self.args.up.inventory)).ok().flatten();
+        match settings {
+            Some(settings) => {
+                let ends = SystemTime::now() + Duration::from_secs(60 * settings.time_to_live_minutes);
+                format!("its machines, if there are any, end by themselves {} at the latest", moment(ends))
+            }
+            None => {
+                "its machines, if there are any, end by themselves when their time to live is over".to_owned()
+            }
+        }
+    }
+
+    /// The stack's hosts, as far as `up` came.
+    fn inventory(&self) -> Option<Inventory> {
+        // One that cannot be read is complained of by the steps.
+        Inventory::load_if_there(&self.args.up.inventory)
+            .ok()
+            .flatten()
+            .filter(|inventory| inventory.stack.is_some())
+    }
+}
+
+/// How long before the end of its machines a job is ended, so that there is time to fetch what is complete.
+fn last_call(left: Duration) -> Duration {
+    (left / LAST_SHARE).min(FETCH_TIME)
+}
+
+/// A moment, and how far it is.
+fn moment(at: SystemTime) -> String {
+    let left = at.duration_since(SystemTime::now()).unwrap_or_default().as_secs_f64();
+    format!("at {} (in {})", humantime::format_rfc3339_seconds(at), console::clock(left))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_ends_so_early_that_there_is_time_to_fetch() {
+        assert_eq!(last_call(Duration::from_secs(4 * 3600)), FETCH_TIME);
+        assert_eq!(last_call(Duration::from_secs(600)), Duration::from_secs(75));
+    }
+}

@@ -1,0 +1,190 @@
+//! The commands that a job consists of, each a process of its own.
+
+use std::ops::Range;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::Context;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use deploy::request::Request;
+use deploy::{console, exit, interrupt, step};
+
+/// How often a step is asked whether it has ended.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// A step that has failed.
+#[derive(Debug, thiserror::Error)]
+#[error("cargo xtask {name} {how}")]
+pub(super) struct Failed {
+    name: &'static str,
+    code: Option<i32>,
+    how: String,
+    /// The user had interrupted by then.
+    was_interrupted: bool,
+}
+
+impl Failed {
+    /// A step that was not even begun, since the user had interrupted.
+    pub(super) fn interrupted(name: &'static str) -> Self {
+        Self::new(name, None, "was interrupted".to_owned())
+    }
+
+    fn new(name: &'static str, code: Option<i32>, how: String) -> Self {
+        Self { name, code, how, was_interrupted: interrupt::is_wanted() }
+    }
+
+    pub(super) fn was_interrupted(&self) -> bool {
+        self.was_interrupted
+    }
+
+    pub(super) fn step(&self) -> &'static str {
+        self.name
+    }
+
+    /// As an error, with the exit code of a job that was not even begun, if that is so.
+    pub(super) fn into_error(self) -> anyhow::Error {
+        match self.name {
+            _ if self.met_another_job() => exit::busy(self.into()),
+            "run-cluster" if self.is(exit::REFUSED) => exit::refused(self.into()),
+            _ => self.into(),
+        }
+    }
+
+    /// Another job is at work on the hosts, which is not to be disturbed.
+    pub(super) fn met_another_job(&self) -> bool {
+        ["up", "run-cluster"].contains(&self.name) && self.is(exit::BUSY)
+    }
+
+    pub(super) fn is(&self, code: u8) -> bool {
+        self.code == Some(i32::from(code))
+    }
+}
+
+/// A command to run.
+pub(super) struct Step {
+    name: &'static str,
+    request: Request,
+    /// Whether the hosts are destroyed at the end of the job.
+    hosts_go: bool,
+    /// At which of the user's interruptions it is asked to end; else it goes on.
+    asked_at: Range<usize>,
+    /// How long it may take to end in order then; else it is ended by force.
+    grace: Duration,
+    limit: Option<Limit>,
+    /// How many interruptions came before, and are the reason for this step; else those until it is started.
+    since: Option<usize>,
+}
+
+/// When a step is ended, whoever interrupts.
+#[derive(Clone)]
+pub(super) struct Limit {
+    pub(super) at: SystemTime,
+    /// Why.
+    pub(super) words: String,
+}
+
+impl Step {
+    pub(super) fn new(name: &'static str, request: Request, hosts_go: bool) -> Self {
+        Self { name, request, hosts_go, asked_at: 0..0, grace: Duration::MAX, limit: None, since: None }
+    }
+
+    pub(super) fn asked_at(mut self, times: Range<usize>, grace: Duration) -> Self {
+        (self.asked_at, self.grace) = (times, grace);
+        self
+    }
+
+    pub(super) fn since(mut self, times: usize) -> Self {
+        self.since = Some(times);
+        self
+    }
+
+    pub(super) fn until(mut self, limit: Limit) -> Self {
+        self.limit = Some(limit);
+        self
+    }
+}
+
+/// Runs steps.
+pub(super) struct Steps {
+    /// At which of the user's interruptions a step is ended at once.
+    pub(super) kill_at: usize,
+}
+
+impl Steps {
+    /// Runs a command to its end.
+    pub(super) fn run(&self, step: &Step) -> Result<(), Failed> {
+        let name = step.name;
+        let (code, how) = match self.try_run(step) {
+            Ok((status, _)) if status.success() => return Ok(()),
+            Ok((_, Some(Limit { words, .. }))) => (None, format!("was ended: {words}")),
+            Ok((status, None)) => (status.code(), format!("ended with {status}")),
+            Err(error) => (None, format!("{error:#}")),
+        };
+        Err(Failed::new(name, code, how))
+    }
+
+    fn start(step: &Step) -> anyhow::Result<Child> {
+        console::echo(&format!("cargo xtask {}", step.name));
+        let me = std::env::current_exe().context("looking for this program's file")?;
+        let mut command = Command::new(me);
+        command.arg(step.request.to_arg()?);
+        if step.hosts_go {
+            command.env(step::HOSTS_GO, "1");
+        }
+        // In a group of its own: it is told of an interruption by this process alone.
+        command.env(process::lifeline::LIFELINE, "1").stdin(Stdio::piped()).process_group(0);
+        command.spawn().with_context(|| format!("starting cargo xtask {}", step.name))
+    }
+
+    /// Gives how the command ended, and the limit if that is why.
+    fn try_run(&self, step: &Step) -> anyhow::Result<(ExitStatus, Option<Limit>)> {
+        // What came before is the reason for this step, and no business of its own.
+        let mut told = step.since.unwrap_or_else(interrupt::times);
+        let mut child = Self::start(step)?;
+        let pid = Pid::from_raw(child.id() as i32);
+        // It may have ended just now, which is what is wanted.
+        let signal = |pid, signal| {
+            let _ = kill(pid, signal);
+        };
+        let ask = || signal(pid, Signal::SIGINT);
+        let end = || signal(Pid::from_raw(-pid.as_raw()), Signal::SIGKILL);
+        let mut asked: Option<Instant> = None;
+        let mut over: Option<Limit> = None;
+        loop {
+            let waited = child.try_wait().with_context(|| format!("waiting for cargo xtask {}", step.name));
+            if let Some(status) = waited? {
+                return Ok((status, over));
+            }
+            let times = interrupt::times();
+            for time in told + 1..=times {
+                if time >= self.kill_at {
+                    end();
+                } else if step.asked_at.contains(&time) {
+                    ask();
+                    asked = Some(Instant::now());
+                } else {
+                    console::note(&format!(
+                        "going on, so that nothing stays that costs money ({} more Ctrl-C: the stack is left to its time to live)",
+                        self.kill_at - time
+                    ));
+                }
+            }
+            told = told.max(times);
+            if let Some(limit) =
+                step.limit.as_ref().filter(|limit| over.is_none() && SystemTime::now() >= limit.at)
+            {
+                console::note(&format!("{}: cargo xtask {} is ended", limit.words, step.name));
+                ask();
+                asked = Some(Instant::now());
+                over = Some(limit.clone());
+            }
+            if asked.is_some_and(|asked| asked.elapsed() >= step.grace) {
+                end();
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+}

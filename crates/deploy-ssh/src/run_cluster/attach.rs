@@ -1,0 +1,95 @@
+//! `run-cluster --attach`: a job that goes on without anybody watching is shown again.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use agent::protocol::{Reply, Request, Status};
+use anyhow::{Context, bail, ensure};
+
+use super::{conclude, end, is_packed, lifetime, recall_if_there, receiver_runs_for};
+use crate::hosts::Inventory;
+use crate::ssh::Ssh;
+use crate::{SHORT, command, each, end_on_interrupt, hub, load, lock_all, status_of};
+use deploy::job::{self, Found, HUB, Hub, Program, Watched};
+use deploy::request::RunCluster;
+use deploy::{console, exit};
+
+/// How much of what the receiver last said is shown.
+const LAST_LINES: usize = 12;
+
+/// Runs the command.
+pub(super) fn run(args: &RunCluster) -> anyhow::Result<ExitCode> {
+    end_on_interrupt(
+        "the job goes on; cargo xtask run-cluster --attach shows it again, and cargo xtask stop ends it",
+    )?;
+    let start = Instant::now();
+    let (inventory, access) = load(&args.inventory)?;
+    let reached = each(&inventory.used_hosts()?, |host| command(host, &access, &inventory.agent));
+    let mut hosts = Vec::new();
+    for host in reached {
+        match host {
+            Ok(host) => hosts.push(host),
+            // Without the metrics host there is nothing to show.
+            Err(error) if hosts.is_empty() => return Err(error),
+            Err(error) => console::note(&format!("{error:#}; the job may do without it")),
+        }
+    }
+    lock_all(&hosts, "cargo xtask run-cluster --attach")?;
+    let metrics = hosts.first().context("the inventory has no hosts")?;
+    let statuses: Vec<Status> = hosts.iter().map(status_of).collect::<anyhow::Result<_>>()?;
+    if statuses[0].summary.is_some() && receiver_runs_for(&statuses[0]).is_none() {
+        ensure!(
+            is_packed(metrics)?,
+            "the job is done, and its receiver was ended while it packed the results; cargo xtask run-cluster --resume packs them"
+        );
+        return conclude(metrics, None, None, start);
+    }
+    ensure_runs(metrics, &statuses[0]).map_err(exit::refused)?;
+    let rows = recall_if_there(metrics)?.and_then(|description| description.input.rows());
+    let found = find(&inventory, &hosts, &statuses)?;
+    // Without it, the receiver tells how the job goes.
+    let hub = hub::find(metrics, &statuses[0]).unwrap_or_else(|error| {
+        console::note(&format!("the Monitoring Hub cannot be shown: {error:#}"));
+        None
+    });
+    if let Some(hub) = &hub {
+        hub.tell();
+    }
+    let page = hub.as_ref().and_then(Hub::page);
+    let lifetime = lifetime(&inventory);
+    let watched = Watched { rows, packs: true, token: None, page, lifetime: lifetime.as_ref() };
+    let packing = job::attach(metrics, found, &watched);
+    let packing = end(&hosts, packing)?;
+    conclude(metrics, None, Some(packing), start)
+}
+
+fn ensure_runs(metrics: &Ssh, status: &Status) -> anyhow::Result<()> {
+    let Some(receiver) = status.programs.iter().find(|program| program.name == "receiver") else {
+        bail!("there is no job on the hosts; start one with: cargo xtask run-cluster");
+    };
+    let Some(end) = receiver.end.as_ref().filter(|_| receiver.running.is_none()) else { return Ok(()) };
+    let tail = metrics.request(&Request::Tail { name: "receiver".into(), lines: LAST_LINES }, SHORT)?;
+    let Reply::Lines(lines) = tail else { bail!("the agent answered {tail:?}") };
+    bail!(
+        "no job is running: the receiver has ended ({}); cargo xtask run-cluster --resume goes on with the job. The receiver's \
+         last words:\n    {}",
+        end,
+        lines.join("\n    ")
+    )
+}
+
+/// The job's programs, the receiver first.
+fn find<'a>(inventory: &Inventory, hosts: &'a [Ssh], statuses: &[Status]) -> anyhow::Result<Found<'a>> {
+    let mut found = Found::new();
+    for (host, status) in hosts.iter().zip(statuses) {
+        for program in status.programs.iter().filter(|program| program.name != HUB) {
+            let watched = Program::new(&program.name, host, host.watch(&program.name)?);
+            let has_failed = program.end.as_ref().is_some_and(|end| !end.is_success());
+            found.push(if has_failed { watched.failed_unseen() } else { watched });
+        }
+    }
+    found.sort_by_key(|program| program.name() != "receiver");
+    let is_there = found.first().is_some_and(|program| program.name() == "receiver");
+    ensure!(is_there, "there is no receiver on {}", inventory.metrics);
+    Ok(found)
+}

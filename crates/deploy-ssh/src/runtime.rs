@@ -1,0 +1,30 @@
+//! Where asynchronous libraries run; everything else here is blocking.
+
+use std::future::Future;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use tokio::runtime::Runtime;
+
+/// Where they run.
+pub fn runtime() -> anyhow::Result<&'static Runtime> {
+    static RUNTIME: OnceLock<std::io::Result<Runtime>> = OnceLock::new();
+    let made = RUNTIME
+        .get_or_init(|| tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build());
+    made.as_ref().map_err(|error| anyhow!("starting a runtime: {error}"))
+}
+
+/// Waits for something that must be there within `limit`.
+pub fn within<T>(
+    what: &str,
+    limit: Duration,
+    future: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
+    runtime()?.block_on(async {
+        match tokio::time::timeout(limit, future).await {
+            Ok(outcome) => outcome.with_context(|| what.to_owned()),
+            Err(_) => bail!("{what}: not within {limit:?}"),
+        }
+    })
+}

@@ -1,0 +1,305 @@
+//! Getting in: a server that answers, the right host key, a login.
+
+use std::fmt;
+use std::io::{ErrorKind, Read};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow, bail, ensure};
+use openssh::Session;
+
+use crate::hosts::HostEntry;
+use crate::runtime::within;
+use crate::scratch;
+
+/// How long a host may take to say that it is an SSH server.
+const BANNER_TIME: Duration = Duration::from_secs(10);
+/// How long a login may take.
+const LOGIN_TIME: Duration = Duration::from_secs(20);
+/// How often a host is asked for a sign of life.
+const ALIVE_INTERVAL: Duration = Duration::from_secs(4);
+/// After so many signs of life without an answer it is gone.
+const ALIVE_COUNT: u32 = 3;
+/// How long connections may take to end, all together.
+const END_TIME: Duration = Duration::from_secs(1);
+/// How long a connection that nobody uses stays, when this command was killed and could not close it.
+const IDLE_SECONDS: u32 = 10;
+/// A connection's socket, in a folder of its own. The name is short, since addresses of sockets are.
+const SOCKET: &str = "s";
+
+/// Why a host cannot be reached that drops what it is sent, or is off. A firewall does the former.
+#[derive(Debug)]
+pub struct NoAnswer;
+
+impl fmt::Display for NoAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("no answer")
+    }
+}
+
+impl std::error::Error for NoAnswer {}
+
+/// What getting in needs besides the host.
+#[derive(Debug, Clone)]
+pub struct Access {
+    /// An SSH configuration in place of the user's.
+    pub config: Option<PathBuf>,
+    /// The folder for keys of hosts that are known by their fingerprint.
+    pub known_hosts: PathBuf,
+}
+
+impl Access {
+    /// The file for the key of a host that is known by its fingerprint.
+    fn known_hosts_file(&self, host: &HostEntry) -> PathBuf {
+        self.known_hosts.join(format!("{}.known_hosts", host.name))
+    }
+}
+
+/// The options that tell ssh which host keys to trust.
+fn known_hosts_options(host: &HostEntry, access: &Access) -> Vec<String> {
+    let mut options = vec!["-o".to_owned(), "StrictHostKeyChecking=yes".to_owned()];
+    if host.fingerprint.is_some() {
+        let file = quoted(&access.known_hosts_file(host));
+        options.extend(["-o".to_owned(), format!("UserKnownHostsFile={file}")]);
+    }
+    options
+}
+
+/// A path as an SSH option that may be a list of paths.
+fn quoted(path: &Path) -> String {
+    format!("\"{}\"", path.display().to_string().replace('%', "%%"))
+}
+
+pub(super) fn connect(host: &HostEntry, access: &Access) -> anyhow::Result<Session> {
+    let real = Real::of(host, access.config.as_deref())?;
+    if real.is_direct {
+        banner(&real)?;
+    }
+    if let Some(fingerprint) = &host.fingerprint {
+        pin(&real, fingerprint, &access.known_hosts_file(host))?;
+    }
+    let folder = scratch::socket_folder()?;
+    let (socket, log) = (folder.join(SOCKET), folder.join("log"));
+    let mut command = tokio::process::Command::new("ssh");
+    command.args(["-M", "-f", "-N", "-T", "-S"]).arg(&socket).arg("-E").arg(&log);
+    command.args(master_options()).args(login_options(host, access)).arg("--").arg(&host.address);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+    within("logging in", LOGIN_TIME, async move {
+        let status = command.status().await.context("starting ssh")?;
+        if status.success() {
+            return Ok(Session::resume_mux(socket.into(), Some(log.into())));
+        }
+        // Without its words, its status has to do.
+        let said = std::fs::read_to_string(&log).unwrap_or_default();
+        let said = said.trim().strip_prefix("ssh: ").unwrap_or(said.trim());
+        let status = format!("ssh ended with {status}");
+        Err(explain(if said.is_empty() { &status } else { said }))
+    })
+}
+
+/// Options of a connection that several commands share. On the command line, they count more than what the user's configuration
+/// has for a person who logs in: a forward whose port is taken, a command to run, a terminal.
+fn master_options() -> Vec<String> {
+    let options = [
+        "BatchMode=yes".to_owned(),
+        format!("ControlPersist={IDLE_SECONDS}"),
+        format!("ConnectTimeout={}", BANNER_TIME.as_secs()),
+        format!("ServerAliveInterval={}", ALIVE_INTERVAL.as_secs()),
+        format!("ServerAliveCountMax={ALIVE_COUNT}"),
+        "ClearAllForwardings=yes".to_owned(),
+        "ForwardX11=no".to_owned(),
+        "PermitLocalCommand=no".to_owned(),
+        "RemoteCommand=none".to_owned(),
+        "RequestTTY=no".to_owned(),
+        "Tunnel=no".to_owned(),
+        // Errors are shown, whatever the user has asked for.
+        "LogLevel=ERROR".to_owned(),
+    ];
+    options.into_iter().flat_map(|option| ["-o".to_owned(), option]).collect()
+}
+
+/// Which host key to trust, and whom to log in as.
+pub fn login_options(host: &HostEntry, access: &Access) -> Vec<std::ffi::OsString> {
+    let mut options: Vec<std::ffi::OsString> =
+        known_hosts_options(host, access).into_iter().map(Into::into).collect();
+    if let Some(config) = &access.config {
+        options.extend(["-F".into(), config.into()]);
+    }
+    if let Some(port) = host.port {
+        options.extend(["-p".into(), port.to_string().into()]);
+    }
+    if let Some(user) = &host.user {
+        options.extend(["-l".into(), user.into()]);
+    }
+    if let Some(key) = &host.key {
+        // If there is a key, this one alone is tried.
+        options.extend(["-o".into(), "IdentitiesOnly=yes".into(), "-i".into(), key.into()]);
+    }
+    options
+}
+
+/// A command that ends the connection with this socket. It needs no configuration, and is not to be kept by one.
+pub(super) fn end_connection(socket: &Path) -> duct::Expression {
+    let end = duct::cmd!("ssh", "-F", "none", "-S", socket, "-O", "exit", "any");
+    end.stdin_null().stdout_null().stderr_null().unchecked()
+}
+
+/// Ends the connections whose sockets are in this folder, before their time is over: one with a tunnel in use has no such time.
+pub fn end_connections(folder: &Path) {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let sockets = entries.map(|entry| entry.path().join(SOCKET)).filter(|socket| socket.exists());
+    // Nobody is there any more to be told of one that cannot be ended.
+    let ends: Vec<_> = sockets.filter_map(|socket| end_connection(&socket).start().ok()).collect();
+    let deadline = Instant::now() + END_TIME;
+    for end in ends {
+        if !matches!(end.wait_deadline(deadline), Ok(Some(_))) {
+            let _ = end.kill();
+        }
+    }
+}
+
+/// What to do about the refusals that users meet.
+fn explain(text: &str) -> anyhow::Error {
+    let error = anyhow!("{text}");
+    if text.contains("host key is known") {
+        return error.context(
+            "its host key is not known; log in once by hand to check and keep it, or put its fingerprint (ssh-keygen -l) \
+             into the hosts file",
+        );
+    }
+    if text.contains("Host key verification failed") {
+        return error.context(
+            "its host key is not the one that is known; if that is right, put its fingerprint (ssh-keygen -l) into the \
+             hosts file, or its key into known_hosts",
+        );
+    }
+    if text.contains("UNPROTECTED PRIVATE KEY") {
+        return error.context("its private key may be read by others, so ssh does not use it: chmod 600");
+    }
+    if text.contains("Permission denied") {
+        return error.context("it lets nobody in with this user and key; see user and key in the hosts file");
+    }
+    error
+}
+
+/// The name or address that SSH's configuration has for a host.
+pub fn real_hostname(host: &HostEntry, config: Option<&Path>) -> anyhow::Result<String> {
+    let real =
+        Real::of(host, config).with_context(|| format!("looking for {} ({})", host.name, host.address))?;
+    Ok(real.hostname)
+}
+
+/// Where SSH really goes, as its configuration says.
+struct Real {
+    hostname: String,
+    port: u16,
+    /// Not by way of another host or a program.
+    is_direct: bool,
+}
+
+impl Real {
+    fn of(host: &HostEntry, config: Option<&Path>) -> anyhow::Result<Self> {
+        let mut args = vec!["-G".to_owned()];
+        if let Some(config) = config {
+            args.extend(["-F".to_owned(), config.display().to_string()]);
+        }
+        if let Some(port) = host.port {
+            args.extend(["-p".to_owned(), port.to_string()]);
+        }
+        args.push(host.address.clone());
+        let asked = duct::cmd("ssh", args).stderr_to_stdout().stdout_capture().unchecked().run().context(
+            "asking ssh how it would connect; hosts over SSH need OpenSSH's client (on Debian and Ubuntu: apt-get \
+             install openssh-client)",
+        )?;
+        let said = String::from_utf8_lossy(&asked.stdout);
+        ensure!(asked.status.success(), "ssh does not know how to connect: {}", said.trim());
+        let value = |name: &str| {
+            said.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).map(str::to_owned)
+        };
+        let hostname = value("hostname").context("ssh -G names no hostname")?;
+        let port = value("port").and_then(|port| port.parse().ok()).context("ssh -G names no port")?;
+        let none = |name: &str| value(name).is_none_or(|value| value == "none");
+        Ok(Self { hostname, port, is_direct: none("proxyjump") && none("proxycommand") })
+    }
+}
+
+/// Waits until the host says that it is an SSH server.
+fn banner(real: &Real) -> anyhow::Result<()> {
+    let Real { hostname, port, .. } = real;
+    let context = || format!("waiting for an SSH server at {hostname}:{port}");
+    let addresses = (hostname.as_str(), *port).to_socket_addrs().with_context(context)?;
+    let deadline = Instant::now() + BANNER_TIME;
+    let mut stream = Err(anyhow!("{hostname} has no address"));
+    for address in addresses {
+        stream = TcpStream::connect_timeout(&address, BANNER_TIME)
+            .map_err(|error| match error.kind() {
+                ErrorKind::TimedOut | ErrorKind::HostUnreachable => anyhow::Error::new(NoAnswer),
+                _ => error.into(),
+            })
+            .with_context(context);
+        if stream.is_ok() || Instant::now() >= deadline {
+            break;
+        }
+    }
+    let mut stream = stream?;
+    let mut start = [0; 4];
+    for byte in &mut start {
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        stream.set_read_timeout(Some(left)).with_context(context)?;
+        stream.read_exact(std::slice::from_mut(byte)).with_context(context)?;
+    }
+    ensure!(&start == b"SSH-", "what answers at {hostname}:{port} is no SSH server");
+    Ok(())
+}
+
+/// Writes the host's key, if it has the right fingerprint, to a file of its own, where it stands for all addresses: the
+/// host may have another one next time. (A host could show another key here than it does to ssh; then ssh refuses it.)
+fn pin(real: &Real, fingerprint: &str, file: &Path) -> anyhow::Result<()> {
+    ensure!(
+        real.is_direct,
+        "a fingerprint can be checked only for hosts that are reached directly; put its key into known_hosts"
+    );
+    if let Ok(known) = std::fs::read_to_string(file)
+        && fingerprints(&known)?.iter().any(|known| known == fingerprint)
+    {
+        return Ok(());
+    }
+    let (port, seconds) = (real.port.to_string(), BANNER_TIME.as_secs().to_string());
+    let scanned = duct::cmd!("ssh-keyscan", "-T", seconds, "-p", port, &real.hostname)
+        .stderr_null()
+        .unchecked()
+        .read()
+        .context("asking for its host keys with ssh-keyscan")?;
+    let keys: Vec<_> = scanned.lines().filter(|line| !line.starts_with('#')).collect();
+    let found = fingerprints(&keys.join("\n"))?;
+    let right = keys.iter().zip(&found).find(|(_, found)| *found == fingerprint);
+    let Some((right, _)) = right else {
+        if found.is_empty() {
+            bail!("it shows no host key");
+        }
+        bail!(
+            "its host key differs: the hosts file says {fingerprint}, and it has {}; somebody else may be answering",
+            found.join(", ")
+        );
+    };
+    if let Some(folder) = file.parent() {
+        std::fs::create_dir_all(folder).with_context(|| format!("making the folder {}", folder.display()))?;
+    }
+    let (_, key) = right.split_once(' ').context("ssh-keyscan names no address")?;
+    files::replace_file(file, format!("* {key}\n").as_bytes())
+}
+
+/// The fingerprints of keys, which stand as in known_hosts, one a line.
+fn fingerprints(keys: &str) -> anyhow::Result<Vec<String>> {
+    if keys.trim().is_empty() {
+        return Ok(Vec::new());
+    }
+    let listed = duct::cmd!("ssh-keygen", "-l", "-f", "-")
+        .stdin_bytes(format!("{keys}\n"))
+        .stderr_null()
+        .read()
+        .context("asking ssh-keygen for fingerprints")?;
+    Ok(listed.lines().filter_map(|line| line.split_whitespace().nth(1)).map(str::to_owned).collect())
+}

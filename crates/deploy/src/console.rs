@@ -1,0 +1,304 @@
+//! What people see. Talk goes to standard error, data to standard output.
+
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use protocol::results::{Progress, Summary};
+
+use crate::exit;
+
+/// Prints a line of talk.
+pub fn note(text: &str) {
+    // If nobody reads it any more, there is nobody to tell.
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Why data was lost, if it was.
+static LOST: Mutex<Option<std::io::Error>> = Mutex::new(None);
+
+/// Prints a line of data. One that cannot be written is an error of the command, which [`lost_data`] gives at its end: the work
+/// goes on, since its results matter more.
+pub fn data(text: &str) {
+    note_loss(writeln!(std::io::stdout(), "{text}"));
+}
+
+fn note_loss(written: std::io::Result<()>) {
+    if let Err(error) = written {
+        LOST.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+    }
+}
+
+/// That data could not be written to standard output, if so: it is on a full disk, or the program that reads it is gone.
+pub fn lost_data() -> Option<anyhow::Error> {
+    note_loss(std::io::stdout().flush());
+    let error = LOST.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+    Some(
+        anyhow::Error::new(error)
+            .context("writing to standard output; not all that this command says has arrived there"),
+    )
+}
+
+/// Shows a command that is about to run.
+pub fn echo(command: &str) {
+    note(&format!("$ {command}"));
+}
+
+/// Prints an error and its causes, and gives the exit code for it.
+pub fn fail(error: &anyhow::Error) -> ExitCode {
+    note(&format!("error: {error}"));
+    for cause in error.chain().skip(1) {
+        note(&format!("  because: {cause}"));
+    }
+    exit::code(error)
+}
+
+/// A count with separators: 1,000,000.
+pub fn count(n: u64) -> String {
+    HumanCount(n).to_string()
+}
+
+/// A number of rows, in words.
+fn rows(n: u64) -> String {
+    format!("{} {}", count(n), if n == 1 { "row" } else { "rows" })
+}
+
+/// A size in bytes, for people.
+pub fn bytes(n: u64) -> String {
+    HumanBytes(n).to_string()
+}
+
+/// Of how many kinds of reasons for rejects the summary tells.
+const MOST_REASONS: usize = 5;
+
+/// Prints what a job has brought, and how long it took, with so many threads for the libraries of each worker, if it has some.
+pub fn summary(summary: &Summary, whole: Duration, threads: Option<&str>) {
+    data(&format!("rows in    {}", count(summary.rows)));
+    data(&format!("rows out   {}", count(summary.rows - summary.rejects)));
+    data(&format!("rejected   {}", count(summary.rejects)));
+    let reasons = summary.reject_reasons.by_rows();
+    for reason in reasons.iter().take(MOST_REASONS) {
+        let example = match reason.example == reason.kind {
+            true => String::new(),
+            false => format!(": {}", reason.example),
+        };
+        data(&format!(
+            "           {}: {} (row {}{example})",
+            rows(reason.rows),
+            reason.kind,
+            reason.first_row
+        ));
+    }
+    if reasons.len() > MOST_REASONS {
+        data(&format!("           and {} more kinds of reasons", reasons.len() - MOST_REASONS));
+    }
+    data(&format!(
+        "seconds    {:.2} from the first results to the last ({:.2} for the whole command)",
+        summary.seconds,
+        whole.as_secs_f64()
+    ));
+    data(&format!("rows/s     {}", count((summary.rows as f64 / summary.seconds.max(1e-3)) as u64)));
+    if let Some(threads) = threads {
+        data(&format!("threads    {threads} for the libraries of each worker (--threads-per-worker)"));
+    }
+}
+
+/// How often a line of progress is printed where there is no terminal.
+const LINE_PAUSE: Duration = Duration::from_secs(5);
+
+/// How a job stands.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Standing {
+    /// Rows that are durable.
+    pub rows: u64,
+    /// Of these, rejects.
+    pub rejects: u64,
+    /// Rows in all, where that is known, or can be told from how much of the input is read.
+    pub total: Option<u64>,
+    /// Rows a second.
+    pub rate: Option<f64>,
+    /// The shortest and the longest time that it should still take, in seconds.
+    pub left: Option<(f64, f64)>,
+}
+
+impl Standing {
+    /// As the receiver tells it, of a job of `total` rows, if that is known, that has been writing for so long.
+    pub fn of(progress: &Progress, total: Option<u64>, elapsed: Duration) -> Self {
+        let seconds = elapsed.as_secs_f64();
+        let rate = (seconds >= 0.5).then(|| progress.rows as f64 / seconds);
+        let left = rate.zip(total).map(|(rate, total)| total.saturating_sub(progress.rows) as f64 / rate);
+        let left = left.map(|left| (left, left));
+        Self { rows: progress.rows, rejects: progress.rejects, total, rate, left }
+    }
+}
+
+/// Shows how a job goes: a bar on a terminal, and a line now and then elsewhere.
+pub struct JobBar {
+    bar: Option<ProgressBar>,
+    last_line: Instant,
+}
+
+impl JobBar {
+    /// For a job of `total` rows, if that is known.
+    pub fn new(total: Option<u64>) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr_with_hz(10));
+            let template = match total {
+                Some(_) => "{percent:>3}% {bar:16} {human_pos} rows, {wide_msg}",
+                None => "{spinner} {human_pos} rows, {wide_msg}",
+            };
+            // The template is constant; if it were wrong, the bar would have its usual looks.
+            bar.set_style(ProgressStyle::with_template(template).unwrap_or(ProgressStyle::default_bar()));
+            bar.set_message("waiting for the first");
+            bar
+        });
+        Self { bar, last_line: Instant::now() }
+    }
+
+    /// Shows the state.
+    pub fn show(&mut self, standing: &Standing) {
+        if standing.rows == 0 {
+            return;
+        }
+        let message = message(standing);
+        match &self.bar {
+            Some(bar) => {
+                if let Some(total) = standing.total.filter(|_| bar.length().is_some()) {
+                    bar.set_length(total);
+                }
+                bar.set_position(standing.rows);
+                bar.set_message(message);
+            }
+            None if self.last_line.elapsed() >= LINE_PAUSE => {
+                self.last_line = Instant::now();
+                note(&format!("{} rows, {message}", count(standing.rows)));
+            }
+            None => {}
+        }
+    }
+
+    /// Takes the bar away.
+    pub fn clear(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn message(standing: &Standing) -> String {
+    let Some(rate) = standing.rate else { return "at work".to_owned() };
+    let mut message = format!("{} rows/s", count(rate as u64));
+    if let Some((least, most)) = standing.left {
+        let (least, most) = (clock(least), clock(most));
+        match least == most {
+            true => message.push_str(&format!(", {least} left")),
+            false => message.push_str(&format!(", {least} to {most} left")),
+        }
+    }
+    if standing.rejects > 0 {
+        message.push_str(&format!(", {} rejected", count(standing.rejects)));
+    }
+    message
+}
+
+/// Shows how files get from one machine to others.
+pub struct Transfer(ProgressBar);
+
+impl Transfer {
+    /// For so many bytes in all.
+    pub fn new(what: &'static str, total: u64) -> Self {
+        let bar = if std::io::stderr().is_terminal() && total > 0 {
+            ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(10))
+        } else {
+            ProgressBar::hidden()
+        };
+        let template = "{percent:>3}% {bar:16} {bytes} at {bytes_per_sec}, {msg}";
+        // The template is constant; if it were wrong, the bar would have its usual looks.
+        bar.set_style(ProgressStyle::with_template(template).unwrap_or(ProgressStyle::default_bar()));
+        bar.set_message(what);
+        Self(bar)
+    }
+
+    /// More bytes have arrived.
+    pub fn add(&self, bytes: u64) {
+        self.0.inc(bytes);
+    }
+
+    /// Takes the bar away.
+    pub fn clear(&self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// Shows how many of some steps are done.
+pub struct Steps(ProgressBar);
+
+impl Steps {
+    /// For so many steps in all; where there is no terminal, just that they have begun.
+    pub fn new(what: &'static str, total: usize) -> Self {
+        if total == 0 {
+            return Self(ProgressBar::hidden());
+        }
+        if !std::io::stderr().is_terminal() {
+            note(what);
+            return Self(ProgressBar::hidden());
+        }
+        let bar = ProgressBar::with_draw_target(Some(total as u64), ProgressDrawTarget::stderr_with_hz(10));
+        let template = "{spinner} {bar:16} {pos} of {len}, {msg} ({elapsed})";
+        // The template is constant; if it were wrong, the bar would have its usual looks.
+        bar.set_style(ProgressStyle::with_template(template).unwrap_or(ProgressStyle::default_bar()));
+        bar.set_message(what);
+        bar.enable_steady_tick(Duration::from_millis(200));
+        Self(bar)
+    }
+
+    /// One more is done.
+    pub fn add(&self) {
+        self.0.inc(1);
+    }
+
+    /// So many are done.
+    pub fn set(&self, done: usize) {
+        self.0.set_position(done as u64);
+    }
+}
+
+impl Drop for Steps {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// Prints a line of data after a mark in a colour of ANSI's, where there are colours.
+pub fn marked(mark: char, colour: u8, text: &str) {
+    note_loss(writeln!(anstream::stdout(), "\x1b[{colour}m{mark}\x1b[0m {text}"));
+}
+
+/// Seconds as people say them.
+pub fn clock(seconds: f64) -> String {
+    let seconds = seconds.ceil() as u64;
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, 0, s) => format!("{s} s"),
+        (0, m, s) => format!("{m} min {s:02} s"),
+        (h, m, _) => format!("{h} h {m:02} min"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_is_said_in_words() {
+        let progress = Progress { rows: 1_500_000, rejects: 2, bytes: 0, ended: false };
+        let of = |seconds| Standing::of(&progress, Some(120_000_000), Duration::from_secs_f64(seconds));
+        assert_eq!(message(&of(3.0)), "500,000 rows/s, 3 min 57 s left, 2 rejected");
+        assert_eq!(message(&of(0.1)), "at work");
+        let range = Standing { left: Some((61.0, 130.0)), rejects: 0, ..of(3.0) };
+        assert_eq!(message(&range), "500,000 rows/s, 1 min 01 s to 2 min 10 s left");
+        assert_eq!(clock(0.2), "1 s");
+        assert_eq!(clock(3661.0), "1 h 01 min");
+    }
+}

@@ -1,0 +1,216 @@
+//! This machine as a host.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use files::remove_if_there;
+use process::exit::End;
+use process::ready::Ready;
+use process::supervisor::{Event, Supervisor};
+use protocol::results::Progress;
+use protocol::token::Token;
+
+use super::{Host, Launch, Running};
+
+/// How long a program may take to end in order, before it is ended by force.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// This machine.
+#[derive(Debug)]
+pub struct Local {
+    programs: PathBuf,
+    logs: PathBuf,
+    run: PathBuf,
+}
+
+impl Local {
+    /// Runs the programs in one folder, with their logs in another, and their ready files in a third.
+    pub fn new(programs: PathBuf, logs: PathBuf, run: PathBuf) -> Self {
+        Self { programs, logs, run }
+    }
+}
+
+impl Host for Local {
+    fn name(&self) -> &str {
+        "this machine"
+    }
+
+    fn address(&self) -> &str {
+        "127.0.0.1"
+    }
+
+    fn has_fixed_ports(&self) -> bool {
+        false
+    }
+
+    /// The program is kept by a thread of this process, and ends with it.
+    fn start(&self, launch: &Launch) -> anyhow::Result<Box<dyn Running>> {
+        let log = self.logs.join(format!("{}.log", launch.name));
+        let context = || format!("starting {} on {}", launch.name, self.name());
+        for left in [&launch.ready_file, &log] {
+            remove_if_there(left).with_context(context)?;
+        }
+        let to_keep = process::supervisor::Launch {
+            path: self.programs.join(launch.program),
+            args: launch.args.clone(),
+            environment: launch.environment.clone(),
+            folder: None,
+            log: log.clone(),
+            ready_file: launch.ready_file.clone(),
+            restart: launch.restart,
+            stdin: launch.stdin,
+        };
+        let supervisor = Supervisor::default();
+        let (telling, events) = channel();
+        let kept = supervisor.clone();
+        let keeping = move || {
+            kept.supervise(&to_keep, |event| {
+                // When nobody wants to know, the program is being ended.
+                let _ = telling.send(event.clone());
+                Ok(())
+            })
+        };
+        let thread =
+            std::thread::Builder::new().name("supervisor".into()).spawn(keeping).with_context(context)?;
+        let name = launch.name.clone();
+        let mut program = LocalProgram { name, supervisor, thread: Some(thread), events, end: None, log };
+        // A program that cannot be started at all is an error here. Its supervisor has told nothing then, and ends; it is waited
+        // for, since its thread may still run for a moment after the last that could be heard of it.
+        if program.events.recv().is_err()
+            && let Some(thread) = program.thread.take()
+        {
+            program.join(thread)?;
+        }
+        Ok(Box::new(program))
+    }
+
+    fn ready(&self, name: &str) -> anyhow::Result<Option<Ready>> {
+        Ready::read(&self.run.join(format!("{name}.ready")))
+    }
+
+    fn observe(&self, results: &str, token: Option<&Token>) -> anyhow::Result<Receiver<Progress>> {
+        let (sender, progress) = channel();
+        let (results, token) = (results.to_owned(), token.cloned());
+        std::thread::Builder::new()
+            .name("observer".into())
+            .spawn(move || {
+                net::observer::keep_observing(&results, token.as_ref(), |progress| {
+                    sender.send(progress).is_ok()
+                });
+            })
+            .context("starting a thread")?;
+        Ok(progress)
+    }
+
+    fn reach(&self, address: SocketAddr) -> anyhow::Result<SocketAddr> {
+        Ok(address)
+    }
+
+    fn away(&self) -> Option<Duration> {
+        None
+    }
+}
+
+struct LocalProgram {
+    name: String,
+    supervisor: Supervisor,
+    /// Ends with the program.
+    thread: Option<JoinHandle<anyhow::Result<End>>>,
+    events: Receiver<Event>,
+    end: Option<End>,
+    log: PathBuf,
+}
+
+impl LocalProgram {
+    fn join(&mut self, thread: JoinHandle<anyhow::Result<End>>) -> anyhow::Result<()> {
+        let kept = thread.join().unwrap_or_else(|_| Err(anyhow!("its supervisor's thread broke off")));
+        self.end = Some(kept.with_context(|| format!("keeping {}", self.name))?);
+        Ok(())
+    }
+}
+
+impl Running for LocalProgram {
+    fn try_wait(&mut self) -> anyhow::Result<Option<End>> {
+        if let Some(thread) = self.thread.take_if(|thread| thread.is_finished()) {
+            self.join(thread)?;
+        }
+        Ok(self.end.clone())
+    }
+
+    fn deaths(&mut self) -> Vec<End> {
+        let died = |event| if let Event::Died(end) = event { Some(end) } else { None };
+        self.events.try_iter().filter_map(died).collect()
+    }
+
+    fn leave(&mut self) {
+        // It lives no longer than this command.
+    }
+
+    fn kill(&mut self) -> anyhow::Result<()> {
+        let Some(thread) = self.thread.take() else { return Ok(()) };
+        self.supervisor.stop(GRACE).with_context(|| format!("ending {}", self.name))?;
+        self.join(thread)
+    }
+
+    fn last_lines(&self, count: usize) -> anyhow::Result<Vec<String>> {
+        files::last_lines(&self.log, count).with_context(|| format!("reading {}", self.log.display()))
+    }
+
+    fn log(&self) -> String {
+        self.log.display().to_string()
+    }
+}
+
+impl Drop for LocalProgram {
+    fn drop(&mut self) {
+        // One that has ended cannot be killed, which is as good; and there is nobody to tell the rest.
+        let _ = self.kill();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+    use std::path::Path;
+
+    fn launch(folder: &Path, program: &'static str) -> Launch {
+        Launch {
+            name: "a".to_owned(),
+            program,
+            args: Vec::new(),
+            environment: BTreeMap::new(),
+            ready_file: folder.join("a.ready"),
+            stdin: false,
+            restart: true,
+        }
+    }
+
+    #[test]
+    fn a_program_that_cannot_be_started_is_an_error_each_time() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("no-program"), "").unwrap();
+        let here = || dir.path().to_owned();
+        let host = Local::new(here(), here(), here());
+        // The supervisor's thread may need a moment to end after it has told nothing; so it is tried often.
+        for _ in 0..300 {
+            for (program, cause) in [("missing", "No such file"), ("no-program", "Permission denied")] {
+                let error = host.start(&launch(dir.path(), program)).err().unwrap();
+                let text = format!("{error:#}");
+                assert!(text.contains(program) && text.contains(cause), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_program_without_a_log_to_write_to_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let host = Local::new("/bin".into(), dir.path().join("nowhere"), dir.path().to_owned());
+        let error = format!("{:#}", host.start(&launch(dir.path(), "true")).err().unwrap());
+        assert!(error.contains("opening the log") && error.contains("nowhere/a.log"), "{error}");
+    }
+}

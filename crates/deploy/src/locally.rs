@@ -1,0 +1,344 @@
+//! A whole job on this machine: sender → classifiers → receiver.
+
+mod earlier;
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow, ensure};
+use protocol::result_files::{ARCHIVE, ResultFiles};
+use protocol::results::Summary;
+
+use crate::host::local::Local;
+use crate::host::{Host, Launch};
+use crate::input::{check_input, guard, show_hints};
+use crate::job::{self, Hosts, Hub, Input, Job};
+use crate::options::{JobOptions, Rows, refuse_unnamed_model, threads, threads_each};
+use crate::{console, exit, interrupt, project};
+use earlier::Earlier;
+
+/// Worker threads that a classifier may have.
+const MOST_THREADS: usize = 1024;
+/// How often a check is asked whether it is over.
+const CHECK_PAUSE: Duration = Duration::from_millis(1);
+/// How much of what a failed check says is shown, in lines.
+const LAST_LINES: usize = 20;
+/// Paths that mean standard input.
+const STDIN: [&str; 4] = ["-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"];
+
+/// What to run, and how.
+#[derive(Debug, Clone)]
+pub struct LocalJob {
+    pub job: JobOptions,
+    /// The model, if the user names one.
+    pub model: Option<String>,
+    /// The interpreter for Python models.
+    pub python: PathBuf,
+    /// Processes that the worker threads are split over.
+    pub processes: u16,
+    /// The folder for the results.
+    pub output: PathBuf,
+    /// The folder for the programs' logs.
+    pub log: PathBuf,
+    pub hub: HubMode,
+    /// Also pack the results to an archive beside them.
+    pub pack: bool,
+    /// Fail when there are rejects.
+    pub strict: bool,
+}
+
+/// Whether there is a Monitoring Hub.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HubMode {
+    /// No.
+    None,
+    /// Until the job is done.
+    Job,
+    /// Until Ctrl-C.
+    Keep,
+}
+
+impl LocalJob {
+    fn input(&self) -> anyhow::Result<Input> {
+        let (path, commas) = match &self.job.rows {
+            Rows::Fake { lines, seed } => return Ok(Input::Fake { lines: *lines, seed: *seed }),
+            Rows::File { path, commas } => (path.clone(), *commas),
+        };
+        if STDIN.iter().any(|stdin| path == Path::new(stdin)) {
+            return Ok(Input::Stdin { commas });
+        }
+        check_input(&path)?;
+        if !path.is_file() {
+            return Ok(Input::Pipe { path, commas });
+        }
+        let guard = guard(&path)?;
+        Ok(Input::File { path, identity: guard.identity().to_string(), commas })
+    }
+
+    fn model(&self) -> &str {
+        self.model.as_deref().unwrap_or("native")
+    }
+
+    fn model_args(&self) -> Vec<String> {
+        self.job.model.words(self.model(), &self.python)
+    }
+}
+
+/// Runs the job.
+///
+/// # Errors
+/// A job that was refused or has failed; errors know the exit code.
+pub fn run(args: &LocalJob) -> anyhow::Result<ExitCode> {
+    interrupt::watch("interrupted twice: what still runs of the job ends by itself in a moment")?;
+    let (start, begun) = (Instant::now(), Cell::new(false));
+    let outcome = run_until_done(args, start, &begun);
+    if interrupt::is_wanted() && outcome.is_err() {
+        // The error is what the interruption did: to cargo's build, to a program, or to the wait for them.
+        console::note("interrupted: all programs of the job have ended; nothing is left running");
+        return Ok(ExitCode::from(interrupt::EXIT_CODE));
+    }
+    outcome.map_err(|error| if begun.get() { error } else { exit::refused(error) })
+}
+
+fn run_until_done(args: &LocalJob, start: Instant, begun: &Cell<bool>) -> anyhow::Result<ExitCode> {
+    let input = args.input()?;
+    refuse_unnamed_model(&args.job.rows, args.model.is_some())?;
+    let (output, log) = (args.output.clone(), args.log.clone());
+    let files = ResultFiles::beside(&output.join("results.log"))?;
+    if let Input::File { path, .. } = &input {
+        spare(path, &files)?;
+    }
+    let programs = project::build_programs()?;
+    let run_folder = log.join("run");
+    project::make_folder(&output)?;
+    project::make_folder(&run_folder)?;
+    let _output_lock = lock(&output)?;
+    let _log_lock = if same(&output, &log) { None } else { Some(lock(&log)?) };
+    let workers = args.job.workers.map_or_else(cores, usize::from);
+    let processes = usize::from(args.processes);
+    let threads = workers.div_ceil(processes);
+    ensure!(
+        threads <= MOST_THREADS,
+        "{threads} workers in a process are too many; there may be {MOST_THREADS}"
+    );
+    let host = Local::new(programs, log, run_folder.clone());
+    check(&host, "classifier", [vec!["check".to_owned()], args.model_args()].concat(), &run_folder)?;
+    if matches!(input, Input::File { .. }) {
+        let words = vec!["127.0.0.1:1".to_owned(), "--check".to_owned()];
+        let said = check(&host, "sender", [words, input.sender_args()].concat(), &run_folder)?;
+        show_hints(&said);
+    }
+    let earlier = Earlier::set_aside(&files, &output)?;
+    let local = Locally { host, input, output, files, run_folder, threads, processes };
+    let outcome = run_job(args, local, start, &earlier, begun);
+    if begun.get() {
+        return outcome;
+    }
+    // Last, since the hub leaves its report when it ends.
+    match (outcome, earlier.put_back()) {
+        (outcome, Ok(())) => outcome,
+        (Ok(_), Err(left)) => Err(left),
+        (Err(error), Err(left)) => {
+            console::note(&format!("{left:#}"));
+            Err(error)
+        }
+    }
+}
+
+/// Where and of what a job is run.
+struct Locally {
+    host: Local,
+    input: Input,
+    output: PathBuf,
+    files: ResultFiles,
+    run_folder: PathBuf,
+    /// In each of the processes.
+    threads: usize,
+    processes: usize,
+}
+
+fn run_job(
+    args: &LocalJob,
+    local: Locally,
+    start: Instant,
+    earlier: &Earlier,
+    begun: &Cell<bool>,
+) -> anyhow::Result<ExitCode> {
+    let Locally { host, input, output, files, run_folder, threads, processes } = local;
+    let archive = args.pack.then(|| output.join(ARCHIVE));
+
+    console::note(&format!(
+        "{} on {}{}, through {}",
+        describe(&input),
+        match processes {
+            1 => format!("{threads} workers"),
+            _ => format!("{} workers ({processes} processes of {threads})", processes * threads),
+        },
+        threads_each(args.model(), &args.model_args()),
+        args.model()
+    ));
+    let token_file = run_folder.join("token");
+    let token = job::make_token()?;
+    token.save(&token_file)?;
+    let job = Job {
+        input,
+        model_args: args.model_args(),
+        workers: threads,
+        environment: BTreeMap::new(),
+        results: files.results.clone(),
+        archive: archive.clone(),
+        run_folder,
+        token,
+        token_file: token_file.clone(),
+        max_rejects: args.job.max_rejects,
+        lifetime: None,
+    };
+    let hosts = Hosts { metrics: &host, classifiers: vec![&host as &dyn Host; processes] };
+    let hub = if args.hub == HubMode::None { None } else { Hub::start(&job, &host, &output)? };
+    let when_begun = || {
+        begun.set(true);
+        earlier.discard()
+    };
+    let outcome = job::run(&job, &hosts, hub.as_ref(), Some(&when_begun));
+    // Only programs that are started again read it again; the hub does not need it to go on.
+    let removed = std::fs::remove_file(&token_file);
+    let summary = outcome.and_then(|times| {
+        removed.with_context(|| format!("removing the job token {}", token_file.display()))?;
+        let packed = archive.map(|archive| (archive, times.packing));
+        summarize(args, &files, packed, start)
+    });
+    match hub.filter(|_| args.hub == HubMode::Keep && !interrupt::is_wanted()) {
+        Some(hub) => {
+            // Said now, and not when nobody looks any more.
+            let coded = |error| if begun.get() { error } else { exit::refused(error) };
+            let code = summary.unwrap_or_else(|error| console::fail(&coded(error)));
+            hub.stay(&host)?;
+            Ok(code)
+        }
+        None => summary,
+    }
+}
+
+/// What cannot work should not cost the results of the job before: a program sees whether it can. Gives the last lines of what
+/// it says.
+fn check(
+    host: &Local,
+    program: &'static str,
+    args: Vec<String>,
+    run_folder: &Path,
+) -> anyhow::Result<String> {
+    let name = format!("{program}-check");
+    let launch = Launch {
+        ready_file: run_folder.join(format!("{name}.ready")),
+        name,
+        program,
+        args,
+        environment: BTreeMap::new(),
+        stdin: false,
+        restart: false,
+    };
+    let mut running = host.start(&launch)?;
+    let end = loop {
+        interrupt::check()?;
+        if let Some(end) = running.try_wait()? {
+            break end;
+        }
+        std::thread::sleep(CHECK_PAUSE);
+    };
+    let lines = running.last_lines(LAST_LINES)?;
+    let messages: Vec<_> = lines.iter().map(|line| process::log::message(line)).collect();
+    let said = messages.join("\n");
+    ensure!(end.is_success(), "{said}");
+    Ok(said)
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn describe(input: &Input) -> String {
+    match input {
+        Input::Fake { lines, .. } => format!("{} fake rows", console::count(*lines)),
+        Input::File { path, .. } | Input::Pipe { path, .. } => format!("rows from {}", path.display()),
+        Input::Stdin { .. } => "rows from standard input".into(),
+    }
+}
+
+/// Keeps two jobs from writing to the same folder.
+fn lock(folder: &Path) -> anyhow::Result<File> {
+    let path = folder.join(".lock");
+    let mut file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .with_context(|| format!("the folder {} cannot be written", folder.display()))?;
+    if file.try_lock().is_err() {
+        let mut holder = String::new();
+        // Without it, the message just knows less.
+        let _ = file.read_to_string(&mut holder);
+        return Err(exit::busy(anyhow!(
+            "another job (process {}) writes to {}; wait for it, or choose other folders with --output and --log",
+            holder.trim(),
+            folder.display()
+        )));
+    }
+    std::fs::write(&path, std::process::id().to_string())
+        .with_context(|| format!("writing {}", path.display()))?;
+    Ok(file)
+}
+
+/// Whether both are there, and are the same.
+fn same(one: &Path, other: &Path) -> bool {
+    one.canonicalize().is_ok_and(|one| other.canonicalize().is_ok_and(|other| one == other))
+}
+
+/// An input that lies where the results go would be replaced by them.
+fn spare(input: &Path, files: &ResultFiles) -> anyhow::Result<()> {
+    ensure!(
+        !files.all().iter().any(|file| same(file, input)),
+        "the input {} would be replaced by the results; move it, or choose another folder with --output",
+        input.display()
+    );
+    Ok(())
+}
+
+fn summarize(
+    args: &LocalJob,
+    files: &ResultFiles,
+    packed: Option<(PathBuf, Duration)>,
+    start: Instant,
+) -> anyhow::Result<ExitCode> {
+    let path = &files.summary;
+    let json =
+        std::fs::read(path).with_context(|| format!("reading the job's summary {}", path.display()))?;
+    let summary: Summary =
+        serde_json::from_slice(&json).with_context(|| format!("understanding {}", path.display()))?;
+    let model_args = args.model_args();
+    console::summary(&summary, start.elapsed(), threads(args.model(), &model_args));
+    console::data(&format!("results    {} ({})", files.results.display(), console::bytes(summary.bytes)));
+    console::data(&format!("sha256     {}", summary.sha256));
+    if let Some((archive, took)) = packed {
+        let seconds = took.as_secs_f64();
+        console::data(&format!("packed     {seconds:.2} s after the last results, to {}", archive.display()));
+    }
+    if summary.rejects == 0 {
+        return Ok(ExitCode::SUCCESS);
+    }
+    console::note(&format!(
+        "{} rows are in {} with the reason",
+        console::count(summary.rejects),
+        files.rejects.display()
+    ));
+    if args.strict {
+        console::note("error: there are rejects, and --strict takes none");
+        return Ok(ExitCode::FAILURE);
+    }
+    Ok(ExitCode::SUCCESS)
+}

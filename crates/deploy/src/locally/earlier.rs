@@ -1,0 +1,176 @@
+//! The results of an earlier job, until those of the next one take their place.
+//!
+//! Whether an input is a CSV at all is known of a stream only when it is read, and then the job's programs run already. So the
+//! earlier results are set aside, and are gone only when the job takes its first row. When it fails before, they are back.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use files::remove_if_there;
+use protocol::result_files::{ARCHIVE, REPORT, ResultFiles};
+
+/// Where they are meanwhile, in the output folder.
+const ASIDE: &str = ".earlier";
+/// What is being removed: a folder cannot be removed in one go.
+const GONE: &str = ".gone";
+
+/// Earlier results that are set aside.
+#[derive(Debug)]
+pub(crate) struct Earlier {
+    output: PathBuf,
+    /// Where the files of a job are.
+    files: Vec<PathBuf>,
+}
+
+impl Earlier {
+    /// Makes room for the results of a job.
+    ///
+    /// # Errors
+    /// Names the file.
+    pub(crate) fn set_aside(files: &ResultFiles, output: &Path) -> anyhow::Result<Self> {
+        let others = [ARCHIVE, REPORT[0], REPORT[1]].map(|name| output.join(name));
+        let files = files.all().into_iter().map(Path::to_owned).chain(others).collect();
+        let earlier = Self { output: output.to_owned(), files };
+        earlier.clear().context("making room for the job's results")?;
+        Ok(earlier)
+    }
+
+    fn clear(&self) -> anyhow::Result<()> {
+        remove_folder(&self.output.join(GONE))?;
+        // A command that was killed before its job took a row has left them there. What get-results has fetched since is newer.
+        let fetched = [ARCHIVE, REPORT[0], REPORT[1]].map(|name| self.output.join(name));
+        self.fetch(|file| !fetched.contains(file) || file.symlink_metadata().is_err())?;
+        let aside = self.output.join(ASIDE);
+        let there: Vec<_> = self.files.iter().filter(|file| file.symlink_metadata().is_ok()).collect();
+        if there.is_empty() {
+            return Ok(());
+        }
+        std::fs::create_dir_all(&aside).with_context(|| format!("making {}", aside.display()))?;
+        there.into_iter().try_for_each(|file| rename(file, &in_folder(&aside, file)))
+    }
+
+    /// The job has taken a row: from now on its own results count.
+    ///
+    /// # Errors
+    /// Names the folder.
+    pub(crate) fn discard(&self) -> anyhow::Result<()> {
+        let (aside, gone) = (self.output.join(ASIDE), self.output.join(GONE));
+        if aside.is_dir() {
+            // At once, so that no half of them comes back.
+            rename(&aside, &gone)?;
+        }
+        remove_folder(&gone)
+    }
+
+    /// The job has failed before it took a row: nothing of it stays.
+    ///
+    /// # Errors
+    /// Names the file.
+    pub(crate) fn put_back(&self) -> anyhow::Result<()> {
+        let aside = self.output.join(ASIDE);
+        let mut own = self.files.iter().filter(|file| in_folder(&aside, file).symlink_metadata().is_err());
+        own.try_for_each(|file| remove_if_there(file))?;
+        self.fetch(|_| true).context("putting the results of the job before back")
+    }
+
+    /// Gives those that are wanted their places again.
+    fn fetch(&self, is_wanted: impl Fn(&PathBuf) -> bool) -> anyhow::Result<()> {
+        let aside = self.output.join(ASIDE);
+        let there = |file: &&PathBuf| in_folder(&aside, file).symlink_metadata().is_ok() && is_wanted(file);
+        self.files.iter().filter(there).try_for_each(|file| rename(&in_folder(&aside, file), file))?;
+        remove_folder(&aside)
+    }
+}
+
+/// A file's place in another folder.
+fn in_folder(folder: &Path, file: &Path) -> PathBuf {
+    folder.join(file.file_name().unwrap_or_default())
+}
+
+fn rename(from: &Path, to: &Path) -> anyhow::Result<()> {
+    std::fs::rename(from, to).with_context(|| format!("moving {} to {}", from.display(), to.display()))
+}
+
+fn remove_folder(folder: &Path) -> anyhow::Result<()> {
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("removing {}", folder.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A folder in which a job has left a file of each kind.
+    fn folder() -> (tempfile::TempDir, ResultFiles) {
+        let folder = tempfile::tempdir().unwrap();
+        let files = ResultFiles::beside(&folder.path().join("results.log")).unwrap();
+        for file in files.all().into_iter().chain([folder.path().join(ARCHIVE).as_path()]) {
+            std::fs::write(file, "earlier").unwrap();
+        }
+        std::fs::write(folder.path().join("other"), "other").unwrap();
+        (folder, files)
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = std::fs::read_dir(folder).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort_unstable();
+        names
+    }
+
+    #[test]
+    fn a_job_that_takes_no_row_leaves_the_earlier_results_as_they_were() {
+        let (folder, files) = folder();
+        let before = names(folder.path());
+        let earlier = Earlier::set_aside(&files, folder.path()).unwrap();
+        assert_eq!(names(folder.path()), [ASIDE, "other"]);
+        for file in [&files.results, &folder.path().join(REPORT[0])] {
+            std::fs::write(file, "new").unwrap();
+        }
+        earlier.put_back().unwrap();
+        assert_eq!(names(folder.path()), before);
+        assert_eq!(std::fs::read_to_string(&files.results).unwrap(), "earlier");
+    }
+
+    #[test]
+    fn a_job_that_takes_rows_replaces_the_earlier_results() {
+        let (folder, files) = folder();
+        let earlier = Earlier::set_aside(&files, folder.path()).unwrap();
+        earlier.discard().unwrap();
+        std::fs::write(&files.results, "new").unwrap();
+        assert_eq!(names(folder.path()), ["other", "results.log"]);
+        // With nothing to set aside, nothing comes back.
+        let folder = tempfile::tempdir().unwrap();
+        let files = ResultFiles::beside(&folder.path().join("results.log")).unwrap();
+        let earlier = Earlier::set_aside(&files, folder.path()).unwrap();
+        std::fs::write(&files.results, "new").unwrap();
+        earlier.put_back().unwrap();
+        assert_eq!(names(folder.path()), [""; 0]);
+    }
+
+    #[test]
+    fn a_killed_command_costs_no_earlier_results() {
+        let (folder, files) = folder();
+        Earlier::set_aside(&files, folder.path()).unwrap();
+        std::fs::write(&files.results, "of the killed one").unwrap();
+        let archive = folder.path().join(ARCHIVE);
+        std::fs::write(&archive, "fetched since").unwrap();
+        let earlier = Earlier::set_aside(&files, folder.path()).unwrap();
+        earlier.put_back().unwrap();
+        assert_eq!(std::fs::read_to_string(&files.results).unwrap(), "earlier");
+        assert_eq!(std::fs::read_to_string(archive).unwrap(), "fetched since");
+        // Killed while it removes them.
+        let earlier = Earlier::set_aside(&files, folder.path()).unwrap();
+        std::fs::write(&files.results, "new").unwrap();
+        rename(&folder.path().join(ASIDE), &folder.path().join(GONE)).unwrap();
+        drop(earlier);
+        let earlier = Earlier::set_aside(&files, folder.path()).unwrap();
+        earlier.put_back().unwrap();
+        assert_eq!(std::fs::read_to_string(&files.results).unwrap(), "new");
+    }
+}

@@ -1,0 +1,146 @@
+//! What the options of a job mean, wherever it runs.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::ensure;
+use protocol::rejects::MostRejects;
+use serde::{Deserialize, Serialize};
+
+use crate::host::arg;
+
+const THREADS: &str = "--threads-per-worker";
+const TIMEOUT: &str = "--model-timeout";
+const MEMORY: &str = "--model-memory";
+/// How long a model may take for a batch unless the user says otherwise, in seconds.
+const DEFAULT_TIMEOUT: u64 = 60;
+
+/// Where a job's rows come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rows {
+    /// Rows that are made up.
+    Fake {
+        /// How many.
+        lines: u64,
+        /// Seed for the generated rows.
+        seed: u64,
+    },
+    /// A CSV file with a header.
+    File {
+        /// Where it is.
+        path: PathBuf,
+        /// The user says that it has commas, whatever it looks like.
+        commas: bool,
+    },
+}
+
+impl Rows {
+    /// The file, if it is one.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Fake { .. } => None,
+            Self::File { path, .. } => Some(path),
+        }
+    }
+}
+
+/// What a user can say about a job, wherever it runs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobOptions {
+    pub rows: Rows,
+    /// How many rows may be rejected before the job fails.
+    pub max_rejects: Option<MostRejects>,
+    pub model: ModelOptions,
+    /// Worker threads: on this machine in all, or on each machine of a cluster.
+    pub workers: Option<u16>,
+}
+
+/// How a model is called.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelOptions {
+    /// How often `native` feeds a record to its hash.
+    pub slowness: u32,
+    /// Rows in a batch.
+    pub chunk_size: u32,
+    /// Threads for the libraries of a Python model, in each worker.
+    pub threads_per_worker: u32,
+    /// Seconds that a Python model may take for a batch.
+    pub timeout: Option<u64>,
+    /// MiB that a Python model may use, with all processes that it starts.
+    pub memory: Option<u64>,
+}
+
+impl ModelOptions {
+    /// The arguments that tell a classifier its model.
+    pub fn words(&self, model: &str, python: &Path) -> Vec<String> {
+        let mut words = vec![("--model", model.to_owned()), ("--python", arg(python))];
+        words.push(("--slowness", self.slowness.to_string()));
+        words.push(("--chunk-size", self.chunk_size.to_string()));
+        words.push((THREADS, self.threads_per_worker.to_string()));
+        words.push((TIMEOUT, self.timeout.unwrap_or(DEFAULT_TIMEOUT).to_string()));
+        words.extend(self.memory.map(|memory| (MEMORY, memory.to_string())));
+        words.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect()
+    }
+
+    /// Changes the arguments of an earlier job where these options differ in what does not decide its results.
+    pub fn change(&self, words: &mut Vec<String>) {
+        for (flag, value) in [(TIMEOUT, self.timeout), (MEMORY, self.memory)] {
+            let Some(value) = value.map(|value| value.to_string()) else { continue };
+            match words.iter().position(|word| word == flag) {
+                Some(at) if at + 1 < words.len() => words[at + 1] = value,
+                _ => words.extend([flag.to_owned(), value]),
+            }
+        }
+    }
+}
+
+/// Refuses a file of rows without a named model: `native` would give scores that look like a model's, and are made of a hash.
+///
+/// # Errors
+/// Says how to name a model.
+pub fn refuse_unnamed_model(rows: &Rows, is_named: bool) -> anyhow::Result<()> {
+    ensure!(
+        rows.path().is_none() || is_named,
+        "--input has rows, and no model is named to classify them; name yours with --model python:MODULE[:FUNCTION], or say \
+         --model native, whose scores are made of a hash and mean nothing"
+    );
+    Ok(())
+}
+
+/// How many threads the libraries of a Python model have in each worker, by the classifier's arguments; other models have no
+/// libraries.
+pub fn threads<'a>(model: &str, words: &'a [String]) -> Option<&'a str> {
+    let flag = words.iter().position(|word| word == THREADS).filter(|_| model.starts_with("python:"));
+    flag.and_then(|flag| words.get(flag + 1)).map(String::as_str)
+}
+
+/// The same, to be put behind the number of workers.
+pub fn threads_each(model: &str, words: &[String]) -> String {
+    match threads(model, words) {
+        Some("1") => ", 1 thread each".to_owned(),
+        Some(threads) => format!(", {threads} threads each"),
+        None => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_earlier_jobs_words_change_only_where_something_is_said() {
+        let options = |timeout, memory| ModelOptions {
+            slowness: 10,
+            chunk_size: 100,
+            threads_per_worker: 1,
+            timeout,
+            memory,
+        };
+        let first = options(None, None).words("native", Path::new("python3"));
+        let mut words = first.clone();
+        options(None, None).change(&mut words);
+        assert_eq!(words, first);
+        options(Some(7), Some(512)).change(&mut words);
+        assert_eq!(words, options(Some(7), Some(512)).words("native", Path::new("python3")));
+    }
+}

@@ -1,0 +1,266 @@
+//! What a user asks of hosts: the commands for them, as they are meant.
+//!
+//! `cargo xtask` turns words to one of these and hands it, as JSON, to the program that does it: `deploy-ssh` or `deploy-aws`, which
+//! are built when they are first needed. The two know nothing of flags.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use files::read_if_there;
+use serde::{Deserialize, Serialize};
+
+use crate::options::JobOptions;
+
+/// A command for hosts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    Plan(Plan),
+    Up(Up),
+    Job(Box<Job>),
+    RunCluster(RunCluster),
+    GetResults(GetResults),
+    Status(Status),
+    Logs(Logs),
+    Ssh(Ssh),
+    Hub(Hub),
+    Stop(Stop),
+    Down(Down),
+}
+
+/// What a stack in the cloud is to be. `up` remembers all of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StackOptions {
+    pub name: Option<String>,
+    pub regions: Vec<String>,
+    /// The most wanted first.
+    pub instance_types: Vec<String>,
+    pub image: Option<String>,
+    pub subnet: Option<String>,
+    /// Networks in CIDR form, or `anywhere`.
+    pub ssh_from: Vec<String>,
+    pub ssh_user: Option<String>,
+    pub spot: Option<bool>,
+    pub time_to_live: Option<Duration>,
+    pub disk_gib: Option<u32>,
+    /// The file with the phone numbers that alarms go to.
+    pub on_call: Option<PathBuf>,
+    /// How long machines may take to boot.
+    pub boot_time: Duration,
+}
+
+/// Show what `up` would change in the cloud.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    pub cluster_size: Option<u16>,
+    pub json: bool,
+    pub stack: StackOptions,
+    pub inventory: PathBuf,
+}
+
+/// Make hosts ready.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Up {
+    pub cluster_size: Option<u16>,
+    pub provider: Option<Provider>,
+    /// The file that lists them.
+    pub hosts: Option<PathBuf>,
+    pub ssh_config: Option<PathBuf>,
+    pub model: Option<String>,
+    pub requirements: Option<PathBuf>,
+    pub stack: StackOptions,
+    pub inventory: PathBuf,
+}
+
+/// Where hosts come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Provider {
+    /// A file that the user has written.
+    Ssh,
+    /// EC2.
+    Aws,
+}
+
+/// `up`, `run-cluster`, `get-results` and `down` in one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Job {
+    pub up: Up,
+    pub job: JobOptions,
+    pub output: PathBuf,
+    /// Leave the stack up.
+    pub keep: bool,
+    /// Leave the stack up if the job fails.
+    pub keep_on_failure: bool,
+}
+
+/// Run a job on the hosts, or watch one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunCluster {
+    pub mode: RunMode,
+    pub model: Option<String>,
+    pub job: JobOptions,
+    pub inventory: PathBuf,
+}
+
+/// Which job `run-cluster` is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunMode {
+    /// A new one.
+    New,
+    /// One that was interrupted, which continues where it was.
+    Resume,
+    /// One that runs, which is only watched.
+    Attach,
+}
+
+/// Fetch the results.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GetResults {
+    pub output: PathBuf,
+    /// The complete batches of a job that is not done; `None` for a job that is.
+    pub partial: Option<Partial>,
+    pub inventory: PathBuf,
+}
+
+/// How the complete batches of a job that is not done are fetched.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Partial {
+    pub within: Option<Duration>,
+    /// End a job that still runs first.
+    pub end_job: bool,
+    /// Why the job is not done, for the summary.
+    pub because: Option<String>,
+}
+
+/// Show the hosts and how the job goes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    pub json: bool,
+    pub inventory: PathBuf,
+}
+
+/// Show what the programs log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Logs {
+    /// Only of this host.
+    pub host: Option<String>,
+    pub follow: bool,
+    /// At most so many lines of each program.
+    pub lines: u32,
+    pub inventory: PathBuf,
+}
+
+/// Log in to a host, or run a command there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ssh {
+    pub host: String,
+    pub command: Vec<String>,
+    pub inventory: PathBuf,
+}
+
+/// Show the Monitoring Hub of the job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hub {
+    pub inventory: PathBuf,
+}
+
+/// End the job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stop {
+    pub inventory: PathBuf,
+}
+
+/// Undo what `up` has done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Down {
+    /// Also while a job is running, and forget hosts that cannot be reached.
+    pub force: bool,
+    /// Also when there are results that were not fetched.
+    pub discard_results: bool,
+    pub provider: Option<Provider>,
+    pub stack: Option<String>,
+    /// Only a stack that has this folder's SSH key, even if it is named.
+    pub own: bool,
+    /// How long to look for what AWS does not show yet.
+    pub settle: Duration,
+    pub regions: Vec<String>,
+    pub inventory: PathBuf,
+}
+
+impl Request {
+    /// The inventory that the command reads or writes.
+    pub fn inventory(&self) -> &Path {
+        match self {
+            Self::Plan(Plan { inventory, .. })
+            | Self::Up(Up { inventory, .. })
+            | Self::RunCluster(RunCluster { inventory, .. })
+            | Self::GetResults(GetResults { inventory, .. })
+            | Self::Status(Status { inventory, .. })
+            | Self::Logs(Logs { inventory, .. })
+            | Self::Ssh(Ssh { inventory, .. })
+            | Self::Hub(Hub { inventory, .. })
+            | Self::Stop(Stop { inventory, .. })
+            | Self::Down(Down { inventory, .. }) => inventory,
+            Self::Job(job) => &job.up.inventory,
+        }
+    }
+
+    /// Whether this is about hosts in the cloud.
+    ///
+    /// # Errors
+    /// Hosts of the cloud that the user takes for others: they would be cleared and forgotten, and go on to cost money.
+    pub fn is_in_cloud(&self) -> anyhow::Result<bool> {
+        // Where hosts come from, as the user says it, and where they come from if nothing is known of any.
+        let (said, otherwise) = match self {
+            Self::Plan(_) | Self::Job(_) => return Ok(true),
+            Self::Up(up) if up.provider.is_some() || up.hosts.is_some() => {
+                return Ok(up.provider == Some(Provider::Aws));
+            }
+            Self::Up(_) => (None, true),
+            Self::Down(down) => {
+                let is_named = down.stack.is_some() || !down.regions.is_empty();
+                (down.provider.or(is_named.then_some(Provider::Aws)), true)
+            }
+            _ => (None, false),
+        };
+        let inventory = self.inventory();
+        // As the inventory is written; the program that decides this does not read TOML.
+        let stack = read_if_there(inventory)?.map(|text| {
+            let text = String::from_utf8_lossy(&text).into_owned();
+            text.lines().find_map(|line| line.strip_prefix("stack = ")).map(str::to_owned)
+        });
+        match (said, stack) {
+            (Some(Provider::Ssh), Some(Some(stack))) => bail!(
+                "the hosts of {} are the stack {stack} in the cloud, which --provider ssh would leave running; cargo xtask down \
+                 destroys it",
+                inventory.display()
+            ),
+            (Some(provider), _) => Ok(provider == Provider::Aws),
+            (None, Some(stack)) => Ok(stack.is_some()),
+            (None, None) => Ok(otherwise
+                || matches!(self, Self::Status(_))
+                    && read_if_there(&inventory.with_file_name("stack.toml"))?.is_some()),
+        }
+    }
+
+    /// The request as the argument of the program that does it.
+    ///
+    /// # Errors
+    /// A path that is no text.
+    pub fn to_arg(&self) -> anyhow::Result<String> {
+        serde_json::to_string(self).context("passing the command on; paths have to be UTF-8")
+    }
+
+    /// The request that this process was started with.
+    ///
+    /// # Errors
+    /// There is none, or it is not one.
+    pub fn of_process() -> anyhow::Result<Self> {
+        let word = std::env::args().nth(1);
+        let word = word.context("this program is started by cargo xtask, which says what to do")?;
+        serde_json::from_str(&word).context("understanding what cargo xtask wants")
+    }
+}

@@ -1,0 +1,153 @@
+//! What the flags of commands for hosts mean.
+
+use std::path::PathBuf;
+
+use deploy::options::JobOptions;
+use deploy::project;
+use deploy::request::{
+    Down, GetResults, Hub, Job, Logs, Partial, Plan, Provider, Request, RunCluster, RunMode, Ssh,
+    StackOptions, Status, Stop, Up,
+};
+
+use super::{
+    ClusterJobArgs, GetResultsArgs, HostCommand, InventoryArgs, ProviderArg, RunClusterArgs, StackArgs,
+    UpArgs,
+};
+
+impl HostCommand {
+    /// The command as it is meant.
+    ///
+    /// # Errors
+    /// The current folder cannot be found.
+    pub(super) fn request(&self) -> anyhow::Result<Request> {
+        Ok(match self {
+            Self::Plan(args) => Request::Plan(Plan {
+                cluster_size: args.cluster_size,
+                json: args.json,
+                stack: args.stack.options(),
+                inventory: args.inventory.path()?,
+            }),
+            Self::Up(args) => Request::Up(args.up()?),
+            Self::Job(args) => Request::Job(Box::new(Job {
+                up: args.up.up()?,
+                job: args.job.options(),
+                output: output(args.output.as_ref())?,
+                keep: args.keep,
+                keep_on_failure: args.keep_on_failure,
+            })),
+            Self::RunCluster(args) => Request::RunCluster(args.run_cluster()?),
+            Self::GetResults(args) => Request::GetResults(args.get_results()?),
+            Self::Status(args) => {
+                Request::Status(Status { json: args.json, inventory: args.inventory.path()? })
+            }
+            Self::Logs(args) => Request::Logs(Logs {
+                host: args.host.clone(),
+                follow: args.follow,
+                lines: args.lines,
+                inventory: args.inventory.path()?,
+            }),
+            Self::Ssh(args) => Request::Ssh(Ssh {
+                host: args.host.clone(),
+                command: args.command.clone(),
+                inventory: args.inventory.path()?,
+            }),
+            Self::Hub(args) => Request::Hub(Hub { inventory: args.inventory.path()? }),
+            Self::Stop(args) => Request::Stop(Stop { inventory: args.inventory.path()? }),
+            Self::Down(args) => Request::Down(Down {
+                force: args.force,
+                discard_results: args.discard_results,
+                provider: args.provider.map(Provider::from),
+                stack: args.stack.clone(),
+                own: false,
+                settle: args.settle,
+                regions: args.region.clone(),
+                inventory: args.inventory.path()?,
+            }),
+        })
+    }
+}
+
+fn output(said: Option<&PathBuf>) -> anyhow::Result<PathBuf> {
+    said.cloned().map_or_else(|| project::default_folder("output"), Ok)
+}
+
+impl InventoryArgs {
+    fn path(&self) -> anyhow::Result<PathBuf> {
+        self.inventory.clone().map_or_else(|| project::default_folder("inventory.toml"), Ok)
+    }
+}
+
+impl StackArgs {
+    fn options(&self) -> StackOptions {
+        let args = self.clone();
+        StackOptions {
+            name: args.stack,
+            regions: args.region,
+            instance_types: args.instance_type,
+            image: args.ami,
+            subnet: args.subnet,
+            ssh_from: args.ssh_from,
+            ssh_user: args.ssh_user,
+            spot: args.spot,
+            time_to_live: args.ttl,
+            disk_gib: args.disk_gib,
+            on_call: args.oncall,
+            boot_time: args.boot_time,
+        }
+    }
+}
+
+impl UpArgs {
+    fn up(&self) -> anyhow::Result<Up> {
+        Ok(Up {
+            cluster_size: self.cluster_size,
+            provider: self.provider.map(Provider::from),
+            hosts: self.hosts.clone(),
+            ssh_config: self.ssh_config.clone(),
+            model: self.model.clone(),
+            requirements: self.requirements.clone(),
+            stack: self.stack.options(),
+            inventory: self.inventory.path()?,
+        })
+    }
+}
+
+impl From<ProviderArg> for Provider {
+    fn from(arg: ProviderArg) -> Self {
+        match arg {
+            ProviderArg::Ssh => Self::Ssh,
+            ProviderArg::Aws => Self::Aws,
+        }
+    }
+}
+
+impl ClusterJobArgs {
+    fn options(&self) -> JobOptions {
+        self.rows.job(&self.model_args, self.workers)
+    }
+}
+
+impl RunClusterArgs {
+    fn run_cluster(&self) -> anyhow::Result<RunCluster> {
+        Ok(RunCluster {
+            mode: match (self.attach, self.resume) {
+                (true, _) => RunMode::Attach,
+                (false, true) => RunMode::Resume,
+                (false, false) => RunMode::New,
+            },
+            model: self.model.clone(),
+            job: self.job.options(),
+            inventory: self.inventory.path()?,
+        })
+    }
+}
+
+impl GetResultsArgs {
+    fn get_results(&self) -> anyhow::Result<GetResults> {
+        Ok(GetResults {
+            output: output(self.output.as_ref())?,
+            partial: self.partial.then(|| Partial { within: self.within, ..Partial::default() }),
+            inventory: self.inventory.path()?,
+        })
+    }
+}
