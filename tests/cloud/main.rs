@@ -1,6 +1,7 @@
 //! Hosts from EC2: the real SDK over HTTP, against a test cloud on this machine whose instances are hosts of a lab.
 
 #![allow(clippy::unwrap_used, reason = "what is unexpected fails the test")]
+#![allow(clippy::print_stderr, reason = "a test says what it found")]
 
 mod accounts;
 mod boot;

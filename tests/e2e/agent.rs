@@ -215,7 +215,7 @@ fn it_sleeps_while_nothing_happens_and_still_sees_what_does() {
     let told = std::time::Instant::now();
     std::fs::write(folder.path().join("go"), "").unwrap();
     commander.event(|event| matches!(event, Event::Ready { .. }));
-    tracing::info!("a ready file was seen after {:?}, with {with_one} waits in 3 s", told.elapsed());
+    eprintln!("a ready file was seen after {:?}, with {with_one} waits in 3 s", told.elapsed());
     commander.stop(1000);
 }
 

@@ -1,6 +1,7 @@
 //! End to end: the programs and commands from outside.
 
 #![allow(clippy::unwrap_used, reason = "what is unexpected fails the test")]
+#![allow(clippy::print_stderr, reason = "a test says what it found")]
 
 mod agent;
 mod backpressure;

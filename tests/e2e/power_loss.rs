@@ -158,7 +158,7 @@ fn examine(test: &str, record: impl FnOnce(&Recording)) {
         tried += 1;
     }
     assert_eq!(tried, CASES, "{test}: all cases are tried");
-    tracing::info!("{test}: {tried} cases took {:?}", start.elapsed());
+    eprintln!("{test}: {tried} cases took {:?}", start.elapsed());
 }
 
 /// A folder in memory, if there is one: what is synced in it need not wait for a disk.

@@ -31,7 +31,10 @@ fn the_whole_job_on_five_hosts() {
     assert_eq!(status[4]["status"]["programs"][0]["name"], "worker3");
     assert!(status[1]["status"]["disk_free"].as_u64().unwrap() > 0);
     let said = stack.run("logs", &["h2"]);
-    assert!(said.contains("classifier initializer: 4 processes of 7 workers"), "{said}");
+    assert!(
+        said.contains("classifier: 4 processes of 7 workers") && said.contains("worker=initializer"),
+        "{said}"
+    );
     let said = stack.run("ssh", &["h3", "--", "hostname"]);
     assert!(said.ends_with("h3\n"), "{said}");
 
@@ -71,7 +74,7 @@ fn a_pandas_classifier_whose_packages_are_shipped() {
     assert!(said.contains("No module named 'no_such_package'"), "{said}");
     stack.up(&["--classifier", "python:boxes.pandas_box"]);
     let said = stack.fail("run-cluster", &["--classifier", "python:another"]);
-    assert!(said.contains("ship it with: cargo xtask up --classifier python:another"), "{said}");
+    assert!(said.contains("ship it with: cargo xtask up --model python:another"), "{said}");
     stack.down();
 }
 

@@ -7,19 +7,26 @@ use tests::cluster::{Setup, read_results, results_in};
 use tests::eventually;
 use tests::program::Program;
 
-/// Starts `cargo xtask run-locally` with folders of its own.
-fn start(folder: &Path, args: &[&str]) -> Program {
-    let mut command = Command::new(tests::program_path("xtask"));
+/// `cargo xtask run-locally` with folders of its own.
+fn command(folder: &Path, args: &[&str]) -> Command {
+    let mut command = tests::xtask();
     command.arg("run-locally").args(["--output", folder.join("out").to_str().unwrap()]);
     command.args(["--log", folder.join("log").to_str().unwrap()]).args(args);
-    Program::start_command("xtask", folder, command)
+    command
+}
+
+fn start(folder: &Path, args: &[&str]) -> Program {
+    Program::start_command("xtask", folder, command(folder, args))
 }
 
 #[test]
 fn it_does_the_whole_job_and_tells_what_came_of_it() {
     let folder = tempfile::tempdir().unwrap();
-    let said =
-        start(folder.path(), &["INPUT_LINES=2345", "N_WORKERS=3", "--processes", "2", "--pack"]).success();
+    let args = ["INPUT_LINES=2345", "N_WORKERS=3", "--processes", "2", "--pack"];
+    let mut xtask = command(folder.path(), &args);
+    // As a user has it: it builds the programs, if they are not up to date.
+    xtask.env_remove("XTASK_PROGRAMS");
+    let said = Program::start_command("xtask", folder.path(), xtask).success();
     let results = read_results(&folder.path().join("out/results.log"));
     assert!(said.contains("2,345 fake rows on 4 workers (2 processes of 2), through native"), "{said}");
     assert!(said.contains("rows in    2,345\nrows out   2,345\nrejected   0\n"), "{said}");

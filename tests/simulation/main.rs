@@ -182,7 +182,7 @@ fn whatever_happens_the_results_are_the_same() {
         all.generations += story.generations;
         all.smaller += story.smaller;
     }
-    tracing::info!("{all:?}");
+    eprintln!("{all:?}");
 }
 
 #[test]
@@ -206,7 +206,7 @@ struct SayWhenPanicking(u64);
 impl Drop for SayWhenPanicking {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            tracing::info!("this one failed: SIMULATION_SEED={}", self.0);
+            eprintln!("this one failed: SIMULATION_SEED={}", self.0);
         }
     }
 }

@@ -154,7 +154,7 @@ impl Network {
                 Event::Fault | Event::Timer { .. } => {}
             }
             if self.talks {
-                tracing::info!("{time:>7} {event:?}");
+                eprintln!("{time:>7} {event:?}");
             }
             return Some(event);
         }

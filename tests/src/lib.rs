@@ -2,6 +2,7 @@
 //! behind.
 
 #![allow(clippy::unwrap_used, reason = "this crate is a test harness: what is unexpected fails the test")]
+#![allow(clippy::print_stderr, reason = "a test says what it found")]
 
 pub mod cloud;
 pub mod cluster;
@@ -30,6 +31,10 @@ pub fn root() -> &'static Path {
 /// One of the programs, as users run it: built for release, once for all tests.
 pub fn program_path(name: &str) -> PathBuf {
     static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
+        // `cargo xtask test` has built them.
+        if let Some(folder) = std::env::var_os("XTASK_PROGRAMS") {
+            return folder.into();
+        }
         let target =
             std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
         // The very calls that build them for users (the alias, xtask for other hosts, the programs): others would
@@ -79,7 +84,7 @@ pub fn python() -> PathBuf {
 
 /// Notes that a test cannot run here, so that `cargo xtask test` counts it as skipped and says why.
 pub fn skip(test: &str, reason: &str) {
-    tracing::info!("skipped: {test}: {reason}");
+    eprintln!("skipped: {test}: {reason}");
     let Some(path) = std::env::var_os("SKIPPED_TESTS") else { return };
     let mut file = std::fs::File::options().create(true).append(true).open(path).unwrap();
     writeln!(file, "{test}: {reason}").unwrap();

@@ -148,7 +148,7 @@ impl Drop for Program {
             // The folder may be gone already; and a panic here would end all tests.
             let said = std::fs::read(&self.output).unwrap_or_default();
             let said = String::from_utf8_lossy(&said);
-            tracing::info!("{} was still running when the test failed; it had printed:\n{said}", self.name);
+            eprintln!("{} was still running when the test failed; it had printed:\n{said}", self.name);
         }
         // It may have ended, which is what is wanted.
         let _ = self.child.kill();

@@ -74,10 +74,21 @@ pub fn cargo_with(words: &[&str]) -> duct::Expression {
     cargo_quietly(words)
 }
 
+/// The same, that leaves the processor to others that want it.
+pub fn cargo_with_low_priority(words: &[&str]) -> duct::Expression {
+    console::echo(&format!("nice cargo {}", words.join(" ")));
+    let words: Vec<_> = words.iter().map(OsStr::new).collect();
+    let cargo = cargo();
+    without_own_variables(duct::cmd("nice", [&[cargo.as_os_str()], &words[..]].concat()))
+}
+
 /// A call of cargo.
 pub fn cargo_quietly<W: AsRef<OsStr>>(words: &[W]) -> duct::Expression {
     let words: Vec<_> = words.iter().map(AsRef::as_ref).collect();
-    let mut call = duct::cmd(cargo(), words);
+    without_own_variables(duct::cmd(cargo(), words))
+}
+
+fn without_own_variables(mut call: duct::Expression) -> duct::Expression {
     // What cargo has told this program about itself; build scripts of C libraries run again when they see it change.
     for (name, _) in std::env::vars_os() {
         if name

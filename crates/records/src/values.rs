@@ -88,10 +88,11 @@ impl Shape {
         let (mut commas, mut special, mut all) = (0, [0; LANES], [0; LANES]);
         // The counters of a piece fit a byte each, which lets the compiler look at all lanes at once.
         for piece in record.chunks(255 * LANES) {
-            let mut counts = [0; LANES];
+            let mut counts = [0u8; LANES];
             let mut look = |bytes: &[u8; LANES]| {
                 for (lane, &byte) in bytes.iter().enumerate() {
-                    counts[lane] += u8::from(byte == b',');
+                    // At most 255 of them, so it does not wrap; a check would keep the lanes apart.
+                    counts[lane] = counts[lane].wrapping_add(u8::from(byte == b','));
                     special[lane] |= u8::from(byte == b'"') | u8::from(byte == b'\n');
                     all[lane] |= byte;
                 }

@@ -5,26 +5,35 @@ mod counts;
 mod fuzz;
 pub(super) mod install;
 mod limit;
+mod part;
 
-use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::mpsc::channel;
 
 use anyhow::{Context, ensure};
+use deploy::{console, project};
 use xshell::Shell;
 
+use build::Priority;
 use counts::Counts;
-use deploy::{console, project};
 use limit::Limit;
+use part::{Part, Run};
 
 /// Install what the tests need, and run them all
 ///
-/// Also checks the format, and that clippy has nothing to say, runs each fuzz target for some seconds, and looks at the Monitoring
-/// Hub's page in Chromium. The last line counts the tests.
+/// Also checks the format, and that clippy has nothing to say, and looks at the Monitoring Hub's page in Chromium. The last line
+/// counts the tests.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Run only tests whose name contains this, and leave the checks out
     filter: Option<String>,
+    /// For every save: format, clippy, unit and property tests, simulations, and one job from end to end
+    #[arg(long, conflicts_with = "filter")]
+    quick: bool,
+    /// Also run each fuzz target for five seconds (needs a C++ compiler)
+    #[arg(long, conflicts_with = "quick")]
+    fuzz: bool,
     /// End after so many minutes: what was not run by then is counted as skipped
     #[arg(long, value_name = "MINUTES", conflicts_with = "filter")]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=10_000))]
@@ -34,192 +43,155 @@ pub(crate) struct Args {
 /// Tests that cannot run here write their reason to this file.
 const SKIPPED: &str = "target/skipped-tests.txt";
 
-/// What is built and run together, without a filter. What needs least comes first, so that a run that ends early has said most.
-struct Part {
-    name: &'static str,
-    /// Which tests, for cargo: words.
-    targets: &'static str,
-    /// Which of those, for the test programs.
-    names: &'static [&'static str],
-    /// What they start, as users build it: built before, not while the first test waits. Tests make these very calls, too.
-    programs: &'static [&'static str],
-}
+/// Everything that depends on neither the AWS SDK nor the driver of the browser: these share HTTP crates with the hub, which would be
+/// built anew with the features of all.
+const UNITS: Part = Part {
+    name: "unit tests and simulations",
+    targets: "--workspace --exclude deploy-aws --exclude cloud --exclude browser --lib --bins --test simulation",
+    programs: &[],
+    words: &[],
+};
 
-const PARTS: [Part; 4] = [
-    Part {
-        name: "unit tests and simulations",
-        targets: "--workspace --exclude deploy-aws --exclude cloud --exclude browser --lib --bins --test simulation",
-        names: &[],
-        programs: &[],
-    },
-    Part {
-        name: "end-to-end tests",
-        targets: "--package tests --test e2e",
-        names: &[],
-        programs: &[
-            "--package xtask",
-            "--package sender --package classifier --package receiver --package agent --package hub",
-            "--package deploy-ssh",
-        ],
-    },
-    Part {
-        name: "tests of the page in a browser",
-        targets: "--package browser --test browser",
-        names: &[],
-        programs: &[],
-    },
-    Part {
-        name: "tests of hosts from EC2",
-        targets: "--package deploy-aws --package cloud --lib --test cloud",
-        // Most of these wait for clouds and hosts, so that more of them than there are cores run at the same time.
-        names: &["--test-threads", "4"],
-        programs: &["--package deploy-aws"],
-    },
+/// The programs as users run them: these are the very calls that build them for users.
+const PROGRAMS: [&str; 3] = [
+    "--package xtask",
+    "--package sender --package classifier --package receiver --package agent --package hub",
+    "--package deploy-ssh",
 ];
+
+const END_TO_END: Part = Part {
+    name: "end-to-end tests",
+    targets: "--package tests --test e2e",
+    programs: &PROGRAMS,
+    // Many wait for hosts, deadlines and restarts.
+    words: &["--test-threads", "4", "--skip", WHOLE_JOB],
+};
+
+/// The test that runs a job as a user does, cargo included.
+const WHOLE_JOB: &str = "run_locally::it_does_the_whole_job_and_tells_what_came_of_it";
+
+const BROWSER: Part = Part {
+    name: "tests of the page in a browser",
+    targets: "--package browser --test browser",
+    programs: &[],
+    words: &[],
+};
+
+const CLOUD: Part = Part {
+    name: "tests of hosts from EC2",
+    targets: "--package deploy-aws --package cloud --lib --test cloud",
+    programs: &["--package deploy-aws"],
+    words: &["--test-threads", "4"],
+};
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     project::enter_root()?;
-    let limit = Limit::start(args.within);
-    let shell = Shell::new()?;
-    files::remove_if_there(Path::new(SKIPPED))?;
-    let mut counts = Counts::default();
-    let mut failed = Vec::new();
-    if let Some(filter) = &args.filter {
-        install::python()?;
-        install::programs(&shell);
-        install::browser(&shell);
-        install::machine(&shell);
-        run_filtered(filter, &limit, &mut counts)?;
-        fuzz::run(&shell, Some(filter), &limit, &mut counts)?;
-    } else {
-        check_formats(&mut failed);
-        let [units, end_to_end, browser, cloud] = &PARTS;
-        // Only the end-to-end tests need Python, and what it takes is waiting for the most part.
-        std::thread::scope(|scope| {
-            let python = scope.spawn(install::python);
-            units.run(&limit, &mut counts, &mut failed)?;
-            ensure!(counts.passed > 0, "no test was run within {limit}");
-            install::programs(&shell);
-            match python.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)) {
-                Err(_) if limit.is_over() => Ok(()),
-                outcome => outcome,
-            }
-        })?;
-        end_to_end.run(&limit, &mut counts, &mut failed)?;
-        fuzz::run(&shell, None, &limit, &mut counts)?;
-        if !limit.is_over() {
-            install::browser(&shell);
-        }
-        browser.run(&limit, &mut counts, &mut failed)?;
-        if !limit.is_over() {
-            install::machine(&shell);
-        }
-        cloud.run(&limit, &mut counts, &mut failed)?;
+    let mut run = Run::new(Limit::start(args.within), SKIPPED)?;
+    match &args.filter {
+        Some(filter) => filtered(filter, args.fuzz, &mut run)?,
+        None if args.quick => quick(&mut run)?,
+        None => whole(args.fuzz, &mut run)?,
     }
-    for reason in skipped_tests()? {
-        console::data(&format!("skipped: {reason}"));
-        counts.skip_passed();
-    }
-    if !failed.is_empty() {
-        console::data(&format!("failed, besides tests: {}", failed.join(" and ")));
-    }
-    console::data(&counts.line());
-    Ok(if counts.failed == 0 && failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    run.finish()
 }
 
-fn check_formats(failed: &mut Vec<&str>) {
+/// What a change should not break, in a minute or two.
+fn quick(run: &mut Run) -> anyhow::Result<()> {
+    check_formats(run);
+    UNITS.run(run)?;
+    let built = END_TO_END.build(run, Priority::Usual)?;
+    run.tests(&built, &[WHOLE_JOB, "--exact"])
+}
+
+/// Everything. What takes the processor (the AWS SDK) is built while tests run that wait, and what the network brings comes meanwhile.
+fn whole(fuzz: bool, run: &mut Run) -> anyhow::Result<()> {
+    check_formats(run);
+    std::thread::scope(|scope| {
+        let (installed, ready) = channel();
+        let installer = scope.spawn(move || {
+            let shell = Shell::new()?;
+            let python = install::python();
+            install::programs(&shell);
+            // When nobody waits for it, the run is over.
+            let _ = installed.send(python);
+            install::browser(&shell);
+            install::machine(&shell);
+            anyhow::Ok(())
+        });
+        UNITS.run(run)?;
+        ensure!(run.counts.passed > 0, "no test was run within {}", run.limit);
+        let end_to_end = END_TO_END.build(run, Priority::Usual)?;
+        let browser = BROWSER.build(run, Priority::Usual)?;
+        match ready.recv().context("installing what the tests need")? {
+            Err(_) if run.limit.is_over() => {}
+            outcome => outcome?,
+        }
+        run.tests(&end_to_end, &[WHOLE_JOB, "--exact"])?;
+        let cloud = scope.spawn(|| CLOUD.try_build(Priority::Low));
+        run.part(&END_TO_END, &end_to_end)?;
+        match installer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)) {
+            Err(_) if run.limit.is_over() => {}
+            outcome => outcome?,
+        }
+        run.part(&BROWSER, &browser)?;
+        let cloud = cloud.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let cloud = run.checked(&CLOUD, cloud)?;
+        run.part(&CLOUD, &cloud)
+    })?;
+    if fuzz {
+        fuzz::run(&Shell::new()?, None, &run.limit, &mut run.counts)?;
+    }
+    Ok(())
+}
+
+/// Runs tests of all parts whose name contains a word.
+fn filtered(filter: &str, fuzz: bool, run: &mut Run) -> anyhow::Result<()> {
+    let shell = Shell::new()?;
+    install::python()?;
+    install::programs(&shell);
+    install::browser(&shell);
+    install::machine(&shell);
+    for part in [&UNITS, &END_TO_END, &BROWSER, &CLOUD] {
+        let built = part.build(run, Priority::Usual)?;
+        run.tests(&built, &[filter])?;
+    }
+    if fuzz {
+        fuzz::run(&shell, Some(filter), &run.limit, &mut run.counts)?;
+    }
+    Ok(())
+}
+
+fn check_formats(run: &mut Run) {
     let formats = [
         ("the format check", ["fmt", "--check", "--all"].as_slice()),
         ("the fuzz targets' format check", &["fmt", "--check", "--manifest-path", "fuzz/Cargo.toml"]),
     ];
     for (name, words) in formats {
         if project::cargo_with(words).run().is_err() {
-            failed.push(name);
+            run.failed.push(name);
         }
     }
 }
 
-impl Part {
-    fn run(&self, limit: &Limit, counts: &mut Counts, failed: &mut Vec<&str>) -> anyhow::Result<()> {
-        if !limit.is_over() {
-            match self.build() {
-                Ok(0) => {}
-                Ok(_) => failed.push("clippy"),
-                Err(_) if limit.is_over() => {}
-                Err(error) => return Err(error.context(format!("building the {}", self.name))),
-            }
-        }
-        if limit.is_over() {
-            // How many they are is known only when they are built.
-            counts.skipped += 1;
-        } else {
-            run_tests(&self.targets(), self.names, limit, counts)?;
-        }
-        if limit.is_over() {
-            console::data(&format!("skipped: of the {} those that had not ended within {limit}", self.name));
-        }
-        Ok(())
-    }
-
-    fn targets(&self) -> Vec<&str> {
-        self.targets.split(' ').collect()
-    }
-
-    /// Gives the number of warnings.
-    fn build(&self) -> anyhow::Result<usize> {
-        let mut warnings = build::build(&[&build::FOR_TESTS, &self.targets()[..], &["--no-run"]].concat())?;
-        for words in self.programs {
-            let words: Vec<_> = ["build", "--release"].into_iter().chain(words.split(' ')).collect();
-            warnings += build::build(&words)?;
-        }
-        Ok(warnings)
-    }
-}
-
-/// Runs tests of all parts.
-fn run_filtered(filter: &str, limit: &Limit, counts: &mut Counts) -> anyhow::Result<()> {
-    // Built before the tests, which would otherwise build them while the first of them waits.
-    project::build_programs()?;
-    for program in ["deploy-ssh", "deploy-aws"] {
-        project::build_program(program)?;
-    }
-    // The hub, the AWS SDK and the browser's driver share HTTP crates, which would be built anew with the features of all.
-    for targets in [
-        "--workspace --exclude deploy-aws --exclude cloud --exclude browser --lib --bins --tests",
-        "--package deploy-aws --package cloud --lib --tests",
-        "--package browser --test browser",
-    ] {
-        let targets: Vec<_> = targets.split(' ').collect();
-        run_tests(&targets, &[filter], limit, counts)?;
-    }
-    Ok(())
-}
-
-/// Runs tests, and counts them.
-fn run_tests(targets: &[&str], names: &[&str], limit: &Limit, counts: &mut Counts) -> anyhow::Result<()> {
-    let skipped = std::env::current_dir()?.join(SKIPPED);
-    let words = [&build::FOR_TESTS, targets, &["--no-fail-fast", "--"], names].concat();
-    let tests = project::cargo_with(&words).env("SKIPPED_TESTS", skipped).unchecked();
-    let output = tests.reader().context("starting the tests")?;
-    let failed_before = counts.failed;
-    for line in BufReader::new(&output).lines() {
-        let line = line.context("reading what the tests print")?;
-        counts.add(&line);
-        console::data(&line);
-    }
-    counts.end_run();
-    let status = output.try_wait().context("waiting for the tests")?.map(|output| output.status);
-    let ended_well = status.is_some_and(|status| status.success());
-    // A failure that no test counted: something did not compile, or a test program broke off.
-    ensure!(
-        ended_well || counts.failed > failed_before || limit.is_over(),
-        "cargo test failed; its reason is above"
-    );
-    Ok(())
-}
-
+/// The reasons of tests that could not run here.
 fn skipped_tests() -> anyhow::Result<Vec<String>> {
     let reasons = files::read_if_there(Path::new(SKIPPED))?.unwrap_or_default();
     Ok(String::from_utf8_lossy(&reasons).lines().map(str::to_owned).collect())
+}
+
+impl Run {
+    /// Says what came of it.
+    fn finish(mut self) -> anyhow::Result<ExitCode> {
+        for reason in skipped_tests()? {
+            console::data(&format!("skipped: {reason}"));
+            self.counts.skip_passed();
+        }
+        if !self.failed.is_empty() {
+            console::data(&format!("failed, besides tests: {}", self.failed.join(" and ")));
+        }
+        console::data(&self.counts.line());
+        let is_good = self.counts.failed == 0 && self.failed.is_empty();
+        Ok(if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
 }

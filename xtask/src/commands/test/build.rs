@@ -1,51 +1,113 @@
-//! Builds whose warnings are counted.
+//! Builds for tests, with clippy in the compiler's place.
+//!
+//! Clippy lints a crate while it compiles it, so nothing is compiled a second time only to be linted, and the programs that tests
+//! start are built by the same calls: see `WRAPPER`.
 
 use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
+use deploy::{console, project};
 use serde_json::Value;
 
-use deploy::{console, project};
+/// The environment of all that builds for tests, and of the tests, some of which build.
+pub(super) const WRAPPER: (&str, &str) = ("RUSTC_WORKSPACE_WRAPPER", "clippy-driver");
 
-/// `cargo test`, with clippy in the compiler's place: what is linted is built only once. The file says more.
-pub(super) const FOR_TESTS: [&str; 4] = ["test", "--release", "--config", ".cargo/tests.toml"];
+/// What a call of cargo has built.
+#[derive(Debug, Default)]
+pub(super) struct Built {
+    /// Warnings about the project's crates, also of those that are up to date: cargo keeps what was said of them.
+    pub(super) warnings: usize,
+    /// Test programs.
+    pub(super) tests: Vec<TestProgram>,
+}
 
-/// Calls cargo, and shows and counts the warnings of the project's crates: also of those that are up to date, since cargo keeps
-/// what was said of them.
-pub(super) fn build(words: &[&str]) -> anyhow::Result<usize> {
-    let cargo = project::cargo_with(&[words, &["--message-format", "json"]].concat());
-    let output = cargo.unchecked().reader().context("starting cargo")?;
-    let mut warnings = 0;
+/// A test program.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct TestProgram {
+    pub(super) path: PathBuf,
+    /// The folder of its crate, in which it runs.
+    pub(super) folder: PathBuf,
+}
+
+/// How much of the machine a build may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Priority {
+    Usual,
+    /// What is left over by the tests that run meanwhile.
+    Low,
+}
+
+/// Calls cargo, shows warnings and errors, and returns what was built.
+///
+/// # Errors
+/// What does not compile.
+pub(super) fn build(words: &[&str], priority: Priority) -> anyhow::Result<Built> {
+    let words = [words, &["--message-format", "json-render-diagnostics"]].concat();
+    let cargo = match priority {
+        Priority::Usual => project::cargo_with(&words),
+        Priority::Low => project::cargo_with_low_priority(&words),
+    };
+    let output = cargo.env(WRAPPER.0, WRAPPER.1).unchecked().reader().context("starting cargo")?;
+    let mut built = Built::default();
     for line in BufReader::new(&output).lines() {
         let line = line.context("reading what cargo prints")?;
-        let Some((level, text)) = diagnostic(&line) else { continue };
-        console::note(&text);
-        // Others count those before them.
-        warnings += usize::from(level == "warning");
+        // Cargo prints nothing else on standard output but what build scripts say.
+        let Ok(message) = serde_json::from_str(&line) else { continue };
+        built.add(&message);
     }
     let status = output.try_wait().context("waiting for cargo")?.map(|output| output.status);
     ensure!(status.is_some_and(|status| status.success()), "cargo failed; its reason is above");
-    Ok(warnings)
+    Ok(built)
 }
 
-/// The level and the text of a message of the compiler.
-fn diagnostic(line: &str) -> Option<(String, String)> {
-    let line: Value = serde_json::from_str(line).ok()?;
-    let message = line.get("message").filter(|_| line["reason"] == "compiler-message")?;
-    let text = |field: &str| message[field].as_str().map(str::to_owned);
-    Some((text("level")?, text("rendered")?))
+impl Built {
+    fn add(&mut self, message: &Value) {
+        match message["reason"].as_str() {
+            Some("compiler-message") => {
+                let message = &message["message"];
+                if let Some(text) = message["rendered"].as_str() {
+                    console::note(text.trim_end());
+                }
+                // Others count those before them.
+                self.warnings += usize::from(message["level"] == "warning");
+            }
+            Some("compiler-artifact") if message["profile"]["test"] == true => {
+                let path = |value: &Value| value.as_str().map(PathBuf::from);
+                let folder =
+                    path(&message["manifest_path"]).and_then(|path| path.parent().map(Path::to_owned));
+                if let (Some(path), Some(folder)) = (path(&message["executable"]), folder) {
+                    self.tests.push(TestProgram { path, folder });
+                }
+            }
+            _ => {}
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
-    fn a_warning_is_found_among_what_cargo_prints() {
-        let warning =
-            r#"{"reason":"compiler-message","message":{"level":"warning","rendered":"warning: no\n"}}"#;
-        assert_eq!(diagnostic(warning), Some(("warning".into(), "warning: no\n".into())));
-        assert_eq!(diagnostic(r#"{"reason":"build-finished","success":true}"#), None);
-        assert_eq!(diagnostic("running 3 tests"), None);
+    fn warnings_are_counted_and_test_programs_found() {
+        let mut built = Built::default();
+        for message in [
+            json!({"reason": "compiler-message", "message": {"level": "warning", "rendered": "warning: no\n"}}),
+            json!({"reason": "compiler-message", "message": {"level": "note", "rendered": "note: no\n"}}),
+            json!({"reason": "compiler-artifact", "profile": {"test": false}, "executable": "/t/sender",
+                "manifest_path": "/p/sender/Cargo.toml"}),
+            json!({"reason": "compiler-artifact", "profile": {"test": true}, "executable": "/t/deps/sender-1",
+                "manifest_path": "/p/sender/Cargo.toml"}),
+            json!({"reason": "build-finished", "success": true}),
+        ] {
+            built.add(&message);
+        }
+        assert_eq!(built.warnings, 1);
+        assert_eq!(
+            built.tests,
+            [TestProgram { path: "/t/deps/sender-1".into(), folder: "/p/sender".into() }]
+        );
     }
 }
