@@ -5,10 +5,11 @@
 //! on; it fails when one says that it cannot go on. Whatever happens, nothing that was started here is left behind: a
 //! program ends when its [`Running`](crate::host::Running) is dropped.
 
-mod growth;
 mod hub;
 mod lifetime;
+mod phase;
 mod programs;
+mod progress;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

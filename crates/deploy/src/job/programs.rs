@@ -9,20 +9,17 @@ use anyhow::{anyhow, bail, ensure};
 use process::exit::End;
 use protocol::token::Token;
 
-use super::growth::Growth;
 use super::lifetime::{Lifetime, Warnings};
-use super::{Input, Job, hub};
-use crate::console::{self, JobBar, Standing};
+use super::phase::{Ended, Next, Phase};
+use super::progress::{Growth, ProgressMonitor};
+use super::{Input, Job};
+use crate::console;
 use crate::host::{Host, Launch, Running, arg};
 use crate::{interrupt, step};
 
 /// How long a program may take until it is ready; the initializer waits for others, and Python boxes have to load
 /// pandas.
 const READY_TIME: Duration = Duration::from_secs(300);
-/// How long the programs may take to end when the job is done.
-const END_TIME: Duration = Duration::from_secs(30);
-/// How long they may take when the results are packed, too.
-const PACK_TIME: Duration = Duration::from_secs(1800);
 /// How long the metrics host may be out of sight until this command gives the job up to itself; and any host before the job
 /// has begun.
 const SIGHT_TIME: Duration = Duration::from_secs(120);
@@ -30,8 +27,6 @@ const START_SIGHT_TIME: Duration = Duration::from_secs(10);
 /// When nothing is heard for so long of the initializer's machine, and no row becomes durable meanwhile, a machine of the
 /// cloud has ended: the job cannot go on without it. (A host that is somebody's own may come back: the receiver has the patience.)
 const GONE_TIME: Duration = Duration::from_secs(60);
-/// After so long without an answer of the hub, the receiver is believed.
-const HUB_SILENCE: Duration = Duration::from_secs(2);
 /// How often ready files are looked at, and programs asked whether they have ended.
 const PAUSE: Duration = Duration::from_millis(2);
 /// The same of a job that has been running for long: its end may be seen a hundredth of that later, and not later than this.
@@ -44,8 +39,6 @@ const RECEIVER_TIME: Duration = Duration::from_millis(300);
 const FAILURE_TIME: Duration = Duration::from_secs(2);
 /// How long a wait may be until it is told.
 const QUIET_TIME: Duration = Duration::from_secs(5);
-/// How long the other programs may take to end, when the receiver says that the job is done.
-const FOLLOW_TIME: Duration = Duration::from_secs(10);
 /// How many of the last lines of a program that failed are shown.
 const LAST_LINES: usize = 12;
 
@@ -298,24 +291,28 @@ impl<'a> Programs<'a> {
     }
 
     /// An error if the initializer's machine is gone, and with it the job.
-    fn without_initializer(&self, growth: &Growth) -> Option<anyhow::Error> {
-        let initializer = self.running.iter().find(|program| program.name == "initializer")?;
-        let is_gone = initializer.host.away() >= Some(GONE_TIME) && growth.stands_still_for(GONE_TIME);
-        is_gone.then(|| {
-            let resume = match step::hosts_go() {
-                true => "",
-                false => "; what is durable is kept: cargo xtask up launches another one, and cargo xtask run-cluster --resume goes on",
-            };
-            anyhow!(
-                "nothing has been heard of {} for {GONE_TIME:?}, and no row has become durable since: the machine seems to have \
-                 ended, and a job cannot go on without its initializer{resume}",
-                initializer.host.name()
-            )
-        })
+    fn ensure_initializer(&self, growth: &Growth) -> anyhow::Result<()> {
+        let initializer = self.running.iter().find(|program| program.name == "initializer");
+        let gone = initializer.filter(|initializer| initializer.host.away() >= Some(GONE_TIME));
+        let Some(initializer) = gone.filter(|_| growth.has_stopped_for(GONE_TIME)) else { return Ok(()) };
+        let resume = match step::hosts_go() {
+            true => "",
+            false => {
+                "; what is durable is kept: cargo xtask up launches another one, and cargo xtask run-cluster --resume goes on"
+            }
+        };
+        bail!(
+            "nothing has been heard of {} for {GONE_TIME:?}, and no row has become durable since: the machine seems to have \
+             ended, and a job cannot go on without its initializer{resume}",
+            initializer.host.name()
+        )
     }
 
-    /// Shows how the job goes, until all programs have ended (or the receiver has, since then all is there); gives the time that the last took after the first, which
-    /// is for packing the results.
+    /// Shows how the job goes until it is done; returns how long the last program took to end after the first, which is for
+    /// packing the results.
+    ///
+    /// # Errors
+    /// A program has failed, the user interrupts, or a host without which there is no job is lost.
     pub(crate) fn watch(
         &mut self,
         metrics: &dyn Host,
@@ -324,66 +321,52 @@ impl<'a> Programs<'a> {
     ) -> anyhow::Result<Duration> {
         self.has_begun = true;
         let start = Instant::now();
-        let mut bar = JobBar::new(watched.rows);
-        let progress = metrics.observe(results, watched.token)?;
-        let standings = watched.page.map(hub::follow).transpose()?;
-        let (mut begun, mut heard): (Option<Instant>, Option<Instant>) = (None, None);
-        let mut done: Option<Instant> = None;
-        let mut all_over: Option<Instant> = None;
-        let (mut growth, mut warnings, mut left) = (Growth::new(), Warnings::default(), None);
-        let outcome = loop {
-            match self.check() {
-                Ok(true) => break Ok(()),
-                Ok(false) => {}
-                Err(error) => break Err(error),
-            }
-            if let Some(standing) = standings.as_ref().and_then(|standings| standings.try_iter().last()) {
-                heard = Some(Instant::now());
-                left = standing.left;
-                bar.show(&standing);
-            }
-            // Without the hub, the receiver knows how far the job is.
-            let now = progress.try_iter().last();
-            growth.note(now.as_ref());
-            if let Some(now) = now.filter(|now| now.rows > 0) {
-                let begun = *begun.get_or_insert_with(Instant::now);
-                if heard.is_none_or(|heard| heard.elapsed() >= HUB_SILENCE) {
-                    let standing = Standing::of(&now, watched.rows, begun.elapsed());
-                    left = standing.left;
-                    bar.show(&standing);
-                }
-            }
+        let mut progress = ProgressMonitor::start(metrics, results, watched)?;
+        let (mut phase, mut warnings) = (Phase::Running, Warnings::default());
+        loop {
+            self.check()?;
+            progress.update();
             if let Some(lifetime) = watched.lifetime {
-                if let Some(words) = warnings.next(lifetime, SystemTime::now(), left) {
+                if let Some(words) = warnings.next(lifetime, SystemTime::now(), progress.left()) {
                     console::note(&words);
                 }
-                if let Some(gone) = self.without_initializer(&growth) {
-                    break Err(gone);
-                }
+                self.ensure_initializer(progress.growth())?;
             }
-            // Other hosts may be lost for good: the job goes on without them.
-            let receivers = self.running.first().and_then(|receiver| receiver.host.away());
-            if receivers >= Some(SIGHT_TIME) {
-                self.running.iter_mut().for_each(|program| program.running.leave());
-                break Err(LostSight(metrics.name().to_owned()).into());
-            }
-            // When the first has ended, the job is done, and the others follow. The receiver has everything when it ends; one
-            // that died just then, and was started again, looks for others that are gone.
-            let receiver_ended = self.running.first().is_some_and(|receiver| receiver.state == State::Ended);
-            if receiver_ended && all_over.get_or_insert_with(Instant::now).elapsed() >= FOLLOW_TIME {
-                break Ok(());
-            }
-            if self.running.iter().any(|program| program.state == State::Ended) {
-                let limit = if watched.packs { PACK_TIME } else { END_TIME };
-                if done.get_or_insert_with(Instant::now).elapsed() >= limit {
-                    let left = self.running.iter().filter(|p| p.state == State::Running);
-                    let left: Vec<_> = left.map(|p| p.name.as_str()).collect();
-                    break Err(anyhow!("waiting for {} to end: not within {limit:?}", left.join(", ")));
+            self.ensure_in_sight(metrics)?;
+            match phase.next(self.ended(), watched.packs, Instant::now()) {
+                Next::Wait => {}
+                Next::Done { packing } => return Ok(packing),
+                Next::TooLate(limit) => {
+                    let left = self.running.iter().filter(|program| program.state == State::Running);
+                    let left: Vec<_> = left.map(|program| program.name.as_str()).collect();
+                    bail!("waiting for {} to end: not within {limit:?}", left.join(", "));
                 }
             }
             std::thread::sleep((start.elapsed() / 100).clamp(PAUSE, LONGEST_PAUSE));
-        };
-        bar.clear();
-        outcome.map(|()| done.map_or(Duration::ZERO, |done| done.elapsed()))
+        }
+    }
+
+    /// Which programs have ended; one that the job does without counts as such.
+    fn ended(&self) -> Ended {
+        let is = |state: State| move |program: &Program<'_>| program.state == state;
+        if !self.running.iter().any(is(State::Running)) {
+            Ended::All
+        } else if self.running.first().is_some_and(is(State::Ended)) {
+            Ended::Receiver
+        } else if self.running.iter().any(is(State::Ended)) {
+            Ended::Some
+        } else {
+            Ended::None
+        }
+    }
+
+    /// The job can do without other hosts, but without the receiver's it cannot be watched.
+    fn ensure_in_sight(&mut self, metrics: &dyn Host) -> anyhow::Result<()> {
+        let away = self.running.first().and_then(|receiver| receiver.host.away());
+        if away < Some(SIGHT_TIME) {
+            return Ok(());
+        }
+        self.running.iter_mut().for_each(|program| program.running.leave());
+        Err(LostSight(metrics.name().to_owned()).into())
     }
 }
