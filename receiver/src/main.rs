@@ -126,7 +126,7 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
         End::Closed => ExitCode::SUCCESS,
         End::Stopped(rows) => {
             tracing::info!("stopped; {rows} rows are durable");
-            ExitCode::FAILURE
+            process::exit::STOPPED.into()
         }
     })
 }

@@ -6,6 +6,8 @@
 //! SIMULATION_SEED=17 cargo test -p tests --test simulation -- --nocapture
 //! ```
 
+#![allow(clippy::print_stderr, reason = "a test says what it found")]
+
 mod classifiers;
 mod network;
 mod receiver;

@@ -2,7 +2,6 @@
 
 mod attach;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
@@ -166,7 +165,10 @@ fn run_until_done(args: &RunCluster, start: Instant, is_started: &mut bool) -> a
         input,
         model_args,
         workers,
-        environment: BTreeMap::from([("PYTHONPATH".to_owned(), PYTHON_PATH.to_owned())]),
+        environment: [("PYTHONPATH".to_owned(), PYTHON_PATH.to_owned())]
+            .into_iter()
+            .chain(args.job.environment.clone())
+            .collect(),
         results: "output/results.log".into(),
         archive: Some(ARCHIVE.into()),
         run_folder: "run".into(),

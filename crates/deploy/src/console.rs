@@ -141,20 +141,26 @@ pub struct JobBar {
 }
 
 impl JobBar {
-    /// For a job of `total` rows, if that is known.
+    /// For a job of `total` rows, if that is known from the start.
     pub fn new(total: Option<u64>) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr_with_hz(10));
-            let template = match total {
-                Some(_) => "{percent:>3}% {bar:16} {human_pos} rows, {wide_msg}",
-                None => "{spinner} {human_pos} rows, {wide_msg}",
-            };
-            // The template is constant; if it were wrong, the bar would have its usual looks.
-            bar.set_style(ProgressStyle::with_template(template).unwrap_or(ProgressStyle::default_bar()));
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10));
+            bar.set_style(style("{spinner} {human_pos} rows, {wide_msg}"));
             bar.set_message("waiting for the first");
             bar
         });
-        Self { bar, last_line: Instant::now() }
+        let job = Self { bar, last_line: Instant::now() };
+        job.set_total(total);
+        job
+    }
+
+    /// The number of rows of a file is known about when some of it is read.
+    fn set_total(&self, total: Option<u64>) {
+        let (Some(bar), Some(total)) = (&self.bar, total) else { return };
+        if bar.length().is_none() {
+            bar.set_style(style("{percent:>3}% {bar:16} {human_pos} rows, {wide_msg}"));
+        }
+        bar.set_length(total);
     }
 
     /// Shows the state.
@@ -162,18 +168,18 @@ impl JobBar {
         if standing.rows == 0 {
             return;
         }
+        self.set_total(standing.total);
         let message = message(standing);
         match &self.bar {
             Some(bar) => {
-                if let Some(total) = standing.total.filter(|_| bar.length().is_some()) {
-                    bar.set_length(total);
-                }
                 bar.set_position(standing.rows);
                 bar.set_message(message);
             }
             None if self.last_line.elapsed() >= LINE_PAUSE => {
                 self.last_line = Instant::now();
-                note(&format!("{} rows, {message}", count(standing.rows)));
+                let share = standing.total.filter(|total| *total > 0);
+                let share = share.map(|total| format!(" ({} %)", 100 * standing.rows.min(total) / total));
+                note(&format!("{} rows{}, {message}", count(standing.rows), share.unwrap_or_default()));
             }
             None => {}
         }
@@ -187,8 +193,14 @@ impl JobBar {
     }
 }
 
+/// The template is constant; if it were wrong, a bar would have its usual looks.
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or(ProgressStyle::default_bar())
+}
+
 fn message(standing: &Standing) -> String {
-    let Some(rate) = standing.rate else { return "at work".to_owned() };
+    // A rate of less than a row a second says nothing yet.
+    let Some(rate) = standing.rate.filter(|rate| *rate >= 1.0) else { return "at work".to_owned() };
     let mut message = format!("{} rows/s", count(rate as u64));
     if let Some((least, most)) = standing.left {
         let (least, most) = (clock(least), clock(most));
@@ -215,8 +227,7 @@ impl Transfer {
             ProgressBar::hidden()
         };
         let template = "{percent:>3}% {bar:16} {bytes} at {bytes_per_sec}, {msg}";
-        // The template is constant; if it were wrong, the bar would have its usual looks.
-        bar.set_style(ProgressStyle::with_template(template).unwrap_or(ProgressStyle::default_bar()));
+        bar.set_style(style(template));
         bar.set_message(what);
         Self(bar)
     }
@@ -247,8 +258,7 @@ impl Steps {
         }
         let bar = ProgressBar::with_draw_target(Some(total as u64), ProgressDrawTarget::stderr_with_hz(10));
         let template = "{spinner} {bar:16} {pos} of {len}, {msg} ({elapsed})";
-        // The template is constant; if it were wrong, the bar would have its usual looks.
-        bar.set_style(ProgressStyle::with_template(template).unwrap_or(ProgressStyle::default_bar()));
+        bar.set_style(style(template));
         bar.set_message(what);
         bar.enable_steady_tick(Duration::from_millis(200));
         Self(bar)

@@ -95,8 +95,8 @@ impl LocalJob {
 /// A job that was refused or has failed; errors know the exit code.
 pub fn run(args: &LocalJob) -> anyhow::Result<ExitCode> {
     interrupt::watch("interrupted twice: what still runs of the job ends by itself in a moment")?;
-    let (start, begun) = (Instant::now(), Cell::new(false));
-    let outcome = run_until_done(args, start, &begun);
+    let begun = Cell::new(false);
+    let outcome = run_until_done(args, &begun);
     if interrupt::is_wanted() && outcome.is_err() {
         // The error is what the interruption did: to cargo's build, to a program, or to the wait for them.
         console::note("interrupted: all programs of the job have ended; nothing is left running");
@@ -105,7 +105,7 @@ pub fn run(args: &LocalJob) -> anyhow::Result<ExitCode> {
     outcome.map_err(|error| if begun.get() { error } else { exit::refused(error) })
 }
 
-fn run_until_done(args: &LocalJob, start: Instant, begun: &Cell<bool>) -> anyhow::Result<ExitCode> {
+fn run_until_done(args: &LocalJob, begun: &Cell<bool>) -> anyhow::Result<ExitCode> {
     let input = args.input()?;
     refuse_unnamed_model(&args.job.rows, args.model.is_some())?;
     let (output, log) = (args.output.clone(), args.log.clone());
@@ -114,6 +114,8 @@ fn run_until_done(args: &LocalJob, start: Instant, begun: &Cell<bool>) -> anyhow
         spare(path, &files)?;
     }
     let programs = project::build_programs()?;
+    // What a first run takes to build is no part of the job.
+    let start = Instant::now();
     let run_folder = log.join("run");
     project::make_folder(&output)?;
     project::make_folder(&run_folder)?;
@@ -126,6 +128,7 @@ fn run_until_done(args: &LocalJob, start: Instant, begun: &Cell<bool>) -> anyhow
         threads <= MOST_THREADS,
         "{threads} workers in a process are too many; there may be {MOST_THREADS}"
     );
+    let logs = log.clone();
     let host = Local::new(programs, log, run_folder.clone());
     check(&host, "classifier", [vec!["check".to_owned()], args.model_args()].concat(), &run_folder)?;
     if matches!(input, Input::File { .. }) {
@@ -134,7 +137,7 @@ fn run_until_done(args: &LocalJob, start: Instant, begun: &Cell<bool>) -> anyhow
         show_hints(&said);
     }
     let earlier = Earlier::set_aside(&files, &output)?;
-    let local = Locally { host, input, output, files, run_folder, threads, processes };
+    let local = Locally { host, input, output, logs, files, run_folder, threads, processes };
     let outcome = run_job(args, local, start, &earlier, begun);
     if begun.get() {
         return outcome;
@@ -155,6 +158,7 @@ struct Locally {
     host: Local,
     input: Input,
     output: PathBuf,
+    logs: PathBuf,
     files: ResultFiles,
     run_folder: PathBuf,
     /// In each of the processes.
@@ -169,7 +173,7 @@ fn run_job(
     earlier: &Earlier,
     begun: &Cell<bool>,
 ) -> anyhow::Result<ExitCode> {
-    let Locally { host, input, output, files, run_folder, threads, processes } = local;
+    let Locally { host, input, output, logs, files, run_folder, threads, processes } = local;
     let archive = args.pack.then(|| output.join(ARCHIVE));
 
     console::note(&format!(
@@ -182,6 +186,7 @@ fn run_job(
         threads_each(args.model(), &args.model_args()),
         args.model()
     ));
+    console::note(&format!("logs       {}", logs.display()));
     let token_file = run_folder.join("token");
     let token = job::make_token()?;
     token.save(&token_file)?;
@@ -189,7 +194,7 @@ fn run_job(
         input,
         model_args: args.model_args(),
         workers: threads,
-        environment: BTreeMap::new(),
+        environment: args.job.environment.clone(),
         results: files.results.clone(),
         archive: archive.clone(),
         run_folder,

@@ -1,5 +1,6 @@
 //! What the options of a job mean, wherever it runs.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::ensure;
@@ -53,6 +54,8 @@ pub struct JobOptions {
     pub model: ModelOptions,
     /// Worker threads: on this machine in all, or on each machine of a cluster.
     pub workers: Option<u16>,
+    /// Variables for all programs: how they log.
+    pub environment: BTreeMap<String, String>,
 }
 
 /// How a model is called.

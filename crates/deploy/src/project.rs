@@ -1,6 +1,7 @@
 //! The project's folder, and the programs built from it.
 
 use std::ffi::{OsStr, OsString};
+use std::io::{BufRead, BufReader, IsTerminal};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
@@ -101,6 +102,28 @@ fn without_own_variables(mut call: duct::Expression) -> duct::Expression {
     call
 }
 
+/// Runs cargo, and shows what it says if it has something to do: that all is up to date is no news for a user.
+fn run_unless_fresh(words: &[&str], cargo: duct::Expression) -> anyhow::Result<()> {
+    let colour = if std::io::stderr().is_terminal() { "always" } else { "auto" };
+    let cargo = cargo.env("CARGO_TERM_COLOR", colour).stderr_to_stdout().unchecked();
+    let output = cargo.reader().context("starting cargo")?;
+    let mut is_shown = false;
+    for line in BufReader::new(&output).split(b'\n') {
+        let line = String::from_utf8_lossy(&line.context("reading what cargo says")?).into_owned();
+        if !is_shown && line.contains("Finished") {
+            continue;
+        }
+        if !is_shown {
+            is_shown = true;
+            console::echo(&format!("cargo {}", words.join(" ")));
+        }
+        console::note(&line);
+    }
+    let status = output.try_wait().context("waiting for cargo")?.map(|output| output.status);
+    ensure!(status.is_some_and(|status| status.success()), "cargo failed; its reason is above");
+    Ok(())
+}
+
 fn build(packages: &[&str], target: Option<&str>) -> anyhow::Result<PathBuf> {
     if let Some(folder) = std::env::var_os(PREBUILT) {
         return Ok(folder.into());
@@ -114,11 +137,8 @@ fn build(packages: &[&str], target: Option<&str>) -> anyhow::Result<PathBuf> {
         Some(target) => target_folder.join(target).join("release"),
         None => release.clone(),
     };
-    cargo_with(&words)
-        .dir(root()?)
-        .env("CARGO_TARGET_DIR", target_folder)
-        .run()
-        .with_context(|| format!("building {}", packages.join(", ")))?;
+    let cargo = cargo_quietly(&words).dir(root()?).env("CARGO_TARGET_DIR", target_folder);
+    run_unless_fresh(&words, cargo).with_context(|| format!("building {}", packages.join(", ")))?;
     for program in packages {
         let path = folder.join(program);
         ensure!(path.exists(), "cargo built {program}, but not to {}", path.display());

@@ -18,6 +18,9 @@ pub fn failure(error: &anyhow::Error) -> std::process::ExitCode {
 /// it may be started again (`EX_TEMPFAIL` of sysexits.h).
 pub const TEMPORARY: u8 = 75;
 
+/// The exit code of a program that was told to stop before its work was done (128 + SIGTERM, as shells have it).
+pub const STOPPED: u8 = 143;
+
 /// The exit code of a Rust program whose main thread panicked.
 pub const PANICKED: u8 = 101;
 
@@ -50,6 +53,11 @@ impl End {
     /// Whether its work is done.
     pub fn is_success(&self) -> bool {
         *self == Self::Exited(0)
+    }
+
+    /// Whether it was told to stop.
+    pub fn is_stopped(&self) -> bool {
+        *self == Self::Exited(STOPPED.into())
     }
 
     /// Whether it ended because of something that passes: mostly since it had lost another program, which knows more.

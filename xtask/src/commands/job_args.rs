@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use deploy::options::{JobOptions, ModelOptions, Rows};
+use process::log::Format;
 use protocol::rejects::MostRejects;
 
 /// Rows that are made up unless the user says how many.
@@ -40,6 +41,9 @@ pub(crate) struct RowArgs {
     /// first 1,000]
     #[arg(long, value_name = "N|P%")]
     max_rejects: Option<MostRejects>,
+    /// How the programs log: text, or json, an object a line (RUST_LOG chooses what)
+    #[arg(long, value_name = "FORMAT", env = "LOG_FORMAT", hide_env_values = true, help_heading = None, default_value_t)]
+    log_format: Format,
 }
 
 impl RowArgs {
@@ -55,7 +59,15 @@ impl RowArgs {
 
     /// What these and the other options of a job mean.
     pub(crate) fn job(&self, model: &ModelArgs, workers: Option<u16>) -> JobOptions {
-        JobOptions { rows: self.rows(), max_rejects: self.max_rejects, model: model.options(), workers }
+        let format = ("LOG_FORMAT".to_owned(), self.log_format.to_string());
+        let level = std::env::var("RUST_LOG").ok().map(|level| ("RUST_LOG".to_owned(), level));
+        JobOptions {
+            rows: self.rows(),
+            max_rejects: self.max_rejects,
+            model: model.options(),
+            workers,
+            environment: [format].into_iter().chain(level).collect(),
+        }
     }
 }
 

@@ -101,6 +101,15 @@ impl fmt::Display for LostSight {
 
 impl std::error::Error for LostSight {}
 
+/// Why a job ends whose receiver was told to stop, and not by this command.
+fn stopped_elsewhere() -> String {
+    let resume = match step::hosts_go() {
+        true => "",
+        false => "; what was received is kept, and cargo xtask run-cluster --resume continues",
+    };
+    format!("the job was stopped from elsewhere{resume}")
+}
+
 /// The programs of a job that were started.
 pub(crate) struct Programs<'a> {
     pub(crate) running: Vec<Program<'a>>,
@@ -260,6 +269,9 @@ impl<'a> Programs<'a> {
                 }
             }
             std::thread::sleep(PAUSE);
+        }
+        if failed.get(&0).is_some_and(End::is_stopped) {
+            return anyhow!(stopped_elsewhere());
         }
         let first = failed.iter().find_map(knows).unwrap_or(first);
         let Program { name, host, .. } = &self.running[first];
