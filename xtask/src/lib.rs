@@ -7,7 +7,6 @@ mod options;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
-use deploy::console;
 
 /// Runs a slow classification over a CSV on a cluster that exists only while the job runs.
 ///
@@ -61,15 +60,9 @@ pub fn run() -> ExitCode {
         Command::Lab(args) => commands::lab::run(&args),
         Command::Hosts(command) => commands::hosts::run(&command),
     };
-    let code = outcome.unwrap_or_else(|error| match (console::fail(&error), is_plan) {
-        (code, false) => code,
-        (_, true) => ExitCode::FAILURE,
-    });
-    // What was to be said is a part of the work.
-    match console::lost_data() {
-        None => code,
-        Some(error) => console::fail(&error),
-    }
+    let has_failed = outcome.is_err();
+    let code = deploy::conclude(outcome);
+    if is_plan && has_failed { ExitCode::FAILURE } else { code }
 }
 
 /// The command and its options, as the process's arguments say them.

@@ -2,14 +2,14 @@
 
 use std::process::ExitCode;
 
-use deploy::console;
+use deploy::exit;
 use deploy::request::Request;
 
 fn main() -> ExitCode {
     deploy::begin();
     let request = match Request::of_process() {
         Ok(request) => request,
-        Err(error) => return console::fail(&error),
+        Err(error) => return exit::fail(&error),
     };
     let is_plan = matches!(request, Request::Plan(_));
     let outcome = deploy_aws::run(&request);

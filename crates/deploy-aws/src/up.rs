@@ -110,7 +110,7 @@ pub(super) fn up(args: &Up) -> anyhow::Result<ExitCode> {
     let Begun { mut prepared, model, programs, target, _lock } = match begin(args) {
         Ok(begun) => begun,
         Err(error) => {
-            console::fail(&error);
+            exit::fail(&error);
             return Ok(ExitCode::from(NOTHING_DONE));
         }
     };
@@ -134,7 +134,7 @@ pub(super) fn up(args: &Up) -> anyhow::Result<ExitCode> {
         if is_new {
             prepared.remember(false)?;
         }
-        console::fail(&error);
+        exit::fail(&error);
         return Ok(ExitCode::from(NOTHING_DONE));
     }
     let undone = match (is_new, has_launched) {

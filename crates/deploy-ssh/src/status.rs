@@ -200,7 +200,7 @@ pub(super) fn logs(args: &Logs) -> anyhow::Result<ExitCode> {
         for line in lines {
             // With --follow, the others would go on for ever.
             if let Some(error) = console::lost_data() {
-                console::fail(&error);
+                exit::fail(&error);
                 interrupt::leave(exit::FAILED);
             }
             match line {

@@ -1,14 +1,11 @@
 //! What people see. Talk goes to standard error, data to standard output.
 
 use std::io::{IsTerminal, Write};
-use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use protocol::results::{Progress, Summary};
-
-use crate::exit;
 
 /// Prints a line of talk.
 pub fn note(text: &str) {
@@ -44,15 +41,6 @@ pub fn lost_data() -> Option<anyhow::Error> {
 /// Shows a command that is about to run.
 pub fn echo(command: &str) {
     note(&format!("$ {command}"));
-}
-
-/// Prints an error and its causes, and gives the exit code for it.
-pub fn fail(error: &anyhow::Error) -> ExitCode {
-    note(&format!("error: {error}"));
-    for cause in error.chain().skip(1) {
-        note(&format!("  because: {cause}"));
-    }
-    exit::code(error)
 }
 
 /// A count with separators: 1,000,000.

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::process::ExitCode;
 
+use crate::console;
 use crate::interrupt::{self, Interrupted};
 
 /// It was begun, and failed.
@@ -67,6 +68,15 @@ pub fn is<T: fmt::Display + fmt::Debug + Send + Sync + 'static>(error: &anyhow::
 /// The exit code of a command that ends with this error.
 pub fn code(error: &anyhow::Error) -> ExitCode {
     known(error).unwrap_or(FAILED).into()
+}
+
+/// Prints an error and its causes, and returns its exit code.
+pub fn fail(error: &anyhow::Error) -> ExitCode {
+    console::note(&format!("error: {error}"));
+    for cause in error.chain().skip(1) {
+        console::note(&format!("  because: {cause}"));
+    }
+    code(error)
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ mod lifetime;
 mod phase;
 mod programs;
 mod progress;
+mod ready;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -28,7 +29,7 @@ pub use lifetime::Lifetime;
 pub use programs::LostSight;
 pub use programs::Program;
 use programs::Programs;
-pub use programs::Watched;
+pub use progress::Watched;
 
 /// How long a sender may be without the cluster, whose processes have to find each other again when one of them has died.
 const SENDER_PATIENCE: u64 = 600;

@@ -38,10 +38,10 @@ pub fn begin() {
 
 /// Ends a command: prints its error, and returns its exit code.
 pub fn conclude(outcome: anyhow::Result<ExitCode>) -> ExitCode {
-    let code = outcome.unwrap_or_else(|error| console::fail(&error));
+    let code = outcome.unwrap_or_else(|error| exit::fail(&error));
     // A command whose data did not arrive has not done its work.
     match console::lost_data() {
         None => code,
-        Some(error) => console::fail(&error),
+        Some(error) => exit::fail(&error),
     }
 }

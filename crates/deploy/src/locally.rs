@@ -221,7 +221,7 @@ fn run_job(
         Some(hub) => {
             // Said now, and not when nobody looks any more.
             let coded = |error| if begun.get() { error } else { exit::refused(error) };
-            let code = summary.unwrap_or_else(|error| console::fail(&coded(error)));
+            let code = summary.unwrap_or_else(|error| exit::fail(&coded(error)));
             hub.stay(&host)?;
             Ok(code)
         }

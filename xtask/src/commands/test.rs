@@ -107,6 +107,7 @@ fn quick(run: &mut Run) -> anyhow::Result<()> {
 /// Everything. What takes the processor (the AWS SDK) is built while tests run that wait, and what the network brings comes meanwhile.
 fn whole(fuzz: bool, run: &mut Run) -> anyhow::Result<()> {
     check_formats(run);
+    check_dependencies(run);
     std::thread::scope(|scope| {
         let (installed, ready) = channel();
         let installer = scope.spawn(move || {
@@ -171,6 +172,20 @@ fn check_formats(run: &mut Run) {
         if project::cargo_with(words).run().is_err() {
             run.failed.push(name);
         }
+    }
+}
+
+/// Licences, sources and banned crates of all dependencies, where cargo-deny is installed: to build it takes as long as all the rest.
+fn check_dependencies(run: &mut Run) {
+    if project::cargo_quietly(&["deny", "--version"]).stdout_null().stderr_null().run().is_err() {
+        console::data(
+            "skipped: the check of dependencies needs cargo-deny: cargo install cargo-deny --locked",
+        );
+        run.counts.skipped += 1;
+        return;
+    }
+    if project::cargo_with(&["deny", "check", "bans", "licenses", "sources"]).run().is_err() {
+        run.failed.push("the check of dependencies");
     }
 }
 

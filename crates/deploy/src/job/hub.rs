@@ -10,7 +10,7 @@ use anyhow::{Context, bail, ensure};
 use protocol::ports;
 use serde_json::Value;
 
-use super::programs::await_address;
+use super::ready::await_address;
 use super::{Job, any_port, at, token_args};
 use crate::console::{self, Standing};
 use crate::host::{Host, Launch, Running, arg};

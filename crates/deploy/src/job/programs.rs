@@ -2,16 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{anyhow, bail, ensure};
+use anyhow::{anyhow, bail};
 use process::exit::End;
-use protocol::token::Token;
 
-use super::lifetime::{Lifetime, Warnings};
+use super::lifetime::Warnings;
 use super::phase::{Ended, Next, Phase};
-use super::progress::{Growth, ProgressMonitor};
+use super::progress::{Growth, ProgressMonitor, Watched};
+use super::ready::{PAUSE, await_address};
 use super::{Input, Job};
 use crate::console;
 use crate::host::{Host, Launch, Running, arg};
@@ -27,8 +26,6 @@ const START_SIGHT_TIME: Duration = Duration::from_secs(10);
 /// When nothing is heard for so long of the initializer's machine, and no row becomes durable meanwhile, a machine of the
 /// cloud has ended: the job cannot go on without it. (A host that is somebody's own may come back: the receiver has the patience.)
 const GONE_TIME: Duration = Duration::from_secs(60);
-/// How often ready files are looked at, and programs asked whether they have ended.
-const PAUSE: Duration = Duration::from_millis(2);
 /// The same of a job that has been running for long: its end may be seen a hundredth of that later, and not later than this.
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 /// Of how many programs that failed with the first one the words are shown.
@@ -37,49 +34,8 @@ const MOST_FAILURES: usize = 4;
 const RECEIVER_TIME: Duration = Duration::from_millis(300);
 /// How long it may take until the program is known that others have failed because of.
 const FAILURE_TIME: Duration = Duration::from_secs(2);
-/// How long a wait may be until it is told.
-const QUIET_TIME: Duration = Duration::from_secs(5);
 /// How many of the last lines of a program that failed are shown.
 const LAST_LINES: usize = 12;
-
-/// Waits until a program says where it listens for `what`, unless `check` fails meanwhile.
-pub(crate) fn await_address(
-    host: &dyn Host,
-    name: &str,
-    what: &str,
-    limit: Duration,
-    mut check: impl FnMut() -> anyhow::Result<()>,
-) -> anyhow::Result<SocketAddr> {
-    let waiting = format!("waiting for {name} on {} to listen for {what}", host.name());
-    let start = Instant::now();
-    let mut is_told = false;
-    loop {
-        check()?;
-        if let Some(address) = host.ready(name)?.and_then(|ready| ready.addresses.get(what).copied()) {
-            return Ok(address);
-        }
-        if start.elapsed() >= QUIET_TIME && !is_told {
-            is_told = true;
-            console::note(&waiting);
-        }
-        ensure!(start.elapsed() < limit, "{waiting}: not within {limit:?}");
-        std::thread::sleep(PAUSE);
-    }
-}
-
-/// What there is to know of a job that is watched.
-pub struct Watched<'a> {
-    /// How many rows it has, if that is known.
-    pub rows: Option<u64>,
-    /// Whether its results are packed.
-    pub packs: bool,
-    /// Its token, for hosts that do not know it.
-    pub token: Option<&'a Token>,
-    /// Where the hub's page is, if there is one.
-    pub page: Option<&'a str>,
-    /// When its hosts end by themselves, if they do.
-    pub lifetime: Option<&'a Lifetime>,
-}
 
 /// What [`run`] gives when the job cannot be seen any more, and goes on nevertheless.
 #[derive(Debug)]

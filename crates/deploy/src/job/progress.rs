@@ -4,9 +4,10 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use protocol::results::Progress;
+use protocol::token::Token;
 
 use super::hub;
-use super::programs::Watched;
+use super::lifetime::Lifetime;
 use crate::console::{JobBar, Standing};
 use crate::host::Host;
 
@@ -14,6 +15,20 @@ use crate::host::Host;
 const HUB_SILENCE: Duration = Duration::from_secs(2);
 /// The receiver tells its progress several times a second; after so long without it, nothing is known.
 const RECEIVER_SILENCE: Duration = Duration::from_secs(5);
+
+/// What there is to know of a job that is watched.
+pub struct Watched<'a> {
+    /// How many rows it has, if that is known.
+    pub rows: Option<u64>,
+    /// Whether its results are packed.
+    pub packs: bool,
+    /// Its token, for hosts that do not know it.
+    pub token: Option<&'a Token>,
+    /// Where the hub's page is, if there is one.
+    pub page: Option<&'a str>,
+    /// When its hosts end by themselves, if they do.
+    pub lifetime: Option<&'a Lifetime>,
+}
 
 /// Follows the job's progress and shows it.
 pub(super) struct ProgressMonitor {
