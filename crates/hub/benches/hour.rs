@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use hub::model::Model;
 use hub::scenario::Scenario;
+use hub::tracker::Tracker;
 use hub::web::message;
 use telemetry::report::Report;
 
@@ -28,7 +28,7 @@ fn peak_memory() -> String {
 fn main() {
     let seconds = std::env::args().find_map(|word| word.parse().ok()).unwrap_or(HOUR);
     let job = Scenario { machines: 16, seconds };
-    let mut model = Model::default();
+    let mut tracker = Tracker::default();
     let (mut hearing, mut telling) = (Duration::ZERO, Duration::ZERO);
     let (mut heard, mut told) = (0, 0);
     for second in 0..=job.seconds {
@@ -43,11 +43,11 @@ fn main() {
             let report = report.expect("reports can be encoded");
             heard += report.len();
             let report = Report::decode(&report).expect("reports can be understood");
-            model.hear(&origin, report, now);
+            tracker.on_report(&origin, report, now);
         }
-        model.tick(now);
+        tracker.tick(now);
         let between = used();
-        told += message(&model, now).len();
+        told += message(&tracker, now).len();
         hearing += between - start;
         telling += used() - between;
     }

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use clap::Parser;
-use hub::intake::{self, Shared};
-use hub::model::Model;
-use hub::{summary, web};
+use hub::report_server::{self, Shared};
+use hub::tracker::Tracker;
+use hub::{report_files, web};
 use net::{self, WhenTaken};
 use process::ready::Ready;
 use protocol::ports;
@@ -80,7 +80,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
     );
     Ready::new([("metrics", reports_at), ("web", at)]).write(args.ready_file.as_deref())?;
     let shared = Shared::default();
-    intake::open(reports, token, shared.clone())?;
+    report_server::open(reports, token, shared.clone())?;
     match args.report.clone() {
         Some(folder) => leave_report(folder, shared.clone())?,
         None => process::signals::on_end_signals(|| std::process::exit(0))?,
@@ -96,14 +96,14 @@ fn leave_report(folder: PathBuf, shared: Shared) -> anyhow::Result<()> {
     static WRITING: Mutex<()> = Mutex::new(());
     let write = |folder: &Path, shared: &Shared| {
         let everything = {
-            let (model, now) = shared.look();
+            let (tracker, now) = shared.look();
             // A hub that was started again when all was over knows less than the report that is there.
-            if model.processes().is_empty() {
+            if tracker.processes().is_empty() {
                 return;
             }
-            summary::everything(&model, now)
+            report_files::everything(&tracker, now)
         };
-        if let Err(error) = summary::write(folder, &everything) {
+        if let Err(error) = report_files::write(folder, &everything) {
             tracing::warn!("the job's report: {error:#}");
         }
     };
@@ -114,12 +114,12 @@ fn leave_report(folder: PathBuf, shared: Shared) -> anyhow::Result<()> {
         std::process::exit(0);
     })?;
     std::thread::spawn(move || {
-        let moments: [fn(&Model, Duration) -> bool; 2] =
-            [|model, _| model.state().is_over(), Model::is_settled];
+        let moments: [fn(&Tracker, Duration) -> bool; 2] =
+            [|tracker, _| tracker.state().is_over(), Tracker::is_settled];
         for has_come in moments {
             let has_come = || {
-                let (model, now) = shared.look();
-                has_come(&model, now)
+                let (tracker, now) = shared.look();
+                has_come(&tracker, now)
             };
             while !has_come() {
                 std::thread::sleep(LOOK_PAUSE);

@@ -127,7 +127,7 @@ impl Worker {
         self.now.batches_in.saturating_sub(self.now.batches)
     }
 
-    fn hear(&mut self, counts: WorkerCounts, span_ms: u64) {
+    fn on_report(&mut self, counts: WorkerCounts, span_ms: u64) {
         if span_ms > 0 {
             let rate = (counts.rows.saturating_sub(self.now.rows) * 1000) as f32 / span_ms as f32;
             self.remember(Some(rate), Duration::from_millis(span_ms));
@@ -172,7 +172,7 @@ impl Process {
     }
 
     /// Takes in a report.
-    pub fn hear(&mut self, machine: &str, incarnation: u64, report: Report, now: Duration) -> News {
+    pub fn on_report(&mut self, machine: &str, incarnation: u64, report: Report, now: Duration) -> News {
         // What was on its way for long, and has been overtaken.
         let is_older = incarnation == self.incarnation && report.uptime_ms < self.uptime_ms;
         if is_older || self.retired.contains(&incarnation) {
@@ -212,7 +212,7 @@ impl Process {
         let workers = take_workers(&mut counts);
         self.workers.resize_with(self.workers.len().max(workers.len()), Worker::default);
         for (worker, counts) in self.workers.iter_mut().zip(workers) {
-            worker.hear(counts, span_ms);
+            worker.on_report(counts, span_ms);
         }
         self.is_initializer |= has_source(&counts);
         (self.uptime_ms, self.usage, self.counts, self.ending) = (uptime_ms, usage, counts, ending);

@@ -11,7 +11,7 @@ use telemetry::report::{
 };
 use telemetry::usage::Usage;
 
-use crate::model::Model;
+use crate::tracker::Tracker;
 
 /// Rows that each worker classifies in a second, in batches of a hundred.
 pub const ROWS_PER_SECOND: u64 = 1000;
@@ -125,14 +125,14 @@ impl Scenario {
     }
 
     /// All programs report, and the second is over.
-    pub fn pass(&self, model: &mut Model, second: u64, silent: &[&str]) {
+    pub fn pass(&self, tracker: &mut Tracker, second: u64, silent: &[&str]) {
         let now = Duration::from_secs(second);
         for name in self.names() {
             if !silent.contains(&name.as_str()) {
-                model.hear(&Self::origin(&name, 1), self.report(&name, second, 0), now);
+                tracker.on_report(&Self::origin(&name, 1), self.report(&name, second, 0), now);
             }
         }
-        model.tick(now);
+        tracker.tick(now);
     }
 }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::history::{History, Point};
-use crate::model::{Model, Rows, State};
 use crate::process::{Liveness, Process, Worker};
+use crate::tracker::{Rows, State, Tracker};
 
 /// From so much of the job on there is an estimate: after so many seconds with output, and this share of the rows.
 const ESTIMATE_SECONDS: f64 = 5.0;
@@ -84,12 +84,12 @@ pub struct Stage {
 }
 
 /// The stages, as the programs tell them.
-pub fn stages(model: &Model, now: Duration) -> Vec<Stage> {
-    let (sender, blocked) = counted(model.sender(), now);
-    let (source, full) = counted(model.source(), now);
-    let (receiver, syncing) = counted(model.receiver(), now);
-    let busy = busy(model, now);
-    let workers = || model.processes().values().flat_map(|process| &process.workers);
+pub fn stages(tracker: &Tracker, now: Duration) -> Vec<Stage> {
+    let (sender, blocked) = counted(tracker.sender(), now);
+    let (source, full) = counted(tracker.source(), now);
+    let (receiver, syncing) = counted(tracker.receiver(), now);
+    let busy = busy(tracker, now);
+    let workers = || tracker.processes().values().flat_map(|process| &process.workers);
     let rest = |share: Option<f64>| share.map(|share| 1.0 - share);
     let (classified, at_workers): (u64, u64) =
         (workers().map(Worker::batches).sum(), workers().map(Worker::in_flight).sum());
@@ -146,14 +146,14 @@ fn counted<T: Clone + Default>(program: Option<(&Process, &T)>, now: Duration) -
 }
 
 /// The workers that are there.
-fn present(model: &Model, now: Duration) -> impl Iterator<Item = &Worker> {
-    let up = model.processes().values().filter(move |process| process.liveness(now) == Liveness::Up);
+fn present(tracker: &Tracker, now: Duration) -> impl Iterator<Item = &Worker> {
+    let up = tracker.processes().values().filter(move |process| process.liveness(now) == Liveness::Up);
     up.flat_map(|process| &process.workers)
 }
 
 /// For which share of their time the workers are busy, on average.
-fn busy(model: &Model, now: Duration) -> Option<f64> {
-    let known: Vec<_> = present(model, now).filter_map(|worker| worker.busy).collect();
+fn busy(tracker: &Tracker, now: Duration) -> Option<f64> {
+    let known: Vec<_> = present(tracker, now).filter_map(|worker| worker.busy).collect();
     (!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64)
 }
 
@@ -167,13 +167,13 @@ pub struct Bottleneck {
 }
 
 /// What holds the job back, if that can be said.
-pub fn bottleneck(model: &Model, now: Duration) -> Option<Bottleneck> {
+pub fn bottleneck(tracker: &Tracker, now: Duration) -> Option<Bottleneck> {
     let found = |stage, words: String| Some(Bottleneck { stage, words });
     let percent = |share: f64| format!("{:.0} %", 100.0 * share);
-    match model.state() {
+    match tracker.state() {
         State::Waiting | State::Done | State::Failed => return None,
         State::Stalled => {
-            let gone: Vec<_> = (model.processes().iter())
+            let gone: Vec<_> = (tracker.processes().iter())
                 .filter(|(_, process)| process.liveness(now) < Liveness::Up)
                 .map(|(name, _)| name.as_str())
                 .collect();
@@ -190,11 +190,11 @@ pub fn bottleneck(model: &Model, now: Duration) -> Option<Bottleneck> {
         }
         State::Running | State::Draining => {}
     }
-    let (sender, blocked) = counted(model.sender(), now);
-    let (_, full) = counted(model.source(), now);
-    let (_, syncing) = counted(model.receiver(), now);
-    let busy = busy(model, now)?;
-    let count = present(model, now).count();
+    let (sender, blocked) = counted(tracker.sender(), now);
+    let (_, full) = counted(tracker.source(), now);
+    let (_, syncing) = counted(tracker.receiver(), now);
+    let busy = busy(tracker, now)?;
+    let count = present(tracker, now).count();
     let is_strained = |share: Option<f64>| share.is_some_and(|share| share >= STRAINED);
     if busy >= BUSY {
         let who = if count == 1 { "the worker is".to_owned() } else { format!("all {count} workers are") };

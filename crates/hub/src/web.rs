@@ -29,11 +29,11 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::exposition;
-use crate::intake::Shared;
-use crate::model::Model;
-use crate::summary::everything;
-use crate::view;
+use crate::prometheus;
+use crate::report_files::everything;
+use crate::report_server::Shared;
+use crate::snapshot;
+use crate::tracker::Tracker;
 
 /// So many workers, those with problems first, are shown at once. All of them, if there are few.
 const SHOWN: usize = 10;
@@ -81,8 +81,8 @@ pub fn serve(listener: TcpListener, token: Option<Token>, shared: Shared) -> any
             loop {
                 seconds.tick().await;
                 {
-                    let (mut model, now) = ticking.look();
-                    model.tick(now);
+                    let (mut tracker, now) = ticking.look();
+                    tracker.tick(now);
                 }
                 // Without pages there is nobody to tell, and it need not be said.
                 if live_to.receiver_count() > 0 {
@@ -107,24 +107,24 @@ fn router(web: Web) -> Router {
         .route("/healthz", get(|| async { text("text/plain", "ok\n") }))
         .route("/metrics", get(metrics))
         .route("/login", post(login))
-        .route("/api/v1/job", view_of(view::job))
-        .route("/api/v1/workers", view_of(view::workers))
+        .route("/api/v1/job", view_of(snapshot::job))
+        .route("/api/v1/workers", view_of(snapshot::workers))
         .route("/api/v1/workers/{name}", get(worker))
-        .route("/api/v1/computations", view_of(|model, _| view::computations(model)))
-        .route("/api/v1/machines", view_of(view::machines))
-        .route("/api/v1/events", view_of(|model, _| model.events().clone()))
+        .route("/api/v1/computations", view_of(|tracker, _| snapshot::computations(tracker)))
+        .route("/api/v1/machines", view_of(snapshot::machines))
+        .route("/api/v1/events", view_of(|tracker, _| tracker.events().clone()))
         .route("/api/v1/history", view_of(history))
         .route("/api/v1/stream", get(stream_of))
         .layer(middleware::from_fn_with_state(web.clone(), guard))
         .with_state(web)
 }
 
-/// A view of the model, as JSON.
-fn view_of<T: Serialize + 'static>(look: fn(&Model, Duration) -> T) -> MethodRouter<Web> {
+/// A view of the tracker, as JSON.
+fn view_of<T: Serialize + 'static>(look: fn(&Tracker, Duration) -> T) -> MethodRouter<Web> {
     get(move |State(web): State<Web>| async move {
         let view = {
-            let (model, now) = web.shared.look();
-            look(&model, now)
+            let (tracker, now) = web.shared.look();
+            look(&tracker, now)
         };
         json_of(StatusCode::OK, &view)
     })
@@ -142,18 +142,18 @@ fn json_of<T: Serialize>(status: StatusCode, view: &T) -> Response {
     }
 }
 
-fn history(model: &Model, _: Duration) -> serde_json::Value {
-    json!({ "recent": model.history().recent().collect::<Vec<_>>(), "whole": model.history().whole() })
+fn history(tracker: &Tracker, _: Duration) -> serde_json::Value {
+    json!({ "recent": tracker.history().recent().collect::<Vec<_>>(), "whole": tracker.history().whole() })
 }
 
 async fn worker(State(web): State<Web>, Path(name): Path<String>) -> Response {
     let found = {
-        let (model, now) = web.shared.look();
-        let view = view::workers(&model, now).into_iter().find(|view| view.name == name);
+        let (tracker, now) = web.shared.look();
+        let view = snapshot::workers(&tracker, now).into_iter().find(|view| view.name == name);
         view.and_then(|view| {
             let (process, place) = name.rsplit_once('.')?;
-            let worker = model.processes().get(process)?.workers.get(place.parse::<usize>().ok()?)?;
-            Some(json!({ "worker": view, "computations": view::computations_of(worker) }))
+            let worker = tracker.processes().get(process)?.workers.get(place.parse::<usize>().ok()?)?;
+            Some(json!({ "worker": view, "computations": snapshot::computations_of(worker) }))
         })
     };
     match found {
@@ -164,11 +164,11 @@ async fn worker(State(web): State<Web>, Path(name): Path<String>) -> Response {
 
 async fn metrics(State(web): State<Web>) -> Response {
     let text = {
-        let (model, now) = web.shared.look();
+        let (tracker, now) = web.shared.look();
         let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        exposition::write(&model, now, since_1970)
+        prometheus::write(&tracker, now, since_1970)
     };
-    ([(CONTENT_TYPE, exposition::CONTENT_TYPE)], text).into_response()
+    ([(CONTENT_TYPE, prometheus::CONTENT_TYPE)], text).into_response()
 }
 
 async fn stream_of(State(web): State<Web>) -> Response {
@@ -184,17 +184,17 @@ async fn stream_of(State(web): State<Web>) -> Response {
 }
 
 fn live(shared: &Shared) -> String {
-    let (model, now) = shared.look();
-    message(&model, now)
+    let (tracker, now) = shared.look();
+    message(&tracker, now)
 }
 
 /// What a page needs each second, in as few bytes as may be: there may be a thousand workers.
-pub fn message(model: &Model, now: Duration) -> String {
-    let all = everything(model, now);
+pub fn message(tracker: &Tracker, now: Duration) -> String {
+    let all = everything(tracker, now);
     let shown = if all.workers.len() <= FEW { all.workers.len() } else { SHOWN };
     // In an order that stays.
     let mut workers: Vec<_> = all.workers.iter().collect();
-    workers.sort_by_cached_key(|worker| view::natural(&worker.name));
+    workers.sort_by_cached_key(|worker| snapshot::natural(&worker.name));
     let cells: Vec<_> =
         workers.iter().map(|w| (&w.name, w.state, w.straggler.is_some(), w.rate.map(f32::round))).collect();
     let mut message = json!({
@@ -295,11 +295,11 @@ mod tests {
     /// What crosses to a browser each second; the issue allows 20 kB.
     #[test]
     fn a_page_is_told_few_bytes_a_second_of_112_workers() {
-        let (scenario, mut model) = (Scenario { machines: 16, seconds: 3600 }, Model::default());
+        let (scenario, mut tracker) = (Scenario { machines: 16, seconds: 3600 }, Tracker::default());
         for second in 0..90 {
-            scenario.pass(&mut model, second, &[]);
+            scenario.pass(&mut tracker, second, &[]);
         }
-        let text = message(&model, Duration::from_secs(89));
+        let text = message(&tracker, Duration::from_secs(89));
         assert!(text.len() < 20_000, "{} bytes", text.len());
         assert!(text.contains(r#""workers_up":112"#), "{text}");
         let told: serde_json::Value = serde_json::from_str(&text).unwrap();

@@ -9,8 +9,8 @@ use protocol::result_files::REPORT;
 use serde::Serialize;
 
 use crate::history::Point;
-use crate::model::{Event, Model};
-use crate::view::{self, ComputationView, JobView, MachineView, WorkerView};
+use crate::snapshot::{self, ComputationView, JobView, MachineView, WorkerView};
+use crate::tracker::{Event, Tracker};
 use crate::web::page;
 
 /// All that there is to show.
@@ -31,14 +31,14 @@ pub struct Everything {
 }
 
 /// Looks at everything.
-pub fn everything(model: &Model, now: Duration) -> Everything {
+pub fn everything(tracker: &Tracker, now: Duration) -> Everything {
     Everything {
-        job: view::job(model, now),
-        workers: view::workers(model, now),
-        computations: view::computations(model),
-        machines: view::machines(model, now),
-        events: model.events().iter().cloned().collect(),
-        history: model.history().whole(),
+        job: snapshot::job(tracker, now),
+        workers: snapshot::workers(tracker, now),
+        computations: snapshot::computations(tracker),
+        machines: snapshot::machines(tracker, now),
+        events: tracker.events().iter().cloned().collect(),
+        history: tracker.history().whole(),
     }
 }
 

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use telemetry::report::{HubOpening, Report, Welcome};
 
-use crate::model::Model;
+use crate::tracker::Tracker;
 
 /// The longest report: one of a process with a thousand workers has a few MiB.
 const REPORT_LIMIT: usize = 16 << 20;
@@ -29,23 +29,23 @@ const SILENCE: Duration = Duration::from_secs(60);
 /// What the hub's clock shows when it begins, so that what began before it has a time as well.
 const BEFORE: Duration = Duration::from_secs(process::LONGEST_WAIT);
 
-/// The model, and the hub's clock.
+/// The tracker, and the hub's clock.
 #[derive(Debug, Clone)]
 pub struct Shared {
-    model: Arc<Mutex<Model>>,
+    tracker: Arc<Mutex<Tracker>>,
     began: Instant,
 }
 
 impl Default for Shared {
     fn default() -> Self {
-        Self { model: Arc::default(), began: Instant::now() }
+        Self { tracker: Arc::default(), began: Instant::now() }
     }
 }
 
 impl Shared {
-    /// The model, for a moment, and the time.
-    pub fn look(&self) -> (MutexGuard<'_, Model>, Duration) {
-        (self.model.lock().unwrap_or_else(PoisonError::into_inner), BEFORE + self.began.elapsed())
+    /// The tracker, for a moment, and the time.
+    pub fn look(&self) -> (MutexGuard<'_, Tracker>, Duration) {
+        (self.tracker.lock().unwrap_or_else(PoisonError::into_inner), BEFORE + self.began.elapsed())
     }
 }
 
@@ -70,8 +70,8 @@ pub fn open(listener: TcpListener, token: Option<Token>, shared: Shared) -> anyh
 fn serve(connection: &Connection, token: Option<&Token>, shared: &Shared) -> anyhow::Result<()> {
     let Some((first, mut reader)) = connection.first_frame(HANDSHAKE_LIMIT)? else { return Ok(()) };
     let checked = handshake::check(&first, token).and_then(|HubOpening::Reporter(origin)| {
-        let (model, _) = shared.look();
-        let known = model.processes();
+        let (tracker, _) = shared.look();
+        let known = tracker.processes();
         let is_one_too_many = known.len() >= MOST_PROCESSES && !known.contains_key(&origin.name);
         let is_long = origin.name.len().max(origin.machine.len()) > NAME_LENGTH;
         if is_one_too_many || is_long {
@@ -97,8 +97,8 @@ fn serve(connection: &Connection, token: Option<&Token>, shared: &Shared) -> any
                 &Refusal::new(format!("a report is not understood: {error:#}")),
             );
         })?;
-        let (mut model, now) = shared.look();
-        model.hear(&origin, report, now);
+        let (mut tracker, now) = shared.look();
+        tracker.on_report(&origin, report, now);
     }
     Ok(())
 }

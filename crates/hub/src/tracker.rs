@@ -95,7 +95,7 @@ impl State {
 
 /// The job, as the reports of its programs tell it.
 #[derive(Debug, Default)]
-pub struct Model {
+pub struct Tracker {
     processes: BTreeMap<String, Process>,
     history: History,
     events: VecDeque<Event>,
@@ -132,9 +132,9 @@ pub struct Rows {
     pub total_about: Option<u64>,
 }
 
-impl Model {
+impl Tracker {
     /// Takes in a report.
-    pub fn hear(&mut self, origin: &Origin, report: Report, now: Duration) {
+    pub fn on_report(&mut self, origin: &Origin, report: Report, now: Duration) {
         if self.begun.is_none() {
             // Nobody knows what was written before, nor when.
             self.progress.1 = now;
@@ -143,7 +143,7 @@ impl Model {
         self.begun = Some(self.begun.map_or(began, |begun| begun.min(began)));
         let Origin { name, machine, incarnation } = origin;
         let news = match self.processes.get_mut(name) {
-            Some(process) => process.hear(machine, *incarnation, report, now),
+            Some(process) => process.on_report(machine, *incarnation, report, now),
             None => {
                 self.processes.insert(name.clone(), Process::new(machine, *incarnation, report, now));
                 News::Joined

@@ -9,9 +9,9 @@ use serde::Serialize;
 use telemetry::durations::Durations;
 use telemetry::report::{JobOutcome, WorkerCounts};
 
-use crate::model::{Model, Rows, State};
 use crate::process::{Liveness, Process, Worker};
 use crate::stragglers::{self, Pace};
+use crate::tracker::{Rows, State, Tracker};
 use crate::verdict::{self, Bottleneck, Estimate, Stage};
 
 /// The rate that is shown is that of the last seconds.
@@ -53,38 +53,38 @@ pub struct JobView {
 }
 
 /// Looks at the job.
-pub fn job(model: &Model, now: Duration) -> JobView {
-    let now = model.as_of(now);
-    let rows = model.rows();
-    let receiver = model.receiver().map(|(_, receiver)| receiver);
+pub fn job(tracker: &Tracker, now: Duration) -> JobView {
+    let now = tracker.as_of(now);
+    let rows = tracker.rows();
+    let receiver = tracker.receiver().map(|(_, receiver)| receiver);
     let summary = receiver.and_then(|receiver| match &receiver.outcome {
         Some(JobOutcome::Done(summary)) => Some(summary.clone()),
         _ => None,
     });
-    let seconds = model.seconds(now);
+    let seconds = tracker.seconds(now);
     let (rate_in, rate_out) = match &summary {
         // Of the whole job, when it is over.
         Some(summary) => {
             let rate = Some(summary.rows as f64 / summary.seconds.max(1e-3));
             (rate, rate)
         }
-        None => model.history().rates(RATE_SPAN).unzip(),
+        None => tracker.history().rates(RATE_SPAN).unzip(),
     };
-    let up = model.processes().values().filter(|process| process.liveness(now) == Liveness::Up);
+    let up = tracker.processes().values().filter(|process| process.liveness(now) == Liveness::Up);
     JobView {
-        state: model.state(),
+        state: tracker.state(),
         elapsed_seconds: seconds,
         workers_up: up.map(|process| process.workers.len() as u64).sum(),
-        workers_expected: u64::from(model.workers()),
-        restarts: model.processes().values().map(|process| process.restarts() as u64).sum(),
+        workers_expected: u64::from(tracker.workers()),
+        restarts: tracker.processes().values().map(|process| process.restarts() as u64).sum(),
         rows,
         bytes: receiver.map_or(0, |receiver| receiver.bytes),
         rate_in,
         rate_out,
-        estimate: verdict::estimate(&rows, model.history(), model.state()),
-        stages: verdict::stages(model, now),
-        bottleneck: verdict::bottleneck(model, now),
-        failure: model.failure().map(str::to_owned),
+        estimate: verdict::estimate(&rows, tracker.history(), tracker.state()),
+        stages: verdict::stages(tracker, now),
+        bottleneck: verdict::bottleneck(tracker, now),
+        failure: tracker.failure().map(str::to_owned),
         reject_reasons: receiver.map(|receiver| receiver.reject_reasons.clone()).unwrap_or_default(),
         summary,
     }
@@ -136,11 +136,11 @@ pub struct WorkerView {
 }
 
 /// All workers, problems first.
-pub fn workers(model: &Model, now: Duration) -> Vec<WorkerView> {
-    let now = model.as_of(now);
+pub fn workers(tracker: &Tracker, now: Duration) -> Vec<WorkerView> {
+    let now = tracker.as_of(now);
     let mut views = Vec::new();
     let (mut paces, mut stage) = (Vec::new(), Durations::default());
-    for (name, process) in model.processes() {
+    for (name, process) in tracker.processes() {
         for (place, worker) in process.workers.iter().enumerate() {
             let totals = worker.totals();
             let view = worker_view(name, place, process, worker, &totals, now);
@@ -156,7 +156,7 @@ pub fn workers(model: &Model, now: Duration) -> Vec<WorkerView> {
         }
     }
     let mut reasons = Vec::new();
-    if !model.state().is_over() {
+    if !tracker.state().is_over() {
         reasons = stragglers::find(&paces, stage.quantile(0.99));
     }
     let mut reasons = reasons.into_iter();
@@ -242,8 +242,11 @@ pub struct ComputationView {
 }
 
 /// The computations of the job, in the order in which a batch meets them.
-pub fn computations(model: &Model) -> Vec<ComputationView> {
-    durations(model).into_iter().map(|(name, what, durations)| computation(name, what, &durations)).collect()
+pub fn computations(tracker: &Tracker) -> Vec<ComputationView> {
+    durations(tracker)
+        .into_iter()
+        .map(|(name, what, durations)| computation(name, what, &durations))
+        .collect()
 }
 
 /// The same of one worker.
@@ -256,15 +259,15 @@ const QUEUE: &str = "how long batches wait at a worker for its box";
 const CLASSIFY: &str = "how long the box takes for a batch";
 
 /// The durations of each computation.
-pub fn durations(model: &Model) -> Vec<(&'static str, &'static str, Durations)> {
+pub fn durations(tracker: &Tracker) -> Vec<(&'static str, &'static str, Durations)> {
     let (mut queue, mut classify) = (Durations::default(), Durations::default());
-    for worker in model.processes().values().flat_map(|process| &process.workers) {
+    for worker in tracker.processes().values().flat_map(|process| &process.workers) {
         let totals = worker.totals();
         queue.add(&totals.queue);
         classify.add(&totals.classify);
     }
-    let transit = model.source().map(|(_, source)| source.transit.clone()).unwrap_or_default();
-    let sync = model.receiver().map(|(_, receiver)| receiver.sync.clone()).unwrap_or_default();
+    let transit = tracker.source().map(|(_, source)| source.transit.clone()).unwrap_or_default();
+    let sync = tracker.receiver().map(|(_, receiver)| receiver.sync.clone()).unwrap_or_default();
     vec![
         ("queue", QUEUE, queue),
         ("classify", CLASSIFY, classify),
@@ -334,10 +337,10 @@ pub struct MachineView {
 }
 
 /// The machines, as the last report of any program there tells.
-pub fn machines(model: &Model, now: Duration) -> Vec<MachineView> {
-    let now = model.as_of(now);
+pub fn machines(tracker: &Tracker, now: Duration) -> Vec<MachineView> {
+    let now = tracker.as_of(now);
     let mut machines: BTreeMap<&str, (Vec<String>, &Process)> = BTreeMap::new();
-    for (name, process) in model.processes() {
+    for (name, process) in tracker.processes() {
         let (programs, last) = machines.entry(&process.machine).or_insert_with(|| (Vec::new(), process));
         programs.push(name.clone());
         if process.seen > last.seen {

@@ -6,20 +6,20 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use crate::model::{Model, State};
 use crate::process::Liveness;
-use crate::view;
+use crate::snapshot;
+use crate::tracker::{State, Tracker};
 
 /// The type that the format is served as.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// What Prometheus is told; `since_1970` is the wall clock's time at `now`.
-pub fn write(model: &Model, now: Duration, since_1970: Duration) -> String {
+pub fn write(tracker: &Tracker, now: Duration, since_1970: Duration) -> String {
     let mut out = Exposition(String::with_capacity(16 << 10));
-    let job = view::job(model, now);
+    let job = snapshot::job(tracker, now);
     let rows = &job.rows;
     // A hub that was just started again does not know them yet, and counters do not go back to zero.
-    if model.receiver().is_some() {
+    if tracker.receiver().is_some() {
         out.one("classifier_input_rows_total", "counter", "Rows that have come in.", rows.read as f64);
         out.one(
             "classifier_output_rows_total",
@@ -57,8 +57,8 @@ pub fn write(model: &Model, now: Duration, since_1970: Duration) -> String {
 
     let name = "classifier_computation_duration_seconds";
     out.head(name, "histogram", "How long computations take, each for a batch.");
-    for (computation, _, durations) in view::durations(model) {
-        for (bound, count) in durations.counts_up_to(view::bounds()) {
+    for (computation, _, durations) in snapshot::durations(tracker) {
+        for (bound, count) in durations.counts_up_to(snapshot::bounds()) {
             let limit = bound.as_secs_f64().to_string();
             let labels = [("computation", computation), ("le", &limit)];
             out.sample(&format!("{name}_bucket"), &labels, count as f64);
@@ -69,8 +69,8 @@ pub fn write(model: &Model, now: Duration, since_1970: Duration) -> String {
         out.sample(&format!("{name}_count"), &labels[..1], durations.count() as f64);
     }
 
-    let workers = view::workers(model, now);
-    type Value = fn(&view::WorkerView) -> f64;
+    let workers = snapshot::workers(tracker, now);
+    type Value = fn(&snapshot::WorkerView) -> f64;
     let of_workers: [(&str, &str, &str, Value); 4] = [
         ("classifier_worker_up", "gauge", "Whether the worker reports.", |w| {
             f64::from(u8::from(w.state == Liveness::Up))
@@ -93,7 +93,7 @@ pub fn write(model: &Model, now: Duration, since_1970: Duration) -> String {
     }
     let name = "classifier_worker_last_seen_timestamp_seconds";
     out.head(name, "gauge", "When the worker was last heard of, in seconds since 1970.");
-    let as_of = model.as_of(now);
+    let as_of = tracker.as_of(now);
     for worker in &workers {
         let ago = now.saturating_sub(as_of).as_secs_f64() + worker.last_seen_seconds;
         out.sample(name, &[("worker", &worker.name)], since_1970.as_secs_f64() - ago);
