@@ -1,28 +1,19 @@
 //! How many rows there were, over the whole job: each second of the last minutes, and about a thousand points of all of it.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
-use serde::Serialize;
+use telemetry::view::Point;
 
 /// So many of the last points are kept as they came, one a second: five minutes.
 pub const RECENT: usize = 300;
 /// At most so many points tell of the whole job.
 const MOST: usize = 1000;
-
-/// Points that are closer together are one: a rate between them would mean nothing.
+/// Points that are closer together, in seconds, are one: a rate between them would mean nothing.
 const LEAST_STEP: f64 = 0.5;
-
-/// How far the job was at a moment.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Point {
-    /// Seconds since the job began.
-    pub seconds: f64,
-    /// Rows that had come in.
-    pub rows_in: u64,
-    /// Rows that were written.
-    pub rows_out: u64,
-}
+/// A rate is that of so many seconds, at least.
+const RATE_SECONDS: f64 = 5.0;
+/// And of so many of the steps in which rows are written.
+const RATE_STEPS: f64 = 2.0;
 
 /// The job's course so far.
 #[derive(Debug, Clone, Default)]
@@ -82,18 +73,89 @@ impl History {
         points
     }
 
-    /// Rows that came in and went out a second, over the last `span`; or since the point before, if that is longer ago.
-    pub fn rates(&self, span: Duration) -> Option<(f64, f64)> {
-        let last = self.recent.back()?;
-        let mut before = self.recent.iter().rev().skip(1);
-        let is_before = |point: &&Point| last.seconds - point.seconds >= span.as_secs_f64();
-        let first = before.find(is_before).or(self.recent.front())?;
-        let seconds = last.seconds - first.seconds;
-        (seconds > 0.0).then(|| {
-            let rate = |now: u64, then: u64| now.saturating_sub(then) as f64 / seconds;
-            (rate(last.rows_in, first.rows_in), rate(last.rows_out, first.rows_out))
-        })
+    /// The pace at which rows are written, if some were.
+    pub fn pace(&self) -> Option<Pace> {
+        Pace::of(&self.recent)
     }
+
+    /// Rows that come in and go out a second.
+    pub fn rates(&self) -> Option<(f64, f64)> {
+        let (first, last) = (self.recent.front()?, self.recent.back()?);
+        match self.pace() {
+            Some(pace) => pace.rates(last),
+            None => rates(first, last),
+        }
+    }
+}
+
+/// Rows are written in steps: a batch, or as many as there are workers, at a time. A rate between any two moments would go up and
+/// down with them; so it is taken from one step to another.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pace {
+    /// Points at which more rows were written than a second before.
+    steps: Vec<Point>,
+    /// Over how many seconds a rate is taken.
+    span: f64,
+}
+
+impl Pace {
+    fn of(points: &VecDeque<Point>) -> Option<Self> {
+        let pairs = points.iter().zip(points.iter().skip(1));
+        let steps: Vec<_> = pairs
+            .filter(|(before, after)| after.rows_out > before.rows_out)
+            .map(|(_, after)| *after)
+            .collect();
+        if steps.len() < 2 {
+            return None;
+        }
+        let mut gaps: Vec<_> = steps.windows(2).map(|two| two[1].seconds - two[0].seconds).collect();
+        gaps.sort_by(f64::total_cmp);
+        let usual = gaps[(gaps.len() - 1) * 9 / 10];
+        Some(Self { steps, span: RATE_SECONDS.max(RATE_STEPS * usual) })
+    }
+
+    /// The last step at this time or before.
+    fn step_before(&self, seconds: f64) -> Option<&Point> {
+        self.steps.iter().rev().find(|step| step.seconds <= seconds)
+    }
+
+    /// Rows in and out a second, lately; none once nothing has been written for longer than usual.
+    fn rates(&self, now: &Point) -> Option<(f64, f64)> {
+        let last = self.steps.last()?;
+        let end = if now.seconds - last.seconds > self.span { now } else { last };
+        let start = self.step_before(end.seconds - self.span).or(self.steps.first())?;
+        rates(start, end)
+    }
+
+    /// Rows out a second in each span, back from the last step for so many spans; and over all of them.
+    pub fn recent_rates(&self, spans: usize) -> Vec<f64> {
+        let Some(last) = self.steps.last() else { return Vec::new() };
+        let (mut found, mut end) = (Vec::new(), last);
+        while found.len() < spans
+            && let Some(start) = self.step_before(end.seconds - self.span)
+        {
+            found.extend(rates(start, end).map(|(_, out)| out));
+            end = start;
+        }
+        found.extend(rates(end, last).map(|(_, out)| out));
+        found
+    }
+
+    /// From the first step to the last one.
+    pub fn seconds(&self) -> f64 {
+        self.steps.last().zip(self.steps.first()).map_or(0.0, |(last, first)| last.seconds - first.seconds)
+    }
+
+    /// When rows were written last.
+    pub fn last_seconds(&self) -> f64 {
+        self.steps.last().map_or(0.0, |last| last.seconds)
+    }
+}
+
+fn rates(start: &Point, end: &Point) -> Option<(f64, f64)> {
+    let seconds = end.seconds - start.seconds;
+    let rate = |now: u64, then: u64| now.saturating_sub(then) as f64 / seconds;
+    (seconds > 0.0).then(|| (rate(end.rows_in, start.rows_in), rate(end.rows_out, start.rows_out)))
 }
 
 #[cfg(test)]
@@ -108,11 +170,30 @@ mod tests {
     #[test]
     fn a_rate_is_of_the_last_seconds() {
         let mut history = History::default();
-        assert_eq!(history.rates(Duration::from_secs(5)), None);
+        assert_eq!(history.rates(), None);
         for second in 0..10 {
             history.add(Point { seconds: second as f64, rows_in: second * second, rows_out: second });
         }
-        assert_eq!(history.rates(Duration::from_secs(2)), Some(((81.0 - 49.0) / 2.0, 1.0)));
+        assert_eq!(history.rates(), Some(((81.0 - 16.0) / 5.0, 1.0)));
+    }
+
+    #[test]
+    fn equal_batches_that_come_seldom_have_one_rate_until_they_come_no_more() {
+        let mut history = History::default();
+        // Four hundred rows each eight seconds.
+        let at = |second: u64| Point { seconds: second as f64, rows_in: 9000, rows_out: second / 8 * 400 };
+        for second in 0..60 {
+            history.add(at(second));
+            if second >= 24 {
+                assert_eq!(history.rates().unwrap().1, 50.0, "second {second}");
+            }
+        }
+        for second in 60..90 {
+            history.add(Point { seconds: second as f64, ..at(59) });
+            // The last ones came in second 56; the next ones are due in second 64.
+            let expected = if second <= 56 + 16 { 50.0 } else { 0.0 };
+            assert_eq!(history.rates().unwrap().1, expected, "second {second}");
+        }
     }
 
     #[test]

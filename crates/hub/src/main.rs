@@ -9,11 +9,12 @@ use anyhow::ensure;
 use clap::Parser;
 use hub::report_server::{self, Shared};
 use hub::tracker::Tracker;
-use hub::{report_files, web};
+use hub::{report_files, snapshot, web};
 use net::{self, WhenTaken};
 use process::ready::Ready;
 use protocol::ports;
 use protocol::token::Token;
+use telemetry::job::Description;
 
 /// Shows how a job goes: reports of its programs come in, and a page, JSON and Prometheus's metrics go out.
 #[derive(Debug, Parser)]
@@ -37,6 +38,10 @@ struct Args {
     /// A file with a token for the page, which is asked for at a login; without it, the page is this machine's alone
     #[arg(long, value_name = "FILE")]
     web_token_file: Option<PathBuf>,
+    /// What the job is, to be shown on the page: JSON with `model`, `input`, `output`, `batch_rows`, `workers`, `threads_per_worker` and
+    /// `machines`, all optional
+    #[arg(long, value_name = "JSON", value_parser = description)]
+    job: Option<Description>,
     /// Write report.html and report.json to this folder when the job is over, or the hub is ended
     #[arg(long, value_name = "DIR")]
     report: Option<PathBuf>,
@@ -45,6 +50,10 @@ struct Args {
     ready_file: Option<PathBuf>,
     #[command(flatten)]
     log: process::log::Options,
+}
+
+fn description(json: &str) -> Result<Description, String> {
+    serde_json::from_str(json).map_err(|error| format!("not the JSON of a job's description: {error}"))
 }
 
 /// How often it is looked whether the job is over.
@@ -79,7 +88,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
         "{at} can be reached from other machines: the page needs a token there (--web-token-file)"
     );
     Ready::new([("metrics", reports_at), ("web", at)]).write(args.ready_file.as_deref())?;
-    let shared = Shared::default();
+    let shared = Shared::new(Tracker::new(args.job.clone()));
     report_server::open(reports, token, shared.clone())?;
     match args.report.clone() {
         Some(folder) => leave_report(folder, shared.clone())?,
@@ -96,12 +105,12 @@ fn leave_report(folder: PathBuf, shared: Shared) -> anyhow::Result<()> {
     static WRITING: Mutex<()> = Mutex::new(());
     let write = |folder: &Path, shared: &Shared| {
         let everything = {
-            let (tracker, now) = shared.look();
+            let (tracker, now) = shared.lock();
             // A hub that was started again when all was over knows less than the report that is there.
             if tracker.processes().is_empty() {
                 return;
             }
-            report_files::everything(&tracker, now)
+            snapshot::report(&tracker, now)
         };
         if let Err(error) = report_files::write(folder, &everything) {
             tracing::warn!("the job's report: {error:#}");
@@ -118,7 +127,7 @@ fn leave_report(folder: PathBuf, shared: Shared) -> anyhow::Result<()> {
             [|tracker, _| tracker.state().is_over(), Tracker::is_settled];
         for has_come in moments {
             let has_come = || {
-                let (tracker, now) = shared.look();
+                let (tracker, now) = shared.lock();
                 has_come(&tracker, now)
             };
             while !has_come() {

@@ -4,8 +4,11 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use telemetry::report::{Counts, Ending, Report, WorkerCounts};
+use telemetry::report::{Counts, Ending, ModelCounts, Report, WorkerCounts};
 use telemetry::usage::Usage;
+use telemetry::view::Liveness;
+
+use crate::stages::strained_ms;
 
 /// Without a report for so long, a program is stale: nobody knows how it is.
 pub const STALE: Duration = Duration::from_secs(3);
@@ -15,22 +18,8 @@ pub const LOST: Duration = Duration::from_secs(10);
 const RATES: usize = 60;
 /// Over how many of them a worker's pace is an average.
 const PACE_SPAN: usize = 10;
-
-/// How a program is, as far as its reports tell.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Liveness {
-    /// It has said that it cannot go on.
-    Failed,
-    /// Nothing has been heard of it for long.
-    Lost,
-    /// Nothing has been heard of it for a moment; or it has left, and is about to be started again.
-    Stale,
-    /// It reports.
-    Up,
-    /// It has ended well.
-    Finished,
-}
+/// A worker that takes so many times as long for its next batch as for the last one is slower than it was.
+const LATE: u64 = 2;
 
 /// A program of the job. Times are those of the hub's clock.
 #[derive(Debug, Clone)]
@@ -60,8 +49,8 @@ pub struct Process {
     pub workers: Vec<Worker>,
     /// It has the source, or had it in an earlier life.
     is_initializer: bool,
-    /// How it was when it was looked at last.
-    looked: Liveness,
+    /// How it was when it was liveness_before at last.
+    liveness_before: Liveness,
 }
 
 /// A worker thread, over all lives of its process.
@@ -75,13 +64,21 @@ pub struct Worker {
     pub rates: VecDeque<Option<f32>>,
     /// Which share of the time its box is at work, lately.
     pub busy: Option<f64>,
+    /// Since its last batch was done; and how long that took.
+    unfinished_ms: u64,
+    step_ms: u64,
+}
+
+/// A span as a number of rates.
+fn seconds(span: Duration) -> usize {
+    (span.as_secs_f64().round() as usize).clamp(1, RATES)
 }
 
 impl Worker {
     /// What it has counted in all its lives. Histograms are large: they are added up only for a worker that has had several.
     pub fn totals(&self) -> Cow<'_, WorkerCounts> {
         let Some(before) = &self.before else { return Cow::Borrowed(&self.now) };
-        let WorkerCounts { batches_in, batches, rows, rejects, busy_ms, oldest_ms, queue, classify } =
+        let WorkerCounts { batches_in, batches, rows, rejects, busy_ms, oldest_ms, queue, classify, model } =
             &self.now;
         let mut totals = WorkerCounts::clone(before);
         totals.batches_in += batches_in;
@@ -92,6 +89,7 @@ impl Worker {
         totals.oldest_ms = *oldest_ms;
         totals.queue.add(queue);
         totals.classify.add(classify);
+        totals.model.add(model);
         Cow::Owned(totals)
     }
 
@@ -107,6 +105,13 @@ impl Worker {
         (last.len() == PACE_SPAN).then(|| last.iter().sum::<f32>() / PACE_SPAN as f32)
     }
 
+    /// What has happened to its model, in all its lives.
+    pub fn model(&self) -> ModelCounts {
+        let mut counts = self.before.as_ref().map(|before| before.model.clone()).unwrap_or_default();
+        counts.add(&self.now.model);
+        counts
+    }
+
     /// Batches that it has classified, in all its lives.
     pub fn batches(&self) -> u64 {
         self.before.as_ref().map_or(0, |before| before.batches) + self.now.batches
@@ -114,7 +119,7 @@ impl Worker {
 
     /// So long, its rates were so, or were not known.
     fn remember(&mut self, rate: Option<f32>, span: Duration) {
-        for _ in 0..(span.as_secs_f64().round() as usize).clamp(1, RATES) {
+        for _ in 0..seconds(span) {
             if self.rates.len() == RATES {
                 self.rates.pop_front();
             }
@@ -127,17 +132,36 @@ impl Worker {
         self.now.batches_in.saturating_sub(self.now.batches)
     }
 
+    /// Takes in what it has counted a moment later.
     fn on_report(&mut self, counts: WorkerCounts, span_ms: u64) {
         if span_ms > 0 {
-            let rate = (counts.rows.saturating_sub(self.now.rows) * 1000) as f32 / span_ms as f32;
-            self.remember(Some(rate), Duration::from_millis(span_ms));
+            self.measure(&counts, span_ms);
             self.busy = smooth(self.busy, share(counts.busy_ms, self.now.busy_ms, span_ms));
         }
         self.now = counts;
     }
+
+    /// A batch may take many seconds. So its rows count for all of them, and until the next batch is done, the rate is taken to be
+    /// what it was.
+    fn measure(&mut self, counts: &WorkerCounts, span_ms: u64) {
+        let rows = counts.rows.saturating_sub(self.now.rows);
+        let was_idle = self.in_flight() == 0;
+        self.unfinished_ms = if was_idle { span_ms } else { self.unfinished_ms + span_ms };
+        let unfinished = Duration::from_millis(self.unfinished_ms);
+        let span = Duration::from_millis(span_ms);
+        if rows > 0 {
+            let rate = (rows * 1000) as f32 / self.unfinished_ms as f32;
+            self.remember(Some(rate), span);
+            self.rates.iter_mut().rev().take(seconds(unfinished)).flatten().for_each(|known| *known = rate);
+            (self.step_ms, self.unfinished_ms) = (self.unfinished_ms, 0);
+        } else {
+            let is_late = was_idle || self.unfinished_ms > LATE * self.step_ms;
+            self.remember(Some(if is_late { 0.0 } else { self.rate().unwrap_or_default() }), span);
+        }
+    }
 }
 
-/// What a report brought that one may want to know.
+/// What a report brought besides counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum News {
     /// The program lives its first life.
@@ -167,7 +191,7 @@ impl Process {
             is_initializer: has_source(&counts),
             counts,
             ending,
-            looked: Liveness::Up,
+            liveness_before: Liveness::Up,
         }
     }
 
@@ -189,7 +213,7 @@ impl Process {
                 worker.remember(None, silent);
             }
             self.take(report, 0);
-            self.looked = Liveness::Up;
+            self.liveness_before = Liveness::Up;
             return News::Restarted;
         }
         let span_ms = report.uptime_ms.saturating_sub(self.uptime_ms);
@@ -218,6 +242,13 @@ impl Process {
         (self.uptime_ms, self.usage, self.counts, self.ending) = (uptime_ms, usage, counts, ending);
     }
 
+    /// What has happened to the models of its workers.
+    pub fn model(&self) -> ModelCounts {
+        let mut counts = ModelCounts::default();
+        self.workers.iter().for_each(|worker| counts.add(&worker.model()));
+        counts
+    }
+
     /// Its lives before this one.
     pub fn restarts(&self) -> usize {
         self.retired.len()
@@ -228,10 +259,10 @@ impl Process {
         self.seen.saturating_sub(Duration::from_millis(self.uptime_ms))
     }
 
-    /// How it was when it was looked at before, and how it is now, if that is something else.
-    pub fn look(&mut self, now: Duration) -> Option<(Liveness, Liveness)> {
+    /// How it was doing when this was asked before, and how it is doing now, if that is something else.
+    pub fn change(&mut self, now: Duration) -> Option<(Liveness, Liveness)> {
         let liveness = self.liveness(now);
-        let before = std::mem::replace(&mut self.looked, liveness);
+        let before = std::mem::replace(&mut self.liveness_before, liveness);
         (before != liveness).then_some((before, liveness))
     }
 
@@ -259,15 +290,6 @@ impl Process {
             None if silent >= STALE => Liveness::Stale,
             None => Liveness::Up,
         }
-    }
-}
-
-/// For how long a program has been at its limit; see [`Process::strain`].
-fn strained_ms(counts: &Counts) -> u64 {
-    match counts {
-        Counts::Sender(counts) => counts.blocked_ms,
-        Counts::Classifier(counts) => counts.source.as_ref().map_or(0, |source| source.full_ms),
-        Counts::Receiver(counts) => counts.sync.sum().as_millis() as u64,
     }
 }
 

@@ -6,15 +6,16 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use crate::process::Liveness;
+use telemetry::view::{JobState, Liveness, StageName, Worker};
+
 use crate::snapshot;
-use crate::tracker::{State, Tracker};
+use crate::tracker::Tracker;
 
 /// The type that the format is served as.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// What Prometheus is told; `since_1970` is the wall clock's time at `now`.
-pub fn write(tracker: &Tracker, now: Duration, since_1970: Duration) -> String {
+/// The answer to a scrape.
+pub fn write(tracker: &Tracker, now: Duration) -> String {
     let mut out = Exposition(String::with_capacity(16 << 10));
     let job = snapshot::job(tracker, now);
     let rows = &job.rows;
@@ -35,7 +36,8 @@ pub fn write(tracker: &Tracker, now: Duration, since_1970: Duration) -> String {
         );
         out.one("classifier_output_bytes_total", "counter", "Bytes of durable results.", job.bytes as f64);
     }
-    let window = job.stages.iter().find(|stage| stage.name == "batcher").map_or(0, |stage| stage.in_flight);
+    let window =
+        job.stages.iter().find(|stage| stage.name == StageName::Batcher).map_or(0, |stage| stage.in_flight);
     out.one(
         "classifier_batches_in_flight",
         "gauge",
@@ -50,7 +52,7 @@ pub fn write(tracker: &Tracker, now: Duration, since_1970: Duration) -> String {
     );
 
     out.head("classifier_job_state", "gauge", "1 for the state that the job is in, 0 for the others.");
-    for state in State::ALL {
+    for state in JobState::ALL {
         let is_it = if state == job.state { 1.0 } else { 0.0 };
         out.sample("classifier_job_state", &[("state", state.name())], is_it);
     }
@@ -58,7 +60,7 @@ pub fn write(tracker: &Tracker, now: Duration, since_1970: Duration) -> String {
     let name = "classifier_computation_duration_seconds";
     out.head(name, "histogram", "How long computations take, each for a batch.");
     for (computation, _, durations) in snapshot::durations(tracker) {
-        for (bound, count) in durations.counts_up_to(snapshot::bounds()) {
+        for (bound, count) in durations.counts_up_to(bounds()) {
             let limit = bound.as_secs_f64().to_string();
             let labels = [("computation", computation), ("le", &limit)];
             out.sample(&format!("{name}_bucket"), &labels, count as f64);
@@ -70,7 +72,7 @@ pub fn write(tracker: &Tracker, now: Duration, since_1970: Duration) -> String {
     }
 
     let workers = snapshot::workers(tracker, now);
-    type Value = fn(&snapshot::WorkerView) -> f64;
+    type Value = fn(&Worker) -> f64;
     let of_workers: [(&str, &str, &str, Value); 4] = [
         ("classifier_worker_up", "gauge", "Whether the worker reports.", |w| {
             f64::from(u8::from(w.state == Liveness::Up))
@@ -93,10 +95,9 @@ pub fn write(tracker: &Tracker, now: Duration, since_1970: Duration) -> String {
     }
     let name = "classifier_worker_last_seen_timestamp_seconds";
     out.head(name, "gauge", "When the worker was last heard of, in seconds since 1970.");
-    let as_of = tracker.as_of(now);
+    let as_of = tracker.as_of(now).as_secs_f64();
     for worker in &workers {
-        let ago = now.saturating_sub(as_of).as_secs_f64() + worker.last_seen_seconds;
-        out.sample(name, &[("worker", &worker.name)], since_1970.as_secs_f64() - ago);
+        out.sample(name, &[("worker", &worker.name)], as_of - worker.last_seen_seconds);
     }
     let name = "classifier_worker_resident_memory_bytes";
     out.head(name, "gauge", "Memory of the worker's process, which has all workers of that process.");
@@ -104,6 +105,11 @@ pub fn write(tracker: &Tracker, now: Duration, since_1970: Duration) -> String {
         out.sample(name, &[("worker", &worker.name)], worker.resident_bytes as f64);
     }
     out.0
+}
+
+/// 1, 2 and 5 of each power of ten, from a microsecond to a thousand seconds.
+fn bounds() -> impl Iterator<Item = Duration> {
+    (0..9).flat_map(|power| [1, 2, 5].map(|first| Duration::from_micros(first * 10u64.pow(power))))
 }
 
 struct Exposition(String);

@@ -1,11 +1,12 @@
 //! Port 5001: reports come in.
 
 use std::net::TcpListener;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, ensure};
 use net::acceptor::{self, Connection};
+use parking_lot::{Mutex, MutexGuard};
 use protocol::handshake::{self, HANDSHAKE_LIMIT, Refusal};
 use protocol::token::Token;
 use serde::Deserialize;
@@ -26,26 +27,26 @@ const NAME_LENGTH: usize = 256;
 /// Reports come each second; after this long, the connection is of no use.
 const SILENCE: Duration = Duration::from_secs(60);
 
-/// What the hub's clock shows when it begins, so that what began before it has a time as well.
-const BEFORE: Duration = Duration::from_secs(process::LONGEST_WAIT);
-
-/// The tracker, and the hub's clock.
+/// What the hub knows of the job, and the hub's clock: the time since 1970, which is never set while the hub runs.
 #[derive(Debug, Clone)]
 pub struct Shared {
     tracker: Arc<Mutex<Tracker>>,
-    began: Instant,
-}
-
-impl Default for Shared {
-    fn default() -> Self {
-        Self { tracker: Arc::default(), began: Instant::now() }
-    }
+    started: Instant,
+    started_at: Duration,
 }
 
 impl Shared {
+    /// Of a job of which no reports have come.
+    pub fn new(tracker: Tracker) -> Self {
+        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        // What began before the hub has a time as well, whatever the machine's clock says.
+        let started_at = since_1970.max(Duration::from_secs(process::LONGEST_WAIT));
+        Self { tracker: Arc::new(Mutex::new(tracker)), started: Instant::now(), started_at }
+    }
+
     /// The tracker, for a moment, and the time.
-    pub fn look(&self) -> (MutexGuard<'_, Tracker>, Duration) {
-        (self.tracker.lock().unwrap_or_else(PoisonError::into_inner), BEFORE + self.began.elapsed())
+    pub fn lock(&self) -> (MutexGuard<'_, Tracker>, Duration) {
+        (self.tracker.lock(), self.started_at + self.started.elapsed())
     }
 }
 
@@ -70,7 +71,7 @@ pub fn open(listener: TcpListener, token: Option<Token>, shared: Shared) -> anyh
 fn serve(connection: &Connection, token: Option<&Token>, shared: &Shared) -> anyhow::Result<()> {
     let Some((first, mut reader)) = connection.first_frame(HANDSHAKE_LIMIT)? else { return Ok(()) };
     let checked = handshake::check(&first, token).and_then(|HubOpening::Reporter(origin)| {
-        let (tracker, _) = shared.look();
+        let (tracker, _) = shared.lock();
         let known = tracker.processes();
         let is_one_too_many = known.len() >= MOST_PROCESSES && !known.contains_key(&origin.name);
         let is_long = origin.name.len().max(origin.machine.len()) > NAME_LENGTH;
@@ -91,20 +92,20 @@ fn serve(connection: &Connection, token: Option<&Token>, shared: &Shared) -> any
     reader.set_limit(REPORT_LIMIT);
     reader.set_patience(SILENCE)?;
     while let Some(payload) = reader.next_frame()? {
-        let report = understand(&payload).inspect_err(|error| {
+        let report = decode(&payload).inspect_err(|error| {
             handshake::refuse(
                 &connection.stream,
                 &Refusal::new(format!("a report is not understood: {error:#}")),
             );
         })?;
-        let (mut tracker, now) = shared.look();
+        let (mut tracker, now) = shared.lock();
         tracker.on_report(&origin, report, now);
     }
     Ok(())
 }
 
 /// A report, unless it would take much more memory than it has bytes.
-fn understand(payload: &[u8]) -> anyhow::Result<Report> {
+fn decode(payload: &[u8]) -> anyhow::Result<Report> {
     if payload.len() > UNCHECKED_LENGTH {
         let shape: Shape = serde_json::from_slice(payload)?;
         let workers = shape.counts.classifier.workers.len();
@@ -151,9 +152,9 @@ mod tests {
             counts.workers[0].queue.record(Duration::from_millis(1));
             serde_json::to_vec(&report).unwrap()
         };
-        assert!(understand(&encoded(MOST_WORKERS)).is_ok());
-        let error = understand(&encoded(MOST_WORKERS + 1)).unwrap_err();
+        assert!(decode(&encoded(MOST_WORKERS)).is_ok());
+        let error = decode(&encoded(MOST_WORKERS + 1)).unwrap_err();
         assert_eq!(error.to_string(), "1025 workers are more than 1024");
-        assert!(understand(b"{}").is_err());
+        assert!(decode(b"{}").is_err());
     }
 }

@@ -1,59 +1,31 @@
-//! What the interfaces show: the same figures for the page, the JSON and the report.
+//! What the interfaces show, as the [`Tracker`] knows it at a moment: the same figures for the page, the JSON and the report.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use protocol::rejects::Reasons;
-use protocol::results::Summary;
-use serde::Serialize;
 use telemetry::durations::Durations;
-use telemetry::report::{JobOutcome, WorkerCounts};
+use telemetry::report::{JobOutcome, ModelCounts, WorkerCounts};
+use telemetry::view::{
+    Cell, Computation, Job, Live, Liveness, Machine, Process as ProcessView, Report, Worker as WorkerView,
+    WorkerDetail,
+};
 
-use crate::process::{Liveness, Process, Worker};
+use crate::bottleneck::bottleneck;
+use crate::estimate::estimate;
+use crate::histogram::histogram;
+use crate::process::{Process, Worker};
+use crate::stages::{Load, stages};
 use crate::stragglers::{self, Pace};
-use crate::tracker::{Rows, State, Tracker};
-use crate::verdict::{self, Bottleneck, Estimate, Stage};
+use crate::tracker::Tracker;
 
-/// The rate that is shown is that of the last seconds.
-const RATE_SPAN: Duration = Duration::from_secs(5);
+/// So many workers, those with problems first, are told to a page each second. All of them, if there are few.
+pub const SHOWN: usize = 10;
+const FEW: usize = 16;
+/// So many of the last events are in each message to a page.
+const LAST_EVENTS: usize = 8;
 
 /// The job.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct JobView {
-    /// How it is.
-    pub state: State,
-    /// Seconds since it began, up to its end.
-    pub elapsed_seconds: f64,
-    /// Workers that report, of those that there should be.
-    pub workers_up: u64,
-    /// How many there should be; 0 while that is not known.
-    pub workers_expected: u64,
-    /// How often programs were started again.
-    pub restarts: u64,
-    /// Its rows.
-    pub rows: Rows,
-    /// Bytes of durable results.
-    pub bytes: u64,
-    /// Rows that come in a second.
-    pub rate_in: Option<f64>,
-    /// Rows that are written a second.
-    pub rate_out: Option<f64>,
-    /// When it will be done.
-    pub estimate: Option<Estimate>,
-    /// The stages of the dataflow.
-    pub stages: Vec<Stage>,
-    /// What holds it back.
-    pub bottleneck: Option<Bottleneck>,
-    /// Why it has failed.
-    pub failure: Option<String>,
-    /// Why rows were rejected, by kinds of reasons, in the order in which they came first.
-    pub reject_reasons: Reasons,
-    /// What it has brought.
-    pub summary: Option<Summary>,
-}
-
-/// Looks at the job.
-pub fn job(tracker: &Tracker, now: Duration) -> JobView {
+pub fn job(tracker: &Tracker, now: Duration) -> Job {
     let now = tracker.as_of(now);
     let rows = tracker.rows();
     let receiver = tracker.receiver().map(|(_, receiver)| receiver);
@@ -68,74 +40,37 @@ pub fn job(tracker: &Tracker, now: Duration) -> JobView {
             let rate = Some(summary.rows as f64 / summary.seconds.max(1e-3));
             (rate, rate)
         }
-        None => tracker.history().rates(RATE_SPAN).unzip(),
+        None => tracker.history().rates().unzip(),
     };
-    let up = tracker.processes().values().filter(|process| process.liveness(now) == Liveness::Up);
-    JobView {
+    let processes = || tracker.processes().values();
+    let up = processes().filter(|process| process.liveness(now) == Liveness::Up);
+    let load = Load::of(tracker, now);
+    let mut model = ModelCounts::default();
+    processes().for_each(|process| model.add(&process.model()));
+    Job {
         state: tracker.state(),
+        description: tracker.description().cloned(),
+        started_at: tracker.started_at().map(|started| started.as_secs_f64()),
         elapsed_seconds: seconds,
         workers_up: up.map(|process| process.workers.len() as u64).sum(),
         workers_expected: u64::from(tracker.workers()),
-        restarts: tracker.processes().values().map(|process| process.restarts() as u64).sum(),
+        restarts: processes().map(|process| process.restarts() as u64).sum(),
         rows,
         bytes: receiver.map_or(0, |receiver| receiver.bytes),
         rate_in,
         rate_out,
-        estimate: verdict::estimate(&rows, tracker.history(), tracker.state()),
-        stages: verdict::stages(tracker, now),
-        bottleneck: verdict::bottleneck(tracker, now),
+        estimate: estimate(&rows, tracker.history(), tracker.state(), seconds),
+        stalled_seconds: tracker.stalled_for(now).map(|stalled| stalled.as_secs_f64()),
+        stages: stages(tracker, &load),
+        bottleneck: bottleneck(tracker, &load, now),
         failure: tracker.failure().map(str::to_owned),
         reject_reasons: receiver.map(|receiver| receiver.reject_reasons.clone()).unwrap_or_default(),
+        model,
         summary,
     }
 }
 
-/// A worker thread.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct WorkerView {
-    /// Its name: its process's, a dot, and its number there.
-    pub name: String,
-    /// Its process.
-    pub process: String,
-    /// Its machine.
-    pub machine: String,
-    /// How its process is.
-    pub state: Liveness,
-    /// Rows a second; unknown while nothing is heard of it.
-    pub rate: Option<f32>,
-    /// The same for the last minute, a second each.
-    pub rates: Vec<Option<u32>>,
-    /// Batches that it has classified, in all its lives.
-    pub batches: u64,
-    /// Rows in these.
-    pub rows: u64,
-    /// Of these, rejects.
-    pub rejects: u64,
-    /// How long its box takes for a batch, in milliseconds.
-    pub p50_ms: f64,
-    /// The 95th percentile.
-    pub p95_ms: f64,
-    /// The 99th percentile.
-    pub p99_ms: f64,
-    /// Batches that are with it.
-    pub in_flight: u64,
-    /// For how long the oldest of them has been.
-    pub oldest_seconds: Option<f64>,
-    /// Which share of the time its box is at work.
-    pub busy: Option<f64>,
-    /// How much of a processor its process uses, with all its workers.
-    pub processors: Option<f64>,
-    /// Memory of its process.
-    pub resident_bytes: u64,
-    /// How often its process was started again.
-    pub restarts: usize,
-    /// For how long nothing has been heard of it.
-    pub last_seen_seconds: f64,
-    /// Why it is thought to hold the others back.
-    pub straggler: Option<String>,
-}
-
-/// All workers, problems first.
+/// All workers, those with problems first.
 pub fn workers(tracker: &Tracker, now: Duration) -> Vec<WorkerView> {
     let now = tracker.as_of(now);
     let mut views = Vec::new();
@@ -146,7 +81,7 @@ pub fn workers(tracker: &Tracker, now: Duration) -> Vec<WorkerView> {
             let view = worker_view(name, place, process, worker, &totals, now);
             if view.state == Liveness::Up {
                 let oldest = Duration::from_secs_f64(view.oldest_seconds.unwrap_or_default());
-                // Who has nothing to do is not slow.
+                // A worker that has nothing to do is not slow.
                 let rate = worker.pace().filter(|_| view.in_flight > 0);
                 paces.push(Pace { rate, p99: totals.classify.quantile(0.99), oldest });
                 stage.add(&totals.classify);
@@ -165,18 +100,18 @@ pub fn workers(tracker: &Tracker, now: Duration) -> Vec<WorkerView> {
             view.straggler = reasons.next().flatten();
         }
     }
-    views.sort_by(|a, b| {
-        let troubled = |view: &WorkerView| (view.state.min(Liveness::Up), view.straggler.is_none());
-        troubled(a).cmp(&troubled(b)).then_with(|| natural(&a.name).cmp(&natural(&b.name)))
-    });
+    views.sort_by_cached_key(|view| natural(&view.name));
+    (1..).zip(&mut views).for_each(|(number, view)| view.number = number);
+    let is_well = |view: &WorkerView| (view.state.min(Liveness::Up), view.straggler.is_none());
+    views.sort_by_key(is_well);
     views
 }
 
-/// `worker10` comes after `worker9`.
-pub fn natural(name: &str) -> Vec<(u64, &str)> {
+/// Sorts `worker10` behind `worker9`.
+pub fn natural(name: &str) -> Vec<(u64, String)> {
     let number = |part: &str| part.parse().unwrap_or_default();
     name.split_inclusive(|c: char| !c.is_ascii_digit())
-        .map(|part| (number(part.trim_end_matches(|c: char| !c.is_ascii_digit())), part))
+        .map(|part| (number(part.trim_end_matches(|c: char| !c.is_ascii_digit())), part.to_owned()))
         .collect()
 }
 
@@ -192,14 +127,16 @@ fn worker_view(
     let known = state == Liveness::Up;
     WorkerView {
         name: format!("{name}.{place}"),
+        number: 0,
         process: name.to_owned(),
         machine: process.machine.clone(),
         state,
         rate: worker.rate().filter(|_| known),
-        rates: worker.rates.iter().map(|rate| rate.map(|rate| rate as u32)).collect(),
+        rates: worker.rates.iter().map(|rate| rate.map(|rate| rate.round() as u32)).collect(),
         batches: totals.batches,
         rows: totals.rows,
         rejects: totals.rejects,
+        ms_per_row: (totals.rows > 0).then(|| 1e3 * totals.classify.sum().as_secs_f64() / totals.rows as f64),
         p50_ms: ms(totals.classify.quantile(0.5)),
         p95_ms: ms(totals.classify.quantile(0.95)),
         p99_ms: ms(totals.classify.quantile(0.99)),
@@ -211,6 +148,7 @@ fn worker_view(
         restarts: process.restarts(),
         last_seen_seconds: now.saturating_sub(process.seen).as_secs_f64(),
         straggler: None,
+        model: totals.model.clone(),
     }
 }
 
@@ -218,47 +156,27 @@ fn ms(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
-/// How long something takes.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct ComputationView {
-    /// Its name.
-    pub name: &'static str,
-    /// What it is.
-    pub what: &'static str,
-    /// How often it was measured.
-    pub count: u64,
-    /// Percentiles, and the longest, in milliseconds.
-    pub p50_ms: f64,
-    /// The 95th percentile.
-    pub p95_ms: f64,
-    /// The 99th percentile.
-    pub p99_ms: f64,
-    /// The 99.9th percentile.
-    pub p999_ms: f64,
-    /// The longest.
-    pub max_ms: f64,
-    /// How many took no longer than so many milliseconds, and longer than those before.
-    pub bars: Vec<(f64, u64)>,
+/// The computations of the job, in the order in which a batch passes them.
+pub fn computations(tracker: &Tracker) -> Vec<Computation> {
+    durations(tracker).iter().map(|(name, what, durations)| computation(name, what, durations)).collect()
 }
 
-/// The computations of the job, in the order in which a batch meets them.
-pub fn computations(tracker: &Tracker) -> Vec<ComputationView> {
-    durations(tracker)
-        .into_iter()
-        .map(|(name, what, durations)| computation(name, what, &durations))
-        .collect()
+/// A worker, and its computations.
+pub fn worker_detail(tracker: &Tracker, name: &str, now: Duration) -> Option<WorkerDetail> {
+    let worker = workers(tracker, now).into_iter().find(|worker| worker.name == name)?;
+    let place: usize = name.rsplit_once('.')?.1.parse().ok()?;
+    let totals = tracker.processes().get(&worker.process)?.workers.get(place)?.totals();
+    let computations =
+        vec![computation("queue", QUEUE, &totals.queue), computation("classify", CLASSIFY, &totals.classify)];
+    Some(WorkerDetail { worker, computations })
 }
 
-/// The same of one worker.
-pub fn computations_of(worker: &Worker) -> Vec<ComputationView> {
-    let totals = worker.totals();
-    vec![computation("queue", QUEUE, &totals.queue), computation("classify", CLASSIFY, &totals.classify)]
-}
+const QUEUE: &str = "how long a batch waits at a worker for its model";
+const CLASSIFY: &str = "how long the model takes for a batch";
+const TRANSIT: &str = "how long a batch takes from being issued until the receiver has its results";
+const SYNC: &str = "how long the receiver takes to make results durable";
 
-const QUEUE: &str = "how long batches wait at a worker for its box";
-const CLASSIFY: &str = "how long the box takes for a batch";
-
-/// The durations of each computation.
+/// The durations of each computation, with its name and what it measures.
 pub fn durations(tracker: &Tracker) -> Vec<(&'static str, &'static str, Durations)> {
     let (mut queue, mut classify) = (Durations::default(), Durations::default());
     for worker in tracker.processes().values().flat_map(|process| &process.workers) {
@@ -271,73 +189,27 @@ pub fn durations(tracker: &Tracker) -> Vec<(&'static str, &'static str, Duration
     vec![
         ("queue", QUEUE, queue),
         ("classify", CLASSIFY, classify),
-        (
-            "transit",
-            "how long it takes from a batch's being issued to the receiver's having its results",
-            transit,
-        ),
-        ("sync", "how long the receiver takes to make results durable", sync),
+        ("transit", TRANSIT, transit),
+        ("sync", SYNC, sync),
     ]
 }
 
-fn computation(name: &'static str, what: &'static str, durations: &Durations) -> ComputationView {
-    let mut bars = Vec::new();
-    let mut before = 0;
-    for (bound, count) in durations.counts_up_to(bounds()) {
-        // Without empty bars at both ends.
-        if count > 0 && before < durations.count() {
-            bars.push((ms(bound), count - before));
-        }
-        before = count;
-    }
-    if before < durations.count() {
-        bars.push((ms(durations.max()), durations.count() - before));
-    }
-    ComputationView {
-        name,
-        what,
+fn computation(name: &str, what: &str, durations: &Durations) -> Computation {
+    Computation {
+        name: name.to_owned(),
+        what: what.to_owned(),
         count: durations.count(),
         p50_ms: ms(durations.quantile(0.5)),
         p95_ms: ms(durations.quantile(0.95)),
         p99_ms: ms(durations.quantile(0.99)),
         p999_ms: ms(durations.quantile(0.999)),
         max_ms: ms(durations.max()),
-        bars,
+        histogram: histogram(durations),
     }
 }
 
-/// 1, 2 and 5 of each power of ten, from a microsecond to a thousand seconds.
-pub fn bounds() -> impl Iterator<Item = Duration> {
-    (0..9).flat_map(|power| [1, 2, 5].map(|first| Duration::from_micros(first * 10u64.pow(power))))
-}
-
-/// A machine.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct MachineView {
-    /// Its name.
-    pub name: String,
-    /// Programs of the job that run there.
-    pub programs: Vec<String>,
-    /// How the program is that was heard of last.
-    pub state: Liveness,
-    /// Its processors.
-    pub cores: u32,
-    /// How busy they are, from 0 to 1; unknown while nothing is heard of it, as all of the following.
-    pub busy: Option<f32>,
-    /// Memory that is used.
-    pub used_bytes: Option<u64>,
-    /// Memory that it has.
-    pub total_bytes: u64,
-    /// Bytes that come in a second.
-    pub received_per_second: Option<f64>,
-    /// Bytes that go out a second.
-    pub sent_per_second: Option<f64>,
-    /// For how long nothing has been heard of it.
-    pub last_seen_seconds: f64,
-}
-
-/// The machines, as the last report of any program there tells.
-pub fn machines(tracker: &Tracker, now: Duration) -> Vec<MachineView> {
+/// The machines.
+pub fn machines(tracker: &Tracker, now: Duration) -> Vec<Machine> {
     let now = tracker.as_of(now);
     let mut machines: BTreeMap<&str, (Vec<String>, &Process)> = BTreeMap::new();
     for (name, process) in tracker.processes() {
@@ -347,24 +219,72 @@ pub fn machines(tracker: &Tracker, now: Duration) -> Vec<MachineView> {
             *last = process;
         }
     }
-    machines
-        .into_iter()
-        .map(|(name, (programs, process))| {
-            let state = process.liveness(now);
-            let known = !matches!(state, Liveness::Stale | Liveness::Lost);
-            let network = process.network.filter(|_| known);
-            MachineView {
-                name: name.to_owned(),
-                programs,
-                state,
-                cores: process.usage.cores,
-                busy: known.then_some(process.usage.machine_busy),
-                used_bytes: known.then_some(process.usage.machine_used_bytes),
-                total_bytes: process.usage.machine_bytes,
-                received_per_second: network.map(|(received, _)| received),
-                sent_per_second: network.map(|(_, sent)| sent),
-                last_seen_seconds: now.saturating_sub(process.seen).as_secs_f64(),
-            }
-        })
-        .collect()
+    let machine = |(name, (programs, process)): (&str, (Vec<String>, &Process))| {
+        let state = process.liveness(now);
+        let known = !matches!(state, Liveness::Stale | Liveness::Lost);
+        let network = process.network.filter(|_| known);
+        Machine {
+            name: name.to_owned(),
+            programs,
+            state,
+            cores: process.usage.cores,
+            busy: known.then_some(process.usage.machine_busy),
+            used_bytes: known.then_some(process.usage.machine_used_bytes),
+            total_bytes: process.usage.machine_bytes,
+            received_per_second: network.map(|(received, _)| received),
+            sent_per_second: network.map(|(_, sent)| sent),
+            last_seen_seconds: now.saturating_sub(process.seen).as_secs_f64(),
+        }
+    };
+    machines.into_iter().map(machine).collect()
+}
+
+/// The programs.
+pub fn processes(tracker: &Tracker, now: Duration) -> Vec<ProcessView> {
+    let now = tracker.as_of(now);
+    let view = |(name, process): (&String, &Process)| {
+        let state = process.liveness(now);
+        ProcessView {
+            name: name.clone(),
+            machine: process.machine.clone(),
+            state,
+            workers: process.workers.len() as u32,
+            processors: process.processors.filter(|_| state == Liveness::Up),
+            resident_bytes: process.usage.resident_bytes,
+            restarts: process.restarts(),
+            last_seen_seconds: now.saturating_sub(process.seen).as_secs_f64(),
+        }
+    };
+    let mut views: Vec<_> = tracker.processes().iter().map(view).collect();
+    views.sort_by_cached_key(|view| natural(&view.name));
+    views
+}
+
+/// All that there is to show.
+pub fn report(tracker: &Tracker, now: Duration) -> Report {
+    Report {
+        job: job(tracker, now),
+        workers: workers(tracker, now),
+        computations: computations(tracker),
+        machines: machines(tracker, now),
+        processes: processes(tracker, now),
+        events: tracker.events().iter().cloned().collect(),
+        history: tracker.history().whole(),
+    }
+}
+
+/// What a page needs each second, in as few bytes as may be: there may be a thousand workers.
+pub fn live(tracker: &Tracker, now: Duration) -> Live {
+    let Report { job, mut workers, computations, machines, mut events, history, .. } = report(tracker, now);
+    let mut in_order: Vec<_> = workers.iter().collect();
+    in_order.sort_by_key(|worker| worker.number);
+    let cell = |worker: &WorkerView| {
+        Cell(worker.name.clone(), worker.state, worker.straggler.is_some(), worker.rate.map(f32::round))
+    };
+    let cells = in_order.into_iter().map(cell).collect();
+    if workers.len() > FEW {
+        workers.truncate(SHOWN);
+    }
+    let events = events.split_off(events.len().saturating_sub(LAST_EVENTS));
+    Live { job, workers, cells, computations, machines, events, point: history.last().copied() }
 }

@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use serde::Serialize;
+use telemetry::job::Description;
 use telemetry::report::{
     ClassifierCounts, Counts, Ending, JobOutcome, Origin, ReceiverCounts, Report, SenderCounts, SourceCounts,
 };
+use telemetry::view::{Event, EventKind, JobState, Liveness, Point, Rows};
 
-use crate::history::{History, Point};
-use crate::process::{Liveness, News, Process};
+use crate::history::History;
+use crate::model_events::ModelEvents;
+use crate::process::{News, Process};
 
 /// So many of the last events are kept.
 const EVENTS: usize = 500;
@@ -20,89 +22,20 @@ const REASON_TIME: Duration = Duration::from_secs(15);
 /// Without output for so long, a job that has rows to write is stalled.
 pub const STALLED: Duration = Duration::from_secs(10);
 
-/// Something that happened.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Event {
-    /// Events are counted.
-    pub number: u64,
-    /// Seconds since the job began.
-    pub seconds: f64,
-    /// What kind of event it is.
-    pub kind: Kind,
-    /// What happened, in words.
-    pub text: String,
-}
-
-/// Kinds of events.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Kind {
-    /// A program reports for the first time.
-    Joined,
-    /// A program was started again.
-    Restarted,
-    /// Nothing is heard of a program any more.
-    Lost,
-    /// Something is heard of it again.
-    Back,
-    /// A program has ended.
-    Ended,
-    /// The job is in another state.
-    Job,
-}
-
-/// How the job is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum State {
-    /// No rows have come.
-    #[default]
-    Waiting,
-    /// Rows come in, and results go out.
-    Running,
-    /// Nothing has been written for a while, and there is something to write.
-    Stalled,
-    /// All rows are in, and the last results go out.
-    Draining,
-    /// All is durable.
-    Done,
-    /// It cannot be finished.
-    Failed,
-}
-
-impl State {
-    /// All states.
-    pub const ALL: [Self; 6] =
-        [Self::Waiting, Self::Running, Self::Stalled, Self::Draining, Self::Done, Self::Failed];
-
-    /// As it is called in interfaces.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Waiting => "waiting",
-            Self::Running => "running",
-            Self::Stalled => "stalled",
-            Self::Draining => "draining",
-            Self::Done => "done",
-            Self::Failed => "failed",
-        }
-    }
-
-    /// Nothing more will happen.
-    pub fn is_over(self) -> bool {
-        matches!(self, Self::Done | Self::Failed)
-    }
-}
-
 /// The job, as the reports of its programs tell it.
 #[derive(Debug, Default)]
 pub struct Tracker {
+    description: Option<Description>,
     processes: BTreeMap<String, Process>,
     history: History,
     events: VecDeque<Event>,
     happened: u64,
-    state: State,
+    model_events: ModelEvents,
+    state: JobState,
     /// When the job began, by the hub's clock: with the first of its programs, which may be before the hub.
     begun: Option<Duration>,
+    /// When its first rows came in, as far as the hub knows.
+    working_since: Option<Duration>,
     /// When the job ended.
     ended: Option<Duration>,
     /// Why, if it has failed.
@@ -115,24 +48,17 @@ pub struct Tracker {
     workers: u32,
 }
 
-/// How many rows there are, and where.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Rows {
-    /// That have come in.
-    pub read: u64,
-    /// That have come in, and are not written.
-    pub in_flight: u64,
-    /// That are durable, rejects included.
-    pub written: u64,
-    /// Of these, rejects.
-    pub rejected: u64,
-    /// In all, where that is known.
-    pub total: Option<u64>,
-    /// In all, as far as it can be told from how much of the input is read.
-    pub total_about: Option<u64>,
-}
-
 impl Tracker {
+    /// Of a job that is described like this, if it is.
+    pub fn new(description: Option<Description>) -> Self {
+        Self { description, ..Self::default() }
+    }
+
+    /// What the job is.
+    pub fn description(&self) -> Option<&Description> {
+        self.description.as_ref()
+    }
+
     /// Takes in a report.
     pub fn on_report(&mut self, origin: &Origin, report: Report, now: Duration) {
         if self.begun.is_none() {
@@ -155,18 +81,22 @@ impl Tracker {
             self.workers = workers;
         }
         match news {
-            News::Joined => self.note(now, Kind::Joined, format!("{name} has joined, on {machine}")),
+            News::Joined => {
+                self.note(now, EventKind::Joined, Some(name), format!("{name} joined, on {machine}"));
+            }
             News::Restarted => {
-                self.note(now, Kind::Restarted, format!("{name} was started again, on {machine}"));
+                let text = format!("{name} was restarted, on {machine}");
+                self.note(now, EventKind::Restarted, Some(name), text);
             }
             News::None => {}
         }
-        self.look(now);
+        self.note_models(name, now);
+        self.update(now);
     }
 
     /// A second has passed.
     pub fn tick(&mut self, now: Duration) {
-        self.look(now);
+        self.update(now);
         // Without the receiver, nobody knows how far the job is.
         if self.receiver().is_some() && !self.state.is_over() {
             let rows = self.rows();
@@ -175,28 +105,38 @@ impl Tracker {
         }
     }
 
-    /// Sees what has changed.
-    fn look(&mut self, now: Duration) {
+    /// Notes what has happened to the models of a program.
+    fn note_models(&mut self, name: &str, now: Duration) {
+        let Some(process) = self.processes.get(name).filter(|_| !self.state.is_over()) else { return };
+        let counts = process.model();
+        if let Some(text) = self.model_events.event(name, &counts, now) {
+            self.note(now, EventKind::Model, Some(name), text);
+        }
+    }
+
+    /// Notes what has changed.
+    fn update(&mut self, now: Duration) {
         if self.state.is_over() {
             return;
         }
         let mut noted = Vec::new();
         for (name, process) in &mut self.processes {
-            let Some((before, liveness)) = process.look(now) else { continue };
-            noted.push(match (liveness, &process.ending) {
-                (Liveness::Lost, _) => (Kind::Lost, format!("nothing is heard of {name} any more")),
-                (Liveness::Finished, _) => (Kind::Ended, format!("{name} has finished")),
+            let Some((before, liveness)) = process.change(now) else { continue };
+            let (kind, text) = match (liveness, &process.ending) {
+                (Liveness::Lost, _) => (EventKind::Lost, format!("{name} does not report any more")),
+                (Liveness::Finished, _) => (EventKind::Ended, format!("{name} has finished")),
                 (Liveness::Failed, Some(Ending::Failed(why))) => {
-                    (Kind::Ended, format!("{name} has failed: {why}"))
+                    (EventKind::Ended, format!("{name} has failed: {why}"))
                 }
                 (Liveness::Up, _) if before == Liveness::Lost => {
-                    (Kind::Back, format!("{name} is heard of again"))
+                    (EventKind::Back, format!("{name} reports again"))
                 }
                 _ => continue,
-            });
+            };
+            noted.push((kind, name.clone(), text));
         }
-        for (kind, text) in noted {
-            self.note(now, kind, text);
+        for (kind, name, text) in noted {
+            self.note(now, kind, Some(&name), text);
         }
         let rows = self.rows();
         let is_lost = |process: &Process| process.liveness(now) == Liveness::Lost;
@@ -204,7 +144,10 @@ impl Tracker {
         if rows.written != self.progress.0 || waits_for_rows {
             self.progress = (rows.written, now);
         }
-        let state = self.judge(&rows, now);
+        if rows.read > 0 {
+            self.working_since.get_or_insert(now);
+        }
+        let state = self.state_now(&rows, now);
         if state != self.state {
             self.state = state;
             if state.is_over() {
@@ -214,30 +157,34 @@ impl Tracker {
                 self.history.add(point);
             }
             let why = self.failure.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
-            self.note(now, Kind::Job, format!("the job is {}{why}", state.name()));
+            self.note(now, EventKind::Job, None, format!("the job is {}{why}", state.name()));
         }
     }
 
-    fn judge(&self, rows: &Rows, now: Duration) -> State {
+    fn state_now(&self, rows: &Rows, now: Duration) -> JobState {
         match self.outcome() {
-            Some(JobOutcome::Done(_)) => return State::Done,
-            Some(JobOutcome::Failed(_) | JobOutcome::Stopped) => return State::Failed,
+            Some(JobOutcome::Done(_)) => return JobState::Done,
+            Some(JobOutcome::Failed(_) | JobOutcome::Stopped) => return JobState::Failed,
             None => {}
         }
         // It may go on without another classifier; if not, the receiver is stopped.
         if self.processes.values().any(|process| process.failure().is_some() && !process.is_dispensable()) {
-            return State::Failed;
+            return JobState::Failed;
         }
         if rows.read == 0 {
-            return State::Waiting;
+            return JobState::Waiting;
         }
         if now.saturating_sub(self.progress.1) >= STALLED {
-            return State::Stalled;
+            return JobState::Stalled;
         }
-        if self.source().is_some_and(|(_, source)| source.ended) { State::Draining } else { State::Running }
+        if self.source().is_some_and(|(_, source)| source.ended) {
+            JobState::Draining
+        } else {
+            JobState::Running
+        }
     }
 
-    fn note(&mut self, now: Duration, kind: Kind, mut text: String) {
+    fn note(&mut self, now: Duration, kind: EventKind, program: Option<&str>, mut text: String) {
         if text.len() > EVENT_LENGTH {
             let cut = (0..=EVENT_LENGTH).rev().find(|cut| text.is_char_boundary(*cut));
             text.truncate(cut.unwrap_or(0));
@@ -247,7 +194,13 @@ impl Tracker {
             self.events.pop_front();
         }
         self.happened += 1;
-        self.events.push_back(Event { number: self.happened, seconds: self.seconds(now), kind, text });
+        self.events.push_back(Event {
+            number: self.happened,
+            seconds: self.seconds(now),
+            kind,
+            program: program.map(str::to_owned),
+            text,
+        });
     }
 
     /// Why the job has failed, if it has.
@@ -294,8 +247,26 @@ impl Tracker {
         now.saturating_sub(self.begun.unwrap_or(now)).as_secs_f64()
     }
 
-    /// How the job is.
-    pub fn state(&self) -> State {
+    /// When the job began, by the hub's clock.
+    pub fn started_at(&self) -> Option<Duration> {
+        self.begun
+    }
+
+    /// For how long rows have been worked on, of a job that is over.
+    pub fn working_time(&self) -> Option<Duration> {
+        match self.outcome() {
+            Some(JobOutcome::Done(summary)) => Some(Duration::from_secs_f64(summary.seconds.max(1e-3))),
+            _ => self.ended.zip(self.working_since).map(|(end, start)| end.saturating_sub(start)),
+        }
+    }
+
+    /// For how long nothing has been written, of a stalled job.
+    pub fn stalled_for(&self, now: Duration) -> Option<Duration> {
+        (self.state == JobState::Stalled).then(|| now.saturating_sub(self.progress.1))
+    }
+
+    /// How the job is doing.
+    pub fn state(&self) -> JobState {
         self.state
     }
 

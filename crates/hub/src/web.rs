@@ -8,7 +8,7 @@ pub mod page;
 use std::convert::Infallible;
 use std::net::TcpListener;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
@@ -27,19 +27,13 @@ use futures_util::stream;
 use protocol::token::{self, Token};
 use serde::Serialize;
 use serde_json::{Value, json};
+use telemetry::view::History;
 use tokio::sync::watch;
 
 use crate::prometheus;
-use crate::report_files::everything;
 use crate::report_server::Shared;
 use crate::snapshot;
 use crate::tracker::Tracker;
-
-/// So many workers, those with problems first, are shown at once. All of them, if there are few.
-const SHOWN: usize = 10;
-const FEW: usize = 16;
-/// So many of the last events are in each message to a page.
-const LAST_EVENTS: usize = 8;
 
 /// What a page may do: nothing but ask this hub.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
@@ -81,7 +75,7 @@ pub fn serve(listener: TcpListener, token: Option<Token>, shared: Shared) -> any
             loop {
                 seconds.tick().await;
                 {
-                    let (mut tracker, now) = ticking.look();
+                    let (mut tracker, now) = ticking.lock();
                     tracker.tick(now);
                 }
                 // Without pages there is nobody to tell, and it need not be said.
@@ -112,6 +106,7 @@ fn router(web: Web) -> Router {
         .route("/api/v1/workers/{name}", get(worker))
         .route("/api/v1/computations", view_of(|tracker, _| snapshot::computations(tracker)))
         .route("/api/v1/machines", view_of(snapshot::machines))
+        .route("/api/v1/processes", view_of(snapshot::processes))
         .route("/api/v1/events", view_of(|tracker, _| tracker.events().clone()))
         .route("/api/v1/history", view_of(history))
         .route("/api/v1/stream", get(stream_of))
@@ -120,11 +115,11 @@ fn router(web: Web) -> Router {
 }
 
 /// A view of the tracker, as JSON.
-fn view_of<T: Serialize + 'static>(look: fn(&Tracker, Duration) -> T) -> MethodRouter<Web> {
+fn view_of<T: Serialize + 'static>(show: fn(&Tracker, Duration) -> T) -> MethodRouter<Web> {
     get(move |State(web): State<Web>| async move {
         let view = {
-            let (tracker, now) = web.shared.look();
-            look(&tracker, now)
+            let (tracker, now) = web.shared.lock();
+            show(&tracker, now)
         };
         json_of(StatusCode::OK, &view)
     })
@@ -142,31 +137,26 @@ fn json_of<T: Serialize>(status: StatusCode, view: &T) -> Response {
     }
 }
 
-fn history(tracker: &Tracker, _: Duration) -> serde_json::Value {
-    json!({ "recent": tracker.history().recent().collect::<Vec<_>>(), "whole": tracker.history().whole() })
+fn history(tracker: &Tracker, _: Duration) -> History {
+    let history = tracker.history();
+    History { recent: history.recent().copied().collect(), whole: history.whole() }
 }
 
 async fn worker(State(web): State<Web>, Path(name): Path<String>) -> Response {
     let found = {
-        let (tracker, now) = web.shared.look();
-        let view = snapshot::workers(&tracker, now).into_iter().find(|view| view.name == name);
-        view.and_then(|view| {
-            let (process, place) = name.rsplit_once('.')?;
-            let worker = tracker.processes().get(process)?.workers.get(place.parse::<usize>().ok()?)?;
-            Some(json!({ "worker": view, "computations": snapshot::computations_of(worker) }))
-        })
+        let (tracker, now) = web.shared.lock();
+        snapshot::worker_detail(&tracker, &name, now)
     };
     match found {
-        Some(found) => json_of(StatusCode::OK, &found),
+        Some(detail) => json_of(StatusCode::OK, &detail),
         None => json_of(StatusCode::NOT_FOUND, &json!({ "error": format!("there is no worker {name:?}") })),
     }
 }
 
 async fn metrics(State(web): State<Web>) -> Response {
     let text = {
-        let (tracker, now) = web.shared.look();
-        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        prometheus::write(&tracker, now, since_1970)
+        let (tracker, now) = web.shared.lock();
+        prometheus::write(&tracker, now)
     };
     ([(CONTENT_TYPE, prometheus::CONTENT_TYPE)], text).into_response()
 }
@@ -184,28 +174,14 @@ async fn stream_of(State(web): State<Web>) -> Response {
 }
 
 fn live(shared: &Shared) -> String {
-    let (tracker, now) = shared.look();
+    let (tracker, now) = shared.lock();
     message(&tracker, now)
 }
 
-/// What a page needs each second, in as few bytes as may be: there may be a thousand workers.
+/// [What a page needs](snapshot::live), as JSON.
 pub fn message(tracker: &Tracker, now: Duration) -> String {
-    let all = everything(tracker, now);
-    let shown = if all.workers.len() <= FEW { all.workers.len() } else { SHOWN };
-    // In an order that stays.
-    let mut workers: Vec<_> = all.workers.iter().collect();
-    workers.sort_by_cached_key(|worker| snapshot::natural(&worker.name));
-    let cells: Vec<_> =
-        workers.iter().map(|w| (&w.name, w.state, w.straggler.is_some(), w.rate.map(f32::round))).collect();
-    let mut message = json!({
-        "job": all.job,
-        "workers": all.workers[..shown],
-        "cells": cells,
-        "computations": all.computations,
-        "machines": all.machines,
-        "events": all.events[all.events.len().saturating_sub(LAST_EVENTS)..],
-        "point": all.history.last(),
-    });
+    // A view is always JSON.
+    let mut message = serde_json::to_value(snapshot::live(tracker, now)).unwrap_or_default();
     shorten(&mut message);
     message.to_string()
 }
@@ -304,7 +280,7 @@ mod tests {
         assert!(text.contains(r#""workers_up":112"#), "{text}");
         let told: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(told["cells"].as_array().unwrap().len(), 112);
-        assert_eq!(told["workers"].as_array().unwrap().len(), SHOWN);
+        assert_eq!(told["workers"].as_array().unwrap().len(), snapshot::SHOWN);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! How long something took, each time.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -98,6 +99,16 @@ impl Durations {
             }
             (limit, count)
         })
+    }
+
+    /// The shortest, rounded down; nothing, if there is none.
+    pub fn min(&self) -> Duration {
+        if self.counts.is_empty() { Duration::ZERO } else { Duration::from_nanos(self.counts.min()) }
+    }
+
+    /// Durations that are not told apart, as a range of nanoseconds with its end, and how many there are; in order.
+    pub fn buckets(&self) -> impl Iterator<Item = (RangeInclusive<u64>, u64)> {
+        self.recorded().map(|(most, count)| (self.counts.lowest_equivalent(most)..=most, count))
     }
 
     /// Each duration that was recorded, in nanoseconds and rounded up, and how often; in order.

@@ -134,6 +134,77 @@ pub struct WorkerCounts {
     pub queue: Durations,
     /// How long the box took for batches.
     pub classify: Durations,
+    /// What has happened to the model.
+    #[serde(default, skip_serializing_if = "ModelCounts::is_empty")]
+    pub model: ModelCounts,
+}
+
+/// What has happened to a model, besides that it classified.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(default)]
+pub struct ModelCounts {
+    /// Times that it raised an exception, or gave something that is no result.
+    pub exceptions: u64,
+    /// Times that its process was killed, because it took too long or too much memory or was stopped.
+    pub kills: u64,
+    /// Times that its process ended by itself.
+    pub crashes: u64,
+    /// Times that rows were tried once more as they were.
+    pub retries: u64,
+    /// Times that a batch was divided to find the rows that cannot be classified.
+    pub splits: u64,
+    /// Lines that it printed.
+    pub printed_lines: u64,
+    /// Why it failed, was killed or ended last.
+    pub last_failure: Option<String>,
+    /// What it printed last.
+    pub last_printed: Option<String>,
+}
+
+impl ModelCounts {
+    /// Failure messages and printed lines have at most this many characters here; the log has the rest.
+    const LONGEST_TEXT: usize = 240;
+
+    /// Nothing has happened.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Sets why it failed last.
+    pub fn failed(&mut self, why: &str) {
+        self.last_failure = Some(shortened(why, Self::LONGEST_TEXT));
+    }
+
+    /// Counts a line that it printed.
+    pub fn printed(&mut self, line: &str) {
+        self.printed_lines += 1;
+        self.last_printed = Some(shortened(line, Self::LONGEST_TEXT));
+    }
+
+    /// Adds what was counted elsewhere, or later.
+    pub fn add(&mut self, other: &Self) {
+        let Self { exceptions, kills, crashes, retries, splits, printed_lines, last_failure, last_printed } =
+            other;
+        self.exceptions += exceptions;
+        self.kills += kills;
+        self.crashes += crashes;
+        self.retries += retries;
+        self.splits += splits;
+        self.printed_lines += printed_lines;
+        for (last, newer) in [(&mut self.last_failure, last_failure), (&mut self.last_printed, last_printed)]
+        {
+            if newer.is_some() {
+                last.clone_from(newer);
+            }
+        }
+    }
+}
+
+fn shortened(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
 }
 
 /// What the source counts, with the batcher and the window.

@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 use telemetry::report::Ending;
+use telemetry::view::StageName;
 
 use super::*;
 use crate::scenario::{ROWS_PER_SECOND, Scenario, ending};
@@ -11,24 +12,24 @@ fn at(second: u64) -> Duration {
     Duration::from_secs(second)
 }
 
-fn kinds(tracker: &Tracker) -> Vec<Kind> {
+fn kinds(tracker: &Tracker) -> Vec<EventKind> {
     tracker.events().iter().map(|event| event.kind).collect()
 }
 
 #[test]
 fn a_job_goes_from_waiting_to_done() {
     let mut tracker = Tracker::default();
-    assert_eq!(tracker.state(), State::Waiting);
+    assert_eq!(tracker.state(), JobState::Waiting);
     for second in 0..=SMALL.seconds {
         SMALL.pass(&mut tracker, second, &[]);
     }
-    assert_eq!(tracker.state(), State::Done);
+    assert_eq!(tracker.state(), JobState::Done);
     let job = snapshot::job(&tracker, at(500));
     // It stays as it was at the end.
     assert_eq!((job.elapsed_seconds, job.rows.written, job.rows.in_flight), (100.0, SMALL.rows(), 0));
     assert_eq!((job.workers_expected, job.restarts, job.failure), (14, 0, None));
     let states: Vec<_> =
-        tracker.events().iter().filter(|e| e.kind == Kind::Job).map(|e| &e.text[..]).collect();
+        tracker.events().iter().filter(|e| e.kind == EventKind::Job).map(|e| &e.text[..]).collect();
     assert_eq!(states, ["the job is running", "the job is done"]);
 }
 
@@ -38,7 +39,7 @@ fn a_hub_that_is_started_again_knows_since_when_the_job_runs() {
     let late = at(1_000_050);
     for name in ["initializer", "worker1", "receiver"] {
         tracker.on_report(&Scenario::origin(name, 1), SMALL.report(name, 50, 0), late);
-        assert_eq!(tracker.state(), State::Running, "after the report of {name}");
+        assert_eq!(tracker.state(), JobState::Running, "after the report of {name}");
     }
     let job = snapshot::job(&tracker, late);
     assert_eq!((job.elapsed_seconds, job.rows.written), (50.0, SMALL.rows() / 2));
@@ -62,7 +63,7 @@ fn a_silent_program_is_stale_then_lost_and_its_row_stays() {
     assert_eq!((first(Liveness::Stale), first(Liveness::Lost)), (12, 19));
     assert_eq!(snapshot::job(&tracker, at(24)).workers_up, 7);
     SMALL.pass(&mut tracker, 25, &[]);
-    assert!(kinds(&tracker).ends_with(&[Kind::Lost, Kind::Back]), "{:?}", tracker.events());
+    assert!(kinds(&tracker).ends_with(&[EventKind::Lost, EventKind::Back]), "{:?}", tracker.events());
 }
 
 #[test]
@@ -77,7 +78,7 @@ fn what_a_program_counted_in_an_earlier_life_counts_on() {
     assert_eq!((worker.name.as_str(), worker.restarts), ("worker1.0", 1));
     assert_eq!(worker.rows, (10 + 4) * ROWS_PER_SECOND);
     assert_eq!(snapshot::job(&tracker, at(15)).restarts, 1);
-    assert!(kinds(&tracker).contains(&Kind::Restarted));
+    assert!(kinds(&tracker).contains(&EventKind::Restarted));
 }
 
 #[test]
@@ -87,12 +88,12 @@ fn a_job_without_output_is_stalled_after_a_while() {
     for second in 10..30 {
         SMALL.pass(&mut tracker, second, &["receiver"]);
         // In second 10 the first rows come that are not written.
-        assert_eq!(tracker.state() == State::Stalled, second >= 10 + STALLED.as_secs(), "second {second}");
+        assert_eq!(tracker.state() == JobState::Stalled, second >= 10 + STALLED.as_secs(), "second {second}");
     }
     let bottleneck = snapshot::job(&tracker, at(29)).bottleneck.unwrap();
-    assert_eq!(bottleneck.words, "nothing is heard of receiver");
+    assert_eq!(bottleneck.words, "receiver does not report");
     SMALL.pass(&mut tracker, 30, &[]);
-    assert_eq!(tracker.state(), State::Running);
+    assert_eq!(tracker.state(), JobState::Running);
 }
 
 #[test]
@@ -106,7 +107,7 @@ fn a_job_that_waits_for_rows_is_not_stalled() {
         }
         tracker.tick(at(second));
     }
-    assert_eq!(tracker.state(), State::Running);
+    assert_eq!(tracker.state(), JobState::Running);
 }
 
 #[test]
@@ -115,7 +116,7 @@ fn a_program_that_cannot_go_on_fails_the_job_with_its_reason() {
     (0..10).for_each(|second| SMALL.pass(&mut tracker, second, &[]));
     let fails = ending(SMALL.report("initializer", 10, 0), Ending::Failed("no space left".into()));
     tracker.on_report(&Scenario::origin("initializer", 1), fails, at(10));
-    assert_eq!(tracker.state(), State::Failed);
+    assert_eq!(tracker.state(), JobState::Failed);
     assert_eq!(snapshot::job(&tracker, at(11)).failure.unwrap(), "initializer: no space left");
 }
 
@@ -157,7 +158,7 @@ fn an_initializer_that_comes_back_has_no_fewer_rows_and_the_job_is_stalled_meanw
         tracker.tick(at(second));
     }
     assert_eq!(tracker.rows(), before);
-    assert_eq!((tracker.state(), snapshot::job(&tracker, at(39)).workers_expected), (State::Stalled, 14));
+    assert_eq!((tracker.state(), snapshot::job(&tracker, at(39)).workers_expected), (JobState::Stalled, 14));
 }
 
 #[test]
@@ -171,7 +172,7 @@ fn a_job_may_go_on_without_a_classifier_and_if_not_that_is_why() {
     fails(&mut tracker, 20);
     assert_eq!(tracker.events().back().unwrap().text, "worker1 has failed: nobody is there");
     (20..=SMALL.seconds).for_each(|second| SMALL.pass(&mut tracker, second, &["worker1"]));
-    assert_eq!((tracker.state(), tracker.failure()), (State::Done, None));
+    assert_eq!((tracker.state(), tracker.failure()), (JobState::Done, None));
 
     // Who watches the job ends it then, and the receiver says that it was stopped.
     for (seconds, why) in [(1, "worker1: nobody is there"), (30, "somebody has stopped it")] {
@@ -182,7 +183,7 @@ fn a_job_may_go_on_without_a_classifier_and_if_not_that_is_why() {
         let Counts::Receiver(counts) = &mut stopped.counts else { panic!("{stopped:?}") };
         counts.outcome = Some(JobOutcome::Stopped);
         tracker.on_report(&Scenario::origin("receiver", 1), stopped, at(20 + seconds));
-        assert_eq!((tracker.state(), tracker.failure()), (State::Failed, Some(why)));
+        assert_eq!((tracker.state(), tracker.failure()), (JobState::Failed, Some(why)));
     }
 }
 
@@ -208,7 +209,7 @@ fn the_busy_workers_are_named_as_what_holds_the_job_back() {
     let mut tracker = Tracker::default();
     (0..20).for_each(|second| SMALL.pass(&mut tracker, second, &[]));
     let bottleneck = snapshot::job(&tracker, at(19)).bottleneck.unwrap();
-    assert_eq!(bottleneck.stage, "classify");
+    assert_eq!(bottleneck.stage, StageName::Classify);
     assert!(bottleneck.words.starts_with("all 14 workers are busy 95 % of the time"), "{}", bottleneck.words);
 }
 

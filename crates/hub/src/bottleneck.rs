@@ -1,0 +1,179 @@
+//! What holds the job back, and what would help.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use telemetry::view::{Bottleneck, JobState, Liveness, StageName};
+
+use crate::stages::{Load, present};
+use crate::tracker::Tracker;
+
+/// Workers that are busy for this share of their time are what the job waits for.
+const BUSY: f64 = 0.8;
+/// A program that is at its limit for this share of the time holds others up.
+const STRAINED: f64 = 0.3;
+/// A Python model's batches that take less than this are so small that calling pandas costs more than the rows.
+const SHORT_BATCH: Duration = Duration::from_millis(100);
+/// The batch that is advised takes about this long, and has no more rows than this.
+const GOOD_BATCH: Duration = Duration::from_millis(500);
+const MOST_BATCH_ROWS: f64 = 5000.0;
+/// Processors that are busy for this share are all in use; for that one, half of them are free.
+const FULL_MACHINE: f32 = 0.9;
+const FREE_MACHINE: f32 = 0.5;
+
+/// What holds the job back, or did when it is done, if that can be said.
+pub fn bottleneck(tracker: &Tracker, load: &Load, now: Duration) -> Option<Bottleneck> {
+    match tracker.state() {
+        JobState::Waiting | JobState::Failed => None,
+        JobState::Stalled => Some(of_stalled(tracker, now)),
+        JobState::Running | JobState::Draining | JobState::Done => of_moving(tracker, load, now),
+    }
+}
+
+fn found(stage: StageName, words: String) -> Bottleneck {
+    Bottleneck { stage, words, advice: None }
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.0} %", 100.0 * share)
+}
+
+fn of_stalled(tracker: &Tracker, now: Duration) -> Bottleneck {
+    let silent = tracker.processes().iter().filter(|(_, process)| process.liveness(now) < Liveness::Up);
+    let silent: Vec<_> = silent.map(|(name, _)| name.as_str()).collect();
+    let stage = match silent.first() {
+        Some(&"receiver") => StageName::Sink,
+        Some(&"sender") => StageName::Source,
+        _ => StageName::Classify,
+    };
+    let words = match silent[..] {
+        [] => "nothing was written for a while, although all programs report".to_owned(),
+        [name] => format!("{name} does not report"),
+        _ => format!("{} do not report", silent.join(", ")),
+    };
+    found(stage, words)
+}
+
+fn of_moving(tracker: &Tracker, load: &Load, now: Duration) -> Option<Bottleneck> {
+    let is_over = tracker.state().is_over();
+    let (is, are, wait, come) =
+        if is_over { ("was", "were", "waited", "came") } else { ("is", "are", "wait", "come") };
+    let is_strained = |share: Option<f64>| share.is_some_and(|share| share >= STRAINED);
+    let busy = load.workers_busy?;
+    let all_sent = tracker.sender().is_some_and(|(_, sender)| sender.all_sent);
+    let some = |stage, words: String| Some(found(stage, words));
+    if busy >= BUSY {
+        let count = match is_over {
+            true => tracker.processes().values().map(|process| process.workers.len()).sum(),
+            false => present(tracker, now).count(),
+        };
+        let workers =
+            if count == 1 { format!("the worker {is}") } else { format!("all {count} workers {are}") };
+        let words = format!("{workers} busy {} of the time", percent(busy));
+        Some(Bottleneck { advice: Some(advice(tracker)), ..found(StageName::Classify, words) })
+    } else if is_strained(load.window_full) && is_strained(load.disk_busy) {
+        let share = percent(load.disk_busy?);
+        some(
+            StageName::Sink,
+            format!("results {wait} for the receiver's disk, which {is} busy {share} of the time"),
+        )
+    } else if is_strained(load.window_full) {
+        let share = percent(busy);
+        some(
+            StageName::Classify,
+            format!("batches {wait} for the workers, which {are} busy {share} of the time"),
+        )
+    } else if !is_strained(load.sender_blocked) && (is_over || !all_sent) {
+        let share = percent(1.0 - busy);
+        some(
+            StageName::Source,
+            format!("rows {come} in no faster; the workers {are} idle {share} of the time"),
+        )
+    } else {
+        None
+    }
+}
+
+/// What would make busy workers quicker.
+fn advice(tracker: &Tracker) -> String {
+    many_threads(tracker)
+        .or_else(|| small_batches(tracker))
+        .or_else(|| free_processors(tracker))
+        .unwrap_or_else(|| "more machines or a quicker model would help".to_owned())
+}
+
+/// The threads of the models' libraries share too few processors.
+fn many_threads(tracker: &Tracker) -> Option<String> {
+    let threads = tracker.description()?.threads_per_worker.filter(|threads| *threads > 1)?;
+    machines(tracker).into_values().find_map(|Machine { cores, busy, workers }| {
+        let is_full = workers * threads > cores && busy >= FULL_MACHINE;
+        is_full.then(|| {
+            format!(
+                "{workers} workers with {threads} threads each share {cores} cores: fewer threads (--threads-per-worker) \
+                 may be quicker"
+            )
+        })
+    })
+}
+
+/// Batches are so small that calling the model costs more than its rows.
+fn small_batches(tracker: &Tracker) -> Option<String> {
+    let description = tracker.description()?;
+    let model = description.model.as_deref()?;
+    if model == "native" || model.starts_with("sleep:") {
+        return None;
+    }
+    let rows = f64::from(description.batch_rows?);
+    let workers = tracker.processes().values().flat_map(|process| &process.workers);
+    let (took, count) = workers.fold((Duration::ZERO, 0), |(took, count), worker| {
+        let totals = worker.totals();
+        (took + totals.classify.sum(), count + totals.classify.count())
+    });
+    let mean = took.div_f64(count.max(1) as f64);
+    let good = (rows * GOOD_BATCH.as_secs_f64() / mean.as_secs_f64().max(1e-6)).min(MOST_BATCH_ROWS);
+    // One digit is enough to say.
+    let power = 10f64.powf(good.log10().floor());
+    let good = (good / power).floor() * power;
+    (count > 0 && mean < SHORT_BATCH && good >= 2.0 * rows).then(|| {
+        format!("a batch of {rows:.0} rows takes only {mean:.1?}: larger ones may be quicker (--chunk-size {good:.0})")
+    })
+}
+
+/// Machines have processors that are not used.
+fn free_processors(tracker: &Tracker) -> Option<String> {
+    let machines = machines(tracker);
+    let cores: u32 = machines.values().map(|machine| machine.cores).sum();
+    let used: f32 = machines.values().map(|machine| machine.busy * machine.cores as f32).sum();
+    let is_free = cores > 0 && used <= FREE_MACHINE * cores as f32;
+    is_free.then(|| {
+        format!("only {used:.1} of {cores} cores are in use: more workers (--workers) or a quicker model would help")
+    })
+}
+
+/// A machine that classifies.
+#[derive(Debug, Default)]
+struct Machine {
+    cores: u32,
+    /// How busy these are, lately or over the whole job.
+    busy: f32,
+    workers: u32,
+}
+
+fn machines(tracker: &Tracker) -> BTreeMap<&str, Machine> {
+    let span = tracker.working_time().filter(|_| tracker.state().is_over());
+    let mut machines: BTreeMap<&str, Machine> = BTreeMap::new();
+    for process in tracker.processes().values().filter(|process| !process.workers.is_empty()) {
+        let usage = &process.usage;
+        let machine = machines.entry(process.machine.as_str()).or_default();
+        machine.cores = usage.cores;
+        machine.workers += process.workers.len() as u32;
+        machine.busy = match span {
+            Some(span) => {
+                let available_ms = 1000.0 * span.as_secs_f32() * usage.cores as f32;
+                (machine.busy + usage.cpu_ms as f32 / available_ms).min(1.0)
+            }
+            None => machine.busy.max(usage.machine_busy),
+        };
+    }
+    machines
+}

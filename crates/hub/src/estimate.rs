@@ -1,0 +1,37 @@
+//! When the job will be done.
+
+use telemetry::view::{Estimate, JobState, Rows};
+
+use crate::history::History;
+
+/// There is an estimate once rows have been written for so many seconds, and this share of all rows is.
+const LEAST_SECONDS: f64 = 5.0;
+const LEAST_SHARE: f64 = 0.005;
+/// An estimate rests on the rates of so many of the last spans.
+const SPANS: usize = 12;
+/// The rates that it says are quick and slow: so many of ten are slower.
+const QUICK: f64 = 0.8;
+const SLOW: f64 = 0.2;
+
+/// An estimate, as soon as it can mean something; `seconds` is how long the job has been running.
+pub fn estimate(rows: &Rows, history: &History, state: JobState, seconds: f64) -> Option<Estimate> {
+    let total = rows.total.or(rows.total_about)?;
+    if !matches!(state, JobState::Running | JobState::Draining) || total < rows.written {
+        return None;
+    }
+    let pace = history.pace()?;
+    if pace.seconds() < LEAST_SECONDS || (rows.written as f64) < LEAST_SHARE * total as f64 {
+        return None;
+    }
+    let mut rates = pace.recent_rates(SPANS);
+    rates.sort_by(f64::total_cmp);
+    let at = |share: f64| rates.get((rates.len().saturating_sub(1) as f64 * share).round() as usize).copied();
+    let (quick, slow) = (at(QUICK)?, at(SLOW)?);
+    let left = (total - rows.written) as f64;
+    // What is on its way since the last step is nearly there.
+    let since = (seconds - pace.last_seconds()).max(0.0);
+    (slow > 0.0).then(|| Estimate {
+        low_seconds: (left / quick - since).max(0.0),
+        high_seconds: (left / slow - since).max(0.0),
+    })
+}
