@@ -27,7 +27,7 @@ fn peak_memory() -> String {
 
 fn main() {
     let seconds = std::env::args().find_map(|word| word.parse().ok()).unwrap_or(HOUR);
-    let job = Scenario { machines: 16, seconds };
+    let job = Scenario { machines: 16, seconds, ..Scenario::default() };
     let mut tracker = Tracker::default();
     let (mut hearing, mut telling) = (Duration::ZERO, Duration::ZERO);
     let (mut heard, mut told) = (0, 0);
@@ -53,7 +53,7 @@ fn main() {
     }
     let share = |time: Duration| 100.0 * time.as_secs_f64() / job.seconds as f64;
     let rate = |bytes: usize| bytes as f64 / job.seconds as f64 / 1000.0;
-    let workers = job.machines * Scenario::WORKERS;
+    let workers = job.machines * job.workers;
     println!("{workers} workers on {} machines, {} s", job.machines, job.seconds);
     println!("memory     {} at most, reports of all programs included", peak_memory());
     println!("reports    {:.1} kB/s, {:.2} % of a core", rate(heard), share(hearing));

@@ -8,7 +8,7 @@ const view = {
   recentOnly: false,
   sorting: { column: null, down: true, choose: null },
   everyWorker: null,
-  frozen: false,
+  processes: [],
 };
 
 // After so many points, the history is asked for again, which has fewer.
@@ -49,121 +49,256 @@ function draw() {
 function drawAll() {
   const { job } = view.live;
   drawVerdict(job);
-  drawProgress(job);
+  drawIdentity(job);
   drawRejects(job);
-  drawRates();
-  drawStages(job);
-  drawComputations(view.live.computations);
+  drawSummary(job);
+  drawRates(job);
+  drawModel(job.model);
   drawWorkers();
-  drawTable(byId('machines'), 'Machines of the job', MACHINE_COLUMNS, view.live.machines, null);
-  drawEvents();
+  drawEvents(job);
+  drawComputations(view.live.computations);
+  drawStages(job);
+  drawMachines(view.live.machines);
 }
 
+const isOver = job => job.state === 'done' || job.state === 'failed';
+
+// The answer first: how far, until when, how fast.
 function drawVerdict(job) {
-  setText('state', job.state);
-  byId('state').className = `state ${job.state}`;
-  setText('elapsed', `${job.state === 'done' || job.state === 'failed' ? 'after' : 'for'} ${format.clock(job.elapsed_seconds)}`);
-  const expected = job.workers_expected ? ` of ${job.workers_expected}` : '';
-  const over = job.state === 'done' || job.state === 'failed';
-  setText('facts', (over ? `${job.workers_expected} workers` : `${job.workers_up}${expected} workers are up`)
-    + `, ${job.restarts} restart${job.restarts === 1 ? '' : 's'}, ${format.count(job.rows.rejected)} rows rejected`);
-  byId('failure').hidden = !job.failure;
-  setText('failure', job.failure ?? '');
-  // All of it is not done before it is done.
-  const share = job.rows.total ? Math.floor((100 * job.rows.written) / job.rows.total) : null;
-  const done = share === null ? '' : `${share} % · `;
-  document.title = `${done}${job.state} · Monitoring Hub`;
-  drawSummary(job.summary);
-}
-
-function drawSummary(summary) {
-  const place = byId('summary');
-  place.hidden = !summary;
-  const shown = summary ? `${summary.sha256} ${summary.ended}` : '';
-  if (place.dataset.shown === shown) return;
-  place.dataset.shown = shown;
-  place.replaceChildren();
-  if (!summary) return;
-  const out = summary.rows - summary.rejects;
-  const facts = {
-    'rows in': format.count(summary.rows),
-    'rows out': format.count(out),
-    'rejects': format.count(summary.rejects),
-    'rows in = rows out + rejects': summary.rows === out + summary.rejects ? '✓' : '✕',
-    'from the first results to the last': `${summary.seconds.toFixed(2)} s`,
-    'rows a second': format.rate(summary.rows / Math.max(1e-3, summary.seconds)),
-    'results': format.bytes(summary.bytes),
-    'columns': summary.columns.join(', ') || 'none',
-    'SHA-256': summary.sha256,
-    'ended': summary.ended,
-  };
-  place.append(...Object.entries(facts).map(([name, value]) => (
-    element('div', {}, element('dt', {}, name), element('dd', {}, value))
-  )));
-}
-
-function drawProgress(job) {
-  byId('progress').replaceChildren(progressChart(job.rows));
   const { rows } = job;
+  setText('state', stateWords(job));
+  byId('state').className = `state ${job.state}${isImperfect(job) ? ' imperfect' : ''}`;
+  const started = job.started_at === null ? '' : `, since ${format.time(job.started_at)}`;
+  const ended = job.started_at === null ? ''
+    : `, ${format.time(job.started_at)} to ${format.time(job.started_at + job.elapsed_seconds)}`;
+  setText('elapsed', isOver(job)
+    ? `after ${format.span(job.elapsed_seconds)}${ended}`
+    : `for ${format.clock(job.elapsed_seconds)}${started}`);
+  setText('headline', headline(job));
+  const place = byId('progress');
+  place.replaceChildren(progressChart(rows, place.clientWidth));
   const total = rows.total !== null ? ` of ${format.count(rows.total)}`
     : rows.total_about !== null ? ` of about ${format.count(rows.total_about)}` : '';
-  setText('rows', `${format.count(rows.read)} rows read, ${format.count(rows.in_flight)} in flight, `
-    + `${format.count(rows.written)}${total} written; ${format.rate(job.rate_out)} rows/s.`);
-  const { estimate } = job;
-  const [low, high] = estimate ? [format.clock(estimate.low_seconds), format.clock(estimate.high_seconds)] : [];
-  setText('estimate', estimate ? `Done in ${low === high ? low : `${low} to ${high}`}.` : '');
+  setText('rows', `${format.count(rows.written)}${total} rows written, ${format.count(rows.in_flight)} in flight`
+    + (rows.rejected ? `, ${format.count(rows.rejected)} rejected` : ''));
+  setText('facts', [
+    job.workers_expected || job.workers_up ? workersUp(job) : null,
+    plural(job.restarts, 'restart'),
+    range(job.estimate),
+  ].filter(fact => fact).join(' · '));
+  callOut('failure', 'Why it failed:', job.failure);
+  callOut('rejected', 'Rejected:', rows.rejected ? rejectWords(job) : null);
+  const held = job.bottleneck;
+  const words = held ? `${sentence(held.words)}${held.advice ? ` ${sentence(held.advice)}` : ''}` : null;
+  callOut('bottleneck', `${job.state === 'stalled' ? 'Stalled at' : 'Bottleneck:'} ${STAGES[held?.stage]}.`, words);
+  byId('bottleneck').classList.toggle('bad', job.state === 'stalled');
+  const share = rows.total ? `${format.share(rows.written, rows.total)} · ` : '';
+  document.title = `${share}${stateWords(job)} · Monitoring Hub`;
+}
+
+function stateWords(job) {
+  const words = { waiting: 'Waiting', running: 'Running', stalled: 'Stalled', draining: 'Finishing', done: 'Done', failed: 'Failed' };
+  return words[job.state] + (isImperfect(job) ? ' with rejects' : '');
+}
+
+// Green is for jobs of which every row has a result.
+const isImperfect = job => job.rows.rejected > 0 && ['running', 'draining', 'done'].includes(job.state);
+
+const sentence = words => `${words[0].toUpperCase()}${words.slice(1)}.`;
+
+function headline(job) {
+  const { rows } = job;
+  const total = rows.total ?? rows.total_about;
+  const few = n => (n < 1e6 ? format.count(n) : format.rate(n));
+  const share = total ? format.share(rows.written, total) : `${few(rows.written)} rows`;
+  const rate = job.rate_out === null ? null : `${format.rate(job.rate_out)} rows/s`;
+  const parts = {
+    waiting: () => ['Waiting for rows'],
+    running: () => [share, due(job.estimate), rate],
+    draining: () => [share, due(job.estimate), rate],
+    stalled: () => [share, known(job.stalled_seconds, seconds => `nothing written for ${format.clock(seconds)}`)],
+    done: () => [`${few(rows.written)} rows in ${format.span(job.elapsed_seconds)}`,
+      rows.rejected ? `${few(rows.rejected)} rejected` : null, rate],
+    failed: () => [`Failed at ${share}`],
+  };
+  return parts[job.state]().filter(part => part).join(' · ');
+}
+
+// When it will be done, as well as one can say it.
+function due(estimate) {
+  if (!estimate) return null;
+  const seconds = (estimate.low_seconds + estimate.high_seconds) / 2;
+  if (seconds < 20) return 'done in a moment';
+  if (seconds < 300) return `done in about ${format.clock(10 * Math.round(seconds / 10))}`;
+  return `done about ${format.time(Date.now() / 1000 + seconds, false)}`;
+}
+
+// The best and the worst case, where they differ by more than a breath.
+function range(estimate) {
+  if (!estimate || estimate.high_seconds < 20) return null;
+  const ends = [estimate.low_seconds, estimate.high_seconds];
+  const [low, high] = ends.map(seconds => format.span(seconds < 600 ? seconds : 60 * Math.round(seconds / 60)));
+  return low === high || ends[1] - ends[0] < 5 ? `${high} left` : `${low} to ${high} left`;
+}
+
+function workersUp(job) {
+  if (isOver(job)) return plural(job.workers_expected, 'worker');
+  const expected = job.workers_expected ? ` of ${job.workers_expected}` : '';
+  return `${job.workers_up}${expected} workers are up`;
+}
+
+function rejectWords(job) {
+  const { rows } = job;
+  const most = [...job.reject_reasons].sort((a, b) => b.rows - a.rows)[0];
+  const share = `${format.count(rows.rejected)} of ${format.count(rows.written)} rows (${format.share(rows.rejected, rows.written)})`;
+  return most ? `${share}; ${job.reject_reasons.length === 1 ? 'as in' : 'mostly as in'} row ${format.count(most.first_row)}: ${most.example}` : share;
+}
+
+function drawIdentity(job) {
+  const about = job.description ?? {};
+  const machines = about.machines?.length ? about.machines : null;
+  const named = machines && machines.length <= 4 ? machines.join(', ') : machines && plural(machines.length, 'machine');
+  drawFacts(byId('identity'), {
+    model: about.model,
+    input: about.input,
+    output: about.output,
+    batches: about.batch_rows ? `${plural(about.batch_rows, 'row')} each` : null,
+    workers: about.workers ? `${format.count(about.workers)}${about.threads_per_worker ? `, ${plural(about.threads_per_worker, 'thread')} each` : ''}` : null,
+    machines: named,
+  });
+}
+
+// Once: what can be copied stays under the hand.
+function drawSummary({ summary }) {
+  byId('summary-section').hidden = !summary;
+  const place = byId('summary');
+  const shown = summary ? `${summary.sha256} ${summary.ended}` : '';
+  if (place.dataset.shown === shown || !summary) return;
+  place.dataset.shown = shown;
+  const good = summary.rows - summary.rejects;
+  drawFacts(place, {
+    'rows in = rows out + rejects': `${format.count(summary.rows)} = ${format.count(good)} + ${format.count(summary.rejects)} ✓`,
+    'size of the results': format.bytes(summary.bytes),
+    'first results to last': `${format.span(summary.seconds)}, ${format.rate(summary.rows / Math.max(1e-3, summary.seconds))} rows/s`,
+    'SHA-256': [element('code', { title: summary.sha256 }, `${summary.sha256.slice(0, 12)}…`), ' ', copyButton(summary.sha256)],
+    'columns': summary.columns.join(', ') || 'none',
+  });
+}
+
+function copyButton(text) {
+  const button = element('button', { type: 'button', 'aria-label': 'Copy the SHA-256' }, 'copy');
+  button.addEventListener('click', async () => {
+    try {
+      await navigator.clipboard.writeText(text);
+      button.textContent = 'copied';
+    } catch {
+      // A page that is not of this machine may not; then it is there to be marked.
+      button.replaceWith(element('code', {}, text));
+    }
+  });
+  return button;
 }
 
 function drawRejects(job) {
-  const reasons = [...job.reject_reasons].sort((a, b) => b.rows - a.rows);
+  const reasons = [...job.reject_reasons].sort((a, b) => b.rows - a.rows).map(reason => ({ ...reason, all: job.rows.rejected }));
   byId('rejects-section').hidden = reasons.length === 0;
-  drawTable(byId('rejects'), 'Why rows were rejected, by kinds of reasons; … stands for what differs', REJECT_COLUMNS, reasons, null);
+  drawTable(
+    byId('rejects'), 'By kinds of reasons; … stands for what differs. The rows themselves are in results.rejects.csv.',
+    REJECT_COLUMNS, reasons, null,
+  );
 }
 
-function drawRates() {
+function drawRates(job) {
   const points = view.recentOnly ? view.points.recent : view.points.whole;
-  byId('rates').replaceChildren(rateChart(points, view.events));
+  const place = byId('rates');
+  place.replaceChildren(rateChart(points, view.events, job, place.clientWidth));
+}
+
+function drawModel(model) {
+  const counts = model ?? {};
+  byId('model-section').hidden = !model;
+  drawFacts(byId('model'), modelFacts(counts));
+}
+
+function modelFacts(counts) {
+  const times = n => (n === undefined ? null : format.count(n));
+  return {
+    'raised an exception': times(counts.exceptions),
+    'was killed': times(counts.kills),
+    'crashed': times(counts.crashes),
+    'rows tried again': times(counts.retries),
+    'batches divided': times(counts.splits),
+    'lines printed': times(counts.printed_lines),
+    'last failure': counts.last_failure,
+    'last line': counts.last_printed,
+  };
 }
 
 function drawStages(job) {
-  const held = job.bottleneck;
-  const nothing = job.state === 'done' || job.state === 'failed' ? '' : 'Nothing stands out.';
-  setText('bottleneck', held ? `Held back by ${held.stage}: ${held.words}.` : nothing);
-  const stages = job.stages.map(stage => ({ ...stage, name: stage.name + (held?.stage === stage.name ? ' ◀' : '') }));
-  drawTable(byId('stages'), 'Stages of the dataflow, in their order', STAGE_COLUMNS, stages, null);
+  const held = job.bottleneck?.stage;
+  const classify = job.stages.find(stage => stage.name === 'classify');
+  setText('stages-gist', `Model ${format.percent(classify?.busy)} busy, ${plural(classify?.in_flight ?? 0, 'batch', 'batches')} in flight`);
+  if (!byId('stages-details').open) return;
+  const stages = job.stages.map(stage => ({ ...stage, is_bottleneck: stage.name === held }));
+  const caption = `Stages of the dataflow, in their order; shares are of ${isOver(job) ? 'the whole job' : 'the last seconds'}`;
+  drawTable(byId('stages'), caption, STAGE_COLUMNS, stages, null);
 }
 
 function drawComputations(computations) {
-  const shown = asked.kind === 'computation' ? computations.filter(c => c.name === asked.name) : computations;
-  byId('computations').replaceChildren(...shown.filter(c => c.count > 0 || asked.kind).map(computation => {
-    const percentiles = { p50: 'p50_ms', p95: 'p95_ms', p99: 'p99_ms', 'p99.9': 'p999_ms', max: 'max_ms' };
-    return element(
-      'article', { class: 'computation' },
-      element('h3', {}, element('a', { href: link(`/computation/${computation.name}`) }, computation.name)),
-      element('p', {}, `${computation.what}; ${format.count(computation.count)} times`),
-      histogramChart(computation),
-      element('dl', {}, ...Object.entries(percentiles).map(([name, key]) => (
-        element('div', {}, element('dt', {}, name), element('dd', {}, format.ms(computation[key])))
-      ))),
-    );
-  }));
+  const wanted = asked.kind === 'computation' ? computations.filter(c => c.name === asked.name) : computations;
+  const order = ['classify', 'queue', 'transit', 'sync'];
+  const shown = wanted.filter(c => c.count > 0).sort((a, b) => order.indexOf(a.name) - order.indexOf(b.name));
+  const [first] = shown;
+  setText('latency-gist', first?.name === 'classify'
+    ? `the model takes ${format.ms(first.p50_ms)} a batch (p50), ${format.ms(first.p99_ms)} (p99)` : '');
+  if (!byId('latency').open) return;
+  const articles = shown.map(computation => element(
+    'article', { class: 'computation' },
+    element('h3', {}, element('a', { href: link(`/computation/${computation.name}`) }, COMPUTATIONS[computation.name])),
+    element('p', {}, `${computation.what}; ${plural(computation.count, 'time')}`),
+    element('div', { class: 'histogram' }),
+    element('dl', {}, ...quantiles(computation).map(([name, ms]) => (
+      element('div', {}, element('dt', {}, name), element('dd', {}, format.ms(ms)))
+    ))),
+  ));
+  byId('computations').replaceChildren(...articles);
+  articles.forEach((article, i) => {
+    const place = article.querySelector('.histogram');
+    place.append(histogramChart(shown[i], place.clientWidth));
+  });
 }
+
+function quantiles(computation) {
+  const all = { p50: 'p50_ms', p95: 'p95_ms', p99: 'p99_ms', 'p99.9': 'p999_ms', longest: 'max_ms' };
+  // Of fewer, one in a thousand is the longest.
+  return Object.entries(all)
+    .filter(([name]) => name !== 'p99.9' || computation.count >= 1000)
+    .map(([name, key]) => [name, computation[key]]);
+}
+
+// Of more than a few workers, a report shows these at first, as the hub does.
+const [SHOWN, FEW] = [10, 16];
+// With fewer workers, there is nothing to look for.
+const FILTERED = 10;
 
 function drawWorkers() {
   const { cells } = view.live;
   const count = state => cells.filter(cell => cell[1] === state).length;
   const stragglers = cells.filter(cell => cell[2]).length;
   const parts = ['up', 'stale', 'lost', 'failed', 'finished'].filter(state => count(state)).map(state => `${count(state)} ${state}`);
-  setText('workers-summary', `${cells.length} workers: ${parts.join(', ') || 'none yet'}`
-    + (stragglers ? `; ${stragglers} straggler${stragglers === 1 ? '' : 's'}` : ''));
+  setText('workers-summary', `${plural(cells.length, 'worker')}: ${parts.join(', ') || 'none yet'}`
+    + (stragglers ? `; ${stragglers} slow` : ''));
   const rows = view.everyWorker ?? view.live.workers;
   byId('cells').hidden = cells.length <= rows.length && !view.everyWorker;
   drawCells(cells);
+  byId('workers-filter').hidden = cells.length < FILTERED;
   byId('all-workers').hidden = cells.length <= view.live.workers.length;
   const wanted = byId('filter').value.trim().toLowerCase();
-  const matching = rows.filter(w => `${w.name} ${w.machine} ${w.state} ${w.straggler ? 'straggler' : ''}`.toLowerCase().includes(wanted));
-  const caption = rows.length < cells.length ? `${rows.length} of ${cells.length} workers, problems first` : 'Workers, problems first';
-  drawTable(byId('workers'), caption, WORKER_COLUMNS, sorted(matching, WORKER_COLUMNS, view.sorting), view.sorting);
+  const words = w => `worker ${w.number} ${w.name} ${w.machine} ${w.state} ${w.straggler ? 'slow straggler' : ''}`.toLowerCase();
+  const matching = rows.filter(w => words(w).includes(wanted));
+  const caption = rows.length < cells.length ? `${rows.length} of ${cells.length} workers, problems first` : '';
+  const columns = WORKER_COLUMNS.filter(column => !column.isNeeded || column.isNeeded(rows));
+  drawTable(byId('workers'), caption, columns, sorted(matching, columns, view.sorting), view.sorting);
 }
 
 // A cell for each worker, of which there may be a thousand.
@@ -172,7 +307,7 @@ function drawCells(cells) {
   const place = byId('cells');
   cells.forEach(([name, state, straggler, rate], i) => {
     const text = straggler ? '!' : symbols[state];
-    const title = `${name}: ${straggler ? 'straggler' : state}, ${format.rate(rate)} rows/s`;
+    const title = `worker ${i + 1}: ${straggler ? 'slow' : state}, ${format.rate(rate)} rows/s`;
     let cell = place.children[i];
     if (!cell) {
       cell = element('a', {});
@@ -187,14 +322,42 @@ function drawCells(cells) {
   while (place.children.length > cells.length) place.lastElementChild.remove();
 }
 
-function drawEvents() {
+// What of a worker is not in the table, or is its process's.
+function drawWorkerFacts(worker) {
+  drawFacts(byId('worker'), {
+    'process': worker.process,
+    'log': `${worker.process}.log`,
+    'machine': worker.machine,
+    'processors of the process': known(worker.processors, n => `${format.cores(n)} cores`),
+    'memory of the process': format.bytes(worker.resident_bytes),
+    'batches': format.count(worker.batches),
+    'a batch takes': `${format.ms(worker.p50_ms)} (p50), ${format.ms(worker.p95_ms)} (p95), ${format.ms(worker.p99_ms)} (p99)`,
+    ...(worker.model ? modelFacts(worker.model) : {}),
+  });
+}
+
+function drawMachines(machines) {
+  const cores = machines.reduce((sum, m) => sum + m.cores, 0);
+  const used = machines.reduce((sum, m) => sum + (m.busy ?? 0) * m.cores, 0);
+  setText('machines-gist', `${plural(machines.length, 'machine')}, ${format.cores(used)} of ${plural(cores, 'core')} in use`);
+  if (!byId('machines-details').open) return;
+  drawTable(byId('machines'), 'Machines of the job, with all that runs there', MACHINE_COLUMNS, machines, null);
+  drawTable(byId('processes'), 'Programs of the job', PROCESS_COLUMNS, view.processes, null);
+}
+
+function drawEvents(job) {
   const place = byId('events');
   // Also those before, which come with the history.
   const shown = `${view.events.length} events up to ${view.events.at(-1)?.number}`;
   if (place.dataset.shown === shown) return;
   place.dataset.shown = shown;
   place.replaceChildren(...[...view.events].reverse().map(event => (
-    element('li', { value: event.number, class: event.kind }, element('time', {}, format.clock(event.seconds)), ` ${event.text}`)
+    element(
+      'li', { value: event.number, class: event.kind },
+      element('time', {}, job.started_at === null ? '' : format.time(job.started_at + event.seconds)),
+      element('span', { class: 'faint' }, format.clock(event.seconds)),
+      element('span', {}, event.text),
+    )
   )));
 }
 
@@ -230,7 +393,7 @@ async function askHistory() {
 }
 
 async function askEveryWorker() {
-  const all = await ask('/api/v1/workers');
+  const all = data ? JSON.parse(data.textContent).workers : await ask('/api/v1/workers');
   // Somebody may have changed their mind meanwhile.
   if (view.everyWorker === null) return;
   view.everyWorker = all;
@@ -252,12 +415,19 @@ function needEveryWorker() {
   else drawWorkers();
 }
 
+async function askProcesses() {
+  view.processes = await ask('/api/v1/processes');
+  if (view.live) redraw(() => drawMachines(view.live.machines));
+}
+
 async function askWorker() {
   const { worker, computations } = await ask(`/api/v1/workers/${encodeURIComponent(asked.name)}`);
   view.everyWorker = [worker];
+  setText('workers-title', `Worker ${worker.number}`);
   redraw(() => {
-    drawComputations(computations);
     drawWorkers();
+    drawWorkerFacts(worker);
+    drawComputations(computations);
   });
 }
 
@@ -268,7 +438,7 @@ function listen() {
   setInterval(() => {
     const silent = Date.now() - heard;
     document.body.classList.toggle('old', silent > SILENCE);
-    if (silent > SILENCE) setText('connection', `Nothing is heard of the hub for ${format.clock(silent / 1000)}; the job does not depend on it.`);
+    if (silent > SILENCE) setText('connection', `The hub has not answered for ${format.clock(silent / 1000)}; the job does not depend on it.`);
   }, 1000);
   stream.addEventListener('message', message => {
     heard = Date.now();
@@ -298,7 +468,16 @@ function show(error) {
 
 function prepare() {
   document.body.classList.add(asked.kind ? `only-${asked.kind}` : 'all');
-  if (asked.name) setText(asked.kind === 'worker' ? 'workers-title' : 'computations-title', asked.name);
+  if (asked.kind === 'computation') setText('computations-title', COMPUTATIONS[asked.name] ?? asked.name);
+  if (asked.kind === 'worker') setText('workers-title', asked.name);
+  if (asked.kind) byId('latency').open = true;
+  // What is folded is not drawn; and a chart is as wide as its place.
+  const drawn = () => view.live && (asked.kind === 'worker' ? askWorker().catch(show) : draw());
+  for (const details of document.querySelectorAll('details')) details.addEventListener('toggle', drawn);
+  window.addEventListener('resize', drawn);
+  byId('machines-details').addEventListener('toggle', () => {
+    if (!data && byId('machines-details').open) askProcesses().catch(show);
+  });
   view.sorting.choose = column => {
     view.sorting.down = view.sorting.column === column ? !view.sorting.down : true;
     view.sorting.column = column;
@@ -308,7 +487,7 @@ function prepare() {
     view.recentOnly = recentOnly;
     byId('span-all').setAttribute('aria-pressed', String(!recentOnly));
     byId('span-recent').setAttribute('aria-pressed', String(recentOnly));
-    drawRates();
+    if (view.live) drawRates(view.live.job);
   };
   byId('span-all').addEventListener('click', () => choose(false));
   byId('span-recent').addEventListener('click', () => choose(true));
@@ -320,16 +499,19 @@ function prepare() {
 prepare();
 if (data) {
   const report = JSON.parse(data.textContent);
-  const cells = report.workers.map(w => [w.name, w.state, w.straggler !== null, w.rate]);
+  const cells = [...report.workers].sort((a, b) => a.number - b.number).map(w => [w.name, w.state, w.straggler !== null, w.rate]);
   const recent = report.job.elapsed_seconds - 300;
-  view.live = { ...report, cells };
+  view.live = { ...report, cells, workers: cells.length > FEW ? report.workers.slice(0, SHOWN) : report.workers };
   view.points = { whole: report.history, recent: report.history.filter(point => point.seconds >= recent) };
   view.events = report.events;
+  view.processes = report.processes;
   draw();
 } else {
   listen();
-  // The whole table is long, and is asked for now and then.
+  // What is long, or seldom looked at, is asked for now and then.
   setInterval(() => {
-    if (view.everyWorker !== null && asked.kind === null) askEveryWorker().catch(show);
+    if (asked.kind !== null) return;
+    if (view.everyWorker !== null) askEveryWorker().catch(show);
+    if (byId('machines-details').open) askProcesses().catch(show);
   }, 5000);
 }

@@ -7,15 +7,23 @@ const known = (value, show) => (value === null || value === undefined ? UNKNOWN 
 // Three digits that mean something, never as a power of ten.
 const digits = n => (n >= 99.95 ? String(Math.round(n)) : n.toPrecision(3));
 
+const plural = (n, one, many = `${one}s`) => `${format.count(n)} ${n === 1 ? one : many}`;
+
 const format = {
   count: value => known(value, n => Math.round(n).toLocaleString('en-US')),
   // 1,234 · 56.7 k · 1.23 M: three digits that mean something.
   rate: value => known(value, n => {
-    if (n >= 999_500) return `${digits(n / 1e6)} M`;
-    if (n >= 1e4) return `${digits(n / 1e3)} k`;
+    if (n >= 999_500) return `${Number(digits(n / 1e6))} M`;
+    if (n >= 1e4) return `${Number(digits(n / 1e3))} k`;
     return n >= 10 || n === 0 ? Math.round(n).toLocaleString('en-US') : n.toPrecision(2);
   }),
   percent: value => known(value, share => `${Math.round(100 * share)} %`),
+  // All of it is not done before it is done, and nothing is not rejected that was.
+  share: (part, whole) => {
+    const share = (100 * part) / Math.max(1, whole);
+    return share > 0 && share < 1 ? '< 1 %' : `${Math.floor(share)} %`;
+  },
+  cores: value => known(value, n => n.toFixed(n < 9.95 ? 1 : 0)),
   bytes: value => known(value, n => {
     const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];
     let unit = 0;
@@ -31,17 +39,38 @@ const format = {
     if (ms >= 0.9995) return `${digits(ms)} ms`;
     return `${Math.round(1000 * ms)} µs`;
   }),
+  // Without digits that say nothing.
+  round: text => text.replace(/(\.\d*?)0+(?= )/, '$1').replace(/\.(?= )/, ''),
+  // One of a row: always in milliseconds, so that workers can be compared at a glance.
+  msPerRow: value => known(value, ms => (ms >= 0.001 ? Number(ms.toPrecision(3)).toLocaleString('en-US') : '< 0.001')),
   clock: value => known(value, seconds => {
     const s = Math.ceil(seconds);
     if (s < 60) return `${s} s`;
     if (s < 3600) return `${Math.floor(s / 60)} min ${String(s % 60).padStart(2, '0')} s`;
     return `${Math.floor(s / 3600)} h ${String(Math.floor(s / 60) % 60).padStart(2, '0')} min`;
   }),
+  // The same of a round number, without what is nothing.
+  span: seconds => format.clock(seconds).replace(/ 00 (s|min)$/, ''),
+  // Local time of a moment in seconds since 1970; with the day, if that is another one than today's.
+  time: (moment, withSeconds = true) => known(moment, unix => {
+    const date = new Date(1000 * unix);
+    const parts = { hour: '2-digit', minute: '2-digit' };
+    if (withSeconds) parts.second = '2-digit';
+    const time = date.toLocaleTimeString('en-GB', parts);
+    const days = Math.abs(Date.now() - date) / 86_400_000;
+    if (date.toDateString() === new Date().toDateString()) return time;
+    const day = date.toLocaleDateString('en-GB', days < 6 ? { weekday: 'short' } : { day: 'numeric', month: 'short', year: 'numeric' });
+    return `${day} ${time}`;
+  }),
 };
+
+// The words for stages and computations, whose names in the JSON are older.
+const STAGES = { source: 'Read', batcher: 'Batch', classify: 'Model', sink: 'Write' };
+const COMPUTATIONS = { queue: 'Waiting for the model', classify: 'Model', transit: 'Batch to receiver', sync: 'Write' };
 
 // An element with attributes and children; text is text, never markup.
 function element(tag, attributes = {}, ...children) {
-  const svg = ['svg', 'g', 'rect', 'line', 'path', 'text', 'title', 'desc', 'circle'].includes(tag);
+  const svg = ['svg', 'g', 'rect', 'line', 'path', 'text', 'title', 'desc', 'clipPath', 'defs'].includes(tag);
   const made = svg
     ? document.createElementNS('http://www.w3.org/2000/svg', tag)
     : document.createElement(tag);
@@ -50,6 +79,17 @@ function element(tag, attributes = {}, ...children) {
   }
   made.append(...children.filter(child => child !== null && child !== undefined));
   return made;
+}
+
+// Terms and what they are; those that are not known are left out.
+function drawFacts(place, facts) {
+  const shown = Object.entries(facts).filter(([, fact]) => fact !== null && fact !== undefined);
+  // A sentence has a line of its own.
+  const isLong = fact => typeof fact === 'string' && fact.length > 48;
+  place.replaceChildren(...shown.map(([name, fact]) => (
+    element('div', { class: isLong(fact) ? 'long' : null }, element('dt', {}, name), element('dd', {}, ...(Array.isArray(fact) ? fact : [fact])))
+  )));
+  place.hidden = shown.length === 0;
 }
 
 // A report is a file of its own, which has no other pages.
@@ -61,4 +101,12 @@ function setText(id, text) {
   const place = byId(id);
   // Only what has changed, so that it is not read out again.
   if (place.textContent !== text) place.textContent = text;
+}
+
+// A callout with a word in front; without text, it is not there.
+function callOut(id, word, text) {
+  const place = byId(id);
+  place.hidden = !text;
+  const shown = text ? `${word} ${text}` : '';
+  if (place.textContent !== shown) place.replaceChildren(element('strong', {}, word), ` ${text ?? ''}`);
 }

@@ -7,6 +7,7 @@ use telemetry::view::{Bottleneck, JobState, Liveness, StageName};
 
 use crate::stages::{Load, present};
 use crate::tracker::Tracker;
+use crate::words;
 
 /// Workers that are busy for this share of their time are what the job waits for.
 const BUSY: f64 = 0.8;
@@ -40,16 +41,17 @@ fn percent(share: f64) -> String {
 
 fn of_stalled(tracker: &Tracker, now: Duration) -> Bottleneck {
     let silent = tracker.processes().iter().filter(|(_, process)| process.liveness(now) < Liveness::Up);
-    let silent: Vec<_> = silent.map(|(name, _)| name.as_str()).collect();
+    let silent: Vec<_> =
+        silent.map(|(name, process)| (name.as_str(), format!("{name} on {}", process.machine))).collect();
     let stage = match silent.first() {
-        Some(&"receiver") => StageName::Sink,
-        Some(&"sender") => StageName::Source,
+        Some(("receiver", _)) => StageName::Sink,
+        Some(("sender", _)) => StageName::Source,
         _ => StageName::Classify,
     };
+    let silent: Vec<_> = silent.into_iter().map(|(_, words)| words).collect();
     let words = match silent[..] {
         [] => "nothing was written for a while, although all programs report".to_owned(),
-        [name] => format!("{name} does not report"),
-        _ => format!("{} do not report", silent.join(", ")),
+        _ => format!("no report from {}", silent.join(", ")),
     };
     found(stage, words)
 }
@@ -124,18 +126,16 @@ fn small_batches(tracker: &Tracker) -> Option<String> {
         return None;
     }
     let rows = f64::from(description.batch_rows?);
-    let workers = tracker.processes().values().flat_map(|process| &process.workers);
-    let (took, count) = workers.fold((Duration::ZERO, 0), |(took, count), worker| {
-        let totals = worker.totals();
-        (took + totals.classify.sum(), count + totals.classify.count())
-    });
-    let mean = took.div_f64(count.max(1) as f64);
+    let mean = Duration::from_secs_f64(tracker.batch_seconds());
     let good = (rows * GOOD_BATCH.as_secs_f64() / mean.as_secs_f64().max(1e-6)).min(MOST_BATCH_ROWS);
     // One digit is enough to say.
     let power = 10f64.powf(good.log10().floor());
     let good = (good / power).floor() * power;
-    (count > 0 && mean < SHORT_BATCH && good >= 2.0 * rows).then(|| {
-        format!("a batch of {rows:.0} rows takes only {mean:.1?}: larger ones may be quicker (--chunk-size {good:.0})")
+    (!mean.is_zero() && mean < SHORT_BATCH && good >= 2.0 * rows).then(|| {
+        format!(
+            "a batch of {rows:.0} rows takes only {}: larger ones may be quicker (--chunk-size {good:.0})",
+            words::duration(mean)
+        )
     })
 }
 
@@ -146,7 +146,8 @@ fn free_processors(tracker: &Tracker) -> Option<String> {
     let used: f32 = machines.values().map(|machine| machine.busy * machine.cores as f32).sum();
     let is_free = cores > 0 && used <= FREE_MACHINE * cores as f32;
     is_free.then(|| {
-        format!("only {used:.1} of {cores} cores are in use: more workers (--workers) or a quicker model would help")
+        let are = if tracker.state().is_over() { "were" } else { "are" };
+        format!("only {used:.1} of {cores} cores {are} in use: more workers (--workers) or a quicker model would help")
     })
 }
 

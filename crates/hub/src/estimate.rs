@@ -2,7 +2,7 @@
 
 use telemetry::view::{Estimate, JobState, Rows};
 
-use crate::history::History;
+use crate::history::Pace;
 
 /// There is an estimate once rows have been written for so many seconds, and this share of all rows is.
 const LEAST_SECONDS: f64 = 5.0;
@@ -13,13 +13,12 @@ const SPANS: usize = 12;
 const QUICK: f64 = 0.8;
 const SLOW: f64 = 0.2;
 
-/// An estimate, as soon as it can mean something; `seconds` is how long the job has been running.
-pub fn estimate(rows: &Rows, history: &History, state: JobState, seconds: f64) -> Option<Estimate> {
+/// An estimate, as soon as it can mean something, of a job that goes at this pace and has been running for so many seconds.
+pub fn estimate(rows: &Rows, pace: &Pace, state: JobState, seconds: f64) -> Option<Estimate> {
     let total = rows.total.or(rows.total_about)?;
     if !matches!(state, JobState::Running | JobState::Draining) || total < rows.written {
         return None;
     }
-    let pace = history.pace()?;
     if pace.seconds() < LEAST_SECONDS || (rows.written as f64) < LEAST_SHARE * total as f64 {
         return None;
     }

@@ -10,10 +10,11 @@ pub const RECENT: usize = 300;
 const MOST: usize = 1000;
 /// Points that are closer together, in seconds, are one: a rate between them would mean nothing.
 const LEAST_STEP: f64 = 0.5;
-/// A rate is that of so many seconds, at least.
-const RATE_SECONDS: f64 = 5.0;
-/// And of so many of the steps in which rows are written.
+/// A rate is that of so many seconds, at least; of so many of the steps in which rows are written; and of so many batches of a
+/// worker.
+pub const RATE_SECONDS: f64 = 5.0;
 const RATE_STEPS: f64 = 2.0;
+const RATE_BATCHES: f64 = 2.0;
 
 /// The job's course so far.
 #[derive(Debug, Clone, Default)]
@@ -73,15 +74,15 @@ impl History {
         points
     }
 
-    /// The pace at which rows are written, if some were.
-    pub fn pace(&self) -> Option<Pace> {
-        Pace::of(&self.recent)
+    /// The pace at which rows are written, if some were, in batches that take a worker so many seconds.
+    pub fn pace(&self, batch_seconds: f64) -> Option<Pace> {
+        Pace::of(&self.recent, batch_seconds)
     }
 
-    /// Rows that come in and go out a second.
-    pub fn rates(&self) -> Option<(f64, f64)> {
+    /// Rows that come in and go out a second, likewise.
+    pub fn rates(&self, batch_seconds: f64) -> Option<(f64, f64)> {
         let (first, last) = (self.recent.front()?, self.recent.back()?);
-        match self.pace() {
+        match self.pace(batch_seconds) {
             Some(pace) => pace.rates(last),
             None => rates(first, last),
         }
@@ -95,11 +96,11 @@ pub struct Pace {
     /// Points at which more rows were written than a second before.
     steps: Vec<Point>,
     /// Over how many seconds a rate is taken.
-    span: f64,
+    pub span: f64,
 }
 
 impl Pace {
-    fn of(points: &VecDeque<Point>) -> Option<Self> {
+    fn of(points: &VecDeque<Point>, batch_seconds: f64) -> Option<Self> {
         let pairs = points.iter().zip(points.iter().skip(1));
         let steps: Vec<_> = pairs
             .filter(|(before, after)| after.rows_out > before.rows_out)
@@ -111,7 +112,8 @@ impl Pace {
         let mut gaps: Vec<_> = steps.windows(2).map(|two| two[1].seconds - two[0].seconds).collect();
         gaps.sort_by(f64::total_cmp);
         let usual = gaps[(gaps.len() - 1) * 9 / 10];
-        Some(Self { steps, span: RATE_SECONDS.max(RATE_STEPS * usual) })
+        let span = RATE_SECONDS.max(RATE_STEPS * usual).max(RATE_BATCHES * batch_seconds);
+        Some(Self { steps, span })
     }
 
     /// The last step at this time or before.
@@ -170,11 +172,11 @@ mod tests {
     #[test]
     fn a_rate_is_of_the_last_seconds() {
         let mut history = History::default();
-        assert_eq!(history.rates(), None);
+        assert_eq!(history.rates(0.0), None);
         for second in 0..10 {
             history.add(Point { seconds: second as f64, rows_in: second * second, rows_out: second });
         }
-        assert_eq!(history.rates(), Some(((81.0 - 16.0) / 5.0, 1.0)));
+        assert_eq!(history.rates(0.0), Some(((81.0 - 16.0) / 5.0, 1.0)));
     }
 
     #[test]
@@ -185,14 +187,14 @@ mod tests {
         for second in 0..60 {
             history.add(at(second));
             if second >= 24 {
-                assert_eq!(history.rates().unwrap().1, 50.0, "second {second}");
+                assert_eq!(history.rates(0.0).unwrap().1, 50.0, "second {second}");
             }
         }
         for second in 60..90 {
             history.add(Point { seconds: second as f64, ..at(59) });
             // The last ones came in second 56; the next ones are due in second 64.
             let expected = if second <= 56 + 16 { 50.0 } else { 0.0 };
-            assert_eq!(history.rates().unwrap().1, expected, "second {second}");
+            assert_eq!(history.rates(0.0).unwrap().1, expected, "second {second}");
         }
     }
 

@@ -16,6 +16,7 @@
 //! | [`web`]           | port 4000: the page, JSON, server-sent events |
 //! | [`prometheus`]    | `/metrics` |
 //! | [`report_files`]  | what is left when the job is over: `report.html` and `report.json` |
+//! | [`words`]         | figures in sentences |
 //! | [`scenario`]      | a job as its programs would report it, to test and measure by |
 
 pub mod bottleneck;
@@ -33,3 +34,4 @@ pub mod stages;
 pub mod stragglers;
 pub mod tracker;
 pub mod web;
+pub mod words;

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use telemetry::report::ModelCounts;
 
+use crate::words;
+
 /// There is no other event about the models of a program for so long; each pause is twice as long as the one before.
 const FIRST_PAUSE: Duration = Duration::from_secs(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
@@ -29,7 +31,7 @@ impl ModelEvents {
         if now < told.next {
             return None;
         }
-        let text = words(program, &told.counts, counts)?;
+        let text = describe(program, &told.counts, counts)?;
         told.pause = (told.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
         (told.counts, told.next) = (counts.clone(), now + told.pause);
         Some(text)
@@ -37,12 +39,12 @@ impl ModelEvents {
 }
 
 /// What has happened since, in words.
-fn words(program: &str, before: &ModelCounts, counts: &ModelCounts) -> Option<String> {
+fn describe(program: &str, before: &ModelCounts, counts: &ModelCounts) -> Option<String> {
     let more = |count: fn(&ModelCounts) -> u64| count(counts).saturating_sub(count(before));
     let times = |count: u64, what: &str| match count {
         0 => None,
         1 => Some(format!("{what} once")),
-        _ => Some(format!("{what} {count} times")),
+        _ => Some(format!("{what} {} times", words::count(count))),
     };
     let failures: Vec<_> = [
         times(more(|counts| counts.exceptions), "failed"),

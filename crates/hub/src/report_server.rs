@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn a_report_of_many_workers_is_understood_and_one_of_too_many_is_not() {
-        let scenario = Scenario { machines: 1, seconds: 10 };
+        let scenario = Scenario { machines: 1, seconds: 10, ..Scenario::default() };
         let encoded = |workers: usize| {
             let mut report = scenario.report("initializer", 5, 0);
             let Counts::Classifier(counts) = &mut report.counts else { panic!("{report:?}") };

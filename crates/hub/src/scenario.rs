@@ -1,37 +1,88 @@
 //! A job as its programs would report it, to test and measure by: at any second, what each has counted.
 
+mod gallery;
+
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use protocol::rejects::Reasons;
 use protocol::results::Summary;
 use telemetry::durations::Durations;
 use telemetry::report::{
-    ClassifierCounts, Counts, Ending, JobOutcome, Origin, ReceiverCounts, Report, SenderCounts, SourceCounts,
-    WorkerCounts,
+    ClassifierCounts, Counts, Ending, JobOutcome, ModelCounts, Origin, ReceiverCounts, Report, SenderCounts,
+    SourceCounts, WorkerCounts,
 };
 use telemetry::usage::Usage;
 
 use crate::tracker::Tracker;
 
-/// Rows that each worker classifies in a second, in batches of a hundred.
-pub const ROWS_PER_SECOND: u64 = 1000;
+pub use gallery::gallery;
 
-/// A job on machines of seven workers, one process each, the first of which is the initializer.
+/// Rows that each worker classifies in a second, unless batches take longer.
+pub const ROWS_PER_SECOND: u64 = 1000;
+const BATCH_ROWS: u64 = 100;
+
+/// A job with one classifier process on each machine, the first of which is the initializer.
 #[derive(Debug, Clone, Copy)]
 pub struct Scenario {
     /// How many machines.
     pub machines: u64,
+    /// How many workers on each.
+    pub workers: u64,
     /// How many seconds it takes.
     pub seconds: u64,
+    /// How many seconds a batch takes, of a slow model; with 0, a worker does ten batches a second.
+    pub batch_seconds: u64,
+    /// From when on the first process that joins is away, and for how long.
+    pub outage: (u64, u64),
+    /// The model raises an exception for every other row.
+    pub rejects: bool,
+}
+
+impl Default for Scenario {
+    fn default() -> Self {
+        Self { machines: 2, workers: 7, seconds: 100, batch_seconds: 0, outage: (0, 0), rejects: false }
+    }
 }
 
 impl Scenario {
-    /// On each machine.
-    pub const WORKERS: u64 = 7;
-
     /// How many rows it has.
     pub fn rows(&self) -> u64 {
-        self.machines * Self::WORKERS * ROWS_PER_SECOND * self.seconds
+        self.rows_by(self.seconds)
+    }
+
+    /// How many rows are done after so many seconds.
+    fn rows_by(&self, second: u64) -> u64 {
+        let workers = 0..self.machines * self.workers;
+        workers.map(|worker| BATCH_ROWS * self.batches_by(worker, 0, second)).sum()
+    }
+
+    /// How many batches a worker has done between two seconds.
+    fn batches_by(&self, worker: u64, from: u64, to: u64) -> u64 {
+        let (start, length) = self.outage;
+        let is_away = worker / self.workers == 1 && (from..to).contains(&start);
+        let seconds = if is_away { (start - from) + to.saturating_sub(start + length) } else { to - from };
+        match self.batch_seconds {
+            0 => seconds * ROWS_PER_SECOND / BATCH_ROWS,
+            // Each takes another time, a fifth more or less.
+            batch_seconds => {
+                let took = |batch: u64| 800 + (batch * 7 + worker * 5) * 37 % 400;
+                let mut left = 1000 * seconds;
+                (0..)
+                    .take_while(|batch| {
+                        let took = took(*batch) * batch_seconds;
+                        let is_done = took <= left;
+                        left = left.saturating_sub(took);
+                        is_done
+                    })
+                    .count() as u64
+            }
+        }
+    }
+
+    /// The first worker of a program.
+    fn first_worker(&self, name: &str) -> u64 {
+        self.workers * name.strip_prefix("worker").and_then(|place| place.parse().ok()).unwrap_or(0)
     }
 
     /// The names of its programs.
@@ -40,7 +91,7 @@ impl Scenario {
         ["sender", "receiver", "initializer"].map(str::to_owned).into_iter().chain(workers).collect()
     }
 
-    /// Who reports.
+    /// Where a program's reports come from.
     pub fn origin(name: &str, incarnation: u64) -> Origin {
         Origin { name: name.to_owned(), machine: format!("host-of-{name}"), incarnation }
     }
@@ -48,77 +99,163 @@ impl Scenario {
     /// What a program reports after so many seconds, if it began `began` seconds after the job.
     pub fn report(&self, name: &str, second: u64, began: u64) -> Report {
         let second = second.min(self.seconds);
-        let done = self.rows() * second / self.seconds;
-        let is_over = second == self.seconds;
         let counts = match name {
-            "sender" => Counts::Sender(SenderCounts {
-                rows: done,
-                rows_total: Some(self.rows()),
-                all_sent: is_over,
-                blocked_ms: 900 * second,
-                ..SenderCounts::default()
-            }),
-            "receiver" => Counts::Receiver(ReceiverCounts {
-                rows_written: done,
-                rows: done,
-                batches: done / 100,
-                bytes: 50 * done,
-                outcome: is_over.then(|| JobOutcome::Done(self.summary())),
-                ..ReceiverCounts::default()
-            }),
+            "sender" => Counts::Sender(self.sender(second)),
+            "receiver" => Counts::Receiver(self.receiver(second)),
             _ => Counts::Classifier(ClassifierCounts {
-                workers: (0..Self::WORKERS).map(|_| Self::worker(second - began)).collect(),
-                source: (name == "initializer").then(|| SourceCounts {
-                    workers: (self.machines * Self::WORKERS) as u32,
-                    rows_in: done,
-                    batches: done / 100,
-                    durable_batches: done / 100,
-                    limit_batches: 16_384,
-                    limit_bytes: 64 << 20,
-                    ended: is_over,
-                    ..SourceCounts::default()
-                }),
+                workers: (0..self.workers)
+                    .map(|place| self.worker(self.first_worker(name) + place, began, second))
+                    .collect(),
+                source: (name == "initializer").then(|| self.source(second)),
             }),
         };
+        let uptime = second - began;
         Report {
-            uptime_ms: 1000 * (second - began),
-            usage: Usage { cores: 8, resident_bytes: 30 << 20, ..Usage::default() },
+            uptime_ms: 1000 * uptime,
+            usage: Usage {
+                cpu_ms: 850 * self.workers * uptime,
+                resident_bytes: 30 << 20,
+                cores: 8,
+                machine_busy: 0.9,
+                machine_used_bytes: 9 << 30,
+                machine_bytes: 32 << 30,
+                received_bytes: 250_000 * uptime,
+                sent_bytes: 400_000 * uptime,
+            },
             counts,
             ending: None,
         }
     }
 
-    fn worker(seconds: u64) -> WorkerCounts {
-        let batches = seconds * ROWS_PER_SECOND / 100;
+    fn sender(&self, second: u64) -> SenderCounts {
+        SenderCounts {
+            rows: self.read_by(second),
+            rows_total: Some(self.rows()),
+            all_sent: self.is_over(second),
+            blocked_ms: 900 * second,
+            ..SenderCounts::default()
+        }
+    }
+
+    fn receiver(&self, second: u64) -> ReceiverCounts {
+        let done = self.rows_by(second);
+        let reject_reasons = self.reasons(done);
+        ReceiverCounts {
+            rows_written: done,
+            rows: done,
+            rejects: reject_reasons.iter().map(|reason| reason.rows).sum(),
+            reject_reasons,
+            batches: done / BATCH_ROWS,
+            bytes: 50 * done,
+            sync: spread(second, 2_000, 3_100),
+            outcome: self.is_over(second).then(|| JobOutcome::Done(self.summary())),
+            ..ReceiverCounts::default()
+        }
+    }
+
+    fn source(&self, second: u64) -> SourceCounts {
+        SourceCounts {
+            workers: (self.machines * self.workers) as u32,
+            rows_in: self.read_by(second),
+            batches: self.read_by(second) / BATCH_ROWS,
+            durable_batches: self.rows_by(second) / BATCH_ROWS,
+            limit_batches: 16_384,
+            limit_bytes: 64 << 20,
+            ended: self.is_over(second),
+            full_ms: 700 * second,
+            transit: spread(self.batches_by(0, 0, second).min(500), 30_000, 91),
+            ..SourceCounts::default()
+        }
+    }
+
+    /// How many rows are read after so many seconds. Those of a slow model wait in the window.
+    fn read_by(&self, second: u64) -> u64 {
+        let ahead = if self.batch_seconds > 0 { 20 * self.machines * self.workers * BATCH_ROWS } else { 0 };
+        self.rows().min(self.rows_by(second) + ahead)
+    }
+
+    fn is_over(&self, second: u64) -> bool {
+        second == self.seconds
+    }
+
+    fn worker(&self, worker: u64, began: u64, second: u64) -> WorkerCounts {
+        let batches = self.batches_by(worker, began, second);
         let mut counts = WorkerCounts {
-            batches_in: batches + 2,
+            batches_in: batches + if self.is_over(second) { 0 } else { 2 },
             batches,
-            rows: 100 * batches,
-            busy_ms: 950 * seconds,
-            oldest_ms: Some(12),
+            rows: BATCH_ROWS * batches,
+            busy_ms: 950 * (second - began),
+            oldest_ms: (!self.is_over(second)).then_some(1000 * self.batch_seconds / 3 + 12),
             ..WorkerCounts::default()
         };
+        if self.rejects {
+            counts.rejects = counts.rows / 2;
+            counts.model = Self::troubles(batches);
+        }
         // As many different durations as there may be in a long job.
         static MANY: LazyLock<[Durations; 2]> = LazyLock::new(|| Scenario::durations(500));
-        [counts.classify, counts.queue] = if batches < 500 { Self::durations(batches) } else { MANY.clone() };
+        [counts.classify, counts.queue] = match self.batch_seconds {
+            0 if batches >= 500 => MANY.clone(),
+            0 => Self::durations(batches),
+            batch_seconds => [
+                spread(batches, 1_000_000 * batch_seconds - 900_000, 1_700_000 / batches.max(1)),
+                spread(batches, 300, 11),
+            ],
+        };
         counts
     }
 
     fn durations(batches: u64) -> [Durations; 2] {
-        let mut durations: [Durations; 2] = Default::default();
-        for i in 0..batches {
-            durations[0].record(Duration::from_micros(20_000 + 37 * i));
-            durations[1].record(Duration::from_micros(300 + 11 * i));
+        [spread(batches, 20_000, 37), spread(batches, 300, 11)]
+    }
+
+    fn troubles(batches: u64) -> ModelCounts {
+        let mut counts = ModelCounts {
+            exceptions: 150 * batches,
+            kills: batches / 40,
+            retries: 51 * batches,
+            splits: 99 * batches,
+            ..ModelCounts::default()
+        };
+        if batches > 0 {
+            counts.failed("KeyError: 'AMOUNT'");
+            counts.printed(
+                "UserWarning: X does not have valid feature names, but the pipeline was fitted with them",
+            );
+            counts.printed_lines = 3 * batches;
         }
-        durations
+        counts
+    }
+
+    /// Why half of so many rows were rejected.
+    fn reasons(&self, rows: u64) -> Reasons {
+        let rejected = if self.rejects { rows / 2 } else { 0 };
+        let of = |rows: u64, first_row: u64, kind: &str, example: &str| serde_json::json!({ "kind": kind, "rows": rows, "first_row": first_row, "example": example });
+        let late = rejected / 50;
+        let kinds = [
+            of(rejected - 2 * late, 3, "KeyError: '…'", "KeyError: 'AMOUNT'"),
+            of(
+                late,
+                118,
+                "ValueError: could not convert string to float: '…'",
+                "ValueError: could not convert string to float: 'n/a'",
+            ),
+            of(late, 451, "… values; the header has …", "7 values; the header has 8"),
+        ];
+        let kinds = if rejected >= 100 { kinds.to_vec() } else { Vec::new() };
+        serde_json::from_value(kinds.into()).unwrap_or_default()
     }
 
     fn summary(&self) -> Summary {
+        let reject_reasons = self.reasons(self.rows());
         Summary {
             rows: self.rows(),
-            batches: self.rows() / 100,
+            rejects: reject_reasons.iter().map(|reason| reason.rows).sum(),
+            reject_reasons,
+            columns: ["ID", "AMOUNT", "CLASSIFICATION"].map(str::to_owned).to_vec(),
+            batches: self.rows() / BATCH_ROWS,
             bytes: 50 * self.rows(),
-            sha256: "0".repeat(64),
+            sha256: "8f434346648f6b96df89dda901c5176b10a6d83961dd3c1ac88b59b2dc327aa4".to_owned(),
             seconds: self.seconds as f64,
             ..Summary::default()
         }
@@ -134,6 +271,13 @@ impl Scenario {
         }
         tracker.tick(now);
     }
+}
+
+/// So many durations, from a shortest one on, in microseconds.
+fn spread(count: u64, shortest: u64, step: u64) -> Durations {
+    let mut durations = Durations::default();
+    (0..count).for_each(|i| durations.record(Duration::from_micros(shortest + step * i)));
+    durations
 }
 
 /// A report that says how its program ends.

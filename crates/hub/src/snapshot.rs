@@ -13,6 +13,7 @@ use telemetry::view::{
 use crate::bottleneck::bottleneck;
 use crate::estimate::estimate;
 use crate::histogram::histogram;
+use crate::history::RATE_SECONDS;
 use crate::process::{Process, Worker};
 use crate::stages::{Load, stages};
 use crate::stragglers::{self, Pace};
@@ -40,10 +41,11 @@ pub fn job(tracker: &Tracker, now: Duration) -> Job {
             let rate = Some(summary.rows as f64 / summary.seconds.max(1e-3));
             (rate, rate)
         }
-        None => tracker.history().rates().unzip(),
+        None => tracker.history().rates(tracker.batch_seconds()).unzip(),
     };
     let processes = || tracker.processes().values();
     let up = processes().filter(|process| process.liveness(now) == Liveness::Up);
+    let pace = tracker.history().pace(tracker.batch_seconds());
     let load = Load::of(tracker, now);
     let mut model = ModelCounts::default();
     processes().for_each(|process| model.add(&process.model()));
@@ -59,7 +61,8 @@ pub fn job(tracker: &Tracker, now: Duration) -> Job {
         bytes: receiver.map_or(0, |receiver| receiver.bytes),
         rate_in,
         rate_out,
-        estimate: estimate(&rows, tracker.history(), tracker.state(), seconds),
+        rate_seconds: pace.as_ref().map_or(RATE_SECONDS, |pace| pace.span),
+        estimate: pace.and_then(|pace| estimate(&rows, &pace, tracker.state(), seconds)),
         stalled_seconds: tracker.stalled_for(now).map(|stalled| stalled.as_secs_f64()),
         stages: stages(tracker, &load),
         bottleneck: bottleneck(tracker, &load, now),
@@ -236,7 +239,9 @@ pub fn machines(tracker: &Tracker, now: Duration) -> Vec<Machine> {
             last_seen_seconds: now.saturating_sub(process.seen).as_secs_f64(),
         }
     };
-    machines.into_iter().map(machine).collect()
+    let mut views: Vec<_> = machines.into_iter().map(machine).collect();
+    views.sort_by_cached_key(|view| natural(&view.name));
+    views
 }
 
 /// The programs.

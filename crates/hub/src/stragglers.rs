@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::words;
+
 /// With fewer workers than this, there is no saying who is the odd one out.
 const LEAST_WORKERS: usize = 3;
 
@@ -10,7 +12,7 @@ const LEAST_WORKERS: usize = 3;
 pub struct Pace {
     /// Rows a second, over some time, if it had something to do.
     pub rate: Option<f32>,
-    /// How long its box takes for a batch, at the 99th percentile.
+    /// How long its model takes for a batch, at the 99th percentile.
     pub p99: Duration,
     /// For how long its oldest batch has been with it.
     pub oldest: Duration,
@@ -26,15 +28,15 @@ pub fn find(paces: &[Pace], stage_p99: Duration) -> Vec<Option<String>> {
     let p99 = median(paces.iter().map(|pace| pace.p99.as_secs_f64()));
     let reason = |pace: &Pace| {
         if let Some(own) = pace.rate.filter(|own| f64::from(*own) < rate / 2.0) {
-            Some(format!("{own:.0} rows/s, and half of the workers have {rate:.0} or more"))
+            Some(format!("{own:.0} rows/s; the median is {rate:.0}"))
         } else if pace.p99.as_secs_f64() > 2.0 * p99 && p99 > 0.0 {
             Some(format!(
-                "a batch takes up to {:.1?} (p99), and {:.1?} with most",
-                pace.p99,
-                Duration::from_secs_f64(p99)
+                "a batch takes up to {} (p99); the median of the workers is {}",
+                words::duration(pace.p99),
+                words::duration(Duration::from_secs_f64(p99))
             ))
         } else if pace.oldest > 3 * stage_p99 && stage_p99 > Duration::ZERO {
-            Some(format!("its oldest batch has been there for {:.1?}", pace.oldest))
+            Some(format!("its oldest batch has been there for {}", words::duration(pace.oldest)))
         } else {
             None
         }
@@ -67,15 +69,12 @@ mod tests {
         let usual = pace(100.0, 20, 15);
         let reasons = |odd| find(&[usual, usual, odd, usual], 40 * MS).swap_remove(2);
         assert_eq!(reasons(usual), None);
-        assert_eq!(
-            reasons(pace(49.0, 20, 0)).unwrap(),
-            "49 rows/s, and half of the workers have 100 or more"
-        );
+        assert_eq!(reasons(pace(49.0, 20, 0)).unwrap(), "49 rows/s; the median is 100");
         assert_eq!(
             reasons(pace(100.0, 41, 0)).unwrap(),
-            "a batch takes up to 41.0ms (p99), and 20.0ms with most"
+            "a batch takes up to 41.0 ms (p99); the median of the workers is 20.0 ms"
         );
-        assert_eq!(reasons(pace(100.0, 20, 121)).unwrap(), "its oldest batch has been there for 121.0ms");
+        assert_eq!(reasons(pace(100.0, 20, 121)).unwrap(), "its oldest batch has been there for 121.0 ms");
     }
 
     #[test]

@@ -123,7 +123,7 @@ impl Tracker {
         for (name, process) in &mut self.processes {
             let Some((before, liveness)) = process.change(now) else { continue };
             let (kind, text) = match (liveness, &process.ending) {
-                (Liveness::Lost, _) => (EventKind::Lost, format!("{name} does not report any more")),
+                (Liveness::Lost, _) => (EventKind::Lost, format!("{name} stopped reporting")),
                 (Liveness::Finished, _) => (EventKind::Ended, format!("{name} has finished")),
                 (Liveness::Failed, Some(Ending::Failed(why))) => {
                     (EventKind::Ended, format!("{name} has failed: {why}"))
@@ -157,7 +157,8 @@ impl Tracker {
                 self.history.add(point);
             }
             let why = self.failure.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
-            self.note(now, EventKind::Job, None, format!("the job is {}{why}", state.name()));
+            let is = if state == JobState::Failed { "has" } else { "is" };
+            self.note(now, EventKind::Job, None, format!("the job {is} {}{why}", state.name()));
         }
     }
 
@@ -258,6 +259,15 @@ impl Tracker {
             Some(JobOutcome::Done(summary)) => Some(Duration::from_secs_f64(summary.seconds.max(1e-3))),
             _ => self.ended.zip(self.working_since).map(|(end, start)| end.saturating_sub(start)),
         }
+    }
+
+    /// How long a batch takes a worker, on average; 0 while that is not known.
+    pub fn batch_seconds(&self) -> f64 {
+        let workers = self.processes.values().flat_map(|process| &process.workers);
+        let (took, count) = workers.fold((Duration::ZERO, 0), |(took, count), worker| {
+            (took + worker.now.classify.sum(), count + worker.now.classify.count())
+        });
+        took.as_secs_f64() / count.max(1) as f64
     }
 
     /// For how long nothing has been written, of a stalled job.

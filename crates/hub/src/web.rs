@@ -271,7 +271,8 @@ mod tests {
     /// What crosses to a browser each second; the issue allows 20 kB.
     #[test]
     fn a_page_is_told_few_bytes_a_second_of_112_workers() {
-        let (scenario, mut tracker) = (Scenario { machines: 16, seconds: 3600 }, Tracker::default());
+        let (scenario, mut tracker) =
+            (Scenario { machines: 16, seconds: 3600, ..Scenario::default() }, Tracker::default());
         for second in 0..90 {
             scenario.pass(&mut tracker, second, &[]);
         }

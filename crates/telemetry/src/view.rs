@@ -107,6 +107,9 @@ pub struct Job {
     pub rate_in: Option<f64>,
     /// Rows that are written a second, likewise.
     pub rate_out: Option<f64>,
+    /// Over how many seconds rates are averaged: several batches.
+    #[serde(default)]
+    pub rate_seconds: f64,
     /// When it will be done.
     pub estimate: Option<Estimate>,
     /// For how long nothing has been written, of a stalled job.

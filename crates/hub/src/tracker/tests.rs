@@ -6,7 +6,8 @@ use super::*;
 use crate::scenario::{ROWS_PER_SECOND, Scenario, ending};
 use crate::snapshot;
 
-const SMALL: Scenario = Scenario { machines: 2, seconds: 100 };
+const SMALL: Scenario =
+    Scenario { machines: 2, workers: 7, seconds: 100, batch_seconds: 0, outage: (0, 0), rejects: false };
 
 fn at(second: u64) -> Duration {
     Duration::from_secs(second)
@@ -91,7 +92,7 @@ fn a_job_without_output_is_stalled_after_a_while() {
         assert_eq!(tracker.state() == JobState::Stalled, second >= 10 + STALLED.as_secs(), "second {second}");
     }
     let bottleneck = snapshot::job(&tracker, at(29)).bottleneck.unwrap();
-    assert_eq!(bottleneck.words, "receiver does not report");
+    assert_eq!(bottleneck.words, "no report from receiver on host-of-receiver");
     SMALL.pass(&mut tracker, 30, &[]);
     assert_eq!(tracker.state(), JobState::Running);
 }
