@@ -19,7 +19,7 @@ use tokio::runtime::Runtime;
 use url::{ParseError, Url};
 
 /// Its window, in pixels.
-const WINDOW: (u32, u32) = (1240, 1000);
+const WINDOW: (u32, u32) = (1280, 1000);
 /// How often the page is looked at by who waits for something.
 const LOOK_PAUSE: Duration = Duration::from_millis(100);
 /// A program that others may not be.
@@ -150,17 +150,18 @@ impl Browser {
         self.devtools("Emulation.setEmulatedMedia", &json!({ "features": features }));
     }
 
-    /// Makes its window narrow, as a phone's is, or as it was.
+    /// Makes its window as wide as this, or as it was.
     pub(crate) fn resize(&self, width: Option<u32>) {
         self.wait(self.client.set_window_size(width.unwrap_or(WINDOW.0), WINDOW.1));
     }
 
-    /// Keeps a picture of the whole page.
+    /// Keeps a picture of the whole page, as wide as the window is.
     pub(crate) fn picture(&self, file: &Path) {
-        let height = self.run("return document.documentElement.scrollHeight;").as_u64().unwrap() as u32;
-        self.wait(self.client.set_window_size(WINDOW.0, height));
+        let size = self.run("return [innerWidth, document.documentElement.scrollHeight];");
+        let [width, height] = [0, 1].map(|i| size[i].as_u64().unwrap() as u32);
+        self.wait(self.client.set_window_size(width, height));
         let picture = self.wait(self.client.screenshot());
-        self.resize(None);
+        self.resize(Some(width));
         std::fs::create_dir_all(file.parent().unwrap()).unwrap();
         std::fs::write(file, picture).unwrap();
     }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "what is unexpected fails the test")]
 
 mod driver;
+mod gallery;
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -10,7 +11,7 @@ use std::process::Command;
 use driver::Browser;
 use serde_json::Value;
 use tests::http::get;
-use tests::hub::{HOST, json, sample, start};
+use tests::hub::{HOST, job, sample, start};
 use tests::program::Program;
 
 /// Where pictures are kept.
@@ -26,16 +27,28 @@ fn told(page: &str) -> u64 {
 /// How many rows are written, as the page says it.
 fn written(browser: &Browser) -> Option<u64> {
     let text = browser.text("#rows");
-    let (before, _) = text.split_once(" written")?;
-    let (_, count) = before.rsplit_once("in flight, ")?;
-    count.split(" of ").next()?.replace(',', "").parse().ok()
+    let (count, _) = text.split_once(" of ")?;
+    count.replace(',', "").parse().ok()
 }
 
-/// How a worker is, as its row in the table says it.
-fn state_of(browser: &Browser, worker: &str) -> String {
+/// How a worker is doing, as its row in the table says it.
+fn state_of(browser: &Browser, worker: u32) -> String {
     let rows = browser.texts("#workers tbody tr");
-    let row = rows.iter().find(|row| row.split_whitespace().next() == Some(worker));
-    row.map(|row| row.split_whitespace().skip(1).take(2).collect::<Vec<_>>().join(" ")).unwrap_or_default()
+    let mut cells = rows.iter().map(|row| row.split('\t').map(str::trim));
+    let row = cells.find_map(|mut row| (row.next()? == format!("worker {worker}")).then_some(row));
+    row.and_then(|mut row| row.next()).unwrap_or_default().to_owned()
+}
+
+/// The first and the last second that the chart shows.
+fn seconds_of_chart(browser: &Browser) -> Option<(u64, u64)> {
+    let title = browser.text("#rates svg title");
+    let seconds = |text: &str| {
+        text.split(" min ")
+            .map(|part| part.trim_end_matches(" s").parse::<u64>().ok())
+            .try_fold(0, |sum, part| Some(60 * sum + part?))
+    };
+    let (from, rest) = title.strip_prefix("Rows a second, from ")?.split_once(" to ")?;
+    Some((seconds(from)?, seconds(rest.split_once(':')?.0)?))
 }
 
 /// The browser has nothing to say of the page, and the page has asked nobody but its hub.
@@ -59,15 +72,14 @@ fn the_page_of_a_job_from_its_start_to_its_report() {
     browser.eventually("the job to run", |browser| (browser.text("#state") == "Running").then_some(()));
     let first = browser.eventually("rows", |browser| written(browser).filter(|rows| *rows > 0));
     browser.eventually("more rows", |browser| written(browser).filter(|rows| *rows > first));
-    let before = json(&page, "/api/v1/job")["rows"]["written"].as_u64().unwrap();
+    let before = job(&page).rows.written;
     let shown = browser.eventually("newer rows", |browser| written(browser).filter(|rows| *rows >= before));
     let after = told(&page);
     assert!(before <= shown && shown <= after, "{before} {shown} {after}");
     browser.eventually("all workers", |browser| {
-        browser.text("#facts").starts_with("4 of 4 workers are up, 0 restarts").then_some(())
+        browser.text("#facts").starts_with("4 of 4 workers are up · 0 restarts").then_some(())
     });
-    browser
-        .eventually("an estimate", |browser| browser.text("#estimate").starts_with("Done in ").then_some(()));
+    browser.eventually("an estimate", |browser| browser.text("#headline").contains(" · done ").then_some(()));
     browser.prefer("light");
     browser.picture(&picture("running-light.png"));
 
@@ -78,37 +90,35 @@ fn the_page_of_a_job_from_its_start_to_its_report() {
     });
     let [(worker, _)] = &worker[..] else { panic!("{worker:?}") };
     assert!(Command::new("kill").args(["-KILL", &worker.to_string()]).status().unwrap().success());
-    browser
-        .eventually("a stale worker", |browser| (state_of(browser, "worker1.0") == "◌ stale").then_some(()));
-    browser.eventually("a lost worker", |browser| (state_of(browser, "worker1.0") == "✕ lost").then_some(()));
+    browser.eventually("a stale worker", |browser| (state_of(browser, 3) == "◌ stale").then_some(()));
+    browser.eventually("a lost worker", |browser| (state_of(browser, 3) == "✕ lost").then_some(()));
     browser
         .eventually("the job to stand still", |browser| (browser.text("#state") == "Stalled").then_some(()));
     assert!(browser.text("#bottleneck").contains("worker1"), "{}", browser.text("#bottleneck"));
     browser.picture(&picture("stalled-light.png"));
     xtask.signal("CONT");
     browser.eventually("the job to go on", |browser| (browser.text("#state") == "Running").then_some(()));
-    browser.eventually("the worker", |browser| (state_of(browser, "worker1.0") == "● up").then_some(()));
-    assert!(browser.texts("#events li").iter().any(|event| event.contains("worker1 was started again")));
+    browser.eventually("the worker", |browser| (state_of(browser, 3) == "● up").then_some(()));
+    assert!(browser.texts("#events li").iter().any(|event| event.contains("worker1 was restarted")));
     assert_eq!(browser.barriers(), Vec::<String>::new());
 
     // Who opens the page now sees the job from its start on.
     browser.open(&format!("http://{page}/"));
-    let start = browser.eventually("the chart", |browser| {
-        browser.texts("#rates text[text-anchor=start]").into_iter().find(|label| label.ends_with(" s"))
-    });
-    let start: u64 = start.trim_end_matches(" s").parse().unwrap();
-    assert!(start <= 3, "the chart begins after {start} s");
+    let (start, end) = browser.eventually("the chart", seconds_of_chart);
+    assert!(start <= 3 && end > 20, "the chart is of seconds {start} to {end}");
     browser.eventually("earlier events", |browser| {
-        browser.texts("#events li").iter().any(|event| event.contains("sender has joined")).then_some(())
+        browser.texts("#events li").iter().any(|event| event.contains("sender joined")).then_some(())
     });
 
     // Pages of one worker and of one computation, by their links.
     browser.click("#workers a[href='/worker/initializer.1']");
     browser.eventually("the worker's page", |browser| {
-        (browser.text("#workers-title") == "initializer.1" && !browser.text("#computations").is_empty())
+        (browser.text("#workers-title") == "Worker 2" && !browser.text("#computations").is_empty())
             .then_some(())
     });
     assert_eq!(browser.texts("#workers tbody tr").len(), 1);
+    assert!(browser.text("#worker").contains("initializer.log"), "{}", browser.text("#worker"));
+    browser.picture(&picture("worker-light.png"));
     browser.click("#computations a");
     browser.eventually("the computation's page", |browser| {
         browser.run("return location.pathname;").as_str().unwrap().starts_with("/computation/").then_some(())
@@ -117,15 +127,13 @@ fn the_page_of_a_job_from_its_start_to_its_report() {
         .eventually("its histogram", |browser| (browser.texts("#computations svg").len() == 1).then_some(()));
     browser.click("a.home");
 
-    // A narrow window, and a filter.
+    // A narrow window.
     browser.resize(Some(400));
     browser.eventually("a table", |browser| (browser.texts("#workers tbody tr").len() == 4).then_some(()));
     let wide =
         browser.run("return document.documentElement.scrollWidth - document.documentElement.clientWidth;");
     assert_eq!(wide, 0, "the page is wider than a narrow window");
     browser.resize(None);
-    browser.write("#filter", "worker1");
-    browser.eventually("fewer rows", |browser| (browser.texts("#workers tbody tr").len() == 2).then_some(()));
     assert_quiet(&browser, &page);
 
     // The end: a summary, which stays.
@@ -134,16 +142,20 @@ fn the_page_of_a_job_from_its_start_to_its_report() {
         let summary = browser.eventually("the summary", |browser| {
             Some(browser.text("#summary")).filter(|text| text.contains("rows in = rows out + rejects"))
         });
-        assert!(summary.contains("60,000") && summary.contains('✓'), "{summary}");
+        assert!(summary.contains("60,000 = 60,000 + 0 ✓"), "{summary}");
         assert_eq!(written(&browser), Some(60_000));
         browser.reload();
     }
-    assert_eq!(json(&page, "/api/v1/job")["rows"]["written"], 60_000);
+    assert_eq!(job(&page).rows.written, 60_000);
+    assert!(browser.text("#bottleneck").contains("were busy"), "{}", browser.text("#bottleneck"));
     assert_eq!(told(&page), 60_000);
     browser.prefer("dark");
-    browser.eventually("marks of what has happened", |browser| {
+    browser.eventually("marks of what has happened, in words", |browser| {
         let marks = browser.texts("#rates .mark");
-        ["✕", "↻"].iter().all(|symbol| marks.iter().any(|mark| mark.contains(symbol))).then_some(())
+        let words = [("✕", "worker1 lost"), ("↻", "worker1 restarted")];
+        let is_there =
+            |(symbol, words)| marks.iter().any(|mark| mark.contains(symbol) && mark.contains(words));
+        words.into_iter().all(is_there).then_some(())
     });
     assert_eq!(browser.barriers(), Vec::<String>::new());
     browser.picture(&picture("done-dark.png"));
@@ -156,7 +168,7 @@ fn the_page_of_a_job_from_its_start_to_its_report() {
     let report = folder.path().join("out/report.html");
     browser.open(&format!("file://{}", report.display()));
     assert_eq!(browser.text("#state"), "Done");
-    assert!(browser.text("#summary").contains("60,000"));
+    assert!(browser.text("#summary").contains("60,000 = 60,000 + 0 ✓"));
     assert_eq!(browser.texts("#workers tbody tr").len(), 4);
     assert_eq!(browser.run("return performance.getEntriesByType('resource').length;"), 0);
     assert_eq!(browser.messages(), Value::Array(Vec::new()));
@@ -202,8 +214,10 @@ fn rejects_are_shown_by_kinds_of_reasons_where_there_are_some() {
     };
     browser.open(&report("bad", "A,B\n1,2\n1\n\n1,2,3\n1\n"));
     assert_eq!(browser.texts("#rejects tbody th"), ["… values; the header has …", "an empty record"]);
-    let shown = ["3", "1", "1 values; the header has 2", "1", "2", "an empty record"];
+    let shown = ["3", "75 %", "row 1: 1 values; the header has 2", "1", "25 %", "row 2: an empty record"];
     assert_eq!(browser.texts("#rejects tbody td"), shown);
+    assert_eq!(browser.text("#state"), "Done with rejects");
+    assert!(browser.text("#headline").contains(" · 4 rejected"), "{}", browser.text("#headline"));
     assert!(browser.text("#summary").contains("A, B, CLASSIFICATION"), "{}", browser.text("#summary"));
     assert_eq!(browser.barriers(), Vec::<String>::new());
     browser.open(&report("good", "A,B\n1,2\n"));

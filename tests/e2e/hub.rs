@@ -2,10 +2,10 @@
 
 use std::process::Command;
 
-use serde_json::Value;
+use telemetry::view::{Job, JobState, Liveness, Machine, Worker, WorkerDetail};
 use tests::eventually;
 use tests::http::{ask, get};
-use tests::hub::{HOST, json, sample, start};
+use tests::hub::{HOST, job, report, sample, start, view};
 use tests::program::Program;
 
 #[test]
@@ -14,36 +14,32 @@ fn it_shows_the_job_and_leaves_a_report() {
     let args = ["--classifier", "sleep:2000", "--input-lines", "6000", "--workers", "2", "--keep-hub"];
     let (mut xtask, page) = start(folder.path(), &args);
     let running = eventually("rows to move", || {
-        let job = json(&page, "/api/v1/job");
-        let rows = &job["rows"];
-        let moves = rows["written"].as_u64() > Some(0) && rows["written"] != rows["total"];
+        let job = job(&page);
+        let moves = job.rows.written > 0 && Some(job.rows.written) != job.rows.total;
         // The initializer and the sender may report a moment after the receiver.
-        (moves && job["workers_expected"] == 2 && rows["total"].is_u64()).then_some(job)
+        (moves && job.workers_expected == 2 && job.rows.total.is_some()).then_some(job)
     });
-    assert_eq!(running["state"], "running", "{running}");
-    assert_eq!(running["rows"]["total"], 6000, "{running}");
-    let workers = json(&page, "/api/v1/workers");
-    let names: Vec<_> =
-        workers.as_array().unwrap().iter().map(|worker| worker["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["initializer.0", "initializer.1"]);
-    let one = json(&page, "/api/v1/workers/initializer.1");
-    assert_eq!(one["worker"]["state"], "up", "{one}");
+    assert_eq!((running.state, running.rows.total), (JobState::Running, Some(6000)), "{running:?}");
+    let workers: Vec<Worker> = view(&page, "/api/v1/workers");
+    let names: Vec<_> = workers.iter().map(|worker| (&*worker.name, worker.number)).collect();
+    assert_eq!(names, [("initializer.0", 1), ("initializer.1", 2)]);
+    let one: WorkerDetail = view(&page, "/api/v1/workers/initializer.1");
+    assert_eq!(one.worker.state, Liveness::Up, "{one:?}");
     assert_eq!(get(&page, "/api/v1/workers/nobody.0", HOST).unwrap().status, 404);
 
-    let done =
-        eventually("the job's end", || Some(json(&page, "/api/v1/job")).filter(|job| job["state"] == "done"));
-    assert_eq!((&done["summary"]["rows"], &done["rows"]["written"]), (&6000.into(), &6000.into()), "{done}");
+    let done = eventually("the job's end", || Some(job(&page)).filter(|job| job.state == JobState::Done));
+    let summary = done.summary.unwrap();
+    assert_eq!((summary.rows, done.rows.written), (6000, 6000));
     // Numbers agree, whoever asks for them.
     let metrics = get(&page, "/metrics", HOST).unwrap();
     assert_eq!(sample(&metrics, "classifier_output_rows_total"), 6000.0);
     assert_eq!(sample(&metrics, "classifier_input_rows_total"), 6000.0);
     assert_eq!(sample(&metrics, r#"classifier_job_state{state="done"}"#), 1.0);
     let classified = eventually("the workers' last reports", || {
-        let workers = json(&page, "/api/v1/workers");
-        let rows = workers.as_array().unwrap().iter().map(|worker| worker["rows"].as_u64().unwrap());
-        (rows.sum::<u64>() == 6000).then_some(workers)
+        let workers: Vec<Worker> = view(&page, "/api/v1/workers");
+        (workers.iter().map(|worker| worker.rows).sum::<u64>() == 6000).then_some(workers)
     });
-    assert!(classified[0]["p50_ms"].as_f64().unwrap() >= 200.0, "a hundred rows take 0.2 s: {classified}");
+    assert!(classified[0].p50_ms >= 200.0, "a hundred rows take 0.2 s: {classified:?}");
 
     // The page stays until somebody has seen enough, and the report stays then.
     assert!(xtask.is_running());
@@ -51,12 +47,14 @@ fn it_shows_the_job_and_leaves_a_report() {
     xtask.signal("INT");
     xtask.success();
     assert!(get(&page, "/healthz", HOST).is_none(), "the hub has ended");
-    let report: Value =
-        serde_json::from_slice(&std::fs::read(folder.path().join("out/report.json")).unwrap()).unwrap();
-    assert_eq!((&report["job"]["state"], &report["job"]["summary"]), (&"done".into(), &done["summary"]));
-    assert!(report["history"].as_array().unwrap().len() > 2, "{report}");
+    let report = report(&folder.path().join("out"));
+    assert_eq!((report.job.state, report.job.summary.as_ref()), (JobState::Done, Some(&summary)));
+    assert!(report.history.len() > 2, "{report:?}");
+    // What took the time is still known.
+    let bottleneck = report.job.bottleneck.expect("workers that only sleep are busy");
+    assert!(bottleneck.words.starts_with("all 2 workers were busy"), "{bottleneck:?}");
     let html = std::fs::read_to_string(folder.path().join("out/report.html")).unwrap();
-    assert!(html.contains(done["summary"]["sha256"].as_str().unwrap()));
+    assert!(html.contains(&summary.sha256));
 }
 
 #[test]
@@ -64,7 +62,7 @@ fn a_hub_that_dies_is_back_and_knows_where_the_job_is() {
     let folder = tempfile::tempdir().unwrap();
     let args = ["--classifier", "sleep:2000", "--input-lines", "8000", "--workers", "2"];
     let (mut xtask, page) = start(folder.path(), &args);
-    let written = |page: &str| get(page, "/api/v1/job", HOST)?.json()["rows"]["written"].as_u64();
+    let written = |page: &str| tests::hub::ask::<Job>(page, "/api/v1/job").map(|job| job.rows.written);
     let before = eventually("rows to be written", || written(&page).filter(|written| *written > 0));
     let hubs = tests::command_lines_of(|words| {
         words.contains(folder.path().to_str().unwrap()) && words.contains("/hub --ready-file")
@@ -76,9 +74,21 @@ fn a_hub_that_dies_is_back_and_knows_where_the_job_is() {
     });
     assert!(after <= 8000);
     xtask.success();
-    let report = std::fs::read_to_string(folder.path().join("out/report.json")).unwrap();
-    let report: Value = serde_json::from_str(&report).unwrap();
-    assert_eq!(report["job"]["summary"]["rows"], 8000, "{report}");
+    let report = report(&folder.path().join("out"));
+    assert_eq!(report.job.summary.map(|summary| summary.rows), Some(8000));
+}
+
+#[test]
+fn a_hub_shows_what_it_is_told_of_the_job() {
+    let folder = tempfile::tempdir().unwrap();
+    let told = r#"{"model":"python:churn","input":"orders.csv","batch_rows":500,"machines":["h1"]}"#;
+    let args = ["--listen", "127.0.0.1:0", "--web", "127.0.0.1:0", "--job", told];
+    let mut hub = Program::start_server("hub", folder.path(), args);
+    let described = job(&hub.address("web")).description.expect("it was told");
+    assert_eq!((described.model.as_deref(), described.batch_rows), (Some("python:churn"), Some(500)));
+    assert_eq!((described.output, described.machines), (None, vec!["h1".to_owned()]));
+    let said = Program::start("hub", folder.path(), ["--job", "{"]).failure();
+    assert!(said.contains("not the JSON of a job's description"), "{said}");
 }
 
 #[test]
@@ -137,7 +147,8 @@ fn with_a_token_a_stranger_sees_a_login_and_nothing_else() {
     let cookie = answer.head.lines().find_map(|line| line.strip_prefix("set-cookie: ")).unwrap();
     assert!(cookie.ends_with("; HttpOnly; SameSite=Strict; Path=/"), "{cookie}");
     let cookie = format!("Host: hub.example\r\nCookie: {}\r\n", cookie.split(';').next().unwrap());
-    assert_eq!(get(&page, "/api/v1/job", &cookie).unwrap().json()["state"], "waiting");
+    let job: Job = serde_json::from_str(&get(&page, "/api/v1/job", &cookie).unwrap().body).unwrap();
+    assert_eq!(job.state, JobState::Waiting);
     let bearer = "Host: hub.example\r\nAuthorization: Bearer 0123456789abcdef0123456789abcdef\r\n";
     assert_eq!(get(&page, "/metrics", bearer).unwrap().status, 200);
 }
@@ -156,5 +167,5 @@ fn reports_need_the_jobs_token() {
     let mut answer = String::new();
     std::io::Read::read_to_string(&mut stream, &mut answer).unwrap();
     assert!(answer.contains(r#"{"refused":"the token is missing or wrong"}"#), "{answer}");
-    assert_eq!(json(&page, "/api/v1/machines"), Value::Array(Vec::new()));
+    assert_eq!(view::<Vec<Machine>>(&page, "/api/v1/machines"), []);
 }

@@ -1,15 +1,12 @@
 //! The Monitoring Hub of a job on hosts, seen from the machine that commands them.
 
-use serde_json::Value;
+use telemetry::view::{Job, JobState, Machine};
 use tests::eventually;
-use tests::http::get;
-use tests::hub::{HOST, json, page};
+use tests::hub::{ask, page, report, view};
 use tests::stack::Stack;
 
-fn job(page: &str) -> Option<Value> {
-    let answer = get(page, "/api/v1/job", HOST)?;
-    assert_eq!(answer.status, 200, "{answer:?}");
-    Some(answer.json())
+fn job(page: &str) -> Option<Job> {
+    ask(page, "/api/v1/job")
 }
 
 #[test]
@@ -28,24 +25,22 @@ fn the_hub_of_a_job_on_hosts_is_seen_from_here_and_stays() {
     let during = page(&run, "hub        http://");
     let running = eventually("rows to move, and every program to be heard of", || {
         job(&during).filter(|job| {
-            let rows = &job["rows"];
-            let moves = rows["written"].as_u64() > Some(0) && rows["total"].is_u64();
-            moves && job["workers_up"] == 4 && job["workers_expected"] == 4
+            let moves = job.rows.written > 0 && job.rows.total.is_some();
+            moves && job.workers_up == 4 && job.workers_expected == 4
         })
     });
-    assert_eq!(running["state"], "running", "{running}");
+    assert_eq!(running.state, JobState::Running, "{running:?}");
     eventually("all machines to be heard of", || {
-        let machines = json(&during, "/api/v1/machines");
-        let names: Vec<_> =
-            machines.as_array().unwrap().iter().map(|machine| machine["name"].as_str()).collect();
-        (names == [Some("h1"), Some("h2"), Some("h3")]).then_some(())
+        let machines: Vec<Machine> = view(&during, "/api/v1/machines");
+        let names: Vec<_> = machines.iter().map(|machine| &*machine.name).collect();
+        (names == ["h1", "h2", "h3"]).then_some(())
     });
 
     // Whoever looks on has a way of his own to it.
     let mut looking = stack.start("hub", &[]);
     let aside = page(&looking, "the page stays at http://");
     assert_ne!(aside, during);
-    assert_eq!(job(&aside).unwrap()["rows"]["total"], 100_000);
+    assert_eq!(job(&aside).unwrap().rows.total, Some(100_000));
     // A hub that is killed is back, where it was.
     let folder = stack.lab.folder().join("h1/home/.provisioned-classifier");
     let hubs = tests::command_lines_of(|words| {
@@ -55,20 +50,19 @@ fn the_hub_of_a_job_on_hosts_is_seen_from_here_and_stays() {
     });
     let [(hub, _)] = &hubs[..] else { panic!("{hubs:?}") };
     assert!(std::process::Command::new("kill").args(["-KILL", &hub.to_string()]).status().unwrap().success());
-    eventually("the next hub", || job(&aside).filter(|job| job["workers_up"] == 4));
+    eventually("the next hub", || job(&aside).filter(|job| job.workers_up == 4));
 
     let said = run.success();
     assert!(said.contains("the job's Monitoring Hub stays: cargo xtask hub"), "{said}");
-    let done = eventually("the hub to hear the end", || job(&aside).filter(|job| job["state"] == "done"));
-    assert_eq!(done["summary"]["rows"], 100_000, "{done}");
+    let done =
+        eventually("the hub to hear the end", || job(&aside).filter(|job| job.state == JobState::Done));
+    assert_eq!(done.summary.as_ref().map(|summary| summary.rows), Some(100_000), "{done:?}");
 
     // Its report comes with the results.
     eventually("the report", || folder.join("output/report.html").exists().then_some(()));
     let said = stack.run("get-results", &["--output", stack.path("out").to_str().unwrap()]);
     assert!(said.contains("out/report.html"), "{said}");
-    let report: Value =
-        serde_json::from_slice(&std::fs::read(stack.path("out/report.json")).unwrap()).unwrap();
-    assert_eq!(report["job"]["summary"], done["summary"]);
+    assert_eq!(report(&stack.path("out")).job.summary, done.summary);
     assert_eq!(std::fs::read_dir(stack.path("out")).unwrap().count(), 3, "nothing half done is left");
 
     // It is no job that runs, and ends with all else.

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use serde_json::Value;
+use serde::de::DeserializeOwned;
+use telemetry::view::{Job, Report};
 
 use crate::eventually;
 use crate::http::{Answer, get};
@@ -32,10 +33,28 @@ pub fn page(command: &Program, words: &str) -> String {
 }
 
 /// What a hub answers at a path.
-pub fn json(page: &str, path: &str) -> Value {
-    let answer = get(page, path, HOST).unwrap();
+pub fn view<T: DeserializeOwned>(page: &str, path: &str) -> T {
+    ask(page, path).unwrap_or_else(|| panic!("no hub answers at {page}"))
+}
+
+/// The same; nothing, if no hub is there.
+pub fn ask<T: DeserializeOwned>(page: &str, path: &str) -> Option<T> {
+    let answer = get(page, path, HOST)?;
     assert_eq!(answer.status, 200, "{answer:?}");
-    answer.json()
+    Some(
+        serde_json::from_str(&answer.body).unwrap_or_else(|error| panic!("{path}: {error}: {}", answer.body)),
+    )
+}
+
+/// How the job is doing.
+pub fn job(page: &str) -> Job {
+    view(page, "/api/v1/job")
+}
+
+/// The report that a hub has left in a folder.
+pub fn report(folder: &Path) -> Report {
+    let json = std::fs::read_to_string(folder.join("report.json")).unwrap();
+    serde_json::from_str(&json).unwrap_or_else(|error| panic!("{error}: {json}"))
 }
 
 /// The value of a sample in what Prometheus is told.

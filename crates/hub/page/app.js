@@ -211,7 +211,8 @@ function drawRejects(job) {
 function drawRates(job) {
   const points = view.recentOnly ? view.points.recent : view.points.whole;
   const place = byId('rates');
-  place.replaceChildren(rateChart(points, view.events, job, place.clientWidth));
+  // On the page of a worker or a computation, it has none.
+  if (place.clientWidth > 0) place.replaceChildren(rateChart(points, view.events, job, place.clientWidth));
 }
 
 function drawModel(model) {
@@ -253,7 +254,7 @@ function drawComputations(computations) {
     ? `the model takes ${format.ms(first.p50_ms)} a batch (p50), ${format.ms(first.p99_ms)} (p99)` : '');
   if (!byId('latency').open) return;
   const articles = shown.map(computation => element(
-    'article', { class: 'computation' },
+    'article', { class: 'computation', 'data-name': computation.name },
     element('h3', {}, element('a', { href: link(`/computation/${computation.name}`) }, COMPUTATIONS[computation.name])),
     element('p', {}, `${computation.what}; ${plural(computation.count, 'time')}`),
     element('div', { class: 'histogram' }),

@@ -3,8 +3,8 @@
 // size of other small text.
 
 let charts = 0;
-// About the width of a character, in pixels.
-const CHARACTER = 6.6;
+// No less than the width of most characters, in pixels.
+const CHARACTER = 7.5;
 
 function chart(width, height, words, ...children) {
   charts += 1;
@@ -34,15 +34,15 @@ function roundTicks(from, to, wanted) {
 }
 
 // Labels on an axis: as many as there is room for, and none beyond its ends. Each has a tick where its value is.
-function axis(ticks, [left, right], y, className = 'tick') {
+function axis(ticks, [left, right], y) {
   let free = -Infinity;
-  return ticks.flatMap(({ x, label }) => {
+  return ticks.flatMap(({ x, label, value }) => {
     const width = label.length * CHARACTER;
     const middle = Math.min(Math.max(x, left + width / 2), right - width / 2);
     if (middle - width / 2 < free) return [];
     free = middle + width / 2 + 10;
     return [
-      element('line', { x1: x, x2: x, y1: y, y2: y + 4, class: className }),
+      element('line', { x1: x, x2: x, y1: y, y2: y + 4, class: 'tick', 'data-value': value }),
       element('text', { x: middle, y: y + 16, 'text-anchor': 'middle', class: 'label' }, label),
     ];
   });
@@ -63,6 +63,7 @@ function progressChart(rows, width) {
   );
 }
 
+// What became of a program, on the chart.
 const SYMBOLS = { joined: '▲', restarted: '↻', lost: '✕', back: '▲' };
 const MARK_WORDS = { joined: 'joined', restarted: 'restarted', lost: 'lost', back: 'back' };
 
@@ -79,7 +80,7 @@ function markChart(events, x, [left, right], [top, bottom]) {
     const kinds = [...new Set(group.events.map(event => event.kind))];
     const parts = kinds.map(kind => {
       const of = group.events.filter(event => event.kind === kind);
-      const who = of.length === 1 ? of[0].program ?? '' : String(of.length);
+      const who = of.length <= 2 ? of.map(event => event.program ?? '').join(', ') : String(of.length);
       return `${SYMBOLS[kind]} ${who} ${MARK_WORDS[kind]}`;
     });
     const label = parts.join(', ');
@@ -128,7 +129,7 @@ function rateChart(points, events, job, width) {
     label: startedAt === null ? format.span(seconds) : `${format.span(seconds)} · ${format.time(startedAt + seconds, to - from < 600)}`,
   }));
   const last = written.at(-1)[1];
-  const words = `Rows a second: ${format.rate(last)} written at the end`;
+  const words = `Rows a second, from ${format.clock(from)} to ${format.clock(to)}: ${format.rate(last)} written at the end`;
   const clip = `clip-${charts}`;
   return chart(
     width, height, words,
@@ -177,7 +178,7 @@ function histogramChart(computation, width) {
       element('title', {}, `${format.count(count)} took ${format.ms(edges[i])} to ${format.ms(edges[i + 1])}`),
     );
   });
-  const ticks = histogramTicks(edges, logarithmic, width).map(ms => ({ x: x(ms), label: format.round(format.ms(ms)) }));
+  const ticks = histogramTicks(edges, logarithmic, width).map(ms => ({ x: x(ms), label: format.round(format.ms(ms)), value: ms }));
   const middle = x(computation.p50_ms);
   const label = `p50 ${format.ms(computation.p50_ms)}`;
   const isRight = middle + 6 + label.length * CHARACTER < width;

@@ -53,7 +53,7 @@ const STAGE_COLUMNS = [
     show: stage => format.count(stage.in_flight) + (stage.limit ? ` of ${format.count(stage.limit)}` : ''),
   },
   {
-    name: 'bytes held', number: true,
+    name: 'bytes held', number: true, kind: 'wide',
     show: stage => format.bytes(stage.bytes) + (stage.limit_bytes ? ` of ${format.bytes(stage.limit_bytes)}` : ''),
   },
   { name: 'busy', number: true, show: stage => format.percent(stage.busy) },

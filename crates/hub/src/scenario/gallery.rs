@@ -28,7 +28,7 @@ enum Moment {
 /// Jobs, each as it would be shown now, with a name.
 pub fn gallery(now: Duration) -> Vec<(String, view::Report)> {
     let small = Scenario { machines: 2, workers: 2, seconds: 560, batch_seconds: 8, ..Scenario::default() };
-    let large = Scenario { machines: 16, seconds: 2400, ..Scenario::default() };
+    let large = Scenario { machines: 16, seconds: 900, ..Scenario::default() };
     let mut pictures = Vec::new();
     for (size, scenario) in [("4", small), ("112", large)] {
         let rejecting = Scenario { rejects: true, ..scenario };
@@ -119,6 +119,7 @@ impl Story {
                 let worker = &mut counts.workers[3];
                 worker.rows /= 3;
                 worker.batches /= 3;
+                worker.rejects /= 3;
             }
         }
         if self.moment == Moment::Failed && second == last && name == "initializer" {
