@@ -20,7 +20,7 @@ use deploy::host::Host;
 use deploy::input::{check_input, guard, show_hints};
 use deploy::interrupt::{self, Interrupted};
 use deploy::job::{self, Hosts, Hub, Input, Job, Lifetime, LostSight, Times};
-use deploy::options::{Rows, refuse_unnamed_model, threads, threads_each};
+use deploy::options::{self, Rows, refuse_unnamed_model, threads, threads_each};
 use deploy::request::{RunCluster, RunMode};
 use deploy::{exit, step};
 
@@ -161,6 +161,16 @@ fn run_until_done(args: &RunCluster, start: Instant, is_started: &mut bool) -> a
         classifiers.len(),
         threads_each(&model, &model_args)
     ));
+    let shown = telemetry::job::Description {
+        machines: inventory.machines.clone(),
+        ..options::describe(
+            &model,
+            &model_args,
+            describe(&input, args.job.rows.path()),
+            format!("{FOLDER}/output on {}", inventory.metrics),
+            workers * classifiers.len(),
+        )
+    };
     let job = Job {
         input,
         model_args,
@@ -176,6 +186,7 @@ fn run_until_done(args: &RunCluster, start: Instant, is_started: &mut bool) -> a
         token_file: "run/token".into(),
         max_rejects,
         lifetime,
+        description: shown,
     };
     if is_done {
         let packing = end(&hosts, job::pack(&job, metrics))?;

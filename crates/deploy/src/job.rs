@@ -20,6 +20,7 @@ use anyhow::{Context, anyhow};
 use protocol::ports;
 use protocol::rejects::MostRejects;
 use protocol::token::Token;
+use telemetry::job::Description;
 
 use crate::host::{Host, arg};
 pub use hub::HUB;
@@ -59,6 +60,8 @@ pub struct Job {
     pub max_rejects: Option<MostRejects>,
     /// When the hosts end by themselves, if they do.
     pub lifetime: Option<Lifetime>,
+    /// What the hub shows the job to be.
+    pub description: Description,
 }
 
 /// Where rows come from.

@@ -18,7 +18,7 @@ use crate::host::local::Local;
 use crate::host::{Host, Launch};
 use crate::input::{check_input, guard, show_hints};
 use crate::job::{self, Hosts, Hub, Input, Job};
-use crate::options::{JobOptions, Rows, refuse_unnamed_model, threads, threads_each};
+use crate::options::{self, JobOptions, Rows, refuse_unnamed_model, threads, threads_each};
 use crate::{console, exit, interrupt, project};
 use earlier::Earlier;
 
@@ -190,6 +190,9 @@ fn run_job(
     let token_file = run_folder.join("token");
     let token = job::make_token()?;
     token.save(&token_file)?;
+    let (input_words, output_words) = (describe(&input), output.display().to_string());
+    let description =
+        options::describe(args.model(), &args.model_args(), input_words, output_words, threads * processes);
     let job = Job {
         input,
         model_args: args.model_args(),
@@ -202,6 +205,7 @@ fn run_job(
         token_file: token_file.clone(),
         max_rejects: args.job.max_rejects,
         lifetime: None,
+        description,
     };
     let hosts = Hosts { metrics: &host, classifiers: vec![&host as &dyn Host; processes] };
     let hub = if args.hub == HubMode::None { None } else { Hub::start(&job, &host, &output)? };

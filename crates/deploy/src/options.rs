@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use anyhow::ensure;
 use protocol::rejects::MostRejects;
 use serde::{Deserialize, Serialize};
+use telemetry::job::Description;
 
 use crate::host::arg;
 
+const CHUNK_SIZE: &str = "--chunk-size";
 const THREADS: &str = "--threads-per-worker";
 const TIMEOUT: &str = "--model-timeout";
 const MEMORY: &str = "--model-memory";
@@ -78,7 +80,7 @@ impl ModelOptions {
     pub fn words(&self, model: &str, python: &Path) -> Vec<String> {
         let mut words = vec![("--model", model.to_owned()), ("--python", arg(python))];
         words.push(("--slowness", self.slowness.to_string()));
-        words.push(("--chunk-size", self.chunk_size.to_string()));
+        words.push((CHUNK_SIZE, self.chunk_size.to_string()));
         words.push((THREADS, self.threads_per_worker.to_string()));
         words.push((TIMEOUT, self.timeout.unwrap_or(DEFAULT_TIMEOUT).to_string()));
         words.extend(self.memory.map(|memory| (MEMORY, memory.to_string())));
@@ -97,6 +99,24 @@ impl ModelOptions {
     }
 }
 
+/// What the hub shows a job to be, by its model and the classifier's arguments; machines are known to the caller.
+pub fn describe(model: &str, words: &[String], input: String, output: String, workers: usize) -> Description {
+    Description {
+        model: Some(model.to_owned()),
+        input: Some(input),
+        output: Some(output),
+        batch_rows: value(words, CHUNK_SIZE).and_then(|rows| rows.parse().ok()),
+        workers: u32::try_from(workers).ok(),
+        threads_per_worker: threads(model, words).and_then(|threads| threads.parse().ok()),
+        machines: Vec::new(),
+    }
+}
+
+/// The value of a flag among arguments.
+fn value<'a>(words: &'a [String], flag: &str) -> Option<&'a str> {
+    words.iter().skip_while(|word| *word != flag).nth(1).map(String::as_str)
+}
+
 /// Refuses a file of rows without a named model: `native` would give scores that look like a model's, and are made of a hash.
 ///
 /// # Errors
@@ -113,8 +133,7 @@ pub fn refuse_unnamed_model(rows: &Rows, is_named: bool) -> anyhow::Result<()> {
 /// How many threads the libraries of a Python model have in each worker, by the classifier's arguments; other models have no
 /// libraries.
 pub fn threads<'a>(model: &str, words: &'a [String]) -> Option<&'a str> {
-    let flag = words.iter().position(|word| word == THREADS).filter(|_| model.starts_with("python:"));
-    flag.and_then(|flag| words.get(flag + 1)).map(String::as_str)
+    value(words, THREADS).filter(|_| model.starts_with("python:"))
 }
 
 /// The same, to be put behind the number of workers.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use protocol::ports;
-use serde_json::Value;
+use telemetry::view;
 
 use super::ready::await_address;
 use super::{Job, any_port, at, token_args};
@@ -72,6 +72,8 @@ impl Hub {
         // Whoever looks at the page is told where it is.
         args.push("--any-web-port".into());
         args.extend(token_args(job));
+        let description = serde_json::to_string(&job.description).context("describing the job")?;
+        args.extend(["--job".into(), description]);
         let launch = Launch {
             name: HUB.into(),
             program: "hub",
@@ -197,15 +199,13 @@ fn get(address: &str, path: &str, patience: Duration) -> anyhow::Result<String> 
 
 fn ask(address: &str) -> anyhow::Result<Standing> {
     let body = get(address, "/api/v1/job", ASK_TIME)?;
-    let job: Value = serde_json::from_str(&body)?;
-    let rows = &job["rows"];
-    let estimate = |end: &str| job["estimate"][end].as_f64();
+    let job: view::Job = serde_json::from_str(&body)?;
     Ok(Standing {
-        rows: rows["written"].as_u64().context("no count of rows")?,
-        rejects: rows["rejected"].as_u64().unwrap_or_default(),
-        total: rows["total"].as_u64().or(rows["total_about"].as_u64()),
-        rate: job["rate_out"].as_f64(),
-        left: estimate("low_seconds").zip(estimate("high_seconds")),
+        rows: job.rows.written,
+        rejects: job.rows.rejected,
+        total: job.rows.total.or(job.rows.total_about),
+        rate: job.rate_out,
+        left: job.estimate.map(|estimate| (estimate.low_seconds, estimate.high_seconds)),
     })
 }
 
