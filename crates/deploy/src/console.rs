@@ -1,10 +1,10 @@
 //! What people see. Talk goes to standard error, data to standard output.
 
 use std::io::{IsTerminal, Write};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use parking_lot::Mutex;
 use protocol::results::{Progress, Summary};
 
 /// Prints a line of talk.
@@ -24,14 +24,14 @@ pub fn data(text: &str) {
 
 fn note_loss(written: std::io::Result<()>) {
     if let Err(error) = written {
-        LOST.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        LOST.lock().get_or_insert(error);
     }
 }
 
 /// That data could not be written to standard output, if so: it is on a full disk, or the program that reads it is gone.
 pub fn lost_data() -> Option<anyhow::Error> {
     note_loss(std::io::stdout().flush());
-    let error = LOST.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+    let error = LOST.lock().take()?;
     Some(
         anyhow::Error::new(error)
             .context("writing to standard output; not all that this command says has arrived there"),

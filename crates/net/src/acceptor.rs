@@ -10,12 +10,13 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::io;
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 
 use protocol::frame::{FrameError, FrameReader};
 use protocol::handshake::{self, HANDSHAKE_TIME, Refusal};
@@ -179,7 +180,7 @@ impl Unauthenticated {
     }
 
     fn lock(&self) -> MutexGuard<'_, Peers> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

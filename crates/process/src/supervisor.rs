@@ -15,7 +15,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::exit::PANICKED;
@@ -27,6 +27,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::exit::End;
 use crate::restart::{Ended, Restarts};
@@ -261,17 +262,19 @@ impl Supervisor {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state.lock()
     }
 
     fn is_stopped_within(&self, limit: Duration) -> bool {
-        let wait = self.0.changed.wait_timeout_while(self.state(), limit, |state| !state.stopping);
-        wait.unwrap_or_else(PoisonError::into_inner).0.stopping
+        let mut state = self.state();
+        self.0.changed.wait_while_for(&mut state, |state| !state.stopping, limit);
+        state.stopping
     }
 
     fn is_over_within(&self, limit: Duration) -> bool {
-        let wait = self.0.changed.wait_timeout_while(self.state(), limit, |state| !state.over);
-        wait.unwrap_or_else(PoisonError::into_inner).0.over
+        let mut state = self.state();
+        self.0.changed.wait_while_for(&mut state, |state| !state.over, limit);
+        state.over
     }
 }
 

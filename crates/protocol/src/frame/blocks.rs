@@ -1,9 +1,8 @@
 //! Blocks of memory to read into, used again and again: memory that was touched before needs no page faults, no
 //! zeros, and is likely to be in the processor's caches.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 
 /// How long a block is.
 pub(super) const BLOCK: usize = 256 << 10;
@@ -35,8 +34,7 @@ impl Blocks {
     }
 
     fn free(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
-        // Nothing is half done in it, wherever a thread may have panicked.
-        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+        self.free.lock()
     }
 }
 

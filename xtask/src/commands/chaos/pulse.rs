@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::processes::{self, Target};
 
@@ -37,7 +38,7 @@ impl Pulse {
             while let Some(noted) = noted.upgrade() {
                 let rows = durable_rows(&checkpoint).unwrap_or(before);
                 if rows > before {
-                    noted.lock().unwrap_or_else(PoisonError::into_inner).push(Instant::now());
+                    noted.lock().push(Instant::now());
                 }
                 before = rows;
                 drop(noted);
@@ -49,7 +50,7 @@ impl Pulse {
     }
 
     fn noted(&self) -> MutexGuard<'_, Vec<Instant>> {
-        self.advances.lock().unwrap_or_else(PoisonError::into_inner)
+        self.advances.lock()
     }
 
     /// How often the output has advanced since then.
@@ -71,7 +72,7 @@ impl Pulse {
 
     /// Notes what processes take, now and then.
     pub(super) fn sample(&self, processes: &[Target]) {
-        let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut samples = self.samples.lock();
         if samples.last.is_some_and(|last| last.elapsed() < SAMPLE_PAUSE) {
             return;
         }
@@ -85,7 +86,7 @@ impl Pulse {
 
     /// What processes took, in lines: the most in the first third of the time and in the last.
     pub(super) fn processes(&self) -> Vec<String> {
-        let samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
+        let samples = self.samples.lock();
         let most = |part: &[(u64, usize)]| {
             let memory = part.iter().map(|(memory, _)| *memory).max().unwrap_or(0);
             (memory / 1024, part.iter().map(|(_, descriptors)| *descriptors).max().unwrap_or(0))
