@@ -6,8 +6,8 @@ use std::hint::black_box;
 
 use bytes::Bytes;
 use classifier::batch::Batch;
-use classifier::blackbox::native::Native;
 use classifier::classify::Classifier;
+use classifier::model::native::Native;
 use criterion::{BatchSize, Criterion, Throughput};
 use protocol::frame::{self, DEFAULT_LIMIT, FrameReader};
 use protocol::results::ResultBatch;
@@ -102,12 +102,12 @@ fn main() {
     });
 
     let batches = batches();
-    for (name, slowness) in [("native box", 10), ("native box without a hash", 0)] {
+    for (name, slowness) in [("native model", 10), ("native model without a hash", 0)] {
         let mut classifier = Classifier::new(Box::new(Native::new(slowness)));
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
                 for batch in &batches {
-                    black_box(classifier.classify(batch).expect("this box never fails"));
+                    black_box(classifier.classify(batch).expect("this model never fails"));
                 }
             });
         });

@@ -1,5 +1,5 @@
 //! A batch of rows in, a batch of results out: which records are fit to be classified, and what happens when a
-//! box fails. Pure but for the box.
+//! model fails. Pure but for the model.
 
 use std::time::Instant;
 
@@ -9,7 +9,7 @@ use protocol::schema::encode_parts;
 use records::{Shape, write_value};
 
 use crate::batch::Batch;
-use crate::blackbox::{BlackBox, BoxError, Columns, Record, Request, Verdict};
+use crate::model::{Columns, Model, ModelError, Record, Request, Verdict};
 use crate::search::{End, Next, Pace, Search};
 
 /// The results of a batch take no more bytes than this; the row that would bring them over it is rejected.
@@ -17,9 +17,9 @@ const MOST_RESULTS: usize = frame::PEER_LIMIT / 2;
 /// The reasons in a batch's rejects take about this many bytes at most; long ones are cut.
 const REASONS: usize = 16 << 20;
 
-/// Classifies batches with one box.
+/// Classifies batches with one model.
 pub struct Classifier {
-    black_box: Box<dyn BlackBox>,
+    model: Box<dyn Model>,
     /// What is known of the time that rows take.
     pace: Pace,
     /// The schema of the batch before, and what it was made of: usually, the next one has the same.
@@ -27,21 +27,21 @@ pub struct Classifier {
 }
 
 impl Classifier {
-    /// Classifies with this box.
-    pub fn new(black_box: Box<dyn BlackBox>) -> Self {
-        Self { black_box, pace: Pace::default(), schema: Default::default() }
+    /// Classifies with this model.
+    pub fn new(model: Box<dyn Model>) -> Self {
+        Self { model, pace: Pace::default(), schema: Default::default() }
     }
 
     /// Whether a batch takes microseconds.
     pub fn is_quick(&self) -> bool {
-        self.black_box.is_quick()
+        self.model.is_quick()
     }
 
     /// Classifies a batch. Each row comes out once, in the results or in the rejects.
     ///
     /// # Errors
-    /// There is no box to try the rows with.
-    pub fn classify(&mut self, batch: &Batch) -> Result<ResultBatch<Vec<u8>>, BoxError> {
+    /// There is no model to try the rows with.
+    pub fn classify(&mut self, batch: &Batch) -> Result<ResultBatch<Vec<u8>>, ModelError> {
         // As many values as the header has, each record must have. The source lets no malformed header in; and with this
         // one, every record is rejected.
         let columns = records::count(&batch.header).unwrap_or(0);
@@ -88,18 +88,18 @@ impl Classifier {
         self.schema.1.clone()
     }
 
-    /// Has records classified, as the [search](Search) for those that the box cannot do has it; these are rejected with
-    /// the box's own words. Gives the parts of the results that have different columns, each with its first row.
+    /// Has records classified, as the [search](Search) for those that the model cannot do has it; these are rejected with
+    /// the model's own words. Gives the parts of the results that have different columns, each with its first row.
     fn attempt<'a>(
         &mut self,
         header: &[u8],
         records: &[(u64, Record<'a>)],
         results: &mut Vec<u8>,
         rejects: &mut Vec<Reject<'a>>,
-    ) -> Result<Vec<(u64, Columns)>, BoxError> {
+    ) -> Result<Vec<(u64, Columns)>, ModelError> {
         let plain: Vec<_> = records.iter().map(|(_, record)| *record).collect();
         let mut parts: Vec<(u64, Columns)> = Vec::new();
-        let mut search = Search::new(records.len(), self.black_box.timeout());
+        let mut search = Search::new(records.len(), self.model.timeout());
         let mut last_hang = String::new();
         while let Some(next) = search.next(self.pace) {
             let (rows, limit) = match next {
@@ -113,10 +113,10 @@ impl Classifier {
                 }
             };
             let first_row = records[rows.start].0;
-            self.black_box.prepare()?;
+            self.model.prepare()?;
             let (start, began) = (results.len(), Instant::now());
             let request = Request { header, records: &plain[rows.clone()], first_row, limit };
-            let outcome = self.black_box.classify(&request, results);
+            let outcome = self.model.classify(&request, results);
             let error = match outcome.and_then(|columns| within_limit(results).map(|()| columns)) {
                 Ok(columns) => {
                     if parts.last().is_none_or(|(_, before)| *before != columns) {
@@ -130,8 +130,8 @@ impl Classifier {
             results.truncate(start);
             let end = match error.verdict {
                 Verdict::NotTried => return Err(error),
-                Verdict::Open => End::Failed { again: false },
-                Verdict::Guilty => End::Failed { again: true },
+                Verdict::Retry => End::Failed { again: false },
+                Verdict::Permanent => End::Failed { again: true },
                 Verdict::Hung => {
                     last_hang.clone_from(&error.message);
                     End::Hung
@@ -146,11 +146,11 @@ impl Classifier {
 }
 
 /// Whether the results of a batch so far are not longer than a batch's may be.
-fn within_limit(results: &[u8]) -> Result<(), BoxError> {
+fn within_limit(results: &[u8]) -> Result<(), ModelError> {
     if results.len() <= MOST_RESULTS {
         return Ok(());
     }
-    Err(BoxError::lasting(format!(
+    Err(ModelError::lasting(format!(
         "with this row, the results of its batch are longer than {MOST_RESULTS} bytes; a smaller --chunk-size may leave \
          room for it"
     )))
@@ -208,7 +208,7 @@ impl<'a> Reject<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::blackbox::native::Native;
+    use crate::model::native::Native;
     use proptest::prelude::*;
     use std::time::Duration;
 
@@ -267,16 +267,16 @@ mod tests {
         moods: u64,
     }
 
-    impl BlackBox for Moody {
-        fn classify(&mut self, request: &Request<'_>, out: &mut Vec<u8>) -> Result<Columns, BoxError> {
+    impl Model for Moody {
+        fn classify(&mut self, request: &Request<'_>, out: &mut Vec<u8>) -> Result<Columns, ModelError> {
             self.calls += 1;
             if self.moods > 0 && self.calls.is_multiple_of(self.moods) {
                 out.extend_from_slice(b"half a line");
-                return Err(BoxError::new("a mood"));
+                return Err(ModelError::new("a mood"));
             }
             for record in request.records {
                 if record.bytes.starts_with(b"x") {
-                    return Err(BoxError::new("an x"));
+                    return Err(ModelError::new("an x"));
                 }
                 out.extend_from_slice(record.bytes);
                 out.push(b'\n');
@@ -307,9 +307,9 @@ mod tests {
     /// Gives each record a result of this many bytes, or fails in so many words.
     struct Wordy(Result<usize, usize>);
 
-    impl BlackBox for Wordy {
-        fn classify(&mut self, request: &Request<'_>, out: &mut Vec<u8>) -> Result<Columns, BoxError> {
-            let length = self.0.map_err(|words| BoxError::lasting("é".repeat(words)))?;
+    impl Model for Wordy {
+        fn classify(&mut self, request: &Request<'_>, out: &mut Vec<u8>) -> Result<Columns, ModelError> {
+            let length = self.0.map_err(|words| ModelError::lasting("é".repeat(words)))?;
             request.records.iter().for_each(|_| out.resize(out.len() + length, b'w'));
             Ok(Columns::default())
         }
@@ -333,12 +333,12 @@ mod tests {
     /// Hangs on all, and counts.
     struct Hung(std::sync::Arc<std::sync::atomic::AtomicUsize>);
 
-    impl BlackBox for Hung {
-        fn classify(&mut self, request: &Request<'_>, _: &mut Vec<u8>) -> Result<Columns, BoxError> {
+    impl Model for Hung {
+        fn classify(&mut self, request: &Request<'_>, _: &mut Vec<u8>) -> Result<Columns, ModelError> {
             let before = self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             // The first tries have the whole limit, however few rows they have.
             assert_eq!(request.limit, if before < 8 { LIMIT } else { LIMIT / 8 });
-            Err(BoxError { message: "it hung".into(), verdict: Verdict::Hung })
+            Err(ModelError { message: "it hung".into(), verdict: Verdict::Hung })
         }
 
         fn timeout(&self) -> Duration {
@@ -372,10 +372,10 @@ mod tests {
     /// Gives these verdicts one after the other, and then does what it should.
     struct Scripted(Vec<Verdict>);
 
-    impl BlackBox for Scripted {
-        fn classify(&mut self, _: &Request<'_>, out: &mut Vec<u8>) -> Result<Columns, BoxError> {
+    impl Model for Scripted {
+        fn classify(&mut self, _: &Request<'_>, out: &mut Vec<u8>) -> Result<Columns, ModelError> {
             match self.0.pop() {
-                Some(verdict) => Err(BoxError { message: "as written".into(), verdict }),
+                Some(verdict) => Err(ModelError { message: "as written".into(), verdict }),
                 None => {
                     out.extend_from_slice(b"done\n");
                     Ok(Columns::default())
@@ -390,11 +390,11 @@ mod tests {
             let mut classifier = Classifier::new(Box::new(Scripted(verdicts.to_vec())));
             classifier.classify(&batch("A", &[b"1"])).map(|out| out.rejected)
         };
-        for verdict in [Verdict::Open, Verdict::Hung] {
+        for verdict in [Verdict::Retry, Verdict::Hung] {
             assert_eq!(judge(&[verdict]), Ok(0));
             assert_eq!(judge(&[verdict; 2]), Ok(1));
             assert_eq!(judge(&[Verdict::NotTried, verdict]).unwrap_err().message, "as written");
         }
-        assert_eq!(judge(&[Verdict::Guilty]), Ok(1));
+        assert_eq!(judge(&[Verdict::Permanent]), Ok(1));
     }
 }

@@ -28,15 +28,15 @@ use timely::scheduling::SyncActivator;
 use timely::worker::Worker;
 
 use crate::batch::{Batches, ToWorker};
-use crate::beside::Place;
-use crate::blackbox::BlackBox;
 use crate::classify::Classifier;
 use crate::cluster::{LeaveOnDrop, Leaving};
+use crate::deadline::Deadline;
+use crate::executor::ModelExecutor;
 use crate::ingest::{self, Conclusion, Ingest, Start};
+use crate::metrics::{Metrics, WorkerMetrics};
+use crate::model::Model;
+use crate::receiver_client::{Outgoing, ReceiverClient};
 use crate::source::{self, Source, Turn};
-use crate::tally::{Tally, WorkerTally};
-use crate::uplink::{Up, Uplink};
-use crate::watch::Watch;
 use crate::window::Limits;
 
 /// The time of all batches. The source also has a capability for 0: if batches travelled under the same time as that, timely
@@ -51,16 +51,16 @@ pub struct Process {
     pub index: usize,
     /// Connections to the other processes, in their order; `None` at this one's place.
     pub sockets: Vec<Option<TcpStream>>,
-    /// A box for each worker thread.
-    pub boxes: Vec<Box<dyn BlackBox>>,
+    /// A model for each worker thread.
+    pub models: Vec<Box<dyn Model>>,
     /// The connection to the receiver.
-    pub uplink: Uplink,
+    pub receiver: ReceiverClient,
     /// At the initializer: where rows come in.
     pub port: Option<Port>,
     /// Is told when the dataflow has ended.
     pub leaving: Leaving,
     /// Counts.
-    pub tally: Tally,
+    pub metrics: Metrics,
 }
 
 /// Where rows come in.
@@ -79,10 +79,10 @@ pub struct Port {
 
 /// What one worker thread takes for itself.
 struct Parts {
-    black_box: Box<dyn BlackBox>,
-    uplink: Sender<Up>,
+    model: Box<dyn Model>,
+    receiver: Sender<Outgoing>,
     leave: LeaveOnDrop,
-    tally: WorkerTally,
+    metrics: WorkerMetrics,
     source: Option<SourceParts>,
 }
 
@@ -92,7 +92,7 @@ struct SourceParts {
     heard: Receiver<FromReceiver>,
     /// Is set when the operator is there, so that what is heard wakes it.
     wake: Arc<OnceLock<SyncActivator>>,
-    tally: Tally,
+    metrics: Metrics,
     end: Arc<Mutex<Option<(Summary, Conclusion)>>>,
 }
 
@@ -101,9 +101,9 @@ struct SourceParts {
 /// # Errors
 /// When the process cannot start its part. What goes wrong later ends the process.
 pub fn run(process: Process) -> anyhow::Result<Option<Summary>> {
-    let Process { index, sockets, boxes, uplink, port, leaving, tally } = process;
-    let workers = boxes.len();
-    let welcome = uplink.welcome;
+    let Process { index, sockets, models, receiver, port, leaving, metrics } = process;
+    let workers = models.len();
+    let welcome = receiver.welcome;
     let (hears, heard) = channel();
     let wake = Arc::new(OnceLock::<SyncActivator>::new());
     let (waking, left) = (Arc::clone(&wake), leaving.clone());
@@ -112,15 +112,15 @@ pub fn run(process: Process) -> anyhow::Result<Option<Summary>> {
         let _ = hears.send(message);
         let _ = waking.get().map(SyncActivator::activate);
     };
-    let uplink = uplink.start(hear, move || left.is_leaving())?;
+    let receiver = receiver.start(hear, move || left.is_leaving())?;
 
     let end = Arc::new(Mutex::new(None));
-    let counts = tally.clone();
+    let counts = metrics.clone();
     let mut source =
-        port.map(|port| SourceParts { port, welcome, heard, wake, tally: counts, end: Arc::clone(&end) });
-    let parts = boxes.into_iter().enumerate().map(|(place, black_box)| {
-        let (uplink, leave, tally) = (uplink.clone(), leaving.on_drop(), tally.worker(place));
-        Mutex::new(Some(Parts { black_box, uplink, leave, tally, source: source.take() }))
+        port.map(|port| SourceParts { port, welcome, heard, wake, metrics: counts, end: Arc::clone(&end) });
+    let parts = models.into_iter().enumerate().map(|(place, model)| {
+        let (receiver, leave, metrics) = (receiver.clone(), leaving.on_drop(), metrics.worker(place));
+        Mutex::new(Some(Parts { model, receiver, leave, metrics, source: source.take() }))
     });
     let parts: Vec<_> = parts.collect();
 
@@ -136,7 +136,7 @@ pub fn run(process: Process) -> anyhow::Result<Option<Summary>> {
         .map_err(|e| anyhow!(e).context("starting timely's workers"))?;
     let outcomes = running.join();
     // Until now this sender has kept the connection to the receiver open: it may end only when we are leaving.
-    drop(uplink);
+    drop(receiver);
     for outcome in outcomes {
         outcome.map_err(|e| anyhow!(e).context("a worker thread broke off"))?;
     }
@@ -169,7 +169,7 @@ fn build(worker: &mut Worker, parts: Parts) {
             let wake = shared.sync_activator_for(info.address.to_vec());
             let mut source = parts
                 .source
-                .map(|source| start_source(source, parts.uplink.clone(), shared.peers(), wake, capability));
+                .map(|source| start_source(source, parts.receiver.clone(), shared.peers(), wake, capability));
             move |output| {
                 let Some((running, capability, end)) = &mut source else { return };
                 match running.turn() {
@@ -190,7 +190,7 @@ fn build(worker: &mut Worker, parts: Parts) {
         .unary::<NoopBuilder<Vec<ResultBatch<Vec<u8>>>>, _, _, _>(ToWorker::pact(), "classify", |_, info| {
             let wake = shared.sync_activator_for(info.address.to_vec());
             let again = shared.activator_for(info.address);
-            let place = Place::new(Classifier::new(parts.black_box), parts.tally, again, wake);
+            let place = ModelExecutor::new(Classifier::new(parts.model), parts.metrics, again, wake);
             let mut place = place.unwrap_or_else(|e| crate::fail(format_args!("{e:#}")));
             let mut held: Option<Capability<u8>> = None;
             move |input, output| {
@@ -213,8 +213,8 @@ fn build(worker: &mut Worker, parts: Parts) {
             let _ = &parts.leave;
             let mut all = Vec::new();
             input.for_each(|_, results| all.append(results));
-            if !all.is_empty() && parts.uplink.send(Up::Batches(all)).is_err() {
-                crate::fail("the uplink's thread has ended");
+            if !all.is_empty() && parts.receiver.send(Outgoing::Batches(all)).is_err() {
+                crate::fail("the receiver's thread has ended");
             }
         });
     });
@@ -224,23 +224,23 @@ type RunningSource = (Source, Capability<u8>, Arc<Mutex<Option<(Summary, Conclus
 
 fn start_source(
     parts: SourceParts,
-    uplink: Sender<Up>,
+    receiver: Sender<Outgoing>,
     workers: usize,
     wake: SyncActivator,
     capability: Capability<u8>,
 ) -> RunningSource {
-    let SourceParts { port, welcome, heard, wake: waking, tally, end } = parts;
+    let SourceParts { port, welcome, heard, wake: waking, metrics, end } = parts;
     let started = || -> anyhow::Result<_> {
-        let acknowledgements = Watch::start(port.patience)?;
-        let senders = Watch::start(port.patience)?;
+        let acknowledgements = Deadline::start(port.patience)?;
+        let senders = Deadline::start(port.patience)?;
         let header = welcome.identity.map(|identity| identity.header);
         let start = Start { next_row: welcome.next_row, header };
         let ingest = Ingest::start(port.listener, port.settings, start, senders, wake.clone())?;
         Ok((ingest, acknowledgements))
     };
-    let (ingest, watch) = started().unwrap_or_else(|e| crate::fail(format_args!("{e:#}")));
+    let (ingest, deadline) = started().unwrap_or_else(|e| crate::fail(format_args!("{e:#}")));
     let job = source::Job { welcome, settings: port.job, limits: port.limits, workers };
     // Nobody else sets it.
     let _ = waking.set(wake);
-    (Source::new(ingest, heard, uplink, watch, job, tally), capability, end)
+    (Source::new(ingest, heard, receiver, deadline, job, metrics), capability, end)
 }

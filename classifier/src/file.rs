@@ -1,4 +1,4 @@
-//! The same box over a file, in one thread and without a network: the "old pipeline", to compare with.
+//! The same model over a file, in one thread and without a network: the "old pipeline", to compare with.
 
 use std::fs::File;
 use std::io::{BufWriter, Read, Write};

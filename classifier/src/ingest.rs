@@ -5,8 +5,8 @@
 //! are whole or not taken: a connection that breaks in the middle of a batch is asked for that batch's
 //! rows again.
 
-mod turn;
-mod voice;
+mod lease;
+mod sender_handle;
 
 use std::collections::VecDeque;
 use std::net::{TcpListener, TcpStream};
@@ -23,9 +23,9 @@ use protocol::handshake::{self, HANDSHAKE_LIMIT, HANDSHAKE_TIME, Refusal, Sender
 use protocol::token::Token;
 use timely::scheduling::SyncActivator;
 
-use crate::watch::Watch;
-use turn::{Turn, Untold};
-use voice::Voice;
+use crate::deadline::Deadline;
+use lease::{Turn, Untold};
+use sender_handle::SenderHandle;
 
 /// Bytes of rows that wait for the source; a single batch may be larger.
 const QUEUE: usize = 2 << 20;
@@ -77,7 +77,7 @@ struct Shared {
     settings: Settings,
     state: Mutex<State>,
     changed: Condvar,
-    watch: Watch,
+    deadline: Deadline,
     /// Activates the source.
     wake: SyncActivator,
     /// Rows before this one are durable.
@@ -125,7 +125,7 @@ enum Admission<'a> {
 struct Sending {
     turn: u64,
     session: Session,
-    voice: Option<Arc<Voice>>,
+    handle: Option<Arc<SenderHandle>>,
 }
 
 impl Ingest {
@@ -137,14 +137,14 @@ impl Ingest {
         listener: TcpListener,
         settings: Settings,
         start: Start,
-        watch: Watch,
+        deadline: Deadline,
         wake: SyncActivator,
     ) -> anyhow::Result<Self> {
         let state =
             Mutex::new(State { next_row: start.next_row, durable_header: start.header, ..State::default() });
         let durable = Arc::new(AtomicU64::new(start.next_row));
-        let shared = Arc::new(Shared { settings, state, changed: Condvar::new(), watch, wake, durable });
-        shared.watch.wait_for("waiting for a sender to connect");
+        let shared = Arc::new(Shared { settings, state, changed: Condvar::new(), deadline, wake, durable });
+        shared.deadline.wait_for("waiting for a sender to connect");
         let port = Arc::clone(&shared);
         let serve = move |connection: Connection| {
             if let Err(error) = port.serve(&connection) {
@@ -190,13 +190,13 @@ impl Ingest {
             Err(reason) => SourceAnswer::Failed(reason),
         };
         state.outcome = Some(outcome.clone());
-        let voice = state.sender.as_ref().and_then(|sender| sender.voice.clone());
+        let handle = state.sender.as_ref().and_then(|sender| sender.handle.clone());
         drop(state);
-        if let Some(voice) = voice
+        if let Some(handle) = handle
             && matches!(outcome, SourceAnswer::Failed(_))
         {
             // It reads this when it finds that its rows are not taken any more. If it is gone, so is its interest.
-            let _ = voice.conclude(&outcome);
+            let _ = handle.conclude(&outcome);
         }
         self.0.changed.notify_all();
         Conclusion(Arc::clone(&self.0))
@@ -266,12 +266,12 @@ impl Shared {
             return self.note_failure(&session, reason);
         }
         let _untold = Untold::new(self);
-        let voice = Arc::new(Voice::new(&connection.stream, Arc::clone(&self.durable))?);
-        let turn = match self.admit(session.clone(), Some(Arc::clone(&voice))) {
+        let handle = Arc::new(SenderHandle::new(&connection.stream, Arc::clone(&self.durable))?);
+        let turn = match self.admit(session.clone(), Some(Arc::clone(&handle))) {
             Admission::In(turn) => turn,
             Admission::Busy => {
                 tracing::warn!("rows from {}: another sender is sending, so it has to wait", reader.peer());
-                return voice.conclude(&SourceAnswer::Busy);
+                return handle.conclude(&SourceAnswer::Busy);
             }
             Admission::AllHere(sender) => {
                 // It lost its connection when it had sent everything; another one's rows would be lost.
@@ -279,10 +279,10 @@ impl Shared {
                     session.is_some() && session == sender,
                     "all rows of this job are here already, from another sender"
                 );
-                return self.tell_outcome(&voice);
+                return self.tell_outcome(&handle);
             }
         };
-        voice.say(&SourceAnswer::NextRow(turn.next_row))?;
+        handle.say(&SourceAnswer::NextRow(turn.next_row))?;
         let header = reader.next_frame_within(HANDSHAKE_TIME).map_err(|error| match error {
             FrameError::Deadline { .. } => anyhow!(error).context(Temporary("waiting for the header")),
             error => anyhow!(error),
@@ -293,7 +293,7 @@ impl Shared {
             reader.allow_marks();
         }
         self.take_rows(reader, &header, &turn)?;
-        self.tell_outcome(&voice)
+        self.tell_outcome(&handle)
     }
 
     /// A sender has come to say that it cannot go on.
@@ -309,7 +309,7 @@ impl Shared {
     }
 
     /// Lets a sender in, if it is the only one, or the same one come back.
-    fn admit(&self, session: Session, voice: Option<Arc<Voice>>) -> Admission<'_> {
+    fn admit(&self, session: Session, handle: Option<Arc<SenderHandle>>) -> Admission<'_> {
         let mut state = self.state();
         if let Some(sender) = &state.ended_by {
             return Admission::AllHere(sender.clone());
@@ -319,15 +319,15 @@ impl Shared {
                 return Admission::Busy;
             }
             // Its old connection is broken, and that is not seen here before all that is buffered is read.
-            if let Some(voice) = &old.voice {
-                voice.hang_up();
+            if let Some(handle) = &old.handle {
+                handle.hang_up();
             }
         }
         state.turns += 1;
         let turn = state.turns;
         state.last.clone_from(&session);
-        state.sender = Some(Sending { turn, session, voice });
-        self.watch.rest();
+        state.sender = Some(Sending { turn, session, handle });
+        self.deadline.rest();
         self.changed.notify_all();
         Admission::In(Turn { port: self, number: turn, next_row: state.next_row })
     }
@@ -401,14 +401,14 @@ impl Shared {
     }
 
     /// Waits for the job's end, and tells the sender.
-    fn tell_outcome(&self, voice: &Voice) -> anyhow::Result<()> {
+    fn tell_outcome(&self, handle: &SenderHandle) -> anyhow::Result<()> {
         let state = self
             .changed
             .wait_while(self.state(), |state| state.outcome.is_none())
             .unwrap_or_else(PoisonError::into_inner);
         let outcome = state.outcome.clone();
         drop(state);
-        outcome.map_or(Ok(()), |outcome| voice.conclude(&outcome))
+        outcome.map_or(Ok(()), |outcome| handle.conclude(&outcome))
     }
 }
 

@@ -9,15 +9,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use clap::{Parser, Subcommand};
-use classifier::blackbox::python::guard;
-use classifier::blackbox::{BlackBox, Kind, Maker};
 use classifier::classify::Classifier;
 use classifier::cluster::initializer::Gathered;
 use classifier::cluster::member::Joined;
 use classifier::cluster::{Leaving, Settings, mesh};
 use classifier::dataflow::{self, Port, Process};
-use classifier::tally::Tally;
-use classifier::uplink::Uplink;
+use classifier::metrics::Metrics;
+use classifier::model::python::guard;
+use classifier::model::{Kind, Model, ModelSettings};
+use classifier::receiver_client::ReceiverClient;
 use classifier::window::Limits;
 use classifier::{file, ingest};
 use net::{self, WhenTaken};
@@ -52,7 +52,7 @@ struct Args {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
-    black_box: BoxArgs,
+    model: ModelArgs,
     /// Where rows come in (the initializer listens here)
     #[arg(long = "in", value_name = "HOST:PORT", default_value_t = format!("127.0.0.1:{}", ports::ROWS), value_parser = net::host_and_port)]
     input: String,
@@ -99,7 +99,7 @@ struct Args {
     /// How long the other processes, the receiver, a sender or an acknowledgement may let this process wait
     #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=process::LONGEST_WAIT))]
     patience: u64,
-    /// How long forming the cluster may take; Python boxes are loaded meanwhile
+    /// How long forming the cluster may take; Python models are loaded meanwhile
     #[arg(long, value_name = "SECONDS", default_value_t = 180, value_parser = clap::value_parser!(u64).range(1..=process::LONGEST_WAIT))]
     join_patience: u64,
     /// How long an initializer that is started again waits for the other processes to come back, before it goes on without
@@ -118,31 +118,31 @@ struct Args {
 }
 
 #[derive(Debug, clap::Args)]
-struct BoxArgs {
-    /// Rows that a box sees at once
+struct ModelArgs {
+    /// Rows that a model sees at once
     #[arg(long, value_name = "ROWS", default_value_t = 100, global = true,
         value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     chunk_size: u32,
-    /// How often the native box feeds a record to its hash; Python boxes find it in CLASSIFIER_SLOWNESS
+    /// How often the native model feeds a record to its hash; Python models find it in CLASSIFIER_SLOWNESS
     #[arg(long, value_name = "TIMES", default_value_t = 10, global = true, env = "CLASSIFIER_SLOWNESS")]
     slowness: u32,
-    /// The black box: native, python:MODULE[:FUNCTION] or sleep:MICROSECONDS
-    #[arg(long, visible_alias = "model", value_name = "BOX", default_value = "native", global = true)]
-    classifier: Kind,
-    /// The interpreter for Python boxes; it needs pandas
+    /// The model: native, python:MODULE[:FUNCTION] or sleep:MICROSECONDS
+    #[arg(long, alias = "classifier", value_name = "MODEL", default_value = "native", global = true)]
+    model: Kind,
+    /// The interpreter for Python models; it needs pandas
     #[arg(long, value_name = "PATH", default_value = "python3", global = true)]
     python: PathBuf,
-    /// How many threads the libraries of a Python box may use in each worker, whatever the environment says; part of the
+    /// How many threads the libraries of a Python model may use in each worker, whatever the environment says; part of the
     /// job's settings, since the last bits of a result may depend on it
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024), global = true)]
     threads_per_worker: u32,
-    /// How long a Python box may take for a batch before it is killed
-    #[arg(long, alias = "model-timeout", value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=process::LONGEST_WAIT), global = true)]
-    box_timeout: u64,
-    /// How much memory a Python box, with all that it has started, may have before it is killed, in MiB [default: the machine's, shared by the workers of
+    /// How long a Python model may take for a batch before it is killed
+    #[arg(long, alias = "box-timeout", value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=process::LONGEST_WAIT), global = true)]
+    model_timeout: u64,
+    /// How much memory a Python model, with all that it has started, may have before it is killed, in MiB [default: the machine's, shared by the workers of
     /// this process]
-    #[arg(long, alias = "model-memory", value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..), global = true)]
-    box_memory: Option<u64>,
+    #[arg(long, alias = "box-memory", value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..), global = true)]
+    model_memory: Option<u64>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -160,7 +160,7 @@ enum Command {
         #[arg(long, value_name = "CHARACTER", value_parser = [","])]
         delimiter: Option<String>,
     },
-    /// Make the box and do nothing with it: says whether it can be had here, and if not, why
+    /// Make the model and do nothing with it: says whether it can be had here, and if not, why
     Check,
     /// Guard a Python process; only a classifier starts this
     #[command(hide = true)]
@@ -177,21 +177,21 @@ impl Args {
     }
 }
 
-impl BoxArgs {
-    fn maker(&self, workers: u32) -> Maker {
-        Maker {
-            kind: self.classifier.clone(),
+impl ModelArgs {
+    fn maker(&self, workers: u32) -> ModelSettings {
+        ModelSettings {
+            kind: self.model.clone(),
             slowness: self.slowness,
             threads: self.threads_per_worker,
             python: self.python.clone(),
-            timeout: Duration::from_secs(self.box_timeout),
-            memory: self.box_memory.unwrap_or_else(|| machine_memory() / u64::from(workers)),
+            timeout: Duration::from_secs(self.model_timeout),
+            memory: self.model_memory.unwrap_or_else(|| machine_memory() / u64::from(workers)),
         }
     }
 }
 
 /// What the machine has, in MiB; where it does not say, as much as one may want. What it has free would be another figure in
-/// each life of this process, and the smallest just when the boxes of the one before are ending.
+/// each life of this process, and the smallest just when the models of the one before are ending.
 fn machine_memory() -> u64 {
     let said = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let total = said.lines().find_map(|line| line.strip_prefix("MemTotal:"));
@@ -205,10 +205,10 @@ fn main() -> ExitCode {
     leave_on_lost_process();
     let outcome = match &args.command {
         Some(Command::File { input, output, strict, delimiter }) => {
-            classify_file(&args.black_box, input, output, *strict, delimiter.is_some())
+            classify_file(&args.model, input, output, *strict, delimiter.is_some())
         }
         Some(Command::Guard { command }) => guard::run(command).map(|()| ExitCode::SUCCESS),
-        Some(Command::Check) => args.black_box.maker(1).make().map(|_| ExitCode::SUCCESS),
+        Some(Command::Check) => args.model.maker(1).make().map(|_| ExitCode::SUCCESS),
         None => run(&args).map(|()| ExitCode::SUCCESS),
     };
     reporter::end(outcome.as_ref().map_or_else(Ending::of, |_| Ending::Finished));
@@ -228,15 +228,15 @@ fn leave_on_lost_process() {
 }
 
 fn classify_file(
-    black_box: &BoxArgs,
+    model: &ModelArgs,
     input: &Path,
     output: &Path,
     strict: bool,
     commas: bool,
 ) -> anyhow::Result<ExitCode> {
-    let classifier = Classifier::new(black_box.maker(1).make()?);
+    let classifier = Classifier::new(model.maker(1).make()?);
     let start = Instant::now();
-    let summary = file::classify(input, output, black_box.chunk_size as usize, commas, classifier)?;
+    let summary = file::classify(input, output, model.chunk_size as usize, commas, classifier)?;
     let seconds = start.elapsed().as_secs_f64();
     tracing::info!(
         "{} rows, of these {} rejects, in {seconds:.2} s ({:.0} rows/s)",
@@ -257,17 +257,17 @@ fn run(args: &Args) -> anyhow::Result<()> {
         false => format!("worker-{}", std::process::id()),
     });
     process::log::set_worker(&name);
-    let tally = Tally::new(args.workers as usize);
-    let counted = tally.clone();
+    let metrics = Metrics::new(args.workers as usize);
+    let counted = metrics.clone();
     reporter::start(&args.reports, token.as_ref(), &name, move || counted.counts())?;
     let before = Ready::before(args.ready_file.as_deref())?;
     // An initializer has an address for rows when its cluster has formed, and others are ready only then.
     let formed = |ready: &Ready| !args.cluster_initializer || ready.addresses.contains_key("rows");
     let was_member = before.as_ref().is_some_and(formed);
     let before = before.unwrap_or_default();
-    let boxes = make_boxes(args, was_member)?;
-    // One that has no box must not join again: each of its short lives would cost all others one of theirs.
-    while was_member && !boxes.is_finished() {
+    let models = load_models(args, was_member)?;
+    // One that has no model must not join again: each of its short lives would cost all others one of theirs.
+    while was_member && !models.is_finished() {
         std::thread::sleep(Duration::from_millis(20));
     }
     // A port that the ready file names is kept between the lives of this process, for those that take it again.
@@ -281,7 +281,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
             data: data.local_addr()?.to_string(),
             workers: args.workers as usize,
             build: build_id()?,
-            settings: result_settings(&args.black_box),
+            settings: result_settings(&args.model),
         },
         processes: args.worker_count as usize,
         token,
@@ -290,39 +290,39 @@ fn run(args: &Args) -> anyhow::Result<()> {
     };
     let leaving = Leaving::default();
     if args.cluster_initializer {
-        initialize(args, &settings, data, boxes, &before, &leaving, tally)
+        initialize(args, &settings, data, models, &before, &leaving, metrics)
     } else {
-        join(args, &settings, data, boxes, leaving, tally)
+        join(args, &settings, data, models, leaving, metrics)
     }
 }
 
-/// Boxes, or the thread that makes them.
-type Boxes = JoinHandle<Vec<Box<dyn BlackBox>>>;
+/// Models, or the thread that makes them.
+type Models = JoinHandle<Vec<Box<dyn Model>>>;
 
-/// Makes the boxes while the cluster forms, since an interpreter takes its time. One that cannot be made ends this process at
-/// once; for good, unless there were boxes before.
-fn make_boxes(args: &Args, again: bool) -> anyhow::Result<Boxes> {
-    let (maker, workers) = (args.black_box.maker(args.workers), args.workers as usize);
+/// Makes the models while the cluster forms, since an interpreter takes its time. One that cannot be made ends this process at
+/// once; for good, unless there were models before.
+fn load_models(args: &Args, again: bool) -> anyhow::Result<Models> {
+    let (maker, workers) = (args.model.maker(args.workers), args.workers as usize);
     let make = move || match maker.make_many(workers) {
-        Ok(boxes) => boxes,
+        Ok(models) => models,
         Err(error) if again => classifier::leave_generation(format_args!("{error:#}")),
         Err(error) => classifier::fail(format_args!("{error:#}")),
     };
-    std::thread::Builder::new().name("boxes".into()).spawn(make).context("starting a thread")
+    std::thread::Builder::new().name("models".into()).spawn(make).context("starting a thread")
 }
 
-fn made(boxes: Boxes) -> Vec<Box<dyn BlackBox>> {
-    boxes.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+fn made(models: Models) -> Vec<Box<dyn Model>> {
+    models.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 fn initialize(
     args: &Args,
     settings: &Settings,
     data: TcpListener,
-    boxes: Boxes,
+    models: Models,
     before: &Ready,
     leaving: &Leaving,
-    tally: Tally,
+    metrics: Metrics,
 ) -> anyhow::Result<()> {
     let was_at = |what: &str| before.addresses.get(what).copied();
     let control = args.my_control.as_ref().unwrap_or(&args.control);
@@ -335,20 +335,21 @@ fn initialize(
     // The port is taken now, so that it is said now if another program has it; senders are let in when the cluster has
     // formed.
     let rows = net::bind_again("rows", was_at("rows"), &args.input, args.when_taken())?;
-    let mut uplink = None;
+    let mut receiver = None;
     // The receiver numbers generations, since it is there all the time: a clock may step back.
     let generation = || {
         let who = ResultsHello::Initializer { name: settings.me.name.clone() };
-        let connected = Uplink::connect(&args.output, settings.token.as_ref(), &who, settings.patience)?;
-        Ok(uplink.insert(connected).welcome.generation)
+        let connected =
+            ReceiverClient::connect(&args.output, settings.token.as_ref(), &who, settings.patience)?;
+        Ok(receiver.insert(connected).welcome.generation)
     };
     let gathered = Gathered::gather(settings, control, leaving, generation)?;
-    let uplink = uplink.context("the cluster was gathered without its receiver")?;
+    let receiver = receiver.context("the cluster was gathered without its receiver")?;
     let formation = gathered.formation.clone();
     let sockets = mesh::connect(data, &formation, settings.token.as_ref(), settings.patience)?;
     let patience = Duration::from_secs(args.patience);
     let job = protocol::hash::short(settings.me.settings.as_bytes());
-    if let Some(known) = uplink.welcome.identity {
+    if let Some(known) = receiver.welcome.identity {
         ensure!(
             known.settings == job,
             "the receiver at {} goes on with results of a job that had other settings than these: {}",
@@ -356,7 +357,7 @@ fn initialize(
             settings.me.settings
         );
     }
-    let boxes = made(boxes);
+    let models = made(models);
     gathered.start()?;
     let listener = rows.listen()?;
     Ready::new([("control", control_address), ("data", data_address), ("rows", listener.local_addr()?)])
@@ -370,7 +371,7 @@ fn initialize(
     let port = Port {
         listener,
         settings: ingest::Settings {
-            chunk_size: args.black_box.chunk_size as usize,
+            chunk_size: args.model.chunk_size as usize,
             token: settings.token.clone(),
             allow_plain: args.allow_plain,
             patience,
@@ -380,7 +381,7 @@ fn initialize(
         patience,
     };
     let leaving = leaving.clone();
-    let process = Process { index: 0, sockets, boxes, uplink, port: Some(port), leaving, tally };
+    let process = Process { index: 0, sockets, models, receiver, port: Some(port), leaving, metrics };
     let summary = dataflow::run(process)?.context("the initializer has no summary")?;
     tracing::info!("done: {} rows", summary.rows);
     Ok(())
@@ -390,20 +391,21 @@ fn join(
     args: &Args,
     settings: &Settings,
     data: TcpListener,
-    boxes: Boxes,
+    models: Models,
     leaving: Leaving,
-    tally: Tally,
+    metrics: Metrics,
 ) -> anyhow::Result<()> {
     ensure!(args.worker_count > 1, "a process that joins others needs their number: --worker-count N");
     let joined = Joined::join(settings, &leaving)?;
     let formation = joined.formation.clone();
     let sockets = mesh::connect(data, &formation, settings.token.as_ref(), settings.patience)?;
     let who = ResultsHello::Worker { name: settings.me.name.clone(), generation: formation.generation };
-    let uplink = Uplink::connect(&args.output, settings.token.as_ref(), &who, settings.patience)?;
-    let boxes = made(boxes);
+    let receiver = ReceiverClient::connect(&args.output, settings.token.as_ref(), &who, settings.patience)?;
+    let models = made(models);
     joined.start().context(Temporary("forming the cluster"))?;
     Ready::new([]).write(args.ready_file.as_deref())?;
-    let process = Process { index: formation.process, sockets, boxes, uplink, port: None, leaving, tally };
+    let process =
+        Process { index: formation.process, sockets, models, receiver, port: None, leaving, metrics };
     dataflow::run(process)?;
     Ok(())
 }
@@ -421,10 +423,10 @@ fn build_id() -> anyhow::Result<String> {
 }
 
 /// The settings that decide what results look like.
-fn result_settings(args: &BoxArgs) -> String {
-    let (black_box, rows, slowness) = (&args.classifier, args.chunk_size, args.slowness);
-    let mut settings = format!("--classifier {black_box:?} --chunk-size {rows} --slowness {slowness}");
-    if let Kind::Python { .. } = black_box {
+fn result_settings(args: &ModelArgs) -> String {
+    let (model, rows, slowness) = (&args.model, args.chunk_size, args.slowness);
+    let mut settings = format!("--model {model:?} --chunk-size {rows} --slowness {slowness}");
+    if let Kind::Python { .. } = model {
         settings += &format!(" --threads-per-worker {}", args.threads_per_worker);
     }
     settings

@@ -1,9 +1,9 @@
-//! Which rows of a batch to try next, when its box fails or hangs: a work list. Pure: it is told how each try ended and how
+//! Which rows of a batch to try next, when its model fails or hangs: a work list. Pure: it is told how each try ended and how
 //! long that took.
 //!
-//! A box that *fails* is asked again, and then for each half, until the rows that it cannot do are alone.
+//! A model that *fails* is asked again, and then for each half, until the rows that it cannot do are alone.
 //!
-//! A box that *hangs* may have too many rows for the time, or one that hangs for ever, and each hang costs a whole limit.
+//! A model that *hangs* may have too many rows for the time, or one that hangs for ever, and each hang costs a whole limit.
 //! So the rows are then tried in small parts, each with the whole limit; how small, the time of the first one says. Parts of
 //! several rows hang only a few times in a batch, since they get smaller by [`SMALLER`] each time; what hangs more often are
 //! rows alone.
@@ -16,7 +16,7 @@ const SMALLER: usize = 32;
 /// A part gets so many rows that they take this share of the limit, as far as the rows before tell.
 const CAREFUL: f64 = 0.5;
 
-/// What hangs of a box may cost a batch.
+/// What hangs of a model may cost a batch.
 struct Budget {
     /// So many tries have the whole limit.
     whole: u32,
@@ -24,7 +24,7 @@ struct Budget {
     all: f64,
 }
 
-/// While no row of a batch was done: perhaps the box hangs on all.
+/// While no row of a batch was done: perhaps the model hangs on all.
 const NOTHING_DONE: Budget = Budget { whole: 8, all: 12.0 };
 /// Otherwise.
 const SOME_DONE: Budget = Budget { whole: 16, all: 32.0 };
@@ -69,7 +69,7 @@ impl Pace {
 pub enum Next {
     /// Try these, for so long.
     Try(Range<usize>, Duration),
-    /// Reject these: the box has hung too often for this batch.
+    /// Reject these: the model has hung too often for this batch.
     GiveUp(Range<usize>),
 }
 
@@ -78,12 +78,12 @@ pub enum Next {
 pub enum End {
     /// With results.
     Done,
-    /// The box failed, and may do better when it is asked again; or not.
+    /// The model failed, and may do better when it is asked again; or not.
     Failed {
         /// It would fail again.
         again: bool,
     },
-    /// The box took longer than it may.
+    /// The model took longer than it may.
     Hung,
 }
 
@@ -91,7 +91,7 @@ pub enum End {
 #[derive(Debug, Clone)]
 struct Part {
     rows: Range<usize>,
-    /// Whether they are tried once more, as they are, if the box fails.
+    /// Whether they are tried once more, as they are, if the model fails.
     has_second_try: bool,
 }
 
@@ -112,7 +112,7 @@ pub struct Search {
 }
 
 impl Search {
-    /// The search of a batch of so many rows with a box that has so long for a batch.
+    /// The search of a batch of so many rows with a model that has so long for a batch.
     pub fn new(rows: usize, limit: Duration) -> Self {
         let all = Part { rows: 0..rows, has_second_try: true };
         let parts = if rows == 0 { Vec::new() } else { vec![all] };
@@ -193,7 +193,7 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(60);
 
-    /// What a row does to a box.
+    /// What a row does to a model.
     #[derive(Debug, Clone, Copy, PartialEq)]
     enum Row {
         /// It takes so many seconds.
@@ -214,7 +214,7 @@ mod tests {
     }
 
     impl Searched {
-        /// Has a batch searched by a box that takes so many seconds for each call.
+        /// Has a batch searched by a model that takes so many seconds for each call.
         fn search(rows: &[Row], call: f64, pace: &mut Pace) -> Self {
             let mut search = Search::new(rows.len(), LIMIT);
             let mut found = Self::default();

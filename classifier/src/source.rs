@@ -10,10 +10,10 @@ use bytes::Bytes;
 use protocol::results::{Acknowledgement, FromReceiver, Identity, Outcome, Summary, Totals, Welcome};
 
 use crate::batch::{Batch, Batches};
+use crate::deadline::Deadline;
 use crate::ingest::{Incoming, Ingest};
-use crate::tally::Tally;
-use crate::uplink::Up;
-use crate::watch::Watch;
+use crate::metrics::Metrics;
+use crate::receiver_client::Outgoing;
 use crate::window::{Limits, Window};
 
 /// How long a sender may take to hear that the job has failed before the process ends.
@@ -66,7 +66,7 @@ impl Issuer {
     }
 
     /// Takes in how far the receiver is; whether that is news. `took` is told how long batches were on their way there.
-    pub fn hear(
+    pub fn acknowledge(
         &mut self,
         acknowledgement: &Acknowledgement,
         now: Duration,
@@ -116,9 +116,9 @@ pub struct Source {
     /// What the receiver says.
     heard: Receiver<FromReceiver>,
     /// To the receiver.
-    uplink: Sender<Up>,
+    receiver: Sender<Outgoing>,
     /// Watches over acknowledgements.
-    watch: Watch,
+    deadline: Deadline,
     clock: Instant,
     /// A batch that the window has no room for.
     held: Option<Incoming>,
@@ -128,7 +128,7 @@ pub struct Source {
     ended: bool,
     /// Rows have waited for room in the window when this was counted last.
     was_full: bool,
-    tally: Tally,
+    metrics: Metrics,
 }
 
 /// What a turn of the source brought.
@@ -144,13 +144,13 @@ impl Source {
     pub fn new(
         ingest: Ingest,
         heard: Receiver<FromReceiver>,
-        uplink: Sender<Up>,
-        watch: Watch,
+        receiver: Sender<Outgoing>,
+        deadline: Deadline,
         job: Job,
-        tally: Tally,
+        metrics: Metrics,
     ) -> Self {
         let Job { welcome, settings, limits, workers } = job;
-        tally.source(|counts| {
+        metrics.source(|counts| {
             counts.workers = workers as u32;
             counts.limit_batches = limits.batches as u64;
             counts.limit_bytes = limits.bytes as u64;
@@ -159,15 +159,15 @@ impl Source {
             ingest,
             issuer: Issuer::new(limits, workers, &welcome),
             heard,
-            uplink,
-            watch,
+            receiver,
+            deadline,
             clock: Instant::now(),
             held: None,
             settings,
             identified: false,
             ended: false,
             was_full: false,
-            tally,
+            metrics,
         }
     }
 
@@ -177,8 +177,8 @@ impl Source {
         while let Ok(heard) = self.heard.try_recv() {
             match heard {
                 FromReceiver::Acknowledgement(acknowledgement) => {
-                    let is_news = self.issuer.hear(&acknowledgement, now, |took| {
-                        self.tally.source(|counts| counts.transit.record(took));
+                    let is_news = self.issuer.acknowledge(&acknowledgement, now, |took| {
+                        self.metrics.source(|counts| counts.transit.record(took));
                     });
                     self.ingest.durable(self.issuer.durable_row());
                     if is_news {
@@ -186,7 +186,7 @@ impl Source {
                     }
                 }
                 FromReceiver::Outcome(Outcome::Done(summary)) => {
-                    self.watch.rest();
+                    self.deadline.rest();
                     self.count();
                     return Turn::Done(summary);
                 }
@@ -198,7 +198,7 @@ impl Source {
         }
         if let Some(reason) = self.ingest.take_failure() {
             // The receiver ends the job, and says so to all.
-            self.tell_receiver(Up::Failure(reason));
+            self.send_to_receiver(Outgoing::Failure(reason));
         }
         let batches = self.issue(now);
         if !batches.0.is_empty() {
@@ -212,14 +212,14 @@ impl Source {
         let is_full = self.held.is_some();
         if is_full != self.was_full {
             self.was_full = is_full;
-            self.tally.full(is_full);
+            self.metrics.full(is_full);
         }
         let held = match &self.held {
             Some(Incoming::Rows { rows, .. }) => u64::from(*rows),
             _ => 0,
         };
         let Totals { rows, batches } = self.issuer.totals();
-        self.tally.source(|counts| {
+        self.metrics.source(|counts| {
             counts.rows_in = rows + held;
             counts.batches = batches;
             counts.durable_batches = self.issuer.durable_batch();
@@ -242,7 +242,7 @@ impl Source {
                         self.identified = true;
                         let identity =
                             Identity { settings: self.settings, header: protocol::hash::short(&header) };
-                        self.tell_receiver(Up::Identity(identity));
+                        self.send_to_receiver(Outgoing::Identity(identity));
                     }
                     let Some(batch) = self.issuer.issue(&header, &frames, rows, now) else {
                         // Every acknowledgement activates the operator, so it comes back to this.
@@ -253,7 +253,7 @@ impl Source {
                 }
                 Incoming::End => {
                     self.ended = true;
-                    self.tell_receiver(Up::Totals(self.issuer.totals()));
+                    self.send_to_receiver(Outgoing::Totals(self.issuer.totals()));
                     self.await_acknowledgement();
                 }
             }
@@ -261,21 +261,21 @@ impl Source {
         Batches(batches)
     }
 
-    fn tell_receiver(&self, up: Up) {
-        if self.uplink.send(up).is_err() {
-            crate::fail("the uplink's thread has ended");
+    fn send_to_receiver(&self, up: Outgoing) {
+        if self.receiver.send(up).is_err() {
+            crate::fail("the receiver's thread has ended");
         }
     }
 
     fn await_acknowledgement(&self) {
         if self.ended {
-            self.watch.wait_for(
+            self.deadline.wait_for(
                 "waiting for the last batches to be classified, and for the receiver to finish the job",
             );
         } else if self.issuer.is_idle() {
-            self.watch.rest();
+            self.deadline.rest();
         } else {
-            self.watch.wait_for("waiting for batches to be classified, and acknowledged by the receiver");
+            self.deadline.wait_for("waiting for batches to be classified, and acknowledged by the receiver");
         }
     }
 }

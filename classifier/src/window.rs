@@ -43,10 +43,10 @@ pub struct Window {
     issued: VecDeque<usize>,
     bytes: usize,
     /// Bytes of what has not reached the receiver.
-    travelling: usize,
+    in_flight: usize,
     /// Bytes of results that wait at the receiver for an earlier batch.
     held: u64,
-    lanes: Vec<Lane>,
+    queues: Vec<WorkerQueue>,
     /// Where the search for a worker begins, so that equals take turns.
     turn: usize,
     /// The worker that was found last, and how many more batches in a row are for it.
@@ -55,9 +55,9 @@ pub struct Window {
 
 /// A worker's share.
 #[derive(Debug)]
-struct Lane {
+struct WorkerQueue {
     /// When each batch on its way was issued, and its size.
-    travelling: VecDeque<(Duration, usize)>,
+    in_flight: VecDeque<(Duration, usize)>,
     received: u64,
     depth: usize,
     /// Batches to come through before the depth may shrink again: those issued before it shrank say nothing
@@ -68,15 +68,16 @@ struct Lane {
 impl Window {
     /// An empty window over this many workers; batch `next` is the first.
     pub fn new(limits: Limits, workers: usize, next: u64) -> Self {
-        let lane = || Lane { travelling: VecDeque::new(), received: 0, depth: LEAST_DEPTH, settling: 0 };
+        let queue =
+            || WorkerQueue { in_flight: VecDeque::new(), received: 0, depth: LEAST_DEPTH, settling: 0 };
         Self {
             limits,
             acknowledged: next,
             issued: VecDeque::new(),
             bytes: 0,
-            travelling: 0,
+            in_flight: 0,
             held: 0,
-            lanes: (0..workers).map(|_| lane()).collect(),
+            queues: (0..workers).map(|_| queue()).collect(),
             turn: 0,
             run: (0, 0),
         }
@@ -89,13 +90,13 @@ impl Window {
         let full = flooded
             || self.issued.len() >= self.limits.batches
             || (!self.issued.is_empty() && self.bytes + bytes > self.limits.bytes)
-            || (self.travelling > 0 && self.travelling + bytes > self.limits.bytes / 2);
+            || (self.in_flight > 0 && self.in_flight + bytes > self.limits.bytes / 2);
         if full {
             return None;
         }
         let worker = self.next_worker(bytes, now)?;
-        self.lanes[worker].travelling.push_back((now, bytes));
-        self.travelling += bytes;
+        self.queues[worker].in_flight.push_back((now, bytes));
+        self.in_flight += bytes;
         self.bytes += bytes;
         self.issued.push_back(bytes);
         Some((self.acknowledged + self.issued.len() as u64 - 1, worker))
@@ -104,19 +105,19 @@ impl Window {
     fn next_worker(&mut self, bytes: usize, now: Duration) -> Option<usize> {
         let (worker, left) = self.run;
         // Not while something is on its way for long: this worker may be waiting for ever, and others would do it.
-        if left > 0 && self.lanes[worker].has_room() && self.lanes[worker].is_quick(now) {
+        if left > 0 && self.queues[worker].has_room() && self.queues[worker].is_quick(now) {
             self.run.1 -= 1;
             return Some(worker);
         }
-        let count = self.lanes.len();
+        let count = self.queues.len();
         let worker = (0..count)
             .map(|i| (self.turn + i) % count)
-            .filter(|&i| self.lanes[i].has_room())
-            .min_by_key(|&i| self.lanes[i].travelling.len())?;
+            .filter(|&i| self.queues[i].has_room())
+            .min_by_key(|&i| self.queues[i].in_flight.len())?;
         self.turn = (worker + 1) % count;
         // Where the window is short, there must be something for all.
         let room = self.limits.batches.min(self.limits.bytes / 2 / bytes.max(1));
-        let run = (self.lanes[worker].depth / RUN).min(room / count);
+        let run = (self.queues[worker].depth / RUN).min(room / count);
         self.run = (worker, run.saturating_sub(1));
         Some(worker)
     }
@@ -138,13 +139,13 @@ impl Window {
 
     /// This many batches of this worker, in all, have reached the receiver; `took` is told how long it took for each that is new.
     pub fn received(&mut self, worker: usize, count: u64, now: Duration, mut took: impl FnMut(Duration)) {
-        let Some(lane) = self.lanes.get_mut(worker) else { return };
-        while lane.received < count
-            && let Some((issued, bytes)) = lane.travelling.pop_front()
+        let Some(queue) = self.queues.get_mut(worker) else { return };
+        while queue.received < count
+            && let Some((issued, bytes)) = queue.in_flight.pop_front()
         {
-            lane.received += 1;
-            self.travelling -= bytes;
-            lane.adapt(now.saturating_sub(issued));
+            queue.received += 1;
+            self.in_flight -= bytes;
+            queue.adapt(now.saturating_sub(issued));
             took(now.saturating_sub(issued));
         }
     }
@@ -165,24 +166,24 @@ impl Window {
     }
 }
 
-impl Lane {
+impl WorkerQueue {
     fn has_room(&self) -> bool {
-        self.travelling.len() < self.depth
+        self.in_flight.len() < self.depth
     }
 
     /// Nothing is on its way for long.
     fn is_quick(&self, now: Duration) -> bool {
-        self.travelling.front().is_none_or(|(issued, _)| now.saturating_sub(*issued) < QUICK)
+        self.in_flight.front().is_none_or(|(issued, _)| now.saturating_sub(*issued) < QUICK)
     }
 
     fn adapt(&mut self, took: Duration) {
         self.settling = self.settling.saturating_sub(1);
         if took < QUICK {
             // Only a depth that is made use of is known to be too small.
-            self.depth += usize::from(self.travelling.len() + 1 >= self.depth / 2);
+            self.depth += usize::from(self.in_flight.len() + 1 >= self.depth / 2);
         } else if took > SLOW && self.settling == 0 {
             self.depth = (self.depth * 3 / 4).max(LEAST_DEPTH);
-            self.settling = self.travelling.len();
+            self.settling = self.in_flight.len();
         }
     }
 }
@@ -341,8 +342,8 @@ mod tests {
                 prop_assert!(unacknowledged.len() <= batches);
                 prop_assert!(unacknowledged.len() <= 1 || unacknowledged.iter().sum::<usize>() <= bytes);
             }
-            for (worker, lane) in on_lane.iter().enumerate() {
-                window.received(worker, lane.len() as u64, MS * 1000, |_| {});
+            for (worker, queue) in on_lane.iter().enumerate() {
+                window.received(worker, queue.len() as u64, MS * 1000, |_| {});
             }
             window.acknowledge(next);
             prop_assert!(window.is_empty());

@@ -2,7 +2,7 @@
 
 mod counts;
 mod initializer;
-mod way;
+mod peer;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -15,7 +15,7 @@ use protocol::rejects::Reasons;
 use protocol::results::{FromReceiver, Identity, Outcome, Progress, Summary, Totals, Welcome};
 use telemetry::durations::Durations;
 
-pub use way::Way;
+pub use peer::Peer;
 
 use crate::checkpoint::Position;
 use crate::outbox::Outbox;
@@ -24,7 +24,7 @@ use crate::store::Finished;
 /// Generations of one receiver's life, at most: their numbers are above those of all lives before.
 const GENERATIONS: u64 = 1_000_000;
 
-/// One job, as the receiver sees it. It knows of connections what a [`Way`] can do, and nothing of files.
+/// One job, as the receiver sees it. It knows of connections what a [`Peer`] can do, and nothing of files.
 #[derive(Debug)]
 pub struct Job<W = Outbox> {
     state: Mutex<State<W>>,
@@ -127,7 +127,7 @@ pub enum SyncWork {
     Stop,
 }
 
-impl<W: Way> Job<W> {
+impl<W: Peer> Job<W> {
     /// The files are open, and say that the job got this far; this is its receiver's life of this number.
     pub fn begin_at(&self, position: Position, life: u64) {
         let mut state = self.state();
@@ -165,7 +165,7 @@ impl<W: Way> Job<W> {
     ///
     /// # Errors
     /// The reason why it may not come in.
-    pub fn admit(&self, way: W, generation: Option<u64>) -> anyhow::Result<(u64, u64)> {
+    pub fn admit(&self, peer: W, generation: Option<u64>) -> anyhow::Result<(u64, u64)> {
         let mut state = self.state();
         match generation {
             None => {
@@ -190,19 +190,19 @@ impl<W: Way> Job<W> {
         let generation_now = state.generation;
         let Position { next, next_row, identity, .. } = state.durable;
         // While the state is locked, so that no acknowledgement comes before it.
-        way.welcome(Welcome { next, next_row, generation: generation_now, identity });
+        peer.welcome(Welcome { next, next_row, generation: generation_now, identity });
         let is_initializer = generation.is_none();
         if let (true, Some(End::Job(outcome))) = (is_initializer, &state.end) {
             // It comes to a job that has ended: that is what it wants to know.
-            way.tell(FromReceiver::Outcome(outcome.clone()));
+            peer.tell(FromReceiver::Outcome(outcome.clone()));
         }
-        let way = Arc::new(way);
+        let peer = Arc::new(peer);
         state.connected += 1;
         let connection = state.connected;
         if is_initializer {
-            state.initializer = Some(Initializer::new(connection, Arc::clone(&way), state.durable.next));
+            state.initializer = Some(Initializer::new(connection, Arc::clone(&peer), state.durable.next));
         }
-        state.connections.insert(connection, way);
+        state.connections.insert(connection, peer);
         state.lonely_since = None;
         self.changed.notify_all();
         Ok((generation_now, connection))
@@ -349,7 +349,7 @@ impl<W: Way> Job<W> {
             return;
         }
         if let (End::Job(outcome), Some(initializer)) = (&end, &state.initializer) {
-            initializer.way.tell(FromReceiver::Outcome(outcome.clone()));
+            initializer.peer.tell(FromReceiver::Outcome(outcome.clone()));
         }
         state.end = Some(end);
         self.changed.notify_all();
@@ -418,7 +418,7 @@ impl<W: Way> Job<W> {
     }
 }
 
-impl<W: Way> State<W> {
+impl<W: Peer> State<W> {
     /// Tells the source what is new, if it is time to.
     fn report(&mut self, now: bool) {
         if let Some(initializer) = &mut self.initializer {

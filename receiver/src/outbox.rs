@@ -9,7 +9,7 @@ use anyhow::Context;
 use protocol::handshake;
 use protocol::results::{FromReceiver, Welcome};
 
-use crate::job::Way;
+use crate::job::Peer;
 
 /// How long a process may take for what it is told. It comes seldom and is short; if even that does not go, the process is not
 /// there any more.
@@ -77,7 +77,7 @@ fn write(stream: &TcpStream, messages: &Receiver<Message>, told: impl FnOnce()) 
     Ok(())
 }
 
-impl Way for Outbox {
+impl Peer for Outbox {
     fn welcome(&self, welcome: Welcome) {
         self.put(Message::Welcome(welcome));
     }

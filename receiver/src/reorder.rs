@@ -126,7 +126,7 @@ impl ReorderBuffer {
 
 /// Batches of the newest generation, in line.
 #[derive(Debug)]
-pub struct Line {
+pub struct Sequencer {
     order: ReorderBuffer,
     generation: u64,
     /// How much of what comes early stays in memory.
@@ -148,7 +148,7 @@ pub trait Away {
     fn forget(&mut self, batches: usize) -> anyhow::Result<()>;
 }
 
-impl Line {
+impl Sequencer {
     /// Before the first generation. In memory, no more early batches are held than `most_here` bytes.
     pub fn new(order: ReorderBuffer, most_here: usize) -> Self {
         Self { order, generation: 0, most_here }
@@ -226,7 +226,7 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let mut shelf = Shelf::new(&dir.path().join("results.log"));
             // Room for three, and for the one that is next.
-            let mut line = Line::new(ReorderBuffer::new(0, 0), 3 * SIZE);
+            let mut line = Sequencer::new(ReorderBuffer::new(0, 0), 3 * SIZE);
             let mut out = Vec::new();
             for (batch, _) in keyed {
                 line.offer(1, batch, &mut shelf).unwrap();

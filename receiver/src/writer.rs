@@ -12,13 +12,13 @@ use protocol::results::{Outcome, ResultBatch, Summary, Totals};
 use crate::audit::Audit;
 use crate::budget::Budget;
 use crate::job::{End, Job, SyncWork};
-use crate::reorder::{Held, Line, ReorderBuffer};
+use crate::reorder::{Held, ReorderBuffer, Sequencer};
 use crate::shelf::Shelf;
 use crate::store::{Store, Syncer};
 
 /// How many batches are taken in before some are written.
 const MOST_AT_ONCE: usize = 256;
-/// From the beginning of one sync to that of the next. One after the other, they would take 4 % of two cores from Python boxes,
+/// From the beginning of one sync to that of the next. One after the other, they would take 4 % of two cores from Python models,
 /// and bring nothing: a window of usual length has room for much more than comes in this time. (One of ten batches has not, and
 /// lets 2,000 batches a second through.)
 const SYNC_PAUSE: Duration = Duration::from_millis(5);
@@ -52,7 +52,7 @@ const MOST_READY: usize = 16 << 20;
 pub struct Writer {
     store: Store,
     shelf: Shelf,
-    line: Line,
+    sequencer: Sequencer,
     audit: Audit,
     /// Of how many rejects the job was told the reasons last.
     told: u64,
@@ -62,8 +62,8 @@ impl Writer {
     /// Goes on where the files end.
     pub fn new(store: Store, shelf: Shelf, audit: Audit) -> Self {
         let position = store.position();
-        let line = Line::new(ReorderBuffer::new(position.next, position.next_row), MOST_HELD);
-        Self { store, shelf, line, audit, told: 0 }
+        let sequencer = Sequencer::new(ReorderBuffer::new(position.next, position.next_row), MOST_HELD);
+        Self { store, shelf, sequencer, audit, told: 0 }
     }
 }
 
@@ -95,7 +95,7 @@ fn step(
             Some(Event::Batch(generation, batch)) => {
                 job.received(generation, batch.worker, SystemTime::now());
                 queue.give_back(batch.size());
-                writer.line.offer(generation, batch, &mut writer.shelf)?;
+                writer.sequencer.offer(generation, batch, &mut writer.shelf)?;
             }
             Some(Event::Digest(reply)) => digests.push(reply),
             None => break true,
@@ -107,7 +107,7 @@ fn step(
         event = events.try_recv().ok();
     };
     let written = writer.write_ready();
-    job.written(writer.store.position(), writer.line.held() as u64, idle);
+    job.written(writer.store.position(), writer.sequencer.held() as u64, idle);
     if writer.told != writer.store.position().rejects {
         writer.told = writer.store.position().rejects;
         job.rejected(writer.audit.reasons());
@@ -132,7 +132,7 @@ impl Writer {
         loop {
             let (mut run, mut bytes, mut outcome) = (Vec::new(), 0, Ok(()));
             while bytes < MOST_READY
-                && let Some(held) = self.line.take()?
+                && let Some(held) = self.sequencer.take()?
             {
                 let batch = match held {
                     Held::Here(batch) => batch,

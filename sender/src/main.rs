@@ -11,9 +11,9 @@ use process::ready::Ready;
 use protocol::token::Token;
 use records::identity::Identity;
 use sender::input::{Csv, Fake, Input, Options};
+use sender::metrics::Metrics;
 use sender::replay::Replay;
 use sender::session::{self, Target};
-use sender::tally::Tally;
 use telemetry::report::Ending;
 use telemetry::reporter;
 
@@ -111,10 +111,10 @@ fn run(args: Args) -> anyhow::Result<()> {
         return tell(&*input);
     }
     let (session, patience) = (args.session, Duration::from_secs(args.patience));
-    let tally = Tally::default();
-    let counted = tally.clone();
+    let metrics = Metrics::default();
+    let counted = metrics.clone();
     reporter::start(&args.reports, token.as_ref(), "sender", move || counted.counts())?;
-    let target = Target { address, token, session, ready_file: args.ready_file, patience, tally };
+    let target = Target { address, token, session, ready_file: args.ready_file, patience, metrics };
     let rows = session::send_all(&target, &mut *input)?;
     tracing::info!("{rows} rows are classified and durable");
     Ok(())

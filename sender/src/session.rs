@@ -18,9 +18,9 @@ use protocol::frame::{self, DEFAULT_LIMIT, FrameReader};
 use protocol::handshake::{self, SenderHello, SourceAnswer};
 use protocol::token::Token;
 
+use crate::file_monitor::FileMonitor;
 use crate::input::{Input, WRITE_SIZE};
-use crate::tally::Tally;
-use crate::watch::Watch;
+use crate::metrics::Metrics;
 
 /// The source speaks every second; after this long, it is gone.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -51,7 +51,7 @@ pub struct Target {
     /// How long to wait for the source, at first and whenever it is lost.
     pub patience: Duration,
     /// Is told what is sent.
-    pub tally: Tally,
+    pub metrics: Metrics,
 }
 
 /// Why one connection did not bring the job to its end.
@@ -138,7 +138,7 @@ fn connection(
     *asked = Some(next);
     let ready = Ready { input: input.guard().map(|guard| guard.identity().to_string()), ..Ready::default() };
     ready.write(target.ready_file.as_deref()).map_err(Failure::Final)?;
-    match rows(&stream, input, next, &answers.durable, &target.tally)? {
+    match rows(&stream, input, next, &answers.durable, &target.metrics)? {
         Ok(all) => *sent = Some(all),
         Err(error) => {
             // The source may have said why it closed the connection.
@@ -262,13 +262,13 @@ fn rows(
     input: &mut dyn Input,
     next: u64,
     durable: &AtomicU64,
-    tally: &Tally,
+    metrics: &Metrics,
 ) -> Result<std::io::Result<u64>, Failure> {
     // At once: to go to a row deep in a file takes its time, and so may rows that are still to be made.
     if let Err(error) = frame::write(stream, input.header()) {
         return Ok(Err(error));
     }
-    let watch = Watch::start(input, stream).map_err(Failure::Input)?;
+    let monitor = FileMonitor::start(input, stream).map_err(Failure::Input)?;
     input.seek(next).map_err(Failure::Input)?;
     let mut stream = stream;
     let mut out = Vec::with_capacity(2 * WRITE_SIZE);
@@ -281,16 +281,16 @@ fn rows(
             input.check().map_err(Failure::Input)?;
             frame::push_end(&mut out);
         }
-        tally.writing(true);
+        metrics.writing(true);
         let written = stream.write_all(&out);
-        tally.writing(false);
+        metrics.writing(false);
         if let Err(error) = written {
-            return match watch.changed() {
+            return match monitor.changed() {
                 Some(error) => Err(Failure::Input(error)),
                 None => Ok(Err(error)),
             };
         }
-        tally.sent(input, last);
+        metrics.sent(input, last);
         if last {
             return Ok(Ok(input.position()));
         }
@@ -371,8 +371,15 @@ mod tests {
     }
 
     fn target(address: SocketAddr, patience: Duration) -> Target {
-        let tally = Tally::default();
-        Target { address: address.to_string(), token: None, session: None, ready_file: None, patience, tally }
+        let metrics = Metrics::default();
+        Target {
+            address: address.to_string(),
+            token: None,
+            session: None,
+            ready_file: None,
+            patience,
+            metrics,
+        }
     }
 
     #[test]

@@ -247,7 +247,7 @@ fn a_process_with_other_settings_cannot_join() {
         Program::start("classifier", folder.path(), args.iter().chain(more)).failure()
     };
     let said = join(&["--slowness", "11"]);
-    assert!(said.contains("its settings are --classifier Native --chunk-size 100 --slowness 11"), "{said}");
+    assert!(said.contains("its settings are --model Native --chunk-size 100 --slowness 11"), "{said}");
     let said = join(&["--workers", "3"]);
     assert!(said.contains("it has 3 workers, and here are 1"), "{said}");
     let said = join(&["--name", "initializer"]);

@@ -87,7 +87,7 @@ fn check_runner(name: &str) -> String {
     let folder = tempfile::tempdir().unwrap();
     let mut check = std::process::Command::new(tests::python());
     check.arg(tests::root().join("tests/python").join(name)).env("PYTHONDONTWRITEBYTECODE", "1");
-    check.arg(tests::root().join("classifier/src/blackbox/python/runner.py"));
+    check.arg(tests::root().join("classifier/src/model/python/runner.py"));
     Program::start_command("check", folder.path(), check).success()
 }
 

@@ -233,7 +233,7 @@ impl Classifier {
             }
             Message::FromReceiver(FromReceiver::Acknowledgement(acknowledgement)) => {
                 if let Some(issuer) = &mut first.issuer {
-                    issuer.hear(&acknowledgement, ms(network.now), |_| {});
+                    issuer.acknowledge(&acknowledgement, ms(network.now), |_| {});
                 }
                 self.issue(network);
             }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use ::receiver::checkpoint::Position;
-use ::receiver::job::{Job, SyncWork, Way};
-use ::receiver::reorder::{Away, Held, Line, ReorderBuffer};
+use ::receiver::job::{self, Job, SyncWork};
+use ::receiver::reorder::{Away, Held, ReorderBuffer, Sequencer};
 use ::receiver::shelf::Stub;
 use protocol::results::{FromReceiver, Identity, ResultBatch, Welcome};
 use rand::RngExt;
@@ -34,7 +34,7 @@ impl Peer {
     }
 }
 
-impl Way for Peer {
+impl job::Peer for Peer {
     fn welcome(&self, welcome: Welcome) {
         self.put(Some(Message::Welcome(welcome)));
     }
@@ -76,7 +76,7 @@ pub(crate) struct Receiver {
 
 struct Life {
     job: Job<Peer>,
-    line: Line,
+    sequencer: Sequencer,
     written: (Vec<u8>, Position),
     outbox: Outbox,
     /// Connections of processes: their generation and number.
@@ -92,7 +92,7 @@ impl Receiver {
         job.begin_at(position, self.lives);
         self.life = Some(Life {
             job,
-            line: Line::new(ReorderBuffer::new(position.next, position.next_row), usize::MAX),
+            sequencer: Sequencer::new(ReorderBuffer::new(position.next, position.next_row), usize::MAX),
             written: (results, position),
             outbox: Outbox::default(),
             processes: BTreeMap::new(),
@@ -146,15 +146,19 @@ impl Receiver {
                 // One whose generation is over may still have something on its way.
                 let Some(&(generation, _)) = life.processes.get(&connection) else { return };
                 life.job.received(generation, batch.worker, network.wall());
-                life.line.offer(generation, batch, &mut Nowhere).expect("no number is out of the window");
-                while let Some(Held::Here(batch)) = life.line.take().expect("batches follow on each other") {
+                life.sequencer
+                    .offer(generation, batch, &mut Nowhere)
+                    .expect("no number is out of the window");
+                while let Some(Held::Here(batch)) =
+                    life.sequencer.take().expect("batches follow on each other")
+                {
                     let (results, position) = &mut life.written;
                     results.extend_from_slice(&batch.results);
                     position.next += 1;
                     position.next_row += u64::from(batch.rows);
                     position.result_bytes = results.len() as u64;
                 }
-                life.job.written(life.written.1, life.line.held() as u64, true);
+                life.job.written(life.written.1, life.sequencer.held() as u64, true);
             }
             Fate::Message(Message::Totals(totals)) => {
                 life.job.totals(totals, network.wall()).expect("each generation reads the same rows");

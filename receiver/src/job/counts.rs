@@ -5,10 +5,10 @@ use std::time::Duration;
 use protocol::results::Outcome;
 use telemetry::report::{Counts, JobOutcome, ReceiverCounts};
 
-use super::{End, Job, Way};
+use super::{End, Job, Peer};
 use crate::checkpoint::Position;
 
-impl<W: Way> Job<W> {
+impl<W: Peer> Job<W> {
     /// Notes how long it took to make results durable.
     pub fn synced(&self, took: Duration) {
         self.state().syncs.record(took);

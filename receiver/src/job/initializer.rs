@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use protocol::results::{Acknowledgement, FromReceiver};
 
-use super::Way;
+use super::Peer;
 
 /// Received batches are reported to the source at most this often, unless something became durable or there is
 /// nothing else to do.
@@ -17,7 +17,7 @@ pub(super) struct Initializer<W> {
     /// Its connection's number.
     pub(super) connection: u64,
     /// The way to it.
-    pub(super) way: Arc<W>,
+    pub(super) peer: Arc<W>,
     /// What the source was told to be durable.
     acknowledged: u64,
     /// Received batches by worker, and of how many the source was told.
@@ -25,10 +25,10 @@ pub(super) struct Initializer<W> {
     reported: Instant,
 }
 
-impl<W: Way> Initializer<W> {
+impl<W: Peer> Initializer<W> {
     /// It has been told that all batches below `acknowledged` are durable.
-    pub(super) fn new(connection: u64, way: Arc<W>, acknowledged: u64) -> Self {
-        Self { connection, way, acknowledged, received: BTreeMap::new(), reported: Instant::now() }
+    pub(super) fn new(connection: u64, peer: Arc<W>, acknowledged: u64) -> Self {
+        Self { connection, peer, acknowledged, received: BTreeMap::new(), reported: Instant::now() }
     }
 
     /// Notes that a batch of this worker came in.
@@ -53,6 +53,6 @@ impl<W: Way> Initializer<W> {
         }
         self.acknowledged = next;
         self.reported = Instant::now();
-        self.way.tell(FromReceiver::Acknowledgement(Acknowledgement { next, received, held }));
+        self.peer.tell(FromReceiver::Acknowledgement(Acknowledgement { next, received, held }));
     }
 }

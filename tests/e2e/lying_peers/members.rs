@@ -225,7 +225,7 @@ impl FakeMember {
             data: "127.0.0.1:1".into(),
             workers: 1,
             build: protocol::hash::short_hex(&program),
-            settings: "--classifier Native --chunk-size 100 --slowness 10".into(),
+            settings: "--model Native --chunk-size 100 --slowness 10".into(),
         };
         handshake::send(&control, Some(&token()), &ControlHello::Join(member)).unwrap();
         let mut reader = FrameReader::new(control.try_clone().unwrap(), "the initializer", DEFAULT_LIMIT);

@@ -126,10 +126,10 @@ fn a_kill_of_our_own_is_told_and_logged_as_such() {
         (4, "signal.signal(signal.SIGTERM, signal.SIG_IGN); os.fork(); time.sleep(1000)"),
     ]));
     let outcome = job.args(["--chunk-size", "1", "--box-timeout", "4", "--box-memory", "600"]).run(6);
-    let late = "the Python process took longer than 4s for this row alone, and was killed; raise --box-timeout, or lower \
+    let late = "the Python process took longer than 4s for this row alone, and was killed; raise --model-timeout, or lower \
                 --chunk-size";
     assert_eq!(outcome.reason(1), late);
-    let greedy = "the Python process took more than 600 MiB of memory, and was killed; raise --box-memory";
+    let greedy = "the Python process took more than 600 MiB of memory, and was killed; raise --model-memory";
     assert!(outcome.reason(2).starts_with(greedy), "{outcome:?}");
     assert_eq!(outcome.reason(3), "the Python process was stopped by somebody, and was killed");
     assert_eq!(outcome.reason(4), late);

@@ -24,7 +24,7 @@ fn a_row_that_hangs_is_found_among_slow_ones_and_its_reason_names_what_to_change
     let outcome = Job::new(code).args(["--box-timeout", "2"]).run(60);
     assert_eq!((outcome.results.len(), outcome.rejects.len()), (59, 1), "{outcome:?}");
     let reason = outcome.reason(37);
-    assert!(reason.contains("--box-timeout") && reason.contains("--chunk-size"), "{reason}");
+    assert!(reason.contains("--model-timeout") && reason.contains("--chunk-size"), "{reason}");
     assert!(kills(&outcome.said) <= 4, "{}", outcome.said);
 }
 

@@ -12,23 +12,23 @@ use telemetry::stopwatch::Stopwatch;
 
 /// The counts of a process. Clones are the same.
 #[derive(Debug, Clone)]
-pub struct Tally(Arc<Shared>);
+pub struct Metrics(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    workers: Vec<WorkerTally>,
+    workers: Vec<WorkerMetrics>,
     source: Mutex<Option<SourceState>>,
 }
 
-impl Tally {
+impl Metrics {
     /// Of a process with this many workers.
     pub fn new(workers: usize) -> Self {
-        let workers = (0..workers).map(|_| WorkerTally::default()).collect();
+        let workers = (0..workers).map(|_| WorkerMetrics::default()).collect();
         Self(Arc::new(Shared { workers, source: Mutex::default() }))
     }
 
     /// The counts of one of its workers.
-    pub fn worker(&self, place: usize) -> WorkerTally {
+    pub fn worker(&self, place: usize) -> WorkerMetrics {
         self.0.workers[place].clone()
     }
 
@@ -68,9 +68,9 @@ struct SourceState {
 
 /// The counts of a worker. Clones are the same.
 #[derive(Debug, Clone, Default)]
-pub struct WorkerTally(Arc<Mutex<WorkerState>>);
+pub struct WorkerMetrics(Arc<Mutex<WorkerState>>);
 
-impl WorkerTally {
+impl WorkerMetrics {
     /// For a turn of the worker.
     pub fn lock(&self) -> MutexGuard<'_, WorkerState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -93,7 +93,7 @@ impl WorkerState {
         self.arrived.push_back(now);
     }
 
-    /// The box begins with the oldest batch.
+    /// The model begins with the oldest batch.
     pub fn begin(&mut self, now: Instant) {
         if let Some(arrived) = self.arrived.front() {
             self.counts.queue.record(now.saturating_duration_since(*arrived));
@@ -101,7 +101,7 @@ impl WorkerState {
         self.busy.set(true, now);
     }
 
-    /// The box has brought these results for it.
+    /// The model has brought these results for it.
     pub fn done(&mut self, results: &ResultBatch<Vec<u8>>, now: Instant) {
         if let Some(began) = self.busy.since() {
             self.counts.classify.record(now.saturating_duration_since(began));

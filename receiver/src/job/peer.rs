@@ -3,7 +3,7 @@
 use protocol::results::{FromReceiver, Welcome};
 
 /// The way to a classifier process. To tell something never waits: the job is locked meanwhile.
-pub trait Way {
+pub trait Peer {
     /// Tells it where the job stands, when it is let in.
     fn welcome(&self, welcome: Welcome);
 

@@ -10,7 +10,7 @@ use crate::input::Input;
 
 /// The counts. Clones are the same.
 #[derive(Debug, Clone, Default)]
-pub struct Tally(Arc<Mutex<State>>);
+pub struct Metrics(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -18,7 +18,7 @@ struct State {
     blocked: Stopwatch,
 }
 
-impl Tally {
+impl Metrics {
     /// Something is being written, or it is not any more: the source has taken it, as far as the network tells.
     pub(crate) fn writing(&self, is_writing: bool) {
         self.state().blocked.set(is_writing, Instant::now());

@@ -1,10 +1,10 @@
-//! A box that waits for each row and uses no processor.
+//! A model that waits for each row and uses no processor.
 
 use std::time::Duration;
 
-use super::{BlackBox, BoxError, Columns, Request, Scored};
+use super::{Columns, Model, ModelError, Request, Scored};
 
-/// The sleeping box; all its classifications are `0.0`.
+/// The sleeping model; all its classifications are `0.0`.
 #[derive(Debug)]
 pub struct Sleep {
     per_row: Duration,
@@ -12,14 +12,14 @@ pub struct Sleep {
 }
 
 impl Sleep {
-    /// A box that takes this long for a row.
+    /// A model that takes this long for a row.
     pub fn new(per_row: Duration) -> Self {
         Self { per_row, columns: Scored::default() }
     }
 }
 
-impl BlackBox for Sleep {
-    fn classify(&mut self, request: &Request<'_>, results: &mut Vec<u8>) -> Result<Columns, BoxError> {
+impl Model for Sleep {
+    fn classify(&mut self, request: &Request<'_>, results: &mut Vec<u8>) -> Result<Columns, ModelError> {
         let Request { header, records, .. } = *request;
         let rows = u32::try_from(records.len()).unwrap_or(u32::MAX);
         std::thread::sleep(self.per_row.saturating_mul(rows));

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use protocol::frame;
 
-use super::{BlackBox, BoxError, Columns, Request, Verdict};
+use super::{Columns, Model, ModelError, Request, Verdict};
 use log::Printed;
 use process::{Answer, Ended, Process};
 
@@ -55,7 +55,7 @@ pub struct Settings {
     pub memory: u64,
 }
 
-/// The Python box.
+/// The Python model.
 pub struct Python {
     settings: Settings,
     process: Option<Process>,
@@ -78,11 +78,11 @@ impl Python {
     }
 }
 
-impl BlackBox for Python {
-    fn classify(&mut self, request: &Request<'_>, results: &mut Vec<u8>) -> Result<Columns, BoxError> {
+impl Model for Python {
+    fn classify(&mut self, request: &Request<'_>, results: &mut Vec<u8>) -> Result<Columns, ModelError> {
         let records = request.records;
         if records.iter().any(|record| record.bytes.contains(&0)) {
-            return Err(BoxError::lasting(
+            return Err(ModelError::lasting(
                 "a NUL byte in the record, at which pandas would cut the value off",
             ));
         }
@@ -96,7 +96,7 @@ impl BlackBox for Python {
         }
         self.prepare()?;
         let Some(mut process) = self.process.take() else {
-            return Err(BoxError::new("there is no Python process"));
+            return Err(ModelError::new("there is no Python process"));
         };
         let answer = match process.ask(&self.request, request.limit) {
             Ok(answer) => answer,
@@ -105,23 +105,24 @@ impl BlackBox for Python {
         self.process = Some(process);
         let answer = match answer {
             Answer::Good(answer) => answer,
-            Answer::Bad(reason) | Answer::BadSeeLog(reason) => return Err(BoxError::new(reason)),
+            Answer::Bad(reason) | Answer::BadSeeLog(reason) => return Err(ModelError::new(reason)),
         };
         let (columns, answer) = split(&answer)
-            .ok_or_else(|| BoxError::new("the result does not say what its columns are".to_owned()))?;
+            .ok_or_else(|| ModelError::new("the result does not say what its columns are".to_owned()))?;
         if columns != &*self.columns {
             self.columns = columns.into();
         }
         // Whatever went wrong on the other side, no row is lost here.
-        let lines = count_records(answer).map_err(|e| BoxError::new(format!("the result is no CSV: {e}")))?;
+        let lines =
+            count_records(answer).map_err(|e| ModelError::new(format!("the result is no CSV: {e}")))?;
         if lines != records.len() {
-            return Err(BoxError::new(format!("{lines} result lines for {} rows", records.len())));
+            return Err(ModelError::new(format!("{lines} result lines for {} rows", records.len())));
         }
         results.extend_from_slice(answer);
         Ok(Columns::clone(&self.columns))
     }
 
-    fn prepare(&mut self) -> Result<(), BoxError> {
+    fn prepare(&mut self) -> Result<(), ModelError> {
         if self.process.is_none() {
             self.process = Some(self.restart()?);
         }
@@ -136,7 +137,7 @@ impl BlackBox for Python {
 impl Python {
     /// A new process in place of one that is gone. What is in its way may pass, as a lack of memory does when others end, and
     /// is no fault of any record.
-    fn restart(&self) -> Result<Process, BoxError> {
+    fn restart(&self) -> Result<Process, ModelError> {
         let deadline = Instant::now() + RESTART_TIME;
         let (mut pause, mut tries) = (Duration::from_millis(50), 0);
         loop {
@@ -147,7 +148,7 @@ impl Python {
             };
             let now = Instant::now();
             if now + pause >= deadline && (tries >= LEAST_TRIES || now >= deadline + START_TIME) {
-                return Err(BoxError { message: format!("{error:#}"), verdict: Verdict::NotTried });
+                return Err(ModelError { message: format!("{error:#}"), verdict: Verdict::NotTried });
             }
             tracing::warn!("{error:#}; trying again");
             std::thread::sleep(pause);
@@ -166,14 +167,14 @@ impl Drop for Python {
 }
 
 /// Ends a process that is of no use any more, and logs why.
-fn failure(process: Process, ended: &Ended, request: &Request<'_>) -> BoxError {
+fn failure(process: Process, ended: &Ended, request: &Request<'_>) -> ModelError {
     let rows = request.records.len();
     let what_for = if rows == 1 { " for this row alone".to_owned() } else { format!(" for {rows} rows") };
     let pid = process.pid();
     let message = process.end(ended, &what_for);
     tracing::warn!("process {pid}, with {rows} rows from row {} on: {message}", request.first_row);
-    let verdict = if matches!(ended, Ended::Late(_)) { Verdict::Hung } else { Verdict::Open };
-    BoxError { message, verdict }
+    let verdict = if matches!(ended, Ended::Late(_)) { Verdict::Hung } else { Verdict::Retry };
+    ModelError { message, verdict }
 }
 
 /// An answer's columns, whose length is in front, and its results.

@@ -17,7 +17,7 @@ const WRITE_SIZE: usize = 512 << 10;
 
 /// For the receiver.
 #[derive(Debug)]
-pub enum Up {
+pub enum Outgoing {
     /// Results, in any order.
     Batches(Vec<ResultBatch<Vec<u8>>>),
     /// What job this is (said by the initializer, before the first batch).
@@ -30,14 +30,14 @@ pub enum Up {
 
 /// A connection that the receiver has let in.
 #[derive(Debug)]
-pub struct Uplink {
+pub struct ReceiverClient {
     stream: TcpStream,
     reader: FrameReader<TcpStream>,
     /// Where the job stands.
     pub welcome: Welcome,
 }
 
-impl Uplink {
+impl ReceiverClient {
     /// Connects to the receiver.
     ///
     /// # Errors
@@ -70,11 +70,11 @@ impl Uplink {
         self,
         hear: impl FnMut(FromReceiver) + Send + 'static,
         leaving: impl Fn() -> bool + Send + 'static,
-    ) -> anyhow::Result<Sender<Up>> {
+    ) -> anyhow::Result<Sender<Outgoing>> {
         let Self { stream, mut reader, .. } = self;
         let (sender, ups) = channel();
         let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
-        thread("uplink")
+        thread("receiver")
             .spawn(move || {
                 if let Err(error) = write(&stream, &ups) {
                     crate::leave_generation(format_args!("sending results to the receiver: {error:#}"));
@@ -102,19 +102,19 @@ fn listen(reader: &mut FrameReader<TcpStream>, mut hear: impl FnMut(FromReceiver
     Ok(())
 }
 
-fn write(stream: &TcpStream, ups: &Receiver<Up>) -> anyhow::Result<()> {
+fn write(stream: &TcpStream, ups: &Receiver<Outgoing>) -> anyhow::Result<()> {
     while let Ok(first) = ups.recv() {
         let mut next = Some(first);
         let (mut batches, mut bytes) = (Vec::new(), 0);
         while let Some(up) = next {
             match up {
-                Up::Batches(more) => {
+                Outgoing::Batches(more) => {
                     bytes += more.iter().map(|batch| batch.results.len()).sum::<usize>();
                     batches.extend(more);
                 }
-                Up::Identity(identity) => results::write_identity(stream, &identity)?,
-                Up::Failure(reason) => results::write_failure(stream, &reason)?,
-                Up::Totals(totals) => {
+                Outgoing::Identity(identity) => results::write_identity(stream, &identity)?,
+                Outgoing::Failure(reason) => results::write_failure(stream, &reason)?,
+                Outgoing::Totals(totals) => {
                     write_batches(stream, &batches)?;
                     batches.clear();
                     results::write_totals(stream, &totals)?;

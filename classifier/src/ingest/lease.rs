@@ -17,7 +17,7 @@ impl Drop for Turn<'_> {
         if state.sender.as_ref().is_some_and(|sender| sender.turn == self.number) {
             state.sender = None;
             if state.ended_by.is_none() {
-                self.port.watch.wait_for("waiting for a sender to come back with the rest of the rows");
+                self.port.deadline.wait_for("waiting for a sender to come back with the rest of the rows");
             }
             self.port.changed.notify_all();
         }

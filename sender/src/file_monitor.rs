@@ -13,14 +13,14 @@ use crate::input::Input;
 
 /// Looks at the file once a second, on a thread of its own, until this is dropped. When the file changes, it breaks the
 /// connection, and with it the writing.
-pub struct Watch {
+pub struct FileMonitor {
     changed: Arc<Mutex<Option<anyhow::Error>>>,
     /// Tells the thread, by being dropped, that this is over.
     over: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Watch {
+impl FileMonitor {
     /// Watches the file of this input, if it is one.
     ///
     /// # Errors
@@ -54,7 +54,7 @@ impl Watch {
     }
 }
 
-impl Drop for Watch {
+impl Drop for FileMonitor {
     fn drop(&mut self) {
         self.over.take();
         if let Some(thread) = self.thread.take() {

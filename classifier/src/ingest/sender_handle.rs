@@ -9,7 +9,7 @@ use anyhow::Context;
 use protocol::handshake::{self, SourceAnswer};
 
 /// How often a sender is told that the source is alive. Its rows may wait in socket buffers for minutes when
-/// the box is slow, and from its side that looks as if nobody were there.
+/// the model is slow, and from its side that looks as if nobody were there.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
 
 /// How often it is looked whether more rows are durable, which a sender is told that cannot read its rows again.
@@ -19,7 +19,7 @@ const DURABLE_PAUSE: Duration = Duration::from_millis(50);
 const WRITE_TIME: Duration = Duration::from_secs(5);
 
 /// The way back to a sender; says that the source is alive, once a second, until this is dropped.
-pub(super) struct Voice {
+pub(super) struct SenderHandle {
     shared: Arc<Shared>,
     /// The connection, to be closed while something is still being written to it.
     stream: TcpStream,
@@ -36,7 +36,7 @@ struct State {
     silent: bool,
 }
 
-impl Voice {
+impl SenderHandle {
     /// Speaks to this sender; rows before `durable` are durable.
     pub(super) fn new(stream: &TcpStream, durable: Arc<AtomicU64>) -> anyhow::Result<Self> {
         // While something is being said, whoever else wants to say something waits, and so do others behind it.
@@ -79,7 +79,7 @@ impl Voice {
     }
 }
 
-impl Drop for Voice {
+impl Drop for SenderHandle {
     fn drop(&mut self) {
         self.shared.state().silent = true;
         self.shared.changed.notify_all();

@@ -56,7 +56,7 @@ impl fmt::Display for Ended {
             Self::Late(limit) => write!(f, "the Python process took longer than {limit:?}"),
             Self::Greedy(limit) => write!(
                 f,
-                "the Python process took more than {limit} MiB of memory, and was killed; raise --box-memory, or lower \
+                "the Python process took more than {limit} MiB of memory, and was killed; raise --model-memory, or lower \
                  --chunk-size or the number of workers"
             ),
             Self::Stopped => f.write_str("the Python process was stopped by somebody, and was killed"),
@@ -349,7 +349,7 @@ impl Process {
     /// Ends the process, and tells why it is no use any more.
     pub(super) fn end(mut self, ended: &Ended, what_for: &str) -> String {
         self.kill();
-        let advice = "raise --box-timeout, or lower --chunk-size";
+        let advice = "raise --model-timeout, or lower --chunk-size";
         match ended {
             Ended::Late(_) if what_for == " to start" => format!("{ended}{what_for}, and was killed"),
             Ended::Late(_) => format!("{ended}{what_for}, and was killed; {advice}"),

@@ -1,4 +1,4 @@
-//! Slow boxes run beside the timely worker, never on it: a worker that sleeps for a batch's time would starve
+//! Slow models run beside the timely worker, never on it: a worker that sleeps for a batch's time would starve
 //! whatever else its thread serves, the source above all.
 
 use std::collections::VecDeque;
@@ -11,23 +11,23 @@ use timely::scheduling::{Activator, SyncActivator};
 
 use crate::batch::Batch;
 use crate::classify::Classifier;
-use crate::tally::WorkerTally;
+use crate::metrics::WorkerMetrics;
 
-/// A quick box gives the thread back after this long, so that other operators come to work.
+/// A quick model gives the thread back after this long, so that other operators come to work.
 const TURN: Duration = Duration::from_millis(2);
 
 /// Where a worker's batches are classified.
-pub enum Place {
+pub enum ModelExecutor {
     /// On the worker's own thread.
     Here {
-        /// The box.
+        /// The model.
         classifier: Box<Classifier>,
         /// What waits.
         waiting: VecDeque<Batch>,
         /// Brings the operator back when its turn is over and something still waits.
         again: Activator,
         /// Counts.
-        tally: WorkerTally,
+        metrics: WorkerMetrics,
     },
     /// On a thread of its own.
     Beside {
@@ -38,18 +38,18 @@ pub enum Place {
         /// Batches that have not come back.
         away: usize,
         /// Counts.
-        tally: WorkerTally,
+        metrics: WorkerMetrics,
     },
 }
 
-impl Place {
-    /// A quick box stays here, a slow one gets a thread, which activates the operator when a batch is done.
+impl ModelExecutor {
+    /// A quick model stays here, a slow one gets a thread, which activates the operator when a batch is done.
     ///
     /// # Errors
     /// When no thread can be started.
     pub fn new(
         mut classifier: Classifier,
-        tally: WorkerTally,
+        metrics: WorkerMetrics,
         again: Activator,
         wake: SyncActivator,
     ) -> anyhow::Result<Self> {
@@ -58,14 +58,14 @@ impl Place {
                 classifier: Box::new(classifier),
                 waiting: VecDeque::new(),
                 again,
-                tally,
+                metrics,
             });
         }
         let (batches, work) = channel::<Batch>();
         let (done, results) = channel();
-        let counted = tally.clone();
+        let counted = metrics.clone();
         std::thread::Builder::new()
-            .name("box".into())
+            .name("model".into())
             .spawn(move || {
                 while let Ok(batch) = work.recv() {
                     counted.lock().begin(Instant::now());
@@ -77,22 +77,22 @@ impl Place {
                     }
                 }
             })
-            .context("starting a box's thread")?;
-        Ok(Self::Beside { batches, results, away: 0, tally })
+            .context("starting a model's thread")?;
+        Ok(Self::Beside { batches, results, away: 0, metrics })
     }
 
     /// Takes a batch in.
     pub fn push(&mut self, batch: Batch) {
         match self {
-            Self::Here { waiting, tally, .. } => {
-                tally.lock().arrive(Instant::now());
+            Self::Here { waiting, metrics, .. } => {
+                metrics.lock().arrive(Instant::now());
                 waiting.push_back(batch);
             }
-            Self::Beside { batches, away, tally, .. } => {
+            Self::Beside { batches, away, metrics, .. } => {
                 *away += 1;
-                tally.lock().arrive(Instant::now());
+                metrics.lock().arrive(Instant::now());
                 if batches.send(batch).is_err() {
-                    crate::fail("the box's thread has ended");
+                    crate::fail("the model's thread has ended");
                 }
             }
         }
@@ -101,15 +101,15 @@ impl Place {
     /// Gives out what is done by now, or can be done in this turn, in the order it came.
     pub fn work(&mut self) -> Vec<ResultBatch<Vec<u8>>> {
         match self {
-            Self::Here { classifier, waiting, again, tally } => {
+            Self::Here { classifier, waiting, again, metrics } => {
                 let start = Instant::now();
                 let (mut now, mut done) = (start, Vec::new());
-                let mut tally = tally.lock();
+                let mut metrics = metrics.lock();
                 while let Some(batch) = waiting.pop_front() {
-                    tally.begin(now);
+                    metrics.begin(now);
                     let results = classified(classifier, &batch);
                     now = Instant::now();
-                    tally.done(&results, now);
+                    metrics.done(&results, now);
                     done.push(results);
                     if now - start >= TURN {
                         break;
@@ -137,7 +137,7 @@ impl Place {
     }
 }
 
-/// Without a box, this process is of no use to the cluster; started again, it may have one.
+/// Without a model, this process is of no use to the cluster; started again, it may have one.
 fn classified(classifier: &mut Classifier, batch: &Batch) -> ResultBatch<Vec<u8>> {
     classifier.classify(batch).unwrap_or_else(|error| crate::leave_generation(error))
 }

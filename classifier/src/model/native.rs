@@ -1,4 +1,4 @@
-//! The built-in box. Its definition is public, so that anyone can check it:
+//! The built-in model. Its definition is public, so that anyone can check it:
 //!
 //! The record's values (unquoted), joined with 0x1F, are fed *slowness* times to one SHA-256. The score is the
 //! top 53 bits of the digest's first 8 bytes (big-endian), times 2⁻⁵³, printed as the shortest decimal that
@@ -6,12 +6,12 @@
 
 use sha2::{Digest, Sha256};
 
-use super::{BlackBox, BoxError, Columns, Record, Request, Scored};
+use super::{Columns, Model, ModelError, Record, Request, Scored};
 
 /// Joins values: ASCII "unit separator", which no CSV should hold.
 const SEPARATOR: u8 = 0x1f;
 
-/// The native box.
+/// The native model.
 #[derive(Debug)]
 pub struct Native {
     slowness: u32,
@@ -23,7 +23,7 @@ pub struct Native {
 }
 
 impl Native {
-    /// A box that feeds a record's values this often to its hash.
+    /// A model that feeds a record's values this often to its hash.
     pub fn new(slowness: u32) -> Self {
         let constant = (slowness == 0).then(|| {
             let mut text = Vec::new();
@@ -34,8 +34,8 @@ impl Native {
     }
 }
 
-impl BlackBox for Native {
-    fn classify(&mut self, request: &Request<'_>, results: &mut Vec<u8>) -> Result<Columns, BoxError> {
+impl Model for Native {
+    fn classify(&mut self, request: &Request<'_>, results: &mut Vec<u8>) -> Result<Columns, ModelError> {
         let Request { header, records, .. } = *request;
         for record in records {
             results.extend_from_slice(record.bytes);
@@ -60,12 +60,12 @@ impl BlackBox for Native {
 }
 
 /// Appends a record's values with separators between them.
-fn join(record: Record<'_>, value: &mut Vec<u8>) -> Result<(), BoxError> {
+fn join(record: Record<'_>, value: &mut Vec<u8>) -> Result<(), ModelError> {
     if record.plain {
         value.extend(record.bytes.iter().map(|&byte| if byte == b',' { SEPARATOR } else { byte }));
         return Ok(());
     }
-    records::join(record.bytes, SEPARATOR, value).map_err(|e| BoxError::lasting(e.to_string()))?;
+    records::join(record.bytes, SEPARATOR, value).map_err(|e| ModelError::lasting(e.to_string()))?;
     Ok(())
 }
 

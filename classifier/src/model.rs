@@ -1,6 +1,6 @@
-//! Black boxes: a batch in, result lines out.
+//! Models: a batch in, result lines out.
 //!
-//! | module     | box |
+//! | module     | model |
 //! |------------|-----|
 //! | [`native`] | the built-in stand-in for an expensive model, defined so that anyone can check it |
 //! | [`python`] | the user's own pandas function, unchanged |
@@ -27,42 +27,42 @@ pub struct Record<'a> {
     pub plain: bool,
 }
 
-/// Why a box did not classify a batch. The message is what a user reads beside the rejected record.
+/// Why a model did not classify a batch. The message is what a user reads beside the rejected record.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
-pub struct BoxError {
+pub struct ModelError {
     /// The reason.
     pub message: String,
     /// What the failure says about the records.
     pub verdict: Verdict,
 }
 
-/// What the failure of a box says about the records that it was to classify.
+/// What the failure of a model says about the records that it was to classify.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// They may do better when they are tried again.
-    Open,
-    /// Another try would end as this one did.
-    Guilty,
+    /// Another try may succeed.
+    Retry,
+    /// Another try would fail in the same way.
+    Permanent,
     /// It took longer than it may: a record hangs, or there were too many of them for the time.
     Hung,
-    /// Nothing: there is no box.
+    /// Nothing: there is no model.
     NotTried,
 }
 
-impl BoxError {
+impl ModelError {
     /// A failure that another try may not have.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), verdict: Verdict::Open }
+        Self { message: message.into(), verdict: Verdict::Retry }
     }
 
     /// A failure that another try would have as well.
     pub fn lasting(message: impl Into<String>) -> Self {
-        Self { message: message.into(), verdict: Verdict::Guilty }
+        Self { message: message.into(), verdict: Verdict::Permanent }
     }
 }
 
-/// What a box is asked.
+/// What a model is asked.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
     /// The header of the records.
@@ -71,15 +71,15 @@ pub struct Request<'a> {
     pub records: &'a [Record<'a>],
     /// The number of the first one's row.
     pub first_row: u64,
-    /// How long the box may take.
+    /// How long the model may take.
     pub limit: Duration,
 }
 
-/// What the columns of a box's results are, as JSON of a [`Schema`](protocol::schema::Schema). A box gives the same one as long as it
+/// What the columns of a model's results are, as JSON of a [`Schema`](protocol::schema::Schema). A model gives the same one as long as it
 /// stays the same, so that it is compared quickly.
 pub type Columns = Arc<str>;
 
-/// The columns of a box that adds a score to records of text, made once for each header.
+/// The columns of a model that adds a score to records of text, made once for each header.
 #[derive(Debug, Default)]
 pub struct Scored(Option<(Vec<u8>, Columns)>);
 
@@ -106,19 +106,19 @@ fn scored(header: &[u8]) -> Columns {
     serde_json::to_string(&Schema(columns)).unwrap_or_default().into()
 }
 
-/// A black box. It must give a row the same result whatever other rows are in its batch.
-pub trait BlackBox: Send {
+/// A model. It must give a row the same result whatever other rows are in its batch.
+pub trait Model: Send {
     /// Appends a result for each record, in order: the record, a comma, its classification, a line end. Gives the columns.
     ///
     /// # Errors
     /// When it cannot classify these records; what was appended is then discarded.
-    fn classify(&mut self, request: &Request<'_>, results: &mut Vec<u8>) -> Result<Columns, BoxError>;
+    fn classify(&mut self, request: &Request<'_>, results: &mut Vec<u8>) -> Result<Columns, ModelError>;
 
     /// Gets ready to be asked, which may take long after a failure; so the time that records take begins only then.
     ///
     /// # Errors
-    /// There is no box.
-    fn prepare(&mut self) -> Result<(), BoxError> {
+    /// There is no model.
+    fn prepare(&mut self) -> Result<(), ModelError> {
         Ok(())
     }
 
@@ -133,7 +133,7 @@ pub trait BlackBox: Send {
     }
 }
 
-/// Which box to use, as the user says it.
+/// Which model to use, as the user says it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
     /// `native`
@@ -165,36 +165,36 @@ impl FromStr for Kind {
                 .map(|micros| Self::Sleep(Duration::from_micros(micros)))
                 .with_context(|| format!("{micros:?} is not a number of microseconds")),
             _ => bail!(
-                "{text:?} is not a classifier; there are native, python:MODULE[:FUNCTION] and sleep:MICROSECONDS"
+                "{text:?} is not a model; there are native, python:MODULE[:FUNCTION] and sleep:MICROSECONDS"
             ),
         }
     }
 }
 
-/// How to make boxes; each worker has its own.
+/// How to make models; each worker has its own.
 #[derive(Debug, Clone)]
-pub struct Maker {
-    /// Which box.
+pub struct ModelSettings {
+    /// Which model.
     pub kind: Kind,
-    /// How often the native box feeds a record to its hash, and what a Python box finds in the environment
+    /// How often the native model feeds a record to its hash, and what a Python model finds in the environment
     /// as `CLASSIFIER_SLOWNESS`.
     pub slowness: u32,
     /// The Python interpreter.
     pub python: PathBuf,
-    /// How many threads the libraries of a Python box may use.
+    /// How many threads the libraries of a Python model may use.
     pub threads: u32,
-    /// How long a Python box may take for a batch.
+    /// How long a Python model may take for a batch.
     pub timeout: Duration,
-    /// How much memory a Python box and all that it has started may have, in MiB.
+    /// How much memory a Python model and all that it has started may have, in MiB.
     pub memory: u64,
 }
 
-impl Maker {
-    /// Makes a box, ready to classify.
+impl ModelSettings {
+    /// Makes a model, ready to classify.
     ///
     /// # Errors
-    /// A Python box that does not start; the message says what is missing.
-    pub fn make(&self) -> anyhow::Result<Box<dyn BlackBox>> {
+    /// A Python model that does not start; the message says what is missing.
+    pub fn make(&self) -> anyhow::Result<Box<dyn Model>> {
         Ok(match &self.kind {
             Kind::Native => Box::new(native::Native::new(self.slowness)),
             Kind::Sleep(per_row) => Box::new(sleep::Sleep::new(*per_row)),
@@ -210,11 +210,11 @@ impl Maker {
         })
     }
 
-    /// Makes `count` boxes, all at the same time, since an interpreter takes its time to start.
+    /// Makes `count` models, all at the same time, since an interpreter takes its time to start.
     ///
     /// # Errors
     /// The first of their errors.
-    pub fn make_many(&self, count: usize) -> anyhow::Result<Vec<Box<dyn BlackBox>>> {
+    pub fn make_many(&self, count: usize) -> anyhow::Result<Vec<Box<dyn Model>>> {
         std::thread::scope(|scope| {
             let starts: Vec<_> = (0..count).map(|_| scope.spawn(|| self.make())).collect();
             starts

@@ -7,7 +7,7 @@ use anyhow::Context;
 
 /// Ends the process when something is waited for longer than its patience allows.
 #[derive(Debug, Clone)]
-pub struct Watch(Arc<Shared>);
+pub struct Deadline(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
@@ -16,8 +16,8 @@ struct Shared {
     changed: Condvar,
 }
 
-impl Watch {
-    /// A watch with this patience; nothing is waited for yet.
+impl Deadline {
+    /// A deadline with this patience; nothing is waited for yet.
     ///
     /// # Errors
     /// When no thread can be started.
@@ -25,7 +25,7 @@ impl Watch {
         let shared = Arc::new(Shared { waiting: Mutex::default(), changed: Condvar::new() });
         let watched = Arc::clone(&shared);
         std::thread::Builder::new()
-            .name("watch".into())
+            .name("deadline".into())
             .spawn(move || watched.run(patience))
             .context("starting a thread")?;
         Ok(Self(shared))
