@@ -8,27 +8,30 @@
 //!
 //! Heartbeats run both ways from the beginning. When a process is lost, all others leave, and are started again; together
 //! they form the next generation, without those that are not back in time ([`membership`]).
+//!
+//! | module          | holds |
+//! |-----------------|-------|
+//! | [`coordinator`] | the initializer's side, as a state machine; pure |
+//! | [`membership`]  | who is in, and when that is all; pure |
+//! | [`participant`] | the other processes' side, as a state machine; pure |
+//! | [`initializer`] | the control port around the coordinator |
+//! | [`member`]      | the control connection around the participant |
+//! | [`mesh`]        | the data connections |
 
+pub mod coordinator;
 pub mod initializer;
+mod link;
 pub mod member;
 pub mod membership;
 pub mod mesh;
+pub mod participant;
 
-use std::net::TcpStream;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
-use protocol::frame::FrameReader;
-use protocol::handshake::{self, ControlMessage, Member};
+use protocol::handshake::Member;
 use protocol::token::Token;
-
-/// How often heartbeats are sent, and after how long without one the other side is gone.
-const HEARTBEAT: Duration = Duration::from_millis(500);
-const SILENCE: Duration = Duration::from_secs(5);
-/// As long as heartbeats come.
-const FOREVER: Duration = Duration::from_secs(process::LONGEST_WAIT);
 
 /// What a process knows of the cluster that it wants to be in.
 #[derive(Debug, Clone)]
@@ -83,71 +86,5 @@ pub struct LeaveOnDrop(Leaving);
 impl Drop for LeaveOnDrop {
     fn drop(&mut self) {
         self.0.0.store(true, Ordering::SeqCst);
-    }
-}
-
-/// The way to the other side of a control connection. Heartbeats go there as long as the connection stands; it is closed when
-/// this is dropped.
-struct Link {
-    name: String,
-    stream: Arc<Mutex<TcpStream>>,
-}
-
-impl Link {
-    fn new(name: String, stream: &TcpStream) -> anyhow::Result<Self> {
-        // While something is said to a peer that does not listen, all others with something to say to it wait.
-        net::limit_writes(stream, SILENCE).context("preparing a control connection")?;
-        let stream = stream.try_clone().context("splitting a control connection")?;
-        let stream = Arc::new(Mutex::new(stream));
-        let link = Self { name, stream: Arc::clone(&stream) };
-        std::thread::Builder::new()
-            .name("heartbeat".into())
-            .spawn(move || {
-                // That the connection is broken is seen by the thread that reads.
-                while send(&stream, &ControlMessage::Heartbeat).is_ok() {
-                    std::thread::sleep(HEARTBEAT);
-                }
-            })
-            .context("starting a thread")?;
-        Ok(link)
-    }
-
-    fn send(&self, message: &ControlMessage) -> anyhow::Result<()> {
-        send(&self.stream, message)
-    }
-
-    fn stream(&self) -> MutexGuard<'_, TcpStream> {
-        lock(&self.stream)
-    }
-}
-
-impl Drop for Link {
-    fn drop(&mut self) {
-        // Its heartbeat would keep it open; that it is closed already is as good.
-        let _ = self.stream().shutdown(std::net::Shutdown::Both);
-    }
-}
-
-fn send(stream: &Mutex<TcpStream>, message: &ControlMessage) -> anyhow::Result<()> {
-    handshake::send_json(&*lock(stream), message)
-}
-
-fn lock(stream: &Mutex<TcpStream>) -> MutexGuard<'_, TcpStream> {
-    stream.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The next control message that is no heartbeat; heartbeats must come meanwhile.
-fn message(reader: &mut FrameReader<TcpStream>, limit: Duration) -> anyhow::Result<ControlMessage> {
-    let deadline = Instant::now() + limit;
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        ensure!(!left.is_zero(), "nothing but heartbeats from {} within {limit:?}", reader.peer());
-        match reader.next_frame_within(left.min(SILENCE))? {
-            Some(payload) => match handshake::answer(&payload, reader.peer())? {
-                ControlMessage::Heartbeat => {}
-                other => return Ok(other),
-            },
-            None => bail!("it left the cluster"),
-        }
     }
 }

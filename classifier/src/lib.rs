@@ -2,7 +2,8 @@
 //!
 //! | module              | holds |
 //! |---------------------|-------|
-//! | [`dataflow`]        | the dataflow itself, and how a process runs it |
+//! | [`run`]             | a process from its settings to the end of its dataflow |
+//! | [`dataflow`]        | the dataflow itself |
 //! | [`ingest`]          | port 8888: rows in, cut to batches |
 //! | [`source`]          | the operator that numbers batches and issues them within the window |
 //! | [`window`]          | how much may be issued, and which worker gets the next batch; pure |
@@ -15,6 +16,7 @@
 //! | [`cluster`]         | how processes find each other and form the mesh |
 //! | [`metrics`]         | what this process counts, for the Monitoring Hub |
 //! | [`deadline`]        | deadlines for what the running dataflow waits for |
+//! | `fail_stop`         | how a thread ends the process |
 //! | [`file`]            | the same model over a file, without a network |
 
 pub mod batch;
@@ -23,29 +25,15 @@ pub mod cluster;
 pub mod dataflow;
 pub mod deadline;
 pub mod executor;
+mod fail_stop;
 pub mod file;
 pub mod ingest;
 pub mod metrics;
 pub mod model;
 pub mod receiver_client;
+pub mod run;
 pub mod search;
 pub mod source;
 pub mod window;
 
-use telemetry::report::Ending;
-
-/// Ends the process with a reason for which the job fails. Timely is fail-stop: a process that cannot go on takes the
-/// cluster's generation down with it, so there is nothing to unwind.
-pub fn fail(reason: impl std::fmt::Display) -> ! {
-    tracing::error!("{reason}");
-    telemetry::reporter::end(Ending::Failed(reason.to_string()));
-    std::process::exit(1);
-}
-
-/// Ends the process, and with it this generation of the cluster, because of something that passes: when it is started
-/// again, it will be in the next generation.
-pub fn leave_generation(reason: impl std::fmt::Display) -> ! {
-    tracing::error!("{reason}");
-    telemetry::reporter::end(Ending::Leaving(reason.to_string()));
-    std::process::exit(i32::from(process::exit::TEMPORARY));
-}
+pub use fail_stop::{end, fail, leave_generation};

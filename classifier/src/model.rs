@@ -171,7 +171,7 @@ impl FromStr for Kind {
     }
 }
 
-/// How to make models; each worker has its own.
+/// How to load models; each worker has its own.
 #[derive(Debug, Clone)]
 pub struct ModelSettings {
     /// Which model.
@@ -190,11 +190,11 @@ pub struct ModelSettings {
 }
 
 impl ModelSettings {
-    /// Makes a model, ready to classify.
+    /// Loads a model, ready to classify.
     ///
     /// # Errors
     /// A Python model that does not start; the message says what is missing.
-    pub fn make(&self) -> anyhow::Result<Box<dyn Model>> {
+    pub fn load(&self) -> anyhow::Result<Box<dyn Model>> {
         Ok(match &self.kind {
             Kind::Native => Box::new(native::Native::new(self.slowness)),
             Kind::Sleep(per_row) => Box::new(sleep::Sleep::new(*per_row)),
@@ -210,13 +210,13 @@ impl ModelSettings {
         })
     }
 
-    /// Makes `count` models, all at the same time, since an interpreter takes its time to start.
+    /// Loads `count` models, all at the same time, since an interpreter takes its time to start.
     ///
     /// # Errors
     /// The first of their errors.
-    pub fn make_many(&self, count: usize) -> anyhow::Result<Vec<Box<dyn Model>>> {
+    pub fn load_many(&self, count: usize) -> anyhow::Result<Vec<Box<dyn Model>>> {
         std::thread::scope(|scope| {
-            let starts: Vec<_> = (0..count).map(|_| scope.spawn(|| self.make())).collect();
+            let starts: Vec<_> = (0..count).map(|_| scope.spawn(|| self.load())).collect();
             starts
                 .into_iter()
                 .map(|start| start.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))

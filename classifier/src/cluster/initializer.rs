@@ -1,140 +1,199 @@
-//! The process that others join.
+//! The process that others join: the control port around the [`Coordinator`].
 
-use std::collections::BTreeSet;
-use std::net::{SocketAddr, TcpListener};
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow, bail, ensure};
+use anyhow::{Context, bail};
 use net::acceptor::{self, Connection};
-use protocol::Temporary;
-use protocol::handshake::{self, ControlHello, ControlMessage, HANDSHAKE_LIMIT, Member, Refusal};
+use protocol::handshake::{self, ControlHello, ControlMessage, HANDSHAKE_LIMIT};
 use protocol::token::Token;
 
-use super::membership::{JoinId, Latecomers, Limit, Membership, Standing};
-use super::{FOREVER, Formation, Leaving, Link, Settings, message};
+use super::coordinator::{Action, Candidate, Coordinator, Event};
+use super::link::Link;
+use super::membership::{JoinId, Limit};
+use super::{Formation, Leaving, Settings};
 
-/// How long the members have to read that they are to stop.
+/// How long the members have to read that they are to stop: they should end for that, and not because this process is gone.
 const FAREWELL: Duration = Duration::from_millis(300);
 
-/// A cluster whose processes have joined.
-pub struct Gathered {
-    /// The cluster.
-    pub formation: Formation,
-    happening: Sender<Event>,
-    /// Hears when all have formed.
-    started: Receiver<()>,
+/// An open control port. Whatever ends the generation ends this process, on the port's own thread.
+pub struct ControlPort {
+    events: Sender<Input>,
+    progress: Receiver<Progress>,
 }
 
-/// What happens at the control port. Connections are those of processes that have shown the token.
-enum Event {
-    /// A process wants to be a member.
-    Join(JoinId, Member, Link),
-    /// Somebody wants the cluster to stop.
-    Shutdown(String),
-    /// This process has formed.
-    Formed,
-    /// A process says something.
-    Said(JoinId, ControlMessage),
-    /// A process is gone, and why.
-    Left(JoinId, anyhow::Error),
+/// For the port's thread.
+enum Input {
+    Event(Event),
+    Join(JoinId, Candidate, Arc<Link>),
 }
 
-impl Gathered {
-    /// Waits at the control port until all processes have joined (or, if there was a cluster before, those that come back in time),
-    /// has their generation's number given by `generation`, and tells them of each other. From then on, when one of them is lost before the work is done, this process leaves as well.
+/// From the port's thread to the one that starts the process's part.
+#[derive(Debug)]
+enum Progress {
+    Gathered,
+    Formed(Formation),
+    Started,
+}
+
+impl ControlPort {
+    /// Serves the port.
     ///
     /// # Errors
-    /// Not all processes in time, or somebody asks to shut down.
-    pub fn gather(
-        settings: &Settings,
-        listener: TcpListener,
-        leaving: &Leaving,
-        generation: impl FnOnce() -> anyhow::Result<u64>,
-    ) -> anyhow::Result<Self> {
-        let (happening, events) = channel();
-        listen(listener, settings.token.clone(), happening.clone())?;
-        let start = Instant::now();
+    /// When no thread can be started.
+    pub fn open(settings: &Settings, listener: TcpListener, leaving: Leaving) -> anyhow::Result<Self> {
+        let (events, inputs) = channel();
+        listen(listener, settings.token.clone(), events.clone())?;
         let limit = settings.rejoin.map_or(Limit::All(settings.patience), Limit::Back);
-        let mut membership = Membership::new(settings.me.clone(), settings.processes, limit);
-        let mut peers: Vec<(JoinId, Link)> = Vec::new();
-        loop {
-            let left = match membership.standing(start.elapsed()) {
-                Standing::Complete => break,
-                Standing::TooLate => bail!(
-                    "waiting for {} processes to join: after {:?} there are {}",
-                    settings.processes,
-                    settings.patience,
-                    list(&membership)
-                ),
-                Standing::Waiting(left) => left,
-            };
-            match events.recv_timeout(left) {
-                Ok(Event::Join(id, member, link)) => match membership.join(id, member) {
-                    Ok(()) => peers.push((id, link)),
-                    Err(reason) => refuse(&link, &reason),
-                },
-                Ok(Event::Left(id, reason)) => {
-                    if let Some(gone) = peers.iter().position(|(other, _)| *other == id) {
-                        let (_, link) = peers.remove(gone);
-                        membership.leave(id);
-                        tracing::warn!("{} has left before the cluster was complete: {reason:#}", link.name);
-                    }
-                }
-                Ok(Event::Said(..) | Event::Formed) => {}
-                Ok(Event::Shutdown(_)) => bail!("the cluster was asked to shut down"),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => bail!("the control port is closed"),
-            }
-        }
-        let missing = membership.missing();
-        if missing > 0 {
-            tracing::warn!(
-                "{missing} of {} processes are not back; the cluster goes on with {}",
-                settings.processes,
-                list(&membership)
-            );
-        }
-        let members: Vec<_> = membership.members().cloned().collect();
-        let formation = Formation { generation: generation()?, process: 0, members };
-        tell(&formation, &peers).context(Temporary("forming the cluster"))?;
-        let mut door = Door { peers, latecomers: Latecomers::new(missing), late: Vec::new() };
-        let (starting, started) = channel();
-        let (leaving, patience) = (leaving.clone(), settings.patience);
-        let mind = move || {
-            match door.form(&events, patience) {
-                // If nobody waits for it, this process is ending.
-                Ok(()) => drop(starting.send(())),
-                Err(error) if error.is::<Temporary>() => crate::leave_generation(format_args!("{error:#}")),
-                Err(error) => crate::fail(format_args!("{error:#}")),
-            }
-            door.keep(&events, &leaving);
+        let coordinator = Coordinator::new(settings.me.clone(), settings.processes, limit, settings.patience);
+        let (report, progress) = channel();
+        let driver = Driver {
+            coordinator,
+            links: BTreeMap::new(),
+            began: Instant::now(),
+            report,
+            leaving,
+            told_to_stop: false,
         };
-        std::thread::Builder::new().name("porter".into()).spawn(mind).context("starting a thread")?;
-        Ok(Self { formation, happening, started })
+        let run = move || driver.run(&inputs);
+        std::thread::Builder::new().name("control".into()).spawn(run).context("starting a thread")?;
+        Ok(Self { events, progress })
     }
 
-    /// Says that this process has formed, and waits until all have, and are started. One that does not form in time is the end
-    /// of this process.
+    /// Waits until all members have joined; or, if there was a cluster before, those that come back in time.
     ///
     /// # Errors
-    /// When nobody minds the control port any more.
-    pub fn start(self) -> anyhow::Result<()> {
-        let formed = self.happening.send(Event::Formed).is_ok() && self.started.recv().is_ok();
-        ensure!(formed, "nobody minds the control port any more");
-        process::log::set_generation(self.formation.generation);
-        tracing::info!("the generation begins");
+    /// When the port's thread has ended.
+    pub fn gather(&self) -> anyhow::Result<()> {
+        match self.next()? {
+            Progress::Gathered => Ok(()),
+            other => bail!("the control port did not gather, but {other:?}"),
+        }
+    }
+
+    /// Tells the members of each other, as the generation of this number. From now on, a member that is lost before the work is
+    /// done ends this process.
+    ///
+    /// # Errors
+    /// When the port's thread has ended.
+    pub fn form(&self, generation: u64) -> anyhow::Result<Formation> {
+        self.send(Event::Numbered(generation))?;
+        match self.next()? {
+            Progress::Formed(formation) => Ok(formation),
+            other => bail!("the control port did not form generation {generation}, but {other:?}"),
+        }
+    }
+
+    /// Says that this process has formed, and waits until all have, and are started.
+    ///
+    /// # Errors
+    /// When the port's thread has ended.
+    pub fn start(&self) -> anyhow::Result<()> {
+        self.send(Event::Formed)?;
+        match self.next()? {
+            Progress::Started => Ok(()),
+            other => bail!("the control port did not start, but {other:?}"),
+        }
+    }
+
+    fn send(&self, event: Event) -> anyhow::Result<()> {
+        self.events.send(Input::Event(event)).ok().context("the control port's thread has ended")
+    }
+
+    fn next(&self) -> anyhow::Result<Progress> {
+        self.progress.recv().context("the control port's thread has ended")
+    }
+}
+
+/// Runs the coordinator.
+struct Driver {
+    coordinator: Coordinator,
+    links: BTreeMap<JoinId, Arc<Link>>,
+    began: Instant,
+    report: Sender<Progress>,
+    leaving: Leaving,
+    told_to_stop: bool,
+}
+
+impl Driver {
+    fn run(mut self, inputs: &Receiver<Input>) {
+        loop {
+            let now = self.began.elapsed();
+            let input = match self.coordinator.deadline(now) {
+                Some(deadline) => inputs.recv_timeout(deadline.saturating_sub(now)),
+                None => inputs.recv().map_err(RecvTimeoutError::from),
+            };
+            let event = match input {
+                Ok(Input::Event(event)) => event,
+                Ok(Input::Join(id, candidate, link)) => {
+                    self.links.insert(id, link);
+                    Event::Join(id, candidate)
+                }
+                Err(RecvTimeoutError::Timeout) => Event::Tick,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            self.handle(event);
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        if let Event::Left(id, _) = &event {
+            self.links.remove(id);
+        }
+        let mut lost = Vec::new();
+        for action in self.coordinator.handle(event, self.began.elapsed()) {
+            if let Err((id, error)) = self.execute(action) {
+                lost.push(Event::Left(id, error));
+            }
+        }
+        lost.into_iter().for_each(|event| self.handle(event));
+    }
+
+    /// Does what the coordinator wants.
+    ///
+    /// # Errors
+    /// The process that could not be told something.
+    fn execute(&mut self, action: Action) -> Result<(), (JoinId, anyhow::Error)> {
+        let progress = match action {
+            Action::Refuse(id, reason) => {
+                if let Some(link) = self.links.remove(&id) {
+                    link.refuse(&reason);
+                }
+                return Ok(());
+            }
+            Action::Send(id, message) => {
+                self.told_to_stop |= message == ControlMessage::Shutdown;
+                let Some(link) = self.links.get(&id) else { return Ok(()) };
+                return link.send(&message).map_err(|error| (id, error));
+            }
+            // The work is done, and connections may end.
+            Action::End(_) if self.leaving.is_leaving() => return Ok(()),
+            Action::End(error) => {
+                if self.told_to_stop {
+                    std::thread::sleep(FAREWELL);
+                }
+                crate::end(&error)
+            }
+            Action::RequestNumber => Progress::Gathered,
+            Action::Connect(formation) => Progress::Formed(formation),
+            Action::Start => Progress::Started,
+        };
+        // If nothing waits for it, this process is ending.
+        let _ = self.report.send(progress);
         Ok(())
     }
 }
 
-/// Serves the control port.
-fn listen(listener: TcpListener, token: Option<Token>, happening: Sender<Event>) -> anyhow::Result<()> {
+/// Accepts control connections.
+fn listen(listener: TcpListener, token: Option<Token>, events: Sender<Input>) -> anyhow::Result<()> {
     let count = AtomicU64::new(0);
     let serve = move |connection: Connection| {
         let id = count.fetch_add(1, Ordering::Relaxed);
-        if let Err(reason) = handle(&connection, token.as_ref(), id, &happening) {
+        if let Err(reason) = serve(&connection, token.as_ref(), id, &events) {
             connection.complain(format_args!("refused {} at the control port: {reason:#}", connection.peer));
             connection.refuse(&reason);
         }
@@ -143,176 +202,32 @@ fn listen(listener: TcpListener, token: Option<Token>, happening: Sender<Event>)
     acceptor::open("control", listener, serve, broken)
 }
 
-/// Handles one control connection, and reports what it says; a receiver that is gone means that this process is ending.
-fn handle(
+/// Serves one control connection until it ends.
+fn serve(
     connection: &Connection,
     token: Option<&Token>,
     id: JoinId,
-    happening: &Sender<Event>,
+    events: &Sender<Input>,
 ) -> anyhow::Result<()> {
     let Some((first, mut reader)) = connection.first_frame(HANDSHAKE_LIMIT)? else { return Ok(()) };
     let hello = handshake::check::<ControlHello>(&first, token)?;
     connection.admit();
+    // A port's thread that has ended means that this process is ending.
+    let tell = |input| drop(events.send(input));
     let member = match hello {
         ControlHello::Join(member) => member,
         ControlHello::Shutdown {} => {
-            let _ = happening.send(Event::Shutdown(connection.peer.clone()));
+            tracing::info!("{} asked the cluster to shut down", connection.peer);
+            tell(Input::Event(Event::Shutdown));
             return Ok(());
         }
     };
-    let link = Link::new(format!("classifier {} at {}", member.name, connection.peer), &connection.stream)?;
-    let _ = happening.send(Event::Join(id, member, link));
-    let reason = loop {
-        match message(&mut reader, FOREVER) {
-            Ok(said) => drop(happening.send(Event::Said(id, said))),
-            Err(reason) => break reason,
-        }
-    };
-    let _ = happening.send(Event::Left(id, reason));
+    let name = format!("classifier {} at {}", member.name, connection.peer);
+    let link = Arc::new(Link::new(name.clone(), &connection.stream)?);
+    let (local, remote) = link.ends()?;
+    tell(Input::Join(id, Candidate { member, name, local, remote }, Arc::clone(&link)));
+    let reason = link.run(&mut reader, |message| tell(Input::Event(Event::Message(id, message))));
+    link.close();
+    tell(Input::Event(Event::Left(id, reason)));
     Ok(())
-}
-
-/// The control port after the cluster has been gathered.
-struct Door {
-    peers: Vec<(JoinId, Link)>,
-    latecomers: Latecomers,
-    late: Vec<(JoinId, Link)>,
-}
-
-impl Door {
-    /// Waits until this process and all others have formed, and starts them.
-    ///
-    /// # Errors
-    /// When one of them is lost, or does not form in time.
-    fn form(&mut self, events: &Receiver<Event>, patience: Duration) -> anyhow::Result<()> {
-        let mut forming: BTreeSet<_> = self.peers.iter().map(|(id, _)| *id).collect();
-        // What this process waits for until then has its own deadlines.
-        let mut deadline = None;
-        while deadline.is_none() || !forming.is_empty() {
-            let left = deadline.map_or(FOREVER, |at: Instant| at.saturating_duration_since(Instant::now()));
-            match events.recv_timeout(left) {
-                Ok(Event::Formed) => deadline = Some(Instant::now() + patience),
-                Ok(Event::Said(id, ControlMessage::Formed)) => {
-                    forming.remove(&id);
-                }
-                Ok(event) => self.mind(event).context(Temporary("forming the cluster"))?,
-                Err(_) => {
-                    let names = self.peers.iter().filter(|(id, _)| forming.contains(id));
-                    let names: Vec<_> = names.map(|(_, link)| link.name.as_str()).collect();
-                    bail!("waiting for {} to form: not within {patience:?}", names.join(", "));
-                }
-            }
-        }
-        for (_, link) in &self.peers {
-            let started = link.send(&ControlMessage::Start);
-            started
-                .with_context(|| format!("starting {}", link.name))
-                .context(Temporary("forming the cluster"))?;
-        }
-        Ok(())
-    }
-
-    /// Takes notice of something.
-    ///
-    /// # Errors
-    /// Something after which the generation cannot go on.
-    fn mind(&mut self, event: Event) -> anyhow::Result<()> {
-        match event {
-            Event::Join(id, _, link) => match self.latecomers.come(id) {
-                Ok(()) => {
-                    tracing::info!("{} waits for the next generation", link.name);
-                    self.late.push((id, link));
-                }
-                Err(reason) => refuse(&link, &reason),
-            },
-            Event::Left(id, reason) => {
-                self.latecomers.leave(id);
-                self.late.retain(|(other, _)| *other != id);
-                if let Some(name) = self.name(id) {
-                    return Err(reason.context(name.to_owned()));
-                }
-            }
-            Event::Said(id, said) => {
-                if let Some(name) = self.name(id) {
-                    bail!("{name}: an unexpected message: {said:?}");
-                }
-            }
-            Event::Formed => {}
-            Event::Shutdown(peer) => {
-                tracing::info!("{peer} asked the cluster to shut down");
-                for (_, link) in self.peers.iter().chain(&self.late) {
-                    // One that is gone need not be told.
-                    let _ = link.send(&ControlMessage::Shutdown);
-                }
-                // They should leave because they were told, not because this process is gone.
-                std::thread::sleep(FAREWELL);
-                std::process::exit(1);
-            }
-        }
-        Ok(())
-    }
-
-    fn name(&self, id: JoinId) -> Option<&str> {
-        self.peers.iter().find(|(other, _)| *other == id).map(|(_, link)| link.name.as_str())
-    }
-
-    /// Minds the port while the generation is at work.
-    fn keep(&mut self, events: &Receiver<Event>, leaving: &Leaving) {
-        let born = Instant::now();
-        loop {
-            let patience = self.latecomers.patience(born.elapsed()).unwrap_or(FOREVER);
-            let outcome = match events.recv_timeout(patience) {
-                Ok(event) => self.mind(event),
-                Err(RecvTimeoutError::Timeout) => {
-                    let names: Vec<_> = self.late.iter().map(|(_, link)| link.name.as_str()).collect();
-                    Err(anyhow!("makes way for a generation with {}", names.join(", ")))
-                }
-                Err(RecvTimeoutError::Disconnected) => return,
-            };
-            match outcome {
-                Err(reason) if !leaving.is_leaving() => {
-                    crate::leave_generation(format_args!("{reason:#}"));
-                }
-                _ => {}
-            }
-        }
-    }
-}
-
-/// Tells the processes of each other.
-fn tell(formation: &Formation, peers: &[(JoinId, Link)]) -> anyhow::Result<()> {
-    for (process, (_, link)) in (1..).zip(peers) {
-        let members = as_seen_from(link, &formation.members, peers)?;
-        link.send(&ControlMessage::Form { generation: formation.generation, process, members })
-            .with_context(|| format!("telling {} to form the cluster", link.name))?;
-    }
-    Ok(())
-}
-
-fn list(membership: &Membership) -> String {
-    let names: Vec<_> = membership.members().map(|member| member.name.as_str()).collect();
-    format!("{}: {}", names.len(), names.join(", "))
-}
-
-fn refuse(link: &Link, reason: &anyhow::Error) {
-    tracing::warn!("refused {}: {reason:#}", link.name);
-    handshake::refuse(&link.stream(), &Refusal::from(reason));
-}
-
-/// The members as another one can reach them: who listens at all addresses of its host is reached at the one that
-/// its control connection comes from, and the initializer at the one that this connection goes to.
-fn as_seen_from(peer: &Link, members: &[Member], peers: &[(JoinId, Link)]) -> anyhow::Result<Vec<Member>> {
-    let mut members = members.to_vec();
-    for (i, member) in members.iter_mut().enumerate() {
-        let data: SocketAddr = member.data.parse().context("understanding a data address")?;
-        if data.ip().is_unspecified() {
-            let seen = match i {
-                0 => peer.stream().local_addr(),
-                _ => peers[i - 1].1.stream().peer_addr(),
-            };
-            let ip = seen.with_context(|| format!("asking for the address of {}", member.name))?.ip();
-            member.data = SocketAddr::new(ip, data.port()).to_string();
-        }
-    }
-    Ok(members)
 }

@@ -1,35 +1,45 @@
-//! A process that joins a cluster.
+//! A process that joins a cluster: the control connection around the [`Participant`].
 
-use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow};
+use parking_lot::Mutex;
 use protocol::Temporary;
 use protocol::frame::{DEFAULT_LIMIT, FrameReader};
-use protocol::handshake::{self, ControlHello, ControlMessage};
+use protocol::handshake::{self, ControlHello};
 
-use super::{FOREVER, Formation, Leaving, Link, Settings, message};
+use super::link::Link;
+use super::participant::{Action, Event, Participant};
+use super::{Formation, Leaving, Settings};
 
 /// A process whose cluster is forming.
 pub struct Joined {
     /// The cluster.
     pub formation: Formation,
-    initializer: Arc<Link>,
+    control: Arc<Control>,
     /// Hears when all have formed.
     started: Receiver<()>,
     patience: Duration,
 }
 
+struct Control {
+    link: Link,
+    participant: Mutex<Participant>,
+    formation: Sender<Formation>,
+    started: Sender<()>,
+    leaving: Leaving,
+}
+
 impl Joined {
     /// Joins at the initializer's control port, and waits until the cluster forms: until all processes have joined, or, for one that
-    /// comes while a generation is at work, until the next one. From then on, when the initializer is silent for too long, or leaves
-    /// before the work is done, this process leaves as well.
+    /// comes while a generation is at work, until the next one. Whatever ends the generation before the work is done ends this
+    /// process, on the control connection's own thread.
     ///
     /// # Errors
-    /// No initializer within `settings.patience`, or one that refuses; not all processes in time.
-    pub fn join(settings: &Settings, leaving: &Leaving) -> anyhow::Result<Self> {
+    /// No initializer within `settings.patience`.
+    pub fn join(settings: &Settings, leaving: Leaving) -> anyhow::Result<Self> {
         let name = format!("the initializer at {}", settings.control);
         let from = settings.my_control.as_deref();
         let connected = net::connect_from(from, "the initializer", &settings.control, settings.patience);
@@ -42,23 +52,21 @@ impl Joined {
         handshake::send(&stream, settings.token.as_ref(), &ControlHello::Join(settings.me.clone()))
             .with_context(|| format!("joining {name}"))
             .context(Temporary("no cluster yet"))?;
-        let initializer = Arc::new(Link::new(name.clone(), &stream)?);
-        let mut reader = FrameReader::new(stream, name.clone(), DEFAULT_LIMIT);
-        let formed =
-            message(&mut reader, FOREVER).with_context(|| format!("waiting for {name} to form the cluster"));
-        let (generation, process, members) = match formed {
-            Ok(ControlMessage::Form { generation, process, members }) => (generation, process, members),
-            Ok(ControlMessage::Shutdown) => bail!("{name}: the cluster was asked to shut down"),
-            Ok(other) => bail!("{name} began with {other:?}"),
-            Err(error) => return Err(handshake::unless_refused(error, Temporary("no cluster yet"))),
-        };
-        process::log::set_generation(generation);
-        let formation = Formation { generation, process, members };
+        let link = Link::new(name.clone(), &stream)?;
+        let (formation, formed) = channel();
         let (starting, started) = channel();
-        let (link, leaving) = (Arc::clone(&initializer), leaving.clone());
-        let listen = move || heed(&link, &mut reader, &starting, &leaving);
-        std::thread::Builder::new().name("control".into()).spawn(listen).context("starting a thread")?;
-        Ok(Self { formation, initializer, started, patience: settings.patience })
+        let participant = Mutex::new(Participant::new(name.clone()));
+        let control = Arc::new(Control { link, participant, formation, started: starting, leaving });
+        let mut reader = FrameReader::new(stream, name, DEFAULT_LIMIT);
+        let served = Arc::clone(&control);
+        let serve = move || {
+            let lost = served.link.run(&mut reader, |message| served.handle(Event::Message(message)));
+            served.handle(Event::Lost(lost));
+        };
+        std::thread::Builder::new().name("control".into()).spawn(serve).context("starting a thread")?;
+        let formation = formed.recv().context("the control connection's thread has ended")?;
+        process::log::set_generation(formation.generation);
+        Ok(Self { formation, control, started, patience: settings.patience })
     }
 
     /// Says that this process has formed, and waits for the start.
@@ -66,31 +74,31 @@ impl Joined {
     /// # Errors
     /// When it does not come in time.
     pub fn start(self) -> anyhow::Result<()> {
-        let Self { initializer, started, patience, .. } = self;
-        let name = &initializer.name;
-        initializer
-            .send(&ControlMessage::Formed)
-            .with_context(|| format!("telling {name} that this process has formed"))?;
-        let is_started = started.recv_timeout(patience).is_ok();
-        ensure!(is_started, "waiting for {name} to start the dataflow: not within {patience:?}");
-        Ok(())
+        self.control.handle(Event::Formed);
+        let (name, patience) = (&self.control.link.name, self.patience);
+        self.started.recv_timeout(patience).map_err(|_| {
+            anyhow!("waiting for {name} to start the dataflow: not within {patience:?}")
+                .context(Temporary("forming the cluster"))
+        })
     }
 }
 
-/// Does what the initializer says, for as long as there is work.
-fn heed(initializer: &Link, reader: &mut FrameReader<TcpStream>, starting: &Sender<()>, leaving: &Leaving) {
-    let name = &initializer.name;
-    loop {
-        let said = message(reader, FOREVER);
-        match said {
-            _ if leaving.is_leaving() => return,
-            // If nobody waits for it, this process is ending.
-            Ok(ControlMessage::Start) => drop(starting.send(())),
-            Ok(ControlMessage::Shutdown) => {
-                crate::fail(format_args!("{name}: the cluster was asked to shut down"))
+impl Control {
+    fn handle(&self, event: Event) {
+        let action = self.participant.lock().handle(event);
+        match action {
+            None => {}
+            // If nothing waits for it, this process is ending.
+            Some(Action::Connect(formation)) => drop(self.formation.send(formation)),
+            Some(Action::Start) => drop(self.started.send(())),
+            Some(Action::Send(message)) => {
+                if let Err(error) = self.link.send(&message) {
+                    self.handle(Event::Lost(error));
+                }
             }
-            Ok(other) => crate::fail(format_args!("{name}: an unexpected message: {other:?}")),
-            Err(error) => crate::leave_generation(format_args!("{name}: {error:#}")),
+            // The work is done, and connections may end.
+            Some(Action::End(_)) if self.leaving.is_leaving() => {}
+            Some(Action::End(error)) => crate::end(&error),
         }
     }
 }

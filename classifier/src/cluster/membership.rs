@@ -108,6 +108,11 @@ impl Membership {
         self.others.iter().map(|(id, _)| *id)
     }
 
+    /// How many processes there are when all are there.
+    pub fn wanted(&self) -> usize {
+        self.wanted
+    }
+
     /// How many are not here.
     pub fn missing(&self) -> usize {
         self.wanted.saturating_sub(self.others.len() + 1)

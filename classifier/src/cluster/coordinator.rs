@@ -1,0 +1,442 @@
+//! The initializer's side of the control plane: who joins, when the generation forms, starts and ends. Pure: events and the time
+//! come in, actions go out. Connections are numbers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::anyhow;
+use protocol::Temporary;
+use protocol::handshake::{ControlMessage, Member};
+
+use super::Formation;
+use super::membership::{JoinId, Latecomers, Limit, Membership, Standing};
+
+/// A process that wants to be a member, and has shown the token.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    /// How it describes itself.
+    pub member: Member,
+    /// Names it in errors and in the log.
+    pub name: String,
+    /// This end of its control connection: where it reaches the initializer.
+    pub local: IpAddr,
+    /// Its own end: where other members reach it.
+    pub remote: IpAddr,
+}
+
+/// What happens at the control port.
+#[derive(Debug)]
+pub enum Event {
+    /// A process wants to be a member.
+    Join(JoinId, Candidate),
+    /// A process says something other than a heartbeat.
+    Message(JoinId, ControlMessage),
+    /// A process's connection has ended, and why.
+    Left(JoinId, anyhow::Error),
+    /// The receiver has given this generation its number.
+    Numbered(u64),
+    /// The initializer's own data connections stand.
+    Formed,
+    /// A client asks the cluster to stop.
+    Shutdown,
+    /// The time has come that [`Coordinator::deadline`] gave.
+    Tick,
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub enum Action {
+    /// Tell this process why it may not be a member, and close its connection.
+    Refuse(JoinId, anyhow::Error),
+    /// Ask the receiver for the generation's number.
+    RequestNumber,
+    /// Tell this process something.
+    Send(JoinId, ControlMessage),
+    /// Make the data connections of this generation.
+    Connect(Formation),
+    /// Run the dataflow.
+    Start,
+    /// End this process; if the error is [`Temporary`], it joins the next generation when it is started again.
+    End(anyhow::Error),
+}
+
+/// Forms one generation, and watches over it.
+#[derive(Debug)]
+pub struct Coordinator {
+    membership: Membership,
+    latecomers: Latecomers,
+    /// Members and latecomers.
+    candidates: BTreeMap<JoinId, Candidate>,
+    /// How long forming may take.
+    patience: Duration,
+    phase: Phase,
+}
+
+/// Where a generation is in its life.
+#[derive(Debug)]
+enum Phase {
+    /// Processes join.
+    Gathering,
+    /// The members are known; the receiver is asked for the generation's number.
+    Numbering,
+    /// The members make their data connections.
+    Forming {
+        /// Members that have not formed.
+        waiting: BTreeSet<JoinId>,
+        /// When they must have formed; set when the initializer itself has, since its own waits have deadlines of their own.
+        deadline: Option<Duration>,
+    },
+    /// The dataflow runs since this moment.
+    Running(Duration),
+    /// The process is to end.
+    Ended,
+}
+
+impl Coordinator {
+    /// Waits for `wanted` processes, itself included. `patience` limits how long they take to form.
+    pub fn new(me: Member, wanted: usize, limit: Limit, patience: Duration) -> Self {
+        Self {
+            membership: Membership::new(me, wanted, limit),
+            latecomers: Latecomers::default(),
+            candidates: BTreeMap::new(),
+            patience,
+            phase: Phase::Gathering,
+        }
+    }
+
+    /// When [`Event::Tick`] is due; all times count from when the control port was opened.
+    pub fn deadline(&self, now: Duration) -> Option<Duration> {
+        match &self.phase {
+            Phase::Gathering => match self.membership.standing(now) {
+                Standing::Waiting(left) => Some(now + left),
+                Standing::Complete | Standing::TooLate => Some(now),
+            },
+            Phase::Forming { deadline, .. } => *deadline,
+            Phase::Running(since) => self.latecomers.patience(now - *since).map(|left| now + left),
+            Phase::Numbering | Phase::Ended => None,
+        }
+    }
+
+    /// How many processes are missing from this generation.
+    pub fn missing(&self) -> usize {
+        self.membership.missing()
+    }
+
+    /// Takes an event in.
+    pub fn handle(&mut self, event: Event, now: Duration) -> Vec<Action> {
+        if matches!(self.phase, Phase::Ended) {
+            return Vec::new();
+        }
+        match event {
+            Event::Join(id, candidate) => self.join(id, candidate, now),
+            Event::Message(id, message) => self.message(id, &message, now),
+            Event::Left(id, reason) => self.leave(id, reason),
+            Event::Numbered(generation) => self.form(generation),
+            Event::Formed => {
+                if let Phase::Forming { deadline, .. } = &mut self.phase {
+                    *deadline = Some(now + self.patience);
+                }
+                self.start_if_formed(now)
+            }
+            Event::Shutdown => {
+                let stop = |id: &JoinId| Action::Send(*id, ControlMessage::Shutdown);
+                let mut actions: Vec<_> = self.candidates.keys().map(stop).collect();
+                actions.extend(self.end(anyhow!("the cluster was asked to shut down")));
+                actions
+            }
+            Event::Tick => self.tick(now),
+        }
+    }
+
+    fn join(&mut self, id: JoinId, candidate: Candidate, now: Duration) -> Vec<Action> {
+        let gathers = matches!(self.phase, Phase::Gathering);
+        let joined = match gathers {
+            true => self.membership.join(id, candidate.member.clone()),
+            false => self.latecomers.come(id),
+        };
+        match joined {
+            Err(reason) => {
+                tracing::warn!("refused {}: {reason:#}", candidate.name);
+                return vec![Action::Refuse(id, reason)];
+            }
+            Ok(()) if !gathers => tracing::info!("{} waits for the next generation", candidate.name),
+            Ok(()) => {}
+        }
+        self.candidates.insert(id, candidate);
+        if gathers { self.gather(now) } else { Vec::new() }
+    }
+
+    fn leave(&mut self, id: JoinId, reason: anyhow::Error) -> Vec<Action> {
+        // A process that was refused is none.
+        let Some(candidate) = self.candidates.remove(&id) else { return Vec::new() };
+        if let Phase::Gathering = self.phase {
+            self.membership.leave(id);
+            tracing::warn!("{} has left before the cluster was complete: {reason:#}", candidate.name);
+            return Vec::new();
+        }
+        self.latecomers.leave(id);
+        if !self.is_member(id) {
+            return Vec::new();
+        }
+        self.end(reason.context(candidate.name).context(Temporary("a member is lost")))
+    }
+
+    fn message(&mut self, id: JoinId, message: &ControlMessage, now: Duration) -> Vec<Action> {
+        if let (Phase::Forming { waiting, .. }, ControlMessage::Formed) = (&mut self.phase, message)
+            && waiting.remove(&id)
+        {
+            return self.start_if_formed(now);
+        }
+        let gathers = matches!(self.phase, Phase::Gathering);
+        match self.candidates.get(&id).filter(|_| !gathers && self.is_member(id)) {
+            Some(Candidate { name, .. }) => {
+                let error = anyhow!("{name}: an unexpected message: {message:?}");
+                self.end(error.context(Temporary("a member does not keep to the protocol")))
+            }
+            // It is no member, and may say what it likes.
+            None => Vec::new(),
+        }
+    }
+
+    fn tick(&mut self, now: Duration) -> Vec<Action> {
+        match &self.phase {
+            Phase::Gathering => self.gather(now),
+            Phase::Forming { waiting, deadline: Some(deadline) } if now >= *deadline => {
+                let names: Vec<_> = waiting.iter().map(|id| self.candidates[id].name.as_str()).collect();
+                let patience = self.patience;
+                self.end(anyhow!("waiting for {} to form: not within {patience:?}", names.join(", ")))
+            }
+            Phase::Running(since) if self.latecomers.patience(now - *since) == Some(Duration::ZERO) => {
+                let names: Vec<_> = self.late_names().collect();
+                let error = anyhow!("makes way for a generation with {}", names.join(", "));
+                self.end(error.context(Temporary("a missing process is back")))
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Ends the wait for members when all are here, or its time is over.
+    fn gather(&mut self, now: Duration) -> Vec<Action> {
+        match self.membership.standing(now) {
+            Standing::Waiting(_) => return Vec::new(),
+            Standing::TooLate => {
+                let error = anyhow!(
+                    "waiting for {} processes to join: after {now:.0?} there are {}",
+                    self.membership.wanted(),
+                    self.names()
+                );
+                return self.end(error);
+            }
+            Standing::Complete => {}
+        }
+        let missing = self.membership.missing();
+        if missing > 0 {
+            tracing::warn!(
+                "{missing} of {} processes are not back; the cluster goes on with {}",
+                self.membership.wanted(),
+                self.names()
+            );
+        }
+        self.latecomers = Latecomers::new(missing);
+        self.phase = Phase::Numbering;
+        vec![Action::RequestNumber]
+    }
+
+    /// Tells the members of each other.
+    fn form(&mut self, generation: u64) -> Vec<Action> {
+        let Phase::Numbering = self.phase else { return Vec::new() };
+        let members: Vec<_> = self.membership.members().cloned().collect();
+        let mut actions = Vec::new();
+        for (process, id) in (1..).zip(self.membership.connections()) {
+            let members = self.as_seen_from(id);
+            actions.push(Action::Send(id, ControlMessage::Form { generation, process, members }));
+        }
+        actions.push(Action::Connect(Formation { generation, process: 0, members }));
+        self.phase = Phase::Forming { waiting: self.membership.connections().collect(), deadline: None };
+        actions
+    }
+
+    fn start_if_formed(&mut self, now: Duration) -> Vec<Action> {
+        match &self.phase {
+            Phase::Forming { waiting, deadline: Some(_) } if waiting.is_empty() => {}
+            _ => return Vec::new(),
+        }
+        self.phase = Phase::Running(now);
+        let start = |id| Action::Send(id, ControlMessage::Start);
+        self.membership.connections().map(start).chain([Action::Start]).collect()
+    }
+
+    fn end(&mut self, error: anyhow::Error) -> Vec<Action> {
+        self.phase = Phase::Ended;
+        vec![Action::End(error)]
+    }
+
+    fn is_member(&self, id: JoinId) -> bool {
+        self.membership.connections().any(|member| member == id)
+    }
+
+    fn names(&self) -> String {
+        let names: Vec<_> = self.membership.members().map(|member| member.name.as_str()).collect();
+        format!("{}: {}", names.len(), names.join(", "))
+    }
+
+    fn late_names(&self) -> impl Iterator<Item = &str> {
+        let late = self.candidates.iter().filter(|(id, _)| !self.is_member(**id));
+        late.map(|(_, candidate)| candidate.name.as_str())
+    }
+
+    /// The members as this one can reach them: a process that listens at all addresses of its host is reached at the one that
+    /// its control connection comes from, and the initializer at the one that this connection goes to.
+    fn as_seen_from(&self, id: JoinId) -> Vec<Member> {
+        let initializer = self.candidates[&id].local;
+        let others = self.membership.connections().map(|other| self.candidates[&other].remote);
+        let reachable = |(member, seen): (&Member, IpAddr)| {
+            let mut member = member.clone();
+            // What is no address was refused when it joined.
+            if let Ok(data) = member.data.parse::<SocketAddr>()
+                && data.ip().is_unspecified()
+            {
+                member.data = SocketAddr::new(seen, data.port()).to_string();
+            }
+            member
+        };
+        self.membership.members().zip([initializer].into_iter().chain(others)).map(reachable).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn member(name: &str) -> Member {
+        Member {
+            name: name.into(),
+            data: "0.0.0.0:7".into(),
+            workers: 1,
+            build: String::new(),
+            settings: String::new(),
+        }
+    }
+
+    fn candidate(host: u8) -> Candidate {
+        let name = format!("c{host}");
+        let (local, remote) = ([10, 0, 0, 100 + host].into(), [10, 0, 0, host].into());
+        Candidate { member: member(&name), name, local, remote }
+    }
+
+    /// Waits for three processes; two others have come.
+    fn gathered(limit: Limit) -> Coordinator {
+        let mut coordinator = Coordinator::new(member("i"), 3, limit, 60 * SECOND);
+        assert_eq!(told(&coordinator.handle(Event::Join(1, candidate(1)), SECOND)), "");
+        assert_eq!(told(&coordinator.handle(Event::Join(2, candidate(2)), SECOND)), "number");
+        coordinator
+    }
+
+    fn told(actions: &[Action]) -> String {
+        let word = |action: &Action| match action {
+            Action::Refuse(id, reason) => format!("refuse {id}: {reason:#}"),
+            Action::RequestNumber => "number".into(),
+            Action::Send(id, ControlMessage::Form { .. }) => format!("form {id}"),
+            Action::Send(id, message) => format!("{message:?} {id}"),
+            Action::Connect(formation) => format!("connect {}", formation.generation),
+            Action::Start => "start".into(),
+            Action::End(error) => {
+                format!("{}: {error:#}", if error.is::<Temporary>() { "leave" } else { "fail" })
+            }
+        };
+        actions.iter().map(word).collect::<Vec<_>>().join("; ")
+    }
+
+    #[test]
+    fn a_generation_starts_when_all_have_formed_and_the_initializer_too() {
+        let mut coordinator = gathered(Limit::All(60 * SECOND));
+        assert_eq!(told(&coordinator.handle(Event::Numbered(7), SECOND)), "form 1; form 2; connect 7");
+        let formed = |id| Event::Message(id, ControlMessage::Formed);
+        assert_eq!(told(&coordinator.handle(formed(1), SECOND)), "");
+        assert_eq!(told(&coordinator.handle(formed(2), SECOND)), "");
+        assert_eq!(told(&coordinator.handle(Event::Formed, SECOND)), "Start 1; Start 2; start");
+        assert_eq!(
+            told(&coordinator.handle(formed(2), SECOND)),
+            "leave: a member does not keep to the protocol: c2: an unexpected message: Formed"
+        );
+    }
+
+    #[test]
+    fn members_are_told_where_they_reach_each_other() {
+        let mut coordinator = gathered(Limit::All(60 * SECOND));
+        let actions = coordinator.handle(Event::Numbered(7), SECOND);
+        let Action::Send(2, ControlMessage::Form { process, members, .. }) = &actions[1] else {
+            panic!("{}", told(&actions))
+        };
+        let data: Vec<_> = members.iter().map(|member| member.data.as_str()).collect();
+        assert_eq!((*process, &data[..]), (2, &["10.0.0.102:7", "10.0.0.1:7", "10.0.0.2:7"][..]));
+    }
+
+    #[test]
+    fn a_member_that_is_lost_while_the_cluster_forms_ends_the_generation_and_one_before_does_not() {
+        let mut coordinator = Coordinator::new(member("i"), 3, Limit::All(60 * SECOND), 60 * SECOND);
+        coordinator.handle(Event::Join(1, candidate(1)), SECOND);
+        assert_eq!(told(&coordinator.handle(Event::Left(1, anyhow!("silent")), SECOND)), "");
+        let mut coordinator = gathered(Limit::All(60 * SECOND));
+        assert_eq!(
+            told(&coordinator.handle(Event::Left(1, anyhow!("silent")), SECOND)),
+            "leave: a member is lost: c1: silent"
+        );
+        assert_eq!(told(&coordinator.handle(Event::Tick, 99 * SECOND)), "", "it has ended");
+    }
+
+    #[test]
+    fn a_cluster_that_does_not_gather_or_form_in_time_fails_and_says_why() {
+        let mut coordinator = Coordinator::new(member("i"), 3, Limit::All(60 * SECOND), 60 * SECOND);
+        coordinator.handle(Event::Join(1, candidate(1)), SECOND);
+        assert_eq!(coordinator.deadline(SECOND), Some(60 * SECOND));
+        assert_eq!(
+            told(&coordinator.handle(Event::Tick, 60 * SECOND)),
+            "fail: waiting for 3 processes to join: after 60s there are 2: i, c1"
+        );
+        let mut coordinator = gathered(Limit::All(60 * SECOND));
+        coordinator.handle(Event::Numbered(7), SECOND);
+        coordinator.handle(Event::Message(1, ControlMessage::Formed), SECOND);
+        assert_eq!(
+            coordinator.deadline(SECOND),
+            None,
+            "the initializer's own waits have deadlines of their own"
+        );
+        coordinator.handle(Event::Formed, 2 * SECOND);
+        assert_eq!(coordinator.deadline(SECOND), Some(62 * SECOND));
+        assert_eq!(
+            told(&coordinator.handle(Event::Tick, 62 * SECOND)),
+            "fail: waiting for c2 to form: not within 60s"
+        );
+    }
+
+    #[test]
+    fn a_generation_makes_way_for_a_latecomer_that_was_missing() {
+        let mut coordinator = Coordinator::new(member("i"), 3, Limit::Back(10 * SECOND), 60 * SECOND);
+        coordinator.handle(Event::Join(1, candidate(1)), SECOND);
+        assert_eq!(told(&coordinator.handle(Event::Tick, 10 * SECOND)), "number");
+        coordinator.handle(Event::Numbered(7), 10 * SECOND);
+        coordinator.handle(Event::Message(1, ControlMessage::Formed), 10 * SECOND);
+        coordinator.handle(Event::Formed, 10 * SECOND);
+        assert_eq!(coordinator.deadline(11 * SECOND), None);
+        assert_eq!(told(&coordinator.handle(Event::Join(2, candidate(2)), 12 * SECOND)), "");
+        assert_eq!(coordinator.deadline(12 * SECOND), Some(20 * SECOND));
+        assert_eq!(
+            told(&coordinator.handle(Event::Tick, 20 * SECOND)),
+            "leave: a missing process is back: makes way for a generation with c2"
+        );
+    }
+
+    #[test]
+    fn a_request_to_stop_is_passed_on_whenever_it_comes() {
+        let stop = |mut coordinator: Coordinator| told(&coordinator.handle(Event::Shutdown, SECOND));
+        let mut gathering = Coordinator::new(member("i"), 3, Limit::All(60 * SECOND), 60 * SECOND);
+        gathering.handle(Event::Join(1, candidate(1)), SECOND);
+        assert_eq!(stop(gathering), "Shutdown 1; fail: the cluster was asked to shut down");
+        let complete = gathered(Limit::All(60 * SECOND));
+        assert_eq!(stop(complete), "Shutdown 1; Shutdown 2; fail: the cluster was asked to shut down");
+    }
+}

@@ -1,0 +1,263 @@
+//! A process of a cluster, from its settings to the end of its dataflow.
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use net::WhenTaken;
+use process::ready::Ready;
+use protocol::handshake::{Member, ResultsHello};
+use protocol::token::Token;
+
+use crate::cluster::initializer::ControlPort;
+use crate::cluster::member::Joined;
+use crate::cluster::{self, Leaving, mesh};
+use crate::dataflow::{self, Port, Process};
+use crate::ingest;
+use crate::metrics::Metrics;
+use crate::model::{Kind, Model, ModelSettings};
+use crate::receiver_client::ReceiverClient;
+use crate::window::Limits;
+
+/// How a process takes part in a job.
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "some names say it all")]
+pub struct Settings {
+    pub role: Role,
+    /// Unique in the cluster.
+    pub name: String,
+    pub token: Option<Token>,
+    /// The receiver's `HOST:PORT`.
+    pub receiver: String,
+    /// The initializer's control port, as others reach it.
+    pub control: String,
+    /// This process's own end of control connections, where that matters.
+    pub my_control: Option<String>,
+    /// Where this process listens for data connections.
+    pub data: String,
+    pub when_taken: WhenTaken,
+    /// Processes in the cluster.
+    pub processes: usize,
+    /// Worker threads in this process.
+    pub workers: usize,
+    pub model: ModelSettings,
+    /// Rows in a batch.
+    pub chunk_size: usize,
+    /// How long forming the cluster may take.
+    pub join_patience: Duration,
+    /// How long an initializer that is started again waits for the others to come back.
+    pub rejoin_patience: Duration,
+    pub ready_file: Option<PathBuf>,
+}
+
+/// Which part a process has in the cluster.
+#[derive(Debug, Clone)]
+pub enum Role {
+    /// Others join this process, and it takes the rows in.
+    Initializer(Rows),
+    /// Joins the initializer.
+    Member,
+}
+
+/// How rows come in.
+#[derive(Debug, Clone)]
+pub struct Rows {
+    /// Where senders connect.
+    pub address: String,
+    /// Whether plain clients may send although a token is asked for.
+    pub allow_plain: bool,
+    /// The window's.
+    pub limits: Limits,
+    /// How long a sender may stay away or silent, or an acknowledgement may take.
+    pub patience: Duration,
+}
+
+/// What a process has when it begins to look for its cluster.
+struct Start<'a> {
+    settings: &'a Settings,
+    cluster: cluster::Settings,
+    data: TcpListener,
+    models: Models,
+    /// What the ready file said when this process was started.
+    before: Ready,
+    leaving: Leaving,
+    metrics: Metrics,
+}
+
+/// Joins the cluster, or has others join, and works until the job is done.
+///
+/// # Errors
+/// When the process cannot start its part. What goes wrong later ends the process.
+pub fn run(settings: &Settings, metrics: Metrics) -> anyhow::Result<()> {
+    let before = Ready::before(settings.ready_file.as_deref())?;
+    // An initializer has an address for rows when its cluster has formed, and others are ready only then.
+    let is_initializer = matches!(settings.role, Role::Initializer(_));
+    let formed = |ready: &Ready| !is_initializer || ready.addresses.contains_key("rows");
+    let was_member = before.as_ref().is_some_and(formed);
+    let before = before.unwrap_or_default();
+    let mut models = Models::load(settings, was_member)?;
+    if was_member {
+        // A process without its models must not join again: each of its short lives would cost all others one of theirs.
+        models.wait();
+    }
+    // A port that the ready file names is kept between the lives of this process, for those that take it again.
+    let was_at = before.addresses.get("data").copied();
+    let data = net::listen_again("data connections", was_at, &settings.data, settings.when_taken)?;
+    let cluster = cluster::Settings {
+        control: settings.control.clone(),
+        my_control: settings.my_control.clone(),
+        me: Member {
+            name: settings.name.clone(),
+            data: data.local_addr()?.to_string(),
+            workers: settings.workers,
+            build: build_id()?,
+            settings: settings.result_settings(),
+        },
+        processes: settings.processes,
+        token: settings.token.clone(),
+        patience: settings.join_patience,
+        rejoin: was_member.then_some(settings.rejoin_patience),
+    };
+    let leaving = Leaving::default();
+    let start = Start { settings, cluster, data, models, before, leaving, metrics };
+    match &settings.role {
+        Role::Initializer(rows) => start.initialize(rows),
+        Role::Member => start.join(),
+    }
+}
+
+impl Start<'_> {
+    fn initialize(self, rows: &Rows) -> anyhow::Result<()> {
+        let Self { settings, cluster, data, models, before, leaving, metrics } = self;
+        let was_at = |what: &str| before.addresses.get(what).copied();
+        let control = settings.my_control.as_ref().unwrap_or(&settings.control);
+        let control = net::listen_again("control", was_at("control"), control, settings.when_taken)?;
+        let mut ready = Ready::new([("control", control.local_addr()?), ("data", data.local_addr()?)]);
+        if cluster.rejoin.is_none() {
+            ready.write(settings.ready_file.as_deref())?;
+        }
+        // Bound now, so that a port that is taken is an error now; senders are let in when the cluster has formed.
+        let port = net::bind_again("rows", was_at("rows"), &rows.address, settings.when_taken)?;
+        let control = ControlPort::open(&cluster, control, leaving.clone())?;
+        control.gather()?;
+        // The receiver numbers generations, since it is there all the time: a clock may step back.
+        let receiver = self::receiver(settings, &ResultsHello::Initializer { name: settings.name.clone() })?;
+        let formation = control.form(receiver.welcome.generation)?;
+        let sockets = mesh::connect(data, &formation, cluster.token.as_ref(), cluster.patience)?;
+        let job = protocol::hash::short(cluster.me.settings.as_bytes());
+        ensure!(
+            receiver.welcome.identity.is_none_or(|known| known.settings == job),
+            "the receiver at {} goes on with results of a job that had other settings than these: {}",
+            settings.receiver,
+            cluster.me.settings
+        );
+        let models = models.loaded();
+        control.start()?;
+        process::log::set_generation(formation.generation);
+        tracing::info!("the generation begins");
+        let listener = port.listen()?;
+        let address = listener.local_addr()?;
+        ready.addresses.insert("rows".into(), address);
+        ready.write(settings.ready_file.as_deref())?;
+        tracing::info!(
+            "{} processes of {} workers; rows come in at {address}",
+            formation.members.len(),
+            settings.workers
+        );
+        let port = Port {
+            listener,
+            settings: ingest::Settings {
+                chunk_size: settings.chunk_size,
+                token: settings.token.clone(),
+                allow_plain: rows.allow_plain,
+                patience: rows.patience,
+            },
+            job,
+            limits: rows.limits,
+            patience: rows.patience,
+        };
+        let process = Process { index: 0, sockets, models, receiver, port: Some(port), leaving, metrics };
+        let summary = dataflow::run(process)?.context("the initializer has no summary")?;
+        tracing::info!("done: {} rows", summary.rows);
+        Ok(())
+    }
+
+    fn join(self) -> anyhow::Result<()> {
+        let Self { settings, cluster, data, models, leaving, metrics, .. } = self;
+        ensure!(settings.processes > 1, "a process that joins others needs their number: --worker-count N");
+        let joined = Joined::join(&cluster, leaving.clone())?;
+        let formation = joined.formation.clone();
+        let sockets = mesh::connect(data, &formation, cluster.token.as_ref(), cluster.patience)?;
+        let hello = ResultsHello::Worker { name: settings.name.clone(), generation: formation.generation };
+        let receiver = receiver(settings, &hello)?;
+        let models = models.loaded();
+        joined.start()?;
+        Ready::new([]).write(settings.ready_file.as_deref())?;
+        let index = formation.process;
+        dataflow::run(Process { index, sockets, models, receiver, port: None, leaving, metrics })?;
+        Ok(())
+    }
+}
+
+fn receiver(settings: &Settings, hello: &ResultsHello) -> anyhow::Result<ReceiverClient> {
+    ReceiverClient::connect(&settings.receiver, settings.token.as_ref(), hello, settings.join_patience)
+}
+
+impl Settings {
+    /// The settings that decide what results look like.
+    fn result_settings(&self) -> String {
+        let ModelSettings { kind, slowness, threads, .. } = &self.model;
+        let rows = self.chunk_size;
+        let threads = match kind {
+            Kind::Python { .. } => format!(" --threads-per-worker {threads}"),
+            Kind::Native | Kind::Sleep(_) => String::new(),
+        };
+        format!("--model {kind:?} --chunk-size {rows} --slowness {slowness}{threads}")
+    }
+}
+
+/// A model for each worker, loaded while the cluster forms, since an interpreter takes its time.
+enum Models {
+    Loading(JoinHandle<Vec<Box<dyn Model>>>),
+    Loaded(Vec<Box<dyn Model>>),
+}
+
+impl Models {
+    /// Loads them on a thread of their own. If one cannot be loaded, that ends this process at once; for good, unless there
+    /// were models before.
+    fn load(settings: &Settings, again: bool) -> anyhow::Result<Self> {
+        let (model, workers) = (settings.model.clone(), settings.workers);
+        let load = move || match model.load_many(workers) {
+            Ok(models) => models,
+            Err(error) if again => crate::leave_generation(format_args!("{error:#}")),
+            Err(error) => crate::fail(format_args!("{error:#}")),
+        };
+        let thread = std::thread::Builder::new().name("models".into()).spawn(load);
+        Ok(Self::Loading(thread.context("starting a thread")?))
+    }
+
+    fn wait(&mut self) {
+        *self = Self::Loaded(std::mem::replace(self, Self::Loaded(Vec::new())).loaded());
+    }
+
+    fn loaded(self) -> Vec<Box<dyn Model>> {
+        match self {
+            Self::Loading(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            Self::Loaded(models) => models,
+        }
+    }
+}
+
+/// Tells builds apart: processes of different builds might give different results, or not understand each other.
+fn build_id() -> anyhow::Result<String> {
+    // On Linux this is the running program, even when its file was replaced meanwhile by a newer build.
+    let running = PathBuf::from("/proc/self/exe");
+    let path = match running.exists() {
+        true => running,
+        false => std::env::current_exe().context("looking for this program's file")?,
+    };
+    let program = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+    Ok(protocol::hash::short_hex(&program))
+}
