@@ -11,10 +11,11 @@
 
 use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, ensure};
+use parking_lot::Mutex;
 use protocol::results::{FromReceiver, ResultBatch, Summary, Welcome};
 use timely::WorkerConfig;
 use timely::communication::allocator::zero_copy::initialize::initialize_networking_from_sockets;
@@ -126,7 +127,7 @@ pub fn run(process: Process) -> anyhow::Result<Option<Summary>> {
 
     let (allocators, guard) = allocators(index, sockets, workers)?;
     let build = move |worker: &mut Worker| {
-        let parts = parts[worker.index() % workers].lock().unwrap_or_else(PoisonError::into_inner).take();
+        let parts = parts[worker.index() % workers].lock().take();
         let parts = parts.expect("each worker index comes once");
         build(worker, parts);
     };
@@ -140,7 +141,7 @@ pub fn run(process: Process) -> anyhow::Result<Option<Summary>> {
     for outcome in outcomes {
         outcome.map_err(|e| anyhow!(e).context("a worker thread broke off"))?;
     }
-    let Some((summary, conclusion)) = end.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+    let Some((summary, conclusion)) = end.lock().take() else {
         ensure!(index > 0, "the dataflow ended before the job was done");
         return Ok(None);
     };
@@ -181,7 +182,7 @@ fn build(worker: &mut Worker, parts: Parts) {
                     }
                     Turn::Done(summary) => {
                         let conclusion = running.conclude(&summary);
-                        *end.lock().unwrap_or_else(PoisonError::into_inner) = Some((summary, conclusion));
+                        *end.lock() = Some((summary, conclusion));
                         source = None;
                     }
                 }

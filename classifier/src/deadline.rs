@@ -1,9 +1,10 @@
 //! Deadlines for what is waited for while the dataflow runs.
 
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use parking_lot::{Condvar, Mutex};
 
 /// Ends the process when something is waited for longer than its patience allows.
 #[derive(Debug, Clone)]
@@ -33,7 +34,7 @@ impl Deadline {
 
     /// From now on, `what` is waited for; a wait for the same thing begins anew.
     pub fn wait_for(&self, what: &str) {
-        let mut waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.0.waiting.lock();
         match &mut *waiting {
             // The common case, once an acknowledgement: the thread looks again when the old deadline is over.
             Some((same, since)) if same == what => *since = Instant::now(),
@@ -46,13 +47,13 @@ impl Deadline {
 
     /// Nothing is waited for any more.
     pub fn rest(&self) {
-        *self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.0.waiting.lock() = None;
     }
 }
 
 impl Shared {
     fn run(&self, patience: Duration) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.waiting.lock();
         loop {
             let waited = waiting.as_ref().map(|(_, since)| since.elapsed());
             if let (Some((what, _)), Some(waited)) = (&*waiting, waited)
@@ -60,13 +61,10 @@ impl Shared {
             {
                 crate::fail(format_args!("{what}: nothing for {patience:?}, so the job fails"));
             }
-            waiting = match waited {
-                Some(waited) => {
-                    let left = self.changed.wait_timeout(waiting, patience - waited);
-                    left.unwrap_or_else(PoisonError::into_inner).0
-                }
-                None => self.changed.wait(waiting).unwrap_or_else(PoisonError::into_inner),
-            };
+            match waited {
+                Some(waited) => drop(self.changed.wait_for(&mut waiting, patience - waited)),
+                None => self.changed.wait(&mut waiting),
+            }
         }
     }
 }

@@ -5,18 +5,19 @@
 //! are whole or not taken: a connection that breaks in the middle of a batch is asked for that batch's
 //! rows again.
 
+pub mod intake;
 mod lease;
 mod sender_handle;
 
-use std::collections::VecDeque;
 use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail, ensure};
 use bytes::Bytes;
 use net::acceptor::{self, Connection};
+use parking_lot::{Condvar, Mutex};
 use protocol::Temporary;
 use protocol::frame::{DEFAULT_LIMIT, EOT, FrameError, FrameReader, RunEnd};
 use protocol::handshake::{self, HANDSHAKE_LIMIT, HANDSHAKE_TIME, Refusal, SenderHello, SourceAnswer};
@@ -24,7 +25,8 @@ use protocol::token::Token;
 use timely::scheduling::SyncActivator;
 
 use crate::deadline::Deadline;
-use lease::{Turn, Untold};
+use intake::{Admission, Incoming, Intake, Session};
+use lease::{Lease, Untold};
 use sender_handle::SenderHandle;
 
 /// Bytes of rows that wait for the source; a single batch may be larger.
@@ -54,22 +56,6 @@ pub struct Start {
     pub header: Option<u64>,
 }
 
-/// From the port to the source.
-#[derive(Debug)]
-pub enum Incoming {
-    /// The next rows.
-    Rows {
-        /// The CSV's header.
-        header: Bytes,
-        /// The rows, as frames.
-        frames: Bytes,
-        /// How many they are.
-        rows: u32,
-    },
-    /// There are no more rows.
-    End,
-}
-
 /// The source's end of the port.
 pub struct Ingest(Arc<Shared>);
 
@@ -84,48 +70,12 @@ struct Shared {
     durable: Arc<AtomicU64>,
 }
 
-#[derive(Default)]
 struct State {
-    queue: VecDeque<Incoming>,
-    queued_bytes: usize,
-    /// The sender whose turn it is.
-    sender: Option<Sending>,
-    /// Turns there were; each has its number.
-    turns: u64,
-    /// Rows before this one are in the queue or with the source.
-    next_row: u64,
-    header: Option<Bytes>,
-    /// A hash of the header of rows that are durable since before this process.
-    durable_header: Option<u64>,
-    /// Who has sent the last row, when somebody has.
-    ended_by: Option<Session>,
+    /// Plain clients have no handle.
+    intake: Intake<Option<Arc<SenderHandle>>>,
     outcome: Option<SourceAnswer>,
-    /// The name of the sender that was let in last.
-    last: Session,
-    /// Why it cannot go on, if it has come to say so.
-    failure: Option<String>,
     /// Senders that have not been told the outcome.
     untold: usize,
-}
-
-/// The name that a sender gave itself, if it did; a connection that gives the same one is the same sender, come back.
-type Session = Option<String>;
-
-/// What is to be done with a sender that has come.
-enum Admission<'a> {
-    /// It is its turn.
-    In(Turn<'a>),
-    /// Another one is sending.
-    Busy,
-    /// All rows are here, from this one.
-    AllHere(Session),
-}
-
-/// Whose turn it is.
-struct Sending {
-    turn: u64,
-    session: Session,
-    handle: Option<Arc<SenderHandle>>,
 }
 
 impl Ingest {
@@ -140,8 +90,8 @@ impl Ingest {
         deadline: Deadline,
         wake: SyncActivator,
     ) -> anyhow::Result<Self> {
-        let state =
-            Mutex::new(State { next_row: start.next_row, durable_header: start.header, ..State::default() });
+        let intake = Intake::new(start.next_row, start.header, QUEUE);
+        let state = Mutex::new(State { intake, outcome: None, untold: 0 });
         let durable = Arc::new(AtomicU64::new(start.next_row));
         let shared = Arc::new(Shared { settings, state, changed: Condvar::new(), deadline, wake, durable });
         shared.deadline.wait_for("waiting for a sender to connect");
@@ -158,23 +108,20 @@ impl Ingest {
         Ok(Self(shared))
     }
 
-    /// What has come, if anything has.
+    /// What came first and was not taken.
     pub fn next(&self) -> Option<Incoming> {
-        let mut state = self.0.state();
-        let incoming = state.queue.pop_front()?;
-        if let Incoming::Rows { frames, .. } = &incoming {
-            let was_full = state.queued_bytes >= QUEUE;
-            state.queued_bytes -= frames.len();
-            if was_full {
-                self.0.changed.notify_all();
-            }
+        let mut state = self.0.state.lock();
+        let was_full = !state.intake.has_room();
+        let incoming = state.intake.pop();
+        if was_full {
+            self.0.changed.notify_all();
         }
-        Some(incoming)
+        incoming
     }
 
     /// Why the sender cannot go on, if it has said so since this was asked last.
     pub fn take_failure(&self) -> Option<String> {
-        self.0.state().failure.take()
+        self.0.state.lock().intake.take_failure()
     }
 
     /// Rows before this one are durable, which senders are told.
@@ -184,13 +131,13 @@ impl Ingest {
 
     /// Tells the sender that waits for it how the job ended: the rows in it, or why it failed.
     pub fn conclude(&self, outcome: Result<u64, String>) -> Conclusion {
-        let mut state = self.0.state();
+        let mut state = self.0.state.lock();
         let outcome = match outcome {
             Ok(rows) => SourceAnswer::Done(rows),
             Err(reason) => SourceAnswer::Failed(reason),
         };
         state.outcome = Some(outcome.clone());
-        let handle = state.sender.as_ref().and_then(|sender| sender.handle.clone());
+        let handle = state.intake.active().cloned().flatten();
         drop(state);
         if let Some(handle) = handle
             && matches!(outcome, SourceAnswer::Failed(_))
@@ -209,19 +156,12 @@ pub struct Conclusion(Arc<Shared>);
 impl Conclusion {
     /// Waits until all senders are told, or `limit` is over.
     pub fn wait(&self, limit: Duration) {
-        let _ = self
-            .0
-            .changed
-            .wait_timeout_while(self.0.state(), limit, |state| state.untold > 0)
-            .unwrap_or_else(PoisonError::into_inner);
+        let untold = |state: &mut State| state.untold > 0;
+        self.0.changed.wait_while_for(&mut self.0.state.lock(), untold, limit);
     }
 }
 
 impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn serve(&self, connection: &Connection) -> anyhow::Result<()> {
         let open = self.settings.token.is_none() || self.settings.allow_plain;
         let limit = if open { DEFAULT_LIMIT } else { HANDSHAKE_LIMIT };
@@ -242,15 +182,15 @@ impl Shared {
 
     /// A client that knows nothing of us: its first frame is the header, and it starts over with the first row.
     fn serve_plain(&self, header: &Bytes, reader: &mut FrameReader<TcpStream>) -> anyhow::Result<()> {
-        let turn = match self.admit(None, None) {
-            Admission::In(turn) => turn,
-            Admission::Busy => bail!("refused, since another sender is sending"),
-            Admission::AllHere(_) => bail!("refused, since all rows are here already"),
+        let lease = match self.admit(None, None) {
+            Admitted::Send(lease) => lease,
+            Admitted::Busy => bail!("refused, since another sender is sending"),
+            Admitted::Complete | Admitted::Late => bail!("refused, since all rows are here already"),
         };
         ensure!(header[..] != [EOT], "it ended before the CSV's header");
-        self.check_header(header)?;
-        skip(reader, turn.next_row)?;
-        self.take_rows(reader, header, &turn)
+        self.state.lock().intake.check_header(header)?;
+        skip(reader, lease.next_row)?;
+        self.take_rows(reader, header, &lease)
     }
 
     /// A client of ours: it is told which row is next, and in the end how the job went.
@@ -267,95 +207,59 @@ impl Shared {
         }
         let _untold = Untold::new(self);
         let handle = Arc::new(SenderHandle::new(&connection.stream, Arc::clone(&self.durable))?);
-        let turn = match self.admit(session.clone(), Some(Arc::clone(&handle))) {
-            Admission::In(turn) => turn,
-            Admission::Busy => {
+        let lease = match self.admit(session, Some(Arc::clone(&handle))) {
+            Admitted::Send(lease) => lease,
+            Admitted::Busy => {
                 tracing::warn!("rows from {}: another sender is sending, so it has to wait", reader.peer());
                 return handle.conclude(&SourceAnswer::Busy);
             }
-            Admission::AllHere(sender) => {
-                // It lost its connection when it had sent everything; another one's rows would be lost.
-                ensure!(
-                    session.is_some() && session == sender,
-                    "all rows of this job are here already, from another sender"
-                );
-                return self.tell_outcome(&handle);
-            }
+            // It lost its connection when it had sent everything.
+            Admitted::Complete => return self.send_outcome(&handle),
+            Admitted::Late => bail!("all rows of this job are here already, from another sender"),
         };
-        handle.say(&SourceAnswer::NextRow(turn.next_row))?;
+        handle.send(&SourceAnswer::NextRow(lease.next_row))?;
         let header = reader.next_frame_within(HANDSHAKE_TIME).map_err(|error| match error {
             FrameError::Deadline { .. } => anyhow!(error).context(Temporary("waiting for the header")),
             error => anyhow!(error),
         })?;
         let header = header.context("it left before the CSV's header")?;
-        self.check_header(&header)?;
+        self.state.lock().intake.check_header(&header)?;
         if marks {
             reader.allow_marks();
         }
-        self.take_rows(reader, &header, &turn)?;
-        self.tell_outcome(&handle)
+        self.take_rows(reader, &header, &lease)?;
+        self.send_outcome(&handle)
     }
 
     /// A sender has come to say that it cannot go on.
     fn note_failure(&self, session: &Session, reason: String) -> anyhow::Result<()> {
-        let mut state = self.state();
-        ensure!(
-            session.is_some() && *session == state.last && state.ended_by.is_none(),
-            "it cannot go on, and has not begun: {reason}"
-        );
-        state.failure = Some(reason);
-        drop(state);
-        self.wake.activate().ok().context("the source's worker has ended")
+        self.state.lock().intake.fail(session, reason)?;
+        self.wake_source()
     }
 
-    /// Lets a sender in, if it is the only one, or the same one come back.
-    fn admit(&self, session: Session, handle: Option<Arc<SenderHandle>>) -> Admission<'_> {
-        let mut state = self.state();
-        if let Some(sender) = &state.ended_by {
-            return Admission::AllHere(sender.clone());
-        }
-        if let Some(old) = &state.sender {
-            if session.is_none() || old.session != session {
-                return Admission::Busy;
-            }
-            // Its old connection is broken, and that is not seen here before all that is buffered is read.
-            if let Some(handle) = &old.handle {
-                handle.hang_up();
-            }
-        }
-        state.turns += 1;
-        let turn = state.turns;
-        state.last.clone_from(&session);
-        state.sender = Some(Sending { turn, session, handle });
+    fn admit(&self, session: Session, handle: Option<Arc<SenderHandle>>) -> Admitted<'_> {
+        let mut state = self.state.lock();
+        let (lease, next_row, replaced) = match state.intake.admit(session, handle) {
+            Admission::Send { lease, next_row, replaced } => (lease, next_row, replaced.flatten()),
+            Admission::Busy => return Admitted::Busy,
+            Admission::Complete => return Admitted::Complete,
+            Admission::Late => return Admitted::Late,
+        };
         self.deadline.rest();
+        drop(state);
+        if let Some(replaced) = replaced {
+            // It is broken, which is not seen here before all that is buffered is read.
+            replaced.close();
+        }
         self.changed.notify_all();
-        Admission::In(Turn { port: self, number: turn, next_row: state.next_row })
-    }
-
-    /// Checks a sender's header; if rows were taken before, it must be theirs.
-    fn check_header(&self, header: &Bytes) -> anyhow::Result<()> {
-        records::check_header(header).map_err(|error| anyhow!("the CSV's header {error}"))?;
-        let state = self.state();
-        ensure!(
-            state.durable_header.is_none_or(|known| known == protocol::hash::short(header)),
-            "its header is {:?}, and rows with another header are durable already",
-            String::from_utf8_lossy(header)
-        );
-        let Some(expected) = &state.header else { return Ok(()) };
-        ensure!(
-            expected == header,
-            "its header is {:?}, and the rows before had {:?}",
-            String::from_utf8_lossy(header),
-            String::from_utf8_lossy(expected)
-        );
-        Ok(())
+        Admitted::Send(Lease::new(self, lease, next_row))
     }
 
     fn take_rows(
         &self,
         reader: &mut FrameReader<TcpStream>,
         header: &Bytes,
-        turn: &Turn<'_>,
+        lease: &Lease<'_>,
     ) -> anyhow::Result<()> {
         loop {
             let (run, end) = reader.run(self.settings.chunk_size, BATCH_BYTES)?;
@@ -363,53 +267,49 @@ impl Shared {
                 bail!(
                     "the connection ended without the end of the rows (of a plain client, the byte 0x04); {} rows are \
                      taken, and the rest is waited for",
-                    self.state().next_row
+                    self.state.lock().intake.next_row()
                 );
             }
             if run.frames > 0 {
                 let (frames, rows) = (run.bytes, run.frames as u32);
-                self.put(Incoming::Rows { header: header.clone(), frames, rows }, turn)?;
+                self.put(Incoming::Rows { header: header.clone(), frames, rows }, lease)?;
             }
             if end == RunEnd::End {
-                return self.put(Incoming::End, turn);
+                return self.put(Incoming::End, lease);
             }
         }
     }
 
-    /// Puts something into the queue, when there is room, and if the turn has not passed to another connection.
-    fn put(&self, incoming: Incoming, turn: &Turn<'_>) -> anyhow::Result<()> {
-        let has_turn = |state: &State| state.sender.as_ref().is_some_and(|s| s.turn == turn.number);
-        let mut state = self
-            .changed
-            .wait_while(self.state(), |state| state.queued_bytes >= QUEUE && has_turn(state))
-            .unwrap_or_else(PoisonError::into_inner);
-        ensure!(has_turn(&state), "the same sender has come back on another connection");
-        match &incoming {
-            Incoming::Rows { header, frames, rows } => {
-                state.queued_bytes += frames.len();
-                state.next_row += u64::from(*rows);
-                state.header.get_or_insert_with(|| header.clone());
-            }
-            Incoming::End => {
-                state.ended_by = state.sender.as_ref().map(|sender| sender.session.clone());
-                tracing::info!("all {} rows are here", state.next_row);
-            }
-        }
-        state.queue.push_back(incoming);
+    /// Puts something into the queue when there is room, if the lease has not passed to another connection.
+    fn put(&self, incoming: Incoming, lease: &Lease<'_>) -> anyhow::Result<()> {
+        let mut state = self.state.lock();
+        let must_wait = |state: &mut State| !state.intake.has_room() && state.intake.is_active(lease.id);
+        self.changed.wait_while(&mut state, must_wait);
+        state.intake.push(lease.id, incoming)?;
         drop(state);
+        self.wake_source()
+    }
+
+    fn wake_source(&self) -> anyhow::Result<()> {
         self.wake.activate().ok().context("the source's worker has ended")
     }
 
     /// Waits for the job's end, and tells the sender.
-    fn tell_outcome(&self, handle: &SenderHandle) -> anyhow::Result<()> {
-        let state = self
-            .changed
-            .wait_while(self.state(), |state| state.outcome.is_none())
-            .unwrap_or_else(PoisonError::into_inner);
+    fn send_outcome(&self, handle: &SenderHandle) -> anyhow::Result<()> {
+        let mut state = self.state.lock();
+        self.changed.wait_while(&mut state, |state| state.outcome.is_none());
         let outcome = state.outcome.clone();
         drop(state);
         outcome.map_or(Ok(()), |outcome| handle.conclude(&outcome))
     }
+}
+
+/// [`Admission`], with the lease that ends when it is dropped.
+enum Admitted<'a> {
+    Send(Lease<'a>),
+    Busy,
+    Complete,
+    Late,
 }
 
 fn skip(reader: &mut FrameReader<TcpStream>, mut rows: u64) -> anyhow::Result<()> {

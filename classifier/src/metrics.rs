@@ -3,9 +3,10 @@
 //! A lock is held for a turn of an operator, and by the thread that reports for a moment once a second.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
+use parking_lot::{Mutex, MutexGuard};
 use protocol::results::ResultBatch;
 use telemetry::report::{ClassifierCounts, Counts, SourceCounts, WorkerCounts};
 use telemetry::stopwatch::Stopwatch;
@@ -43,7 +44,7 @@ impl Metrics {
     }
 
     fn lock_source(&self) -> MutexGuard<'_, Option<SourceState>> {
-        self.0.source.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.source.lock()
     }
 
     /// What is counted by now.
@@ -73,7 +74,7 @@ pub struct WorkerMetrics(Arc<Mutex<WorkerState>>);
 impl WorkerMetrics {
     /// For a turn of the worker.
     pub fn lock(&self) -> MutexGuard<'_, WorkerState> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

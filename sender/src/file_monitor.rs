@@ -2,11 +2,12 @@
 //! user should hear soon that the job is in vain.
 
 use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use anyhow::Context;
+use parking_lot::Mutex;
 use records::identity::LOOK;
 
 use crate::input::Input;
@@ -34,7 +35,7 @@ impl FileMonitor {
         let watch = move || {
             while let Err(RecvTimeoutError::Timeout) = is_over.recv_timeout(LOOK) {
                 if let Err(error) = guard.check() {
-                    let mut note = note.lock().unwrap_or_else(PoisonError::into_inner);
+                    let mut note = note.lock();
                     *note = Some(error.context(format!("reading {}", guard.name())));
                     drop(note);
                     // One that is broken already needs no breaking.
@@ -50,7 +51,7 @@ impl FileMonitor {
 
     /// What has changed, if something has.
     pub(crate) fn changed(&self) -> Option<anyhow::Error> {
-        self.changed.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.changed.lock().take()
     }
 }
 

@@ -1,7 +1,7 @@
 //! Where rows come from.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
@@ -87,6 +87,25 @@ impl Fake {
             self.rows.write(self.next, out);
             out.push(b'\n');
             self.next += 1;
+        }
+    }
+}
+
+/// Writes fake rows as a CSV with its header.
+///
+/// # Errors
+/// Those of the output; a reader that has seen enough is not one.
+pub fn write_csv(mut fake: Fake, mut output: impl Write) -> anyhow::Result<()> {
+    let mut out = [HEADER, b"\n"].concat();
+    loop {
+        fake.fill_lines(&mut out);
+        if out.is_empty() {
+            return Ok(());
+        }
+        match output.write_all(&out) {
+            Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
+            Err(e) => bail!("writing rows to standard output: {e}"),
+            Ok(()) => out.clear(),
         }
     }
 }

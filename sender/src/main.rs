@@ -10,10 +10,11 @@ use clap::Parser;
 use process::ready::Ready;
 use protocol::token::Token;
 use records::identity::Identity;
-use sender::input::{Csv, Fake, Input, Options};
+use sender::client::{self, Target};
+use sender::input::{self, Csv, Fake, Input, Options};
 use sender::metrics::Metrics;
 use sender::replay::Replay;
-use sender::session::{self, Target};
+
 use telemetry::report::Ending;
 use telemetry::reporter;
 
@@ -89,7 +90,7 @@ fn main() -> ExitCode {
 fn run(args: Args) -> anyhow::Result<()> {
     if args.stdout {
         let lines = args.lines.context("--stdout needs --lines")?;
-        return session::write_csv(Fake::new(args.seed, lines), std::io::stdout().lock());
+        return input::write_csv(Fake::new(args.seed, lines), std::io::stdout().lock());
     }
     let address = args.target.context("the source's HOST:PORT is missing")?;
     let token = args.token_file.as_deref().map(Token::load).transpose()?;
@@ -115,7 +116,7 @@ fn run(args: Args) -> anyhow::Result<()> {
     let counted = metrics.clone();
     reporter::start(&args.reports, token.as_ref(), "sender", move || counted.counts())?;
     let target = Target { address, token, session, ready_file: args.ready_file, patience, metrics };
-    let rows = session::send_all(&target, &mut *input)?;
+    let rows = client::send_all(&target, &mut *input)?;
     tracing::info!("{rows} rows are classified and durable");
     Ok(())
 }

@@ -1,8 +1,9 @@
 //! What the sender counts, for the Monitoring Hub.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
+use parking_lot::{Mutex, MutexGuard};
 use telemetry::report::{Counts, SenderCounts};
 use telemetry::stopwatch::Stopwatch;
 
@@ -48,6 +49,6 @@ impl Metrics {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }

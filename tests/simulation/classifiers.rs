@@ -1,34 +1,33 @@
-//! Classifiers: the first is the initializer, with the real membership and the real issuer. As real ones do, each leaves when it
-//! loses another one or the receiver, and is started again.
+//! Classifiers: the first is the initializer. What they decide is decided by the production state machines; this file carries
+//! events to these and actions from them, and makes models, data connections and restarts take their time.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use bytes::Bytes;
+use anyhow::anyhow;
 use classifier::batch::Batch;
-use classifier::cluster::membership::{Latecomers, Limit, Membership, Standing};
-use classifier::source::Issuer;
-use classifier::window::Limits;
+use classifier::cluster::coordinator::{self, Candidate, Coordinator};
+use classifier::cluster::membership::Limit;
+use classifier::cluster::participant::{self, Participant};
+use protocol::Temporary;
 use protocol::handshake::{ControlMessage, Member};
 use protocol::results::{FromReceiver, ResultBatch, Welcome};
 use rand::RngExt;
 
 use crate::network::{Address, Fate, Message, Network};
+use crate::port::{Port, ToSend};
 use crate::unexpected;
 
 const RECEIVER: Address = Address::Receiver;
 const INITIALIZER: Address = Address::Classifier(0);
-/// How long the first cluster may take to form, and later ones wait, in milliseconds.
-const FIRST: u64 = 180_000;
-const LATER: u64 = 10_000;
-/// How long a batch takes at most, and how long a process takes to be started again.
+/// How long the first cluster may take to form, and how long later ones wait for missing processes.
+const FIRST: Duration = Duration::from_secs(180);
+const LATER: Duration = Duration::from_secs(10);
+/// The longest that a batch, making data connections, and a restart take, in milliseconds.
 const WORK: u64 = 50;
+const CONNECT: u64 = 50;
 const RESTART: u64 = 100;
-/// How often latecomers are looked for.
-const LOOK: u64 = 1000;
-/// Rows in a batch.
-const CHUNK: usize = 7;
-const LIMITS: Limits = Limits { batches: 12, bytes: 200 };
 
 pub(crate) struct Classifier {
     index: usize,
@@ -39,37 +38,31 @@ pub(crate) struct Classifier {
     life: Option<Life>,
 }
 
-#[derive(Default)]
 struct Life {
     began: u64,
-    /// Its own connections.
-    uplink: Option<u64>,
-    control: Option<u64>,
-    welcome: Option<Welcome>,
+    role: Role,
+    /// The connection to the receiver.
+    receiver: Option<u64>,
+    /// When its data connections stand.
+    connected_at: Option<u64>,
     /// Batches that are being classified, by when they are done.
     at_work: VecDeque<(u64, Batch)>,
-    /// The initializer's part.
-    first: Option<Initializer>,
+}
+
+enum Role {
+    Initializer(Box<Initializer>),
+    Member { control: u64, participant: Participant, generation: u64 },
 }
 
 struct Initializer {
-    membership: Membership,
-    /// When the cluster has been gathered: who is still forming.
-    forming: Option<BTreeSet<u64>>,
-    latecomers: Latecomers,
-    /// Control connections by process, in the order of the members.
+    coordinator: Coordinator,
+    /// When the next tick is due that the network knows of.
+    tick: Option<u64>,
+    /// Control connections of the members, in their order.
     members: Vec<u64>,
-    issuer: Option<Issuer>,
-    started: u64,
-    /// When it looks for latecomers.
-    next_look: u64,
-    sender: Option<u64>,
-    next_row: u64,
-    rows: VecDeque<u32>,
-    /// Messages of rows, and how many rows of each are not cut to batches yet.
-    messages: VecDeque<usize>,
-    ended: bool,
-    told: bool,
+    welcome: Option<Welcome>,
+    /// Where rows come in, once the dataflow runs.
+    port: Option<Port>,
 }
 
 impl Classifier {
@@ -100,231 +93,213 @@ impl Classifier {
         self.life = None;
     }
 
-    fn leave(&mut self, network: &mut Network) {
+    /// The process ends, and is started again, as long as its end is no final one: that would be the end of the job.
+    fn end(&mut self, network: &mut Network, error: &anyhow::Error) {
+        assert!(error.is::<Temporary>(), "{:?} ends the job: {error:#}", self.me());
         network.crash(self.me(), RESTART);
     }
 
+    fn lost(&mut self, network: &mut Network, what: &str) {
+        self.end(network, &anyhow!("{what} is lost").context(Temporary("lost")));
+    }
+
     pub(crate) fn start(&mut self, network: &mut Network) {
-        let mut life = Life { began: network.now, ..Life::default() };
-        if self.index == 0 {
-            let limit = if self.has_formed { Limit::Back(ms(LATER)) } else { Limit::All(ms(FIRST)) };
-            life.first = Some(Initializer {
-                membership: Membership::new(self.member(), self.processes, limit),
-                forming: None,
-                latecomers: Latecomers::default(),
+        let role = if self.index == 0 {
+            let limit = if self.has_formed { Limit::Back(LATER) } else { Limit::All(FIRST) };
+            let coordinator = Coordinator::new(self.member(), self.processes, limit, FIRST);
+            Role::Initializer(Box::new(Initializer {
+                coordinator,
+                tick: None,
                 members: Vec::new(),
-                issuer: None,
-                started: 0,
-                next_look: 0,
-                sender: None,
-                next_row: 0,
-                rows: VecDeque::new(),
-                messages: VecDeque::new(),
-                ended: false,
-                told: false,
-            });
-            self.life = Some(life);
-            self.gather(network);
+                welcome: None,
+                port: None,
+            }))
         } else {
             let control = network.connect(self.me(), INITIALIZER);
             network.send(control, self.me(), Message::Join(self.member()));
-            life.control = Some(control);
-            self.life = Some(life);
+            Role::Member { control, participant: Participant::new("the initializer".into()), generation: 0 }
+        };
+        self.life = Some(Life {
+            began: network.now,
+            role,
+            receiver: None,
+            connected_at: None,
+            at_work: VecDeque::new(),
+        });
+        self.schedule_tick(network);
+    }
+
+    pub(crate) fn recv(&mut self, network: &mut Network, connection: u64, fate: Fate) {
+        let Some(life) = &mut self.life else { return };
+        if life.receiver == Some(connection) {
+            return match fate {
+                Fate::Broken => self.lost(network, "the receiver"),
+                Fate::Message(message) => self.recv_from_receiver(network, message),
+            };
+        }
+        match &mut life.role {
+            Role::Member { control, .. } if *control == connection => self.recv_control(network, fate),
+            Role::Member { .. } => {}
+            Role::Initializer(_) => self.recv_first(network, connection, fate),
         }
     }
 
-    pub(crate) fn hear(&mut self, network: &mut Network, connection: u64, fate: Fate) {
+    fn recv_from_receiver(&mut self, network: &mut Network, message: Message) {
         let Some(life) = &mut self.life else { return };
-        match fate {
-            Fate::Broken => {
-                let mine = [life.uplink, life.control].contains(&Some(connection));
-                match &mut life.first {
-                    _ if mine => self.leave(network),
-                    Some(first) => {
-                        first.latecomers.leave(connection);
-                        if first.sender == Some(connection) {
-                            // What was taken stays; the rest is asked for again.
-                            first.sender = None;
-                        } else if first.members.contains(&connection) {
-                            self.leave(network);
-                        } else {
-                            first.membership.leave(connection);
-                        }
-                    }
-                    None => {}
-                }
+        match (message, &mut life.role) {
+            (Message::Refused { later }, _) => {
+                let error = anyhow!("the receiver has refused it");
+                self.end(network, &if later { error.context(Temporary("not now")) } else { error });
             }
-            Fate::Message(Message::Refused) => self.leave(network),
-            Fate::Message(Message::Welcome(welcome)) => {
-                life.welcome = Some(welcome);
-                match life.control {
-                    Some(control) => {
-                        network.send(control, self.me(), Message::Control(ControlMessage::Formed));
-                    }
-                    None => self.form(network, welcome.generation),
-                }
+            (Message::Welcome(welcome), Role::Initializer(first)) => {
+                first.welcome = Some(welcome);
+                self.coordinate(network, coordinator::Event::Numbered(welcome.generation));
             }
-            Fate::Message(Message::Data(batch)) => self.classify(network, batch),
-            Fate::Message(Message::Control(ControlMessage::Form { generation, .. })) => {
-                let uplink = network.connect(Address::Classifier(self.index), RECEIVER);
-                life.uplink = Some(uplink);
-                network.send(uplink, self.me(), Message::Open(Some(generation)));
+            (Message::Welcome(_), Role::Member { .. }) => {
+                self.participate(network, participant::Event::Formed);
             }
-            Fate::Message(Message::Control(ControlMessage::Start)) => self.has_formed = true,
-            Fate::Message(message) if self.index == 0 => self.hear_first(network, connection, message),
+            (
+                Message::FromReceiver(FromReceiver::Acknowledgement(acknowledgement)),
+                Role::Initializer(first),
+            ) => {
+                let Some(port) = &mut first.port else { return };
+                let to_send = port.acknowledge(&acknowledgement, time(network.now));
+                self.send_all(network, to_send);
+            }
+            (other, _) => unexpected(self.me(), &other),
+        }
+    }
+
+    /// What a member hears from the initializer.
+    fn recv_control(&mut self, network: &mut Network, fate: Fate) {
+        let event = match fate {
+            Fate::Message(Message::Data(batch)) => return self.classify(network, batch),
+            Fate::Message(Message::Control(message)) => participant::Event::Message(message),
+            Fate::Message(Message::Refused { later }) => {
+                let error = anyhow!("the initializer has refused it");
+                assert!(later, "a refusal that is final ends the job");
+                participant::Event::Lost(error)
+            }
             Fate::Message(other) => unexpected(self.me(), &other),
-        }
+            Fate::Broken => participant::Event::Lost(anyhow!("it is silent")),
+        };
+        self.participate(network, event);
     }
 
-    /// What only the initializer hears.
-    fn hear_first(&mut self, network: &mut Network, connection: u64, message: Message) {
-        let Some(life) = &mut self.life else { return };
-        let Some(first) = &mut life.first else { return };
-        match message {
-            Message::Join(member) => {
-                let refused = match first.forming {
-                    None => first.membership.join(connection, member).is_err(),
-                    Some(_) => first.latecomers.come(connection).is_err(),
-                };
-                if refused {
-                    network.send(connection, INITIALIZER, Message::Refused);
-                    network.break_off(connection);
-                }
-                self.gather(network);
-            }
-            Message::Control(ControlMessage::Formed) => {
-                if let Some(forming) = &mut first.forming {
-                    forming.remove(&connection);
-                }
-                self.begin(network);
-            }
-            Message::Hello => {
-                if first.issuer.is_none() {
-                    network.send(connection, INITIALIZER, Message::Refused);
-                    return network.break_off(connection);
-                }
-                // The same sender, come back.
-                if let Some(old) = first.sender.replace(connection) {
-                    network.break_off(old);
-                }
-                if first.ended {
-                    // It has sent everything, and waits for the end.
-                    return;
-                }
-                // Rows that are not a whole batch yet are not taken.
-                first.next_row -= first.rows.len() as u64;
-                first.rows.clear();
-                first.messages.clear();
-                network.send(connection, INITIALIZER, Message::NextRow(first.next_row));
-            }
-            Message::Rows(rows) => {
-                if first.sender == Some(connection) {
-                    first.next_row += rows.len() as u64;
-                    first.messages.push_back(rows.len());
-                    first.rows.extend(rows);
-                    self.issue(network);
-                }
-            }
-            Message::End => {
-                if first.sender == Some(connection) {
-                    first.ended = true;
-                    self.issue(network);
-                }
-            }
-            Message::FromReceiver(FromReceiver::Acknowledgement(acknowledgement)) => {
-                if let Some(issuer) = &mut first.issuer {
-                    issuer.acknowledge(&acknowledgement, ms(network.now), |_| {});
-                }
-                self.issue(network);
-            }
-            other => unexpected(INITIALIZER, &other),
-        }
-    }
-
-    /// Forms the cluster, if those are here that it waits for.
-    fn gather(&mut self, network: &mut Network) {
-        let Some(life) = &mut self.life else { return };
-        let Some(first) = life.first.as_mut().filter(|first| first.forming.is_none()) else { return };
-        match first.membership.standing(ms(network.now - life.began)) {
-            Standing::Waiting(time) => network.wake(INITIALIZER, time.as_millis() as u64 + 1),
-            Standing::TooLate => panic!("the first cluster was too long in forming"),
-            Standing::Complete => {
-                let missing = first.membership.missing();
-                self.smaller += u32::from(missing > 0);
-                first.latecomers = Latecomers::new(missing);
-                first.members = first.membership.connections().collect();
-                first.forming = Some(first.members.iter().copied().collect());
-                let uplink = network.connect(INITIALIZER, RECEIVER);
-                life.uplink = Some(uplink);
-                network.send(uplink, INITIALIZER, Message::Open(None));
-            }
-        }
-    }
-
-    /// Has the processes form the generation that the receiver has numbered.
-    fn form(&mut self, network: &mut Network, generation: u64) {
-        let Some(Life { first: Some(first), .. }) = &self.life else { return };
-        for &control in &first.members {
-            let form = ControlMessage::Form { generation, process: 1, members: Vec::new() };
-            network.send(control, INITIALIZER, Message::Control(form));
-        }
-        self.begin(network);
-    }
-
-    /// Starts the dataflow, if all have formed.
-    fn begin(&mut self, network: &mut Network) {
-        let Some(life) = &mut self.life else { return };
-        let Some(first) = life.first.as_mut().filter(|first| first.issuer.is_none()) else { return };
-        let (Some(welcome), Some(forming)) = (&life.welcome, &first.forming) else { return };
-        if !forming.is_empty() {
+    fn participate(&mut self, network: &mut Network, event: participant::Event) {
+        let me = self.me();
+        let Some(Life { role: Role::Member { control, participant, generation }, connected_at, .. }) =
+            &mut self.life
+        else {
             return;
+        };
+        match participant.handle(event) {
+            None => {}
+            Some(participant::Action::Connect(formation)) => {
+                *generation = formation.generation;
+                *connected_at = Some(connect_time(network, me));
+            }
+            Some(participant::Action::Send(message)) => {
+                network.send(*control, me, Message::Control(message));
+            }
+            Some(participant::Action::Start) => self.has_formed = true,
+            Some(participant::Action::End(error)) => self.end(network, &error),
         }
-        self.has_formed = true;
-        first.issuer = Some(Issuer::new(LIMITS, first.members.len() + 1, welcome));
-        first.next_row = welcome.next_row;
-        first.started = network.now;
-        for &control in &first.members {
-            network.send(control, INITIALIZER, Message::Control(ControlMessage::Start));
-        }
-        first.next_look = network.now + LOOK;
-        network.wake(INITIALIZER, LOOK);
     }
 
-    /// Cuts rows to batches, and issues them.
-    fn issue(&mut self, network: &mut Network) {
-        let Some(life) = &mut self.life else { return };
-        let Some(first) = &mut life.first else { return };
-        let Some(issuer) = &mut first.issuer else { return };
-        let mut mine = Vec::new();
-        while first.rows.len() >= CHUNK || (first.ended && !first.rows.is_empty()) {
-            let count = first.rows.len().min(CHUNK);
-            let bytes: Vec<u8> = first.rows.iter().take(count).flat_map(|row| row.to_be_bytes()).collect();
-            let (header, frames) = (Bytes::from_static(b"A"), Bytes::from(bytes));
-            let Some(batch) = issuer.issue(&header, &frames, count as u32, ms(network.now)) else { break };
-            first.rows.drain(..count);
-            match (batch.worker as usize).checked_sub(1) {
-                None => mine.push(batch),
-                Some(other) => network.send(first.members[other], INITIALIZER, Message::Data(batch)),
+    /// What only the initializer hears: from members, latecomers and senders.
+    fn recv_first(&mut self, network: &mut Network, connection: u64, fate: Fate) {
+        let Some(Life { role: Role::Initializer(first), .. }) = &mut self.life else { return };
+        let is_sender = first.port.as_ref().is_some_and(|port| port.knows(connection));
+        let event = match (fate, &mut first.port) {
+            (Fate::Broken, Some(port)) if is_sender => return port.close(connection),
+            (Fate::Broken, _) => coordinator::Event::Left(connection, anyhow!("it is silent")),
+            (Fate::Message(Message::Join(member)), _) => {
+                let (name, ip) = (member.name.clone(), IpAddr::V4(Ipv4Addr::LOCALHOST));
+                coordinator::Event::Join(connection, Candidate { member, name, local: ip, remote: ip })
             }
-            let mut taken = count;
-            while let Some(message) = first.messages.front_mut().filter(|_| taken > 0) {
-                let part = taken.min(*message);
-                (*message, taken) = (*message - part, taken - part);
-                if *message == 0 {
-                    first.messages.pop_front();
-                    if let Some(sender) = first.sender {
-                        network.send(sender, INITIALIZER, Message::Taken);
+            (Fate::Message(Message::Control(message)), _) => coordinator::Event::Message(connection, message),
+            // Before the dataflow runs, senders are not let in.
+            (Fate::Message(Message::Hello(_)), None) => return network.break_off(connection),
+            (Fate::Message(Message::Hello(hello)), Some(port)) => {
+                let to_send = port.open(connection, hello);
+                return self.send_all(network, to_send);
+            }
+            (Fate::Message(Message::Bytes(bytes)), Some(port)) if is_sender => {
+                let to_send = port.recv(connection, &bytes, time(network.now));
+                return self.send_all(network, to_send);
+            }
+            // The port has closed the connection meanwhile.
+            (Fate::Message(Message::Bytes(_)), _) => return,
+            (Fate::Message(other), _) => unexpected(INITIALIZER, &other),
+        };
+        self.coordinate(network, event);
+    }
+
+    fn coordinate(&mut self, network: &mut Network, event: coordinator::Event) {
+        let Some(Life { role: Role::Initializer(first), began, receiver, connected_at, .. }) = &mut self.life
+        else {
+            return;
+        };
+        for action in first.coordinator.handle(event, time(network.now - *began)) {
+            match action {
+                coordinator::Action::Refuse(id, reason) => {
+                    let later = reason.is::<Temporary>();
+                    network.send(id, INITIALIZER, Message::Refused { later });
+                    network.break_off(id);
+                }
+                coordinator::Action::RequestNumber => {
+                    self.smaller += u32::from(first.coordinator.missing() > 0);
+                    let connection = network.connect(INITIALIZER, RECEIVER);
+                    *receiver = Some(connection);
+                    network.send(connection, INITIALIZER, Message::Open(None));
+                }
+                coordinator::Action::Send(id, message) => {
+                    if let ControlMessage::Form { .. } = &message {
+                        first.members.push(id);
+                    }
+                    network.send(id, INITIALIZER, Message::Control(message));
+                }
+                coordinator::Action::Connect(_) => *connected_at = Some(connect_time(network, INITIALIZER)),
+                coordinator::Action::Start => {
+                    self.has_formed = true;
+                    let welcome = first.welcome.expect("it has its number from there");
+                    first.port = Some(Port::new(first.members.len() + 1, &welcome));
+                }
+                coordinator::Action::End(error) => return self.end(network, &error),
+            }
+        }
+        self.schedule_tick(network);
+    }
+
+    fn schedule_tick(&mut self, network: &mut Network) {
+        let Some(Life { role: Role::Initializer(first), began, .. }) = &mut self.life else { return };
+        let Some(deadline) = first.coordinator.deadline(time(network.now - *began)) else { return };
+        let at = *began + deadline.as_millis() as u64;
+        if first.tick != Some(at) {
+            first.tick = Some(at);
+            network.wake(INITIALIZER, at.saturating_sub(network.now));
+        }
+    }
+
+    /// Sends what the port has for workers, the receiver and senders.
+    fn send_all(&mut self, network: &mut Network, all: Vec<ToSend>) {
+        for to_send in all {
+            let Some(Life { role: Role::Initializer(first), receiver, .. }) = &mut self.life else { return };
+            match to_send {
+                ToSend::Batch(batch) => match (batch.worker as usize).checked_sub(1) {
+                    None => self.classify(network, batch),
+                    Some(other) => network.send(first.members[other], INITIALIZER, Message::Data(batch)),
+                },
+                ToSend::Receiver(message) => {
+                    if let Some(receiver) = *receiver {
+                        network.send(receiver, INITIALIZER, message);
                     }
                 }
+                ToSend::Sender(connection, message) => network.send(connection, INITIALIZER, message),
+                ToSend::Close(connection) => network.break_off(connection),
             }
         }
-        if first.ended && first.rows.is_empty() && !first.told {
-            first.told = true;
-            if let Some(uplink) = life.uplink {
-                network.send(uplink, INITIALIZER, Message::Totals(issuer.totals()));
-            }
-        }
-        mine.into_iter().for_each(|batch| self.classify(network, batch));
     }
 
     fn classify(&mut self, network: &mut Network, batch: Batch) {
@@ -340,34 +315,47 @@ impl Classifier {
         let me = self.me();
         let Some(life) = &mut self.life else { return };
         while let Some((_, batch)) = life.at_work.pop_front_if(|(at, _)| *at <= network.now) {
-            let Some(uplink) = life.uplink else { continue };
+            let Some(receiver) = life.receiver else { continue };
             let results = ResultBatch {
                 number: batch.number,
                 first_row: batch.first_row,
                 rows: batch.rows,
                 rejected: 0,
                 worker: batch.worker,
-                schema: Bytes::new(),
+                schema: bytes::Bytes::new(),
                 results: batch.frames,
-                rejects: Bytes::new(),
+                rejects: bytes::Bytes::new(),
             };
-            network.send(uplink, me, Message::Results(results));
+            network.send(receiver, me, Message::Results(results));
         }
-        if let Some(first) = &mut life.first
-            && first.issuer.is_some()
-        {
-            if first.latecomers.patience(ms(network.now - first.started)) == Some(Duration::ZERO) {
-                return self.leave(network);
+        let connected = life.connected_at.take_if(|at| *at <= network.now).is_some();
+        match &mut life.role {
+            Role::Member { generation, .. } if connected => {
+                let receiver = network.connect(me, RECEIVER);
+                network.send(receiver, me, Message::Open(Some(*generation)));
+                life.receiver = Some(receiver);
             }
-            if first.next_look <= network.now {
-                first.next_look = network.now + LOOK;
-                network.wake(me, LOOK);
+            Role::Member { .. } => {}
+            Role::Initializer(first) => {
+                let ticks = first.tick.take_if(|at| *at <= network.now).is_some();
+                if connected {
+                    self.coordinate(network, coordinator::Event::Formed);
+                }
+                if ticks {
+                    self.coordinate(network, coordinator::Event::Tick);
+                }
             }
         }
-        self.gather(network);
     }
 }
 
-fn ms(milliseconds: u64) -> Duration {
+/// When data connections stand that are made now.
+fn connect_time(network: &mut Network, of: Address) -> u64 {
+    let takes = network.random.random_range(1..CONNECT);
+    network.wake(of, takes);
+    network.now + takes
+}
+
+fn time(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
 }

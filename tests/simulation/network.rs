@@ -4,10 +4,11 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use chacha20::ChaCha8Rng;
 use classifier::batch::Batch;
-use protocol::handshake::{ControlMessage, Member};
-use protocol::results::{FromReceiver, ResultBatch, Totals, Welcome};
+use protocol::handshake::{ControlMessage, Member, SenderHello, SourceAnswer};
+use protocol::results::{FromReceiver, Identity, ResultBatch, Totals, Welcome};
 use rand::{RngExt, SeedableRng};
 
 /// After this many milliseconds without a heartbeat, the other side of a connection is gone.
@@ -39,17 +40,20 @@ pub(crate) enum Message {
     Open(Option<u64>),
     Welcome(Welcome),
     Results(ResultBatch),
+    Identity(Identity),
     Totals(Totals),
     FromReceiver(FromReceiver),
-    /// From a sender; to it: the row that is wanted.
-    Hello,
-    NextRow(u64),
-    Rows(Vec<u32>),
-    /// Rows of one message were taken.
-    Taken,
-    End,
-    /// The connection is not wanted.
-    Refused,
+    /// From a sender, and to it.
+    Hello(SenderHello),
+    Answer(SourceAnswer),
+    /// The header, rows, or their end.
+    Bytes(Bytes),
+    /// So many messages of bytes were read.
+    Taken(usize),
+    /// The connection is not wanted; perhaps later.
+    Refused {
+        later: bool,
+    },
 }
 
 /// What becomes of one side of a connection.
@@ -154,7 +158,7 @@ impl Network {
                 Event::Fault | Event::Timer { .. } => {}
             }
             if self.talks {
-                eprintln!("{time:>7} {event:?}");
+                crate::print(format_args!("{time:>7} {event:?}"));
             }
             return Some(event);
         }

@@ -8,14 +8,14 @@ use ::receiver::checkpoint::Position;
 use ::receiver::job::{self, Job, SyncWork};
 use ::receiver::reorder::{Away, Held, ReorderBuffer, Sequencer};
 use ::receiver::shelf::Stub;
-use protocol::results::{FromReceiver, Identity, ResultBatch, Welcome};
+use protocol::Temporary;
+use protocol::results::{FromReceiver, ResultBatch, Welcome};
 use rand::RngExt;
 
 use crate::network::{Address, Fate, Message, Network};
 use crate::unexpected;
 
 const ME: Address = Address::Receiver;
-const JOB: Identity = Identity { settings: 1, header: 1 };
 /// How long a sync takes at most, in milliseconds.
 const SYNC: u64 = 20;
 
@@ -118,7 +118,7 @@ impl Receiver {
         self.generations
     }
 
-    pub(crate) fn hear(&mut self, network: &mut Network, connection: u64, fate: Fate) {
+    pub(crate) fn recv(&mut self, network: &mut Network, connection: u64, fate: Fate) {
         let Some(life) = &mut self.life else { return };
         match fate {
             Fate::Broken => {
@@ -127,19 +127,21 @@ impl Receiver {
                 }
             }
             Fate::Message(Message::Open(generation)) => {
-                let way = Peer { connection, outbox: Rc::clone(&life.outbox) };
+                let peer = Peer { connection, outbox: Rc::clone(&life.outbox) };
                 let is_new = generation.is_none();
-                match life.job.admit(way, generation) {
+                match life.job.admit(peer, generation) {
                     Ok((generation, number)) => {
                         assert!(!is_new || generation > self.newest, "generations have numbers of their own");
-                        life.job.identity(JOB).expect("it is always the same job");
                         life.processes.insert(connection, (generation, number));
                         if generation > self.newest {
                             self.newest = generation;
                             self.generations += 1;
                         }
                     }
-                    Err(_) => network.send(connection, ME, Message::Refused),
+                    Err(error) => {
+                        let later = error.is::<Temporary>();
+                        network.send(connection, ME, Message::Refused { later });
+                    }
                 }
             }
             Fate::Message(Message::Results(batch)) => {
@@ -159,6 +161,9 @@ impl Receiver {
                     position.result_bytes = results.len() as u64;
                 }
                 life.job.written(life.written.1, life.sequencer.held() as u64, true);
+            }
+            Fate::Message(Message::Identity(identity)) => {
+                life.job.identity(identity).expect("it is always the same job");
             }
             Fate::Message(Message::Totals(totals)) => {
                 life.job.totals(totals, network.wall()).expect("each generation reads the same rows");

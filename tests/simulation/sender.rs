@@ -1,69 +1,181 @@
-//! A sender that comes back for as long as it takes.
+//! The sender: the real session over an input that can be read again, or the real replay over one that cannot.
+
+use std::time::Duration;
+
+use anyhow::{anyhow, ensure};
+use bytes::Bytes;
+use protocol::frame;
+use protocol::handshake::{SenderHello, SourceAnswer};
+use sender::input::{Extent, Input};
+use sender::replay::Replay;
+use sender::session::{Failure, Session, Step};
 
 use crate::network::{Address, Fate, Message, Network};
 use crate::{ROWS, unexpected};
 
 const ME: Address = Address::Sender;
-/// The pause until it tries again, in milliseconds.
-const PAUSE: u64 = 100;
+/// Longer than any job.
+const PATIENCE: Duration = Duration::from_secs(1000);
 /// Rows in a message, and messages that may be on their way.
-const ROWS_AT_ONCE: u32 = 10;
-const MOST_UNDER_WAY: u32 = 4;
+const ROWS_AT_ONCE: u64 = 10;
+const MOST_UNDER_WAY: usize = 4;
+pub(crate) const HEADER: &[u8] = b"A";
 
-#[derive(Default)]
 pub(crate) struct Sender {
+    can_go_back: bool,
+    lives: u32,
+    rewinds: u32,
+    life: Option<Life>,
+}
+
+struct Life {
+    began: u64,
+    session: Session,
+    input: Box<dyn Input>,
     connection: Option<u64>,
-    next: u32,
-    under_way: u32,
+    under_way: usize,
     sending: bool,
 }
 
+/// Rows that are their own numbers.
+struct Numbers {
+    next: u64,
+    can_go_back: bool,
+}
+
+impl Input for Numbers {
+    fn header(&self) -> &[u8] {
+        HEADER
+    }
+
+    fn seek(&mut self, row: u64) -> anyhow::Result<()> {
+        ensure!(self.can_go_back || row >= self.next, "it cannot go back from row {} to {row}", self.next);
+        ensure!(row <= u64::from(ROWS), "there are not {row} rows");
+        self.next = row;
+        Ok(())
+    }
+
+    fn fill(&mut self, out: &mut Vec<u8>) -> anyhow::Result<()> {
+        let end = (self.next + ROWS_AT_ONCE).min(u64::from(ROWS));
+        (self.next..end).for_each(|row| frame::push(out, &(row as u32).to_be_bytes()));
+        self.next = end;
+        Ok(())
+    }
+
+    fn position(&self) -> u64 {
+        self.next
+    }
+
+    fn extent(&self) -> Extent {
+        Extent::default()
+    }
+}
+
 impl Sender {
-    /// Connects to the source.
+    /// One whose input can be read again, or cannot: then it must not die.
+    pub(crate) fn new(can_go_back: bool) -> Self {
+        Self { can_go_back, lives: 0, rewinds: 0, life: None }
+    }
+
+    /// Whether the job outlives it.
+    pub(crate) fn may_die(&self) -> bool {
+        self.can_go_back
+    }
+
+    /// How often the source asked for rows that were sent before.
+    pub(crate) fn rewinds(&self) -> u32 {
+        self.rewinds
+    }
+
     pub(crate) fn start(&mut self, network: &mut Network) {
-        let connection = network.connect(ME, Address::Classifier(0));
-        self.connection = Some(connection);
-        self.sending = false;
-        network.send(connection, ME, Message::Hello);
+        let numbers = Numbers { next: 0, can_go_back: self.can_go_back };
+        let input: Box<dyn Input> =
+            if self.can_go_back { Box::new(numbers) } else { Box::new(Replay::new(numbers)) };
+        let session = Session::new(PATIENCE, self.lives > 0);
+        self.lives += 1;
+        self.life =
+            Some(Life { began: network.now, session, input, connection: None, under_way: 0, sending: false });
+        self.connect(network);
     }
 
     pub(crate) fn die(&mut self) {
-        self.connection = None;
+        self.life = None;
     }
 
-    pub(crate) fn hear(&mut self, network: &mut Network, connection: u64, fate: Fate) {
-        if self.connection != Some(connection) {
+    /// The pause before the next connection is over.
+    pub(crate) fn wake(&mut self, network: &mut Network) {
+        if self.life.as_ref().is_some_and(|life| life.connection.is_none()) {
+            self.connect(network);
+        }
+    }
+
+    fn connect(&mut self, network: &mut Network) {
+        let Some(life) = &mut self.life else { return };
+        life.session.connect(life.now(network));
+        let connection = network.connect(ME, Address::Classifier(0));
+        life.connection = Some(connection);
+        life.sending = false;
+        let hello = SenderHello { session: Some("the sender".into()), marks: true, failed: None };
+        network.send(connection, ME, Message::Hello(hello));
+    }
+
+    pub(crate) fn recv(&mut self, network: &mut Network, connection: u64, fate: Fate) {
+        let Some(life) = self.life.as_mut().filter(|life| life.connection == Some(connection)) else {
             return;
-        }
-        match fate {
-            Fate::Broken | Fate::Message(Message::Refused) => {
-                self.connection = None;
-                network.wake(ME, PAUSE);
+        };
+        let answer = match fate {
+            Fate::Broken => return life.lost(network, anyhow!("the connection broke")),
+            Fate::Message(Message::Taken(messages)) => {
+                life.under_way -= messages;
+                return life.send(network, connection);
             }
-            Fate::Message(Message::NextRow(row)) => {
-                self.next = row as u32;
-                self.under_way = 0;
-                self.sending = true;
-                self.send(network, connection);
-            }
-            Fate::Message(Message::Taken) => {
-                self.under_way -= 1;
-                self.send(network, connection);
-            }
+            Fate::Message(Message::Answer(SourceAnswer::Durable(row))) => return life.input.forget(row),
+            Fate::Message(Message::Answer(answer)) => answer,
             Fate::Message(other) => unexpected(ME, &other),
+        };
+        match life.session.recv(answer) {
+            Ok(Step::Send(row)) => {
+                self.rewinds += u32::from(row < life.input.position());
+                let mut bytes = Vec::new();
+                frame::push(&mut bytes, life.input.header());
+                network.send(connection, ME, Message::Bytes(Bytes::from(bytes)));
+                // The source never asks for what it has said to be durable.
+                life.input.seek(row).expect("the input has this row");
+                (life.sending, life.under_way) = (true, 1);
+                life.send(network, connection);
+            }
+            Ok(Step::Done(rows)) => {
+                panic!("it is told of the end of {rows} rows, and the receiver has not ended")
+            }
+            Err(Failure::Lost(error)) => life.lost(network, error),
+            Err(Failure::Final(error) | Failure::Input(error)) => {
+                panic!("the sender ends the job: {error:#}")
+            }
         }
+    }
+}
+
+impl Life {
+    fn now(&self, network: &Network) -> Duration {
+        Duration::from_millis(network.now - self.began)
+    }
+
+    fn lost(&mut self, network: &mut Network, error: anyhow::Error) {
+        self.connection = None;
+        let pause = self.session.lost(error, self.now(network)).expect("the sender does not give up");
+        network.wake(ME, pause.as_millis() as u64);
     }
 
     fn send(&mut self, network: &mut Network, connection: u64) {
         while self.sending && self.under_way < MOST_UNDER_WAY {
-            if self.next == ROWS {
-                network.send(connection, ME, Message::End);
+            let mut bytes = Vec::new();
+            self.input.fill(&mut bytes).expect("numbers can be had");
+            if bytes.is_empty() {
+                frame::push_end(&mut bytes);
+                self.session.sent_all(self.input.position());
                 self.sending = false;
-                return;
             }
-            let end = (self.next + ROWS_AT_ONCE).min(ROWS);
-            network.send(connection, ME, Message::Rows((self.next..end).collect()));
-            self.next = end;
+            network.send(connection, ME, Message::Bytes(Bytes::from(bytes)));
             self.under_way += 1;
         }
     }

@@ -2,11 +2,11 @@
 
 use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc::channel;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use net::acceptor::{self, Connection};
+use parking_lot::Mutex;
 use protocol::Temporary;
 use protocol::frame::FrameReader;
 use protocol::handshake::{self, DataHello, HANDSHAKE_LIMIT, HANDSHAKE_TIME};
@@ -101,7 +101,7 @@ impl Due {
         let Some((first, _)) = connection.first_frame(HANDSHAKE_LIMIT)? else { return Ok(None) };
         let DataHello { generation, process } = handshake::check(&first, self.token.as_ref())?;
         ensure!(generation == self.generation, "it belongs to generation {generation}");
-        let mut here = self.here.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut here = self.here.lock();
         ensure!(process > self.me && process < here.len(), "no connection is due from it");
         ensure!(!std::mem::replace(&mut here[process], true), "process {process} is connected already");
         connection.admit();

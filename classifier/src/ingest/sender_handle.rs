@@ -1,21 +1,20 @@
 //! What the source says to a sender.
 
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use parking_lot::{Condvar, Mutex};
 use protocol::handshake::{self, SourceAnswer};
 
-/// How often a sender is told that the source is alive. Its rows may wait in socket buffers for minutes when
-/// the model is slow, and from its side that looks as if nobody were there.
+/// How often a sender is told that the source is alive. Its rows may wait in socket buffers for minutes when the model is slow,
+/// which looks to the sender like a source that is gone.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
-
-/// How often it is looked whether more rows are durable, which a sender is told that cannot read its rows again.
+/// How often the source looks whether more rows are durable; a sender that cannot read its rows again keeps them until then.
 const DURABLE_PAUSE: Duration = Duration::from_millis(50);
-
-/// How long a sender may let the source wait that tells it something. It listens all the time, and what it is told is short.
+/// The longest that a write to a sender may take. A sender reads all the time, and what it is told is short.
 const WRITE_TIME: Duration = Duration::from_secs(5);
 
 /// The way back to a sender; says that the source is alive, once a second, until this is dropped.
@@ -32,80 +31,76 @@ struct Shared {
 
 struct State {
     stream: TcpStream,
-    /// All has been said.
-    silent: bool,
+    /// Nothing more is said.
+    is_over: bool,
 }
 
 impl SenderHandle {
-    /// Speaks to this sender; rows before `durable` are durable.
+    /// Speaks to the sender at the other end of `stream`; rows before `durable` are durable.
     pub(super) fn new(stream: &TcpStream, durable: Arc<AtomicU64>) -> anyhow::Result<Self> {
-        // While something is being said, whoever else wants to say something waits, and so do others behind it.
         net::limit_writes(stream, WRITE_TIME).context("preparing a connection")?;
         let clone = || stream.try_clone().context("splitting a connection");
         let (stream, closed) = (clone()?, clone()?);
-        let shared =
-            Arc::new(Shared { state: Mutex::new(State { stream, silent: false }), changed: Condvar::new() });
+        let state = Mutex::new(State { stream, is_over: false });
+        let shared = Arc::new(Shared { state, changed: Condvar::new() });
         let living = Arc::clone(&shared);
         std::thread::Builder::new()
             .name("sign of life".into())
-            .spawn(move || living.live(&durable))
+            .spawn(move || living.run(&durable))
             .context("starting a thread")?;
         Ok(Self { shared, stream: closed })
     }
 
-    /// Says something.
-    pub(super) fn say(&self, answer: &SourceAnswer) -> anyhow::Result<()> {
-        handshake::send_json(&self.shared.state().stream, answer).context("answering the sender")
+    pub(super) fn send(&self, answer: &SourceAnswer) -> anyhow::Result<()> {
+        handshake::send_json(&self.shared.state.lock().stream, answer).context("answering the sender")
     }
 
     /// Says how the job ended; after it, nothing more is said.
     pub(super) fn conclude(&self, answer: &SourceAnswer) -> anyhow::Result<()> {
-        let mut state = self.shared.state();
-        if state.silent {
+        let mut state = self.shared.state.lock();
+        if state.is_over {
             return Ok(());
         }
-        state.silent = true;
+        state.is_over = true;
         self.shared.changed.notify_all();
         handshake::send_json(&state.stream, answer).context("telling the sender how the job ended")
     }
 
-    /// Closes the connection, so that whoever reads from it ends.
-    pub(super) fn hang_up(&self) {
-        // Before anything is waited for: others wait behind the one that hangs up, and a peer that does not listen may keep what
-        // is being written to it for long. One that is closed already is as good.
-        let _ = self.stream.shutdown(std::net::Shutdown::Both);
-        self.shared.state().silent = true;
-        self.shared.changed.notify_all();
+    /// Closes the connection, which ends the thread that reads from it.
+    pub(super) fn close(&self) {
+        // Before the lock: another thread may be writing to a peer that does not read. It may be closed already.
+        let _ = self.stream.shutdown(Shutdown::Both);
+        self.shared.end();
     }
 }
 
 impl Drop for SenderHandle {
     fn drop(&mut self) {
-        self.shared.state().silent = true;
-        self.shared.changed.notify_all();
+        self.shared.end();
     }
 }
 
 impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn end(&self) {
+        self.state.lock().is_over = true;
+        self.changed.notify_all();
     }
 
-    fn live(&self, durable: &AtomicU64) {
-        let (mut said, mut told) = (Instant::now(), durable.load(Ordering::Relaxed));
-        let mut state = self.state();
-        while !state.silent {
-            state = self.changed.wait_timeout(state, DURABLE_PAUSE).unwrap_or_else(PoisonError::into_inner).0;
+    fn run(&self, durable: &AtomicU64) {
+        let (mut spoke, mut told) = (Instant::now(), durable.load(Ordering::Relaxed));
+        let mut state = self.state.lock();
+        while !state.is_over {
+            self.changed.wait_for(&mut state, DURABLE_PAUSE);
             let now = durable.load(Ordering::Relaxed);
             let answer = match now > told {
                 true => SourceAnswer::Durable(now),
-                false if said.elapsed() >= SIGN_OF_LIFE => SourceAnswer::Waiting,
+                false if spoke.elapsed() >= SIGN_OF_LIFE => SourceAnswer::Waiting,
                 false => continue,
             };
-            (said, told) = (Instant::now(), now);
-            if !state.silent && handshake::send_json(&state.stream, &answer).is_err() {
-                // It is broken, or nobody listens; the thread that reads from it sees its end now.
-                let _ = state.stream.shutdown(std::net::Shutdown::Both);
+            (spoke, told) = (Instant::now(), now);
+            if !state.is_over && handshake::send_json(&state.stream, &answer).is_err() {
+                // The thread that reads from it sees its end now.
+                let _ = state.stream.shutdown(Shutdown::Both);
                 return;
             }
         }

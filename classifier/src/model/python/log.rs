@@ -3,10 +3,11 @@
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use anyhow::Context;
+use parking_lot::Mutex;
 
 /// So many bytes of what the processes of one worker print reach the log, so that it does not fill a disk.
 const MOST: u64 = 16 << 20;
@@ -65,7 +66,7 @@ impl Log {
     /// The last lines of a process that has ended, to be put behind what is said of it.
     pub(super) fn last_words(&self) -> String {
         let _ = self.end.recv_timeout(PATIENCE);
-        let lines = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines = self.last.lock();
         let lines = lines.iter().map(String::as_str).collect::<Vec<_>>().join(" | ");
         if lines.is_empty() { lines } else { format!("; it last wrote: {lines}") }
     }
@@ -89,7 +90,7 @@ fn pass_on(printed: impl Read, count: &Printed, last: &Mutex<VecDeque<String>>) 
         if count.passes(line.len()) {
             tracing::info!("python: {text}");
         }
-        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = last.lock();
         if last.len() == LAST_LINES {
             last.pop_front();
         }

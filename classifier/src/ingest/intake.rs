@@ -1,0 +1,278 @@
+//! Who may send rows, from which row on, and what waits for the source. Pure: no sockets, threads or clocks.
+
+use std::collections::VecDeque;
+
+use anyhow::{anyhow, ensure};
+use bytes::Bytes;
+
+/// The name that a sender gave itself, if it did; a connection that gives the same one is the same sender, come back.
+pub type Session = Option<String>;
+
+/// The number of a sender's time to send; each connection that is admitted has its own.
+pub type LeaseId = u64;
+
+/// From the port to the source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Incoming {
+    /// The next rows.
+    Rows {
+        /// The CSV's header.
+        header: Bytes,
+        /// The rows, as frames.
+        frames: Bytes,
+        /// How many they are.
+        rows: u32,
+    },
+    /// There are no more rows.
+    End,
+}
+
+/// What to do with a sender that has connected.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Admission<H> {
+    /// It may send, from this row on.
+    Send {
+        /// Its time to send.
+        lease: LeaseId,
+        /// The row that is wanted next.
+        next_row: u64,
+        /// Its connection before, which is broken, although that is not known yet.
+        replaced: Option<H>,
+    },
+    /// Another sender is sending.
+    Busy,
+    /// It has sent all rows, and waits for the job's end.
+    Complete,
+    /// Another sender has sent all rows; this one's would be lost.
+    Late,
+}
+
+/// The rows' way into the cluster: one sender at a time, each row once. `H` is the port's handle of a connection.
+#[derive(Debug)]
+pub struct Intake<H> {
+    queue: VecDeque<Incoming>,
+    queued_bytes: usize,
+    /// Bytes that may wait in the queue; what is put there last may exceed them.
+    limit: usize,
+    active: Option<Active<H>>,
+    leases: LeaseId,
+    /// Rows before this one are in the queue or with the source.
+    next_row: u64,
+    header: Option<Bytes>,
+    /// The hash of the header of rows that are durable since before this process.
+    durable_header: Option<u64>,
+    /// The sender that has sent the last row.
+    ended_by: Option<Session>,
+    /// The sender that was admitted last.
+    last: Session,
+    /// Why it cannot go on.
+    failure: Option<String>,
+}
+
+/// The sender that is sending.
+#[derive(Debug)]
+struct Active<H> {
+    lease: LeaseId,
+    session: Session,
+    handle: H,
+}
+
+impl<H> Intake<H> {
+    /// Wants rows from `next_row` on, under the header with this hash if there are durable ones; queues about `limit` bytes.
+    pub fn new(next_row: u64, durable_header: Option<u64>, limit: usize) -> Self {
+        Self {
+            queue: VecDeque::new(),
+            queued_bytes: 0,
+            limit,
+            active: None,
+            leases: 0,
+            next_row,
+            header: None,
+            durable_header,
+            ended_by: None,
+            last: None,
+            failure: None,
+        }
+    }
+
+    /// Admits a sender if it is the only one, or the same one come back.
+    pub fn admit(&mut self, session: Session, handle: H) -> Admission<H> {
+        let is_same = |before: &Session| session.is_some() && *before == session;
+        if let Some(sender) = &self.ended_by {
+            return if is_same(sender) { Admission::Complete } else { Admission::Late };
+        }
+        if self.active.as_ref().is_some_and(|active| !is_same(&active.session)) {
+            return Admission::Busy;
+        }
+        self.leases += 1;
+        let lease = self.leases;
+        self.last.clone_from(&session);
+        let replaced = self.active.replace(Active { lease, session, handle });
+        Admission::Send { lease, next_row: self.next_row, replaced: replaced.map(|active| active.handle) }
+    }
+
+    /// Checks a sender's header: all rows of a job have the same.
+    ///
+    /// # Errors
+    /// A malformed header, or another one than before.
+    pub fn check_header(&self, header: &Bytes) -> anyhow::Result<()> {
+        records::check_header(header).map_err(|error| anyhow!("the CSV's header {error}"))?;
+        ensure!(
+            self.durable_header.is_none_or(|known| known == protocol::hash::short(header)),
+            "its header is {:?}, and rows with another header are durable already",
+            String::from_utf8_lossy(header)
+        );
+        let Some(expected) = &self.header else { return Ok(()) };
+        ensure!(
+            expected == header,
+            "its header is {:?}, and the rows before had {:?}",
+            String::from_utf8_lossy(header),
+            String::from_utf8_lossy(expected)
+        );
+        Ok(())
+    }
+
+    /// Whether this connection may still send.
+    pub fn is_active(&self, lease: LeaseId) -> bool {
+        self.active.as_ref().is_some_and(|active| active.lease == lease)
+    }
+
+    /// The connection of the sender that is sending.
+    pub fn active(&self) -> Option<&H> {
+        self.active.as_ref().map(|active| &active.handle)
+    }
+
+    /// Whether the queue takes more.
+    pub fn has_room(&self) -> bool {
+        self.queued_bytes < self.limit
+    }
+
+    /// Rows before this one are taken.
+    pub fn next_row(&self) -> u64 {
+        self.next_row
+    }
+
+    /// Takes rows, or their end, from the sender with this lease.
+    ///
+    /// # Errors
+    /// When the same sender has come back on another connection.
+    pub fn push(&mut self, lease: LeaseId, incoming: Incoming) -> anyhow::Result<()> {
+        let active = self.active.as_ref().filter(|active| active.lease == lease);
+        let Some(active) = active else {
+            return Err(anyhow!("the same sender has come back on another connection"));
+        };
+        match &incoming {
+            Incoming::Rows { header, frames, rows } => {
+                self.queued_bytes += frames.len();
+                self.next_row += u64::from(*rows);
+                self.header.get_or_insert_with(|| header.clone());
+            }
+            Incoming::End => {
+                self.ended_by = Some(active.session.clone());
+                tracing::info!("all {} rows are here", self.next_row);
+            }
+        }
+        self.queue.push_back(incoming);
+        Ok(())
+    }
+
+    /// Gives the source what came first.
+    pub fn pop(&mut self) -> Option<Incoming> {
+        let incoming = self.queue.pop_front()?;
+        if let Incoming::Rows { frames, .. } = &incoming {
+            self.queued_bytes -= frames.len();
+        }
+        Some(incoming)
+    }
+
+    /// A connection has ended; whether its sender is to come back with the rest of the rows.
+    pub fn release(&mut self, lease: LeaseId) -> bool {
+        if !self.is_active(lease) {
+            return false;
+        }
+        self.active = None;
+        self.ended_by.is_none()
+    }
+
+    /// A sender has come to say why it cannot go on.
+    ///
+    /// # Errors
+    /// When it had not begun, or has sent all rows: then it is of no importance to the job.
+    pub fn fail(&mut self, session: &Session, reason: String) -> anyhow::Result<()> {
+        ensure!(
+            session.is_some() && *session == self.last && self.ended_by.is_none(),
+            "it cannot go on, and has not begun: {reason}"
+        );
+        self.failure = Some(reason);
+        Ok(())
+    }
+
+    /// Why the sender cannot go on, if it has said so since this was asked last.
+    pub fn take_failure(&mut self) -> Option<String> {
+        self.failure.take()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session(name: &str) -> Session {
+        Some(name.into())
+    }
+
+    fn rows(rows: u32) -> Incoming {
+        Incoming::Rows { header: "A".into(), frames: vec![0; 5 * rows as usize].into(), rows }
+    }
+
+    #[test]
+    fn a_sender_that_comes_back_takes_over_and_its_old_connection_takes_nothing_more() {
+        let mut intake = Intake::new(7, None, 100);
+        assert_eq!(intake.admit(session("a"), 1), Admission::Send { lease: 1, next_row: 7, replaced: None });
+        intake.push(1, rows(3)).unwrap();
+        assert_eq!(intake.admit(session("b"), 2), Admission::Busy);
+        assert_eq!(intake.admit(None, 2), Admission::Busy);
+        assert_eq!(
+            intake.admit(session("a"), 3),
+            Admission::Send { lease: 2, next_row: 10, replaced: Some(1) }
+        );
+        assert!(intake.push(1, rows(1)).is_err() && !intake.release(1));
+        assert_eq!(intake.next_row(), 10, "what came too late is not counted");
+        assert!(intake.release(2), "the rest is waited for");
+        assert_eq!(intake.pop(), Some(rows(3)));
+    }
+
+    #[test]
+    fn only_the_sender_of_all_rows_waits_for_the_end() {
+        let mut intake = Intake::new(0, None, 100);
+        assert!(matches!(intake.admit(session("a"), 1), Admission::Send { .. }));
+        intake.push(1, Incoming::End).unwrap();
+        assert!(!intake.release(1));
+        assert_eq!(intake.admit(session("a"), 2), Admission::Complete);
+        assert_eq!(intake.admit(session("b"), 3), Admission::Late);
+        assert_eq!(intake.admit(None, 3), Admission::Late);
+        assert!(intake.fail(&session("a"), "the file changed".into()).is_err());
+    }
+
+    #[test]
+    fn the_queue_is_full_until_the_source_takes_something() {
+        let mut intake = Intake::new(0, None, 10);
+        intake.admit(session("a"), 1);
+        intake.push(1, rows(3)).unwrap();
+        assert!(!intake.has_room());
+        intake.pop().unwrap();
+        assert!(intake.has_room());
+    }
+
+    #[test]
+    fn a_failure_counts_if_it_is_that_of_the_sender_that_has_begun() {
+        let mut intake = Intake::new(0, None, 10);
+        assert!(intake.fail(&session("a"), "no".into()).is_err());
+        intake.admit(session("a"), 1);
+        assert!(intake.fail(&session("b"), "no".into()).is_err());
+        assert!(intake.fail(&None, "no".into()).is_err());
+        intake.fail(&session("a"), "the file changed".into()).unwrap();
+        assert_eq!(intake.take_failure().as_deref(), Some("the file changed"));
+        assert_eq!(intake.take_failure(), None);
+    }
+}

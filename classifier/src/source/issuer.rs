@@ -1,0 +1,190 @@
+//! Numbers batches, and issues them as the window allows. Pure: time is told.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use protocol::results::{Acknowledgement, Identity, Totals, Welcome};
+
+use crate::batch::Batch;
+use crate::ingest::intake::Incoming;
+use crate::receiver_client::Outgoing;
+use crate::window::{Limits, Window};
+
+/// Gives batches their numbers and workers, and tells the receiver what job they are of and how many there are.
+#[derive(Debug)]
+pub struct Issuer {
+    window: Window,
+    /// The hash of the settings that decide what results look like.
+    settings: u64,
+    next_row: u64,
+    next_batch: u64,
+    /// The first row that is not known to be durable, and how many rows the batches from it on have.
+    durable_row: u64,
+    issued: VecDeque<u32>,
+    /// Rows that the window has no room for.
+    held: Option<Incoming>,
+    /// The receiver was told what job this is.
+    identified: bool,
+    /// No more rows will come.
+    ended: bool,
+}
+
+/// What is to be sent.
+#[derive(Debug, Default)]
+pub struct Issued {
+    /// To the workers.
+    pub batches: Vec<Batch>,
+    /// To the receiver.
+    pub messages: Vec<Outgoing>,
+}
+
+impl Issuer {
+    /// For this many workers, from where the receiver stands.
+    pub fn new(limits: Limits, workers: usize, welcome: &Welcome, settings: u64) -> Self {
+        Self {
+            window: Window::new(limits, workers, welcome.next),
+            settings,
+            next_row: welcome.next_row,
+            next_batch: welcome.next,
+            durable_row: welcome.next_row,
+            issued: VecDeque::new(),
+            held: None,
+            identified: false,
+            ended: false,
+        }
+    }
+
+    /// Issues what `next` gives, until it gives nothing more or the window is full.
+    pub fn issue(&mut self, mut next: impl FnMut() -> Option<Incoming>, now: Duration) -> Issued {
+        let mut issued = Issued::default();
+        while let Some(incoming) = self.held.take().or_else(&mut next) {
+            match &incoming {
+                Incoming::Rows { header, .. } => {
+                    if !self.identified {
+                        self.identified = true;
+                        let header = protocol::hash::short(header);
+                        let identity = Identity { settings: self.settings, header };
+                        issued.messages.push(Outgoing::Identity(identity));
+                    }
+                    match self.batch(&incoming, now) {
+                        Some(batch) => issued.batches.push(batch),
+                        None => {
+                            self.held = Some(incoming);
+                            break;
+                        }
+                    }
+                }
+                Incoming::End => {
+                    self.ended = true;
+                    issued.messages.push(Outgoing::Totals(self.totals()));
+                }
+            }
+        }
+        issued
+    }
+
+    /// The next batch, of these rows; `None` while the window has no room for it.
+    fn batch(&mut self, rows: &Incoming, now: Duration) -> Option<Batch> {
+        let Incoming::Rows { header, frames, rows } = rows else { return None };
+        let (number, worker) = self.window.issue(frames.len(), now)?;
+        let (first_row, worker) = (self.next_row, worker as u32);
+        self.next_row += u64::from(*rows);
+        self.next_batch = number + 1;
+        self.issued.push_back(*rows);
+        Some(Batch { number, first_row, rows: *rows, worker, header: header.clone(), frames: frames.clone() })
+    }
+
+    /// Takes in how far the receiver is; whether that is news. `took` is told how long batches were on their way there.
+    pub fn acknowledge(
+        &mut self,
+        acknowledgement: &Acknowledgement,
+        now: Duration,
+        mut took: impl FnMut(Duration),
+    ) -> bool {
+        let before = self.window.acknowledged();
+        self.window.acknowledge(acknowledgement.next);
+        let durable = (self.window.acknowledged() - before) as usize;
+        self.durable_row += self.issued.drain(..durable).map(u64::from).sum::<u64>();
+        self.window.hold(acknowledgement.held);
+        for (worker, count) in &acknowledgement.received {
+            self.window.received(*worker as usize, *count, now, &mut took);
+        }
+        self.window.acknowledged() > before || !acknowledgement.received.is_empty()
+    }
+
+    /// What the source waits for, if it waits for anything but rows.
+    pub fn waits_for(&self) -> Option<&'static str> {
+        if self.ended {
+            Some("waiting for the last batches to be classified, and for the receiver to finish the job")
+        } else if self.window.is_empty() {
+            None
+        } else {
+            Some("waiting for batches to be classified, and acknowledged by the receiver")
+        }
+    }
+
+    /// Rows before this one are durable.
+    pub fn durable_row(&self) -> u64 {
+        self.durable_row
+    }
+
+    /// Batches before this one are durable.
+    pub fn durable_batch(&self) -> u64 {
+        self.window.acknowledged()
+    }
+
+    /// Bytes of rows that are issued and not durable.
+    pub fn window_bytes(&self) -> usize {
+        self.window.bytes()
+    }
+
+    /// What there is in all, if no more rows come.
+    pub fn totals(&self) -> Totals {
+        Totals { rows: self.next_row, batches: self.next_batch }
+    }
+
+    /// How many rows wait for room in the window.
+    pub fn held_rows(&self) -> u64 {
+        match &self.held {
+            Some(Incoming::Rows { rows, .. }) => u64::from(*rows),
+            _ => 0,
+        }
+    }
+
+    /// Whether all rows have come.
+    pub fn has_ended(&self) -> bool {
+        self.ended
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(rows: u32) -> Incoming {
+        Incoming::Rows { header: "A".into(), frames: vec![0; 5 * rows as usize].into(), rows }
+    }
+
+    #[test]
+    fn the_receiver_is_told_the_job_before_its_first_batch_and_the_totals_after_its_last() {
+        let welcome = Welcome { next: 3, next_row: 20, generation: 1, identity: None };
+        let mut issuer = Issuer::new(Limits { batches: 2, bytes: 1000 }, 1, &welcome, 9);
+        let mut queue: VecDeque<_> = [rows(7), rows(7), rows(2), Incoming::End].into();
+        let issued = issuer.issue(|| queue.pop_front(), Duration::ZERO);
+        let header = protocol::hash::short(b"A");
+        assert!(matches!(
+            &issued.messages[..],
+            [Outgoing::Identity(identity)] if *identity == Identity { settings: 9, header }
+        ));
+        let numbers: Vec<_> = issued.batches.iter().map(|batch| (batch.number, batch.first_row)).collect();
+        assert_eq!((numbers, issuer.held_rows()), (vec![(3, 20), (4, 27)], 2));
+        let acknowledgement = Acknowledgement { next: 4, received: vec![(0, 2)], held: 0 };
+        assert!(issuer.acknowledge(&acknowledgement, Duration::ZERO, |_| {}));
+        assert_eq!((issuer.durable_row(), issuer.durable_batch()), (27, 4));
+        let issued = issuer.issue(|| queue.pop_front(), Duration::ZERO);
+        assert_eq!(issued.batches.len(), 1);
+        let totals = Totals { rows: 36, batches: 6 };
+        assert!(matches!(&issued.messages[..], [Outgoing::Totals(told)] if *told == totals));
+        assert!(issuer.has_ended());
+    }
+}

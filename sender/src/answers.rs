@@ -1,0 +1,142 @@
+//! What the source says, read on a thread of its own: also while the input lets the sender wait, something must notice that the
+//! job has failed, or that the source is gone.
+
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow};
+use protocol::Temporary;
+use protocol::frame::{DEFAULT_LIMIT, FrameReader};
+use protocol::handshake::{self, SourceAnswer};
+use telemetry::report::Ending;
+
+use crate::session::Failure;
+
+/// The source speaks every second; after this long, it is gone.
+const SILENCE: Duration = Duration::from_secs(30);
+/// How long the input may let the sender wait when the job has failed.
+const FINAL_PAUSE: Duration = Duration::from_secs(1);
+/// How often a lost source is looked for while the input lets the sender wait.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The answers of one connection.
+pub(crate) struct Answers {
+    durable: Arc<AtomicU64>,
+    answers: Receiver<Result<SourceAnswer, Failure>>,
+    /// Tells the thread, by being dropped, that this connection is over.
+    _over: Sender<()>,
+}
+
+/// The thread's part.
+struct Listener {
+    reader: FrameReader<TcpStream>,
+    durable: Arc<AtomicU64>,
+    answers: Sender<Result<SourceAnswer, Failure>>,
+    is_over: Receiver<()>,
+    address: String,
+    patience: Duration,
+}
+
+impl Answers {
+    /// Reads from a connection to the source at `address`. When the source is lost, or the job over, and the input says nothing for
+    /// longer than `patience`, this ends the process.
+    pub(crate) fn listen(stream: &TcpStream, address: &str, patience: Duration) -> anyhow::Result<Self> {
+        let stream = stream.try_clone().context("splitting the connection to the source")?;
+        let reader = FrameReader::new(stream, format!("the source at {address}"), DEFAULT_LIMIT);
+        let (sender, answers) = channel();
+        let (over, is_over) = channel::<()>();
+        let durable = Arc::new(AtomicU64::new(0));
+        let listener = Listener {
+            reader,
+            durable: Arc::clone(&durable),
+            answers: sender,
+            is_over,
+            address: address.to_owned(),
+            patience,
+        };
+        let run = move || listener.run();
+        std::thread::Builder::new().name("answers".into()).spawn(run).context("starting a thread")?;
+        Ok(Self { durable, answers, _over: over })
+    }
+
+    /// Rows before this one are durable.
+    pub(crate) fn durable(&self) -> &AtomicU64 {
+        &self.durable
+    }
+
+    /// The next answer that is not a sign of life.
+    pub(crate) fn next(&self) -> Result<SourceAnswer, Failure> {
+        self.answers
+            .recv()
+            .unwrap_or_else(|_| Err(Failure::Lost(anyhow!("the source has said its last word"))))
+    }
+}
+
+impl Listener {
+    fn run(mut self) {
+        let last = loop {
+            match answer(&mut self.reader) {
+                Ok(SourceAnswer::Waiting) => {}
+                Ok(SourceAnswer::Durable(row)) => self.durable.store(row, Ordering::Relaxed),
+                // Nothing waits for it when the connection is over.
+                Ok(answer @ SourceAnswer::NextRow(_)) => drop(self.answers.send(Ok(answer))),
+                last => break last,
+            }
+        };
+        let limit = if matches!(last, Err(Failure::Final(_))) { FINAL_PAUSE } else { self.patience };
+        let is_lost = matches!(last, Err(Failure::Lost(_)));
+        let reason = match &last {
+            Ok(answer) => format!("the source ended with {answer:?}"),
+            Err(Failure::Lost(error) | Failure::Final(error) | Failure::Input(error)) => format!("{error:#}"),
+        };
+        let _ = self.answers.send(last);
+        self.await_over(is_lost, limit);
+        if self.is_over.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
+            end_process(&format!("{reason}; the input has nothing more to say, so this ends"));
+        }
+    }
+
+    /// Waits until the connection is over, or `limit` has passed without a source.
+    fn await_over(&self, is_lost: bool, limit: Duration) {
+        let mut deadline = Instant::now() + limit;
+        // Something may listen there and never say a word.
+        let end = Instant::now() + limit.saturating_mul(10);
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if self.is_over.recv_timeout(LOOK.min(left)) != Err(RecvTimeoutError::Timeout) {
+                return;
+            }
+            let may_look = is_lost && Instant::now() < end;
+            if may_look && net::connect("the source", &self.address, LOOK).is_ok() {
+                // It is back, and gets the next row when there is one.
+                deadline = end.min(Instant::now() + limit);
+            } else if Instant::now() >= deadline {
+                return;
+            }
+        }
+    }
+}
+
+/// The next answer; it comes within a second or so, since the source gives signs of life.
+fn answer(reader: &mut FrameReader<TcpStream>) -> Result<SourceAnswer, Failure> {
+    let payload = reader.next_frame_within(SILENCE).map_err(|e| Failure::Lost(e.into()))?;
+    let Some(payload) = payload else {
+        return Err(Failure::Lost(anyhow!("{} closed the connection", reader.peer())));
+    };
+    match handshake::answer(&payload, reader.peer()) {
+        Ok(SourceAnswer::Failed(reason)) => Err(Failure::Final(anyhow!("the job failed: {reason}"))),
+        Ok(answer) => Ok(answer),
+        Err(error) if error.is::<Temporary>() => Err(Failure::Lost(error)),
+        Err(error) => Err(Failure::Final(error)),
+    }
+}
+
+/// Ends the process from another thread than the main one, which waits for an input and cannot be told.
+fn end_process(reason: &str) -> ! {
+    tracing::error!("{reason}");
+    telemetry::reporter::end(Ending::Failed(reason.to_owned()));
+    std::process::exit(1)
+}

@@ -1,0 +1,252 @@
+//! Sends the rows, and comes back after a lost connection: the sockets and threads around a [`Session`].
+//!
+//! The source says which row it wants next. All rows count as sent only when the source says that they are
+//! classified and durable: until then it may ask for some of them again.
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow};
+use process::ready::Ready;
+use protocol::frame::{self, DEFAULT_LIMIT, FrameReader};
+use protocol::handshake::{self, SenderHello};
+use protocol::token::Token;
+
+use crate::answers::Answers;
+use crate::file_monitor::FileMonitor;
+use crate::input::{Input, WRITE_SIZE};
+use crate::metrics::Metrics;
+use crate::session::{Failure, Session, Step};
+
+/// How long the source may take to hear that there is no way on.
+const TELL_TIME: Duration = Duration::from_secs(5);
+
+/// Where to send, and how patiently.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// The source's `HOST:PORT`.
+    pub address: String,
+    /// The job's token.
+    pub token: Option<Token>,
+    /// The name that this sender had before, if it has been started again; else it makes one up.
+    pub session: Option<String>,
+    /// Is written whenever the source has asked for a row.
+    pub ready_file: Option<PathBuf>,
+    /// How long to wait for the source, at first and whenever it is lost.
+    pub patience: Duration,
+    /// Is told what is sent.
+    pub metrics: Metrics,
+}
+
+/// Sends all rows and waits until they are durable; says how many they are.
+///
+/// # Errors
+/// A source that refuses, that fails, that is not there for longer than the target's patience, or that is lost
+/// again and again without taking a row.
+pub fn send_all(target: &Target, input: &mut dyn Input) -> anyhow::Result<u64> {
+    let mut session = Session::new(target.patience, target.session.is_some());
+    let name = target.session.clone().map_or_else(session_name, Ok)?;
+    let hello = SenderHello { session: Some(name), marks: true, failed: None };
+    let began = Instant::now();
+    loop {
+        let patience = session.connect(began.elapsed());
+        let lost = match connection(target, &hello, input, patience, &mut session) {
+            Ok(rows) => return Ok(rows),
+            Err(Failure::Final(error)) => return Err(error),
+            Err(Failure::Input(error)) => {
+                if let Err(untold) = send_failure(target, &hello, &error) {
+                    tracing::warn!("telling the source that there is no way on: {untold:#}");
+                }
+                return Err(error);
+            }
+            Err(Failure::Lost(error)) => error,
+        };
+        let words = format!("{lost:#}");
+        let no_way_on = || format!("sending rows to {}: there is no way on", target.address);
+        let pause = session.lost(lost, began.elapsed()).with_context(no_way_on)?;
+        tracing::warn!("{words}; trying again");
+        std::thread::sleep(pause);
+    }
+}
+
+/// One connection, to the end of the job; says how many rows it has.
+fn connection(
+    target: &Target,
+    hello: &SenderHello,
+    input: &mut dyn Input,
+    patience: Duration,
+    session: &mut Session,
+) -> Result<u64, Failure> {
+    let stream = net::connect("the source", &target.address, patience).map_err(Failure::Final)?;
+    handshake::send(&stream, target.token.as_ref(), hello).map_err(Failure::Lost)?;
+    let answers = Answers::listen(&stream, &target.address, target.patience).map_err(Failure::Lost)?;
+    let next = match session.recv(answers.next()?)? {
+        Step::Send(row) => row,
+        Step::Done(rows) => return Ok(rows),
+    };
+    let ready = Ready { input: input.guard().map(|guard| guard.identity().to_string()), ..Ready::default() };
+    ready.write(target.ready_file.as_deref()).map_err(Failure::Final)?;
+    let broken = match rows(&stream, input, next, answers.durable(), &target.metrics)? {
+        Ok(all) => {
+            session.sent_all(all);
+            None
+        }
+        Err(error) => Some(anyhow!(error).context("the connection to the source broke")),
+    };
+    // When the connection broke, the source may have said why.
+    let answer = answers.next().and_then(|answer| session.recv(answer));
+    match (answer, broken) {
+        (Ok(Step::Done(rows)), _) => Ok(rows),
+        (Err(Failure::Final(reason)), _) => Err(Failure::Final(reason)),
+        (_, Some(error)) => Err(Failure::Lost(error)),
+        (Ok(Step::Send(_)), None) => Err(Failure::Final(anyhow!("the source asked for rows twice"))),
+        (Err(failure), None) => Err(failure),
+    }
+}
+
+/// Tells the source why the rest of the rows will not come, so that the job fails for that, and soon.
+fn send_failure(target: &Target, hello: &SenderHello, why: &anyhow::Error) -> anyhow::Result<()> {
+    let stream = net::connect("the source", &target.address, TELL_TIME)?;
+    net::limit_writes(&stream, TELL_TIME)?;
+    let failed = Some(format!("the sender cannot go on: {why:#}"));
+    handshake::send(&stream, target.token.as_ref(), &SenderHello { failed, ..hello.clone() })?;
+    // It is taken, or refused, when the source closes the connection.
+    let mut reader = FrameReader::new(stream, format!("the source at {}", target.address), DEFAULT_LIMIT);
+    match reader.next_frame_within(TELL_TIME)? {
+        Some(payload) => handshake::answer(&payload, reader.peer()),
+        None => Ok(()),
+    }
+}
+
+/// A name that only this sender has.
+fn session_name() -> anyhow::Result<String> {
+    let name = getrandom::u64().map_err(|e| anyhow!("making up a name for this sender: {e}"))?;
+    Ok(format!("{name:016x}"))
+}
+
+/// Header, rows from `next` on, end; gives how many rows there are in all. A broken connection is the inner error.
+fn rows(
+    stream: &TcpStream,
+    input: &mut dyn Input,
+    next: u64,
+    durable: &AtomicU64,
+    metrics: &Metrics,
+) -> Result<std::io::Result<u64>, Failure> {
+    // At once: to go to a row deep in a file takes its time, and so may rows that are still to be made.
+    if let Err(error) = frame::write(stream, input.header()) {
+        return Ok(Err(error));
+    }
+    let monitor = FileMonitor::start(input, stream).map_err(Failure::Input)?;
+    input.seek(next).map_err(Failure::Input)?;
+    let mut stream = stream;
+    let mut out = Vec::with_capacity(2 * WRITE_SIZE);
+    loop {
+        input.forget(durable.load(Ordering::Relaxed));
+        input.fill(&mut out).map_err(Failure::Input)?;
+        let last = out.is_empty();
+        if last {
+            // Once more before the source is told that there are no more rows: then the job is as good as done.
+            input.check().map_err(Failure::Input)?;
+            frame::push_end(&mut out);
+        }
+        metrics.writing(true);
+        let written = stream.write_all(&out);
+        metrics.writing(false);
+        if let Err(error) = written {
+            return match monitor.changed() {
+                Some(error) => Err(Failure::Input(error)),
+                None => Ok(Err(error)),
+            };
+        }
+        metrics.sent(input, last);
+        if last {
+            return Ok(Ok(input.position()));
+        }
+        out.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{SocketAddr, TcpListener};
+
+    use protocol::handshake::SourceAnswer;
+
+    use super::*;
+    use crate::input::Fake;
+
+    /// What the source does with a connection.
+    enum Act {
+        /// Asks for rows from this one on, takes so many frames, and drops the connection.
+        Drop(u64, usize),
+        /// Asks for rows from this one on, takes all, and says done.
+        Finish(u64),
+    }
+
+    /// A source that acts its part; gives the frames of each connection.
+    fn source(acts: Vec<Act>) -> (SocketAddr, std::thread::JoinHandle<Vec<Vec<Vec<u8>>>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let part = std::thread::spawn(move || {
+            let act = |act: &Act| {
+                let (stream, mut reader, first) = loop {
+                    let stream = net::accept(&listener, || {}).unwrap().0;
+                    let mut reader =
+                        FrameReader::new(stream.try_clone().unwrap(), "the sender", DEFAULT_LIMIT);
+                    // A look whether the source is back says nothing.
+                    if let Ok(Some(first)) = reader.next_frame() {
+                        break (stream, reader, first);
+                    }
+                };
+                assert!(handshake::is_hello(&first));
+                let (Act::Drop(next, _) | Act::Finish(next)) = act;
+                handshake::send_json(&stream, &SourceAnswer::NextRow(*next)).unwrap();
+                reader.allow_marks();
+                let mut frames = Vec::new();
+                loop {
+                    if matches!(act, Act::Drop(_, most) if *most == frames.len()) {
+                        return frames;
+                    }
+                    let Some(frame) = reader.next_frame().unwrap() else {
+                        handshake::send_json(&stream, &SourceAnswer::Waiting).unwrap();
+                        handshake::send_json(&stream, &SourceAnswer::Done(*next + frames.len() as u64 - 1))
+                            .unwrap();
+                        return frames;
+                    };
+                    frames.push(frame.to_vec());
+                }
+            };
+            acts.iter().map(act).collect()
+        });
+        (address, part)
+    }
+
+    fn target(address: SocketAddr, patience: Duration) -> Target {
+        let metrics = Metrics::default();
+        Target {
+            address: address.to_string(),
+            token: None,
+            session: None,
+            ready_file: None,
+            patience,
+            metrics,
+        }
+    }
+
+    #[test]
+    fn a_lost_connection_is_made_anew_where_the_source_wants() {
+        // Far more rows than socket buffers take, so that each loss is noticed while sending.
+        let lines = 200_000;
+        let acts = vec![Act::Drop(0, 1), Act::Drop(0, 500), Act::Finish(300)];
+        let (address, part) = source(acts);
+        let sent = send_all(&target(address, Duration::from_secs(20)), &mut Fake::new(1, lines)).unwrap();
+        assert_eq!(sent, lines);
+        let connections = part.join().unwrap();
+        assert!(connections.iter().all(|frames| frames[0] == crate::HEADER));
+        assert!(connections[1][1].starts_with(b"0,") && connections[2][1].starts_with(b"300,"));
+        assert_eq!(connections[2].len() as u64, 1 + lines - 300);
+    }
+}
