@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::SystemTime;
 
@@ -17,6 +17,7 @@ use anyhow::{Context, anyhow};
 use files::sync_folder;
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use parking_lot::{Condvar, Mutex};
 use protocol::result_files::ResultFiles;
 use tar::{EntryType, Header};
 
@@ -97,7 +98,7 @@ impl Archive {
             thread.join().map_err(|_| anyhow!("a thread of the archive broke off"))??;
         }
         let Shared { file, state, .. } = &*self.shared;
-        let mut at = state.lock().unwrap_or_else(PoisonError::into_inner).at;
+        let mut at = state.lock().at;
         let context = || format!("writing {}", self.part.display());
         let length = |path: &Path| -> anyhow::Result<u64> {
             Ok(std::fs::metadata(path).with_context(|| format!("reading {}", path.display()))?.len())
@@ -127,7 +128,7 @@ impl Shared {
     fn compress(&self, results: &Path) -> anyhow::Result<()> {
         let compressed = self.compress_pieces(results);
         if compressed.is_err() {
-            self.state.lock().unwrap_or_else(PoisonError::into_inner).failed = true;
+            self.state.lock().failed = true;
             self.turned.notify_all();
         }
         compressed
@@ -137,7 +138,7 @@ impl Shared {
         let mut file = None;
         loop {
             let piece = {
-                let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut state = self.state.lock();
                 state.next += 1;
                 state.next - 1
             };
@@ -165,9 +166,9 @@ impl Shared {
 
     /// Writes a piece when it is its turn; `false` if another thread has failed.
     fn write(&self, piece: u64, member: &[u8]) -> anyhow::Result<bool> {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         let not_yet = |state: &mut State| state.turn != piece && !state.failed;
-        let mut state = self.turned.wait_while(state, not_yet).unwrap_or_else(PoisonError::into_inner);
+        self.turned.wait_while(&mut state, not_yet);
         if state.failed {
             return Ok(false);
         }

@@ -1,6 +1,6 @@
 //! A number of bytes that several threads share.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 /// So many bytes that may be in use at once.
 #[derive(Debug)]
@@ -20,7 +20,8 @@ impl Budget {
     /// Takes bytes; waits until they are free. When nothing is in use, any number is.
     pub fn take(&self, bytes: usize) {
         let full = |used: &mut Option<usize>| used.is_some_and(|used| used > 0 && used + bytes > self.limit);
-        let mut used = self.freed.wait_while(self.used(), full).unwrap_or_else(PoisonError::into_inner);
+        let mut used = self.used();
+        self.freed.wait_while(&mut used, full);
         if let Some(used) = &mut *used {
             *used += bytes;
         }
@@ -41,7 +42,7 @@ impl Budget {
     }
 
     fn used(&self) -> MutexGuard<'_, Option<usize>> {
-        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+        self.used.lock()
     }
 }
 

@@ -3,19 +3,20 @@
 mod counts;
 mod initializer;
 mod peer;
+mod state;
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{anyhow, ensure};
 use initializer::Initializer;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use protocol::Temporary;
 use protocol::rejects::Reasons;
 use protocol::results::{FromReceiver, Identity, Outcome, Progress, Summary, Totals, Welcome};
-use telemetry::durations::Durations;
 
 pub use peer::Peer;
+use state::State;
 
 use crate::checkpoint::Position;
 use crate::outbox::Outbox;
@@ -46,63 +47,6 @@ pub enum End {
     Stopped(u64),
     /// Somebody asked the receiver to stop, and there was no job of a cluster.
     Closed,
-}
-
-#[derive(Debug)]
-struct State<W> {
-    /// The newest cluster's generation.
-    generation: u64,
-    /// There was a cluster in this life.
-    begun: bool,
-    /// Open connections of classifier processes, by a number of their own.
-    connections: BTreeMap<u64, Arc<W>>,
-    connected: u64,
-    /// When the last of them ended.
-    lonely_since: Option<Instant>,
-    initializer: Option<Initializer<W>>,
-    started: Option<SystemTime>,
-    written: Position,
-    durable: Position,
-    /// Bytes of results that wait for an earlier batch.
-    held: u64,
-    /// Why rows were rejected that are written.
-    reasons: Reasons,
-    /// What job this is, as its source says.
-    identity: Option<Identity>,
-    totals: Option<Totals>,
-    /// Somebody has asked to stop; batches before this one were written then.
-    stop: Option<u64>,
-    end: Option<End>,
-    /// The initializer was told how the job ended.
-    told: bool,
-    finished: Option<Finished>,
-    /// How long it took to make results durable.
-    syncs: Durations,
-}
-
-impl<W> Default for State<W> {
-    fn default() -> Self {
-        Self {
-            generation: 0,
-            begun: false,
-            reasons: Reasons::default(),
-            connections: BTreeMap::new(),
-            connected: 0,
-            lonely_since: None,
-            initializer: None,
-            started: None,
-            written: Position::default(),
-            durable: Position::default(),
-            held: 0,
-            identity: None,
-            totals: None,
-            stop: None,
-            end: None,
-            told: false,
-            finished: None,
-            syncs: Durations::default(),
-        }
-    }
 }
 
 /// Whether so many bytes of results are there.
@@ -156,8 +100,7 @@ impl<W: Peer> Job<W> {
     }
 
     fn state(&self) -> MutexGuard<'_, State<W>> {
-        // A panic ends the process, so no lock is ever left poisoned by one.
-        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Lets a process of this generation in, or an initializer, with which a new generation begins; and tells it where the job stands.
@@ -194,7 +137,7 @@ impl<W: Peer> Job<W> {
         let is_initializer = generation.is_none();
         if let (true, Some(End::Job(outcome))) = (is_initializer, &state.end) {
             // It comes to a job that has ended: that is what it wants to know.
-            peer.tell(FromReceiver::Outcome(outcome.clone()));
+            peer.send(FromReceiver::Outcome(outcome.clone()));
         }
         let peer = Arc::new(peer);
         state.connected += 1;
@@ -269,7 +212,7 @@ impl<W: Peer> Job<W> {
                 Some(_) => return Reach::Never,
                 None => {}
             }
-            state = self.changed.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner);
+            self.changed.wait(&mut state);
         }
     }
 
@@ -327,7 +270,7 @@ impl<W: Peer> Job<W> {
             if let Some(work) = state.sync_work() {
                 return Some(work);
             }
-            state = self.changed.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner);
+            self.changed.wait(&mut state);
         }
     }
 
@@ -349,7 +292,7 @@ impl<W: Peer> Job<W> {
             return;
         }
         if let (End::Job(outcome), Some(initializer)) = (&end, &state.initializer) {
-            initializer.peer.tell(FromReceiver::Outcome(outcome.clone()));
+            initializer.peer.send(FromReceiver::Outcome(outcome.clone()));
         }
         state.end = Some(end);
         self.changed.notify_all();
@@ -380,18 +323,14 @@ impl<W: Peer> Job<W> {
                 )));
             }
             let pause = lonely.map_or(patience, |lonely| patience - lonely);
-            state =
-                self.changed.wait_timeout(state, pause).unwrap_or_else(std::sync::PoisonError::into_inner).0;
+            self.changed.wait_for(&mut state, pause);
         }
     }
 
     /// Waits until an initializer was told how the job ended, somebody asks to stop, or `limit` is over.
     pub fn await_told(&self, limit: Duration) {
         let waits = |state: &mut State<W>| !state.told && state.stop.is_none();
-        let _ = self
-            .changed
-            .wait_timeout_while(self.state(), limit, waits)
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        self.changed.wait_while_for(&mut self.state(), waits, limit);
     }
 
     /// What keeps the files of the finished job from others, if that was told to somebody. Until then it stays here,
@@ -404,10 +343,8 @@ impl<W: Peer> Job<W> {
     /// Waits until the processes have closed their connections (they were told the outcome), or `limit`
     /// is over.
     pub fn wait_for_leave(&self, limit: Duration) {
-        let _ = self
-            .changed
-            .wait_timeout_while(self.state(), limit, |state| !state.connections.is_empty())
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let waits = |state: &mut State<W>| !state.connections.is_empty();
+        self.changed.wait_while_for(&mut self.state(), waits, limit);
     }
 
     /// How the job goes.
@@ -415,30 +352,5 @@ impl<W: Peer> Job<W> {
         let state = self.state();
         let Position { next_row: rows, rejects, result_bytes: bytes, .. } = state.durable;
         Progress { rows, rejects, bytes, ended: state.end.is_some() }
-    }
-}
-
-impl<W: Peer> State<W> {
-    /// Tells the source what is new, if it is time to.
-    fn report(&mut self, now: bool) {
-        if let Some(initializer) = &mut self.initializer {
-            initializer.report(self.durable.next, self.held, now);
-        }
-    }
-
-    fn sync_work(&self) -> Option<SyncWork> {
-        // Nothing is durable before it is known what job it is of.
-        let can_sync = self.written.next > self.durable.next && self.identity.is_some();
-        // When somebody asks to stop, what comes since is of no importance, however fast it comes.
-        if self.stop.is_some_and(|stop| self.durable.next >= stop || !can_sync) {
-            return Some(SyncWork::Stop);
-        }
-        if can_sync {
-            let started = self.started.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
-            let started = started.map_or(0, |since_1970| since_1970.as_millis() as u64);
-            return Some(SyncWork::Sync(Position { identity: self.identity, started, ..self.written }));
-        }
-        let totals = self.totals.filter(|totals| self.durable.next >= totals.batches)?;
-        Some(SyncWork::Finish(totals))
     }
 }

@@ -82,7 +82,7 @@ impl Peer for Outbox {
         self.put(Message::Welcome(welcome));
     }
 
-    fn tell(&self, message: FromReceiver) {
+    fn send(&self, message: FromReceiver) {
         self.put(Message::Later(message));
     }
 

@@ -5,11 +5,11 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::net::TcpStream;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 use protocol::frame::FrameReader;
 
 /// Lines that are written in one go, in bytes, about.
@@ -76,13 +76,10 @@ impl Output {
 
     /// Waits until all payloads that were taken are written, or `limit` is over: whoever should read them may not.
     pub fn settle(&self, limit: Duration) {
-        let deadline = Instant::now() + limit;
-        while matches!(self.writer.try_lock(), Err(TryLockError::WouldBlock)) && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        drop(self.writer.try_lock_for(limit));
     }
 
     fn writer(&self) -> MutexGuard<'_, Box<dyn Write + Send>> {
-        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+        self.writer.lock()
     }
 }

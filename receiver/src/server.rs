@@ -2,13 +2,14 @@
 
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
 use net::acceptor::{self, Connection};
+use parking_lot::{Mutex, MutexGuard};
 use protocol::frame::{DEFAULT_LIMIT, FrameReader, PEER_LIMIT};
 use protocol::handshake::{self, HANDSHAKE_LIMIT, Refusal, ResultsHello};
 use protocol::rejects::MostRejects;
@@ -140,8 +141,8 @@ impl Server {
         }
     }
 
-    fn mode(&self) -> std::sync::MutexGuard<'_, Mode> {
-        self.mode.lock().unwrap_or_else(PoisonError::into_inner)
+    fn mode(&self) -> MutexGuard<'_, Mode> {
+        self.mode.lock()
     }
 
     /// The way to the writer, whose files are opened when the first classifier process comes.

@@ -4,10 +4,11 @@ mod open;
 
 use std::fs::File;
 use std::io::{IoSlice, Take, Write};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use anyhow::Context;
 use files::{remove_if_there, replace_file, sync_folder};
+use parking_lot::Mutex;
 use protocol::frame::write_all_vectored;
 use protocol::result_files::ResultFiles;
 use protocol::results::{ResultBatch, Summary};
@@ -127,7 +128,7 @@ impl Store {
     /// The results that are appended from now on are of this schema.
     pub fn note_schema(&mut self, schema: &Schema) {
         self.position.columns = schema.0.len() as u32;
-        *self.schema.lock().unwrap_or_else(PoisonError::into_inner) = Some(schema.clone());
+        *self.schema.lock() = Some(schema.clone());
     }
 
     /// Appends batches that are in line.
@@ -184,7 +185,7 @@ impl Syncer {
     /// # Errors
     /// Names the file; the data may or may not be durable then.
     pub fn sync(&mut self, position: &Position) -> anyhow::Result<()> {
-        let schema = self.schema.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let schema = self.schema.lock().take();
         if let Some(schema) = schema {
             let json = serde_json::to_vec(&schema).context("encoding the schema")?;
             replace_file(&self.paths.schema, &json)?;

@@ -39,7 +39,7 @@ impl job::Peer for Peer {
         self.put(Some(Message::Welcome(welcome)));
     }
 
-    fn tell(&self, message: FromReceiver) {
+    fn send(&self, message: FromReceiver) {
         self.put(Some(Message::FromReceiver(message)));
     }
 

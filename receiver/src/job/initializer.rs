@@ -53,6 +53,6 @@ impl<W: Peer> Initializer<W> {
         }
         self.acknowledged = next;
         self.reported = Instant::now();
-        self.peer.tell(FromReceiver::Acknowledgement(Acknowledgement { next, received, held }));
+        self.peer.send(FromReceiver::Acknowledgement(Acknowledgement { next, received, held }));
     }
 }

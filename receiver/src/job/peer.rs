@@ -8,7 +8,7 @@ pub trait Peer {
     fn welcome(&self, welcome: Welcome);
 
     /// Tells it something later on.
-    fn tell(&self, message: FromReceiver);
+    fn send(&self, message: FromReceiver);
 
     /// Closes the connection; that it is closed already is as good.
     fn close(&self);

@@ -1,0 +1,96 @@
+//! What a job knows, and what follows from it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use protocol::rejects::Reasons;
+use protocol::results::{Identity, Totals};
+use telemetry::durations::Durations;
+
+use super::initializer::Initializer;
+use super::{End, Peer, SyncWork};
+use crate::checkpoint::Position;
+use crate::store::Finished;
+
+#[derive(Debug)]
+pub(super) struct State<W> {
+    /// The newest cluster's generation.
+    pub(super) generation: u64,
+    /// There was a cluster in this life.
+    pub(super) begun: bool,
+    /// Open connections of classifier processes, by a number of their own.
+    pub(super) connections: BTreeMap<u64, Arc<W>>,
+    pub(super) connected: u64,
+    /// When the last of them ended.
+    pub(super) lonely_since: Option<Instant>,
+    pub(super) initializer: Option<Initializer<W>>,
+    pub(super) started: Option<SystemTime>,
+    pub(super) written: Position,
+    pub(super) durable: Position,
+    /// Bytes of results that wait for an earlier batch.
+    pub(super) held: u64,
+    /// Why rows were rejected that are written.
+    pub(super) reasons: Reasons,
+    /// What job this is, as its source says.
+    pub(super) identity: Option<Identity>,
+    pub(super) totals: Option<Totals>,
+    /// Somebody has asked to stop; batches before this one were written then.
+    pub(super) stop: Option<u64>,
+    pub(super) end: Option<End>,
+    /// The initializer was told how the job ended.
+    pub(super) told: bool,
+    pub(super) finished: Option<Finished>,
+    /// How long it took to make results durable.
+    pub(super) syncs: Durations,
+}
+
+impl<W> Default for State<W> {
+    fn default() -> Self {
+        Self {
+            generation: 0,
+            begun: false,
+            reasons: Reasons::default(),
+            connections: BTreeMap::new(),
+            connected: 0,
+            lonely_since: None,
+            initializer: None,
+            started: None,
+            written: Position::default(),
+            durable: Position::default(),
+            held: 0,
+            identity: None,
+            totals: None,
+            stop: None,
+            end: None,
+            told: false,
+            finished: None,
+            syncs: Durations::default(),
+        }
+    }
+}
+
+impl<W: Peer> State<W> {
+    /// Tells the source what is new, if it is time to.
+    pub(super) fn report(&mut self, now: bool) {
+        if let Some(initializer) = &mut self.initializer {
+            initializer.report(self.durable.next, self.held, now);
+        }
+    }
+
+    pub(super) fn sync_work(&self) -> Option<SyncWork> {
+        // Nothing is durable before it is known what job it is of.
+        let can_sync = self.written.next > self.durable.next && self.identity.is_some();
+        // When somebody asks to stop, what comes since is of no importance, however fast it comes.
+        if self.stop.is_some_and(|stop| self.durable.next >= stop || !can_sync) {
+            return Some(SyncWork::Stop);
+        }
+        if can_sync {
+            let started = self.started.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
+            let started = started.map_or(0, |since_1970| since_1970.as_millis() as u64);
+            return Some(SyncWork::Sync(Position { identity: self.identity, started, ..self.written }));
+        }
+        let totals = self.totals.filter(|totals| self.durable.next >= totals.batches)?;
+        Some(SyncWork::Finish(totals))
+    }
+}
