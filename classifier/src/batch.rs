@@ -1,8 +1,7 @@
 //! Batches of rows, and how they cross from worker to worker.
 //!
-//! A batch's rows stay as they stood in the sender's stream, frame lengths included: cut from the block that
-//! was read from the socket, handed to another thread without a copy, and copied once on their way to another
-//! process, where they stay in the block that they arrived in.
+//! A batch's rows stay as they stood in the sender's stream, frame lengths included. They are a slice of the block that was
+//! read from the socket: another thread gets them without a copy, and another process with a single one.
 
 use std::io::Write;
 
@@ -24,7 +23,7 @@ pub struct Batch {
     pub first_row: u64,
     /// How many rows it has.
     pub rows: u32,
-    /// The worker that it is for, counted over the cluster.
+    /// The worker that gets it, counted over the cluster.
     pub worker: u32,
     /// The CSV's header.
     pub header: Bytes,
@@ -32,20 +31,20 @@ pub struct Batch {
     pub frames: Bytes,
 }
 
-/// What crosses an edge of the dataflow at once.
+/// Batches that cross an edge of the dataflow together.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Batches(pub Vec<Batch>);
 
 /// The bytes before a batch's header: number, first row, rows, worker, and two lengths.
 const HEAD: usize = 8 + 8 + 4 + 4 + 4 + 4;
-/// Timely wants lengths that keep its messages aligned.
+/// Timely needs lengths that keep its messages aligned.
 const ALIGNMENT: usize = 8;
 
 impl Batches {
-    /// Understands what crossed; its rows stay in the block that they came in.
+    /// Decodes what [`ContainerBytes::into_bytes`] wrote; rows stay in the block that they came in.
     ///
     /// # Errors
-    /// Anything but what [`ContainerBytes::into_bytes`] has written, to the byte.
+    /// When a single byte is not as it was written.
     pub fn decode(mut rest: Bytes) -> anyhow::Result<Self> {
         ensure!(rest.len().is_multiple_of(ALIGNMENT), "a length of {} bytes", rest.len());
         let count = rest.try_get_u64().context("no count of batches")?;
@@ -91,7 +90,7 @@ impl ContainerBytes for Batches {
                 &self.0
             }
         }
-        // Rows that are lost or made up here would be seen by nobody else, and there is nobody to ask for them again.
+        // Nothing else would notice rows that are lost or made up here, and timely has no way to ask for them again.
         Self::decode(Bytes::from_owner(Owner(bytes))).unwrap_or_else(|error| {
             crate::fail(format_args!("a message of another process is torn: {error:#}"))
         })
@@ -126,7 +125,7 @@ impl ContainerBytes for Batches {
 /// Sends each batch to the worker that it is for.
 #[derive(Debug)]
 pub struct ToWorker {
-    /// For each worker, what goes to it; empty between calls.
+    /// Batches by worker; empty between calls.
     piles: Vec<Vec<Batch>>,
 }
 

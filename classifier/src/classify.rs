@@ -1,5 +1,5 @@
-//! A batch of rows in, a batch of results out: which records are fit to be classified, and what happens when a
-//! model fails. Pure but for the model.
+//! A batch of rows in, a batch of results out: which records can be classified, and what happens when a model fails. Pure but
+//! for the model.
 
 use std::time::Instant;
 
@@ -12,17 +12,17 @@ use crate::batch::Batch;
 use crate::model::{Columns, Model, ModelError, Record, Request, Verdict};
 use crate::search::{End, Next, Pace, Search};
 
-/// The results of a batch take no more bytes than this; the row that would bring them over it is rejected.
+/// The longest results of a batch, in bytes; a row that would exceed it is rejected.
 const MOST_RESULTS: usize = frame::PEER_LIMIT / 2;
-/// The reasons in a batch's rejects take about this many bytes at most; long ones are cut.
+/// About how many bytes the reasons in a batch's rejects may take; long ones are cut.
 const REASONS: usize = 16 << 20;
 
 /// Classifies batches with one model.
 pub struct Classifier {
     model: Box<dyn Model>,
-    /// What is known of the time that rows take.
+    /// How long rows take.
     pace: Pace,
-    /// The schema of the batch before, and what it was made of: usually, the next one has the same.
+    /// The schema of the batch before, and the parts it was made from. The next batch usually has the same.
     schema: (Vec<(u32, Columns)>, Vec<u8>),
 }
 
@@ -40,10 +40,9 @@ impl Classifier {
     /// Classifies a batch. Each row comes out once, in the results or in the rejects.
     ///
     /// # Errors
-    /// There is no model to try the rows with.
+    /// When no model can be had to try the rows with.
     pub fn classify(&mut self, batch: &Batch) -> Result<ResultBatch<Vec<u8>>, ModelError> {
-        // As many values as the header has, each record must have. The source lets no malformed header in; and with this
-        // one, every record is rejected.
+        // The source admits no malformed header; under one, every record would be rejected.
         let columns = records::count(&batch.header).unwrap_or(0);
         let mut good = Vec::with_capacity(batch.rows as usize);
         let mut rejects = Vec::new();
@@ -57,9 +56,11 @@ impl Classifier {
                 Err(reason) => rejects.push(Reject { row, reason, record }),
             }
         }
-        // A score and its comma take at most 24 bytes, the line end one, and the frame's length was four.
-        let mut results = Vec::with_capacity(batch.frames.len() + good.len() * 21);
-        let parts = self.attempt(&batch.header, &good, &mut results, &mut rejects)?;
+        // A score and its comma take at most 24 bytes and the line end one; the frame's length took four.
+        let results = Vec::with_capacity(batch.frames.len() + good.len() * 21);
+        let mut output = Output { results, rejects, parts: Vec::new() };
+        self.search(&batch.header, &good, &mut output)?;
+        let Output { results, mut rejects, parts } = output;
         let parts = parts.into_iter().map(|(row, columns)| ((row - batch.first_row) as u32, columns));
         let schema = self.schema(parts.collect());
         rejects.sort_unstable_by_key(|reject| reject.row);
@@ -88,17 +89,14 @@ impl Classifier {
         self.schema.1.clone()
     }
 
-    /// Has records classified, as the [search](Search) for those that the model cannot do has it; these are rejected with
-    /// the model's own words. Gives the parts of the results that have different columns, each with its first row.
-    fn attempt<'a>(
+    /// Classifies records, in the parts that a [`Search`] gives. Records that fail alone are rejected for the model's reason.
+    fn search<'a>(
         &mut self,
         header: &[u8],
         records: &[(u64, Record<'a>)],
-        results: &mut Vec<u8>,
-        rejects: &mut Vec<Reject<'a>>,
-    ) -> Result<Vec<(u64, Columns)>, ModelError> {
+        output: &mut Output<'a>,
+    ) -> Result<(), ModelError> {
         let plain: Vec<_> = records.iter().map(|(_, record)| *record).collect();
-        let mut parts: Vec<(u64, Columns)> = Vec::new();
         let mut search = Search::new(records.len(), self.model.timeout());
         let mut last_hang = String::new();
         while let Some(next) = search.next(self.pace) {
@@ -108,55 +106,80 @@ impl Classifier {
                     let reason = format!(
                         "other rows of its batch took too long, and it was not tried alone: {last_hang}"
                     );
-                    rejects.extend(records[rows].iter().map(|record| Reject::new(record, reason.clone())));
+                    output.reject(&records[rows], &reason);
                     continue;
                 }
             };
-            let first_row = records[rows.start].0;
             self.model.prepare()?;
-            let (start, began) = (results.len(), Instant::now());
+            let first_row = records[rows.start].0;
             let request = Request { header, records: &plain[rows.clone()], first_row, limit };
-            let outcome = self.model.classify(&request, results);
-            let error = match outcome.and_then(|columns| within_limit(results).map(|()| columns)) {
-                Ok(columns) => {
-                    if parts.last().is_none_or(|(_, before)| *before != columns) {
-                        parts.push((first_row, columns));
+            let began = Instant::now();
+            let outcome = output.classify(&mut *self.model, &request);
+            let end = match &outcome {
+                Ok(()) => End::Done,
+                Err(error) => match error.verdict {
+                    Verdict::NotTried => return outcome,
+                    Verdict::Retry => End::Failed { permanent: false },
+                    Verdict::Permanent => End::Failed { permanent: true },
+                    Verdict::Hung => {
+                        last_hang.clone_from(&error.message);
+                        End::Hung
                     }
-                    search.end(End::Done, began.elapsed(), &mut self.pace);
-                    continue;
-                }
-                Err(error) => error,
+                },
             };
-            results.truncate(start);
-            let end = match error.verdict {
-                Verdict::NotTried => return Err(error),
-                Verdict::Retry => End::Failed { again: false },
-                Verdict::Permanent => End::Failed { again: true },
-                Verdict::Hung => {
-                    last_hang.clone_from(&error.message);
-                    End::Hung
-                }
-            };
-            if search.end(end, began.elapsed(), &mut self.pace) {
-                rejects.push(Reject::new(&records[rows.start], error.message));
+            let must_reject = search.end(end, began.elapsed(), &mut self.pace);
+            if let (true, Err(error)) = (must_reject, outcome) {
+                output.reject(&records[rows], &error.message);
             }
         }
-        Ok(parts)
+        Ok(())
     }
 }
 
-/// Whether the results of a batch so far are not longer than a batch's may be.
+/// What has become of a batch so far.
+struct Output<'a> {
+    results: Vec<u8>,
+    rejects: Vec<Reject<'a>>,
+    /// Parts of the results that have different columns, each with its first row.
+    parts: Vec<(u64, Columns)>,
+}
+
+impl<'a> Output<'a> {
+    /// Appends the results of all records of a request, or of none.
+    fn classify(&mut self, model: &mut dyn Model, request: &Request<'_>) -> Result<(), ModelError> {
+        let start = self.results.len();
+        let outcome = model.classify(request, &mut self.results);
+        match outcome.and_then(|columns| within_limit(&self.results).map(|()| columns)) {
+            Ok(columns) => {
+                if self.parts.last().is_none_or(|(_, before)| *before != columns) {
+                    self.parts.push((request.first_row, columns));
+                }
+                Ok(())
+            }
+            Err(error) => {
+                self.results.truncate(start);
+                Err(error)
+            }
+        }
+    }
+
+    fn reject(&mut self, records: &[(u64, Record<'a>)], reason: &str) {
+        self.rejects.extend(records.iter().map(|record| Reject::new(record, reason.to_owned())));
+    }
+}
+
+/// Checks that the results of a batch are not too long so far.
 fn within_limit(results: &[u8]) -> Result<(), ModelError> {
     if results.len() <= MOST_RESULTS {
         return Ok(());
     }
-    Err(ModelError::lasting(format!(
+    Err(ModelError::permanent(format!(
         "with this row, the results of its batch are longer than {MOST_RESULTS} bytes; a smaller --chunk-size may leave \
          room for it"
     )))
 }
 
-/// Whether a record is fit to be classified, and plain; or why it is not.
+/// Whether a record is [plain](Record::plain), or why it cannot be classified.
 fn check(record: &[u8], columns: usize) -> Result<bool, String> {
     if record.is_empty() {
         return Err("an empty record".to_owned());
@@ -176,7 +199,7 @@ fn check(record: &[u8], columns: usize) -> Result<bool, String> {
     }
 }
 
-/// A row that could not be classified.
+/// A row that was not classified.
 struct Reject<'a> {
     row: u64,
     reason: String,
@@ -309,7 +332,7 @@ mod tests {
 
     impl Model for Wordy {
         fn classify(&mut self, request: &Request<'_>, out: &mut Vec<u8>) -> Result<Columns, ModelError> {
-            let length = self.0.map_err(|words| ModelError::lasting("é".repeat(words)))?;
+            let length = self.0.map_err(|words| ModelError::permanent("é".repeat(words)))?;
             request.records.iter().for_each(|_| out.resize(out.len() + length, b'w'));
             Ok(Columns::default())
         }

@@ -1,13 +1,11 @@
-//! The dataflow, and how a process runs it.
+//! The dataflow, and how a process runs its part of it.
 //!
-//! All batches travel under one timestamp, and the source keeps its capability for an earlier one until the receiver has
-//! said that all is durable. So no progress is announced while the job runs, since it could advance nothing (announcements
-//! go to every worker, and would be paid 112 times), and a cluster never dissolves while a batch could still be asked for
-//! again.
+//! All batches have one timestamp, and the source keeps its capability for an earlier one until the receiver says that all
+//! results are durable. This has two effects. Timely has no progress to announce while the job runs, and announcements go to every
+//! worker. And no worker leaves while a batch may be needed again.
 //!
-//! Batches are cut where rows come in ([`ingest`](crate::ingest)), beside the dataflow and not as an operator of
-//! it: a batch is then a piece of the block that was read from the socket, and the worker that also runs the
-//! source has nothing to do for each row.
+//! The rows' port cuts batches ([`ingest`](crate::ingest)), and not an operator: a batch is then a slice of the block that was
+//! read from the socket, and the worker that runs the source has nothing to do for each row.
 
 use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -40,27 +38,27 @@ use crate::receiver_client::{Outgoing, ReceiverClient};
 use crate::source::{self, Source, Turn};
 use crate::window::Limits;
 
-/// The time of all batches. The source also has a capability for 0: if batches travelled under the same time as that, timely
-/// would announce the consumption of each to all workers.
+/// The time of all batches. The source's own capability is for 0; under the same time, timely would announce the consumption of
+/// each message to all workers.
 const TIME: u8 = 1;
-/// How long the sender may take to hear that the job is done.
+/// How long to wait until the sender has been told that the job is done.
 const FAREWELL: Duration = Duration::from_secs(5);
 
 /// A process of the cluster, ready to run.
 pub struct Process {
-    /// Its place among the processes; 0 is the initializer's.
+    /// Its index among the processes; the initializer's is 0.
     pub index: usize,
-    /// Connections to the other processes, in their order; `None` at this one's place.
+    /// Connections to the other processes, by index; `None` for this one.
     pub sockets: Vec<Option<TcpStream>>,
     /// A model for each worker thread.
     pub models: Vec<Box<dyn Model>>,
     /// The connection to the receiver.
     pub receiver: ReceiverClient,
-    /// At the initializer: where rows come in.
+    /// Where rows come in; only the initializer has one.
     pub port: Option<Port>,
-    /// Is told when the dataflow has ended.
+    /// Set when the dataflow has ended.
     pub leaving: Leaving,
-    /// Counts.
+    /// What it counts.
     pub metrics: Metrics,
 }
 
@@ -68,17 +66,17 @@ pub struct Process {
 pub struct Port {
     /// Listens for senders.
     pub listener: TcpListener,
-    /// What is taken.
+    /// How rows are read.
     pub settings: ingest::Settings,
     /// The window.
     pub limits: Limits,
-    /// How long a sender may stay away, or an acknowledgement may take.
+    /// How long a sender may stay away, and an acknowledgement may take.
     pub patience: Duration,
     /// A hash of the settings that decide what results look like.
     pub job: u64,
 }
 
-/// What one worker thread takes for itself.
+/// What one worker thread takes over.
 struct Parts {
     model: Box<dyn Model>,
     receiver: Sender<Outgoing>,
@@ -90,14 +88,14 @@ struct Parts {
 struct SourceParts {
     port: Port,
     welcome: Welcome,
-    heard: Receiver<FromReceiver>,
-    /// Is set when the operator is there, so that what is heard wakes it.
+    messages: Receiver<FromReceiver>,
+    /// Set once the operator exists; the receiver's messages activate it.
     wake: Arc<OnceLock<SyncActivator>>,
     metrics: Metrics,
     end: Arc<Mutex<Option<(Summary, Conclusion)>>>,
 }
 
-/// Runs the dataflow until the job is done; at the initializer, gives the job's summary.
+/// Runs the dataflow until the job is done. At the initializer, returns the job's summary.
 ///
 /// # Errors
 /// When the process cannot start its part. What goes wrong later ends the process.
@@ -105,22 +103,28 @@ pub fn run(process: Process) -> anyhow::Result<Option<Summary>> {
     let Process { index, sockets, models, receiver, port, leaving, metrics } = process;
     let workers = models.len();
     let welcome = receiver.welcome;
-    let (hears, heard) = channel();
+    let (sender, messages) = channel();
     let wake = Arc::new(OnceLock::<SyncActivator>::new());
     let (waking, left) = (Arc::clone(&wake), leaving.clone());
-    let hear = move |message| {
-        // Without a source, or after its end, there is nothing to say to it.
-        let _ = hears.send(message);
+    let recv = move |message| {
+        // A process without a source, or whose source has ended, ignores it.
+        let _ = sender.send(message);
         let _ = waking.get().map(SyncActivator::activate);
     };
-    let receiver = receiver.start(hear, move || left.is_leaving())?;
+    let receiver = receiver.start(recv, move || left.is_leaving())?;
 
     let end = Arc::new(Mutex::new(None));
     let counts = metrics.clone();
-    let mut source =
-        port.map(|port| SourceParts { port, welcome, heard, wake, metrics: counts, end: Arc::clone(&end) });
-    let parts = models.into_iter().enumerate().map(|(place, model)| {
-        let (receiver, leave, metrics) = (receiver.clone(), leaving.on_drop(), metrics.worker(place));
+    let mut source = port.map(|port| SourceParts {
+        port,
+        welcome,
+        messages,
+        wake,
+        metrics: counts,
+        end: Arc::clone(&end),
+    });
+    let parts = models.into_iter().enumerate().map(|(index, model)| {
+        let (receiver, leave, metrics) = (receiver.clone(), leaving.on_drop(), metrics.worker(index));
         Mutex::new(Some(Parts { model, receiver, leave, metrics, source: source.take() }))
     });
     let parts: Vec<_> = parts.collect();
@@ -131,12 +135,12 @@ pub fn run(process: Process) -> anyhow::Result<Option<Summary>> {
         let parts = parts.expect("each worker index comes once");
         build(worker, parts);
     };
-    // A job has more threads than there are cores, and others have use for the time in which a worker would look for work.
+    // There are more threads than cores, and spinning would take time from those that have work.
     let config = WorkerConfig::default().idle_spin(Duration::ZERO);
     let running = timely::execute::execute_from(allocators, guard, config, build)
         .map_err(|e| anyhow!(e).context("starting timely's workers"))?;
     let outcomes = running.join();
-    // Until now this sender has kept the connection to the receiver open: it may end only when we are leaving.
+    // This keeps the connection to the receiver open until the process may leave.
     drop(receiver);
     for outcome in outcomes {
         outcome.map_err(|e| anyhow!(e).context("a worker thread broke off"))?;
@@ -162,7 +166,7 @@ fn allocators(index: usize, sockets: Vec<Option<TcpStream>>, workers: usize) -> 
     Ok((builders.into_iter().map(AllocatorBuilder::Tcp).collect(), Box::new(guard)))
 }
 
-/// Builds one worker's share of the dataflow.
+/// Builds one worker's part of the dataflow.
 fn build(worker: &mut Worker, parts: Parts) {
     let shared = worker.clone();
     worker.dataflow_named::<u8, _, _>("classifier", |scope| {
@@ -191,31 +195,31 @@ fn build(worker: &mut Worker, parts: Parts) {
         .unary::<NoopBuilder<Vec<ResultBatch<Vec<u8>>>>, _, _, _>(ToWorker::pact(), "classify", |_, info| {
             let wake = shared.sync_activator_for(info.address.to_vec());
             let again = shared.activator_for(info.address);
-            let place = ModelExecutor::new(Classifier::new(parts.model), parts.metrics, again, wake);
-            let mut place = place.unwrap_or_else(|e| crate::fail(format_args!("{e:#}")));
+            let executor = ModelExecutor::new(Classifier::new(parts.model), parts.metrics, again, wake);
+            let mut executor = executor.unwrap_or_else(|e| crate::fail(format_args!("{e:#}")));
             let mut held: Option<Capability<u8>> = None;
             move |input, output| {
                 input.for_each(|capability, batches: &mut Batches| {
                     held.get_or_insert_with(|| capability.delayed(&TIME, 0));
-                    batches.0.drain(..).for_each(|batch| place.push(batch));
+                    batches.0.drain(..).for_each(|batch| executor.push(batch));
                 });
                 let Some(capability) = &held else { return };
-                let mut results = place.work();
+                let mut results = executor.work();
                 if !results.is_empty() {
                     output.session_with_builder::<_>(capability).give_container(&mut results);
                 }
-                if place.is_idle() {
+                if executor.is_idle() {
                     held = None;
                 }
             }
         })
         .sink(Pipeline, "sink", move |(input, _frontier)| {
-            // Dropped with this operator, when no worker has anything left to do.
+            // Timely drops this operator when no worker has anything left to do.
             let _ = &parts.leave;
             let mut all = Vec::new();
             input.for_each(|_, results| all.append(results));
             if !all.is_empty() && parts.receiver.send(Outgoing::Batches(all)).is_err() {
-                crate::fail("the receiver's thread has ended");
+                crate::fail("the thread that writes to the receiver has ended");
             }
         });
     });
@@ -230,7 +234,7 @@ fn start_source(
     wake: SyncActivator,
     capability: Capability<u8>,
 ) -> RunningSource {
-    let SourceParts { port, welcome, heard, wake: waking, metrics, end } = parts;
+    let SourceParts { port, welcome, messages, wake: waking, metrics, end } = parts;
     let started = || -> anyhow::Result<_> {
         let acknowledgements = Deadline::start(port.patience)?;
         let senders = Deadline::start(port.patience)?;
@@ -241,7 +245,7 @@ fn start_source(
     };
     let (ingest, deadline) = started().unwrap_or_else(|e| crate::fail(format_args!("{e:#}")));
     let job = source::Job { welcome, settings: port.job, limits: port.limits, workers };
-    // Nobody else sets it.
+    // Only the source sets it.
     let _ = waking.set(wake);
-    (Source::new(ingest, heard, receiver, deadline, job, metrics), capability, end)
+    (Source::new(ingest, messages, receiver, deadline, job, metrics), capability, end)
 }

@@ -1,4 +1,4 @@
-//! Deadlines for what is waited for while the dataflow runs.
+//! A deadline for what the running dataflow waits for.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -6,19 +6,19 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use parking_lot::{Condvar, Mutex};
 
-/// Ends the process when something is waited for longer than its patience allows.
+/// Ends the process when a wait takes longer than its patience.
 #[derive(Debug, Clone)]
 pub struct Deadline(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    /// What is waited for, and since when.
+    /// The current wait: for what, and since when.
     waiting: Mutex<Option<(String, Instant)>>,
     changed: Condvar,
 }
 
 impl Deadline {
-    /// A deadline with this patience; nothing is waited for yet.
+    /// Starts without a wait.
     ///
     /// # Errors
     /// When no thread can be started.
@@ -32,11 +32,11 @@ impl Deadline {
         Ok(Self(shared))
     }
 
-    /// From now on, `what` is waited for; a wait for the same thing begins anew.
+    /// Starts to wait for `what`; restarts a wait for the same thing.
     pub fn wait_for(&self, what: &str) {
         let mut waiting = self.0.waiting.lock();
         match &mut *waiting {
-            // The common case, once an acknowledgement: the thread looks again when the old deadline is over.
+            // The common case, once for each acknowledgement. The thread looks again at the old deadline.
             Some((same, since)) if same == what => *since = Instant::now(),
             other => {
                 *other = Some((what.to_owned(), Instant::now()));
@@ -45,7 +45,7 @@ impl Deadline {
         }
     }
 
-    /// Nothing is waited for any more.
+    /// Ends the wait.
     pub fn rest(&self) {
         *self.0.waiting.lock() = None;
     }

@@ -1,5 +1,5 @@
-//! Slow models run beside the timely worker, never on it: a worker that sleeps for a batch's time would starve
-//! whatever else its thread serves, the source above all.
+//! Runs a worker's model. A slow one gets a thread of its own: on the timely worker's thread it would hold up the other
+//! operators there, the source above all.
 
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -13,37 +13,37 @@ use crate::batch::Batch;
 use crate::classify::Classifier;
 use crate::metrics::WorkerMetrics;
 
-/// A quick model gives the thread back after this long, so that other operators come to work.
+/// A quick model yields to the other operators after this long.
 const TURN: Duration = Duration::from_millis(2);
 
-/// Where a worker's batches are classified.
+/// Classifies a worker's batches.
 pub enum ModelExecutor {
-    /// On the worker's own thread.
-    Here {
-        /// The model.
+    /// On the timely worker's thread.
+    Inline {
+        /// Around the model.
         classifier: Box<Classifier>,
-        /// What waits.
+        /// Batches to be classified.
         waiting: VecDeque<Batch>,
-        /// Brings the operator back when its turn is over and something still waits.
+        /// Schedules the operator again when batches are left after its turn.
         again: Activator,
-        /// Counts.
+        /// What the worker counts.
         metrics: WorkerMetrics,
     },
     /// On a thread of its own.
-    Beside {
+    Threaded {
         /// To the thread.
         batches: Sender<Batch>,
         /// From it.
         results: Receiver<ResultBatch<Vec<u8>>>,
-        /// Batches that have not come back.
-        away: usize,
-        /// Counts.
+        /// Batches that the thread has.
+        in_flight: usize,
+        /// What the worker counts.
         metrics: WorkerMetrics,
     },
 }
 
 impl ModelExecutor {
-    /// A quick model stays here, a slow one gets a thread, which activates the operator when a batch is done.
+    /// For a slow model, starts a thread, which activates the operator by `wake` when a batch is done.
     ///
     /// # Errors
     /// When no thread can be started.
@@ -54,7 +54,7 @@ impl ModelExecutor {
         wake: SyncActivator,
     ) -> anyhow::Result<Self> {
         if classifier.is_quick() {
-            return Ok(Self::Here {
+            return Ok(Self::Inline {
                 classifier: Box::new(classifier),
                 waiting: VecDeque::new(),
                 again,
@@ -71,25 +71,25 @@ impl ModelExecutor {
                     counted.lock().begin(Instant::now());
                     let results = classified(&mut classifier, &batch);
                     counted.lock().done(&results, Instant::now());
-                    // The worker is gone when nobody hears; then the process is ending.
+                    // Without a worker, the process is ending.
                     if done.send(results).is_err() || wake.activate().is_err() {
                         return;
                     }
                 }
             })
             .context("starting a model's thread")?;
-        Ok(Self::Beside { batches, results, away: 0, metrics })
+        Ok(Self::Threaded { batches, results, in_flight: 0, metrics })
     }
 
-    /// Takes a batch in.
+    /// Accepts a batch.
     pub fn push(&mut self, batch: Batch) {
         match self {
-            Self::Here { waiting, metrics, .. } => {
+            Self::Inline { waiting, metrics, .. } => {
                 metrics.lock().arrive(Instant::now());
                 waiting.push_back(batch);
             }
-            Self::Beside { batches, away, metrics, .. } => {
-                *away += 1;
+            Self::Threaded { batches, in_flight, metrics, .. } => {
+                *in_flight += 1;
                 metrics.lock().arrive(Instant::now());
                 if batches.send(batch).is_err() {
                     crate::fail("the model's thread has ended");
@@ -98,10 +98,10 @@ impl ModelExecutor {
         }
     }
 
-    /// Gives out what is done by now, or can be done in this turn, in the order it came.
+    /// Returns the results that are there, or can be made in this turn, in the order of their batches.
     pub fn work(&mut self) -> Vec<ResultBatch<Vec<u8>>> {
         match self {
-            Self::Here { classifier, waiting, again, metrics } => {
+            Self::Inline { classifier, waiting, again, metrics } => {
                 let start = Instant::now();
                 let (mut now, mut done) = (start, Vec::new());
                 let mut metrics = metrics.lock();
@@ -120,24 +120,24 @@ impl ModelExecutor {
                 }
                 done
             }
-            Self::Beside { results, away, .. } => {
+            Self::Threaded { results, in_flight, .. } => {
                 let done: Vec<_> = results.try_iter().collect();
-                *away -= done.len();
+                *in_flight -= done.len();
                 done
             }
         }
     }
 
-    /// Nothing is waiting or away.
+    /// Whether all batches have been returned.
     pub fn is_idle(&self) -> bool {
         match self {
-            Self::Here { waiting, .. } => waiting.is_empty(),
-            Self::Beside { away, .. } => *away == 0,
+            Self::Inline { waiting, .. } => waiting.is_empty(),
+            Self::Threaded { in_flight, .. } => *in_flight == 0,
         }
     }
 }
 
-/// Without a model, this process is of no use to the cluster; started again, it may have one.
+/// Classifies a batch. When no model can be had, ends the process: the next one may have more luck.
 fn classified(classifier: &mut Classifier, batch: &Batch) -> ResultBatch<Vec<u8>> {
     classifier.classify(batch).unwrap_or_else(|error| crate::leave_generation(error))
 }

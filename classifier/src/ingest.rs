@@ -1,9 +1,9 @@
 //! Port 8888: rows in, cut to batches.
 //!
-//! One sender at a time. A thread reads its frames, counts them to batches, and puts these into a short queue; when
-//! the source does not take them, the thread waits, TCP's window closes, and the sender waits as well. Batches
-//! are whole or not taken: a connection that breaks in the middle of a batch is asked for that batch's
-//! rows again.
+//! There is one sender at a time. A thread reads its frames, cuts them to batches, and puts these into a short queue. When the
+//! source does not take them, the thread waits, TCP's window closes, and the sender waits as well. A batch is taken whole or not
+//! at all: when a connection breaks in the middle of one, the sender is asked for its rows again. [`intake`] decides; this is
+//! sockets and threads around it.
 
 pub mod intake;
 mod lease;
@@ -29,12 +29,12 @@ use intake::{Admission, Incoming, Intake, Session};
 use lease::{Lease, Untold};
 use sender_handle::SenderHandle;
 
-/// Bytes of rows that wait for the source; a single batch may be larger.
+/// About how many bytes of rows may wait for the source; a single batch may be larger.
 const QUEUE: usize = 2 << 20;
-/// A batch is closed before its rows come to this many bytes, however few they are.
+/// The most bytes of rows in a batch; a single row may be longer.
 const BATCH_BYTES: usize = 4 << 20;
 
-/// What the port is to do.
+/// How rows are read.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Rows in a batch.
@@ -50,9 +50,9 @@ pub struct Settings {
 /// Where the rows begin.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Start {
-    /// Rows before this one are not wanted any more.
+    /// Rows before this one are durable.
     pub next_row: u64,
-    /// A hash of their header, if there are any.
+    /// The hash of their header, if there are any.
     pub header: Option<u64>,
 }
 
@@ -100,7 +100,7 @@ impl Ingest {
             if let Err(error) = port.serve(&connection) {
                 connection.complain(format_args!("rows from {}: {error:#}", connection.peer));
             }
-            // Clones of the stream may live on elsewhere; the peer should see the end now.
+            // Clones of the stream may exist elsewhere, and the peer should see the end now.
             let _ = connection.stream.shutdown(std::net::Shutdown::Both);
         };
         let broken = |error| crate::fail(format_args!("accepting senders: {error}"));
@@ -108,7 +108,7 @@ impl Ingest {
         Ok(Self(shared))
     }
 
-    /// What came first and was not taken.
+    /// Takes what came first.
     pub fn next(&self) -> Option<Incoming> {
         let mut state = self.0.state.lock();
         let was_full = !state.intake.has_room();
@@ -119,17 +119,17 @@ impl Ingest {
         incoming
     }
 
-    /// Why the sender cannot go on, if it has said so since this was asked last.
+    /// Takes the reason why the sender cannot go on, if it has given one.
     pub fn take_failure(&self) -> Option<String> {
         self.0.state.lock().intake.take_failure()
     }
 
-    /// Rows before this one are durable, which senders are told.
+    /// Tells senders that rows before this one are durable.
     pub fn durable(&self, row: u64) {
         self.0.durable.store(row, Ordering::Relaxed);
     }
 
-    /// Tells the sender that waits for it how the job ended: the rows in it, or why it failed.
+    /// Tells waiting senders how the job ended: its number of rows, or why it failed.
     pub fn conclude(&self, outcome: Result<u64, String>) -> Conclusion {
         let mut state = self.0.state.lock();
         let outcome = match outcome {
@@ -142,7 +142,7 @@ impl Ingest {
         if let Some(handle) = handle
             && matches!(outcome, SourceAnswer::Failed(_))
         {
-            // It reads this when it finds that its rows are not taken any more. If it is gone, so is its interest.
+            // It reads this when its rows are not taken any more. It may be gone.
             let _ = handle.conclude(&outcome);
         }
         self.0.changed.notify_all();
@@ -150,7 +150,7 @@ impl Ingest {
     }
 }
 
-/// The outcome is on its way to the sender.
+/// The outcome is being told to senders.
 pub struct Conclusion(Arc<Shared>);
 
 impl Conclusion {
@@ -180,7 +180,7 @@ impl Shared {
         served
     }
 
-    /// A client that knows nothing of us: its first frame is the header, and it starts over with the first row.
+    /// Serves a plain client: its first frame is the header, and it always starts with the first row.
     fn serve_plain(&self, header: &Bytes, reader: &mut FrameReader<TcpStream>) -> anyhow::Result<()> {
         let lease = match self.admit(None, None) {
             Admitted::Send(lease) => lease,
@@ -193,7 +193,7 @@ impl Shared {
         self.take_rows(reader, header, &lease)
     }
 
-    /// A client of ours: it is told which row is next, and in the end how the job went.
+    /// Serves our own sender: it is told which row is next, and in the end how the job went.
     fn serve_resuming(
         &self,
         connection: &Connection,
@@ -213,7 +213,7 @@ impl Shared {
                 tracing::warn!("rows from {}: another sender is sending, so it has to wait", reader.peer());
                 return handle.conclude(&SourceAnswer::Busy);
             }
-            // It lost its connection when it had sent everything.
+            // It lost its connection after it had sent everything.
             Admitted::Complete => return self.send_outcome(&handle),
             Admitted::Late => bail!("all rows of this job are here already, from another sender"),
         };
@@ -248,7 +248,7 @@ impl Shared {
         self.deadline.rest();
         drop(state);
         if let Some(replaced) = replaced {
-            // It is broken, which is not seen here before all that is buffered is read.
+            // It is broken; its thread would notice only after reading all that is buffered.
             replaced.close();
         }
         self.changed.notify_all();
@@ -280,7 +280,7 @@ impl Shared {
         }
     }
 
-    /// Puts something into the queue when there is room, if the lease has not passed to another connection.
+    /// Waits for room, and queues something, unless the lease has passed to another connection.
     fn put(&self, incoming: Incoming, lease: &Lease<'_>) -> anyhow::Result<()> {
         let mut state = self.state.lock();
         let must_wait = |state: &mut State| !state.intake.has_room() && state.intake.is_active(lease.id);

@@ -1,6 +1,6 @@
 //! What this process counts, for the Monitoring Hub: its workers and, at the initializer, the source.
 //!
-//! A lock is held for a turn of an operator, and by the thread that reports for a moment once a second.
+//! An operator holds a lock during its turn; the reporting thread takes it for a moment once a second.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use protocol::results::ResultBatch;
 use telemetry::report::{ClassifierCounts, Counts, SourceCounts, WorkerCounts};
 use telemetry::stopwatch::Stopwatch;
 
-/// The counts of a process. Clones are the same.
+/// The counts of a process. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Metrics(Arc<Shared>);
 
@@ -22,7 +22,7 @@ struct Shared {
 }
 
 impl Metrics {
-    /// Of a process with this many workers.
+    /// For this many workers.
     pub fn new(workers: usize) -> Self {
         let workers = (0..workers).map(|_| WorkerMetrics::default()).collect();
         Self(Arc::new(Shared { workers, source: Mutex::default() }))
@@ -33,12 +33,12 @@ impl Metrics {
         self.0.workers[place].clone()
     }
 
-    /// What the source counts, for a moment; with the first call, this process has one.
+    /// Updates the source's counts; the first call creates them.
     pub fn source(&self, count: impl FnOnce(&mut SourceCounts)) {
         count(&mut self.lock_source().get_or_insert_default().counts);
     }
 
-    /// Rows wait for room in the window, or they do not.
+    /// Notes whether rows wait for room in the window.
     pub fn full(&self, is_full: bool) {
         self.lock_source().get_or_insert_default().full.set(is_full, Instant::now());
     }
@@ -47,7 +47,7 @@ impl Metrics {
         self.0.source.lock()
     }
 
-    /// What is counted by now.
+    /// The counts up to now.
     pub fn counts(&self) -> Counts {
         let now = Instant::now();
         let source = self.lock_source().as_ref().map(|source| {
@@ -67,12 +67,12 @@ struct SourceState {
     full: Stopwatch,
 }
 
-/// The counts of a worker. Clones are the same.
+/// The counts of a worker. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct WorkerMetrics(Arc<Mutex<WorkerState>>);
 
 impl WorkerMetrics {
-    /// For a turn of the worker.
+    /// Locks them for a turn of the worker.
     pub fn lock(&self) -> MutexGuard<'_, WorkerState> {
         self.0.lock()
     }
@@ -83,18 +83,18 @@ impl WorkerMetrics {
 pub struct WorkerState {
     counts: WorkerCounts,
     busy: Stopwatch,
-    /// When the batches came that are not done, the oldest first.
+    /// When the batches arrived that are not done; the oldest comes first.
     arrived: VecDeque<Instant>,
 }
 
 impl WorkerState {
-    /// A batch has come.
+    /// A batch has arrived.
     pub fn arrive(&mut self, now: Instant) {
         self.counts.batches_in += 1;
         self.arrived.push_back(now);
     }
 
-    /// The model begins with the oldest batch.
+    /// The model starts on the oldest batch.
     pub fn begin(&mut self, now: Instant) {
         if let Some(arrived) = self.arrived.front() {
             self.counts.queue.record(now.saturating_duration_since(*arrived));
@@ -102,7 +102,7 @@ impl WorkerState {
         self.busy.set(true, now);
     }
 
-    /// The model has brought these results for it.
+    /// The model is done with it.
     pub fn done(&mut self, results: &ResultBatch<Vec<u8>>, now: Instant) {
         if let Some(began) = self.busy.since() {
             self.counts.classify.record(now.saturating_duration_since(began));

@@ -1,6 +1,6 @@
 //! Models: a batch in, result lines out.
 //!
-//! | module     | model |
+//! | module     | the model |
 //! |------------|-----|
 //! | [`native`] | the built-in stand-in for an expensive model, defined so that anyone can check it |
 //! | [`python`] | the user's own pandas function, unchanged |
@@ -18,51 +18,51 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use protocol::schema::{Column, Schema, TEXT};
 
-/// A record that is fit to be classified: one record of valid UTF-8, with as many values as the header.
+/// A record that can be classified: valid UTF-8, with as many values as the header.
 #[derive(Debug, Clone, Copy)]
 pub struct Record<'a> {
     /// The record as it came.
     pub bytes: &'a [u8],
-    /// It has neither quotes nor line feeds, so its values are what stands between its commas.
+    /// It has neither quotes nor line feeds, so it can be split at its commas.
     pub plain: bool,
 }
 
-/// Why a model did not classify a batch. The message is what a user reads beside the rejected record.
+/// Why a model did not classify a batch. Users read the message beside the rejected record.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct ModelError {
     /// The reason.
     pub message: String,
-    /// What the failure says about the records.
+    /// What it means for the records.
     pub verdict: Verdict,
 }
 
-/// What the failure of a model says about the records that it was to classify.
+/// What a model's failure means for the records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// Another try may succeed.
     Retry,
     /// Another try would fail in the same way.
     Permanent,
-    /// It took longer than it may: a record hangs, or there were too many of them for the time.
+    /// It took too long: a record hangs, or there were too many records for the time.
     Hung,
-    /// Nothing: there is no model.
+    /// Nothing: no model could be had to try them.
     NotTried,
 }
 
 impl ModelError {
-    /// A failure that another try may not have.
+    /// A failure that may pass.
     pub fn new(message: impl Into<String>) -> Self {
         Self { message: message.into(), verdict: Verdict::Retry }
     }
 
-    /// A failure that another try would have as well.
-    pub fn lasting(message: impl Into<String>) -> Self {
+    /// A failure that would occur again.
+    pub fn permanent(message: impl Into<String>) -> Self {
         Self { message: message.into(), verdict: Verdict::Permanent }
     }
 }
 
-/// What a model is asked.
+/// Records to classify.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
     /// The header of the records.
@@ -75,16 +75,16 @@ pub struct Request<'a> {
     pub limit: Duration,
 }
 
-/// What the columns of a model's results are, as JSON of a [`Schema`](protocol::schema::Schema). A model gives the same one as long as it
-/// stays the same, so that it is compared quickly.
+/// The columns of a model's results, as JSON of a [`Schema`](protocol::schema::Schema). A model returns the same `Arc` while they
+/// stay the same, so that comparing them is quick.
 pub type Columns = Arc<str>;
 
-/// The columns of a model that adds a score to records of text, made once for each header.
+/// The columns of a model that appends a score to records of text; encoded once for each header.
 #[derive(Debug, Default)]
 pub struct Scored(Option<(Vec<u8>, Columns)>);
 
 impl Scored {
-    /// The columns of records with this header, and a score.
+    /// The columns of records with this header, plus the score.
     pub fn columns(&mut self, header: &[u8]) -> Columns {
         match &self.0 {
             Some((known, columns)) if known == header => Columns::clone(columns),
@@ -98,7 +98,7 @@ impl Scored {
 }
 
 fn scored(header: &[u8]) -> Columns {
-    // The source lets no malformed header in.
+    // The source admits no malformed header.
     let names = records::split(header).unwrap_or_default();
     let mut columns: Vec<_> =
         names.iter().map(|name| Column::new(String::from_utf8_lossy(name), TEXT)).collect();
@@ -106,34 +106,34 @@ fn scored(header: &[u8]) -> Columns {
     serde_json::to_string(&Schema(columns)).unwrap_or_default().into()
 }
 
-/// A model. It must give a row the same result whatever other rows are in its batch.
+/// A model. A row's result must not depend on the other rows of its batch.
 pub trait Model: Send {
-    /// Appends a result for each record, in order: the record, a comma, its classification, a line end. Gives the columns.
+    /// Appends a result for each record, in order: the record, a comma, its classification, a line end. Returns the columns.
     ///
     /// # Errors
-    /// When it cannot classify these records; what was appended is then discarded.
+    /// When it cannot classify these records. The caller discards what was appended.
     fn classify(&mut self, request: &Request<'_>, results: &mut Vec<u8>) -> Result<Columns, ModelError>;
 
-    /// Gets ready to be asked, which may take long after a failure; so the time that records take begins only then.
+    /// Gets ready to classify, which may take long after a failure; a request's time limit starts after this.
     ///
     /// # Errors
-    /// There is no model.
+    /// When the model cannot be started again.
     fn prepare(&mut self) -> Result<(), ModelError> {
         Ok(())
     }
 
-    /// How long it may take for a batch.
+    /// How long a batch may take.
     fn timeout(&self) -> Duration {
         Duration::MAX
     }
 
-    /// Whether a batch takes microseconds, so that it may run on a thread that others wait for.
+    /// Whether a batch takes microseconds, so that it may run on the timely worker's own thread.
     fn is_quick(&self) -> bool {
         false
     }
 }
 
-/// Which model to use, as the user says it.
+/// Which model to use, as the user names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
     /// `native`
@@ -174,7 +174,7 @@ impl FromStr for Kind {
 /// How to load models; each worker has its own.
 #[derive(Debug, Clone)]
 pub struct ModelSettings {
-    /// Which model.
+    /// Which one.
     pub kind: Kind,
     /// How often the native model feeds a record to its hash, and what a Python model finds in the environment
     /// as `CLASSIFIER_SLOWNESS`.
@@ -185,7 +185,7 @@ pub struct ModelSettings {
     pub threads: u32,
     /// How long a Python model may take for a batch.
     pub timeout: Duration,
-    /// How much memory a Python model and all that it has started may have, in MiB.
+    /// How much memory a Python model and all processes that it has started may have, in MiB.
     pub memory: u64,
 }
 
@@ -210,10 +210,10 @@ impl ModelSettings {
         })
     }
 
-    /// Loads `count` models, all at the same time, since an interpreter takes its time to start.
+    /// Loads `count` models in parallel, since an interpreter takes its time to start.
     ///
     /// # Errors
-    /// The first of their errors.
+    /// The first one that occurs.
     pub fn load_many(&self, count: usize) -> anyhow::Result<Vec<Box<dyn Model>>> {
         std::thread::scope(|scope| {
             let starts: Vec<_> = (0..count).map(|_| scope.spawn(|| self.load())).collect();

@@ -12,28 +12,28 @@ use protocol::results::write_batches;
 use protocol::results::{self, FromReceiver, Identity, ResultBatch, Totals, Welcome};
 use protocol::token::Token;
 
-/// Batches that are written with one call; more bring nothing.
+/// About how many bytes one write has; more are not quicker.
 const WRITE_SIZE: usize = 512 << 10;
 
-/// For the receiver.
+/// Messages to the receiver.
 #[derive(Debug)]
 pub enum Outgoing {
     /// Results, in any order.
     Batches(Vec<ResultBatch<Vec<u8>>>),
-    /// What job this is (said by the initializer, before the first batch).
+    /// What job this is; from the initializer, before the first batch.
     Identity(Identity),
-    /// There will be no more batches than these (said by the initializer).
+    /// How many rows and batches there are in all; from the initializer.
     Totals(Totals),
-    /// Why the job cannot be finished (said by the initializer).
+    /// Why the job cannot be finished; from the initializer.
     Failure(String),
 }
 
-/// A connection that the receiver has let in.
+/// A connection that the receiver has admitted.
 #[derive(Debug)]
 pub struct ReceiverClient {
     stream: TcpStream,
     reader: FrameReader<TcpStream>,
-    /// Where the job stands.
+    /// How far the job is.
     pub welcome: Welcome,
 }
 
@@ -60,30 +60,29 @@ impl ReceiverClient {
         Ok(Self { stream, reader, welcome })
     }
 
-    /// Serves the connection on threads of its own. What is sent is written in the background, and in the order it
-    /// was sent; `hear` is called with what the receiver says. If the connection breaks, the process ends, unless
-    /// `leaving` says that its work is done.
+    /// Serves the connection on threads of its own: writes what is sent to the returned channel, in order, and calls `recv` with
+    /// what the receiver says. When the connection breaks, this ends the process, unless `leaving` says that its work is done.
     ///
     /// # Errors
     /// When no thread can be started.
     pub fn start(
         self,
-        hear: impl FnMut(FromReceiver) + Send + 'static,
+        recv: impl FnMut(FromReceiver) + Send + 'static,
         leaving: impl Fn() -> bool + Send + 'static,
     ) -> anyhow::Result<Sender<Outgoing>> {
         let Self { stream, mut reader, .. } = self;
-        let (sender, ups) = channel();
+        let (sender, outgoing) = channel();
         let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
         thread("receiver")
             .spawn(move || {
-                if let Err(error) = write(&stream, &ups) {
+                if let Err(error) = write(&stream, &outgoing) {
                     crate::leave_generation(format_args!("sending results to the receiver: {error:#}"));
                 }
             })
             .context("starting a thread")?;
         thread("acknowledgements")
             .spawn(move || {
-                let outcome = listen(&mut reader, hear);
+                let outcome = read(&mut reader, recv);
                 if !leaving() {
                     let reason =
                         outcome.err().map_or_else(|| "it closed the connection".into(), |e| format!("{e:#}"));
@@ -95,19 +94,19 @@ impl ReceiverClient {
     }
 }
 
-fn listen(reader: &mut FrameReader<TcpStream>, mut hear: impl FnMut(FromReceiver)) -> anyhow::Result<()> {
+fn read(reader: &mut FrameReader<TcpStream>, mut recv: impl FnMut(FromReceiver)) -> anyhow::Result<()> {
     while let Some(payload) = reader.next_frame()? {
-        hear(FromReceiver::decode(payload).with_context(|| format!("understanding {}", reader.peer()))?);
+        recv(FromReceiver::decode(payload).with_context(|| format!("understanding {}", reader.peer()))?);
     }
     Ok(())
 }
 
-fn write(stream: &TcpStream, ups: &Receiver<Outgoing>) -> anyhow::Result<()> {
-    while let Ok(first) = ups.recv() {
+fn write(stream: &TcpStream, outgoing: &Receiver<Outgoing>) -> anyhow::Result<()> {
+    while let Ok(first) = outgoing.recv() {
         let mut next = Some(first);
         let (mut batches, mut bytes) = (Vec::new(), 0);
-        while let Some(up) = next {
-            match up {
+        while let Some(message) = next {
+            match message {
                 Outgoing::Batches(more) => {
                     bytes += more.iter().map(|batch| batch.results.len()).sum::<usize>();
                     batches.extend(more);
@@ -120,12 +119,12 @@ fn write(stream: &TcpStream, ups: &Receiver<Outgoing>) -> anyhow::Result<()> {
                     results::write_totals(stream, &totals)?;
                 }
             }
-            next = if bytes < WRITE_SIZE { ups.try_recv().ok() } else { None };
+            next = if bytes < WRITE_SIZE { outgoing.try_recv().ok() } else { None };
         }
         write_batches(stream, &batches)?;
     }
     match stream.shutdown(std::net::Shutdown::Write) {
-        // The receiver has left already: it had said that all is done.
+        // The receiver has closed it already, after saying that all is done.
         Err(e) if e.kind() != std::io::ErrorKind::NotConnected => bail!("closing the connection: {e}"),
         _ => Ok(()),
     }

@@ -1,45 +1,44 @@
-//! Which rows of a batch to try next, when its model fails or hangs: a work list. Pure: it is told how each try ended and how
-//! long that took.
+//! Which rows of a batch to try next when its model fails or hangs: a work list. Pure: the caller says how each try ended and
+//! how long it took.
 //!
-//! A model that *fails* is asked again, and then for each half, until the rows that it cannot do are alone.
+//! After a *failure*, the same rows are tried again, and then each half of them, until each row that fails is alone.
 //!
-//! A model that *hangs* may have too many rows for the time, or one that hangs for ever, and each hang costs a whole limit.
-//! So the rows are then tried in small parts, each with the whole limit; how small, the time of the first one says. Parts of
-//! several rows hang only a few times in a batch, since they get smaller by [`SMALLER`] each time; what hangs more often are
-//! rows alone.
+//! A *hang* means either too many rows for the time limit, or a row that never ends; it costs the whole limit. The rows are
+//! then tried in small parts, each with the whole limit. The time of the first row decides how small. Each hang makes parts
+//! [`SMALLER`] times smaller, so parts of several rows hang only a few times in a batch.
 
 use std::ops::Range;
 use std::time::Duration;
 
-/// How much smaller the parts are that are tried when a part hangs.
+/// After a hang, parts have this many times fewer rows.
 const SMALLER: usize = 32;
-/// A part gets so many rows that they take this share of the limit, as far as the rows before tell.
+/// A part should take this share of the time limit, at the pace of the rows before.
 const CAREFUL: f64 = 0.5;
 
-/// What hangs of a model may cost a batch.
+/// How much time a batch may lose to hangs.
 struct Budget {
-    /// So many tries have the whole limit.
+    /// How many tries get the whole limit.
     whole: u32,
-    /// The time for all, in limits; those after the first ones have an eighth.
+    /// The time that all hangs together may take, in limits. Tries after the first ones get one [`SHORT`]th each.
     all: f64,
 }
 
-/// While no row of a batch was done: perhaps the model hangs on all.
+/// As long as no row of the batch is done: the model may hang on all of them.
 const NOTHING_DONE: Budget = Budget { whole: 8, all: 12.0 };
-/// Otherwise.
+/// Once a row is done.
 const SOME_DONE: Budget = Budget { whole: 16, all: 32.0 };
-/// The share of the limit that tries have at last.
+/// Later tries get the limit divided by this.
 const SHORT: u32 = 8;
 
-/// What a worker has learnt of the time that rows take.
+/// How long a row takes, as far as a worker knows.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub enum Pace {
-    /// Nothing, since no batch took too long.
+    /// No batch has taken too long yet, so it does not matter.
     #[default]
     Unknown,
-    /// A batch took too long, and the next row is to tell how long one takes.
-    Asked,
-    /// So many seconds for a row.
+    /// A batch took too long. The next row is tried alone, to measure it.
+    Measuring,
+    /// Seconds for a row.
     Seconds(f64),
 }
 
@@ -48,26 +47,26 @@ impl Pace {
     fn fits(self, limit: Duration) -> usize {
         match self {
             Self::Unknown => usize::MAX,
-            Self::Asked => 1,
+            Self::Measuring => 1,
             Self::Seconds(seconds) => ((limit.as_secs_f64() * CAREFUL / seconds) as usize).max(1),
         }
     }
 
-    /// Rows were done in this time. A slower pace counts at once, a quicker one gradually.
+    /// Learns from rows that are done. A slower pace counts at once, a quicker one gradually.
     fn learn(&mut self, rows: usize, took: Duration) {
         let latest = took.as_secs_f64().max(1e-9) / rows as f64;
         *self = match *self {
             Self::Unknown => Self::Unknown,
             Self::Seconds(before) if before > latest => Self::Seconds((before + latest) / 2.0),
-            Self::Asked | Self::Seconds(_) => Self::Seconds(latest),
+            Self::Measuring | Self::Seconds(_) => Self::Seconds(latest),
         };
     }
 }
 
-/// What to do next. Rows are counted from 0 in the batch, and come in their order.
+/// What to do next. Rows are counted from 0 within the batch, and come in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Next {
-    /// Try these, for so long.
+    /// Try these, within this time.
     Try(Range<usize>, Duration),
     /// Reject these: the model has hung too often for this batch.
     GiveUp(Range<usize>),
@@ -78,20 +77,20 @@ pub enum Next {
 pub enum End {
     /// With results.
     Done,
-    /// The model failed, and may do better when it is asked again; or not.
+    /// The model failed.
     Failed {
-        /// It would fail again.
-        again: bool,
+        /// Another try would fail in the same way.
+        permanent: bool,
     },
-    /// The model took longer than it may.
+    /// The model took longer than the limit.
     Hung,
 }
 
-/// Rows that are to be tried.
+/// Rows to try.
 #[derive(Debug, Clone)]
 struct Part {
     rows: Range<usize>,
-    /// Whether they are tried once more, as they are, if the model fails.
+    /// Whether they are tried once more, undivided, if the model fails.
     has_second_try: bool,
 }
 
@@ -99,27 +98,27 @@ struct Part {
 #[derive(Debug)]
 pub struct Search {
     limit: Duration,
-    /// What is still to be tried, the next one last.
+    /// Still to be tried; the next one is the last.
     parts: Vec<Part>,
-    /// What is tried now.
+    /// Being tried, and within which time.
     tried: Option<(Part, Duration)>,
     /// The most rows to try at once.
     most: usize,
     has_done_some: bool,
     hangs: u32,
-    /// What the hangs took, in limits.
+    /// How long hangs took so far, in limits.
     wasted: f64,
 }
 
 impl Search {
-    /// The search of a batch of so many rows with a model that has so long for a batch.
+    /// Starts with a batch of `rows` rows, for which the model has `limit`.
     pub fn new(rows: usize, limit: Duration) -> Self {
         let all = Part { rows: 0..rows, has_second_try: true };
         let parts = if rows == 0 { Vec::new() } else { vec![all] };
         Self { limit, parts, tried: None, most: rows, has_done_some: false, hangs: 0, wasted: 0.0 }
     }
 
-    /// What to do next; nothing when all rows are judged.
+    /// What to do next; `None` when each row is done or rejected.
     pub fn next(&mut self, pace: Pace) -> Option<Next> {
         let Part { rows, has_second_try } = self.parts.pop()?;
         let Some(limit) = self.allowance() else {
@@ -130,7 +129,7 @@ impl Search {
             self.push(end..rows.end, has_second_try);
         }
         let next = Next::Try(rows.start..end, limit);
-        // Alone, a row has two tries, as in a batch of its own.
+        // A row alone has two tries, as in a batch of its own.
         let has_second_try = has_second_try || (rows.len() > 1 && end - rows.start == 1);
         self.tried = Some((Part { rows: rows.start..end, has_second_try }, limit));
         Some(next)
@@ -140,7 +139,7 @@ impl Search {
         self.parts.push(Part { has_second_try: has_second_try || rows.len() == 1, rows });
     }
 
-    /// How long the next try may take; none when hangs have cost too much.
+    /// How long the next try may take; `None` when hangs have cost too much.
     fn allowance(&self) -> Option<Duration> {
         let budget = if self.has_done_some { SOME_DONE } else { NOTHING_DONE };
         if self.hangs < budget.whole {
@@ -149,7 +148,7 @@ impl Search {
         (self.wasted < budget.all).then(|| self.limit / SHORT)
     }
 
-    /// Takes in how the try ended that was next; says whether its row, which is alone then, is to be rejected.
+    /// Takes in how the try from [`Search::next`] ended. Returns whether its row, which was tried alone, must be rejected.
     pub fn end(&mut self, end: End, took: Duration, pace: &mut Pace) -> bool {
         let Some((Part { rows, has_second_try }, limit)) = self.tried.take() else { return false };
         let is_alone = rows.len() == 1;
@@ -164,15 +163,15 @@ impl Search {
                 self.wasted += limit.as_secs_f64() / self.limit.as_secs_f64();
                 if !is_alone {
                     self.most = self.most.min(rows.len()).div_ceil(SMALLER);
-                    *pace = Pace::Asked;
+                    *pace = Pace::Measuring;
                     self.push(rows, true);
                     return false;
                 }
             }
             End::Failed { .. } => {}
         }
-        // It may have been the machine that stood still, or something else that has passed.
-        let is_asked_again = has_second_try && end != End::Failed { again: true };
+        // The cause may have passed, such as a machine that stood still.
+        let is_asked_again = has_second_try && end != End::Failed { permanent: true };
         if is_asked_again {
             self.parts.push(Part { rows, has_second_try: false });
         } else if is_alone {
@@ -202,7 +201,7 @@ mod tests {
         Fails,
     }
 
-    /// A batch that was searched, by a clock that only counts.
+    /// The outcome of a search under a simulated clock.
     #[derive(Debug, Default)]
     struct Searched {
         done: Vec<usize>,
@@ -214,7 +213,7 @@ mod tests {
     }
 
     impl Searched {
-        /// Has a batch searched by a model that takes so many seconds for each call.
+        /// Searches a batch with a model that takes `call` seconds more for each call.
         fn search(rows: &[Row], call: f64, pace: &mut Pace) -> Self {
             let mut search = Search::new(rows.len(), LIMIT);
             let mut found = Self::default();
@@ -232,7 +231,7 @@ mod tests {
                     match row {
                         Row::Takes(seconds) => took += seconds,
                         Row::Hangs => took = f64::INFINITY,
-                        Row::Fails => end = End::Failed { again: false },
+                        Row::Fails => end = End::Failed { permanent: false },
                     }
                 }
                 if took > limit {
@@ -250,7 +249,7 @@ mod tests {
             found
         }
 
-        /// The rows that have an end, in the order in which they came to it.
+        /// The rows that were done, rejected or given up.
         fn ends(&self) -> Vec<usize> {
             let mut all = [&self.done[..], &self.rejected, &self.given_up].concat();
             assert!(self.done.is_sorted() && self.rejected.is_sorted() && self.given_up.is_sorted());
@@ -342,7 +341,7 @@ mod tests {
 
     #[test]
     fn a_pace_rises_at_once_and_falls_gradually() {
-        let mut pace = Pace::Asked;
+        let mut pace = Pace::Measuring;
         pace.learn(1, Duration::from_secs(4));
         assert_eq!((pace, pace.fits(LIMIT)), (Pace::Seconds(4.0), 7));
         pace.learn(2, Duration::from_secs(4));

@@ -17,17 +17,17 @@ use crate::receiver_client::Outgoing;
 use crate::window::Limits;
 pub use issuer::Issuer;
 
-/// How long a sender may take to hear that the job has failed before the process ends.
+/// How long to wait until the sender has been told that the job has failed.
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Which job it is.
 #[derive(Debug, Clone, Copy)]
 pub struct Job {
-    /// Where the receiver says that it stands.
+    /// How far the job is, as the receiver says.
     pub welcome: Welcome,
-    /// A hash of the settings that decide what results look like.
+    /// The hash of the settings that decide what results look like.
     pub settings: u64,
-    /// How much may be under way.
+    /// The window's.
     pub limits: Limits,
     /// Workers in the cluster.
     pub workers: usize,
@@ -37,31 +37,31 @@ pub struct Job {
 pub struct Source {
     ingest: Ingest,
     issuer: Issuer,
-    /// What the receiver says.
-    heard: Receiver<FromReceiver>,
+    /// From the receiver.
+    messages: Receiver<FromReceiver>,
     /// To the receiver.
     receiver: Sender<Outgoing>,
-    /// Watches over acknowledgements.
+    /// For acknowledgements.
     deadline: Deadline,
     clock: Instant,
-    /// Rows have waited for room in the window when this was counted last.
+    /// Whether rows waited for room in the window at the last turn.
     was_full: bool,
     metrics: Metrics,
 }
 
-/// What a turn of the source brought.
+/// What a turn of the source has produced.
 pub enum Turn {
-    /// Batches to send, perhaps none.
+    /// Batches to send; may be empty.
     Issued(Batches),
-    /// All is durable, and the sender is being told.
+    /// All results are durable.
     Done(Summary),
 }
 
 impl Source {
-    /// A source, from where the job stands.
+    /// Starts where the receiver says that the job is.
     pub fn new(
         ingest: Ingest,
-        heard: Receiver<FromReceiver>,
+        messages: Receiver<FromReceiver>,
         receiver: Sender<Outgoing>,
         deadline: Deadline,
         job: Job,
@@ -76,7 +76,7 @@ impl Source {
         Self {
             ingest,
             issuer: Issuer::new(limits, workers, &welcome, settings),
-            heard,
+            messages,
             receiver,
             deadline,
             clock: Instant::now(),
@@ -85,11 +85,11 @@ impl Source {
         }
     }
 
-    /// Takes in what the receiver says, then issues what the window has room for.
+    /// Handles the receiver's messages, then issues what the window has room for.
     pub fn turn(&mut self) -> Turn {
         let now = self.clock.elapsed();
-        while let Ok(heard) = self.heard.try_recv() {
-            match heard {
+        while let Ok(message) = self.messages.try_recv() {
+            match message {
                 FromReceiver::Acknowledgement(acknowledgement) => {
                     let is_news = self.issuer.acknowledge(&acknowledgement, now, |took| {
                         self.metrics.source(|counts| counts.transit.record(took));
@@ -140,14 +140,14 @@ impl Source {
         });
     }
 
-    /// Tells the sender that all its rows are durable; says when it is told.
+    /// Starts to tell the sender that all its rows are durable.
     pub fn conclude(&self, summary: &Summary) -> crate::ingest::Conclusion {
         self.ingest.conclude(Ok(summary.rows))
     }
 
     fn send_to_receiver(&self, up: Outgoing) {
         if self.receiver.send(up).is_err() {
-            crate::fail("the receiver's thread has ended");
+            crate::fail("the thread that writes to the receiver has ended");
         }
     }
 

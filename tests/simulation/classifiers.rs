@@ -35,6 +35,7 @@ pub(crate) struct Classifier {
     /// It has been in a cluster; that stands in its ready file.
     has_formed: bool,
     smaller: u32,
+    grown: u32,
     life: Option<Life>,
 }
 
@@ -67,7 +68,7 @@ struct Initializer {
 
 impl Classifier {
     pub(crate) fn new(index: usize, processes: usize) -> Self {
-        Self { index, processes, has_formed: false, smaller: 0, life: None }
+        Self { index, processes, has_formed: false, smaller: 0, grown: 0, life: None }
     }
 
     fn me(&self) -> Address {
@@ -87,6 +88,11 @@ impl Classifier {
     /// How many generations there were without all.
     pub(crate) fn smaller(&self) -> u32 {
         self.smaller
+    }
+
+    /// How many generations made way for larger ones.
+    pub(crate) fn grown(&self) -> u32 {
+        self.grown
     }
 
     pub(crate) fn die(&mut self) {
@@ -266,7 +272,10 @@ impl Classifier {
                     let welcome = first.welcome.expect("it has its number from there");
                     first.port = Some(Port::new(first.members.len() + 1, &welcome));
                 }
-                coordinator::Action::End(error) => return self.end(network, &error),
+                coordinator::Action::End(error) => {
+                    self.grown += u32::from(format!("{error:#}").contains("makes way"));
+                    return self.end(network, &error);
+                }
             }
         }
         self.schedule_tick(network);

@@ -44,6 +44,7 @@ struct Story {
     steps: u32,
     generations: u32,
     smaller: u32,
+    grown: u32,
     rewinds: u32,
     ended: u64,
 }
@@ -105,6 +106,7 @@ impl World {
         self.story.ended = self.network.now;
         self.story.generations = self.receiver.generations();
         self.story.rewinds = self.sender.rewinds();
+        self.story.grown = self.classifiers[0].grown();
         self.story.smaller = self.classifiers[0].smaller();
         self.story
     }
@@ -209,6 +211,7 @@ fn the_simulation_sees_what_it_is_for() {
     assert!(sum(|story| story.steps) > 200, "{}", sum(|story| story.steps));
     assert!(sum(|story| story.generations) > 300, "{}", sum(|story| story.generations));
     assert!(sum(|story| story.smaller) > 10, "{}", sum(|story| story.smaller));
+    assert!(sum(|story| story.grown) > 0, "{}", sum(|story| story.grown));
     assert!(sum(|story| story.rewinds) > 100, "{}", sum(|story| story.rewinds));
 }
 

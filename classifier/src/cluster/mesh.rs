@@ -1,4 +1,4 @@
-//! The data connections between the processes of a cluster: one for each pair.
+//! The data connections between the processes of a cluster, one for each pair.
 
 use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc::channel;
@@ -14,17 +14,17 @@ use protocol::token::Token;
 
 use super::Formation;
 
-/// The answer to a data opening that is accepted.
+/// The answer to a data handshake that is accepted.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
 struct Accepted {
     accepted: bool,
 }
 
-/// Connects to the processes before this one and takes the connections of those behind it. Connections of
-/// anybody else are refused, and disturb nothing.
+/// Connects to the processes before this one in the member list, and accepts connections from those after it. Other peers are
+/// refused, and disturb nothing.
 ///
 /// # Errors
-/// When a connection does not stand within `patience`; names the process. Another generation may do better.
+/// When a connection is not made within `patience`; names the process. Always [`Temporary`].
 pub fn connect(
     listener: TcpListener,
     formation: &Formation,
@@ -44,10 +44,11 @@ fn make(
     let Formation { generation, process: me, ref members } = *formation;
     let mut sockets: Vec<_> = members.iter().map(|_| None).collect();
     let (incoming, accepted) = channel();
-    let due = Due { token: token.cloned(), generation, me, here: Mutex::new(vec![false; members.len()]) };
+    let expected =
+        Expected { token: token.cloned(), generation, me, connected: Mutex::new(vec![false; members.len()]) };
     let serve = move |connection: Connection| {
-        // A connection after the mesh stands is refused like any stranger's.
-        let outcome = due.open(&connection).and_then(|process| {
+        // A connection that comes after the mesh is complete is refused like any other.
+        let outcome = expected.open(&connection).and_then(|process| {
             let Some(process) = process else { return Ok(()) };
             let stream = connection.stream.try_clone().context("splitting a connection")?;
             incoming.send((process, stream)).ok().context("the mesh stands already")?;
@@ -69,7 +70,7 @@ fn make(
         let peer = format!("{what} at {}", member.data);
         let mut reader =
             FrameReader::new(stream.try_clone().context("splitting a connection")?, peer, HANDSHAKE_LIMIT);
-        // Data follows only after the start, so the reader takes nothing of it.
+        // The peer sends data only after the start, so the reader has buffered none of it.
         let _: Accepted = handshake::await_answer(&mut reader, HANDSHAKE_TIME)?;
         sockets[process] = Some(stream);
     }
@@ -86,24 +87,24 @@ fn make(
     Ok(sockets)
 }
 
-/// Whose data connections are due.
-struct Due {
+/// Which processes are to connect.
+struct Expected {
     token: Option<Token>,
     generation: u64,
     me: usize,
-    /// Whose connections have come, by their place in the member list.
-    here: Mutex<Vec<bool>>,
+    /// Whether each process of the member list is connected.
+    connected: Mutex<Vec<bool>>,
 }
 
-impl Due {
-    /// Checks who connects; gives its place in the member list, or `None` if it left without a word.
+impl Expected {
+    /// Checks a peer's handshake; returns its index in the member list, or `None` if it left without one.
     fn open(&self, connection: &Connection) -> anyhow::Result<Option<usize>> {
         let Some((first, _)) = connection.first_frame(HANDSHAKE_LIMIT)? else { return Ok(None) };
         let DataHello { generation, process } = handshake::check(&first, self.token.as_ref())?;
         ensure!(generation == self.generation, "it belongs to generation {generation}");
-        let mut here = self.here.lock();
-        ensure!(process > self.me && process < here.len(), "no connection is due from it");
-        ensure!(!std::mem::replace(&mut here[process], true), "process {process} is connected already");
+        let mut connected = self.connected.lock();
+        ensure!(process > self.me && process < connected.len(), "no connection is due from it");
+        ensure!(!std::mem::replace(&mut connected[process], true), "process {process} is connected already");
         connection.admit();
         Ok(Some(process))
     }

@@ -8,22 +8,22 @@ use sha2::{Digest, Sha256};
 
 use super::{Columns, Model, ModelError, Record, Request, Scored};
 
-/// Joins values: ASCII "unit separator", which no CSV should hold.
+/// Between values: ASCII "unit separator", which no CSV should contain.
 const SEPARATOR: u8 = 0x1f;
 
 /// The native model.
 #[derive(Debug)]
 pub struct Native {
     slowness: u32,
-    /// The printed score where there is but one: without any input all digests are the same.
+    /// The printed score when the slowness is 0: without input, all digests are equal.
     constant: Option<Vec<u8>>,
-    /// A record's values, joined; kept for its memory.
+    /// A buffer for a record's joined values.
     value: Vec<u8>,
     columns: Scored,
 }
 
 impl Native {
-    /// A model that feeds a record's values this often to its hash.
+    /// Feeds a record's values to its hash `slowness` times.
     pub fn new(slowness: u32) -> Self {
         let constant = (slowness == 0).then(|| {
             let mut text = Vec::new();
@@ -65,11 +65,11 @@ fn join(record: Record<'_>, value: &mut Vec<u8>) -> Result<(), ModelError> {
         value.extend(record.bytes.iter().map(|&byte| if byte == b',' { SEPARATOR } else { byte }));
         return Ok(());
     }
-    records::join(record.bytes, SEPARATOR, value).map_err(|e| ModelError::lasting(e.to_string()))?;
+    records::join(record.bytes, SEPARATOR, value).map_err(|e| ModelError::permanent(e.to_string()))?;
     Ok(())
 }
 
-/// The score of a value that is hashed this often in a row.
+/// The score of a value that is fed to the hash this often.
 fn hashed_score(value: &[u8], times: u32) -> f64 {
     let mut hash = Sha256::new();
     for _ in 0..times {
@@ -89,7 +89,7 @@ fn write_score(score: f64, out: &mut Vec<u8>) {
     if score >= 1e-4 || score == 0.0 {
         out.extend_from_slice(zmij::Buffer::new().format_finite(score).as_bytes());
     } else {
-        // Both print the shortest digits; Python writes the exponent with two digits at least.
+        // Both print the shortest digits; Python gives the exponent at least two.
         let text = format!("{score:e}");
         let (digits, exponent) = text.split_once("e-").unwrap_or((&text, "0"));
         out.extend_from_slice(format!("{digits}e-{exponent:0>2}").as_bytes());
@@ -111,7 +111,7 @@ mod tests {
         String::from_utf8(results).unwrap()
     }
 
-    /// The definition, word for word.
+    /// The definition, done literally.
     fn defined(slowness: u32, values: &[&str]) -> f64 {
         let joined = values.join("\x1f");
         let mut hash = Sha256::new();

@@ -82,7 +82,7 @@ impl Model for Python {
     fn classify(&mut self, request: &Request<'_>, results: &mut Vec<u8>) -> Result<Columns, ModelError> {
         let records = request.records;
         if records.iter().any(|record| record.bytes.contains(&0)) {
-            return Err(ModelError::lasting(
+            return Err(ModelError::permanent(
                 "a NUL byte in the record, at which pandas would cut the value off",
             ));
         }

@@ -1,10 +1,10 @@
-//! The environment of a Python process: what the user has set, and what must be the same on all hosts.
+//! The environment of a Python process: the user's, except for what must be equal on all hosts.
 
 use std::process::Command;
 
 use super::Settings;
 
-/// By these, libraries are told how many threads to use. Arrow and PyTorch take OpenMP's number.
+/// How many threads libraries use. Arrow and PyTorch follow OpenMP's variable.
 const THREADS: [&str; 14] = [
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -21,19 +21,19 @@ const THREADS: [&str; 14] = [
     "TF_NUM_INTEROP_THREADS",
     "LOKY_MAX_CPU_COUNT",
 ];
-/// By these, they would use other numbers than they are told.
+/// Would let libraries choose their number of threads themselves.
 const ADJUSTMENTS: [&str; 2] = ["OMP_DYNAMIC", "MKL_DYNAMIC"];
-/// These would take precedence.
+/// Would take precedence over the variables above.
 const REMOVED: [&str; 4] = ["OMP_THREAD_LIMIT", "MKL_DOMAIN_NUM_THREADS", "BLIS_JC_NT", "BLIS_IC_NT"];
 
-/// Gives a command the environment of a Python process.
+/// Sets the environment of a Python process.
 pub(super) fn prepare(command: &mut Command, settings: &Settings) {
     command.env("CLASSIFIER_SLOWNESS", settings.slowness.to_string());
-    // It is for this program, and not for what the user's function may start.
+    // For this program, and not for what the user's function may start.
     command.env_remove(process::lifeline::LIFELINE);
-    // Sets of strings would have another order in each process, or on each host.
+    // Otherwise a set of strings has another order in each process.
     command.env("PYTHONHASHSEED", "0");
-    // The user's own numbers differ by host, and the last bits of results with them.
+    // Numbers that differ by host would change the last bits of results.
     for name in THREADS {
         command.env(name, settings.threads.to_string());
     }

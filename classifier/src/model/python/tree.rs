@@ -1,7 +1,7 @@
-//! Processes and what they have started, as `/proc` tells it: their memory, and their end.
+//! Process trees, read from `/proc`: their memory, and how to end them.
 //!
-//! Reading `smaps_rollup` or `environ` waits for a lock that a process in uninterruptible sleep may hold, so both are read on
-//! a thread of their own, for which nothing waits longer than [`PATIENCE`]. The other files are always there at once.
+//! Reading `smaps_rollup` or `environ` takes a lock that a process in uninterruptible sleep may hold. Both are therefore read on
+//! a thread of their own, with a limit of [`PATIENCE`]. Reading the other files never blocks.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -11,25 +11,25 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// How long to wait for what a process's lock may hold up.
+/// How long to wait for a read that a process's lock may block.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// The pause before killed processes are looked for again.
+/// The pause before looking again for processes that were killed.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// A process's state as the system has it, a letter, and its parent.
+/// A process's state (the system's letter for it) and its parent.
 fn state_and_parent(pid: u32) -> Option<(char, u32)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name, in parentheses, may hold anything.
+    // The name, in parentheses, may contain anything.
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
     Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
 }
 
-/// Whether a signal has stopped the process, or a debugger has.
+/// Whether a signal or a debugger has stopped the process.
 pub(super) fn is_stopped(pid: u32) -> bool {
     state_and_parent(pid).is_some_and(|(state, _)| matches!(state, 'T' | 't'))
 }
 
-/// Whether there is a process with this id that has not been waited for.
+/// Whether a process with this id exists, zombies included.
 pub(super) fn is_there(pid: u32) -> bool {
     state_and_parent(pid).is_some()
 }
@@ -40,7 +40,7 @@ fn pids() -> Vec<u32> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// The processes that come from these, and still run.
+/// Running descendants of these processes.
 fn descendants(roots: &[u32]) -> Vec<u32> {
     let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
     let mut ended = HashSet::new();
@@ -65,12 +65,12 @@ fn descendants(roots: &[u32]) -> Vec<u32> {
 
 fn kill_all(pids: &[u32]) {
     for pid in pids {
-        // One that is gone needs no signal.
+        // It may be gone already.
         let _ = kill(Pid::from_raw(*pid as i32), Signal::SIGKILL);
     }
 }
 
-/// Kills all that comes from this process, again and again, for as long as it takes and `patience` allows; gives what is left.
+/// Kills all descendants of this process, again and again until none is left or `patience` is over; returns those that are left.
 pub(super) fn end_descendants(pid: u32, patience: Duration) -> Vec<u32> {
     end(|| descendants(&[pid]), patience)
 }
@@ -87,8 +87,8 @@ fn end(find: impl Fn() -> Vec<u32>, patience: Duration) -> Vec<u32> {
     }
 }
 
-/// Kills the processes that had this in their environment when they began, and all that comes from them. It finds what a
-/// process had started that is gone itself, unless that has another environment now.
+/// Kills the processes that were started with `mark` in their environment, and their descendants. Processes inherit the mark, so
+/// this also finds those whose parent is gone.
 pub(super) fn end_marked(mark: &str) {
     let mark = mark.as_bytes().to_vec();
     let marked = move || {
@@ -101,16 +101,16 @@ pub(super) fn end_marked(mark: &str) {
         found.extend(descendants(&found));
         found
     };
-    // If it takes longer, the thread ends later.
+    // It goes on after the limit, on its thread.
     on_a_thread(move || end(marked, PATIENCE));
 }
 
-/// Whether a process and all that comes from it take more memory than this, in MiB.
+/// Whether a process's descendants take more memory than `limit` MiB.
 pub(super) fn takes_more_than(pid: u32, limit: u64) -> bool {
     let limit = limit.saturating_mul(1024);
     let pids = listed_children(pid);
     let resident: u64 = pids.iter().filter_map(|pid| kib(&format!("/proc/{pid}/status"), "VmRSS:")).sum();
-    // Pages that several processes share are counted in each of them; only then it takes the other figure, which is dear.
+    // This counts shared pages once for each process. The exact figure is expensive, so it is read only when this one is too large.
     if resident <= limit {
         return false;
     }
@@ -124,14 +124,14 @@ pub(super) fn takes_more_than(pid: u32, limit: u64) -> bool {
     proportional.unwrap_or(resident) > limit
 }
 
-/// A figure of such a file, in KiB.
+/// The figure of this name in a file of `/proc`, in KiB.
 fn kib(path: &str, name: &str) -> Option<u64> {
     let text = fs::read_to_string(path).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.trim().trim_end_matches("kB").trim_end().parse().ok()
 }
 
-/// What comes from a process, as the system's lists of children have it: quick, but one that ends meanwhile may hide another.
+/// A process's descendants by the kernel's lists of children. Quick; but a process that ends meanwhile may hide others.
 fn listed_children(pid: u32) -> Vec<u32> {
     let mut found = vec![pid];
     let mut next = 0;
@@ -143,7 +143,7 @@ fn listed_children(pid: u32) -> Vec<u32> {
                 Ok(list) => {
                     found.extend(list.split_ascii_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
                 }
-                // The thread has ended, or this system has no such lists.
+                // This system has no such lists; or, below, the thread has ended.
                 Err(_) if thread.path().exists() => return descendants(&[pid]),
                 Err(_) => {}
             }
@@ -153,11 +153,11 @@ fn listed_children(pid: u32) -> Vec<u32> {
     found
 }
 
-/// What this gives, unless it takes too long.
+/// The result of `work`, unless it takes longer than [`PATIENCE`].
 fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     let (done, result) = mpsc::channel();
     let work = move || {
-        // Nobody hears it who has waited long enough.
+        // The receiver is gone when the limit is over.
         let _ = done.send(work());
     };
     std::thread::Builder::new().name("python processes".into()).spawn(work).ok()?;
