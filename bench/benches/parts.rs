@@ -123,7 +123,7 @@ fn main() {
             |results| {
                 let mut order = ReorderBuffer::new(0, 0);
                 for batch in results {
-                    order.take_in(Held::Here(batch));
+                    order.insert(Held::InMemory(batch));
                     while let Some(batch) = order.take().expect("rows follow each other") {
                         black_box(batch);
                     }

@@ -48,73 +48,72 @@ pub(crate) struct Args {
 /// What a process of a cluster is told.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ClusterArgs {
-    /// Where rows come in (the initializer listens here)
+    /// Where the initializer takes rows
     #[arg(long = "in", value_name = "HOST:PORT", default_value_t = format!("127.0.0.1:{}", ports::ROWS), value_parser = net::host_and_port)]
     input: String,
     /// Where the receiver listens
     #[arg(long = "out", value_name = "HOST:PORT", default_value_t = format!("127.0.0.1:{}", ports::RESULTS), value_parser = net::host_and_port)]
     output: String,
-    /// Where the initializer listens for processes that join
+    /// Where processes join the initializer
     #[arg(long, value_name = "HOST:PORT", default_value_t = format!("127.0.0.1:{}", ports::CONTROL), value_parser = net::host_and_port)]
     control: String,
-    /// This process's own end of control connections: where the initializer listens, if that is not what others see
-    /// as --control; where the others connect from, on hosts with several addresses
+    /// This process's own end of control connections: where the initializer listens, if others reach it at another
+    /// address; where other processes connect from, on hosts with several addresses
     #[arg(long, value_name = "HOST:PORT", value_parser = net::host_and_port)]
     my_control: Option<String>,
-    /// Where this process listens for data connections of others [default: a free port of 127.0.0.1]
+    /// Where this process takes data connections of others [default: a free port of 127.0.0.1]
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:0", hide_default_value = true, value_parser = net::host_and_port)]
     my_data: String,
-    /// When a port is taken, take any free one; the ready file says which
+    /// Use any free port instead of one that is taken; the ready file says which
     #[arg(long)]
     any_port: bool,
     /// Processes in the cluster
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     worker_count: u32,
-    /// Worker threads in this process; the same in all of them
+    /// Worker threads in this process; equal in all processes
     #[arg(long, value_name = "W", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     workers: u32,
-    /// Be the process that the others join, and that takes the rows in
+    /// Be the process that the others join, and that takes the rows
     #[arg(long)]
     cluster_initializer: bool,
     /// This process's name [default: initializer, or worker- and its process id]
     #[arg(long)]
     name: Option<String>,
-    /// A file with the job's token; who does not know it is refused
+    /// A file with the job's token; peers without it are refused
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// Let plain clients, which cannot show a token, send rows although there is one
+    /// Let plain clients send rows without the token, which they cannot show
     #[arg(long)]
     allow_plain: bool,
-    /// Batches that may be issued and not yet durable at the receiver
+    /// How many batches may be issued and not yet durable at the receiver
     #[arg(long, value_name = "BATCHES", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(1..=i64::from(LONGEST_WINDOW)))]
     window_batches: u32,
-    /// Bytes of rows in these, in MiB
+    /// How many MiB of rows these may have
     #[arg(long, value_name = "MIB", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     window_mib: u32,
-    /// How long the other processes, the receiver, a sender or an acknowledgement may let this process wait
+    /// How long to wait for a sender or for an acknowledgement
     #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=process::LONGEST_WAIT))]
     patience: u64,
     /// How long forming the cluster may take; Python models are loaded meanwhile
     #[arg(long, value_name = "SECONDS", default_value_t = 180, value_parser = clap::value_parser!(u64).range(1..=process::LONGEST_WAIT))]
     join_patience: u64,
-    /// How long an initializer that is started again waits for the other processes to come back, before it goes on without
-    /// those that do not
+    /// How long a restarted initializer waits for the other processes before it continues without the missing ones
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(0..=process::LONGEST_WAIT))]
     rejoin_patience: u64,
-    /// Write addresses to this file: the initializer writes `control` when others can join and
-    /// adds `rows` when rows can come in; the others write it when the cluster has started. A process that finds its own
-    /// addresses there has been started again, and listens at the same ones
+    /// Write this process's addresses to this file: the initializer writes `control` when others can join, and adds
+    /// `rows` when it takes rows; other processes write the file when the cluster starts. A restarted process reuses the
+    /// addresses in its ready file
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct ModelArgs {
-    /// Rows that a model sees at once
+    /// Rows in a batch
     #[arg(long, value_name = "ROWS", default_value_t = 100, global = true,
         value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) chunk_size: u32,
-    /// How often the native model feeds a record to its hash; Python models find it in CLASSIFIER_SLOWNESS
+    /// How often the native model hashes a record; Python models get it as CLASSIFIER_SLOWNESS
     #[arg(long, value_name = "TIMES", default_value_t = 10, global = true, env = "CLASSIFIER_SLOWNESS")]
     slowness: u32,
     /// The model: native, python:MODULE[:FUNCTION] or sleep:MICROSECONDS
@@ -123,15 +122,15 @@ pub(crate) struct ModelArgs {
     /// The interpreter for Python models; it needs pandas
     #[arg(long, value_name = "PATH", default_value = "python3", global = true)]
     python: PathBuf,
-    /// How many threads the libraries of a Python model may use in each worker, whatever the environment says; part of the
-    /// job's settings, since the last bits of a result may depend on it
+    /// How many threads a Python model's libraries use in each worker. The last bits of a result may depend on it, so it
+    /// is equal in all processes, and the environment does not change it
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024), global = true)]
     threads_per_worker: u32,
-    /// How long a Python model may take for a batch before it is killed
+    /// How long a Python model may take for a batch until it is killed
     #[arg(long, alias = "box-timeout", value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=process::LONGEST_WAIT), global = true)]
     model_timeout: u64,
-    /// How much memory a Python model, with all that it has started, may have before it is killed, in MiB [default: the machine's, shared by the workers of
-    /// this process]
+    /// How much memory a Python model and its child processes may take until they are killed, in MiB [default: the
+    /// machine's memory, divided by this process's workers]
     #[arg(long, alias = "box-memory", value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..), global = true)]
     model_memory: Option<u64>,
 }
@@ -142,18 +141,19 @@ pub(crate) enum Command {
     File {
         /// The CSV, with a header
         input: PathBuf,
-        /// Where the results go; rejects go beside it, to *.rejects.csv
+        /// Where results go; rejects go beside it, to *.rejects.csv
         output: PathBuf,
         /// Fail when there are rejects
         #[arg(long)]
         strict: bool,
-        /// What separates values. Only a comma does; to say so overrules the guess that the input is no CSV with commas
+        /// What separates values. Only a comma is supported; saying so overrules the check that the input looks like a CSV with
+        /// commas
         #[arg(long, value_name = "CHARACTER", value_parser = [","])]
         delimiter: Option<String>,
     },
-    /// Make the model and do nothing with it: says whether it can be had here, and if not, why
+    /// Load the model and exit; fails with the reason if it cannot be loaded
     Check,
-    /// Guard a Python process; only a classifier starts this
+    /// Guard a Python process (internal)
     #[command(hide = true)]
     Guard {
         /// What to run
@@ -214,8 +214,8 @@ impl ModelArgs {
     }
 }
 
-/// The machine's memory in MiB; unlimited where the system does not say. Its free memory would be another figure in each life of
-/// this process, and least just while the models of the life before are ending.
+/// The machine's memory in MiB; unlimited where the system does not say. Its free memory would be no good measure: it is lowest just
+/// after a restart, while the models of the process before are ending.
 fn machine_memory() -> u64 {
     let said = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let total = said.lines().find_map(|line| line.strip_prefix("MemTotal:"));

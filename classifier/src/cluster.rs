@@ -1,18 +1,18 @@
 //! How processes find each other at the initializer's control port, and form the mesh.
 //!
-//! 1. Each process joins at the control port: name, data address, workers, build, settings, token.
-//! 2. When all are there, each gets the generation and the member list, and makes its data connections: to the
-//!    processes before it in the list, and from those behind it.
-//! 3. When its data connections stand and the receiver has let it in, a process says that it has formed.
-//! 4. When all have, the initializer says start.
+//! 1. Each process joins at the control port, with its name, data address, workers, build, settings and the token.
+//! 2. When all have joined, each gets the generation's number and the member list, and makes its data connections: to the
+//!    processes before it in the list, and from those after it.
+//! 3. When it has these and the receiver has admitted it, a process says that it has formed.
+//! 4. When all have formed, the initializer says start.
 //!
-//! Heartbeats run both ways from the beginning. When a process is lost, all others leave, and are started again; together
-//! they form the next generation, without those that are not back in time ([`membership`]).
+//! Heartbeats run both ways from the join on. When a process is lost, all others end and are started again. They form the next
+//! generation, without processes that are not back in time ([`membership`]).
 //!
 //! | module          | holds |
 //! |-----------------|-------|
 //! | [`coordinator`] | the initializer's side, as a state machine; pure |
-//! | [`membership`]  | who is in, and when that is all; pure |
+//! | [`membership`]  | who is in, and when the members are complete; pure |
 //! | [`participant`] | the other processes' side, as a state machine; pure |
 //! | [`initializer`] | the control port around the coordinator |
 //! | [`member`]      | the control connection around the participant |
@@ -33,16 +33,16 @@ use std::time::Duration;
 use protocol::handshake::Member;
 use protocol::token::Token;
 
-/// What a process knows of the cluster that it wants to be in.
+/// What a process must know to join its cluster.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The initializer's control address.
     pub control: String,
-    /// Where this process's own end of the control connection is, if that matters.
+    /// The address of this process's own end of the control connection, where that matters.
     pub my_control: Option<String>,
-    /// How this process describes itself; its data address as it is to be reached.
+    /// How this process describes itself to the others.
     pub me: Member,
-    /// How many processes form the cluster when all are there.
+    /// How many processes there should be.
     pub processes: usize,
     /// The job's token.
     pub token: Option<Token>,
@@ -52,28 +52,28 @@ pub struct Settings {
     pub rejoin: Option<Duration>,
 }
 
-/// The cluster, as far as it is formed: all know of each other.
+/// A generation whose members know each other.
 #[derive(Debug, Clone)]
 pub struct Formation {
-    /// Grows from cluster to cluster.
+    /// Its number; later generations have larger ones.
     pub generation: u64,
-    /// This process's place among the members.
+    /// This process's index among the members.
     pub process: usize,
     /// All members, the initializer first.
     pub members: Vec<Member>,
 }
 
-/// Whether the dataflow has ended, so that connections may end as well.
+/// Whether the dataflow has ended, so that a lost connection is no failure.
 #[derive(Debug, Clone, Default)]
 pub struct Leaving(Arc<AtomicBool>);
 
 impl Leaving {
-    /// Whether it has.
+    /// Whether it has ended.
     pub fn is_leaving(&self) -> bool {
         self.0.load(Ordering::SeqCst)
     }
 
-    /// Something to keep in the dataflow: when it is dropped, the dataflow has ended.
+    /// A guard to keep in the dataflow: dropping it means that the dataflow has ended.
     pub fn on_drop(&self) -> LeaveOnDrop {
         LeaveOnDrop(self.clone())
     }

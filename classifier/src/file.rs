@@ -1,4 +1,4 @@
-//! The same model over a file, in one thread and without a network: the "old pipeline", to compare with.
+//! The same model over a file, in one thread and without a network, to compare with.
 
 use std::fs::File;
 use std::io::{BufWriter, Read, Write};
@@ -16,22 +16,22 @@ use records::{Flaw, Reader};
 use crate::batch::Batch;
 use crate::classify::Classifier;
 
-/// What came of it.
+/// The outcome.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Summary {
     /// Rows read.
     pub rows: u64,
     /// Rows in the rejects.
     pub rejects: u64,
-    /// Where these are.
+    /// The rejects.
     pub rejects_path: PathBuf,
 }
 
-/// Classifies a CSV: results to `output`, rejects beside it. With `commas`, the user says that it has commas, whatever it looks
-/// like.
+/// Classifies a CSV: results go to `output`, rejects beside it. `commas` overrules the check that the input looks like a CSV with
+/// commas.
 ///
 /// # Errors
-/// An input that is not a CSV or changes meanwhile, files that cannot be read or written, results that are not one table, or none.
+/// An input that is no CSV or changes meanwhile, files that cannot be read or written, results that are not one table, or no results.
 pub fn classify(
     input: &Path,
     output: &Path,
@@ -78,7 +78,7 @@ pub fn classify(
         while rows < chunk_size
             && let Some(row) = reader.next_row().with_context(reading)?
         {
-            // As the sender does it, so that both give the same.
+            // As the sender does it, so that both give the same results.
             match row.flaw {
                 Some(flaw @ Flaw::TooLong { .. }) => {
                     frame::push_flawed(&mut frames, &flaw.to_string(), row.bytes);

@@ -99,10 +99,10 @@ pub fn run(settings: &Settings, metrics: Metrics) -> anyhow::Result<()> {
     let before = before.unwrap_or_default();
     let mut models = Models::load(settings, was_member)?;
     if was_member {
-        // A process without its models must not join again: each of its short lives would cost all others one of theirs.
+        // A process without models must not join again: each of its failures would end the generation of all others.
         models.wait();
     }
-    // A port that the ready file names is kept between the lives of this process, for those that take it again.
+    // The supervisor holds the ports of the ready file while this process restarts.
     let was_at = before.addresses.get("data").copied();
     let data = net::listen_again("data connections", was_at, &settings.data, settings.when_taken)?;
     let cluster = cluster::Settings {
@@ -142,7 +142,7 @@ impl Start<'_> {
         let port = net::bind_again("rows", was_at("rows"), &rows.address, settings.when_taken)?;
         let control = ControlPort::open(&cluster, control, leaving.clone())?;
         control.gather()?;
-        // The receiver numbers generations, since it is there all the time: a clock may step back.
+        // The receiver numbers generations, since it outlives them; a clock may step back.
         let receiver = self::receiver(settings, &ResultsHello::Initializer { name: settings.name.clone() })?;
         let formation = control.form(receiver.welcome.generation)?;
         let sockets = mesh::connect(data, &formation, cluster.token.as_ref(), cluster.patience)?;

@@ -1,67 +1,66 @@
-//! The window: how many batches may be under way, and which worker gets the next one. Pure: time is told.
+//! The window: how many batches may be issued, and which worker gets the next one. Pure: the caller tells the time.
 //!
-//! Two limits hold at once. The window proper is what is issued and not acknowledged as durable: it bounds all
-//! buffers of the cluster, the receiver's reorder buffer included. Of it, at most half may not have reached the
-//! receiver yet, since only that part is held in the cluster's memory.
+//! Two limits hold at once. The window proper is what is issued and not acknowledged as durable: it bounds all buffers, the
+//! receiver's reorder buffer included. At most half of it may be in flight, that is, not yet at the receiver: this part is in the
+//! memory of the classifiers.
 //!
-//! The next batch goes to the worker with the fewest batches on their way. Each worker's share has a depth of
-//! its own: it grows while its batches come through quickly, so that a quick worker never waits for the next
-//! batch, and shrinks when they take long, so that a slow one does not hoard what others could do. (TCP finds
-//! the length of its congestion window in much the same manner.)
+//! The next batch goes to the worker with the fewest batches in flight. Each worker's queue has a depth of its own, which adapts
+//! like TCP's congestion window. It grows while batches come through quickly, so that a quick worker never waits for the next
+//! batch. It shrinks when they take long, so that a slow worker does not hold what others could do.
 //!
-//! A worker whose share is deep gets several batches in a row: threads, sockets and workers are woken once for
-//! all of these, which costs more than to classify them where the cluster is wide.
+//! A worker with a deep queue gets several batches in a row. Threads, sockets and workers are then woken once for all of these; in
+//! a wide cluster, waking them costs more than classifying.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// A worker always may have this many batches: one to work on, and one that waits.
+/// Each worker may have this many batches: one to work on, and one that waits.
 const LEAST_DEPTH: usize = 2;
-/// Batches that come through within this time leave room for more.
+/// Batches that come through within this time let the depth grow.
 const QUICK: Duration = Duration::from_millis(25);
-/// Batches that take longer than this are too many at once.
+/// Batches that take longer than this let it shrink.
 const SLOW: Duration = Duration::from_millis(100);
 
-/// A worker gets half of its share in a row, at most.
+/// A worker gets at most its depth divided by this in a row.
 const RUN: usize = 2;
 
-/// How much may be under way.
+/// How much may be issued and not acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Batches that are issued and not acknowledged.
+    /// Batches.
     pub batches: usize,
-    /// Bytes of rows in these. A single batch may be larger.
+    /// Bytes of their rows. A single batch may be larger.
     pub bytes: usize,
 }
 
-/// What is under way.
+/// The batches that are issued and not acknowledged.
 #[derive(Debug)]
 pub struct Window {
     limits: Limits,
-    /// The first batch that is not acknowledged, and the sizes of those from it on.
+    /// The first batch that is not acknowledged; `issued` has the sizes from this one on.
     acknowledged: u64,
     issued: VecDeque<usize>,
     bytes: usize,
-    /// Bytes of what has not reached the receiver.
+    /// Bytes of rows whose results have not reached the receiver.
     in_flight: usize,
     /// Bytes of results that wait at the receiver for an earlier batch.
     held: u64,
     queues: Vec<WorkerQueue>,
-    /// Where the search for a worker begins, so that equals take turns.
+    /// Where the search for a worker starts, so that equal ones take turns.
     turn: usize,
-    /// The worker that was found last, and how many more batches in a row are for it.
+    /// The worker that was chosen last, and how many more batches it gets in a row.
     run: (usize, usize),
 }
 
-/// A worker's share.
+/// A worker's batches.
 #[derive(Debug)]
 struct WorkerQueue {
-    /// When each batch on its way was issued, and its size.
+    /// When each was issued, and its size.
     in_flight: VecDeque<(Duration, usize)>,
     received: u64,
     depth: usize,
-    /// Batches to come through before the depth may shrink again: those issued before it shrank say nothing
-    /// about the new depth.
+    /// How many batches must come through before the depth may shrink again: those that were issued before it shrank say
+    /// nothing about the new depth.
     settling: usize,
 }
 
@@ -83,9 +82,9 @@ impl Window {
         }
     }
 
-    /// Issues the next batch, of this many bytes, if there is room for it: its number, and its worker.
+    /// Issues the next batch, of this many bytes, if there is room for it; returns its number and its worker.
     pub fn issue(&mut self, bytes: usize, now: Duration) -> Option<(u64, usize)> {
-        // Results may be much longer than rows. What they wait for is under way, so that waiting for it is no deadlock.
+        // Results may be much longer than rows. The batch that they wait for is issued already, so this is no deadlock.
         let flooded = !self.issued.is_empty() && self.held >= self.limits.bytes as u64;
         let full = flooded
             || self.issued.len() >= self.limits.batches
@@ -104,7 +103,7 @@ impl Window {
 
     fn next_worker(&mut self, bytes: usize, now: Duration) -> Option<usize> {
         let (worker, left) = self.run;
-        // Not while something is on its way for long: this worker may be waiting for ever, and others would do it.
+        // Not when a batch takes long: this worker may hang.
         if left > 0 && self.queues[worker].has_room() && self.queues[worker].is_quick(now) {
             self.run.1 -= 1;
             return Some(worker);
@@ -115,7 +114,7 @@ impl Window {
             .filter(|&i| self.queues[i].has_room())
             .min_by_key(|&i| self.queues[i].in_flight.len())?;
         self.turn = (worker + 1) % count;
-        // Where the window is short, there must be something for all.
+        // In a short window, each worker must get something.
         let room = self.limits.batches.min(self.limits.bytes / 2 / bytes.max(1));
         let run = (self.queues[worker].depth / RUN).min(room / count);
         self.run = (worker, run.saturating_sub(1));
@@ -132,12 +131,12 @@ impl Window {
         }
     }
 
-    /// So many bytes of results wait at the receiver for an earlier batch.
+    /// Bytes of results that wait at the receiver for an earlier batch.
     pub fn hold(&mut self, bytes: u64) {
         self.held = bytes;
     }
 
-    /// This many batches of this worker, in all, have reached the receiver; `took` is told how long it took for each that is new.
+    /// `count` batches of this worker have reached the receiver in all; calls `took` with the time that each new one took.
     pub fn received(&mut self, worker: usize, count: u64, now: Duration, mut took: impl FnMut(Duration)) {
         let Some(queue) = self.queues.get_mut(worker) else { return };
         while queue.received < count
@@ -155,7 +154,7 @@ impl Window {
         self.bytes
     }
 
-    /// Nothing is issued that is not acknowledged.
+    /// Whether all that is issued is acknowledged.
     pub fn is_empty(&self) -> bool {
         self.issued.is_empty()
     }
@@ -171,7 +170,7 @@ impl WorkerQueue {
         self.in_flight.len() < self.depth
     }
 
-    /// Nothing is on its way for long.
+    /// Whether no batch takes long.
     fn is_quick(&self, now: Duration) -> bool {
         self.in_flight.front().is_none_or(|(issued, _)| now.saturating_sub(*issued) < QUICK)
     }
@@ -179,7 +178,7 @@ impl WorkerQueue {
     fn adapt(&mut self, took: Duration) {
         self.settling = self.settling.saturating_sub(1);
         if took < QUICK {
-            // Only a depth that is made use of is known to be too small.
+            // A depth that is not used need not grow.
             self.depth += usize::from(self.in_flight.len() + 1 >= self.depth / 2);
         } else if took > SLOW && self.settling == 0 {
             self.depth = (self.depth * 3 / 4).max(LEAST_DEPTH);

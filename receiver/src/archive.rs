@@ -1,9 +1,8 @@
 //! Results, rejects and summary as one `.tgz`, compressed while they come.
 //!
-//! gzip may be made of members, one behind the other. Each piece of the results is compressed to a member of its own,
-//! by several threads side by side; they are written in order. Of the tar that is in it, the head of the first file
-//! must tell that file's length, which is known only at the end. So a member of known size is left free for it at the
-//! beginning, and is filled in last.
+//! A gzip file may have several members, one after the other. Each piece of the results becomes a member; several threads compress
+//! them, and they are written in order. The tar's first header has the length of the results, which is known only at the end. So
+//! the file starts with room for a member of known size, which is filled in last.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -25,13 +24,13 @@ use crate::job::{Job, Reach};
 
 /// Bytes of results in a member.
 const PIECE: u64 = 1 << 20;
-/// Of a tar: files begin at multiples of this, and so many zeros twice are its end.
+/// A tar's unit: files begin at multiples of it, and two blocks of zeros are its end.
 const BLOCK: usize = 512;
-/// A gzip member that holds a block as it is: gzip's head and foot, one stored block's head, and the block.
+/// The size of a gzip member with an uncompressed block: gzip's header and trailer, the stored block's header, and the block.
 const HEAD_MEMBER: usize = 10 + 5 + BLOCK + 8;
-/// Bytes of the archive after which they are made durable.
+/// The archive is synced once for this many bytes.
 const SYNCED: u64 = 16 << 20;
-/// Threads that compress, at most; the machine has other work.
+/// The most threads that compress; the machine has other work.
 const MOST_THREADS: usize = 8;
 
 /// An archive that is being made.
@@ -54,21 +53,20 @@ struct Shared {
 struct State {
     /// The next piece that a thread should take.
     next: u64,
-    /// The piece whose turn it is to be written.
+    /// The piece that is to be written next.
     turn: u64,
     /// Where in the archive it begins.
     at: u64,
-    /// How many times [`SYNCED`] were before that when the archive was synced last.
+    /// How many times [`SYNCED`] bytes were written at the last sync.
     spans: u64,
     failed: bool,
 }
 
 impl Archive {
-    /// Begins an archive of the results of `job`, from their beginning. What an earlier receiver has left of one is
-    /// replaced.
+    /// Begins an archive of the results of `job`, from their beginning. Replaces the one of an earlier receiver.
     ///
     /// # Errors
-    /// A file that cannot be written.
+    /// When the file cannot be written.
     pub fn start(path: &Path, files: &ResultFiles, job: &Arc<Job>) -> anyhow::Result<Self> {
         let mut part = path.as_os_str().to_owned();
         part.push(".part");
@@ -77,7 +75,7 @@ impl Archive {
         let state = Mutex::new(State { at: HEAD_MEMBER as u64, ..State::default() });
         let shared = Arc::new(Shared { job: Arc::clone(job), file, state, turned: Condvar::new() });
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        // Twice as many: the job's own threads compete with them, and what is left when these are done is what everybody waits for.
+        // Twice as many as cores: the job's own threads compete with them, and the user waits for what is left when the job is done.
         let threads = (0..(2 * cores).clamp(1, MOST_THREADS)).map(|_| {
             let (shared, results) = (Arc::clone(&shared), files.results.clone());
             std::thread::Builder::new()
@@ -89,10 +87,10 @@ impl Archive {
         Ok(Self { path: path.to_owned(), part, files: files.clone(), shared, threads })
     }
 
-    /// Ends the archive of a job that is done, and gives its size in bytes.
+    /// Ends the archive of a job that is done; returns its size in bytes.
     ///
     /// # Errors
-    /// Files that cannot be read or written.
+    /// When files cannot be read or written.
     pub fn finish(self) -> anyhow::Result<u64> {
         for thread in self.threads {
             thread.join().map_err(|_| anyhow!("a thread of the archive broke off"))??;
@@ -124,7 +122,7 @@ impl Archive {
 }
 
 impl Shared {
-    /// One of the threads: takes pieces until there are no more.
+    /// A thread's work: compresses pieces until there are no more.
     fn compress(&self, results: &Path) -> anyhow::Result<()> {
         let compressed = self.compress_pieces(results);
         if compressed.is_err() {
@@ -151,7 +149,7 @@ impl Shared {
             let context = || format!("reading {}", results.display());
             let file = match &mut file {
                 Some(file) => file,
-                // Not before: a job that has not begun has no file.
+                // Only now: before the job begins, there is no file.
                 none => none.insert(File::open(results).with_context(context)?),
             };
             let mut bytes = vec![0; length as usize];
@@ -164,7 +162,7 @@ impl Shared {
         }
     }
 
-    /// Writes a piece when it is its turn; `false` if another thread has failed.
+    /// Writes a piece when it is next; returns `false` if another thread has failed.
     fn write(&self, piece: u64, member: &[u8]) -> anyhow::Result<bool> {
         let mut state = self.state.lock();
         let not_yet = |state: &mut State| state.turn != piece && !state.failed;
@@ -181,7 +179,7 @@ impl Shared {
         drop(state);
         self.turned.notify_all();
         if is_due {
-            // Else all of it would be on its way to the disk at the end, when everybody waits for that.
+            // Otherwise the last sync, for which the user waits, would have to write all of it.
             self.file.sync_data().context("syncing the archive")?;
         }
         Ok(true)

@@ -1,5 +1,5 @@
-//! What results are held against before they are written, in row order: their columns, and how many rows may be rejected.
-//! Knows nothing of files; whatever order batches came in, it finds the same.
+//! Checks results in row order before they are written: their columns, and how many rows are rejected. Knows nothing of files. The
+//! outcome does not depend on the order in which batches came.
 
 use std::io::Read;
 
@@ -10,7 +10,7 @@ use protocol::results::ResultBatch;
 use protocol::schema::{Schema, Table};
 use records::Reader;
 
-/// What is known of a job's results up to a row.
+/// What a job's results are up to a row.
 #[derive(Debug, Default)]
 pub struct Audit {
     most: MostRejects,
@@ -21,15 +21,15 @@ pub struct Audit {
 }
 
 impl Audit {
-    /// At the beginning of a job that may reject so many rows.
+    /// Starts at the first row, with this limit for rejects.
     pub fn new(most: MostRejects) -> Self {
         Self { most, ..Self::default() }
     }
 
-    /// Of a job that is gone on with at row `rows`: its schema, and the rejects that are counted.
+    /// Continues at row `rows`, with the schema and the rejects up to there.
     ///
     /// # Errors
-    /// Rejects that cannot be read, or more of them than the job may have.
+    /// When the rejects cannot be read, or are too many.
     pub fn go_on(&mut self, rows: u64, schema: Schema, rejects: impl Read) -> anyhow::Result<()> {
         self.table = Table::new(schema);
         for reject in read(rejects) {
@@ -54,22 +54,22 @@ impl Audit {
         &self.reasons
     }
 
-    /// Takes in the next batch, before it is written; says whether the schema is another one now.
+    /// Checks the next batch before it is written; returns whether the schema has changed.
     ///
     /// # Errors
-    /// Results whose columns differ from those before them, which must not stand behind these.
+    /// When the columns differ from those of the results before.
     pub fn admit(&mut self, batch: &ResultBatch) -> anyhow::Result<bool> {
         self.table.admit(batch)
     }
 
-    /// Counts the rejects of a batch, which is written.
+    /// Counts the rejects of a batch that is written.
     ///
     /// # Errors
-    /// More rejects than the job may have.
+    /// When there are too many.
     pub fn count_rejects(&mut self, batch: &ResultBatch) -> anyhow::Result<()> {
         let end = batch.first_row + u64::from(batch.rows);
         let mut rejected = 0;
-        // A reader has a buffer, which most batches need not have made.
+        // Most batches have no rejects, and need no reader with its buffer.
         let rejects = (!batch.rejects.is_empty()).then(|| read(&batch.rejects[..]));
         for reject in rejects.into_iter().flatten() {
             let (row, reason) = reject?;
@@ -90,10 +90,10 @@ impl Audit {
         Ok(())
     }
 
-    /// All rows are written.
+    /// Checks the job when all rows are written.
     ///
     /// # Errors
-    /// A job without results, or with more rejects than it may have.
+    /// When there are no results, or too many rejects.
     pub fn finish(&self) -> anyhow::Result<()> {
         let Self { most, rows, rejects, reasons, .. } = self;
         if *rows > 0 && rejects == rows {
@@ -105,7 +105,7 @@ impl Audit {
         Ok(())
     }
 
-    /// Rows before this one have results, from the last that was counted on.
+    /// Notes that rows before this one, from the last reject on, have results.
     fn pass(&self, row: u64) -> anyhow::Result<()> {
         let first = MostRejects::FIRST;
         if self.rows < first && first <= row { self.check(first) } else { Ok(()) }
@@ -134,7 +134,7 @@ impl Audit {
     }
 }
 
-/// The rejects as they are written: each one's row and reason.
+/// The row and the reason of each reject.
 fn read(rejects: impl Read) -> impl Iterator<Item = anyhow::Result<(u64, String)>> {
     let mut reader = Some(Reader::new(rejects, PEER_LIMIT));
     std::iter::from_fn(move || {

@@ -2,11 +2,11 @@
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-/// So many bytes that may be in use at once.
+/// A limit for the bytes that are in use at once.
 #[derive(Debug)]
 pub struct Budget {
     limit: usize,
-    /// In use; `None` when nobody counts any more.
+    /// In use; `None` when it is closed.
     used: Mutex<Option<usize>>,
     freed: Condvar,
 }
@@ -17,7 +17,7 @@ impl Budget {
         Self { limit, used: Mutex::new(Some(0)), freed: Condvar::new() }
     }
 
-    /// Takes bytes; waits until they are free. When nothing is in use, any number is.
+    /// Takes bytes; waits until they are free. When nothing is in use, any number is granted.
     pub fn take(&self, bytes: usize) {
         let full = |used: &mut Option<usize>| used.is_some_and(|used| used > 0 && used + bytes > self.limit);
         let mut used = self.used();
@@ -35,7 +35,7 @@ impl Budget {
         self.freed.notify_all();
     }
 
-    /// From now on nothing is counted, and nobody waits.
+    /// From now on, nothing waits.
     pub fn close(&self) {
         *self.used() = None;
         self.freed.notify_all();
@@ -53,7 +53,7 @@ mod tests {
     use std::sync::mpsc::channel;
 
     #[test]
-    fn whoever_finds_no_room_waits_for_it() {
+    fn a_thread_that_finds_no_room_waits_for_it() {
         let budget = Arc::new(Budget::new(10));
         // More than all of it, when nothing is in use.
         budget.take(25);

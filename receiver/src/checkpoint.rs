@@ -1,8 +1,8 @@
-//! The checkpoint: a small file that says how much of the results and of the rejects counts, and what is in that much.
+//! The checkpoint: a small file that says how many bytes of results and rejects are durable, and their checksums.
 //!
-//! It has two slots, written in turn, each with a sequence number and a checksum. A slot that is torn by a
-//! crash is found by its checksum, and the other one, from just before, is still there. So one sync of
-//! one file makes a checkpoint durable, where replacing a file by rename takes two (file and folder).
+//! It has two slots, written in turn, each with a sequence number and a checksum. The checksum detects a slot that a crash has torn,
+//! and the other slot still has the position before. So one sync of one file makes a checkpoint durable, where replacing a file
+//! by rename takes two (file and folder).
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -15,15 +15,15 @@ use protocol::checkpoint::{SLOT, encode, slots};
 /// What a checkpoint file says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Saved {
-    /// Nothing yet: it is new, or the receiver that made it died just then.
+    /// Nothing: it is new, or its receiver died before writing it.
     Nothing,
-    /// Something that cannot be understood: neither slot is whole.
+    /// Neither slot is whole.
     Damaged,
     /// The whole slots, the newest first.
     Slots(Vec<Slot>),
 }
 
-/// The open checkpoint file; locked, so that no other receiver has it.
+/// The open checkpoint file, locked against other receivers.
 #[derive(Debug)]
 pub struct Checkpoint {
     file: File,
@@ -32,10 +32,10 @@ pub struct Checkpoint {
     life: u64,
 }
 
-/// The most characters of a file name that a slot has room for.
+/// How many characters of a file name a slot has room for.
 const LONGEST_NAME: usize = 100;
 
-/// The name of the results, as it stands in a checkpoint: the last characters of it.
+/// The name of the results in a checkpoint: its last characters.
 pub fn name_of(results: &Path) -> String {
     let name = results.file_name().unwrap_or_default().to_string_lossy();
     let usual = |c: char| if c.is_ascii_graphic() && c != '"' && c != '\\' { c } else { '_' };
@@ -44,10 +44,10 @@ pub fn name_of(results: &Path) -> String {
 }
 
 impl Checkpoint {
-    /// Opens the file, or makes it, and keeps others from it; gives what it says.
+    /// Opens or creates the file, and locks it; returns what it says.
     ///
     /// # Errors
-    /// A file that cannot be read, or that another receiver has.
+    /// When the file cannot be read, or another receiver has locked it.
     pub fn lock(path: &Path) -> anyhow::Result<(Self, Saved)> {
         let context = || format!("opening the checkpoint {}", path.display());
         let mut file = OpenOptions::new()
@@ -74,7 +74,7 @@ impl Checkpoint {
         Ok((Self { file, sequence: 0, results_name: String::new(), life: 1 }, saved))
     }
 
-    /// Makes the first position of a job durable, and before it the names of all files of the job.
+    /// Makes the first position of a job durable, after the names of the job's files.
     ///
     /// # Errors
     /// Those of the file system.
@@ -84,7 +84,7 @@ impl Checkpoint {
         self.save(position).context("writing the checkpoint")
     }
 
-    /// Goes on from a slot of this file, in the life after this one: that is made durable, in place of the other slot.
+    /// Continues from a slot, in the next life; writes that to the other slot, and makes it durable.
     ///
     /// # Errors
     /// Those of the file system.
@@ -92,12 +92,12 @@ impl Checkpoint {
         self.sequence = slot.sequence + 1;
         self.results_name.clone_from(&slot.results);
         self.life = life + 1;
-        // A receiver that was killed may have written it, and not made it durable. From now on it is relied on.
+        // A receiver that was killed may have written this slot without syncing it. From now on, it must be durable.
         self.file.sync_data()?;
         self.write(&slot.position, slot.told)
     }
 
-    /// How many receivers have had this job, this one included. No two have the same.
+    /// Which of the job's receivers this one is, counted from 1.
     pub fn life(&self) -> u64 {
         self.life
     }
@@ -154,12 +154,12 @@ mod tests {
     fn the_last_position_comes_back() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("checkpoint");
-        // Also from a receiver that died before it said anything.
+        // Also after a receiver that died before its first checkpoint.
         assert_eq!(Checkpoint::lock(&path).unwrap().1, Saved::Nothing);
         let mut checkpoint = Checkpoint::lock(&path).unwrap().0;
         checkpoint.begin(&dir.path().join("results.log"), &position(0)).unwrap();
         for next in 1..6 {
-            // One for the life of this receiver, and one that it has saved.
+            // One for this receiver's life, and one that it has saved.
             checkpoint.save(&position(next)).unwrap();
             drop(checkpoint);
             let (mut again, saved) = Checkpoint::lock(&path).unwrap();

@@ -1,4 +1,4 @@
-//! The state that connections, the writer and the syncer share.
+//! The state that connections, the writer and the syncer share. Knows nothing of sockets or files.
 
 mod counts;
 mod initializer;
@@ -22,10 +22,10 @@ use crate::checkpoint::Position;
 use crate::outbox::Outbox;
 use crate::store::Finished;
 
-/// Generations of one receiver's life, at most: their numbers are above those of all lives before.
+/// The most generations of one receiver's life. The generations of a later life have larger numbers.
 const GENERATIONS: u64 = 1_000_000;
 
-/// One job, as the receiver sees it. It knows of connections what a [`Peer`] can do, and nothing of files.
+/// One job, as the receiver sees it. Connections are [`Peer`]s.
 #[derive(Debug)]
 pub struct Job<W = Outbox> {
     state: Mutex<State<W>>,
@@ -38,25 +38,25 @@ impl<W> Default for Job<W> {
     }
 }
 
-/// How the receiver's work ends.
+/// How the receiver ends.
 #[derive(Debug, Clone, PartialEq)]
 pub enum End {
     /// The job is done or has failed.
     Job(Outcome),
-    /// Somebody asked to stop the job; this many rows are durable.
+    /// It was asked to stop; this many rows are durable.
     Stopped(u64),
-    /// Somebody asked the receiver to stop, and there was no job of a cluster.
+    /// It was asked to stop, and had no cluster's job.
     Closed,
 }
 
-/// Whether so many bytes of results are there.
+/// Whether a number of bytes of results is durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reach {
-    /// They are durable.
+    /// It is.
     Durable,
-    /// The job is done, and these are all.
+    /// The job is done, and has only this many.
     Last(u64),
-    /// The job has ended without being done.
+    /// The job has failed or was stopped.
     Never,
 }
 
@@ -67,12 +67,12 @@ pub enum SyncWork {
     Sync(Position),
     /// All batches are durable: end the job.
     Finish(Totals),
-    /// Somebody asked to stop, and all that is written is durable.
+    /// The receiver was asked to stop, and all that is written is durable.
     Stop,
 }
 
 impl<W: Peer> Job<W> {
-    /// The files are open, and say that the job got this far; this is its receiver's life of this number.
+    /// The files are open, and say how far the job is. `life` counts the job's receivers.
     pub fn begin_at(&self, position: Position, life: u64) {
         let mut state = self.state();
         state.generation = life * GENERATIONS;
@@ -83,7 +83,7 @@ impl<W: Peer> Job<W> {
         state.started = (position.started > 0).then(|| SystemTime::UNIX_EPOCH + since_1970);
     }
 
-    /// The files are open, and say that the job was finished before.
+    /// The files are open, and say that the job is finished.
     pub fn finished_before(&self, summary: Summary, finished: Finished) {
         let mut state = self.state();
         state.generation = finished.life() * GENERATIONS;
@@ -94,7 +94,7 @@ impl<W: Peer> Job<W> {
         state.end = Some(End::Job(Outcome::Done(summary)));
     }
 
-    /// Notes what keeps the files of the finished job from others.
+    /// Keeps the locks of the finished job's files.
     pub fn finished(&self, finished: Finished) {
         self.state().finished = Some(finished);
     }
@@ -103,11 +103,11 @@ impl<W: Peer> Job<W> {
         self.state.lock()
     }
 
-    /// Lets a process of this generation in, or an initializer, with which a new generation begins; and tells it where the job stands.
-    /// Gives the generation, and the connection's number.
+    /// Admits a process of this generation; or an initializer, which begins a new one. Tells it how far the job is. Returns the
+    /// generation, and a number for the connection.
     ///
     /// # Errors
-    /// The reason why it may not come in.
+    /// The reason why it is refused.
     pub fn admit(&self, peer: W, generation: Option<u64>) -> anyhow::Result<(u64, u64)> {
         let mut state = self.state();
         match generation {
@@ -116,7 +116,7 @@ impl<W: Peer> Job<W> {
                 state.begun = true;
                 state.initializer = None;
                 for (_, old) in std::mem::take(&mut state.connections) {
-                    // So that its thread ends.
+                    // This ends its thread.
                     old.close();
                 }
             }
@@ -132,11 +132,11 @@ impl<W: Peer> Job<W> {
         }
         let generation_now = state.generation;
         let Position { next, next_row, identity, .. } = state.durable;
-        // While the state is locked, so that no acknowledgement comes before it.
+        // Before the state is unlocked, so that no acknowledgement comes first.
         peer.welcome(Welcome { next, next_row, generation: generation_now, identity });
         let is_initializer = generation.is_none();
         if let (true, Some(End::Job(outcome))) = (is_initializer, &state.end) {
-            // It comes to a job that has ended: that is what it wants to know.
+            // The job has ended while it was away.
             peer.send(FromReceiver::Outcome(outcome.clone()));
         }
         let peer = Arc::new(peer);
@@ -151,7 +151,7 @@ impl<W: Peer> Job<W> {
         Ok((generation_now, connection))
     }
 
-    /// A classifier process's connection ended.
+    /// A classifier process's connection has ended.
     pub fn left(&self, connection: u64) {
         let mut state = self.state();
         state.connections.remove(&connection);
@@ -164,7 +164,7 @@ impl<W: Peer> Job<W> {
         self.changed.notify_all();
     }
 
-    /// Notes that a batch of this worker came in, and when.
+    /// A batch of this worker has arrived.
     pub fn received(&self, generation: u64, worker: u32, now: SystemTime) {
         let mut state = self.state();
         state.started.get_or_insert(now);
@@ -175,13 +175,13 @@ impl<W: Peer> Job<W> {
         }
     }
 
-    /// Notes why rows were rejected that are written.
+    /// Notes the reasons of the rejects that are written.
     pub fn rejected(&self, reasons: &Reasons) {
         self.state().reasons.clone_from(reasons);
     }
 
-    /// Notes how far the writer is, and how many bytes of results wait for an earlier batch; `idle` says that it has nothing
-    /// else to write just now.
+    /// Notes how far the writer is, and how many bytes of results wait for an earlier batch. `idle` means that the writer has
+    /// nothing else to do.
     pub fn written(&self, position: Position, held: u64, idle: bool) {
         let mut state = self.state();
         state.held = held;
@@ -200,7 +200,7 @@ impl<W: Peer> Job<W> {
         self.changed.notify_all();
     }
 
-    /// Waits until so many bytes of results are durable, or until it is clear that there will not be as many.
+    /// Waits until this many bytes of results are durable, or the job has ended.
     pub fn await_results(&self, bytes: u64) -> Reach {
         let mut state = self.state();
         loop {
@@ -219,7 +219,7 @@ impl<W: Peer> Job<W> {
     /// Notes what job this is.
     ///
     /// # Errors
-    /// When what is durable here is another job's.
+    /// When the durable results are another job's.
     pub fn identity(&self, identity: Identity) -> anyhow::Result<()> {
         let mut state = self.state();
         ensure!(
@@ -232,10 +232,10 @@ impl<W: Peer> Job<W> {
         Ok(())
     }
 
-    /// Notes that no batches beyond these totals will come.
+    /// Notes how many rows and batches there are in all.
     ///
     /// # Errors
-    /// Other totals than those that were told before, by this cluster or an earlier one: they are those of the same rows.
+    /// When an earlier generation had other totals.
     pub fn totals(&self, totals: Totals, now: SystemTime) -> anyhow::Result<()> {
         let mut state = self.state();
         let known = state.totals.unwrap_or(totals);
@@ -253,14 +253,14 @@ impl<W: Peer> Job<W> {
         Ok(())
     }
 
-    /// Asks the receiver to make durable what is here, and to stop.
+    /// Asks the receiver to make durable what is written, and to stop.
     pub fn stop(&self) {
         let mut state = self.state();
         state.stop = Some(state.written.next);
         self.changed.notify_all();
     }
 
-    /// Waits until there is something for the syncer to do; `None` when the job has ended.
+    /// Waits for work for the syncer; `None` when the job has ended.
     pub fn sync_work(&self) -> Option<SyncWork> {
         let mut state = self.state();
         loop {
@@ -274,18 +274,18 @@ impl<W: Peer> Job<W> {
         }
     }
 
-    /// What there is for the syncer to do just now, if anything is.
+    /// The syncer's work at this moment, if there is any.
     pub fn sync_work_now(&self) -> Option<SyncWork> {
         let state = self.state();
         if state.end.is_some() { None } else { state.sync_work() }
     }
 
-    /// When the job's first batch (or the totals) came, to whichever receiver.
+    /// When the first batch (or the totals) came, to this receiver or an earlier one.
     pub fn started(&self) -> SystemTime {
         self.state().started.unwrap_or_else(SystemTime::now)
     }
 
-    /// Ends the job, if it has not ended yet, and tells the source.
+    /// Ends the job, unless it has ended, and tells the source.
     pub fn end(&self, end: End) {
         let mut state = self.state();
         if state.end.is_some() {
@@ -298,14 +298,13 @@ impl<W: Peer> Job<W> {
         self.changed.notify_all();
     }
 
-    /// An initializer has been told how the job ended.
+    /// An initializer was told how the job ended.
     pub fn told(&self) {
         self.state().told = true;
         self.changed.notify_all();
     }
 
-    /// Waits for the job's end. A job that has begun and whose processes are all gone for longer than
-    /// `patience` fails.
+    /// Waits for the job's end. A job that has begun fails when all of its processes are gone for longer than `patience`.
     pub fn wait(&self, patience: Duration) -> End {
         let mut state = self.state();
         loop {
@@ -327,27 +326,26 @@ impl<W: Peer> Job<W> {
         }
     }
 
-    /// Waits until an initializer was told how the job ended, somebody asks to stop, or `limit` is over.
+    /// Waits until an initializer was told how the job ended, the receiver is asked to stop, or `limit` is over.
     pub fn await_told(&self, limit: Duration) {
         let waits = |state: &mut State<W>| !state.told && state.stop.is_none();
         self.changed.wait_while_for(&mut self.state(), waits, limit);
     }
 
-    /// What keeps the files of the finished job from others, if that was told to somebody. Until then it stays here,
-    /// and so they are kept as long as this process runs.
+    /// Takes the locks of the finished job's files, if an initializer was told of the end. Otherwise they stay locked while this
+    /// process runs.
     pub fn take_told(&self) -> Option<Finished> {
         let mut state = self.state();
         if state.told { state.finished.take() } else { None }
     }
 
-    /// Waits until the processes have closed their connections (they were told the outcome), or `limit`
-    /// is over.
+    /// Waits until the processes, which were told the outcome, have closed their connections, or `limit` is over.
     pub fn wait_for_leave(&self, limit: Duration) {
         let waits = |state: &mut State<W>| !state.connections.is_empty();
         self.changed.wait_while_for(&mut self.state(), waits, limit);
     }
 
-    /// How the job goes.
+    /// How far the job is.
     pub fn progress(&self) -> Progress {
         let state = self.state();
         let Position { next_row: rows, rejects, result_bytes: bytes, .. } = state.durable;

@@ -1,17 +1,17 @@
-//! Results in, in whatever order; results out, in row order and durable.
+//! The receiver: takes results in any order, and writes them in row order, durably.
 //!
 //! | module         | holds |
 //! |----------------|-------|
-//! | [`audit`]      | what results are held against: their columns, and how many rows may be rejected; pure |
-//! | [`order`]      | which batch is next, and what came early; pure |
-//! | [`shelf`]      | early batches that find no room in memory, on disk |
-//! | [`checkpoint`] | the small file that says how much of the results counts |
+//! | [`audit`]      | checks results: their columns, and how many rows may be rejected; pure |
+//! | [`reorder`]    | which batch is next, and which came early; pure |
+//! | [`spill`]      | early batches that find no room in memory, on disk |
+//! | [`checkpoint`] | the small file that says how much of the results is durable |
 //! | [`store`]      | results, rejects and checkpoint on disk |
 //! | [`job`]        | the state that connections, the writer and the syncer share |
 //! | [`writer`]     | the thread that puts batches in order and writes them, and the one that makes them durable |
-//! | [`outbox`]     | what is told to a classifier process, by a thread that may wait for it |
+//! | [`outbox`]     | messages to a classifier process, written by a thread of their own |
 //! | [`server`]     | connections: classifier processes, observers, plain clients |
-//! | [`archive`]    | everything as one .tgz, compressed while it comes |
+//! | [`archive`]    | everything as one `.tgz`, compressed while results come |
 //! | [`budget`]     | a number of bytes that threads share |
 //! | [`plain`]      | what plain clients of 2018 send |
 
@@ -24,6 +24,6 @@ pub mod outbox;
 pub mod plain;
 pub mod reorder;
 pub mod server;
-pub mod shelf;
+pub mod spill;
 pub mod store;
 pub mod writer;

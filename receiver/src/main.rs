@@ -20,8 +20,8 @@ use receiver::store::Finished;
 use telemetry::report::Ending;
 use telemetry::reporter;
 
-/// Takes results in and writes them down: a cluster's numbered batches in row order, durable; or whatever a
-/// plain framed client sends, a line a frame.
+/// Writes results to a file: a cluster's numbered batches in row order, durably; or the payloads of plain framed clients,
+/// one a line.
 #[derive(Debug, Parser)]
 #[command(
     version,
@@ -33,14 +33,13 @@ Exit code: 0 when the job is done (without a cluster's job: when the receiver is
 was stopped."
 )]
 struct Args {
-    /// Payloads are framed (a 4-byte big-endian length, then the payload); there is no other way, and the flag
-    /// is taken since 2018's receiver had it
+    /// Ignored: payloads are always framed (a 4-byte big-endian length, then the payload). 2018's receiver had this flag
     #[arg(long)]
     framed: bool,
     /// Where to listen
     #[arg(long, value_name = "HOST:PORT", default_value_t = format!("127.0.0.1:{}", ports::RESULTS), value_parser = net::host_and_port)]
     listen: String,
-    /// When the port is taken, take any free one; the ready file says which
+    /// Use any free port instead of one that is taken; the ready file says which
     #[arg(long)]
     any_port: bool,
     /// The file for the results; without it, plain payloads go to standard output
@@ -49,17 +48,17 @@ struct Args {
     /// Also pack results, rejects and summary into this .tgz, while they come
     #[arg(long, value_name = "FILE", requires = "output")]
     archive: Option<PathBuf>,
-    /// A file with the job's token; who does not know it is refused
+    /// A file with the job's token; peers without it are refused
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// Let plain clients, which cannot show a token, in although there is one
+    /// Let plain clients send without the token, which they cannot show
     #[arg(long)]
     allow_plain: bool,
     /// How long all classifier processes may be gone before a job that has begun fails
     #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=process::LONGEST_WAIT))]
     patience: u64,
-    /// How many rows may be rejected: N, or P%, which is seen from 1,000 rows on; a job with more fails [default: not all of the
-    /// first 1,000]
+    /// How many rows may be rejected before the job fails: N, or P%, checked from row 1,000 on [default: fewer than all of
+    /// the first 1,000]
     #[arg(long, value_name = "N|P%")]
     max_rejects: Option<MostRejects>,
     /// Write the address to this file when listening
@@ -113,7 +112,7 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
                 let size = archive.finish().context("packing the results")?;
                 tracing::info!("the archive is ready, {size} bytes");
             }
-            // Not before: a receiver that is started again finds by it that there is something left to do.
+            // Last: by the checkpoint, a restarted receiver knows that there is something left to do.
             if let Some(Err(error)) = finished.map(Finished::tidy) {
                 tracing::warn!("{error:#}");
             }

@@ -1,5 +1,5 @@
-//! What is told to a classifier process. It is written by a thread of its own, since a process may be slow to take it, and nobody
-//! who has something to tell waits for that.
+//! Messages to a classifier process, written by a thread of their own: a slow process must not hold up the thread that has a
+//! message for it.
 
 use std::net::{Shutdown, TcpStream};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -11,11 +11,10 @@ use protocol::results::{FromReceiver, Welcome};
 
 use crate::job::Peer;
 
-/// How long a process may take for what it is told. It comes seldom and is short; if even that does not go, the process is not
-/// there any more.
+/// The longest that a write may take. Messages are rare and short, so a process that does not take them is gone.
 const WRITE_TIME: Duration = Duration::from_secs(5);
 
-/// The way to a classifier process over TCP.
+/// The messages to a classifier process over TCP.
 #[derive(Debug)]
 pub struct Outbox {
     messages: Sender<Message>,
@@ -45,7 +44,7 @@ impl Outbox {
         let write = move || {
             if let Err(error) = write(&out, &to_write, told) {
                 tracing::warn!("telling {name}: {error:#}; its connection is closed");
-                // The thread that reads from it sees that, and cleans up.
+                // The thread that reads from it sees its end.
                 let _ = out.shutdown(Shutdown::Both);
             }
         };
@@ -53,8 +52,8 @@ impl Outbox {
         Ok(Self { messages, stream })
     }
 
-    fn put(&self, message: Message) {
-        // If nobody writes it any more, the connection is closed.
+    fn enqueue(&self, message: Message) {
+        // Without the thread, the connection is closed.
         let _ = self.messages.send(message);
     }
 }
@@ -79,15 +78,15 @@ fn write(stream: &TcpStream, messages: &Receiver<Message>, told: impl FnOnce()) 
 
 impl Peer for Outbox {
     fn welcome(&self, welcome: Welcome) {
-        self.put(Message::Welcome(welcome));
+        self.enqueue(Message::Welcome(welcome));
     }
 
     fn send(&self, message: FromReceiver) {
-        self.put(Message::Later(message));
+        self.enqueue(Message::Later(message));
     }
 
     fn close(&self) {
-        // One that is closed already is as good.
+        // It may be closed already.
         let _ = self.stream.shutdown(Shutdown::Both);
     }
 }

@@ -1,5 +1,4 @@
-//! What plain framed clients send (2018's `data_receiver`): each payload is appended to the output with a
-//! line end, in order of arrival.
+//! Plain framed clients (2018's `data_receiver`): appends each payload to the output with a line end, in order of arrival.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -12,7 +11,7 @@ use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 use protocol::frame::FrameReader;
 
-/// Lines that are written in one go, in bytes, about.
+/// About how many bytes one write has.
 const WRITE_SIZE: usize = 64 << 10;
 
 /// Where plain payloads go.
@@ -22,10 +21,10 @@ pub struct Output {
 }
 
 impl Output {
-    /// A file, appended to; without a path, standard output.
+    /// Appends to a file; without a path, writes to standard output.
     ///
     /// # Errors
-    /// A file that cannot be written.
+    /// When the file cannot be written.
     pub fn open(path: Option<&Path>) -> anyhow::Result<Self> {
         let (name, writer): (_, Box<dyn Write + Send>) = match path {
             Some(path) => {
@@ -40,15 +39,15 @@ impl Output {
         Ok(Self { name, writer: Mutex::new(writer) })
     }
 
-    /// Appends the payloads of a connection, until it ends.
+    /// Appends the payloads of a connection until it ends.
     ///
     /// # Errors
-    /// A broken connection, or an output that cannot be written. What was taken before is written.
+    /// A broken connection, or an output that cannot be written. Payloads before that are written.
     pub fn append_all(&self, first: Bytes, reader: &mut FrameReader<TcpStream>) -> anyhow::Result<()> {
         let mut payload = Some(first);
         let mut lines = Vec::new();
         while let Some(mut line) = payload {
-            // Locked from taking a payload to its being written, so that nothing is taken and not written.
+            // Locked from here until the payload is written, for `settle`.
             let mut writer = self.writer();
             let broken = loop {
                 lines.extend_from_slice(&line);
@@ -74,7 +73,7 @@ impl Output {
         Ok(())
     }
 
-    /// Waits until all payloads that were taken are written, or `limit` is over: whoever should read them may not.
+    /// Waits until all payloads that were read are written, or `limit` is over: standard output may be a pipe that is not read.
     pub fn settle(&self, limit: Duration) {
         drop(self.writer.try_lock_for(limit));
     }

@@ -1,47 +1,47 @@
-//! Puts batches in line by their numbers. Knows nothing of sockets, files or clocks.
+//! Puts batches in the order of their numbers. Knows nothing of sockets, files or clocks.
 
 use std::collections::BTreeMap;
 
 use anyhow::ensure;
 use protocol::results::{LONGEST_WINDOW, ResultBatch};
 
-use crate::shelf::Stub;
+use crate::spill::Stub;
 
-/// A batch that is held.
+/// A batch that came before an earlier one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Held {
     /// In memory.
-    Here(ResultBatch),
-    /// Put away.
-    Away(Stub),
+    InMemory(ResultBatch),
+    /// On disk.
+    Spilled(Stub),
 }
 
 impl Held {
     fn batch(&self) -> &ResultBatch {
         match self {
-            Self::Here(batch) => batch,
-            Self::Away(stub) => &stub.batch,
+            Self::InMemory(batch) => batch,
+            Self::Spilled(stub) => &stub.batch,
         }
     }
 
-    /// Bytes of the batch.
+    /// The batch's size in bytes.
     pub fn size(&self) -> usize {
         match self {
-            Self::Here(batch) => batch.size(),
-            Self::Away(stub) => stub.size(),
+            Self::InMemory(batch) => batch.size(),
+            Self::Spilled(stub) => stub.size(),
         }
     }
 }
 
-/// The reorder buffer.
+/// Returns batches in order, whatever order they come in.
 #[derive(Debug, Default)]
 pub struct ReorderBuffer {
     next: u64,
     next_row: u64,
     early: BTreeMap<u64, Held>,
     held: usize,
-    /// Of these, bytes in memory.
-    here: usize,
+    /// Bytes in memory, of those held.
+    in_memory: usize,
 }
 
 impl ReorderBuffer {
@@ -50,11 +50,11 @@ impl ReorderBuffer {
         Self { next, next_row, ..Self::default() }
     }
 
-    /// Whether a batch of this number is new. One that is here already, or was given out, is not: the same rows have the same
-    /// results, so it brings nothing.
+    /// Whether a batch of this number is new. A batch that is here already, or was returned, is not needed again: the same rows have
+    /// the same results.
     ///
     /// # Errors
-    /// A number that no window allows.
+    /// When no window allows the number.
     pub fn wants(&self, number: u64) -> anyhow::Result<bool> {
         ensure!(
             number < self.next + u64::from(LONGEST_WINDOW),
@@ -69,39 +69,39 @@ impl ReorderBuffer {
         number == self.next
     }
 
-    /// Takes a batch in that is [wanted](ReorderBuffer::wants).
-    pub fn take_in(&mut self, batch: Held) {
+    /// Adds a batch that is [wanted](ReorderBuffer::wants).
+    pub fn insert(&mut self, batch: Held) {
         let (number, size) = (batch.batch().number, batch.size());
         self.held += size;
-        self.here += if matches!(batch, Held::Here(_)) { size } else { 0 };
+        self.in_memory += if matches!(batch, Held::InMemory(_)) { size } else { 0 };
         if let Some(before) = self.early.insert(number, batch) {
-            self.let_go(&before);
+            self.forget(&before);
         }
     }
 
-    fn let_go(&mut self, batch: &Held) {
+    fn forget(&mut self, batch: &Held) {
         self.held -= batch.size();
-        self.here -= if matches!(batch, Held::Here(_)) { batch.size() } else { 0 };
+        self.in_memory -= if matches!(batch, Held::InMemory(_)) { batch.size() } else { 0 };
     }
 
-    /// Bytes of the batches that are held back.
+    /// Bytes of the batches that are held.
     pub fn held(&self) -> usize {
         self.held
     }
 
-    /// Of these, bytes in memory.
-    pub fn here(&self) -> usize {
-        self.here
+    /// Bytes of these that are in memory.
+    pub fn in_memory(&self) -> usize {
+        self.in_memory
     }
 
-    /// Gives out the next batch, if it has come.
+    /// Returns the next batch, if it has come.
     ///
     /// # Errors
-    /// A batch that does not begin with the row after the last one's.
+    /// When it does not begin with the row after the last one.
     pub fn take(&mut self) -> anyhow::Result<Option<Held>> {
         let Some(entry) = self.early.first_entry().filter(|e| *e.key() == self.next) else { return Ok(None) };
         let held = entry.remove();
-        self.let_go(&held);
+        self.forget(&held);
         let batch = held.batch();
         ensure!(
             batch.first_row == self.next_row,
@@ -115,33 +115,33 @@ impl ReorderBuffer {
         Ok(Some(held))
     }
 
-    /// Forgets what came early (its cluster is gone, and its batches will be sent again); says how many of them were put away.
+    /// Drops the held batches, whose generation is over; returns how many of them are on disk.
     pub fn forget_early(&mut self) -> usize {
-        let away = self.early.values().filter(|batch| matches!(batch, Held::Away(_))).count();
+        let spilled = self.early.values().filter(|batch| matches!(batch, Held::Spilled(_))).count();
         self.early.clear();
-        (self.held, self.here) = (0, 0);
-        away
+        (self.held, self.in_memory) = (0, 0);
+        spilled
     }
 }
 
-/// Batches of the newest generation, in line.
+/// Returns the batches of the newest generation in order, and spills early ones to disk.
 #[derive(Debug)]
 pub struct Sequencer {
-    order: ReorderBuffer,
+    buffer: ReorderBuffer,
     generation: u64,
-    /// How much of what comes early stays in memory.
-    most_here: usize,
+    /// How many bytes of early batches stay in memory.
+    most_in_memory: usize,
 }
 
-/// What is to be done with early batches: where they are put that find no room in memory.
-pub trait Away {
-    /// Puts a batch away.
+/// Where early batches go that find no room in memory.
+pub trait Spill {
+    /// Writes a batch to disk.
     ///
     /// # Errors
-    /// A disk that takes nothing more.
-    fn put(&mut self, batch: ResultBatch) -> anyhow::Result<Stub>;
+    /// Those of the file system.
+    fn write(&mut self, batch: ResultBatch) -> anyhow::Result<Stub>;
 
-    /// So many batches will not be taken back.
+    /// Drops `batches` batches.
     ///
     /// # Errors
     /// Those of the file system.
@@ -149,54 +149,59 @@ pub trait Away {
 }
 
 impl Sequencer {
-    /// Before the first generation. In memory, no more early batches are held than `most_here` bytes.
-    pub fn new(order: ReorderBuffer, most_here: usize) -> Self {
-        Self { order, generation: 0, most_here }
+    /// Starts before the first generation. Holds at most `most_in_memory` bytes of early batches in memory.
+    pub fn new(buffer: ReorderBuffer, most_in_memory: usize) -> Self {
+        Self { buffer, generation: 0, most_in_memory }
     }
 
-    /// Takes a batch of this generation in.
+    /// Adds a batch of this generation.
     ///
     /// # Errors
-    /// A number that no window allows, or a disk that takes nothing more.
-    pub fn offer(&mut self, generation: u64, batch: ResultBatch, away: &mut impl Away) -> anyhow::Result<()> {
+    /// When no window allows the number, or the disk is full.
+    pub fn offer(
+        &mut self,
+        generation: u64,
+        batch: ResultBatch,
+        spill: &mut impl Spill,
+    ) -> anyhow::Result<()> {
         if generation < self.generation {
-            // A straggler of a cluster that is gone; the new one sends it again.
+            // The generation is over; the newest one sends this batch again.
             return Ok(());
         }
         if generation > self.generation {
             self.generation = generation;
-            away.forget(self.order.forget_early())?;
+            spill.forget(self.buffer.forget_early())?;
         }
-        if !self.order.wants(batch.number)? {
+        if !self.buffer.wants(batch.number)? {
             return Ok(());
         }
-        let has_room = self.order.here() + batch.size() <= self.most_here;
-        let batch = match has_room || self.order.is_next(batch.number) {
-            true => Held::Here(batch),
-            false => Held::Away(away.put(batch)?),
+        let has_room = self.buffer.in_memory() + batch.size() <= self.most_in_memory;
+        let batch = match has_room || self.buffer.is_next(batch.number) {
+            true => Held::InMemory(batch),
+            false => Held::Spilled(spill.write(batch)?),
         };
-        self.order.take_in(batch);
+        self.buffer.insert(batch);
         Ok(())
     }
 
-    /// Gives out the next batch, if it has come.
+    /// Returns the next batch, if it has come.
     ///
     /// # Errors
-    /// A batch that does not begin with the row after the last one's.
+    /// When it does not begin with the row after the last one.
     pub fn take(&mut self) -> anyhow::Result<Option<Held>> {
-        self.order.take()
+        self.buffer.take()
     }
 
-    /// Bytes of the batches that are held back.
+    /// Bytes of the batches that are held.
     pub fn held(&self) -> usize {
-        self.order.held()
+        self.buffer.held()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shelf::Shelf;
+    use crate::spill::SpillFile;
     use proptest::prelude::*;
 
     const SIZE: usize = 10;
@@ -208,7 +213,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_order_and_any_duplicates_come_out_in_line_once(
+        fn any_order_and_any_duplicates_come_out_in_order_once(
             sizes in prop::collection::vec(1u32..5, 1..50),
             again in prop::collection::vec(any::<prop::sample::Index>(), 0..20),
             shuffle in prop::collection::vec(any::<u64>(), 70),
@@ -224,29 +229,29 @@ mod tests {
             let mut keyed: Vec<_> = sent.into_iter().zip(shuffle).collect();
             keyed.sort_by_key(|(_, key)| *key);
             let dir = tempfile::tempdir().unwrap();
-            let mut shelf = Shelf::new(&dir.path().join("results.log"));
+            let mut spill = SpillFile::new(&dir.path().join("results.log"));
             // Room for three, and for the one that is next.
-            let mut line = Sequencer::new(ReorderBuffer::new(0, 0), 3 * SIZE);
+            let mut sequencer = Sequencer::new(ReorderBuffer::new(0, 0), 3 * SIZE);
             let mut out = Vec::new();
             for (batch, _) in keyed {
-                line.offer(1, batch, &mut shelf).unwrap();
-                prop_assert!(line.order.here() <= 3 * SIZE + SIZE);
-                while let Some(next) = line.take().unwrap() {
+                sequencer.offer(1, batch, &mut spill).unwrap();
+                prop_assert!(sequencer.buffer.in_memory() <= 3 * SIZE + SIZE);
+                while let Some(next) = sequencer.take().unwrap() {
                     out.push(match next {
-                        Held::Here(batch) => batch,
-                        Held::Away(stub) => shelf.take(stub).unwrap(),
+                        Held::InMemory(batch) => batch,
+                        Held::Spilled(stub) => spill.take(stub).unwrap(),
                     });
                 }
             }
             prop_assert_eq!(out, all);
-            prop_assert_eq!((line.order.here(), line.held()), (0, 0));
+            prop_assert_eq!((sequencer.buffer.in_memory(), sequencer.held()), (0, 0));
         }
     }
 
     #[test]
     fn a_gap_in_the_rows_and_a_wild_number_are_errors() {
         let mut order = ReorderBuffer::new(5, 500);
-        order.take_in(Held::Here(batch(5, 501, 1)));
+        order.insert(Held::InMemory(batch(5, 501, 1)));
         let error = order.take().unwrap_err().to_string();
         assert_eq!(error, "batch 5 begins with row 501, and row 500 is next");
         assert!(order.wants(u64::MAX).is_err());

@@ -22,25 +22,25 @@ use crate::budget::Budget;
 use crate::job::{End, Job};
 use crate::outbox::Outbox;
 use crate::plain;
-use crate::shelf::Shelf;
+use crate::spill::SpillFile;
 use crate::store::{self, Finished, Opened};
 use crate::writer::{self, Event, Writer};
 
-/// Bytes of batches that wait for the writer; each connection's thread may hold one batch more.
+/// How many bytes of batches may wait for the writer; each connection's thread may hold one batch more.
 const QUEUE: usize = 64 << 20;
-/// How often an observer is told how the job goes.
+/// How often an observer gets the progress.
 const OBSERVER_PAUSE: Duration = Duration::from_millis(100);
-/// How long an observer may let the receiver wait that tells it something.
+/// The longest that a write to an observer may take.
 const OBSERVER_TIME: Duration = Duration::from_secs(5);
-/// How long plain payloads may take to be written when the receiver is to stop.
+/// How long to wait for plain payloads to be written when the receiver stops.
 const SETTLE_TIME: Duration = Duration::from_secs(5);
-/// How long the processes may take to leave when the job has ended.
+/// How long to wait for the processes to leave when the job has ended.
 const LEAVE_TIME: Duration = Duration::from_secs(5);
 
-/// What a receiver is to do.
+/// How a receiver works.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Where results go; without, plain clients' payloads go to standard output and there is no job.
+    /// Where results go. Without it, there is no job, and plain clients' payloads go to standard output.
     pub output: Option<PathBuf>,
     /// The job's token.
     pub token: Option<Token>,
@@ -57,11 +57,11 @@ pub struct Server {
     settings: Settings,
     job: Arc<Job>,
     mode: Mutex<Mode>,
-    /// For batches that wait for the writer.
+    /// Bytes of batches that wait for the writer.
     queue: Arc<Budget>,
 }
 
-/// What the receiver takes; the first connection decides.
+/// What the receiver accepts; the first connection decides.
 enum Mode {
     Undecided,
     /// Numbered batches, which go to the writer.
@@ -70,11 +70,10 @@ enum Mode {
 }
 
 impl Server {
-    /// Prepares a receiver. Files of an interrupted job are opened at once, so that what is wrong with them is
-    /// said at once.
+    /// Prepares a receiver. Opens the files of an interrupted job at once, so that their errors come at once.
     ///
     /// # Errors
-    /// Files that cannot be used.
+    /// When files cannot be used.
     pub fn new(settings: Settings) -> anyhow::Result<Arc<Self>> {
         let job = Arc::new(Job::default());
         let queue = Arc::new(Budget::new(QUEUE));
@@ -96,15 +95,15 @@ impl Server {
         &self.job
     }
 
-    /// Serves connections until the job ends or somebody asks to [`stop`](Server::stop). Of a job that is finished, and
-    /// whose cluster knows that, also gives what is to be tidied up when nothing more is to be done with its files.
+    /// Serves connections until the job ends or [`stop`](Server::stop) is called. When the job is finished and its cluster knows
+    /// that, also returns what is left to tidy up.
     pub fn run(self: &Arc<Self>, listener: TcpListener) -> (End, Option<Finished>) {
         let server = Arc::clone(self);
         let serve = move |connection: Connection| {
             if let Err(error) = server.serve(&connection) {
                 connection.complain(format_args!("{}: {error:#}", connection.peer));
             }
-            // Clones of the stream may live on elsewhere; the peer should see the end now.
+            // Clones of the stream may exist elsewhere, and the peer should see the end now.
             let _ = connection.stream.shutdown(std::net::Shutdown::Both);
         };
         let job = Arc::clone(&self.job);
@@ -116,7 +115,7 @@ impl Server {
         self.job.end(end.clone());
         let mut told = None;
         if matches!(end, End::Job(Outcome::Done(_))) {
-            // Until somebody knows that the job is finished, a receiver must be there that can say so.
+            // A receiver must be there until the initializer knows that the job is finished.
             self.job.await_told(self.settings.patience);
             told = self.job.take_told();
             if let Some(Err(error)) = told.as_mut().map(Finished::note_told) {
@@ -129,7 +128,7 @@ impl Server {
         (end, told)
     }
 
-    /// Makes durable what is here, and ends.
+    /// Makes durable what is written, and ends.
     pub fn stop(&self) {
         match &*self.mode() {
             Mode::Numbered(_) => self.job.stop(),
@@ -145,7 +144,7 @@ impl Server {
         self.mode.lock()
     }
 
-    /// The way to the writer, whose files are opened when the first classifier process comes.
+    /// The channel to the writer; opens its files when the first classifier process comes.
     fn numbered(&self) -> anyhow::Result<Sender<Event>> {
         let mut mode = self.mode();
         if matches!(*mode, Mode::Undecided) {
@@ -220,8 +219,8 @@ impl Server {
             match decode(payload)? {
                 ToReceiver::Batch(batch) => {
                     self.queue.take(batch.size());
-                    // When the job has failed, nobody writes any more. What still comes is dropped, until the
-                    // cluster has read why: to close the connection now could keep that from it.
+                    // When the job has failed, the writer is gone, and batches are dropped. Closing the connection now could
+                    // keep the reason from the cluster.
                     let _ = process.events.send(Event::Batch(process.generation, batch));
                 }
                 ToReceiver::Identity(identity) => {
@@ -247,9 +246,9 @@ impl Server {
         Ok(())
     }
 
-    /// Tells an observer how the job goes, until it leaves or the job ends.
+    /// Sends the progress to an observer until it leaves or the job ends.
     fn observe(&self, stream: &TcpStream) {
-        // One that does not listen any more must not keep a thread.
+        // An observer that does not read must not keep a thread.
         if net::limit_writes(stream, OBSERVER_TIME).is_err() {
             return;
         }
@@ -268,7 +267,7 @@ enum Admitted {
     Process(Process),
 }
 
-/// A classifier process that was let in.
+/// A classifier process that was admitted.
 struct Process {
     name: String,
     generation: u64,
@@ -285,7 +284,7 @@ fn fail(job: &Job, reason: String) {
     job.end(End::Job(Outcome::Failed(reason)));
 }
 
-/// Opens a job's files, and starts the writer and the syncer, if there is something to write.
+/// Opens a job's files, and starts the writer and the syncer, unless the job is finished.
 fn start(
     settings: &Settings,
     paths: &ResultFiles,
@@ -297,7 +296,7 @@ fn start(
         Opened::ToWrite(store, syncer, before) => (*store, syncer, before),
         Opened::Finished(summary, finished) => {
             job.finished_before(summary, finished);
-            // What still comes is dropped, and nothing waits for room.
+            // Batches that still come are dropped, and need no room.
             queue.close();
             return Ok(sender);
         }
@@ -310,7 +309,7 @@ fn start(
     }
     job.begin_at(store.position(), syncer.life());
     job.rejected(audit.reasons());
-    let writer = Writer::new(store, Shelf::new(&paths.results), audit);
+    let writer = Writer::new(store, SpillFile::new(&paths.results), audit);
     let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
     let (writer_job, writer_queue) = (Arc::clone(job), Arc::clone(queue));
     thread("writer")
@@ -328,7 +327,7 @@ fn start(
     Ok(sender)
 }
 
-/// The output's folder must be there, and take new files: better said now than when results come.
+/// Checks that the output's folder takes new files, before results come.
 fn check_folder(results: &Path) -> anyhow::Result<()> {
     let probe = results.with_file_name(format!(".probe-{}", std::process::id()));
     std::fs::File::create_new(&probe)

@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 use crate::checkpoint::{Checkpoint, Position};
 pub use open::open;
 
-/// The writing side: appends batches. [`Syncer`] makes them durable meanwhile.
+/// Appends batches. The [`Syncer`] makes them durable meanwhile.
 #[derive(Debug)]
 pub struct Store {
     paths: ResultFiles,
@@ -29,24 +29,24 @@ pub struct Store {
     schema: NewSchema,
 }
 
-/// A schema that the writing side has found, and that is not durable yet.
+/// A schema that the store has noted, and that is not durable yet.
 type NewSchema = Arc<Mutex<Option<Schema>>>;
 
-/// Of the results and of the rejects, as far as they are written.
+/// The hashes of results and rejects as far as they are written.
 #[derive(Debug, Clone)]
 struct Hashes {
     results: Sha256,
     rejects: Sha256,
 }
 
-/// The side that makes durable what the writing side has written.
+/// Makes durable what the store has written.
 #[derive(Debug)]
 pub struct Syncer {
     paths: ResultFiles,
     results: File,
     rejects: File,
     checkpoint: Checkpoint,
-    /// What the last checkpoint says.
+    /// The last checkpoint's position.
     durable: Position,
     schema: NewSchema,
 }
@@ -54,22 +54,22 @@ pub struct Syncer {
 /// A job's files, opened.
 #[derive(Debug)]
 pub enum Opened {
-    /// A job to begin, or to go on with, from what there is already.
+    /// A new job, or one that was interrupted.
     ToWrite(Box<Store>, Syncer, Before),
-    /// A job that is finished, but may not have said so to anybody: the receiver ended just then.
+    /// A finished job; its receiver may have died before it told the initializer.
     Finished(Summary, Finished),
 }
 
-/// What was written by earlier receivers.
+/// What earlier receivers have written.
 #[derive(Debug, Default)]
 pub struct Before {
-    /// What the columns of the results are.
+    /// The columns of the results.
     pub schema: Schema,
-    /// The rejects, without their header, if there may be some.
+    /// Reads the rejects behind their header; `None` for a new job.
     pub rejects: Option<Take<File>>,
 }
 
-/// What keeps the files of a finished job from others, until all that was asked for is done.
+/// The locks of a finished job's files.
 #[derive(Debug)]
 pub struct Finished {
     paths: ResultFiles,
@@ -79,25 +79,25 @@ pub struct Finished {
 }
 
 impl Finished {
-    /// Where the job ended.
+    /// The job's last position.
     pub fn position(&self) -> Position {
         self.position
     }
 
-    /// How many receivers have had the job.
+    /// Which of the job's receivers this one is, counted from 1.
     pub fn life(&self) -> u64 {
         self.checkpoint.life()
     }
 
-    /// Whether it is noted that the initializer was told.
+    /// Whether the initializer was told, by the checkpoint.
     pub fn is_told(&self) -> bool {
         self.told
     }
 
-    /// Notes that the initializer was told: a receiver that is started again need not wait for it.
+    /// Notes durably that the initializer was told, so that a restarted receiver need not wait for it.
     ///
     /// # Errors
-    /// Names the file.
+    /// Those of the file system; name the file.
     pub fn note_told(&mut self) -> anyhow::Result<()> {
         if !self.told {
             self.checkpoint
@@ -108,10 +108,10 @@ impl Finished {
         Ok(())
     }
 
-    /// Nothing is left to do: removes the checkpoint, which nobody needs any more.
+    /// Removes the checkpoint, when nothing is left to do.
     ///
     /// # Errors
-    /// Names the file.
+    /// Those of the file system; name the file.
     pub fn tidy(self) -> anyhow::Result<()> {
         remove_if_there(&self.paths.checkpoint)?;
         remove_if_there(&self.paths.schema)?;
@@ -120,21 +120,21 @@ impl Finished {
 }
 
 impl Store {
-    /// How far the writing is.
+    /// What is written.
     pub fn position(&self) -> Position {
         self.position
     }
 
-    /// The results that are appended from now on are of this schema.
+    /// Results that are appended from now on have this schema.
     pub fn note_schema(&mut self, schema: &Schema) {
         self.position.columns = schema.0.len() as u32;
         *self.schema.lock() = Some(schema.clone());
     }
 
-    /// Appends batches that are in line.
+    /// Appends the next batches.
     ///
     /// # Errors
-    /// Names the file; after an error the store is not to be used any more.
+    /// Those of the file system; name the file. After an error, the store must not be used.
     pub fn append(&mut self, batches: &[ResultBatch]) -> anyhow::Result<()> {
         let mut slices: Vec<_> = batches.iter().map(|batch| IoSlice::new(&batch.results)).collect();
         write_all_vectored(&self.results, &mut slices)
@@ -153,7 +153,7 @@ impl Store {
             self.position.result_bytes += batch.results.len() as u64;
             self.position.reject_bytes += batch.rejects.len() as u64;
         }
-        // Not for each batch: to end a hash costs as much as to hash a short batch.
+        // Not for each batch: finishing a hash costs as much as hashing a short batch.
         if !batches.is_empty() {
             self.position.results_sha256 = protocol::hash::shorten(self.hashes.results.clone());
         }
@@ -163,14 +163,14 @@ impl Store {
         Ok(())
     }
 
-    /// SHA-256 of the results as far as they are written, in hexadecimal.
+    /// The SHA-256 of the results as far as they are written, in hexadecimal.
     pub fn sha256(&self) -> String {
         protocol::hash::finish(self.hashes.results.clone())
     }
 }
 
 impl Syncer {
-    /// How many receivers have had the job, this one included.
+    /// Which of the job's receivers this one is, counted from 1.
     pub fn life(&self) -> u64 {
         self.checkpoint.life()
     }
@@ -183,7 +183,7 @@ impl Syncer {
     /// Makes everything up to `position` durable: first the data, then the checkpoint.
     ///
     /// # Errors
-    /// Names the file; the data may or may not be durable then.
+    /// Those of the file system; name the file. The data may or may not be durable then.
     pub fn sync(&mut self, position: &Position) -> anyhow::Result<()> {
         let schema = self.schema.lock().take();
         if let Some(schema) = schema {
@@ -201,10 +201,10 @@ impl Syncer {
         Ok(())
     }
 
-    /// Ends the job: writes the summary. The checkpoint stays until that has been told, and all is done.
+    /// Ends the job: writes the summary. The checkpoint stays until the initializer was told and nothing is left to do.
     ///
     /// # Errors
-    /// Names the file.
+    /// Those of the file system; name the file.
     pub fn finish(self, summary: &Summary) -> anyhow::Result<Finished> {
         let mut json = serde_json::to_vec_pretty(summary).context("encoding the summary")?;
         json.push(b'\n');

@@ -1,6 +1,6 @@
-//! The thread that puts batches in order and writes them, and the one that makes them durable.
+//! The thread that puts batches in order and writes them, and the thread that makes them durable.
 //!
-//! They work side by side: while one span of the results is being synced, the next is being written.
+//! They work in parallel: while one span of the results is being synced, the next is being written.
 
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant, SystemTime};
@@ -13,26 +13,26 @@ use crate::audit::Audit;
 use crate::budget::Budget;
 use crate::job::{End, Job, SyncWork};
 use crate::reorder::{Held, ReorderBuffer, Sequencer};
-use crate::shelf::Shelf;
+use crate::spill::SpillFile;
 use crate::store::{Store, Syncer};
 
-/// How many batches are taken in before some are written.
+/// How many batches to receive before writing.
 const MOST_AT_ONCE: usize = 256;
-/// From the beginning of one sync to that of the next. One after the other, they would take 4 % of two cores from Python models,
-/// and bring nothing: a window of usual length has room for much more than comes in this time. (One of ten batches has not, and
-/// lets 2,000 batches a second through.)
+/// The least time from the start of one sync to the start of the next. Without a pause, syncs take 4 % of two cores from Python
+/// models and make nothing quicker: a usual window has room for much more than comes in this time. (A window of ten batches has
+/// not, and lets 2,000 batches a second through.)
 const SYNC_PAUSE: Duration = Duration::from_millis(5);
 
-/// For the writer.
+/// Messages to the writer.
 #[derive(Debug)]
 pub enum Event {
     /// A batch of this generation.
     Batch(u64, ResultBatch),
-    /// All batches are written: the syncer asks what they are in all, if the job is one that may be done.
+    /// All batches are durable: the syncer asks for the summary of all results, if the job may succeed.
     Digest(std::sync::mpsc::Sender<anyhow::Result<Whole>>),
 }
 
-/// What all results are.
+/// A summary of all results.
 #[derive(Debug)]
 pub struct Whole {
     /// Their SHA-256, in hexadecimal.
@@ -43,27 +43,27 @@ pub struct Whole {
     columns: Vec<String>,
 }
 
-/// How many bytes of early batches stay in memory; more are put away to the disk.
+/// How many bytes of early batches stay in memory; more go to disk.
 const MOST_HELD: usize = 64 << 20;
-/// How many bytes are written before more early batches are read back.
+/// How many bytes to write before reading more early batches back.
 const MOST_READY: usize = 16 << 20;
 
-/// What the writer works on.
+/// The writer's state.
 pub struct Writer {
     store: Store,
-    shelf: Shelf,
+    spill: SpillFile,
     sequencer: Sequencer,
     audit: Audit,
-    /// Of how many rejects the job was told the reasons last.
+    /// The number of rejects whose reasons the job knows.
     told: u64,
 }
 
 impl Writer {
-    /// Goes on where the files end.
-    pub fn new(store: Store, shelf: Shelf, audit: Audit) -> Self {
+    /// Continues where the files end.
+    pub fn new(store: Store, spill: SpillFile, audit: Audit) -> Self {
         let position = store.position();
         let sequencer = Sequencer::new(ReorderBuffer::new(position.next, position.next_row), MOST_HELD);
-        Self { store, shelf, sequencer, audit, told: 0 }
+        Self { store, spill, sequencer, audit, told: 0 }
     }
 }
 
@@ -75,11 +75,11 @@ pub fn write(mut writer: Writer, events: &Receiver<Event>, job: &Job, queue: &Bu
             break;
         }
     }
-    // What still comes is dropped, and must not wait for room.
+    // Batches that still come are dropped, and need no room.
     queue.close();
 }
 
-/// Takes in what is here, up to a limit, and writes what is in line.
+/// Receives what is there, up to a limit, and writes what is next.
 fn step(
     writer: &mut Writer,
     first: Event,
@@ -95,7 +95,7 @@ fn step(
             Some(Event::Batch(generation, batch)) => {
                 job.received(generation, batch.worker, SystemTime::now());
                 queue.give_back(batch.size());
-                writer.sequencer.offer(generation, batch, &mut writer.shelf)?;
+                writer.sequencer.offer(generation, batch, &mut writer.spill)?;
             }
             Some(Event::Digest(reply)) => digests.push(reply),
             None => break true,
@@ -112,7 +112,7 @@ fn step(
         writer.told = writer.store.position().rejects;
         job.rejected(writer.audit.reasons());
     }
-    // What fits is written, also if what follows does not.
+    // Batches before a failure are written.
     written?;
     for reply in digests {
         let outcome = writer.audit.finish().map(|()| Whole {
@@ -120,14 +120,14 @@ fn step(
             reject_reasons: writer.audit.reasons().clone(),
             columns: writer.audit.schema().names().map(str::to_owned).collect(),
         });
-        // The syncer waits for it; if it does not, the job has ended.
+        // Without a syncer, the job has ended.
         let _ = reply.send(outcome);
     }
     Ok(())
 }
 
 impl Writer {
-    /// Writes what is in line.
+    /// Writes the next batches, as far as they have come.
     fn write_ready(&mut self) -> anyhow::Result<()> {
         loop {
             let (mut run, mut bytes, mut outcome) = (Vec::new(), 0, Ok(()));
@@ -135,8 +135,8 @@ impl Writer {
                 && let Some(held) = self.sequencer.take()?
             {
                 let batch = match held {
-                    Held::Here(batch) => batch,
-                    Held::Away(stub) => self.shelf.take(stub)?,
+                    Held::InMemory(batch) => batch,
+                    Held::Spilled(stub) => self.spill.take(stub)?,
                 };
                 match self.audit.admit(&batch) {
                     Ok(false) => {}
@@ -162,7 +162,7 @@ impl Writer {
     }
 }
 
-/// Makes durable what is written, until the job ends; ends it when all is there.
+/// Makes durable what is written until the job ends; ends it when all is durable.
 pub fn sync(mut syncer: Syncer, digest: impl Fn() -> Option<anyhow::Result<Whole>>, job: &Job) {
     while let Some(work) = job.sync_work() {
         let start = Instant::now();

@@ -1,5 +1,5 @@
-//! What the source says, read on a thread of its own: also while the input lets the sender wait, something must notice that the
-//! job has failed, or that the source is gone.
+//! Reads the source's answers, on a thread of its own: that the job has failed, or the source is gone, must be noticed also while
+//! the main thread waits for input.
 
 use std::net::TcpStream;
 use std::sync::Arc;
@@ -15,18 +15,18 @@ use telemetry::report::Ending;
 
 use crate::session::Failure;
 
-/// The source speaks every second; after this long, it is gone.
+/// The source sends something every second; after this long without, it is gone.
 const SILENCE: Duration = Duration::from_secs(30);
-/// How long the input may let the sender wait when the job has failed.
+/// After the job has failed, how long the main thread may wait for input until the process ends.
 const FINAL_PAUSE: Duration = Duration::from_secs(1);
-/// How often a lost source is looked for while the input lets the sender wait.
+/// How often to look for a lost source while the main thread waits for input.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// The answers of one connection.
 pub(crate) struct Answers {
     durable: Arc<AtomicU64>,
     answers: Receiver<Result<SourceAnswer, Failure>>,
-    /// Tells the thread, by being dropped, that this connection is over.
+    /// Dropping it tells the thread that the connection is over.
     _over: Sender<()>,
 }
 
@@ -41,8 +41,8 @@ struct Listener {
 }
 
 impl Answers {
-    /// Reads from a connection to the source at `address`. When the source is lost, or the job over, and the input says nothing for
-    /// longer than `patience`, this ends the process.
+    /// Reads from a connection to the source at `address`. After the last answer, this ends the process if the connection is not
+    /// dropped within `patience`: the main thread then waits for input that is not needed.
     pub(crate) fn listen(stream: &TcpStream, address: &str, patience: Duration) -> anyhow::Result<Self> {
         let stream = stream.try_clone().context("splitting the connection to the source")?;
         let reader = FrameReader::new(stream, format!("the source at {address}"), DEFAULT_LIMIT);
@@ -67,7 +67,7 @@ impl Answers {
         &self.durable
     }
 
-    /// The next answer that is not a sign of life.
+    /// The next answer, except for signs of life and what is durable.
     pub(crate) fn next(&self) -> Result<SourceAnswer, Failure> {
         self.answers
             .recv()
@@ -81,7 +81,7 @@ impl Listener {
             match answer(&mut self.reader) {
                 Ok(SourceAnswer::Waiting) => {}
                 Ok(SourceAnswer::Durable(row)) => self.durable.store(row, Ordering::Relaxed),
-                // Nothing waits for it when the connection is over.
+                // The other end is gone when the connection is over.
                 Ok(answer @ SourceAnswer::NextRow(_)) => drop(self.answers.send(Ok(answer))),
                 last => break last,
             }
@@ -102,7 +102,7 @@ impl Listener {
     /// Waits until the connection is over, or `limit` has passed without a source.
     fn await_over(&self, is_lost: bool, limit: Duration) {
         let mut deadline = Instant::now() + limit;
-        // Something may listen there and never say a word.
+        // Another program may listen there now.
         let end = Instant::now() + limit.saturating_mul(10);
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -111,7 +111,7 @@ impl Listener {
             }
             let may_look = is_lost && Instant::now() < end;
             if may_look && net::connect("the source", &self.address, LOOK).is_ok() {
-                // It is back, and gets the next row when there is one.
+                // It is back. The main thread finds that out when it has a row to send.
                 deadline = end.min(Instant::now() + limit);
             } else if Instant::now() >= deadline {
                 return;
@@ -120,7 +120,7 @@ impl Listener {
     }
 }
 
-/// The next answer; it comes within a second or so, since the source gives signs of life.
+/// Reads an answer. One comes every second.
 fn answer(reader: &mut FrameReader<TcpStream>) -> Result<SourceAnswer, Failure> {
     let payload = reader.next_frame_within(SILENCE).map_err(|e| Failure::Lost(e.into()))?;
     let Some(payload) = payload else {
@@ -134,7 +134,7 @@ fn answer(reader: &mut FrameReader<TcpStream>) -> Result<SourceAnswer, Failure> 
     }
 }
 
-/// Ends the process from another thread than the main one, which waits for an input and cannot be told.
+/// Ends the process while its main thread waits for input, and cannot be interrupted.
 fn end_process(reason: &str) -> ! {
     tracing::error!("{reason}");
     telemetry::reporter::end(Ending::Failed(reason.to_owned()));

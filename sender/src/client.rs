@@ -1,7 +1,6 @@
 //! Sends the rows, and comes back after a lost connection: the sockets and threads around a [`Session`].
 //!
-//! The source says which row it wants next. All rows count as sent only when the source says that they are
-//! classified and durable: until then it may ask for some of them again.
+//! The source says which row it wants next. It may ask for rows again until it says that they are durable.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -21,7 +20,7 @@ use crate::input::{Input, WRITE_SIZE};
 use crate::metrics::Metrics;
 use crate::session::{Failure, Session, Step};
 
-/// How long the source may take to hear that there is no way on.
+/// How long to try to tell the source that the sender cannot go on.
 const TELL_TIME: Duration = Duration::from_secs(5);
 
 /// Where to send, and how patiently.
@@ -31,21 +30,21 @@ pub struct Target {
     pub address: String,
     /// The job's token.
     pub token: Option<Token>,
-    /// The name that this sender had before, if it has been started again; else it makes one up.
+    /// This sender's name, if an earlier process had it; otherwise it makes one up.
     pub session: Option<String>,
-    /// Is written whenever the source has asked for a row.
+    /// Written whenever the source has asked for a row.
     pub ready_file: Option<PathBuf>,
     /// How long to wait for the source, at first and whenever it is lost.
     pub patience: Duration,
-    /// Is told what is sent.
+    /// Counts what is sent.
     pub metrics: Metrics,
 }
 
-/// Sends all rows and waits until they are durable; says how many they are.
+/// Sends all rows and waits until they are durable; returns how many they are.
 ///
 /// # Errors
-/// A source that refuses, that fails, that is not there for longer than the target's patience, or that is lost
-/// again and again without taking a row.
+/// When the source refuses, the job fails, or the source cannot be reached within the target's patience, or is lost again and
+/// again without taking a row.
 pub fn send_all(target: &Target, input: &mut dyn Input) -> anyhow::Result<u64> {
     let mut session = Session::new(target.patience, target.session.is_some());
     let name = target.session.clone().map_or_else(session_name, Ok)?;
@@ -58,7 +57,7 @@ pub fn send_all(target: &Target, input: &mut dyn Input) -> anyhow::Result<u64> {
             Err(Failure::Final(error)) => return Err(error),
             Err(Failure::Input(error)) => {
                 if let Err(untold) = send_failure(target, &hello, &error) {
-                    tracing::warn!("telling the source that there is no way on: {untold:#}");
+                    tracing::warn!("telling the source that the sender cannot go on: {untold:#}");
                 }
                 return Err(error);
             }
@@ -72,7 +71,7 @@ pub fn send_all(target: &Target, input: &mut dyn Input) -> anyhow::Result<u64> {
     }
 }
 
-/// One connection, to the end of the job; says how many rows it has.
+/// Makes one connection, and sends rows until the job ends; returns how many rows it has.
 fn connection(
     target: &Target,
     hello: &SenderHello,
@@ -107,13 +106,13 @@ fn connection(
     }
 }
 
-/// Tells the source why the rest of the rows will not come, so that the job fails for that, and soon.
+/// Tells the source why the rest of the rows will not come, so that the job fails at once, and for this reason.
 fn send_failure(target: &Target, hello: &SenderHello, why: &anyhow::Error) -> anyhow::Result<()> {
     let stream = net::connect("the source", &target.address, TELL_TIME)?;
     net::limit_writes(&stream, TELL_TIME)?;
     let failed = Some(format!("the sender cannot go on: {why:#}"));
     handshake::send(&stream, target.token.as_ref(), &SenderHello { failed, ..hello.clone() })?;
-    // It is taken, or refused, when the source closes the connection.
+    // The source closes the connection when it has read this, or refuses it.
     let mut reader = FrameReader::new(stream, format!("the source at {}", target.address), DEFAULT_LIMIT);
     match reader.next_frame_within(TELL_TIME)? {
         Some(payload) => handshake::answer(&payload, reader.peer()),
@@ -121,13 +120,14 @@ fn send_failure(target: &Target, hello: &SenderHello, why: &anyhow::Error) -> an
     }
 }
 
-/// A name that only this sender has.
+/// A unique name.
 fn session_name() -> anyhow::Result<String> {
     let name = getrandom::u64().map_err(|e| anyhow!("making up a name for this sender: {e}"))?;
     Ok(format!("{name:016x}"))
 }
 
-/// Header, rows from `next` on, end; gives how many rows there are in all. A broken connection is the inner error.
+/// Sends the header, the rows from `next` on, and their end; returns how many rows there are in all. The inner error is a broken
+/// connection.
 fn rows(
     stream: &TcpStream,
     input: &mut dyn Input,
@@ -135,7 +135,7 @@ fn rows(
     durable: &AtomicU64,
     metrics: &Metrics,
 ) -> Result<std::io::Result<u64>, Failure> {
-    // At once: to go to a row deep in a file takes its time, and so may rows that are still to be made.
+    // Before seeking, which may take long.
     if let Err(error) = frame::write(stream, input.header()) {
         return Ok(Err(error));
     }
@@ -148,7 +148,7 @@ fn rows(
         input.fill(&mut out).map_err(Failure::Input)?;
         let last = out.is_empty();
         if last {
-            // Once more before the source is told that there are no more rows: then the job is as good as done.
+            // The last chance: after the end mark the job may succeed.
             input.check().map_err(Failure::Input)?;
             frame::push_end(&mut out);
         }
@@ -196,7 +196,7 @@ mod tests {
                     let stream = net::accept(&listener, || {}).unwrap().0;
                     let mut reader =
                         FrameReader::new(stream.try_clone().unwrap(), "the sender", DEFAULT_LIMIT);
-                    // A look whether the source is back says nothing.
+                    // A connection that only looks whether the source is back sends nothing.
                     if let Ok(Some(first)) = reader.next_frame() {
                         break (stream, reader, first);
                     }

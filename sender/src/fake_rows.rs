@@ -1,8 +1,7 @@
 //! Fake rows. Row *i* depends on the seed and *i* alone, so a sender can start anywhere.
 //!
-//! The `fake` crate makes a vocabulary of names and phrases once; a row picks from it by a hash of its
-//! number. That is far quicker than to make up each row's words anew, and leaves the row a function of its
-//! number whatever the `fake` crate draws internally.
+//! The `fake` crate makes a vocabulary of names and phrases once. A row picks from it by a hash of its number, which is far quicker
+//! than making up words for each row.
 
 use chacha20::ChaCha8Rng;
 use fake::Fake;
@@ -18,7 +17,7 @@ const PHRASES: usize = 1 << 11;
 #[derive(Debug)]
 pub struct FakeRows {
     seed: u64,
-    /// Names, as they stand in a CSV.
+    /// Names, quoted as in a CSV.
     names: Vec<Vec<u8>>,
     heads: Vec<Phrase>,
     tails: Vec<Phrase>,
@@ -27,7 +26,7 @@ pub struct FakeRows {
 /// A part of a description.
 #[derive(Debug)]
 struct Phrase {
-    /// With quotes doubled, so it may stand between quotes (and, without quotes in it, outside as well).
+    /// With quotes doubled, so that it may be put between quotes.
     escaped: Vec<u8>,
     needs_quotes: bool,
 }
@@ -41,7 +40,7 @@ impl Phrase {
 }
 
 impl FakeRows {
-    /// The rows of this seed.
+    /// The rows of `seed`.
     pub fn new(seed: u64) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let names = (0..NAMES).map(|i| {
@@ -106,8 +105,7 @@ impl FakeRows {
     }
 }
 
-/// SplitMix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014), begun
-/// anew for each row.
+/// SplitMix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014), seeded for each row.
 struct Draws(u64);
 
 impl Draws {
@@ -122,12 +120,12 @@ impl Draws {
         mix(self.0)
     }
 
-    /// A whole number below `bound`.
+    /// An integer below `bound`.
     fn below(&mut self, bound: u32) -> u32 {
         ((u64::from((self.next() >> 32) as u32) * u64::from(bound)) >> 32) as u32
     }
 
-    /// A number in [0, 1), one of 2⁵³.
+    /// One of 2⁵³ numbers in [0, 1).
     fn unit(&mut self) -> f64 {
         (self.next() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
     }
@@ -157,7 +155,7 @@ mod tests {
 
     #[test]
     fn rows_are_what_they_were() {
-        // Results are compared across releases by their SHA-256: a change here is a change of the data.
+        // Users compare the results of releases by their SHA-256, so these rows must never change.
         let rows = &SEEDS[0];
         let first: Vec<_> = (0..3).map(|i| row(rows, i)).collect();
         assert_eq!(first, EXPECTED);

@@ -1,5 +1,5 @@
-//! Watches over the input's file while rows are sent: a source that takes none may keep the sender waiting for hours, and the
-//! user should hear soon that the job is in vain.
+//! Monitors the input's file while rows are sent: a write to the source may block for hours, and a change of the file must fail the
+//! job soon.
 
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
@@ -12,17 +12,17 @@ use records::identity::LOOK;
 
 use crate::input::Input;
 
-/// Looks at the file once a second, on a thread of its own, until this is dropped. When the file changes, it breaks the
-/// connection, and with it the writing.
+/// Checks the file once a second, on a thread of its own, until this is dropped. When the file has changed, closes the connection,
+/// which ends a blocked write.
 pub struct FileMonitor {
     changed: Arc<Mutex<Option<anyhow::Error>>>,
-    /// Tells the thread, by being dropped, that this is over.
+    /// Dropping it ends the thread.
     over: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl FileMonitor {
-    /// Watches the file of this input, if it is one.
+    /// Monitors the file of this input, if it is one.
     ///
     /// # Errors
     /// Those of the system.
@@ -32,24 +32,24 @@ impl FileMonitor {
         let stream = stream.try_clone().context("splitting the connection to the source")?;
         let (over, is_over) = channel::<()>();
         let note = Arc::clone(&changed);
-        let watch = move || {
+        let monitor = move || {
             while let Err(RecvTimeoutError::Timeout) = is_over.recv_timeout(LOOK) {
                 if let Err(error) = guard.check() {
                     let mut note = note.lock();
                     *note = Some(error.context(format!("reading {}", guard.name())));
                     drop(note);
-                    // One that is broken already needs no breaking.
+                    // It may be closed already.
                     let _ = stream.shutdown(Shutdown::Both);
                     return;
                 }
             }
         };
-        let thread = std::thread::Builder::new().name("watch".into()).spawn(watch);
+        let thread = std::thread::Builder::new().name("file monitor".into()).spawn(monitor);
         let thread = Some(thread.context("starting a thread")?);
         Ok(Self { changed, over: Some(over), thread })
     }
 
-    /// What has changed, if something has.
+    /// What has changed, if anything has.
     pub(crate) fn changed(&self) -> Option<anyhow::Error> {
         self.changed.lock().take()
     }
@@ -59,7 +59,7 @@ impl Drop for FileMonitor {
     fn drop(&mut self) {
         self.over.take();
         if let Some(thread) = self.thread.take() {
-            // It has no words of its own, and ends at once.
+            // It returns nothing, and ends at once.
             let _ = thread.join();
         }
     }

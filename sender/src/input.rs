@@ -14,49 +14,49 @@ use records::{Flaw, Reader};
 use crate::HEADER;
 use crate::fake_rows::FakeRows;
 
-/// Frames that are written in one go, in bytes, about: the size at which loopback TCP is quickest.
+/// About how many bytes of frames one write has: the size at which loopback TCP is quickest.
 pub const WRITE_SIZE: usize = 128 << 10;
 
-/// How much of an input there is, and how much of it is read.
+/// The size of an input, and how much of it is read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Extent {
-    /// How many rows there are in all, where that is known.
+    /// How many rows there are in all, if that is known.
     pub rows_total: Option<u64>,
-    /// How many bytes are read, where bytes are.
+    /// How many bytes are read; 0 for made-up rows.
     pub bytes: u64,
-    /// How many bytes there are in all, where that is known.
+    /// How many bytes there are in all, if that is known.
     pub bytes_total: Option<u64>,
 }
 
-/// Rows in order, from any row on that the input can still give.
+/// Rows in order, from any row on that can be read.
 pub trait Input {
     /// The CSV header.
     fn header(&self) -> &[u8];
 
-    /// Goes to row `row`, counted from 0, so that it is the next.
+    /// Makes `row`, counted from 0, the next one.
     ///
     /// # Errors
-    /// An input that cannot go back that far, or has fewer rows.
+    /// When the input cannot go back that far, or has fewer rows.
     fn seek(&mut self, row: u64) -> anyhow::Result<()>;
 
     /// Appends the next rows as frames to `out`, at most about [`WRITE_SIZE`] bytes; nothing at the end.
     ///
     /// # Errors
-    /// An input that cannot be read.
+    /// When the input cannot be read.
     fn fill(&mut self, out: &mut Vec<u8>) -> anyhow::Result<()>;
 
     /// The number of the next row; at the end, how many rows there are.
     fn position(&self) -> u64;
 
-    /// How much there is.
+    /// Its size, and how much is read.
     fn extent(&self) -> Extent;
 
-    /// What watches over its file, if it is one.
+    /// Checks that its file does not change, if it is one.
     fn guard(&self) -> Option<Guard> {
         None
     }
 
-    /// Whether the input is still as it was.
+    /// Checks that the input has not changed.
     ///
     /// # Errors
     /// What has changed.
@@ -94,7 +94,7 @@ impl Fake {
 /// Writes fake rows as a CSV with its header.
 ///
 /// # Errors
-/// Those of the output; a reader that has seen enough is not one.
+/// Those of the output, except for a reader that has closed it.
 pub fn write_csv(mut fake: Fake, mut output: impl Write) -> anyhow::Result<()> {
     let mut out = [HEADER, b"\n"].concat();
     loop {
@@ -131,7 +131,7 @@ impl Input for Fake {
 
     fn fill(&mut self, out: &mut Vec<u8>) -> anyhow::Result<()> {
         while self.next < self.lines && out.len() < WRITE_SIZE {
-            // The length is known behind the row, so its place is kept.
+            // The length is known only after the row.
             let start = out.len();
             out.extend_from_slice(&[0; frame::PREFIX]);
             self.rows.write(self.next, out);
@@ -145,23 +145,23 @@ impl Input for Fake {
 
 /// A CSV, from a file or from standard input.
 pub struct Csv {
-    /// The file, which can be opened again; none for what can be read only once.
+    /// The file, if it can be opened again.
     path: Option<PathBuf>,
     name: String,
     options: Options,
     reader: Reader<Box<dyn Read>>,
     header: Vec<u8>,
     next: u64,
-    /// Watches over the file, if it is one.
+    /// Checks that the file does not change, if it is one.
     guard: Option<Guard>,
 }
 
-/// What is known of a CSV before it is opened.
+/// What the user has said of a CSV.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Options {
-    /// Which file it was when somebody looked at it before.
+    /// Which file it was before.
     pub identity: Option<Identity>,
-    /// The user says that it is a CSV with commas, whatever it looks like.
+    /// Overrules the check that it looks like a CSV with commas.
     pub commas: bool,
 }
 
@@ -171,10 +171,10 @@ impl Csv {
         self.path.is_some()
     }
 
-    /// A file.
+    /// Opens a file.
     ///
     /// # Errors
-    /// A file that cannot be read, is another one than before, or is no CSV with a header.
+    /// When it cannot be read, is another one than before, or is no CSV with a header.
     pub fn open(path: &Path, options: Options) -> anyhow::Result<Self> {
         let name = path.display().to_string();
         let opening = || format!("opening the input {name}");
@@ -190,17 +190,17 @@ impl Csv {
         Self::new(Box::new(file), name, options, None, None)
     }
 
-    /// Standard input, which cannot go back.
+    /// Reads standard input, which cannot go back.
     ///
     /// # Errors
-    /// An input that cannot be read, or is no CSV with a header.
+    /// When it cannot be read, or is no CSV with a header.
     pub fn stdin(options: Options) -> anyhow::Result<Self> {
         let name = "standard input".to_owned();
         let opening = || format!("opening {name}");
         let stdin = File::from(std::io::stdin().as_fd().try_clone_to_owned().with_context(opening)?);
         let found = stdin.metadata().with_context(opening)?;
         ensure!(!found.is_dir(), "{name} is a folder; give a CSV file");
-        // A file has no name here, and is guarded nevertheless.
+        // It may be a file, whose name is not known.
         let is_file = found.is_file() && found.len() > 0;
         let guard = is_file.then(|| Guard::new(&stdin, None, options.identity)).transpose();
         let guard = guard.with_context(opening)?;
@@ -242,7 +242,7 @@ impl Input for Csv {
         Extent {
             rows_total: None,
             bytes: self.reader.consumed(),
-            // Where it begins in the middle of a file, how many are left is not known.
+            // It may begin in the middle of a file.
             bytes_total: self
                 .guard
                 .as_ref()
@@ -269,7 +269,7 @@ impl Input for Csv {
                     self.next
                 );
             };
-            // As it was at first, or what is read again would be something else.
+            // It must be the same file, or other rows would be read.
             let identity = self.guard.as_ref().map(Guard::identity);
             *self = Self::open(path, Options { identity, ..self.options })?;
         }
@@ -285,7 +285,7 @@ impl Input for Csv {
 
     fn fill(&mut self, out: &mut Vec<u8>) -> anyhow::Result<()> {
         while out.len() < WRITE_SIZE {
-            // Standard input may be a source that is still at work: what is here is sent before more is waited for.
+            // The program behind standard input may be slow: what is here is sent first.
             if self.path.is_none() && !out.is_empty() && !self.reader.has_row() {
                 break;
             }
@@ -295,7 +295,7 @@ impl Input for Csv {
             };
             match row.flaw {
                 Some(flaw @ Flaw::TooLong { .. }) => frame::push_flawed(out, &flaw.to_string(), row.bytes),
-                // A worker sees an open quote by itself.
+                // Workers detect an open quote themselves.
                 Some(Flaw::OpenQuote) | None => frame::push(out, row.bytes),
             }
             self.next += 1;

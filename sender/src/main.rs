@@ -36,28 +36,29 @@ struct Args {
     /// A CSV file with a header, or - for standard input
     #[arg(value_name = "FILE")]
     input: Option<PathBuf>,
-    /// Make up this many rows
+    /// Send this many made-up rows
     #[arg(long, value_name = "N", conflicts_with = "input")]
     lines: Option<u64>,
-    /// Rows of another seed are other rows
+    /// Seed for the made-up rows
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
-    /// Write the fake rows to standard output as a CSV with its header
+    /// Write the made-up rows to standard output, as a CSV with a header
     #[arg(long, requires = "lines", conflicts_with = "target")]
     stdout: bool,
-    /// Only see whether the input can be sent, and print which file it is
+    /// Check that the input can be sent, print its identity, and exit
     #[arg(long, requires = "input", conflicts_with = "lines")]
     check: bool,
-    /// The file is this one, as --check has printed it, and must not have changed since
+    /// Fail unless the file has this identity, which --check has printed
     #[arg(long, value_name = "IDENTITY", requires = "input")]
     identity: Option<Identity>,
-    /// What separates values. Only a comma does; to say so overrules the guess that an input is no CSV with commas
+    /// What separates values. Only a comma is supported; saying so overrules the check that the input looks like a CSV with
+    /// commas
     #[arg(long, value_name = "CHARACTER", value_parser = [","])]
     delimiter: Option<String>,
     /// A file with the job's token
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// A name for this sender that no other one has; one that is started again with the same goes on where it was
+    /// A unique name for this sender; a restarted sender with the same name continues where it was
     #[arg(long, value_name = "NAME")]
     session: Option<String>,
     /// Write this file whenever the source has asked for a row
@@ -94,7 +95,7 @@ fn run(args: Args) -> anyhow::Result<()> {
     }
     let address = args.target.context("the source's HOST:PORT is missing")?;
     let token = args.token_file.as_deref().map(Token::load).transpose()?;
-    // A sender with a session may have had a life before this one, and has said in its ready file what it sent then.
+    // An earlier process of this session has noted in the ready file which input it sent.
     let before = Ready::before(args.ready_file.as_deref().filter(|_| args.session.is_some()))?;
     let before = before.and_then(|ready| ready.input);
     let before = before.map(|identity| identity.parse()).transpose()?;
@@ -106,10 +107,10 @@ fn run(args: Args) -> anyhow::Result<()> {
             if csv.can_go_back() { Box::new(csv) } else { Box::new(Replay::new(csv)) }
         }
         (None, Some(lines)) => Box::new(Fake::new(args.seed, lines)),
-        (None, None) => bail!("nothing to send: give --lines N, a CSV file, or - for standard input"),
+        (None, None) => bail!("nothing to send: give a CSV file, - for standard input, or --lines N"),
     };
     if args.check {
-        return tell(&*input);
+        return print_check(&*input);
     }
     let (session, patience) = (args.session, Duration::from_secs(args.patience));
     let metrics = Metrics::default();
@@ -121,8 +122,8 @@ fn run(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints what `--check` has found: which file it is, and what is odd about it.
-fn tell(input: &dyn Input) -> anyhow::Result<()> {
+/// Prints what `--check` has found: the file's identity, and hints at what looks wrong.
+fn print_check(input: &dyn Input) -> anyhow::Result<()> {
     let identity = input.guard().map(|guard| format!("identity {}\n", guard.identity()));
     let hints = records::sniff::hints(input.header()).into_iter().map(|hint| format!("hint {hint}\n"));
     let lines: String = identity.into_iter().chain(hints).collect();

@@ -9,7 +9,7 @@ use telemetry::stopwatch::Stopwatch;
 
 use crate::input::Input;
 
-/// The counts. Clones are the same.
+/// The counts. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct Metrics(Arc<Mutex<State>>);
 
@@ -20,12 +20,12 @@ struct State {
 }
 
 impl Metrics {
-    /// Something is being written, or it is not any more: the source has taken it, as far as the network tells.
+    /// Notes whether a write is in progress.
     pub(crate) fn writing(&self, is_writing: bool) {
         self.state().blocked.set(is_writing, Instant::now());
     }
 
-    /// All of the input up to here is sent.
+    /// The input is sent up to its position.
     pub(crate) fn sent(&self, input: &dyn Input, all_sent: bool) {
         let (rows, extent) = (input.position(), input.extent());
         let mut state = self.state();
@@ -39,7 +39,7 @@ impl Metrics {
         };
     }
 
-    /// What is counted by now.
+    /// The counts up to now.
     pub fn counts(&self) -> Counts {
         let state = self.state();
         Counts::Sender(SenderCounts {

@@ -1,5 +1,5 @@
-//! An input that cannot go back, made to: what the cluster could still ask for is kept. That is no more than its window and what is on
-//! its way there, since the source says what is durable.
+//! Lets an input that cannot go back do so: keeps the rows that the source may ask for again. These are no more than the window and
+//! what is on the way there, since the source says what is durable.
 
 use std::collections::VecDeque;
 
@@ -9,11 +9,11 @@ use records::identity::Guard;
 
 use crate::input::{Extent, Input};
 
-/// Keeps what it gives out until it is told to forget it.
+/// Keeps the rows that it has returned until it is told to forget them.
 pub struct Replay<I> {
     inner: I,
     kept: VecDeque<Block>,
-    /// The next row to give out.
+    /// The next row to return.
     next: u64,
 }
 
@@ -25,7 +25,7 @@ struct Block {
 }
 
 impl<I: Input> Replay<I> {
-    /// Of an input that has given out nothing yet.
+    /// Wraps an input that has returned nothing yet.
     pub fn new(inner: I) -> Self {
         let next = inner.position();
         Self { inner, kept: VecDeque::new(), next }
@@ -104,7 +104,7 @@ mod tests {
         format!("row {number}").into_bytes()
     }
 
-    /// Gives out three rows at once, and never goes back.
+    /// Returns three rows at once, and cannot go back.
     struct Stream {
         next: u64,
     }
@@ -137,7 +137,7 @@ mod tests {
     }
 
     proptest! {
-        /// Wherever it goes back to behind what is durable, rows follow on each other and are the same.
+        /// Wherever it goes back to after what is durable, the rows come again as they were.
         #[test]
         fn rows_come_again_as_they_were(steps in prop::collection::vec((any::<bool>(), 0u64..40), 1..60)) {
             let mut replay = Replay::new(Stream { next: 0 });

@@ -1,16 +1,16 @@
 //! What a sender knows across its connections: which row the source wants, whether all are sent, and whether to try again.
-//! Pure: time is told.
+//! Pure: the caller tells the time.
 
 use std::time::Duration;
 
 use anyhow::anyhow;
 use protocol::handshake::SourceAnswer;
 
-/// The pause before a lost connection is made anew.
+/// The pause before connecting again.
 const PAUSE: Duration = Duration::from_millis(100);
-/// The pause when the source was busy, or not there: a sender that waits should not knock all the time.
+/// The pause when the source was busy, or did not answer.
 const BUSY_PAUSE: Duration = Duration::from_secs(1);
-/// So many connections in a row may be lost without the source having taken a row.
+/// How many connections in a row may be lost without the source having taken a row.
 const MOST_IN_VAIN: u32 = 20;
 
 /// Why one connection did not bring the job to its end.
@@ -18,9 +18,9 @@ const MOST_IN_VAIN: u32 = 20;
 pub enum Failure {
     /// Another connection may do better.
     Lost(anyhow::Error),
-    /// No other connection would.
+    /// No other connection would help.
     Final(anyhow::Error),
-    /// Nor would it, and the source does not know why: the input cannot be read to its end.
+    /// The input cannot be read to its end. The source must be told.
     Input(anyhow::Error),
 }
 
@@ -50,7 +50,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// A sender that looks for the source for as long as `patience`, at first and whenever it is lost; times count from now.
+    /// `patience` limits the search for the source, at first and whenever it is lost. Times count from now.
     pub fn new(patience: Duration, is_resumed: bool) -> Self {
         Self {
             patience,
@@ -63,16 +63,16 @@ impl Session {
         }
     }
 
-    /// A new connection is made; gives how long that may take.
+    /// A connection is being made; returns how long that may take.
     pub fn connect(&mut self, now: Duration) -> Duration {
         self.asked = None;
         self.deadline.saturating_sub(now)
     }
 
-    /// Takes in what the source says, but for signs of life and what is durable.
+    /// Handles an answer, except for signs of life and what is durable.
     ///
     /// # Errors
-    /// An answer after which this connection, or the job, is over.
+    /// When the answer ends the connection or the job.
     pub fn recv(&mut self, answer: SourceAnswer) -> Result<Step, Failure> {
         match (answer, self.asked) {
             (SourceAnswer::Done(rows), _) => self.finish(rows),
@@ -87,20 +87,20 @@ impl Session {
         }
     }
 
-    /// All rows are sent, and they are this many.
+    /// All rows are sent; there are `rows`.
     pub fn sent_all(&mut self, rows: u64) {
         self.sent = Some(rows);
     }
 
-    /// The connection is lost; gives the pause before the next one.
+    /// The connection is lost; returns the pause before the next one.
     ///
     /// # Errors
-    /// The error that the connection was lost with, when there should be no next one.
+    /// Returns `error` when there should be no next one.
     pub fn lost(&mut self, error: anyhow::Error, now: Duration) -> anyhow::Result<Duration> {
         if self.asked.is_some() {
-            // The source was there: patience begins anew, unless it only comes and goes.
+            // The source was there, so patience starts again; `in_vain` limits how often.
             self.deadline = now + self.patience;
-            // A new generation may ask for a row before those that the last one had taken.
+            // A new generation may ask for an earlier row than the last one had taken.
             self.in_vain = if self.asked > self.asked_before { 0 } else { self.in_vain + 1 };
             self.asked_before = self.asked;
         }
@@ -111,7 +111,7 @@ impl Session {
     }
 
     fn finish(&self, rows: u64) -> Result<Step, Failure> {
-        // A resumed sender need not have sent them in this life.
+        // The earlier process of a resumed sender may have sent them.
         if self.sent == Some(rows) || (self.sent.is_none() && self.is_resumed) {
             return Ok(Step::Done(rows));
         }

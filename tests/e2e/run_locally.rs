@@ -89,7 +89,7 @@ fn what_fails_is_shown_and_nothing_stays_behind() {
     let said = start(folder.path(), &["--input", csv.to_str().unwrap(), "--model", "native"]).failure();
     assert!(said.contains("error: ") && said.contains("empty.csv is empty"), "{said}");
     let said = start(folder.path(), &["--classifier", "python:no_such_module"]).failure();
-    assert!(said.contains("error: the Python classifier cannot start"), "{said}");
+    assert!(said.contains("error: the Python model cannot start"), "{said}");
     assert!(said.contains("finds no module 'no_such_module'") || said.contains("has no pandas"), "{said}");
     let said = start(folder.path(), &["--workers", "2000"]).failure();
     assert!(said.contains("2000 workers in a process are too many"), "{said}");

@@ -84,15 +84,12 @@ impl Port {
     pub(crate) fn open(&mut self, connection: u64, hello: SenderHello) -> Vec<ToSend> {
         let answer = |answer| ToSend::Sender(connection, Message::Answer(answer));
         let (lease, to_send) = match self.intake.admit(hello.session, connection) {
-            Admission::Busy => return vec![answer(SourceAnswer::Busy), ToSend::Close(connection)],
-            Admission::Late => panic!("there is only one sender"),
+            Admission::Busy | Admission::Late => panic!("there is only one sender"),
             Admission::Complete => (None, Vec::new()),
             Admission::Send { lease, next_row, replaced } => {
                 let mut to_send = vec![answer(SourceAnswer::NextRow(next_row))];
-                if let Some(replaced) = replaced {
-                    self.senders.remove(&replaced);
-                    to_send.push(ToSend::Close(replaced));
-                }
+                // Its thread ends later, and releases its lease then.
+                to_send.extend(replaced.map(ToSend::Close));
                 (Some(lease), to_send)
             }
         };

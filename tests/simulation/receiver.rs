@@ -1,4 +1,4 @@
-//! The receiver: the real job, order and line, over a disk that keeps what was synced.
+//! The receiver: the real job and sequencer, over a disk that keeps what was synced.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -6,8 +6,8 @@ use std::rc::Rc;
 
 use ::receiver::checkpoint::Position;
 use ::receiver::job::{self, Job, SyncWork};
-use ::receiver::reorder::{Away, Held, ReorderBuffer, Sequencer};
-use ::receiver::shelf::Stub;
+use ::receiver::reorder::{Held, ReorderBuffer, Sequencer, Spill};
+use ::receiver::spill::Stub;
 use protocol::Temporary;
 use protocol::results::{FromReceiver, ResultBatch, Welcome};
 use rand::RngExt;
@@ -29,30 +29,30 @@ struct Peer {
 }
 
 impl Peer {
-    fn put(&self, message: Option<Message>) {
+    fn enqueue(&self, message: Option<Message>) {
         self.outbox.borrow_mut().push((self.connection, message));
     }
 }
 
 impl job::Peer for Peer {
     fn welcome(&self, welcome: Welcome) {
-        self.put(Some(Message::Welcome(welcome)));
+        self.enqueue(Some(Message::Welcome(welcome)));
     }
 
     fn send(&self, message: FromReceiver) {
-        self.put(Some(Message::FromReceiver(message)));
+        self.enqueue(Some(Message::FromReceiver(message)));
     }
 
     fn close(&self) {
-        self.put(None);
+        self.enqueue(None);
     }
 }
 
 /// All early batches have room in memory.
 struct Nowhere;
 
-impl Away for Nowhere {
-    fn put(&mut self, batch: ResultBatch) -> anyhow::Result<Stub> {
+impl Spill for Nowhere {
+    fn write(&mut self, batch: ResultBatch) -> anyhow::Result<Stub> {
         panic!("there is room for batch {}", batch.number)
     }
 
@@ -151,7 +151,7 @@ impl Receiver {
                 life.sequencer
                     .offer(generation, batch, &mut Nowhere)
                     .expect("no number is out of the window");
-                while let Some(Held::Here(batch)) =
+                while let Some(Held::InMemory(batch)) =
                     life.sequencer.take().expect("batches follow on each other")
                 {
                     let (results, position) = &mut life.written;

@@ -1,5 +1,5 @@
-//! The initializer's side of the control plane: who joins, when the generation forms, starts and ends. Pure: events and the time
-//! come in, actions go out. Connections are numbers.
+//! The initializer's side of the control plane: who joins, and when the generation forms, starts and ends. Pure: events and the
+//! time come in, actions go out. Connections are numbers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -153,7 +153,7 @@ impl Coordinator {
         let gathers = matches!(self.phase, Phase::Gathering);
         let joined = match gathers {
             true => self.membership.join(id, candidate.member.clone()),
-            false => self.latecomers.come(id),
+            false => self.latecomers.join(id),
         };
         match joined {
             Err(reason) => {

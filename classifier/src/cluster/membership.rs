@@ -1,4 +1,4 @@
-//! Who is in the cluster, and when it is complete. Pure: connections are numbers, and time is told.
+//! Who is in the cluster, and when it is complete. Pure: connections are numbers, and the caller tells the time.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use anyhow::{anyhow, ensure};
 use protocol::Temporary;
 use protocol::handshake::Member;
 
-/// A generation is at work for this long at least before it makes way for one with more members.
+/// How old a generation must be before it makes way for one with more members.
 const LEAST_LIFE: Duration = Duration::from_secs(10);
 
 /// The number of a control connection, unique in this process.
@@ -20,38 +20,38 @@ pub struct Membership {
     me: Member,
     /// The others, in the order they came.
     others: Vec<(JoinId, Member)>,
-    /// How many processes there are when all are there, the initializer included.
+    /// How many processes there should be, the initializer included.
     wanted: usize,
     limit: Limit,
 }
 
-/// How long processes are waited for.
+/// How long to wait for processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limit {
     /// All must come within this time, or there is no cluster.
     All(Duration),
-    /// There was a cluster before: those that are not back within this time are left out.
+    /// There was a cluster before: it continues without those that are not back within this time.
     Back(Duration),
 }
 
-/// How forming the cluster stands.
+/// Whether the members are complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
-    /// Not all are here; look again when another one has come, or after this time.
+    /// Not yet; ask again when another one has come, or after this time.
     Waiting(Duration),
-    /// The members are those that are here.
+    /// The members are those that have joined.
     Complete,
     /// It takes too long.
     TooLate,
 }
 
 impl Membership {
-    /// Of the initializer alone.
+    /// Starts with the initializer alone.
     pub fn new(me: Member, wanted: usize, limit: Limit) -> Self {
         Self { me, others: Vec::new(), wanted, limit }
     }
 
-    /// Lets a process in.
+    /// Admits a process.
     ///
     /// # Errors
     /// The reason why it may not be a member.
@@ -72,7 +72,7 @@ impl Membership {
         );
         ensure!(member.data.parse::<SocketAddr>().is_ok(), "{:?} is not a data address", member.data);
         if self.members().any(|known| known.name == member.name) {
-            // The one before it may be dead without anybody having noticed.
+            // That one may be dead, which will be noticed.
             let error = anyhow!("there is a process named {} already", member.name);
             return Err(error.context(Temporary("not now")));
         }
@@ -85,7 +85,7 @@ impl Membership {
         self.others.retain(|(other, _)| *other != id);
     }
 
-    /// How it stands, so long after the first could come.
+    /// Whether the members are complete, this long after the control port was opened.
     pub fn standing(&self, elapsed: Duration) -> Standing {
         if self.others.len() + 1 >= self.wanted {
             return Standing::Complete;
@@ -108,12 +108,12 @@ impl Membership {
         self.others.iter().map(|(id, _)| *id)
     }
 
-    /// How many processes there are when all are there.
+    /// How many processes there should be.
     pub fn wanted(&self) -> usize {
         self.wanted
     }
 
-    /// How many are not here.
+    /// How many have not joined.
     pub fn missing(&self) -> usize {
         self.wanted.saturating_sub(self.others.len() + 1)
     }
@@ -127,30 +127,30 @@ pub struct Latecomers {
 }
 
 impl Latecomers {
-    /// So many were missing when the generation began.
+    /// `missing` processes were not there when the generation began.
     pub fn new(missing: usize) -> Self {
         Self { missing, waiting: Vec::new() }
     }
 
-    /// Another one has come, and waits.
+    /// A process waits for the next generation.
     ///
     /// # Errors
     /// When nobody is missing.
-    pub fn come(&mut self, id: JoinId) -> anyhow::Result<()> {
+    pub fn join(&mut self, id: JoinId) -> anyhow::Result<()> {
         if self.missing == 0 {
-            // It may be one that has died, before anybody has noticed.
+            // It may be a member's next life, whose death will be noticed.
             return Err(anyhow!("the cluster is complete, and at work").context(Temporary("not now")));
         }
         self.waiting.push(id);
         Ok(())
     }
 
-    /// One that waited has left.
+    /// A process waits no longer.
     pub fn leave(&mut self, id: JoinId) {
         self.waiting.retain(|other| *other != id);
     }
 
-    /// In how much time this generation is to make way for one with those that wait; `None` if nobody waits.
+    /// How long until this generation must make way for one with the waiting processes; `None` if there are none.
     pub fn patience(&self, age: Duration) -> Option<Duration> {
         (!self.waiting.is_empty()).then(|| LEAST_LIFE.saturating_sub(age))
     }
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_fit_is_told_why_and_whether_to_come_again() {
+    fn a_process_that_does_not_fit_is_told_why_and_whether_to_come_again() {
         let mut membership = Membership::new(member("i"), 3, Limit::All(SECOND));
         let mut refusal = |change: fn(&mut Member)| {
             let mut new = member("a");
@@ -219,11 +219,11 @@ mod tests {
     fn latecomers_are_taken_in_after_a_while() {
         let mut late = Latecomers::new(1);
         assert_eq!(late.patience(SECOND), None);
-        late.come(7).unwrap();
+        late.join(7).unwrap();
         assert_eq!(late.patience(SECOND), Some(9 * SECOND));
         assert_eq!(late.patience(20 * SECOND), Some(Duration::ZERO));
         late.leave(7);
         assert_eq!(late.patience(SECOND), None);
-        assert!(Latecomers::new(0).come(1).unwrap_err().is::<Temporary>());
+        assert!(Latecomers::new(0).join(1).unwrap_err().is::<Temporary>());
     }
 }

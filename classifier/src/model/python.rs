@@ -1,17 +1,17 @@
 //! The user's own pandas function, in a Python process of its own.
 //!
-//! Each worker keeps one interpreter, so Python's global lock never matters. Batches go to it as CSV over a
-//! socket, results come back the same way. A process that dies, or is killed for what it takes, fails that batch; the next
-//! batch gets a new process.
+//! Each worker has an interpreter of its own, so Python's global lock never matters. Batches go to it as CSV over a socket, and
+//! results come back the same way. A process that dies, or is killed for its time or memory, fails that batch. The next batch gets
+//! a new process.
 //!
 //! | module | does |
 //! |---|---|
-//! | `process.rs` | starts a process, talks with it, and ends it at a deadline |
-//! | `guard.rs` | ends all that comes from it; a program of its own |
-//! | `tree.rs` | finds processes, their memory and their end |
-//! | `environment.rs` | which environment it has |
-//! | `log.rs` | what it prints |
-//! | `boot.py`, `runner.py` | what it runs |
+//! | `process.rs` | starts a process, sends it requests, and ends it at a deadline |
+//! | `guard.rs` | ends it with its descendants; a process of its own |
+//! | `tree.rs` | finds descendants, measures their memory, and ends them |
+//! | `environment.rs` | sets its environment |
+//! | `log.rs` | logs what it prints |
+//! | `boot.py`, `runner.py` | run in it |
 
 mod environment;
 pub mod guard;
@@ -30,10 +30,11 @@ use process::{Answer, Ended, Process};
 
 /// How long the interpreter and the user's module may take to load.
 const START_TIME: Duration = Duration::from_secs(120);
-/// How long a new process is tried to be had in place of one that is gone; how often at least, if that takes longer, but for no
-/// more than [`START_TIME`] besides; and the longest pause between tries.
+/// How long to keep retrying a restart.
 const RESTART_TIME: Duration = Duration::from_secs(30);
+/// Even after that, there are this many tries, but for at most [`START_TIME`] more.
 const LEAST_TRIES: u32 = 5;
+/// The longest pause between tries; the first one is 50 ms, and each is twice as long as the one before.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// What to run, and how.
@@ -61,7 +62,7 @@ pub struct Python {
     process: Option<Process>,
     printed: Printed,
     request: Vec<u8>,
-    /// Of the results before.
+    /// Those of the results before.
     columns: Columns,
 }
 
@@ -112,7 +113,7 @@ impl Model for Python {
         if columns != &*self.columns {
             self.columns = columns.into();
         }
-        // Whatever went wrong on the other side, no row is lost here.
+        // Whatever went wrong there, no row may be lost.
         let lines =
             count_records(answer).map_err(|e| ModelError::new(format!("the result is no CSV: {e}")))?;
         if lines != records.len() {
@@ -135,8 +136,7 @@ impl Model for Python {
 }
 
 impl Python {
-    /// A new process in place of one that is gone. What is in its way may pass, as a lack of memory does when others end, and
-    /// is no fault of any record.
+    /// Starts a new process. A failure may pass, as a lack of memory does when other processes end, and is no record's fault.
     fn restart(&self) -> Result<Process, ModelError> {
         let deadline = Instant::now() + RESTART_TIME;
         let (mut pause, mut tries) = (Duration::from_millis(50), 0);
@@ -166,18 +166,18 @@ impl Drop for Python {
     }
 }
 
-/// Ends a process that is of no use any more, and logs why.
+/// Ends a process that must be replaced, and logs why.
 fn failure(process: Process, ended: &Ended, request: &Request<'_>) -> ModelError {
     let rows = request.records.len();
-    let what_for = if rows == 1 { " for this row alone".to_owned() } else { format!(" for {rows} rows") };
+    let task = if rows == 1 { " for this row alone".to_owned() } else { format!(" for {rows} rows") };
     let pid = process.pid();
-    let message = process.end(ended, &what_for);
+    let message = process.end(ended, &task);
     tracing::warn!("process {pid}, with {rows} rows from row {} on: {message}", request.first_row);
     let verdict = if matches!(ended, Ended::Late(_)) { Verdict::Hung } else { Verdict::Retry };
     ModelError { message, verdict }
 }
 
-/// An answer's columns, whose length is in front, and its results.
+/// Splits an answer: the length of its columns, these, and the results.
 fn split(answer: &[u8]) -> Option<(&str, &[u8])> {
     let (length, rest) = answer.split_first_chunk()?;
     let (columns, results) = rest.split_at_checked(u32::from_be_bytes(*length) as usize)?;

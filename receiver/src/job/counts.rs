@@ -14,7 +14,7 @@ impl<W: Peer> Job<W> {
         self.state().syncs.record(took);
     }
 
-    /// What is counted by now.
+    /// The counts up to now.
     pub fn counts(&self) -> Counts {
         let state = self.state();
         let Position { next, next_row, rejects, result_bytes, .. } = state.durable;
@@ -32,7 +32,7 @@ impl<W: Peer> Job<W> {
     }
 }
 
-/// How the job ended; nothing, if there was none.
+/// How the job ended; `None` if there was none.
 fn outcome(end: &End) -> Option<JobOutcome> {
     match end {
         End::Job(Outcome::Done(summary)) => Some(JobOutcome::Done(summary.clone())),

@@ -1,4 +1,4 @@
-//! The connection to the initializer, which is told how far the receiver is.
+//! The connection to the initializer: it gets the acknowledgements.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,35 +8,34 @@ use protocol::results::{Acknowledgement, FromReceiver};
 
 use super::Peer;
 
-/// Received batches are reported to the source at most this often, unless something became durable or there is
-/// nothing else to do.
+/// The pause between acknowledgements, unless something has become durable or the writer is idle.
 const REPORT_PAUSE: Duration = Duration::from_millis(1);
 
 #[derive(Debug)]
 pub(super) struct Initializer<W> {
-    /// Its connection's number.
+    /// The connection's number.
     pub(super) connection: u64,
-    /// The way to it.
+    /// The connection.
     pub(super) peer: Arc<W>,
-    /// What the source was told to be durable.
+    /// The source knows that batches before this one are durable.
     acknowledged: u64,
-    /// Received batches by worker, and of how many the source was told.
+    /// By worker: how many batches were received, and how many of these the source knows of.
     received: BTreeMap<u32, (u64, u64)>,
     reported: Instant,
 }
 
 impl<W: Peer> Initializer<W> {
-    /// It has been told that all batches below `acknowledged` are durable.
+    /// The welcome has said that batches before `acknowledged` are durable.
     pub(super) fn new(connection: u64, peer: Arc<W>, acknowledged: u64) -> Self {
         Self { connection, peer, acknowledged, received: BTreeMap::new(), reported: Instant::now() }
     }
 
-    /// Notes that a batch of this worker came in.
+    /// A batch of this worker has arrived.
     pub(super) fn received(&mut self, worker: u32) {
         self.received.entry(worker).or_default().0 += 1;
     }
 
-    /// Tells the source what is new, if anything is and if it is time to.
+    /// Tells the source what is new, if anything is, and if the pause is over or `now` is set.
     pub(super) fn report(&mut self, next: u64, held: u64, now: bool) {
         if !now && self.reported.elapsed() < REPORT_PAUSE {
             return;

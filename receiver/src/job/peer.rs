@@ -2,14 +2,14 @@
 
 use protocol::results::{FromReceiver, Welcome};
 
-/// The way to a classifier process. To tell something never waits: the job is locked meanwhile.
+/// A connection to a classifier process. Sending never blocks, since the job is locked meanwhile.
 pub trait Peer {
-    /// Tells it where the job stands, when it is let in.
+    /// Tells it how far the job is, when it is admitted.
     fn welcome(&self, welcome: Welcome);
 
-    /// Tells it something later on.
+    /// Sends a message.
     fn send(&self, message: FromReceiver);
 
-    /// Closes the connection; that it is closed already is as good.
+    /// Closes the connection, if it is open.
     fn close(&self);
 }

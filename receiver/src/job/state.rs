@@ -17,12 +17,12 @@ use crate::store::Finished;
 pub(super) struct State<W> {
     /// The newest cluster's generation.
     pub(super) generation: u64,
-    /// There was a cluster in this life.
+    /// A cluster has come to this receiver.
     pub(super) begun: bool,
-    /// Open connections of classifier processes, by a number of their own.
+    /// Open connections of classifier processes, by number.
     pub(super) connections: BTreeMap<u64, Arc<W>>,
     pub(super) connected: u64,
-    /// When the last of them ended.
+    /// When the last of them was closed.
     pub(super) lonely_since: Option<Instant>,
     pub(super) initializer: Option<Initializer<W>>,
     pub(super) started: Option<SystemTime>,
@@ -30,12 +30,12 @@ pub(super) struct State<W> {
     pub(super) durable: Position,
     /// Bytes of results that wait for an earlier batch.
     pub(super) held: u64,
-    /// Why rows were rejected that are written.
+    /// The reasons of the rejects that are written.
     pub(super) reasons: Reasons,
-    /// What job this is, as its source says.
+    /// What job this is; the source tells it.
     pub(super) identity: Option<Identity>,
     pub(super) totals: Option<Totals>,
-    /// Somebody has asked to stop; batches before this one were written then.
+    /// The receiver was asked to stop; batches before this one were written then.
     pub(super) stop: Option<u64>,
     pub(super) end: Option<End>,
     /// The initializer was told how the job ended.
@@ -71,7 +71,7 @@ impl<W> Default for State<W> {
 }
 
 impl<W: Peer> State<W> {
-    /// Tells the source what is new, if it is time to.
+    /// Tells the source what is new; later, unless `now` is set, if it was told something just before.
     pub(super) fn report(&mut self, now: bool) {
         if let Some(initializer) = &mut self.initializer {
             initializer.report(self.durable.next, self.held, now);
@@ -79,9 +79,9 @@ impl<W: Peer> State<W> {
     }
 
     pub(super) fn sync_work(&self) -> Option<SyncWork> {
-        // Nothing is durable before it is known what job it is of.
+        // Nothing may be durable before it is known which job it belongs to.
         let can_sync = self.written.next > self.durable.next && self.identity.is_some();
-        // When somebody asks to stop, what comes since is of no importance, however fast it comes.
+        // What comes after the request to stop does not matter.
         if self.stop.is_some_and(|stop| self.durable.next >= stop || !can_sync) {
             return Some(SyncWork::Stop);
         }

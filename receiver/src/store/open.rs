@@ -1,4 +1,4 @@
-//! Opening a job's files: new ones, or those that an earlier receiver left, which are held against the checkpoint.
+//! Opens a job's files: new ones, or those of an earlier receiver, which must match the checkpoint.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
@@ -15,12 +15,11 @@ use sha2::{Digest, Sha256};
 use super::{Before, Finished, Hashes, NewSchema, Opened, Store, Syncer};
 use crate::checkpoint::{self, Checkpoint, Position, Saved, Slot};
 
-/// Opens a job's files: new ones, or those of a job that was interrupted, cut to its checkpoint. From then on, no other
-/// receiver can.
+/// Opens and locks a job's files: new ones, or those of an interrupted job, cut to its checkpoint.
 ///
 /// # Errors
-/// Files that cannot be written, or that another receiver writes; results of another job; results or rejects that are
-/// not what the checkpoint counts. Nothing has been changed then.
+/// When files cannot be written, are locked by another receiver, belong to another job, or do not match the checkpoint. Nothing has
+/// been changed then.
 pub fn open(paths: &ResultFiles) -> anyhow::Result<Opened> {
     if paths.summary.exists() && !paths.checkpoint.exists() {
         return Err(is_finished(paths));
@@ -31,7 +30,7 @@ pub fn open(paths: &ResultFiles) -> anyhow::Result<Opened> {
         (Saved::Slots(slots), None) => reopen(paths, checkpoint, &slots),
         (Saved::Slots(slots), Some(json)) => reopen_finished(paths, checkpoint, &slots, &json),
         (Saved::Nothing, None) => create(paths, checkpoint, "no checkpoint to go on from"),
-        // So may a loss of power leave the very first one.
+        // A loss of power may leave the very first checkpoint like this.
         (Saved::Damaged, None) => {
             create(paths, checkpoint, "a damaged checkpoint, neither of whose slots is whole")
         }
@@ -47,7 +46,7 @@ fn is_finished(paths: &ResultFiles) -> anyhow::Error {
     )
 }
 
-/// Begins a job; `instead` says what is there in place of a checkpoint.
+/// Begins a job. `instead` names what is there in place of a checkpoint.
 fn create(paths: &ResultFiles, mut checkpoint: Checkpoint, instead: &str) -> anyhow::Result<Opened> {
     // A receiver that died before its first checkpoint leaves an empty file, and the rejects' header.
     let new = |path: &Path, most: usize| -> anyhow::Result<File> {
@@ -122,12 +121,12 @@ fn reopen_finished(
         to_start_anew(paths)
     );
     go_on(paths, &mut checkpoint, slots, slot)?;
-    // A receiver that was killed may have given the summary its name, and not made that durable.
+    // A receiver that was killed may have renamed the summary without syncing the folder.
     sync_folder(&paths.summary).context("syncing the folder of the results")?;
     Ok(Opened::Finished(summary, Finished { paths: paths.clone(), checkpoint, position, told: slot.told }))
 }
 
-/// Goes on from one of the slots, in a life after all that they tell of.
+/// Continues from one of the slots, in the life after the latest that they know.
 fn go_on(
     paths: &ResultFiles,
     checkpoint: &mut Checkpoint,
@@ -142,7 +141,7 @@ fn go_on(
 /// What earlier receivers have written up to a position.
 fn before(paths: &ResultFiles, position: &Position) -> anyhow::Result<Before> {
     let schema = match read_if_there(&paths.schema)? {
-        // Of a job that has none yet, it would be another job's.
+        // A job without results has no schema; the file would be another job's.
         Some(json) if position.columns > 0 => serde_json::from_slice(&json).with_context(|| {
             format!("understanding the schema of the results, {}", paths.schema.display())
         })?,
@@ -157,7 +156,7 @@ fn before(paths: &ResultFiles, position: &Position) -> anyhow::Result<Before> {
         to_start_anew(paths)
     );
     let context = || format!("reading {}", paths.rejects.display());
-    // Opened again, since a duplicate would be read where the other one writes.
+    // Opened again: a duplicate would share its position with the writing side.
     let mut rejects = File::open(&paths.rejects).with_context(context)?;
     let mut header = [0; REJECTS_HEADER.len()];
     rejects.read_exact(&mut header).with_context(context)?;
@@ -175,16 +174,16 @@ fn to_start_anew(paths: &ResultFiles) -> String {
     )
 }
 
-/// Files that are what a slot counts, at least; not changed yet.
+/// Files that match a slot, at least up to its lengths. Not changed yet.
 struct Counted {
     results: File,
     rejects: File,
-    /// Of what is counted.
+    /// Up to the slot's lengths.
     hashes: Hashes,
 }
 
-/// The newest of the slots whose files are what it counts. What was counted was durable first, so an older one is only
-/// gone back to when a disk has lost something, or somebody has changed a file.
+/// The newest slot that matches the files. Files are synced before a slot, so an older one is needed only when a disk has lost
+/// something, or a file was changed.
 fn newest_true<'a>(paths: &ResultFiles, slots: &'a [Slot]) -> anyhow::Result<(&'a Slot, Counted)> {
     let mut wrong = None;
     for slot in slots {
@@ -213,7 +212,7 @@ fn newest_true<'a>(paths: &ResultFiles, slots: &'a [Slot]) -> anyhow::Result<(&'
     bail!("{wrong}: something else has changed it, or its disk has lost it; {}", to_start_anew(paths))
 }
 
-/// Holds the files against a position; if they are not what it counts, gives what is wrong.
+/// Checks the files against a position; if they do not match it, the inner error says why.
 fn compare(paths: &ResultFiles, position: &Position) -> anyhow::Result<Result<Counted, String>> {
     let results = counted(&paths.results, position.result_bytes, position.results_sha256)?;
     let rejects = counted(&paths.rejects, position.reject_bytes, position.rejects_sha256)?;
@@ -223,7 +222,7 @@ fn compare(paths: &ResultFiles, position: &Position) -> anyhow::Result<Result<Co
     }))
 }
 
-/// A file that begins with `length` bytes of this hash, and the hash to go on with; if it does not, what is wrong.
+/// Opens a file whose first `length` bytes have this hash, and returns the hash to continue; the inner error says why they do not.
 fn counted(path: &Path, length: u64, short: u64) -> anyhow::Result<Result<(File, Sha256), String>> {
     let file = match OpenOptions::new().read(true).write(true).open(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => {

@@ -1,18 +1,18 @@
-//! The guard: a small process between a classifier and its Python process, which ends that and all that comes from it.
+//! The guard: a small process between a classifier and its Python process. It ends the Python process and all of its descendants.
 //!
-//! Whatever a Python process starts, in groups and sessions of its own or not, stays below the guard: it adopts what has
-//! lost its parent. So all of it is found, also when the classifier is gone, and whoever the workers' parent is. The guard is
-//! this same program, started as `classifier guard`: its standard input becomes the Python process's, its standard error gets
-//! what that prints, and its standard output is a socket by which it and the classifier talk, in lines:
+//! Whatever a Python process starts stays below the guard, even in a session of its own: the guard adopts processes that have lost
+//! their parent. So it finds all of them, also when the classifier is gone. The guard is this same program, started as
+//! `classifier guard`. Its standard input is passed on to the Python process, its standard error gets what that prints, and its
+//! standard output is a socket on which it sends lines to the classifier:
 //!
-//! | line           | says |
+//! | line           | meaning |
 //! |----------------|------|
 //! | `started PID`  | the Python process runs |
 //! | `failed WHY`   | it cannot be started |
 //! | `ended STATUS` | it has ended, with this status as `wait` has it |
 //! | `left PID …`   | these processes were killed and have not ended |
 //!
-//! When the socket has no other end any more, or the Python process has ended, the guard kills all that is left, and ends.
+//! When the classifier closes the socket, or the Python process has ended, the guard kills all descendants, and ends.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -29,17 +29,17 @@ use nix::sys::wait::{WaitStatus, waitpid};
 
 use super::tree;
 
-/// A killed process that has not ended after this time is in uninterruptible sleep, and is left to end when it wakes.
+/// A killed process that runs for longer than this is in uninterruptible sleep. It ends when it wakes.
 const GIVE_UP: Duration = Duration::from_secs(2);
-/// The pause between looks for what a process that was just killed may have started.
+/// The pause before looking again for what a killed process may have started last.
 const PAUSE: Duration = Duration::from_millis(20);
-/// In place of the status that a signal without a name left: that of the first one for real time.
+/// Stands for the status of a signal that nix has no name for: the first real-time signal.
 const UNKNOWN: i32 = 34;
 
 /// Runs the guard of this command.
 ///
 /// # Errors
-/// When it is no guard: there is no command, or no classifier at the other end.
+/// When there is no command, or no classifier at the other end.
 pub fn run(command: &[OsString]) -> anyhow::Result<()> {
     let [program, arguments @ ..] = command else { bail!("a guard needs a command to guard") };
     let control = std::io::stdout().as_fd().try_clone_to_owned().context("keeping the socket")?;
@@ -48,24 +48,24 @@ pub fn run(command: &[OsString]) -> anyhow::Result<()> {
     let log = std::io::stderr().as_fd().try_clone_to_owned().context("keeping the log")?;
     // A group of its own: Ctrl-C in a terminal is for the classifier.
     let child = Command::new(program).args(arguments).stdout(Stdio::from(log)).process_group(0).spawn();
-    // Whoever waits for the end of what the Python process writes must not wait for the guard.
+    // A reader of the Python process's output must not wait for the guard.
     let null = File::options().read(true).write(true).open("/dev/null").context("opening /dev/null")?;
     nix::unistd::dup2_stdin(&null)?;
     nix::unistd::dup2_stdout(&null)?;
     nix::unistd::dup2_stderr(&null)?;
     match child {
         Ok(child) => {
-            tell(&control, format_args!("started {}", child.id()));
+            send(&control, format_args!("started {}", child.id()));
             guard(child.id(), &control);
         }
-        Err(error) => tell(&control, format_args!("failed {error}")),
+        Err(error) => send(&control, format_args!("failed {error}")),
     }
     Ok(())
 }
 
 #[cfg(target_os = "linux")]
 fn adopt_orphans() -> anyhow::Result<()> {
-    nix::sys::prctl::set_child_subreaper(true).context("becoming the one that adopts orphans")
+    nix::sys::prctl::set_child_subreaper(true).context("becoming the parent of orphans")
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -73,12 +73,13 @@ fn adopt_orphans() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A classifier that is gone hears nothing, which is then noticed elsewhere.
-fn tell(mut control: &UnixStream, line: std::fmt::Arguments<'_>) {
+/// Sends a line to the classifier. If that is gone, another thread notices.
+fn send(mut control: &UnixStream, line: std::fmt::Arguments<'_>) {
     let _ = control.write_all(format!("{line}\n").as_bytes());
 }
 
-/// Waits until the process has ended or is to be ended, and ends all that is left.
+/// Waits until the process has ended or must end, and ends all descendants. Exits, since a thread that waits for a process
+/// cannot be interrupted.
 fn guard(pid: u32, control: &UnixStream) {
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -91,16 +92,16 @@ fn guard(pid: u32, control: &UnixStream) {
                 Ok(WaitStatus::Signaled(ended, signal, core)) if is(ended, pid) => {
                     Some(signal as i32 | if core { 0x80 } else { 0 })
                 }
-                // An orphan; or this wait was broken off.
+                // An orphan has ended; or a signal interrupted the wait.
                 Ok(_) | Err(Errno::EINTR) => None,
-                // A signal has ended one of the processes that nix has no name for, as those for real time.
+                // A process was ended by a signal that nix has no name for, such as a real-time one.
                 Err(Errno::EINVAL) if tree::is_there(pid) => None,
                 Err(Errno::EINVAL) => Some(UNKNOWN),
                 // All have ended.
                 Err(_) => std::process::exit(0),
             };
             if let Some(raw) = raw {
-                tell(control, format_args!("ended {raw}"));
+                send(control, format_args!("ended {raw}"));
                 scope.spawn(|| end_all(control));
             }
         }
@@ -111,8 +112,7 @@ fn is(ended: nix::unistd::Pid, pid: u32) -> bool {
     ended.as_raw() as u32 == pid
 }
 
-/// Kills all that is left. When all of it has ended, the thread that waits for it ends the guard at once; else this one does,
-/// after a while.
+/// Kills all descendants. When all have ended, the waiting thread exits at once; else this one does, after [`GIVE_UP`].
 fn end_all(control: &UnixStream) {
     let mut left = Vec::new();
     while left.is_empty() {
@@ -120,6 +120,6 @@ fn end_all(control: &UnixStream) {
         std::thread::sleep(PAUSE);
     }
     let left: Vec<_> = left.iter().map(u32::to_string).collect();
-    tell(control, format_args!("left {}", left.join(" ")));
+    send(control, format_args!("left {}", left.join(" ")));
     std::process::exit(0);
 }

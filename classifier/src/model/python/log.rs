@@ -1,4 +1,4 @@
-//! What a Python process prints: passed on to the classifier's log, up to a limit, and its last lines kept.
+//! What a Python process prints: goes to the classifier's log, up to a limit; the last lines are kept.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read};
@@ -9,13 +9,13 @@ use std::time::Duration;
 use anyhow::Context;
 use parking_lot::Mutex;
 
-/// So many bytes of what the processes of one worker print reach the log, so that it does not fill a disk.
+/// How many bytes a worker's processes may print to the log, so that it does not fill a disk.
 const MOST: u64 = 16 << 20;
-/// Longer lines are broken.
+/// Longer lines are split.
 const LONGEST_LINE: u64 = 16 << 10;
-/// How many of the last lines are told when a process dies.
+/// How many of the last lines an error quotes.
 const LAST_LINES: usize = 5;
-/// How long to wait for the last lines of a process that has ended: something else may hold its end of the pipe.
+/// How long to wait for the last lines of a process that has ended: another one may hold its end of the pipe.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// How many bytes the processes of one worker have printed.
@@ -45,12 +45,12 @@ impl Printed {
 /// The log of one process.
 pub(super) struct Log {
     last: Arc<Mutex<VecDeque<String>>>,
-    /// Ends when nothing holds the process's standard output and standard error any more.
+    /// Disconnects when standard output and standard error are closed.
     end: mpsc::Receiver<()>,
 }
 
 impl Log {
-    /// Passes on what is read here.
+    /// Logs what is read from `printed`.
     pub(super) fn start(printed: impl Read + Send + 'static, count: Printed) -> anyhow::Result<Self> {
         let last = Arc::default();
         let (logging, end) = mpsc::channel();
@@ -63,7 +63,7 @@ impl Log {
         Ok(Self { last, end })
     }
 
-    /// The last lines of a process that has ended, to be put behind what is said of it.
+    /// The last lines of a process that has ended, to be appended to an error.
     pub(super) fn last_words(&self) -> String {
         let _ = self.end.recv_timeout(PATIENCE);
         let lines = self.last.lock();
@@ -77,7 +77,7 @@ fn pass_on(printed: impl Read, count: &Printed, last: &Mutex<VecDeque<String>>) 
     let mut line = Vec::new();
     loop {
         line.clear();
-        // Whatever it writes must be read, or it would wait for that; but a line need not be kept whole.
+        // All of it must be read, or the process would block.
         match printed.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line) {
             Ok(0) => return,
             Ok(_) => {}

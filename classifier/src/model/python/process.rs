@@ -1,8 +1,8 @@
-//! A Python process, and the conversation with it.
+//! A Python process, and its protocol.
 //!
-//! Between it and the classifier there is a [`guard`](super::guard). Requests and answers cross a pair of sockets; their
-//! reads and writes return after [`SLICE`] at the latest, so that no deadline rests on what the other side does, or on what
-//! else holds its end.
+//! Between it and the classifier there is a [`guard`](super::guard). Requests and answers cross a pair of sockets. Their reads and
+//! writes return after [`SLICE`] at the latest, so that deadlines hold whatever the other side does, and whatever other process
+//! holds its end.
 
 use std::fmt;
 use std::io::{ErrorKind, Read, Write};
@@ -19,32 +19,32 @@ use protocol::frame;
 use super::log::{Log, Printed};
 use super::{START_TIME, Settings, environment, tree};
 
-/// What the interpreter is started with: it fetches [`RUNNER`] from its standard input.
+/// The interpreter's script: reads [`RUNNER`] from standard input.
 const BOOT: &str = include_str!("boot.py");
 const RUNNER: &str = include_str!("runner.py");
-/// How often a process is looked at while its answer is waited for.
+/// How often to check a process while waiting for its answer.
 const SLICE: Duration = Duration::from_millis(100);
-/// A process that somebody has stopped is killed after this time.
+/// A stopped process is killed after this time.
 const STOPPED_TIME: Duration = Duration::from_secs(2);
-/// How long to wait for word of a process's end when its socket has none any more.
+/// How long to wait for the guard's report when a process has closed its socket.
 const LAST_WORD: Duration = Duration::from_secs(2);
-/// How long a guard may take to end a process; it gives up on processes that do not end a second before.
+/// How long a guard may take to end a process. It gives up a second earlier.
 const END_TIME: Duration = Duration::from_secs(3);
-/// By this variable, whose value differs for each, a process is found whose guard was killed. The runner removes it.
+/// A variable with a unique value, by which a process is found whose guard was killed. The runner removes it from `os.environ`.
 const MARK: &str = "CLASSIFIER_PROCESS";
 
-/// Why a process is of no use any more.
+/// Why a process must be replaced.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Ended {
     /// It took longer than this.
     Late(Duration),
-    /// It and what it had started had more than so many MiB of memory.
+    /// It and its descendants took more than this many MiB of memory.
     Greedy(u64),
-    /// Somebody had stopped it.
+    /// A signal or a debugger had stopped it.
     Stopped,
-    /// It has ended by itself, or by a signal that is not the classifier's.
+    /// It ended by itself, or by another process's signal.
     Died(ExitStatus),
-    /// It runs, and cannot be talked with.
+    /// It runs, and does not keep to the protocol.
     Broken(String),
     /// Its guard was killed.
     Unguarded,
@@ -59,7 +59,7 @@ impl fmt::Display for Ended {
                 "the Python process took more than {limit} MiB of memory, and was killed; raise --model-memory, or lower \
                  --chunk-size or the number of workers"
             ),
-            Self::Stopped => f.write_str("the Python process was stopped by somebody, and was killed"),
+            Self::Stopped => f.write_str("the Python process was stopped, and was killed"),
             Self::Died(status) if status.signal() == Some(9) => {
                 write!(f, "the Python process died ({status}, as the system does when memory runs out)")
             }
@@ -72,30 +72,33 @@ impl fmt::Display for Ended {
     }
 }
 
-/// What a process answers.
+/// A process's answer.
 pub(super) enum Answer {
-    /// What was asked for.
+    /// The result.
     Good(Vec<u8>),
-    /// Why it cannot be had.
+    /// Why there is none.
     Bad(String),
-    /// The same, and what the process printed last says more.
+    /// The same; what the process printed last says more.
     BadSeeLog(String),
 }
 
 /// A running interpreter.
 pub(super) struct Process {
     guard: Child,
-    /// To the guard. What it has said of the process's end, and what it has not said to the end of the line.
+    /// To the guard.
     control: UnixStream,
+    /// What the guard has said of the process's end.
     ended: Option<Ended>,
-    heard: Vec<u8>,
+    /// The beginning of the guard's next line.
+    partial: Vec<u8>,
+    /// Processes that the guard could not end.
     left: Option<String>,
     data: UnixStream,
     pid: u32,
     mark: String,
     most_memory: u64,
     log: Log,
-    /// Whether it has been killed.
+    /// It has been killed.
     is_over: bool,
 }
 
@@ -103,14 +106,14 @@ pub(super) struct Process {
 struct Wait {
     limit: Duration,
     deadline: Instant,
-    next_look: Instant,
+    next_check: Instant,
     stopped_since: Option<Instant>,
 }
 
 impl Wait {
     fn new(limit: Duration) -> Self {
         let now = Instant::now();
-        Self { limit, deadline: now + limit, next_look: now + SLICE, stopped_since: None }
+        Self { limit, deadline: now + limit, next_check: now + SLICE, stopped_since: None }
     }
 }
 
@@ -130,24 +133,24 @@ impl Process {
         }
         let mut command = Command::new(own_program()?);
         command.arg0("classifier").arg("guard").arg("--").arg(&settings.interpreter);
-        // Unbuffered, so that the last words are there when it dies.
+        // Unbuffered, so that its last lines are there when it dies.
         command.args(["-u", "-c", BOOT]);
         environment::prepare(&mut command, settings);
         command.env(MARK, &mark[MARK.len() + 1..]);
         command.stdin(Stdio::from(OwnedFd::from(its_data))).stdout(Stdio::from(OwnedFd::from(its_control)));
-        // A group of its own: what is sent to the classifier's is for the classifier, which ends all of this.
+        // A group of its own: signals to the classifier's group are for the classifier, which ends this one.
         command.stderr(Stdio::piped()).process_group(0);
         let mut guard = command.spawn().context("starting the guard of a Python process")?;
-        // The command holds the other ends of the sockets.
+        // It holds the other ends of the sockets.
         drop(command);
         let printed_to = guard.stderr.take().context("the guard of a Python process has no log")?;
         let log = Log::start(printed_to, printed)?;
-        // From here on, the process is ended when it is of no use.
+        // From here on, dropping it ends the process.
         let mut process = Self {
             guard,
             control,
             ended: None,
-            heard: Vec::new(),
+            partial: Vec::new(),
             left: None,
             data,
             pid: 0,
@@ -161,19 +164,19 @@ impl Process {
         })?;
         match process.load(settings) {
             Ok(Answer::Good(_)) => Ok(process),
-            Ok(Answer::Bad(reason)) => bail!("the Python classifier cannot start: {reason}"),
+            Ok(Answer::Bad(reason)) => bail!("the Python model cannot start: {reason}"),
             Ok(Answer::BadSeeLog(reason)) => {
                 process.kill();
-                bail!("the Python classifier cannot start: {reason}{}", process.log.last_words())
+                bail!("the Python model cannot start: {reason}{}", process.log.last_words())
             }
-            Err(ended) => bail!("the Python classifier cannot start: {}", process.end(&ended, " to start")),
+            Err(ended) => bail!("the Python model cannot start: {}", process.end(&ended, " to start")),
         }
     }
 
     fn wait_for_start(&mut self) -> anyhow::Result<()> {
         let deadline = Instant::now() + START_TIME;
         loop {
-            let is_open = self.hear();
+            let is_open = self.recv();
             if self.pid != 0 {
                 return Ok(());
             }
@@ -201,7 +204,7 @@ impl Process {
     /// Has a batch classified.
     ///
     /// # Errors
-    /// Why there is no answer; the process is of no use then.
+    /// Why there is no answer; the process must be replaced then.
     pub(super) fn ask(&mut self, request: &[u8], limit: Duration) -> Result<Answer, Ended> {
         let mut wait = Wait::new(limit);
         self.send(request, &mut wait)?;
@@ -216,7 +219,7 @@ impl Process {
                     Ok(written) => bytes = &bytes[written..],
                     Err(error) => self.retry(&error)?,
                 }
-                self.look(wait)?;
+                self.check(wait)?;
             }
         }
         Ok(())
@@ -229,7 +232,7 @@ impl Process {
         if length == 0 || length > frame::PEER_LIMIT {
             return Err(Ended::Broken(format!("an answer of {length} bytes")));
         }
-        // Memory that is not written to costs nothing, so a length that is not true does no harm.
+        // Memory costs nothing until it is written to, so a false length does no harm.
         let mut answer = vec![0; length];
         self.read(&mut answer, wait)?;
         let text = answer.split_off(1);
@@ -248,12 +251,12 @@ impl Process {
                 Ok(read) => bytes = &mut bytes[read..],
                 Err(error) => self.retry(&error)?,
             }
-            self.look(wait)?;
+            self.check(wait)?;
         }
         Ok(())
     }
 
-    /// A read or write may have brought nothing in its slice of time. Any other failure is the end.
+    /// A read or write may time out after its slice. Any other error means that the process is gone.
     fn retry(&mut self, error: &std::io::Error) -> Result<(), Ended> {
         match error.kind() {
             ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted => Ok(()),
@@ -261,11 +264,11 @@ impl Process {
         }
     }
 
-    /// Nothing holds the other end of the process's socket, so it has ended, or has closed what it did not know.
+    /// The other end of the socket is closed: the process has ended, or has closed a descriptor that it did not know.
     fn hung_up(&mut self) -> Ended {
         let deadline = Instant::now() + LAST_WORD;
         while self.ended.is_none() && Instant::now() < deadline {
-            if !self.hear() {
+            if !self.recv() {
                 break;
             }
         }
@@ -274,14 +277,14 @@ impl Process {
         })
     }
 
-    /// Looks now and then whether an answer is still to be waited for.
-    fn look(&mut self, wait: &mut Wait) -> Result<(), Ended> {
+    /// Checks, once a [`SLICE`], whether to go on waiting for an answer.
+    fn check(&mut self, wait: &mut Wait) -> Result<(), Ended> {
         let now = Instant::now();
-        if now < wait.next_look && now < wait.deadline {
+        if now < wait.next_check && now < wait.deadline {
             return Ok(());
         }
-        wait.next_look = now + SLICE;
-        self.hear_at_once()?;
+        wait.next_check = now + SLICE;
+        self.recv_now()?;
         if now >= wait.deadline {
             return Err(Ended::Late(wait.limit));
         }
@@ -296,11 +299,11 @@ impl Process {
         Ok(())
     }
 
-    /// What the guard has said by now.
-    fn hear_at_once(&mut self) -> Result<(), Ended> {
+    /// Handles what the guard has said so far.
+    fn recv_now(&mut self) -> Result<(), Ended> {
         // These do not fail on a socket that is open on this side.
         let _ = self.control.set_nonblocking(true);
-        let is_open = self.hear();
+        let is_open = self.recv();
         let _ = self.control.set_nonblocking(false);
         match &self.ended {
             Some(ended) => Err(ended.clone()),
@@ -309,15 +312,15 @@ impl Process {
         }
     }
 
-    /// Takes in what the guard says; false when it is gone.
-    fn hear(&mut self) -> bool {
+    /// Handles what the guard says; returns `false` when it is gone.
+    fn recv(&mut self) -> bool {
         let mut bytes = [0; 4096];
         match self.control.read(&mut bytes) {
             Ok(0) => {
                 self.ended.get_or_insert(Ended::Unguarded);
                 return false;
             }
-            Ok(read) => self.heard.extend_from_slice(&bytes[..read]),
+            Ok(read) => self.partial.extend_from_slice(&bytes[..read]),
             Err(error) => {
                 let is_open = matches!(
                     error.kind(),
@@ -329,8 +332,8 @@ impl Process {
                 return is_open;
             }
         }
-        while let Some(end) = self.heard.iter().position(|&byte| byte == b'\n') {
-            let line: Vec<u8> = self.heard.drain(..=end).collect();
+        while let Some(end) = self.partial.iter().position(|&byte| byte == b'\n') {
+            let line: Vec<u8> = self.partial.drain(..=end).collect();
             let line = String::from_utf8_lossy(&line);
             match line.trim_end().split_once(' ') {
                 Some(("started", pid)) => self.pid = pid.parse().unwrap_or(0),
@@ -346,19 +349,19 @@ impl Process {
         true
     }
 
-    /// Ends the process, and tells why it is no use any more.
-    pub(super) fn end(mut self, ended: &Ended, what_for: &str) -> String {
+    /// Ends the process; returns why, in words for the user.
+    pub(super) fn end(mut self, ended: &Ended, task: &str) -> String {
         self.kill();
         let advice = "raise --model-timeout, or lower --chunk-size";
         match ended {
-            Ended::Late(_) if what_for == " to start" => format!("{ended}{what_for}, and was killed"),
-            Ended::Late(_) => format!("{ended}{what_for}, and was killed; {advice}"),
+            Ended::Late(_) if task == " to start" => format!("{ended}{task}, and was killed"),
+            Ended::Late(_) => format!("{ended}{task}, and was killed; {advice}"),
             Ended::Died(_) | Ended::Broken(_) => format!("{ended}{}", self.log.last_words()),
             _ => ended.to_string(),
         }
     }
 
-    /// Has the guard end the process and all that it has started, and waits for that, but not for ever.
+    /// Has the guard end the process and its descendants, and waits for that, for at most [`END_TIME`].
     fn kill(&mut self) {
         if std::mem::replace(&mut self.is_over, true) {
             return;
@@ -367,7 +370,7 @@ impl Process {
         let was_unguarded = self.ended == Some(Ended::Unguarded);
         let _ = self.control.shutdown(std::net::Shutdown::Write);
         let deadline = Instant::now() + END_TIME;
-        while self.hear() && Instant::now() < deadline {}
+        while self.recv() && Instant::now() < deadline {}
         if let Some(left) = &self.left {
             tracing::warn!(
                 "the processes {left} were killed and have not ended yet; they are left to themselves"
@@ -375,11 +378,11 @@ impl Process {
         }
         let is_late = matches!(self.guard.try_wait(), Ok(None)) && Instant::now() >= deadline;
         if was_unguarded || is_late {
-            // Stopped, perhaps; then it cannot do this.
+            // The guard may be stopped.
             let _ = self.guard.kill();
             tree::end_marked(&self.mark);
         }
-        // It has closed its socket or was killed, and ends in a moment.
+        // It was killed, or has closed its socket and is ending.
         let _ = self.guard.wait();
     }
 }
@@ -399,7 +402,7 @@ fn own_program() -> anyhow::Result<std::path::PathBuf> {
     }
 }
 
-/// A word that no other process has.
+/// A unique word.
 fn unique() -> String {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

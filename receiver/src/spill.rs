@@ -1,4 +1,4 @@
-//! Early batches that find no room in memory, in a file without a name: what a window expands to may be much.
+//! Early batches that find no room in memory, in a file without a name. Results may be much longer than a window of rows.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -9,37 +9,38 @@ use bytes::Bytes;
 use files::remove_if_there;
 use protocol::results::ResultBatch;
 
-use crate::reorder::Away;
+use crate::reorder::Spill;
 
-/// Where early batches are put away.
+/// A file for early batches.
 #[derive(Debug)]
-pub struct Shelf {
+pub struct SpillFile {
     results: PathBuf,
     file: Option<File>,
-    /// Where the next batch goes, and how many are there.
+    /// Where the next batch goes, and how many batches the file has.
     end: u64,
     batches: usize,
 }
 
-/// A batch that was put away, without its bytes.
+/// A batch on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stub {
-    /// All but the bytes.
+    /// Without its schema, results and rejects.
     pub batch: ResultBatch,
-    /// Where they begin, and how long schema, results and rejects are.
+    /// Where these begin in the file, and their lengths.
     place: (u64, [usize; 3]),
 }
 
 impl Stub {
-    /// How many bytes the batch has.
+    /// The batch's size in bytes.
     pub fn size(&self) -> usize {
         self.place.1.iter().sum()
     }
 }
 
-impl Away for Shelf {
-    fn put(&mut self, batch: ResultBatch) -> anyhow::Result<Stub> {
-        let context = || format!("putting early results away beside {}", self.results.display());
+impl Spill for SpillFile {
+    fn write(&mut self, batch: ResultBatch) -> anyhow::Result<Stub> {
+        let context =
+            || format!("writing early results to a temporary file beside {}", self.results.display());
         let file = match self.file.take() {
             Some(file) => file,
             None => unnamed(&self.results.with_extension("early")).with_context(context)?,
@@ -62,27 +63,27 @@ impl Away for Shelf {
             && let Some(file) = &self.file
         {
             self.end = 0;
-            let context = || format!("giving back room beside {}", self.results.display());
+            let context = || format!("emptying the temporary file beside {}", self.results.display());
             file.set_len(0).with_context(context)?;
         }
         Ok(())
     }
 }
 
-impl Shelf {
-    /// Beside these results. The file is made when it is first needed.
+impl SpillFile {
+    /// A file beside these results; made when it is first needed.
     pub fn new(results: &Path) -> Self {
         Self { results: results.to_owned(), file: None, end: 0, batches: 0 }
     }
 
-    /// Takes a batch back.
+    /// Reads a batch back.
     ///
     /// # Errors
     /// Those of the file system; names the folder.
     pub fn take(&mut self, stub: Stub) -> anyhow::Result<ResultBatch> {
         let Stub { batch, place: (at, lengths) } = stub;
         let context =
-            || format!("reading early results that were put away beside {}", self.results.display());
+            || format!("reading early results from a temporary file beside {}", self.results.display());
         let mut bytes = vec![0; lengths.iter().sum()];
         let file = self.file.as_ref().with_context(context)?;
         file.read_exact_at(&mut bytes, at).with_context(context)?;
@@ -93,9 +94,9 @@ impl Shelf {
     }
 }
 
-/// A file that is gone when it is closed, however this process ends.
+/// A file that the system removes when it is closed, however this process ends.
 fn unnamed(path: &Path) -> anyhow::Result<File> {
-    // One is left if a receiver dies in between.
+    // A receiver may have died between the two calls below.
     remove_if_there(path)?;
     let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
     std::fs::remove_file(path)?;
@@ -109,7 +110,7 @@ mod tests {
     #[test]
     fn batches_come_back_and_their_room_does_too() {
         let dir = tempfile::tempdir().unwrap();
-        let mut shelf = Shelf::new(&dir.path().join("results.log"));
+        let mut spill = SpillFile::new(&dir.path().join("results.log"));
         let batch = |number: u64| ResultBatch {
             number,
             rows: 3,
@@ -118,14 +119,14 @@ mod tests {
             rejects: "0,a,b\n".into(),
             ..ResultBatch::default()
         };
-        let stubs: Vec<_> = (0..5).map(|number| shelf.put(batch(number)).unwrap()).collect();
+        let stubs: Vec<_> = (0..5).map(|number| spill.write(batch(number)).unwrap()).collect();
         assert_eq!(stubs[3].size(), batch(3).size());
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "the file has no name");
         for stub in stubs.into_iter().skip(1).rev() {
             let number = stub.batch.number;
-            assert_eq!(shelf.take(stub).unwrap(), batch(number));
+            assert_eq!(spill.take(stub).unwrap(), batch(number));
         }
-        shelf.forget(1).unwrap();
-        assert_eq!(shelf.file.as_ref().unwrap().metadata().unwrap().len(), 0);
+        spill.forget(1).unwrap();
+        assert_eq!(spill.file.as_ref().unwrap().metadata().unwrap().len(), 0);
     }
 }
