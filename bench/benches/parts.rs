@@ -1,6 +1,6 @@
-//! What the inner parts of a job take, each alone: `cargo bench --package bench`, and `-- NAME` for some.
+//! The time of a job's inner parts, each alone: `cargo bench --package bench`, with `-- NAME` for some.
 //!
-//! All work on the same 1,000 fake rows, so that a part's rows a second can be set beside those of a whole job.
+//! All work on the same 1,000 fake rows, so that their rows a second can be compared with those of a whole job.
 
 use std::hint::black_box;
 
@@ -18,7 +18,7 @@ use sender::fake_rows::FakeRows;
 const ROWS: u64 = 1000;
 const BATCH_ROWS: usize = 100;
 
-/// The rows, each alone.
+/// The rows.
 fn rows() -> Vec<Vec<u8>> {
     let fake = FakeRows::new(0);
     let row = |i| {
@@ -113,7 +113,7 @@ fn main() {
         });
     }
 
-    // As a hundred batches that come as from seven workers of different speed.
+    // A hundred batches, in an order as from seven workers of different speed.
     let mut results: Vec<_> = (0..100).map(result).collect();
     results.sort_by_key(|batch| batch.number + 13 * (batch.number % 7));
     group.throughput(Throughput::Elements(100 * BATCH_ROWS as u64));

@@ -1,5 +1,5 @@
 //! How a thread of this program ends the process. Timely is fail-stop: a process that cannot go on takes its generation of the
-//! cluster with it, so there is nothing to unwind, and no thread that would hear of an error.
+//! cluster with it, so there is nothing to unwind, and no caller to return an error to.
 
 use protocol::Temporary;
 use telemetry::report::Ending;

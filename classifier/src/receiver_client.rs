@@ -45,13 +45,13 @@ impl ReceiverClient {
     pub fn connect(
         address: &str,
         token: Option<&Token>,
-        who: &ResultsHello,
+        hello: &ResultsHello,
         patience: Duration,
     ) -> anyhow::Result<Self> {
         let stream = net::connect("the receiver", address, patience)?;
         let not_now =
             |error| handshake::unless_refused(error, Temporary("the receiver is not there just now"));
-        handshake::send(&stream, token, who)
+        handshake::send(&stream, token, hello)
             .with_context(|| format!("opening to the receiver at {address}"))
             .map_err(not_now)?;
         let clone = stream.try_clone().context("splitting the connection to the receiver")?;

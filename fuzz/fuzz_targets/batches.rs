@@ -1,4 +1,4 @@
-//! Batches between processes: they cross unchanged, and a message that is torn or lies is refused whole.
+//! Batches between processes: they arrive unchanged, and a damaged message is refused as a whole.
 #![no_main]
 
 use bytes::Bytes;
@@ -17,7 +17,7 @@ fuzz_target!(|input: &[u8]| {
     }
 });
 
-/// What is understood is just what would have been written.
+/// A message that decodes encodes to the same bytes.
 fn garbage(bytes: &[u8]) {
     let (decoded, largest) = largest_allocation(|| Batches::decode(Bytes::copy_from_slice(bytes)));
     assert!(largest <= (64 << 10) + 4 * bytes.len(), "{largest} bytes for a message of {}", bytes.len());
@@ -28,7 +28,7 @@ fn garbage(bytes: &[u8]) {
     assert_eq!(encode(&batches), bytes);
 }
 
-/// Batches made of the bytes cross, and nothing that is cut or changed in its lengths does.
+/// Batches made from the input arrive, and messages that are cut, or whose lengths are changed, do not.
 fn cross(bytes: &[u8], cut: u8) {
     let mut batches = Vec::new();
     let mut rest = bytes;

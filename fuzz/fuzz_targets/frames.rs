@@ -1,5 +1,5 @@
-//! Frames: whatever bytes come, in whatever pieces, the reader gives what a decoder gives that has all of them before it; and
-//! a length that is announced gets no memory before its bytes come.
+//! Frames: for all bytes, in pieces of all sizes, the reader returns what a simple decoder of the whole input returns; and it
+//! allocates nothing for an announced length before the bytes come.
 #![no_main]
 
 use std::cell::Cell;
@@ -30,11 +30,11 @@ fuzz_target!(|input: &[u8]| {
         in_runs(reader(pieces()), 1 + usize::from(frames) % 9, 1 + 40 * usize::from(bytes), &expected);
     });
     with_marks(stream, limit, pieces());
-    // A block, or twice what came; payloads are compared where they stand.
+    // A block, or twice what came; payloads are compared without copies.
     assert!(largest <= (512 << 10) + 4 * stream.len(), "{largest} bytes for a stream of {}", stream.len());
 });
 
-/// The straightforward decoder.
+/// The simple decoder.
 fn decode(mut rest: &[u8], limit: usize) -> (Vec<&[u8]>, End) {
     let mut payloads = Vec::new();
     loop {
@@ -88,7 +88,7 @@ fn in_runs(
             Ok(run) => run,
             Err(error) => {
                 assert_eq!(end_of(error), *end);
-                // A run is whole or not at all: less than one is lost.
+                // A run is returned as a whole; a part of one is lost.
                 assert!(left.len() < frames && left.all(|payload| **payload != [EOT]));
                 return;
             }
@@ -113,7 +113,7 @@ fn in_runs(
     }
 }
 
-/// Of a peer that has marks, rows are taken until the one for their end; each is whole or says why not.
+/// A peer with marks: rows are read up to the end mark, and each is whole or has a reason why not.
 fn with_marks(mut rest: &[u8], limit: usize, pieces: Pieces<'_>) {
     let mut reader = FrameReader::new(pieces, "the peer", limit);
     reader.allow_marks();

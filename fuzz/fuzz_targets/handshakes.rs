@@ -1,5 +1,5 @@
-//! Handshakes, answers and messages: nobody comes in without the token, whoever is refused learns nothing by it, and what is
-//! understood is understood the same when it is said again.
+//! Handshakes, answers and messages: no peer is admitted without the token, a refusal reveals nothing, and what was decoded decodes
+//! to the same when it is encoded again.
 #![no_main]
 
 use std::fmt::Debug;
@@ -33,7 +33,7 @@ fuzz_target!(|input: &[u8]| {
         8 | 9 => to_receiver(payload),
         _ => from_receiver(payload),
     });
-    // Parsed JSON takes some times its length.
+    // Parsed JSON takes several times its length.
     assert!(
         largest <= (64 << 10) + 200 * payload.len(),
         "{largest} bytes for a payload of {}",
@@ -64,7 +64,7 @@ fn hello<T: Serialize + DeserializeOwned + Debug + PartialEq>(payload: &[u8]) {
         }
         Err(Refusal { refused, .. }) => assert!(!refused.is_empty()),
     }
-    // Nobody has this one, whatever was found.
+    // No input has this token.
     let token = Token::new("0c9f4f62-7d43-4a7e-8f0e-4bb1f2f6c1d5");
     let refusal = handshake::check::<T>(payload, Some(&token)).unwrap_err();
     assert!(!refusal.refused.contains(token.secret()));

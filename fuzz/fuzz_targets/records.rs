@@ -1,5 +1,5 @@
-//! The CSV dialect: whatever bytes come, in whatever pieces, the reader gives the records that a machine gives that looks at
-//! one byte after the other; and the parts of the dialect agree with each other.
+//! The CSV dialect: for all bytes, in pieces of all sizes, the reader returns the records that a state machine finds byte by byte;
+//! and the functions of the dialect agree with each other.
 #![no_main]
 
 use fuzz::{Pieces, largest_allocation, settings};
@@ -14,7 +14,7 @@ fuzz_target!(|input: &[u8]| {
     let mut reader = Reader::new(Pieces::new(stream, [first, second]), limit);
     let (_, largest) = largest_allocation(|| {
         for (i, row) in expected.iter().enumerate() {
-            // To ask makes no difference.
+            // Asking changes nothing.
             if (ask >> (i % 8)) & 1 == 1 {
                 reader.has_row();
             }
@@ -27,7 +27,7 @@ fuzz_target!(|input: &[u8]| {
     for Row { bytes, flaw } in expected {
         match flaw {
             None => joined(bytes, &values(bytes).expect("the reader gives whole records")),
-            // A worker finds out by itself.
+            // Workers detect this themselves.
             Some(Flaw::OpenQuote) => assert_eq!(values(bytes), Err(Malformed::OpenQuote)),
             Some(Flaw::TooLong { .. }) => assert!(bytes.len() <= 1000 && bytes.len() <= limit + 1),
         }
@@ -41,7 +41,7 @@ fuzz_target!(|input: &[u8]| {
     if seen.contains(&b'\n') && sniff::check(seen, false, false, name).is_ok() && !sniff::is_enough(seen) {
         assert_eq!(seen.iter().filter(|&&byte| byte == b'\n').count(), 1);
     }
-    // A frame may have anything in it.
+    // A frame may contain anything.
     match values(stream) {
         Ok(values) => joined(stream, &values),
         Err(malformed) => {
@@ -58,7 +58,7 @@ fn split(stream: &[u8], limit: usize) -> Vec<Row<'_>> {
     let mut rows = Vec::new();
     while !rest.is_empty() {
         let (end, flaw) = row(rest, limit);
-        // Only a line end has a carriage return to itself.
+        // A carriage return is removed only as part of a line end.
         let bytes = match (flaw, end < rest.len()) {
             (Some(Flaw::TooLong { .. }), _) => beginning(&rest[..end]),
             (_, true) => rest[..end].strip_suffix(b"\r").unwrap_or(&rest[..end]),
@@ -110,7 +110,7 @@ fn row(rest: &[u8], limit: usize) -> (usize, Option<Flaw>) {
     }
 }
 
-/// At most a thousand bytes, and no half of a character.
+/// At most a thousand bytes, cut between characters.
 fn beginning(row: &[u8]) -> &[u8] {
     let mut end = row.len().min(1000);
     if end < row.len() {
@@ -146,7 +146,7 @@ fn values(record: &[u8]) -> Result<Vec<Vec<u8>>, Malformed> {
     if quoted { Err(Malformed::OpenQuote) } else { Ok(values) }
 }
 
-/// `join`, `Shape` and `write_value` say the same.
+/// `join`, `Shape` and `write_value` agree.
 fn joined(record: &[u8], values: &[Vec<u8>]) {
     let separator = 0;
     let mut joined = Vec::new();

@@ -1,20 +1,20 @@
-//! What the fuzz targets share: streams in pieces, and how much memory is asked for.
+//! Shared by the fuzz targets: streams in pieces, and a measure of allocations.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::io::{self, Read};
 use std::rc::Rc;
 
-/// A stream that gives its bytes in pieces of the given sizes, round and round.
+/// A stream that returns its bytes in pieces of two sizes in turn.
 pub struct Pieces<'a> {
     rest: &'a [u8],
-    /// How often it was read from.
+    /// How often it was read.
     pub reads: Rc<Cell<usize>>,
     sizes: [usize; 2],
 }
 
 impl<'a> Pieces<'a> {
-    /// Gives `bytes`; the two sizes are taken from a byte each, so that some are tiny and some are large.
+    /// Returns `bytes`. A byte decides each of the two sizes, so that some are tiny and some are large.
     pub fn new(bytes: &'a [u8], sizes: [u8; 2]) -> Self {
         let sizes = sizes.map(|size| match size {
             0..=127 => 1 + usize::from(size % 16),
@@ -37,7 +37,7 @@ impl Read for Pieces<'_> {
     }
 }
 
-/// Takes the settings of a run, and what is left for it to work on.
+/// Splits an input into settings and the rest.
 pub fn settings<const N: usize>(input: &[u8]) -> Option<([u8; N], &[u8])> {
     let (settings, rest) = input.split_first_chunk()?;
     Some((*settings, rest))
@@ -47,25 +47,25 @@ thread_local! {
     static LARGEST: Cell<usize> = const { Cell::new(0) };
 }
 
-/// The most bytes that `work` asks for at once: a peer that announces much and sends little must not get much.
+/// Runs `work`; also returns its largest allocation in bytes.
 pub fn largest_allocation<T>(work: impl FnOnce() -> T) -> (T, usize) {
     LARGEST.set(0);
     let outcome = work();
     (outcome, LARGEST.get())
 }
 
-/// The system's memory, of which the largest part that was asked for is noted.
+/// The system's allocator; notes the largest allocation.
 struct Noting;
 
 #[global_allocator]
 static NOTING: Noting = Noting;
 
 fn note(size: usize) {
-    // A thread that is ending has no place for it any more, and no work either.
+    // A thread that is ending has lost the counter, and does no work.
     let _ = LARGEST.try_with(|largest| largest.set(largest.get().max(size)));
 }
 
-// SAFETY: all calls go to the system's allocator as they came.
+// SAFETY: all calls are passed on to the system's allocator unchanged.
 unsafe impl GlobalAlloc for Noting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         note(layout.size());

@@ -71,7 +71,7 @@ impl Answers {
     pub(crate) fn next(&self) -> Result<SourceAnswer, Failure> {
         self.answers
             .recv()
-            .unwrap_or_else(|_| Err(Failure::Lost(anyhow!("the source has said its last word"))))
+            .unwrap_or_else(|_| Err(Failure::Lost(anyhow!("the source sends no more answers"))))
     }
 }
 
@@ -95,7 +95,7 @@ impl Listener {
         let _ = self.answers.send(last);
         self.await_over(is_lost, limit);
         if self.is_over.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
-            end_process(&format!("{reason}; the input has nothing more to say, so this ends"));
+            end_process(&format!("{reason}; the input has no more rows for now, so the sender ends"));
         }
     }
 

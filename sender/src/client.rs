@@ -64,7 +64,7 @@ pub fn send_all(target: &Target, input: &mut dyn Input) -> anyhow::Result<u64> {
             Err(Failure::Lost(error)) => error,
         };
         let words = format!("{lost:#}");
-        let no_way_on = || format!("sending rows to {}: there is no way on", target.address);
+        let no_way_on = || format!("giving up sending rows to {}", target.address);
         let pause = session.lost(lost, began.elapsed()).with_context(no_way_on)?;
         tracing::warn!("{words}; trying again");
         std::thread::sleep(pause);

@@ -26,17 +26,17 @@ use network::{Address, Event, Fate, Message, Network};
 use receiver::Receiver;
 use sender::Sender;
 
-/// Jobs.
+/// How many jobs the test runs.
 const SEEDS: u64 = 30_000;
 /// Rows of a job; each is its own number.
 const ROWS: u32 = 300;
-/// No job takes longer than this, in simulated milliseconds.
+/// The longest that a job may take, in simulated milliseconds.
 const PATIENCE: u64 = 300_000;
 /// The most faults in a job, and the longest time between two.
 const MOST_FAULTS: u32 = 12;
 const FAULT_PAUSE: u64 = 1500;
 
-/// What a run was like, to see that the simulation does what it is for.
+/// What happened in a run, to check that the simulation covers what it is for.
 #[derive(Debug, Default, PartialEq)]
 struct Story {
     crashes: u32,
@@ -56,7 +56,7 @@ struct World {
     classifiers: Vec<Classifier>,
     sender: Sender,
     story: Story,
-    /// Faults that are still to come.
+    /// How many faults are still to come.
     faults: u32,
 }
 
@@ -86,8 +86,8 @@ impl World {
 
     fn run(mut self) -> Story {
         while !self.receiver.is_finished() {
-            let Some(event) = self.network.next() else { panic!("nothing happens any more") };
-            assert!(self.network.now < PATIENCE, "the job does not come to its end");
+            let Some(event) = self.network.next() else { panic!("the job has stalled") };
+            assert!(self.network.now < PATIENCE, "the job does not end");
             match event {
                 Event::Fault => self.fault(),
                 Event::Start(address) => self.start(address),
@@ -132,7 +132,7 @@ impl World {
         let may_die = victim != Address::Sender || self.sender.may_die();
         if self.random.random_bool(0.7) && may_die {
             self.story.crashes += 1;
-            // Most come back soon, some after the others have gone on without them.
+            // Most come back soon, some after the others have continued without them.
             let away = if self.random.random_bool(0.8) { 300 } else { 25_000 };
             self.network.crash(victim, away);
         } else {
@@ -166,7 +166,7 @@ impl World {
         }
     }
 
-    /// Those that have died lose what they had in memory.
+    /// Processes that have died lose what they had in memory.
     fn bury(&mut self) {
         while let Some(address) = self.network.died.pop() {
             match address {
@@ -204,7 +204,7 @@ fn a_seed_decides_everything() {
 }
 
 #[test]
-fn the_simulation_sees_what_it_is_for() {
+fn the_simulation_covers_what_it_is_for() {
     let stories: Vec<_> = (0..200).map(run).collect();
     let sum = |of: fn(&Story) -> u32| stories.iter().map(of).sum::<u32>();
     assert!(sum(|story| story.crashes) > 400 && sum(|story| story.cuts) > 200);
@@ -237,7 +237,7 @@ fn print(what: impl std::fmt::Display) {
     println!("{what}");
 }
 
-/// A message that a node does not expect is a mistake of the simulation, not a thing to be tolerated.
-fn unexpected(who: Address, message: &Message) -> ! {
-    panic!("{who:?} does not expect {message:?}")
+/// A message that a process does not expect is a defect of the simulation.
+fn unexpected(process: Address, message: &Message) -> ! {
+    panic!("{process:?} does not expect {message:?}")
 }

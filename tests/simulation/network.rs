@@ -1,4 +1,4 @@
-//! Time, connections and what becomes of them.
+//! The network, which is also the clock.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -11,15 +11,15 @@ use protocol::handshake::{ControlMessage, Member, SenderHello, SourceAnswer};
 use protocol::results::{FromReceiver, Identity, ResultBatch, Totals, Welcome};
 use rand::{RngExt, SeedableRng};
 
-/// After this many milliseconds without a heartbeat, the other side of a connection is gone.
+/// After this many milliseconds without a heartbeat, the other side of a connection counts as lost.
 const SILENCE: u64 = 5000;
-/// When the simulation begins, in milliseconds since 1970, and by how much a clock may be wrong.
+/// When the simulation begins, in milliseconds since 1970, and by how many milliseconds a clock may be wrong.
 const LONG_AGO: u64 = 1_500_000_000_000;
 const STEP: i64 = 1_000_000_000;
-/// The longest that a message takes.
+/// The longest that a message takes, in milliseconds.
 const SLOWEST: u64 = 30;
 
-/// Who it is.
+/// A process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Address {
     Receiver,
@@ -28,7 +28,7 @@ pub(crate) enum Address {
     Sender,
 }
 
-/// What crosses.
+/// What crosses the network.
 #[derive(Debug, Clone)]
 pub(crate) enum Message {
     /// To the initializer's control port.
@@ -36,7 +36,7 @@ pub(crate) enum Message {
     Control(ControlMessage),
     /// To another classifier.
     Data(Batch),
-    /// To the receiver: a process of this generation comes, or an initializer.
+    /// To the receiver, from a process of this generation or from an initializer.
     Open(Option<u64>),
     Welcome(Welcome),
     Results(ResultBatch),
@@ -56,11 +56,11 @@ pub(crate) enum Message {
     },
 }
 
-/// What becomes of one side of a connection.
+/// What happens at one side of a connection.
 #[derive(Debug, Clone)]
 pub(crate) enum Fate {
     Message(Message),
-    /// The other side is gone, or was never there.
+    /// The other side is lost, or was never there.
     Broken,
 }
 
@@ -73,9 +73,9 @@ pub(crate) enum Event {
 }
 
 struct Connection {
-    /// Both ends, in the lives that they had when it was made.
+    /// Both ends, with their incarnations when it was made.
     ends: [(Address, u32); 2],
-    /// When the last message to each end arrives: messages do not overtake each other.
+    /// When the last message to each end arrives; messages stay in order.
     last: [u64; 2],
     broken: bool,
 }
@@ -88,19 +88,19 @@ pub(crate) struct Network {
     what: BTreeMap<u64, Event>,
     count: u64,
     connections: BTreeMap<u64, Connection>,
-    /// Which life each is in, and whether it lives.
+    /// The incarnation of each process, and whether it runs.
     lives: BTreeMap<Address, (u32, bool)>,
-    /// Until when each is cut off.
+    /// Until when each process is cut off.
     cut: BTreeMap<Address, u64>,
-    /// Those that have died since anybody looked.
+    /// Processes whose death was not handled yet.
     pub(crate) died: Vec<Address>,
-    talks: bool,
-    /// By how many milliseconds the clocks on the wall are wrong, which a step changes.
+    is_verbose: bool,
+    /// By how many milliseconds the wall clocks are wrong; a step changes it.
     wrong: i64,
 }
 
 impl Network {
-    pub(crate) fn new(seed: u64, talks: bool) -> Self {
+    pub(crate) fn new(seed: u64, is_verbose: bool) -> Self {
         Self {
             now: 0,
             random: ChaCha8Rng::seed_from_u64(!seed),
@@ -111,18 +111,18 @@ impl Network {
             lives: BTreeMap::new(),
             cut: BTreeMap::new(),
             died: Vec::new(),
-            talks,
+            is_verbose,
             wrong: 0,
         }
     }
 
-    /// What a clock on the wall shows.
+    /// The time of the wall clocks.
     pub(crate) fn wall(&self) -> SystemTime {
         let shown = self.now as i64 + self.wrong;
         SystemTime::UNIX_EPOCH + Duration::from_millis(LONG_AGO.saturating_add_signed(shown))
     }
 
-    /// The clocks on the wall are set, forward or back.
+    /// Sets the wall clocks forward or back.
     pub(crate) fn step_clock(&mut self) {
         self.wrong = self.random.random_range(-STEP..STEP);
     }
@@ -137,7 +137,7 @@ impl Network {
         loop {
             let Reverse((time, number)) = self.events.pop()?;
             self.now = time;
-            // Else it was lost on its way.
+            // A reset has removed others.
             let Some(event) = self.what.remove(&number) else { continue };
             match &event {
                 Event::Start(address) => {
@@ -150,14 +150,14 @@ impl Network {
                 Event::Fate { to, connection, .. } => {
                     let connection = &self.connections[connection];
                     let end = connection.ends.iter().find(|(address, _)| address == to);
-                    // It has died since.
+                    // The process has died since.
                     if end.is_none_or(|(_, incarnation)| self.incarnation(*to) != Some(*incarnation)) {
                         continue;
                     }
                 }
                 Event::Fault | Event::Timer { .. } => {}
             }
-            if self.talks {
+            if self.is_verbose {
                 crate::print(format_args!("{time:>7} {event:?}"));
             }
             return Some(event);
@@ -168,45 +168,45 @@ impl Network {
         self.lives.get(&of).filter(|(_, lives)| *lives).map(|(incarnation, _)| *incarnation)
     }
 
-    /// Starts a process after so many milliseconds.
+    /// Starts a process after this many milliseconds.
     pub(crate) fn start(&mut self, address: Address, after: u64) {
         self.at(self.now + after, Event::Start(address));
     }
 
-    /// Wakes a process after so many milliseconds, if it still lives then.
+    /// Wakes a process after this many milliseconds, if the same incarnation runs then.
     pub(crate) fn wake(&mut self, of: Address, after: u64) {
         if let Some(incarnation) = self.incarnation(of) {
             self.at(self.now + after, Event::Timer { of, incarnation });
         }
     }
 
-    /// A process dies, and is started again within so many milliseconds.
-    pub(crate) fn crash(&mut self, who: Address, away: u64) {
-        let Some(life) = self.lives.get_mut(&who).filter(|(_, lives)| *lives) else { return };
+    /// A process dies, and is started again within `away` milliseconds.
+    pub(crate) fn crash(&mut self, process: Address, away: u64) {
+        let Some(life) = self.lives.get_mut(&process).filter(|(_, lives)| *lives) else { return };
         life.1 = false;
-        self.died.push(who);
+        self.died.push(process);
         let away = self.random.random_range(1..=away);
-        self.start(who, away);
+        self.start(process, away);
         let all: Vec<u64> = self.connections.keys().copied().collect();
         for connection in all {
-            if self.connections[&connection].ends.iter().any(|(address, _)| *address == who) {
+            if self.connections[&connection].ends.iter().any(|(address, _)| *address == process) {
                 self.break_off(connection);
             }
         }
     }
 
-    /// A host is cut off for so many milliseconds: what is sent meanwhile arrives later, or, when that takes too long, both sides
-    /// take the other for dead.
-    pub(crate) fn cut(&mut self, who: Address, time: u64) {
-        self.cut.insert(who, self.now + time);
+    /// Cuts a process off for this many milliseconds: what is sent meanwhile arrives later. After [`SILENCE`], both sides count the
+    /// other as lost.
+    pub(crate) fn cut(&mut self, process: Address, time: u64) {
+        self.cut.insert(process, self.now + time);
         if time < SILENCE {
             return;
         }
         let all: Vec<u64> = self.connections.keys().copied().collect();
         for connection in all {
             let ends = self.connections[&connection].ends.map(|(address, _)| address);
-            if ends.contains(&who) && !self.connections[&connection].broken {
-                self.connections.get_mut(&connection).expect("it is there").broken = true;
+            if ends.contains(&process) && !self.connections[&connection].broken {
+                self.connections.get_mut(&connection).expect("it is known").broken = true;
                 for to in ends {
                     self.at(self.now + SILENCE, Event::Fate { to, connection, fate: Fate::Broken });
                 }
@@ -219,11 +219,11 @@ impl Network {
         until.unwrap_or(0).max(self.now)
     }
 
-    /// Connects; whether the other side is there is told by what becomes of it.
+    /// Connects. If the other side is not there, the connection breaks later.
     pub(crate) fn connect(&mut self, from: Address, to: Address) -> u64 {
         self.count += 1;
         let connection = self.count;
-        let incarnation = self.incarnation(from).expect("who connects lives");
+        let incarnation = self.incarnation(from).expect("a process that connects runs");
         let other = self.incarnation(to);
         let ends = [(from, incarnation), (to, other.unwrap_or(0))];
         let broken = other.is_none() || self.reaches([from, to]) > self.now;
@@ -241,17 +241,17 @@ impl Network {
         let ends = known.ends.map(|(address, _)| address);
         let begin = self.reaches(ends).max(known.last[to]);
         let time = begin + self.random.random_range(0..SLOWEST);
-        self.connections.get_mut(&connection).expect("it is there").last[to] = time;
+        self.connections.get_mut(&connection).expect("it is known").last[to] = time;
         self.at(time, Event::Fate { to: ends[to], connection, fate: Fate::Message(message) });
     }
 
-    /// Closes a connection: both sides see that, and what is on its way may be lost.
+    /// Closes a connection: both sides see that, and messages in flight may be lost.
     pub(crate) fn break_off(&mut self, connection: u64) {
         let Some(known) = self.connections.get_mut(&connection).filter(|known| !known.broken) else { return };
         known.broken = true;
         let (ends, last) = (known.ends.map(|(address, _)| address), known.last);
         for (to, last) in ends.into_iter().zip(last) {
-            // A reset overtakes what was sent before; an orderly end does not.
+            // A reset overtakes messages; an orderly end does not.
             let lost = self.random.random_bool(0.5);
             let time = if lost { self.now + 1 } else { last.max(self.now) + 1 };
             if lost {

@@ -19,7 +19,7 @@ const ME: Address = Address::Receiver;
 /// How long a sync takes at most, in milliseconds.
 const SYNC: u64 = 20;
 
-/// What is to be sent, and what is to be closed.
+/// Messages to send; `None` closes the connection.
 type Outbox = Rc<RefCell<Vec<(u64, Option<Message>)>>>;
 
 #[derive(Debug)]
@@ -48,10 +48,10 @@ impl job::Peer for Peer {
     }
 }
 
-/// All early batches have room in memory.
-struct Nowhere;
+/// Not used, since all early batches have room in memory.
+struct NoSpill;
 
-impl Spill for Nowhere {
+impl Spill for NoSpill {
     fn write(&mut self, batch: ResultBatch) -> anyhow::Result<Stub> {
         panic!("there is room for batch {}", batch.number)
     }
@@ -64,9 +64,9 @@ impl Spill for Nowhere {
 
 #[derive(Default)]
 pub(crate) struct Receiver {
-    /// What is on the disk for sure.
+    /// What is durable.
     disk: (Vec<u8>, Position),
-    /// How many lives it has had, which is on the disk as well.
+    /// How many lives it has had; durable as well.
     lives: u64,
     life: Option<Life>,
     newest: u64,
@@ -108,8 +108,8 @@ impl Receiver {
         &self.disk.0
     }
 
-    /// The job is done, and that is durable. Whoever is not told, because it dies just then, is told by a receiver that
-    /// is started again, which the end-to-end tests show.
+    /// Whether the job is done, durably. An initializer that dies before it is told learns it from a restarted receiver; the
+    /// end-to-end tests cover that.
     pub(crate) fn is_finished(&self) -> bool {
         self.finished
     }
@@ -145,11 +145,11 @@ impl Receiver {
                 }
             }
             Fate::Message(Message::Results(batch)) => {
-                // One whose generation is over may still have something on its way.
+                // Results of a generation that is over may still arrive.
                 let Some(&(generation, _)) = life.processes.get(&connection) else { return };
                 life.job.received(generation, batch.worker, network.wall());
                 life.sequencer
-                    .offer(generation, batch, &mut Nowhere)
+                    .offer(generation, batch, &mut NoSpill)
                     .expect("no number is out of the window");
                 while let Some(Held::InMemory(batch)) =
                     life.sequencer.take().expect("batches follow on each other")
@@ -173,14 +173,14 @@ impl Receiver {
         self.work(network);
     }
 
-    /// A sync has ended.
+    /// A sync is done.
     pub(crate) fn wake(&mut self, network: &mut Network) {
         let Some(life) = &mut self.life else { return };
         life.syncing = false;
         match life.job.sync_work_now() {
             Some(SyncWork::Sync(position)) => {
                 let bytes = position.result_bytes as usize;
-                // Whatever clocks say since, and whatever dies.
+                // Whatever happens to clocks and processes.
                 let started = self.disk.1.started;
                 assert!(started == 0 || started == position.started, "the job began at one time");
                 self.disk = (life.written.0[..bytes].to_vec(), position);
@@ -196,7 +196,7 @@ impl Receiver {
         self.work(network);
     }
 
-    /// Sends what is to be sent, and begins a sync if there is something to sync.
+    /// Sends messages, and starts a sync if there is something to sync.
     fn work(&mut self, network: &mut Network) {
         let Some(life) = &mut self.life else { return };
         for (connection, message) in life.outbox.take() {
@@ -205,7 +205,7 @@ impl Receiver {
                     if let Message::FromReceiver(FromReceiver::Acknowledgement(acknowledgement)) = &message {
                         assert!(
                             acknowledgement.next <= self.disk.1.next,
-                            "it acknowledges what could be lost"
+                            "it acknowledges what is not durable"
                         );
                     }
                     network.send(connection, ME, message);

@@ -233,7 +233,7 @@ impl Coordinator {
         let missing = self.membership.missing();
         if missing > 0 {
             tracing::warn!(
-                "{missing} of {} processes are not back; the cluster goes on with {}",
+                "{missing} of {} processes are not back; the cluster continues with {}",
                 self.membership.wanted(),
                 self.names()
             );

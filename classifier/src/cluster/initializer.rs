@@ -213,21 +213,21 @@ fn serve(
     let hello = handshake::check::<ControlHello>(&first, token)?;
     connection.admit();
     // A port's thread that has ended means that this process is ending.
-    let tell = |input| drop(events.send(input));
+    let send = |input| drop(events.send(input));
     let member = match hello {
         ControlHello::Join(member) => member,
         ControlHello::Shutdown {} => {
             tracing::info!("{} asked the cluster to shut down", connection.peer);
-            tell(Input::Event(Event::Shutdown));
+            send(Input::Event(Event::Shutdown));
             return Ok(());
         }
     };
     let name = format!("classifier {} at {}", member.name, connection.peer);
     let link = Arc::new(Link::new(name.clone(), &connection.stream)?);
     let (local, remote) = link.ends()?;
-    tell(Input::Join(id, Candidate { member, name, local, remote }, Arc::clone(&link)));
-    let reason = link.run(&mut reader, |message| tell(Input::Event(Event::Message(id, message))));
+    send(Input::Join(id, Candidate { member, name, local, remote }, Arc::clone(&link)));
+    let reason = link.run(&mut reader, |message| send(Input::Event(Event::Message(id, message))));
     link.close();
-    tell(Input::Event(Event::Left(id, reason)));
+    send(Input::Event(Event::Left(id, reason)));
     Ok(())
 }

@@ -135,7 +135,7 @@ impl Latecomers {
     /// A process waits for the next generation.
     ///
     /// # Errors
-    /// When nobody is missing.
+    /// When no process is missing.
     pub fn join(&mut self, id: JoinId) -> anyhow::Result<()> {
         if self.missing == 0 {
             // It may be a member's next life, whose death will be noticed.

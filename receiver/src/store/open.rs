@@ -198,7 +198,7 @@ fn newest_true<'a>(paths: &ResultFiles, slots: &'a [Slot]) -> anyhow::Result<(&'
             Ok(counted) => {
                 if let Some(wrong) = wrong {
                     let Position { next, next_row, .. } = slot.position;
-                    tracing::info!(
+                    tracing::warn!(
                         "{wrong}: repaired by going back to the checkpoint before, of {next_row} rows in \
                          {next} batches"
                     );
