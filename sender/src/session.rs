@@ -179,4 +179,14 @@ mod tests {
             assert_eq!(lost(&mut session, Duration::ZERO).is_ok(), round < MOST_IN_VAIN, "{round}");
         }
     }
+
+    #[test]
+    fn connections_that_are_lost_while_rows_are_taken_are_not_in_vain() {
+        let mut session = Session::new(60 * SECOND, false);
+        for row in 0..10 * u64::from(MOST_IN_VAIN) {
+            session.connect(Duration::ZERO);
+            session.recv(SourceAnswer::NextRow(row)).unwrap();
+            assert!(lost(&mut session, Duration::ZERO).is_ok(), "{row}");
+        }
+    }
 }

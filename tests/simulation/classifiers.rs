@@ -12,7 +12,7 @@ use classifier::cluster::membership::Limit;
 use classifier::cluster::participant::{self, Participant};
 use protocol::Temporary;
 use protocol::handshake::{ControlMessage, Member};
-use protocol::results::{FromReceiver, ResultBatch, Welcome};
+use protocol::results::{FromReceiver, Outcome, ResultBatch, Welcome};
 use rand::RngExt;
 
 use crate::network::{Address, Fate, Message, Network};
@@ -24,18 +24,21 @@ const INITIALIZER: Address = Address::Classifier(0);
 /// How long the first cluster may take to form, and how long later ones wait for missing processes.
 const FIRST: Duration = Duration::from_secs(180);
 const LATER: Duration = Duration::from_secs(10);
-/// The longest that a batch, making data connections, and a restart take, in milliseconds.
-const WORK: u64 = 50;
+/// The longest that making data connections and a restart take, in milliseconds.
 const CONNECT: u64 = 50;
 const RESTART: u64 = 100;
 
 pub(crate) struct Classifier {
     index: usize,
     processes: usize,
+    /// The longest that a batch takes, in milliseconds.
+    work: u64,
     /// It has been in a cluster; that stands in its ready file.
     has_formed: bool,
     smaller: u32,
     grown: u32,
+    /// It knows that the job is done.
+    concluded: bool,
     life: Option<Life>,
 }
 
@@ -67,8 +70,8 @@ struct Initializer {
 }
 
 impl Classifier {
-    pub(crate) fn new(index: usize, processes: usize) -> Self {
-        Self { index, processes, has_formed: false, smaller: 0, grown: 0, life: None }
+    pub(crate) fn new(index: usize, processes: usize, work: u64) -> Self {
+        Self { index, processes, work, has_formed: false, smaller: 0, grown: 0, concluded: false, life: None }
     }
 
     fn me(&self) -> Address {
@@ -93,6 +96,22 @@ impl Classifier {
     /// How many generations made way for larger ones.
     pub(crate) fn grown(&self) -> u32 {
         self.grown
+    }
+
+    /// Whether it knows that the job is done, and no sender of its own waits to be told.
+    pub(crate) fn has_concluded(&self) -> bool {
+        let sender = match &self.life {
+            Some(Life { role: Role::Initializer(first), .. }) => {
+                first.port.as_ref().is_some_and(Port::has_senders)
+            }
+            _ => false,
+        };
+        self.concluded && !sender
+    }
+
+    /// Whether it knows that the job is done.
+    pub(crate) fn knows_the_end(&self) -> bool {
+        self.concluded
     }
 
     pub(crate) fn die(&mut self) {
@@ -171,6 +190,14 @@ impl Classifier {
                 let Some(port) = &mut first.port else { return };
                 let to_send = port.acknowledge(&acknowledgement, time(network.now));
                 self.send_all(network, to_send);
+            }
+            (
+                Message::FromReceiver(FromReceiver::Outcome(Outcome::Done(summary))),
+                Role::Initializer(first),
+            ) => {
+                self.concluded = true;
+                let to_send = first.port.as_mut().map(|port| port.conclude(summary.rows));
+                self.send_all(network, to_send.unwrap_or_default());
             }
             (other, _) => unexpected(self.me(), &other),
         }
@@ -315,7 +342,7 @@ impl Classifier {
         let me = self.me();
         let Some(life) = &mut self.life else { return };
         let begin = life.at_work.back().map_or(network.now, |(at, _)| *at);
-        let done = begin + network.random.random_range(1..WORK);
+        let done = begin + network.random.random_range(1..self.work);
         life.at_work.push_back((done, batch));
         network.wake(me, done - network.now);
     }

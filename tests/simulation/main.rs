@@ -32,6 +32,10 @@ const SEEDS: u64 = 30_000;
 const ROWS: u32 = 300;
 /// The longest that a job may take, in simulated milliseconds.
 const PATIENCE: u64 = 300_000;
+/// The longest that a batch takes, in milliseconds: most models are quick. With slow ones, a job takes long enough for missing
+/// processes to be taken in.
+const QUICK: u64 = 50;
+const SLOW: u64 = 3000;
 /// The most faults in a job, and the longest time between two.
 const MOST_FAULTS: u32 = 12;
 const FAULT_PAUSE: u64 = 1500;
@@ -64,10 +68,11 @@ impl World {
     fn new(seed: u64) -> Self {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let processes = random.random_range(1..=4);
+        let work = if random.random_bool(0.2) { SLOW } else { QUICK };
         let mut network = Network::new(seed, std::env::var_os("SIMULATION_SEED").is_some());
         let mut world = Self {
             receiver: Receiver::default(),
-            classifiers: (0..processes).map(|i| Classifier::new(i, processes)).collect(),
+            classifiers: (0..processes).map(|i| Classifier::new(i, processes, work)).collect(),
             sender: Sender::new(random.random_bool(0.5)),
             story: Story::default(),
             faults: 0,
@@ -85,7 +90,7 @@ impl World {
     }
 
     fn run(mut self) -> Story {
-        while !self.receiver.is_finished() {
+        while !self.is_over() {
             let Some(event) = self.network.next() else { panic!("the job has stalled") };
             assert!(self.network.now < PATIENCE, "the job does not end");
             match event {
@@ -109,6 +114,21 @@ impl World {
         self.story.grown = self.classifiers[0].grown();
         self.story.smaller = self.classifiers[0].smaller();
         self.story
+    }
+
+    /// The initializer knows that the job is done, and so does a sender that waits to be told. One that has lost its connection
+    /// is not told, and whatever has started it knows from the receiver.
+    fn is_over(&self) -> bool {
+        let initializer = &self.classifiers[0];
+        assert!(
+            !initializer.knows_the_end() || self.receiver.is_finished(),
+            "it is told of an end too early"
+        );
+        assert!(
+            !self.sender.is_done() || initializer.knows_the_end(),
+            "the sender is told of an end too early"
+        );
+        initializer.has_concluded() || self.sender.is_done()
     }
 
     fn await_fault(&mut self) {

@@ -39,6 +39,8 @@ pub(crate) struct Port {
     issuer: Issuer,
     senders: BTreeMap<u64, Inbound>,
     durable: u64,
+    /// The rows of the job, when it is done.
+    done: Option<u64>,
 }
 
 /// A connection of a sender that was let in.
@@ -73,7 +75,12 @@ impl Port {
             issuer: Issuer::new(LIMITS, workers, welcome, SETTINGS),
             senders: BTreeMap::new(),
             durable: welcome.next_row,
+            done: None,
         }
+    }
+
+    pub(crate) fn has_senders(&self) -> bool {
+        !self.senders.is_empty()
     }
 
     pub(crate) fn knows(&self, connection: u64) -> bool {
@@ -85,7 +92,9 @@ impl Port {
         let answer = |answer| ToSend::Sender(connection, Message::Answer(answer));
         let (lease, to_send) = match self.intake.admit(hello.session, connection) {
             Admission::Busy | Admission::Late => panic!("there is only one sender"),
-            Admission::Complete => (None, Vec::new()),
+            Admission::Complete => {
+                (None, self.done.map(|rows| answer(SourceAnswer::Done(rows))).into_iter().collect())
+            }
             Admission::Send { lease, next_row, replaced } => {
                 let mut to_send = vec![answer(SourceAnswer::NextRow(next_row))];
                 // Its thread ends later, and releases its lease then.
@@ -97,6 +106,13 @@ impl Port {
         let reader = FrameReader::new(pipe.clone(), "the sender", DEFAULT_LIMIT);
         self.senders.insert(connection, Inbound { lease, pipe, reader, header: None, unread: 0 });
         to_send
+    }
+
+    /// The job is done: tells the senders.
+    pub(crate) fn conclude(&mut self, rows: u64) -> Vec<ToSend> {
+        self.done = Some(rows);
+        let done = |connection: &u64| ToSend::Sender(*connection, Message::Answer(SourceAnswer::Done(rows)));
+        self.senders.keys().map(done).collect()
     }
 
     /// A sender's connection has ended.

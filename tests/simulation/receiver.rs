@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use ::receiver::checkpoint::Position;
-use ::receiver::job::{self, Job, SyncWork};
+use ::receiver::job::{self, End, Job, SyncWork};
 use ::receiver::reorder::{Held, ReorderBuffer, Sequencer, Spill};
 use ::receiver::spill::Stub;
 use protocol::Temporary;
-use protocol::results::{FromReceiver, ResultBatch, Welcome};
+use protocol::results::{FromReceiver, Outcome, ResultBatch, Summary, Welcome};
 use rand::RngExt;
 
 use crate::network::{Address, Fate, Message, Network};
@@ -90,6 +90,9 @@ impl Receiver {
         let job = Job::default();
         self.lives += 1;
         job.begin_at(position, self.lives);
+        if self.finished {
+            job.end(done(position));
+        }
         self.life = Some(Life {
             job,
             sequencer: Sequencer::new(ReorderBuffer::new(position.next, position.next_row), usize::MAX),
@@ -108,8 +111,7 @@ impl Receiver {
         &self.disk.0
     }
 
-    /// Whether the job is done, durably. An initializer that dies before it is told learns it from a restarted receiver; the
-    /// end-to-end tests cover that.
+    /// Whether the job is done, durably.
     pub(crate) fn is_finished(&self) -> bool {
         self.finished
     }
@@ -190,6 +192,7 @@ impl Receiver {
                 let position = self.disk.1;
                 assert_eq!((totals.batches, totals.rows), (position.next, position.next_row));
                 self.finished = true;
+                life.job.end(done(position));
             }
             Some(SyncWork::Stop) | None => {}
         }
@@ -219,4 +222,15 @@ impl Receiver {
             network.wake(ME, time);
         }
     }
+}
+
+/// The end of a job whose results are these.
+fn done(position: Position) -> End {
+    let summary = Summary {
+        rows: position.next_row,
+        batches: position.next,
+        bytes: position.result_bytes,
+        ..Summary::default()
+    };
+    End::Job(Outcome::Done(summary))
 }

@@ -25,6 +25,7 @@ pub(crate) struct Sender {
     can_go_back: bool,
     lives: u32,
     rewinds: u32,
+    is_done: bool,
     life: Option<Life>,
 }
 
@@ -74,12 +75,17 @@ impl Input for Numbers {
 impl Sender {
     /// One whose input can be read again, or cannot: then it must not die.
     pub(crate) fn new(can_go_back: bool) -> Self {
-        Self { can_go_back, lives: 0, rewinds: 0, life: None }
+        Self { can_go_back, lives: 0, rewinds: 0, is_done: false, life: None }
     }
 
     /// Whether the job outlives it.
     pub(crate) fn may_die(&self) -> bool {
         self.can_go_back
+    }
+
+    /// Whether it knows that the job is done.
+    pub(crate) fn is_done(&self) -> bool {
+        self.is_done
     }
 
     /// How often the source asked for rows that were sent before.
@@ -145,7 +151,8 @@ impl Sender {
                 life.send(network, connection);
             }
             Ok(Step::Done(rows)) => {
-                panic!("it is told of the end of {rows} rows, and the receiver has not ended")
+                assert_eq!(rows, u64::from(ROWS));
+                self.is_done = true;
             }
             Err(Failure::Lost(error)) => life.lost(network, error),
             Err(Failure::Final(error) | Failure::Input(error)) => {
