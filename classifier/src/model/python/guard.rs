@@ -78,8 +78,7 @@ fn send(mut control: &UnixStream, line: std::fmt::Arguments<'_>) {
     let _ = control.write_all(format!("{line}\n").as_bytes());
 }
 
-/// Waits until the process has ended or must end, and ends all descendants. Exits, since a thread that waits for a process
-/// cannot be interrupted.
+/// Waits until the process has ended or must end, and ends all descendants.
 fn guard(pid: u32, control: &UnixStream) {
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -98,7 +97,7 @@ fn guard(pid: u32, control: &UnixStream) {
                 Err(Errno::EINVAL) if tree::is_there(pid) => None,
                 Err(Errno::EINVAL) => Some(UNKNOWN),
                 // All have ended.
-                Err(_) => std::process::exit(0),
+                Err(_) => exit(),
             };
             if let Some(raw) = raw {
                 send(control, format_args!("ended {raw}"));
@@ -121,5 +120,10 @@ fn end_all(control: &UnixStream) {
     }
     let left: Vec<_> = left.iter().map(u32::to_string).collect();
     send(control, format_args!("left {}", left.join(" ")));
-    std::process::exit(0);
+    exit();
+}
+
+/// Ends the guard, from whichever thread finds that its work is done: the other one waits for the classifier or for a process.
+fn exit() -> ! {
+    std::process::exit(0)
 }
