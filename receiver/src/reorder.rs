@@ -141,6 +141,12 @@ pub trait Spill {
     /// Those of the file system.
     fn write(&mut self, batch: ResultBatch) -> anyhow::Result<Stub>;
 
+    /// Reads a batch back.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn take(&mut self, stub: Stub) -> anyhow::Result<ResultBatch>;
+
     /// Drops `batches` batches.
     ///
     /// # Errors

@@ -24,7 +24,7 @@ use crate::outbox::Outbox;
 use crate::plain;
 use crate::spill::SpillFile;
 use crate::store::{self, Finished, Opened};
-use crate::writer::{self, Event, Writer};
+use crate::writer::{self, Event, Storage, Writer};
 
 /// How many bytes of batches may wait for the writer; each connection's thread may hold one batch more.
 const QUEUE: usize = 64 << 20;

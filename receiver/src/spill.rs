@@ -57,6 +57,19 @@ impl Spill for SpillFile {
         Ok(Stub { batch: ResultBatch { schema: none(), results: none(), rejects: none(), ..batch }, place })
     }
 
+    fn take(&mut self, stub: Stub) -> anyhow::Result<ResultBatch> {
+        let Stub { batch, place: (at, lengths) } = stub;
+        let context =
+            || format!("reading early results from a temporary file beside {}", self.results.display());
+        let mut bytes = vec![0; lengths.iter().sum()];
+        let file = self.file.as_ref().with_context(context)?;
+        file.read_exact_at(&mut bytes, at).with_context(context)?;
+        self.forget(1)?;
+        let mut bytes = Bytes::from(bytes);
+        let [schema, results, rejects] = lengths.map(|length| bytes.split_to(length));
+        Ok(ResultBatch { schema, results, rejects, ..batch })
+    }
+
     fn forget(&mut self, batches: usize) -> anyhow::Result<()> {
         self.batches -= batches;
         if self.batches == 0
@@ -74,23 +87,6 @@ impl SpillFile {
     /// A file beside these results; made when it is first needed.
     pub fn new(results: &Path) -> Self {
         Self { results: results.to_owned(), file: None, end: 0, batches: 0 }
-    }
-
-    /// Reads a batch back.
-    ///
-    /// # Errors
-    /// Those of the file system; names the folder.
-    pub fn take(&mut self, stub: Stub) -> anyhow::Result<ResultBatch> {
-        let Stub { batch, place: (at, lengths) } = stub;
-        let context =
-            || format!("reading early results from a temporary file beside {}", self.results.display());
-        let mut bytes = vec![0; lengths.iter().sum()];
-        let file = self.file.as_ref().with_context(context)?;
-        file.read_exact_at(&mut bytes, at).with_context(context)?;
-        self.forget(1)?;
-        let mut bytes = Bytes::from(bytes);
-        let [schema, results, rejects] = lengths.map(|length| bytes.split_to(length));
-        Ok(ResultBatch { schema, results, rejects, ..batch })
     }
 }
 

@@ -16,6 +16,7 @@ use protocol::schema::Schema;
 use sha2::{Digest, Sha256};
 
 use crate::checkpoint::{Checkpoint, Position};
+use crate::writer::Storage;
 pub use open::open;
 
 /// Appends batches. The [`Syncer`] makes them durable meanwhile.
@@ -119,23 +120,17 @@ impl Finished {
     }
 }
 
-impl Store {
-    /// What is written.
-    pub fn position(&self) -> Position {
+impl Storage for Store {
+    fn position(&self) -> Position {
         self.position
     }
 
-    /// Results that are appended from now on have this schema.
-    pub fn note_schema(&mut self, schema: &Schema) {
+    fn note_schema(&mut self, schema: &Schema) {
         self.position.columns = schema.0.len() as u32;
         *self.schema.lock() = Some(schema.clone());
     }
 
-    /// Appends the next batches.
-    ///
-    /// # Errors
-    /// Those of the file system; name the file. After an error, the store must not be used.
-    pub fn append(&mut self, batches: &[ResultBatch]) -> anyhow::Result<()> {
+    fn append(&mut self, batches: &[ResultBatch]) -> anyhow::Result<()> {
         let mut slices: Vec<_> = batches.iter().map(|batch| IoSlice::new(&batch.results)).collect();
         write_all_vectored(&self.results, &mut slices)
             .with_context(|| format!("writing {}", self.paths.results.display()))?;
@@ -162,7 +157,9 @@ impl Store {
         }
         Ok(())
     }
+}
 
+impl Store {
     /// The SHA-256 of the results as far as they are written, in hexadecimal.
     pub fn sha256(&self) -> String {
         protocol::hash::finish(self.hashes.results.clone())

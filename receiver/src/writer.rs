@@ -8,11 +8,13 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::ensure;
 use protocol::rejects::Reasons;
 use protocol::results::{Outcome, ResultBatch, Summary, Totals};
+use protocol::schema::Schema;
 
 use crate::audit::Audit;
 use crate::budget::Budget;
-use crate::job::{End, Job, SyncWork};
-use crate::reorder::{Held, ReorderBuffer, Sequencer};
+use crate::checkpoint::Position;
+use crate::job::{End, Job, Peer, SyncWork};
+use crate::reorder::{Held, ReorderBuffer, Sequencer, Spill};
 use crate::spill::SpillFile;
 use crate::store::{Store, Syncer};
 
@@ -49,22 +51,28 @@ const MOST_HELD: usize = 64 << 20;
 const MOST_READY: usize = 16 << 20;
 
 /// The writer's state.
-pub struct Writer {
-    store: Store,
-    spill: SpillFile,
+pub struct Writer<S = Store, P = SpillFile> {
+    storage: S,
+    spill: P,
     sequencer: Sequencer,
     audit: Audit,
     /// The number of rejects whose reasons the job knows.
     told: u64,
 }
 
-impl Writer {
-    /// Continues where the files end.
-    pub fn new(store: Store, spill: SpillFile, audit: Audit) -> Self {
-        let position = store.position();
-        let sequencer = Sequencer::new(ReorderBuffer::new(position.next, position.next_row), MOST_HELD);
-        Self { store, spill, sequencer, audit, told: 0 }
-    }
+/// Where results are written.
+pub trait Storage {
+    /// What is written.
+    fn position(&self) -> Position;
+
+    /// Results that are appended from now on have this schema.
+    fn note_schema(&mut self, schema: &Schema);
+
+    /// Appends the next batches.
+    ///
+    /// # Errors
+    /// Those of the file system. After an error, the storage must not be used.
+    fn append(&mut self, batches: &[ResultBatch]) -> anyhow::Result<()>;
 }
 
 /// Writes batches in order until all senders of events are gone or the job ends.
@@ -93,9 +101,8 @@ fn step(
     let idle = loop {
         match event {
             Some(Event::Batch(generation, batch)) => {
-                job.received(generation, batch.worker, SystemTime::now());
                 queue.give_back(batch.size());
-                writer.sequencer.offer(generation, batch, &mut writer.spill)?;
+                writer.recv(generation, batch, job, SystemTime::now())?;
             }
             Some(Event::Digest(reply)) => digests.push(reply),
             None => break true,
@@ -106,28 +113,68 @@ fn step(
         }
         event = events.try_recv().ok();
     };
-    let written = writer.write_ready();
-    job.written(writer.store.position(), writer.sequencer.held() as u64, idle);
-    if writer.told != writer.store.position().rejects {
-        writer.told = writer.store.position().rejects;
-        job.rejected(writer.audit.reasons());
-    }
-    // Batches before a failure are written.
-    written?;
+    writer.write(job, idle)?;
     for reply in digests {
-        let outcome = writer.audit.finish().map(|()| Whole {
-            sha256: writer.store.sha256(),
-            reject_reasons: writer.audit.reasons().clone(),
-            columns: writer.audit.schema().names().map(str::to_owned).collect(),
-        });
         // Without a syncer, the job has ended.
-        let _ = reply.send(outcome);
+        let _ = reply.send(writer.whole());
     }
     Ok(())
 }
 
 impl Writer {
-    /// Writes the next batches, as far as they have come.
+    fn whole(&self) -> anyhow::Result<Whole> {
+        self.audit.finish()?;
+        Ok(Whole {
+            sha256: self.storage.sha256(),
+            reject_reasons: self.audit.reasons().clone(),
+            columns: self.audit.schema().names().map(str::to_owned).collect(),
+        })
+    }
+}
+
+impl<S: Storage, P: Spill> Writer<S, P> {
+    /// Continues where the storage ends.
+    pub fn new(storage: S, spill: P, audit: Audit) -> Self {
+        let position = storage.position();
+        let sequencer = Sequencer::new(ReorderBuffer::new(position.next, position.next_row), MOST_HELD);
+        Self { storage, spill, sequencer, audit, told: 0 }
+    }
+
+    /// Takes a batch of this generation.
+    ///
+    /// # Errors
+    /// When no window allows its number, or the disk is full.
+    pub fn recv<W: Peer>(
+        &mut self,
+        generation: u64,
+        batch: ResultBatch,
+        job: &Job<W>,
+        now: SystemTime,
+    ) -> anyhow::Result<()> {
+        job.received(generation, batch.worker, now);
+        self.sequencer.offer(generation, batch, &mut self.spill)
+    }
+
+    /// Writes the next batches, as far as they have come, and notes that in the job; `idle` as in [`Job::written`].
+    ///
+    /// # Errors
+    /// Results that do not fit, too many rejects, or those of the file system. Batches before a failure are written.
+    pub fn write<W: Peer>(&mut self, job: &Job<W>, idle: bool) -> anyhow::Result<()> {
+        let written = self.write_ready();
+        let position = self.storage.position();
+        job.written(position, self.sequencer.held() as u64, idle);
+        if self.told != position.rejects {
+            self.told = position.rejects;
+            job.rejected(self.audit.reasons());
+        }
+        written
+    }
+
+    /// Where the results are written.
+    pub fn storage(&self) -> &S {
+        &self.storage
+    }
+
     fn write_ready(&mut self) -> anyhow::Result<()> {
         loop {
             let (mut run, mut bytes, mut outcome) = (Vec::new(), 0, Ok(()));
@@ -140,7 +187,7 @@ impl Writer {
                 };
                 match self.audit.admit(&batch) {
                     Ok(false) => {}
-                    Ok(true) => self.store.note_schema(self.audit.schema()),
+                    Ok(true) => self.storage.note_schema(self.audit.schema()),
                     Err(error) => {
                         outcome = Err(error);
                         break;
@@ -153,7 +200,7 @@ impl Writer {
                     break;
                 }
             }
-            self.store.append(&run)?;
+            self.storage.append(&run)?;
             outcome?;
             if bytes < MOST_READY {
                 return Ok(());

@@ -13,6 +13,7 @@ use std::time::Instant;
 use disk::{Chance, Disk, Files};
 use protocol::result_files::ResultFiles;
 use receiver::store::{self, Opened};
+use receiver::writer::Storage;
 use tempfile::TempDir;
 use tests::cluster::{Results, read_results};
 use tests::program::Program;

@@ -26,6 +26,8 @@ const FIRST: Duration = Duration::from_secs(180);
 const LATER: Duration = Duration::from_secs(10);
 /// The longest that making data connections and a restart take, in milliseconds.
 const CONNECT: u64 = 50;
+/// The schema of all results.
+const SCHEMA: &[u8] = br#"[{"row":0,"columns":[["A",["text"]]]}]"#;
 const RESTART: u64 = 100;
 
 pub(crate) struct Classifier {
@@ -358,7 +360,7 @@ impl Classifier {
                 rows: batch.rows,
                 rejected: 0,
                 worker: batch.worker,
-                schema: bytes::Bytes::new(),
+                schema: bytes::Bytes::from_static(SCHEMA),
                 results: batch.frames,
                 rejects: bytes::Bytes::new(),
             };

@@ -1,5 +1,5 @@
 //! The protocols under simulated time. All that decides is production code: the coordinator and the participants of the cluster, the
-//! source's intake, issuer and window, the sender's session and replay, the receiver's job and sequencer, and what reads frames.
+//! source's intake, issuer and window, the sender's session and replay, the receiver's job, writer and audit, and the frame reader.
 //! The network between them delays, breaks and is cut, processes die and come back, clocks on the wall are set, and the disk keeps
 //! what was synced. A seed decides everything, so a failing one fails again:
 //!

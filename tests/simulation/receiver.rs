@@ -1,15 +1,20 @@
-//! The receiver: the real job and sequencer, over a disk that keeps what was synced.
+//! The receiver: the real job and writer, over a disk that keeps what was synced.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::io;
 use std::rc::Rc;
 
+use ::receiver::audit::Audit;
 use ::receiver::checkpoint::Position;
 use ::receiver::job::{self, End, Job, SyncWork};
-use ::receiver::reorder::{Held, ReorderBuffer, Sequencer, Spill};
+use ::receiver::reorder::Spill;
 use ::receiver::spill::Stub;
+use ::receiver::writer::{Storage, Writer};
 use protocol::Temporary;
+use protocol::rejects::MostRejects;
 use protocol::results::{FromReceiver, Outcome, ResultBatch, Summary, Welcome};
+use protocol::schema::Schema;
 use rand::RngExt;
 
 use crate::network::{Address, Fate, Message, Network};
@@ -56,8 +61,40 @@ impl Spill for NoSpill {
         panic!("there is room for batch {}", batch.number)
     }
 
+    fn take(&mut self, _: Stub) -> anyhow::Result<ResultBatch> {
+        panic!("there is no batch on disk")
+    }
+
     fn forget(&mut self, batches: usize) -> anyhow::Result<()> {
         assert_eq!(batches, 0);
+        Ok(())
+    }
+}
+
+/// The receiver's files.
+#[derive(Clone, Default)]
+struct Files {
+    results: Vec<u8>,
+    schema: Schema,
+    position: Position,
+}
+
+impl Storage for Files {
+    fn position(&self) -> Position {
+        self.position
+    }
+
+    fn note_schema(&mut self, schema: &Schema) {
+        self.schema.clone_from(schema);
+    }
+
+    fn append(&mut self, batches: &[ResultBatch]) -> anyhow::Result<()> {
+        for batch in batches {
+            self.results.extend_from_slice(&batch.results);
+            self.position.next += 1;
+            self.position.next_row += u64::from(batch.rows);
+            self.position.result_bytes = self.results.len() as u64;
+        }
         Ok(())
     }
 }
@@ -65,7 +102,7 @@ impl Spill for NoSpill {
 #[derive(Default)]
 pub(crate) struct Receiver {
     /// What is durable.
-    disk: (Vec<u8>, Position),
+    disk: Files,
     /// How many lives it has had; durable as well.
     lives: u64,
     life: Option<Life>,
@@ -76,8 +113,7 @@ pub(crate) struct Receiver {
 
 struct Life {
     job: Job<Peer>,
-    sequencer: Sequencer,
-    written: (Vec<u8>, Position),
+    writer: Writer<Files, NoSpill>,
     outbox: Outbox,
     /// Connections of processes: their generation and number.
     processes: BTreeMap<u64, (u64, u64)>,
@@ -86,7 +122,10 @@ struct Life {
 
 impl Receiver {
     pub(crate) fn start(&mut self, _network: &mut Network) {
-        let (results, position) = self.disk.clone();
+        let files = self.disk.clone();
+        let position = files.position;
+        let mut audit = Audit::new(MostRejects::default());
+        audit.go_on(position.next_row, files.schema.clone(), io::empty()).expect("there are no rejects");
         let job = Job::default();
         self.lives += 1;
         job.begin_at(position, self.lives);
@@ -95,8 +134,7 @@ impl Receiver {
         }
         self.life = Some(Life {
             job,
-            sequencer: Sequencer::new(ReorderBuffer::new(position.next, position.next_row), usize::MAX),
-            written: (results, position),
+            writer: Writer::new(files, NoSpill, audit),
             outbox: Outbox::default(),
             processes: BTreeMap::new(),
             syncing: false,
@@ -108,7 +146,7 @@ impl Receiver {
     }
 
     pub(crate) fn results(&self) -> &[u8] {
-        &self.disk.0
+        &self.disk.results
     }
 
     /// Whether the job is done, durably.
@@ -149,20 +187,9 @@ impl Receiver {
             Fate::Message(Message::Results(batch)) => {
                 // Results of a generation that is over may still arrive.
                 let Some(&(generation, _)) = life.processes.get(&connection) else { return };
-                life.job.received(generation, batch.worker, network.wall());
-                life.sequencer
-                    .offer(generation, batch, &mut NoSpill)
-                    .expect("no number is out of the window");
-                while let Some(Held::InMemory(batch)) =
-                    life.sequencer.take().expect("batches follow on each other")
-                {
-                    let (results, position) = &mut life.written;
-                    results.extend_from_slice(&batch.results);
-                    position.next += 1;
-                    position.next_row += u64::from(batch.rows);
-                    position.result_bytes = results.len() as u64;
-                }
-                life.job.written(life.written.1, life.sequencer.held() as u64, true);
+                let received = life.writer.recv(generation, batch, &life.job, network.wall());
+                received.expect("no number is out of the window");
+                life.writer.write(&life.job, true).expect("batches follow on each other, and fit");
             }
             Fate::Message(Message::Identity(identity)) => {
                 life.job.identity(identity).expect("it is always the same job");
@@ -183,13 +210,15 @@ impl Receiver {
             Some(SyncWork::Sync(position)) => {
                 let bytes = position.result_bytes as usize;
                 // Whatever happens to clocks and processes.
-                let started = self.disk.1.started;
+                let started = self.disk.position.started;
                 assert!(started == 0 || started == position.started, "the job began at one time");
-                self.disk = (life.written.0[..bytes].to_vec(), position);
+                let written = life.writer.storage();
+                let (results, schema) = (written.results[..bytes].to_vec(), written.schema.clone());
+                self.disk = Files { results, schema, position };
                 life.job.durable(position);
             }
             Some(SyncWork::Finish(totals)) => {
-                let position = self.disk.1;
+                let position = self.disk.position;
                 assert_eq!((totals.batches, totals.rows), (position.next, position.next_row));
                 self.finished = true;
                 life.job.end(done(position));
@@ -207,7 +236,7 @@ impl Receiver {
                 Some(message) => {
                     if let Message::FromReceiver(FromReceiver::Acknowledgement(acknowledgement)) = &message {
                         assert!(
-                            acknowledgement.next <= self.disk.1.next,
+                            acknowledgement.next <= self.disk.position.next,
                             "it acknowledges what is not durable"
                         );
                     }

@@ -1,11 +1,11 @@
-//! Who may send rows, from which row on, and what waits for the source. Pure: no sockets, threads or clocks.
+//! Which sender may send rows, from which row on, and what waits for the source. Pure: no sockets, threads or clocks.
 
 use std::collections::VecDeque;
 
 use anyhow::{anyhow, ensure};
 use bytes::Bytes;
 
-/// The name that a sender gave itself, if it did; a connection that gives the same one is the same sender, come back.
+/// A sender's own name; plain clients have none. A connection with the same name is the same sender, come back.
 pub type Session = Option<String>;
 
 /// The number of a sender's time to send; each connection that is admitted has its own.
@@ -194,7 +194,7 @@ impl<H> Intake<H> {
         self.ended_by.is_none()
     }
 
-    /// A sender has come to say why it cannot go on.
+    /// A sender has come to say that it cannot go on.
     ///
     /// # Errors
     /// When it had not begun, or has sent all rows: then it is of no importance to the job.
@@ -207,7 +207,7 @@ impl<H> Intake<H> {
         Ok(())
     }
 
-    /// Why the sender cannot go on, if it has said so since this was asked last.
+    /// Takes the reason why the sender cannot go on, if it has given one.
     pub fn take_failure(&mut self) -> Option<String> {
         self.failure.take()
     }

@@ -131,7 +131,7 @@ fn a_kill_of_our_own_is_told_and_logged_as_such() {
     assert_eq!(outcome.reason(1), late);
     let greedy = "the Python process took more than 600 MiB of memory, and was killed; raise --model-memory";
     assert!(outcome.reason(2).starts_with(greedy), "{outcome:?}");
-    assert_eq!(outcome.reason(3), "the Python process was stopped by somebody, and was killed");
+    assert_eq!(outcome.reason(3), "the Python process was stopped, and was killed");
     assert_eq!(outcome.reason(4), late);
     assert!(!outcome.rejects.iter().any(|line| line.contains("signal")), "{outcome:?}");
     for line in [
