@@ -47,7 +47,7 @@ const SKIPPED: &str = "target/skipped-tests.txt";
 /// built anew with the features of all.
 const UNITS: Part = Part {
     name: "unit tests and simulations",
-    targets: "--workspace --exclude deploy-aws --exclude cloud --exclude browser --lib --bins --test simulation",
+    targets: "--workspace --exclude deploy-aws --exclude cloud --exclude browser --lib --bins --test simulation --test corpus",
     programs: &[],
     words: &[],
 };

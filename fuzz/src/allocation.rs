@@ -1,0 +1,48 @@
+//! A measure of allocations.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+thread_local! {
+    static LARGEST: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Runs `work`; also returns its largest allocation in bytes.
+pub fn largest_allocation<T>(work: impl FnOnce() -> T) -> (T, usize) {
+    LARGEST.set(0);
+    let outcome = work();
+    (outcome, LARGEST.get())
+}
+
+/// The system's allocator; notes the largest allocation.
+struct Noting;
+
+#[global_allocator]
+static NOTING: Noting = Noting;
+
+fn note(size: usize) {
+    // A thread that is ending has lost the counter, and does no work.
+    let _ = LARGEST.try_with(|largest| largest.set(largest.get().max(size)));
+}
+
+// SAFETY: all calls are passed on to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Noting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        note(layout.size());
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        note(layout.size());
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        note(size);
+        unsafe { System.realloc(at, layout, size) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        unsafe { System.dealloc(at, layout) }
+    }
+}

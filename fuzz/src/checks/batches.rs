@@ -1,0 +1,72 @@
+//! Batches between processes: they arrive unchanged, and a damaged message is refused as a whole.
+
+use bytes::Bytes;
+use classifier::batch::{Batch, Batches};
+use protocol::frame;
+use timely::dataflow::channels::ContainerBytes;
+
+use crate::allocation::largest_allocation;
+use crate::input::settings;
+
+/// Checks one input.
+///
+/// # Panics
+/// What must hold does not.
+pub fn check(input: &[u8]) {
+    let Some(([kind, cut], rest)) = settings(input) else { return };
+    if kind % 2 == 0 {
+        garbage(rest);
+    } else {
+        cross(rest, cut);
+    }
+}
+
+/// A message that decodes encodes to the same bytes.
+fn garbage(bytes: &[u8]) {
+    let (decoded, largest) = largest_allocation(|| Batches::decode(Bytes::copy_from_slice(bytes)));
+    assert!(largest <= (64 << 10) + 4 * bytes.len(), "{largest} bytes for a message of {}", bytes.len());
+    let Ok(batches) = decoded else { return };
+    for batch in &batches.0 {
+        assert_eq!(frame::payloads(&batch.frames).count(), batch.rows as usize);
+    }
+    assert_eq!(encode(&batches), bytes);
+}
+
+/// Batches made from the input arrive, and messages that are cut, or whose lengths are changed, do not.
+fn cross(bytes: &[u8], cut: u8) {
+    let mut batches = Vec::new();
+    let mut rest = bytes;
+    while let Some(([number, rows, header, length], behind)) = settings(rest) {
+        let (header, behind) = behind.split_at(usize::from(header).min(behind.len()));
+        let mut frames = Vec::new();
+        rest = behind;
+        for _ in 0..rows {
+            let (row, behind) = rest.split_at(usize::from(length).min(rest.len()));
+            frame::push(&mut frames, row);
+            rest = behind;
+        }
+        batches.push(Batch {
+            number: u64::from(number) << 56,
+            first_row: u64::from(number),
+            rows: u32::from(rows),
+            worker: u32::from(length),
+            header: Bytes::copy_from_slice(header),
+            frames: frames.into(),
+        });
+    }
+    let batches = Batches(batches);
+    let encoded = encode(&batches);
+    assert_eq!(encoded.len(), batches.length_in_bytes());
+    let arc = timely::bytes::arc::BytesMut::from(encoded.clone()).freeze();
+    assert_eq!(Batches::from_bytes(arc), batches);
+    if !batches.0.is_empty() {
+        let cut = usize::from(cut) * (encoded.len() / 8) / 256 * 8;
+        assert!(Batches::decode(Bytes::copy_from_slice(&encoded[..cut])).is_err());
+    }
+}
+
+fn encode(batches: &Batches) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    batches.into_bytes(&mut bytes);
+    bytes
+}

@@ -1,0 +1,202 @@
+//! The CSV dialect: for all bytes, in pieces of all sizes, the reader returns the records that a state machine finds byte by byte;
+//! and the functions of the dialect agree with each other.
+
+use records::sniff::{self, Name};
+use records::{BOM, BadHeader, Flaw, Malformed, Reader, Row, Shape};
+
+use crate::allocation::largest_allocation;
+use crate::input::{Pieces, settings};
+
+/// Checks one input.
+///
+/// # Panics
+/// What must hold does not.
+pub fn check(input: &[u8]) {
+    let Some(([limit, first, second, ask], stream)) = settings(input) else { return };
+    let limit = [0, 1, 5, 100, 10_000, 16 << 20][usize::from(limit) % 6];
+    let expected = split(stream, limit);
+    let mut reader = Reader::new(Pieces::new(stream, [first, second]), limit);
+    let (_, largest) = largest_allocation(|| {
+        for (i, row) in expected.iter().enumerate() {
+            // Asking changes nothing.
+            if (ask >> (i % 8)) & 1 == 1 {
+                reader.has_row();
+            }
+            assert_eq!(reader.next_row().unwrap(), Some(*row));
+        }
+        assert_eq!(reader.next_row().unwrap(), None);
+        assert_eq!(reader.consumed(), stream.len() as u64);
+    });
+    assert!(largest <= (1 << 20) + 4 * stream.len(), "{largest} bytes for a stream of {}", stream.len());
+    for Row { bytes, flaw } in expected {
+        match flaw {
+            None => joined(bytes, &values(bytes).expect("the reader gives whole records")),
+            // Workers detect this themselves.
+            Some(Flaw::OpenQuote) => assert_eq!(values(bytes), Err(Malformed::OpenQuote)),
+            Some(Flaw::TooLong { .. }) => assert!(bytes.len() <= 1000 && bytes.len() <= limit + 1),
+        }
+        header(bytes);
+    }
+    let name = Name { name: "it", is_file: ask & 1 == 1 };
+    let seen = &stream[..stream.len().min(sniff::SAMPLE)];
+    if let Err(why) = sniff::check(seen, true, ask & 2 == 2, name) {
+        assert!(why.to_string().contains("; "));
+    }
+    if seen.contains(&b'\n') && sniff::check(seen, false, false, name).is_ok() && !sniff::is_enough(seen) {
+        assert_eq!(seen.iter().filter(|&&byte| byte == b'\n').count(), 1);
+    }
+    // A frame may contain anything.
+    match values(stream) {
+        Ok(values) => joined(stream, &values),
+        Err(malformed) => {
+            assert!(Shape::of(stream).special);
+            assert_eq!(records::join(stream, 0, &mut Vec::new()), Err(malformed));
+        }
+    }
+    header(stream);
+}
+
+/// Rows byte by byte.
+fn split(stream: &[u8], limit: usize) -> Vec<Row<'_>> {
+    let mut rest = stream.strip_prefix(BOM).unwrap_or(stream);
+    let mut rows = Vec::new();
+    while !rest.is_empty() {
+        let (end, flaw) = row(rest, limit);
+        // A carriage return is removed only as part of a line end.
+        let bytes = match (flaw, end < rest.len()) {
+            (Some(Flaw::TooLong { .. }), _) => beginning(&rest[..end]),
+            (_, true) => rest[..end].strip_suffix(b"\r").unwrap_or(&rest[..end]),
+            (_, false) => &rest[..end],
+        };
+        rows.push(Row { bytes, flaw });
+        let behind = match flaw {
+            Some(Flaw::TooLong { .. }) => {
+                end + rest[end..].iter().position(|&byte| byte == b'\n').unwrap_or(rest.len())
+            }
+            _ => end,
+        };
+        rest = rest.get(behind + 1..).unwrap_or_default();
+    }
+    rows
+}
+
+/// Where a row ends, and what is wrong with it.
+fn row(rest: &[u8], limit: usize) -> (usize, Option<Flaw>) {
+    let here = &rest[..rest.len().min(limit + 1)];
+    let is_cut = here.len() == limit + 1;
+    let (mut at, mut quoted, mut begins, mut line_end) = (0, false, true, None);
+    while at < here.len() {
+        let behind = &here[at + 1..];
+        match here[at] {
+            b'\n' if !quoted => return (at, None),
+            b'\n' => line_end = line_end.or(Some(at)),
+            b'"' if quoted && behind.first() == Some(&b'"') => at += 1,
+            b'"' if quoted => {
+                let next = behind.iter().find(|byte| line_end.is_none() || !b" \t".contains(byte));
+                match (line_end, next) {
+                    (_, None) if is_cut => break,
+                    (Some(end), Some(next)) if !b",\r\n".contains(next) => {
+                        return (end, Some(Flaw::OpenQuote));
+                    }
+                    _ => quoted = false,
+                }
+            }
+            b'"' if begins => (quoted, line_end) = (true, None),
+            _ => {}
+        }
+        begins = !quoted && here[at] == b',';
+        at += 1;
+    }
+    match (quoted, line_end, is_cut) {
+        (true, Some(end), _) => (end, Some(Flaw::OpenQuote)),
+        (_, _, true) => (limit + 1, Some(Flaw::TooLong { limit })),
+        (quoted, _, false) => (rest.len(), quoted.then_some(Flaw::OpenQuote)),
+    }
+}
+
+/// At most a thousand bytes, cut between characters.
+fn beginning(row: &[u8]) -> &[u8] {
+    let mut end = row.len().min(1000);
+    if end < row.len() {
+        end = (997..=1000).rev().find(|&at| row[at] & 0xc0 != 0x80).unwrap_or(1000);
+    }
+    &row[..end]
+}
+
+/// Values byte by byte.
+fn values(record: &[u8]) -> Result<Vec<Vec<u8>>, Malformed> {
+    let mut values = vec![Vec::new()];
+    let (mut at, mut quoted, mut begins) = (0, false, true);
+    while let Some(&byte) = record.get(at) {
+        at += 1;
+        let value = values.last_mut().expect("there is always one");
+        match byte {
+            b'"' if quoted && record.get(at) == Some(&b'"') => {
+                value.push(b'"');
+                at += 1;
+            }
+            b'"' if quoted => quoted = false,
+            b'"' if begins => quoted = true,
+            b',' if !quoted => {
+                values.push(Vec::new());
+                begins = true;
+                continue;
+            }
+            b'\n' if !quoted => return Err(Malformed::LineEnd),
+            byte => value.push(byte),
+        }
+        begins = false;
+    }
+    if quoted { Err(Malformed::OpenQuote) } else { Ok(values) }
+}
+
+/// `join`, `Shape` and `write_value` agree.
+fn joined(record: &[u8], values: &[Vec<u8>]) {
+    let separator = 0;
+    let mut joined = Vec::new();
+    assert_eq!(records::join(record, separator, &mut joined), Ok(values.len()));
+    assert_eq!(joined, values.join(&separator));
+    let shape = Shape::of(record);
+    assert_eq!(shape.ascii, record.is_ascii());
+    assert_eq!(shape.commas, record.iter().filter(|&&byte| byte == b',').count());
+    if !shape.special {
+        assert_eq!(shape.commas + 1, values.len());
+    }
+    let mut written = Vec::new();
+    for (i, value) in values.iter().enumerate() {
+        if i > 0 {
+            written.push(b',');
+        }
+        records::write_value(value, &mut written);
+    }
+    assert_eq!(self::values(&written).as_deref(), Ok(values));
+}
+
+fn header(record: &[u8]) {
+    let checked = records::check_header(record);
+    match checked {
+        Ok(()) | Err(BadHeader::CarriageReturn) => {
+            assert!(!record.is_empty() && std::str::from_utf8(record).is_ok() && values(record).is_ok());
+            assert_eq!(checked.is_err(), has_bare_carriage_return(record), "{:?}", record.escape_ascii());
+        }
+        Err(BadHeader::Malformed(malformed)) => assert_eq!(values(record), Err(malformed)),
+        Err(BadHeader::Empty | BadHeader::Control | BadHeader::NotUtf8) => {}
+    }
+}
+
+/// Whether there is a carriage return outside quotes.
+fn has_bare_carriage_return(record: &[u8]) -> bool {
+    let (mut at, mut quoted, mut begins) = (0, false, true);
+    while let Some(&byte) = record.get(at) {
+        match byte {
+            b'\r' if !quoted => return true,
+            b'"' if quoted && record.get(at + 1) == Some(&b'"') => at += 1,
+            b'"' if quoted => quoted = false,
+            b'"' if begins => quoted = true,
+            _ => {}
+        }
+        begins = !quoted && byte == b',';
+        at += 1;
+    }
+    false
+}
