@@ -51,7 +51,7 @@ fn seconds_of_chart(browser: &Browser) -> Option<(u64, u64)> {
     Some((seconds(from)?, seconds(rest.split_once(':')?.0)?))
 }
 
-/// The browser has nothing to say of the page, and the page has asked nobody but its hub.
+/// The browser has logged nothing about the page, and the page has fetched from its hub alone.
 fn assert_quiet(browser: &Browser, page: &str) {
     assert_eq!(browser.messages(), Value::Array(Vec::new()));
     let asked = browser.run("return performance.getEntriesByType('resource').map(entry => entry.name);");
@@ -68,7 +68,7 @@ fn the_page_of_a_job_from_its_start_to_its_report() {
     let (mut xtask, page) = start(folder.path(), &[&args[..], &["--keep-hub"]].concat());
     browser.open(&format!("http://{page}/"));
 
-    // Rows move, and whoever is asked says the same.
+    // Rows move, and all interfaces show the same.
     browser.eventually("the job to run", |browser| (browser.text("#state") == "Running").then_some(()));
     let first = browser.eventually("rows", |browser| written(browser).filter(|rows| *rows > 0));
     browser.eventually("more rows", |browser| written(browser).filter(|rows| *rows > first));
@@ -83,7 +83,7 @@ fn the_page_of_a_job_from_its_start_to_its_report() {
     browser.prefer("light");
     browser.picture(&picture("running-light.png"));
 
-    // A process is killed, and nobody starts it again: who would is stopped.
+    // A process is killed and not restarted, since its supervisor is stopped.
     xtask.signal("STOP");
     let worker = tests::command_lines_of(|words| {
         words.contains("--name worker1") && words.contains(folder.path().to_str().unwrap())

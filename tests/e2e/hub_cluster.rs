@@ -23,20 +23,20 @@ fn the_hub_of_a_job_on_hosts_is_seen_from_here_and_stays() {
     let args = ["INPUT_LINES=100000", "--classifier", "sleep:1000", "--workers", "2"];
     let mut run = stack.start("run-cluster", &args);
     let during = page(&run, "hub        http://");
-    let running = eventually("rows to move, and every program to be heard of", || {
+    let running = eventually("rows to move, and every program to report", || {
         job(&during).filter(|job| {
             let moves = job.rows.written > 0 && job.rows.total.is_some();
             moves && job.workers_up == 4 && job.workers_expected == 4
         })
     });
     assert_eq!(running.state, JobState::Running, "{running:?}");
-    eventually("all machines to be heard of", || {
+    eventually("all machines to report", || {
         let machines: Vec<Machine> = view(&during, "/api/v1/machines");
         let names: Vec<_> = machines.iter().map(|machine| &*machine.name).collect();
         (names == ["h1", "h2", "h3"]).then_some(())
     });
 
-    // Whoever looks on has a way of his own to it.
+    // Another terminal gets a tunnel of its own.
     let mut looking = stack.start("hub", &[]);
     let aside = page(&looking, "the page stays at http://");
     assert_ne!(aside, during);
@@ -55,7 +55,7 @@ fn the_hub_of_a_job_on_hosts_is_seen_from_here_and_stays() {
     let said = run.success();
     assert!(said.contains("the job's Monitoring Hub stays: cargo xtask hub"), "{said}");
     let done =
-        eventually("the hub to hear the end", || job(&aside).filter(|job| job.state == JobState::Done));
+        eventually("the hub to show the end", || job(&aside).filter(|job| job.state == JobState::Done));
     assert_eq!(done.summary.as_ref().map(|summary| summary.rows), Some(100_000), "{done:?}");
 
     // Its report comes with the results.

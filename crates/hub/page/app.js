@@ -1,5 +1,5 @@
 'use strict';
-// The page: asks for the history once, then is told each second. In a report, the figures are in the page itself.
+// The page: fetches the history once, and gets a message each second. In a report, the figures are in the page itself.
 
 const view = {
   live: null,
@@ -32,7 +32,7 @@ for (const end of ['pointerup', 'pointercancel']) {
   document.addEventListener(end, () => setTimeout(() => { isPressed = false; }));
 }
 
-// What is drawn anew because time has passed disturbs nobody: the focus stays where it is.
+// Drawing anew keeps the focus where it is.
 function redraw(drawing) {
   if (isPressed) return;
   const focused = document.activeElement;
@@ -395,7 +395,7 @@ async function askHistory() {
 
 async function askEveryWorker() {
   const all = data ? JSON.parse(data.textContent).workers : await ask('/api/v1/workers');
-  // Somebody may have changed their mind meanwhile.
+  // The user may have changed their mind meanwhile.
   if (view.everyWorker === null) return;
   view.everyWorker = all;
   if (view.live) redraw(drawWorkers);
@@ -434,15 +434,15 @@ async function askWorker() {
 
 function listen() {
   const stream = new EventSource('/api/v1/stream');
-  let heard = Date.now();
+  let lastMessage = Date.now();
   // A connection that hangs does not say so.
   setInterval(() => {
-    const silent = Date.now() - heard;
+    const silent = Date.now() - lastMessage;
     document.body.classList.toggle('old', silent > SILENCE);
     if (silent > SILENCE) setText('connection', `The hub has not answered for ${format.clock(silent / 1000)}; the job does not depend on it.`);
   }, 1000);
   stream.addEventListener('message', message => {
-    heard = Date.now();
+    lastMessage = Date.now();
     document.body.classList.remove('old');
     view.live = JSON.parse(message.data);
     takeEvents(view.live.events);

@@ -17,7 +17,7 @@ function usualStep(points, key) {
     last = point.seconds;
   });
   gaps.sort((a, b) => a - b);
-  return gaps.length ? gaps[Math.floor(0.9 * (gaps.length - 1))] : 1;
+  return gaps.length ? gaps[Math.floor(0.75 * (gaps.length - 1))] : 1;
 }
 
 // Moments between which a count rises evenly.

@@ -53,14 +53,14 @@ fn ratios(shortest: f64, longest: f64) -> Vec<f64> {
     steps(place(shortest), place(longest)).map(|i| 10f64.powf(i / per_decade)).collect()
 }
 
-/// Whole numbers, from one that is not larger than `from` to one that is larger than `to`.
+/// Whole numbers, from `from` rounded down to the first one above `to`.
 fn steps(from: f64, to: f64) -> impl Iterator<Item = f64> {
     let first = from.floor();
     (0..=(to.floor() - first) as u32 + 1).map(move |i| first + f64::from(i))
 }
 
-/// How many durations are between these edges. Those that are not told apart count as spread evenly, or bins that have one
-/// such group more than their neighbours would look like peaks.
+/// How many durations are between these edges. Durations that are not distinguished count as spread evenly; otherwise a bin with
+/// one such bucket more than its neighbours would look like a peak.
 fn counts(durations: &Durations, edges: &[f64]) -> Vec<u64> {
     let buckets: Vec<_> = durations.buckets().collect();
     let below = |edge: f64| {

@@ -111,7 +111,7 @@ impl Pace {
         }
         let mut gaps: Vec<_> = steps.windows(2).map(|two| two[1].seconds - two[0].seconds).collect();
         gaps.sort_by(f64::total_cmp);
-        let usual = gaps[(gaps.len() - 1) * 9 / 10];
+        let usual = gaps[(gaps.len() - 1) * 3 / 4];
         let span = RATE_SECONDS.max(RATE_STEPS * usual).max(RATE_BATCHES * batch_seconds);
         Some(Self { steps, span })
     }

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::ensure;
@@ -11,12 +10,13 @@ use hub::report_server::{self, Shared};
 use hub::tracker::Tracker;
 use hub::{report_files, snapshot, web};
 use net::{self, WhenTaken};
+use parking_lot::Mutex;
 use process::ready::Ready;
 use protocol::ports;
 use protocol::token::Token;
 use telemetry::job::Description;
 
-/// Shows how a job goes: reports of its programs come in, and a page, JSON and Prometheus's metrics go out.
+/// Shows how a job is doing: takes reports of its programs, and serves a page, JSON and metrics for Prometheus
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Args {
@@ -32,17 +32,17 @@ struct Args {
     /// The same for the page alone
     #[arg(long)]
     any_web_port: bool,
-    /// A file with the job's token; programs that do not know it are refused
+    /// A file with the job's token; programs that do not show it are refused
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// A file with a token for the page, which is asked for at a login; without it, the page is this machine's alone
+    /// A file with a token that the page asks for; without it, only this machine can see the page
     #[arg(long, value_name = "FILE")]
     web_token_file: Option<PathBuf>,
     /// What the job is, to be shown on the page: JSON with `model`, `input`, `output`, `batch_rows`, `workers`, `threads_per_worker` and
     /// `machines`, all optional
     #[arg(long, value_name = "JSON", value_parser = description)]
     job: Option<Description>,
-    /// Write report.html and report.json to this folder when the job is over, or the hub is ended
+    /// Write report.html and report.json to this folder when the job is over, or the hub is stopped
     #[arg(long, value_name = "DIR")]
     report: Option<PathBuf>,
     /// Write addresses to this file: `metrics` and `web`
@@ -56,8 +56,8 @@ fn description(json: &str) -> Result<Description, String> {
     serde_json::from_str(json).map_err(|error| format!("not the JSON of a job's description: {error}"))
 }
 
-/// How often it is looked whether the job is over.
-const LOOK_PAUSE: Duration = Duration::from_millis(200);
+/// How often to check whether the job is over.
+const CHECK_PAUSE: Duration = Duration::from_millis(200);
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -98,15 +98,14 @@ fn run(args: &Args) -> anyhow::Result<()> {
     web::serve(page, web_token, shared)
 }
 
-/// Writes the report when the job is over, and again when the last reports of its programs have come, and when this process is
-/// ended.
+/// Writes the report when the job is over, again after the last reports of its programs, and when this process is stopped.
 fn leave_report(folder: PathBuf, shared: Shared) -> anyhow::Result<()> {
     // Two threads write, and one of them ends this process.
     static WRITING: Mutex<()> = Mutex::new(());
     let write = |folder: &Path, shared: &Shared| {
         let everything = {
             let (tracker, now) = shared.lock();
-            // A hub that was started again when all was over knows less than the report that is there.
+            // A hub that was restarted after the job knows less than the report that is there.
             if tracker.processes().is_empty() {
                 return;
             }
@@ -131,7 +130,7 @@ fn leave_report(folder: PathBuf, shared: Shared) -> anyhow::Result<()> {
                 has_come(&tracker, now)
             };
             while !has_come() {
-                std::thread::sleep(LOOK_PAUSE);
+                std::thread::sleep(CHECK_PAUSE);
             }
             let _alone = WRITING.lock();
             write(&folder, &shared);

@@ -12,12 +12,12 @@ use crate::words;
 const FIRST_PAUSE: Duration = Duration::from_secs(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
-/// What events have told so far.
+/// What events have said so far.
 #[derive(Debug, Default)]
-pub struct ModelEvents(BTreeMap<String, Told>);
+pub struct ModelEvents(BTreeMap<String, Noted>);
 
 #[derive(Debug, Default)]
-struct Told {
+struct Noted {
     counts: ModelCounts,
     /// There is no event before then.
     next: Duration,
@@ -27,13 +27,13 @@ struct Told {
 impl ModelEvents {
     /// The text of an event, if it is time for one; `counts` is everything that has happened to the models of a program.
     pub fn event(&mut self, program: &str, counts: &ModelCounts, now: Duration) -> Option<String> {
-        let told = self.0.entry(program.to_owned()).or_default();
-        if now < told.next {
+        let noted = self.0.entry(program.to_owned()).or_default();
+        if now < noted.next {
             return None;
         }
-        let text = describe(program, &told.counts, counts)?;
-        told.pause = (told.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
-        (told.counts, told.next) = (counts.clone(), now + told.pause);
+        let text = describe(program, &noted.counts, counts)?;
+        noted.pause = (noted.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+        (noted.counts, noted.next) = (counts.clone(), now + noted.pause);
         Some(text)
     }
 }
@@ -59,7 +59,7 @@ fn describe(program: &str, before: &ModelCounts, counts: &ModelCounts) -> Option
         let why = last(&counts.last_failure);
         return Some(format!("the model in {program} {}{why}", failures.join(", ")));
     }
-    // What it prints is told once.
+    // What it prints is noted once.
     (before.printed_lines == 0 && counts.printed_lines > 0)
         .then(|| format!("the model in {program} prints{}", last(&counts.last_printed)))
 }
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_are_told_at_once_and_then_seldom_with_their_number() {
+    fn failures_are_noted_at_once_and_then_seldom_with_their_number() {
         let mut events = ModelEvents::default();
         let mut counts = ModelCounts::default();
         assert_eq!(events.event("worker1", &counts, at(1)), None);
@@ -82,18 +82,18 @@ mod tests {
         let first = events.event("worker1", &counts, at(2)).unwrap();
         assert_eq!(first, "the model in worker1 failed once: KeyError: 'A'");
         assert_eq!(events.event("worker1", &counts, at(20)), None, "nothing new");
-        let mut told = Vec::new();
+        let mut noted = Vec::new();
         for second in 20..100 {
             counts.kills += 1;
-            told.extend(events.event("worker1", &counts, at(second)).map(|text| (second, text)));
+            noted.extend(events.event("worker1", &counts, at(second)).map(|text| (second, text)));
         }
-        let seconds: Vec<_> = told.iter().map(|(second, _)| *second).collect();
+        let seconds: Vec<_> = noted.iter().map(|(second, _)| *second).collect();
         assert_eq!(seconds, [20, 40, 80]);
-        assert_eq!(told[1].1, "the model in worker1 was killed 20 times: KeyError: 'A'");
+        assert_eq!(noted[1].1, "the model in worker1 was killed 20 times: KeyError: 'A'");
     }
 
     #[test]
-    fn a_model_that_prints_is_told_once() {
+    fn a_model_that_prints_is_noted_once() {
         let mut events = ModelEvents::default();
         let mut counts = ModelCounts::default();
         counts.printed("hello");

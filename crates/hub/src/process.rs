@@ -10,7 +10,7 @@ use telemetry::view::Liveness;
 
 use crate::stages::strained_ms;
 
-/// Without a report for so long, a program is stale: nobody knows how it is.
+/// Without a report for so long, a program is stale: how it is doing is unknown.
 pub const STALE: Duration = Duration::from_secs(3);
 /// Without a report for so long, it is lost.
 pub const LOST: Duration = Duration::from_secs(10);
@@ -33,13 +33,12 @@ pub struct Process {
     pub seen: Duration,
     /// What its last report said of its machine and itself.
     pub usage: Usage,
-    /// How much of a processor it used between its last two reports.
+    /// Cores that it used between its last two reports.
     pub processors: Option<f64>,
     /// Bytes a second that its machine received and sent between its last two reports.
     pub network: Option<(f64, f64)>,
     uptime_ms: u64,
-    /// Which share of the time it is at its limit, lately: a sender waits for the source, rows at the source wait for room in
-    /// the window, a receiver waits for its disk.
+    /// The share of the time in which it is at its limit, lately; see [`Load`](crate::stages::Load).
     pub strain: Option<f64>,
     /// What it has counted in this life; of its workers, see there.
     pub counts: Counts,
@@ -49,7 +48,7 @@ pub struct Process {
     pub workers: Vec<Worker>,
     /// It has the source, or had it in an earlier life.
     is_initializer: bool,
-    /// How it was when it was liveness_before at last.
+    /// How it was doing when [`change`](Self::change) was called last.
     liveness_before: Liveness,
 }
 
@@ -62,7 +61,7 @@ pub struct Worker {
     pub now: WorkerCounts,
     /// Rows a second, one for each second, the last of them last; nothing, where they are not known.
     pub rates: VecDeque<Option<f32>>,
-    /// Which share of the time its box is at work, lately.
+    /// The share of the time in which its model is at work, lately.
     pub busy: Option<f64>,
     /// Since its last batch was done; and how long that took.
     unfinished_ms: u64,

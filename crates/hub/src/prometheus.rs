@@ -1,7 +1,9 @@
 //! `/metrics`: Prometheus's text format, version 0.0.4.
 //!
-//! It is written here, since the crate prometheus-client writes OpenMetrics alone, in which a counter's type is told of another name
-//! than its value; `promtool check metrics` does not take that.
+//! These lines write it, and no crate, since no crate is lighter. `prometheus-client` writes OpenMetrics alone, which names a counter
+//! differently, and `promtool check metrics` rejects that. `prometheus` and `metrics-exporter-prometheus` write this format from
+//! registries of their own, into which the hub would have to copy its counters and histograms before each scrape; both bring more
+//! dependencies than there are functions here.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -94,7 +96,7 @@ pub fn write(tracker: &Tracker, now: Duration) -> String {
         }
     }
     let name = "classifier_worker_last_seen_timestamp_seconds";
-    out.head(name, "gauge", "When the worker was last heard of, in seconds since 1970.");
+    out.head(name, "gauge", "When the worker last reported, in seconds since 1970.");
     let as_of = tracker.as_of(now).as_secs_f64();
     for worker in &workers {
         out.sample(name, &[("worker", &worker.name)], as_of - worker.last_seen_seconds);

@@ -19,7 +19,7 @@ use crate::stages::{Load, stages};
 use crate::stragglers::{self, Pace};
 use crate::tracker::Tracker;
 
-/// So many workers, those with problems first, are told to a page each second. All of them, if there are few.
+/// A page gets so many workers each second, those with problems first; all of them, if there are few.
 pub const SHOWN: usize = 10;
 const FEW: usize = 16;
 /// So many of the last events are in each message to a page.

@@ -1,4 +1,4 @@
-//! What the hub knows of the job. Pure: time is told, by a clock that began long before the hub.
+//! What the hub knows of the job. Pure: callers give the time, by a clock that starts long before the hub.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::history::History;
 use crate::model_events::ModelEvents;
 use crate::process::{News, Process};
 
-/// So many of the last events are kept.
+/// How many of the last events are kept.
 const EVENTS: usize = 500;
 /// Their text is cut after so many bytes.
 const EVENT_LENGTH: usize = 1000;
@@ -62,7 +62,7 @@ impl Tracker {
     /// Takes in a report.
     pub fn on_report(&mut self, origin: &Origin, report: Report, now: Duration) {
         if self.begun.is_none() {
-            // Nobody knows what was written before, nor when.
+            // What was written before, and when, is unknown.
             self.progress.1 = now;
         }
         let began = now.saturating_sub(Duration::from_millis(report.uptime_ms));
@@ -97,7 +97,7 @@ impl Tracker {
     /// A second has passed.
     pub fn tick(&mut self, now: Duration) {
         self.update(now);
-        // Without the receiver, nobody knows how far the job is.
+        // Without the receiver, it is unknown how far the job is.
         if self.receiver().is_some() && !self.state.is_over() {
             let rows = self.rows();
             let point = Point { seconds: self.seconds(now), rows_in: rows.read, rows_out: rows.written };
@@ -220,7 +220,7 @@ impl Tracker {
             Some(JobOutcome::Done(_)) => None,
             Some(JobOutcome::Failed(why)) => Some(why.clone()),
             Some(JobOutcome::Stopped) => {
-                Some(of_program().unwrap_or_else(|| "somebody has stopped it".to_owned()))
+                Some(of_program().unwrap_or_else(|| "a user has stopped it".to_owned()))
             }
             None => of_program(),
         }
@@ -280,7 +280,7 @@ impl Tracker {
         self.state
     }
 
-    /// Whether the job is over, and nothing more will be heard of its programs.
+    /// Whether the job is over, and no program of it will report again.
     pub fn is_settled(&self, now: Duration) -> bool {
         let is_silent = |process: &Process| !matches!(process.liveness(now), Liveness::Up | Liveness::Stale);
         self.state.is_over() && self.processes.values().all(is_silent)

@@ -42,7 +42,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 #[derive(Clone)]
 struct Web {
     shared: Shared,
-    /// What pages are told each second.
+    /// The message that pages get each second.
     live: Arc<watch::Sender<Arc<str>>>,
     access: Arc<Access>,
 }
@@ -78,7 +78,7 @@ pub fn serve(listener: TcpListener, token: Option<Token>, shared: Shared) -> any
                     let (mut tracker, now) = ticking.lock();
                     tracker.tick(now);
                 }
-                // Without pages there is nobody to tell, and it need not be said.
+                // Without pages, no message is needed.
                 if live_to.receiver_count() > 0 {
                     live_to.send_replace(Arc::from(live(&ticking)));
                 }
@@ -270,7 +270,7 @@ mod tests {
 
     /// What crosses to a browser each second; the issue allows 20 kB.
     #[test]
-    fn a_page_is_told_few_bytes_a_second_of_112_workers() {
+    fn a_page_gets_few_bytes_a_second_about_112_workers() {
         let (scenario, mut tracker) =
             (Scenario { machines: 16, seconds: 3600, ..Scenario::default() }, Tracker::default());
         for second in 0..90 {
@@ -279,9 +279,9 @@ mod tests {
         let text = message(&tracker, Duration::from_secs(89));
         assert!(text.len() < 20_000, "{} bytes", text.len());
         assert!(text.contains(r#""workers_up":112"#), "{text}");
-        let told: serde_json::Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(told["cells"].as_array().unwrap().len(), 112);
-        assert_eq!(told["workers"].as_array().unwrap().len(), snapshot::SHOWN);
+        let message: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(message["cells"].as_array().unwrap().len(), 112);
+        assert_eq!(message["workers"].as_array().unwrap().len(), snapshot::SHOWN);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize, Serializer};
 
-/// The shortest duration that is told from shorter ones, and the longest from longer ones, in nanoseconds.
+/// The shortest and the longest duration that are distinguished from shorter and longer ones, in nanoseconds.
 const SHORTEST: u64 = 1_000;
 const LONGEST: u64 = 3_600_000_000_000;
 /// Durations are known to two digits.
@@ -52,14 +52,14 @@ impl From<Sparse> for Durations {
 }
 
 impl Durations {
-    /// It took so long once more.
+    /// Adds a duration.
     pub fn record(&mut self, took: Duration) {
         let nanoseconds = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         self.sum = self.sum.saturating_add(nanoseconds);
         self.counts.saturating_record(nanoseconds);
     }
 
-    /// Takes in what was recorded elsewhere.
+    /// Adds all durations of another histogram.
     pub fn add(&mut self, other: &Self) {
         self.sum = self.sum.saturating_add(other.sum);
         self.counts.add(&other.counts).expect("all have the same bounds");
@@ -106,7 +106,7 @@ impl Durations {
         if self.counts.is_empty() { Duration::ZERO } else { Duration::from_nanos(self.counts.min()) }
     }
 
-    /// Durations that are not told apart, as a range of nanoseconds with its end, and how many there are; in order.
+    /// Ranges of nanoseconds within which durations are not distinguished, in order, and how many fell into each.
     pub fn buckets(&self) -> impl Iterator<Item = (RangeInclusive<u64>, u64)> {
         self.recorded().map(|(most, count)| (self.counts.lowest_equivalent(most)..=most, count))
     }
@@ -153,7 +153,7 @@ mod tests {
             let rank = ((share * nanoseconds.len() as f64).ceil() as usize).clamp(1, nanoseconds.len());
             let exact = nanoseconds[rank - 1] as f64;
             let found = durations.quantile(share).as_nanos() as f64;
-            // Whole microseconds are told apart, whatever the size.
+            // Whole microseconds are distinguished, whatever the size.
             prop_assert!((found - exact).abs() <= exact / 100.0 + 1024.0, "{found} for {exact}");
             let counts: Vec<_> = durations.counts_up_to([durations.max()].into_iter()).collect();
             prop_assert_eq!(counts, [(durations.max(), nanoseconds.len() as u64)]);

@@ -1,4 +1,4 @@
-//! What programs tell the hub. Times are in milliseconds of the program's own clock, unless a name says otherwise.
+//! What programs report to the hub. Times are in milliseconds of the program's own clock, unless a name says otherwise.
 
 use protocol::Temporary;
 use protocol::rejects::Reasons;
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::durations::Durations;
 use crate::usage::Usage;
 
-/// Who opens a connection to port 5001.
+/// The first frame of a connection to port 5001.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
 #[serde(tag = "role", rename_all = "snake_case")]
 pub enum HubOpening {
@@ -27,14 +27,14 @@ pub struct Origin {
     pub name: String,
     /// The machine's name.
     pub machine: String,
-    /// Another number for each life of the program; a later one is greater. Counts begin anew with it.
+    /// A number for each life of the program; a later life has a greater one. Counts begin anew with it.
     pub incarnation: u64,
 }
 
-/// One report. It holds all that there is to know, so that one that is lost does no harm.
+/// One report. It holds everything that was counted so far, so that a lost one does no harm.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
 pub struct Report {
-    /// For how long the program has been running.
+    /// How long the program has been running.
     pub uptime_ms: u64,
     /// What it and its machine use.
     pub usage: Usage,
@@ -46,7 +46,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Understands a report. The hub is built with few optimizations, and hears of a thousand workers; this crate has them all.
+    /// Decodes a report. It is here because this crate is compiled with all optimizations, and the hub is not.
     ///
     /// # Errors
     /// Anything but a report.
@@ -100,7 +100,7 @@ pub struct SenderCounts {
     pub bytes_total: Option<u64>,
     /// All rows are sent.
     pub all_sent: bool,
-    /// For how long it has waited for the source to take rows.
+    /// How long it has waited for the source to take rows.
     pub blocked_ms: u64,
 }
 
@@ -114,7 +114,7 @@ pub struct ClassifierCounts {
     pub source: Option<SourceCounts>,
 }
 
-/// What a worker counts: one thread, with a box of its own.
+/// What a worker counts: one thread, with a model of its own.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq)]
 pub struct WorkerCounts {
     /// Batches that came in, and those that are done. The difference is in flight.
@@ -125,14 +125,14 @@ pub struct WorkerCounts {
     pub rows: u64,
     /// Of these, rejects.
     pub rejects: u64,
-    /// For how long its box has been at work.
+    /// How long its model has been at work.
     pub busy_ms: u64,
-    /// For how long the oldest batch has been here that is not done.
+    /// How long the oldest unfinished batch has been here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oldest_ms: Option<u64>,
-    /// How long batches waited here for the box.
+    /// How long batches waited here for the model.
     pub queue: Durations,
-    /// How long the box took for batches.
+    /// How long the model took for batches.
     pub classify: Durations,
     /// What has happened to the model.
     #[serde(default, skip_serializing_if = "ModelCounts::is_empty")]
@@ -224,11 +224,11 @@ pub struct SourceCounts {
     pub limit_batches: u64,
     /// The window's limits.
     pub limit_bytes: u64,
-    /// For how long rows have waited for room in the window.
+    /// How long rows have waited for room in the window.
     pub full_ms: u64,
     /// All rows are in.
     pub ended: bool,
-    /// From a batch's being issued to the receiver's having it.
+    /// How long batches took from being issued until the receiver had them.
     pub transit: Durations,
 }
 
@@ -265,6 +265,6 @@ pub enum JobOutcome {
     Done(Summary),
     /// It cannot be finished.
     Failed(String),
-    /// Somebody has stopped it.
+    /// A user has stopped it.
     Stopped,
 }

@@ -6,16 +6,16 @@ use sysinfo::{
     System,
 };
 
-/// What a process and its machine use. Where the system does not say, it is nothing.
+/// What a process and its machine use; 0 where the system does not say.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq)]
 pub struct Usage {
-    /// Processor time of the process, and of those that it has started and that still run (Python boxes), in milliseconds.
+    /// Processor time of the process and its descendants that still run (models in Python), in milliseconds.
     pub cpu_ms: u64,
     /// Memory of the same, in bytes.
     pub resident_bytes: u64,
     /// The machine's processors.
     pub cores: u32,
-    /// How busy these have been since the last look, all together, from 0 to 1.
+    /// How busy these were since the last report, all together, from 0 to 1.
     pub machine_busy: f32,
     /// Memory of the machine that is used, in bytes.
     pub machine_used_bytes: u64,
@@ -27,7 +27,7 @@ pub struct Usage {
     pub sent_bytes: u64,
 }
 
-/// Looks at it. What the system keeps to itself is not told, and is no error.
+/// Measures it. What the system does not say is left out, and is no error.
 pub(crate) struct Meter {
     me: u32,
     system: Option<System>,
@@ -39,7 +39,7 @@ impl Meter {
         Self { me: std::process::id(), system: System::new().ok(), networks: Networks::new().ok() }
     }
 
-    pub(crate) fn look(&mut self) -> Usage {
+    pub(crate) fn measure(&mut self) -> Usage {
         let mut usage = Usage::default();
         if let Some(system) = &mut self.system {
             let process = ProcessRefreshKind::nothing().with_cpu().with_memory();
@@ -65,7 +65,7 @@ impl Meter {
     }
 }
 
-/// A process, those that it has started, those that these have started, and so on.
+/// A process and its descendants.
 fn family(process: u32) -> Vec<u32> {
     let mut family = vec![process];
     let mut looked_at = 0;
@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn this_process_uses_something() {
-        let usage = Meter::new().look();
+        let usage = Meter::new().measure();
         assert!(usage.resident_bytes > 1 << 16, "{usage:?}");
         assert!(usage.machine_bytes > usage.resident_bytes && usage.cores > 0, "{usage:?}");
     }

@@ -15,8 +15,6 @@
 //!
 //! A field that is `None` is unknown, which is not zero: a program that does not report has no rate.
 
-#![allow(missing_docs, reason = "the names of most fields say all; the others have a comment")]
-
 use protocol::rejects::Reasons;
 use protocol::results::Summary;
 use serde::{Deserialize, Serialize};

@@ -176,7 +176,7 @@ fn a_job_may_go_on_without_a_classifier_and_if_not_that_is_why() {
     assert_eq!((tracker.state(), tracker.failure()), (JobState::Done, None));
 
     // Who watches the job ends it then, and the receiver says that it was stopped.
-    for (seconds, why) in [(1, "worker1: nobody is there"), (30, "somebody has stopped it")] {
+    for (seconds, why) in [(1, "worker1: nobody is there"), (30, "a user has stopped it")] {
         let mut tracker = Tracker::default();
         (0..20).for_each(|second| SMALL.pass(&mut tracker, second, &[]));
         fails(&mut tracker, 20);
