@@ -1,6 +1,7 @@
 //! A batch of rows in, a batch of results out: which records can be classified, and what happens when a model fails. Pure but
 //! for the model.
 
+use std::ops::Range;
 use std::time::Instant;
 
 use protocol::frame;
@@ -9,6 +10,7 @@ use protocol::schema::encode_parts;
 use records::{Shape, write_value};
 
 use crate::batch::Batch;
+use crate::metrics::ModelMetrics;
 use crate::model::{Columns, Model, ModelError, Record, Request, Verdict};
 use crate::search::{End, Next, Pace, Search};
 
@@ -20,6 +22,7 @@ const REASONS: usize = 16 << 20;
 /// Classifies batches with one model.
 pub struct Classifier {
     model: Box<dyn Model>,
+    metrics: ModelMetrics,
     /// How long rows take.
     pace: Pace,
     /// The schema of the batch before, and the parts it was made from. The next batch usually has the same.
@@ -29,7 +32,13 @@ pub struct Classifier {
 impl Classifier {
     /// Classifies with this model.
     pub fn new(model: Box<dyn Model>) -> Self {
-        Self { model, pace: Pace::default(), schema: Default::default() }
+        let metrics = model.metrics();
+        Self { model, metrics, pace: Pace::default(), schema: Default::default() }
+    }
+
+    /// Counts what happens to the model.
+    pub fn model_metrics(&self) -> ModelMetrics {
+        self.metrics.clone()
     }
 
     /// Whether a batch takes microseconds.
@@ -99,6 +108,7 @@ impl Classifier {
         let plain: Vec<_> = records.iter().map(|(_, record)| *record).collect();
         let mut search = Search::new(records.len(), self.model.timeout());
         let mut last_hang = String::new();
+        let mut failed = None;
         while let Some(next) = search.next(self.pace) {
             let (rows, limit) = match next {
                 Next::Try(rows, limit) => (rows, limit),
@@ -110,6 +120,7 @@ impl Classifier {
                     continue;
                 }
             };
+            self.count_try(failed.take(), &rows);
             self.model.prepare()?;
             let first_row = records[rows.start].0;
             let request = Request { header, records: &plain[rows.clone()], first_row, limit };
@@ -128,11 +139,24 @@ impl Classifier {
                 },
             };
             let must_reject = search.end(end, began.elapsed(), &mut self.pace);
-            if let (true, Err(error)) = (must_reject, outcome) {
-                output.reject(&records[rows], &error.message);
+            if let Err(error) = outcome {
+                failed = Some(rows.clone());
+                if must_reject {
+                    output.reject(&records[rows], &error.message);
+                }
             }
         }
         Ok(())
+    }
+
+    /// Counts a try after one that failed: of the same rows, or of the first of them.
+    fn count_try(&self, failed: Option<Range<usize>>, rows: &Range<usize>) {
+        let Some(failed) = failed else { return };
+        if failed == *rows {
+            self.metrics.count(|counts| counts.retries += 1);
+        } else if failed.start == rows.start {
+            self.metrics.count(|counts| counts.splits += 1);
+        }
     }
 }
 

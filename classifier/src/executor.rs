@@ -53,6 +53,7 @@ impl ModelExecutor {
         again: Activator,
         wake: SyncActivator,
     ) -> anyhow::Result<Self> {
+        metrics.lock().add_model(classifier.model_metrics());
         if classifier.is_quick() {
             return Ok(Self::Inline {
                 classifier: Box::new(classifier),

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use parking_lot::{Mutex, MutexGuard};
 use protocol::results::ResultBatch;
-use telemetry::report::{ClassifierCounts, Counts, SourceCounts, WorkerCounts};
+use telemetry::report::{ClassifierCounts, Counts, ModelCounts, SourceCounts, WorkerCounts};
 use telemetry::stopwatch::Stopwatch;
 
 /// The counts of a process. Clones share them.
@@ -67,6 +67,22 @@ struct SourceState {
     full: Stopwatch,
 }
 
+/// What happens to a model. Clones share it, so that the hub sees it while a batch is still being tried.
+#[derive(Debug, Clone, Default)]
+pub struct ModelMetrics(Arc<Mutex<ModelCounts>>);
+
+impl ModelMetrics {
+    /// Counts something.
+    pub fn count(&self, count: impl FnOnce(&mut ModelCounts)) {
+        count(&mut self.0.lock());
+    }
+
+    /// What has been counted so far.
+    pub fn counts(&self) -> ModelCounts {
+        self.0.lock().clone()
+    }
+}
+
 /// The counts of a worker. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct WorkerMetrics(Arc<Mutex<WorkerState>>);
@@ -85,9 +101,15 @@ pub struct WorkerState {
     busy: Stopwatch,
     /// When the batches arrived that are not done; the oldest comes first.
     arrived: VecDeque<Instant>,
+    model: ModelMetrics,
 }
 
 impl WorkerState {
+    /// Reports what the worker's model counts, too.
+    pub fn add_model(&mut self, model: ModelMetrics) {
+        self.model = model;
+    }
+
     /// A batch has arrived.
     pub fn arrive(&mut self, now: Instant) {
         self.counts.batches_in += 1;
@@ -119,6 +141,7 @@ impl WorkerState {
         WorkerCounts {
             busy_ms: self.busy.total_ms(now),
             oldest_ms: self.arrived.front().map(since),
+            model: self.model.counts(),
             ..self.counts.clone()
         }
     }

@@ -18,6 +18,8 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use protocol::schema::{Column, Schema, TEXT};
 
+use crate::metrics::ModelMetrics;
+
 /// A record that can be classified: valid UTF-8, with as many values as the header.
 #[derive(Debug, Clone, Copy)]
 pub struct Record<'a> {
@@ -125,6 +127,11 @@ pub trait Model: Send {
     /// How long a batch may take.
     fn timeout(&self) -> Duration {
         Duration::MAX
+    }
+
+    /// Counts what happens to it.
+    fn metrics(&self) -> ModelMetrics {
+        ModelMetrics::default()
     }
 
     /// Whether a batch takes microseconds, so that it may run on the timely worker's own thread.

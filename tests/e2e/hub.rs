@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use telemetry::view::{Job, JobState, Liveness, Machine, Worker, WorkerDetail};
+use telemetry::view::{EventKind, Job, JobState, Liveness, Machine, Worker, WorkerDetail};
 use tests::eventually;
 use tests::http::{ask, get};
 use tests::hub::{HOST, job, report, sample, start, view};
@@ -30,7 +30,7 @@ fn it_shows_the_job_and_leaves_a_report() {
     let done = eventually("the job's end", || Some(job(&page)).filter(|job| job.state == JobState::Done));
     let summary = done.summary.unwrap();
     assert_eq!((summary.rows, done.rows.written), (6000, 6000));
-    // Numbers agree, whoever asks for them.
+    // All interfaces show the same numbers.
     let metrics = get(&page, "/metrics", HOST).unwrap();
     assert_eq!(sample(&metrics, "classifier_output_rows_total"), 6000.0);
     assert_eq!(sample(&metrics, "classifier_input_rows_total"), 6000.0);
@@ -41,7 +41,7 @@ fn it_shows_the_job_and_leaves_a_report() {
     });
     assert!(classified[0].p50_ms >= 200.0, "a hundred rows take 0.2 s: {classified:?}");
 
-    // The page stays until somebody has seen enough, and the report stays then.
+    // The page stays until the user interrupts; the report stays after that.
     assert!(xtask.is_running());
     xtask.await_output("the page stays at");
     xtask.signal("INT");
@@ -69,7 +69,7 @@ fn a_hub_that_dies_is_back_and_knows_where_the_job_is() {
     });
     let [(hub, _)] = &hubs[..] else { panic!("{hubs:?}") };
     assert!(Command::new("kill").args(["-KILL", &hub.to_string()]).status().unwrap().success());
-    let after = eventually("the next hub to have heard of the receiver", || {
+    let after = eventually("the next hub to have a report of the receiver", || {
         written(&page).filter(|written| *written >= before)
     });
     assert!(after <= 8000);
@@ -168,4 +168,32 @@ fn reports_need_the_jobs_token() {
     std::io::Read::read_to_string(&mut stream, &mut answer).unwrap();
     assert!(answer.contains(r#"{"refused":"the token is missing or wrong"}"#), "{answer}");
     assert_eq!(view::<Vec<Machine>>(&page, "/api/v1/machines"), []);
+}
+
+#[test]
+fn what_happens_to_a_model_is_counted_and_is_an_event() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(
+        folder.path().join("moody.py"),
+        "def classify_df(df):\n    print('a line')\n    if (df['A'] == 7).any(): raise KeyError('B')\n    df['CLASSIFICATION'] = 0.5\n    return df\n",
+    )
+    .unwrap();
+    let rows: String = (0..20).map(|row| format!("{row},x\n")).collect();
+    std::fs::write(folder.path().join("rows.csv"), format!("A,C\n{rows}")).unwrap();
+    let input = folder.path().join("rows.csv");
+    let (input, python) = (input.to_str().unwrap(), tests::python());
+    let args =
+        ["--model", "python:moody", "--python", python.to_str().unwrap(), "--workers", "1", "--input", input];
+    let (mut xtask, _) = start(folder.path(), &args);
+    xtask.success();
+    let report = report(&folder.path().join("out"));
+    let model = &report.job.model;
+    assert_eq!(report.job.rows.rejected, 1, "{report:?}");
+    assert!(model.exceptions >= 2 && model.retries >= 1 && model.splits >= 1, "{model:?}");
+    assert_eq!((model.kills, model.crashes), (0, 0), "{model:?}");
+    assert_eq!(model.last_failure.as_deref(), Some("KeyError: 'B'"));
+    assert!(model.printed_lines > 0, "{model:?}");
+    let events = report.events.iter().filter(|event| event.kind == EventKind::Model);
+    let texts: Vec<_> = events.map(|event| event.text.as_str()).collect();
+    assert!(texts.iter().any(|text| text.starts_with("the model in initializer failed")), "{texts:?}");
 }

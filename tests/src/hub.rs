@@ -16,7 +16,7 @@ pub const HOST: &str = "Host: localhost\r\n";
 pub fn start(folder: &Path, args: &[&str]) -> (Program, String) {
     let mut command = crate::xtask();
     command.arg("run-locally").arg("--output").arg(folder.join("out")).arg("--log").arg(folder.join("log"));
-    command.args(args);
+    command.args(args).current_dir(folder);
     let xtask = Program::start_command("xtask", folder, command);
     let page = page(&xtask, "hub        http://");
     (xtask, page)

@@ -157,6 +157,17 @@ fn a_box_that_fails_once_is_asked_again() {
     let mut classifier = Classifier::new(Box::new(Moody { calls: 1, moods: 2 }));
     let out = classifier.classify(&batch("A", &[b"y1", b"y2"])).unwrap();
     assert_eq!((text(&out.results).as_str(), out.rejected), ("y1\ny2\n", 0));
+    let counts = classifier.model_metrics().counts();
+    assert_eq!((counts.retries, counts.splits), (1, 0));
+}
+
+#[test]
+fn retries_and_splits_are_counted() {
+    let mut classifier = Classifier::new(Box::new(Moody { calls: 0, moods: 0 }));
+    classifier.classify(&batch("A", &[b"y1", b"y2", b"y3", b"x4"])).unwrap();
+    let counts = classifier.model_metrics().counts();
+    // All four again, then halves; of the second half, each row, and the last one again.
+    assert_eq!((counts.retries, counts.splits), (2, 2));
 }
 
 /// Gives these verdicts one after the other, and then does what it should.

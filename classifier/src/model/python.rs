@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 use protocol::frame;
 
 use super::{Columns, Model, ModelError, Request, Verdict};
+use crate::metrics::ModelMetrics;
 use log::Printed;
 use process::{Answer, Ended, Process};
 
@@ -60,6 +61,7 @@ pub struct Settings {
 pub struct Python {
     settings: Settings,
     process: Option<Process>,
+    metrics: ModelMetrics,
     printed: Printed,
     request: Vec<u8>,
     /// Those of the results before.
@@ -72,10 +74,11 @@ impl Python {
     /// # Errors
     /// No interpreter, no pandas, no such module or function; the message says what to do.
     pub fn start(settings: Settings) -> anyhow::Result<Self> {
-        let printed = Printed::default();
+        let metrics = ModelMetrics::default();
+        let printed = Printed::new(metrics.clone());
         let process = Process::start(&settings, printed.clone())?;
-        let columns = Columns::default();
-        Ok(Self { settings, process: Some(process), printed, request: Vec::new(), columns })
+        let (request, columns) = (Vec::new(), Columns::default());
+        Ok(Self { settings, process: Some(process), metrics, printed, request, columns })
     }
 }
 
@@ -101,26 +104,24 @@ impl Model for Python {
         };
         let answer = match process.ask(&self.request, request.limit) {
             Ok(answer) => answer,
-            Err(ended) => return Err(failure(process, &ended, request)),
+            Err(ended) => {
+                let error = failure(process, &ended, request);
+                self.metrics.count(|counts| {
+                    let is_crash = matches!(ended, Ended::Died(_));
+                    let times = if is_crash { &mut counts.crashes } else { &mut counts.kills };
+                    *times += 1;
+                    counts.failed(&error.message);
+                });
+                return Err(error);
+            }
         };
         self.process = Some(process);
-        let answer = match answer {
-            Answer::Good(answer) => answer,
-            Answer::Bad(reason) | Answer::BadSeeLog(reason) => return Err(ModelError::new(reason)),
-        };
-        let (columns, answer) = split(&answer)
-            .ok_or_else(|| ModelError::new("the result does not say what its columns are".to_owned()))?;
-        if columns != &*self.columns {
-            self.columns = columns.into();
-        }
-        // Whatever went wrong there, no row may be lost.
-        let lines =
-            count_records(answer).map_err(|e| ModelError::new(format!("the result is no CSV: {e}")))?;
-        if lines != records.len() {
-            return Err(ModelError::new(format!("{lines} result lines for {} rows", records.len())));
-        }
-        results.extend_from_slice(answer);
-        Ok(Columns::clone(&self.columns))
+        self.append(answer, records.len(), results).inspect_err(|error| {
+            self.metrics.count(|counts| {
+                counts.exceptions += 1;
+                counts.failed(&error.message);
+            });
+        })
     }
 
     fn prepare(&mut self) -> Result<(), ModelError> {
@@ -133,9 +134,34 @@ impl Model for Python {
     fn timeout(&self) -> Duration {
         self.settings.timeout
     }
+
+    fn metrics(&self) -> ModelMetrics {
+        self.metrics.clone()
+    }
 }
 
 impl Python {
+    /// Appends the results in an answer for so many rows.
+    fn append(&mut self, answer: Answer, rows: usize, results: &mut Vec<u8>) -> Result<Columns, ModelError> {
+        let answer = match answer {
+            Answer::Good(answer) => answer,
+            Answer::Bad(reason) | Answer::BadSeeLog(reason) => return Err(ModelError::new(reason)),
+        };
+        let (columns, answer) = split(&answer)
+            .ok_or_else(|| ModelError::new("the result does not say what its columns are".to_owned()))?;
+        if columns != &*self.columns {
+            self.columns = columns.into();
+        }
+        // Whatever went wrong there, no row may be lost.
+        let lines =
+            count_records(answer).map_err(|e| ModelError::new(format!("the result is no CSV: {e}")))?;
+        if lines != rows {
+            return Err(ModelError::new(format!("{lines} result lines for {rows} rows")));
+        }
+        results.extend_from_slice(answer);
+        Ok(Columns::clone(&self.columns))
+    }
+
     /// Starts a new process. A failure may pass, as a lack of memory does when other processes end, and is no record's fault.
     fn restart(&self) -> Result<Process, ModelError> {
         let deadline = Instant::now() + RESTART_TIME;

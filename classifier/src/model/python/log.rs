@@ -9,6 +9,8 @@ use std::time::Duration;
 use anyhow::Context;
 use parking_lot::Mutex;
 
+use crate::metrics::ModelMetrics;
+
 /// How many bytes a worker's processes may print to the log, so that it does not fill a disk.
 const MOST: u64 = 16 << 20;
 /// Longer lines are split.
@@ -20,12 +22,20 @@ const PATIENCE: Duration = Duration::from_millis(500);
 
 /// How many bytes the processes of one worker have printed.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Printed(Arc<AtomicU64>);
+pub(super) struct Printed {
+    bytes: Arc<AtomicU64>,
+    metrics: ModelMetrics,
+}
 
 impl Printed {
+    /// Counts lines there, too.
+    pub(super) fn new(metrics: ModelMetrics) -> Self {
+        Self { metrics, ..Self::default() }
+    }
+
     /// Whether a line still goes to the log.
     fn passes(&self, line: usize) -> bool {
-        let before = self.0.fetch_add(line as u64, Ordering::Relaxed);
+        let before = self.bytes.fetch_add(line as u64, Ordering::Relaxed);
         let after = before + line as u64;
         if before <= MOST && after > MOST {
             tracing::warn!(
@@ -38,7 +48,7 @@ impl Printed {
 
     /// How many bytes were dropped.
     pub(super) fn dropped(&self) -> u64 {
-        self.0.load(Ordering::Relaxed).saturating_sub(MOST)
+        self.bytes.load(Ordering::Relaxed).saturating_sub(MOST)
     }
 }
 
@@ -87,6 +97,7 @@ fn pass_on(printed: impl Read, count: &Printed, last: &Mutex<VecDeque<String>>) 
             }
         }
         let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+        count.metrics.count(|counts| counts.printed(&text));
         if count.passes(line.len()) {
             tracing::info!("python: {text}");
         }
