@@ -5,11 +5,12 @@ pub const HTML: &str = include_str!("../../page/index.html");
 /// How it looks.
 pub const STYLE: &str = include_str!("../../page/style.css");
 /// What it does, in the order in which it is read.
-pub const SCRIPTS: [(&str, &str); 5] = [
+pub const SCRIPTS: [(&str, &str); 6] = [
     ("/format.js", include_str!("../../page/format.js")),
     ("/rates.js", include_str!("../../page/rates.js")),
     ("/charts.js", include_str!("../../page/charts.js")),
     ("/tables.js", include_str!("../../page/tables.js")),
+    ("/verdict.js", include_str!("../../page/verdict.js")),
     ("/app.js", include_str!("../../page/app.js")),
 ];
 /// What one sees who has not shown the token.
