@@ -8,9 +8,9 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-/// Runs a slow classification over a CSV on a cluster that exists only while the job runs.
+/// Classify the rows of a CSV with a slow model, on one machine or many
 ///
-/// Options are flags, or NAME=VALUE behind the command, as make would take them:
+/// An option is a flag, or NAME=VALUE after the command, as in make:
 /// cargo xtask run-locally INPUT_LINES=100000 N_WORKERS=4
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", version, disable_help_subcommand = true)]

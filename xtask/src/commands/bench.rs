@@ -18,20 +18,25 @@ use cases::{Case, Files};
 use deploy::{console, interrupt, project};
 use measure::Measured;
 
-/// Measure how quick this machine is, beside what one would run instead
+/// Measure this machine's speed, against pandas and polars
 ///
-/// Jobs from a file and of fake rows, a pandas box, boxes that take their time, wide clusters, and beside them one pandas process,
-/// multiprocessing.Pool, polars, and how quickly this machine can hash: all in turns, several times. Before each, a GiB is
-/// written and removed, so that the machine has memory at hand. Prints the medians and what they should be, and writes
-/// bench/results.json and bench/results.svg.
+/// Measures jobs from a file and of fake rows, Python models, slow models, and wide clusters; and for comparison one pandas
+/// process, multiprocessing.Pool, polars, and hashing alone. Runs them in turns, several times, in twenty minutes.
+///
+/// Prints the medians and their targets, and writes bench/results.json and bench/results.svg. Before each run it writes and
+/// removes a GiB: otherwise a virtual machine might fetch memory from its host during the run.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Measure only what has this in its name; nothing is written then
+    /// Measure only cases whose name contains this
+    ///
+    /// No files are written then.
     filter: Option<String>,
-    /// How often each is measured
+    /// Runs of each case
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
-    /// So many times the usual number of rows; nothing is written then
+    /// Multiply the number of rows by this
+    ///
+    /// No files are written then.
     #[arg(long, value_name = "FACTOR")]
     scale: Option<f64>,
 }

@@ -30,40 +30,43 @@ const LAST_LINES: usize = 40;
 const START_TIME: Duration = Duration::from_secs(600);
 const STANDSTILL: Duration = Duration::from_secs(120);
 
-/// Kill, stop and cut off parts of a running job, and see that its results are the same
+/// Kill, stop and cut off parts of a job, and compare its results
 ///
-/// As root, the job runs on the hosts of a lab on this machine, elsewhere as processes. Prints for how long output stood still
-/// after each fault, and fails when the results differ from those of an undisturbed run.
+/// Prints how long output stood still after each fault. Fails if the results differ from those of an undisturbed job.
+///
+/// As root, the job runs on the hosts of a lab on this machine; otherwise, as processes.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// How many faults, one after the other
+    /// Number of faults, one after the other
     #[arg(long, value_name = "N", default_value_t = 50)]
     kills: u32,
-    /// Other seeds make other faults
+    /// Seed for the choice of faults
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
-    /// How many rows the job has
+    /// Number of made-up rows
     #[arg(long, value_name = "N", env = "INPUT_LINES", hide_env_values = true, default_value_t = 5_000_000)]
     input_lines: u64,
-    /// The black box [default: the pandas example if the tests' Python is there, else native]
-    #[arg(long, visible_alias = "model", value_name = "BOX")]
+    /// The model [default: the pandas example, or native without the tests' Python]
+    #[arg(long = "model", alias = "classifier", value_name = "MODEL")]
     classifier: Option<String>,
-    /// How often the box feeds a record to its hash; the more, the longer there is a job to disturb
+    /// How often the model hashes a record
+    ///
+    /// More makes the job longer, so that there is time for more faults.
     #[arg(long, value_name = "TIMES", default_value_t = 400)]
     slowness: u32,
     /// Machines (or processes) that classify
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=50))]
     machines: u8,
-    /// Worker threads on each
+    /// Worker threads on each machine
     #[arg(long, value_name = "W", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=100))]
     workers: u8,
-    /// Not as soon as output flows again, but so many seconds after the last fault
+    /// Seconds between faults [default: until output flows again]
     #[arg(long, value_name = "SECONDS")]
     every: Option<u64>,
-    /// As processes, although a lab could be had
+    /// Run the job as processes, also as root
     #[arg(long)]
     no_lab: bool,
-    /// The folder for both jobs [default: target/chaos in the project]
+    /// Folder for both jobs [default: target/chaos in the project]
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
 }

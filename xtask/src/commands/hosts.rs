@@ -31,50 +31,66 @@ pub(crate) enum HostCommand {
 /// Where the inventory is.
 #[derive(Debug, clap::Args)]
 struct InventoryArgs {
-    /// The file that says which hosts there are, written by up [default: inventory.toml in the project]
+    /// List of the hosts, written by up [default: inventory.toml]
+    ///
+    /// The default file is in the project's folder.
     #[arg(long, value_name = "FILE", global = true, help_heading = None)]
     inventory: Option<PathBuf>,
 }
 
 /// What a stack in the cloud is to be. All of it is remembered by up.
 #[derive(Debug, Clone, clap::Args)]
-#[command(next_help_heading = "Hosts from EC2")]
+#[command(next_help_heading = "EC2")]
 struct StackArgs {
-    /// The name of the stack; all that belongs to it is tagged with it [default: provisioned-classifier]
+    /// Name of the stack [default: provisioned-classifier]
+    ///
+    /// Everything that up makes is tagged with it.
     #[arg(long, value_name = "NAME")]
     stack: Option<String>,
-    /// Where it is [default: AWS_REGION, the region of the AWS profile, or us-west-2]
+    /// Region [default: the AWS configuration's, or us-west-2]
+    ///
+    /// The AWS configuration is AWS_REGION, or else the region of the profile.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     region: Vec<String>,
-    /// What machines may be, the most wanted first [default: c5.4xlarge, or on aarch64 c7g.4xlarge]
+    /// Instance types, most wanted first [default: c5.4xlarge]
+    ///
+    /// up takes the first one for which a zone has room. On aarch64 the default is c7g.4xlarge.
     #[arg(long, value_name = "TYPES", value_delimiter = ',')]
     instance_type: Vec<String>,
-    /// Their image [default: Ubuntu's newest with long-term support]
+    /// Machine image [default: the newest Ubuntu LTS]
     #[arg(long, value_name = "ID")]
     ami: Option<String>,
-    /// A subnet that the internet reaches [default: those of the default VPC]
+    /// Public subnet [default: those of the default VPC]
     #[arg(long, value_name = "ID")]
     subnet: Option<String>,
-    /// Networks from which SSH is let in, or anywhere [default: this machine's address]
+    /// Networks that may connect by SSH [default: this machine]
+    ///
+    /// CIDR blocks, or the word anywhere.
     #[arg(long, value_name = "CIDRS", value_delimiter = ',')]
     ssh_from: Vec<String>,
-    /// The user to log in as [default: ubuntu]
+    /// User to log in as [default: ubuntu]
     #[arg(long, value_name = "NAME")]
     ssh_user: Option<String>,
-    /// Spot instances for workers, where there are any
+    /// Use spot instances for workers, where there are any
+    ///
+    /// The initializer and the metrics host stay on demand: no job can continue without them.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
         hide_possible_values = true, value_parser = BoolishValueParser::new())]
     spot: Option<bool>,
-    /// After this time machines end themselves, such as 90m [default: 4h]
+    /// Time after which machines end themselves [default: 4h]
+    ///
+    /// A number with s, m, h or d, such as 90m.
     #[arg(long, value_name = "TIME", value_parser = duration)]
     ttl: Option<Duration>,
-    /// The size of their disks in GiB [default: 30]
+    /// Size of each disk [default: 30]
     #[arg(long, value_name = "GIB", value_parser = clap::value_parser!(u32).range(8..=16384))]
     disk_gib: Option<u32>,
-    /// The phone numbers that alarms go to, a JSON list [default: ONCALL.json beside the inventory]
+    /// Phone numbers for alarms [default: ONCALL.json]
+    ///
+    /// A JSON list. The default file is beside the inventory.
     #[arg(long, value_name = "FILE")]
     oncall: Option<PathBuf>,
-    /// How long machines may take to boot
+    /// Time limit for machines to boot
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration)]
     boot_time: Duration,
 }
@@ -93,15 +109,17 @@ fn duration(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_secs(u64::from(number) * seconds))
 }
 
-/// Show what up would change in the cloud, and change nothing
+/// Show what up would change on EC2, and change nothing
 ///
-/// Exits with 0 if there is nothing to change, with 2 if there is, and with 1 if it cannot tell.
+/// Exit codes: 0 if there is nothing to change, 2 if there is, 1 if it cannot tell.
 #[derive(Debug, clap::Args)]
 pub(crate) struct PlanArgs {
-    /// How many machines classify; one more host is for sender and receiver [default: as before]
-    #[arg(long, value_name = "N", env = "CLUSTER_SIZE", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    /// Machines that classify [default: as last time]
+    ///
+    /// One more machine, the metrics host, runs sender and receiver.
+    #[arg(long, value_name = "N", env = "CLUSTER_SIZE", hide_env_values = true, value_parser = clap::value_parser!(u16).range(1..=1000))]
     cluster_size: Option<u16>,
-    /// As JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -110,29 +128,40 @@ pub(crate) struct PlanArgs {
     inventory: InventoryArgs,
 }
 
-/// Make hosts ready: get them, check them, ship the programs, write the inventory
+/// Get hosts ready for a job: yours over SSH, or new ones on EC2
 ///
-/// Hosts are those of a file (--hosts), which need SSH and nothing else, or are launched on EC2. Running it again changes
-/// only what differs.
+/// With --hosts, uses the hosts that a file lists; they need an SSH server and nothing else. Without it, launches machines on EC2.
+///
+/// Checks the hosts, ships the programs, and writes the inventory. Run again, it changes only what differs.
 #[derive(Debug, clap::Args)]
 pub(crate) struct UpArgs {
-    /// How many machines classify; one more host is for sender and receiver [default: as before; for --hosts, all]
-    #[arg(long, value_name = "N", env = "CLUSTER_SIZE", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    /// Machines that classify [default: as last time, or all]
+    ///
+    /// One more machine, the metrics host, runs sender and receiver. At first, --hosts takes all hosts, and EC2 needs a number.
+    #[arg(long, value_name = "N", env = "CLUSTER_SIZE", hide_env_values = true, value_parser = clap::value_parser!(u16).range(1..=1000))]
     cluster_size: Option<u16>,
-    /// Where hosts come from: ssh or aws [default: as before; ssh with --hosts, else aws]
+    /// Where hosts come from: ssh (a file) or aws
+    ///
+    /// The default is ssh with --hosts, otherwise the one of the last up, or aws.
     #[arg(long, value_name = "NAME", value_enum, hide_possible_values = true)]
     provider: Option<ProviderArg>,
-    /// A TOML file of hosts that let you in
+    /// A TOML file that lists hosts
+    ///
+    /// docs/machines.md shows one.
     #[arg(long, value_name = "FILE")]
     hosts: Option<PathBuf>,
-    /// An SSH configuration in place of the user's own
+    /// SSH configuration, in place of ~/.ssh/config
     #[arg(long, value_name = "FILE")]
     ssh_config: Option<PathBuf>,
-    /// The model: native, sleep:MICROSECONDS, or python:MODULE[:FUNCTION], whose module is shipped
-    /// [default: as before, or native, which a job with --input wants to have said]
-    #[arg(long, visible_alias = "classifier", value_name = "MODEL")]
+    /// native, python:MODULE[:FUNCTION] or sleep:MICROSECONDS
+    ///
+    /// A Python module is shipped to the hosts. The default is the model of the last up, or native. A job with --input must name its
+    /// model here or in run-cluster.
+    #[arg(long, alias = "classifier", value_name = "MODEL")]
     model: Option<String>,
-    /// The Python packages that the module needs [default: requirements.txt beside the module, or just pandas]
+    /// Python packages for the model [default: requirements.txt]
+    ///
+    /// The default file is the one beside the module. Without one, pandas alone is shipped.
     #[arg(long, value_name = "FILE")]
     requirements: Option<PathBuf>,
     #[command(flatten)]
@@ -150,45 +179,53 @@ enum ProviderArg {
     Aws,
 }
 
-/// All in one: up in the cloud, run-cluster, get-results, down
+/// On EC2, do it all: up, run-cluster, get-results, down
 ///
-/// Once something is made, the stack is taken down in the end: also when a step fails, and on Ctrl-C and SIGTERM. Of a job that did
-/// not come to its end, the complete batches are fetched first, to output/results.partial.tgz, for ten minutes at most. A second
-/// Ctrl-C skips that; with a third one, the stack is left to its time to live.
+/// Takes the stack down in the end, also when a step fails, and on Ctrl-C and SIGTERM.
+///
+/// If the job does not finish, its complete batches are fetched first, to output/results.partial.tgz, for ten minutes at most. A
+/// second Ctrl-C skips that. A third one leaves the stack, whose machines end themselves after --ttl.
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXIT_CODES)]
+#[command(after_long_help = EXIT_CODES)]
 pub(crate) struct JobArgs {
     #[command(flatten)]
     up: UpArgs,
     #[command(flatten)]
     job: ClusterJobArgs,
-    /// The folder for the results [default: output/ in the project]
-    #[arg(long, value_name = "DIR")]
+    /// Folder for the results [default: output/ in the project]
+    #[arg(long, value_name = "DIR", help_heading = None)]
     output: Option<PathBuf>,
     /// Leave the stack up
-    #[arg(long)]
+    #[arg(long, help_heading = None)]
     keep: bool,
-    /// Leave the stack up if the job fails or is interrupted, to look into it
-    #[arg(long)]
+    /// Leave the stack up if the job fails or is interrupted
+    #[arg(long, help_heading = None)]
     keep_on_failure: bool,
 }
 
-/// Run a job on the hosts: receiver, classifiers, sender, and a Monitoring Hub, which stays when the job is done
+/// Run a job on the hosts
 ///
-/// Replaces the results of an earlier job on the hosts. A file is shipped to the metrics host first, so that this machine
-/// is no part of the job: when the connection is lost or the terminal closed, the job goes on. (Ctrl-C ends it.)
+/// Replaces the results of an earlier job on the hosts. The Monitoring Hub stays after the job.
+///
+/// The job does not depend on this machine: it continues when the connection is lost or the terminal is closed. Ctrl-C ends it.
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXIT_CODES)]
+#[command(after_long_help = EXIT_CODES)]
 pub(crate) struct RunClusterArgs {
-    /// Show a job again that goes on without anybody watching; Ctrl-C ends only the watching
+    /// Watch the job that is running
+    ///
+    /// Ctrl-C then ends the watching and not the job.
     #[arg(long, conflicts_with = "resume")]
     attach: bool,
-    /// Go on with the last job where it was broken off or stopped, on the hosts that there are now. Of other options it takes
-    /// --workers, --max-rejects, --model-timeout and --model-memory, if they are said here and not by variables of the environment
+    /// Continue the last job where it stopped
+    ///
+    /// Uses the hosts that up has made ready since. Takes --workers, --max-rejects, --model-timeout and --model-memory, and no other option of the job. Environment variables do
+    /// not count.
     #[arg(long)]
     resume: bool,
-    /// The model, if not the one that up has shipped; with --input, it must have been said here or there
-    #[arg(long, visible_alias = "classifier", value_name = "MODEL")]
+    /// The model [default: the one that up has shipped]
+    ///
+    /// A job with --input must name its model, here or in up.
+    #[arg(long, alias = "classifier", value_name = "MODEL")]
     model: Option<String>,
     #[command(flatten)]
     job: ClusterJobArgs,
@@ -203,50 +240,58 @@ struct ClusterJobArgs {
     rows: RowArgs,
     #[command(flatten)]
     model_args: ModelArgs,
-    /// Worker threads on each machine [default: 7; of a resumed job, as before]
-    #[arg(long, value_name = "W", env = "WORKERS_PER_MACHINE", help_heading = "Machines",
+    /// Worker threads on each machine [default: 7]
+    ///
+    /// A resumed job keeps its number by default.
+    #[arg(long, value_name = "W", env = "WORKERS_PER_MACHINE", hide_env_values = true, help_heading = "Machines",
         value_parser = clap::value_parser!(u16).range(1..=1024))]
     workers: Option<u16>,
 }
 
-/// Fetch the results to output/results.tgz, and check them; and the Monitoring Hub's report
+/// Fetch the results and the report, and check them
 ///
-/// Goes on where an earlier try was broken off.
+/// Writes results.tgz, report.html and report.json to the output folder. Continues a fetch that was interrupted.
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXIT_CODES)]
+#[command(after_long_help = EXIT_CODES)]
 pub(crate) struct GetResultsArgs {
-    /// The folder for it [default: output/ in the project]
+    /// Folder for them [default: output/ in the project]
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
-    /// Of a job that is not done, fetch the batches that are complete, to results.partial.tgz; a job that runs goes on
+    /// Fetch the complete batches of an unfinished job
+    ///
+    /// Writes results.partial.tgz. A job that is running continues.
     #[arg(long)]
     partial: bool,
-    /// Fetch for no longer than this; what has come by then is packed
+    /// Time limit for --partial
+    ///
+    /// The rows that have arrived by then are packed.
     #[arg(long, value_name = "TIME", value_parser = duration, requires = "partial")]
     within: Option<Duration>,
     #[command(flatten)]
     inventory: InventoryArgs,
 }
 
-/// Show the hosts, their programs, and how the job goes
+/// Show the hosts, their programs and the job's progress
 #[derive(Debug, clap::Args)]
 pub(crate) struct StatusArgs {
-    /// As JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
     #[command(flatten)]
     inventory: InventoryArgs,
 }
 
-/// Show what the programs print
+/// Show the programs' logs
+///
+/// Without hosts, shows the logs of the last job on this machine.
 #[derive(Debug, clap::Args)]
 pub(crate) struct LogsArgs {
     /// Only this host
     host: Option<String>,
-    /// Go on as more is printed, until Ctrl-C
+    /// Show new lines as they come, until Ctrl-C
     #[arg(long, short)]
     follow: bool,
-    /// How many lines of each program, at most
+    /// Number of last lines of each program
     #[arg(long, short = 'n', value_name = "LINES", default_value_t = 100)]
     lines: u32,
     #[command(flatten)]
@@ -256,7 +301,7 @@ pub(crate) struct LogsArgs {
 /// Log in to a host, or run a command there
 #[derive(Debug, clap::Args)]
 pub(crate) struct SshArgs {
-    /// Which one
+    /// Name of the host
     host: String,
     /// The command
     #[arg(last = true)]
@@ -265,49 +310,58 @@ pub(crate) struct SshArgs {
     inventory: InventoryArgs,
 }
 
-/// Show the job's Monitoring Hub, through a tunnel, until Ctrl-C
+/// Open a tunnel to the job's Monitoring Hub, until Ctrl-C
 ///
-/// It runs on the metrics host, from the start of the job until stop, down or the next job.
+/// The hub runs on the metrics host, from the start of the job until stop, down or the next job.
 #[derive(Debug, clap::Args)]
 pub(crate) struct HubArgs {
     #[command(flatten)]
     inventory: InventoryArgs,
 }
 
-/// End the job and its Monitoring Hub, keep what is received, and say how far it came
+/// End the job and its Monitoring Hub, and keep its results so far
+///
+/// Prints how far the job came. run-cluster --resume continues it.
 #[derive(Debug, clap::Args)]
 pub(crate) struct StopArgs {
     #[command(flatten)]
     inventory: InventoryArgs,
 }
 
-/// Undo what up has done, and nothing else
+/// Undo up: clear the hosts, or destroy the stack on EC2
 ///
-/// On hosts of a file, removes what was shipped. In the cloud, destroys all that bears the stack's tag, also from a folder
-/// that knows nothing of the stack (--stack NAME), and looks that nothing is left.
+/// On hosts of a file, removes what up has shipped. On EC2, destroys everything with the stack's tag, and checks that nothing is
+/// left. --stack NAME works from any folder.
 ///
-/// Refuses while the hosts have results that were not fetched. It cannot know of those in the cloud from a folder without the
-/// stack's inventory, or when the machines do not answer any more; then it goes on.
+/// Refuses while the hosts have results that were not fetched. On EC2 it cannot tell without the stack's inventory, or when machines
+/// do not answer; then it continues.
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXIT_CODES)]
+#[command(after_long_help = EXIT_CODES)]
 pub(crate) struct DownArgs {
-    /// Also while a job is running, which is then ended; and forget hosts that cannot be reached
+    /// End a running job, and forget hosts that cannot be reached
     #[arg(long)]
     force: bool,
-    /// Also when there are results that were not fetched
+    /// Give up results that were not fetched
     #[arg(long)]
     discard_results: bool,
-    /// Where hosts come from: ssh or aws [default: as the inventory says, else aws]
+    /// Where hosts come from: ssh (a file) or aws
+    ///
+    /// By default as the inventory says, or aws.
     #[arg(long, value_name = "NAME", value_enum, hide_possible_values = true)]
     provider: Option<ProviderArg>,
-    /// The name of the stack in the cloud; must be said where there is no SSH key [default: as remembered, or
-    /// provisioned-classifier]
+    /// Name of the stack on EC2 [default: this folder's]
+    ///
+    /// A folder without a stack's SSH key has no stack of its own, and must name one.
     #[arg(long, value_name = "NAME")]
     stack: Option<String>,
-    /// How long to go on looking for what AWS does not show yet
+    /// Time until AWS's answers count as complete
+    ///
+    /// AWS may not list new resources at once, so down looks a second time after this.
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
     settle: Duration,
-    /// The regions to look in, or all [default: as remembered, AWS_REGION, that of the AWS profile, or us-west-2]
+    /// Regions to look in, or all [default: the stack's]
+    ///
+    /// Without a stack in this folder: AWS_REGION, the AWS profile's region, or us-west-2.
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     region: Vec<String>,
     #[command(flatten)]

@@ -11,10 +11,10 @@ const DEFAULT_LINES: u64 = 1_000_000;
 
 /// For the help of commands that run a job.
 pub(crate) const EXIT_CODES: &str = "Exit codes:
-  0    done; there may be rejects, as many as were allowed
+  0    done; a row may have been rejected, within --max-rejects
   1    failed
   2    a wrong flag or value
-  3    refused before anything was changed: results of an earlier job are as they were
+  3    refused before anything was changed; earlier results are untouched
   4    another job is running there
   130  interrupted";
 
@@ -22,26 +22,34 @@ pub(crate) const EXIT_CODES: &str = "Exit codes:
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Rows")]
 pub(crate) struct RowArgs {
-    /// How many rows to make up [default: 1000000]
+    /// Number of rows to make up [default: 1000000]
     #[arg(long, value_name = "N", env = "INPUT_LINES", hide_env_values = true)]
     input_lines: Option<u64>,
     /// The other name of 2018 for the same
     #[arg(long, value_name = "N", env = "INPUT_SIZE", hide = true)]
     input_size: Option<u64>,
-    /// A CSV file with a header, instead of made-up rows (run-locally also takes - for standard input)
+    /// A CSV file with a header, in place of made-up rows
+    ///
+    /// For run-locally, - is standard input. run-cluster ships the file to the metrics host first.
     #[arg(long, value_name = "FILE")]
     input: Option<PathBuf>,
-    /// What separates values. Only a comma does; say so if the input is wrongly refused as having other separators
-    #[arg(long, value_name = "CHARACTER", value_parser = [","])]
+    /// The separator, always a comma
+    ///
+    /// Give it if an input is wrongly refused for having another separator.
+    #[arg(long, value_name = "CHARACTER", value_parser = [","], hide_possible_values = true)]
     delimiter: Option<String>,
     /// Seed for the generated rows
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
-    /// How many rows may be rejected before the job fails: N, or P%, which counts from 1,000 rows on [default: not all of the
-    /// first 1,000]
+    /// Fail once more than N rows, or P% of them, are rejected
+    ///
+    /// A percentage counts from 1,000 rows on. By default a job fails if its first 1,000 rows are all rejected, or if it has no
+    /// result at all. 100% turns the limit off.
     #[arg(long, value_name = "N|P%")]
     max_rejects: Option<MostRejects>,
-    /// How the programs log: text, or json, an object a line (RUST_LOG chooses what)
+    /// How the programs log: text or json
+    ///
+    /// With json, each line is an object. RUST_LOG chooses what is logged, such as debug or info,net=debug.
     #[arg(long, value_name = "FORMAT", env = "LOG_FORMAT", hide_env_values = true, help_heading = None, default_value_t)]
     log_format: Format,
 }
@@ -73,25 +81,39 @@ impl RowArgs {
 
 /// How the model is called.
 #[derive(Debug, clap::Args)]
-#[command(next_help_heading = "The model")]
+#[command(next_help_heading = "Model")]
 pub(crate) struct ModelArgs {
-    /// How often the native model feeds a record to its hash
-    #[arg(long, value_name = "TIMES", env = "CLASSIFIER_SLOWNESS", default_value_t = 10)]
+    /// How often native hashes a record
+    #[arg(
+        long,
+        value_name = "TIMES",
+        env = "CLASSIFIER_SLOWNESS",
+        hide_env_values = true,
+        default_value_t = 10
+    )]
     slowness: u32,
-    /// Rows that the model gets at once
-    #[arg(long, value_name = "ROWS", env = "CHUNK_SIZE", default_value_t = 100)]
+    /// Rows in a batch
+    ///
+    /// The model gets one batch at a time. Larger batches cost a pandas function less for each row.
+    #[arg(long, value_name = "ROWS", env = "CHUNK_SIZE", hide_env_values = true, default_value_t = 100)]
     chunk_size: u32,
-    /// Threads for the libraries of a Python model in each worker, whatever the environment says; the same on all hosts, since
-    /// the last bits of a result may depend on it
+    /// Threads for a Python model's libraries, in each worker
+    ///
+    /// Overrides OMP_NUM_THREADS and its like. All hosts use the same number, since the last bits of a result may depend on it.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     threads_per_worker: u32,
-    /// Time limit of a Python model for a batch; when it is over, the process is killed and the rows are tried again in smaller
-    /// parts [default: 60]
+    /// Time limit for a batch in a Python model [default: 60]
+    ///
+    /// A process that exceeds it is killed, and the rows are tried again in smaller parts, each with the whole limit.
+    /// --box-timeout is its old name.
     #[arg(long, alias = "box-timeout", value_name = "SECONDS",
         value_parser = clap::value_parser!(u64).range(1..=process::LONGEST_WAIT))]
     model_timeout: Option<u64>,
-    /// Memory limit of a Python model with all processes that it starts, in MiB [default: the machine's memory, divided by the
-    /// workers of a process]
+    /// Memory limit for a Python model [default: an equal share]
+    ///
+    /// In MiB, for the Python process of a worker and all processes that it starts. The share is the machine's memory divided by the
+    /// workers of a process. A process that exceeds it is killed, and the rows are tried again in smaller parts. --box-memory is its
+    /// old name.
     #[arg(long, alias = "box-memory", value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..))]
     model_memory: Option<u64>,
 }

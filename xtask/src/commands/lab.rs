@@ -7,25 +7,27 @@ use clap::Subcommand;
 use crate::lab::Lab;
 use deploy::{console, project};
 
-/// Hosts on this machine, to try out what needs several (as root, on Linux)
+/// Make several hosts on this machine, to try a cluster (as root)
+///
+/// Each host is a network namespace with an SSH server of its own. The hosts file that "lab up" writes is for "up --hosts".
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
     action: Action,
-    /// Its name, where there are several: up to six small letters and digits
+    /// Name of the lab, up to six lower-case letters and digits
     #[arg(long, default_value = "lab", global = true)]
     name: String,
 }
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Make the hosts, and a hosts file for them
+    /// Make the hosts, and a hosts file that lists them
     Up {
-        /// How many
+        /// Number of hosts
         #[arg(value_parser = clap::value_parser!(u8).range(1..=200))]
         hosts: u8,
     },
-    /// End all that runs on them, and remove them
+    /// End everything that runs on the hosts, and remove them
     Down,
 }
 

@@ -9,12 +9,12 @@ use deploy::{exit, project};
 
 use super::job_args::{EXIT_CODES, ModelArgs, RowArgs};
 
-/// Run the whole job on this machine: sender → classifiers → receiver
+/// Run a job on this machine
 ///
-/// Builds the programs, classifies a million made-up rows (or a CSV), and writes results.log, results.rejects.csv and
-/// results.json to the output folder, replacing those of an earlier job.
+/// Builds the programs, classifies a CSV or a million made-up rows, and writes results.log, results.rejects.csv, results.json,
+/// report.html and report.json to the output folder. Files of an earlier job there are replaced once the new job takes its first row.
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXIT_CODES)]
+#[command(after_long_help = EXIT_CODES)]
 pub(crate) struct Args {
     #[command(flatten)]
     rows: RowArgs,
@@ -28,35 +28,40 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "This machine")]
 struct RunArgs {
-    /// Worker threads on this machine, in all [default: one for each core]
-    #[arg(long, value_name = "W", env = "N_WORKERS", value_parser = clap::value_parser!(u16).range(1..))]
+    /// Worker threads, in all [default: one a core]
+    #[arg(long, value_name = "W", env = "N_WORKERS", hide_env_values = true, value_parser = clap::value_parser!(u16).range(1..))]
     workers: Option<u16>,
-    /// Processes to split them over; all get the same number of threads
-    #[arg(long, value_name = "P", env = "N_PROCESSES", default_value_t = 1,
+    /// Processes to split the workers over
+    ///
+    /// Each process gets the same number of workers.
+    #[arg(long, value_name = "P", env = "N_PROCESSES", hide_env_values = true, default_value_t = 1,
         value_parser = clap::value_parser!(u16).range(1..=256))]
     processes: u16,
-    /// The model: native, python:MODULE[:FUNCTION] or sleep:MICROSECONDS [default for made-up rows: native]
-    #[arg(long, visible_alias = "classifier", value_name = "MODEL")]
+    /// native, python:MODULE[:FUNCTION] or sleep:MICROSECONDS
+    ///
+    /// native makes a score of a hash; sleep waits for each row; both stand in for a real model. Made-up rows get native by default.
+    /// A job with --input must name its model. --classifier is the old name of this flag.
+    #[arg(long, alias = "classifier", value_name = "MODEL", help_heading = "Model", display_order = 0)]
     model: Option<String>,
-    /// The interpreter for Python models; it needs pandas
-    #[arg(long, value_name = "PATH", default_value = "python3")]
+    /// Python interpreter that has pandas
+    #[arg(long, value_name = "PATH", default_value = "python3", help_heading = "Model", display_order = 1)]
     python: PathBuf,
-    /// The folder for the results [default: output/ in the project]
+    /// Folder for the results [default: output/ in the project]
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
-    /// The folder for the programs' logs [default: log/ in the project]
+    /// Folder for the programs' logs [default: log/ in the project]
     #[arg(long, value_name = "DIR")]
     log: Option<PathBuf>,
-    /// Keep the Monitoring Hub's page when the job is done, until Ctrl-C
+    /// Keep the Monitoring Hub after the job, until Ctrl-C
     #[arg(long)]
     keep_hub: bool,
     /// Run without the Monitoring Hub
     #[arg(long, conflicts_with = "keep_hub")]
     no_hub: bool,
-    /// Also pack the results to results.tgz beside them, as run-cluster does
+    /// Also pack the results to results.tgz
     #[arg(long)]
     pack: bool,
-    /// Fail when there are rejects
+    /// Fail if a row is rejected
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true",
         hide_default_value = true, hide_possible_values = true, value_parser = BoolishValueParser::new())]
     strict: bool,

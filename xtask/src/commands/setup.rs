@@ -9,7 +9,7 @@ use xshell::{Shell, cmd};
 use deploy::keys;
 use deploy::{console, project};
 
-/// Make folders, keys and ONCALL.json, build the programs, and say what is missing
+/// Build the programs, make folders and keys, list what is missing
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {}
 
@@ -43,13 +43,13 @@ fn make_keys() -> anyhow::Result<()> {
     keys::make(Path::new("")).map(drop)
 }
 
-/// Python boxes need Python with pandas; everything else does without.
+/// Python models need Python with pandas; everything else does without.
 fn look_for_python() -> anyhow::Result<()> {
     let shell = Shell::new()?;
     let found = cmd!(shell, "python3 -c 'import pandas'").quiet().ignore_stderr().ignore_status().output();
     if !found.is_ok_and(|output| output.status.success()) {
         console::note(
-            "no Python 3 with pandas: --classifier python:MODULE needs it (python3 -m pip install pandas)",
+            "no Python 3 with pandas: --model python:MODULE needs it (python3 -m pip install pandas)",
         );
     }
     Ok(())

@@ -22,19 +22,25 @@ use part::{Part, Run};
 
 /// Install what the tests need, and run them all
 ///
-/// Also checks the format, and that clippy has nothing to say, and looks at the Monitoring Hub's page in Chromium. The last line
-/// counts the tests.
+/// Also checks the format, and fails on a warning of clippy. The last line counts the tests; those that cannot run on this machine
+/// are skipped.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Run only tests whose name contains this, and leave the checks out
+    /// Run only tests whose name contains this
     filter: Option<String>,
-    /// For every save: format, clippy, unit and property tests, simulations, and one job from end to end
+    /// Run the quick checks alone, in a minute or two
+    ///
+    /// That is the format check, clippy, unit and property tests, the simulation, and one end-to-end job.
     #[arg(long, conflicts_with = "filter")]
     quick: bool,
-    /// Also run each fuzz target for five seconds (needs a C++ compiler)
+    /// Also run each fuzz target for five seconds
+    ///
+    /// Needs a C++ compiler.
     #[arg(long, conflicts_with = "quick")]
     fuzz: bool,
-    /// End after so many minutes: what was not run by then is counted as skipped
+    /// End after this time
+    ///
+    /// Tests that have no outcome by then are counted as skipped, and named.
     #[arg(long, value_name = "MINUTES", conflicts_with = "filter")]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=10_000))]
     within: Option<u64>,

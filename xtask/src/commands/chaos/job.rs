@@ -76,7 +76,7 @@ fn xtask(command: &str) -> anyhow::Result<Command> {
 fn locally(folder: &Path, args: &Args, classifier: &str) -> anyhow::Result<Command> {
     let mut command = xtask("run-locally")?;
     command.arg("--output").arg(folder.join("output")).arg("--log").arg(folder.join("log"));
-    command.args(["--classifier", classifier, "--input-lines", &args.input_lines.to_string()]);
+    command.args(["--model", classifier, "--input-lines", &args.input_lines.to_string()]);
     command.args(["--slowness", &args.slowness.to_string()]);
     let workers = u32::from(args.machines) * u32::from(args.workers);
     command.args(["--processes", &args.machines.to_string(), "--workers", &workers.to_string()]);
@@ -212,7 +212,7 @@ fn on_lab(lab: &Lab, folder: &Path, args: &Args, output: &File) -> anyhow::Resul
     let classifier = args.classifier();
     let on_hosts = |command: &str| -> anyhow::Result<Command> {
         let mut command = xtask(command)?;
-        command.arg("--inventory").arg(&inventory).args(["--classifier", &classifier]);
+        command.arg("--inventory").arg(&inventory).args(["--model", &classifier]);
         // Its python3 knows the packages that the hosts are to have.
         let venv = std::path::absolute(PYTHON)?;
         let path = std::env::var("PATH").unwrap_or_default();
