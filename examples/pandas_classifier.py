@@ -1,9 +1,9 @@
-"""A pandas classifier as users bring it: the 2018 contract, unchanged.
+"""A pandas model, by the contract of 2018.
 
-`classify_df` gets a DataFrame of strings whose index is the CSV's first column, and adds a column
-CLASSIFICATION. This one computes the score of the built-in `native` classifier, so that the two can be compared:
+`classify_df` gets a DataFrame of strings whose index is the CSV's first column, and adds a column CLASSIFICATION.
+This one computes the score of the built-in model `native`, so that you can compare the two:
 
-    cargo xtask run-locally --classifier python:examples.pandas_classifier --input-lines 10000
+    cargo xtask run-locally --model python:examples.pandas_classifier --input-lines 10000
 """
 
 import hashlib
