@@ -9,14 +9,14 @@ use agent::protocol::{End, Event, Holder, Message, Program, Reply, Request, Stat
 use tests::eventually;
 
 /// Somebody who commands a folder.
-struct Commander {
+struct Client {
     child: Child,
     requests: Option<ChildStdin>,
     messages: Lines<BufReader<ChildStdout>>,
     events: Vec<Event>,
 }
 
-impl Commander {
+impl Client {
     fn new(folder: &Path) -> Self {
         let mut command = Command::new(tests::program_path("agent"));
         let command = command.arg("serve").current_dir(folder).stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -63,11 +63,11 @@ impl Commander {
     }
 
     fn stop(&mut self, grace_ms: u64) {
-        assert_eq!(self.ask(&Request::Stop { name: None, spared: None, grace_ms }), Ok(Reply::Nothing));
+        assert_eq!(self.ask(&Request::Stop { name: None, spared: None, grace_ms }), Ok(Reply::Empty));
     }
 }
 
-impl Drop for Commander {
+impl Drop for Client {
     fn drop(&mut self) {
         // It ends with its requests.
         self.requests = None;
@@ -99,46 +99,46 @@ fn holder(who: &str) -> Request {
 }
 
 #[test]
-fn programs_are_started_watched_and_outlive_their_commander() {
+fn programs_are_started_watched_and_outlive_their_client() {
     let folder = folder();
-    let mut commander = Commander::new(folder.path());
+    let mut client = Client::new(folder.path());
     let ready = r#"echo "$GREETING"; printf '{"addresses":{"x":"127.0.0.1:7"}}' > run/a.ready; sleep 1000"#;
-    commander.ask(&script("a", ready)).unwrap();
-    let event = commander.event(|event| matches!(event, Event::Ready { .. }));
+    client.ask(&script("a", ready)).unwrap();
+    let event = client.event(|event| matches!(event, Event::Ready { .. }));
     let Event::Ready { name, ready } = event else { unreachable!() };
     assert_eq!((name.as_str(), ready.addresses["x"].port()), ("a", 7));
-    commander.ask(&script("b", "exit 3")).unwrap();
-    let event = commander.event(|event| matches!(event, Event::Ended { .. }));
+    client.ask(&script("b", "exit 3")).unwrap();
+    let event = client.event(|event| matches!(event, Event::Ended { .. }));
     let Event::Ended { name, end } = event else { unreachable!() };
     assert_eq!((name.as_str(), end), ("b", End::Exited(3)));
-    let tail = commander.ask(&Request::Tail { name: "a".into(), lines: 5 }).unwrap();
+    let tail = client.ask(&Request::Tail { name: "a".into(), lines: 5 }).unwrap();
     assert_eq!(tail, Reply::Lines(vec!["hello".into()]));
-    let why = commander.ask(&script("a", "true")).unwrap_err();
-    assert!(why.contains("a runs already, as process"), "{why}");
-    drop(commander);
+    let why = client.ask(&script("a", "true")).unwrap_err();
+    assert!(why.contains("a already runs, as process"), "{why}");
+    drop(client);
 
-    let mut commander = Commander::new(folder.path());
-    let status = commander.status();
+    let mut client = Client::new(folder.path());
+    let status = client.status();
     let running: Vec<_> = status.programs.iter().map(|p| (p.name.as_str(), p.running.is_some())).collect();
     assert_eq!(running, [("a", true), ("b", false)]);
-    let why = commander.ask(&Request::Remove).unwrap_err();
+    let why = client.ask(&Request::Remove).unwrap_err();
     assert!(why.contains("these programs still run: a"), "{why}");
-    commander.stop(5000);
-    assert!(commander.status().programs.iter().all(|program| program.running.is_none()));
-    assert_eq!(commander.ask(&Request::Remove), Ok(Reply::Nothing));
+    client.stop(5000);
+    assert!(client.status().programs.iter().all(|program| program.running.is_none()));
+    assert_eq!(client.ask(&Request::Remove), Ok(Reply::Empty));
     assert!(!folder.path().exists());
 }
 
 #[test]
 fn what_does_not_end_politely_is_ended_by_force_with_all_that_it_started() {
     let folder = folder();
-    let mut commander = Commander::new(folder.path());
-    commander.ask(&script("deaf", "trap '' TERM; echo here; sleep 1000 & wait; sleep 1000")).unwrap();
+    let mut client = Client::new(folder.path());
+    client.ask(&script("deaf", "trap '' TERM; echo here; sleep 1000 & wait; sleep 1000")).unwrap();
     let tail = Request::Tail { name: "deaf".into(), lines: 1 };
-    eventually("the trap", || (commander.ask(&tail) == Ok(Reply::Lines(vec!["here".into()]))).then_some(()));
-    let pid = commander.status().programs[0].pid;
-    commander.stop(100);
-    let end = commander.status().programs[0].end.clone().unwrap();
+    eventually("the trap", || (client.ask(&tail) == Ok(Reply::Lines(vec!["here".into()]))).then_some(()));
+    let pid = client.status().programs[0].pid;
+    client.stop(100);
+    let end = client.status().programs[0].end.clone().unwrap();
     assert_eq!(end, End::Signaled(9));
     // The group is known by its leader's id.
     eventually("the whole group to be gone", || {
@@ -157,15 +157,15 @@ fn what_does_not_end_politely_is_ended_by_force_with_all_that_it_started() {
 #[test]
 fn a_program_whose_supervisor_was_killed_too_is_noticed() {
     let folder = folder();
-    let mut commander = Commander::new(folder.path());
-    commander.ask(&script("a", "sleep 1000")).unwrap();
+    let mut client = Client::new(folder.path());
+    client.ask(&script("a", "sleep 1000")).unwrap();
     let record: serde_json::Value =
         serde_json::from_slice(&std::fs::read(folder.path().join("run/a.pid")).unwrap()).unwrap();
     for process in ["supervisor", "process"] {
         let pid = record[process]["pid"].to_string();
         assert!(Command::new("kill").args(["-KILL", &pid]).status().unwrap().success());
     }
-    let event = commander.event(|event| matches!(event, Event::Ended { .. }));
+    let event = client.event(|event| matches!(event, Event::Ended { .. }));
     let Event::Ended { end, .. } = event else { unreachable!() };
     assert_eq!(end, End::Unknown("it and its supervisor were killed".into()));
 }
@@ -173,18 +173,18 @@ fn a_program_whose_supervisor_was_killed_too_is_noticed() {
 #[test]
 fn the_death_of_a_program_that_is_started_again_is_a_value_and_told_once() {
     let folder = folder();
-    let mut commander = Commander::new(folder.path());
+    let mut client = Client::new(folder.path());
     // It says that it has lost another program, then it is killed, and then it is done.
     let lives = "case $(ls run/life.* 2>/dev/null | wc -l) in \
         0) touch run/life.1; exit 75;; 1) touch run/life.2; kill -KILL $$;; *) exit 0;; esac";
     let Request::Start(program) = script("a", lives) else { unreachable!() };
-    commander.ask(&Request::Start(Program { restart: true, ..program })).unwrap();
-    let event = commander.event(|event| matches!(event, Event::Ended { .. }));
+    client.ask(&Request::Start(Program { restart: true, ..program })).unwrap();
+    let event = client.event(|event| matches!(event, Event::Ended { .. }));
     assert_eq!(event, Event::Ended { name: "a".into(), end: End::Exited(0) });
     let died = |end, count| Event::Died { name: "a".into(), end, count };
-    assert_eq!(commander.events, [died(End::Exited(75), 1), died(End::Signaled(9), 2)]);
+    assert_eq!(client.events, [died(End::Exited(75), 1), died(End::Signaled(9), 2)]);
     assert!(End::Exited(75).is_temporary());
-    assert_eq!(commander.status().programs[0].deaths, [End::Exited(75), End::Signaled(9)]);
+    assert_eq!(client.status().programs[0].deaths, [End::Exited(75), End::Signaled(9)]);
 }
 
 /// How often the threads of a process have waited for something.
@@ -201,12 +201,12 @@ fn waits(pid: u32) -> u64 {
 #[test]
 fn it_sleeps_while_nothing_happens_and_still_sees_what_does() {
     let folder = folder();
-    let mut commander = Commander::new(folder.path());
-    let without_programs = waits_in_three_seconds(&commander);
+    let mut client = Client::new(folder.path());
+    let without_programs = waits_in_three_seconds(&client);
     let ready =
         r#"while [ ! -e go ]; do sleep 0.01; done; printf '{"addresses":{}}' > run/a.ready; sleep 1000"#;
-    commander.ask(&script("a", ready)).unwrap();
-    let with_one = waits_in_three_seconds(&commander);
+    client.ask(&script("a", ready)).unwrap();
+    let with_one = waits_in_three_seconds(&client);
     // Each thread may wait once for what has just been asked, and the one that looks once a second.
     assert!(
         without_programs <= 6 && with_one <= 12,
@@ -214,43 +214,43 @@ fn it_sleeps_while_nothing_happens_and_still_sees_what_does() {
     );
     let told = std::time::Instant::now();
     std::fs::write(folder.path().join("go"), "").unwrap();
-    commander.event(|event| matches!(event, Event::Ready { .. }));
+    client.event(|event| matches!(event, Event::Ready { .. }));
     eprintln!("a ready file was seen after {:?}, with {with_one} waits in 3 s", told.elapsed());
-    commander.stop(1000);
+    client.stop(1000);
 }
 
-fn waits_in_three_seconds(commander: &Commander) -> u64 {
-    let before = waits(commander.child.id());
+fn waits_in_three_seconds(client: &Client) -> u64 {
+    let before = waits(client.child.id());
     // The one thing that can be seen of a program that does nothing is that time goes by.
     std::thread::sleep(std::time::Duration::from_secs(3));
-    waits(commander.child.id()) - before
+    waits(client.child.id()) - before
 }
 
 #[test]
 fn one_commands_at_a_time_and_names_itself() {
     let folder = folder();
-    let mut first = Commander::new(folder.path());
-    let mut second = Commander::new(folder.path());
-    assert_eq!(first.ask(&holder("first")), Ok(Reply::Nothing));
+    let mut first = Client::new(folder.path());
+    let mut second = Client::new(folder.path());
+    assert_eq!(first.ask(&holder("first")), Ok(Reply::Empty));
     let held = second.ask(&holder("second")).unwrap();
     assert_eq!(held, Reply::Held(Holder { who: "first".into(), since: "now".into() }));
     assert_eq!(second.status().holder.map(|holder| holder.who), Some("first".into()));
     drop(first);
-    assert_eq!(second.ask(&holder("second")), Ok(Reply::Nothing));
+    assert_eq!(second.ask(&holder("second")), Ok(Reply::Empty));
 }
 
 #[test]
 fn what_is_not_in_its_folder_is_none_of_its_business() {
     let folder = folder();
-    let mut commander = Commander::new(folder.path());
+    let mut client = Client::new(folder.path());
     for path in ["../x", "/tmp/x", "run/../../x", ""] {
         let request = Request::WriteSecret { path: path.into(), text: "x".into() };
-        let why = commander.ask(&request).unwrap_err();
-        assert!(why.contains("does not lie in the host's folder"), "{why}");
+        let why = client.ask(&request).unwrap_err();
+        assert!(why.contains("is not inside the host's folder"), "{why}");
     }
-    let why = commander.ask(&script("../x", "true")).unwrap_err();
-    assert!(why.contains("is no name for a program"), "{why}");
-    let why = commander
+    let why = client.ask(&script("../x", "true")).unwrap_err();
+    assert!(why.contains("is not a valid name for a program"), "{why}");
+    let why = client
         .ask(&Request::Start(Program {
             name: "x".into(),
             path: "app/nothing".into(),
@@ -261,9 +261,9 @@ fn what_is_not_in_its_folder_is_none_of_its_business() {
         }))
         .unwrap_err();
     assert!(why.contains("starting x: there is no ") && why.contains("app/nothing"), "{why}");
-    commander.ask(&Request::Clean).unwrap();
+    client.ask(&Request::Clean).unwrap();
     let secret = Request::WriteSecret { path: "run/token".into(), text: "secret".into() };
-    assert_eq!(commander.ask(&secret), Ok(Reply::Nothing));
+    assert_eq!(client.ask(&secret), Ok(Reply::Empty));
     let mode = std::os::unix::fs::PermissionsExt::mode(
         &std::fs::metadata(folder.path().join("run/token")).unwrap().permissions(),
     );

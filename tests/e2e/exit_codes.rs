@@ -175,7 +175,7 @@ fn down_gives_up_no_results_unasked() {
         let rows = if lines.ends_with("2000") { "2,000" } else { "3,000" };
         let said = stack.refused("down", &[]);
         assert!(said.contains(&format!("h1 has results of {rows} rows that were not fetched")), "{said}");
-        assert!(said.contains("cargo xtask get-results; or give them up"), "{said}");
+        assert!(said.contains("cargo xtask get-results; or discard them"), "{said}");
         stack.refused("down", &["--force"]);
         assert!(home.join("output/results.tgz").exists());
         stack.results();

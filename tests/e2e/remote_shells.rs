@@ -119,7 +119,7 @@ fn a_login_shell_that_runs_nothing_is_refused_with_what_it_says_and_the_remedy()
     let refused = |what: &str| {
         let said = stack.refused("up", &["--hosts", &stack.hosts_file()]);
         assert!(said.contains("connecting to h1"), "{what}: {said}");
-        assert!(said.contains("the login shell ended before it ran a command"), "{what}: {said}");
+        assert!(said.contains("the login shell exited before it ran a command"), "{what}: {said}");
         assert!(said.contains("The user needs a shell that runs commands"), "{what}: {said}");
         assert!(!home(&stack, "h1").join(".provisioned-classifier").exists(), "{what}");
         said
@@ -127,12 +127,12 @@ fn a_login_shell_that_runs_nothing_is_refused_with_what_it_says_and_the_remedy()
     for startup in ["exit\n", "echo bye; exit 3\n", "exec sh\n"] {
         write_startup(&stack, ".bashrc", startup);
         let said = refused(startup);
-        assert_eq!(startup.contains("bye"), said.contains("it said: bye"), "{said}");
+        assert_eq!(startup.contains("bye"), said.contains("it printed: bye"), "{said}");
     }
     remove_startup(&stack, ".bashrc");
     stack.lab.set_shell("h1", "/usr/sbin/nologin");
     let said = refused("nologin");
-    assert!(said.contains("it said: This account is currently not available"), "{said}");
+    assert!(said.contains("it printed: This account is currently not available"), "{said}");
     stack.lab.set_shell("h1", "/bin/false");
     refused("false");
 }

@@ -37,7 +37,7 @@ fn a_job_goes_on_where_it_was_stopped_and_is_watched_to_its_end() {
     // On other hosts than before, with nobody to watch it from the beginning to the end.
     stack.up(&["--cluster-size", "1"]);
     let mut job = stack.start("run-cluster", &["--resume"]);
-    job.await_output("going on with rows from the file that was shipped, on 2 workers (1 machines of 2)");
+    job.await_output("continuing with rows from the file that was shipped, on 2 workers (1 machines of 2)");
     eventually("more rows", || has_rows(durable + 1000));
     job.signal("HUP");
     job.failure();

@@ -97,7 +97,7 @@ fn hosts_with_faults_are_named_and_a_second_try_works() {
     let said = up_with("user.toml", file.replace("\"root\"", "\"nobody\""));
     assert!(said.contains("3 of 3 hosts failed") && said.contains("it lets nobody in"), "{said}");
     let said = up_with("size.toml", file.replace("name = \"h3\"", "name = \"h2\""));
-    assert!(said.contains("the name h2 is there twice"), "{said}");
+    assert!(said.contains("have the name h2"), "{said}");
     let said = stack.fail("up", &["--hosts", &stack.hosts_file(), "CLUSTER_SIZE=3"]);
     assert!(said.contains("CLUSTER_SIZE=3 needs 4 hosts"), "{said}");
 
@@ -257,11 +257,11 @@ fn two_jobs_and_one_that_nobody_watches() {
     let part = stack.path("out").join(format!("results.{key}.part"));
     std::fs::write(&part, &archive[..archive.len() / 2]).unwrap();
     let said = stack.run("get-results", &["--output", stack.path("out").to_str().unwrap()]);
-    assert!(said.contains("going on at"), "{said}");
+    assert!(said.contains("continuing at"), "{said}");
     // What is there and is wrong is not gone on with for ever.
     std::fs::write(&part, vec![b'x'; archive.len() / 2]).unwrap();
     let said = stack.fail("get-results", &["--output", stack.path("out").to_str().unwrap()]);
-    assert!(said.contains("the archive that has come is not what the job has left; it is removed"), "{said}");
+    assert!(said.contains("the fetched archive is damaged or not this job's, and is removed"), "{said}");
     stack.results();
     let fetched = std::fs::read(stack.path("out/results.tgz")).unwrap();
     assert!(fetched == archive);
@@ -279,7 +279,7 @@ fn whatever_up_has_left_down_finds() {
     let said = stack.fail("up", &["--hosts", &stack.hosts_file(), "--classifier", "python:boxes.broken"]);
     assert!(said.contains("has no pandas"), "{said}");
     let said = stack.fail("run-cluster", &[]);
-    assert!(said.contains("the last cargo xtask up did not come to its end; run it again"), "{said}");
+    assert!(said.contains("the last cargo xtask up did not complete; run it again"), "{said}");
     stack.down();
 
     // A host under another name is the same machine.
@@ -293,7 +293,7 @@ fn whatever_up_has_left_down_finds() {
     let ip = |state: &str| stack.lab.plug("h3", state);
     ip("down");
     let said = stack.run("up", &["--cluster-size", "1"]);
-    assert!(said.contains("not used any more, but not cleared") && said.contains("w3"), "{said}");
+    assert!(said.contains("is not cleared, since it cannot be reached") && said.contains("w3"), "{said}");
     ip("up");
     let said = stack.fail("up", &["--hosts", &stack.hosts_file(), "--ssh-config", "/no/such/file"]);
     assert!(said.contains("ssh does not know how to connect"), "{said}");
@@ -330,7 +330,7 @@ fn results_and_jobs_survive_mistakes() {
     assert!(said.contains("stopped; ") && said.contains("until the next run-cluster"), "{said}");
     job.failure();
     let said = stack.fail("get-results", &[]);
-    assert!(said.contains("the last one did not come to its end; what it brought is in"), "{said}");
+    assert!(said.contains("the last one did not complete; what was received is in"), "{said}");
 
     // Somebody else's box is not taken for ours; and a folder's name may hold anything that a name can.
     box_of("ours", 1);

@@ -1,29 +1,29 @@
-//! A host's own hand.
+//! Our process on a host.
 //!
-//! `cargo xtask` ships this program to each host, and commands it over one SSH connection: [`serve`] reads requests
-//! from its standard input and answers on its standard output. Programs that it starts are kept by a process of their
-//! own ([`keep`]), so they go on when the connection ends. What is known of them stands in files, so that whoever
-//! comes next finds them, by process id and never by name.
+//! `cargo xtask` ships this program to each host and controls it over one SSH connection: [`serve`] reads requests from its
+//! standard input and replies on its standard output. Each program that it starts has a supervisor process of its own
+//! ([`supervise`]), so programs continue when the connection ends. What is known about them is in files, so that the next
+//! connection finds them, by process id and never by name.
 //!
-//! All is in one folder, which is also the current folder of the programs:
+//! Everything is in one folder, which is also the current folder of the programs:
 //!
 //! | name | holds |
 //! |------|-------|
 //! | `app` | a link to the unpacked application |
 //! | `packages` | a link to the unpacked Python packages, if there are any |
 //! | `versions/` | what the links lead to, by content hash |
-//! | `run/` | for each program: what was started, process ids, ready file, how it ended; the job's token |
-//! | `log/` | what the programs print |
-//! | `input/` `output/` | on the metrics host: a file of rows, and what the receiver writes |
-//! | `lock` | is locked by the one that commands the host just now, and says who that is |
+//! | `run/` | for each program: its launch, process ids, ready file and end; the job's token |
+//! | `log/` | the programs' logs |
+//! | `input/` `output/` | on the metrics host: a file of rows, and the receiver's files |
+//! | `lock` | is locked by the client that has the host, and holds its name |
 //!
-//! | module       | what |
-//! |--------------|------|
-//! | [`protocol`] | requests, replies and events |
-//! | [`serve`]    | answering them |
-//! | [`keep`]     | the process that keeps one program |
-//! | [`records`]  | what is known of programs, on disk |
-//! | [`unpack`]   | from an archive to a folder named after its hash |
+//! | module        | holds |
+//! |---------------|-------|
+//! | [`protocol`]  | requests, replies and events |
+//! | [`serve`]     | handling requests |
+//! | [`supervise`] | the process that supervises one program |
+//! | [`records`]   | the files about programs |
+//! | [`unpack`]    | from an archive to a folder named after its hash |
 
 pub mod protocol;
 pub mod records;

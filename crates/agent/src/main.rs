@@ -1,4 +1,4 @@
-//! `supervisor`: see `supervisor --help`.
+//! `agent`: see `agent --help`.
 
 use std::io::BufReader;
 use std::process::ExitCode;
@@ -6,10 +6,9 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 
-/// Starts, keeps and ends a job's programs on a host. `cargo xtask` ships it and commands it; there is no need to
-/// start it by hand.
+/// Start, supervise and end a job's programs on a host
 ///
-/// It works in the current folder.
+/// cargo xtask ships and controls it; there is no need to start it by hand. It works in the current folder.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Args {
@@ -21,13 +20,10 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Answer requests, as JSON lines, from standard input on standard output
+    /// Read requests from standard input, and write replies to standard output, as JSON lines
     Serve,
-    /// Start the program of this name, which a request has described, and keep it until it ends
-    Supervise {
-        /// Its name
-        name: String,
-    },
+    /// Start a program that a request has described, and supervise it until it ends
+    Supervise { name: String },
 }
 
 fn main() -> ExitCode {
@@ -42,7 +38,7 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> anyhow::Result<()> {
     // Absolute, since a folder cannot be removed by the name of ".".
-    let here = std::env::current_dir().context("asking for the current folder")?;
+    let here = std::env::current_dir().context("finding the current folder")?;
     match command {
         Command::Serve => agent::serve::serve(&here, BufReader::new(std::io::stdin()), std::io::stdout()),
         Command::Supervise { name } => agent::supervise::supervise(&here, &name),

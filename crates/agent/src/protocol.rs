@@ -1,4 +1,4 @@
-//! What crosses between a commander and the host: JSON, one message a line.
+//! The protocol between a client and the agent: JSON, one message a line.
 
 use std::collections::BTreeMap;
 
@@ -10,198 +10,158 @@ use serde::{Deserialize, Serialize};
 /// The host's folder, in the home of the user who logs in.
 pub const FOLDER: &str = ".provisioned-classifier";
 
-/// From the commander.
+/// From the client.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
-    /// Nobody else may command this host until this connection ends.
+    /// Lock the host for this client until its connection ends.
     Lock(Holder),
-    /// Remove what an earlier job left: its records, its logs, its results; not its input. Its programs must have ended.
+    /// Remove what an earlier job left: records, logs and results, but not the input. Its programs must have ended.
     Clean,
-    /// Write a file that only this user may read, such as the job's token.
-    WriteSecret {
-        /// Its path in the host's folder.
-        path: String,
-        /// What it is to hold.
-        text: String,
-    },
-    /// Unpack an archive that was shipped, and let a link lead to it.
+    /// Write a file that only this user may read, such as the job's token. The path is in the host's folder.
+    WriteSecret { path: String, text: String },
+    /// Unpack an archive that was shipped, and point a link to its content.
     Unpack {
-        /// The archive's path in the host's folder; it is removed afterwards.
+        /// The archive's path in the host's folder; the archive is removed afterwards.
         archive: String,
-        /// The SHA-256 that it must have, in hexadecimal.
+        /// Of the archive, in hexadecimal.
         sha256: String,
         /// The link's name.
         link: String,
     },
-    /// Start a program, and keep it.
+    /// Start a program with a supervisor, and report its events.
     Start(Program),
-    /// Tell of a program that is there already, as of one that was started just now.
-    Watch {
-        /// Its name.
-        name: String,
-    },
-    /// End a program (or all) of this folder: politely at first, and after the grace by force.
+    /// Report events of a program that already runs, as if it had just been started.
+    Watch { name: String },
+    /// End programs: with SIGTERM, and after the grace with SIGKILL.
     Stop {
-        /// Its name; all if there is none.
+        /// `None` for all.
         name: Option<String>,
-        /// Of all, the one that goes on.
+        /// Of all, the one that continues.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         spared: Option<String>,
-        /// How long it may take to end in order.
         grace_ms: u64,
     },
-    /// The last lines that a program printed.
-    Tail {
-        /// Its name.
-        name: String,
-        /// How many lines at most.
-        lines: usize,
-    },
-    /// Whether others reach this host at an address.
-    Owns {
-        /// The address, or a name.
-        address: String,
-    },
-    /// Tell, several times a second, how the job goes: [`Event::Progress`].
-    Observe {
-        /// Where the receiver, on this host, listens.
-        address: String,
-    },
-    /// How the host and its programs are.
+    /// The last lines of a program's log, at most so many.
+    Tail { name: String, lines: usize },
+    /// Check that an address, or a name, is this host's own.
+    Owns { address: String },
+    /// Report [`Event::Progress`] several times a second, from the receiver that listens at this address of the host.
+    Observe { address: String },
+    /// The status of the host and its programs.
     Status,
-    /// Note that the results with this SHA-256 were fetched, all of them, and are safe elsewhere.
-    Fetched {
-        /// In hexadecimal.
-        sha256: String,
-    },
+    /// Note that all results with this SHA-256, in hexadecimal, were fetched and are safe elsewhere.
+    Fetched { sha256: String },
     /// Remove the host's folder. Its programs must have ended.
     Remove,
 }
 
-/// To the commander. Each request has one reply, in their order; events come in between.
+/// To the client. Each request has one reply, in the order of the requests; events come in between.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Message {
-    /// It is done.
+    /// The reply to a request that succeeded.
     Done(Reply),
-    /// It is not done, and why.
+    /// Why a request failed.
     Failed(String),
-    /// Something happened to a program.
     Event(Event),
 }
 
-/// What a request brought.
+/// The result of a request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
-    /// Nothing but that it is done.
-    Nothing,
-    /// To a lock: somebody else has it.
+    /// The request was carried out.
+    Empty,
+    /// To [`Request::Lock`]: another client has the lock.
     Held(Holder),
-    /// To a tail.
+    /// To [`Request::Tail`].
     Lines(Vec<String>),
-    /// To a status.
+    /// To [`Request::Status`].
     Status(Box<Status>),
 }
 
-/// Who commands a host.
+/// The client that has the lock.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
-    /// A person and a machine, and what is done.
+    /// For people: user, machine and command.
     pub who: String,
-    /// Since when, in UTC as RFC 3339.
+    /// In UTC as RFC 3339.
     pub since: String,
 }
 
-/// A program to start.
+/// A program to start. Paths are in the host's folder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Program {
-    /// What the job calls it.
     pub name: String,
-    /// Its path in the host's folder.
     pub path: String,
-    /// Its arguments.
     pub args: Vec<String>,
-    /// Variables that it has in its environment besides this program's own.
+    /// Added to the agent's own environment.
     #[serde(default)]
     pub environment: BTreeMap<String, String>,
-    /// The file, in the host's folder, that it writes when it is ready.
+    /// The program writes this file when it is ready.
     pub ready_file: String,
     /// Start it again when it dies.
     #[serde(default)]
     pub restart: bool,
 }
 
-/// Something happened, mostly to a program.
+/// Something happened, usually to a program.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Event {
-    /// It wrote its ready file, or wrote it anew.
+    /// It wrote its ready file, for the first time or again.
     Ready {
-        /// Its name.
         name: String,
-        /// What the file says.
         ready: Ready,
     },
-    /// It died, and is started again.
+    /// It died, and is started again. `count` is the number of its deaths, this one included.
     Died {
-        /// Its name.
         name: String,
-        /// How.
         end: End,
-        /// How often it has, with this time.
         count: usize,
     },
     /// It ended for good.
     Ended {
-        /// Its name.
         name: String,
-        /// How.
         end: End,
     },
-    /// How the job goes.
     Progress(Progress),
 }
 
-/// How a host is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
-    /// Since the host started, in seconds.
+    /// Seconds since the host booted.
     pub uptime: u64,
-    /// Free bytes where the host's folder is.
+    /// In bytes, of the file system with the host's folder.
     pub disk_free: u64,
-    /// Bytes there in all.
+    /// In bytes.
     pub disk_size: u64,
-    /// The content hash of the application that is installed.
+    /// The SHA-256 of the installed application.
     pub app: Option<String>,
-    /// The content hash of the Python packages that are installed.
+    /// The SHA-256 of the installed Python packages.
     pub packages: Option<String>,
-    /// Who commands the host just now.
+    /// The client that has the lock.
     pub holder: Option<Holder>,
-    /// Programs of the job, also those that have ended.
+    /// Including those that have ended.
     pub programs: Vec<ProgramStatus>,
-    /// On the metrics host: how the job that runs is going.
+    /// On the metrics host, while a job runs.
     pub progress: Option<Progress>,
-    /// On the metrics host: what the job that is done has brought.
+    /// On the metrics host, when the job is done.
     pub summary: Option<Summary>,
-    /// On the metrics host: how many rows are durable whose results were not fetched, or only in part; `None` if there are none.
+    /// On the metrics host: the number of durable rows whose results were not fetched, or only in part; `None` for 0.
     #[serde(default)]
     pub unfetched: Option<u64>,
 }
 
-/// How a program is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProgramStatus {
-    /// Its name.
     pub name: String,
-    /// Its process id.
     pub pid: u32,
-    /// How long it has been running, in seconds, if it runs, or is just being started again.
+    /// For how many seconds it has been running; also set while it is being restarted.
     pub running: Option<u64>,
-    /// How it died before it was started again, each time that it did.
+    /// One for each restart.
     #[serde(default)]
     pub deaths: Vec<End>,
-    /// How it ended, if it has.
     pub end: Option<End>,
 }

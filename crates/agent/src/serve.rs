@@ -1,4 +1,4 @@
-//! Answering whoever commands the host.
+//! Handles the requests of a client.
 
 mod watch;
 
@@ -6,13 +6,14 @@ use std::fs::File;
 use std::io::{BufRead, Write};
 use std::net::{TcpListener, ToSocketAddrs};
 use std::path::{Component, Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail, ensure};
 use files::{read_if_there, remove_if_there, replace_file};
+use parking_lot::Mutex;
 use process::ready::Ready;
 use protocol::checkpoint::slots;
 use protocol::result_files::ResultFiles;
@@ -25,35 +26,37 @@ use crate::supervise::log_file;
 use crate::unpack;
 use watch::Watch;
 
-/// A commander sends something this often at least; after a longer silence it is taken to be gone.
-pub const SILENCE: Duration = Duration::from_secs(15);
-/// How long a lock is tried.
-const LOOK_TIME: Duration = Duration::from_secs(1);
+/// After so long without a request or a sign of life, the client is gone and the agent exits.
+pub const CLIENT_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a lock is tried: a status request holds it for a moment.
+const LOCK_TIME: Duration = Duration::from_secs(1);
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
 /// How long a supervisor may take to start its program.
 const START_TIME: Duration = Duration::from_secs(10);
+const START_PAUSE: Duration = Duration::from_millis(1);
 
-/// Says which results were fetched. It goes with them.
+/// The file with the mark of the results that were fetched. It is removed with them.
 const FETCHED: &str = "output/fetched";
 
-/// What tells the results of a job from those of another one.
+/// Identifies the results of a job.
 fn mark(summary: &Summary) -> String {
     format!("{} {}", summary.sha256, summary.ended)
 }
 
-/// Where messages go; replies and events come from different threads.
+/// Messages to the client; replies and events come from different threads.
 type Output = Arc<Mutex<dyn Write + Send>>;
 
-fn say(output: &Output, message: &Message) -> anyhow::Result<()> {
+fn send(output: &Output, message: &Message) -> anyhow::Result<()> {
     let mut line = serde_json::to_vec(message).context("encoding a message")?;
     line.push(b'\n');
-    let mut output = output.lock().unwrap_or_else(PoisonError::into_inner);
-    output.write_all(&line).and_then(|()| output.flush()).context("answering the commander")
+    let mut output = output.lock();
+    output.write_all(&line).and_then(|()| output.flush()).context("sending a message to the client")
 }
 
-/// Serves requests until they end, or until the commander is silent for too long.
+/// Handles requests until the client closes the connection.
 ///
 /// # Errors
-/// A commander that cannot be answered, or that is not understood.
+/// The client is silent for [`CLIENT_TIMEOUT`], or cannot be written to.
 pub fn serve(
     folder: &Path,
     requests: impl BufRead + Send + 'static,
@@ -72,7 +75,7 @@ pub fn serve(
     std::thread::Builder::new()
         .name("requests".into())
         .spawn(move || {
-            // When nobody takes the lines, this program is ending.
+            // When the channel is closed, this program is ending.
             for line in requests.lines() {
                 if reading.send(line).is_err() {
                     return;
@@ -81,21 +84,21 @@ pub fn serve(
         })
         .context("starting a thread")?;
     loop {
-        let line = match lines.recv_timeout(SILENCE) {
+        let line = match lines.recv_timeout(CLIENT_TIMEOUT) {
             Ok(line) => line.context("reading a request")?,
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
-            Err(RecvTimeoutError::Timeout) => bail!("the commander has been silent for {SILENCE:?}"),
+            Err(RecvTimeoutError::Timeout) => bail!("the client has been silent for {CLIENT_TIMEOUT:?}"),
         };
         if line.is_empty() {
             // A sign of life.
             continue;
         }
-        let outcome = serde_json::from_str(&line).context("understanding a request");
-        let message = match outcome.and_then(|request| host.answer(request)) {
+        let request = serde_json::from_str(&line).context("parsing a request");
+        let message = match request.and_then(|request| host.handle(request)) {
             Ok(reply) => Message::Done(reply),
             Err(error) => Message::Failed(format!("{error:#}")),
         };
-        say(&output, &message)?;
+        send(&output, &message)?;
     }
 }
 
@@ -108,29 +111,30 @@ struct Host {
 }
 
 impl Host {
-    fn answer(&mut self, request: Request) -> anyhow::Result<Reply> {
-        match request {
-            Request::Lock(holder) => self.lock(&holder),
-            Request::Clean => self.clean().map(|()| Reply::Nothing),
-            Request::WriteSecret { path, text } => self.write_secret(&path, &text).map(|()| Reply::Nothing),
+    fn handle(&mut self, request: Request) -> anyhow::Result<Reply> {
+        let outcome = match request {
+            Request::Lock(holder) => return self.lock(&holder),
+            Request::Tail { name, lines } => return self.tail(&name, lines).map(Reply::Lines),
+            Request::Status => return self.status().map(|status| Reply::Status(Box::new(status))),
+            Request::Clean => self.clean(),
+            Request::WriteSecret { path, text } => self.write_secret(&path, &text),
             Request::Unpack { archive, sha256, link } => {
-                unpack::unpack(&self.folder, &archive, &sha256, &link).map(|()| Reply::Nothing)
+                unpack::unpack(&self.folder, &archive, &sha256, &link)
             }
-            Request::Start(program) => self.start(program).map(|()| Reply::Nothing),
-            Request::Watch { name } => self.watch_again(name).map(|()| Reply::Nothing),
+            Request::Start(program) => self.start(program),
+            Request::Watch { name } => self.watch(name),
             Request::Stop { name, spared, grace_ms } => {
                 let is_meant = |known: &str| {
                     name.as_deref().is_none_or(|name| known == name) && spared.as_deref() != Some(known)
                 };
-                self.stop(is_meant, Duration::from_millis(grace_ms)).map(|()| Reply::Nothing)
+                self.stop(is_meant, Duration::from_millis(grace_ms))
             }
-            Request::Tail { name, lines } => self.tail(&name, lines).map(Reply::Lines),
-            Request::Status => self.status().map(|status| Reply::Status(Box::new(status))),
-            Request::Fetched { sha256 } => self.note_fetched(&sha256).map(|()| Reply::Nothing),
-            Request::Owns { address } => owns(&address).map(|()| Reply::Nothing),
-            Request::Observe { address } => self.observe(address).map(|()| Reply::Nothing),
-            Request::Remove => self.remove().map(|()| Reply::Nothing),
-        }
+            Request::Fetched { sha256 } => self.save_fetched(&sha256),
+            Request::Owns { address } => check_own_address(&address),
+            Request::Observe { address } => self.observe(address),
+            Request::Remove => self.remove(),
+        };
+        outcome.map(|()| Reply::Empty)
     }
 
     fn lock_file(&self) -> PathBuf {
@@ -140,32 +144,34 @@ impl Host {
     fn lock(&mut self, holder: &Holder) -> anyhow::Result<Reply> {
         let path = self.lock_file();
         let context = || format!("locking {}", path.display());
-        // Not truncated: until it is locked, it says who has it.
+        // Not truncated: until it is locked, it names the client that has it.
         let file =
             File::options().write(true).create(true).truncate(false).open(&path).with_context(context)?;
-        // Whoever looks who the holder is has the lock for a moment, too.
-        let deadline = Instant::now() + LOOK_TIME;
+        let deadline = Instant::now() + LOCK_TIME;
         while file.try_lock().is_err() {
             if Instant::now() >= deadline {
-                let unknown =
-                    || Holder { who: "somebody who does not say who it is".into(), since: "?".into() };
-                // It may be being written just now.
+                let unknown = || Holder { who: "an unknown client".into(), since: "?".into() };
+                // The other client may be writing it.
                 return Ok(Reply::Held(records::load(&path).ok().flatten().unwrap_or_else(unknown)));
             }
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(LOCK_PAUSE);
         }
         file.set_len(0).with_context(context)?;
         let text = serde_json::to_vec(holder).context("encoding a holder")?;
         (&file).write_all(&text).with_context(context)?;
         self.lock = Some(file);
-        Ok(Reply::Nothing)
+        Ok(Reply::Empty)
     }
 
     fn ensure_nothing_runs(&self) -> anyhow::Result<()> {
         let records = self.records.all()?;
         let running = records.iter().filter(|record| self.records.is_running(record));
         let names: Vec<_> = running.map(|record| record.program.name.as_str()).collect();
-        ensure!(names.is_empty(), "these programs still run: {}", names.join(", "));
+        ensure!(
+            names.is_empty(),
+            "these programs still run: {}; end them with: cargo xtask stop",
+            names.join(", ")
+        );
         Ok(())
     }
 
@@ -176,7 +182,7 @@ impl Host {
             if path.exists() {
                 std::fs::remove_dir_all(&path).with_context(|| format!("removing {}", path.display()))?;
             }
-            std::fs::create_dir(&path).with_context(|| format!("making the folder {}", path.display()))?;
+            std::fs::create_dir(&path).with_context(|| format!("creating the folder {}", path.display()))?;
         }
         Ok(())
     }
@@ -185,31 +191,34 @@ impl Host {
         files::write_secret_file(&self.inside(path)?, text)
     }
 
-    /// A path that lies in the host's folder.
+    /// A path in the host's folder.
+    ///
+    /// # Errors
+    /// It leads out of the folder.
     fn inside(&self, path: &str) -> anyhow::Result<PathBuf> {
         let normal = Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
-        ensure!(normal && !path.is_empty(), "{path:?} does not lie in the host's folder");
+        ensure!(normal && !path.is_empty(), "{path:?} is not inside the host's folder");
         Ok(self.folder.join(path))
     }
 
     fn start(&self, program: Program) -> anyhow::Result<()> {
         let name = program.name.clone();
-        let usual = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-        ensure!(!name.is_empty() && name.chars().all(usual), "{name:?} is no name for a program");
+        let is_usual = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        ensure!(!name.is_empty() && name.chars().all(is_usual), "{name:?} is not a valid name for a program");
         if let Some(record) = self.records.load(&name)? {
             ensure!(
                 !self.records.is_running(&record),
-                "{name} runs already, as process {}",
+                "{name} already runs, as process {}; end it with: cargo xtask stop",
                 record.process.pid
             );
         }
         self.watch.forget(&name);
         self.records.forget(&name)?;
         remove_if_there(&self.inside(&program.ready_file)?)?;
-        std::fs::create_dir_all(self.folder.join("log")).context("making the folder for logs")?;
+        std::fs::create_dir_all(self.folder.join("log")).context("creating the folder for logs")?;
         self.records.save_launch(&program)?;
         self.records.reserve_end(&name)?;
-        let me = std::env::current_exe().context("looking for this program's file")?;
+        let me = std::env::current_exe().context("finding this program's file")?;
         let mut supervisor = Command::new(me)
             .args(["supervise", &name])
             .current_dir(&self.folder)
@@ -218,41 +227,41 @@ impl Host {
             .stderr(Stdio::null())
             .spawn()
             .with_context(|| format!("starting a supervisor of {name}"))?;
+        self.await_start(&name, &mut supervisor).with_context(|| format!("starting {name}"))?;
+        // Reaps it when it ends before this program.
+        std::thread::spawn(move || supervisor.wait());
+        self.report(name, program.ready_file);
+        Ok(())
+    }
+
+    /// Waits until the supervisor records that it started the program.
+    fn await_start(&self, name: &str, supervisor: &mut Child) -> anyhow::Result<()> {
         let deadline = Instant::now() + START_TIME;
-        loop {
-            if self.records.load(&name)?.is_some() {
-                break;
-            }
-            if let Some(end) = self.records.load_end(&name)? {
-                bail!("starting {name}: {end}");
+        while self.records.load(name)?.is_none() {
+            if let Some(end) = self.records.load_end(name)? {
+                bail!("{end}");
             }
             if let Some(status) = supervisor.try_wait().context("waiting for a supervisor")? {
-                // It may have noted why just before it ended.
-                let end = self.records.load_end(&name)?;
-                bail!(
-                    "starting {name}: {}",
-                    end.map_or_else(|| format!("its supervisor ended with {status}"), |end| end.to_string())
-                );
+                // It may have recorded the reason just before it ended.
+                match self.records.load_end(name)? {
+                    Some(end) => bail!("{end}"),
+                    None => bail!("its supervisor ended with {status}"),
+                }
             }
-            ensure!(
-                Instant::now() < deadline,
-                "starting {name}: its supervisor did not within {START_TIME:?}"
-            );
-            std::thread::sleep(Duration::from_millis(1));
+            ensure!(Instant::now() < deadline, "its supervisor did not start it within {START_TIME:?}");
+            std::thread::sleep(START_PAUSE);
         }
-        // So that it does not stay as a zombie when it ends before this program.
-        std::thread::spawn(move || supervisor.wait());
-        self.tell_of(name, program.ready_file);
         Ok(())
     }
 
-    fn watch_again(&self, name: String) -> anyhow::Result<()> {
+    fn watch(&self, name: String) -> anyhow::Result<()> {
         let record = self.records.load(&name)?.with_context(|| format!("there is no program {name} here"))?;
-        self.tell_of(name, record.program.ready_file);
+        self.report(name, record.program.ready_file);
         Ok(())
     }
 
-    fn tell_of(&self, name: String, ready_file: String) {
+    /// Reports events of a program from now on.
+    fn report(&self, name: String, ready_file: String) {
         let ready = self.folder.join(&ready_file);
         let folders = [self.records.folder(), ready.parent().unwrap_or(&self.folder)];
         self.watch.watch(name, ready_file, &folders);
@@ -276,13 +285,13 @@ impl Host {
         files::last_lines(&path, lines).with_context(|| format!("reading {}", path.display()))
     }
 
-    /// Passes on what the receiver tells, for as long as somebody hears it.
+    /// Passes on the receiver's progress until the client is gone.
     fn observe(&self, address: String) -> anyhow::Result<()> {
         let token = Token::load(&self.folder.join("run/token"))?;
         let output = Arc::clone(&self.output);
         let observe = move || {
-            let hear = |progress| say(&output, &Message::Event(Event::Progress(progress))).is_ok();
-            net::observer::keep_observing(&address, Some(&token), hear);
+            let on_progress = |progress| send(&output, &Message::Event(Event::Progress(progress))).is_ok();
+            net::observer::keep_observing(&address, Some(&token), on_progress);
         };
         std::thread::Builder::new().name("observer".into()).spawn(observe).context("starting a thread")?;
         Ok(())
@@ -294,7 +303,7 @@ impl Host {
     }
 
     fn status(&self) -> anyhow::Result<Status> {
-        let disk = nix::sys::statvfs::statvfs(&self.folder).context("asking for free space")?;
+        let disk = nix::sys::statvfs::statvfs(&self.folder).context("reading the free space")?;
         let uptime = std::fs::read_to_string("/proc/uptime").context("reading /proc/uptime")?;
         let uptime = uptime.split('.').next().and_then(|seconds| seconds.parse().ok()).unwrap_or(0);
         let programs = self.records.all()?.iter().map(|record| self.program_status(record)).collect();
@@ -318,14 +327,14 @@ impl Host {
         ResultFiles::beside(&self.folder.join("output/results.log"))
     }
 
-    /// Rows whose results would be lost with this folder.
+    /// The number of rows whose results would be lost with this folder; `None` for 0.
     fn unfetched(&self, results: &ResultFiles, summary: Option<&Summary>) -> anyhow::Result<Option<u64>> {
         let rows = match summary {
             Some(summary) => {
                 let fetched = read_if_there(&self.folder.join(FETCHED))?;
                 if fetched.as_deref() == Some(mark(summary).as_bytes()) { 0 } else { summary.rows }
             }
-            // What the checkpoint counts is durable, and can be fetched.
+            // The checkpoint counts what is durable and can be fetched.
             None => {
                 let checkpoint = read_if_there(&results.checkpoint)?.unwrap_or_default();
                 slots(&checkpoint).first().map_or(0, |slot| slot.position.next_row)
@@ -334,10 +343,11 @@ impl Host {
         Ok((rows > 0).then_some(rows))
     }
 
-    fn note_fetched(&self, sha256: &str) -> anyhow::Result<()> {
+    fn save_fetched(&self, sha256: &str) -> anyhow::Result<()> {
         let summary: Option<Summary> = records::load(&self.results()?.summary)?;
         let summary = summary.filter(|summary| summary.sha256 == sha256);
-        let summary = summary.context("the results that were fetched are not those that are here")?;
+        let summary =
+            summary.context("the results that were fetched are not those on this host; fetch them again")?;
         replace_file(&self.folder.join(FETCHED), mark(&summary).as_bytes())
     }
 
@@ -345,7 +355,7 @@ impl Host {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
         let name = record.program.name.clone();
         let running = self.records.is_running(record).then(|| now.saturating_sub(record.since));
-        // What is not readable here is told when the program's end is asked for.
+        // If it cannot be read, the event of the program's end reports that.
         let end = self.records.load_end(&name).ok().flatten();
         ProgramStatus { name, pid: record.process.pid, running, deaths: record.deaths.clone(), end }
     }
@@ -356,7 +366,7 @@ impl Host {
         if file.try_lock_shared().is_ok() { Ok(None) } else { Ok(records::load(&path).ok().flatten()) }
     }
 
-    /// How the job goes, if a receiver runs here and says so.
+    /// The receiver's progress; `None` if none runs here.
     fn progress(&self) -> Option<Progress> {
         let record = self.records.load("receiver").ok().flatten()?;
         if !record.process.is_alive() {
@@ -366,22 +376,23 @@ impl Host {
         let address = ready.addresses.get("results")?.to_string();
         let token = Token::load(&self.folder.join("run/token")).ok()?;
         let mut first = None;
-        let hear = |progress| {
+        let on_progress = |progress| {
             first = Some(progress);
             false
         };
-        net::observer::observe(&address, Some(&token), hear).ok()?;
+        net::observer::observe(&address, Some(&token), on_progress).ok()?;
         first
     }
 }
 
-/// Whether an address is this host's own.
-fn owns(address: &str) -> anyhow::Result<()> {
-    let found = (address, 0).to_socket_addrs().with_context(|| format!("looking up {address}"))?;
+/// # Errors
+/// The address, or name, is not this host's own.
+fn check_own_address(address: &str) -> anyhow::Result<()> {
+    let found = (address, 0).to_socket_addrs().with_context(|| format!("resolving {address}"))?;
     let found: Vec<_> = found.collect();
     ensure!(
         found.iter().any(|address| TcpListener::bind(address).is_ok()),
-        "{address} is no address of this host, so that others would not reach it there"
+        "{address} is no address of this host, so the other hosts cannot reach it there"
     );
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! From an archive to a folder named after its hash, and a link that leads to it. The link is switched at once: there
-//! is never half an application.
+//! Unpacks an archive to a folder named after its hash, and points a link to it. The link is switched atomically, so there is
+//! never half an application.
 
 use std::fs::File;
 use std::io;
@@ -10,10 +10,10 @@ use anyhow::{Context, ensure};
 use files::remove_if_there;
 use zip::ZipArchive;
 
-/// Unpacks an archive, checks it, lets the link lead to it, and removes the archive and what the link led to before.
+/// Checks and unpacks an archive, points the link to it, and removes the archive and what the link pointed to before.
 ///
 /// # Errors
-/// An archive that is damaged or is another one; files that cannot be written.
+/// The archive has another hash or a path outside of it, or files cannot be written.
 pub fn unpack(folder: &Path, archive: &str, sha256: &str, link: &str) -> anyhow::Result<()> {
     let archive = folder.join(archive);
     let versions = folder.join("versions");
@@ -24,8 +24,7 @@ pub fn unpack(folder: &Path, archive: &str, sha256: &str, link: &str) -> anyhow:
             std::fs::remove_dir_all(&new).with_context(|| format!("removing {}", new.display()))?;
         }
         if let Err(error) = extract(&archive, sha256, &new) {
-            // It may be all that fills the disk; and neither is of any use. What cannot be removed now is in the way next time,
-            // and said then.
+            // Both are useless now, and may be what fills the disk. If they cannot be removed, the next try reports that.
             let _ = std::fs::remove_dir_all(&new);
             let _ = std::fs::remove_file(&archive);
             return Err(error.context(format!("unpacking {}", archive.display())));
@@ -41,7 +40,7 @@ pub fn unpack(folder: &Path, archive: &str, sha256: &str, link: &str) -> anyhow:
     remove_others(&versions, link, &target)
 }
 
-/// The hash of what a link leads to.
+/// The hash of what a link points to; `None` without a link.
 pub fn installed(folder: &Path, link: &str) -> Option<String> {
     let target = std::fs::read_link(folder.join(link)).ok()?;
     let name = target.file_name()?.to_str()?;
@@ -51,17 +50,21 @@ pub fn installed(folder: &Path, link: &str) -> Option<String> {
 fn extract(archive: &Path, sha256: &str, into: &Path) -> anyhow::Result<()> {
     let mut file = File::open(archive).context("opening it")?;
     let found = hash(&mut file).context("reading it")?;
-    ensure!(found == sha256, "its SHA-256 is {found}, and {sha256} was expected: it did not arrive whole");
-    let mut zip = ZipArchive::new(file).context("understanding it")?;
-    // Also when there is nothing in it.
-    std::fs::create_dir_all(into).with_context(|| format!("making the folder {}", into.display()))?;
+    ensure!(
+        found == sha256,
+        "its SHA-256 is {found}, and {sha256} was expected; it is incomplete: run cargo xtask up again"
+    );
+    let mut zip = ZipArchive::new(file).context("parsing it")?;
+    // An archive may be empty.
+    std::fs::create_dir_all(into).with_context(|| format!("creating the folder {}", into.display()))?;
     for i in 0..zip.len() {
-        let mut entry = zip.by_index(i).context("understanding it")?;
-        let name: PathBuf = entry.enclosed_name().context("it has a file that lies outside of it")?;
+        let mut entry = zip.by_index(i).context("parsing it")?;
+        let name: PathBuf = entry.enclosed_name().context("it has a file with a path outside of it")?;
         let path = into.join(&name);
         let context = || format!("writing {}", path.display());
         let parent = path.parent().with_context(context)?;
-        std::fs::create_dir_all(parent).with_context(|| format!("making the folder {}", parent.display()))?;
+        std::fs::create_dir_all(parent)
+            .with_context(|| format!("creating the folder {}", parent.display()))?;
         if entry.is_dir() {
             std::fs::create_dir_all(&path).with_context(context)?;
             continue;
@@ -109,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn the_link_leads_to_the_newest_and_the_one_before_is_gone() {
+    fn the_link_points_to_the_newest_and_the_one_before_is_gone() {
         let dir = tempfile::tempdir().unwrap();
         let first = archive(dir.path(), &[("tool", "one"), ("deep/er/file", "x")]);
         unpack(dir.path(), "app.zip", &first, "app").unwrap();
@@ -135,7 +138,7 @@ mod tests {
         unpack(dir.path(), "app.zip", &first, "app").unwrap();
         std::fs::write(dir.path().join("app.zip"), "half of").unwrap();
         let error = format!("{:#}", unpack(dir.path(), "app.zip", "00ff", "app").unwrap_err());
-        assert!(error.contains("00ff was expected: it did not arrive whole"), "{error}");
+        assert!(error.contains("00ff was expected; it is incomplete"), "{error}");
         assert_eq!(installed(dir.path(), "app"), Some(first));
         let outside = archive(dir.path(), &[("../evil", "x")]);
         assert!(unpack(dir.path(), "app.zip", &outside, "app").is_err());

@@ -18,7 +18,7 @@ use super::plan::Change;
 use super::settings::Settings;
 use super::state::{Instance, Rule, Source, State};
 use deploy::{console, interrupt};
-use deploy_ssh::hosts::Role;
+use deploy_ssh::inventory::Role;
 
 /// Somebody else has a stack of this name, or has made one since it was looked for. The key pair is what tells: it is made
 /// first, and there is only one of a name.

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::settings::Settings;
 use super::state::{Instance, Rule, Source, names};
-use deploy_ssh::hosts::Role;
+use deploy_ssh::inventory::Role;
 
 /// The tag that all bear that belong to a stack; its value is the name of the stack.
 pub(super) const TAG: &str = "provisioned-classifier-stack";

@@ -12,7 +12,7 @@ use super::desired::{
 };
 use super::errors::{ApiError, Class, class_of};
 use super::state::{Alarm, Group, Instance, KeyPair, Life, Rule, Source, State, Topic};
-use deploy_ssh::hosts::Role;
+use deploy_ssh::inventory::Role;
 
 /// How many things of a kind one answer of EC2 has, at most. Without such a limit, EC2 answers all at once or not at all.
 pub(super) const A_PAGE: i32 = 1000;

@@ -13,7 +13,7 @@ use super::stack_id::StackId;
 use deploy::keys;
 use deploy::request::Down;
 use deploy::{console, interrupt};
-use deploy_ssh::hosts::Inventory;
+use deploy_ssh::inventory::Inventory;
 use deploy_ssh::runtime::runtime;
 
 /// Destroys all that there is of a stack.

@@ -19,7 +19,7 @@ use deploy::input::check_input;
 use deploy::options::refuse_unnamed_model;
 use deploy::request::{Down, GetResults, Job, Partial, Provider, Request, RunCluster, RunMode, Up};
 use deploy::{console, exit, interrupt};
-use deploy_ssh::hosts::Inventory;
+use deploy_ssh::inventory::Inventory;
 
 /// With the second Ctrl-C, nothing is fetched any more; with the third, the stack is left to its time to live.
 const SKIP: usize = 2;

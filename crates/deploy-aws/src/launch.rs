@@ -20,7 +20,7 @@ use super::instances::{self, await_running, retry_not_found};
 use super::placement::{Machines, Network};
 use super::settings::Settings;
 use deploy::{console, interrupt};
-use deploy_ssh::hosts::Role;
+use deploy_ssh::inventory::Role;
 
 /// How many instances one call launches, at most: of a call for many, none starts when one finds no room.
 const LAUNCHED_AT_ONCE: usize = 100;

@@ -60,6 +60,6 @@ pub fn run(request: &Request) -> anyhow::Result<ExitCode> {
         Some(advice) => error.context(advice),
         None => error,
     });
-    deploy_ssh::scratch::leave();
+    deploy_ssh::scratch::remove();
     outcome
 }

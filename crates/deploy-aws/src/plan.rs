@@ -7,7 +7,7 @@ use anyhow::ensure;
 use super::desired::{Action, CHECK, Desired, alarm_name, dashboard_name, is_our_dashboard};
 use super::prices;
 use super::state::{Alarm, Instance, Life, Rule, State, names};
-use deploy_ssh::hosts::Role;
+use deploy_ssh::inventory::Role;
 
 mod words;
 

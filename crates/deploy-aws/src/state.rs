@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use deploy_ssh::hosts::Role;
+use deploy_ssh::inventory::Role;
 
 /// All that bears the tag of a stack, or its name where there are no tags.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

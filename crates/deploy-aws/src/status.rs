@@ -12,9 +12,9 @@ use super::settings::Settings;
 use super::state::{Instance, names};
 use deploy::console;
 use deploy::request::Status;
-use deploy_ssh::hosts::Inventory;
+use deploy_ssh::commands::status::{self as hosts, Machine};
+use deploy_ssh::inventory::Inventory;
 use deploy_ssh::runtime::runtime;
-use deploy_ssh::status::{self as hosts, Machine};
 
 /// Shows the stack's instances, what they cost, and when they end themselves; and how they are as hosts.
 pub(super) fn status(args: &Status) -> anyhow::Result<ExitCode> {

@@ -17,7 +17,7 @@ use super::{apply, prices, sms};
 use deploy::console;
 use deploy::keys::{self, KeyFiles};
 use deploy::request::StackOptions;
-use deploy_ssh::hosts::Inventory;
+use deploy_ssh::inventory::Inventory;
 use deploy_ssh::runtime::runtime;
 use deploy_ssh::ssh::Access;
 

@@ -20,12 +20,12 @@ use super::{discover, down};
 use deploy::interrupt::{self, Interrupted};
 use deploy::request::{Plan, StackOptions, Up};
 use deploy::{console, exit, step};
-use deploy_ssh::hosts::{HostEntry, Role, RoleAssignment};
+use deploy_ssh::commands::up::{Rollout, Wanted};
+use deploy_ssh::inventory::{HostEntry, Role, RoleAssignment};
+use deploy_ssh::package::{Model, Programs};
 use deploy_ssh::probe::{Probed, probe};
-use deploy_ssh::programs::{Model, Programs};
 use deploy_ssh::runtime::runtime;
 use deploy_ssh::ssh::Access;
-use deploy_ssh::up::{Ready, Wanted, make_ready};
 use deploy_ssh::{all, each};
 
 /// How often a stack is brought to where it should be, when it is not after all changes.
@@ -252,15 +252,15 @@ fn ready(
         urls: format!("dashboard  {}\n", target.desired.dashboard_url()),
     };
     let access = prepared.access();
-    let everyone = wanted.everyone();
-    let bar = console::Steps::new("waiting for machines to let us in", everyone.len());
+    let used = wanted.used_hosts();
+    let bar = console::Steps::new("waiting for machines to let us in", used.len());
     let deadline = Instant::now() + boot_time;
-    let probed = each(&everyone, |host| probe_until(host, &access, deadline, &bar));
+    let probed = each(&used, |host| probe_until(host, &access, deadline, &bar));
     interrupt::check()?;
     let probed = all(probed)?;
     drop(bar);
-    let ready = Ready::check(&wanted, programs, &probed)?;
-    make_ready(&wanted, &ready, &probed, prepared.before.as_ref(), &prepared.inventory_path)
+    let rollout = Rollout::check(wanted, programs, probed)?;
+    rollout.run(prepared.before.as_ref(), &prepared.inventory_path)
 }
 
 /// Tries until a machine has booted, and looks whether it will end itself.

@@ -1,4 +1,4 @@
-//! `deploy-ssh REQUEST`: does what `cargo xtask` wants of hosts that SSH reaches.
+//! `deploy-ssh REQUEST`: runs a command of `cargo xtask` for hosts over SSH.
 
 use std::process::ExitCode;
 

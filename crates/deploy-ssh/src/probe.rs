@@ -1,70 +1,76 @@
-//! What is on a host, before anything is done to it.
+//! What a host already has. Nothing is changed on it.
 
 use agent::protocol::FOLDER;
 use anyhow::Context;
 
-use super::SHORT;
-use super::package;
-use super::python::Platform;
-use crate::hosts::HostEntry;
+use crate::agents::SHORT;
+use crate::inventory::HostEntry;
+use crate::package::{self, Platform};
 use crate::ssh::{Access, Ssh};
 
-/// Says the mount of the current folder if no program may be started from it. (Spaces in its name stand as numbers.)
+/// Prints the mount of the current folder if it forbids to start programs. (Its name has octal numbers for spaces.)
 const NOEXEC: &str = "mount=`df -P . 2>/dev/null | awk 'NR == 2 { print $6 }'`\n\
                       while read -r device at kind options rest; do\n\
                       if [ \"$at\" = \"$mount\" ]; then found=$options; fi; done < /proc/mounts\n\
                       case \",$found,\" in *,noexec,*) echo noexec \"$mount\" ;; esac";
 
-/// A host that lets us in, and what it has.
+/// A host that we are logged in to, and what it has.
 pub struct Probed {
-    /// The connection.
-    pub(super) ssh: Ssh,
-    said: String,
+    pub(crate) ssh: Ssh,
+    /// Lines of a name and a value.
+    output: String,
 }
 
 impl Probed {
-    /// Runs a short script of the POSIX shell on it, and gives what that prints.
+    /// Runs a short script of the POSIX shell on the host; returns its standard output.
+    ///
+    /// # Errors
+    /// The script fails; the error has its standard error.
     pub fn run(&self, script: &str) -> anyhow::Result<String> {
         self.ssh.run(script, SHORT)
     }
 
-    /// All values that it said under this name.
-    pub(super) fn values(&self, name: &str) -> impl Iterator<Item = &str> {
-        let lines = self.said.lines().filter_map(move |line| line.strip_prefix(name)?.strip_prefix(' '));
+    /// All values that the probe printed under this name.
+    pub(crate) fn values(&self, name: &str) -> impl Iterator<Item = &str> {
+        let lines = self.output.lines().filter_map(move |line| line.strip_prefix(name)?.strip_prefix(' '));
         lines.map(str::trim).filter(|value| !value.is_empty())
     }
 
-    /// The value that it said under this name.
-    pub(super) fn value(&self, name: &str) -> Option<&str> {
+    /// The first value that the probe printed under this name.
+    pub(crate) fn value(&self, name: &str) -> Option<&str> {
         self.values(name).next()
     }
 
-    /// The builds of our agent that it has.
-    pub(super) fn agents(&self) -> impl Iterator<Item = &str> {
-        // Without any, the pattern itself is said; one that is still being shipped has another name.
+    /// The builds of our agent on the host.
+    pub(crate) fn agents(&self) -> impl Iterator<Item = &str> {
+        // Without any, the shell prints its pattern; one that is still being shipped has another name.
         self.values("agent").filter(|name| name.bytes().all(|byte| byte.is_ascii_hexdigit()))
     }
 
-    /// What tells the machine from others, whatever it is called; `None` if nothing of ours is on it.
-    pub(super) fn id(&self) -> Option<&str> {
+    /// Identifies the machine, whatever its name is; `None` if nothing of ours is on it.
+    pub(crate) fn id(&self) -> Option<&str> {
         self.value("id")
     }
 
-    /// What Python packages depend on.
-    pub(super) fn platform(&self) -> anyhow::Result<Platform> {
+    /// # Errors
+    /// No Python, or another C library than glibc.
+    pub(crate) fn platform(&self) -> anyhow::Result<Platform> {
         let host = &self.ssh.entry().name;
         let python = self.value("python").with_context(|| {
-            format!("{host} has no python3, which a Python box needs; on Debian and Ubuntu: apt-get install python3")
+            format!("{host} has no python3, which a Python model needs; on Debian and Ubuntu: apt-get install python3")
         })?;
         let libc = self.value("libc").unwrap_or_default();
-        let glibc = package::glibc_minor(libc);
-        let glibc = glibc.with_context(|| format!("{host} has another C library than glibc: {libc:?}"))?;
+        let glibc = package::minor_version(libc);
+        let glibc = glibc.with_context(|| format!("{host} has another C library than glibc ({libc:?}), so Python packages do not fit it; use another host"))?;
         let processor = self.value("processor").unwrap_or_default().to_owned();
         Ok(Platform { python: python.to_owned(), processor, glibc })
     }
 }
 
-/// Logs in to a host, and asks what it has. Nothing is changed on it.
+/// Logs in to a host, and lists what it has.
+///
+/// # Errors
+/// The host does not let us in, or does not run the script.
 pub fn probe(host: &HostEntry, access: &Access) -> anyhow::Result<Probed> {
     let ssh = Ssh::connect(host, access)?;
     let python = r#"import sys; print("%d.%d" % sys.version_info[:2])"#;
@@ -78,6 +84,6 @@ pub fn probe(host: &HostEntry, access: &Access) -> anyhow::Result<Probed> {
          for name in agent-*; do echo agent ${{name#agent-}}; done\n\
          echo app `readlink app`; echo packages `readlink packages`"
     );
-    let said = ssh.run(&script, SHORT)?;
-    Ok(Probed { ssh, said })
+    let output = ssh.run(&script, SHORT)?;
+    Ok(Probed { ssh, output })
 }

@@ -1,4 +1,4 @@
-//! Where asynchronous libraries run; everything else here is blocking.
+//! The tokio runtime of asynchronous libraries; everything else in this crate blocks.
 
 use std::future::Future;
 use std::sync::OnceLock;
@@ -7,7 +7,10 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use tokio::runtime::Runtime;
 
-/// Where they run.
+/// The runtime, which is started at the first call.
+///
+/// # Errors
+/// It cannot be started.
 pub fn runtime() -> anyhow::Result<&'static Runtime> {
     static RUNTIME: OnceLock<std::io::Result<Runtime>> = OnceLock::new();
     let made = RUNTIME
@@ -15,8 +18,11 @@ pub fn runtime() -> anyhow::Result<&'static Runtime> {
     made.as_ref().map_err(|error| anyhow!("starting a runtime: {error}"))
 }
 
-/// Waits for something that must be there within `limit`.
-pub fn within<T>(
+/// Blocks until the future completes.
+///
+/// # Errors
+/// That of the future, or `limit` is over; both with `what` as context.
+pub(crate) fn within<T>(
     what: &str,
     limit: Duration,
     future: impl Future<Output = anyhow::Result<T>>,

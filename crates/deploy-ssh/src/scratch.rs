@@ -1,4 +1,4 @@
-//! Folders for what this process needs on disk while it runs.
+//! Temporary folders of this process.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -8,33 +8,32 @@ use std::sync::OnceLock;
 use anyhow::{Context, anyhow};
 use tempfile::TempDir;
 
-/// For files, which may be large: where `TMPDIR` says.
+/// For files, which may be large; in `TMPDIR`.
 static FOLDER: OnceLock<TempDir> = OnceLock::new();
-/// For sockets, whose addresses must be short.
+/// For sockets, whose paths must be short.
 static SOCKETS: OnceLock<TempDir> = OnceLock::new();
 
 const PREFIX: &str = "xtask-";
 
-/// Where sockets may be, the best first. An address has room for 107 bytes, and ssh needs 17 of them behind the name: too few for
-/// many a `TMPDIR`, in which `%` would mean something else besides.
+/// Folders for sockets, in order of preference. The path of a socket has at most 107 bytes, and ssh appends 17: `TMPDIR` is
+/// often too long, and may have `%`, which ssh expands.
 const FOR_SOCKETS: [&str; 3] = ["/tmp", "/var/tmp", "/dev/shm"];
-/// The longest path of a folder that sockets of ours have room in.
-const LONGEST: usize = 40;
+/// The longest path of a folder for sockets, in bytes.
+const MAX_PATH: usize = 40;
 
-/// A folder, which is made when it is first asked for.
+/// Creates a folder at the first call.
 fn folder(
     of: &'static OnceLock<TempDir>,
     make: impl FnOnce() -> anyhow::Result<TempDir>,
 ) -> anyhow::Result<&'static Path> {
     if of.get().is_none() {
-        deploy::interrupt::before_leaving(leave);
-        // Another thread may have made one just now; then this one goes again.
+        deploy::interrupt::before_leaving(remove);
+        // If another thread was quicker, this one is removed again.
         let _ = of.set(make()?);
     }
     of.get().map(TempDir::path).context("there is no folder for temporary files")
 }
 
-/// For folders that nobody else is to enter.
 fn private() -> Permissions {
     Permissions::from_mode(0o700)
 }
@@ -43,25 +42,28 @@ fn make_in(parent: &Path) -> anyhow::Result<TempDir> {
     sweep(parent);
     let prefix = format!("{PREFIX}{}-", std::process::id());
     let made = tempfile::Builder::new().prefix(&prefix).permissions(private()).tempdir_in(parent);
-    made.with_context(|| format!("making a folder for temporary files in {}", parent.display()))
+    made.with_context(|| format!("creating a folder for temporary files in {}", parent.display()))
 }
 
-/// An empty folder for files.
+/// Creates an empty folder for files.
+///
+/// # Errors
+/// It cannot be created.
 pub fn new_folder(name: &str) -> anyhow::Result<PathBuf> {
     let folder = folder(&FOLDER, || make_in(&std::env::temp_dir()))?;
     let made = tempfile::Builder::new().prefix(name).tempdir_in(folder);
-    Ok(made.context("making a folder for temporary files")?.keep())
+    Ok(made.context("creating a folder for temporary files")?.keep())
 }
 
-/// An empty folder for a socket, which only this user can enter. Its path is short and plain, whatever `TMPDIR` is.
-pub fn socket_folder() -> anyhow::Result<PathBuf> {
+/// Creates an empty folder for a socket, which only this user can enter. Its path is short and plain, whatever `TMPDIR` is.
+pub(crate) fn socket_folder() -> anyhow::Result<PathBuf> {
     let folder = folder(&SOCKETS, make_for_sockets)?;
     let made = tempfile::Builder::new().prefix("c").permissions(private()).tempdir_in(folder);
-    Ok(made.with_context(|| format!("making a folder for a socket in {}", folder.display()))?.keep())
+    Ok(made.with_context(|| format!("creating a folder for a socket in {}", folder.display()))?.keep())
 }
 
 fn make_for_sockets() -> anyhow::Result<TempDir> {
-    // That of the session, where /tmp cannot be written.
+    // The session's folder, for systems where /tmp is not writable.
     let of_session = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     let of_session = of_session.filter(|folder| folder.is_absolute() && is_short_and_plain(folder));
     let mut last = anyhow!("there is no folder for it");
@@ -75,24 +77,24 @@ fn make_for_sockets() -> anyhow::Result<TempDir> {
         .context("sockets of SSH connections need a folder with a short path; let this user write to /tmp"))
 }
 
-/// Whether an address of a socket has room in it, and ssh takes it for what it is.
+/// Whether the path leaves room for a socket's name, and has no character that ssh would expand.
 fn is_short_and_plain(folder: &Path) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/_.-".contains(c);
-    folder.to_str().is_some_and(|path| path.len() <= LONGEST && path.chars().all(plain))
+    folder.to_str().is_some_and(|path| path.len() <= MAX_PATH && path.chars().all(plain))
 }
 
-/// Removes the folders, and ends the SSH connections whose sockets are there. For a process that is about to end.
-pub fn leave() {
+/// Removes the folders, and ends the SSH connections whose sockets are in them. For a process that is about to exit.
+pub fn remove() {
     if let Some(sockets) = SOCKETS.get() {
         crate::ssh::end_connections(sockets.path());
     }
     for folder in [&SOCKETS, &FOLDER].into_iter().filter_map(OnceLock::get) {
-        // What cannot be removed now is removed by the next process.
+        // The next process removes what is left.
         let _ = std::fs::remove_dir_all(folder.path());
     }
 }
 
-/// Removes the folders of processes that were killed and could not do it themselves.
+/// Removes the folders of processes that were killed.
 fn sweep(parent: &Path) {
     let Ok(entries) = std::fs::read_dir(parent) else { return };
     for entry in entries.flatten() {
@@ -100,7 +102,7 @@ fn sweep(parent: &Path) {
         let pid = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split('-').next());
         let pid = pid.filter(|pid| pid.parse::<u32>().is_ok());
         if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
-            // Another user's cannot be removed, and is that one's to remove.
+            // Another user's folder cannot be removed, and needs not.
             let _ = std::fs::remove_dir_all(entry.path());
         }
     }
@@ -111,9 +113,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sockets_have_room_wherever_temporary_files_are() {
+    fn socket_paths_are_short_wherever_temporary_files_are() {
         let folder = socket_folder().unwrap();
-        // What ssh calls a socket while it makes it.
+        // ssh's temporary name for a socket.
         let path = folder.join("s.0123456789abcdef");
         assert!(path.as_os_str().len() < 80 && is_short_and_plain(&PathBuf::from("/run/user/1000")));
         std::os::unix::net::UnixListener::bind(&path).unwrap();

@@ -1,13 +1,22 @@
-//! Hosts over SSH: one multiplexed connection each, over which an agent is commanded and files are shipped.
+//! A host over SSH: one multiplexed connection, for requests to its agent, scripts and files.
 //!
-//! OpenSSH's own client makes the connections, so that the user's configuration, keys and agent count as always.
+//! OpenSSH's own client makes the connection, so that the user's configuration, keys and SSH agent apply as always.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `connect` | a server that answers, the right host key, a login |
+//! | `link` | a login and the channel to the agent; both are restored when they are lost |
+//! | `channel` | requests, replies and events |
+//! | `programs` | what the agent reported about programs |
+//! | `script`, `shell` | scripts, whatever the login shell is |
+//! | `files`, `sftp` | files over SFTP |
 
 mod channel;
 mod connect;
 mod files;
-mod known;
 mod link;
-mod session;
+mod programs;
+mod script;
 mod sftp;
 mod shell;
 
@@ -18,70 +27,69 @@ use std::time::Duration;
 
 use agent::protocol::{Program, Reply, Request};
 use anyhow::{Context, bail, ensure};
+use deploy::host::{Host, Launch, Running, arg};
 use process::exit::End;
 use process::ready::Ready;
 use protocol::results::Progress;
 use protocol::token::Token;
 use tokio::io::AsyncReadExt;
 
-use crate::hosts::HostEntry;
+use crate::inventory::HostEntry;
 use crate::runtime::within;
-pub use connect::{Access, NoAnswer, end_connections, login_options, real_hostname};
-use deploy::host::{Host, Launch, Running, arg};
-use link::{Link, nothing};
+pub use connect::{Access, NoAnswer};
+pub(crate) use connect::{end_connections, login_options, real_hostname};
+use link::{Link, expect_empty};
 
-/// How long a short request may take: what it does takes milliseconds, and a connection that is lost is noticed
-/// before.
+/// Time limit for a request that takes the agent milliseconds. The client's keepalives notice a lost connection sooner.
 const REQUEST_TIME: Duration = Duration::from_secs(30);
-/// How long a program may take to end in order, before it is ended by force.
+/// How long a program may take to end before it is killed.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// A host that we are logged in to.
-pub struct Ssh(Arc<Link>);
+pub(crate) struct Ssh(Arc<Link>);
 
 impl Ssh {
-    /// Connects: the host answers as an SSH server, shows the right key, and lets us in.
+    /// Logs in to a host.
     ///
     /// # Errors
-    /// Names the host, and which of these is not so.
-    pub fn connect(entry: &HostEntry, access: &Access) -> anyhow::Result<Self> {
+    /// The host does not answer as an SSH server, has another host key, or does not let us in.
+    pub(crate) fn connect(entry: &HostEntry, access: &Access) -> anyhow::Result<Self> {
         Ok(Self(Arc::new(Link::new(entry, access)?)))
     }
 
-    /// The host, as the user describes it.
-    pub fn entry(&self) -> &HostEntry {
+    pub(crate) fn entry(&self) -> &HostEntry {
         &self.0.entry
     }
 
-    /// Runs a script of the POSIX shell, and gives what it prints.
+    /// Runs a script of the POSIX shell in the user's home folder; returns its standard output.
     ///
     /// # Errors
-    /// A script that fails, with what it says about that.
-    pub fn run(&self, script: &str, limit: Duration) -> anyhow::Result<String> {
+    /// The script fails; the error has its standard error.
+    pub(crate) fn run(&self, script: &str, limit: Duration) -> anyhow::Result<String> {
         let login = self.0.login();
-        let (status, printed, said) =
+        let (status, stdout, stderr) =
             within(&format!("running a script on {}", self.entry().name), limit, async {
-                let mut started = session::start(&login.session, script, session::Reads::Nothing).await?;
-                let mut printed = Vec::new();
-                started.printed.read_to_end(&mut printed).await.context("reading what it prints")?;
+                let mut started = script::start(&login.session, script, script::Stdin::Null).await?;
+                let mut stdout = Vec::new();
+                started.stdout.read_to_end(&mut stdout).await.context("reading its output")?;
                 let status = started.child.wait().await.context("waiting for its end")?;
-                Ok((End::from(status), printed, started.words.said().await))
+                Ok((End::from(status), stdout, started.stderr.text().await))
             })?;
-        let said: Vec<_> = said.lines().map(process::log::message).collect();
-        ensure!(status.is_success(), "on {}: {} ({status})", self.entry().name, said.join("\n"));
-        Ok(String::from_utf8_lossy(&printed).into_owned())
+        let stderr: Vec<_> = stderr.lines().map(process::log::message).collect();
+        ensure!(status.is_success(), "on {}: {} ({status})", self.entry().name, stderr.join("\n"));
+        Ok(String::from_utf8_lossy(&stdout).into_owned())
     }
 
-    /// Whether the host opens as many channels at the same time as are needed, and one of them for files.
+    /// Checks that the host opens enough channels at the same time, and one of them for SFTP.
     ///
     /// # Errors
-    /// Names the host, and says what it needs.
-    pub fn check_channels(&self) -> anyhow::Result<()> {
+    /// It does not; the error says what to change in its sshd's configuration.
+    pub(crate) fn check_channels(&self) -> anyhow::Result<()> {
         let login = self.0.login();
         let all = async {
-            // Besides the one that keeps the connection: the agent's, and two that follow each other closely.
-            let first = session::start(&login.session, "exec cat", session::Reads::Pipe).await?;
-            let second = session::start(&login.session, "exec cat", session::Reads::Pipe).await?;
+            // Besides the anchor's: the agent's, and two for scripts that follow each other closely.
+            let first = script::start(&login.session, "exec cat", script::Stdin::Pipe).await?;
+            let second = script::start(&login.session, "exec cat", script::Stdin::Pipe).await?;
             let files = sftp::open_sftp(&login.session).await.context("opening an SFTP channel");
             drop((first, second));
             files.map(drop)
@@ -89,55 +97,55 @@ impl Ssh {
         within(&format!("opening channels on {}", self.entry().name), REQUEST_TIME, all)
     }
 
-    /// Runs a script of the POSIX shell, and passes its lines on as they come, until it ends.
+    /// Runs a script of the POSIX shell, and passes each line of its output to `on_line` as it arrives.
     ///
     /// # Errors
-    /// When it cannot be started, or the connection is lost; or that of `line`, after which no more is passed on.
-    pub fn run_to(
+    /// The script cannot be started, or the connection is lost; or that of `on_line`, which ends it.
+    pub(crate) fn run_to(
         &self,
         script: &str,
-        mut line: impl FnMut(String) -> anyhow::Result<()>,
+        mut on_line: impl FnMut(String) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        channel::lines_of(&self.0.login().session, script, &mut line)
+        channel::stream_lines(&self.0.login().session, script, &mut on_line)
             .with_context(|| format!("running a script on {}", self.entry().name))
     }
 
-    /// Starts the agent that was shipped, to command the host with [`Ssh::request`].
+    /// Starts the agent of this build, for [`Ssh::request`].
     ///
     /// # Errors
-    /// An agent that is not there or does not start.
-    pub fn command(&self, agent: &str) -> anyhow::Result<()> {
-        self.0.command(agent)
+    /// The agent was not shipped, or does not start.
+    pub(crate) fn start_agent(&self, agent: &str) -> anyhow::Result<()> {
+        self.0.start_agent(agent)
     }
 
-    /// Asks the agent for something.
+    /// Sends a request to the agent, and waits for its reply.
     ///
     /// # Errors
-    /// When it cannot do that, or is lost; names the host.
-    pub fn request(&self, request: &Request, limit: Duration) -> anyhow::Result<Reply> {
+    /// The agent refuses, does not reply within the limit, or is lost.
+    pub(crate) fn request(&self, request: &Request, limit: Duration) -> anyhow::Result<Reply> {
         self.0.request(request, limit).with_context(|| format!("on {}", self.entry().name))
     }
 
-    /// Tells the agent to do something that has no other answer than that it is done.
+    /// As [`Ssh::request`], for requests with an empty reply.
     ///
     /// # Errors
     /// As [`Ssh::request`].
-    pub fn tell(&self, request: &Request, limit: Duration) -> anyhow::Result<()> {
-        nothing(self.request(request, limit)?).with_context(|| format!("on {}", self.entry().name))
+    pub(crate) fn send(&self, request: &Request, limit: Duration) -> anyhow::Result<()> {
+        expect_empty(self.request(request, limit)?).with_context(|| format!("on {}", self.entry().name))
     }
 
-    /// A program that is there already, as one that was started.
+    /// Attaches to a program that already runs.
     ///
     /// # Errors
-    /// When there is none of this name.
-    pub fn watch(&self, name: &str) -> anyhow::Result<Box<dyn Running>> {
+    /// The host has no program of this name.
+    pub(crate) fn watch(&self, name: &str) -> anyhow::Result<Box<dyn Running>> {
         self.begin(name, &Request::Watch { name: name.to_owned() })
     }
 
-    /// Makes a request with which the agent begins to tell of a program.
+    /// Sends a request after which the agent reports events of a program.
     fn begin(&self, name: &str, request: &Request) -> anyhow::Result<Box<dyn Running>> {
-        self.0.known.expect(name);
-        self.tell(request, REQUEST_TIME).inspect_err(|_| self.0.known.forget(name))?;
+        self.0.programs.track(name);
+        self.send(request, REQUEST_TIME).inspect_err(|_| self.0.programs.forget(name))?;
         Ok(Box::new(SshProgram { name: name.to_owned(), host: Arc::clone(&self.0), left: false }))
     }
 }
@@ -168,17 +176,17 @@ impl Host for Ssh {
     }
 
     fn ready(&self, name: &str) -> anyhow::Result<Option<Ready>> {
-        Ok(self.0.known.ready(name))
+        Ok(self.0.programs.ready(name))
     }
 
     fn observe(&self, results: &str, _token: Option<&Token>) -> anyhow::Result<Receiver<Progress>> {
         let progress = self.0.progress();
         // The agent knows the token.
-        self.tell(&Request::Observe { address: results.to_owned() }, REQUEST_TIME)?;
+        self.send(&Request::Observe { address: results.to_owned() }, REQUEST_TIME)?;
         Ok(progress)
     }
 
-    /// Through a tunnel, which ends with this process.
+    /// Opens a tunnel, which ends with this process.
     fn reach(&self, address: SocketAddr) -> anyhow::Result<SocketAddr> {
         self.0.open_tunnel(address).with_context(|| format!("opening a tunnel to {}", self.entry().name))
     }
@@ -188,25 +196,24 @@ impl Host for Ssh {
     }
 }
 
-/// A program on such a host.
 struct SshProgram {
     name: String,
     host: Arc<Link>,
-    /// It is nobody's business here any more.
+    /// It outlives this object.
     left: bool,
 }
 
 impl Running for SshProgram {
     fn try_wait(&mut self) -> anyhow::Result<Option<End>> {
-        Ok(self.host.known.end(&self.name))
+        Ok(self.host.programs.end(&self.name))
     }
 
     fn deaths(&mut self) -> Vec<End> {
-        self.host.known.deaths(&self.name)
+        self.host.programs.take_deaths(&self.name)
     }
 
     fn kill(&mut self) -> anyhow::Result<()> {
-        if self.left || self.host.known.end(&self.name).is_some() {
+        if self.left || self.host.programs.end(&self.name).is_some() {
             return Ok(());
         }
         let grace_ms = GRACE.as_millis() as u64;
@@ -223,7 +230,7 @@ impl Running for SshProgram {
     fn last_lines(&self, count: usize) -> anyhow::Result<Vec<String>> {
         match self.host.request(&Request::Tail { name: self.name.clone(), lines: count }, REQUEST_TIME)? {
             Reply::Lines(lines) => Ok(lines),
-            other => bail!("the agent answered {other:?}"),
+            other => bail!("the agent answered {other:?} to a request for log lines"),
         }
     }
 
@@ -234,8 +241,8 @@ impl Running for SshProgram {
 
 impl Drop for SshProgram {
     fn drop(&mut self) {
-        // A host that is lost cannot be told; its programs end when the others of the job do, and the next command
-        // that reaches it cleans up.
+        // A lost host gets no request; its programs end when the others of the job do, and the next command that reaches it
+        // cleans up.
         let _ = self.kill();
     }
 }

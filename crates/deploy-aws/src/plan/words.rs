@@ -8,7 +8,7 @@ use super::{Change, Of, Sign, Termination, hourly_price};
 use crate::desired::{Action, CHECK, Desired, dashboard_name};
 use crate::prices;
 use crate::state::{Rule, Source, State};
-use deploy_ssh::hosts::Role;
+use deploy_ssh::inventory::Role;
 
 impl Change {
     /// In words.

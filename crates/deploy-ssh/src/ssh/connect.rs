@@ -1,4 +1,4 @@
-//! Getting in: a server that answers, the right host key, a login.
+//! Logs in: checks that an SSH server answers, pins its host key, and has ssh open a shared connection.
 
 use std::fmt;
 use std::io::{ErrorKind, Read};
@@ -10,26 +10,26 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow, bail, ensure};
 use openssh::Session;
 
-use crate::hosts::HostEntry;
+use crate::inventory::HostEntry;
 use crate::runtime::within;
 use crate::scratch;
 
-/// How long a host may take to say that it is an SSH server.
+/// How long a host may take to identify itself as an SSH server.
 const BANNER_TIME: Duration = Duration::from_secs(10);
 /// How long a login may take.
 const LOGIN_TIME: Duration = Duration::from_secs(20);
-/// How often a host is asked for a sign of life.
+/// How often ssh sends a keepalive.
 const ALIVE_INTERVAL: Duration = Duration::from_secs(4);
-/// After so many signs of life without an answer it is gone.
+/// How many keepalives in a row may stay unanswered before the connection is lost.
 const ALIVE_COUNT: u32 = 3;
-/// How long connections may take to end, all together.
+/// How long all connections together may take to end.
 const END_TIME: Duration = Duration::from_secs(1);
-/// How long a connection that nobody uses stays, when this command was killed and could not close it.
+/// When an unused connection ends, if this command was killed and could not close it.
 const IDLE_SECONDS: u32 = 10;
-/// A connection's socket, in a folder of its own. The name is short, since addresses of sockets are.
+/// The name of a connection's socket, in a folder of its own. Short, since the path of a socket is limited.
 const SOCKET: &str = "s";
 
-/// Why a host cannot be reached that drops what it is sent, or is off. A firewall does the former.
+/// The host does not answer at all: a firewall drops what it is sent, or it is off.
 #[derive(Debug)]
 pub struct NoAnswer;
 
@@ -41,23 +41,23 @@ impl fmt::Display for NoAnswer {
 
 impl std::error::Error for NoAnswer {}
 
-/// What getting in needs besides the host.
+/// What a login needs besides the host.
 #[derive(Debug, Clone)]
 pub struct Access {
     /// An SSH configuration in place of the user's.
     pub config: Option<PathBuf>,
-    /// The folder for keys of hosts that are known by their fingerprint.
+    /// The folder for the keys of hosts with a fingerprint.
     pub known_hosts: PathBuf,
 }
 
 impl Access {
-    /// The file for the key of a host that is known by its fingerprint.
+    /// The file for the key of a host with a fingerprint.
     fn known_hosts_file(&self, host: &HostEntry) -> PathBuf {
         self.known_hosts.join(format!("{}.known_hosts", host.name))
     }
 }
 
-/// The options that tell ssh which host keys to trust.
+/// ssh's options for which host keys to trust.
 fn known_hosts_options(host: &HostEntry, access: &Access) -> Vec<String> {
     let mut options = vec!["-o".to_owned(), "StrictHostKeyChecking=yes".to_owned()];
     if host.fingerprint.is_some() {
@@ -67,7 +67,7 @@ fn known_hosts_options(host: &HostEntry, access: &Access) -> Vec<String> {
     options
 }
 
-/// A path as an SSH option that may be a list of paths.
+/// Quotes a path for an option that may be a list of paths.
 fn quoted(path: &Path) -> String {
     format!("\"{}\"", path.display().to_string().replace('%', "%%"))
 }
@@ -75,7 +75,7 @@ fn quoted(path: &Path) -> String {
 pub(super) fn connect(host: &HostEntry, access: &Access) -> anyhow::Result<Session> {
     let real = Real::of(host, access.config.as_deref())?;
     if real.is_direct {
-        banner(&real)?;
+        await_banner(&real)?;
     }
     if let Some(fingerprint) = &host.fingerprint {
         pin(&real, fingerprint, &access.known_hosts_file(host))?;
@@ -91,16 +91,16 @@ pub(super) fn connect(host: &HostEntry, access: &Access) -> anyhow::Result<Sessi
         if status.success() {
             return Ok(Session::resume_mux(socket.into(), Some(log.into())));
         }
-        // Without its words, its status has to do.
-        let said = std::fs::read_to_string(&log).unwrap_or_default();
-        let said = said.trim().strip_prefix("ssh: ").unwrap_or(said.trim());
+        // If its log cannot be read, its status has to do.
+        let log = std::fs::read_to_string(&log).unwrap_or_default();
+        let log = log.trim().strip_prefix("ssh: ").unwrap_or(log.trim());
         let status = format!("ssh ended with {status}");
-        Err(explain(if said.is_empty() { &status } else { said }))
+        Err(explain(if log.is_empty() { &status } else { log }))
     })
 }
 
-/// Options of a connection that several commands share. On the command line, they count more than what the user's configuration
-/// has for a person who logs in: a forward whose port is taken, a command to run, a terminal.
+/// Options of the shared connection. They override what the user's configuration has for interactive logins: forwards, whose
+/// ports may be in use, a command to run, a terminal.
 fn master_options() -> Vec<String> {
     let options = [
         "BatchMode=yes".to_owned(),
@@ -114,14 +114,14 @@ fn master_options() -> Vec<String> {
         "RemoteCommand=none".to_owned(),
         "RequestTTY=no".to_owned(),
         "Tunnel=no".to_owned(),
-        // Errors are shown, whatever the user has asked for.
+        // Errors are logged, whatever the user's configuration says.
         "LogLevel=ERROR".to_owned(),
     ];
     options.into_iter().flat_map(|option| ["-o".to_owned(), option]).collect()
 }
 
-/// Which host key to trust, and whom to log in as.
-pub fn login_options(host: &HostEntry, access: &Access) -> Vec<std::ffi::OsString> {
+/// ssh's options for which host key to trust, and which user and key to log in with.
+pub(crate) fn login_options(host: &HostEntry, access: &Access) -> Vec<std::ffi::OsString> {
     let mut options: Vec<std::ffi::OsString> =
         known_hosts_options(host, access).into_iter().map(Into::into).collect();
     if let Some(config) = &access.config {
@@ -134,23 +134,23 @@ pub fn login_options(host: &HostEntry, access: &Access) -> Vec<std::ffi::OsStrin
         options.extend(["-l".into(), user.into()]);
     }
     if let Some(key) = &host.key {
-        // If there is a key, this one alone is tried.
+        // Only this key is tried: a server may refuse a login after a few wrong ones.
         options.extend(["-o".into(), "IdentitiesOnly=yes".into(), "-i".into(), key.into()]);
     }
     options
 }
 
-/// A command that ends the connection with this socket. It needs no configuration, and is not to be kept by one.
+/// The command that ends the connection with this socket. It reads no configuration, which could make it fail.
 pub(super) fn end_connection(socket: &Path) -> duct::Expression {
     let end = duct::cmd!("ssh", "-F", "none", "-S", socket, "-O", "exit", "any");
     end.stdin_null().stdout_null().stderr_null().unchecked()
 }
 
-/// Ends the connections whose sockets are in this folder, before their time is over: one with a tunnel in use has no such time.
-pub fn end_connections(folder: &Path) {
+/// Ends the connections whose sockets are in this folder. One with a tunnel in use would never end by itself.
+pub(crate) fn end_connections(folder: &Path) {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let sockets = entries.map(|entry| entry.path().join(SOCKET)).filter(|socket| socket.exists());
-    // Nobody is there any more to be told of one that cannot be ended.
+    // This process is about to end, so failures are not reported.
     let ends: Vec<_> = sockets.filter_map(|socket| end_connection(&socket).start().ok()).collect();
     let deadline = Instant::now() + END_TIME;
     for end in ends {
@@ -160,7 +160,7 @@ pub fn end_connections(folder: &Path) {
     }
 }
 
-/// What to do about the refusals that users meet.
+/// Adds what to do about the refusals that users meet.
 fn explain(text: &str) -> anyhow::Error {
     let error = anyhow!("{text}");
     if text.contains("host key is known") {
@@ -179,23 +179,24 @@ fn explain(text: &str) -> anyhow::Error {
         return error.context("its private key may be read by others, so ssh does not use it: chmod 600");
     }
     if text.contains("Permission denied") {
-        return error.context("it lets nobody in with this user and key; see user and key in the hosts file");
+        return error
+            .context("it lets nobody in with this user and key; correct user and key in the hosts file");
     }
     error
 }
 
-/// The name or address that SSH's configuration has for a host.
-pub fn real_hostname(host: &HostEntry, config: Option<&Path>) -> anyhow::Result<String> {
+/// The name or address that the SSH configuration has for a host.
+pub(crate) fn real_hostname(host: &HostEntry, config: Option<&Path>) -> anyhow::Result<String> {
     let real =
-        Real::of(host, config).with_context(|| format!("looking for {} ({})", host.name, host.address))?;
+        Real::of(host, config).with_context(|| format!("resolving {} ({})", host.name, host.address))?;
     Ok(real.hostname)
 }
 
-/// Where SSH really goes, as its configuration says.
+/// The destination of a connection, by the SSH configuration.
 struct Real {
     hostname: String,
     port: u16,
-    /// Not by way of another host or a program.
+    /// Without a jump host or a proxy command.
     is_direct: bool,
 }
 
@@ -209,24 +210,24 @@ impl Real {
             args.extend(["-p".to_owned(), port.to_string()]);
         }
         args.push(host.address.clone());
-        let asked = duct::cmd("ssh", args).stderr_to_stdout().stdout_capture().unchecked().run().context(
+        let ran = duct::cmd("ssh", args).stderr_to_stdout().stdout_capture().unchecked().run().context(
             "asking ssh how it would connect; hosts over SSH need OpenSSH's client (on Debian and Ubuntu: apt-get \
              install openssh-client)",
         )?;
-        let said = String::from_utf8_lossy(&asked.stdout);
-        ensure!(asked.status.success(), "ssh does not know how to connect: {}", said.trim());
+        let output = String::from_utf8_lossy(&ran.stdout);
+        ensure!(ran.status.success(), "ssh cannot resolve how to connect: {}", output.trim());
         let value = |name: &str| {
-            said.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).map(str::to_owned)
+            output.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).map(str::to_owned)
         };
         let hostname = value("hostname").context("ssh -G names no hostname")?;
         let port = value("port").and_then(|port| port.parse().ok()).context("ssh -G names no port")?;
-        let none = |name: &str| value(name).is_none_or(|value| value == "none");
-        Ok(Self { hostname, port, is_direct: none("proxyjump") && none("proxycommand") })
+        let is_unset = |name: &str| value(name).is_none_or(|value| value == "none");
+        Ok(Self { hostname, port, is_direct: is_unset("proxyjump") && is_unset("proxycommand") })
     }
 }
 
-/// Waits until the host says that it is an SSH server.
-fn banner(real: &Real) -> anyhow::Result<()> {
+/// Waits for the banner of an SSH server.
+fn await_banner(real: &Real) -> anyhow::Result<()> {
     let Real { hostname, port, .. } = real;
     let context = || format!("waiting for an SSH server at {hostname}:{port}");
     let addresses = (hostname.as_str(), *port).to_socket_addrs().with_context(context)?;
@@ -250,16 +251,19 @@ fn banner(real: &Real) -> anyhow::Result<()> {
         stream.set_read_timeout(Some(left)).with_context(context)?;
         stream.read_exact(std::slice::from_mut(byte)).with_context(context)?;
     }
-    ensure!(&start == b"SSH-", "what answers at {hostname}:{port} is no SSH server");
+    ensure!(
+        &start == b"SSH-",
+        "what answers at {hostname}:{port} is not an SSH server; correct the host's port"
+    );
     Ok(())
 }
 
-/// Writes the host's key, if it has the right fingerprint, to a file of its own, where it stands for all addresses: the
-/// host may have another one next time. (A host could show another key here than it does to ssh; then ssh refuses it.)
+/// Writes the host's key, if it has the right fingerprint, to a file of its own. There it is valid for all addresses, since the
+/// host may get another one. (A host that shows another key to ssh than here is refused by ssh.)
 fn pin(real: &Real, fingerprint: &str, file: &Path) -> anyhow::Result<()> {
     ensure!(
         real.is_direct,
-        "a fingerprint can be checked only for hosts that are reached directly; put its key into known_hosts"
+        "a fingerprint can be checked only for hosts that are reached directly; add its key to known_hosts"
     );
     if let Ok(known) = std::fs::read_to_string(file)
         && fingerprints(&known)?.iter().any(|known| known == fingerprint)
@@ -277,10 +281,10 @@ fn pin(real: &Real, fingerprint: &str, file: &Path) -> anyhow::Result<()> {
     let right = keys.iter().zip(&found).find(|(_, found)| *found == fingerprint);
     let Some((right, _)) = right else {
         if found.is_empty() {
-            bail!("it shows no host key");
+            bail!("ssh-keyscan got no host key from it; is it still booting?");
         }
         bail!(
-            "its host key differs: the hosts file says {fingerprint}, and it has {}; somebody else may be answering",
+            "its host key differs: the hosts file has {fingerprint}, and the host shows {}; another machine may be answering",
             found.join(", ")
         );
     };

@@ -1,54 +1,53 @@
-//! The link to a host: a login, and the channel to its agent. A link that is lost while a job runs is looked for again,
-//! since the job does not need it.
+//! The link to a host: a login, and the channel to its agent. A job continues without it, so a link that is lost is restored
+//! in the background.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use agent::protocol::{Event, Reply, Request};
 use anyhow::{Context, bail, ensure};
+use deploy::console;
 use openssh::{Child, ChildStdin, ForwardType, Session};
+use parking_lot::Mutex;
 use process::exit::End;
 use protocol::results::Progress;
 
 use super::channel::Channel;
-use super::known::Known;
-use super::{Access, REQUEST_TIME, connect, session, shell};
-use crate::hosts::HostEntry;
+use super::programs::Programs;
+use super::{Access, REQUEST_TIME, connect, script, shell};
+use crate::inventory::HostEntry;
 use crate::runtime::within;
-use deploy::console;
 
-/// The pause between two tries to find a host again.
-const TRY_PAUSE: Duration = Duration::from_secs(1);
-
+/// The pause between two tries to restore a link.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// How long a login shell may take to read its startup files and to run a first command.
 const FIRST_TIME: Duration = Duration::from_secs(20);
 
-/// The link.
 pub(super) struct Link {
     pub(super) entry: HostEntry,
     access: Access,
     state: Mutex<State>,
-    /// What is known of the host's programs, also while the link is lost.
-    pub(super) known: Arc<Known>,
-    /// Which agent, once it is commanded.
+    /// It outlives a lost link.
+    pub(super) programs: Arc<Programs>,
+    /// The agent's build, once it is started.
     agent: OnceLock<String>,
 }
 
 struct State {
     login: Arc<Login>,
     channel: Option<Arc<Channel>>,
-    /// What locked the host, so that it can be locked again.
+    /// The request that locked the host, to lock it again.
     lock: Option<Request>,
-    /// Where its receiver is observed, if it is.
+    /// The address of the receiver that is observed.
     observed: Option<String>,
     tunnel: Option<Tunnel>,
-    /// Since when the link is lost and looked for, if it is.
+    /// Since when the link has been lost.
     lost: Option<Instant>,
 }
 
-/// What connects to an address of this machine reaches one of the host's.
+/// A tunnel from an address of this machine to one of the host's.
 #[derive(Debug, Clone, Copy)]
 struct Tunnel {
     here: SocketAddr,
@@ -56,7 +55,7 @@ struct Tunnel {
 }
 
 impl Tunnel {
-    /// From the host's own port if that is free here, or else from any.
+    /// From the same port if that is free here, else from any.
     fn to(there: SocketAddr) -> anyhow::Result<Self> {
         let free = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).and_then(|free| free.local_addr());
         let here = free(there.port()).or_else(|_| free(0)).context("looking for a free port")?;
@@ -67,9 +66,9 @@ impl Tunnel {
 /// A connection that is logged in.
 pub(super) struct Login {
     pub(super) session: Arc<Session>,
-    /// The home folder of the user who is logged in.
+    /// The user's home folder.
     pub(super) home: String,
-    /// A program that does nothing; while it runs, the connection is in use, and stays.
+    /// A program that does nothing. While it runs, the connection is in use and stays open.
     _anchor: Child<Arc<Session>>,
     _anchor_stdin: Option<ChildStdin>,
 }
@@ -78,11 +77,11 @@ impl Login {
     fn new(entry: &HostEntry, access: &Access) -> anyhow::Result<Self> {
         let connected = connect::connect(entry, access).and_then(|session| {
             let session = Arc::new(session);
-            // The first one tells also whether the login shell runs what it is given, and where home is.
-            let start = session::start(&session, "exec cat", session::Reads::PipeAfterExit);
+            // The first script also shows whether the login shell runs scripts, and where the home folder is.
+            let start = script::start(&session, "exec cat", script::Stdin::PipeAfterExit);
             let anchor = within("running a first command", REQUEST_TIME, async {
                 let started = tokio::time::timeout(FIRST_TIME, start).await;
-                started.unwrap_or_else(|_| Err(shell::never_begun(FIRST_TIME)))
+                started.unwrap_or_else(|_| Err(shell::timed_out(FIRST_TIME)))
             })?;
             Ok((session, anchor))
         });
@@ -101,8 +100,7 @@ impl Login {
 
 impl Drop for Login {
     fn drop(&mut self) {
-        // Tasks still hold the session, so that it does not end by itself. If this does not end it either, it ends when
-        // nobody has used it for a while.
+        // Tasks still hold the session, so it must be closed explicitly. If that fails, it ends after `connect::IDLE_SECONDS`.
         let socket = self.session.control_socket();
         let _ = connect::end_connection(socket).run();
         let _ = socket.parent().map(std::fs::remove_dir_all);
@@ -117,46 +115,41 @@ impl Link {
             entry: entry.clone(),
             access: access.clone(),
             state: Mutex::new(state),
-            known: Arc::default(),
+            programs: Arc::default(),
             agent: OnceLock::new(),
         })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub(super) fn login(&self) -> Arc<Login> {
-        Arc::clone(&self.state().login)
+        Arc::clone(&self.state.lock().login)
     }
 
-    /// Starts the agent that was shipped.
-    pub(super) fn command(&self, agent: &str) -> anyhow::Result<()> {
+    pub(super) fn start_agent(&self, agent: &str) -> anyhow::Result<()> {
         let channel = self.open_channel(&self.login(), agent).with_context(|| {
             format!("starting the agent on {} (cargo xtask up ships it)", self.entry.name)
         })?;
         ensure!(
             self.agent.set(agent.to_owned()).is_ok(),
-            "the agent of {} is commanded already",
+            "the agent of {} is already started",
             self.entry.name
         );
-        self.state().channel = Some(Arc::new(channel));
+        self.state.lock().channel = Some(Arc::new(channel));
         Ok(())
     }
 
     fn open_channel(&self, login: &Login, agent: &str) -> anyhow::Result<Channel> {
-        let known = Arc::clone(&self.known);
-        Channel::open(&login.session, &self.entry.name, agent, move |event: Event| known.note(event))
+        let programs = Arc::clone(&self.programs);
+        Channel::open(&login.session, &self.entry.name, agent, move |event: Event| programs.on_event(event))
     }
 
-    /// Asks the agent for something.
+    /// Sends a request to the agent, and waits for its reply. Remembers what must be repeated when the link is restored.
     pub(super) fn request(&self, request: &Request, limit: Duration) -> anyhow::Result<Reply> {
-        let channel = self.state().channel.clone();
-        let channel = channel.context("nobody commands its agent")?;
+        let channel = self.state.lock().channel.clone();
+        let channel = channel.context("its agent is not started")?;
         let reply = channel.request(request, limit)?;
-        let mut state = self.state();
+        let mut state = self.state.lock();
         match (request, &reply) {
-            (Request::Lock(_), Reply::Nothing) => state.lock = Some(request.clone()),
+            (Request::Lock(_), Reply::Empty) => state.lock = Some(request.clone()),
             (Request::Observe { address }, _) => state.observed = Some(address.clone()),
             _ => {}
         }
@@ -165,26 +158,26 @@ impl Link {
 
     pub(super) fn progress(&self) -> Receiver<Progress> {
         let (sender, progress): (Sender<Progress>, _) = channel();
-        self.known.observe(sender);
+        self.programs.observe(sender);
         progress
     }
 
-    /// Opens a tunnel to an address of the host, which is opened again when the link was lost; gives where it begins.
+    /// Opens a tunnel to an address of the host; returns its address on this machine. A restored link opens it again.
     pub(super) fn open_tunnel(&self, there: SocketAddr) -> anyhow::Result<SocketAddr> {
         let login = self.login();
         let open = || {
             let tunnel = Tunnel::to(there)?;
             login.forward(tunnel).map(|()| tunnel)
         };
-        // Another command may have been quicker to take the port.
+        // Another process may take the port first.
         let tunnel = open().or_else(|_| open())?;
-        self.state().tunnel = Some(tunnel);
+        self.state.lock().tunnel = Some(tunnel);
         Ok(tunnel.here)
     }
 
-    /// For how long the link has been lost, if it is. From the first time that this is asked on, it is looked for.
+    /// For how long the link has been lost; `None` while it is not. The first call that finds it lost starts to restore it.
     pub(super) fn away(self: &Arc<Self>) -> Option<Duration> {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if let Some(since) = state.lost {
             return Some(since.elapsed());
         }
@@ -193,72 +186,70 @@ impl Link {
         drop(state);
         console::note(&format!("{reason}; the job goes on, and the host is looked for"));
         let link = Arc::downgrade(self);
-        let looking = std::thread::Builder::new().name("link".into()).spawn(move || find_again(&link));
-        if let Err(error) = looking {
-            console::note(&format!("{} cannot be looked for: starting a thread: {error}", self.entry.name));
+        let thread = std::thread::Builder::new().name("link".into()).spawn(move || restore(&link));
+        if let Err(error) = thread {
+            console::note(&format!("the link to {} stays lost: starting a thread: {error}", self.entry.name));
         }
         Some(Duration::ZERO)
     }
 
-    /// Logs in again, and takes up what was being done.
-    fn restore(&self) -> anyhow::Result<()> {
-        let agent = self.agent.get().context("nobody commands its agent")?;
+    /// Logs in again, and repeats lock, watches, observation and tunnel.
+    fn try_restore(&self) -> anyhow::Result<()> {
+        let agent = self.agent.get().context("its agent is not started")?;
         let login = Arc::new(Login::new(&self.entry, &self.access)?);
         let channel = self.open_channel(&login, agent)?;
         let (lock, observed) = {
-            let state = self.state();
+            let state = self.state.lock();
             (state.lock.clone(), state.observed.clone())
         };
-        let ask = |request: &Request| {
-            let reply = channel.request(request, REQUEST_TIME)?;
-            // The agent that was lost has the lock until it notices.
-            ensure!(reply == Reply::Nothing, "the agent answered {reply:?}");
-            Ok(())
+        let send = |request: &Request| {
+            // A lock may be refused: the lost agent keeps it until it notices that it is lost.
+            expect_empty(channel.request(request, REQUEST_TIME)?)
         };
-        lock.iter().try_for_each(ask)?;
-        for name in self.known.names() {
-            if let Err(error) = ask(&Request::Watch { name: name.clone() }) {
+        lock.iter().try_for_each(send)?;
+        for name in self.programs.running() {
+            if let Err(error) = send(&Request::Watch { name: name.clone() }) {
                 if channel.why_lost().is_some() {
                     return Err(error);
                 }
-                // Somebody has ended it meanwhile, and cleaned up.
-                self.known.note(Event::Ended { name, end: End::Unknown(format!("{error:#}")) });
+                // Somebody ended it meanwhile, and removed its records.
+                self.programs.on_event(Event::Ended { name, end: End::Unknown(format!("{error:#}")) });
             }
         }
-        observed.map(|address| Request::Observe { address }).iter().try_for_each(ask)?;
+        observed.map(|address| Request::Observe { address }).iter().try_for_each(send)?;
         let (old, tunnel) = {
-            let mut state = self.state();
+            let mut state = self.state.lock();
             state.channel = Some(Arc::new(channel));
             state.lost = None;
             (std::mem::replace(&mut state.login, Arc::clone(&login)), state.tunnel)
         };
-        // What the old login still has open here ends with it.
+        // Frees the tunnel's port on this machine.
         drop(old);
         if let Some(tunnel) = tunnel
             && let Err(error) = login.forward(tunnel)
         {
-            console::note(&format!("{} leads nowhere any more: {error:#}", tunnel.here));
+            console::note(&format!("the tunnel from {} is closed: {error:#}", tunnel.here));
         }
         Ok(())
     }
 }
 
-fn find_again(link: &Weak<Link>) {
+/// Tries to restore a link until it succeeds, or the link is dropped.
+fn restore(link: &Weak<Link>) {
     loop {
-        std::thread::sleep(TRY_PAUSE);
+        std::thread::sleep(RETRY_PAUSE);
         let Some(link) = link.upgrade() else { return };
-        // Why it does not succeed is of no interest, as long as it is tried.
-        if link.restore().is_ok() {
+        // The reason of a failure does not matter, since it is tried again.
+        if link.try_restore().is_ok() {
             console::note(&format!("{} is back", link.entry.name));
             return;
         }
     }
 }
 
-/// The answer to a request that has no other than that it is done.
-pub(super) fn nothing(reply: Reply) -> anyhow::Result<()> {
+pub(super) fn expect_empty(reply: Reply) -> anyhow::Result<()> {
     match reply {
-        Reply::Nothing => Ok(()),
+        Reply::Empty => Ok(()),
         other => bail!("the agent answered {other:?}"),
     }
 }

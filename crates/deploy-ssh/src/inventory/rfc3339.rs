@@ -1,4 +1,4 @@
-//! A moment in a TOML file, as people read it: UTC, as RFC 3339.
+//! A point in time in a TOML file: UTC, as RFC 3339, in whole seconds.
 
 use std::time::SystemTime;
 

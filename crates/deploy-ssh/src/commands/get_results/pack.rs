@@ -1,7 +1,7 @@
-//! A `.tgz` that is written while its files come: how long each of them is is known last.
+//! A `.tgz` whose files arrive in pieces: the length of each is known only at its end.
 //!
-//! gzip may be made of members, one behind the other. A file's head, which has its length, is a member of its own and of known
-//! size, so that it can be written again when the file has come.
+//! A gzip file may consist of several members. Each tar header, which has the length, is a member of its own, stored without
+//! compression: its size is fixed, so that it can be overwritten when the file is complete.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
@@ -13,42 +13,42 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use tar::{EntryType, Header};
 
-/// Of a tar: files begin at multiples of this, and so many zeros twice are its end.
+/// A tar's block size in bytes. Files begin at multiples of it, and two blocks of zeros end the archive.
 const BLOCK: usize = 512;
 
-/// An archive that is being made.
+/// An archive that is being written.
 pub(super) struct Packer {
     archive: File,
 }
 
-/// A file in it that is coming.
+/// A file in the archive that is being written.
 pub(super) struct Entry<'a> {
     archive: &'a mut File,
     name: &'static str,
-    /// Where its head is.
+    /// The position of its header.
     at: u64,
     length: u64,
     body: GzEncoder<File>,
 }
 
 impl Packer {
-    /// Begins an archive in this file, in place of what is in it.
+    /// Begins an archive in this file, whose content is discarded.
     pub(super) fn new(mut archive: File) -> io::Result<Self> {
         archive.set_len(0)?;
         archive.seek(SeekFrom::Start(0))?;
         Ok(Self { archive })
     }
 
-    /// Begins the next file.
+    /// Begins the next file. `name` is its path in the archive.
     pub(super) fn begin(&mut self, name: &'static str) -> anyhow::Result<Entry<'_>> {
         let at = self.archive.stream_position()?;
-        self.archive.write_all(&head(name, 0)?)?;
-        // Both have one position.
+        self.archive.write_all(&header(name, 0)?)?;
+        // The clone shares the position.
         let body = GzEncoder::new(self.archive.try_clone()?, Compression::fast());
         Ok(Entry { archive: &mut self.archive, name, at, length: 0, body })
     }
 
-    /// Ends the archive, and makes it durable; gives its size.
+    /// Ends the archive, and makes it durable; returns its size in bytes.
     pub(super) fn finish(mut self) -> io::Result<u64> {
         let mut end = GzEncoder::new(&mut self.archive, Compression::fast());
         end.write_all(&[0; 2 * BLOCK])?;
@@ -59,27 +59,26 @@ impl Packer {
 }
 
 impl Entry<'_> {
-    /// More of the file.
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.body.write_all(bytes)?;
         self.length += bytes.len() as u64;
         Ok(())
     }
 
-    /// That was all of it.
+    /// Ends the file, and writes its length.
     pub(super) fn end(mut self) -> anyhow::Result<()> {
         let used = (self.length % BLOCK as u64) as usize;
         if used > 0 {
             self.body.write_all(&[0; BLOCK][used..])?;
         }
         self.body.finish()?;
-        self.archive.write_all_at(&head(self.name, self.length)?, self.at)?;
+        self.archive.write_all_at(&header(self.name, self.length)?, self.at)?;
         Ok(())
     }
 }
 
-/// A file's head, as a gzip member that stores it as it is: its size does not depend on what it says.
-fn head(name: &str, length: u64) -> anyhow::Result<Vec<u8>> {
+/// A file's tar header, as a gzip member without compression: its size does not depend on its content.
+fn header(name: &str, length: u64) -> anyhow::Result<Vec<u8>> {
     let mut header = Header::new_gnu();
     header.set_entry_type(EntryType::Regular);
     header.set_path(name).context("naming a file in the archive")?;
@@ -93,7 +92,7 @@ fn head(name: &str, length: u64) -> anyhow::Result<Vec<u8>> {
     let member = member.finish()?;
     ensure!(
         member.len() == 10 + 5 + BLOCK + 8,
-        "a block that is stored takes {} bytes in this version of gzip",
+        "a stored block takes {} bytes in this version of gzip",
         member.len()
     );
     Ok(member)
@@ -108,10 +107,10 @@ mod tests {
 
     use super::*;
 
-    /// Packs files that come in pieces; gives what a reader finds.
+    /// Packs files in pieces; returns what a reader finds.
     fn packed(files: &[(&'static str, Vec<Vec<u8>>)]) -> Vec<(String, Vec<u8>)> {
         let mut file = tempfile::tempfile().unwrap();
-        // What an earlier one has left.
+        // What an earlier archive left.
         file.write_all(&[b'x'; 5000]).unwrap();
         let mut packer = Packer::new(file.try_clone().unwrap()).unwrap();
         for (name, pieces) in files {
@@ -134,7 +133,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(30))]
         #[test]
-        fn all_files_are_in_it(
+        fn a_reader_finds_all_files(
             first in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..2000), 0..8),
             second in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..600), 0..3),
         ) {

@@ -1,20 +1,21 @@
-//! Subcommand: cargo xtask hub
+//! `cargo xtask hub`
 
 use std::process::ExitCode;
 
 use agent::protocol::Status;
 use anyhow::{Context, ensure};
-
-use super::{command, end_on_interrupt, load, status_of};
-use crate::ssh::Ssh;
 use deploy::job::{HUB, Hub};
 use deploy::request;
 
-/// Runs the command.
-pub(super) fn run(args: &request::Hub) -> anyhow::Result<ExitCode> {
+use super::end_on_interrupt;
+use crate::agents::{connect, load, status_of};
+use crate::ssh::Ssh;
+
+/// Opens a tunnel to the hub's page, and stays until it is interrupted.
+pub(crate) fn run(args: &request::Hub) -> anyhow::Result<ExitCode> {
     end_on_interrupt("")?;
     let (inventory, access) = load(&args.inventory)?;
-    let metrics = command(inventory.host(&inventory.metrics)?, &access, &inventory.agent)?;
+    let metrics = connect(inventory.host(&inventory.metrics)?, &access, &inventory.agent)?;
     let hub = find(&metrics, &status_of(&metrics)?)?;
     let hub = hub.with_context(|| {
         format!(
@@ -22,20 +23,23 @@ pub(super) fn run(args: &request::Hub) -> anyhow::Result<ExitCode> {
             inventory.metrics
         )
     })?;
-    ensure!(hub.page().is_some(), "there is nothing to be shown");
+    ensure!(
+        hub.page().is_some(),
+        "the Monitoring Hub on {} has no page to show; end it with: cargo xtask stop",
+        inventory.metrics
+    );
     hub.stay(&metrics)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// The hub that runs on the metrics host, with a tunnel to its page; `None` if there is none.
-pub(super) fn find(metrics: &Ssh, status: &Status) -> anyhow::Result<Option<Hub>> {
+/// Connects to the hub on the metrics host, and opens a tunnel to its page; `None` if no hub runs.
+pub(crate) fn find(metrics: &Ssh, status: &Status) -> anyhow::Result<Option<Hub>> {
     if !runs(status) {
         return Ok(None);
     }
     Hub::found(metrics, metrics.watch(HUB)?).map(Some)
 }
 
-/// Whether a hub runs on a host.
-pub(super) fn runs(status: &Status) -> bool {
+pub(crate) fn runs(status: &Status) -> bool {
     status.programs.iter().any(|program| program.name == HUB && program.running.is_some())
 }

@@ -1,17 +1,16 @@
-//! What is known of a host's programs.
+//! What the agent reported about a host's programs.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::Sender;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use agent::protocol::Event;
+use parking_lot::Mutex;
 use process::exit::End;
 use process::ready::Ready;
 use protocol::results::Progress;
 
-/// What is known of all.
 #[derive(Default)]
-pub(super) struct Known(Mutex<State>);
+pub(super) struct Programs(Mutex<State>);
 
 #[derive(Default)]
 struct State {
@@ -24,59 +23,54 @@ struct Program {
     ready: Option<Ready>,
     /// How often it has died.
     died: usize,
-    /// Deaths that nobody has asked about yet.
+    /// Deaths that are not yet taken.
     deaths: Vec<End>,
     end: Option<End>,
 }
 
-impl Known {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+impl Programs {
+    /// A program of this name is about to be started or watched. Discards what an earlier one reported.
+    pub(super) fn track(&self, name: &str) {
+        self.0.lock().programs.insert(name.to_owned(), Program::default());
     }
 
-    /// A program of this name is about to be started, or watched; what was known of another one is forgotten.
-    pub(super) fn expect(&self, name: &str) {
-        self.lock().programs.insert(name.to_owned(), Program::default());
-    }
-
-    /// There is no program of this name.
     pub(super) fn forget(&self, name: &str) {
-        self.lock().programs.remove(name);
+        self.0.lock().programs.remove(name);
     }
 
-    /// Programs that have not ended, as far as is known.
-    pub(super) fn names(&self) -> Vec<String> {
-        let state = self.lock();
+    /// The programs whose end is not reported.
+    pub(super) fn running(&self) -> Vec<String> {
+        let state = self.0.lock();
         let running = state.programs.iter().filter(|(_, program)| program.end.is_none());
         running.map(|(name, _)| name.clone()).collect()
     }
 
     pub(super) fn ready(&self, name: &str) -> Option<Ready> {
-        self.lock().programs.get(name)?.ready.clone()
+        self.0.lock().programs.get(name)?.ready.clone()
     }
 
     pub(super) fn end(&self, name: &str) -> Option<End> {
-        self.lock().programs.get(name)?.end.clone()
+        self.0.lock().programs.get(name)?.end.clone()
     }
 
-    /// How a program died since this was asked last.
-    pub(super) fn deaths(&self, name: &str) -> Vec<End> {
-        let mut state = self.lock();
+    /// How a program died since the last call.
+    pub(super) fn take_deaths(&self, name: &str) -> Vec<End> {
+        let mut state = self.0.lock();
         state.programs.get_mut(name).map(|program| std::mem::take(&mut program.deaths)).unwrap_or_default()
     }
 
-    /// Progress is told to this one from now on.
+    /// Sends progress there from now on.
     pub(super) fn observe(&self, progress: Sender<Progress>) {
-        self.lock().progress = Some(progress);
+        self.0.lock().progress = Some(progress);
     }
 
-    pub(super) fn note(&self, event: Event) {
-        let mut state = self.lock();
+    pub(super) fn on_event(&self, event: Event) {
+        let mut state = self.0.lock();
         match event {
             Event::Ready { name, ready } => state.programs.entry(name).or_default().ready = Some(ready),
             Event::Died { name, end, count } => {
                 let program = state.programs.entry(name).or_default();
-                // After a lost link, they are all told again.
+                // A restored link reports all deaths again.
                 if count > program.died {
                     program.died = count;
                     program.deaths.push(end);
@@ -86,7 +80,7 @@ impl Known {
                 state.programs.entry(name).or_default().end = Some(end);
             }
             Event::Progress(progress) => {
-                // Nobody may want to see it any more.
+                // The receiving end may be closed.
                 let _ = state.progress.as_ref().map(|sender| sender.send(progress));
             }
         }

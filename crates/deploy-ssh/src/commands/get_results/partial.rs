@@ -1,7 +1,7 @@
 //! `get-results --partial`: the complete batches of a job that is not done.
 //!
-//! The receiver's checkpoint counts the bytes of complete, durable batches. These bytes are a prefix of the whole results;
-//! nothing behind them is read. The host only sends them, and this machine packs them: the host may be slow, or about to end.
+//! The receiver's checkpoint counts the bytes of complete, durable batches. These bytes are a prefix of the whole results, and
+//! no more than these is read. The host only sends them, and this machine packs them: the host may be slow, or about to end.
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -11,6 +11,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use agent::protocol::{Reply, Request, Status};
 use anyhow::{Context, anyhow, ensure};
+use deploy::console::{self, Transfer};
+use deploy::interrupt::{self, Interrupted};
+use deploy::request::Partial;
+use deploy::{exit, project, step};
 use protocol::checkpoint::{Position, slots};
 use protocol::result_files::ResultFiles;
 use protocol::schema::Schema;
@@ -19,26 +23,21 @@ use sha2::{Digest, Sha256};
 
 use super::pack::{Entry, Packer};
 use super::{OUTPUT, fetch_whole};
-use crate::run_cluster::{recall_if_there, receiver_runs_for};
+use crate::agents::{SHORT, stop_job};
+use crate::commands::run_cluster::{recall, receiver_runs_for};
 use crate::ssh::Ssh;
-use crate::{SHORT, stop_job};
-use deploy::console::{self, Transfer};
-use deploy::interrupt::{self, Interrupted};
-use deploy::request::Partial;
-use deploy::{exit, project, step};
 
-/// The archive.
+/// The archive on this machine, and the files in it.
 const ARCHIVE: &str = "results.partial.tgz";
-/// The files in it.
 const REJECTS: &str = "results.rejects.csv";
 const RESULTS: &str = "results.log";
 const SUMMARY: &str = "results.partial.json";
 /// How long the receiver may take to make its last batches durable.
 const STOP_GRACE: Duration = Duration::from_secs(20);
-/// After so many connections in a row that bring nothing, the host is given up; and the pause between two of them.
+/// How many connections in a row may bring nothing before the host is given up, and the pause between two of them.
 const TRIES: u32 = 3;
 const TRY_PAUSE: Duration = Duration::from_secs(2);
-/// In how many of its last lines the receiver says how it ended.
+/// How many of the receiver's last lines are searched for its last message.
 const LAST_LINES: usize = 50;
 
 /// The contents of `results.partial.json`.
@@ -49,11 +48,11 @@ struct PartialSummary<'a> {
     /// Rows of the whole job, where that is known.
     rows_in_all: Option<u64>,
     rejects: u64,
-    /// The names of the results' columns, as far as they are known.
+    /// Names of the results' columns; empty if they are not known.
     columns: Vec<String>,
     batches: u64,
-    /// Bytes of results in the archive, and in the complete batches. When the time was over, the archive has fewer: they end
-    /// with a line, and are fewer rows than `rows`.
+    /// Bytes of results in the archive, and in the complete batches. If the time limit cut the archive, it has fewer bytes,
+    /// which end with a whole line and are fewer rows than `rows`.
     bytes: u64,
     complete_bytes: u64,
     reject_bytes: u64,
@@ -65,7 +64,7 @@ struct PartialSummary<'a> {
     fetched: String,
     /// Why the job is not done.
     why: Option<&'a str>,
-    /// The receiver's last word.
+    /// The receiver's last message.
     receiver: Option<String>,
 }
 
@@ -84,96 +83,134 @@ pub(super) fn fetch(
         console::note(&format!("the job's programs could not be ended: {error:#}"));
     }
     interrupt::check()?;
-    let files = ResultFiles::beside(&Path::new(OUTPUT).join("results.log"))?;
-    let Some(position) = position(&host, &files)? else {
-        let advice = if step::hosts_go() { "" } else { "; start one with: cargo xtask run-cluster" };
-        let name = &host.entry().name;
-        return Err(exit::refused(anyhow!("{name} has nothing of a job: no batch is complete{advice}")));
-    };
-    // These only explain the results, so a failure to learn them must not cost the results.
-    let schema = fetch_whole(&host, &files.schema).ok().flatten();
-    let schema: Option<Schema> = schema.and_then(|json| serde_json::from_slice(&json).ok());
-    let rows_in_all = recall_if_there(&host).ok().flatten().and_then(|job| job.input.rows());
-    let receiver = match receiver_runs_for(status) {
-        Some(_) if !args.end_job => Some("running".to_owned()),
-        _ => last_word(&host),
-    };
-
+    let job = Job::fetch(args, &host, status)?;
     project::make_folder(output)?;
     let part = output.join(format!("{ARCHIVE}.part"));
-    let context = || format!("writing {} on this machine", part.display());
-    let file = File::options().read(true).write(true).create(true).truncate(false).open(&part);
-    let file = file.with_context(context)?;
-    if file.try_lock().is_err() {
-        return Err(exit::busy(anyhow!("another get-results is writing {}", part.display())));
-    }
-    let mut packer = Packer::new(file.try_clone().with_context(context)?).with_context(context)?;
-    let reader = Reader { host: Some(host), connect, deadline, writing: context() };
-    let (rejects, results) = match pack(&mut packer, reader, &files, &position) {
-        Ok(packed) => packed,
+    let writing = format!("writing {} on this machine", part.display());
+    let file = open_locked(&part)?;
+    // The lock is held until the archive has its name.
+    let mut packer = file.try_clone().and_then(Packer::new).with_context(|| writing.clone())?;
+    let reader = Reader { host: Some(host), connect, deadline, writing: writing.clone() };
+    let copied = match pack(&mut packer, reader, &job) {
+        Ok(copied) => copied,
         Err(error) => {
             std::fs::remove_file(&part).with_context(|| format!("removing {}", part.display()))?;
             return Err(error.context("the complete batches could not be fetched"));
         }
     };
-    let started = UNIX_EPOCH + Duration::from_millis(position.started);
-    let summary = PartialSummary {
-        rows: position.next_row,
-        rows_in_all,
-        rejects: position.rejects,
-        columns: schema.iter().flat_map(Schema::names).map(str::to_owned).collect(),
-        batches: position.next,
-        bytes: results.length,
-        complete_bytes: position.result_bytes,
-        reject_bytes: rejects.length,
-        complete_reject_bytes: position.reject_bytes,
-        sha256: protocol::hash::finish(results.hash),
-        started: (position.started > 0).then(|| time(started)),
-        fetched: time(SystemTime::now()),
-        why: args.because.as_deref(),
-        receiver,
-    };
-    let mut entry = packer.begin(SUMMARY).with_context(context)?;
-    entry
-        .write(&serde_json::to_vec_pretty(&summary).context("encoding the summary")?)
-        .with_context(context)?;
-    entry.end().with_context(context)?;
-    let size = packer.finish().with_context(context)?;
+    let summary = job.summary(copied, args.because.as_deref());
+    let json = serde_json::to_vec_pretty(&summary).context("encoding the summary")?;
+    let size = finish(packer, &json).with_context(|| writing)?;
     let target = output.join(ARCHIVE);
     std::fs::rename(&part, &target).with_context(|| format!("renaming {}", part.display()))?;
-    tell(&summary, &target, size);
+    show(&summary, &target, size);
     Ok(ExitCode::SUCCESS)
 }
 
-/// Packs rejects and results; the rejects first, since they are short.
-fn pack(
-    packer: &mut Packer,
-    mut reader: Reader<'_>,
-    files: &ResultFiles,
-    position: &Position,
-) -> anyhow::Result<(Read, Read)> {
+fn open_locked(part: &Path) -> anyhow::Result<File> {
+    let file = File::options().read(true).write(true).create(true).truncate(false).open(part);
+    let file = file.with_context(|| format!("writing {} on this machine", part.display()))?;
+    if file.try_lock().is_err() {
+        return Err(exit::busy(anyhow!(
+            "another get-results is writing {}; wait for its end",
+            part.display()
+        )));
+    }
+    Ok(file)
+}
+
+/// Adds the summary, and ends the archive; returns its size in bytes.
+fn finish(mut packer: Packer, summary: &[u8]) -> anyhow::Result<u64> {
+    let mut entry = packer.begin(SUMMARY)?;
+    entry.write(summary)?;
+    entry.end()?;
+    Ok(packer.finish()?)
+}
+
+/// A job that is not done, as its metrics host has it.
+struct Job {
+    files: ResultFiles,
+    position: Position,
+    schema: Option<Schema>,
+    /// Rows of the whole job; `None` where that is not known.
+    rows_in_all: Option<u64>,
+    /// The receiver's last message.
+    receiver: Option<String>,
+}
+
+impl Job {
+    fn fetch(args: &Partial, host: &Ssh, status: &Status) -> anyhow::Result<Self> {
+        let files = ResultFiles::beside(&Path::new(OUTPUT).join("results.log"))?;
+        let Some(position) = position(host, &files)? else {
+            let advice = if step::hosts_go() { "" } else { "; start one with: cargo xtask run-cluster" };
+            let name = &host.entry().name;
+            return Err(exit::refused(anyhow!("{name} has nothing of a job: no batch is complete{advice}")));
+        };
+        // The rest only explains the results, so a failure to read it must not cost the results.
+        let schema = fetch_whole(host, &files.schema).ok().flatten();
+        let schema = schema.and_then(|json| serde_json::from_slice(&json).ok());
+        let rows_in_all = recall(host).ok().flatten().and_then(|job| job.input.rows());
+        let receiver = match receiver_runs_for(status) {
+            Some(_) if !args.end_job => Some("running".to_owned()),
+            _ => last_message(host),
+        };
+        Ok(Self { files, position, schema, rows_in_all, receiver })
+    }
+
+    fn summary<'a>(&self, copied: Copied, why: Option<&'a str>) -> PartialSummary<'a> {
+        let Self { position, schema, .. } = self;
+        let started = UNIX_EPOCH + Duration::from_millis(position.started);
+        PartialSummary {
+            rows: position.next_row,
+            rows_in_all: self.rows_in_all,
+            rejects: position.rejects,
+            columns: schema.iter().flat_map(Schema::names).map(str::to_owned).collect(),
+            batches: position.next,
+            bytes: copied.results.length,
+            complete_bytes: position.result_bytes,
+            reject_bytes: copied.rejects.length,
+            complete_reject_bytes: position.reject_bytes,
+            sha256: protocol::hash::finish(copied.results.hash),
+            started: (position.started > 0).then(|| rfc3339(started)),
+            fetched: rfc3339(SystemTime::now()),
+            why,
+            receiver: self.receiver.clone(),
+        }
+    }
+}
+
+/// What was copied of each file.
+struct Copied {
+    rejects: Prefix,
+    results: Prefix,
+}
+
+/// Packs rejects and results; the rejects are first, since they are short.
+fn pack(packer: &mut Packer, mut reader: Reader<'_>, job: &Job) -> anyhow::Result<Copied> {
+    let Job { files, position, .. } = job;
     let bar = Transfer::new("fetching", position.reject_bytes + position.result_bytes);
     let writing = reader.writing.clone();
     let mut pack = |name, from: &Path, length, hash| {
         let mut entry = packer.begin(name).with_context(|| writing.clone())?;
-        let read = reader.read(from, length, &mut entry, &bar)?;
+        let read = reader.copy(from, length, &mut entry, &bar)?;
         entry.end().with_context(|| writing.clone())?;
         ensure!(
             read.length < length || protocol::hash::shorten(read.hash.clone()) == hash,
-            "{} is not what its checkpoint counts: its disk has lost something, or somebody has changed it",
+            "{} differs from its checkpoint: its disk lost data, or somebody changed it; start the job anew",
             from.display()
         );
         Ok(read)
     };
     let rejects = pack(REJECTS, &files.rejects, position.reject_bytes, position.rejects_sha256);
     let packed = rejects.and_then(|rejects| {
-        Ok((rejects, pack(RESULTS, &files.results, position.result_bytes, position.results_sha256)?))
+        let results = pack(RESULTS, &files.results, position.result_bytes, position.results_sha256)?;
+        Ok(Copied { rejects, results })
     });
     bar.clear();
     packed
 }
 
-fn tell(summary: &PartialSummary<'_>, target: &Path, size: u64) {
+fn show(summary: &PartialSummary<'_>, target: &Path, size: u64) {
     let all = summary.rows_in_all.map(|all| format!(" of {}", console::count(all))).unwrap_or_default();
     console::data(&format!("partial    {} ({})", target.display(), console::bytes(size)));
     console::data(&format!(
@@ -192,18 +229,18 @@ fn tell(summary: &PartialSummary<'_>, target: &Path, size: u64) {
     console::data(&format!("sha256     {} (of the results in it)", summary.sha256));
 }
 
-fn time(moment: SystemTime) -> String {
-    humantime::format_rfc3339_seconds(moment).to_string()
+fn rfc3339(time: SystemTime) -> String {
+    humantime::format_rfc3339_seconds(time).to_string()
 }
 
-/// How far the receiver is, as its checkpoint says. The receiver may write on meanwhile.
+/// How far the receiver is, by its checkpoint. The receiver may continue meanwhile.
 fn position(host: &Ssh, files: &ResultFiles) -> anyhow::Result<Option<Position>> {
     let Some(checkpoint) = fetch_whole(host, &files.checkpoint)? else { return Ok(None) };
     Ok(slots(&checkpoint).into_iter().next().map(|slot| slot.position))
 }
 
-/// How the receiver says that it ended.
-fn last_word(host: &Ssh) -> Option<String> {
+/// How the receiver reports that it ended.
+fn last_message(host: &Ssh) -> Option<String> {
     let tail = Request::Tail { name: "receiver".into(), lines: LAST_LINES };
     let Ok(Reply::Lines(lines)) = host.request(&tail, SHORT) else { return None };
     let messages = lines.iter().rev().map(|line| process::log::message(line));
@@ -213,53 +250,52 @@ fn last_word(host: &Ssh) -> Option<String> {
     ends.next().map(Cow::into_owned)
 }
 
-/// Reads from a host for as long as there is time.
+/// Reads from a host until the deadline.
 struct Reader<'a> {
     /// `None` when the connection is broken.
     host: Option<Ssh>,
     connect: &'a dyn Fn() -> anyhow::Result<Ssh>,
     deadline: Option<Instant>,
-    /// What is written here.
+    /// Context for errors of writing on this machine.
     writing: String,
 }
 
-/// What has come of a file.
-struct Read {
+/// The part of a file that was copied: its beginning, up to the end of a line.
+struct Prefix {
     length: u64,
     hash: Sha256,
 }
 
-/// There is no time for more.
 #[derive(Debug, thiserror::Error)]
-#[error("there is no more time")]
-struct TimeIsOver;
+#[error("the time limit is reached")]
+struct TimeLimit;
 
 impl Reader<'_> {
-    /// Reads the first `length` bytes of a file, or whole lines of them if the time is over before.
-    fn read(
+    /// Copies the first `length` bytes of a file, or whole lines of them until the deadline.
+    fn copy(
         &mut self,
         from: &Path,
         length: u64,
         entry: &mut Entry<'_>,
         bar: &Transfer,
-    ) -> anyhow::Result<Read> {
-        let mut read = Read { length: 0, hash: Sha256::new() };
-        // What has come behind the last line's end.
+    ) -> anyhow::Result<Prefix> {
+        let mut read = Prefix { length: 0, hash: Sha256::new() };
+        // The beginning of a line whose end has not arrived.
         let mut rest = Vec::new();
         let mut failures = 0;
         loop {
             let before = read.length + rest.len() as u64;
             let mut broken = Ok(());
-            let outcome = self.read_on(from, before, length, &mut |piece| {
+            let outcome = self.read_from(from, before, length, &mut |piece| {
                 let kept = keep(piece, &mut rest, &mut read, entry);
                 let is_broken = kept.is_err();
                 broken = kept;
                 bar.add(piece.len() as u64);
-                if is_broken { Err(TimeIsOver.into()) } else { Ok(()) }
+                if is_broken { Err(TimeLimit.into()) } else { Ok(()) }
             });
             broken.with_context(|| self.writing.clone())?;
             let Err(error) = outcome else { break };
-            if exit::is::<TimeIsOver>(&error) || exit::is::<Interrupted>(&error) {
+            if exit::is::<TimeLimit>(&error) || exit::is::<Interrupted>(&error) {
                 return Ok(read);
             }
             failures = if read.length + rest.len() as u64 > before { 1 } else { failures + 1 };
@@ -267,19 +303,19 @@ impl Reader<'_> {
                 if read.length == 0 {
                     return Err(error);
                 }
-                // What has come is a prefix as well, and more than nothing.
-                console::note(&format!("{error:#}; what has come is kept"));
+                // A shorter prefix is better than nothing.
+                console::note(&format!("{error:#}; what was fetched so far is kept"));
                 return Ok(read);
             }
             console::note(&format!("{error:#}; trying again"));
             std::thread::sleep(TRY_PAUSE);
         }
-        // Complete batches end with a line; if these do not, they are kept all the same.
+        // Complete batches end with a line; should these not, they are kept all the same.
         keep_lines(rest.len(), &mut rest, &mut read, entry).with_context(|| self.writing.clone())?;
         Ok(read)
     }
 
-    fn read_on(
+    fn read_from(
         &mut self,
         from: &Path,
         begin: u64,
@@ -301,13 +337,13 @@ impl Reader<'_> {
 
     fn check(&self) -> anyhow::Result<()> {
         interrupt::check()?;
-        ensure!(self.deadline.is_none_or(|deadline| Instant::now() < deadline), TimeIsOver);
+        ensure!(self.deadline.is_none_or(|deadline| Instant::now() < deadline), TimeLimit);
         Ok(())
     }
 }
 
-/// Passes on what has come, up to its last line's end.
-fn keep(piece: &[u8], rest: &mut Vec<u8>, read: &mut Read, entry: &mut Entry<'_>) -> std::io::Result<()> {
+/// Writes what has arrived, up to the end of its last line.
+fn keep(piece: &[u8], rest: &mut Vec<u8>, read: &mut Prefix, entry: &mut Entry<'_>) -> std::io::Result<()> {
     rest.extend_from_slice(piece);
     let whole = rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
     keep_lines(whole, rest, read, entry)
@@ -316,7 +352,7 @@ fn keep(piece: &[u8], rest: &mut Vec<u8>, read: &mut Read, entry: &mut Entry<'_>
 fn keep_lines(
     length: usize,
     rest: &mut Vec<u8>,
-    read: &mut Read,
+    read: &mut Prefix,
     entry: &mut Entry<'_>,
 ) -> std::io::Result<()> {
     entry.write(&rest[..length])?;

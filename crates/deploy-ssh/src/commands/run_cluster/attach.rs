@@ -1,4 +1,4 @@
-//! `run-cluster --attach`: a job that goes on without anybody watching is shown again.
+//! `run-cluster --attach`: shows a job again whose `run-cluster` is gone.
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -6,32 +6,34 @@ use std::time::Instant;
 use agent::protocol::{Reply, Request, Status};
 use anyhow::{Context, bail, ensure};
 
-use super::{conclude, end, is_packed, lifetime, recall_if_there, receiver_runs_for};
-use crate::hosts::Inventory;
-use crate::ssh::Ssh;
-use crate::{SHORT, command, each, end_on_interrupt, hub, load, lock_all, status_of};
 use deploy::job::{self, Found, HUB, Hub, Program, Watched};
 use deploy::request::RunCluster;
 use deploy::{console, exit};
 
-/// How much of what the receiver last said is shown.
+use super::{Timing, conclude, end, hub, is_packed, lifetime, recall, receiver_runs_for};
+use crate::agents::{SHORT, connect, load, lock_all, status_of};
+use crate::commands::end_on_interrupt;
+use crate::inventory::Inventory;
+use crate::parallel::each;
+use crate::ssh::Ssh;
+
+/// How many of the last lines of a receiver that has ended are shown.
 const LAST_LINES: usize = 12;
 
-/// Runs the command.
 pub(super) fn run(args: &RunCluster) -> anyhow::Result<ExitCode> {
     end_on_interrupt(
         "the job goes on; cargo xtask run-cluster --attach shows it again, and cargo xtask stop ends it",
     )?;
     let start = Instant::now();
     let (inventory, access) = load(&args.inventory)?;
-    let reached = each(&inventory.used_hosts()?, |host| command(host, &access, &inventory.agent));
+    let reached = each(&inventory.used_hosts()?, |host| connect(host, &access, &inventory.agent));
     let mut hosts = Vec::new();
     for host in reached {
         match host {
             Ok(host) => hosts.push(host),
-            // Without the metrics host there is nothing to show.
+            // The first is the metrics host; without it there is nothing to show.
             Err(error) if hosts.is_empty() => return Err(error),
-            Err(error) => console::note(&format!("{error:#}; the job may do without it")),
+            Err(error) => console::note(&format!("{error:#}; the job may continue without this host")),
         }
     }
     lock_all(&hosts, "cargo xtask run-cluster --attach")?;
@@ -42,12 +44,12 @@ pub(super) fn run(args: &RunCluster) -> anyhow::Result<ExitCode> {
             is_packed(metrics)?,
             "the job is done, and its receiver was ended while it packed the results; cargo xtask run-cluster --resume packs them"
         );
-        return conclude(metrics, None, None, start);
+        return conclude(metrics, &Timing { forming: None, packing: None, start });
     }
     ensure_runs(metrics, &statuses[0]).map_err(exit::refused)?;
-    let rows = recall_if_there(metrics)?.and_then(|description| description.input.rows());
+    let rows = recall(metrics)?.and_then(|description| description.input.rows());
     let found = find(&inventory, &hosts, &statuses)?;
-    // Without it, the receiver tells how the job goes.
+    // Without a hub, progress comes from the receiver.
     let hub = hub::find(metrics, &statuses[0]).unwrap_or_else(|error| {
         console::note(&format!("the Monitoring Hub cannot be shown: {error:#}"));
         None
@@ -60,7 +62,7 @@ pub(super) fn run(args: &RunCluster) -> anyhow::Result<ExitCode> {
     let watched = Watched { rows, packs: true, token: None, page, lifetime: lifetime.as_ref() };
     let packing = job::attach(metrics, found, &watched);
     let packing = end(&hosts, packing)?;
-    conclude(metrics, None, Some(packing), start)
+    conclude(metrics, &Timing { forming: None, packing: Some(packing), start })
 }
 
 fn ensure_runs(metrics: &Ssh, status: &Status) -> anyhow::Result<()> {
@@ -69,16 +71,16 @@ fn ensure_runs(metrics: &Ssh, status: &Status) -> anyhow::Result<()> {
     };
     let Some(end) = receiver.end.as_ref().filter(|_| receiver.running.is_none()) else { return Ok(()) };
     let tail = metrics.request(&Request::Tail { name: "receiver".into(), lines: LAST_LINES }, SHORT)?;
-    let Reply::Lines(lines) = tail else { bail!("the agent answered {tail:?}") };
+    let Reply::Lines(lines) = tail else { bail!("the agent answered {tail:?} to a request for log lines") };
     bail!(
-        "no job is running: the receiver has ended ({}); cargo xtask run-cluster --resume goes on with the job. The receiver's \
-         last words:\n    {}",
+        "no job is running: the receiver has ended ({}); cargo xtask run-cluster --resume continues with the job. The receiver's \
+         last lines:\n    {}",
         end,
         lines.join("\n    ")
     )
 }
 
-/// The job's programs, the receiver first.
+/// The job's programs; the receiver is the first.
 fn find<'a>(inventory: &Inventory, hosts: &'a [Ssh], statuses: &[Status]) -> anyhow::Result<Found<'a>> {
     let mut found = Found::new();
     for (host, status) in hosts.iter().zip(statuses) {
@@ -89,7 +91,11 @@ fn find<'a>(inventory: &Inventory, hosts: &'a [Ssh], statuses: &[Status]) -> any
         }
     }
     found.sort_by_key(|program| program.name() != "receiver");
-    let is_there = found.first().is_some_and(|program| program.name() == "receiver");
-    ensure!(is_there, "there is no receiver on {}", inventory.metrics);
+    let has_receiver = found.first().is_some_and(|program| program.name() == "receiver");
+    ensure!(
+        has_receiver,
+        "there is no receiver on {}; start a job with: cargo xtask run-cluster",
+        inventory.metrics
+    );
     Ok(found)
 }

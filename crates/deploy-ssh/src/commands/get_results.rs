@@ -1,0 +1,238 @@
+//! `cargo xtask get-results`
+
+mod pack;
+mod partial;
+
+use std::fs::File;
+use std::io::{BufReader, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use agent::protocol::{FOLDER, Request, Status};
+use anyhow::{Context, anyhow, bail, ensure};
+use deploy::console::{self, Transfer};
+use deploy::request::GetResults;
+use deploy::{exit, interrupt, project, step};
+use files::{remove_if_there, replace_file};
+use flate2::read::MultiGzDecoder;
+use protocol::result_files::{self, REPORT};
+use protocol::results::Summary;
+
+use super::end_on_interrupt;
+use crate::agents::{SHORT, connect, load, running, status_of};
+use crate::ssh::Ssh;
+
+/// Paths in the metrics host's folder.
+pub(super) const OUTPUT: &str = "output";
+pub(super) const ARCHIVE: &str = "output/results.tgz";
+
+/// How often a report of another job is fetched again, and the pause in between.
+const REPORT_TRIES: u32 = 3;
+const REPORT_PAUSE: Duration = Duration::from_millis(500);
+
+/// Fetches the results of the last job, or what is complete of them.
+pub(crate) fn run(args: &GetResults) -> anyhow::Result<ExitCode> {
+    let mut is_begun = false;
+    fetch(args, &mut is_begun).map_err(|error| if is_begun { error } else { exit::refused(error) })
+}
+
+fn fetch(args: &GetResults, is_begun: &mut bool) -> anyhow::Result<ExitCode> {
+    if args.partial.is_some() {
+        interrupt::watch_and_say("interrupted; ending with what was fetched so far", "interrupted twice")?;
+    } else {
+        end_on_interrupt(match step::hosts_go() {
+            true => "interrupted",
+            false => "interrupted; another cargo xtask get-results continues there",
+        })?;
+    }
+    let (inventory, access) = load(&args.inventory)?;
+    let metrics = inventory.host(&inventory.metrics)?.clone();
+    let reconnect = || connect(&metrics, &access, &inventory.agent);
+    let host = reconnect()?;
+    let status = status_of(&host)?;
+    let output = args.output.clone();
+    let length = host.length(Path::new(ARCHIVE))?;
+    if let Some(partial) = &args.partial
+        && (status.summary.is_none() || length.is_none())
+    {
+        *is_begun = true;
+        return partial::fetch(partial, &output, host, &status, &reconnect);
+    }
+    let Some(summary) = &status.summary else { return Err(no_results(&metrics.name, &status)) };
+    let length = length.with_context(|| {
+        let advice = match step::hosts_go() {
+            true => "",
+            false => "; then cargo xtask run-cluster --resume packs it",
+        };
+        format!(
+            "{} has no {ARCHIVE}: it is being packed, or its receiver was ended while it packed{advice}",
+            metrics.name
+        )
+    })?;
+    *is_begun = true;
+    project::make_folder(&output)?;
+    fetch_all(&host, &output, summary, length)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Why there is nothing to fetch; busy while a job runs.
+fn no_results(name: &str, status: &Status) -> anyhow::Error {
+    let is_running = !running(status).is_empty();
+    let advice = match (is_running, status.programs.is_empty()) {
+        (true, _) => {
+            "; one is running: cargo xtask status (get-results --partial fetches what is complete)".to_owned()
+        }
+        (false, true) => "; run one with: cargo xtask run-cluster".to_owned(),
+        (false, false) => format!(
+            ", and the last one did not complete; what was received is in {FOLDER}/output there, until the next run-cluster: cargo \
+             xtask get-results --partial fetches it"
+        ),
+    };
+    let error = anyhow!("{name} has no results of a job that is done{advice}");
+    if is_running { exit::busy(error) } else { error }
+}
+
+/// Fetches the results of a job that is done, and its hub's report.
+fn fetch_all(host: &Ssh, output: &Path, summary: &Summary, length: u64) -> anyhow::Result<()> {
+    let part = fetch_archive(host, output, summary, length)?;
+    if let Err(error) = check(&part, summary) {
+        // Another try would continue with the same bytes.
+        std::fs::remove_file(&part).with_context(|| format!("removing {}", part.display()))?;
+        return Err(error.context(
+            "the fetched archive is damaged or not this job's, and is removed; fetch it again: cargo xtask get-results",
+        ));
+    }
+    let target = output.join(result_files::ARCHIVE);
+    std::fs::rename(&part, &target).with_context(|| format!("renaming {}", part.display()))?;
+    console::data(&format!("results    {} ({})", target.display(), console::bytes(length)));
+    console::data(&format!("rows out   {}", console::count(summary.rows - summary.rejects)));
+    console::data(&format!("sha256     {} (of the results in it, checked)", summary.sha256));
+    // This only keeps `down` from asking; the results are here.
+    if let Err(error) = host.send(&Request::Fetched { sha256: summary.sha256.clone() }, SHORT) {
+        console::note(&format!(
+            "the metrics host could not note that the results were fetched, so cargo xtask down will ask: {error:#}"
+        ));
+    }
+    match fetch_report(host, output, summary) {
+        Ok(Some(page)) => console::data(&format!("report     {}", page.display())),
+        Ok(None) => {}
+        // The results matter more, and they are here.
+        Err(error) => console::note(&format!("the Monitoring Hub's report was not fetched: {error:#}")),
+    }
+    Ok(())
+}
+
+/// Fetches the archive to a file with a temporary name, from where an earlier try stopped; returns its path.
+fn fetch_archive(host: &Ssh, output: &Path, summary: &Summary, length: u64) -> anyhow::Result<PathBuf> {
+    // The name has the job, so that nothing continues with another job's bytes.
+    let key = protocol::hash::short_hex(format!("{} {}", summary.sha256, summary.ended).as_bytes());
+    let part = output.join(format!("results.{key}.part"));
+    let context = || format!("writing {} on this machine", part.display());
+    let mut options = File::options();
+    let mut file =
+        options.read(true).write(true).create(true).truncate(false).open(&part).with_context(context)?;
+    if file.try_lock().is_err() {
+        return Err(exit::busy(anyhow!(
+            "another get-results is writing {}; wait for its end",
+            part.display()
+        )));
+    }
+    let fetched = file.metadata().with_context(context)?.len().min(length);
+    if fetched > 0 {
+        console::note(&format!("continuing at {} of {}", console::bytes(fetched), console::bytes(length)));
+    }
+    let bar = Transfer::new("fetching", length);
+    bar.add(fetched);
+    file.seek(SeekFrom::Start(fetched)).with_context(context)?;
+    let outcome = host.read_pieces(Path::new(ARCHIVE), fetched, length, |piece| {
+        file.write_all(piece).with_context(context)?;
+        bar.add(piece.len() as u64);
+        interrupt::check()
+    });
+    bar.clear();
+    outcome.with_context(|| match step::hosts_go() {
+        true => format!("what was fetched so far is in {}", part.display()),
+        false => {
+            format!("what was fetched so far is in {}; another get-results continues there", part.display())
+        }
+    })?;
+    file.set_len(length).with_context(context)?;
+    file.sync_all().with_context(context)?;
+    Ok(part)
+}
+
+/// Fetches the report that the job's hub wrote, if there is one; returns the path of its page. Removes the report of another
+/// job from this machine.
+fn fetch_report(host: &Ssh, output: &Path, summary: &Summary) -> anyhow::Result<Option<PathBuf>> {
+    let targets = REPORT.map(|name| output.join(name));
+    for target in &targets {
+        remove_if_there(target)?;
+    }
+    // The hub writes it again when the last programs have ended, which may be happening now.
+    for tries_left in (0..REPORT_TRIES).rev() {
+        let [page, figures] = REPORT.map(|name| fetch_whole(host, &Path::new(OUTPUT).join(name)));
+        let (Some(page), Some(figures)) = (page?, figures?) else { return Ok(None) };
+        if is_report_of(summary, &page, &figures) {
+            for (target, content) in targets.iter().zip([page, figures]) {
+                replace_file(target, &content)?;
+            }
+            return Ok(Some(output.join(REPORT[0])));
+        }
+        if tries_left > 0 {
+            std::thread::sleep(REPORT_PAUSE);
+        }
+    }
+    bail!(
+        "the report on {} is not of this job; the hub may still be writing it: cargo xtask get-results",
+        host.entry().name
+    )
+}
+
+/// Fetches a small file; `None` if it does not exist.
+fn fetch_whole(host: &Ssh, path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
+    let Some(length) = host.length(path)? else { return Ok(None) };
+    let mut content = Vec::new();
+    host.read_pieces(path, 0, length, |piece| {
+        content.extend_from_slice(piece);
+        Ok(())
+    })?;
+    Ok(Some(content))
+}
+
+/// Whether page and figures are complete, and of the job with this summary.
+fn is_report_of(summary: &Summary, page: &[u8], figures: &[u8]) -> bool {
+    let figures: serde_json::Value = serde_json::from_slice(figures).unwrap_or_default();
+    let page = String::from_utf8_lossy(page);
+    serde_json::to_value(summary).is_ok_and(|summary| figures["job"]["summary"] == summary)
+        && page.contains(&summary.sha256)
+        && page.trim_end().ends_with("</html>")
+}
+
+/// Checks that the archive is complete, and that its results have the summary's SHA-256.
+fn check(archive: &Path, summary: &Summary) -> anyhow::Result<()> {
+    let file = File::open(archive).with_context(|| format!("opening {}", archive.display()))?;
+    let mut tar = tar::Archive::new(MultiGzDecoder::new(BufReader::with_capacity(1 << 20, file)));
+    let mut names = Vec::new();
+    for entry in tar.entries().context("reading the archive")? {
+        let mut entry = entry.context("reading the archive")?;
+        let name = entry.path().context("reading the archive")?.display().to_string();
+        if name == "results.log" {
+            let (hash, _) =
+                protocol::hash::of_all(&mut entry).context("reading the results in the archive")?;
+            let found = protocol::hash::finish(hash);
+            ensure!(
+                found == summary.sha256,
+                "the results have the SHA-256 {found}, and results.json says {}",
+                summary.sha256
+            );
+        }
+        names.push(name);
+    }
+    ensure!(
+        names == ["results.log", "results.rejects.csv", "results.json"],
+        "the archive holds {}",
+        names.join(", ")
+    );
+    Ok(())
+}

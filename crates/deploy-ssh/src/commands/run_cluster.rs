@@ -1,0 +1,356 @@
+//! `cargo xtask run-cluster`
+
+mod attach;
+mod description;
+mod input;
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant, SystemTime};
+
+use agent::protocol::{FOLDER, Request, Status};
+use anyhow::{Context, anyhow, bail, ensure};
+use deploy::host::Host;
+use deploy::input::check_input;
+use deploy::interrupt::{self, Interrupted};
+use deploy::job::{self, Hosts, Hub, Job, Lifetime, LostSight, Times};
+use deploy::options::{self, refuse_unnamed_model, threads, threads_each};
+use deploy::request::{RunCluster, RunMode};
+use deploy::{console, exit, step};
+use protocol::token::Token;
+
+use super::get_results::{ARCHIVE, OUTPUT};
+use super::hub;
+use crate::agents::{SHORT, connect_all, load, lock_all, status_of, stop_all, stop_job};
+use crate::inventory::Inventory;
+use crate::package::module_of;
+use crate::parallel::{all, each};
+use crate::ssh::Ssh;
+use description::Description;
+pub(crate) use description::recall;
+
+/// Where Python models find the module and the packages, from the host's folder.
+const PYTHON_PATH: &str = "app/python:packages";
+/// How long programs may take to end whose work is discarded.
+const GRACE: Duration = Duration::from_secs(1);
+/// How long a receiver may take to make durable what it has.
+const RECEIVER_GRACE: Duration = Duration::from_secs(20);
+/// How long a host may take to remove the results of an earlier job.
+const CLEAN_TIME: Duration = Duration::from_secs(120);
+/// How long a model may take to load, and the sender to check an input.
+const CHECK_TIME: Duration = Duration::from_secs(180);
+
+pub(crate) fn run(args: &RunCluster) -> anyhow::Result<ExitCode> {
+    if args.mode == RunMode::Attach {
+        return attach::run(args);
+    }
+    let hosts_go = step::hosts_go();
+    interrupt::watch_or_leave(match hosts_go {
+        true => "interrupted twice: the job is left as it is",
+        false => "interrupted twice: cargo xtask stop ends what is left of the job on the hosts",
+    })?;
+    let (start, mut is_started) = (Instant::now(), false);
+    let outcome = run_until_done(args, start, &mut is_started);
+    match outcome {
+        Err(error) if exit::is::<Interrupted>(&error) => {
+            console::note(match (is_started, hosts_go) {
+                (true, false) => {
+                    "interrupted: all programs of the job have ended; the metrics host keeps what was received, and cargo xtask \
+                     run-cluster --resume continues with it (cargo xtask get-results --partial fetches it)"
+                }
+                (true, true) => "interrupted: all programs of the job have ended",
+                (false, false) => {
+                    "interrupted before anything was started; results of an earlier job are as they were"
+                }
+                (false, true) => "interrupted before anything was started",
+            });
+            Ok(ExitCode::from(interrupt::EXIT_CODE))
+        }
+        outcome => outcome.map_err(|error| if is_started { error } else { exit::refused(error) }),
+    }
+}
+
+/// Runs the job. `is_started` is set before anything on the hosts is changed.
+fn run_until_done(args: &RunCluster, start: Instant, is_started: &mut bool) -> anyhow::Result<ExitCode> {
+    let (inventory, access) = load(&args.inventory)?;
+    let lifetime = check(args, &inventory)?;
+    let hosts = connect_all(&inventory.used_hosts()?, &access, &inventory.agent)?;
+    // The metrics host is the first: every command for these hosts starts with it.
+    lock_all(&hosts, "cargo xtask run-cluster")?;
+    let cluster = Cluster::new(&inventory, &hosts)?;
+    let (description, is_done) = cluster.describe(args)?;
+    let token = job::make_token()?;
+    interrupt::check()?;
+    *is_started = true;
+    cluster.clear(args.mode, is_done, &description, &token)?;
+    show_start(args, &description, cluster.classifiers.len());
+    let job = cluster.job(args, description, token, lifetime)?;
+    if is_done {
+        let packing = end(&hosts, job::pack(&job, cluster.metrics))?;
+        return conclude(cluster.metrics, &Timing { forming: None, packing: Some(packing), start });
+    }
+    let (metrics, classifiers) = (cluster.metrics, cluster.classifiers);
+    let outcome = run_with_hub(&job, &Hosts { metrics, classifiers });
+    let times = end(&hosts, outcome)?;
+    conclude(metrics, &Timing { forming: Some(times.forming), packing: Some(times.packing), start })
+}
+
+/// Checks what can be checked before any host is asked; returns when the hosts terminate themselves.
+fn check(args: &RunCluster, inventory: &Inventory) -> anyhow::Result<Option<Lifetime>> {
+    ensure!(inventory.ready, "the last cargo xtask up did not complete; run it again");
+    let lifetime = lifetime(inventory);
+    if let Some(warning) = lifetime.as_ref().and_then(|lifetime| lifetime.at_start(SystemTime::now())) {
+        console::note(&warning);
+    }
+    if let Some(path) = args.job.rows.path() {
+        ensure!(path != Path::new("-"), "standard input cannot be shipped to the hosts; give a file");
+        check_input(path)?;
+    }
+    let is_named = args.model.is_some() || inventory.has_named_model();
+    refuse_unnamed_model(&args.job.rows, is_named)?;
+    Ok(lifetime)
+}
+
+/// The locked hosts, by their roles.
+struct Cluster<'a> {
+    inventory: &'a Inventory,
+    hosts: &'a [Ssh],
+    metrics: &'a Ssh,
+    initializer: &'a Ssh,
+    /// The initializer is the first.
+    classifiers: Vec<&'a dyn Host>,
+}
+
+impl<'a> Cluster<'a> {
+    fn new(inventory: &'a Inventory, hosts: &'a [Ssh]) -> anyhow::Result<Self> {
+        let by_name = |name: &String| {
+            let host = hosts.iter().find(|host| host.entry().name == *name);
+            host.with_context(|| format!("the inventory has no host {name}; run cargo xtask up again"))
+        };
+        let classifiers: Vec<_> = inventory.machines.iter().map(by_name).collect::<anyhow::Result<_>>()?;
+        let initializer =
+            *classifiers.first().context("the inventory has no initializer; run cargo xtask up again")?;
+        let classifiers = classifiers.into_iter().map(|host| host as &dyn Host).collect();
+        Ok(Self { inventory, hosts, metrics: by_name(&inventory.metrics)?, initializer, classifiers })
+    }
+
+    /// The job to run, and whether it is done but for the packing of its results.
+    fn describe(&self, args: &RunCluster) -> anyhow::Result<(Description, bool)> {
+        if args.mode != RunMode::Resume {
+            refuse_second_job(self.metrics)?;
+        }
+        all(each(self.hosts, |host| ensure_right_application(host, self.inventory)))?;
+        match args.mode {
+            RunMode::Resume => description::resume(args, self),
+            _ => Ok((description::new(args, self)?, false)),
+        }
+    }
+
+    /// Ends what still runs, removes what an earlier job left, and writes what the new one needs.
+    fn clear(
+        &self,
+        mode: RunMode,
+        is_done: bool,
+        description: &Description,
+        token: &Token,
+    ) -> anyhow::Result<()> {
+        let text = serde_json::to_string(description).context("encoding the job's description")?;
+        let resumes = mode == RunMode::Resume;
+        // A receiver that still runs makes durable what it has.
+        let grace = if resumes { RECEIVER_GRACE } else { GRACE };
+        all(each(self.hosts, |host| {
+            let is_metrics = host.entry().name == self.inventory.metrics;
+            // The hub of a job that only has to be packed already has all of it.
+            if is_done && is_metrics {
+                stop_job(host, grace)?;
+            } else {
+                stop_all(host, grace)?;
+            }
+            if !resumes || !is_metrics {
+                host.send(&Request::Clean, CLEAN_TIME)?;
+            }
+            let write = |path: &str, text: &str| Request::WriteSecret {
+                path: path.to_owned(),
+                text: text.to_owned(),
+            };
+            if is_metrics {
+                host.send(&write(description::FILE, &text), SHORT)?;
+            }
+            host.send(&write("run/token", token.secret()), SHORT)
+        }))
+        .map(drop)
+    }
+
+    fn job(
+        &self,
+        args: &RunCluster,
+        description: Description,
+        token: Token,
+        lifetime: Option<Lifetime>,
+    ) -> anyhow::Result<Job> {
+        let Description { input, model, model_args, workers, max_rejects, .. } = description;
+        let shown = telemetry::job::Description {
+            machines: self.inventory.machines.clone(),
+            ..options::describe(
+                &model,
+                &model_args,
+                input::describe(&input, args.job.rows.path()),
+                format!("{FOLDER}/output on {}", self.inventory.metrics),
+                workers * self.classifiers.len(),
+            )
+        };
+        let python_path = ("PYTHONPATH".to_owned(), PYTHON_PATH.to_owned());
+        Ok(Job {
+            input,
+            model_args,
+            workers,
+            environment: std::iter::once(python_path).chain(args.job.environment.clone()).collect(),
+            results: "output/results.log".into(),
+            archive: Some(ARCHIVE.into()),
+            run_folder: "run".into(),
+            token,
+            token_file: "run/token".into(),
+            max_rejects: max_rejects.map(|most| most.parse().map_err(anyhow::Error::msg)).transpose()?,
+            lifetime,
+            description: shown,
+        })
+    }
+}
+
+fn show_start(args: &RunCluster, description: &Description, machines: usize) {
+    let Description { input, model, model_args, workers, .. } = description;
+    console::note(&format!(
+        "{}{}, on {} workers ({machines} machines of {workers}){}, through {model}",
+        if args.mode == RunMode::Resume { "continuing with " } else { "" },
+        input::describe(input, args.job.rows.path()),
+        workers * machines,
+        threads_each(model, model_args)
+    ));
+}
+
+/// When the first host terminates itself that the job cannot lose, and what to do about it.
+fn lifetime(inventory: &Inventory) -> Option<Lifetime> {
+    let ends = inventory.ends()?;
+    let advice = match step::hosts_go() {
+        true => {
+            "shortly before that, what is complete is fetched to results.partial.tgz (Ctrl-C does it now); all of it needs a \
+             longer --ttl"
+        }
+        false => {
+            "what is complete can be fetched until then, with cargo xtask get-results --partial; all of it needs other \
+             machines: cargo xtask down, and up with a longer --ttl"
+        }
+    };
+    Some(Lifetime::new(ends, humantime::format_rfc3339_seconds(ends).to_string(), advice))
+}
+
+/// Runs the job with a hub that outlives it.
+fn run_with_hub(job: &Job, hosts: &Hosts<'_>) -> anyhow::Result<Times> {
+    let mut hub = Hub::start(job, hosts.metrics, Path::new(OUTPUT))?;
+    hub.iter_mut().for_each(Hub::leave);
+    job::run(job, hosts, hub.as_ref(), None)
+}
+
+/// Ends what is left of the job on its hosts, except the hub.
+fn end<T>(hosts: &[Ssh], outcome: anyhow::Result<T>) -> anyhow::Result<T> {
+    if outcome.as_ref().is_err_and(exit::is::<LostSight>) {
+        return outcome;
+    }
+    // Whatever happened, this ends what could not be ended by name. A lost host may still compute, to no effect.
+    let (reachable, lost): (Vec<_>, Vec<_>) = hosts.iter().partition(|host| host.away().is_none());
+    for host in lost {
+        let advice = match step::hosts_go() {
+            true => "",
+            false => "; cargo xtask stop, or the next job, ends what is left of the job there",
+        };
+        console::note(&format!("{} is still lost{advice}", host.name()));
+    }
+    let stopped = all(each(&reachable, |host| stop_job(host, GRACE)));
+    match (outcome, stopped) {
+        (outcome, Ok(_)) => outcome,
+        (Ok(_), Err(left)) => Err(left
+            .context("the job is done, but some of its programs still run; end them with: cargo xtask stop")),
+        (Err(error), Err(left)) => {
+            bail!("{error:#}\n\nbesides, what is left of the job could not be ended: {left:#}")
+        }
+    }
+}
+
+/// How long the phases of a job took.
+struct Timing {
+    forming: Option<Duration>,
+    packing: Option<Duration>,
+    start: Instant,
+}
+
+/// Prints the summary of a job that is done.
+fn conclude(metrics: &Ssh, timing: &Timing) -> anyhow::Result<ExitCode> {
+    let status = status_of(metrics)?;
+    let summary = status.summary.as_ref().context(
+        "the job is done, but the metrics host has no results.json; run the job again, and see cargo xtask logs",
+    )?;
+    let job = recall(metrics)?;
+    let threads = job.as_ref().and_then(|job| threads(&job.model, &job.model_args));
+    console::summary(summary, timing.start.elapsed(), threads);
+    if let Some(forming) = timing.forming {
+        console::data(&format!("cluster    formed in {:.2} s", forming.as_secs_f64()));
+    }
+    let packed =
+        timing.packing.map(|time| format!(", packed {:.2} s after the last row", time.as_secs_f64()));
+    console::data(&format!("results    on {}{}", metrics.name(), packed.unwrap_or_default()));
+    console::data(&format!("sha256     {}", summary.sha256));
+    // `job` fetches them itself, and leaves no hub.
+    if !step::hosts_go() {
+        let hub = if hub::runs(&status) { "; the job's Monitoring Hub stays: cargo xtask hub" } else { "" };
+        console::note(&format!("fetch them: cargo xtask get-results{hub}"));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Whether the results can be fetched. The archive gets its name when it is complete.
+fn is_packed(metrics: &Ssh) -> anyhow::Result<bool> {
+    Ok(metrics.length(Path::new(ARCHIVE))?.is_some())
+}
+
+/// Checks that a host has what the inventory lists, and not what somebody else shipped since.
+fn ensure_right_application(host: &Ssh, inventory: &Inventory) -> anyhow::Result<()> {
+    let status = status_of(host)?;
+    let is_python = module_of(&inventory.model).is_some();
+    ensure!(
+        status.app.as_ref() == Some(&inventory.app) && (!is_python || status.packages == inventory.packages),
+        "{} has another application than the last cargo xtask up has shipped from here; run it again",
+        host.name()
+    );
+    Ok(())
+}
+
+/// Checks that a host can load the model.
+pub(crate) fn check_model(host: &Ssh, args: &[String]) -> anyhow::Result<()> {
+    let args: Vec<_> = args.iter().map(|arg| shell_word(arg)).collect();
+    let script = format!("cd {FOLDER} && PYTHONPATH={PYTHON_PATH} app/classifier check {}", args.join(" "));
+    host.run(&script, CHECK_TIME).map(drop)
+}
+
+/// Quotes a word for the shell.
+fn shell_word(word: &str) -> String {
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
+/// For how many seconds the receiver has been running; `None` if it does not run.
+pub(crate) fn receiver_runs_for(status: &Status) -> Option<u64> {
+    status.programs.iter().find(|program| program.name == "receiver")?.running
+}
+
+/// A job continues when its `run-cluster` is gone, and must not be disturbed.
+fn refuse_second_job(metrics: &Ssh) -> anyhow::Result<()> {
+    let status = status_of(metrics)?;
+    if let Some(seconds) = receiver_runs_for(&status) {
+        let rows = status.progress.map_or(0, |progress| progress.rows);
+        return Err(exit::busy(anyhow!(
+            "a job has been running on the hosts for {seconds} s, unwatched, and {} rows are done; wait for its end (cargo xtask \
+             run-cluster --attach shows it), or end it with: cargo xtask stop",
+            console::count(rows)
+        )));
+    }
+    Ok(())
+}

@@ -1,0 +1,148 @@
+//! The Python packages that a model needs.
+//!
+//! pip resolves them once, on this machine, for the Python and the C library of the hosts; then they are shipped. So hosts
+//! need no package index, pip or venv, and all hosts have the same versions: with others, the same rows might give different
+//! results.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, ensure};
+use deploy::{console, project};
+
+use super::archive::{self, Archive};
+use crate::scratch;
+
+/// The oldest C library for which wheels are built, as the minor version of glibc 2.x.
+const OLDEST_GLIBC: u32 = 17;
+/// For a model without a requirements file.
+const DEFAULT: &str = "pandas\n";
+
+/// What the choice of packages depends on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Platform {
+    /// Python's version, such as 3.11.
+    pub(crate) python: String,
+    /// The processor, as `uname -m` prints it.
+    pub(crate) processor: String,
+    /// The minor version of glibc 2.x.
+    pub(crate) glibc: u32,
+}
+
+/// What packages are asked for.
+struct Requirements {
+    /// `None` for [`DEFAULT`].
+    file: Option<PathBuf>,
+    text: String,
+}
+
+impl Requirements {
+    /// Those of the file, or of `requirements.txt` in the module's folder.
+    fn load(file: Option<&Path>, module_folder: &Path) -> anyhow::Result<Self> {
+        let beside = module_folder.join("requirements.txt");
+        let file = file.map(Path::to_owned).or_else(|| beside.exists().then_some(beside));
+        let text = match &file {
+            Some(file) => std::fs::read_to_string(file)
+                .with_context(|| format!("reading the requirements {}", file.display()))?,
+            None => DEFAULT.to_owned(),
+        };
+        Ok(Self { file, text })
+    }
+
+    fn name(&self) -> String {
+        self.file.as_ref().map_or_else(|| DEFAULT.trim().to_owned(), |file| file.display().to_string())
+    }
+
+    /// The file for pip. The user's own stays where it is, since it may refer to others beside it.
+    fn file_for_pip(&self, folder: &Path) -> anyhow::Result<PathBuf> {
+        if let Some(file) = &self.file {
+            return Ok(file.clone());
+        }
+        let list = folder.join("requirements.txt");
+        std::fs::write(&list, &self.text).with_context(|| format!("writing {}", list.display()))?;
+        Ok(list)
+    }
+}
+
+/// The archive of the required packages. It is kept in `target/packages`, by a hash of the requirements and the platform.
+pub(crate) fn packages(
+    requirements: Option<&Path>,
+    module_folder: &Path,
+    platform: &Platform,
+) -> anyhow::Result<Archive> {
+    let requirements = Requirements::load(requirements, module_folder)?;
+    let Platform { python, processor, glibc } = platform;
+    let key = format!("{}\0{python}\0{processor}\0{glibc}", requirements.text);
+    let cache = project::root()?.join("target/packages");
+    project::make_folder(&cache)?;
+    let archive = cache.join(format!("{}.zip", protocol::hash::short_hex(key.as_bytes())));
+    if archive.exists() {
+        return archive::describe(&archive);
+    }
+    let temporary = scratch::new_folder("packages")?;
+    let folder = temporary.join("packages");
+    console::note(&format!(
+        "resolving Python packages for Python {python} on {processor}: {}",
+        requirements.name()
+    ));
+    install(&requirements.file_for_pip(&temporary)?, &folder, platform)?;
+    let packed = archive::pack(&entries(&folder)?, &temporary.join("packages.zip"))?;
+    // Renamed when it is complete: another `up` may be making the same.
+    let new = tempfile::NamedTempFile::new_in(&cache).context("creating a file for packages")?;
+    std::fs::copy(&packed.path, new.path()).with_context(|| format!("writing {}", new.path().display()))?;
+    new.persist(&archive).with_context(|| format!("renaming a file to {}", archive.display()))?;
+    Ok(Archive { path: archive, ..packed })
+}
+
+/// Has pip install wheels for another platform into a folder.
+fn install(list: &Path, folder: &Path, platform: &Platform) -> anyhow::Result<()> {
+    let Platform { python, processor, glibc } = platform;
+    let mut args: Vec<String> = [
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-compile",
+        "--only-binary=:all:",
+        "--implementation",
+        "cp",
+        "--python-version",
+        python,
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    for minor in (OLDEST_GLIBC..=*glibc).rev() {
+        args.extend(["--platform".to_owned(), format!("manylinux_2_{minor}_{processor}")]);
+    }
+    args.extend(["--platform".to_owned(), format!("manylinux2014_{processor}")]);
+    args.extend(["--target".to_owned(), folder.display().to_string()]);
+    args.extend(["--requirement".to_owned(), list.display().to_string()]);
+    let pip = duct::cmd("python3", args).stderr_to_stdout().stdout_capture().unchecked().run();
+    let pip = pip.context(
+        "starting python3, which resolves the packages of a Python model; install Python 3 with pip (on Debian and Ubuntu: \
+         apt-get install python3-pip)",
+    )?;
+    ensure!(
+        pip.status.success(),
+        "pip failed to resolve packages for Python {python} on {processor} with C library 2.{glibc}:\n{}",
+        String::from_utf8_lossy(&pip.stdout).trim()
+    );
+    Ok(())
+}
+
+/// All files of a folder, by the names that they get in the archive.
+fn entries(folder: &Path) -> anyhow::Result<BTreeMap<String, PathBuf>> {
+    let context = || format!("reading the folder {}", folder.display());
+    let mut files = BTreeMap::new();
+    for entry in std::fs::read_dir(folder).with_context(context)? {
+        let entry = entry.with_context(context)?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if entry.path().is_dir() {
+            archive::add_folder(&mut files, &entry.path(), &name)?;
+        } else {
+            files.insert(name, entry.path());
+        }
+    }
+    Ok(files)
+}
