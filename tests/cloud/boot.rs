@@ -9,7 +9,7 @@ use tests::lab::Lab;
 use tests::machine::{INSTANCE, Machine};
 
 /// What `up` runs on each machine at its first login, as a file that xtask has in it.
-const ARMED: &str = include_str!("../../crates/deploy-aws/src/boot/armed.sh");
+const ARMED: &str = include_str!("../../crates/deploy-aws/src/apply/boot/armed.sh");
 const TIMER: &str = "/etc/systemd/system/provisioned-classifier-time-to-live.timer";
 /// The least that is left to a machine that is restarted, and what the process gives the timer.
 const LEAST_LEFT: Duration = Duration::from_secs(5);

@@ -1,4 +1,10 @@
-//! Doing what a plan says.
+//! Applies a plan.
+
+pub(crate) mod alarms;
+pub(crate) mod boot;
+pub(crate) mod destroy;
+pub(crate) mod instances;
+mod launch;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,68 +13,81 @@ use aws_sdk_ec2::types::{
     IpPermission, IpRange, Ipv6Range, PrefixListId, ResourceType, Tag, TagSpecification, UserIdGroupPair,
 };
 
-use super::aws::{Aws, Explain};
-use super::desired::{Desired, TAG, dashboard_name};
-use super::discover;
-use super::errors::{Class, class_of, unless};
-use super::instances::{self, await_running, retry_not_found};
-use super::launch::Launcher;
-use super::placement::{Machines, Network};
-use super::plan::Change;
-use super::settings::Settings;
-use super::state::{Instance, Rule, Source, State};
+use crate::apply::instances::{await_running, retry_not_found};
+use crate::apply::launch::Launcher;
+use crate::aws::{Aws, Explain};
+use crate::desired::{Desired, TAG, dashboard_name};
+use crate::discover;
+use crate::discover::placement::{Machines, Network};
+use crate::discover::state::{Instance, Rule, Source, State};
+use crate::errors::{Class, class_of, ignore};
+use crate::plan::Change;
+use crate::settings::Settings;
 use deploy::{console, interrupt};
 use deploy_ssh::inventory::Role;
 
-/// Somebody else has a stack of this name, or has made one since it was looked for. The key pair is what tells: it is made
-/// first, and there is only one of a name.
+/// Somebody else has a stack of this name, or created one since `discover`. The key pair decides: it is created first, and its
+/// name is unique.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "there is a key pair {0} that is not of this stack, but perhaps of somebody else's; use another name (--stack), or delete it"
 )]
-pub(super) struct NotOurs(String);
+pub(crate) struct NotOurs(String);
 
-/// Where machines are launched, and what they are to be, where that has been looked at.
+/// Where machines are launched.
 #[derive(Clone, Copy)]
-pub(super) struct Place<'a> {
-    pub(super) network: &'a Network,
-    pub(super) machines: Option<&'a Machines>,
+pub(crate) struct Placement<'a> {
+    pub(crate) network: &'a Network,
+    /// `None` if the plan launches nothing.
+    pub(crate) machines: Option<&'a Machines>,
 }
 
-/// Brings a stack from the state in which it was found to the desired one.
-pub(super) struct Apply<'a> {
-    pub(super) aws: &'a Aws,
-    pub(super) settings: &'a Settings,
-    pub(super) desired: &'a Desired,
-    pub(super) place: Place<'a>,
-    pub(super) state: &'a State,
-    /// What was launched.
-    pub(super) launched: BTreeMap<Role, Vec<String>>,
-    /// Whether instances of the stack have ended lately.
+/// Brings a stack from its state to the desired one.
+pub(crate) struct Apply<'a> {
+    pub(crate) aws: &'a Aws,
+    pub(crate) settings: &'a Settings,
+    pub(crate) desired: &'a Desired,
+    pub(crate) placement: Placement<'a>,
+    pub(crate) state: &'a State,
+    /// The ids of launched instances.
+    pub(crate) launched: BTreeMap<Role, Vec<String>>,
+    /// Whether instances of the stack have ended recently.
     has_ended_some: bool,
+    /// The security group's id.
     group: Option<String>,
+    /// The topic's ARN.
     topic: Option<String>,
 }
 
 impl<'a> Apply<'a> {
-    pub(super) fn new(
+    pub(crate) fn new(
         aws: &'a Aws,
         settings: &'a Settings,
         desired: &'a Desired,
-        place: Place<'a>,
+        placement: Placement<'a>,
         state: &'a State,
     ) -> Self {
         let group = state.group.as_ref().map(|group| group.id.clone());
         let topic = state.topic.as_ref().map(|topic| topic.arn.clone());
         let has_ended_some = state.has_ended_some;
-        Self { aws, settings, desired, place, state, launched: BTreeMap::new(), has_ended_some, group, topic }
+        Self {
+            aws,
+            settings,
+            desired,
+            placement,
+            state,
+            launched: BTreeMap::new(),
+            has_ended_some,
+            group,
+            topic,
+        }
     }
 
-    /// Makes the changes, but for those of alarms.
+    /// Makes the changes, except those of alarms.
     ///
     /// # Errors
-    /// The first that fails; those after it are not made.
-    pub(super) async fn run(&mut self, changes: &[Change]) -> anyhow::Result<()> {
+    /// A change fails; those after it are not made.
+    pub(crate) async fn run(&mut self, changes: &[Change]) -> anyhow::Result<()> {
         let bar = console::Steps::new("changing the cloud", changes.iter().filter(|c| !c.is_alarm()).count());
         let mut launches = BTreeMap::new();
         let mut dashboard = false;
@@ -99,7 +118,7 @@ impl<'a> Apply<'a> {
         Ok(())
     }
 
-    /// Makes a change that needs nothing to be known of instances.
+    /// Makes a change that is one call. Launches are combined, and a dashboard needs the launched instances.
     async fn change(&mut self, change: &Change) -> anyhow::Result<()> {
         let (aws, name) = (self.aws, &self.desired.name);
         match change {
@@ -114,8 +133,8 @@ impl<'a> Apply<'a> {
                 retry_not_found(|| async { call.clone().send().await.explain("sns:Subscribe", aws) }).await?;
             }
             Change::Unsubscribe { arn, .. } => {
-                let gone = aws.sns.unsubscribe().subscription_arn(arn).send().await;
-                unless(Class::NotFound, gone.explain("sns:Unsubscribe", aws).map(drop))?;
+                let deleted = aws.sns.unsubscribe().subscription_arn(arn).send().await;
+                ignore(Class::NotFound, deleted.explain("sns:Unsubscribe", aws).map(drop))?;
             }
             Change::CreateGroup => self.create_group().await?,
             Change::Authorize(rules) => {
@@ -125,24 +144,24 @@ impl<'a> Apply<'a> {
                 let done = retry_not_found(|| async {
                     call.clone().send().await.explain("ec2:AuthorizeSecurityGroupIngress", aws).map(drop)
                 });
-                // Of a try whose answer was lost.
-                unless(Class::Duplicate, done.await)?;
+                // The rules may be from a try whose answer was lost.
+                ignore(Class::Duplicate, done.await)?;
             }
             Change::Revoke(rules) => {
                 let permissions = permissions(rules, self.group()?);
                 let call = aws.ec2.revoke_security_group_ingress().group_id(self.group()?);
                 let done = call.set_ip_permissions(Some(permissions)).send().await;
-                unless(Class::NotFound, done.explain("ec2:RevokeSecurityGroupIngress", aws).map(drop))?;
+                ignore(Class::NotFound, done.explain("ec2:RevokeSecurityGroupIngress", aws).map(drop))?;
             }
-            Change::Terminate(goners) => {
+            Change::Terminate(terminations) => {
                 self.has_ended_some = true;
-                instances::end(aws, goners.iter().map(|goner| goner.id.clone()).collect()).await?;
+                instances::terminate(aws, terminations.iter().map(|one| one.id.clone()).collect()).await?;
             }
             Change::Launch { .. }
             | Change::PutDashboard { .. }
             | Change::PutAlarm { .. }
             | Change::DeleteAlarms(_) => {
-                bail!("{} is not made alone", change.call())
+                bail!("{} is not a change of its own", change.call())
             }
         }
         Ok(())
@@ -169,9 +188,9 @@ impl<'a> Apply<'a> {
         let made = call.tag_specifications(self.tags(ResourceType::KeyPair)).send().await;
         let made = made.explain("ec2:ImportKeyPair", self.aws);
         if made.as_ref().is_err_and(|error| class_of(error) == Some(Class::Duplicate)) {
-            // Of a try whose answer was lost, or a stranger's. By its name it is seen sooner than by its tag.
-            let there = retry_not_found(|| discover::key_pair_of_name(self.aws, name)).await?;
-            let is_ours = there.public_key == self.desired.public_key;
+            // From a try whose answer was lost, or not ours. It is visible by its name sooner than by its tag.
+            let existing = retry_not_found(|| discover::key_pair_of_name(self.aws, name)).await?;
+            let is_ours = existing.public_key == self.desired.public_key;
             return if is_ours { Ok(()) } else { Err(NotOurs(name.clone()).into()) };
         }
         made.map(drop)
@@ -190,12 +209,12 @@ impl<'a> Apply<'a> {
         let made = call.send().await.explain("ec2:CreateSecurityGroup", self.aws);
         self.group = match made {
             Err(error) if class_of(&error) == Some(Class::Duplicate) => {
-                let there = retry_not_found(|| discover::groups_of_name(self.aws, name)).await?;
-                let ours = there.iter().find(|group| {
+                let existing = retry_not_found(|| discover::groups_of_name(self.aws, name)).await?;
+                let ours = existing.iter().find(|group| {
                     group.vpc_id() == Some(&self.desired.vpc) && discover::has_tag(group.tags(), name)
                 });
                 let ours = ours.and_then(|group| group.group_id()).with_context(|| {
-                    format!("there is a security group {name} that is not of this stack; use another name (--stack)")
+                    format!("there is a security group {name} that is not of this stack; use another name (--stack), or delete it")
                 })?;
                 Some(ours.to_owned())
             }
@@ -205,19 +224,19 @@ impl<'a> Apply<'a> {
     }
 
     async fn launch(&mut self, counts: &BTreeMap<Role, usize>) -> anyhow::Result<()> {
-        // Checked before anything was changed, unless an instance has ended only since.
-        let there = &self.state.instances;
-        let machines = match self.place.machines {
+        let existing = &self.state.instances;
+        let machines = match self.placement.machines {
             Some(machines) => machines.clone(),
-            None => Machines::find(self.aws, self.settings, self.place.network, there).await?,
+            // An instance has ended since the first plan, which launched nothing.
+            None => Machines::find(self.aws, self.settings, self.placement.network, existing).await?,
         };
         let launcher = Launcher {
             aws: self.aws,
             settings: self.settings,
-            network: self.place.network,
+            network: self.placement.network,
             machines,
             group: self.group()?.to_owned(),
-            zone: there.first().map(|instance| instance.zone.clone()),
+            zone: existing.first().map(|instance| instance.zone.clone()),
             has_ended_some: self.has_ended_some,
         };
         self.launched = launcher.launch(counts).await?;
@@ -232,7 +251,7 @@ impl<'a> Apply<'a> {
     }
 }
 
-/// Rules as EC2 takes them.
+/// Rules in the form of EC2's API. `own` is the id of the stack's group.
 fn permissions(rules: &BTreeSet<Rule>, own: &str) -> Vec<IpPermission> {
     let permission = |rule: &Rule| {
         let permission = IpPermission::builder()

@@ -1,4 +1,4 @@
-//! The connection to AWS: whose account it is, clients for a region, and errors in words.
+//! Clients for AWS: credentials, retries and timeouts, and errors for people.
 
 use std::error::Error;
 use std::net::IpAddr;
@@ -27,44 +27,42 @@ use aws_smithy_runtime_api::http::Request as HttpRequest;
 use aws_smithy_types::byte_stream::ByteStream;
 use aws_types::os_shim_internal::{Env, Fs};
 
-use super::errors::{ApiError, Class};
+use crate::errors::{ApiError, Class};
 
 /// How long an answer may take.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
-/// How long a call may take, with all its tries.
+/// How long a call may take with all its tries.
 const CALL_TIME: Duration = Duration::from_secs(240);
-/// How long a connection may take.
 const CONNECT_TIME: Duration = Duration::from_secs(5);
-/// How long the user's own program for credentials may take (credential_process): it may ask another service, or a person.
+/// How long the user's program for credentials (credential_process) may take: it may ask another service, or a person.
 const CREDENTIALS_TIME: Duration = Duration::from_secs(60);
-/// The pause between a call that has failed and its second try is up to this; each further one may be twice as long.
+/// The longest pause before the second try of a call; each further pause may be twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(300);
-/// How often a call is tried that AWS has no time for, or whose answer is lost.
+/// How often a call is tried that is throttled, or whose answer is lost.
 const TRIES: u32 = 8;
-/// How many profiles may lead to each other by source_profile.
-const LONGEST_CHAIN: usize = 10;
+/// How many profiles may follow each other by source_profile.
+const MAX_CHAIN: usize = 10;
 
-/// Clients for one region, with one account's credentials. All clients of a command share a cache of these: a slow program for
-/// credentials runs once.
+/// Clients for one region. All clients of a command share a cache of credentials: a slow program for them runs once.
 #[derive(Debug, Clone)]
-pub(super) struct Aws {
-    pub(super) region: String,
-    /// The number of the account that the credentials belong to.
-    pub(super) account: String,
-    pub(super) ec2: aws_sdk_ec2::Client,
-    pub(super) cloudwatch: aws_sdk_cloudwatch::Client,
-    pub(super) sns: aws_sdk_sns::Client,
+pub(crate) struct Aws {
+    pub(crate) region: String,
+    /// The number of the credentials' account.
+    pub(crate) account: String,
+    pub(crate) ec2: aws_sdk_ec2::Client,
+    pub(crate) cloudwatch: aws_sdk_cloudwatch::Client,
+    pub(crate) sns: aws_sdk_sns::Client,
     config: SdkConfig,
 }
 
 impl Aws {
-    /// Finds the user's credentials, and asks AWS whose they are.
+    /// Loads the user's credentials, and asks AWS for their account.
     ///
     /// # Errors
-    /// There are none, or AWS does not accept them.
-    pub(super) async fn connect(region: &str) -> anyhow::Result<Self> {
+    /// There are no credentials, or AWS does not accept them.
+    pub(crate) async fn connect(region: &str) -> anyhow::Result<Self> {
         refuse_mfa().await?;
-        // The time for credentials counts as a part of a try, so what a lost answer costs is limited by itself.
+        // Loading credentials is part of a try, so a lost answer has the shorter read timeout.
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(CONNECT_TIME)
             .read_timeout(ANSWER_TIME)
@@ -79,20 +77,22 @@ impl Aws {
             .timeout_config(timeouts)
             .load()
             .await;
-        let asked = aws_sdk_sts::Client::new(&config).get_caller_identity().send().await;
-        let asked = asked.map_err(|error| match credentials_error(&error) {
+        let identity = aws_sdk_sts::Client::new(&config).get_caller_identity().send().await;
+        let identity = identity.map_err(|error| match credentials_error(&error) {
             Some(why) => anyhow!(why).context(
                 "there are no credentials for AWS; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or log in \
                  with: aws sso login, or aws login",
             ),
             None => explained(&error, "sts:GetCallerIdentity", region).into(),
         })?;
-        let account = asked.account.context("AWS does not say whose the credentials are")?;
+        let account = identity
+            .account
+            .context("sts:GetCallerIdentity returned no account; use other credentials (AWS_PROFILE)")?;
         Ok(Self::of(config, region, account))
     }
 
-    /// The same account in another region.
-    pub(super) fn in_region(&self, region: &str) -> Self {
+    /// Clients for another region, with the same credentials.
+    pub(crate) fn in_region(&self, region: &str) -> Self {
         let config = self.config.to_builder().region(Region::new(region.to_owned())).build();
         Self::of(config, region, self.account.clone())
     }
@@ -110,7 +110,7 @@ impl Aws {
     }
 }
 
-/// A client that heeds the proxies of the environment (HTTPS_PROXY, NO_PROXY), as every AWS tool does.
+/// A client that uses the proxies of the environment (HTTPS_PROXY, NO_PROXY), as every AWS tool does.
 fn http_client() -> SharedHttpClient {
     Builder::new().build_with_connector_fn(|settings, components| {
         let mut connector = Connector::builder().proxy_config(ProxyConfig::from_env());
@@ -127,11 +127,11 @@ fn tls() -> Provider {
     Provider::Rustls(CryptoMode::Ring)
 }
 
-/// The region of the user's profile, if it has one.
+/// The region of the user's profile; `None` if it has none.
 ///
 /// # Errors
-/// A configuration that cannot be read.
-pub(super) async fn profile_region() -> anyhow::Result<Option<String>> {
+/// The AWS configuration cannot be read.
+pub(crate) async fn profile_region() -> anyhow::Result<Option<String>> {
     let sections = profiles().await?;
     Ok(sections.get("region").map(str::to_owned).filter(|region| !region.is_empty()))
 }
@@ -144,10 +144,11 @@ async fn profiles() -> anyhow::Result<EnvConfigSections> {
     })
 }
 
-/// The SDK knows nothing of mfa_serial: it would ask for the role without a code, and be denied for a reason that nobody sees.
+/// Refuses profiles with mfa_serial. The SDK ignores it: it would request the role without a code, and be denied without a clear
+/// reason.
 async fn refuse_mfa() -> anyhow::Result<()> {
     if std::env::var_os("AWS_ACCESS_KEY_ID").is_some_and(|id| !id.is_empty()) {
-        // These come before any profile.
+        // Credentials in the environment take precedence over any profile.
         return Ok(());
     }
     let sections = profiles().await?;
@@ -161,12 +162,12 @@ async fn refuse_mfa() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The first of the selected profile and those that it builds on which needs MFA.
+/// The first profile that needs MFA, along the chain from the selected one by source_profile.
 fn needs_mfa(sections: &EnvConfigSections) -> Option<String> {
     let mut name = sections.selected_profile().to_owned();
-    for _ in 0..LONGEST_CHAIN {
+    for _ in 0..MAX_CHAIN {
         let profile = sections.get_profile(&name)?;
-        // Without a role there is nothing to ask for with a code.
+        // Only requests for a role take a code.
         if profile.get("role_arn").is_some() && profile.get("mfa_serial").is_some() {
             return Some(name);
         }
@@ -175,13 +176,11 @@ fn needs_mfa(sections: &EnvConfigSections) -> Option<String> {
     None
 }
 
-/// The network that consists of this machine's own address, or of that of its network's gateway, as AWS sees it.
-///
-/// It is asked for without a proxy, since SSH takes none either.
+/// The network with only this machine's public address, or that of its gateway. The request uses no proxy, since SSH uses none.
 ///
 /// # Errors
-/// When nobody says it.
-pub(super) async fn own_network() -> anyhow::Result<String> {
+/// AWS's service for this does not answer.
+pub(crate) async fn own_network() -> anyhow::Result<String> {
     const URL: &str = "https://checkip.amazonaws.com";
     let ask = async {
         let connector = Connector::builder().tls_provider(tls()).build();
@@ -200,7 +199,7 @@ pub(super) async fn own_network() -> anyhow::Result<String> {
     })
 }
 
-/// Says that what has no room now is not tried again in the same place: there are others.
+/// Keeps the SDK from retrying a launch that found no capacity: the next try is with another type or zone.
 #[derive(Debug)]
 struct CapacityIsFinal;
 
@@ -222,19 +221,19 @@ impl ClassifyRetry for CapacityIsFinal {
     }
 }
 
-/// An error and what has caused it, in one line.
+/// An error with its causes, in one line.
 fn causes(error: &dyn Error) -> String {
-    let mut said = error.to_string();
+    let mut message = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        said.push_str(": ");
-        said.push_str(&error.to_string());
+        message.push_str(": ");
+        message.push_str(&error.to_string());
         cause = error.source();
     }
-    said
+    message
 }
 
-/// Why there are no credentials, if that is why a call has failed.
+/// Why there are no credentials; `None` if a call failed for another reason.
 fn credentials_error(error: &(dyn Error + 'static)) -> Option<String> {
     let mut cause = Some(error);
     while let Some(error) = cause {
@@ -246,9 +245,9 @@ fn credentials_error(error: &(dyn Error + 'static)) -> Option<String> {
     None
 }
 
-/// Makes an error of the SDK one for people.
-pub(super) trait Explain<T> {
-    /// Says what was called.
+/// Converts errors of the SDK to [`ApiError`].
+pub(crate) trait Explain<T> {
+    /// `call` is as in policies, such as ec2:RunInstances.
     fn explain(self, call: &'static str, aws: &Aws) -> anyhow::Result<T>;
 }
 
@@ -265,7 +264,7 @@ fn explained<E>(error: &SdkError<E, HttpResponse>, call: &'static str, region: &
 where
     E: ProvideErrorMetadata + Error + Send + Sync + 'static,
 {
-    let of_class = |class| ApiError { call, region: region.to_owned(), class, said: causes(error) };
+    let of_class = |class| ApiError { call, region: region.to_owned(), class, message: causes(error) };
     match (error, error.code()) {
         (SdkError::ServiceError(_), Some(code)) => {
             ApiError::new(call, region, code, error.message().unwrap_or("no reason is given"))

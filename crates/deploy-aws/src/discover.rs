@@ -1,4 +1,8 @@
-//! What there is in the cloud: found by tag, never by what is remembered here.
+//! Discovers what exists in the cloud: by tag, never from what this folder remembers.
+
+pub(crate) mod placement;
+pub(crate) mod prices;
+pub(crate) mod state;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,28 +10,28 @@ use anyhow::{Context, bail};
 use aws_sdk_ec2::primitives::DateTime;
 use aws_sdk_ec2::types::{Filter, InstanceStateName, IpPermission, Reservation, SecurityGroup, Tag};
 
-use super::aws::{Aws, Explain};
-use super::desired::{
+use crate::aws::{Aws, Explain};
+use crate::desired::{
     EXPIRES_TAG, FINGERPRINT_TAG, ROLE_TAG, TAG, alarm_prefix, dashboard_name, is_our_alarm,
 };
-use super::errors::{ApiError, Class, class_of};
-use super::state::{Alarm, Group, Instance, KeyPair, Life, Rule, Source, State, Topic};
+use crate::discover::state::{Alarm, Group, Instance, KeyPair, Life, Rule, Source, State, Topic};
+use crate::errors::{ApiError, Class, class_of};
 use deploy_ssh::inventory::Role;
 
-/// How many things of a kind one answer of EC2 has, at most. Without such a limit, EC2 answers all at once or not at all.
-pub(super) const A_PAGE: i32 = 1000;
+/// How many things one answer of EC2 has at most. Without such a limit, EC2 answers with all at once or fails.
+pub(crate) const A_PAGE: i32 = 1000;
 
-/// Filters for what bears the stack's tag.
-pub(super) fn by_tag(stack: &str) -> Filter {
+/// Selects what has the stack's tag.
+pub(crate) fn by_tag(stack: &str) -> Filter {
     filter(&format!("tag:{TAG}"), stack)
 }
 
-pub(super) fn filter(name: &str, value: &str) -> Filter {
+pub(crate) fn filter(name: &str, value: &str) -> Filter {
     Filter::builder().name(name).values(value).build()
 }
 
-/// All that there is of a stack.
-pub(super) async fn discover(aws: &Aws, stack: &str) -> anyhow::Result<State> {
+/// The state of a stack.
+pub(crate) async fn discover(aws: &Aws, stack: &str) -> anyhow::Result<State> {
     let (key_pair, group, instances, topic, alarms, dashboard) = tokio::try_join!(
         key_pair(aws, stack),
         group(aws, stack),
@@ -36,19 +40,19 @@ pub(super) async fn discover(aws: &Aws, stack: &str) -> anyhow::Result<State> {
         alarms(aws, stack),
         dashboard(aws, stack),
     )?;
-    let has_ended_some = !instances.gone.is_empty();
-    Ok(State { key_pair, group, instances: instances.there, topic, alarms, dashboard, has_ended_some })
+    let has_ended_some = !instances.ended.is_empty();
+    Ok(State { key_pair, group, instances: instances.live, topic, alarms, dashboard, has_ended_some })
 }
 
-pub(super) async fn key_pair(aws: &Aws, stack: &str) -> anyhow::Result<Option<KeyPair>> {
+pub(crate) async fn key_pair(aws: &Aws, stack: &str) -> anyhow::Result<Option<KeyPair>> {
     let call = aws.ec2.describe_key_pairs().filters(by_tag(stack)).include_public_key(true);
     let found = call.send().await.explain("ec2:DescribeKeyPairs", aws)?;
     let Some(pair) = found.key_pairs().first() else { return Ok(None) };
     Ok(Some(KeyPair { public_key: without_comment(pair.public_key().unwrap_or_default()) }))
 }
 
-/// The key pair of a name, whosever it is.
-pub(super) async fn key_pair_of_name(aws: &Aws, name: &str) -> anyhow::Result<KeyPair> {
+/// The key pair of a name, of this stack or not.
+pub(crate) async fn key_pair_of_name(aws: &Aws, name: &str) -> anyhow::Result<KeyPair> {
     let call = aws.ec2.describe_key_pairs().key_names(name).include_public_key(true);
     let found = call.send().await.explain("ec2:DescribeKeyPairs", aws)?;
     let pair = found.key_pairs().first().with_context(|| format!("there is no key pair {name}"))?;
@@ -56,17 +60,17 @@ pub(super) async fn key_pair_of_name(aws: &Aws, name: &str) -> anyhow::Result<Ke
 }
 
 /// A public key without its comment, which EC2 does not keep as it was.
-pub(super) fn without_comment(key: &str) -> String {
+pub(crate) fn without_comment(key: &str) -> String {
     key.split_whitespace().take(2).collect::<Vec<_>>().join(" ")
 }
 
-pub(super) async fn group(aws: &Aws, stack: &str) -> anyhow::Result<Option<Group>> {
+pub(crate) async fn group(aws: &Aws, stack: &str) -> anyhow::Result<Option<Group>> {
     let found = groups(aws, by_tag(stack)).await?;
     let group = match found.as_slice() {
         [] => return Ok(None),
         [group] => group,
         [one, other, ..] => bail!(
-            "the stack {stack} has two security groups, {} and {}; take it down: cargo xtask down",
+            "the stack {stack} has two security groups, {} and {}; take it down with: cargo xtask down",
             one.group_id().unwrap_or_default(),
             other.group_id().unwrap_or_default()
         ),
@@ -77,18 +81,20 @@ pub(super) async fn group(aws: &Aws, stack: &str) -> anyhow::Result<Option<Group
     Ok(Some(Group { id, vpc, rules }))
 }
 
-/// Security groups.
-pub(super) async fn groups(aws: &Aws, of: Filter) -> anyhow::Result<Vec<SecurityGroup>> {
+pub(crate) async fn groups(aws: &Aws, of: Filter) -> anyhow::Result<Vec<SecurityGroup>> {
     let pages = aws.ec2.describe_security_groups().filters(of).max_results(A_PAGE).into_paginator();
     let found = pages.items().send().collect::<Result<_, _>>().await;
     found.explain("ec2:DescribeSecurityGroups", aws)
 }
 
-/// The security groups of a name that is taken, whosever they are.
-pub(super) async fn groups_of_name(aws: &Aws, name: &str) -> anyhow::Result<Vec<SecurityGroup>> {
+/// The security groups of a name, of this stack or not.
+///
+/// # Errors
+/// [`Class::NotFound`] if none is visible yet.
+pub(crate) async fn groups_of_name(aws: &Aws, name: &str) -> anyhow::Result<Vec<SecurityGroup>> {
     let found = groups(aws, filter("group-name", name)).await?;
     if found.is_empty() {
-        let message = format!("no security group {name} is seen yet");
+        let message = format!("no security group {name} is visible yet");
         return Err(ApiError::new(
             "ec2:DescribeSecurityGroups",
             &aws.region,
@@ -100,7 +106,7 @@ pub(super) async fn groups_of_name(aws: &Aws, name: &str) -> anyhow::Result<Vec<
     Ok(found)
 }
 
-/// The rules that a permission consists of.
+/// The rules of a permission. `own` is the id of its group.
 fn rules(permission: &IpPermission, own: &str) -> BTreeSet<Rule> {
     let v4 = permission.ip_ranges().iter().filter_map(|range| range.cidr_ip());
     let v6 = permission.ipv6_ranges().iter().filter_map(|range| range.cidr_ipv6());
@@ -117,24 +123,24 @@ fn rules(permission: &IpPermission, own: &str) -> BTreeSet<Rule> {
 
 /// The instances of a stack.
 #[derive(Debug, Default)]
-pub(super) struct Instances {
-    /// Those that are there.
-    pub(super) there: Vec<Instance>,
-    /// Those that go, by id; they still use what they have.
-    pub(super) going: BTreeSet<String>,
-    /// Why those have gone that were there a while ago, by id.
-    pub(super) gone: BTreeMap<String, Ended>,
+pub(crate) struct Instances {
+    /// Sorted.
+    pub(crate) live: Vec<Instance>,
+    /// The ids of those that shut down; they still use disks and security groups.
+    pub(crate) shutting_down: BTreeSet<String>,
+    /// Those that shut down or have terminated in the last hour, by id.
+    pub(crate) ended: BTreeMap<String, Ended>,
 }
 
-/// Why an instance has ended, as EC2 says it.
+/// EC2's reason for the end of an instance.
 #[derive(Debug, Clone)]
-pub(super) struct Ended {
-    pub(super) code: String,
-    pub(super) message: String,
+pub(crate) struct Ended {
+    pub(crate) code: String,
+    pub(crate) message: String,
 }
 
 /// The instances of a stack.
-pub(super) async fn instances(aws: &Aws, stack: &str) -> anyhow::Result<Instances> {
+pub(crate) async fn instances(aws: &Aws, stack: &str) -> anyhow::Result<Instances> {
     let call = aws.ec2.describe_instances().filters(by_tag(stack)).max_results(A_PAGE);
     let mut pages = call.into_paginator().send();
     let mut instances = Instances::default();
@@ -145,46 +151,53 @@ pub(super) async fn instances(aws: &Aws, stack: &str) -> anyhow::Result<Instance
             let life = match found.state().and_then(|state| state.name()) {
                 Some(InstanceStateName::Pending) => Life::Pending,
                 Some(InstanceStateName::Stopping | InstanceStateName::Stopped) => Life::Stopped,
-                Some(name @ (InstanceStateName::ShuttingDown | InstanceStateName::Terminated)) => {
-                    let reason = found.state_reason();
-                    let message = reason.and_then(|reason| reason.message());
-                    let message =
-                        message.or(found.state_transition_reason()).unwrap_or("EC2 does not say why");
-                    let code = reason.and_then(|reason| reason.code()).unwrap_or_default();
-                    let ended = Ended { code: code.to_owned(), message: message.to_owned() };
-                    instances.gone.insert(id.clone(), ended);
-                    if *name == InstanceStateName::ShuttingDown {
-                        instances.going.insert(id);
-                    }
+                Some(InstanceStateName::ShuttingDown) => {
+                    instances.shutting_down.insert(id.clone());
+                    instances.ended.insert(id, ended(found));
+                    continue;
+                }
+                Some(InstanceStateName::Terminated) => {
+                    instances.ended.insert(id, ended(found));
                     continue;
                 }
                 _ => Life::Running,
             };
-            let tag = |key: &str| value(found.tags(), key);
-            let expires = tag(EXPIRES_TAG).and_then(|time| humantime::parse_rfc3339(time).ok());
-            let expires = expires.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
-            instances.there.push(Instance {
-                role: tag(ROLE_TAG).and_then(|word| Role::ALL.into_iter().find(|role| role.word() == word)),
-                launched: found.launch_time().map_or(0, DateTime::secs),
-                id,
-                life,
-                instance_type: found.instance_type().map_or("", |kind| kind.as_str()).to_owned(),
-                image: found.image_id().unwrap_or_default().to_owned(),
-                zone: found.placement().and_then(|at| at.availability_zone()).unwrap_or_default().to_owned(),
-                is_spot: found.instance_lifecycle().is_some(),
-                public_address: found.public_ip_address().map(str::to_owned),
-                private_address: found.private_ip_address().map(str::to_owned),
-                expires: expires.map(|time| time.as_secs() as i64),
-                fingerprint: tag(FINGERPRINT_TAG).map(str::to_owned),
-            });
+            instances.live.push(instance(id, life, found));
         }
     }
-    instances.there.sort();
+    instances.live.sort();
     Ok(instances)
 }
 
-/// Whether these are the tags of something of the stack.
-pub(super) fn has_tag(tags: &[Tag], stack: &str) -> bool {
+fn ended(found: &aws_sdk_ec2::types::Instance) -> Ended {
+    let reason = found.state_reason();
+    let message = reason.and_then(|reason| reason.message());
+    let message = message.or(found.state_transition_reason()).unwrap_or("EC2 gives no reason");
+    let code = reason.and_then(|reason| reason.code()).unwrap_or_default();
+    Ended { code: code.to_owned(), message: message.to_owned() }
+}
+
+fn instance(id: String, life: Life, found: &aws_sdk_ec2::types::Instance) -> Instance {
+    let tag = |key: &str| value(found.tags(), key);
+    let expires = tag(EXPIRES_TAG).and_then(|time| humantime::parse_rfc3339(time).ok());
+    let expires = expires.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+    Instance {
+        role: tag(ROLE_TAG).and_then(|word| Role::ALL.into_iter().find(|role| role.word() == word)),
+        launched: found.launch_time().map_or(0, DateTime::secs),
+        id,
+        life,
+        instance_type: found.instance_type().map_or("", |kind| kind.as_str()).to_owned(),
+        image: found.image_id().unwrap_or_default().to_owned(),
+        zone: found.placement().and_then(|at| at.availability_zone()).unwrap_or_default().to_owned(),
+        is_spot: found.instance_lifecycle().is_some(),
+        public_address: found.public_ip_address().map(str::to_owned),
+        private_address: found.private_ip_address().map(str::to_owned),
+        expires: expires.map(|time| time.as_secs() as i64),
+        fingerprint: tag(FINGERPRINT_TAG).map(str::to_owned),
+    }
+}
+
+pub(crate) fn has_tag(tags: &[Tag], stack: &str) -> bool {
     value(tags, TAG) == Some(stack)
 }
 
@@ -199,13 +212,13 @@ async fn topic(aws: &Aws, stack: &str) -> anyhow::Result<Option<Topic>> {
     let mut subscriptions = BTreeMap::new();
     while let Some(page) = pages.next().await {
         let page = match page.explain("sns:ListSubscriptionsByTopic", aws) {
-            // It was deleted just now.
+            // It has just been deleted.
             Err(error) if class_of(&error) == Some(Class::NotFound) => return Ok(None),
             page => page?,
         };
-        let texts = page.subscriptions().iter().filter(|subscription| subscription.protocol() == Some("sms"));
-        for subscription in texts {
-            // One that is about to be deleted has no ARN any more, but a word in its place.
+        let sms = page.subscriptions().iter().filter(|subscription| subscription.protocol() == Some("sms"));
+        for subscription in sms {
+            // One that is being deleted has a word in place of its ARN.
             let arn = subscription.subscription_arn().filter(|arn| arn.starts_with("arn:"));
             if let (Some(number), Some(arn)) = (subscription.endpoint(), arn) {
                 subscriptions.insert(number.to_owned(), arn.to_owned());
@@ -215,20 +228,20 @@ async fn topic(aws: &Aws, stack: &str) -> anyhow::Result<Option<Topic>> {
     Ok(Some(Topic { arn, subscriptions }))
 }
 
-/// The topic of a stack: of its name, and with its tag.
-pub(super) async fn topic_arn(aws: &Aws, stack: &str) -> anyhow::Result<Option<String>> {
+/// The topic with a stack's name and tag.
+pub(crate) async fn topic_arn(aws: &Aws, stack: &str) -> anyhow::Result<Option<String>> {
     let Some(arn) = topic_of_name(aws, stack).await? else { return Ok(None) };
     let tags = aws.sns.list_tags_for_resource().resource_arn(&arn).send().await;
     let tags = match tags.explain("sns:ListTagsForResource", aws) {
-        // It was deleted just now.
+        // It has just been deleted.
         Err(error) if class_of(&error) == Some(Class::NotFound) => return Ok(None),
         tags => tags?,
     };
     Ok(tags.tags().iter().any(|tag| tag.key() == TAG && tag.value() == stack).then_some(arn))
 }
 
-/// The topic of this name, whoever's it is.
-pub(super) async fn topic_of_name(aws: &Aws, stack: &str) -> anyhow::Result<Option<String>> {
+/// The topic of this name, of this stack or not.
+pub(crate) async fn topic_of_name(aws: &Aws, stack: &str) -> anyhow::Result<Option<String>> {
     let mut pages = aws.sns.list_topics().into_paginator().send();
     while let Some(page) = pages.next().await {
         let page = page.explain("sns:ListTopics", aws)?;
@@ -240,7 +253,7 @@ pub(super) async fn topic_of_name(aws: &Aws, stack: &str) -> anyhow::Result<Opti
     Ok(None)
 }
 
-pub(super) async fn alarms(aws: &Aws, stack: &str) -> anyhow::Result<BTreeMap<String, Alarm>> {
+pub(crate) async fn alarms(aws: &Aws, stack: &str) -> anyhow::Result<BTreeMap<String, Alarm>> {
     let mut pages = aws
         .cloudwatch
         .describe_alarms()
@@ -272,11 +285,11 @@ pub(super) async fn alarms(aws: &Aws, stack: &str) -> anyhow::Result<BTreeMap<St
     Ok(alarms)
 }
 
-pub(super) async fn dashboard(aws: &Aws, stack: &str) -> anyhow::Result<Option<serde_json::Value>> {
+pub(crate) async fn dashboard(aws: &Aws, stack: &str) -> anyhow::Result<Option<serde_json::Value>> {
     let name = dashboard_name(stack, &aws.region);
     let found = aws.cloudwatch.get_dashboard().dashboard_name(name).send().await;
     match found.explain("cloudwatch:GetDashboard", aws) {
-        // What cannot be understood is not what it should be, and is replaced.
+        // A body that is no JSON is not ours.
         Ok(found) => {
             Ok(Some(serde_json::from_str(found.dashboard_body().unwrap_or_default()).unwrap_or_default()))
         }

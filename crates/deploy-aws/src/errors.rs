@@ -1,16 +1,15 @@
-//! What an error of AWS means, and what the user can do about it. Nothing here knows the SDK.
+//! What an error of AWS means, and what the user can do about it. Pure; does not know the SDK.
 
 use std::fmt;
 
-/// The file that says what the user must be allowed to do.
+/// The IAM policy that the user needs.
 const POLICY: &str = "crates/deploy-aws/iam-policy.json";
 
-/// What an error means for the code and the person that meet it.
+/// The meaning of an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Class {
-    /// AWS does not know these credentials.
+pub(crate) enum Class {
+    /// AWS does not accept the credentials.
     Credentials,
-    /// The credentials have expired.
     Expired,
     /// The region is not enabled for the account.
     Region,
@@ -18,7 +17,7 @@ pub(super) enum Class {
     Pending,
     /// The policies of the credentials do not allow the call.
     Permission,
-    /// An organization's policy denies the call to the whole account.
+    /// A policy of the organization denies the call to the whole account.
     Organization,
     /// Another account owns the image, and does not share it.
     Image,
@@ -30,36 +29,30 @@ pub(super) enum Class {
     Architecture,
     /// The account's key for encrypted disks cannot be used.
     Encryption,
-    /// There is no room now; elsewhere there may be.
+    /// No capacity now; another type or zone may have some.
     Capacity,
-    /// The account may have no more.
     Quota,
     /// The account may have no more spot instances.
     SpotQuota,
     /// The account may have no spot instances at all.
     NoSpot,
-    /// Somebody has protected the instance from being ended.
+    /// Somebody enabled termination protection.
     Protected,
-    /// There have been too many calls.
     Throttled,
-    /// The thing is not there.
     NotFound,
-    /// The thing is there already.
     Duplicate,
-    /// Something else uses the thing.
     InUse,
-    /// No answer came.
+    /// No answer.
     Unreachable,
-    /// Anything else.
     Other,
 }
 
-/// Codes with a part of their message, and what they mean; the first that fits counts. A code that begins with `*` stands for all
-/// that end like it. The same code may mean several things, which only the message tells apart.
+/// Codes with a part of the message, and their meaning; the first match counts. `*` matches any beginning. Some codes have several
+/// meanings, which only the message distinguishes.
 const MEANINGS: &[(&str, &str, Class)] = &[
     ("AuthFailure", "Not authorized for images", Class::Image),
     ("InvalidAMIID.Unavailable", "", Class::Image),
-    // Spot instances have a limit of their own, and need a role in the account.
+    // Spot instances have a quota of their own, and need a role in the account.
     ("AuthFailure.ServiceLinkedRoleCreationNotPermitted", "", Class::NoSpot),
     ("MaxSpotInstanceCountExceeded", "", Class::SpotQuota),
     ("OptInRequired", "Marketplace", Class::Marketplace),
@@ -99,7 +92,7 @@ const MEANINGS: &[(&str, &str, Class)] = &[
     ("InsufficientReservedInstanceCapacity", "", Class::Capacity),
     ("SpotMaxPriceTooLow", "", Class::Capacity),
     ("UnfulfillableCapacity", "", Class::Capacity),
-    // Why an instance has ended whose launch was accepted.
+    // Why an instance terminated whose launch was accepted.
     ("Server.InsufficientInstanceCapacity", "", Class::Capacity),
     ("Server.SpotInstanceTermination", "", Class::Capacity),
     ("Server.SpotInstanceShutdown", "", Class::Capacity),
@@ -125,17 +118,16 @@ const MEANINGS: &[(&str, &str, Class)] = &[
 ];
 
 impl Class {
-    /// What an error of this code and message means.
-    pub(super) fn of(code: &str, message: &str) -> Self {
-        let fits = |pattern: &str| match pattern.strip_prefix('*') {
+    pub(crate) fn of(code: &str, message: &str) -> Self {
+        let matches = |pattern: &str| match pattern.strip_prefix('*') {
             Some(end) => code.ends_with(end),
             None => code == pattern,
         };
-        let meaning = MEANINGS.iter().find(|(pattern, part, _)| fits(pattern) && message.contains(part));
+        let meaning = MEANINGS.iter().find(|(pattern, part, _)| matches(pattern) && message.contains(part));
         meaning.map_or(Self::Other, |(_, _, class)| *class)
     }
 
-    /// What to do about it.
+    /// What to do about an error of this call; empty if that is not known.
     fn advice(self, call: &str) -> String {
         let text = match self {
             Self::Credentials => {
@@ -188,10 +180,10 @@ impl Class {
                  (CLUSTER_SIZE, --instance-type)"
             }
             Self::Protected => {
-                "somebody has protected it from being ended; lift that with: aws ec2 modify-instance-attribute \
+                "somebody has protected it from being ended; allow it with: aws ec2 modify-instance-attribute \
                  --no-disable-api-termination --instance-id ID"
             }
-            Self::Throttled => "AWS has had no time for it in all tries; try again later",
+            Self::Throttled => "AWS has refused all tries because of too many calls; try again later",
             Self::Unreachable => {
                 "AWS cannot be reached; is there such a region, is this machine online, and does it need a proxy \
                  (HTTPS_PROXY)?"
@@ -210,25 +202,25 @@ impl Class {
 
 /// An error of AWS.
 #[derive(Debug)]
-pub(super) struct ApiError {
-    /// What was called, as policies name it.
-    pub(super) call: &'static str,
-    pub(super) region: String,
-    pub(super) class: Class,
-    pub(super) said: String,
+pub(crate) struct ApiError {
+    /// As in policies, such as ec2:RunInstances.
+    pub(crate) call: &'static str,
+    pub(crate) region: String,
+    pub(crate) class: Class,
+    pub(crate) message: String,
 }
 
 impl ApiError {
-    /// An error that AWS has answered.
-    pub(super) fn new(call: &'static str, region: &str, code: &str, message: &str) -> Self {
+    /// An error in an answer of AWS.
+    pub(crate) fn new(call: &'static str, region: &str, code: &str, message: &str) -> Self {
         let class = Class::of(code, message);
-        Self { call, region: region.to_owned(), class, said: format!("{message} ({code})") }
+        Self { call, region: region.to_owned(), class, message: format!("{message} ({code})") }
     }
 }
 
 impl fmt::Display for ApiError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} in {}: {}", self.call, self.region, self.said)?;
+        write!(f, "{} in {}: {}", self.call, self.region, self.message)?;
         match self.class.advice(self.call) {
             advice if advice.is_empty() => Ok(()),
             advice => write!(f, " ({advice})"),
@@ -238,13 +230,13 @@ impl fmt::Display for ApiError {
 
 impl std::error::Error for ApiError {}
 
-/// The class of an error, if it is one of AWS.
-pub(super) fn class_of(error: &anyhow::Error) -> Option<Class> {
+/// The class of an error; `None` if it is not of AWS.
+pub(crate) fn class_of(error: &anyhow::Error) -> Option<Class> {
     error.downcast_ref::<ApiError>().map(|error| error.class)
 }
 
-/// An error of this class is none.
-pub(super) fn unless(class: Class, outcome: anyhow::Result<()>) -> anyhow::Result<()> {
+/// Treats an error of this class as success.
+pub(crate) fn ignore(class: Class, outcome: anyhow::Result<()>) -> anyhow::Result<()> {
     match outcome {
         Err(error) if class_of(&error) == Some(class) => Ok(()),
         outcome => outcome,
@@ -319,7 +311,7 @@ mod tests {
     ];
 
     #[test]
-    fn advice_goes_by_code_and_message() {
+    fn advice_depends_on_code_and_message() {
         for &(code, message, advice) in SAID {
             let said = ApiError::new("ec2:RunInstances", "us-west-2", code, message).to_string();
             assert!(
@@ -328,14 +320,14 @@ mod tests {
             );
             assert!(said.contains(advice), "{said}");
         }
-        // Of these it is not known what to do.
+        // Unknown messages get no advice.
         let said =
             ApiError::new("ec2:RunInstances", "us-west-2", "OperationNotPermitted", "No eth0.").to_string();
         assert_eq!(said, "ec2:RunInstances in us-west-2: No eth0. (OperationNotPermitted)");
     }
 
     #[test]
-    fn what_has_no_room_here_may_have_room_elsewhere() {
+    fn codes_have_their_class() {
         let zone = "Your requested instance type (c5.4xlarge) is not supported in your requested Availability Zone (us-west-2d).";
         for (code, message) in [
             ("InsufficientInstanceCapacity", ""),

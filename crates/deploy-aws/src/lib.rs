@@ -1,54 +1,44 @@
-//! Hosts from EC2: a stack that is found by tag, compared with what it should be, and brought there, or taken down.
+//! Hosts from EC2: discovers a stack by its tag, plans what has to change, and applies that.
 //!
 //! | step | modules |
 //! |---|---|
-//! | what is wanted | [`settings`], [`desired`] |
-//! | discover | [`discover`], [`placement`], [`prices`] |
+//! | commands | [`commands`]: plan and up, down, status, job |
+//! | what the user wants | [`settings`], [`desired`], [`stack_id`] |
+//! | discover | [`discover`]: the stack's state, placement, prices |
 //! | plan | [`plan`], pure |
-//! | apply | [`apply`], [`launch`], [`instances`], [`alarms`], [`destroy`] |
-//! | commands | [`up`], [`down`], [`status`], [`job`] |
+//! | apply | [`apply`]: launch, instances, alarms, destroy |
+//! | calls | [`aws`], [`errors`], `polling`; [`sms`] and [`reach`] explain what AWS does not |
 //!
 //! Only this crate calls AWS. `deploy-ssh` makes the machines ready and runs jobs on them.
 
-mod alarms;
 mod apply;
 mod aws;
-mod boot;
+mod commands;
 mod desired;
-mod destroy;
 mod discover;
-mod down;
 mod errors;
-mod instances;
-mod job;
-mod launch;
-mod placement;
 mod plan;
-mod prices;
+mod polling;
 mod reach;
 mod settings;
 mod sms;
 mod stack_id;
-mod state;
-mod status;
-mod target;
-mod up;
 
 use std::process::ExitCode;
 
 use deploy::request::Request;
 
-/// Does what the user asks.
+/// Runs the command that the user asked for.
 ///
 /// # Errors
-/// Those of the command; the error knows its exit code.
+/// Those of the command; the error carries its exit code.
 pub fn run(request: &Request) -> anyhow::Result<ExitCode> {
     let outcome = match request {
-        Request::Plan(plan) => up::plan(plan),
-        Request::Up(up) => up::up(up),
-        Request::Down(down) => down::down(down),
-        Request::Status(status) => status::status(status),
-        Request::Job(job) => job::job(job),
+        Request::Plan(plan) => commands::up::plan(plan),
+        Request::Up(up) => commands::up::up(up),
+        Request::Down(down) => commands::down::down(down),
+        Request::Status(status) => commands::status::status(status),
+        Request::Job(job) => commands::job::job(job),
         Request::RunCluster(_)
         | Request::GetResults(_)
         | Request::Logs(_)

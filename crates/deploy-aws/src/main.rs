@@ -1,4 +1,4 @@
-//! `deploy-aws REQUEST`: does what `cargo xtask` wants of hosts from EC2.
+//! `deploy-aws REQUEST`: runs a command of `cargo xtask` for hosts from EC2.
 
 use std::process::ExitCode;
 
@@ -15,6 +15,6 @@ fn main() -> ExitCode {
     let outcome = deploy_aws::run(&request);
     let has_failed = outcome.is_err();
     let code = deploy::conclude(outcome);
-    // The exit code 2 of a plan says that there are changes; all others are 1.
+    // A plan exits with 2 if there are changes, so an error is always 1.
     if is_plan && has_failed { ExitCode::FAILURE } else { code }
 }

@@ -1,36 +1,32 @@
-//! What has to change so that a stack is as it should be. Nothing here asks or changes anything.
+//! The plan: which changes bring a stack from its state to the desired one. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::ensure;
 
-use super::desired::{Action, CHECK, Desired, alarm_name, dashboard_name, is_our_dashboard};
-use super::prices;
-use super::state::{Alarm, Instance, Life, Rule, State, names};
+use crate::desired::{Action, CHECK, Desired, alarm_name, dashboard_name, is_our_dashboard};
+use crate::discover::prices;
+use crate::discover::state::{Alarm, Instance, Life, Rule, State, names};
 use deploy_ssh::inventory::Role;
 
-mod words;
+mod render;
 
-pub(super) use words::json;
-pub(super) use words::lines;
+pub(crate) use render::json;
+pub(crate) use render::lines;
 
-/// How many alarms one call deletes, at most.
-pub(super) const DELETED_AT_ONCE: usize = 100;
+/// How many alarms one call deletes at most.
+pub(crate) const DELETED_AT_ONCE: usize = 100;
 
-/// What becomes of something.
+/// The kind of a change, for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Sign {
-    /// It is created.
+pub(crate) enum Sign {
     Create,
-    /// It is changed.
     Change,
-    /// It is destroyed.
     Destroy,
 }
 
 impl Sign {
-    /// As one character.
-    pub(super) fn mark(self) -> char {
+    pub(crate) fn mark(self) -> char {
         match self {
             Self::Create => '+',
             Self::Change => '~',
@@ -38,8 +34,7 @@ impl Sign {
         }
     }
 
-    /// As a word.
-    pub(super) fn word(self) -> &'static str {
+    pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Create => "create",
             Self::Change => "change",
@@ -47,8 +42,8 @@ impl Sign {
         }
     }
 
-    /// As one of ANSI's colours.
-    pub(super) fn colour(self) -> u8 {
+    /// An ANSI colour code.
+    pub(crate) fn colour(self) -> u8 {
         match self {
             Self::Create => 32,
             Self::Change => 33,
@@ -57,9 +52,9 @@ impl Sign {
     }
 }
 
-/// A change: one call, unless it fails for a reason after which it is tried in another way.
+/// A change is one call, unless that fails for a reason after which there is another way.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Change {
+pub(crate) enum Change {
     ImportKeyPair,
     CreateTopic,
     Subscribe {
@@ -70,9 +65,9 @@ pub(super) enum Change {
         arn: String,
     },
     CreateGroup,
-    /// Lets in.
+    /// Adds rules.
     Authorize(BTreeSet<Rule>),
-    /// Does not let in any more.
+    /// Removes rules.
     Revoke(BTreeSet<Rule>),
     DeleteAlarms(Vec<String>),
     Terminate(Vec<Termination>),
@@ -81,163 +76,181 @@ pub(super) enum Change {
         count: usize,
     },
     PutAlarm {
-        of: Of,
+        target: AlarmTarget,
         action: Action,
-        /// After how many failed minutes.
+        /// After how many failed minutes it fires.
         minutes: i32,
-        /// Whether there is one that is wrong.
-        is_there: bool,
+        /// Whether it replaces a wrong one.
+        exists: bool,
     },
     PutDashboard {
-        /// Whether there is one that is wrong.
-        is_there: bool,
+        /// Whether it replaces a wrong one.
+        exists: bool,
     },
 }
 
-/// An instance that is not wanted.
+/// An instance to terminate.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Termination {
-    pub(super) id: String,
-    pub(super) name: String,
-    pub(super) why: &'static str,
+pub(crate) struct Termination {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) why: &'static str,
 }
 
-/// An instance that an alarm is for.
+/// The instance that an alarm watches.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Of {
-    /// One that is there.
-    Id(String),
+pub(crate) enum AlarmTarget {
+    /// By its id.
+    Existing(String),
     /// The n-th, from 0, of those that the plan launches in a role.
-    New(Role, usize),
+    Planned(Role, usize),
 }
 
-/// What has to change.
+/// The changes that bring a stack from its state to the desired one, in the order in which they are made.
 ///
 /// # Errors
-/// When the stack is somebody else's, or in another network.
-pub(super) fn plan(desired: &Desired, state: &State) -> anyhow::Result<Vec<Change>> {
-    let Desired { name, .. } = desired;
+/// The stack, or something of its name, is not ours; or the stack is in another network.
+pub(crate) fn plan(desired: &Desired, state: &State) -> anyhow::Result<Vec<Change>> {
+    ensure_ours(desired, state)?;
+    let (kept, terminations) = reconcile_instances(desired, state);
+    let launches = launches(desired, &kept);
     let mut changes = Vec::new();
-    match &state.key_pair {
-        None => changes.push(Change::ImportKeyPair),
-        Some(key_pair) => ensure!(
-            key_pair.public_key == desired.public_key,
-            "the stack {name} has another SSH key than this folder has (ssh_key.pem), so it is another folder's or another \
-             person's; use another name (--stack), or take that stack down first: cargo xtask down --stack {name}"
-        ),
+    if state.key_pair.is_none() {
+        changes.push(Change::ImportKeyPair);
     }
-
-    let subscriptions = state.topic.as_ref().map(|topic| topic.subscriptions.clone()).unwrap_or_default();
-    if state.topic.is_none() {
-        changes.push(Change::CreateTopic);
+    changes.extend(topic_changes(desired, state));
+    changes.extend(group_changes(desired, state));
+    changes.extend(surplus_alarms(desired, state, &kept));
+    if !terminations.is_empty() {
+        changes.push(Change::Terminate(terminations));
     }
-    for number in &desired.on_call {
-        if !subscriptions.contains_key(number) {
-            changes.push(Change::Subscribe { number: number.clone() });
-        }
-    }
-    for (number, arn) in subscriptions {
-        if !desired.on_call.contains(&number) {
-            changes.push(Change::Unsubscribe { number, arn });
-        }
-    }
-
-    let rules = match &state.group {
-        None => {
-            changes.push(Change::CreateGroup);
-            &BTreeSet::new()
-        }
-        Some(group) => {
-            ensure!(
-                group.vpc == desired.vpc,
-                "the stack {name} is in the network {}, and {} is asked for; take it down first: cargo xtask down --stack \
-                 {name}",
-                group.vpc,
-                desired.vpc
-            );
-            &group.rules
-        }
-    };
-    let missing: BTreeSet<_> = desired.rules.difference(rules).cloned().collect();
-    let surplus: BTreeSet<_> = rules.difference(&desired.rules).cloned().collect();
-    if !missing.is_empty() {
-        changes.push(Change::Authorize(missing));
-    }
-    if !surplus.is_empty() {
-        changes.push(Change::Revoke(surplus));
-    }
-
-    if let Some(body) = &state.dashboard {
-        ensure!(
-            is_our_dashboard(body, name, &desired.region),
-            "there is a dashboard {} that is not of this stack; use another name (--stack), or delete it",
-            dashboard_name(name, &desired.region)
-        );
-    }
-
-    let (kept, goners) = sort_out(desired, state);
-    let wanted: BTreeSet<_> = kept
-        .iter()
-        .flat_map(|instance| Action::ALL.map(|action| alarm_name(name, &instance.id, action)))
-        .collect();
-    let surplus: Vec<_> = state.alarms.keys().filter(|alarm| !wanted.contains(*alarm)).cloned().collect();
-    changes.extend(surplus.chunks(DELETED_AT_ONCE).map(|names| Change::DeleteAlarms(names.to_vec())));
-    if !goners.is_empty() {
-        changes.push(Change::Terminate(goners));
-    }
-
-    let mut of: Vec<_> = kept.iter().map(|instance| (Of::Id(instance.id.clone()), instance.role)).collect();
-    let is_complete = of.len() == desired.machines.values().sum::<usize>();
-    for (&role, &count) in &desired.machines {
-        let there = kept.iter().filter(|instance| instance.role == Some(role)).count();
-        if there < count {
-            changes.push(Change::Launch { role, count: count - there });
-            of.extend((0..count - there).map(|i| (Of::New(role, i), Some(role))));
-        }
-    }
-    for (of, role) in of {
-        for action in Action::ALL {
-            let there = match &of {
-                Of::Id(id) => state.alarms.get(&alarm_name(name, id, action)),
-                Of::New(..) => None,
-            };
-            let minutes = action.minutes(role);
-            if !there.is_some_and(|alarm| is_right(alarm, &of, action, minutes, desired)) {
-                changes.push(Change::PutAlarm { of: of.clone(), action, minutes, is_there: there.is_some() });
-            }
-        }
-    }
+    changes.extend(launches.iter().map(|(&role, &count)| Change::Launch { role, count }));
+    changes.extend(missing_alarms(desired, state, &kept, &launches));
+    let is_complete = launches.is_empty();
     if !is_complete || state.dashboard.as_ref() != Some(&desired.dashboard(&kept)) {
-        changes.push(Change::PutDashboard { is_there: state.dashboard.is_some() });
+        changes.push(Change::PutDashboard { exists: state.dashboard.is_some() });
     }
     Ok(changes)
 }
 
-/// Whether an alarm is as it should be.
-fn is_right(alarm: &Alarm, of: &Of, action: Action, minutes: i32, desired: &Desired) -> bool {
-    let [does] = alarm.actions.as_slice() else { return false };
-    let does_it = match action {
-        Action::Notify => does.rsplit(':').next() == Some(&desired.name),
-        Action::Terminate => *does == desired.terminate_arn(),
-    };
-    *of == Of::Id(alarm.instance.clone())
-        && alarm.metric == CHECK
-        && alarm.minutes == Some(minutes)
-        && does_it
+/// Refuses to change what another folder or person made.
+fn ensure_ours(desired: &Desired, state: &State) -> anyhow::Result<()> {
+    let Desired { name, region, .. } = desired;
+    if let Some(key_pair) = &state.key_pair {
+        ensure!(
+            key_pair.public_key == desired.public_key,
+            "the stack {name} has another SSH key than this folder has (ssh_key.pem), so it is another folder's or another \
+             person's; use another name (--stack), or take that stack down first: cargo xtask down --stack {name}"
+        );
+    }
+    if let Some(group) = &state.group {
+        ensure!(
+            group.vpc == desired.vpc,
+            "the stack {name} is in the network {}, and {} is requested; take it down first: cargo xtask down --stack {name}",
+            group.vpc,
+            desired.vpc
+        );
+    }
+    if let Some(body) = &state.dashboard {
+        ensure!(
+            is_our_dashboard(body, name, region),
+            "there is a dashboard {} that is not of this stack; use another name (--stack), or delete it",
+            dashboard_name(name, region)
+        );
+    }
+    Ok(())
 }
 
-/// Which instances can stay, and which have to go, and why.
-fn sort_out(desired: &Desired, state: &State) -> (Vec<Instance>, Vec<Termination>) {
+fn topic_changes(desired: &Desired, state: &State) -> Vec<Change> {
+    let subscriptions = state.topic.as_ref().map(|topic| topic.subscriptions.clone()).unwrap_or_default();
+    let create = state.topic.is_none().then_some(Change::CreateTopic);
+    let missing = desired.on_call.iter().filter(|number| !subscriptions.contains_key(*number));
+    let subscribe = missing.map(|number| Change::Subscribe { number: number.clone() });
+    let surplus = subscriptions.iter().filter(|(number, _)| !desired.on_call.contains(*number));
+    let unsubscribe =
+        surplus.map(|(number, arn)| Change::Unsubscribe { number: number.clone(), arn: arn.clone() });
+    create.into_iter().chain(subscribe).chain(unsubscribe).collect()
+}
+
+fn group_changes(desired: &Desired, state: &State) -> Vec<Change> {
+    let rules = state.group.as_ref().map(|group| group.rules.clone()).unwrap_or_default();
+    let create = state.group.is_none().then_some(Change::CreateGroup);
+    let missing: BTreeSet<_> = desired.rules.difference(&rules).cloned().collect();
+    let surplus: BTreeSet<_> = rules.difference(&desired.rules).cloned().collect();
+    let authorize = (!missing.is_empty()).then_some(Change::Authorize(missing));
+    let revoke = (!surplus.is_empty()).then_some(Change::Revoke(surplus));
+    [create, authorize, revoke].into_iter().flatten().collect()
+}
+
+/// How many instances to launch for each role; none if no instance is missing.
+fn launches(desired: &Desired, kept: &[Instance]) -> BTreeMap<Role, usize> {
+    let missing = |(&role, &count): (&Role, &usize)| {
+        let kept = kept.iter().filter(|instance| instance.role == Some(role)).count();
+        (kept < count).then_some((role, count - kept))
+    };
+    desired.machines.iter().filter_map(missing).collect()
+}
+
+/// Deletes the alarms of instances that are not kept.
+fn surplus_alarms(desired: &Desired, state: &State, kept: &[Instance]) -> Vec<Change> {
+    let of = |instance: &Instance| Action::ALL.map(|action| alarm_name(&desired.name, &instance.id, action));
+    let wanted: BTreeSet<_> = kept.iter().flat_map(of).collect();
+    let surplus: Vec<_> = state.alarms.keys().filter(|alarm| !wanted.contains(*alarm)).cloned().collect();
+    surplus.chunks(DELETED_AT_ONCE).map(|names| Change::DeleteAlarms(names.to_vec())).collect()
+}
+
+/// Puts the alarms that are missing or wrong: of the instances that are kept, and of those to launch.
+fn missing_alarms(
+    desired: &Desired,
+    state: &State,
+    kept: &[Instance],
+    launches: &BTreeMap<Role, usize>,
+) -> Vec<Change> {
+    let existing = kept.iter().map(|instance| (AlarmTarget::Existing(instance.id.clone()), instance.role));
+    let planned = launches
+        .iter()
+        .flat_map(|(&role, &count)| (0..count).map(move |n| (AlarmTarget::Planned(role, n), Some(role))));
+    let mut changes = Vec::new();
+    for (target, role) in existing.chain(planned) {
+        for action in Action::ALL {
+            let alarm = match &target {
+                AlarmTarget::Existing(id) => state.alarms.get(&alarm_name(&desired.name, id, action)),
+                AlarmTarget::Planned(..) => None,
+            };
+            let minutes = action.minutes(role);
+            if !alarm.is_some_and(|alarm| is_right(alarm, &target, action, minutes, desired)) {
+                let (target, exists) = (target.clone(), alarm.is_some());
+                changes.push(Change::PutAlarm { target, action, minutes, exists });
+            }
+        }
+    }
+    changes
+}
+
+fn is_right(alarm: &Alarm, target: &AlarmTarget, action: Action, minutes: i32, desired: &Desired) -> bool {
+    let [arn] = alarm.actions.as_slice() else { return false };
+    let has_action = match action {
+        Action::Notify => arn.rsplit(':').next() == Some(&desired.name),
+        Action::Terminate => *arn == desired.terminate_arn(),
+    };
+    *target == AlarmTarget::Existing(alarm.instance.clone())
+        && alarm.metric == CHECK
+        && alarm.minutes == Some(minutes)
+        && has_action
+}
+
+/// Decides which instances are kept, and which are terminated.
+fn reconcile_instances(desired: &Desired, state: &State) -> (Vec<Instance>, Vec<Termination>) {
     let mut left = desired.machines.clone();
-    let (mut kept, mut goners) = (Vec::new(), Vec::new());
+    let (mut kept, mut terminations) = (Vec::new(), Vec::new());
     for (name, instance) in names(&state.instances) {
         let room = instance.role.and_then(|role| left.get_mut(&role));
         let why = if instance.life == Life::Stopped {
             "it was stopped"
         } else if !desired.instance_types.contains(&instance.instance_type) {
-            "its type is not asked for any more"
+            "its type is no longer requested"
         } else if desired.image.as_ref().is_some_and(|image| *image != instance.image) {
-            "its image is not asked for any more"
+            "its image is no longer requested"
         } else if instance.fingerprint.is_none() {
             "its host key is not known"
         } else {
@@ -247,17 +260,17 @@ fn sort_out(desired: &Desired, state: &State) -> (Vec<Instance>, Vec<Termination
                     kept.push(instance.clone());
                     continue;
                 }
-                _ => "it is more than is asked for",
+                _ => "it is more than requested",
             }
         };
-        goners.push(Termination { id: instance.id.clone(), name, why });
+        terminations.push(Termination { id: instance.id.clone(), name, why });
     }
-    (kept, goners)
+    (kept, terminations)
 }
 
-/// What the stack costs in an hour, once it is as it should be: list prices, in US dollars. `None` where one is not known.
-pub(super) fn hourly_price(desired: &Desired, state: &State) -> Option<f64> {
-    let (kept, _) = sort_out(desired, state);
+/// What the desired stack costs in an hour: list prices, in US dollars. `None` if one of them is not known.
+pub(crate) fn hourly_price(desired: &Desired, state: &State) -> Option<f64> {
+    let (kept, _) = reconcile_instances(desired, state);
     let missing = desired.machines.values().sum::<usize>() - kept.len();
     let first = desired.instance_types.first().map(String::as_str);
     let types = kept
@@ -268,8 +281,8 @@ pub(super) fn hourly_price(desired: &Desired, state: &State) -> Option<f64> {
 }
 
 impl Change {
-    /// The call, as the API names it.
-    pub(super) fn call(&self) -> &'static str {
+    /// The name of the API's call.
+    pub(crate) fn call(&self) -> &'static str {
         match self {
             Self::ImportKeyPair => "ImportKeyPair",
             Self::CreateTopic => "CreateTopic",
@@ -286,18 +299,17 @@ impl Change {
         }
     }
 
-    /// Whether this is about an alarm. CloudWatch takes few of these a second, and no host waits for them.
-    pub(super) fn is_alarm(&self) -> bool {
+    /// CloudWatch accepts few calls for alarms a second, so they are made while machines boot.
+    pub(crate) fn is_alarm(&self) -> bool {
         matches!(self, Self::PutAlarm { .. } | Self::DeleteAlarms(_))
     }
 
-    /// Whether something is created, changed or destroyed.
-    pub(super) fn sign(&self) -> Sign {
+    pub(crate) fn sign(&self) -> Sign {
         match self {
             Self::Unsubscribe { .. } | Self::Revoke(_) | Self::DeleteAlarms(_) | Self::Terminate(_) => {
                 Sign::Destroy
             }
-            Self::PutAlarm { is_there: true, .. } | Self::PutDashboard { is_there: true } => Sign::Change,
+            Self::PutAlarm { exists: true, .. } | Self::PutDashboard { exists: true } => Sign::Change,
             _ => Sign::Create,
         }
     }

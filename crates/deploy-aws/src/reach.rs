@@ -1,5 +1,5 @@
-//! Why a machine that runs gives SSH no answer: mostly since this machine's own address has changed, and the security group lets in
-//! the one that it had.
+//! Explains why a running machine does not answer SSH. The usual reason: this machine's address has changed, and the security
+//! group allows the old one.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -10,21 +10,22 @@ use deploy::{exit, step};
 use deploy_ssh::runtime::runtime;
 use deploy_ssh::ssh::NoAnswer;
 
-use super::aws::{self, Aws};
-use super::discover::group;
-use super::settings::Settings;
-use super::state::{Rule, Source};
+use crate::aws::{self, Aws};
+use crate::discover::group;
+use crate::discover::state::{Rule, Source};
+use crate::settings::Settings;
 
-/// What to say about that, if it is so. `own` is this machine's own network, where that is known.
-fn say(let_in: &BTreeSet<String>, own: Option<&str>, is_chosen: bool) -> Option<String> {
-    let networks = let_in.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
-    // Networks that the user has named stay until others are named.
+/// The advice, unless this machine is allowed. `own` is this machine's network, if it is known; `is_chosen` tells whether the user
+/// named the allowed networks.
+fn advise(allowed: &BTreeSet<String>, own: Option<&str>, is_chosen: bool) -> Option<String> {
+    let networks = allowed.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+    // Networks that the user named stay until others are named.
     let up = |own: &str| match is_chosen {
         true => format!("cargo xtask up --ssh-from {own}"),
         false => "cargo xtask up".to_owned(),
     };
     match own {
-        Some(own) if let_in.iter().any(|network| contains(network, own)) => None,
+        Some(own) if allowed.iter().any(|network| contains(network, own)) => None,
         Some(own) => Some(format!(
             "your address has changed: it is {own}, and the machines let in SSH from {networks}; let it in with: {}",
             up(own)
@@ -55,13 +56,13 @@ fn contains(network: &str, other: &str) -> bool {
     kind == other_kind && length <= other_length && differ == 0
 }
 
-/// What to do about an error, if it is that hosts of the stack give SSH no answer.
-pub(super) fn advice(inventory: &Path, error: &anyhow::Error) -> Option<String> {
-    // The stack of a job that gives up is destroyed, and needs no way in any more.
+/// What to do about an error, if it is that hosts of the stack do not answer SSH.
+pub(crate) fn advice(inventory: &Path, error: &anyhow::Error) -> Option<String> {
+    // The stack of a failed job is about to be destroyed.
     if !exit::is::<NoAnswer>(error) && !exit::is::<LostSight>(error) || step::hosts_go() {
         return None;
     }
-    // Where this cannot be told either, the error itself has to do.
+    // If any of this fails, the error itself has to do.
     let remembered = Settings::load(&Settings::path(inventory)).ok()??;
     runtime().ok()?.block_on(async {
         let aws = Aws::connect(&remembered.region).await.ok()?;
@@ -73,9 +74,9 @@ pub(super) fn advice(inventory: &Path, error: &anyhow::Error) -> Option<String> 
             }
             _ => None,
         };
-        let let_in: BTreeSet<_> = group.rules.iter().filter_map(network).collect();
+        let allowed: BTreeSet<_> = group.rules.iter().filter_map(network).collect();
         let own = aws::own_network().await.ok();
-        say(&let_in, own.as_deref(), remembered.ssh_from.is_some())
+        advise(&allowed, own.as_deref(), remembered.ssh_from.is_some())
     })
 }
 
@@ -84,15 +85,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_that_is_not_let_in_any_more_is_told() {
-        let let_in = BTreeSet::from(["203.0.113.7/32".to_owned(), "198.51.100.0/24".to_owned()]);
-        assert_eq!(say(&let_in, Some("198.51.100.9/32"), false), None);
-        let said = say(&let_in, Some("203.0.113.8/32"), false).unwrap();
+    fn an_address_that_is_no_longer_allowed_is_explained() {
+        let allowed = BTreeSet::from(["203.0.113.7/32".to_owned(), "198.51.100.0/24".to_owned()]);
+        assert_eq!(advise(&allowed, Some("198.51.100.9/32"), false), None);
+        let said = advise(&allowed, Some("203.0.113.8/32"), false).unwrap();
         assert!(said.starts_with("your address has changed: it is 203.0.113.8/32, and"), "{said}");
         assert!(said.ends_with("with: cargo xtask up"), "{said}");
-        let said = say(&let_in, Some("203.0.113.8/32"), true).unwrap();
+        let said = advise(&allowed, Some("203.0.113.8/32"), true).unwrap();
         assert!(said.ends_with("with: cargo xtask up --ssh-from 203.0.113.8/32"), "{said}");
-        assert!(say(&let_in, None, false).unwrap().contains("if your address is another one now"));
+        assert!(advise(&allowed, None, false).unwrap().contains("if your address is another one now"));
     }
 
     #[test]

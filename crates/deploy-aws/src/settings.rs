@@ -1,75 +1,74 @@
-//! What the user asks of a stack, and what is remembered of that.
+//! What the user wants of a stack, and remembers in `stack.toml`.
+
+mod network;
+mod on_call;
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::stack_id::StackId;
+use crate::stack_id::StackId;
 use deploy::request::StackOptions;
+pub(crate) use on_call::on_call;
 
-/// What a stack is called unless the user says otherwise.
-pub(super) const STACK: &str = "provisioned-classifier";
-/// Where it is unless the user says otherwise.
-pub(super) const REGION: &str = "us-west-2";
-/// What its machines are unless the user says otherwise: of this machine's processor, for which the programs are built.
+/// The default name of a stack.
+pub(crate) const STACK: &str = "provisioned-classifier";
+/// The default region.
+pub(crate) const REGION: &str = "us-west-2";
+/// The default instance type: of this machine's architecture, for which the programs are built.
 const INSTANCE_TYPE: &str = if cfg!(target_arch = "aarch64") { "c7g.4xlarge" } else { "c5.4xlarge" };
-/// When its machines end themselves unless the user says otherwise.
 const TIME_TO_LIVE: Duration = Duration::from_secs(4 * 3600);
-/// The least time to live: less would end machines before they are ready.
-const LEAST_TIME_TO_LIVE: Duration = Duration::from_secs(10 * 60);
-/// The longest: what lives longer is hardly for a job.
-const LONGEST_TIME_TO_LIVE: Duration = Duration::from_secs(7 * 24 * 3600);
-/// The user that Ubuntu's images have.
+/// Less would terminate machines before they are ready.
+const MIN_TIME_TO_LIVE: Duration = Duration::from_secs(10 * 60);
+/// No job takes longer.
+const MAX_TIME_TO_LIVE: Duration = Duration::from_secs(7 * 24 * 3600);
+/// The user of Ubuntu's images.
 const SSH_USER: &str = "ubuntu";
-/// Root volumes, in GiB.
+/// The size of root volumes.
 const DISK_GIB: u32 = 30;
 
-/// What the user asks for. All of it is remembered, so that a second `up` needs no flags.
+/// The settings of a stack. They are remembered, so that a second `up` needs no flags.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Settings {
-    /// The name of the stack; all that belongs to it is tagged with it.
-    pub(super) stack: String,
-    pub(super) region: String,
-    /// Machines that classify, the initializer among them.
-    pub(super) cluster_size: usize,
-    /// What machines may be, the most wanted first.
-    pub(super) instance_types: Vec<String>,
-    /// Their image, if it is not to be Ubuntu's newest.
+pub(crate) struct Settings {
+    pub(crate) stack: String,
+    pub(crate) region: String,
+    /// Machines that classify, including the initializer.
+    pub(crate) cluster_size: usize,
+    /// In order of preference.
+    pub(crate) instance_types: Vec<String>,
+    /// By default, the newest of Ubuntu.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) image: Option<String>,
-    /// Where they are, if not in the default VPC.
+    pub(crate) image: Option<String>,
+    /// By default, those of the default VPC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) subnet: Option<String>,
-    /// From where SSH is let in, if not only from this network.
+    pub(crate) subnet: Option<String>,
+    /// The networks from which SSH is allowed; by default, only this machine's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) ssh_from: Option<BTreeSet<String>>,
-    pub(super) ssh_user: String,
-    /// Whether machines that classify may be spot instances.
-    pub(super) spot: bool,
-    /// After how many minutes a machine ends itself.
-    pub(super) time_to_live_minutes: u64,
-    /// The size of root volumes.
-    pub(super) disk_gib: u32,
-    /// The number of the account that the stack is in, since the last `up`.
+    pub(crate) ssh_from: Option<BTreeSet<String>>,
+    pub(crate) ssh_user: String,
+    /// Whether workers may be spot instances.
+    pub(crate) spot: bool,
+    pub(crate) time_to_live_minutes: u64,
+    pub(crate) disk_gib: u32,
+    /// The number of the stack's account, since the last `up`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) account: Option<String>,
-    /// Whether something of the stack may be in the cloud: from before the first call that makes something until a `down`
-    /// that has looked.
+    pub(crate) account: Option<String>,
+    /// Whether something of the stack may exist: from before the first call that creates something until a `down` that found
+    /// nothing left.
     #[serde(default)]
-    pub(super) may_be_up: bool,
+    pub(crate) may_be_up: bool,
 }
 
 impl Settings {
-    /// What is asked for now, and for the rest what was asked for before.
+    /// What the options say; for the rest, what `before` has.
     ///
     /// # Errors
-    /// Values that make no sense; a cluster size that nobody has ever said.
-    pub(super) fn new(
+    /// Values that are out of range, no cluster size, or a stack of this folder that may be up elsewhere.
+    pub(crate) fn new(
         args: &StackOptions,
         cluster_size: Option<u16>,
         before: Option<Self>,
@@ -89,9 +88,41 @@ impl Settings {
                 before.region
             );
         }
-        let before = before.unwrap_or_else(|| Self {
-            stack: stack.clone(),
-            region: region.clone(),
+        let before = before.unwrap_or_else(|| Self::default_for(&stack, &region, cluster_size));
+        ensure!(
+            (1..=1000).contains(&cluster_size)
+                && before.time_to_live_minutes * 60 <= MAX_TIME_TO_LIVE.as_secs(),
+            "the remembered settings of the stack are invalid (stack.toml); remove that file, and give the options again"
+        );
+        Ok(Self {
+            stack,
+            region,
+            cluster_size,
+            instance_types: instance_types(&args.instance_types, before.instance_types)?,
+            image: args.image.clone().or(before.image),
+            subnet: args.subnet.clone().or(before.subnet),
+            ssh_from: match args.ssh_from.as_slice() {
+                [] => before.ssh_from,
+                networks => {
+                    Some(networks.iter().map(|text| network::parse(text)).collect::<anyhow::Result<_>>()?)
+                }
+            },
+            ssh_user: args.ssh_user.clone().unwrap_or(before.ssh_user),
+            spot: args.spot.unwrap_or(before.spot),
+            time_to_live_minutes: match args.time_to_live {
+                Some(time_to_live) => minutes(time_to_live)?,
+                None => before.time_to_live_minutes,
+            },
+            disk_gib: args.disk_gib.unwrap_or(before.disk_gib),
+            account: before.account,
+            may_be_up: before.may_be_up,
+        })
+    }
+
+    fn default_for(stack: &str, region: &str, cluster_size: usize) -> Self {
+        Self {
+            stack: stack.to_owned(),
+            region: region.to_owned(),
             cluster_size,
             instance_types: vec![INSTANCE_TYPE.to_owned()],
             image: None,
@@ -103,120 +134,72 @@ impl Settings {
             disk_gib: DISK_GIB,
             account: None,
             may_be_up: false,
-        });
-        ensure!(
-            (1..=1000).contains(&cluster_size)
-                && before.time_to_live_minutes * 60 <= LONGEST_TIME_TO_LIVE.as_secs(),
-            "what is remembered of the stack makes no sense (stack.toml); remove that file, and say again what is wanted"
-        );
-        let instance_types = match args.instance_types.as_slice() {
-            [] => before.instance_types,
-            types => types.to_vec(),
-        };
-        for kind in &instance_types {
-            ensure!(
-                kind.split_once('.').is_some_and(|(family, size)| is_plain(family) && is_plain(size)),
-                "{kind:?} is no instance type; it should be like {INSTANCE_TYPE}"
-            );
         }
-        let time_to_live = match args.time_to_live {
-            Some(ttl) => {
-                ensure!(
-                    (LEAST_TIME_TO_LIVE..=LONGEST_TIME_TO_LIVE).contains(&ttl),
-                    "a time to live has to be between {} and {}",
-                    humantime::format_duration(LEAST_TIME_TO_LIVE),
-                    humantime::format_duration(LONGEST_TIME_TO_LIVE)
-                );
-                ttl.as_secs().div_ceil(60)
-            }
-            None => before.time_to_live_minutes,
-        };
-        Ok(Self {
-            stack,
-            region,
-            cluster_size,
-            instance_types,
-            image: args.image.clone().or(before.image),
-            subnet: args.subnet.clone().or(before.subnet),
-            ssh_from: match args.ssh_from.as_slice() {
-                [] => before.ssh_from,
-                networks => Some(networks.iter().map(|text| network(text)).collect::<anyhow::Result<_>>()?),
-            },
-            ssh_user: args.ssh_user.clone().unwrap_or(before.ssh_user),
-            spot: args.spot.unwrap_or(before.spot),
-            time_to_live_minutes: time_to_live,
-            disk_gib: args.disk_gib.unwrap_or(before.disk_gib),
-            account: before.account,
-            may_be_up: before.may_be_up,
-        })
     }
 
-    /// The stack, as far as it is known where it is.
-    pub(super) fn id(&self) -> Option<StackId> {
+    /// Identifies the stack; `None` before its account is known.
+    pub(crate) fn id(&self) -> Option<StackId> {
         let account = self.account.clone()?;
         Some(StackId { name: self.stack.clone(), region: self.region.clone(), account })
     }
 
-    /// Whether a stack that may be up is in this account.
-    ///
     /// # Errors
-    /// It is in another one; names both.
-    pub(super) fn ensure_account(&self, account: &str) -> anyhow::Result<()> {
+    /// The stack may be up in another account.
+    pub(crate) fn ensure_account(&self, account: &str) -> anyhow::Result<()> {
         self.id().filter(|_| self.may_be_up).map_or(Ok(()), |id| id.ensure_account(account))
     }
 
-    /// Where settings are remembered: beside the inventory.
-    pub(super) fn path(inventory: &Path) -> PathBuf {
+    /// The file of the settings, beside the inventory.
+    pub(crate) fn path(inventory: &Path) -> PathBuf {
         inventory.with_file_name("stack.toml")
     }
 
-    /// What is remembered.
+    /// Reads the remembered settings; `None` if the file does not exist.
     ///
     /// # Errors
-    /// A file that cannot be understood.
-    pub(super) fn load(path: &Path) -> anyhow::Result<Option<Self>> {
+    /// The file cannot be read or parsed.
+    pub(crate) fn load(path: &Path) -> anyhow::Result<Option<Self>> {
         let Some(text) = files::read_if_there(path)? else { return Ok(None) };
-        let context = || format!("understanding what is remembered of the stack in {}", path.display());
+        let context = || format!("parsing the settings of the stack in {}", path.display());
         toml::from_slice(&text).map(Some).with_context(context)
     }
 
-    /// Remembers.
-    ///
     /// # Errors
-    /// Those of the file system.
-    pub(super) fn save(&self, path: &Path) -> anyhow::Result<()> {
+    /// The file cannot be written.
+    pub(crate) fn save(&self, path: &Path) -> anyhow::Result<()> {
         let text = toml::to_string(self).context("encoding the settings of the stack")?;
         let text = format!("# What cargo xtask up was asked for; the next one needs no flags.\n\n{text}");
         files::replace_file(path, text.as_bytes())
     }
 }
 
-/// The name of the stack.
+/// The name of the stack: what the user says, or what is remembered, or the default.
 ///
 /// # Errors
-/// A name that cannot be one.
-pub(super) fn stack(said: Option<&str>, before: Option<&Settings>) -> anyhow::Result<String> {
+/// The name has other characters than AWS allows.
+pub(crate) fn stack(said: Option<&str>, before: Option<&Settings>) -> anyhow::Result<String> {
     let stack = said.map(str::to_owned).or(before.map(|before| before.stack.clone()));
     let stack = stack.unwrap_or_else(|| STACK.to_owned());
-    let usual = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
+    let is_usual = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
     ensure!(
-        (1..=64).contains(&stack.len()) && stack.chars().all(usual) && !stack.starts_with('-'),
-        "{stack:?} is no name for a stack: up to 64 letters, digits, - and _ make one"
+        (1..=64).contains(&stack.len()) && stack.chars().all(is_usual) && !stack.starts_with('-'),
+        "{stack:?} is not a valid name for a stack; use up to 64 letters, digits, - and _"
     );
     Ok(stack)
 }
 
-/// The region of the stack.
+/// The region of the stack: what the user says, or that of a stack that may be up, or that of the environment or the profile, or
+/// what is remembered, or the default.
 ///
 /// # Errors
-/// A name that cannot be one.
-pub(super) fn region(
+/// Several regions, or an invalid name.
+pub(crate) fn region(
     said: &[String],
     before: Option<&Settings>,
     profile_region: Option<&str>,
 ) -> anyhow::Result<String> {
     if let [_, _, ..] = said {
-        bail!("a stack is in one region, not in {}", said.join(" and "));
+        bail!("a stack is in one region, not in {}; name one of them", said.join(" and "));
     }
     let (up, down) = match before {
         Some(before) if before.may_be_up => (Some(before.region.clone()), None),
@@ -226,79 +209,54 @@ pub(super) fn region(
     let variable = ["AWS_REGION", "AWS_DEFAULT_REGION"]
         .into_iter()
         .find_map(|name| std::env::var(name).ok().filter(|region| !region.is_empty()));
-    // Where a stack may be up; else what the environment and the profile say now comes before what was said once.
     let now = variable.or(profile_region.map(str::to_owned));
     let region = said.first().cloned().or(up).or(now).or(down).unwrap_or_else(|| REGION.to_owned());
     check_region(&region)?;
     Ok(region)
 }
 
-/// Whether this looks like a region's name.
-///
 /// # Errors
-/// It does not.
-pub(super) fn check_region(region: &str) -> anyhow::Result<()> {
+/// The name does not have the form of a region's.
+pub(crate) fn check_region(region: &str) -> anyhow::Result<()> {
     let parts: Vec<_> = region.split('-').collect();
-    let good = parts.len() >= 3
+    let is_valid = parts.len() >= 3
         && parts.iter().all(|part| is_plain(part))
         && parts.last().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
-    ensure!(good, "{region:?} is no region of AWS; it should be like {REGION}");
+    ensure!(is_valid, "{region:?} is no region of AWS; it should be like {REGION}");
     Ok(())
+}
+
+/// The requested types, or those before.
+///
+/// # Errors
+/// A name does not have the form of a type's.
+fn instance_types(requested: &[String], before: Vec<String>) -> anyhow::Result<Vec<String>> {
+    let types = if requested.is_empty() { before } else { requested.to_vec() };
+    for kind in &types {
+        ensure!(
+            kind.split_once('.').is_some_and(|(family, size)| is_plain(family) && is_plain(size)),
+            "{kind:?} is no instance type; it should be like {INSTANCE_TYPE}"
+        );
+    }
+    Ok(types)
+}
+
+/// A time to live in minutes, rounded up.
+///
+/// # Errors
+/// It is out of range.
+fn minutes(time_to_live: Duration) -> anyhow::Result<u64> {
+    ensure!(
+        (MIN_TIME_TO_LIVE..=MAX_TIME_TO_LIVE).contains(&time_to_live),
+        "a time to live has to be between {} and {}",
+        humantime::format_duration(MIN_TIME_TO_LIVE),
+        humantime::format_duration(MAX_TIME_TO_LIVE)
+    );
+    Ok(time_to_live.as_secs().div_ceil(60))
 }
 
 fn is_plain(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
-}
-
-/// A network in the form that AWS keeps it in. The whole world has to be asked for by name.
-fn network(text: &str) -> anyhow::Result<String> {
-    if text == "anywhere" {
-        return Ok("0.0.0.0/0".to_owned());
-    }
-    let context = || {
-        format!("{text:?} is no network to let SSH in from; it should be like 203.0.113.7/32, or anywhere")
-    };
-    let (address, length) = text.split_once('/').unwrap_or((text, ""));
-    let address: IpAddr = address.parse().with_context(context)?;
-    let (bits, whole) = match address {
-        IpAddr::V4(address) => (u128::from(u32::from(address)) << 96, 32),
-        IpAddr::V6(address) => (u128::from(address), 128),
-    };
-    let length: u32 = if text.contains('/') { length.parse().with_context(context)? } else { whole };
-    ensure!(length <= whole, context());
-    ensure!(
-        length > 0,
-        "{text} is the whole world; if SSH is to be let in from there, say: --ssh-from anywhere"
-    );
-    let bits = bits & (u128::MAX << (128 - length));
-    let address: IpAddr = match address {
-        IpAddr::V4(_) => IpAddr::V4(((bits >> 96) as u32).into()),
-        IpAddr::V6(_) => IpAddr::V6(bits.into()),
-    };
-    Ok(format!("{address}/{length}"))
-}
-
-/// The phone numbers of those on call.
-///
-/// # Errors
-/// Something that is no list, or no number in E.164 form.
-pub(super) fn on_call(path: &Path) -> anyhow::Result<BTreeSet<String>> {
-    let Some(text) = files::read_if_there(path)? else { return Ok(BTreeSet::new()) };
-    let numbers: BTreeSet<String> = serde_json::from_slice(&text).with_context(|| {
-        format!("understanding {}, which should be a JSON list of phone numbers as strings", path.display())
-    })?;
-    for number in &numbers {
-        let digits = number.strip_prefix('+').unwrap_or_default();
-        let good = (2..=15).contains(&digits.len())
-            && digits.bytes().all(|b| b.is_ascii_digit())
-            && !digits.starts_with('0');
-        ensure!(
-            good,
-            "{number:?} in {} is no phone number in E.164 form, such as \"+14155550100\"",
-            path.display()
-        );
-    }
-    Ok(numbers)
 }
 
 #[cfg(test)]
@@ -318,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_asked_for_is_remembered() {
+    fn settings_are_remembered() {
         let nothing = StackOptions::default();
         assert!(new(&nothing, None, None).unwrap_err().to_string().contains("CLUSTER_SIZE=2"));
         let types = ["c6i.4xlarge", "c5.4xlarge"].map(str::to_owned).to_vec();
@@ -353,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn the_profile_has_a_region() {
+    fn the_profile_may_have_a_region() {
         let from = |stack: &StackOptions, before: Option<Settings>| {
             Settings::new(stack, Some(1), before, Some("ap-south-1")).unwrap().region
         };
@@ -366,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn senseless_values_are_refused() {
+    fn invalid_values_are_refused() {
         let error = |stack: &StackOptions| new(stack, Some(1), None).unwrap_err().to_string();
         let nothing = StackOptions::default();
         for seconds in [60, u64::from(u32::MAX) * 3600] {
@@ -378,36 +336,8 @@ mod tests {
         let instance_types = vec!["huge".to_owned()];
         assert!(error(&StackOptions { instance_types, ..nothing.clone() }).contains("is no instance type"));
         let name = Some("my stack".to_owned());
-        assert!(error(&StackOptions { name, ..nothing.clone() }).contains("is no name for a stack"));
+        assert!(error(&StackOptions { name, ..nothing.clone() }).contains("is not a valid name for a stack"));
         let ssh_from = vec!["0.0.0.0/0".to_owned()];
         assert!(error(&StackOptions { ssh_from, ..nothing }).contains("--ssh-from anywhere"));
-    }
-
-    #[test]
-    fn networks_are_as_aws_keeps_them() {
-        assert_eq!(network("203.0.113.7").unwrap(), "203.0.113.7/32");
-        assert_eq!(network("203.0.113.7/24").unwrap(), "203.0.113.0/24");
-        assert_eq!(network("2001:db8::1/32").unwrap(), "2001:db8::/32");
-        assert_eq!(network("anywhere").unwrap(), "0.0.0.0/0");
-        for wrong in ["", "office", "1.2.3/8", "1.2.3.4/33", "1.2.3.4/", "::/0", "1.2.3.4/-1"] {
-            assert!(network(wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn numbers_are_checked() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("ONCALL.json");
-        let read = |text: &str| {
-            std::fs::write(&path, text).unwrap();
-            on_call(&path)
-        };
-        assert!(on_call(&folder.path().join("no")).unwrap().is_empty());
-        assert_eq!(read("[\"+14155550100\", \"+4930123456\"]").unwrap().len(), 2);
-        for wrong in
-            ["{}", "[1]", "[\"14155550100\"]", "[\"+0123456\"]", "[\"+1 415\"]", "[\"+1234567890123456\"]"]
-        {
-            assert!(read(wrong).is_err(), "{wrong}");
-        }
     }
 }

@@ -1,20 +1,20 @@
-//! Whether text messages about alarms can arrive.
+//! Checks that text messages about alarms can arrive.
 
 use anyhow::ensure;
 use aws_sdk_sns::types::SmsSandboxPhoneNumberVerificationStatus as Status;
 
-use super::aws::{Aws, Explain};
+use crate::aws::{Aws, Explain};
 
-/// Accounts begin in a sandbox, in which AWS sends text messages to verified numbers alone, and drops all others silently.
+/// New accounts are in a sandbox, in which AWS sends text messages only to verified numbers, and drops all others silently.
 ///
 /// # Errors
-/// The account is in the sandbox, and some of these numbers are not verified; names them.
-pub(super) async fn ensure_deliverable(aws: &Aws, numbers: &[&String]) -> anyhow::Result<()> {
+/// The account is in the sandbox, and some of these numbers are not verified.
+pub(crate) async fn ensure_deliverable(aws: &Aws, numbers: &[&String]) -> anyhow::Result<()> {
     if numbers.is_empty() {
         return Ok(());
     }
-    let asked = aws.sns.get_sms_sandbox_account_status().send().await;
-    if !asked.explain("sns:GetSMSSandboxAccountStatus", aws)?.is_in_sandbox() {
+    let status = aws.sns.get_sms_sandbox_account_status().send().await;
+    if !status.explain("sns:GetSMSSandboxAccountStatus", aws)?.is_in_sandbox() {
         return Ok(());
     }
     let listed = aws.sns.list_sms_sandbox_phone_numbers().into_paginator().items().send();
@@ -30,7 +30,7 @@ pub(super) async fn ensure_deliverable(aws: &Aws, numbers: &[&String]) -> anyhow
     ensure!(
         missing.is_empty(),
         "the account is in AWS's sandbox for text messages in {}, where only verified numbers get any, and these are not \
-         verified: {}; verify them in the console (Amazon SNS, text messaging), or take them out of ONCALL.json",
+         verified: {}; verify them in the console (Amazon SNS, text messaging), or remove them from ONCALL.json",
         aws.region,
         missing.join(", ")
     );

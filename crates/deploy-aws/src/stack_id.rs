@@ -1,16 +1,16 @@
-//! Which stack: its name, and where it is. The name alone is not enough, in other regions and accounts there may be others.
+//! Identifies a stack. Its name alone does not: other regions and accounts may have stacks of the same name.
 
 use std::fmt;
 
 use anyhow::ensure;
 
-/// Tells a stack from all others. In this form the inventory has it.
+/// Identifies a stack. The inventory has its text form.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct StackId {
-    pub(super) name: String,
-    pub(super) region: String,
-    /// The number of the account.
-    pub(super) account: String,
+pub(crate) struct StackId {
+    pub(crate) name: String,
+    pub(crate) region: String,
+    /// The account's number.
+    pub(crate) account: String,
 }
 
 impl fmt::Display for StackId {
@@ -20,18 +20,18 @@ impl fmt::Display for StackId {
 }
 
 impl StackId {
-    /// Reads what [`fmt::Display`] writes.
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    /// Parses the output of [`fmt::Display`].
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let (name, place) = text.split_once(" in ")?;
         let (region, account) = place.split_once(", account ")?;
         Some(Self { name: name.to_owned(), region: region.to_owned(), account: account.to_owned() })
     }
 
-    /// With credentials of another account, everything of the stack would simply not be there.
+    /// With the credentials of another account, the stack would seem not to exist.
     ///
     /// # Errors
-    /// Names both accounts.
-    pub(super) fn ensure_account(&self, of_credentials: &str) -> anyhow::Result<()> {
+    /// The credentials are of another account.
+    pub(crate) fn ensure_account(&self, of_credentials: &str) -> anyhow::Result<()> {
         let Self { name, region, account } = self;
         ensure!(
             account == of_credentials,
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read() {
+    fn an_id_survives_its_text_form() {
         let id = StackId { name: "s".into(), region: "us-west-2".into(), account: "123456789012".into() };
         assert_eq!(StackId::parse(&id.to_string()), Some(id));
         assert_eq!(StackId::parse("s in us-west-2"), None);

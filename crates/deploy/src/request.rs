@@ -48,6 +48,8 @@ pub struct StackOptions {
     pub on_call: Option<PathBuf>,
     /// How long machines may take to boot.
     pub boot_time: Duration,
+    /// How old AWS's answers may be: how long something new may be invisible.
+    pub settle: Duration,
 }
 
 /// Show what `up` would change in the cloud.

@@ -93,6 +93,9 @@ struct StackArgs {
     /// Time limit for machines to boot
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration)]
     boot_time: Duration,
+    /// How long to go on looking for what AWS does not show yet
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
+    settle: Duration,
 }
 
 /// A time as people write it: a number and a unit.

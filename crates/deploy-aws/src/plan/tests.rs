@@ -7,10 +7,10 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use serde_json::json;
 
-use super::super::desired::TAG;
-use super::super::settings::Settings;
-use super::super::state::{Alarm, Group, KeyPair, Source, Topic};
 use super::*;
+use crate::desired::TAG;
+use crate::discover::state::{Alarm, Group, KeyPair, Source, Topic};
+use crate::settings::Settings;
 
 const NAME: &str = "s";
 const KEY: &str = "ssh-ed25519 AAAA";
@@ -94,9 +94,9 @@ fn alarm() -> impl Strategy<Value = (String, Alarm)> {
     let minutes = prop_oneof![Just(None), Just(Some(2)), Just(Some(15)), Just(Some(60))];
     let metric = prop_oneof![Just(CHECK), Just("StatusCheckFailed_System")];
     (0..9_u32, 0..2_usize, metric, minutes, vec(actions, 0..3)).prop_map(
-        |(i, of, metric, minutes, actions)| {
+        |(i, action, metric, minutes, actions)| {
             let instance = format!("i-{i}");
-            let name = alarm_name(NAME, &instance, Action::ALL[of]);
+            let name = alarm_name(NAME, &instance, Action::ALL[action]);
             (name, Alarm { instance, metric: metric.into(), minutes, actions })
         },
     )
@@ -157,10 +157,10 @@ fn apply(change: &Change, desired: &Desired, state: &mut State, new: &mut BTreeM
             assert!(names.len() <= DELETED_AT_ONCE);
             names.iter().for_each(|name| assert!(state.alarms.remove(name).is_some()));
         }
-        Change::Terminate(goners) => {
+        Change::Terminate(instances) => {
             let before = state.instances.len();
-            state.instances.retain(|instance| goners.iter().all(|goner| goner.id != instance.id));
-            assert_eq!(state.instances.len(), before - goners.len());
+            state.instances.retain(|instance| instances.iter().all(|one| one.id != instance.id));
+            assert_eq!(state.instances.len(), before - instances.len());
         }
         Change::Launch { role, count } => {
             for i in 0..*count {
@@ -182,12 +182,12 @@ fn apply(change: &Change, desired: &Desired, state: &mut State, new: &mut BTreeM
                 });
             }
         }
-        Change::PutAlarm { of, action, minutes, is_there } => {
-            let instance = match of {
-                Of::Id(id) => id.clone(),
-                Of::New(role, i) => new[role][*i].clone(),
+        Change::PutAlarm { target, action, minutes, exists } => {
+            let instance = match target {
+                AlarmTarget::Existing(id) => id.clone(),
+                AlarmTarget::Planned(role, i) => new[role][*i].clone(),
             };
-            assert!(state.instances.iter().any(|there| there.id == instance));
+            assert!(state.instances.iter().any(|existing| existing.id == instance));
             let name = alarm_name(NAME, &instance, *action);
             let does = match action {
                 Action::Notify => "arn:s".to_owned(),
@@ -195,11 +195,11 @@ fn apply(change: &Change, desired: &Desired, state: &mut State, new: &mut BTreeM
             };
             let alarm =
                 Alarm { instance, metric: CHECK.into(), minutes: Some(*minutes), actions: vec![does] };
-            assert_eq!(state.alarms.insert(name, alarm).is_some(), *is_there);
+            assert_eq!(state.alarms.insert(name, alarm).is_some(), *exists);
         }
-        Change::PutDashboard { is_there } => {
+        Change::PutDashboard { exists } => {
             let body = desired.dashboard(&state.instances);
-            assert_eq!(state.dashboard.replace(body).is_some(), *is_there);
+            assert_eq!(state.dashboard.replace(body).is_some(), *exists);
         }
     }
 }
@@ -265,7 +265,7 @@ fn somebody_elses_stack_is_left_alone() {
 }
 
 #[test]
-fn a_plan_is_said_in_words() {
+fn a_plan_is_rendered_for_people() {
     let (mut desired, mut state) = settled();
     desired.machines = BTreeMap::from([(Role::Metrics, 1), (Role::Initializer, 1), (Role::Worker, 2)]);
     desired.instance_types = vec!["c5.4xlarge".into()];
@@ -303,7 +303,7 @@ fn a_plan_is_said_in_words() {
     state.instances.truncate(1);
     let text = lines_of(&state).join("\n");
     assert!(
-        text.contains("- instances metrics (i-new-metrics-0): its type is not asked for any more"),
+        text.contains("- instances metrics (i-new-metrics-0): its type is no longer requested"),
         "{text}"
     );
 }

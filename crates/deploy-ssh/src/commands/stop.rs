@@ -1,5 +1,6 @@
 //! `cargo xtask stop`
 
+use std::borrow::Cow;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -77,5 +78,5 @@ fn last_message(metrics: &Ssh) -> Option<String> {
     let Ok(Reply::Lines(lines)) = metrics.request(&tail, SHORT) else { return None };
     // Its connections may have logged something after it.
     let mut messages = lines.iter().map(|line| process::log::message(line));
-    messages.find(|message| message.starts_with("stopped; ")).map(|message| message.into_owned())
+    messages.find(|message| message.starts_with("stopped; ")).map(Cow::into_owned)
 }

@@ -93,6 +93,7 @@ impl StackArgs {
             disk_gib: args.disk_gib,
             on_call: args.oncall,
             boot_time: args.boot_time,
+            settle: args.settle,
         }
     }
 }

@@ -1,8 +1,8 @@
-//! Subcommand: cargo xtask job
+//! `cargo xtask job`: up, run-cluster, get-results and down in one command.
 //!
-//! Each step is a process of its own, so that this one lives to save what there is and to take the stack down, whatever
-//! becomes of a step: it fails, it panics, somebody kills it. Should this one be killed, the step that is at work ends with it,
-//! and the machines end themselves when their time is over.
+//! Each step is a process of its own, so that this one survives to fetch what is complete and to take the stack down if a step
+//! fails, panics or is killed. If this one is killed, the current step ends with it, and the machines terminate themselves after
+//! their time to live.
 
 mod steps;
 
@@ -13,34 +13,31 @@ use std::time::{Duration, SystemTime};
 use anyhow::{anyhow, bail, ensure};
 
 use self::steps::{Failed, Limit, Step, Steps};
-use super::settings::Settings;
-use super::up::NOTHING_DONE;
+use crate::commands::up::NOTHING_DONE;
+use crate::settings::Settings;
 use deploy::input::check_input;
 use deploy::options::refuse_unnamed_model;
 use deploy::request::{Down, GetResults, Job, Partial, Provider, Request, RunCluster, RunMode, Up};
 use deploy::{console, exit, interrupt};
 use deploy_ssh::inventory::Inventory;
 
-/// With the second Ctrl-C, nothing is fetched any more; with the third, the stack is left to its time to live.
+/// The second Ctrl-C skips the fetching; the third leaves the stack to its time to live.
 const SKIP: usize = 2;
 const LEAVE: usize = 3;
-/// How long what is complete may be fetched.
+/// How long fetching what is complete may take.
 const FETCH_TIME: Duration = Duration::from_secs(600);
-/// For so much of what is left of their time, the machines are to have something to do besides the job: to send what is
-/// complete.
+/// The share of the machines' remaining time that is reserved for fetching what is complete.
 const LAST_SHARE: u32 = 8;
-/// How much earlier than the machines the fetching ends, at least.
+/// How much earlier than the machines the fetching ends at least.
 const MARGIN: Duration = Duration::from_secs(20);
 /// How long a job may take to end its programs, and a fetch to pack what it has.
 const END_TIME: Duration = Duration::from_secs(60);
 const PACK_TIME: Duration = Duration::from_secs(30);
-/// How long to look for what AWS does not show yet when the stack is taken down.
-const SETTLE: Duration = Duration::from_secs(5);
 
 /// Runs all steps.
-pub(super) fn job(args: &Job) -> anyhow::Result<ExitCode> {
-    let job = Whole { steps: Steps { kill_at: LEAVE }, args };
-    // Better said before machines are made for it.
+pub(crate) fn job(args: &Job) -> anyhow::Result<ExitCode> {
+    let job = JobRun { steps: Steps { kill_at: LEAVE }, args };
+    // Before machines cost money.
     job.check().map_err(exit::refused)?;
     interrupt::count()?;
     match job.steps.run(&job.up()) {
@@ -62,14 +59,13 @@ pub(super) fn job(args: &Job) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// A job with all that belongs to it.
-struct Whole<'a> {
+struct JobRun<'a> {
     steps: Steps,
     args: &'a Job,
 }
 
-impl Whole<'_> {
-    /// Whether the stack stays if the job fails, and why.
+impl JobRun<'_> {
+    /// The option by which the stack stays; `None` if it is taken down.
     fn keeps(&self, fails: bool) -> Option<&'static str> {
         match (self.args.keep, self.args.keep_on_failure) {
             (true, _) => Some("--keep"),
@@ -78,7 +74,7 @@ impl Whole<'_> {
         }
     }
 
-    /// What can be seen to be wrong before anything is made.
+    /// Checks what can be checked before anything is created.
     fn check(&self) -> anyhow::Result<()> {
         let rows = &self.args.job.rows;
         if let Some(path) = rows.path() {
@@ -93,7 +89,7 @@ impl Whole<'_> {
         Step::new(name, request, self.keeps(true).is_none())
     }
 
-    /// It undoes what it has made when it is interrupted, as this job would.
+    /// When it is interrupted, it undoes what it has made, as this job would.
     fn up(&self) -> Step {
         let up = Up { provider: Some(Provider::Aws), ..self.args.up.clone() };
         self.step("up", Request::Up(up)).asked_at(1..SKIP, Duration::MAX)
@@ -102,7 +98,7 @@ impl Whole<'_> {
     fn run_cluster(&self) -> Step {
         let run = RunCluster {
             mode: RunMode::New,
-            // The one that up has shipped.
+            // That of up.
             model: None,
             job: self.args.job.clone(),
             inventory: self.inventory_path(),
@@ -115,7 +111,7 @@ impl Whole<'_> {
         self.step("get-results", Request::GetResults(get))
     }
 
-    /// Whatever a step was killed at: somebody else's stack of the same name is not taken down.
+    /// It never takes down another person's stack of the same name, whatever became of `up`.
     fn down(&self) -> Step {
         let down = Down {
             force: false,
@@ -123,7 +119,7 @@ impl Whole<'_> {
             provider: Some(Provider::Aws),
             stack: self.args.up.stack.name.clone(),
             own: true,
-            settle: SETTLE,
+            settle: self.args.up.stack.settle,
             regions: self.args.up.stack.regions.clone(),
             inventory: self.inventory_path(),
         };
@@ -153,14 +149,14 @@ impl Whole<'_> {
             });
         }
         if let Err(failed) = self.steps.run(&step) {
-            // It can still be fetched from a stack that stays; and nothing of another job is ended.
+            // From a stack that stays, the user can fetch later. Another job is left alone.
             if self.keeps(true).is_none() && !failed.met_another_job() {
-                // Why it could not be fetched is told; why the job has failed matters more.
+                // Already printed, and why the job failed matters more.
                 let _ = self.fetch(&failed);
             }
             return Err(failed);
         }
-        // What a first try could not fetch, a second may.
+        // If fetching fails, the fallback tries again with what is complete.
         let fetched = match interrupt::is_wanted() {
             true => Err(Failed::interrupted("get-results")),
             false => self.steps.run(&self.get_results(None).asked_at(1..LEAVE, PACK_TIME)),
@@ -168,12 +164,12 @@ impl Whole<'_> {
         fetched.or_else(|failed| self.fetch(&failed))
     }
 
-    /// What is to be said of a stack that was there before, and was not touched.
+    /// A remark about a stack that existed before and is unchanged.
     fn what_stays(&self) -> String {
         match self.inventory() {
             Some(_) => {
                 format!(
-                    " (a stack that was there before stays; {}; cargo xtask down destroys it)",
+                    " (a stack that existed before stays; {}; cargo xtask down destroys it)",
                     self.machines_end()
                 )
             }
@@ -181,9 +177,9 @@ impl Whole<'_> {
         }
     }
 
-    /// Fetches what is complete: of a job that is done, all.
+    /// Fetches what is complete.
     fn fetch(&self, failed: &Failed) -> Result<(), Failed> {
-        // One that comes from now on skips this.
+        // Another interruption skips this.
         let times = interrupt::times();
         if times >= SKIP {
             return Err(Failed::interrupted("get-results"));
@@ -209,35 +205,43 @@ impl Whole<'_> {
         })
     }
 
-    /// Takes the stack down, if it is not to stay; and says what became of the job.
+    /// Takes the stack down unless it stays, and reports the outcome of the job.
     fn end(&self, outcome: Result<(), Failed>) -> anyhow::Result<ExitCode> {
         if let Err(failed) = outcome.as_ref()
             && failed.met_another_job()
         {
             console::note(&format!(
-                "another job is at work on the stack, which is left as it is; {}",
+                "another job is running on the stack, which is left as it is; {}",
                 self.machines_end()
             ));
             return outcome.map(|()| ExitCode::SUCCESS).map_err(Failed::into_error);
         }
-        if let Some(flag) = self.keeps(outcome.is_err()) {
-            let is_up = !outcome.as_ref().is_err_and(|failed| failed.step() == "up");
-            let stack = if is_up { "the stack is left up" } else { "what up has left of the stack stays" };
-            console::note(&format!(
-                "{stack}, as {flag} asks; {}; take it down with: cargo xtask down",
-                self.machines_end()
-            ));
-            if is_up && outcome.is_err() {
-                console::note(
-                    "cargo xtask get-results --partial fetches what is complete, and cargo xtask run-cluster --resume goes on",
-                );
-            }
-            return match outcome {
-                Ok(()) => Ok(ExitCode::SUCCESS),
-                Err(failed) if failed.was_interrupted() => Ok(ExitCode::from(interrupt::EXIT_CODE)),
-                Err(failed) => Err(failed.into_error()),
-            };
+        match self.keeps(outcome.is_err()) {
+            Some(option) => self.keep(option, outcome),
+            None => self.take_down(outcome),
         }
+    }
+
+    fn keep(&self, option: &str, outcome: Result<(), Failed>) -> anyhow::Result<ExitCode> {
+        let is_up = !outcome.as_ref().is_err_and(|failed| failed.step() == "up");
+        let stack = if is_up { "the stack is left up" } else { "what up has left of the stack stays" };
+        console::note(&format!(
+            "{stack}, as {option} asks; {}; take it down with: cargo xtask down",
+            self.machines_end()
+        ));
+        if is_up && outcome.is_err() {
+            console::note(
+                "cargo xtask get-results --partial fetches what is complete, and cargo xtask run-cluster --resume continues",
+            );
+        }
+        match outcome {
+            Ok(()) => Ok(ExitCode::SUCCESS),
+            Err(failed) if failed.was_interrupted() => Ok(ExitCode::from(interrupt::EXIT_CODE)),
+            Err(failed) => Err(failed.into_error()),
+        }
+    }
+
+    fn take_down(&self, outcome: Result<(), Failed>) -> anyhow::Result<ExitCode> {
         if interrupt::times() == SKIP {
             console::note(
                 "interrupted twice: the stack is taken down (once more: it is left to its time to live)",
@@ -264,7 +268,7 @@ impl Whole<'_> {
         }
     }
 
-    /// Says what becomes of a stack that the user does not wait for.
+    /// Leaves the stack to its time to live, since the user does not wait.
     fn leave(&self) -> ExitCode {
         console::note(&format!(
             "interrupted three times: the stack is left as it is; {}, and cost money until then; better: cargo xtask down",
@@ -273,14 +277,14 @@ impl Whole<'_> {
         ExitCode::from(interrupt::EXIT_CODE)
     }
 
-    /// When the last of the machines ends.
+    /// When the last machine terminates itself, for people.
     fn machines_end(&self) -> String {
         let known =
             self.inventory().and_then(|inventory| inventory.hosts.iter().filter_map(|host| host.ends).max());
         if let Some(ends) = known {
             return format!("its machines end by themselves {}", moment(ends));
         }
-        // No machine was there yet when it was last looked; so those that there may be are younger.
+        // `up` did not get far enough to know its machines, so their time to live has begun only recently.
         let settings = Settings::load(&Settings::path(&self.args.up.inventory)).ok().flatten();
         match settings {
             Some(settings) => {
@@ -293,9 +297,9 @@ impl Whole<'_> {
         }
     }
 
-    /// The stack's hosts, as far as `up` came.
+    /// The stack's inventory, if `up` got that far.
     fn inventory(&self) -> Option<Inventory> {
-        // One that cannot be read is complained of by the steps.
+        // The steps report one that cannot be read.
         Inventory::load_if_there(&self.args.up.inventory)
             .ok()
             .flatten()
@@ -303,12 +307,12 @@ impl Whole<'_> {
     }
 }
 
-/// How long before the end of its machines a job is ended, so that there is time to fetch what is complete.
+/// How long before the end of its machines a job is ended, to leave time for fetching what is complete.
 fn last_call(left: Duration) -> Duration {
     (left / LAST_SHARE).min(FETCH_TIME)
 }
 
-/// A moment, and how far it is.
+/// A point in time, and the time until then.
 fn moment(at: SystemTime) -> String {
     let left = at.duration_since(SystemTime::now()).unwrap_or_default().as_secs_f64();
     format!("at {} (in {})", humantime::format_rfc3339_seconds(at), console::clock(left))

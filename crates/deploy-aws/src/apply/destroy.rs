@@ -1,79 +1,75 @@
-//! Destroying a stack: all that bears its tag, and a look that nothing is left.
+//! Destroys a stack: everything with its tag; and checks that nothing is left.
 
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use aws_sdk_ec2::types::{Filter, NetworkInterface, VolumeState};
 
-use super::aws::{Aws, Explain};
-use super::desired::{dashboard_name, is_our_dashboard};
-use super::discover::{self, A_PAGE, by_tag, dashboard, filter, topic_arn, topic_of_name};
-use super::errors::{Class, class_of, unless};
-use super::plan::DELETED_AT_ONCE;
-use super::{alarms, instances};
+use crate::apply::alarms;
+use crate::apply::instances;
+use crate::aws::{Aws, Explain};
+use crate::desired::{dashboard_name, is_our_dashboard};
+use crate::discover::{self, A_PAGE, by_tag, dashboard, filter, topic_arn, topic_of_name};
+use crate::errors::{Class, class_of, ignore};
+use crate::plan::DELETED_AT_ONCE;
+use crate::polling::Polling;
 use deploy::console;
 
-/// How long instances may take to be gone.
-const GONE_TIME: Duration = Duration::from_secs(600);
-/// How long a security group may seem to be used whose instances are gone.
+/// How long instances may take to terminate.
+const TERMINATION_TIME: Duration = Duration::from_secs(600);
+/// How long a security group may be in use after its instances have terminated.
 const USED_TIME: Duration = Duration::from_secs(60);
-/// How long something may seem to be there that was deleted without an error.
+/// How long something may stay visible after it was deleted without an error.
 const LEFT_TIME: Duration = Duration::from_secs(60);
-/// Between two looks, at first and at most.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
-/// How many disks one answer has, at most.
+/// How many disks one answer has at most.
 const VOLUMES_A_PAGE: i32 = 500;
 
-/// Destroys all that bears the tag of the stack, or its name where there are no tags, and looks that nothing is left.
+/// Destroys everything with the tag of the stack, or with its name where there are no tags, and checks that nothing is left.
 ///
-/// All of it is tried, whatever fails. Instances cost nothing from the moment on that they are told to end; this waits
-/// until they are gone, since only then their disks are, and the security group can be deleted. AWS's answers may be older than
-/// what was done: nothing is called gone before a look that is `settle` after the first one, and nothing left within a minute, unless
-/// it failed for a reason that stays.
+/// Everything is tried, whatever fails. Instances cost nothing once they are told to terminate; this waits until they have,
+/// since only then their disks are gone and the security group can be deleted. AWS's answers may be older than what was done:
+/// something new may be invisible for `settle`, so nothing counts as gone before a check that is this much later than the
+/// first; and what is deleted may stay visible for [`LEFT_TIME`].
 ///
 /// # Errors
 /// What failed, and what is left, with ids.
-pub(super) async fn destroy(aws: &Aws, stack: &str, settle: Duration) -> anyhow::Result<()> {
+pub(crate) async fn destroy(aws: &Aws, stack: &str, settle: Duration) -> anyhow::Result<()> {
     let start = Instant::now();
-    let mut first_look: Option<Instant> = None;
-    let mut pause = PAUSES.0;
+    let mut visible: Option<Polling> = None;
     loop {
-        let looked = Instant::now();
-        let errors = destroy_what_is_seen(aws, stack).await;
-        let why: String = errors.iter().map(|error| format!("\n  {error:#}")).collect();
+        let checked = Instant::now();
+        let errors = destroy_visible(aws, stack).await;
+        let reasons: String = errors.iter().map(|error| format!("\n  {error:#}")).collect();
         let left = left(aws, stack).await;
-        // Instances may have taken minutes to be gone: the minute begins when that is over.
-        let first_look = *first_look.get_or_insert_with(Instant::now);
+        // Begins only now, since instances may take minutes to terminate.
+        let visible = visible.get_or_insert_with(|| Polling::until(LEFT_TIME));
         match left {
-            Ok(left) if left.is_empty() && looked.duration_since(start) >= settle => {
-                // What failed was not needed after all, or somebody else did it.
+            Ok(left) if left.is_empty() && checked.duration_since(start) >= settle => {
+                // What failed was done by somebody else, or was not needed.
                 errors.iter().for_each(|error| console::note(&format!("{error:#}")));
                 return Ok(());
             }
-            // What was launched just now may be in no answer yet.
+            // What was just launched may be in no answer yet.
             Ok(left) if left.is_empty() => tokio::time::sleep(settle.saturating_sub(start.elapsed())).await,
-            Ok(left) if errors.iter().any(stays) || first_look.elapsed() >= LEFT_TIME => {
-                bail!("these are left: {}{why}", left.join(", "))
+            Ok(left) if errors.iter().any(is_permanent) || visible.is_over() => {
+                bail!("these are left: {}{reasons}", left.join(", "))
             }
-            Ok(_) => {
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(PAUSES.1);
-            }
-            Err(error) => bail!("what is left is not known: {error:#}{why}"),
+            Ok(_) => visible.pause().await,
+            Err(error) => bail!("cannot tell what is left: {error:#}{reasons}"),
         }
     }
 }
 
-/// Whether an error will be the same in a minute. (A missing permission may be the tag of a thing that is gone.)
-fn stays(error: &anyhow::Error) -> bool {
-    let stays = [Class::Protected, Class::Credentials, Class::Expired, Class::Organization, Class::InUse];
-    class_of(error).is_none_or(|class| stays.contains(&class))
+/// Whether an error will be the same in a minute. A missing permission may pass: it may be allowed by a tag that is already gone.
+fn is_permanent(error: &anyhow::Error) -> bool {
+    let permanent = [Class::Protected, Class::Credentials, Class::Expired, Class::Organization, Class::InUse];
+    class_of(error).is_none_or(|class| permanent.contains(&class))
 }
 
-/// Destroys what is in AWS's answers now; gives what failed.
-async fn destroy_what_is_seen(aws: &Aws, stack: &str) -> Vec<anyhow::Error> {
+/// Destroys what AWS's answers show now; returns what failed.
+async fn destroy_visible(aws: &Aws, stack: &str) -> Vec<anyhow::Error> {
     let (instances, alarms, dashboard, topic, key_pair) = tokio::join!(
-        end_instances(aws, stack),
+        terminate_instances(aws, stack),
         delete_alarms(aws, stack),
         delete_dashboard(aws, stack),
         delete_topic(aws, stack),
@@ -85,30 +81,32 @@ async fn destroy_what_is_seen(aws: &Aws, stack: &str) -> Vec<anyhow::Error> {
     outcomes.into_iter().filter_map(Result::err).collect()
 }
 
-/// Ends all instances, and waits until they are gone.
-async fn end_instances(aws: &Aws, stack: &str) -> anyhow::Result<()> {
-    let deadline = Instant::now() + GONE_TIME;
-    let mut pause = PAUSES.0;
+/// Terminates all instances, and waits until they have terminated.
+async fn terminate_instances(aws: &Aws, stack: &str) -> anyhow::Result<()> {
+    let mut polling = Polling::until(TERMINATION_TIME);
     let mut bar = None;
     loop {
-        let seen = discover::instances(aws, stack).await?;
-        let count = seen.there.len() + seen.going.len();
+        let found = discover::instances(aws, stack).await?;
+        let count = found.live.len() + found.shutting_down.len();
         if count == 0 {
             return Ok(());
         }
         let (total, bar) = bar
             .get_or_insert_with(|| (count, console::Steps::new("waiting for instances to be gone", count)));
         bar.set(total.saturating_sub(count));
-        if Instant::now() >= deadline {
-            let there = seen.there.into_iter().map(|instance| instance.id);
-            let left: Vec<_> = there.chain(seen.going).collect();
-            bail!("instances are still not gone after {GONE_TIME:?}: {}", left.join(", "));
+        if polling.is_over() {
+            let live = found.live.into_iter().map(|instance| instance.id);
+            let left: Vec<_> = live.chain(found.shutting_down).collect();
+            bail!(
+                "instances have not terminated within {TERMINATION_TIME:?}: {}; try again: cargo xtask down",
+                left.join(", ")
+            );
         }
-        if !seen.there.is_empty() {
-            instances::end(aws, seen.there.iter().map(|instance| instance.id.clone()).collect()).await?;
+        if !found.live.is_empty() {
+            instances::terminate(aws, found.live.iter().map(|instance| instance.id.clone()).collect())
+                .await?;
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(PAUSES.1);
+        polling.pause().await;
     }
 }
 
@@ -128,54 +126,53 @@ async fn delete_dashboard(aws: &Aws, stack: &str) -> anyhow::Result<()> {
         return Ok(());
     }
     let name = dashboard_name(stack, &aws.region);
-    let gone = aws.cloudwatch.delete_dashboards().dashboard_names(name).send().await;
-    unless(Class::NotFound, gone.explain("cloudwatch:DeleteDashboards", aws).map(drop))
+    let deleted = aws.cloudwatch.delete_dashboards().dashboard_names(name).send().await;
+    ignore(Class::NotFound, deleted.explain("cloudwatch:DeleteDashboards", aws).map(drop))
 }
 
-/// Deletes the topic, and with it its subscriptions.
+/// Deletes the topic with its subscriptions.
 async fn delete_topic(aws: &Aws, stack: &str) -> anyhow::Result<()> {
     let Some(arn) = topic_arn(aws, stack).await? else { return Ok(()) };
-    let gone = aws.sns.delete_topic().topic_arn(arn).send().await;
-    unless(Class::NotFound, gone.explain("sns:DeleteTopic", aws).map(drop))
+    let deleted = aws.sns.delete_topic().topic_arn(arn).send().await;
+    ignore(Class::NotFound, deleted.explain("sns:DeleteTopic", aws).map(drop))
 }
 
 async fn delete_key_pair(aws: &Aws, stack: &str) -> anyhow::Result<()> {
     let found = aws.ec2.describe_key_pairs().filters(by_tag(stack)).send().await;
     for pair in found.explain("ec2:DescribeKeyPairs", aws)?.key_pairs() {
-        let gone = aws.ec2.delete_key_pair().set_key_name(pair.key_name().map(str::to_owned)).send().await;
-        unless(Class::NotFound, gone.explain("ec2:DeleteKeyPair", aws).map(drop))?;
+        let deleted = aws.ec2.delete_key_pair().set_key_name(pair.key_name().map(str::to_owned)).send().await;
+        ignore(Class::NotFound, deleted.explain("ec2:DeleteKeyPair", aws).map(drop))?;
     }
     Ok(())
 }
 
-/// Deletes the security group. As long as something uses it, there may be instances that were launched so late that they
-/// were not seen yet.
+/// Deletes the security group. If something uses it, that may be instances that were launched so late that they were not yet
+/// visible.
 async fn delete_group(aws: &Aws, stack: &str) -> anyhow::Result<()> {
     let found = discover::groups(aws, by_tag(stack)).await?;
     for id in found.iter().filter_map(|group| group.group_id()) {
-        let (deadline, mut pause) = (Instant::now() + USED_TIME, PAUSES.0);
+        let mut polling = Polling::until(USED_TIME);
         loop {
-            let gone = aws.ec2.delete_security_group().group_id(id).send().await;
-            match gone.explain("ec2:DeleteSecurityGroup", aws) {
+            let deleted = aws.ec2.delete_security_group().group_id(id).send().await;
+            match deleted.explain("ec2:DeleteSecurityGroup", aws) {
                 Err(error) if class_of(&error) == Some(Class::InUse) => {
-                    end_instances(aws, stack).await?;
-                    if Instant::now() >= deadline {
+                    terminate_instances(aws, stack).await?;
+                    if polling.is_over() {
                         let users = users(aws, id).await?.join(", ");
                         return Err(
                             error.context(format!("something else uses the security group {id}: {users}"))
                         );
                     }
                 }
-                gone => break unless(Class::NotFound, gone.map(drop))?,
+                deleted => break ignore(Class::NotFound, deleted.map(drop))?,
             }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(PAUSES.1);
+            polling.pause().await;
         }
     }
     Ok(())
 }
 
-/// What uses a security group.
+/// What uses a security group: ids of instances, or of network interfaces.
 async fn users(aws: &Aws, group: &str) -> anyhow::Result<Vec<String>> {
     let call = aws.ec2.describe_network_interfaces().filters(filter("group-id", group)).max_results(A_PAGE);
     let found = call.into_paginator().items().send().collect::<Result<Vec<_>, _>>().await;
@@ -187,18 +184,18 @@ async fn users(aws: &Aws, group: &str) -> anyhow::Result<Vec<String>> {
     Ok(found.iter().map(user).collect())
 }
 
-/// Deletes disks that did not go with their instance.
+/// Deletes disks that outlived their instances.
 async fn delete_volumes(aws: &Aws, stack: &str) -> anyhow::Result<()> {
     for (id, state) in volumes(aws, stack).await? {
         if state == Some(VolumeState::Available) {
-            let gone = aws.ec2.delete_volume().volume_id(id).send().await;
-            unless(Class::NotFound, gone.explain("ec2:DeleteVolume", aws).map(drop))?;
+            let deleted = aws.ec2.delete_volume().volume_id(id).send().await;
+            ignore(Class::NotFound, deleted.explain("ec2:DeleteVolume", aws).map(drop))?;
         }
     }
     Ok(())
 }
 
-/// Disks that are there, and are not about to be gone.
+/// Disks that are not being deleted.
 async fn volumes(aws: &Aws, stack: &str) -> anyhow::Result<Vec<(String, Option<VolumeState>)>> {
     let call = aws.ec2.describe_volumes().filters(by_tag(stack)).max_results(VOLUMES_A_PAGE);
     let found = call.into_paginator().items().send().collect::<Result<Vec<_>, _>>().await;
@@ -209,34 +206,34 @@ async fn volumes(aws: &Aws, stack: &str) -> anyhow::Result<Vec<(String, Option<V
         .collect())
 }
 
-/// What there still is of a stack, with ids. What only bears its name is not ours, and is told.
+/// What is left of a stack, with ids. Prints what has only its name, which is not ours.
 async fn left(aws: &Aws, stack: &str) -> anyhow::Result<Vec<String>> {
-    let seen = discover::instances(aws, stack).await?;
-    let mut left: Vec<_> = seen.there.iter().map(|instance| format!("instance {}", instance.id)).collect();
-    left.extend(seen.going.iter().map(|id| format!("instance {id} (ending)")));
+    let found = discover::instances(aws, stack).await?;
+    let mut left: Vec<_> = found.live.iter().map(|instance| format!("instance {}", instance.id)).collect();
+    left.extend(found.shutting_down.iter().map(|id| format!("instance {id} (ending)")));
     left.extend(volumes(aws, stack).await?.into_iter().map(|(id, _)| format!("volume {id}")));
     let pairs = key_pairs(aws, by_tag(stack)).await?;
-    let mut strangers = key_pairs(aws, filter("key-name", stack)).await?;
-    strangers.extend(groups(aws, filter("group-name", stack)).await?);
+    let mut foreign = key_pairs(aws, filter("key-name", stack)).await?;
+    foreign.extend(groups(aws, filter("group-name", stack)).await?);
     left.extend(pairs);
     left.extend(groups(aws, by_tag(stack)).await?);
     match (topic_of_name(aws, stack).await?, topic_arn(aws, stack).await?) {
         (_, Some(arn)) => left.push(format!("topic {arn}")),
-        (Some(arn), None) => strangers.push(format!("topic {arn}")),
+        (Some(arn), None) => foreign.push(format!("topic {arn}")),
         (None, None) => {}
     }
     left.extend(discover::alarms(aws, stack).await?.into_keys().map(|name| format!("alarm {name}")));
     let name = format!("dashboard {}", dashboard_name(stack, &aws.region));
     match dashboard(aws, stack).await? {
         Some(body) if is_our_dashboard(&body, stack, &aws.region) => left.push(name),
-        Some(_) => strangers.push(name),
+        Some(_) => foreign.push(name),
         None => {}
     }
-    strangers.retain(|stranger| !left.contains(stranger));
-    if !strangers.is_empty() {
+    foreign.retain(|thing| !left.contains(thing));
+    if !foreign.is_empty() {
         console::note(&format!(
             "of the same name, but not of the stack, and left alone: {}",
-            strangers.join(", ")
+            foreign.join(", ")
         ));
     }
     Ok(left)

@@ -1,4 +1,4 @@
-//! A stack as it should be, as it is, and what has to change: all that `plan` shows and `up` begins with.
+//! A stack as it is and as the user wants it, and the changes in between: what `plan` prints and `up` begins with.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -6,14 +6,16 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 
-use super::aws::{self, Aws};
-use super::desired::Desired;
-use super::discover::{discover, without_comment};
-use super::placement::{Machines, Network};
-use super::plan::{self, Change, Sign};
-use super::settings::{Settings, on_call};
-use super::state::State;
-use super::{apply, prices, sms};
+use crate::apply;
+use crate::aws::{self, Aws};
+use crate::desired::Desired;
+use crate::discover::placement::{Machines, Network};
+use crate::discover::prices;
+use crate::discover::state::State;
+use crate::discover::{discover, without_comment};
+use crate::plan::{self, Change, Sign};
+use crate::settings::{Settings, on_call};
+use crate::sms;
 use deploy::console;
 use deploy::keys::{self, KeyFiles};
 use deploy::request::StackOptions;
@@ -21,19 +23,19 @@ use deploy_ssh::inventory::Inventory;
 use deploy_ssh::runtime::runtime;
 use deploy_ssh::ssh::Access;
 
-/// What is known before AWS is asked.
-pub(super) struct Prepared {
-    pub(super) settings: Settings,
+/// What is known before AWS is called.
+pub(crate) struct Prepared {
+    pub(crate) settings: Settings,
     settings_path: PathBuf,
     on_call: BTreeSet<String>,
-    pub(super) keys: KeyFiles,
+    pub(crate) keys: KeyFiles,
     public_key: String,
-    pub(super) inventory_path: PathBuf,
-    pub(super) before: Option<Inventory>,
+    pub(crate) inventory_path: PathBuf,
+    pub(crate) before: Option<Inventory>,
 }
 
 impl Prepared {
-    pub(super) fn new(
+    pub(crate) fn new(
         stack: &StackOptions,
         cluster_size: Option<u16>,
         inventory: &Path,
@@ -59,40 +61,39 @@ impl Prepared {
         Ok(Self { settings, settings_path, on_call, keys, public_key, inventory_path, before })
     }
 
-    /// Remembers whether something of the stack may be in the cloud.
-    pub(super) fn remember(&mut self, may_be_up: bool) -> anyhow::Result<()> {
+    /// Saves the settings, with whether something of the stack may exist.
+    pub(crate) fn remember(&mut self, may_be_up: bool) -> anyhow::Result<()> {
         self.settings.may_be_up = may_be_up;
         self.settings.save(&self.settings_path)
     }
 
-    /// Keeps two commands of this folder from working on the same stack. (Two folders have two keys, and the first one wins.)
-    pub(super) fn lock(&self) -> anyhow::Result<File> {
+    /// Keeps two commands of this folder from changing the same stack. (Two folders have two keys, and the first one wins.)
+    pub(crate) fn lock(&self) -> anyhow::Result<File> {
         keys::lock(&self.keys)
     }
 
-    pub(super) fn access(&self) -> Access {
+    pub(crate) fn access(&self) -> Access {
         deploy_ssh::access(&self.inventory_path, None)
     }
 }
 
-/// A stack as it should be, and as it is.
-pub(super) struct Target {
-    pub(super) aws: Aws,
-    pub(super) desired: Desired,
-    pub(super) state: State,
-    /// What leads from one to the other.
-    pub(super) changes: Vec<Change>,
+/// A stack as it is and as the user wants it.
+pub(crate) struct Target {
+    pub(crate) aws: Aws,
+    pub(crate) desired: Desired,
+    pub(crate) state: State,
+    pub(crate) changes: Vec<Change>,
     network: Network,
-    /// What is to be launched, if something is.
+    /// `None` if the plan launches nothing.
     machines: Option<Machines>,
 }
 
 impl Target {
-    /// Looks at all that changes depend on; nothing is changed.
+    /// Discovers and checks everything that the changes depend on. Nothing is changed.
     ///
     /// # Errors
-    /// What cannot be made, or is not ours; better told before anything is made.
-    pub(super) async fn find(prepared: &Prepared) -> anyhow::Result<Self> {
+    /// What cannot be created, or is not ours.
+    pub(crate) async fn discover(prepared: &Prepared) -> anyhow::Result<Self> {
         let settings = &prepared.settings;
         let aws = Aws::connect(&settings.region).await?;
         settings.ensure_account(&aws.account)?;
@@ -121,19 +122,18 @@ impl Target {
         Ok(Self { aws, desired, state, changes, network, machines })
     }
 
-    /// Where machines are launched.
-    pub(super) fn place(&self) -> apply::Place<'_> {
-        apply::Place { network: &self.network, machines: self.machines.as_ref() }
+    pub(crate) fn placement(&self) -> apply::Placement<'_> {
+        apply::Placement { network: &self.network, machines: self.machines.as_ref() }
     }
 
-    /// Shows what has to change.
-    pub(super) fn show(&self) {
+    /// Prints the plan.
+    pub(crate) fn show(&self) {
         show(&self.changes, &self.desired, &self.state);
     }
 }
 
-/// Shows what has to change.
-pub(super) fn show(changes: &[Change], desired: &Desired, state: &State) {
+/// Prints a plan.
+pub(crate) fn show(changes: &[Change], desired: &Desired, state: &State) {
     let price = plan::hourly_price(desired, state);
     let at_most = if desired.spot { "at most " } else { "" };
     let price = price.map_or("a price that is not known here".to_owned(), |price| {

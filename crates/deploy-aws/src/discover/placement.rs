@@ -1,35 +1,34 @@
-//! Where machines can be, what they are and what they boot from: all of it is looked at before anything is made.
+//! Where machines can run, and from which image: discovered before anything is created.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, anyhow, ensure};
 use aws_sdk_ec2::types::{Filter, InstanceType, LocationType, ProcessorInfo, RouteState, RouteTable};
 
-use super::aws::{Aws, Explain};
-use super::discover::{A_PAGE, filter};
-use super::settings::Settings;
-use super::state::Instance;
+use crate::aws::{Aws, Explain};
+use crate::discover::state::Instance;
+use crate::discover::{A_PAGE, filter};
+use crate::settings::Settings;
 
-/// How many route tables one answer has, at most.
+/// How many route tables one answer has at most.
 const TABLES_A_PAGE: i32 = 100;
-
-/// Who makes Ubuntu's images.
+/// The account of Canonical, which publishes Ubuntu's images.
 const CANONICAL: &str = "099720109477";
 
-/// Where machines can be: a network that the internet reaches, and its zones.
+/// A network that the internet reaches.
 #[derive(Debug, Clone)]
-pub(super) struct Network {
-    pub(super) vpc: String,
-    /// Zones, each with a subnet.
-    pub(super) subnets: BTreeMap<String, String>,
+pub(crate) struct Network {
+    pub(crate) vpc: String,
+    /// Subnets, by zone.
+    pub(crate) subnets: BTreeMap<String, String>,
 }
 
 impl Network {
-    /// The account's default network, or the one of a subnet.
+    /// The network of a subnet, or the account's default network.
     ///
     /// # Errors
-    /// There is none, or it is not on the internet.
-    pub(super) async fn find(aws: &Aws, subnet: Option<&str>) -> anyhow::Result<Self> {
+    /// It does not exist, or the internet does not reach it.
+    pub(crate) async fn find(aws: &Aws, subnet: Option<&str>) -> anyhow::Result<Self> {
         match subnet {
             Some(subnet) => Self::of(aws, subnet).await,
             None => Self::default(aws).await,
@@ -77,16 +76,15 @@ impl Network {
 
     async fn of(aws: &Aws, id: &str) -> anyhow::Result<Self> {
         let found = aws.ec2.describe_subnets().subnet_ids(id).send().await;
-        let found = found
-            .explain("ec2:DescribeSubnets", aws)
-            .with_context(|| format!("looking for --subnet {id}"))?;
+        let found =
+            found.explain("ec2:DescribeSubnets", aws).with_context(|| format!("finding --subnet {id}"))?;
         let subnet = found.subnets().first().with_context(|| format!("there is no subnet {id}"))?;
         let vpc = subnet.vpc_id().context("a subnet has no VPC")?;
         let zone = subnet.availability_zone().context("a subnet has no zone")?;
         ensure!(
             is_on_internet(&route_tables(aws, vpc).await?, id),
-            "the internet does not reach the subnet {id}, since its route table leads 0.0.0.0/0 to no internet gateway; name \
-             another one"
+            "the internet does not reach the subnet {id}, since its route table leads 0.0.0.0/0 to no internet gateway; add that \
+             route, or name another subnet"
         );
         Ok(Self { vpc: vpc.to_owned(), subnets: BTreeMap::from([(zone.to_owned(), id.to_owned())]) })
     }
@@ -110,30 +108,31 @@ fn is_on_internet(tables: &[RouteTable], subnet: &str) -> bool {
     })
 }
 
-/// What machines are to be, and where there are such.
+/// Which machines to launch, and where EC2 offers them.
 #[derive(Debug, Clone)]
-pub(super) struct Machines {
-    pub(super) image: Image,
-    /// The zones that have machines of a type.
+pub(crate) struct Machines {
+    pub(crate) image: Image,
+    /// Zones, by instance type.
     zones: BTreeMap<String, BTreeSet<String>>,
 }
 
 impl Machines {
-    /// Machines as the user asks for them. All of a stack are of one image, since Python models may differ otherwise.
+    /// The machines that the user wants. All of a stack boot the same image: with others, Python models might give different
+    /// results.
     ///
     /// # Errors
-    /// Image, types and network do not go together.
-    pub(super) async fn find(
+    /// Image, types and network do not fit together.
+    pub(crate) async fn find(
         aws: &Aws,
         settings: &Settings,
         network: &Network,
-        there: &[Instance],
+        existing: &[Instance],
     ) -> anyhow::Result<Self> {
-        let image = match settings.image.as_ref().or(there.first().map(|instance| &instance.image)) {
+        let image = match settings.image.as_ref().or(existing.first().map(|instance| &instance.image)) {
             Some(id) => Image::find(aws, id).await?,
             None => Image::newest_ubuntu(aws).await?,
         };
-        ensure_fitting(aws, &settings.instance_types, &image).await?;
+        check_architecture(aws, &settings.instance_types, &image).await?;
         let zones = zones(aws, &settings.instance_types).await?;
         let machines = Self { image, zones };
         let is_somewhere = settings
@@ -152,8 +151,8 @@ impl Machines {
         Ok(machines)
     }
 
-    /// Whether a zone has machines of a type. There may be no room for them all the same.
-    pub(super) fn is_offered(&self, instance_type: &str, zone: &str) -> bool {
+    /// Whether a zone offers a type. It may have no capacity all the same.
+    pub(crate) fn is_offered(&self, instance_type: &str, zone: &str) -> bool {
         self.zones.get(instance_type).is_some_and(|zones| zones.contains(zone))
     }
 
@@ -169,12 +168,12 @@ impl Machines {
     }
 }
 
-/// Whether machines of these types can boot from the image.
-async fn ensure_fitting(aws: &Aws, types: &[String], image: &Image) -> anyhow::Result<()> {
+/// Checks that machines of these types can boot the image.
+async fn check_architecture(aws: &Aws, types: &[String], image: &Image) -> anyhow::Result<()> {
     let wanted = types.iter().map(|kind| InstanceType::from(kind.as_str())).collect();
     let call = aws.ec2.describe_instance_types().set_instance_types(Some(wanted));
     let found = call.send().await.explain("ec2:DescribeInstanceTypes", aws).with_context(|| {
-        format!("looking for machines of --instance-type {} in {}", types.join(","), aws.region)
+        format!("finding machines of --instance-type {} in {}", types.join(","), aws.region)
     })?;
     for kind in found.instance_types() {
         let name = kind.instance_type().map_or("", |kind| kind.as_str());
@@ -191,7 +190,7 @@ async fn ensure_fitting(aws: &Aws, types: &[String], image: &Image) -> anyhow::R
     Ok(())
 }
 
-/// The zones that have machines of these types.
+/// The zones that offer these types, by type.
 async fn zones(aws: &Aws, types: &[String]) -> anyhow::Result<BTreeMap<String, BTreeSet<String>>> {
     let of_types = Filter::builder().name("instance-type").set_values(Some(types.to_vec())).build();
     let call = aws
@@ -210,18 +209,17 @@ async fn zones(aws: &Aws, types: &[String]) -> anyhow::Result<BTreeMap<String, B
     Ok(zones)
 }
 
-/// The kind of this machine's processor, for which the programs are built, as EC2 calls it.
+/// The architecture of this machine, for which the programs are built, in EC2's words.
 fn own_architecture() -> &'static str {
     if cfg!(target_arch = "aarch64") { "arm64" } else { "x86_64" }
 }
 
-/// What machines boot from.
 #[derive(Debug, Clone)]
-pub(super) struct Image {
-    pub(super) id: String,
-    /// The name of its root volume.
-    pub(super) root: String,
-    /// The kind of processor that it is for, as EC2 calls it.
+pub(crate) struct Image {
+    pub(crate) id: String,
+    /// The device name of its root volume.
+    pub(crate) root: String,
+    /// In EC2's words.
     architecture: String,
 }
 
@@ -229,29 +227,30 @@ impl Image {
     /// The image of this id.
     ///
     /// # Errors
-    /// There is none, or it is for another processor than the programs.
+    /// It does not exist, or is for another architecture than the programs.
     async fn find(aws: &Aws, id: &str) -> anyhow::Result<Self> {
         let found = aws.ec2.describe_images().image_ids(id).send().await;
-        let found = found
-            .explain("ec2:DescribeImages", aws)
-            .with_context(|| format!("looking for the image {id}"))?;
-        let image =
-            found.images().first().with_context(|| format!("there is no image {id} in {}", aws.region))?;
+        let found =
+            found.explain("ec2:DescribeImages", aws).with_context(|| format!("finding the image {id}"))?;
+        let image = found.images().first();
+        let image = image.with_context(|| {
+            format!("there is no image {id} in {}; name another one (--ami ID)", aws.region)
+        })?;
         let architecture = image.architecture().map_or("", |kind| kind.as_str()).to_owned();
         ensure!(
             architecture == own_architecture(),
-            "the image {id} is for {architecture}, and the programs that are built on this machine are for {}; name another image \
-             (--ami ID), or use a machine of that kind",
+            "the image {id} is for {architecture}, and the programs built on this machine are for {}; name another image (--ami \
+             ID), or use a machine of that kind",
             own_architecture()
         );
         let root = image.root_device_name().unwrap_or("/dev/sda1").to_owned();
         Ok(Self { id: id.to_owned(), root, architecture })
     }
 
-    /// The newest image of Ubuntu's newest release with long-term support, for processors of this machine's kind.
+    /// The newest image of Ubuntu's newest release with long-term support, for this machine's architecture.
     ///
     /// # Errors
-    /// There is none.
+    /// The region has none.
     async fn newest_ubuntu(aws: &Aws) -> anyhow::Result<Self> {
         let architecture = own_architecture();
         let name = if architecture == "arm64" { "arm64" } else { "amd64" };
@@ -291,15 +290,15 @@ impl Image {
     }
 }
 
-/// A release of Ubuntu, and when its image was made; later is greater.
+/// A release of Ubuntu by its year, and the date of an image; later is greater.
 type Release = (u32, String);
 
-/// The release that an image's name tells of, if it has long-term support: those of April of even years.
-fn release(name: &str, made: &str) -> Option<Release> {
+/// Parses an image's name; `None` without long-term support, which releases of April of even years have.
+fn release(name: &str, created: &str) -> Option<Release> {
     // ubuntu/images/hvm-ssd-gp3/ubuntu-noble-24.04-amd64-server-20240801
     let version = name.rsplit('/').next()?.split('-').nth(2)?;
     let year: u32 = version.strip_suffix(".04")?.parse().ok()?;
-    year.is_multiple_of(2).then(|| (year, made.to_owned()))
+    year.is_multiple_of(2).then(|| (year, created.to_owned()))
 }
 
 #[cfg(test)]

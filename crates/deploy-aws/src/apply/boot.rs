@@ -1,4 +1,4 @@
-//! What a machine is given to boot with: who it is, and when it ends itself.
+//! A machine's user data: its host key, and when it terminates itself.
 
 use std::path::Path;
 
@@ -7,34 +7,32 @@ use xshell::{Shell, cmd};
 
 use deploy_ssh::scratch;
 
-/// Scripts of the POSIX shell that machines run when they boot. Each is begun with `LEFT`, which needs the variable `seconds`.
+/// Scripts of the POSIX shell that machines run when they boot. Each begins with `LEFT`, which needs the variable `seconds`.
 const LEFT: &str = include_str!("boot/left.sh");
 const PROCESS: &str = include_str!("boot/process.sh");
 const TIMER: &str = include_str!("boot/timer.sh");
-/// A script that says on a machine whether its time to live is armed; [`ensure_armed`] reads the answer.
-pub(super) const ARMED: &str = include_str!("boot/armed.sh");
+/// A script that prints on a machine whether its time to live is armed; [`ensure_armed`] parses its output.
+pub(crate) const ARMED: &str = include_str!("boot/armed.sh");
 
-/// The key by which a machine shows that it is the one that was launched. It is made here and reaches the machine with
-/// its user data, so that nobody has to trust what answers first.
-pub(super) struct HostKey {
+/// The key by which a machine proves that it is the one that was launched. It is created here and reaches the machine in its user
+/// data, so the first connection needs no trust.
+pub(crate) struct HostKey {
     private: String,
     public: String,
-    pub(super) fingerprint: String,
+    pub(crate) fingerprint: String,
 }
 
 impl HostKey {
-    /// Makes one.
-    ///
     /// # Errors
-    /// There is no ssh-keygen.
-    pub(super) fn make() -> anyhow::Result<Self> {
+    /// ssh-keygen is not installed, or fails.
+    pub(crate) fn generate() -> anyhow::Result<Self> {
         let folder = scratch::new_folder("key")?;
         let path = folder.join("key");
         let shell = Shell::new()?;
         cmd!(shell, "ssh-keygen -q -t ed25519 -N '' -C '' -f {path}")
             .quiet()
             .run()
-            .context("making a host key")?;
+            .context("generating a host key; is OpenSSH's client installed?")?;
         let key = Self {
             private: shell.read_file(&path)?,
             public: shell.read_file(path.with_extension("pub"))?.trim().to_owned(),
@@ -55,10 +53,10 @@ fn fingerprint(path: &Path) -> anyhow::Result<String> {
 
 /// The user data of a machine, for cloud-init.
 ///
-/// The machine counts its time itself, from its first boot, and needs no rights for that. A bill depends on it, so two
-/// means do it, each of which is enough: a process and a timer. `bootcmd` arms them at each boot, before anything else that could
-/// fail, as commands of their own: the second runs whatever becomes of the first. `shutdown` only tells those who log in.
-pub(super) fn user_data(key: &HostKey, minutes: u64) -> String {
+/// The machine measures its time to live itself, from its first boot, and needs no permissions for that. Since a bill depends on
+/// it, there are two mechanisms, each sufficient: a process and a timer. `bootcmd` arms them at each boot, before anything that
+/// could fail, as separate commands, so that the second runs even if the first fails. `shutdown` only warns people who log in.
+pub(crate) fn user_data(key: &HostKey, minutes: u64) -> String {
     let (private, public, seconds) = (indented(&key.private, 4), &key.public, minutes * 60);
     let commands: String = [PROCESS, TIMER]
         .map(|script| {
@@ -79,20 +77,20 @@ bootcmd:
     )
 }
 
-/// Lines as a block of YAML's.
+/// Indents lines for a block of YAML.
 fn indented(text: &str, spaces: usize) -> String {
     text.lines().map(|line| format!("{:spaces$}{line}\n", "")).collect()
 }
 
-/// Refuses a machine that would not end itself by both means; `answer` is what [`ARMED`] says on it.
+/// Refuses a machine unless both mechanisms are armed; `output` is that of [`ARMED`] on it.
 ///
 /// # Errors
-/// Names the machine, how each of the means is, and what they said when it booted.
-pub(super) fn ensure_armed(name: &str, answer: &str) -> anyhow::Result<()> {
-    let mut lines = answer.lines();
-    let mut state = |means: &str| {
+/// One of them is not armed; the error has the state of each, and what they printed when the machine booted.
+pub(crate) fn ensure_armed(name: &str, output: &str) -> anyhow::Result<()> {
+    let mut lines = output.lines();
+    let mut state = |prefix: &str| {
         let line = lines.next().unwrap_or_default();
-        line.strip_prefix(means).map_or("unknown", str::trim).to_owned()
+        line.strip_prefix(prefix).map_or("unknown", str::trim).to_owned()
     };
     let (timer, process) = (state("timer "), state("process "));
     let boot: String = lines.map(|line| format!("\n  {line}")).collect();
@@ -112,7 +110,7 @@ mod tests {
 
     #[test]
     fn user_data_has_the_key_and_the_time() {
-        let key = HostKey::make().unwrap();
+        let key = HostKey::generate().unwrap();
         let text = user_data(&key, 240);
         assert!(text.starts_with("#cloud-config\n"));
         let private = indented(&key.private, 4);
@@ -127,7 +125,7 @@ mod tests {
         assert!(text.len() < 8192, "{}", text.len());
     }
 
-    /// Runs the script with the note that a machine has; gives the seconds that it says are left, and the note.
+    /// Runs the script with a machine's note; returns the seconds that are left, and the note after it.
     fn left(note: Option<&str>, seconds: u64) -> (u64, String) {
         let folder = scratch::new_folder("left").unwrap();
         let path = folder.join("i-1-expires");
@@ -146,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_is_counted_from_the_first_boot() {
+    fn the_time_to_live_begins_with_the_first_boot() {
         let now = || std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
         let before = now();
         let (all, note) = left(None, 600);
@@ -160,17 +158,17 @@ mod tests {
     }
 
     #[test]
-    fn a_note_that_is_wrong_neither_ends_a_machine_at_once_nor_lets_it_run_for_ever() {
-        // Expired: as soon as may be.
+    fn a_wrong_note_neither_ends_a_machine_at_once_nor_lets_it_run_forever() {
+        // Expired: as soon as possible.
         assert_eq!(left(Some("1000000000"), 600).0, 5);
-        // By a clock that was wrong, cut off by a crash, or written by another program.
+        // From a wrong clock, truncated by a crash, or written by another program.
         for note in ["99999999999", "", "\n", "1e9", "soon", "-1"] {
             assert_eq!(left(Some(note), 600).0, 600, "{note:?}");
         }
     }
 
     #[test]
-    fn a_machine_is_refused_unless_both_means_are_armed() {
+    fn a_machine_is_refused_unless_both_mechanisms_are_armed() {
         ensure_armed("worker1", "timer waiting\nprocess running\n").unwrap();
         let refused = |answer: &str| ensure_armed("worker1", answer).unwrap_err().to_string();
         let said = refused("timer dead\nprocess running\nsh: 9: setsid: not found\n");

@@ -1,25 +1,27 @@
-//! Subcommand: cargo xtask status, in the cloud
+//! `cargo xtask status`, for hosts from EC2
 
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 
-use super::aws::Aws;
-use super::discover::instances;
-use super::prices;
-use super::settings::Settings;
-use super::state::{Instance, names};
+use crate::aws::Aws;
+use crate::discover::instances;
+use crate::discover::prices;
+use crate::discover::state::{Instance, names};
+use crate::settings::Settings;
 use deploy::console;
 use deploy::request::Status;
 use deploy_ssh::commands::status::{self as hosts, Machine};
 use deploy_ssh::inventory::Inventory;
 use deploy_ssh::runtime::runtime;
 
-/// Shows the stack's instances, what they cost, and when they end themselves; and how they are as hosts.
-pub(super) fn status(args: &Status) -> anyhow::Result<ExitCode> {
+/// Prints the stack's instances, their price, when they terminate themselves, and their status as hosts.
+pub(crate) fn status(args: &Status) -> anyhow::Result<ExitCode> {
     let remembered = Settings::load(&Settings::path(&args.inventory))?;
-    let settings = remembered.context("nothing is remembered of the stack (stack.toml is not there)")?;
+    let settings = remembered.context(
+        "this folder has no stack (there is no stack.toml); bring one up with: cargo xtask up --provider aws",
+    )?;
     let Settings { stack, region, .. } = &settings;
     let (account, found) = runtime()?.block_on(async {
         let aws = Aws::connect(region).await?;
@@ -28,7 +30,7 @@ pub(super) fn status(args: &Status) -> anyhow::Result<ExitCode> {
     })?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs() as i64);
     let machines: Vec<_> =
-        names(&found.there).iter().map(|(name, instance)| machine(name, instance, &settings, now)).collect();
+        names(&found.live).iter().map(|(name, instance)| machine(name, instance, &settings, now)).collect();
     if !args.json {
         let price: Option<f64> = machines.iter().map(|machine| machine.usd_per_hour).sum();
         let so_far: Option<f64> =
@@ -48,12 +50,12 @@ pub(super) fn status(args: &Status) -> anyhow::Result<ExitCode> {
     if inventory.is_some_and(|inventory| inventory.ready) {
         return hosts::status_of_machines(args, Some(&machines));
     }
-    // An `up` has not come to its end, or has never been; what costs money is shown all the same.
+    // No `up` has completed; what costs money is shown all the same.
     if args.json {
         console::data(&serde_json::to_string_pretty(&machines).context("encoding the status")?);
     } else {
         machines.iter().for_each(hosts::show_machine);
-        console::note("they are not ready: cargo xtask up goes on, and cargo xtask down takes them down");
+        console::note("they are not ready: cargo xtask up continues, and cargo xtask down takes them down");
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,6 +1,6 @@
-//! What machines cost, where that is known without asking.
+//! List prices, for the usual machines in the regions that share them.
 
-/// List prices of Linux machines in the regions that have the lowest ones, in US dollars an hour.
+/// Linux machines in [`REGIONS`], in US dollars an hour.
 const HOURLY: [(&str, f64); 16] = [
     ("c5.large", 0.085),
     ("c5.xlarge", 0.17),
@@ -19,22 +19,22 @@ const HOURLY: [(&str, f64); 16] = [
     ("m5.4xlarge", 0.768),
     ("m6i.4xlarge", 0.768),
 ];
-/// Regions with these prices.
+/// These regions have the same prices, which are the lowest.
 const REGIONS: [&str; 3] = ["us-east-1", "us-east-2", "us-west-2"];
-/// A public address, an hour.
+/// A public address, in US dollars an hour.
 const ADDRESS: f64 = 0.005;
-
-/// A GiB of disk, an hour.
+/// A GiB of gp3 disk, in US dollars an hour: a month has 730 hours.
 const DISK_GIB: f64 = 0.08 / 730.0;
 
-/// What a machine costs in an hour, with its public address and its disk, at list price. Spot instances cost less.
-pub(super) fn hourly(instance_type: &str, region: &str, disk_gib: u32) -> Option<f64> {
+/// The list price of a machine with its public address and disk, in US dollars an hour; `None` where it is not known. Spot
+/// instances cost less.
+pub(crate) fn hourly(instance_type: &str, region: &str, disk_gib: u32) -> Option<f64> {
     let listed = HOURLY.iter().find(|(name, _)| *name == instance_type && REGIONS.contains(&region));
     listed.map(|(_, price)| price + ADDRESS + f64::from(disk_gib) * DISK_GIB)
 }
 
-/// An amount, for people.
-pub(super) fn usd(amount: f64) -> String {
+/// An amount of US dollars, for people.
+pub(crate) fn usd(amount: f64) -> String {
     format!("${amount:.2}")
 }
 

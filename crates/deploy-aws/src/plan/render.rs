@@ -1,17 +1,17 @@
-//! A plan in words: for people, and for programs.
+//! Renders a plan: as lines for people, as JSON for programs.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use super::{Change, Of, Sign, Termination, hourly_price};
+use super::{AlarmTarget, Change, Sign, Termination, hourly_price};
 use crate::desired::{Action, CHECK, Desired, dashboard_name};
-use crate::prices;
-use crate::state::{Rule, Source, State};
+use crate::discover::prices;
+use crate::discover::state::{Rule, Source, State};
 use deploy_ssh::inventory::Role;
 
 impl Change {
-    /// In words.
+    /// For people.
     pub(crate) fn describe(&self, desired: &Desired) -> String {
         let name = &desired.name;
         match self {
@@ -24,40 +24,42 @@ impl Change {
                 let rules: Vec<_> = rules.iter().map(Rule::describe).collect();
                 format!("security group {name} lets in {}", rules.join("; "))
             }
-            Self::DeleteAlarms(names) => format!("{} alarms of instances that are gone, or go", names.len()),
-            Self::Terminate(goners) => {
-                let one = |goner: &Termination| format!("{} ({}): {}", goner.name, goner.id, goner.why);
-                format!("instances {}", goners.iter().map(one).collect::<Vec<_>>().join("; "))
+            Self::DeleteAlarms(names) => {
+                format!("{} alarms of instances that have ended or will", names.len())
             }
-            Self::Launch { role, count } => {
-                let types = desired.instance_types.join(" or ");
-                let (is_spot, what) = match role {
-                    Role::Metrics => (false, "for the metrics host"),
-                    Role::Initializer => (false, "for the initializer"),
-                    Role::Worker => (desired.spot, "for workers"),
-                };
-                let (spot, at_most) = if is_spot { ("spot ", "at most ") } else { ("", "") };
-                let price = desired
-                    .instance_types
-                    .first()
-                    .and_then(|first| prices::hourly(first, &desired.region, desired.disk_gib));
-                let price = price.map_or("its price is not known here".to_owned(), |price| {
-                    format!("{at_most}{} an hour", prices::usd(price * *count as f64))
-                });
-                format!("{count} × {spot}{types} {what} ({price})")
+            Self::Terminate(instances) => {
+                let one = |one: &Termination| format!("{} ({}): {}", one.name, one.id, one.why);
+                format!("instances {}", instances.iter().map(one).collect::<Vec<_>>().join("; "))
             }
-            Self::PutAlarm { of, action, minutes, .. } => {
-                let of = match of {
-                    Of::Id(id) => id.clone(),
-                    Of::New(role, _) => format!("the new {}", role.word()),
+            Self::Launch { role, count } => describe_launch(desired, *role, *count),
+            Self::PutAlarm { target, action, minutes, .. } => {
+                let target = match target {
+                    AlarmTarget::Existing(id) => id.clone(),
+                    AlarmTarget::Planned(role, _) => format!("the new {}", role.word()),
                 };
-                format!("alarm {CHECK} of {of}: {} after {minutes} minutes", action.word())
+                format!("alarm {CHECK} of {target}: {} after {minutes} minutes", action.word())
             }
             Self::PutDashboard { .. } => {
                 format!("dashboard {}", dashboard_name(name, &desired.region))
             }
         }
     }
+}
+
+fn describe_launch(desired: &Desired, role: Role, count: usize) -> String {
+    let types = desired.instance_types.join(" or ");
+    let (is_spot, purpose) = match role {
+        Role::Metrics => (false, "for the metrics host"),
+        Role::Initializer => (false, "for the initializer"),
+        Role::Worker => (desired.spot, "for workers"),
+    };
+    let (spot, at_most) = if is_spot { ("spot ", "at most ") } else { ("", "") };
+    let first = desired.instance_types.first();
+    let price = first.and_then(|first| prices::hourly(first, &desired.region, desired.disk_gib));
+    let price = price.map_or("its price is not known here".to_owned(), |price| {
+        format!("{at_most}{} an hour", prices::usd(price * count as f64))
+    });
+    format!("{count} × {spot}{types} {purpose} ({price})")
 }
 
 impl Rule {
@@ -78,24 +80,24 @@ impl Rule {
     }
 }
 
-/// Changes for people: those that differ only in their machine or action are one line.
+/// Lines for people. Changes that differ only in their machine or action are one line.
 pub(crate) fn lines(changes: &[Change], desired: &Desired) -> Vec<(Sign, String)> {
     let mut lines = Vec::new();
-    let mut alarms: BTreeMap<bool, BTreeSet<&Of>> = BTreeMap::new();
+    let mut alarms: BTreeMap<bool, BTreeSet<&AlarmTarget>> = BTreeMap::new();
     for change in changes {
         match change {
-            Change::PutAlarm { of, is_there, .. } => {
-                alarms.entry(*is_there).or_default().insert(of);
+            Change::PutAlarm { target, exists, .. } => {
+                alarms.entry(*exists).or_default().insert(target);
             }
             _ => lines.push((change.sign(), change.describe(desired))),
         }
     }
-    for (is_there, of) in alarms {
+    for (exists, targets) in alarms {
         let count = changes
             .iter()
-            .filter(|change| matches!(change, Change::PutAlarm { is_there: there, .. } if *there == is_there))
+            .filter(|change| matches!(change, Change::PutAlarm { exists: e, .. } if *e == exists))
             .count();
-        let sign = if is_there { Sign::Change } else { Sign::Create };
+        let sign = if exists { Sign::Change } else { Sign::Create };
         let [notify, terminate] = Action::ALL.map(|action| action.minutes(None));
         let metrics = Action::Terminate.minutes(Some(Role::Metrics));
         lines.push((
@@ -103,14 +105,14 @@ pub(crate) fn lines(changes: &[Change], desired: &Desired) -> Vec<(Sign, String)
             format!(
                 "{count} alarms for {} instances ({CHECK}: tells after {notify} minutes; ends the machine after {terminate}, the \
                  metrics host after {metrics})",
-                of.len()
+                targets.len()
             ),
         ));
     }
     lines
 }
 
-/// Changes for programs.
+/// JSON for programs.
 pub(crate) fn json(changes: &[Change], desired: &Desired, state: &State) -> Value {
     let changes: Vec<_> = changes
         .iter()

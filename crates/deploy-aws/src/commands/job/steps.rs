@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use deploy::request::Request;
 use deploy::{console, exit, interrupt, step};
 
-/// How often a step is asked whether it has ended.
+/// How often a step's process is polled.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// A step that has failed.
@@ -22,12 +22,12 @@ pub(super) struct Failed {
     name: &'static str,
     code: Option<i32>,
     how: String,
-    /// The user had interrupted by then.
+    /// Whether the user had interrupted by then.
     was_interrupted: bool,
 }
 
 impl Failed {
-    /// A step that was not even begun, since the user had interrupted.
+    /// A step that was not started, because the user had interrupted.
     pub(super) fn interrupted(name: &'static str) -> Self {
         Self::new(name, None, "was interrupted".to_owned())
     }
@@ -44,7 +44,7 @@ impl Failed {
         self.name
     }
 
-    /// As an error, with the exit code of a job that was not even begun, if that is so.
+    /// An error with the right exit code: that of a job that was refused, or met another one.
     pub(super) fn into_error(self) -> anyhow::Error {
         match self.name {
             _ if self.met_another_job() => exit::busy(self.into()),
@@ -53,7 +53,7 @@ impl Failed {
         }
     }
 
-    /// Another job is at work on the hosts, which is not to be disturbed.
+    /// Whether another job is running on the hosts, which must not be disturbed.
     pub(super) fn met_another_job(&self) -> bool {
         ["up", "run-cluster"].contains(&self.name) && self.is(exit::BUSY)
     }
@@ -69,20 +69,20 @@ pub(super) struct Step {
     request: Request,
     /// Whether the hosts are destroyed at the end of the job.
     hosts_go: bool,
-    /// At which of the user's interruptions it is asked to end; else it goes on.
+    /// The interruptions by the user that are passed on to it, by number; it continues after others.
     asked_at: Range<usize>,
-    /// How long it may take to end in order then; else it is ended by force.
+    /// How long it may take to end then, before it is killed.
     grace: Duration,
     limit: Option<Limit>,
-    /// How many interruptions came before, and are the reason for this step; else those until it is started.
+    /// How many interruptions came before this step; by default, those until it is started.
     since: Option<usize>,
 }
 
-/// When a step is ended, whoever interrupts.
+/// When a step is ended in any case.
 #[derive(Clone)]
 pub(super) struct Limit {
     pub(super) at: SystemTime,
-    /// Why.
+    /// The reason, for people.
     pub(super) words: String,
 }
 
@@ -109,12 +109,11 @@ impl Step {
 
 /// Runs steps.
 pub(super) struct Steps {
-    /// At which of the user's interruptions a step is ended at once.
+    /// The number of the user's interruption at which a step is killed.
     pub(super) kill_at: usize,
 }
 
 impl Steps {
-    /// Runs a command to its end.
     pub(super) fn run(&self, step: &Step) -> Result<(), Failed> {
         let name = step.name;
         let (code, how) = match self.try_run(step) {
@@ -128,24 +127,24 @@ impl Steps {
 
     fn start(step: &Step) -> anyhow::Result<Child> {
         console::echo(&format!("cargo xtask {}", step.name));
-        let me = std::env::current_exe().context("looking for this program's file")?;
+        let me = std::env::current_exe().context("finding this program's file")?;
         let mut command = Command::new(me);
         command.arg(step.request.to_arg()?);
         if step.hosts_go {
             command.env(step::HOSTS_GO, "1");
         }
-        // In a group of its own: it is told of an interruption by this process alone.
+        // In a process group of its own: only this process passes interruptions on to it.
         command.env(process::lifeline::LIFELINE, "1").stdin(Stdio::piped()).process_group(0);
         command.spawn().with_context(|| format!("starting cargo xtask {}", step.name))
     }
 
-    /// Gives how the command ended, and the limit if that is why.
+    /// Returns how the command ended, and the limit if that is why.
     fn try_run(&self, step: &Step) -> anyhow::Result<(ExitStatus, Option<Limit>)> {
-        // What came before is the reason for this step, and no business of its own.
+        // Earlier interruptions are the reason for this step, and are not passed on.
         let mut told = step.since.unwrap_or_else(interrupt::times);
         let mut child = Self::start(step)?;
         let pid = Pid::from_raw(child.id() as i32);
-        // It may have ended just now, which is what is wanted.
+        // A process that has just ended needs no signal.
         let signal = |pid, signal| {
             let _ = kill(pid, signal);
         };

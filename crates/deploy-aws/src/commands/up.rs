@@ -1,4 +1,6 @@
-//! Subcommands: cargo xtask plan and up, in the cloud
+//! `cargo xtask plan` and `up`, for hosts from EC2
+
+pub(crate) mod target;
 
 use std::fs::File;
 use std::process::ExitCode;
@@ -6,17 +8,19 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use anyhow::{Context, bail, ensure};
 
-use super::alarms::Alarms;
-use super::apply::{Apply, NotOurs};
-use super::boot;
-use super::destroy::destroy;
-use super::discover::discover;
-use super::errors::{Class, class_of};
-use super::instances::{self, UNSEEN_TIME, await_running};
-use super::plan::{self, Change};
-use super::state::{Instance, State, names};
-use super::target::{Prepared, Target, show};
-use super::{discover, down};
+use crate::apply::alarms::Alarms;
+use crate::apply::boot;
+use crate::apply::destroy::destroy;
+use crate::apply::instances::{self, await_running};
+use crate::apply::{Apply, NotOurs};
+use crate::commands::down;
+use crate::commands::up::target::{Prepared, Target, show};
+use crate::discover;
+use crate::discover::discover;
+use crate::discover::state::{Instance, State, names};
+use crate::errors::{Class, class_of};
+use crate::plan::{self, Change};
+use crate::polling::Polling;
 use deploy::interrupt::{self, Interrupted};
 use deploy::request::{Plan, StackOptions, Up};
 use deploy::{console, exit, step};
@@ -28,24 +32,22 @@ use deploy_ssh::runtime::runtime;
 use deploy_ssh::ssh::Access;
 use deploy_ssh::{all, each};
 
-/// How often a stack is brought to where it should be, when it is not after all changes.
+/// How often a stack is planned and changed that is not in its desired state after all changes.
 const ROUNDS: usize = 5;
-/// Between two looks at a stack that is not yet seen as it was made.
-const LOOK_PAUSE: Duration = Duration::from_secs(1);
-/// How long instances are looked for that may have been launched by a call whose answer was lost.
+/// For how long `up` searches for instances that a call may have launched whose answer was lost.
 const LOST_TIME: Duration = Duration::from_secs(60);
-/// Between two tries to log in to a machine that boots.
+/// The pause between two tries to log in to a machine that boots.
 const BOOT_PAUSE: Duration = Duration::from_millis(500);
-/// The exit code of an `up` that was refused before it changed anything.
-pub(super) const NOTHING_DONE: u8 = exit::REFUSED;
+/// The exit code of an `up` that failed before it changed anything.
+pub(crate) const NOTHING_DONE: u8 = exit::REFUSED;
 /// The exit code of a plan that has changes.
 const CHANGES: u8 = 2;
 
-/// Shows what `up` would change.
-pub(super) fn plan(args: &Plan) -> anyhow::Result<ExitCode> {
+/// Prints what `up` would change.
+pub(crate) fn plan(args: &Plan) -> anyhow::Result<ExitCode> {
     let prepared = Prepared::new(&args.stack, args.cluster_size, &args.inventory)?;
-    let target = runtime()?.block_on(Target::find(&prepared))?;
-    say_what_is_for_new_ones(&args.stack, &target.state);
+    let target = runtime()?.block_on(Target::discover(&prepared))?;
+    note_options_for_new_machines(&args.stack, &target.state);
     if args.json {
         let json = plan::json(&target.changes, &target.desired, &target.state);
         console::data(&serde_json::to_string_pretty(&json).context("encoding the plan")?);
@@ -55,7 +57,7 @@ pub(super) fn plan(args: &Plan) -> anyhow::Result<ExitCode> {
     Ok(if target.changes.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(CHANGES) })
 }
 
-/// What `up` is about to do.
+/// What `up` needs to change the stack.
 struct Begun {
     prepared: Prepared,
     model: Model,
@@ -64,42 +66,42 @@ struct Begun {
     _lock: File,
 }
 
-/// All that can be refused before anything is changed.
+/// Checks everything that can be refused before anything is changed.
 fn begin(args: &Up) -> anyhow::Result<Begun> {
     ensure!(
         args.hosts.is_none() && args.ssh_config.is_none(),
-        "--hosts and --ssh-config are for hosts that are there, and not for --provider aws"
+        "--hosts and --ssh-config are for existing hosts, and not for --provider aws; leave them out"
     );
     let mut prepared = Prepared::new(&args.stack, args.cluster_size, &args.inventory)?;
     let lock = prepared.lock()?;
     let model = Model::new(args, prepared.before.as_ref())?;
-    // What does not compile, and what is not there to be shipped, should cost nothing.
+    // Before anything costs money: what does not compile, or does not exist.
     let programs = Programs::build(&model)?;
-    let target = runtime()?.block_on(Target::find(&prepared))?;
+    let target = runtime()?.block_on(Target::discover(&prepared))?;
     target.show();
-    say_what_is_for_new_ones(&args.stack, &target.state);
-    // From now on, a stack of another name, in another region or account would make this one be forgotten.
+    note_options_for_new_machines(&args.stack, &target.state);
+    // From now on, this folder refuses a stack of another name, region or account, with which it would lose this one.
     interrupt::check()?;
     prepared.settings.account = Some(target.aws.account.clone());
     prepared.remember(true)?;
     Ok(Begun { prepared, model, programs, target, _lock: lock })
 }
 
-/// Some of what is asked for makes no difference to machines that are there.
-fn say_what_is_for_new_ones(stack: &StackOptions, state: &State) {
-    let is_said = stack.time_to_live.is_some() || stack.spot.is_some() || stack.disk_gib.is_some();
-    if is_said && !state.instances.is_empty() {
+/// Some options have no effect on existing machines.
+fn note_options_for_new_machines(stack: &StackOptions, state: &State) {
+    let has_some = stack.time_to_live.is_some() || stack.spot.is_some() || stack.disk_gib.is_some();
+    if has_some && !state.instances.is_empty() {
         console::note(&format!(
-            "--ttl, --spot and --disk-gib are for machines that are launched from now on; the {} that are there stay as \
-             they are (cargo xtask down and up replaces them)",
+            "--ttl, --spot and --disk-gib are for machines that are launched from now on; the {} existing ones stay as they are \
+             (cargo xtask down and up replaces them)",
             state.instances.len()
         ));
     }
 }
 
-/// Brings the stack to where it should be, and makes its hosts ready.
-pub(super) fn up(args: &Up) -> anyhow::Result<ExitCode> {
-    // As a step of a job, it is told only once.
+/// Brings the stack to the desired state, and makes its hosts ready. Undoes its own failure.
+pub(crate) fn up(args: &Up) -> anyhow::Result<ExitCode> {
+    // As a step of a job, it gets only one interruption.
     interrupt::watch_and_say(
         match step::hosts_go() {
             true => "interrupted; what was made is undone",
@@ -115,47 +117,47 @@ pub(super) fn up(args: &Up) -> anyhow::Result<ExitCode> {
         }
     };
     let runtime = runtime()?;
+    let lag = args.stack.settle;
     let is_new = target.state.is_empty();
     let mut has_launched = false;
-    let converged = runtime.block_on(converge(&prepared, &target, &mut has_launched));
+    let converged = runtime.block_on(converge(&prepared, &target, lag, &mut has_launched));
     let outcome = converged.and_then(|Converged { instances, topic, alarms }| {
         let alarms = Alarms::begin(runtime, &target.aws, &target.desired, &topic, alarms);
         match ready(&prepared, args.stack.boot_time, &target, &instances, model, programs) {
             Ok(()) => alarms.finish(runtime),
             Err(error) => {
-                alarms.give_up(runtime);
+                alarms.cancel(runtime);
                 Err(error)
             }
         }
     });
     let Err(error) = outcome else { return Ok(ExitCode::SUCCESS) };
     if exit::is::<NotOurs>(&error) {
-        // Made by somebody else since it was looked for; nothing of it is ours to undo.
+        // Somebody else created it since `discover`, so nothing of it is ours to undo.
         if is_new {
             prepared.remember(false)?;
         }
         exit::fail(&error);
         return Ok(ExitCode::from(NOTHING_DONE));
     }
-    let undone = match (is_new, has_launched) {
-        (true, _) => runtime.block_on(destroy(&target.aws, &target.desired.name, UNSEEN_TIME)),
-        (false, true) => {
-            // What is known of here is seen soon; a launch whose answer was lost is known of nowhere but in AWS's answers.
-            let was_lost = class_of(&error) == Some(Class::Unreachable);
-            runtime.block_on(end_new_ones(&target, if was_lost { LOST_TIME } else { UNSEEN_TIME }))
-        }
-        (false, false) => Ok(()),
+    let made = match (is_new, has_launched) {
+        (true, _) => Made::Stack,
+        (false, true) => Made::Instances,
+        (false, false) => Made::Nothing,
     };
-    if is_new && undone.is_ok() {
+    let undone = runtime.block_on(undo(made, &target, &error, lag));
+    if made == Made::Stack && undone.is_ok() {
         down::forget(&prepared.inventory_path)?;
         prepared.remember(false)?;
     }
     match undone {
         Ok(()) if exit::is::<Interrupted>(&error) => Ok(ExitCode::from(interrupt::EXIT_CODE)),
-        Ok(()) => Err(error.context(match (is_new, has_launched) {
-            (true, _) => "the stack is not up; all that was made of it is destroyed again",
-            (false, true) => "the stack is not as it should be; what was launched for it is ended again",
-            (false, false) => "the stack is not as it should be",
+        Ok(()) => Err(error.context(match made {
+            Made::Stack => "the stack is not up; all that was made of it is destroyed again",
+            Made::Instances => {
+                "the stack is not in its desired state; what was launched for it is ended again"
+            }
+            Made::Nothing => "the stack is not in its desired state",
         })),
         Err(left) => {
             bail!("{error:#}\n\nbesides, what was made could not be undone; see cargo xtask down: {left:#}")
@@ -163,19 +165,42 @@ pub(super) fn up(args: &Up) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// A stack that is as it should be, but for its alarms.
+/// What an `up` that failed has made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Made {
+    /// The whole stack.
+    Stack,
+    /// Instances of a stack that existed before.
+    Instances,
+    Nothing,
+}
+
+async fn undo(made: Made, target: &Target, error: &anyhow::Error, lag: Duration) -> anyhow::Result<()> {
+    match made {
+        Made::Stack => destroy(&target.aws, &target.desired.name, lag).await,
+        Made::Instances => {
+            // Known ids become visible soon; a launch whose answer was lost can be found only in AWS's answers.
+            let was_lost = class_of(error) == Some(Class::Unreachable);
+            terminate_new(target, if was_lost { LOST_TIME } else { lag }).await
+        }
+        Made::Nothing => Ok(()),
+    }
+}
+
+/// A stack in its desired state, except for its alarms.
 struct Converged {
     instances: Vec<Instance>,
-    /// Its topic's ARN.
+    /// The topic's ARN.
     topic: String,
-    /// What is still to be changed: alarms.
+    /// The remaining changes, all of alarms.
     alarms: Vec<Change>,
 }
 
-/// Changes the stack until only alarms are to be changed any more.
+/// Changes the stack until only changes of alarms remain. `lag` is how old AWS's answers may be.
 async fn converge(
     prepared: &Prepared,
     target: &Target,
+    lag: Duration,
     has_launched: &mut bool,
 ) -> anyhow::Result<Converged> {
     let Target { aws, desired, .. } = target;
@@ -185,27 +210,27 @@ async fn converge(
     while !is_settled(&changes) {
         ensure!(
             rounds.next().is_some(),
-            "the stack is still not as it should be after {ROUNDS} rounds; is another cargo xtask up at work on it?"
+            "the stack is not in its desired state after {ROUNDS} rounds; is another cargo xtask up changing it?"
         );
         *has_launched |= changes.iter().any(|change| matches!(change, Change::Launch { .. }));
-        let mut apply = Apply::new(aws, &prepared.settings, desired, target.place(), &state);
+        let mut apply = Apply::new(aws, &prepared.settings, desired, target.placement(), &state);
         apply.run(&changes).await?;
         let launched: Vec<_> = apply.launched.into_values().flatten().collect();
         state = discover(aws, &desired.name).await?;
-        // What was seen once and is not in a later answer must not be launched again.
+        // An instance that is missing in a later answer must not be launched again.
         if !launched.iter().all(|id| state.instances.iter().any(|instance| instance.id == *id)) {
             state.instances = await_running(aws, &desired.name, &launched).await?;
         }
         changes = plan::plan(desired, &state)?;
         // Answers may be older than our own changes.
-        let deadline = Instant::now() + UNSEEN_TIME;
-        while !is_settled(&changes) && Instant::now() < deadline {
-            tokio::time::sleep(LOOK_PAUSE).await;
+        let mut polling = Polling::until(lag);
+        while !is_settled(&changes) && !polling.is_over() {
+            polling.pause().await;
             state = discover(aws, &desired.name).await?;
             changes = plan::plan(desired, &state)?;
         }
         if !is_settled(&changes) {
-            console::note("the cloud has changed meanwhile:");
+            console::note("the stack has changed meanwhile:");
             show(&changes, desired, &state);
         }
     }
@@ -215,24 +240,24 @@ async fn converge(
     Ok(Converged { instances, topic, alarms: changes })
 }
 
-/// Ends all instances that were not there before, also those of launches whose answers were lost.
-async fn end_new_ones(target: &Target, time: Duration) -> anyhow::Result<()> {
-    let deadline = Instant::now() + time;
+/// Terminates all instances that did not exist before, including those of launches whose answers were lost.
+async fn terminate_new(target: &Target, time: Duration) -> anyhow::Result<()> {
+    let mut polling = Polling::until(time);
     loop {
-        let seen = discover::instances(&target.aws, &target.desired.name).await?;
+        let found = discover::instances(&target.aws, &target.desired.name).await?;
         let is_new = |id: &String| target.state.instances.iter().all(|instance| instance.id != *id);
-        let new: Vec<_> = seen.there.into_iter().map(|instance| instance.id).filter(is_new).collect();
+        let new: Vec<_> = found.live.into_iter().map(|instance| instance.id).filter(is_new).collect();
         if !new.is_empty() {
-            instances::end(&target.aws, new).await?;
+            instances::terminate(&target.aws, new).await?;
         }
-        if Instant::now() >= deadline {
+        if polling.is_over() {
             return Ok(());
         }
-        tokio::time::sleep(LOOK_PAUSE).await;
+        polling.pause().await;
     }
 }
 
-/// Waits until the machines let us in, and gives them the application.
+/// Waits until the machines let us in, and ships the application to them.
 fn ready(
     prepared: &Prepared,
     boot_time: Duration,
@@ -263,7 +288,7 @@ fn ready(
     rollout.run(prepared.before.as_ref(), &prepared.inventory_path)
 }
 
-/// Tries until a machine has booted, and looks whether it will end itself.
+/// Probes a machine until it has booted, and checks that it will terminate itself.
 fn probe_until(
     host: &HostEntry,
     access: &Access,
@@ -278,7 +303,10 @@ fn probe_until(
                 return Ok(probed);
             }
             Err(error) if Instant::now() >= deadline => {
-                return Err(error.context(format!("{} was launched, and does not let us in", host.name)));
+                return Err(error.context(format!(
+                    "{} was launched, and does not let us in; it may need more --boot-time",
+                    host.name
+                )));
             }
             Err(_) => {}
         }
@@ -287,9 +315,9 @@ fn probe_until(
     }
 }
 
-/// Instances as hosts.
+/// The hosts of instances.
 fn hosts(prepared: &Prepared, instances: &[Instance]) -> anyhow::Result<Vec<HostEntry>> {
-    let key = std::path::absolute(&prepared.keys.private).context("finding the SSH key")?;
+    let key = std::path::absolute(&prepared.keys.private).context("resolving the path of the SSH key")?;
     names(instances)
         .into_iter()
         .map(|(name, instance)| {
