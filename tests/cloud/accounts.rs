@@ -5,7 +5,8 @@ use tests::cloud::{Cloud, DOWN};
 use tests::lab::Lab;
 
 // Alarms are made while it waits for machines, at whose addresses nothing answers.
-const UP: [&str; 6] = ["up", "CLUSTER_SIZE=2", "--ssh-from", "203.0.113.7", "--boot-time", "60s"];
+const UP: [&str; 8] =
+    ["up", "CLUSTER_SIZE=2", "--ssh-from", "203.0.113.7", "--boot-time", "60s", "--settle", "1s"];
 const OTHER: [(&str, &str); 1] = [("AWS_ACCESS_KEY_ID", "other")];
 
 /// Brings a stack up that has all but its hosts, in a folder whose `up` was killed then.

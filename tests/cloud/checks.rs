@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 use tests::cloud::Cloud;
 use tests::lab::Lab;
 
-const WITHOUT_HOSTS: [&str; 5] = ["CLUSTER_SIZE=1", "--ssh-from", "203.0.113.7", "--boot-time", "0s"];
+const WITHOUT_HOSTS: [&str; 7] =
+    ["CLUSTER_SIZE=1", "--ssh-from", "203.0.113.7", "--boot-time", "0s", "--settle", "1s"];
 /// An image for the other kind of processor, and a type of it.
 const OTHER_IMAGE: &str =
     if cfg!(target_arch = "aarch64") { "ubuntu-noble-24.04-amd64" } else { "ubuntu-noble-24.04-arm64" };

@@ -4,7 +4,9 @@ use serde_json::{Value, json};
 use tests::cloud::Cloud;
 use tests::lab::Lab;
 
-const UP: [&str; 6] = ["up", "CLUSTER_SIZE=1", "--ssh-from", "10.213.0.0/16", "--ssh-user", "root"];
+// This cloud shows everything at once, except instances, for a number of answers.
+const UP: [&str; 8] =
+    ["up", "CLUSTER_SIZE=1", "--ssh-from", "10.213.0.0/16", "--ssh-user", "root", "--settle", "1s"];
 
 fn fault(operation: &str, kind: &str, more: &Value) -> Value {
     let mut fault = json!({"service": "*", "operation": operation, "kind": kind});

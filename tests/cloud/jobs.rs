@@ -12,7 +12,7 @@ use tests::lab::Lab;
 use tests::program::Program;
 
 /// Rows of jobs that are disturbed, each of which takes a worker a millisecond.
-const ROWS: &str = "400000";
+const ROWS: &str = "240000";
 
 /// A cloud whose instances are hosts of a lab.
 struct Site {
@@ -34,6 +34,8 @@ impl Site {
             "10.213.0.0/16",
             "--ssh-user",
             "root",
+            "--settle",
+            "1s",
             "--output",
             "out",
             "--classifier",
@@ -127,7 +129,7 @@ fn a_job_whose_worker_ends_brings_the_same_results() {
     let Some(site) = Site::new("a_job_whose_worker_ends_brings_the_same_results", "4") else { return };
     let mut job = site.begin("job", &["CLUSTER_SIZE=3"]);
     job.await_output("fake rows, on 21 workers");
-    site.await_rows(130_000);
+    site.await_rows(80_000);
     site.end("worker");
     let said = job.success();
     site.assert_nothing_is_left(&said);
@@ -249,10 +251,10 @@ fn what_is_to_be_kept_on_failure_is_kept() {
     assert_eq!((&summary["why"], &summary["receiver"]), (&Value::Null, &json!("running")), "{said}");
     site.cloud.run("job", &["stop"]);
     let said = site.cloud.run("job", &["run-cluster", "--resume"]);
-    assert!(said.contains("rows out   400,000"), "{said}");
+    assert!(said.contains("rows out   240,000"), "{said}");
     // All of it was never fetched.
     let said = ends_with(&mut site.cloud.begin("job", &["down"]), 3);
-    assert!(said.contains("has results of 400,000 rows that were not fetched"), "{said}");
+    assert!(said.contains("has results of 240,000 rows that were not fetched"), "{said}");
     assert_eq!(site.cloud.ids("instance").len(), 2, "{said}");
     let said = site.cloud.run("job", &["down", "--discard-results"]);
     site.assert_nothing_is_left(&said);

@@ -7,12 +7,13 @@ use tests::eventually;
 use tests::lab::Lab;
 use tests::program::Program;
 
-// Nothing answers at the addresses of these machines. Alarms are made while it waits for them.
-const UP: [&str; 6] = ["up", "CLUSTER_SIZE=2", "--ssh-from", "203.0.113.7", "--boot-time", "2s"];
-/// From a folder that knows nothing, in a cloud that is late.
-const DOWN_LATER: [&str; 5] = ["down", "--stack", "provisioned-classifier", "--settle", "2s"];
+// Nothing answers at the addresses of these machines. Alarms are created while it waits for them.
+const UP: [&str; 8] =
+    ["up", "CLUSTER_SIZE=2", "--ssh-from", "203.0.113.7", "--boot-time", "1s", "--settle", "1s"];
+/// From a folder that knows nothing. The cloud is late, but less than a second: see [`be_late`].
+const DOWN_LATER: [&str; 5] = ["down", "--stack", "provisioned-classifier", "--settle", "1s"];
 
-/// Kills a program at the call that is held; gives what that was, or `None` if there was none.
+/// Kills a program at the call that is held; returns the call, or `None` if there was none.
 fn kill(cloud: &Cloud, mut program: Program) -> Option<String> {
     let held = cloud.held(&mut program);
     if held.is_some() {
@@ -24,19 +25,19 @@ fn kill(cloud: &Cloud, mut program: Program) -> Option<String> {
     held
 }
 
-/// In how many clouds commands are killed at the same time; most of it is waiting.
+/// In how many clouds commands are killed at the same time. They mostly wait.
 const CLOUDS: usize = 3;
-/// As AWS is at its worst, but quicker: what was made is not found for a while, by its tag even later than by its id, and what is gone
-/// is still seen.
+/// Like AWS at its worst, but faster: what was created is not found for a while, by its tag even later than by its id, and what is
+/// deleted stays visible.
 fn be_late(cloud: &Cloud) {
     cloud.settings(&json!({
-        "unseen": 1, "shutting_down": 1, "late_by_id": 0.3, "late_by_tag": 0.8, "late_gone": 0.8,
+        "unseen": 1, "shutting_down": 1, "late_by_id": 0.2, "late_by_tag": 0.6, "late_gone": 0.6,
     }));
 }
 
-/// Kills a command at its first call, its second, and so on to its last; and again at the first of each of these
-/// operations, since calls that are made at the same time have no order. `killed` tells the cloud by the last argument to hold the
-/// call, and gives the one at which it has killed the command.
+/// Kills a command at its first call, its second, and so on to its last; and again at the first of each of these operations, since
+/// calls that are made at the same time have no order. `killed` has the cloud hold the call by its last argument, and returns the call
+/// at which it killed the command.
 fn at_every_call(
     clouds: &[Cloud],
     operations: &[&str],
@@ -107,8 +108,8 @@ fn a_job_killed_at_every_call() {
     let labs: Option<Vec<_>> = (0..CLOUDS).map(|_| Lab::up("a_job_killed_at_every_call", "2")).collect();
     let Some(labs) = labs else { return };
     let clouds: Vec<_> = labs.iter().map(|lab| Cloud::start(Some(lab))).inspect(be_late).collect();
-    let args =
-        ["job", "CLUSTER_SIZE=1", "INPUT_LINES=1000", "--ssh-from", "10.213.0.0/16", "--ssh-user", "root"];
+    let lab = ["--ssh-from", "10.213.0.0/16", "--ssh-user", "root", "--settle", "1s"];
+    let args = [&["job", "CLUSTER_SIZE=1", "INPUT_LINES=1000"], &lab[..]].concat();
     let operations = ["RunInstances", "PutDashboard", "TerminateInstances", "DeleteSecurityGroup"];
     at_every_call(&clouds, &operations, |cloud, hold| {
         hold();

@@ -134,8 +134,20 @@ fn each_statement_of_the_policy_is_needed() {
     std::fs::create_dir(cloud.path("up")).unwrap();
     std::fs::write(cloud.path("up/ONCALL.json"), "[\"+14155550100\"]").unwrap();
     // All that a stack needs is made, alarms and a spot worker, too; since no host answers, all of it is destroyed again.
-    let said = cloud
-        .fail("up", &["up", "CLUSTER_SIZE=2", "--ssh-from", "203.0.113.7", "--boot-time", "2s", "--spot"]);
+    let said = cloud.fail(
+        "up",
+        &[
+            "up",
+            "CLUSTER_SIZE=2",
+            "--ssh-from",
+            "203.0.113.7",
+            "--boot-time",
+            "2s",
+            "--settle",
+            "1s",
+            "--spot",
+        ],
+    );
     assert!(said.contains("all that was made of it is destroyed again"), "{said}");
     assert!(cloud.denials().is_empty(), "{:#?}", cloud.denials());
 

@@ -8,9 +8,9 @@ use tests::cluster::{Setup, results_in};
 use tests::lab::Lab;
 
 /// What every stack in a lab needs to be told.
-const IN_LAB: [&str; 4] = ["--ssh-from", "10.213.0.0/16", "--ssh-user", "root"];
+const IN_LAB: [&str; 6] = ["--ssh-from", "10.213.0.0/16", "--ssh-user", "root", "--settle", "1s"];
 /// What a stack without hosts needs to be told: nothing answers at its addresses.
-const WITHOUT_HOSTS: [&str; 4] = ["--ssh-from", "203.0.113.7", "--boot-time", "0s"];
+const WITHOUT_HOSTS: [&str; 6] = ["--ssh-from", "203.0.113.7", "--boot-time", "0s", "--settle", "1s"];
 
 fn words<'a>(command: &'a str, more: &[&'a str], rest: &[&'a str]) -> Vec<&'a str> {
     [&[command], more, rest].concat()

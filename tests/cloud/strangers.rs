@@ -4,8 +4,10 @@ use serde_json::{Value, json};
 use tests::cloud::{Cloud, DOWN};
 use tests::lab::Lab;
 
-const UP: [&str; 6] = ["up", "CLUSTER_SIZE=2", "--ssh-from", "203.0.113.7", "--boot-time", "0s"];
-const JOB: [&str; 6] = ["job", "CLUSTER_SIZE=2", "--ssh-from", "203.0.113.7", "--boot-time", "0s"];
+const UP: [&str; 8] =
+    ["up", "CLUSTER_SIZE=2", "--ssh-from", "203.0.113.7", "--boot-time", "0s", "--settle", "1s"];
+const JOB: [&str; 8] =
+    ["job", "CLUSTER_SIZE=2", "--ssh-from", "203.0.113.7", "--boot-time", "0s", "--settle", "1s"];
 
 /// Brings a stack up that has all but its hosts, in a folder whose `up` was killed then.
 fn make(cloud: &Cloud, folder: &str) {
