@@ -8,7 +8,7 @@ use tests::cloud::Cloud;
 use tests::lab::Lab;
 use tests::machine::{INSTANCE, Machine};
 
-/// What `up` runs on each machine at its first login, as a file that xtask has in it.
+/// The script that `up` runs on each machine at its first login.
 const ARMED: &str = include_str!("../../crates/deploy-aws/src/apply/boot/armed.sh");
 const TIMER: &str = "/etc/systemd/system/provisioned-classifier-time-to-live.timer";
 /// The least that is left to a machine that is restarted, and what the process gives the timer.

@@ -95,7 +95,7 @@ fn hosts_with_faults_are_named_and_a_second_try_works() {
     let said = up_with("refuses.toml", file.replace(&h3, &format!("{h3}\nport = 23")));
     assert!(said.contains("connecting to h3") && said.contains("Connection refused"), "{said}");
     let said = up_with("user.toml", file.replace("\"root\"", "\"nobody\""));
-    assert!(said.contains("3 of 3 hosts failed") && said.contains("it lets nobody in"), "{said}");
+    assert!(said.contains("3 of 3 hosts failed") && said.contains("it refuses this user and key"), "{said}");
     let said = up_with("size.toml", file.replace("name = \"h3\"", "name = \"h2\""));
     assert!(said.contains("have the name h2"), "{said}");
     let said = stack.fail("up", &["--hosts", &stack.hosts_file(), "CLUSTER_SIZE=3"]);

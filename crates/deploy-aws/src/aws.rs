@@ -193,9 +193,7 @@ pub(crate) async fn own_network() -> anyhow::Result<String> {
     let answer = tokio::time::timeout(ANSWER_TIME, ask).await.context("it does not answer").flatten();
     let own_network = |address: IpAddr| format!("{address}/{}", if address.is_ipv4() { 32 } else { 128 });
     answer.map(own_network).with_context(|| {
-        format!(
-            "asking {URL} from which address SSH is to be let in; say it yourself with --ssh-from ADDRESS"
-        )
+        format!("asking {URL} from which address to allow SSH; name it yourself with --ssh-from ADDRESS")
     })
 }
 

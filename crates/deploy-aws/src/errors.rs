@@ -21,7 +21,7 @@ pub(crate) enum Class {
     Organization,
     /// Another account owns the image, and does not share it.
     Image,
-    /// The image is a product of the Marketplace whose terms nobody has accepted.
+    /// The image is a product of the Marketplace whose terms the account has not accepted.
     Marketplace,
     /// The account's free plan has no instances of this type.
     FreePlan,

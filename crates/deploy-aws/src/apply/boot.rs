@@ -97,7 +97,7 @@ pub(crate) fn ensure_armed(name: &str, output: &str) -> anyhow::Result<()> {
     ensure!(
         timer == "waiting" && process == "running",
         "checking the time to live of {name}: it is not armed by both means (its timer is {timer}, its process is \
-         {process}), so the machine might run for ever; use an image that has cloud-init and systemd, as Ubuntu's have \
+         {process}), so the machine might run forever; use an image that has cloud-init and systemd, as Ubuntu's have \
          (--ami){}{boot}",
         if boot.is_empty() { "" } else { "; it said when it booted:" }
     );

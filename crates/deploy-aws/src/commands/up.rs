@@ -118,7 +118,6 @@ pub(crate) fn up(args: &Up) -> anyhow::Result<ExitCode> {
     };
     let runtime = runtime()?;
     let lag = args.stack.settle;
-    let is_new = target.state.is_empty();
     let mut has_launched = false;
     let converged = runtime.block_on(converge(&prepared, &target, lag, &mut has_launched));
     let outcome = converged.and_then(|Converged { instances, topic, alarms }| {
@@ -131,7 +130,21 @@ pub(crate) fn up(args: &Up) -> anyhow::Result<ExitCode> {
             }
         }
     });
-    let Err(error) = outcome else { return Ok(ExitCode::SUCCESS) };
+    match outcome {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error) => give_up(error, &mut prepared, &target, has_launched, lag),
+    }
+}
+
+/// Undoes what an `up` has made that failed.
+fn give_up(
+    error: anyhow::Error,
+    prepared: &mut Prepared,
+    target: &Target,
+    has_launched: bool,
+    lag: Duration,
+) -> anyhow::Result<ExitCode> {
+    let is_new = target.state.is_empty();
     if exit::is::<NotOurs>(&error) {
         // Somebody else created it since `discover`, so nothing of it is ours to undo.
         if is_new {
@@ -145,7 +158,7 @@ pub(crate) fn up(args: &Up) -> anyhow::Result<ExitCode> {
         (false, true) => Made::Instances,
         (false, false) => Made::Nothing,
     };
-    let undone = runtime.block_on(undo(made, &target, &error, lag));
+    let undone = runtime()?.block_on(undo(made, target, &error, lag));
     if made == Made::Stack && undone.is_ok() {
         down::forget(&prepared.inventory_path)?;
         prepared.remember(false)?;

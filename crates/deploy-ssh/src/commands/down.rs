@@ -24,7 +24,7 @@ const REMOVE_TIME: Duration = Duration::from_secs(120);
 
 /// Removes everything of ours from the hosts, and then the inventory.
 pub(crate) fn run(args: &Down) -> anyhow::Result<ExitCode> {
-    end_on_interrupt("interrupted; another cargo xtask down goes on")?;
+    end_on_interrupt("interrupted; another cargo xtask down continues")?;
     let path = args.inventory.clone();
     // Also one of an `up` that did not complete.
     let inventory = Inventory::load(&path)?;

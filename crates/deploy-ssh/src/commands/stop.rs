@@ -25,7 +25,7 @@ pub(crate) fn run(args: &Stop) -> anyhow::Result<ExitCode> {
     end_on_interrupt("interrupted; cargo xtask status shows whether the job has ended")?;
     let (inventory, access) = load(&args.inventory)?;
     let used = inventory.used_hosts()?;
-    // A host that cannot be reached must not keep the others at work.
+    // A host that cannot be reached must not keep the others running.
     let mut hosts = each(&used, |host: &HostEntry| connect(host, &access, &inventory.agent));
     let metrics = hosts.remove(0);
     let before = metrics.as_ref().map_err(|error| anyhow!("{error:#}")).and_then(status_of);

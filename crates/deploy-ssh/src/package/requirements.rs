@@ -29,7 +29,7 @@ pub(crate) struct Platform {
     pub(crate) glibc: u32,
 }
 
-/// What packages are asked for.
+/// The packages that the user wants.
 struct Requirements {
     /// `None` for [`DEFAULT`].
     file: Option<PathBuf>,

@@ -179,8 +179,7 @@ fn explain(text: &str) -> anyhow::Error {
         return error.context("its private key may be read by others, so ssh does not use it: chmod 600");
     }
     if text.contains("Permission denied") {
-        return error
-            .context("it lets nobody in with this user and key; correct user and key in the hosts file");
+        return error.context("it refuses this user and key; correct user and key in the hosts file");
     }
     error
 }

@@ -138,7 +138,7 @@ mod tests {
     use super::*;
     use std::process::{Command, Output};
 
-    /// Runs a script in a login shell that is there, after what a startup file would do.
+    /// Runs a script in an installed login shell, after what a startup file would do.
     fn run(shell: &str, startup: &str, script: &Script) -> Output {
         Command::new(shell).arg("-c").arg(format!("{startup}{}", script.command)).output().unwrap()
     }
