@@ -1,15 +1,15 @@
-//! Whose account a stack is in, and whose hosts are not to be taken for others.
+//! Stacks of several accounts, and folders for one set of hosts.
 
 use serde_json::Value;
 use tests::cloud::{Cloud, DOWN};
 use tests::lab::Lab;
 
-// Alarms are made while it waits for machines, at whose addresses nothing answers.
+// Alarms are created while it waits for machines, at whose addresses nothing answers.
 const UP: [&str; 8] =
     ["up", "CLUSTER_SIZE=2", "--ssh-from", "203.0.113.7", "--boot-time", "60s", "--settle", "1s"];
 const OTHER: [(&str, &str); 1] = [("AWS_ACCESS_KEY_ID", "other")];
 
-/// Brings a stack up that has all but its hosts, in a folder whose `up` was killed then.
+/// Brings up a stack without ready hosts, in a folder whose `up` was killed.
 fn make(cloud: &Cloud, folder: &str) {
     cloud.kill_at("PutMetricAlarm", folder, &UP);
 }
@@ -32,7 +32,7 @@ fn credentials_of_another_account_are_refused_and_both_are_named() {
         assert!(!said.contains("nothing is left"), "{words:?}: {said}");
     }
     assert_eq!(cloud.resources().len(), there);
-    // Nothing is left in the account that was looked at, and that is what is said.
+    // Nothing is left in the account that was searched, and the message names that account.
     let said = cloud.begin_with("empty", &DOWN, &OTHER).success();
     assert!(
         said.contains("nothing is left of provisioned-classifier in us-west-2, account 210987654321"),
@@ -42,7 +42,7 @@ fn credentials_of_another_account_are_refused_and_both_are_named() {
     let said = cloud.run("up", &["down", "--settle", "0s"]);
     assert!(said.contains("in us-west-2, account 123456789012"), "{said}");
     assert!(cloud.resources().is_empty(), "{:?}", cloud.resources());
-    // Where nothing is up, another account is as good.
+    // While nothing is up, another account is fine.
     let plan = cloud.begin_with("up", &["plan", "--ssh-from", "203.0.113.7"], &OTHER).failure();
     assert!(plan.contains("provisioned-classifier in us-west-2, account 210987654321: "), "{plan}");
 }
@@ -84,7 +84,7 @@ fn hosts_of_a_stack_are_not_cleared_as_hosts_of_a_file() {
     }
     assert!(cloud.path("up/inventory.toml").exists());
     assert_eq!(cloud.ids("instance").len(), 2);
-    // The inventory alone says which stack it is, and where.
+    // The inventory alone identifies the stack.
     let stack_file = cloud.path("up/stack.toml");
     let remembered = std::fs::read(&stack_file).unwrap();
     std::fs::remove_file(&stack_file).unwrap();
@@ -92,7 +92,7 @@ fn hosts_of_a_stack_are_not_cleared_as_hosts_of_a_file() {
     assert!(said.contains("nothing is left of mine in eu-west-1"), "{said}");
     assert!(cloud.resources().is_empty(), "{:?}", cloud.resources());
     std::fs::write(&stack_file, remembered).unwrap();
-    // Nor does a folder forget its stack for hosts of a file.
+    // A folder does not forget its stack for hosts of a file either.
     let hosts = lab.folder().join("hosts.toml").display().to_string();
     let said = cloud.fail("up", &["up", "--hosts", &hosts]);
     assert!(said.contains("a stack of this folder may be up in the cloud"), "{said}");

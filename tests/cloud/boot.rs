@@ -11,7 +11,7 @@ use tests::machine::{INSTANCE, Machine};
 /// The script that `up` runs on each machine at its first login.
 const ARMED: &str = include_str!("../../crates/deploy-aws/src/apply/boot/armed.sh");
 const TIMER: &str = "/etc/systemd/system/provisioned-classifier-time-to-live.timer";
-/// The least that is left to a machine that is restarted, and what the process gives the timer.
+/// The least time that a restarted machine has, and how much later the process ends it than the timer.
 const LEAST_LEFT: Duration = Duration::from_secs(5);
 const HEAD_START: Duration = Duration::from_secs(15);
 
@@ -22,7 +22,7 @@ struct Launch {
     fingerprint: String,
 }
 
-/// Has `up` launch machines, and looks at what it sends for one of them.
+/// Has `up` launch machines, and takes what it sends for one of them.
 static LAUNCH: LazyLock<Launch> = LazyLock::new(|| {
     let cloud = Cloud::start(None);
     cloud.hold_first("RunInstances");
@@ -44,7 +44,7 @@ fn note(machine: &Machine) -> std::path::PathBuf {
     machine.file(&format!("/var/lib/provisioned-classifier-{INSTANCE}-expires"))
 }
 
-/// Lets a machine have expired long ago.
+/// Makes a machine believe that it expired long ago.
 fn expire(machine: &Machine) {
     let before: u64 = std::fs::read_to_string(note(machine)).unwrap().trim().parse().unwrap();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
@@ -70,7 +70,7 @@ fn a_machine_boots_and_ends_in_time_also_when_it_is_restarted() {
             "provisioned-classifier-time-to-live.timer"
         ));
         assert!(left.contains("3h 5") && left.contains("MODE=poweroff"), "{left}");
-        // Not in cloud-init's control group: the process stays whatever becomes of cloud-init.
+        // Not in cloud-init's control group: the process survives cloud-init.
         assert!(left.ends_with("/init.scope"), "{left}");
 
         // Without cloud-init, a restarted machine still has the timer.
@@ -113,7 +113,7 @@ fn assert_only_our_key_is_shown(machine: &Machine) {
     assert!(shown.contains(&LAUNCH.fingerprint), "{shown}");
 }
 
-/// One of the means fails. The machine boots all the same, `up` would be told, and the other means ends the machine.
+/// One of the mechanisms fails. The machine boots all the same, `up` would refuse it, and the other mechanism ends it.
 fn the_other_means_suffices(test: &str, sabotage: impl Fn(&Machine), armed: &str, earliest: Duration) {
     for mut machine in Machine::of_each_release(test, &LAUNCH.user_data) {
         sabotage(&machine);

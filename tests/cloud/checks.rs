@@ -1,4 +1,4 @@
-//! What cannot work is refused before anything is made: image, type, zone, network, text messages.
+//! What cannot work is refused before anything is created: image, type, zone, network, text messages.
 
 use serde_json::{Value, json};
 use tests::cloud::Cloud;
@@ -6,19 +6,19 @@ use tests::lab::Lab;
 
 const WITHOUT_HOSTS: [&str; 7] =
     ["CLUSTER_SIZE=1", "--ssh-from", "203.0.113.7", "--boot-time", "0s", "--settle", "1s"];
-/// An image for the other kind of processor, and a type of it.
+/// An image for the other architecture, and an instance type of it.
 const OTHER_IMAGE: &str =
     if cfg!(target_arch = "aarch64") { "ubuntu-noble-24.04-amd64" } else { "ubuntu-noble-24.04-arm64" };
 const OTHER_TYPE: &str = if cfg!(target_arch = "aarch64") { "c5.4xlarge" } else { "c7g.4xlarge" };
 const OWN_TYPE: &str = if cfg!(target_arch = "aarch64") { "c7g.4xlarge" } else { "c5.4xlarge" };
 
-/// That `plan` and `up` refuse, before anything is made, for this reason.
+/// Checks that `plan` and `up` refuse for this reason, before anything is created.
 fn refused(cloud: &Cloud, rest: &[&str], why: &str) {
     let before = cloud.calls().len();
     let said = cloud.fail("up", &[&["plan"], &WITHOUT_HOSTS[..], rest].concat());
     assert!(said.contains(why), "plan {rest:?}: {said}");
     let mut up = cloud.begin("up", &[&["up"], &WITHOUT_HOSTS[..], rest].concat());
-    // The exit code of what was refused before anything was changed.
+    // The exit code for a refusal before any change.
     assert_eq!(up.wait().code(), Some(3), "{rest:?}: {}", up.output());
     assert!(up.output().contains(why), "up {rest:?}: {}", up.output());
     assert_eq!(cloud.changes_since(before), Vec::<String>::new(), "{rest:?}");
@@ -63,7 +63,7 @@ fn what_cannot_work_is_refused_before_anything_is_made() {
     cloud.settings(&json!({"sms_sandbox": ["+4930123456"]}));
     refused(&cloud, &[], "only verified numbers get any, and these are not verified: +14155550100;");
     cloud.settings(&json!({"sms_sandbox": ["+4930123456", "+14155550100"]}));
-    // Changes are an exit code of their own.
+    // A plan with changes has an exit code of its own.
     let plan = cloud.xtask("up", &[&["plan"], &WITHOUT_HOSTS[..]].concat()).output().unwrap();
     assert_eq!(plan.status.code(), Some(2), "{}", String::from_utf8_lossy(&plan.stderr));
 

@@ -59,13 +59,13 @@ fn a_profile_that_cannot_give_credentials_says_why() {
         assert!(said.contains(why), "{config}: {said}");
     }
     assert!(cloud.calls().is_empty(), "{:?}", cloud.calls());
-    // Without a role, no tool of AWS's asks for a code.
+    // Without a role, no AWS tool asks for a code.
     let config = format!("[default]\n{keys}mfa_serial = arn:aws:iam::123456789012:mfa/u\n");
     let said = cloud.begin_with_profiles("up", &PLAN, &config).failure();
     assert!(said.contains("provisioned-classifier in us-west-2, account 123456789012"), "{said}");
 }
 
-/// A proxy whose requests all go to the test cloud. It counts them.
+/// A proxy that passes all requests to the test cloud, and counts them.
 fn proxy(cloud: &Cloud) -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -121,7 +121,7 @@ fn a_proxy_of_the_environment_counts() {
     let said = cloud.begin_with("up", &PLAN, &variables).failure();
     assert!(said.contains("provisioned-classifier in us-west-2, account 123456789012"), "{said}");
     assert_eq!(count.load(Ordering::Relaxed), cloud.calls().len());
-    // NO_PROXY is heeded as well: then nothing is at that address.
+    // With NO_PROXY, the request goes to that address, where nothing answers.
     let variables = [&variables[..], &[("NO_PROXY", "aws.invalid"), ("no_proxy", "aws.invalid")]].concat();
     let said = cloud.begin_with("up", &PLAN, &variables).failure();
     assert!(said.contains("AWS cannot be reached"), "{said}");

@@ -20,7 +20,7 @@ fn throttled(operation: &str, times: u32) -> Value {
     fault(operation, "error", &more)
 }
 
-/// Brings a stack up that has all it should have, and takes it down.
+/// Brings up a complete stack, and takes it down.
 fn up_and_down(cloud: &Cloud, more: &[&str], what: &str) -> String {
     let said = cloud.run("up", &[&UP, more].concat());
     assert_eq!(cloud.ids("instance").len(), 2, "{what}: {said}");
@@ -50,7 +50,7 @@ fn each_fault_alone() {
         "DeleteTopic",
         "DeleteAlarms",
     ] {
-        // It took effect, and nobody was told.
+        // The call takes effect, and its answer is lost.
         cloud.faults(&json!([fault(operation, "lost", &json!({}))]));
         up_and_down(&cloud, &[], &format!("lost answer to {operation}"));
     }
@@ -62,7 +62,7 @@ fn each_fault_alone() {
     up_and_down(&cloud, &[], "everything takes its time");
     cloud.settings(&json!({"unseen": 0, "pending": 0, "no_address": 0, "shutting_down": 0}));
 
-    // No room: in one zone, of one type, of spot instances, for all of them, anywhere.
+    // No capacity: in one zone, of one type, for spot instances, for only some, anywhere.
     let none = |more: Value| {
         let mut more = more;
         more["times"] = Value::Null;
@@ -82,7 +82,7 @@ fn each_fault_alone() {
     assert_eq!(cloud.ids("instance").len(), 3, "{said}");
     cloud.run("up", &["down", "--settle", "0s"]);
     cloud.no_faults();
-    // One instance starts, and the other does not: the first is not left alone.
+    // One instance starts, and the other does not: the first is terminated.
     none(json!({"zones": ["us-west-2a", "us-west-2b"], "most": 1}));
     let said = up_and_down(&cloud, &["--spot=false"], "half a cluster");
     assert!(said.contains("in us-west-2b now"), "{said}");
@@ -135,7 +135,7 @@ fn faults_in_random_mixes() {
             continue;
         }
         assert_eq!((cloud.ids("instance").len(), cloud.ids("alarm").len()), (2, 4), "seed {seed}: {said}");
-        // With the faults, too.
+        // `down` has the same faults.
         let said = cloud.run("up", &["down", "--settle", "0s"]);
         assert!(cloud.resources().is_empty(), "seed {seed}: {:?}\n{said}", cloud.resources());
         cloud.no_faults();

@@ -1,5 +1,5 @@
-//! `cargo xtask job` when something ends it: a machine, the user, the time to live. What is complete is kept, and nothing is
-//! left in the cloud.
+//! `cargo xtask job` when a machine, the user or the time to live ends it. What is complete is fetched, and nothing is left in the
+//! cloud.
 
 use std::path::Path;
 use std::process::Command;
@@ -11,7 +11,7 @@ use tests::eventually;
 use tests::lab::Lab;
 use tests::program::Program;
 
-/// Rows of jobs that are disturbed, each of which takes a worker a millisecond.
+/// Rows of jobs that are disturbed. Each takes a worker a millisecond.
 const ROWS: &str = "240000";
 
 /// A cloud whose instances are hosts of a lab.
@@ -76,7 +76,7 @@ impl Site {
         self.cloud.ask("POST", "terminate", &json!({"id": id}));
     }
 
-    /// Stops the metrics host's sshd, so that who wants to log in waits, or lets it go on.
+    /// Stops the metrics host's sshd, so that logins wait, or continues it.
     fn sshd(&self, signal: &str) {
         let (_, host) = self.machine("metrics");
         let namespace = format!("{}{host}", self.lab.bridge());
@@ -96,19 +96,19 @@ impl Site {
     }
 }
 
-/// Waits for a program's end with this exit code; gives what it said.
+/// Waits until a program ends with this exit code; returns its output.
 fn ends_with(program: &mut Program, code: i32) -> String {
     let status = program.wait();
     assert_eq!(status.code(), Some(code), "{}", program.output());
     program.output()
 }
 
-/// All results of a disturbed job, had it come to its end.
+/// All results of a disturbed job, as if it had completed.
 fn whole() -> Vec<u8> {
     Setup::default().args(["--classifier", "sleep:1"]).run(["--lines", ROWS]).log
 }
 
-/// What an archive of partial results holds, which is a true prefix of the whole; gives its summary.
+/// Checks that an archive of partial results has a true prefix of the whole; returns its summary.
 fn check_partial(archive: &Path, whole: &[u8]) -> Value {
     let results = results_in(archive);
     assert!(!results.is_empty() && results.len() < whole.len(), "{} of {}", results.len(), whole.len());
@@ -156,7 +156,7 @@ fn a_job_whose_initializer_ends_fails_and_what_is_complete_is_kept() {
     assert_eq!(summary["why"], "cargo xtask run-cluster ended with exit status: 1");
     assert!(summary["receiver"].as_str().unwrap().starts_with("stopped; "), "{summary}");
     assert!(std::fs::read(out.join("results.tgz")).unwrap() == b"precious");
-    // Nothing of it is said to be where it will not be.
+    // The message refers to nothing that will be destroyed.
     for lie in ["--resume", "--attach", "kept on", "cargo xtask stop", "cargo xtask logs"] {
         assert!(!said.contains(lie), "{lie}: {said}");
     }
@@ -197,7 +197,7 @@ fn one_interruption_fetches_two_do_not_and_three_leave_the_stack() {
     let summary = check_partial(&site.cloud.path("once/out/results.partial.tgz"), &whole());
     assert_eq!(summary["why"], "interrupted");
 
-    // Nobody gets in any more, so that there is time for a second one.
+    // Logins wait, so that there is time for a second interruption.
     let mut job = begin("twice", 1000);
     site.sshd("STOP");
     job.signal("INT");
@@ -234,7 +234,7 @@ fn what_is_to_be_kept_on_failure_is_kept() {
     let mut job = site.begin("job", &["CLUSTER_SIZE=1", "--keep-on-failure", "--ttl", "2h"]);
     job.await_output("fake rows, on 7 workers");
     site.await_rows(10_000);
-    // The step is killed, and the job's programs go on.
+    // The step is killed, and the job's programs continue.
     kill_step(&job);
     let said = ends_with(&mut job, 1);
     assert!(
@@ -252,7 +252,7 @@ fn what_is_to_be_kept_on_failure_is_kept() {
     site.cloud.run("job", &["stop"]);
     let said = site.cloud.run("job", &["run-cluster", "--resume"]);
     assert!(said.contains("rows out   240,000"), "{said}");
-    // All of it was never fetched.
+    // Only a part of it was ever fetched.
     let said = ends_with(&mut site.cloud.begin("job", &["down"]), 3);
     assert!(said.contains("has results of 240,000 rows that were not fetched"), "{said}");
     assert_eq!(site.cloud.ids("instance").len(), 2, "{said}");
@@ -318,7 +318,7 @@ fn a_job_that_its_machines_will_not_live_to_see_done_says_so() {
     job.await_output(", and the job still takes 1");
     job.signal("INT");
     let said = ends_with(&mut job, 130);
-    // Once, and not again and again.
+    // Only once.
     assert_eq!(said.matches("and the job still takes").count(), 1, "{said}");
     assert!(
         said.contains("shortly before that, what is complete is fetched to results.partial.tgz"),
@@ -328,7 +328,7 @@ fn a_job_that_its_machines_will_not_live_to_see_done_says_so() {
     assert!(!results_in(&site.cloud.path("job/out/results.partial.tgz")).is_empty(), "{said}");
 }
 
-/// Kills the step that a job is at.
+/// Kills a job's current step.
 fn kill_step(job: &Program) {
     let pid = job.pid();
     let step = eventually("a step", || {

@@ -1,5 +1,5 @@
-//! A command in the cloud is killed at every call that it makes: once it has taken effect, and before it is answered. Then
-//! `down`, in a folder that knows nothing, leaves nothing.
+//! Commands are killed at every call that they make, after the call took effect and before it is answered. Then `down`, in a folder
+//! that knows nothing, leaves nothing.
 
 use serde_json::json;
 use tests::cloud::Cloud;
@@ -76,7 +76,7 @@ fn clouds() -> Vec<Cloud> {
 
 #[test]
 fn up_killed_at_every_call() {
-    // It comes to its end without hosts, which is a failure after which all is undone.
+    // It fails at its end, since no host answers, and undoes everything.
     let operations =
         ["RunInstances", "PutMetricAlarm", "PutDashboard", "TerminateInstances", "DeleteSecurityGroup"];
     at_every_call(&clouds(), &operations, |cloud, hold| {
@@ -94,7 +94,7 @@ fn down_killed_at_every_call() {
     let operations =
         ["TerminateInstances", "DeleteAlarms", "DeleteTopic", "DeleteKeyPair", "DeleteSecurityGroup"];
     at_every_call(&clouds(), &operations, |cloud, hold| {
-        // A stack that has all but its hosts.
+        // A stack without ready hosts.
         cloud.kill_at("PutMetricAlarm", "up", &UP);
         hold();
         let call = kill(cloud, cloud.begin("empty", &DOWN_LATER));
@@ -115,7 +115,7 @@ fn a_job_killed_at_every_call() {
         hold();
         let call = kill(cloud, cloud.begin("job", &args));
         if call.is_some() {
-            // The step that was at work ends with the job.
+            // The current step ends with the job.
             let folder = cloud.path("job").display().to_string();
             eventually("the step to end", || {
                 let alive = tests::command_lines().any(|line| line.contains(&folder));

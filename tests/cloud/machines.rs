@@ -1,4 +1,4 @@
-//! How machines are launched, watched from outside, and gone.
+//! How machines are launched, watched by alarms, and terminated.
 
 use std::collections::BTreeMap;
 
@@ -7,11 +7,11 @@ use tests::cloud::{Cloud, DOWN};
 use tests::lab::Lab;
 
 const IN_LAB: [&str; 6] = ["--ssh-from", "10.213.0.0/16", "--ssh-user", "root", "--settle", "1s"];
-/// As large as the default, and not it.
+/// Another type of the same size as the default.
 const OTHER_SIZE: &str = if cfg!(target_arch = "aarch64") { "c6g.4xlarge" } else { "c6i.4xlarge" };
 const WITHOUT_HOSTS: [&str; 6] = ["--ssh-from", "203.0.113.7", "--boot-time", "0s", "--settle", "1s"];
 
-/// What instances are, by their roles.
+/// A property of the instances, by their roles.
 fn by_role(cloud: &Cloud, key: &str) -> BTreeMap<String, Vec<String>> {
     let mut found = BTreeMap::<_, Vec<_>>::new();
     for id in cloud.ids("instance") {
@@ -36,7 +36,7 @@ print(json.dumps([alarm for page in pages for alarm in page['MetricAlarms']], de
 fn two_alarms_a_machine_tell_and_end_it_from_outside() {
     let Some(lab) = Lab::up("two_alarms_a_machine_tell_and_end_it_from_outside", "3") else { return };
     let cloud = Cloud::start(Some(&lab));
-    // Those who make alarms may be refused: the stack is up without them.
+    // Alarms may be denied: the stack is up without them.
     let denied = json!({"service": "cloudwatch", "operation": "PutMetricAlarm", "kind": "error", "code": "AccessDenied",
         "status": 403, "message": "the cloud's own words", "times": null});
     cloud.faults(&json!([denied]));
@@ -62,7 +62,7 @@ fn two_alarms_a_machine_tell_and_end_it_from_outside() {
         assert_eq!(alarm["MetricName"], "StatusCheckFailed");
         assert_eq!((&alarm["Period"], &alarm["EvaluationPeriods"]), (&json!(60), &json!(minutes)), "{name}");
     }
-    // Only workers may be interrupted: the others would take the job with them.
+    // Only workers may be interrupted: an interruption of another role would end the job.
     let markets = by_role(&cloud, "market");
     assert_eq!(markets["worker"], ["spot"]);
     assert_eq!([&markets["initializer"], &markets["metrics"]], [&["on-demand"]; 2]);
@@ -77,7 +77,7 @@ fn alarms_are_made_no_quicker_than_cloudwatch_takes_them() {
     cloud.fail("up", &args);
     let calls: Vec<_> = cloud.calls().into_iter().filter(|call| call.operation == "PutMetricAlarm").collect();
     assert!(calls.len() > 10, "{}", calls.len());
-    // A cloud that stands still for a moment sees several at once.
+    // On a busy machine, the cloud may get several at once.
     let refused = calls.iter().filter(|call| call.error.is_some()).count();
     assert!(refused <= 1, "{calls:?}");
     assert!(cloud.resources().is_empty(), "{:?}", cloud.resources());
@@ -113,7 +113,7 @@ fn a_machine_that_ends_at_once_found_no_room() {
     );
     assert_eq!(by_role(&cloud, "zone").into_values().flatten().collect::<Vec<_>>(), ["us-west-2b"; 2]);
     cloud.run("up", &["down", "--settle", "0s"]);
-    // A machine that ends for another reason would end elsewhere, too.
+    // Another reason would be the same elsewhere.
     cloud.no_faults();
     cloud.faults(&json!([{"kind": "dies", "times": null, "code": "Client.InternalError", "message": "Client error on launch"}]));
     let said = cloud.fail("up", &[&["up", "CLUSTER_SIZE=1"], &IN_LAB[..]].concat());
@@ -144,7 +144,7 @@ fn machines_that_have_just_ended_may_still_count() {
     up_after_a_while(&["up", "--instance-type", OTHER_SIZE]);
     cloud.run("up", &["down", "--settle", "0s"]);
     cloud.forget();
-    // Without such machines it is the quota alone, and nothing is waited for.
+    // Without such machines, waiting would not help.
     let said = cloud.fail("up", &[&["up", "CLUSTER_SIZE=2"], &IN_LAB[..]].concat());
     assert!(said.contains("a quota of the account") && !said.contains("trying again"), "{said}");
     assert!(cloud.resources().is_empty(), "{:?}", cloud.resources());
@@ -155,7 +155,7 @@ fn down_looks_again_before_it_calls_something_left() {
     let cloud = Cloud::start(None);
     let up = [&["up", "CLUSTER_SIZE=1"], &WITHOUT_HOSTS[..]].concat();
     cloud.kill_at("PutDashboard", "up", &up);
-    // What is deleted is seen for a while yet, disks as being deleted.
+    // What is deleted stays visible for a while, disks as being deleted.
     cloud.settings(&json!({"late_gone": 3.0}));
     let said = cloud.down();
     assert!(!said.contains("these are left"), "{said}");
@@ -199,7 +199,7 @@ fn hosts_that_give_no_answer_may_not_let_this_address_in() {
     let Some(lab) = Lab::up("hosts_that_give_no_answer_may_not_let_this_address_in", "2") else { return };
     let cloud = Cloud::start(Some(&lab));
     cloud.run("up", &[&["up", "CLUSTER_SIZE=1"], &IN_LAB[..]].concat());
-    // As a security group does that lets in another address: what is sent is dropped.
+    // Like a security group that allows another address: packets are dropped.
     for name in lab.values("name") {
         lab.plug(&name, "down");
     }

@@ -1,5 +1,4 @@
-//! The test cloud is like AWS: it refuses requests that are not as AWS's models have them, and calls that the policy does not
-//! allow.
+//! Like AWS, the test cloud refuses requests that do not conform to AWS's models, and calls that the policy does not allow.
 
 use serde_json::{Value, json};
 use tests::cloud::Cloud;

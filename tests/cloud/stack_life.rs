@@ -7,9 +7,9 @@ use tests::cloud::{Cloud, DOWN};
 use tests::cluster::{Setup, results_in};
 use tests::lab::Lab;
 
-/// What every stack in a lab needs to be told.
+/// Options of every stack in a lab.
 const IN_LAB: [&str; 6] = ["--ssh-from", "10.213.0.0/16", "--ssh-user", "root", "--settle", "1s"];
-/// What a stack without hosts needs to be told: nothing answers at its addresses.
+/// Options of a stack without hosts: nothing answers at its addresses.
 const WITHOUT_HOSTS: [&str; 6] = ["--ssh-from", "203.0.113.7", "--boot-time", "0s", "--settle", "1s"];
 
 fn words<'a>(command: &'a str, more: &[&'a str], rest: &[&'a str]) -> Vec<&'a str> {
@@ -29,7 +29,7 @@ fn counts(cloud: &Cloud, since: usize) -> BTreeMap<String, usize> {
 fn a_job_from_the_first_call_to_the_last() {
     let Some(lab) = Lab::up("a_job_from_the_first_call_to_the_last", "4") else { return };
     let cloud = Cloud::start(Some(&lab));
-    // As in EC2, nothing is there at once.
+    // As in EC2, everything takes a while.
     cloud.settings(
         &json!({"unseen": 1, "pending": 2, "no_address": 1, "shutting_down": 2, "boot_seconds": 1}),
     );
@@ -41,10 +41,10 @@ fn a_job_from_the_first_call_to_the_last() {
     assert!(said.contains("nothing is left of provisioned-classifier in us-west-2"), "{said}");
     assert!(cloud.resources().is_empty(), "{:?}", cloud.resources());
     assert!(!cloud.path("job/inventory.toml").exists() && !cloud.path("job/urls.txt").exists());
-    // What lists things asks for them by pages.
+    // Calls that list things do so by pages.
     let unpaged: Vec<_> = cloud.calls().into_iter().filter(|call| call.unpaged).collect();
     assert!(unpaged.is_empty(), "{unpaged:?}");
-    // What was asked for is remembered, and what it would be is told.
+    // The settings are remembered, and a plan shows what another `up` would create.
     let plan = cloud.xtask("job", &["plan", "--json"]).output().unwrap();
     assert_eq!(plan.status.code(), Some(2), "{}", String::from_utf8_lossy(&plan.stderr));
     let plan: Value = serde_json::from_slice(&plan.stdout).unwrap();
@@ -60,7 +60,7 @@ fn a_job_from_the_first_call_to_the_last() {
 struct Folder<'a>(&'a Cloud);
 
 impl Folder<'_> {
-    /// The calls that the plan has.
+    /// The plan's calls.
     fn plan(&self, rest: &[&str]) -> Vec<String> {
         let output = self.0.xtask("up", &words("plan", &["--json"], rest)).output().unwrap();
         let plan: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -71,7 +71,7 @@ impl Folder<'_> {
         calls
     }
 
-    /// The calls that up makes, which are those of the plan, whatever their order.
+    /// Runs `up`, and checks that its calls are those of the plan; returns them, sorted.
     fn up(&self, rest: &[&str]) -> Vec<String> {
         let mut planned = self.plan(rest);
         let before = self.0.calls().len();
@@ -143,7 +143,7 @@ fn up_repairs_whatever_differs_and_changes_nothing_else() {
     assert_eq!(status[0]["role"], "metrics");
     assert_eq!(status[2]["machine"]["instance_type"], "c5.4xlarge");
 
-    // Somebody else, or the same person in another folder, does not take it over.
+    // Another folder does not take it over.
     let said = cloud.fail("other", &words("up", &IN_LAB, &["CLUSTER_SIZE=2"]));
     assert!(said.contains("has another SSH key than this folder has"), "{said}");
 
@@ -170,7 +170,7 @@ fn up_repairs_whatever_differs_and_changes_nothing_else() {
     let said = cloud.run("up", &["run-cluster", "INPUT_LINES=1000"]);
     assert!(said.contains("rows out   1,000"), "{said}");
 
-    // Another folder knows nothing of it, and takes it down all the same; also where there is nothing.
+    // Another folder takes it down by its name, also in a region that has none.
     let said = cloud.run("empty", &[&DOWN[..], &["--region", "eu-west-1,us-west-2"]].concat());
     assert!(said.contains("nothing is left of provisioned-classifier in eu-west-1"), "{said}");
     assert!(cloud.resources().is_empty(), "{:?}", cloud.resources());

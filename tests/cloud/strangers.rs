@@ -1,4 +1,4 @@
-//! What is somebody else's in the cloud stays; and what is ours is found, whatever was said about it.
+//! What belongs to somebody else stays, and what is ours is found.
 
 use serde_json::{Value, json};
 use tests::cloud::{Cloud, DOWN};
@@ -9,7 +9,7 @@ const UP: [&str; 8] =
 const JOB: [&str; 8] =
     ["job", "CLUSTER_SIZE=2", "--ssh-from", "203.0.113.7", "--boot-time", "0s", "--settle", "1s"];
 
-/// Brings a stack up that has all but its hosts, in a folder whose `up` was killed then.
+/// Brings up a stack without ready hosts, in a folder whose `up` was killed.
 fn make(cloud: &Cloud, folder: &str) {
     cloud.kill_at("PutDashboard", folder, &UP);
 }
@@ -32,7 +32,7 @@ fn somebody_elses_stack_stays() {
     cloud.run("ours", &DOWN);
     assert!(cloud.resources().is_empty(), "{:?}", cloud.resources());
 
-    // Two at once: the second one sees, at its first change, that it is too late.
+    // Two at the same time: the second one notices at its first change.
     cloud
         .faults(&json!([{"service": "ec2", "operation": "ImportKeyPair", "kind": "hold", "when": "before"}]));
     let mut ours = cloud.begin("ours", &UP);
@@ -53,7 +53,7 @@ sns.create_topic(Name=name, Tags=tags)
     assert_eq!(cloud.resources().len(), theirs);
     cloud.down();
 
-    // Things of the same name that are nobody's stack.
+    // Things of the same name that belong to no stack.
     let code = "
 import boto3
 c = {name: boto3.client(name, region_name='us-west-2') for name in ('sns', 'cloudwatch', 'ec2')}
@@ -91,7 +91,7 @@ fn a_stack_that_may_be_up_is_not_forgotten() {
     assert!(said.contains("for machines that are launched from now on; the 3 that are there stay"), "{said}");
     cloud.run("up", &["down", "--settle", "0s"]);
     assert!(cloud.resources().is_empty(), "{:?}", cloud.resources());
-    // Nothing is up, so the next one may be elsewhere.
+    // Nothing is up, so the next stack may be elsewhere.
     let elsewhere =
         cloud.xtask("up", &["plan", "--region", "us-east-1", "--ssh-from", "203.0.113.7"]).output().unwrap();
     assert_eq!(elsewhere.status.code(), Some(2));
@@ -123,7 +123,7 @@ fn launches_that_nobody_was_told_of_are_ended() {
     let Some(lab) = Lab::up("launches_that_nobody_was_told_of_are_ended", "5") else { return };
     let cloud = Cloud::start(Some(&lab));
     let up = ["up", "CLUSTER_SIZE=1", "--ssh-from", "10.213.0.0/16", "--ssh-user", "root"];
-    // What was made just now is not known everywhere at once.
+    // What was just created is not known everywhere at once.
     let unknown = |operation: &str, code: &str| json!({"service": "ec2", "operation": operation, "kind": "error", "code": code, "message": "Not yet.", "times": 2});
     cloud.faults(&json!([
         unknown("AuthorizeSecurityGroupIngress", "InvalidGroup.NotFound"),
