@@ -1,10 +1,10 @@
 """What one would run instead: measured beside the project by `cargo xtask bench`.
 
-    peers.py process BOX CSV OUTPUT          one pandas process, the whole file at once
-    peers.py pool PROCESSES BOX CSV OUTPUT   multiprocessing.Pool, 100 rows at a time
+    peers.py process MODEL CSV OUTPUT          one pandas process, the whole file at once
+    peers.py pool PROCESSES MODEL CSV OUTPUT   multiprocessing.Pool, 100 rows at a time
     peers.py polars CSV OUTPUT               polars: read the file, add a column, write the file
 
-BOX is the name of a function in boxes.py. The last line that is printed is JSON: how many rows, and how many seconds they
+MODEL is the name of a function in models.py. The last line that is printed is JSON: how many rows, and how many seconds they
 took from the first results to the last, so without the start.
 """
 
@@ -19,26 +19,26 @@ CHUNK_SIZE = 100
 
 
 def read(source, columns=None):
-    """As the project's Python box does: strings only, and the first column is the index."""
+    """As the project's Python model does: strings only, and the first column is the index."""
     import pandas
 
     return pandas.read_csv(source, dtype=str, keep_default_na=False, index_col=0, names=columns)
 
 
 def process(name, source, output):
-    box, df = find(name), read(source)
+    model, df = find(name), read(source)
     start = time.perf_counter()
-    box(df).to_csv(output)
+    model(df).to_csv(output)
     return len(df), time.perf_counter() - start
 
 
 def begin(name, header):
-    global BOX, COLUMNS
-    BOX, COLUMNS = find(name), header.rstrip("\n").split(",")
+    global MODEL, COLUMNS
+    MODEL, COLUMNS = find(name), header.rstrip("\n").split(",")
 
 
 def classify(lines):
-    return BOX(read(io.StringIO("".join(lines)), COLUMNS)).to_csv(header=False)
+    return MODEL(read(io.StringIO("".join(lines)), COLUMNS)).to_csv(header=False)
 
 
 def pool(processes, name, source, output):
@@ -65,9 +65,9 @@ def with_polars(source, output):
 
 
 def find(name):
-    import boxes
+    import models
 
-    return getattr(boxes, name)
+    return getattr(models, name)
 
 
 def main(peer, *words):

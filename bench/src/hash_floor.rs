@@ -1,7 +1,7 @@
 //! How quickly this machine can hash and print rows, with nothing around it: the limit that throughput is compared with.
 //!
 //! `hash-floor CSV THREADS SLOWNESS` prints JSON: how many rows, and how many seconds they took. Written as one would write it
-//! first, apart from the project's own box, so that what is gained there shows.
+//! first, apart from the project's own model, so that what is gained there shows.
 
 #![allow(clippy::print_stdout, reason = "this is the figure")]
 

@@ -48,9 +48,9 @@ const CLIPPED: &str = "
 const OVERLAPS: &str = "
     return [...document.querySelectorAll('svg.chart')].flatMap(svg => {
         const [labels, ends] = [[...svg.querySelectorAll('text')], svg.getBoundingClientRect()];
-        const boxes = labels.map(label => [label.textContent, label.getBoundingClientRect()]);
-        const outside = boxes.filter(([, box]) => box.left < ends.left - 1 || box.right > ends.right + 1);
-        const over = boxes.flatMap(([one, a], i) => boxes.slice(i + 1)
+        const models = labels.map(label => [label.textContent, label.getBoundingClientRect()]);
+        const outside = models.filter(([, model]) => model.left < ends.left - 1 || model.right > ends.right + 1);
+        const over = models.flatMap(([one, a], i) => models.slice(i + 1)
             .filter(([, b]) => a.left < b.right && b.left < a.right && a.top < b.bottom - 3 && b.top < a.bottom - 3)
             .map(([other]) => `${one} over ${other}`));
         return [...outside.map(([text]) => `${text} is cut off`), ...over];

@@ -232,7 +232,7 @@ fn what_cannot_be_is_refused_before_any_call() {
     refused(&["--ssh-from", "0.0.0.0/0"], "--ssh-from anywhere");
     refused(&["--region", "oregon"], "is no region of AWS");
     refused(&["--ttl", "1m"], "between 10m and 7days");
-    refused(&["--classifier", "python:no_such_box"], "there is no module no_such_box");
+    refused(&["--classifier", "python:no_such_model"], "there is no module no_such_model");
     refused(&["--provider", "aws", "--hosts", "hosts.toml"], "not for --provider aws");
     let said = cloud.fail("up2", &words("up", &WITHOUT_HOSTS, &[]));
     assert!(said.contains("how many machines?"), "{said}");

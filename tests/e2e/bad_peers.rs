@@ -168,7 +168,7 @@ fn the_source_gives_signs_of_life_while_it_waits_for_rows() {
     let mut next =
         || handshake::answer::<SourceAnswer>(&reader.next_frame().unwrap().unwrap(), "it").unwrap();
     assert_eq!(next(), SourceAnswer::NextRow(0));
-    // Also before its rows have come, and while they wait for a slow box.
+    // Also before its rows have come, and while they wait for a slow model.
     assert_eq!(next(), SourceAnswer::Waiting);
     assert_eq!(next(), SourceAnswer::Waiting);
 }

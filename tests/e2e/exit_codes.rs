@@ -46,7 +46,7 @@ fn run_locally_tells_what_became_of_the_job_by_its_exit_code() {
     ] {
         run(refused, 3);
     }
-    // Rows of one's own are not given to a box that nobody has named.
+    // Rows of one's own are not given to a model that nobody has named.
     let said = run(&["--input", "in.csv"], 3);
     assert!(said.contains("--model python:MODULE") && said.contains("--model native"), "{said}");
     let mut piped = local(folder.path(), &["--input", "-"]);

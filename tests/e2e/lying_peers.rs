@@ -184,7 +184,7 @@ impl Feed {
         self.rows += count;
     }
 
-    /// Waits for the job's end, and compares its results with those of the same box over a file.
+    /// Waits for the job's end, and compares its results with those of the same model over a file.
     fn finish(mut self, cluster: &mut Cluster) {
         drop(self.pipe);
         let status = eventually("the sender to end", || self.sender.try_wait().unwrap());

@@ -20,7 +20,7 @@ mod partial_results;
 mod plain_clients;
 mod power_loss;
 mod prometheus;
-mod python_box;
+mod python_model;
 mod recovery;
 mod reject_budget;
 mod remote_shells;

@@ -18,16 +18,16 @@ fn chaos(args: &[&str]) -> String {
 
 #[test]
 fn processes_of_this_machine_are_killed_and_stopped() {
-    // A box that sleeps takes its time also where nothing else does.
+    // A model that sleeps takes its time also where nothing else does.
     let args = ["--no-lab", "--kills", "6", "--classifier", "sleep:1000", "--input-lines", "120000"];
     let said = chaos(&[&args[..], &["--seed", "5"]].concat());
     assert!(said.contains("all                      6 times") && said.contains("the same bytes"), "{said}");
 }
 
 #[test]
-fn boxes_die_with_the_others() {
+fn models_die_with_the_others() {
     let said = chaos(&["--no-lab", "--kills", "4", "--input-lines", "600000", "--seed", "2"]);
-    assert!(said.contains("box ") && said.contains("the same bytes"), "{said}");
+    assert!(said.contains("model ") && said.contains("the same bytes"), "{said}");
 }
 
 #[test]

@@ -56,23 +56,23 @@ fn the_whole_job_on_five_hosts() {
 fn a_pandas_classifier_whose_packages_are_shipped() {
     let Some(stack) = Stack::new("a_pandas_classifier_whose_packages_are_shipped", "3") else { return };
     let example = tests::root().join("examples/pandas_classifier.py");
-    std::fs::create_dir(stack.path("boxes")).unwrap();
-    std::fs::copy(example, stack.path("boxes/pandas_box.py")).unwrap();
-    std::fs::copy(tests::root().join("tests/requirements.txt"), stack.path("boxes/requirements.txt"))
+    std::fs::create_dir(stack.path("models")).unwrap();
+    std::fs::copy(example, stack.path("models/pandas_model.py")).unwrap();
+    std::fs::copy(tests::root().join("tests/requirements.txt"), stack.path("models/requirements.txt"))
         .unwrap();
-    let said = stack.fail("up", &["--hosts", &stack.hosts_file(), "--classifier", "python:boxes.nothing"]);
-    assert!(said.contains("there is no module boxes.nothing in"), "{said}");
-    stack.up(&["--classifier", "python:boxes.pandas_box"]);
+    let said = stack.fail("up", &["--hosts", &stack.hosts_file(), "--classifier", "python:models.nothing"]);
+    assert!(said.contains("there is no module models.nothing in"), "{said}");
+    stack.up(&["--classifier", "python:models.pandas_model"]);
     let said = stack.run("run-cluster", &["INPUT_LINES=3000", "--workers", "1"]);
     let native = Setup::default().run(["--lines", "3000"]);
     assert!(said.contains(&format!("sha256     {}", native.summary.sha256)), "{said}");
     assert!(stack.results() == native.log);
 
     // A module that cannot be loaded is found by up, not by the job.
-    std::fs::write(stack.path("boxes/broken.py"), "import no_such_package\n").unwrap();
-    let said = stack.fail("up", &["--classifier", "python:boxes.broken"]);
+    std::fs::write(stack.path("models/broken.py"), "import no_such_package\n").unwrap();
+    let said = stack.fail("up", &["--classifier", "python:models.broken"]);
     assert!(said.contains("No module named 'no_such_package'"), "{said}");
-    stack.up(&["--classifier", "python:boxes.pandas_box"]);
+    stack.up(&["--classifier", "python:models.pandas_model"]);
     let said = stack.fail("run-cluster", &["--classifier", "python:another"]);
     assert!(said.contains("ship it with: cargo xtask up --model python:another"), "{said}");
     stack.down();
@@ -273,10 +273,10 @@ fn whatever_up_has_left_down_finds() {
     let Some(stack) = Stack::new("whatever_up_has_left_down_finds", "3") else { return };
     let file = std::fs::read_to_string(stack.hosts_file()).unwrap();
     // An up that fails after it has shipped something.
-    std::fs::create_dir(stack.path("boxes")).unwrap();
-    std::fs::write(stack.path("boxes/broken.py"), "1 / 0\n").unwrap();
-    std::fs::write(stack.path("boxes/requirements.txt"), "# nothing\n").unwrap();
-    let said = stack.fail("up", &["--hosts", &stack.hosts_file(), "--classifier", "python:boxes.broken"]);
+    std::fs::create_dir(stack.path("models")).unwrap();
+    std::fs::write(stack.path("models/broken.py"), "1 / 0\n").unwrap();
+    std::fs::write(stack.path("models/requirements.txt"), "# nothing\n").unwrap();
+    let said = stack.fail("up", &["--hosts", &stack.hosts_file(), "--classifier", "python:models.broken"]);
     assert!(said.contains("has no pandas"), "{said}");
     let said = stack.fail("run-cluster", &[]);
     assert!(said.contains("the last cargo xtask up did not complete; run it again"), "{said}");
@@ -306,7 +306,7 @@ fn whatever_up_has_left_down_finds() {
 #[test]
 fn results_and_jobs_survive_mistakes() {
     let Some(stack) = Stack::new("results_and_jobs_survive_mistakes", "2") else { return };
-    let box_of = |folder: &str, score: u32| {
+    let model_of = |folder: &str, score: u32| {
         std::fs::create_dir(stack.path(folder)).unwrap();
         let text = format!("def classify_df(df):\n    df['CLASSIFICATION'] = '{score}'\n    return df\n");
         std::fs::write(stack.path(folder).join("scores.py"), text).unwrap();
@@ -332,16 +332,16 @@ fn results_and_jobs_survive_mistakes() {
     let said = stack.fail("get-results", &[]);
     assert!(said.contains("the last one did not complete; what was received is in"), "{said}");
 
-    // Somebody else's box is not taken for ours; and a folder's name may hold anything that a name can.
-    box_of("ours", 1);
-    box_of("other's 100% box", 2);
-    let other = stack.path("other's 100% box");
+    // Somebody else's model is not taken for ours; and a folder's name may hold anything that a name can.
+    model_of("ours", 1);
+    model_of("other's 100% model", 2);
+    let other = stack.path("other's 100% model");
     let at = |inventory: &str| ["--inventory".to_owned(), other.join(inventory).display().to_string()];
     let [flag, inventory] = at("inventory.toml");
     let hosts = stack.hosts_file();
     stack.run_in("ours", "up", &["--hosts", &hosts, "--classifier", "python:scores"]);
     stack.run_in(
-        "other's 100% box",
+        "other's 100% model",
         "up",
         &["--hosts", &hosts, "--classifier", "python:scores", &flag, &inventory],
     );

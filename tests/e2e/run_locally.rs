@@ -112,7 +112,7 @@ fn a_pipe_is_read_once_and_to_its_end() {
 }
 
 #[test]
-fn a_box_that_loads_for_ever_can_be_interrupted() {
+fn a_model_that_loads_for_ever_can_be_interrupted() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("slow.py"), "import time\ntime.sleep(1000)\n").unwrap();
     let mut command = tests::xtask();
@@ -156,12 +156,12 @@ fn even_killed_it_leaves_nothing_behind() {
     let folder = tempfile::tempdir().unwrap();
     // Python's lock is held for as long as this regular expression is tried, which is for ever.
     let code = "import re\ndef classify_df(df):\n    re.match('(a+)+$', 'a' * 100 + 'b')\n";
-    std::fs::write(folder.path().join("box.py"), code).unwrap();
+    std::fs::write(folder.path().join("model.py"), code).unwrap();
     let python = tests::python();
     let mut command = tests::xtask();
     command.env("PYTHONPATH", folder.path());
     command.args(["run-locally", "--output", folder.path().join("out").to_str().unwrap(), "--log"]);
-    command.arg(folder.path().join("log")).args(["--classifier", "python:box", "--python"]).arg(python);
+    command.arg(folder.path().join("log")).args(["--classifier", "python:model", "--python"]).arg(python);
     let mut xtask = Program::start_command("xtask", folder.path(), command);
     eventually("the job to run", || (programs_of(folder.path()).len() >= 4).then_some(()));
     xtask.signal("KILL");

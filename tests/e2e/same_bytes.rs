@@ -20,7 +20,7 @@ fn nasty_csv(rows: usize) -> String {
     csv
 }
 
-/// The same box over a file, in one thread and without a network.
+/// The same model over a file, in one thread and without a network.
 fn from_file(csv: &Path, folder: &Path) -> Vec<u8> {
     let out = folder.join("file.csv");
     let args = [Path::new("file").as_os_str(), csv.as_os_str(), out.as_os_str()];

@@ -1,4 +1,4 @@
-"""Compares what the runner of Python boxes reads and prints with what pandas does: `check_printing.py RUNNER`."""
+"""Compares what the runner of Python models reads and prints with what pandas does: `check_printing.py RUNNER`."""
 
 import random
 import sys
@@ -61,7 +61,7 @@ BOXES = {
 
 compared = 0
 for _ in range(100):
-    for name, box in BOXES.items():
+    for name, model in BOXES.items():
         rows = draw.randrange(1, 12)
         header, records = table(rows, draw.randrange(4))
         data = (header + "\n" + records).encode("utf-8")
@@ -71,7 +71,7 @@ for _ in range(100):
         def remember(df):
             pandas.testing.assert_frame_equal(df, expected_frame, check_exact=True)
             assert df.dtypes.tolist() == expected_frame.dtypes.tolist()
-            seen.append(box(df))
+            seen.append(model(df))
             return seen[0]
 
         _, printed = runner.classify(pandas, remember, name, rows, data)

@@ -1,4 +1,4 @@
-"""Loads the runner of Python boxes as a module, without its conversation with a classifier."""
+"""Loads the runner of Python models as a module, without its conversation with a classifier."""
 
 import sys
 

@@ -25,7 +25,7 @@ pub struct Setup {
     /// A shell script that starts the receiver in a mount namespace of its own: its `$0` is a folder for the results,
     /// and its other arguments are the receiver and its arguments.
     pub receiver_in: Option<&'static str>,
-    /// Where Python boxes find their modules.
+    /// Where Python models find their modules.
     pub python_path: Option<PathBuf>,
     /// Whether there is a hub, to which programs report.
     pub hub: bool,

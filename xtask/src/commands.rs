@@ -5,6 +5,7 @@ pub(crate) mod chaos;
 pub(crate) mod hosts;
 pub(crate) mod job_args;
 pub(crate) mod lab;
+mod model_name;
 pub(crate) mod run_locally;
 pub(crate) mod setup;
 pub(crate) mod test;

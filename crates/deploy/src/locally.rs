@@ -3,7 +3,6 @@
 mod earlier;
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -130,10 +129,10 @@ fn run_until_done(args: &LocalJob, begun: &Cell<bool>) -> anyhow::Result<ExitCod
     );
     let logs = log.clone();
     let host = Local::new(programs, log, run_folder.clone());
-    check(&host, "classifier", [vec!["check".to_owned()], args.model_args()].concat(), &run_folder)?;
+    check(args, &host, "classifier", [vec!["check".to_owned()], args.model_args()].concat(), &run_folder)?;
     if matches!(input, Input::File { .. }) {
         let words = vec!["127.0.0.1:1".to_owned(), "--check".to_owned()];
-        let said = check(&host, "sender", [words, input.sender_args()].concat(), &run_folder)?;
+        let said = check(args, &host, "sender", [words, input.sender_args()].concat(), &run_folder)?;
         show_hints(&said);
     }
     let earlier = Earlier::set_aside(&files, &output)?;
@@ -236,6 +235,7 @@ fn run_job(
 /// What cannot work should not cost the results of the job before: a program sees whether it can. Gives the last lines of what
 /// it says.
 fn check(
+    job: &LocalJob,
     host: &Local,
     program: &'static str,
     args: Vec<String>,
@@ -247,7 +247,7 @@ fn check(
         name,
         program,
         args,
-        environment: BTreeMap::new(),
+        environment: job.job.environment.clone(),
         stdin: false,
         restart: false,
     };

@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::builder::BoolishValueParser;
 
 use super::job_args::{EXIT_CODES, ModelArgs, RowArgs};
+use super::model_name::ModelName;
 
 pub(crate) use dispatch::run;
 
@@ -161,7 +162,7 @@ pub(crate) struct UpArgs {
     /// A Python module is shipped to the hosts. The default is the model of the last up, or native. A job with --input must name its
     /// model here or in run-cluster.
     #[arg(long, alias = "classifier", value_name = "MODEL")]
-    model: Option<String>,
+    model: Option<ModelName>,
     /// Python packages for the model [default: requirements.txt]
     ///
     /// The default file is the one beside the module. Without one, pandas alone is shipped.
@@ -229,7 +230,7 @@ pub(crate) struct RunClusterArgs {
     ///
     /// A job with --input must name its model, here or in up.
     #[arg(long, alias = "classifier", value_name = "MODEL")]
-    model: Option<String>,
+    model: Option<ModelName>,
     #[command(flatten)]
     job: ClusterJobArgs,
     #[command(flatten)]

@@ -8,6 +8,7 @@ use deploy::locally::{self, HubMode, LocalJob};
 use deploy::{exit, project};
 
 use super::job_args::{EXIT_CODES, ModelArgs, RowArgs};
+use super::model_name::ModelName;
 
 /// Run a job on this machine
 ///
@@ -42,7 +43,7 @@ struct RunArgs {
     /// native makes a score of a hash; sleep waits for each row; both stand in for a real model. Made-up rows get native by default.
     /// A job with --input must name its model. --classifier is the old name of this flag.
     #[arg(long, alias = "classifier", value_name = "MODEL", help_heading = "Model", display_order = 0)]
-    model: Option<String>,
+    model: Option<ModelName>,
     /// Python interpreter that has pandas
     #[arg(long, value_name = "PATH", default_value = "python3", help_heading = "Model", display_order = 1)]
     python: PathBuf,
@@ -72,9 +73,13 @@ impl Args {
         let folder =
             |said: &Option<PathBuf>, name| said.clone().map_or_else(|| project::default_folder(name), Ok);
         let Self { rows, model_args, run } = self;
+        let mut job = rows.job(model_args, run.workers);
+        let python_path = run.model.as_ref().and_then(ModelName::python_path);
+        let python_path = python_path.and_then(|path| path.into_string().ok());
+        job.environment.extend(python_path.map(|path| ("PYTHONPATH".to_owned(), path)));
         Ok(LocalJob {
-            job: rows.job(model_args, run.workers),
-            model: run.model.clone(),
+            job,
+            model: run.model.as_ref().map(|model| model.name.clone()),
             python: run.python.clone(),
             processes: run.processes,
             output: folder(&run.output, "output")?,

@@ -16,7 +16,7 @@ use crate::console;
 use crate::host::{Host, Launch, Running, arg};
 use crate::{interrupt, step};
 
-/// How long a program may take until it is ready; the initializer waits for others, and Python boxes have to load
+/// How long a program may take until it is ready; the initializer waits for others, and Python models have to load
 /// pandas.
 const READY_TIME: Duration = Duration::from_secs(300);
 /// How long the metrics host may be out of sight until this command gives the job up to itself; and any host before the job

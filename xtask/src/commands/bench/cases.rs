@@ -9,7 +9,7 @@ use deploy::project;
 
 /// What it is compared with, from PyPI.
 pub(super) const POLARS: &str = "polars==1.35.2";
-/// Rows of a job that is quick, and of those with Python boxes.
+/// Rows of a job that is quick, and of those with Python models.
 const ROWS: u64 = 5_000_000;
 const SLOW_ROWS: u64 = 10_000;
 const NOTHING_ROWS: u64 = 300_000;
@@ -72,10 +72,14 @@ pub(super) const ALL: [Case; 25] = [
         "112 workers in 16 processes",
         "run-locally --input {file} --model native --workers 112 --processes 16",
     ),
-    case("pandas", "pandas box of 2018, 2 workers", "run-locally --input {slow-file} {boxes:slow}"),
+    case("pandas", "pandas model of 2018, 2 workers", "run-locally --input {slow-file} {models:slow}"),
     case("pandas-pool", "the same, Pool(2)", "{python} bench/peers.py pool 2 slow {slow-file} {out}"),
     case("pandas-process", "the same, one process", "{python} bench/peers.py process slow {slow-file} {out}"),
-    case("nothing", "box that does nothing, 2 workers", "run-locally --input {nothing-file} {boxes:nothing}"),
+    case(
+        "nothing",
+        "model that does nothing, 2 workers",
+        "run-locally --input {nothing-file} {models:nothing}",
+    ),
     case("nothing-pool", "the same, Pool(2)", "{python} bench/peers.py pool 2 nothing {nothing-file} {out}"),
     case("sleep-7", "3.5 ms a row, 7 workers", "run-locally {sleeping:7} --processes 1"),
     case("sleep-28", "3.5 ms a row, 28 workers", "run-locally {sleeping:28} --processes 4"),
@@ -157,8 +161,8 @@ impl Files {
                     .map(str::to_owned)
                     .to_vec();
             }
-            if let Some(function) = name.strip_prefix("boxes:") {
-                let function = format!("python:bench.boxes:{function}");
+            if let Some(function) = name.strip_prefix("models:") {
+                let function = format!("python:bench.models:{function}");
                 return ["--classifier", &function, "--workers", "2", "--python", &arg(&self.python)]
                     .map(str::to_owned)
                     .to_vec();

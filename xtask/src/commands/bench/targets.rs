@@ -59,13 +59,13 @@ pub(super) fn all(results: &Results) -> Vec<Target> {
         at_least("slowness 0, from a file, rows/s", 3e6, 0, rate("quick-file")),
         at_least("slowness 0, from a file, over polars", 1.0, 2, ratio(rate("quick-file"), rate("polars"))),
         at_least(
-            "pandas box over Pool(2), without the start",
+            "pandas model over Pool(2), without the start",
             0.98,
             3,
             ratio(steady("pandas"), steady("pandas-pool")),
         ),
         at_least(
-            "box that does nothing over Pool(2)",
+            "model that does nothing over Pool(2)",
             1.4,
             2,
             ratio(steady("nothing"), steady("nothing-pool")),

@@ -16,7 +16,7 @@ use deploy::{console, interrupt, project};
 
 /// The tests' Python, which has pandas.
 const PYTHON: &str = "target/venv/bin/python";
-/// A box that gives what native gives.
+/// A model that gives what native gives.
 const EXAMPLE: &str = "python:examples.pandas_classifier";
 /// How long the job may take from its last fault to its end.
 const END_TIME: Duration = Duration::from_secs(1800);

@@ -32,15 +32,15 @@ impl Target {
     }
 }
 
-/// The programs that the command with this process id has started, and their Python boxes.
+/// The programs that the command with this process id has started, and their Python models.
 pub(super) fn started_by(pid: u32) -> Vec<Target> {
     let all = all();
     let programs = all.iter().filter(|process| process.parent == pid);
     let named = programs.filter_map(|process| Some(Target::process(&process.name()?, process.pid)));
-    with_boxes(named.collect(), &all)
+    with_models(named.collect(), &all)
 }
 
-/// The programs that the records in a host's folder tell of, and their Python boxes.
+/// The programs that the records in a host's folder tell of, and their Python models.
 pub(super) fn recorded_in(folder: &Path) -> Vec<Target> {
     let all = all();
     // What is not there, or is being written just now, will be found the next time.
@@ -52,22 +52,22 @@ pub(super) fn recorded_in(folder: &Path) -> Vec<Target> {
         all.iter().find(|process| process.pid == pid)?;
         Some(Target::process(record["program"]["name"].as_str()?, pid))
     });
-    with_boxes(recorded.collect(), &all)
+    with_models(recorded.collect(), &all)
 }
 
-fn with_boxes(mut programs: Vec<Target>, all: &[Process]) -> Vec<Target> {
-    // Between a classifier and a box there is a guard.
+fn with_models(mut programs: Vec<Target>, all: &[Process]) -> Vec<Target> {
+    // Between a classifier and a model there is a guard.
     let parents = parents(all);
     let of_one = |program: &Target| {
         let is_its = |process: &&Process| parents.get(&process.parent) == Some(&program.pid);
-        let boxes = all.iter().filter(|process| process.is_python()).filter(is_its);
-        let name = format!("a box of {}", program.name);
-        boxes
-            .map(|process| Target { role: "box".into(), name: name.clone(), pid: process.pid })
+        let models = all.iter().filter(|process| process.is_python()).filter(is_its);
+        let name = format!("a model of {}", program.name);
+        models
+            .map(|process| Target { role: "model".into(), name: name.clone(), pid: process.pid })
             .collect::<Vec<_>>()
     };
-    let boxes: Vec<_> = programs.iter().flat_map(of_one).collect();
-    programs.extend(boxes);
+    let models: Vec<_> = programs.iter().flat_map(of_one).collect();
+    programs.extend(models);
     programs
 }
 

@@ -10,8 +10,8 @@ use deploy::request::{
 };
 
 use super::{
-    ClusterJobArgs, GetResultsArgs, HostCommand, InventoryArgs, ProviderArg, RunClusterArgs, StackArgs,
-    UpArgs,
+    ClusterJobArgs, GetResultsArgs, HostCommand, InventoryArgs, ModelName, ProviderArg, RunClusterArgs,
+    StackArgs, UpArgs,
 };
 
 impl HostCommand {
@@ -67,6 +67,18 @@ impl HostCommand {
     }
 }
 
+impl HostCommand {
+    /// The model that the user names here.
+    pub(super) fn model(&self) -> Option<&ModelName> {
+        match self {
+            Self::Up(up) => up.model.as_ref(),
+            Self::Job(job) => job.up.model.as_ref(),
+            Self::RunCluster(run) => run.model.as_ref(),
+            _ => None,
+        }
+    }
+}
+
 fn output(said: Option<&PathBuf>) -> anyhow::Result<PathBuf> {
     said.cloned().map_or_else(|| project::default_folder("output"), Ok)
 }
@@ -105,7 +117,7 @@ impl UpArgs {
             provider: self.provider.map(Provider::from),
             hosts: self.hosts.clone(),
             ssh_config: self.ssh_config.clone(),
-            model: self.model.clone(),
+            model: self.model.as_ref().map(|model| model.name.clone()),
             requirements: self.requirements.clone(),
             stack: self.stack.options(),
             inventory: self.inventory.path()?,
@@ -136,7 +148,7 @@ impl RunClusterArgs {
                 (false, true) => RunMode::Resume,
                 (false, false) => RunMode::New,
             },
-            model: self.model.clone(),
+            model: self.model.as_ref().map(|model| model.name.clone()),
             job: self.job.options(),
             inventory: self.inventory.path()?,
         })

@@ -8,7 +8,7 @@ use anyhow::{Context, ensure};
 use deploy::request::{Logs, Request};
 use deploy::{console, exit, project};
 
-use super::HostCommand;
+use super::{HostCommand, ModelName};
 
 /// Does hosts that SSH reaches.
 const SSH: &str = "deploy-ssh";
@@ -28,8 +28,12 @@ pub(crate) fn run(command: &HostCommand) -> anyhow::Result<ExitCode> {
         console::note("the AWS SDK takes some minutes to build, once");
     }
     let program = project::build_program(name).map_err(exit::refused)?;
-    let error = Command::new(&program).arg(request.to_arg()?).exec();
-    Err(error).with_context(|| format!("starting {}", program.display()))
+    let mut child = Command::new(&program);
+    child.arg(request.to_arg()?);
+    if let Some(path) = command.model().and_then(ModelName::python_path) {
+        child.env("PYTHONPATH", path);
+    }
+    Err(child.exec()).with_context(|| format!("starting {}", program.display()))
 }
 
 /// Without hosts, the logs are those of the last job on this machine.

@@ -15,7 +15,7 @@ fn the_command_line_is_that_of_a_script_with_no_words() {
         default=3)\nargs = parser.parse_args()";
     assert_eq!(sees(argparse, "args.depth").answer(), "3");
     let job = sees("", "[sys.argv, sys.orig_argv[1:]]");
-    let script = job.path("box.py").canonicalize().unwrap().display().to_string();
+    let script = job.path("model.py").canonicalize().unwrap().display().to_string();
     assert_eq!(job.answer(), format!("[['{script}'], ['{script}']]"));
     let job = sees("", "1").file("pack/__init__.py", "").file(
         "pack/model.py",

@@ -12,14 +12,14 @@ use std::path::Path;
 use tests::cluster::{Results, Setup};
 use tests::program::Program;
 
-/// A setup whose classifiers find `code` as the module `box`.
+/// A setup whose classifiers find `code` as the module `model`.
 fn setup(folder: &Path, code: &str) -> Setup {
-    std::fs::write(folder.join("box.py"), code).unwrap();
+    std::fs::write(folder.join("model.py"), code).unwrap();
     Setup { python_path: Some(folder.to_owned()), ..Setup::default() }.args([
         "--python",
         tests::python().to_str().unwrap(),
         "--classifier",
-        "python:box",
+        "python:model",
     ])
 }
 
@@ -31,10 +31,10 @@ fn run(code: &str, lines: &str) -> (Results, String) {
     (results, cluster.classifiers[0].output())
 }
 
-/// What a classifier says that cannot start its box.
+/// What a classifier says that cannot start its model.
 fn refused(classifier: &str, python: &Path, code: &str) -> String {
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("box.py"), code).unwrap();
+    std::fs::write(folder.path().join("model.py"), code).unwrap();
     let mut command = std::process::Command::new(tests::program_path("classifier"));
     command.env("PYTHONPATH", folder.path());
     command.args(["--cluster-initializer", "--in", "127.0.0.1:0", "--control", "127.0.0.1:0", "--python"]);
@@ -239,19 +239,19 @@ fn wrong_results_are_named() {
         run(&code, "2").0.rejects.lines().nth(1).unwrap().to_owned()
     };
     let too_few = reason("def classify_df(df):\n    return df.iloc[:0].assign(CLASSIFICATION='')\n");
-    assert!(too_few.contains("ValueError: box.classify_df returned 0 rows for 1"), "{too_few}");
+    assert!(too_few.contains("ValueError: model.classify_df returned 0 rows for 1"), "{too_few}");
     let no_column = reason("def classify_df(df):\n    return df\n");
     assert!(no_column.contains("returned no column CLASSIFICATION"), "{no_column}");
     let no_frame = reason("def classify_df(df):\n    return 7\n");
     assert!(
-        no_frame.contains("TypeError: box.classify_df returned a int; it must return a DataFrame"),
+        no_frame.contains("TypeError: model.classify_df returned a int; it must return a DataFrame"),
         "{no_frame}"
     );
     let shuffled = "def classify_df(df):\n    df['CLASSIFICATION'] = 1\n    return df.iloc[::-1]\n";
     let (results, _) = run(shuffled, "2");
     assert_eq!(
         results.summary.rejects, 0,
-        "a single row has only one order, and boxes get rows alone at last"
+        "a single row has only one order, and models get rows alone at last"
     );
 }
 
@@ -281,23 +281,23 @@ fn a_process_that_hangs_is_killed() {
 }
 
 #[test]
-fn a_box_that_cannot_start_says_what_to_do() {
+fn a_model_that_cannot_start_says_what_to_do() {
     let python = tests::python();
     let said = refused("python:no_such_module", &python, "");
     assert!(said.contains("finds no module 'no_such_module' in "), "{said}");
     assert!(said.contains("give the name of a module in this folder, or set PYTHONPATH"), "{said}");
-    let said = refused("python:box", &python, "x = 1\n");
+    let said = refused("python:model", &python, "x = 1\n");
     assert!(said.contains("has no function 'classify_df'"), "{said}");
-    let said = refused("python:box", &python, "import no_such_library\n");
+    let said = refused("python:model", &python, "import no_such_library\n");
     assert!(said.contains("ModuleNotFoundError: No module named 'no_such_library'"), "{said}");
-    let said = refused("python:box", &python, "1 / 0\n");
-    assert!(said.contains("box.py: ZeroDivisionError: division by zero"), "{said}");
-    let said = refused("python:box", Path::new("/no/such/python"), "");
+    let said = refused("python:model", &python, "1 / 0\n");
+    assert!(said.contains("model.py: ZeroDivisionError: division by zero"), "{said}");
+    let said = refused("python:model", Path::new("/no/such/python"), "");
     assert!(
         said.contains("starting the Python interpreter /no/such/python; install Python 3, or choose one"),
         "{said}"
     );
-    let said = refused("python:box", Path::new("/bin/false"), "");
+    let said = refused("python:model", Path::new("/bin/false"), "");
     assert!(said.contains("the Python process died (exit status: 1)"), "{said}");
 }
 
@@ -309,7 +309,7 @@ fn an_interpreter_without_pandas_says_how_to_get_it() {
     std::fs::write(&python, format!("#!/bin/sh\nexec {} -S \"$@\"\n", tests::python().display())).unwrap();
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(&python, mode).unwrap();
-    let said = refused("python:box", &python, "");
+    let said = refused("python:model", &python, "");
     assert!(said.contains("has no pandas") && said.contains("-m pip install pandas"), "{said}");
 }
 

@@ -1,4 +1,4 @@
-//! Processes that a box starts, and deadlines that hold whatever these do.
+//! Processes that a model starts, and deadlines that hold whatever these do.
 
 use std::io::Read;
 use std::os::unix::net::UnixListener;
@@ -83,7 +83,7 @@ fn all_of_it_ends_when_the_classifier_is_killed() {
          time.sleep(1000)",
     );
     let mut classifier = job.start(9);
-    tests::eventually("the box to start others", || job.path("started").exists().then_some(()));
+    tests::eventually("the model to start others", || job.path("started").exists().then_some(()));
     assert!(job.left().len() >= 4);
     classifier.signal("KILL");
     classifier.wait();

@@ -1,4 +1,4 @@
-//! A Python box over a file, in a folder of its own: the quickest way to see what becomes of rows.
+//! A Python model over a file, in a folder of its own: the quickest way to see what becomes of rows.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -6,7 +6,7 @@ use std::process::Command;
 use tempfile::TempDir;
 use tests::program::Program;
 
-/// A module `box` in a folder, and how it is run there.
+/// A module `model` in a folder, and how it is run there.
 pub(crate) struct Job {
     pub(crate) folder: TempDir,
     classifier: String,
@@ -26,10 +26,10 @@ pub(crate) struct Outcome {
 impl Job {
     pub(crate) fn new(code: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("box.py"), code).unwrap();
+        std::fs::write(folder.path().join("model.py"), code).unwrap();
         // By this, processes that a job has left are found.
         let mark = ("TESTS_MARK".to_owned(), folder.path().display().to_string());
-        Self { folder, classifier: "python:box".into(), args: Vec::new(), environment: vec![mark] }
+        Self { folder, classifier: "python:model".into(), args: Vec::new(), environment: vec![mark] }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -84,7 +84,7 @@ impl Job {
         self.start(1).failure()
     }
 
-    /// Runs a job of one row, and gives what its box said of it, which has no comma.
+    /// Runs a job of one row, and gives what its model said of it, which has no comma.
     pub(crate) fn answer(&self) -> String {
         let outcome = self.run(1);
         let line = outcome.results.first().unwrap_or_else(|| panic!("{outcome:?}"));
@@ -104,7 +104,7 @@ impl Job {
     }
 
     pub(crate) fn leaves_nothing(&self) {
-        tests::eventually("all that the box has started to end", || self.left().is_empty().then_some(()));
+        tests::eventually("all that the model has started to end", || self.left().is_empty().then_some(()));
     }
 }
 

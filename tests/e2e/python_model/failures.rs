@@ -162,11 +162,11 @@ fn a_process_that_the_function_forks_and_that_returns_gives_no_second_answer() {
 fn a_module_that_ends_the_interpreter_at_import_is_told_with_what_it_printed() {
     let refusal = |code: &str| Job::new(code).refusal();
     let said = refusal("import sys\nprint('the licence has ended')\nsys.exit(3)\n");
-    assert!(said.contains("box.py: SystemExit: 3; it last wrote: the licence has ended"), "{said}");
+    assert!(said.contains("model.py: SystemExit: 3; it last wrote: the licence has ended"), "{said}");
     let said = refusal("import os\nprint('bye')\nos._exit(5)\n");
     assert!(said.contains("the Python process died (exit status: 5); it last wrote: bye"), "{said}");
     let said = refusal("raise KeyboardInterrupt\n");
-    assert!(said.contains("box.py: KeyboardInterrupt"), "{said}");
+    assert!(said.contains("model.py: KeyboardInterrupt"), "{said}");
     let said = refusal("import os, signal\nos.kill(os.getpid(), signal.SIGABRT)\n");
     assert!(said.contains("the Python process died (signal: 6 (SIGABRT)"), "{said}");
 }
@@ -175,11 +175,11 @@ fn a_module_that_ends_the_interpreter_at_import_is_told_with_what_it_printed() {
 fn an_import_error_names_what_is_missing_and_where_the_module_was_found() {
     let refusal = |code: &str| Job::new(code).refusal();
     let said = refusal("import no_such_library\n");
-    let found = "/box.py: ModuleNotFoundError: No module named 'no_such_library'; install it with `";
-    assert!(said.contains("loading the module 'box' from ") && said.contains(found), "{said}");
+    let found = "/model.py: ModuleNotFoundError: No module named 'no_such_library'; install it with `";
+    assert!(said.contains("loading the module 'model' from ") && said.contains(found), "{said}");
     assert!(said.contains("-m pip install no_such_library`"), "{said}");
-    let said = refusal("import box.part\n");
-    assert!(said.contains("No module named 'box.part'; 'box' is not a package"), "{said}");
+    let said = refusal("import model.part\n");
+    assert!(said.contains("No module named 'model.part'; 'model' is not a package"), "{said}");
     assert!(!said.contains("finds no module"), "{said}");
     let said = refusal("from json import no_such_name\n");
     assert!(said.contains("ImportError: cannot import name 'no_such_name' from 'json' ("), "{said}");
@@ -195,8 +195,8 @@ fn an_import_error_names_what_is_missing_and_where_the_module_was_found() {
     let job = Job::new("").file("parts/__init__.py", "");
     let said = job.classifier("python:parts.a").refusal();
     assert!(said.contains("finds no module 'parts.a' in "), "{said}");
-    let said = Job::new("").classifier("python:box.py").refusal();
-    assert!(said.contains("without .py, it is 'box'"), "{said}");
+    let said = Job::new("").classifier("python:model.py").refusal();
+    assert!(said.contains("without .py, it is 'model'"), "{said}");
     let said = Job::new("").file("pandas.py", "").args([]).refusal();
     assert!(said.contains("has no function 'classify_df'"), "the real pandas is there: {said}");
 }

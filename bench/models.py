@@ -1,4 +1,4 @@
-"""Black boxes to measure with: that of 2018, and one that does nothing."""
+"""Models to measure with: that of 2018, and one that does nothing."""
 
 import hashlib
 import os

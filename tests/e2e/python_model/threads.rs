@@ -1,4 +1,4 @@
-//! How many threads a box's libraries have.
+//! How many threads a model's libraries have.
 
 use std::process::Command;
 
@@ -41,7 +41,7 @@ fn a_process_with_another_number_cannot_join() {
     let job = Job::new("def classify_df(df):\n    return df.assign(CLASSIFICATION=1)\n");
     let args = |more: &[&str]| {
         let mut args =
-            ["--worker-count", "2", "--classifier", "python:box", "--python"].map(str::to_owned).to_vec();
+            ["--worker-count", "2", "--classifier", "python:model", "--python"].map(str::to_owned).to_vec();
         args.push(tests::python().display().to_string());
         args.extend(more.iter().map(|&word| word.to_owned()));
         args
