@@ -37,7 +37,9 @@ fn refused(classifier: &str, python: &Path, code: &str) -> String {
     std::fs::write(folder.path().join("model.py"), code).unwrap();
     let mut command = std::process::Command::new(tests::program_path("classifier"));
     command.env("PYTHONPATH", folder.path());
-    command.args(["--cluster-initializer", "--in", "127.0.0.1:0", "--control", "127.0.0.1:0", "--python"]);
+    // Nothing listens at port 1; at the usual port, another test might.
+    command.args(["--cluster-initializer", "--in", "127.0.0.1:0", "--control", "127.0.0.1:0"]);
+    command.args(["--out", "127.0.0.1:1", "--python"]);
     command.arg(python).args(["--classifier", classifier]);
     Program::start_command("classifier", folder.path(), command).failure()
 }

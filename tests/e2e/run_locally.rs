@@ -50,7 +50,7 @@ fn a_file_and_its_rejects() {
     std::fs::write(&csv, "A,B\n1,2\n3\n4,\"5\n6\"\n").unwrap();
     let said = start(folder.path(), &["--input", csv.to_str().unwrap(), "--model", "native"]).success();
     assert!(said.contains("rows in    3\nrows out   2\nrejected   1\n"), "{said}");
-    assert!(said.contains("1 rows are in") && said.contains("results.rejects.csv with the reason"), "{said}");
+    assert!(said.contains("1 row is in") && said.contains("results.rejects.csv with the reason"), "{said}");
     start(folder.path(), &["--input", csv.to_str().unwrap(), "--model", "native", "STRICT=0"]).success();
     start(folder.path(), &["--input", csv.to_str().unwrap(), "--model", "native", "STRICT=1"]).failure();
     let said =

@@ -341,8 +341,11 @@ fn summarize(
         return Ok(ExitCode::SUCCESS);
     }
     console::note(&format!(
-        "{} rows are in {} with the reason",
-        console::count(summary.rejects),
+        "{} in {} with the reason",
+        match summary.rejects {
+            1 => "1 row is".to_owned(),
+            many => format!("{} rows are", console::count(many)),
+        },
         files.rejects.display()
     ));
     if args.strict {
