@@ -103,7 +103,7 @@ fn without_own_variables(mut call: duct::Expression) -> duct::Expression {
 }
 
 /// Runs cargo, and shows what it says if it has something to do: that all is up to date is no news for a user.
-fn run_unless_fresh(words: &[&str], cargo: duct::Expression) -> anyhow::Result<()> {
+fn run_unless_fresh(words: &[&str], cargo: &duct::Expression) -> anyhow::Result<()> {
     let colour = if std::io::stderr().is_terminal() { "always" } else { "auto" };
     let cargo = cargo.env("CARGO_TERM_COLOR", colour).stderr_to_stdout().unchecked();
     let output = cargo.reader().context("starting cargo")?;
@@ -138,7 +138,7 @@ fn build(packages: &[&str], target: Option<&str>) -> anyhow::Result<PathBuf> {
         None => release.clone(),
     };
     let cargo = cargo_quietly(&words).dir(root()?).env("CARGO_TARGET_DIR", target_folder);
-    run_unless_fresh(&words, cargo).with_context(|| format!("building {}", packages.join(", ")))?;
+    run_unless_fresh(&words, &cargo).with_context(|| format!("building {}", packages.join(", ")))?;
     for program in packages {
         let path = folder.join(program);
         ensure!(path.exists(), "cargo built {program}, but not to {}", path.display());
