@@ -36,12 +36,12 @@ fn run_locally_tells_what_became_of_the_job_by_its_exit_code() {
     run(&["--no-such-option"], 2);
     run(&["LINES=3"], 2);
     run(&["--workers", "0"], 2);
+    run(&["--model", "slep:5"], 2);
     for refused in [
         &["--input", "nowhere.csv", "--model", "native"][..],
         &["--input", "folder", "--model", "native"],
         &["--input", "empty.csv", "--model", "native"],
         &["--model", "python:no_such_module"],
-        &["--model", "slep:5"],
         &["--workers", "2000"],
     ] {
         run(refused, 3);
