@@ -175,7 +175,7 @@ fn what_happens_to_a_model_is_counted_and_is_an_event() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(
         folder.path().join("moody.py"),
-        "def classify_df(df):\n    print('a line')\n    if (df['A'] == 7).any(): raise KeyError('B')\n    df['CLASSIFICATION'] = 0.5\n    return df\n",
+        "def classify_df(df):\n    print('a line')\n    if '7' in df.index: raise KeyError('B')\n    df['CLASSIFICATION'] = 0.5\n    return df\n",
     )
     .unwrap();
     let rows: String = (0..20).map(|row| format!("{row},x\n")).collect();

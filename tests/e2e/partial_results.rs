@@ -92,7 +92,7 @@ fn complete_batches_are_fetched_while_a_job_runs_and_when_it_is_stopped() {
     bytes[0] ^= 1;
     std::fs::write(output.join("results.log"), bytes).unwrap();
     let said = stack.fail("get-results", &get);
-    assert!(said.contains("is not what its checkpoint counts"), "{said}");
+    assert!(said.contains("differs from its checkpoint"), "{said}");
     assert!(!stack.path("out/results.partial.tgz.part").exists());
     stack.down();
 }

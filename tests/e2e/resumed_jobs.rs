@@ -9,7 +9,7 @@ fn a_job_goes_on_where_it_was_stopped_and_is_watched_to_its_end() {
     let Some(stack) = Stack::new(name, "3") else { return };
     stack.up(&[]);
     let said = stack.fail("run-cluster", &["--resume"]);
-    assert!(said.contains("there is no job on the metrics host to go on with"), "{said}");
+    assert!(said.contains("there is no job on the metrics host to continue with"), "{said}");
     let said = stack.fail("run-cluster", &["--attach"]);
     assert!(said.contains("there is no job on the hosts"), "{said}");
     let said = stack.fail("run-cluster", &["--resume", "--classifier", "native"]);

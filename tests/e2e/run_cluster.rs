@@ -209,7 +209,7 @@ fn two_jobs_and_one_that_nobody_watches() {
         let said = stack.fail("run-cluster", &slow);
         (!said.contains("is commanded by")).then_some(said)
     });
-    assert!(refused.contains("a job is running on the hosts since"), "{refused}");
+    assert!(refused.contains("a job has been running on the hosts for "), "{refused}");
     // Somebody looks on again, and leaves.
     let mut onlooker = stack.start("run-cluster", &["--attach"]);
     onlooker.await_output("rows/s");
@@ -296,7 +296,7 @@ fn whatever_up_has_left_down_finds() {
     assert!(said.contains("is not cleared, since it cannot be reached") && said.contains("w3"), "{said}");
     ip("up");
     let said = stack.fail("up", &["--hosts", &stack.hosts_file(), "--ssh-config", "/no/such/file"]);
-    assert!(said.contains("ssh does not know how to connect"), "{said}");
+    assert!(said.contains("ssh cannot resolve how to connect"), "{said}");
     std::fs::write(stack.path("wrong.toml"), format!("{file}private_address = \"192.0.2.1\"\n")).unwrap();
     let said = stack.fail("up", &["--hosts", "wrong.toml", "CLUSTER_SIZE=2"]);
     assert!(said.contains("on h3") && said.contains("192.0.2.1 is no address of this host"), "{said}");
