@@ -45,7 +45,7 @@ print(ec2.describe_images(Filters=[{{'Name': 'name', 'Values': ['*{name}*']}}])[
 #[test]
 fn what_cannot_work_is_refused_before_anything_is_made() {
     let cloud = Cloud::start(None);
-    refused(&cloud, &["--ami", "ami-00000000"], "looking for the image ami-00000000");
+    refused(&cloud, &["--ami", "ami-00000000"], "finding the image ami-00000000");
     let image = image(&cloud, OTHER_IMAGE);
     refused(&cloud, &["--ami", &image], "and the programs that are built on this machine are for");
     refused(

@@ -31,9 +31,14 @@ pub mod step;
 
 use std::process::ExitCode;
 
+use process::log;
+
 /// Begins a command: a panic ends it, and so does the end of the command that it is a step of.
 pub fn begin() {
-    process::begin("cargo xtask", process::log::Options::default());
+    // What people see is printed by the console; libraries warn of what is none of the user's business.
+    log::init("cargo xtask", log::Format::Text, log::LevelFilter::ERROR);
+    process::exit::end_on_panic();
+    process::lifeline::follow();
 }
 
 /// Ends a command: prints its error, and returns its exit code.

@@ -20,7 +20,7 @@ pub mod supervisor;
 
 /// Begins a program: sets up its log, ends it on a panic on any thread, and with its supervisor.
 pub fn begin(program: &'static str, log: log::Options) {
-    log::init(program, log.log_format);
+    log::init(program, log.log_format, log::LevelFilter::INFO);
     exit::end_on_panic();
     lifeline::follow();
 }

@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
-use tracing_subscriber::filter::{LevelFilter, Targets};
+pub use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
@@ -69,16 +70,16 @@ impl fmt::Display for Format {
 static WORKER: OnceLock<String> = OnceLock::new();
 static GENERATION: AtomicU64 = AtomicU64::new(0);
 
-/// Sets up logging for this process. A second call changes nothing.
+/// Sets up logging for this process: from `level` on, unless `RUST_LOG` says otherwise. A second call changes nothing.
 ///
-/// A `RUST_LOG` that makes no sense counts as `info`, and is logged.
-pub fn init(program: &'static str, format: Format) {
+/// A `RUST_LOG` that makes no sense counts as none, and is logged.
+pub fn init(program: &'static str, format: Format, level: LevelFilter) {
     let wanted = std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty());
     let parsed = wanted.as_deref().map(Targets::from_str);
     let (filter, broken) = match parsed {
         Some(Ok(filter)) => (filter, None),
-        Some(Err(error)) => (info(), Some(error)),
-        None => (info(), None),
+        Some(Err(error)) => (from(level), Some(error)),
+        None => (from(level), None),
     };
     let lines = tracing_subscriber::fmt::layer()
         .event_format(Lines { program, format })
@@ -89,12 +90,12 @@ pub fn init(program: &'static str, format: Format) {
     if tracing::subscriber::set_global_default(subscriber).is_ok()
         && let Some(error) = broken
     {
-        tracing::warn!("RUST_LOG is not understood, and counts as info: {error}");
+        tracing::error!("RUST_LOG is not understood, and ignored: {error}");
     }
 }
 
-fn info() -> Targets {
-    Targets::new().with_default(LevelFilter::INFO)
+fn from(level: LevelFilter) -> Targets {
+    Targets::new().with_default(level)
 }
 
 /// Says in each line from now on which worker this is.
@@ -252,7 +253,10 @@ mod tests {
         let lines = tracing_subscriber::fmt::layer()
             .event_format(Lines { program: "sender", format })
             .with_writer(move || writer.clone());
-        tracing::subscriber::with_default(tracing_subscriber::registry().with(info()).with(lines), act);
+        tracing::subscriber::with_default(
+            tracing_subscriber::registry().with(from(LevelFilter::INFO)).with(lines),
+            act,
+        );
         String::from_utf8(buffer.0.lock().unwrap().clone()).unwrap()
     }
 
