@@ -47,13 +47,13 @@ fn what_cannot_work_is_refused_before_anything_is_made() {
     let cloud = Cloud::start(None);
     refused(&cloud, &["--ami", "ami-00000000"], "finding the image ami-00000000");
     let image = image(&cloud, OTHER_IMAGE);
-    refused(&cloud, &["--ami", &image], "and the programs that are built on this machine are for");
+    refused(&cloud, &["--ami", &image], "and the programs built on this machine are for");
     refused(
         &cloud,
         &["--instance-type", OTHER_TYPE],
         &format!("machines of type {OTHER_TYPE} cannot boot the image"),
     );
-    refused(&cloud, &["--instance-type", "c5.nosuch"], "looking for machines of --instance-type c5.nosuch");
+    refused(&cloud, &["--instance-type", "c5.nosuch"], "finding machines of --instance-type c5.nosuch");
     cloud.settings(&json!({"unoffered": {OWN_TYPE: ["us-west-2a"]}}));
     let subnet = subnet(&cloud, "us-west-2a");
     refused(&cloud, &["--subnet", &subnet], "no zone of the network vpc-");
