@@ -88,7 +88,7 @@ fn a_stack_that_may_be_up_is_not_forgotten() {
     assert_eq!(usage.status.code(), Some(1));
     let said =
         String::from_utf8(cloud.xtask("up", &["plan", "--ttl", "20m"]).output().unwrap().stderr).unwrap();
-    assert!(said.contains("for machines that are launched from now on; the 3 that are there stay"), "{said}");
+    assert!(said.contains("for machines that are launched from now on; the 3 existing ones stay"), "{said}");
     cloud.run("up", &["down", "--settle", "0s"]);
     assert!(cloud.resources().is_empty(), "{:?}", cloud.resources());
     // Nothing is up, so the next stack may be elsewhere.

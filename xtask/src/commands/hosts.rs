@@ -360,6 +360,9 @@ pub(crate) struct DownArgs {
     stack: Option<String>,
     /// Time until AWS's answers count as complete
     ///
+    /// Only a stack that has this folder's SSH key, even if --stack names it
+    #[arg(long, hide = true)]
+    own: bool,
     /// AWS may not list new resources at once, so down looks a second time after this.
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
     settle: Duration,

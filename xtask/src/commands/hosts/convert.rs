@@ -58,7 +58,7 @@ impl HostCommand {
                 discard_results: args.discard_results,
                 provider: args.provider.map(Provider::from),
                 stack: args.stack.clone(),
-                own: false,
+                own: args.own,
                 settle: args.settle,
                 regions: args.region.clone(),
                 inventory: args.inventory.path()?,
