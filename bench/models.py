@@ -1,4 +1,4 @@
-"""Models to measure with: that of 2018, and one that does nothing."""
+"""Models to measure: the function of 2018, and a function that does nothing."""
 
 import hashlib
 import os

@@ -45,7 +45,7 @@ pub(crate) struct Args {
     pub(crate) log: process::log::Options,
 }
 
-/// What a process of a cluster is told.
+/// Options of a process of a cluster.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ClusterArgs {
     /// Where the initializer takes rows

@@ -17,7 +17,7 @@ use telemetry::reporter;
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    process::begin("classifier", args.log);
+    process::begin("classifier", args.log.log_format, process::log::LevelFilter::INFO);
     leave_on_lost_process();
     let outcome = match &args.command {
         Some(Command::File { input, output, strict, delimiter }) => {

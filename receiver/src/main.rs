@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Parser;
 use net::{self, WhenTaken};
+use process::log::OUTCOME;
 use process::ready::Ready;
 use protocol::ports;
 use protocol::rejects::MostRejects;
@@ -72,7 +73,7 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    process::begin("receiver", args.log);
+    process::begin("receiver", args.log.log_format, process::log::LevelFilter::INFO);
     let outcome = run(args);
     reporter::end(outcome.as_ref().map_or_else(Ending::of, |_| Ending::Finished));
     outcome.unwrap_or_else(|error| process::exit::failure(&error))
@@ -103,6 +104,7 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(match end {
         End::Job(Outcome::Done(summary)) => {
             tracing::info!(
+                target: OUTCOME,
                 "done: {} rows, of these {} rejects; SHA-256 of the results {}",
                 summary.rows,
                 summary.rejects,
@@ -119,12 +121,12 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
             ExitCode::SUCCESS
         }
         End::Job(Outcome::Failed(reason)) => {
-            tracing::error!("the job failed: {reason}");
+            tracing::error!(target: OUTCOME, "the job failed: {reason}");
             ExitCode::FAILURE
         }
         End::Closed => ExitCode::SUCCESS,
         End::Stopped(rows) => {
-            tracing::info!("stopped; {rows} rows are durable");
+            tracing::info!(target: OUTCOME, "stopped; {rows} rows are durable");
             process::exit::STOPPED.into()
         }
     })

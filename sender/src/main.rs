@@ -75,7 +75,7 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    process::begin("sender", args.log);
+    process::begin("sender", args.log.log_format, process::log::LevelFilter::INFO);
     match run(args) {
         Ok(()) => {
             reporter::end(Ending::Finished);

@@ -67,7 +67,7 @@ fn a_job_of_what_is_no_csv_costs_no_earlier_results_whichever_way_it_comes() {
         let job = job.replace("\"$0\"", "\"$XTASK\"").replace("$1", "$FOLDER");
         command
             .env("XTASK", tests::program_path("xtask"))
-            .env("XTASK_PROGRAMS", tests::program_path(""))
+            .env(tests::PROGRAMS, tests::program_path(""))
             .env("FOLDER", folder.path());
         command.args(["-c", &format!("{job}\ncd \"$FOLDER\"\n{script}")]);
         Program::start_command("sh", folder.path(), command)

@@ -25,7 +25,7 @@ fn it_does_the_whole_job_and_tells_what_came_of_it() {
     let args = ["INPUT_LINES=2345", "N_WORKERS=3", "--processes", "2", "--pack"];
     let mut xtask = command(folder.path(), &args);
     // As a user has it: it builds the programs, if they are not up to date.
-    xtask.env_remove("XTASK_PROGRAMS");
+    xtask.env_remove(tests::PROGRAMS);
     let said = Program::start_command("xtask", folder.path(), xtask).success();
     let results = read_results(&folder.path().join("out/results.log"));
     assert!(said.contains("2,345 fake rows on 4 workers (2 processes of 2), through native"), "{said}");

@@ -23,7 +23,7 @@ const HANDS_KEY: &str = "byhand";
 /// `cargo xtask`, with the program that has the AWS SDK.
 fn xtask() -> Command {
     static BUILD: LazyLock<()> = LazyLock::new(|| {
-        if std::env::var_os("XTASK_PROGRAMS").is_none() {
+        if std::env::var_os(crate::PROGRAMS).is_none() {
             crate::build("--package deploy-aws");
         }
     });

@@ -28,11 +28,14 @@ pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the project's folder")
 }
 
+/// The variable that names the folder of programs that are there already, so that nothing is built.
+pub const PROGRAMS: &str = "XTASK_PROGRAMS";
+
 /// One of the programs, as users run it: built for release, once for all tests.
 pub fn program_path(name: &str) -> PathBuf {
     static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
         // `cargo xtask test` has built them.
-        if let Some(folder) = std::env::var_os("XTASK_PROGRAMS") {
+        if let Some(folder) = std::env::var_os(PROGRAMS) {
             return folder.into();
         }
         let target =
@@ -55,7 +58,7 @@ pub fn program_path(name: &str) -> PathBuf {
 pub fn xtask() -> Command {
     let path = program_path("xtask");
     let mut xtask = Command::new(&path);
-    xtask.env("XTASK_PROGRAMS", path.parent().expect("programs lie in a folder"));
+    xtask.env(PROGRAMS, path.parent().expect("programs lie in a folder"));
     xtask
 }
 

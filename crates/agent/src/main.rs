@@ -28,8 +28,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    process::log::init("agent", args.log.log_format, process::log::LevelFilter::INFO);
-    process::exit::end_on_panic();
+    process::begin("agent", args.log.log_format, process::log::LevelFilter::INFO);
     match run(args.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => process::exit::failure(&error),

@@ -31,14 +31,12 @@ pub mod step;
 
 use std::process::ExitCode;
 
-use process::log;
+use process::log::{Format, LevelFilter};
 
 /// Begins a command: a panic ends it, and so does the end of the command that it is a step of.
 pub fn begin() {
     // What people see is printed by the console; libraries warn of what is none of the user's business.
-    log::init("cargo xtask", log::Format::Text, log::LevelFilter::ERROR);
-    process::exit::end_on_panic();
-    process::lifeline::follow();
+    process::begin("cargo xtask", Format::Text, LevelFilter::ERROR);
 }
 
 /// Ends a command: prints its error, and returns its exit code.

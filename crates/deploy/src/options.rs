@@ -124,7 +124,7 @@ fn value<'a>(words: &'a [String], flag: &str) -> Option<&'a str> {
 pub fn refuse_unnamed_model(rows: &Rows, is_named: bool) -> anyhow::Result<()> {
     ensure!(
         rows.path().is_none() || is_named,
-        "--input has rows, and no model is named to classify them; name yours with --model python:MODULE[:FUNCTION], or say \
+        "--input has rows, and no model is named to classify them; name yours with --model FILE.py or --model python:MODULE, or say \
          --model native, whose scores are made of a hash and mean nothing"
     );
     Ok(())

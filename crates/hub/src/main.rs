@@ -61,7 +61,7 @@ const CHECK_PAUSE: Duration = Duration::from_millis(200);
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    process::begin("hub", args.log);
+    process::begin("hub", args.log.log_format, process::log::LevelFilter::INFO);
     match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => process::exit::failure(&error),

@@ -8,9 +8,11 @@ use nix::sys::signal::Signal;
 use protocol::Temporary;
 use serde::{Deserialize, Serialize};
 
+use crate::log::OUTCOME;
+
 /// Logs why a program failed, and returns its exit code: [`TEMPORARY`] if [`Temporary`] is among the causes.
 pub fn failure(error: &anyhow::Error) -> std::process::ExitCode {
-    tracing::error!("{error:#}");
+    tracing::error!(target: OUTCOME, "{error:#}");
     if error.is::<Temporary>() { TEMPORARY.into() } else { std::process::ExitCode::FAILURE }
 }
 
@@ -32,7 +34,7 @@ pub fn end_on_panic() {
             BacktraceStatus::Captured => format!("\n{backtrace}"),
             _ => String::new(),
         };
-        tracing::error!("{panic}{backtrace}");
+        tracing::error!(target: OUTCOME, "{panic}{backtrace}");
         std::process::exit(PANICKED.into());
     }));
 }

@@ -18,9 +18,9 @@ pub mod restart;
 pub mod signals;
 pub mod supervisor;
 
-/// Begins a program: sets up its log, ends it on a panic on any thread, and with its supervisor.
-pub fn begin(program: &'static str, log: log::Options) {
-    log::init(program, log.log_format, log::LevelFilter::INFO);
+/// Begins a program: sets up its log from `level` on, ends it on a panic on any thread, and with its supervisor.
+pub fn begin(program: &'static str, format: log::Format, level: log::LevelFilter) {
+    log::init(program, format, level);
     exit::end_on_panic();
     lifeline::follow();
 }

@@ -1,7 +1,8 @@
 //! What a program logs: one line an event on standard error, for people or for machines.
 //!
 //! Events are [`tracing`]'s. Each line says when, how important, which program, and, where the program says so, which worker and
-//! generation. `RUST_LOG` chooses what is logged, by level (`debug`) or by module (`info,net=debug`); without it, `info`.
+//! generation. `RUST_LOG` chooses what is logged, by level (`debug`) or by module (`info,net=debug`); without it, `info`. How a program
+//! ends is logged in any case ([`OUTCOME`]).
 
 use std::borrow::Cow;
 use std::fmt;
@@ -66,6 +67,9 @@ impl fmt::Display for Format {
     }
 }
 
+/// The target of events that say how a program ends. They are logged whatever `RUST_LOG` says, since commands read and show them.
+pub const OUTCOME: &str = "outcome";
+
 /// The worker's name, and the generation of the cluster that it is in; 0 while it is in none.
 static WORKER: OnceLock<String> = OnceLock::new();
 static GENERATION: AtomicU64 = AtomicU64::new(0);
@@ -86,12 +90,16 @@ pub fn init(program: &'static str, format: Format, level: LevelFilter) {
         // A standard error that is closed, or on a full disk, is no reason to end.
         .log_internal_errors(false)
         .with_writer(std::io::stderr);
-    let subscriber = tracing_subscriber::registry().with(filter).with(lines);
+    let subscriber = tracing_subscriber::registry().with(with_outcome(filter)).with(lines);
     if tracing::subscriber::set_global_default(subscriber).is_ok()
         && let Some(error) = broken
     {
         tracing::error!("RUST_LOG is not understood, and ignored: {error}");
     }
+}
+
+fn with_outcome(filter: Targets) -> Targets {
+    filter.with_target(OUTCOME, LevelFilter::INFO)
 }
 
 fn from(level: LevelFilter) -> Targets {
@@ -248,15 +256,16 @@ mod tests {
     }
 
     fn logged(format: Format, act: impl FnOnce()) -> String {
+        logged_from(from(LevelFilter::INFO), format, act)
+    }
+
+    fn logged_from(filter: Targets, format: Format, act: impl FnOnce()) -> String {
         let buffer = Buffer::default();
         let writer = buffer.clone();
         let lines = tracing_subscriber::fmt::layer()
             .event_format(Lines { program: "sender", format })
             .with_writer(move || writer.clone());
-        tracing::subscriber::with_default(
-            tracing_subscriber::registry().with(from(LevelFilter::INFO)).with(lines),
-            act,
-        );
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(filter).with(lines), act);
         String::from_utf8(buffer.0.lock().unwrap().clone()).unwrap()
     }
 
@@ -269,6 +278,18 @@ mod tests {
         let (time, rest) = text.split_once("Z ").unwrap();
         assert_eq!(rest, " WARN sender: lost the source rows=7\n");
         assert!(time.len() > 18 && time.as_bytes()[10] == b'T', "{time}");
+    }
+
+    #[test]
+    fn how_a_program_ends_is_logged_whatever_the_user_filters() {
+        for filter in ["off", "error", "outcome=off,receiver=warn"] {
+            let text = logged_from(with_outcome(filter.parse().unwrap()), Format::Text, || {
+                tracing::info!("not logged");
+                tracing::info!(target: OUTCOME, "stopped");
+                tracing::error!(target: OUTCOME, "failed");
+            });
+            assert_eq!(text.lines().map(message).collect::<Vec<_>>(), ["stopped", "failed"], "{filter}");
+        }
     }
 
     #[test]

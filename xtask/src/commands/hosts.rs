@@ -157,7 +157,7 @@ pub(crate) struct UpArgs {
     /// SSH configuration, in place of ~/.ssh/config
     #[arg(long, value_name = "FILE")]
     ssh_config: Option<PathBuf>,
-    /// native, python:MODULE[:FUNCTION] or sleep:MICROSECONDS
+    /// FILE.py, python:MODULE, native or sleep:MICROSECONDS
     ///
     /// A Python module is shipped to the hosts. The default is the model of the last up, or native. A job with --input must name its
     /// model here or in run-cluster.

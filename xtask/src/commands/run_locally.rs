@@ -38,7 +38,7 @@ struct RunArgs {
     #[arg(long, value_name = "P", env = "N_PROCESSES", hide_env_values = true, default_value_t = 1,
         value_parser = clap::value_parser!(u16).range(1..=256))]
     processes: u16,
-    /// native, python:MODULE[:FUNCTION] or sleep:MICROSECONDS
+    /// FILE.py, python:MODULE, native or sleep:MICROSECONDS
     ///
     /// native makes a score of a hash; sleep waits for each row; both stand in for a real model. Made-up rows get native by default.
     /// A job with --input must name its model. --classifier is the old name of this flag.
