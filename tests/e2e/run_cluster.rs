@@ -261,7 +261,7 @@ fn two_jobs_and_one_that_nobody_watches() {
     // What is there and is wrong is not gone on with for ever.
     std::fs::write(&part, vec![b'x'; archive.len() / 2]).unwrap();
     let said = stack.fail("get-results", &["--output", stack.path("out").to_str().unwrap()]);
-    assert!(said.contains("the fetched archive is damaged or not this job's, and is removed"), "{said}");
+    assert!(said.contains("the archive is removed; fetch it again: cargo xtask get-results: the fetched archive is damaged"), "{said}");
     stack.results();
     let fetched = std::fs::read(stack.path("out/results.tgz")).unwrap();
     assert!(fetched == archive);

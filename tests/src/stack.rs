@@ -86,12 +86,14 @@ impl Stack {
         self.run("up", &[&["--hosts", &self.hosts_file()], args].concat())
     }
 
-    /// The results in the archive that `get-results` has fetched.
+    /// The results that `get-results` fetches, which are the same packed and unpacked.
     pub fn results(&self) -> Vec<u8> {
         self.run("get-results", &["--output", self.path("out").to_str().unwrap()]);
         let tar =
             Command::new("tar").args(["-xzOf"]).arg(self.path("out/results.tgz")).arg("results.log").output();
-        tar.unwrap().stdout
+        let results = tar.unwrap().stdout;
+        assert!(std::fs::read(self.path("out/results.log")).unwrap() == results);
+        results
     }
 
     /// Processes on hosts besides sshd, and files in their homes that are not SSH's.

@@ -1,6 +1,7 @@
 //! What people see. Talk goes to standard error, data to standard output.
 
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -68,16 +69,13 @@ pub fn summary(summary: &Summary, whole: Duration, threads: Option<&str>) {
     data(&format!("rejected   {}", count(summary.rejects)));
     let reasons = summary.reject_reasons.by_rows();
     for reason in reasons.iter().take(MOST_REASONS) {
-        let example = match reason.example == reason.kind {
-            true => String::new(),
-            false => format!(": {}", reason.example),
+        let first = reason.first_row;
+        // One row's reason stands for itself.
+        let (kind, example) = match reason.rows == 1 || reason.example == reason.kind {
+            true => (&reason.example, String::new()),
+            false => (&reason.kind, format!(": {}", reason.example)),
         };
-        data(&format!(
-            "           {}: {} (row {}{example})",
-            rows(reason.rows),
-            reason.kind,
-            reason.first_row
-        ));
+        data(&format!("           {}: {kind} (row {first}{example})", rows(reason.rows)));
     }
     if reasons.len() > MOST_REASONS {
         data(&format!("           and {} more kinds of reasons", reasons.len() - MOST_REASONS));
@@ -90,6 +88,14 @@ pub fn summary(summary: &Summary, whole: Duration, threads: Option<&str>) {
     data(&format!("rows/s     {}", count((summary.rows as f64 / summary.seconds.max(1e-3)) as u64)));
     if let Some(threads) = threads {
         data(&format!("threads    {threads} for the libraries of each worker (--threads-per-worker)"));
+    }
+}
+
+/// Says where the rejects are, if there are any.
+pub fn rejects(summary: &Summary, path: &Path) {
+    if summary.rejects > 0 {
+        let are = if summary.rejects == 1 { "is" } else { "are" };
+        note(&format!("{} {are} in {} with the reason", rows(summary.rejects), path.display()));
     }
 }
 

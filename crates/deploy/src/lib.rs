@@ -8,6 +8,7 @@
 //! | [`host`] | the trait of machines that programs run on, and this machine |
 //! | [`input`] | inputs, before a job takes them |
 //! | [`locally`] | a whole job on this machine |
+//! | [`output`] | the output folder: its lock, and the results of the job before |
 //! | [`project`] | the project's folder, and the programs built from it |
 //! | [`keys`] | the SSH key pair of a stack |
 //! | [`console`] | what people see; only this prints |
@@ -25,6 +26,7 @@ pub mod job;
 pub mod keys;
 pub mod locally;
 pub mod options;
+pub mod output;
 pub mod project;
 pub mod request;
 pub mod step;

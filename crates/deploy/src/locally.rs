@@ -1,16 +1,12 @@
 //! A whole job on this machine: sender → classifiers → receiver.
 
-mod earlier;
-
 use std::cell::Cell;
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow, ensure};
-use protocol::result_files::{ARCHIVE, ResultFiles};
+use anyhow::{Context, ensure};
+use protocol::result_files::{ARCHIVE, RESULTS, ResultFiles};
 use protocol::results::Summary;
 
 use crate::host::local::Local;
@@ -18,8 +14,8 @@ use crate::host::{Host, Launch};
 use crate::input::{check_input, guard, show_hints};
 use crate::job::{self, Hosts, Hub, Input, Job};
 use crate::options::{self, JobOptions, Rows, refuse_unnamed_model, threads, threads_each};
+use crate::output::{Earlier, lock};
 use crate::{console, exit, interrupt, project};
-use earlier::Earlier;
 
 /// Worker threads that a classifier may have.
 const MOST_THREADS: usize = 1024;
@@ -108,7 +104,7 @@ fn run_until_done(args: &LocalJob, begun: &Cell<bool>) -> anyhow::Result<ExitCod
     let input = args.input()?;
     refuse_unnamed_model(&args.job.rows, args.model.is_some())?;
     let (output, log) = (args.output.clone(), args.log.clone());
-    let files = ResultFiles::beside(&output.join("results.log"))?;
+    let files = ResultFiles::beside(&output.join(RESULTS))?;
     if let Input::File { path, .. } = &input {
         spare(path, &files)?;
     }
@@ -278,31 +274,6 @@ fn describe(input: &Input) -> String {
     }
 }
 
-/// Keeps two jobs from writing to the same folder.
-fn lock(folder: &Path) -> anyhow::Result<File> {
-    let path = folder.join(".lock");
-    let mut file = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .with_context(|| format!("the folder {} cannot be written", folder.display()))?;
-    if file.try_lock().is_err() {
-        let mut holder = String::new();
-        // Without it, the message just knows less.
-        let _ = file.read_to_string(&mut holder);
-        return Err(exit::busy(anyhow!(
-            "another job (process {}) writes to {}; wait for it, or choose other folders with --output and --log",
-            holder.trim(),
-            folder.display()
-        )));
-    }
-    std::fs::write(&path, std::process::id().to_string())
-        .with_context(|| format!("writing {}", path.display()))?;
-    Ok(file)
-}
-
 /// Whether both are there, and are the same.
 fn same(one: &Path, other: &Path) -> bool {
     one.canonicalize().is_ok_and(|one| other.canonicalize().is_ok_and(|other| one == other))
@@ -337,18 +308,8 @@ fn summarize(
         let seconds = took.as_secs_f64();
         console::data(&format!("packed     {seconds:.2} s after the last results, to {}", archive.display()));
     }
-    if summary.rejects == 0 {
-        return Ok(ExitCode::SUCCESS);
-    }
-    console::note(&format!(
-        "{} in {} with the reason",
-        match summary.rejects {
-            1 => "1 row is".to_owned(),
-            many => format!("{} rows are", console::count(many)),
-        },
-        files.rejects.display()
-    ));
-    if args.strict {
+    console::rejects(&summary, &files.rejects);
+    if args.strict && summary.rejects > 0 {
         console::note("error: there are rejects, and --strict takes none");
         return Ok(ExitCode::FAILURE);
     }

@@ -8,7 +8,10 @@ use anyhow::ensure;
 /// The first line of the rejects.
 pub const REJECTS_HEADER: &[u8] = b"row,reason,record\n";
 
-/// All of it, packed.
+/// The results.
+pub const RESULTS: &str = "results.log";
+
+/// Results, rejects and summary, packed.
 pub const ARCHIVE: &str = "results.tgz";
 
 /// What the Monitoring Hub leaves of a job, beside the results: its page, and the figures in it.

@@ -254,7 +254,8 @@ struct ClusterJobArgs {
 
 /// Fetch the results and the report, and check them
 ///
-/// Writes results.tgz, report.html and report.json to the output folder. Continues a fetch that was interrupted.
+/// Writes results.tgz, what it holds, report.html and report.json to the output folder, in place of the results of an earlier
+/// job. Continues a fetch that was interrupted.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXIT_CODES)]
 pub(crate) struct GetResultsArgs {

@@ -158,13 +158,26 @@ def tell_story(error):
     if stories > MOST_STORIES:
         return
     try:
-        story = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-        story = story.encode("utf-8", "backslashreplace")
+        story = traceback.TracebackException(type(error), error, error.__traceback__)
+        keep_users_frames(story)
+        story = "".join(story.format()).encode("utf-8", "backslashreplace")
         # The module may have replaced sys.stderr.
         os.write(2, story[-16384:])
     except BaseException:
         # Its parts may be as odd as they like; that there was an error is told elsewhere.
         pass
+
+
+def keep_users_frames(story):
+    """Leaves out the frames of this file and of importing, which come before those of the user's code."""
+    if story is not None:
+        story.stack[:] = [frame for frame in story.stack if not is_ours(frame.filename)]
+        keep_users_frames(story.__cause__)
+        keep_users_frames(story.__context__)
+
+
+def is_ours(filename):
+    return filename in (main.__code__.co_filename, importlib.__file__) or filename.startswith("<frozen importlib")
 
 
 def told(error):
@@ -293,6 +306,8 @@ def with_cause(what, where, call, argument):
             raise
         cause = error
     reason = "%s: %s" % (what, told(cause))
+    if isinstance(cause, FileNotFoundError):
+        reason += "; the working folder is %s" % os.getcwd()
     if isinstance(cause, ImportError):
         raise Failure("%s%s (%s)" % (reason, hidden_by(cause) or install(cause), where)) from cause
     if isinstance(cause, Exception):

@@ -2,21 +2,22 @@
 
 mod pack;
 mod partial;
+mod unpack;
 
 use std::fs::File;
-use std::io::{BufReader, Seek, SeekFrom, Write};
+use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use agent::protocol::{FOLDER, Request, Status};
-use anyhow::{Context, anyhow, bail, ensure};
+use anyhow::{Context, anyhow, bail};
 use deploy::console::{self, Transfer};
 use deploy::request::GetResults;
+use deploy::output::{self, Earlier};
 use deploy::{exit, interrupt, project, step};
 use files::{remove_if_there, replace_file};
-use flate2::read::MultiGzDecoder;
-use protocol::result_files::{self, REPORT};
+use protocol::result_files::{self, REPORT, RESULTS, ResultFiles};
 use protocol::results::Summary;
 
 use super::end_on_interrupt;
@@ -95,19 +96,38 @@ fn no_results(name: &str, status: &Status) -> anyhow::Error {
 
 /// Fetches the results of a job that is done, and its hub's report.
 fn fetch_all(host: &Ssh, output: &Path, summary: &Summary, length: u64) -> anyhow::Result<()> {
+    let _lock = output::lock(output)?;
     let part = fetch_archive(host, output, summary, length)?;
-    if let Err(error) = check(&part, summary) {
-        // Another try would continue with the same bytes.
-        std::fs::remove_file(&part).with_context(|| format!("removing {}", part.display()))?;
-        return Err(error.context(
-            "the fetched archive is damaged or not this job's, and is removed; fetch it again: cargo xtask get-results",
-        ));
+    let unpacked = match unpack::unpack(&part, output, summary) {
+        Ok(unpacked) => unpacked,
+        Err(error) if error.is::<unpack::Damaged>() => {
+            // Another try would continue with the same bytes.
+            std::fs::remove_file(&part).with_context(|| format!("removing {}", part.display()))?;
+            return Err(error.context("the archive is removed; fetch it again: cargo xtask get-results"));
+        }
+        Err(error) => {
+            return Err(error.context(format!(
+                "the results cannot be unpacked; they are in {}, and another get-results continues there",
+                part.display()
+            )));
+        }
+    };
+    let files = ResultFiles::beside(&output.join(RESULTS))?;
+    let earlier = Earlier::set_aside(&files, output)?;
+    let archive = output.join(result_files::ARCHIVE);
+    let published = unpacked.publish(&files).and_then(|()| {
+        std::fs::rename(&part, &archive).with_context(|| format!("renaming {}", part.display()))
+    });
+    if let Err(error) = published {
+        earlier.put_back()?;
+        return Err(error);
     }
-    let target = output.join(result_files::ARCHIVE);
-    std::fs::rename(&part, &target).with_context(|| format!("renaming {}", part.display()))?;
-    console::data(&format!("results    {} ({})", target.display(), console::bytes(length)));
+    earlier.discard()?;
+    console::data(&format!("results    {} ({})", files.results.display(), console::bytes(summary.bytes)));
+    console::data(&format!("packed     {} ({})", archive.display(), console::bytes(length)));
     console::data(&format!("rows out   {}", console::count(summary.rows - summary.rejects)));
-    console::data(&format!("sha256     {} (of the results in it, checked)", summary.sha256));
+    console::data(&format!("sha256     {} (checked)", summary.sha256));
+    console::rejects(summary, &files.rejects);
     // This only keeps `down` from asking; the results are here.
     if let Err(error) = host.send(&Request::Fetched { sha256: summary.sha256.clone() }, SHORT) {
         console::note(&format!(
@@ -207,32 +227,4 @@ fn is_report_of(summary: &Summary, page: &[u8], figures: &[u8]) -> bool {
     serde_json::to_value(summary).is_ok_and(|summary| figures["job"]["summary"] == summary)
         && page.contains(&summary.sha256)
         && page.trim_end().ends_with("</html>")
-}
-
-/// Checks that the archive is complete, and that its results have the summary's SHA-256.
-fn check(archive: &Path, summary: &Summary) -> anyhow::Result<()> {
-    let file = File::open(archive).with_context(|| format!("opening {}", archive.display()))?;
-    let mut tar = tar::Archive::new(MultiGzDecoder::new(BufReader::with_capacity(1 << 20, file)));
-    let mut names = Vec::new();
-    for entry in tar.entries().context("reading the archive")? {
-        let mut entry = entry.context("reading the archive")?;
-        let name = entry.path().context("reading the archive")?.display().to_string();
-        if name == "results.log" {
-            let (hash, _) =
-                protocol::hash::of_all(&mut entry).context("reading the results in the archive")?;
-            let found = protocol::hash::finish(hash);
-            ensure!(
-                found == summary.sha256,
-                "the results have the SHA-256 {found}, and results.json says {}",
-                summary.sha256
-            );
-        }
-        names.push(name);
-    }
-    ensure!(
-        names == ["results.log", "results.rejects.csv", "results.json"],
-        "the archive holds {}",
-        names.join(", ")
-    );
-    Ok(())
 }

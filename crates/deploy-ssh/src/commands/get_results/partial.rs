@@ -16,7 +16,7 @@ use deploy::interrupt::{self, Interrupted};
 use deploy::request::Partial;
 use deploy::{exit, project, step};
 use protocol::checkpoint::{Position, slots};
-use protocol::result_files::ResultFiles;
+use protocol::result_files::{RESULTS, ResultFiles};
 use protocol::schema::Schema;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -30,7 +30,6 @@ use crate::ssh::Ssh;
 /// The archive on this machine, and the files in it.
 const ARCHIVE: &str = "results.partial.tgz";
 const REJECTS: &str = "results.rejects.csv";
-const RESULTS: &str = "results.log";
 const SUMMARY: &str = "results.partial.json";
 /// How long the receiver may take to make its last batches durable.
 const STOP_GRACE: Duration = Duration::from_secs(20);
@@ -140,7 +139,7 @@ struct Job {
 
 impl Job {
     fn fetch(args: &Partial, host: &Ssh, status: &Status) -> anyhow::Result<Self> {
-        let files = ResultFiles::beside(&Path::new(OUTPUT).join("results.log"))?;
+        let files = ResultFiles::beside(&Path::new(OUTPUT).join(RESULTS))?;
         let Some(position) = position(host, &files)? else {
             let advice = if step::hosts_go() { "" } else { "; start one with: cargo xtask run-cluster" };
             let name = &host.entry().name;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use files::remove_if_there;
-use protocol::result_files::{ARCHIVE, REPORT, ResultFiles};
+use protocol::result_files::{ARCHIVE, REPORT, RESULTS, ResultFiles};
 
 /// Where they are meanwhile, in the output folder.
 const ASIDE: &str = ".earlier";
@@ -16,7 +16,7 @@ const GONE: &str = ".gone";
 
 /// Earlier results that are set aside.
 #[derive(Debug)]
-pub(crate) struct Earlier {
+pub struct Earlier {
     output: PathBuf,
     /// Where the files of a job are.
     files: Vec<PathBuf>,
@@ -27,7 +27,7 @@ impl Earlier {
     ///
     /// # Errors
     /// Names the file.
-    pub(crate) fn set_aside(files: &ResultFiles, output: &Path) -> anyhow::Result<Self> {
+    pub fn set_aside(files: &ResultFiles, output: &Path) -> anyhow::Result<Self> {
         let others = [ARCHIVE, REPORT[0], REPORT[1]].map(|name| output.join(name));
         let files = files.all().into_iter().map(Path::to_owned).chain(others).collect();
         let earlier = Self { output: output.to_owned(), files };
@@ -37,9 +37,8 @@ impl Earlier {
 
     fn clear(&self) -> anyhow::Result<()> {
         remove_folder(&self.output.join(GONE))?;
-        // A command that was killed before its job took a row has left them there. What get-results has fetched since is newer.
-        let fetched = [ARCHIVE, REPORT[0], REPORT[1]].map(|name| self.output.join(name));
-        self.fetch(|file| !fetched.contains(file) || file.symlink_metadata().is_err())?;
+        // A command that was killed before its job took a row has left them there.
+        self.restore()?;
         let aside = self.output.join(ASIDE);
         let there: Vec<_> = self.files.iter().filter(|file| file.symlink_metadata().is_ok()).collect();
         if there.is_empty() {
@@ -53,7 +52,7 @@ impl Earlier {
     ///
     /// # Errors
     /// Names the folder.
-    pub(crate) fn discard(&self) -> anyhow::Result<()> {
+    pub fn discard(&self) -> anyhow::Result<()> {
         let (aside, gone) = (self.output.join(ASIDE), self.output.join(GONE));
         if aside.is_dir() {
             // At once, so that no half of them comes back.
@@ -66,17 +65,17 @@ impl Earlier {
     ///
     /// # Errors
     /// Names the file.
-    pub(crate) fn put_back(&self) -> anyhow::Result<()> {
+    pub fn put_back(&self) -> anyhow::Result<()> {
         let aside = self.output.join(ASIDE);
         let mut own = self.files.iter().filter(|file| in_folder(&aside, file).symlink_metadata().is_err());
         own.try_for_each(|file| remove_if_there(file))?;
-        self.fetch(|_| true).context("putting the results of the job before back")
+        self.restore().context("putting the results of the job before back")
     }
 
-    /// Gives those that are wanted their places again.
-    fn fetch(&self, is_wanted: impl Fn(&PathBuf) -> bool) -> anyhow::Result<()> {
+    /// Moves the files that are set aside back to their places.
+    fn restore(&self) -> anyhow::Result<()> {
         let aside = self.output.join(ASIDE);
-        let there = |file: &&PathBuf| in_folder(&aside, file).symlink_metadata().is_ok() && is_wanted(file);
+        let there = |file: &&PathBuf| in_folder(&aside, file).symlink_metadata().is_ok();
         self.files.iter().filter(there).try_for_each(|file| rename(&in_folder(&aside, file), file))?;
         remove_folder(&aside)
     }
@@ -107,7 +106,7 @@ mod tests {
     /// A folder in which a job has left a file of each kind.
     fn folder() -> (tempfile::TempDir, ResultFiles) {
         let folder = tempfile::tempdir().unwrap();
-        let files = ResultFiles::beside(&folder.path().join("results.log")).unwrap();
+        let files = ResultFiles::beside(&folder.path().join(RESULTS)).unwrap();
         for file in files.all().into_iter().chain([folder.path().join(ARCHIVE).as_path()]) {
             std::fs::write(file, "earlier").unwrap();
         }
@@ -143,10 +142,10 @@ mod tests {
         let earlier = Earlier::set_aside(&files, folder.path()).unwrap();
         earlier.discard().unwrap();
         std::fs::write(&files.results, "new").unwrap();
-        assert_eq!(names(folder.path()), ["other", "results.log"]);
+        assert_eq!(names(folder.path()), ["other", RESULTS]);
         // With nothing to set aside, nothing comes back.
         let folder = tempfile::tempdir().unwrap();
-        let files = ResultFiles::beside(&folder.path().join("results.log")).unwrap();
+        let files = ResultFiles::beside(&folder.path().join(RESULTS)).unwrap();
         let earlier = Earlier::set_aside(&files, folder.path()).unwrap();
         std::fs::write(&files.results, "new").unwrap();
         earlier.put_back().unwrap();
@@ -158,12 +157,9 @@ mod tests {
         let (folder, files) = folder();
         Earlier::set_aside(&files, folder.path()).unwrap();
         std::fs::write(&files.results, "of the killed one").unwrap();
-        let archive = folder.path().join(ARCHIVE);
-        std::fs::write(&archive, "fetched since").unwrap();
         let earlier = Earlier::set_aside(&files, folder.path()).unwrap();
         earlier.put_back().unwrap();
         assert_eq!(std::fs::read_to_string(&files.results).unwrap(), "earlier");
-        assert_eq!(std::fs::read_to_string(archive).unwrap(), "fetched since");
         // Killed while it removes them.
         let earlier = Earlier::set_aside(&files, folder.path()).unwrap();
         std::fs::write(&files.results, "new").unwrap();

@@ -1,0 +1,95 @@
+//! Unpacks a fetched archive, and checks on the way that it is complete and the job's.
+
+use std::fs::File;
+use std::io::{BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, ensure};
+use deploy::interrupt;
+use flate2::read::MultiGzDecoder;
+use protocol::result_files::{RESULTS, ResultFiles};
+use protocol::results::Summary;
+use sha2::{Digest, Sha256};
+
+/// Where the files are until all of them have been checked, in the output folder.
+const FOLDER: &str = ".fetched";
+const BLOCK: usize = 1 << 20;
+
+/// The archive is not what the host has: fetching it again may help.
+#[derive(Debug, thiserror::Error)]
+#[error("the fetched archive is damaged or not this job's")]
+pub(super) struct Damaged;
+
+/// The files of a job, unpacked and checked. Dropped, they are removed.
+#[derive(Debug)]
+pub(super) struct Unpacked {
+    folder: PathBuf,
+}
+
+impl Unpacked {
+    /// Moves the files to their places.
+    pub(super) fn publish(self, files: &ResultFiles) -> anyhow::Result<()> {
+        for to in members(files) {
+            let from = self.folder.join(to.file_name().unwrap_or_default());
+            std::fs::rename(&from, to)
+                .with_context(|| format!("moving {} to {}", from.display(), to.display()))?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Unpacked {
+    fn drop(&mut self) {
+        // A later get-results removes what stays.
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// What an archive holds, in its order.
+fn members(files: &ResultFiles) -> [&Path; 3] {
+    [&files.results, &files.rejects, &files.summary]
+}
+
+/// Unpacks an archive to a hidden folder in `output`.
+///
+/// # Errors
+/// [`Damaged`], or those of writing.
+pub(super) fn unpack(archive: &Path, output: &Path, summary: &Summary) -> anyhow::Result<Unpacked> {
+    let folder = output.join(FOLDER);
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder).with_context(|| format!("removing {}", folder.display()))?;
+    }
+    std::fs::create_dir(&folder).with_context(|| format!("making {}", folder.display()))?;
+    let unpacked = Unpacked { folder };
+    let file = File::open(archive).with_context(|| format!("opening {}", archive.display()))?;
+    let mut tar = tar::Archive::new(MultiGzDecoder::new(BufReader::with_capacity(BLOCK, file)));
+    let mut entries = tar.entries().context(Damaged)?;
+    for target in members(&ResultFiles::beside(&unpacked.folder.join(RESULTS))?) {
+        let mut entry = entries.next().context(Damaged)?.context(Damaged)?;
+        let name = entry.path().context(Damaged)?.into_owned();
+        ensure!(target.ends_with(&name), Damaged);
+        let found = copy(&mut entry, target)?;
+        ensure!(name != Path::new(RESULTS) || found == summary.sha256, Damaged);
+    }
+    ensure!(entries.next().is_none(), Damaged);
+    Ok(unpacked)
+}
+
+/// Copies to a new file; returns the SHA-256.
+fn copy(from: &mut impl Read, to: &Path) -> anyhow::Result<String> {
+    let writing = || format!("writing {}", to.display());
+    let mut file = File::create_new(to).with_context(writing)?;
+    let mut hash = Sha256::new();
+    let mut block = vec![0; BLOCK];
+    loop {
+        interrupt::check()?;
+        let read = from.read(&mut block).context(Damaged)?;
+        if read == 0 {
+            break;
+        }
+        hash.update(&block[..read]);
+        file.write_all(&block[..read]).with_context(writing)?;
+    }
+    file.sync_all().with_context(writing)?;
+    Ok(protocol::hash::finish(hash))
+}
