@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
 
-use deploy::job::LostSight;
+use deploy::job::LostContact;
 use deploy::{exit, step};
 use deploy_ssh::runtime::runtime;
 use deploy_ssh::ssh::NoAnswer;
@@ -59,7 +59,7 @@ fn contains(network: &str, other: &str) -> bool {
 /// What to do about an error, if it is that hosts of the stack do not answer SSH.
 pub(crate) fn advice(inventory: &Path, error: &anyhow::Error) -> Option<String> {
     // The stack of a failed job is about to be destroyed.
-    if !exit::is::<NoAnswer>(error) && !exit::is::<LostSight>(error) || step::hosts_go() {
+    if !exit::is::<NoAnswer>(error) && !exit::is::<LostContact>(error) || step::hosts_go() {
         return None;
     }
     // If any of this fails, the error itself has to do.

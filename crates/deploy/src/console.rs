@@ -1,4 +1,4 @@
-//! What people see. Talk goes to standard error, data to standard output.
+//! What users see: messages on standard error, data on standard output.
 
 use std::io::{IsTerminal, Write};
 use std::path::Path;
@@ -8,17 +8,17 @@ use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, Progres
 use parking_lot::Mutex;
 use protocol::results::{Progress, Summary};
 
-/// Prints a line of talk.
+/// Prints a message.
 pub fn note(text: &str) {
-    // If nobody reads it any more, there is nobody to tell.
+    // If standard error is closed, there is nowhere to report that.
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
-/// Why data was lost, if it was.
+/// Why data could not be written; the first error.
 static LOST: Mutex<Option<std::io::Error>> = Mutex::new(None);
 
-/// Prints a line of data. One that cannot be written is an error of the command, which [`lost_data`] gives at its end: the work
-/// goes on, since its results matter more.
+/// Prints a line of data. If that fails, the command continues, since its results matter more; at its end it fails with
+/// [`lost_data`].
 pub fn data(text: &str) {
     note_loss(writeln!(std::io::stdout(), "{text}"));
 }
@@ -29,13 +29,13 @@ fn note_loss(written: std::io::Result<()>) {
     }
 }
 
-/// That data could not be written to standard output, if so: it is on a full disk, or the program that reads it is gone.
+/// The error of writing data to standard output, if there was one: the disk is full, or the reading program has ended.
 pub fn lost_data() -> Option<anyhow::Error> {
     note_loss(std::io::stdout().flush());
     let error = LOST.lock().take()?;
     Some(
         anyhow::Error::new(error)
-            .context("writing to standard output; not all that this command says has arrived there"),
+            .context("writing to standard output; the output of this command is incomplete"),
     )
 }
 
@@ -49,26 +49,27 @@ pub fn count(n: u64) -> String {
     HumanCount(n).to_string()
 }
 
-/// A number of rows, in words.
+/// A number of rows, with the noun.
 fn rows(n: u64) -> String {
     format!("{} {}", count(n), if n == 1 { "row" } else { "rows" })
 }
 
-/// A size in bytes, for people.
+/// A size in binary units: 1.50 MiB.
 pub fn bytes(n: u64) -> String {
     HumanBytes(n).to_string()
 }
 
-/// Of how many kinds of reasons for rejects the summary tells.
-const MOST_REASONS: usize = 5;
+/// How many kinds of reasons for rejects the summary lists at most.
+const MAX_REASONS: usize = 5;
 
-/// Prints what a job has brought, and how long it took, with so many threads for the libraries of each worker, if it has some.
+/// Prints a job's results and times. `whole` is the duration of the command; `threads` are those for the libraries of each
+/// worker.
 pub fn summary(summary: &Summary, whole: Duration, threads: Option<&str>) {
     data(&format!("rows in    {}", count(summary.rows)));
     data(&format!("rows out   {}", count(summary.rows - summary.rejects)));
     data(&format!("rejected   {}", count(summary.rejects)));
     let reasons = summary.reject_reasons.by_rows();
-    for reason in reasons.iter().take(MOST_REASONS) {
+    for reason in reasons.iter().take(MAX_REASONS) {
         let first = reason.first_row;
         // One row's reason stands for itself.
         let (kind, example) = match reason.rows == 1 || reason.example == reason.kind {
@@ -77,8 +78,8 @@ pub fn summary(summary: &Summary, whole: Duration, threads: Option<&str>) {
         };
         data(&format!("           {}: {kind} (row {first}{example})", rows(reason.rows)));
     }
-    if reasons.len() > MOST_REASONS {
-        data(&format!("           and {} more kinds of reasons", reasons.len() - MOST_REASONS));
+    if reasons.len() > MAX_REASONS {
+        data(&format!("           and {} more kinds of reasons", reasons.len() - MAX_REASONS));
     }
     data(&format!(
         "seconds    {:.2} from the first results to the last ({:.2} for the whole command)",
@@ -99,26 +100,25 @@ pub fn rejects(summary: &Summary, path: &Path) {
     }
 }
 
-/// How often a line of progress is printed where there is no terminal.
+/// The pause between two lines of progress without a terminal.
 const LINE_PAUSE: Duration = Duration::from_secs(5);
 
-/// How a job stands.
+/// A job's progress, as users see it.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Standing {
-    /// Rows that are durable.
+pub struct JobStatus {
+    /// Durable rows, rejects included.
     pub rows: u64,
-    /// Of these, rejects.
     pub rejects: u64,
-    /// Rows in all, where that is known, or can be told from how much of the input is read.
+    /// Rows of the whole job; an estimate if only the input's size is known.
     pub total: Option<u64>,
     /// Rows a second.
     pub rate: Option<f64>,
-    /// The shortest and the longest time that it should still take, in seconds.
+    /// The estimated remaining time in seconds: the shortest and the longest.
     pub left: Option<(f64, f64)>,
 }
 
-impl Standing {
-    /// As the receiver tells it, of a job of `total` rows, if that is known, that has been writing for so long.
+impl JobStatus {
+    /// From the receiver's progress; `elapsed` is the time since its first rows.
     pub fn of(progress: &Progress, total: Option<u64>, elapsed: Duration) -> Self {
         let seconds = elapsed.as_secs_f64();
         let rate = (seconds >= 0.5).then(|| progress.rows as f64 / seconds);
@@ -128,14 +128,14 @@ impl Standing {
     }
 }
 
-/// Shows how a job goes: a bar on a terminal, and a line now and then elsewhere.
+/// Shows a job's progress: as a bar on a terminal, else as a line every five seconds.
 pub struct JobBar {
     bar: Option<ProgressBar>,
     last_line: Instant,
 }
 
 impl JobBar {
-    /// For a job of `total` rows, if that is known from the start.
+    /// `total` is the job's number of rows, if that is known from the start.
     pub fn new(total: Option<u64>) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10));
@@ -148,7 +148,7 @@ impl JobBar {
         job
     }
 
-    /// The number of rows of a file is known about when some of it is read.
+    /// A file's number of rows is estimated when part of it is read.
     fn set_total(&self, total: Option<u64>) {
         let (Some(bar), Some(total)) = (&self.bar, total) else { return };
         if bar.length().is_none() {
@@ -157,29 +157,28 @@ impl JobBar {
         bar.set_length(total);
     }
 
-    /// Shows the state.
-    pub fn show(&mut self, standing: &Standing) {
-        if standing.rows == 0 {
+    pub fn show(&mut self, status: &JobStatus) {
+        if status.rows == 0 {
             return;
         }
-        self.set_total(standing.total);
-        let message = message(standing);
+        self.set_total(status.total);
+        let message = message(status);
         match &self.bar {
             Some(bar) => {
-                bar.set_position(standing.rows);
+                bar.set_position(status.rows);
                 bar.set_message(message);
             }
             None if self.last_line.elapsed() >= LINE_PAUSE => {
                 self.last_line = Instant::now();
-                let share = standing.total.filter(|total| *total > 0);
-                let share = share.map(|total| format!(" ({} %)", 100 * standing.rows.min(total) / total));
-                note(&format!("{} rows{}, {message}", count(standing.rows), share.unwrap_or_default()));
+                let share = status.total.filter(|total| *total > 0);
+                let share = share.map(|total| format!(" ({} %)", 100 * status.rows.min(total) / total));
+                note(&format!("{} rows{}, {message}", count(status.rows), share.unwrap_or_default()));
             }
             None => {}
         }
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub fn clear(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
@@ -187,33 +186,33 @@ impl JobBar {
     }
 }
 
-/// The template is constant; if it were wrong, a bar would have its usual looks.
+/// Falls back to the default bar; the templates are constant and valid.
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or(ProgressStyle::default_bar())
 }
 
-fn message(standing: &Standing) -> String {
-    // A rate of less than a row a second says nothing yet.
-    let Some(rate) = standing.rate.filter(|rate| *rate >= 1.0) else { return "at work".to_owned() };
+fn message(status: &JobStatus) -> String {
+    // A rate below one row a second means nothing yet.
+    let Some(rate) = status.rate.filter(|rate| *rate >= 1.0) else { return "at work".to_owned() };
     let mut message = format!("{} rows/s", count(rate as u64));
-    if let Some((least, most)) = standing.left {
+    if let Some((least, most)) = status.left {
         let (least, most) = (clock(least), clock(most));
         match least == most {
             true => message.push_str(&format!(", {least} left")),
             false => message.push_str(&format!(", {least} to {most} left")),
         }
     }
-    if standing.rejects > 0 {
-        message.push_str(&format!(", {} rejected", count(standing.rejects)));
+    if status.rejects > 0 {
+        message.push_str(&format!(", {} rejected", count(status.rejects)));
     }
     message
 }
 
-/// Shows how files get from one machine to others.
+/// Shows the progress of copying files between machines.
 pub struct Transfer(ProgressBar);
 
 impl Transfer {
-    /// For so many bytes in all.
+    /// `total` is in bytes.
     pub fn new(what: &'static str, total: u64) -> Self {
         let bar = if std::io::stderr().is_terminal() && total > 0 {
             ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(10))
@@ -226,12 +225,12 @@ impl Transfer {
         Self(bar)
     }
 
-    /// More bytes have arrived.
+    /// Counts bytes that have arrived.
     pub fn add(&self, bytes: u64) {
         self.0.inc(bytes);
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub fn clear(&self) {
         self.0.finish_and_clear();
     }
@@ -241,7 +240,7 @@ impl Transfer {
 pub struct Steps(ProgressBar);
 
 impl Steps {
-    /// For so many steps in all; where there is no terminal, just that they have begun.
+    /// Without a terminal, this only prints that the steps have begun.
     pub fn new(what: &'static str, total: usize) -> Self {
         if total == 0 {
             return Self(ProgressBar::hidden());
@@ -258,12 +257,12 @@ impl Steps {
         Self(bar)
     }
 
-    /// One more is done.
+    /// Counts one more step as done.
     pub fn add(&self) {
         self.0.inc(1);
     }
 
-    /// So many are done.
+    /// Sets how many steps are done.
     pub fn set(&self, done: usize) {
         self.0.set_position(done as u64);
     }
@@ -275,12 +274,12 @@ impl Drop for Steps {
     }
 }
 
-/// Prints a line of data after a mark in a colour of ANSI's, where there are colours.
+/// Prints a line of data after a mark in an ANSI colour, if standard output shows colours.
 pub fn marked(mark: char, colour: u8, text: &str) {
     note_loss(writeln!(anstream::stdout(), "\x1b[{colour}m{mark}\x1b[0m {text}"));
 }
 
-/// Seconds as people say them.
+/// A duration in seconds, rounded up: 1 min 05 s.
 pub fn clock(seconds: f64) -> String {
     let seconds = seconds.ceil() as u64;
     match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
@@ -295,12 +294,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn progress_is_said_in_words() {
+    fn progress_has_rate_remaining_time_and_rejects() {
         let progress = Progress { rows: 1_500_000, rejects: 2, bytes: 0, ended: false };
-        let of = |seconds| Standing::of(&progress, Some(120_000_000), Duration::from_secs_f64(seconds));
+        let of = |seconds| JobStatus::of(&progress, Some(120_000_000), Duration::from_secs_f64(seconds));
         assert_eq!(message(&of(3.0)), "500,000 rows/s, 3 min 57 s left, 2 rejected");
         assert_eq!(message(&of(0.1)), "at work");
-        let range = Standing { left: Some((61.0, 130.0)), rejects: 0, ..of(3.0) };
+        let range = JobStatus { left: Some((61.0, 130.0)), rejects: 0, ..of(3.0) };
         assert_eq!(message(&range), "500,000 rows/s, 1 min 01 s to 2 min 10 s left");
         assert_eq!(clock(0.2), "1 s");
         assert_eq!(clock(3661.0), "1 h 01 min");

@@ -1,4 +1,4 @@
-//! What a command's exit code says, and errors that know theirs.
+//! Exit codes of commands, and errors that carry one.
 
 use std::error::Error;
 use std::fmt;
@@ -7,14 +7,14 @@ use std::process::ExitCode;
 use crate::console;
 use crate::interrupt::{self, Interrupted};
 
-/// It was begun, and failed.
+/// The command started its work and failed.
 pub const FAILED: u8 = 1;
-/// It was refused before anything was changed.
+/// The command was refused before anything was changed.
 pub const REFUSED: u8 = 3;
-/// Another job is at work there.
+/// Another job is running there.
 pub const BUSY: u8 = 4;
 
-/// An error with an exit code of its own. It says what the error says.
+/// An error with an exit code. It displays as the error that it wraps.
 #[derive(Debug)]
 struct Coded {
     code: u8,
@@ -33,41 +33,41 @@ impl Error for Coded {
     }
 }
 
-/// Gives an error this code, unless it has one already.
+/// Adds a code to an error, unless it has one already.
 pub fn with(code: u8, error: anyhow::Error) -> anyhow::Error {
-    if known(&error).is_some() { error } else { Coded { code, error }.into() }
+    if code_of(&error).is_some() { error } else { Coded { code, error }.into() }
 }
 
-/// An error from before anything was changed.
+/// Marks an error that came before anything was changed.
 pub fn refused(error: anyhow::Error) -> anyhow::Error {
     with(REFUSED, error)
 }
 
-/// An error because another job is at work there.
+/// Marks an error whose cause is another job that is running there.
 pub fn busy(error: anyhow::Error) -> anyhow::Error {
     with(BUSY, error)
 }
 
-/// Whether another job is at work there.
+/// Whether the cause is another job that is running there.
 pub fn is_busy(error: &anyhow::Error) -> bool {
-    known(error) == Some(BUSY)
+    code_of(error) == Some(BUSY)
 }
 
-fn known(error: &anyhow::Error) -> Option<u8> {
+fn code_of(error: &anyhow::Error) -> Option<u8> {
     match error.downcast_ref::<Coded>() {
         Some(coded) => Some(coded.code),
         None => error.is::<Interrupted>().then_some(interrupt::EXIT_CODE),
     }
 }
 
-/// Whether an error is of this kind, with an exit code of its own or without.
+/// Whether an error is of this type, with an exit code or without.
 pub fn is<T: fmt::Display + fmt::Debug + Send + Sync + 'static>(error: &anyhow::Error) -> bool {
     error.is::<T>() || error.downcast_ref::<Coded>().is_some_and(|coded| is::<T>(&coded.error))
 }
 
 /// The exit code of a command that ends with this error.
 pub fn code(error: &anyhow::Error) -> ExitCode {
-    known(error).unwrap_or(FAILED).into()
+    code_of(error).unwrap_or(FAILED).into()
 }
 
 /// Prints an error and its causes, and returns its exit code.
@@ -85,17 +85,17 @@ mod tests {
     use anyhow::{Context, anyhow};
 
     #[test]
-    fn an_error_keeps_its_first_code_and_its_words() {
+    fn an_error_keeps_its_first_code_and_its_message() {
         let io = || anyhow::Error::from(std::io::Error::other("the cause")).context("doing it");
         let error = refused(busy(io())).context("outside");
-        assert_eq!(known(&error), Some(BUSY));
+        assert_eq!(code_of(&error), Some(BUSY));
         assert_eq!(format!("{error:#}"), "outside: doing it: the cause");
         assert_eq!(error.chain().count(), 3);
-        assert_eq!(known(&refused(Interrupted.into())), Some(interrupt::EXIT_CODE));
-        assert_eq!(known(&refused(io())), Some(REFUSED));
-        assert_eq!(known(&anyhow!("x")), None);
+        assert_eq!(code_of(&refused(Interrupted.into())), Some(interrupt::EXIT_CODE));
+        assert_eq!(code_of(&refused(io())), Some(REFUSED));
+        assert_eq!(code_of(&anyhow!("x")), None);
         assert!(is::<std::io::Error>(&busy(io()).context("outside")) && !is::<Interrupted>(&busy(io())));
         let outcome: anyhow::Result<()> = Err(refused(io()));
-        assert_eq!(known(&outcome.context("more").unwrap_err()), Some(REFUSED));
+        assert_eq!(code_of(&outcome.context("more").unwrap_err()), Some(REFUSED));
     }
 }

@@ -1,6 +1,4 @@
-//! Machines that a job's programs run on.
-//!
-//! This machine is one ([`local`]); `deploy-ssh` has those that SSH reaches.
+//! Machines that a job's programs run on: this machine ([`local`]), or those that SSH reaches (`deploy-ssh`).
 
 pub mod local;
 
@@ -15,72 +13,68 @@ use process::ready::Ready;
 use protocol::results::Progress;
 use protocol::token::Token;
 
-/// A machine.
 pub trait Host {
-    /// Its name, for messages.
+    /// For messages.
     fn name(&self) -> &str;
 
-    /// The address at which the job's other machines reach it.
+    /// Where the job's other machines reach it.
     fn address(&self) -> &str;
 
-    /// Whether programs must listen at their usual ports (there may be a firewall that lets only these through), or
-    /// may take others when these are taken.
+    /// Whether programs must listen at their usual ports, since a firewall may allow only these. If not, they may use
+    /// others when these are in use.
     fn has_fixed_ports(&self) -> bool;
 
     /// Starts a program of the job.
     fn start(&self, launch: &Launch) -> anyhow::Result<Box<dyn Running>>;
 
-    /// What the program of this name wrote to its ready file; `None` while it is not there.
+    /// The ready file of the program of this name; `None` until it exists.
     fn ready(&self, name: &str) -> anyhow::Result<Option<Ready>>;
 
-    /// Tells, several times a second, how the job of the receiver on this host goes. When that is lost, so is the
-    /// picture, and nothing else.
+    /// Reports the progress of this host's receiver several times a second. A lost connection only stops the reports.
     fn observe(&self, results: &str, token: Option<&Token>) -> anyhow::Result<Receiver<Progress>>;
 
-    /// Where this machine reaches what listens at a loopback address of the host.
+    /// The address on this machine that leads to a loopback address of the host.
     fn reach(&self, address: SocketAddr) -> anyhow::Result<SocketAddr>;
 
-    /// For how long nothing has been heard of the host, if it is lost. It is looked for meanwhile.
+    /// For how long the connection to the host has been lost; `None` if it is not. Meanwhile it is being restored.
     fn away(&self) -> Option<Duration>;
 }
 
-/// A program to start. Paths are as they are on its host.
+/// A program to start. Paths are on its host.
 #[derive(Debug, Clone)]
 pub struct Launch {
-    /// What the job calls it.
+    /// Unique in the job.
     pub name: String,
-    /// Which program.
+    /// The executable's name.
     pub program: &'static str,
-    /// Its arguments.
     pub args: Vec<String>,
-    /// Variables in its environment, besides those of its host.
+    /// Added to its host's environment.
     pub environment: BTreeMap<String, String>,
-    /// Where it writes that it is ready.
     pub ready_file: PathBuf,
-    /// Pass this command's standard input on.
+    /// Whether it gets this command's standard input.
     pub stdin: bool,
-    /// Start it again when it dies.
+    /// Whether it is restarted when it dies.
     pub restart: bool,
 }
 
-/// A program that was started. When this is dropped, the program is ended.
+/// A started program. Dropping this ends the program.
 pub trait Running {
-    /// How it ended for good, if it has.
+    /// How it ended for good; `None` while it runs or is being restarted.
     fn try_wait(&mut self) -> anyhow::Result<Option<End>>;
 
-    /// How it died since this was asked last, each time that it did and was started again.
+    /// The deaths since the last call after which it was restarted.
     fn deaths(&mut self) -> Vec<End>;
 
-    /// Ends it, and waits until it is gone.
+    /// Ends it, and waits for its end.
     fn kill(&mut self) -> anyhow::Result<()>;
 
-    /// Leaves it alone from now on: it goes on when this is dropped, if its host can keep it.
+    /// Detaches it: dropping this no longer ends it, if its host can keep it running.
     fn leave(&mut self);
 
-    /// The last lines that it wrote.
+    /// The last lines of its log.
     fn last_lines(&self, count: usize) -> anyhow::Result<Vec<String>>;
 
-    /// Where to read all that it wrote.
+    /// Where users find its log: a path or a command.
     fn log(&self) -> String;
 }
 

@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM: noticed, so that whoever is at work can clean up.
+//! Handles Ctrl-C and SIGTERM, so that a command can clean up before it ends.
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -8,21 +8,21 @@ use process::signals::EndSignal;
 
 use crate::console;
 
-/// What this process leaves behind unless it is removed.
+/// Removes what this process would leave behind.
 static CLEAN_UP: OnceLock<fn()> = OnceLock::new();
 
-/// Has this called before [`leave`] ends the process. Only the first call counts.
+/// Sets a function that [`leave`] calls before it ends the process. Only the first call counts.
 pub fn before_leaving(clean_up: fn()) {
     let _ = CLEAN_UP.set(clean_up);
 }
 
-/// How often.
+/// How many signals have come.
 static TIMES: AtomicUsize = AtomicUsize::new(0);
 
-/// The exit code of a command that was interrupted, as shells have it for Ctrl-C.
+/// The exit code of a command that was interrupted, as shells report Ctrl-C.
 pub const EXIT_CODE: u8 = 130;
 
-/// What [`check`] gives when somebody wants the command to end.
+/// The error of [`check`] after an interruption.
 #[derive(Debug)]
 pub struct Interrupted;
 
@@ -34,12 +34,12 @@ impl fmt::Display for Interrupted {
 
 impl std::error::Error for Interrupted {}
 
-/// From now on the first signal is noted and ends nothing. The second ends this process at once, with these words.
-pub fn watch(words: &'static str) -> anyhow::Result<()> {
-    watch_and_say("", words)
+/// From now on, the first signal only sets a flag. The second prints this message and ends the process at once.
+pub fn watch(message: &'static str) -> anyhow::Result<()> {
+    watch_and_say("", message)
 }
 
-/// As [`watch`], with words for the first signal, too.
+/// As [`watch`]; the first signal also prints a message.
 pub fn watch_and_say(first: &'static str, second: &'static str) -> anyhow::Result<()> {
     process::signals::on_end_signals(move || {
         if TIMES.fetch_add(1, Ordering::SeqCst) > 0 {
@@ -52,37 +52,37 @@ pub fn watch_and_say(first: &'static str, second: &'static str) -> anyhow::Resul
     })
 }
 
-/// As [`watch`]; but when the terminal is closed, this process ends at once, and leaves what it has started elsewhere alone.
-pub fn watch_or_leave(words: &'static str) -> anyhow::Result<()> {
+/// As [`watch`]; but a closed terminal ends this process at once, and what it started on hosts continues.
+pub fn watch_or_leave(message: &'static str) -> anyhow::Result<()> {
     process::signals::on_signals(move |signal| match signal {
         EndSignal::Hangup => exit(),
         EndSignal::End => {
             if TIMES.fetch_add(1, Ordering::SeqCst) > 0 {
-                console::note(words);
+                console::note(message);
                 exit();
             }
         }
     })
 }
 
-/// From now on signals are counted, and nothing else: see [`times`].
+/// From now on, signals are only counted: see [`times`].
 pub fn count() -> anyhow::Result<()> {
     process::signals::on_end_signals(|| {
         TIMES.fetch_add(1, Ordering::SeqCst);
     })
 }
 
-/// How often somebody has wanted the command to end.
+/// How often the command was interrupted.
 pub fn times() -> usize {
     TIMES.load(Ordering::SeqCst)
 }
 
-/// Ends this process as one that was interrupted.
+/// Ends this process with [`EXIT_CODE`].
 pub fn exit() -> ! {
     leave(EXIT_CODE)
 }
 
-/// Ends this process, whatever its threads wait for.
+/// Ends this process at once, without waiting for its threads.
 pub fn leave(code: u8) -> ! {
     if let Some(clean_up) = CLEAN_UP.get() {
         clean_up();
@@ -90,12 +90,13 @@ pub fn leave(code: u8) -> ! {
     std::process::exit(i32::from(code))
 }
 
-/// Whether somebody wants the command to end.
+/// Whether the command was interrupted.
 pub fn is_wanted() -> bool {
     TIMES.load(Ordering::SeqCst) > 0
 }
 
-/// An error if somebody wants the command to end.
+/// # Errors
+/// The command was interrupted.
 pub fn check() -> anyhow::Result<()> {
     if is_wanted() { Err(Interrupted.into()) } else { Ok(()) }
 }

@@ -1,9 +1,8 @@
-//! A job on hosts: starts its programs in order, wires them, and watches them until the job is done.
+//! A job on hosts: starts its programs in order, connects them, and watches them until the job is done.
 //!
-//! receiver → initializer → other classifiers → sender. Each one's addresses are known when the next is started,
-//! since programs write where they listen to a ready file. One that dies is started again by its host, and the job goes
-//! on; it fails when one says that it cannot go on. Whatever happens, nothing that was started here is left behind: a
-//! program ends when its [`Running`](crate::host::Running) is dropped.
+//! receiver → initializer → other classifiers → sender. A program writes its addresses to a ready file, so they are known
+//! when the next one is started. A host restarts a program that dies, and the job continues; it fails when a program ends
+//! for good with an error. A program ends when its [`Running`](crate::host::Running) is dropped, so nothing is left behind.
 
 mod hub;
 mod lifetime;
@@ -27,65 +26,59 @@ pub use hub::HUB;
 pub use hub::Hub;
 use hub::report_args;
 pub use lifetime::Lifetime;
-pub use programs::LostSight;
+pub use programs::LostContact;
 pub use programs::Program;
 use programs::Programs;
 pub use progress::Watched;
 
-/// How long a sender may be without the cluster, whose processes have to find each other again when one of them has died.
+/// Seconds that a sender waits for the cluster, which must form again when one of its processes has died.
 const SENDER_PATIENCE: u64 = 600;
 
-/// What to run.
+/// A job to run.
 #[derive(Debug, Clone)]
 pub struct Job {
-    /// Where rows come from.
     pub input: Input,
     /// The model and its settings: arguments for all classifiers.
     pub model_args: Vec<String>,
     /// Worker threads in each classifier process.
     pub workers: usize,
-    /// Variables in the programs' environment.
+    /// Added to the programs' environment.
     pub environment: BTreeMap<String, String>,
-    /// Where the results go; paths are as they are on the hosts.
+    /// The results file. All paths are on the hosts.
     pub results: PathBuf,
-    /// Where results, rejects and summary are packed to, if they are.
+    /// The archive of results, rejects and summary; `None` to pack none.
     pub archive: Option<PathBuf>,
-    /// Where ready files go.
+    /// The folder for ready files.
     pub run_folder: PathBuf,
-    /// The job's token, and the file that has it.
     pub token: Token,
     /// The file that has the token.
     pub token_file: PathBuf,
-    /// How many rows may be rejected, if the user says so.
+    /// How many rows may be rejected; `None` for the receiver's default.
     pub max_rejects: Option<MostRejects>,
-    /// When the hosts end by themselves, if they do.
+    /// When the hosts terminate themselves; `None` if they do not.
     pub lifetime: Option<Lifetime>,
-    /// What the hub shows the job to be.
+    /// What the hub shows about the job.
     pub description: Description,
 }
 
-/// Where rows come from.
+/// The source of a job's rows.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub enum Input {
-    /// Fake rows.
     Fake {
-        /// How many.
         lines: u64,
         /// Seed for the generated rows.
         seed: u64,
     },
     /// A CSV file.
     File {
-        /// Where it is.
         path: PathBuf,
-        /// [Which file](records::identity::Identity) that was when this command looked at it.
+        /// Its [identity](records::identity::Identity) when this command checked it.
         identity: String,
-        /// The user says that it has commas, whatever it looks like.
+        /// The user states that its delimiter is a comma, which overrides the check.
         commas: bool,
     },
-    /// A CSV that can be read only once: a named pipe, say.
+    /// A CSV that can be read only once, such as a named pipe.
     Pipe {
-        /// Where it is.
         path: PathBuf,
         /// As of a file.
         commas: bool,
@@ -98,7 +91,7 @@ pub enum Input {
 }
 
 impl Input {
-    /// How many rows it has, if that is known.
+    /// The number of rows; `None` if it is not known.
     pub fn rows(&self) -> Option<u64> {
         match self {
             Self::Fake { lines, .. } => Some(*lines),
@@ -106,7 +99,7 @@ impl Input {
         }
     }
 
-    /// The arguments that tell a sender its rows.
+    /// The sender's arguments for this input.
     pub fn sender_args(&self) -> Vec<String> {
         let csv = |commas: &bool, path: String| {
             let delimiter = commas.then_some(["--delimiter", ","]).into_iter().flatten();
@@ -125,22 +118,21 @@ impl Input {
     }
 }
 
-/// The hosts of a job: one for sender and receiver, and one for each classifier process, the initializer's first.
-/// Several of them may be the same machine.
+/// The hosts of a job. Several of them may be the same machine.
 pub struct Hosts<'a> {
     /// For sender and receiver.
     pub metrics: &'a dyn Host,
-    /// For the classifiers.
+    /// One for each classifier process; the initializer's is the first.
     pub classifiers: Vec<&'a dyn Host>,
 }
 
-/// What is done when a job takes its first row.
+/// Called when the source asks for its first row.
 pub type WhenBegun<'a> = &'a dyn Fn() -> anyhow::Result<()>;
 
-/// Runs a job until its results are durable (and packed, if that is wanted). Its programs report to the hub, if there is one.
+/// Runs a job until its results are durable and, if requested, packed. Its programs report to the hub, if there is one.
 ///
 /// # Errors
-/// When one of its programs fails, with its last lines; or somebody interrupts.
+/// A program failed (the error has its last lines), or the user interrupted.
 pub fn run(
     job: &Job,
     hosts: &Hosts<'_>,
@@ -184,7 +176,7 @@ pub fn run(
     let mut args = vec![rows];
     args.extend(report_args(hub, hosts.metrics));
     args.extend(token_args(job));
-    // A sender that is started again is the same one, with this name.
+    // A restarted sender has the same session.
     args.extend(["--session".into(), protocol::hash::short_hex(job.token.secret().as_bytes())]);
     if !matches!(job.input, Input::Stdin { .. }) {
         args.extend(["--patience".into(), SENDER_PATIENCE.to_string()]);
@@ -206,7 +198,7 @@ pub fn run(
     Ok(Times { forming, packing })
 }
 
-/// Starts the receiver; gives where it listens.
+/// Starts the receiver; returns its address for results.
 fn start_receiver<'a>(
     programs: &mut Programs<'a>,
     job: &Job,
@@ -232,7 +224,7 @@ fn token_args(job: &Job) -> [String; 2] {
     ["--token-file".to_owned(), arg(&job.token_file)]
 }
 
-/// Has the results of a job packed that is done, and whose receiver was ended while it packed them; gives how long that took.
+/// Packs the results of a finished job whose receiver was ended while it packed them; returns how long that took.
 ///
 /// # Errors
 /// As [`run`].
@@ -245,10 +237,10 @@ pub fn pack(job: &Job, metrics: &dyn Host) -> anyhow::Result<Duration> {
     Ok(start.elapsed())
 }
 
-/// Programs of a job that runs already, the receiver first: each with its host.
+/// The programs of a running job; the receiver is the first.
 pub type Found<'a> = Vec<Program<'a>>;
 
-/// Watches a job that runs already until it is done, as [`run`] does; gives how long packing took.
+/// Watches a running job until it is done, as [`run`] does; returns how long packing took.
 ///
 /// # Errors
 /// As [`run`].
@@ -258,12 +250,12 @@ pub fn attach(metrics: &dyn Host, found: Found<'_>, watched: &Watched<'_>) -> an
     programs.watch(metrics, &results, watched)
 }
 
-/// How long parts of a job took that its summary does not tell.
+/// Durations that the job's summary does not have.
 #[derive(Debug, Clone, Copy)]
 pub struct Times {
-    /// From the start of the first classifier to the cluster's taking rows.
+    /// From the start of the first classifier until the cluster accepts rows.
     pub forming: Duration,
-    /// From the job's being done to its results' being packed.
+    /// From the end of the job until its results are packed.
     pub packing: Duration,
 }
 
@@ -271,7 +263,7 @@ fn at(host: &dyn Host, port: u16) -> String {
     format!("{}:{port}", host.address())
 }
 
-/// Programs are found by their ready files, so that it need not matter when their usual port is taken.
+/// The option with which a program uses another port if its usual one is in use. Its ready file tells others which.
 fn any_port(host: &dyn Host) -> Option<String> {
     (!host.has_fixed_ports()).then(|| "--any-port".to_owned())
 }
@@ -279,7 +271,7 @@ fn any_port(host: &dyn Host) -> Option<String> {
 /// Makes a job's token.
 ///
 /// # Errors
-/// Those of the system.
+/// The system has no random numbers.
 pub fn make_token() -> anyhow::Result<Token> {
     let mut secret = [0u8; 32];
     getrandom::fill(&mut secret).map_err(|e| anyhow!("making a job token: {e}"))?;

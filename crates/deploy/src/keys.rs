@@ -1,49 +1,48 @@
-//! The SSH key pair of the stack, as in 2018: the private key, and the public key in EC2's format.
+//! A stack's SSH key pair: the private key, and the public key in EC2's format. Both have the file names of 2018.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use xshell::{Shell, cmd};
 
-/// The two files.
 #[derive(Debug, Clone)]
 pub struct KeyFiles {
     pub private: PathBuf,
     pub public: PathBuf,
 }
 
-/// Where the key pair of a folder is.
+/// The paths of a folder's key pair.
 pub fn files(folder: &Path) -> KeyFiles {
     KeyFiles { private: folder.join("ssh_key.pem"), public: folder.join("ssh_pubkey_in_ec2_format.pub") }
 }
 
-/// Locks a key pair for a command that works on its stack, until the file is dropped.
+/// Locks a key pair for a command that changes its stack; dropping the file unlocks it.
 ///
 /// # Errors
-/// Another command has it.
+/// Another command has the lock.
 pub fn lock(files: &KeyFiles) -> anyhow::Result<std::fs::File> {
     let private = &files.private;
     let file = std::fs::File::open(private).with_context(|| format!("opening {}", private.display()))?;
     anyhow::ensure!(
         file.try_lock().is_ok(),
-        "another cargo xtask up or down is at work on this stack; wait for it, or interrupt it"
+        "another cargo xtask up or down is changing this stack; wait for its end, or interrupt it"
     );
     Ok(file)
 }
 
-/// Makes the key pair in a folder, unless it is there.
+/// Makes the key pair in a folder, unless it exists.
 ///
 /// # Errors
-/// There is no ssh-keygen, or the private key cannot be read.
+/// ssh-keygen is not installed, or the private key cannot be read.
 pub fn make(folder: &Path) -> anyhow::Result<KeyFiles> {
     let files = files(folder);
     let KeyFiles { private, public } = &files;
     let shell = Shell::new()?;
     if !private.exists() {
         cmd!(shell, "ssh-keygen -q -t ed25519 -N '' -C provisioned-classifier -f {private}").run().context(
-            "making an SSH key with ssh-keygen, which is on Debian and Ubuntu in the package openssh-client",
+            "making an SSH key with ssh-keygen; install it (on Debian and Ubuntu: apt-get install openssh-client)",
         )?;
-        // Under a name of ssh-keygen's; it is made again under ours.
+        // The public key under ssh-keygen's name; it is written again under ours.
         let beside = folder.join("ssh_key.pem.pub");
         shell.remove_path(&beside)?;
     }

@@ -17,20 +17,19 @@ use crate::options::{self, JobOptions, Rows, refuse_unnamed_model, threads, thre
 use crate::output::{Earlier, lock};
 use crate::{console, exit, interrupt, project};
 
-/// Worker threads that a classifier may have.
-const MOST_THREADS: usize = 1024;
-/// How often a check is asked whether it is over.
+/// The most worker threads in a classifier.
+const MAX_THREADS: usize = 1024;
+/// The pause between two polls of a check.
 const CHECK_PAUSE: Duration = Duration::from_millis(1);
-/// How much of what a failed check says is shown, in lines.
+/// How many of the last lines of a check are shown.
 const LAST_LINES: usize = 20;
 /// Paths that mean standard input.
 const STDIN: [&str; 4] = ["-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"];
 
-/// What to run, and how.
 #[derive(Debug, Clone)]
 pub struct LocalJob {
     pub job: JobOptions,
-    /// The model, if the user names one.
+    /// The model that the user named; `None` for native.
     pub model: Option<String>,
     /// The interpreter for Python models.
     pub python: PathBuf,
@@ -43,14 +42,14 @@ pub struct LocalJob {
     pub hub: HubMode,
     /// Also pack the results to an archive beside them.
     pub pack: bool,
-    /// Fail when there are rejects.
+    /// Fail if there are rejects.
     pub strict: bool,
 }
 
-/// Whether there is a Monitoring Hub.
+/// How long the Monitoring Hub runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HubMode {
-    /// No.
+    /// Not at all.
     None,
     /// Until the job is done.
     Job,
@@ -87,13 +86,13 @@ impl LocalJob {
 /// Runs the job.
 ///
 /// # Errors
-/// A job that was refused or has failed; errors know the exit code.
+/// The job was refused or failed; the error carries the exit code.
 pub fn run(args: &LocalJob) -> anyhow::Result<ExitCode> {
     interrupt::watch("interrupted twice: what still runs of the job ends by itself in a moment")?;
     let begun = Cell::new(false);
     let outcome = run_until_done(args, &begun);
     if interrupt::is_wanted() && outcome.is_err() {
-        // The error is what the interruption did: to cargo's build, to a program, or to the wait for them.
+        // The error is only a consequence of the interruption: of cargo's build, a program, or a wait.
         console::note("interrupted: all programs of the job have ended; nothing is left running");
         return Ok(ExitCode::from(interrupt::EXIT_CODE));
     }
@@ -106,10 +105,10 @@ fn run_until_done(args: &LocalJob, begun: &Cell<bool>) -> anyhow::Result<ExitCod
     let (output, log) = (args.output.clone(), args.log.clone());
     let files = ResultFiles::beside(&output.join(RESULTS))?;
     if let Input::File { path, .. } = &input {
-        spare(path, &files)?;
+        refuse_to_overwrite(path, &files)?;
     }
     let programs = project::build_programs()?;
-    // What a first run takes to build is no part of the job.
+    // Building the programs does not count as time of the job.
     let start = Instant::now();
     let run_folder = log.join("run");
     project::make_folder(&output)?;
@@ -120,16 +119,16 @@ fn run_until_done(args: &LocalJob, begun: &Cell<bool>) -> anyhow::Result<ExitCod
     let processes = usize::from(args.processes);
     let threads = workers.div_ceil(processes);
     ensure!(
-        threads <= MOST_THREADS,
-        "{threads} workers in a process are too many; there may be {MOST_THREADS}"
+        threads <= MAX_THREADS,
+        "{threads} workers in a process are too many; the maximum is {MAX_THREADS}"
     );
     let logs = log.clone();
     let host = Local::new(programs, log, run_folder.clone());
     check(args, &host, "classifier", [vec!["check".to_owned()], args.model_args()].concat(), &run_folder)?;
     if matches!(input, Input::File { .. }) {
-        let words = vec!["127.0.0.1:1".to_owned(), "--check".to_owned()];
-        let said = check(args, &host, "sender", [words, input.sender_args()].concat(), &run_folder)?;
-        show_hints(&said);
+        let check_args = vec!["127.0.0.1:1".to_owned(), "--check".to_owned()];
+        let output = check(args, &host, "sender", [check_args, input.sender_args()].concat(), &run_folder)?;
+        show_hints(&output);
     }
     let earlier = Earlier::set_aside(&files, &output)?;
     let local = Locally { host, input, output, logs, files, run_folder, threads, processes };
@@ -137,7 +136,7 @@ fn run_until_done(args: &LocalJob, begun: &Cell<bool>) -> anyhow::Result<ExitCod
     if begun.get() {
         return outcome;
     }
-    // Last, since the hub leaves its report when it ends.
+    // Last, since the hub writes its report when it ends.
     match (outcome, earlier.put_back()) {
         (outcome, Ok(())) => outcome,
         (Ok(_), Err(left)) => Err(left),
@@ -148,7 +147,7 @@ fn run_until_done(args: &LocalJob, begun: &Cell<bool>) -> anyhow::Result<ExitCod
     }
 }
 
-/// Where and of what a job is run.
+/// A job that is ready to run on this machine.
 struct Locally {
     host: Local,
     input: Input,
@@ -156,7 +155,7 @@ struct Locally {
     logs: PathBuf,
     files: ResultFiles,
     run_folder: PathBuf,
-    /// In each of the processes.
+    /// In each process.
     threads: usize,
     processes: usize,
 }
@@ -209,7 +208,7 @@ fn run_job(
         earlier.discard()
     };
     let outcome = job::run(&job, &hosts, hub.as_ref(), Some(&when_begun));
-    // Only programs that are started again read it again; the hub does not need it to go on.
+    // Only restarted programs read the token again; the hub that stays does not need it.
     let removed = std::fs::remove_file(&token_file);
     let summary = outcome.and_then(|times| {
         removed.with_context(|| format!("removing the job token {}", token_file.display()))?;
@@ -218,7 +217,7 @@ fn run_job(
     });
     match hub.filter(|_| args.hub == HubMode::Keep && !interrupt::is_wanted()) {
         Some(hub) => {
-            // Said now, and not when nobody looks any more.
+            // Printed now, since the hub may stay for long.
             let coded = |error| if begun.get() { error } else { exit::refused(error) };
             let code = summary.unwrap_or_else(|error| exit::fail(&coded(error)));
             hub.stay(&host)?;
@@ -228,8 +227,7 @@ fn run_job(
     }
 }
 
-/// What cannot work should not cost the results of the job before: a program sees whether it can. Gives the last lines of what
-/// it says.
+/// Has a program check its arguments, so that a mistake does not cost the results of the job before; returns its last lines.
 fn check(
     job: &LocalJob,
     host: &Local,
@@ -257,9 +255,9 @@ fn check(
     };
     let lines = running.last_lines(LAST_LINES)?;
     let messages: Vec<_> = lines.iter().map(|line| process::log::message(line)).collect();
-    let said = messages.join("\n");
-    ensure!(end.is_success(), "{said}");
-    Ok(said)
+    let output = messages.join("\n");
+    ensure!(end.is_success(), "{output}");
+    Ok(output)
 }
 
 fn cores() -> usize {
@@ -274,13 +272,14 @@ fn describe(input: &Input) -> String {
     }
 }
 
-/// Whether both are there, and are the same.
+/// Whether both paths exist, and are the same file or folder.
 fn same(one: &Path, other: &Path) -> bool {
     one.canonicalize().is_ok_and(|one| other.canonicalize().is_ok_and(|other| one == other))
 }
 
-/// An input that lies where the results go would be replaced by them.
-fn spare(input: &Path, files: &ResultFiles) -> anyhow::Result<()> {
+/// # Errors
+/// The input is one of the files that the job writes.
+fn refuse_to_overwrite(input: &Path, files: &ResultFiles) -> anyhow::Result<()> {
     ensure!(
         !files.all().iter().any(|file| same(file, input)),
         "the input {} would be replaced by the results; move it, or choose another folder with --output",
@@ -299,7 +298,7 @@ fn summarize(
     let json =
         std::fs::read(path).with_context(|| format!("reading the job's summary {}", path.display()))?;
     let summary: Summary =
-        serde_json::from_slice(&json).with_context(|| format!("understanding {}", path.display()))?;
+        serde_json::from_slice(&json).with_context(|| format!("parsing {}", path.display()))?;
     let model_args = args.model_args();
     console::summary(&summary, start.elapsed(), threads(args.model(), &model_args));
     console::data(&format!("results    {} ({})", files.results.display(), console::bytes(summary.bytes)));
@@ -310,7 +309,7 @@ fn summarize(
     }
     console::rejects(&summary, &files.rejects);
     if args.strict && summary.rejects > 0 {
-        console::note("error: there are rejects, and --strict takes none");
+        console::note("error: there are rejects, and --strict allows none");
         return Ok(ExitCode::FAILURE);
     }
     Ok(ExitCode::SUCCESS)

@@ -1,4 +1,4 @@
-//! What the options of a job mean, wherever it runs.
+//! A job's options, wherever it runs, and the arguments and texts made of them.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,31 +14,28 @@ const CHUNK_SIZE: &str = "--chunk-size";
 const THREADS: &str = "--threads-per-worker";
 const TIMEOUT: &str = "--model-timeout";
 const MEMORY: &str = "--model-memory";
-/// How long a model may take for a batch unless the user says otherwise, in seconds.
+/// How long a model may take for a batch by default, in seconds.
 const DEFAULT_TIMEOUT: u64 = 60;
 
-/// Where a job's rows come from.
+/// The rows that the user wants to classify.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rows {
-    /// Rows that are made up.
     Fake {
-        /// How many.
         lines: u64,
         /// Seed for the generated rows.
         seed: u64,
     },
     /// A CSV file with a header.
     File {
-        /// Where it is.
         path: PathBuf,
-        /// The user says that it has commas, whatever it looks like.
+        /// The user states that its delimiter is a comma, which overrides the check.
         commas: bool,
     },
 }
 
 impl Rows {
-    /// The file, if it is one.
+    /// `None` for fake rows.
     pub fn path(&self) -> Option<&Path> {
         match self {
             Self::Fake { .. } => None,
@@ -47,20 +44,20 @@ impl Rows {
     }
 }
 
-/// What a user can say about a job, wherever it runs.
+/// The options of a job, wherever it runs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JobOptions {
     pub rows: Rows,
     /// How many rows may be rejected before the job fails.
     pub max_rejects: Option<MostRejects>,
     pub model: ModelOptions,
-    /// Worker threads: on this machine in all, or on each machine of a cluster.
+    /// Worker threads: of all processes on this machine, or of each machine in a cluster.
     pub workers: Option<u16>,
-    /// Variables for all programs: how they log.
+    /// Variables for all programs, such as `RUST_LOG`.
     pub environment: BTreeMap<String, String>,
 }
 
-/// How a model is called.
+/// A model's settings.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelOptions {
     /// How often `native` feeds a record to its hash.
@@ -76,7 +73,7 @@ pub struct ModelOptions {
 }
 
 impl ModelOptions {
-    /// The arguments that tell a classifier its model.
+    /// The classifier's arguments for a model with these settings.
     pub fn words(&self, model: &str, python: &Path) -> Vec<String> {
         let mut words = vec![("--model", model.to_owned()), ("--python", arg(python))];
         words.push(("--slowness", self.slowness.to_string()));
@@ -87,7 +84,7 @@ impl ModelOptions {
         words.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect()
     }
 
-    /// Changes the arguments of an earlier job where these options differ in what does not decide its results.
+    /// Changes the arguments of an earlier job: only those that the user gave and that do not affect results.
     pub fn change(&self, words: &mut Vec<String>) {
         for (flag, value) in [(TIMEOUT, self.timeout), (MEMORY, self.memory)] {
             let Some(value) = value.map(|value| value.to_string()) else { continue };
@@ -99,7 +96,7 @@ impl ModelOptions {
     }
 }
 
-/// What the hub shows a job to be, by its model and the classifier's arguments; machines are known to the caller.
+/// What the hub shows about a job; `words` are the classifier's arguments. The caller adds the machines.
 pub fn describe(model: &str, words: &[String], input: String, output: String, workers: usize) -> Description {
     Description {
         model: Some(model.to_owned()),
@@ -117,26 +114,26 @@ fn value<'a>(words: &'a [String], flag: &str) -> Option<&'a str> {
     words.iter().skip_while(|word| *word != flag).nth(1).map(String::as_str)
 }
 
-/// Refuses a file of rows without a named model: `native` would give scores that look like a model's, and are made of a hash.
+/// Refuses to classify a file without a named model: the scores of `native` look like a model's, but are made from a hash.
 ///
 /// # Errors
-/// Says how to name a model.
+/// No model is named; the error says how to name one.
 pub fn refuse_unnamed_model(rows: &Rows, is_named: bool) -> anyhow::Result<()> {
     ensure!(
         rows.path().is_none() || is_named,
-        "--input has rows, and no model is named to classify them; name yours with --model FILE.py or --model python:MODULE, or say \
-         --model native, whose scores are made of a hash and mean nothing"
+        "--input has rows, and no model is named to classify them; name yours with --model FILE.py or --model python:MODULE, or \
+         use --model native, whose scores are made from a hash and mean nothing"
     );
     Ok(())
 }
 
-/// How many threads the libraries of a Python model have in each worker, by the classifier's arguments; other models have no
-/// libraries.
+/// The number of threads for a Python model's libraries in each worker, from the classifier's arguments; `None` for other
+/// models, which have no libraries.
 pub fn threads<'a>(model: &str, words: &'a [String]) -> Option<&'a str> {
     value(words, THREADS).filter(|_| model.starts_with("python:"))
 }
 
-/// The same, to be put behind the number of workers.
+/// The same, as a suffix to the number of workers.
 pub fn threads_each(model: &str, words: &[String]) -> String {
     match threads(model, words) {
         Some("1") => ", 1 thread each".to_owned(),
@@ -150,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_earlier_jobs_words_change_only_where_something_is_said() {
+    fn arguments_of_an_earlier_job_change_only_where_options_are_given() {
         let options = |timeout, memory| ModelOptions {
             slowness: 10,
             chunk_size: 100,

@@ -8,35 +8,35 @@ use anyhow::{Context, ensure};
 
 use crate::console;
 
-/// All programs, which are built by one call.
+/// All programs; one call of cargo builds them.
 const PACKAGES: [&str; 5] = ["sender", "classifier", "receiver", "agent", "hub"];
 /// The programs that a job consists of.
 pub const PROGRAMS: [&str; 4] = ["sender", "classifier", "receiver", "hub"];
 
-/// A variable in the environment: the folder of programs that are taken as they are, and not built.
+/// A variable in the environment: a folder of prebuilt programs to use.
 pub const PREBUILT: &str = "XTASK_PROGRAMS";
 
 /// The project's folder.
 pub fn root() -> anyhow::Result<PathBuf> {
-    // Cargo sets it for `cargo xtask`, to the folder of that crate; without it, this crate's own place says where the project was.
+    // `cargo xtask` sets it to the folder of that crate. Without it, the project is where it was when this crate was built.
     let (crate_folder, depth) = match std::env::var_os("CARGO_MANIFEST_DIR") {
         Some(folder) => (PathBuf::from(folder), 1),
         None => (PathBuf::from(env!("CARGO_MANIFEST_DIR")), 2),
     };
-    Ok(crate_folder.ancestors().nth(depth).context("this crate lies in no project")?.to_owned())
+    Ok(crate_folder.ancestors().nth(depth).context("this crate is not in a project")?.to_owned())
 }
 
-/// Goes to the project's folder, for a command that works on the project itself.
+/// Changes to the project's folder, for a command that works on the project itself.
 pub fn enter_root() -> anyhow::Result<()> {
     let root = root()?;
     std::env::set_current_dir(&root)
-        .with_context(|| format!("going to the project's folder {}", root.display()))
+        .with_context(|| format!("changing to the project's folder {}", root.display()))
 }
 
-/// A folder in the project, as short as it can be said from where the command was started.
+/// A folder in the project; relative if it is below the current folder.
 pub fn default_folder(name: &str) -> anyhow::Result<PathBuf> {
     let folder = root()?.join(name);
-    let here = std::env::current_dir().context("asking for the current folder")?;
+    let here = std::env::current_dir().context("finding the current folder")?;
     Ok(folder.strip_prefix(here).map_or(folder.clone(), Path::to_owned))
 }
 
@@ -45,18 +45,18 @@ pub fn cargo() -> OsString {
     std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
 }
 
-/// Where this command was built, and where it builds the programs: cargo's release folder.
+/// Cargo's release folder, which has this command and the programs that it builds.
 pub fn release_folder() -> anyhow::Result<PathBuf> {
-    let me = std::env::current_exe().context("looking for this program's file")?;
-    Ok(me.parent().context("this program lies in no folder")?.to_owned())
+    let me = std::env::current_exe().context("finding this program's file")?;
+    Ok(me.parent().context("this program is in no folder")?.to_owned())
 }
 
-/// Builds the programs, unless they are up to date; returns the folder that they are in.
+/// Builds the programs if they are out of date; returns their folder.
 pub fn build_programs() -> anyhow::Result<PathBuf> {
     build(&PACKAGES, None)
 }
 
-/// Builds the programs so that they need no C library of their host, if the toolchain can do that.
+/// Builds statically linked programs, which need no C library; `None` if the toolchain lacks the target.
 pub fn build_static_programs() -> anyhow::Result<Option<PathBuf>> {
     let musl = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
     let installed = duct::cmd!("rustup", "target", "list", "--installed").stderr_null().read();
@@ -64,18 +64,18 @@ pub fn build_static_programs() -> anyhow::Result<Option<PathBuf>> {
     if can { build(&PACKAGES, Some(&musl)).map(Some) } else { Ok(None) }
 }
 
-/// Builds a program of a crate that has its name; returns its file.
+/// Builds the program of the crate with its name; returns its path.
 pub fn build_program(name: &str) -> anyhow::Result<PathBuf> {
     Ok(build(&[name], None)?.join(name))
 }
 
-/// A call of cargo, which is printed.
+/// Prints a call of cargo, and returns it.
 pub fn cargo_with(words: &[&str]) -> duct::Expression {
     console::echo(&format!("cargo {}", words.join(" ")));
     cargo_quietly(words)
 }
 
-/// The same, that leaves the processor to others that want it.
+/// As [`cargo_with`], with low priority for the processor.
 pub fn cargo_with_low_priority(words: &[&str]) -> duct::Expression {
     console::echo(&format!("nice cargo {}", words.join(" ")));
     let words: Vec<_> = words.iter().map(OsStr::new).collect();
@@ -83,14 +83,14 @@ pub fn cargo_with_low_priority(words: &[&str]) -> duct::Expression {
     without_own_variables(duct::cmd("nice", [&[cargo.as_os_str()], &words[..]].concat()))
 }
 
-/// A call of cargo.
+/// As [`cargo_with`], without printing.
 pub fn cargo_quietly<W: AsRef<OsStr>>(words: &[W]) -> duct::Expression {
     let words: Vec<_> = words.iter().map(AsRef::as_ref).collect();
     without_own_variables(duct::cmd(cargo(), words))
 }
 
 fn without_own_variables(mut call: duct::Expression) -> duct::Expression {
-    // What cargo has told this program about itself; build scripts of C libraries run again when they see it change.
+    // Cargo set these for this program. Build scripts of C libraries run again when they change.
     for (name, _) in std::env::vars_os() {
         if name
             .to_str()
@@ -102,14 +102,14 @@ fn without_own_variables(mut call: duct::Expression) -> duct::Expression {
     call
 }
 
-/// Runs cargo, and shows what it says if it has something to do: that all is up to date is no news for a user.
+/// Runs cargo, and shows its output unless everything is up to date.
 fn run_unless_fresh(words: &[&str], cargo: &duct::Expression) -> anyhow::Result<()> {
     let colour = if std::io::stderr().is_terminal() { "always" } else { "auto" };
     let cargo = cargo.env("CARGO_TERM_COLOR", colour).stderr_to_stdout().unchecked();
     let output = cargo.reader().context("starting cargo")?;
     let mut is_shown = false;
     for line in BufReader::new(&output).split(b'\n') {
-        let line = String::from_utf8_lossy(&line.context("reading what cargo says")?).into_owned();
+        let line = String::from_utf8_lossy(&line.context("reading cargo's output")?).into_owned();
         if !is_shown && line.contains("Finished") {
             continue;
         }
@@ -120,7 +120,7 @@ fn run_unless_fresh(words: &[&str], cargo: &duct::Expression) -> anyhow::Result<
         console::note(&line);
     }
     let status = output.try_wait().context("waiting for cargo")?.map(|output| output.status);
-    ensure!(status.is_some_and(|status| status.success()), "cargo failed; its reason is above");
+    ensure!(status.is_some_and(|status| status.success()), "cargo failed; the reason is above");
     Ok(())
 }
 

@@ -1,7 +1,7 @@
-//! What a user asks of hosts: the commands for them, as they are meant.
+//! The commands for hosts, parsed.
 //!
-//! `cargo xtask` turns words to one of these and hands it, as JSON, to the program that does it: `deploy-ssh` or `deploy-aws`, which
-//! are built when they are first needed. The two know nothing of flags.
+//! `cargo xtask` parses its arguments to a [`Request`], and passes it as JSON to the program that does it: `deploy-ssh` or
+//! `deploy-aws`, which are built when they are first needed. These two know no flags.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -29,12 +29,12 @@ pub enum Request {
     Down(Down),
 }
 
-/// What a stack in the cloud is to be. `up` remembers all of it.
+/// The options of a stack in the cloud. `up` remembers all of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StackOptions {
     pub name: Option<String>,
     pub regions: Vec<String>,
-    /// The most wanted first.
+    /// In order of preference.
     pub instance_types: Vec<String>,
     pub image: Option<String>,
     pub subnet: Option<String>,
@@ -48,11 +48,11 @@ pub struct StackOptions {
     pub on_call: Option<PathBuf>,
     /// How long machines may take to boot.
     pub boot_time: Duration,
-    /// How old AWS's answers may be: how long something new may be invisible.
+    /// How old AWS's answers may be, and so how long something new may be invisible.
     pub settle: Duration,
 }
 
-/// Show what `up` would change in the cloud.
+/// Shows what `up` would change in the cloud.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
     pub cluster_size: Option<u16>,
@@ -61,7 +61,7 @@ pub struct Plan {
     pub inventory: PathBuf,
 }
 
-/// Make hosts ready.
+/// Makes hosts ready.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Up {
     pub cluster_size: Option<u16>,
@@ -97,7 +97,7 @@ pub struct Job {
     pub keep_on_failure: bool,
 }
 
-/// Run a job on the hosts, or watch one.
+/// Runs a job on the hosts, or watches one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunCluster {
     pub mode: RunMode,
@@ -112,50 +112,51 @@ pub struct RunCluster {
 pub enum RunMode {
     /// A new one.
     New,
-    /// One that was interrupted, which continues where it was.
+    /// The last one, continued from where it was interrupted.
     Resume,
-    /// One that runs, which is only watched.
+    /// The running one, only watched.
     Attach,
 }
 
-/// Fetch the results.
+/// Fetches the results.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GetResults {
     pub output: PathBuf,
-    /// The complete batches of a job that is not done; `None` for a job that is.
+    /// To fetch the complete batches of a job that is not done; `None` for all results of a job that is.
     pub partial: Option<Partial>,
     pub inventory: PathBuf,
 }
 
-/// How the complete batches of a job that is not done are fetched.
+/// How to fetch the complete batches of a job that is not done.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Partial {
+    /// A time limit.
     pub within: Option<Duration>,
-    /// End a job that still runs first.
+    /// First end a job that still runs.
     pub end_job: bool,
     /// Why the job is not done, for the summary.
     pub because: Option<String>,
 }
 
-/// Show the hosts and how the job goes.
+/// Shows the status of hosts and job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     pub json: bool,
     pub inventory: PathBuf,
 }
 
-/// Show what the programs log.
+/// Shows the logs of the programs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Logs {
     /// Only of this host.
     pub host: Option<String>,
     pub follow: bool,
-    /// At most so many lines of each program.
+    /// How many of the last lines of each program.
     pub lines: u32,
     pub inventory: PathBuf,
 }
 
-/// Log in to a host, or run a command there.
+/// Logs in to a host, or runs a command there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ssh {
     pub host: String,
@@ -163,30 +164,30 @@ pub struct Ssh {
     pub inventory: PathBuf,
 }
 
-/// Show the Monitoring Hub of the job.
+/// Shows the Monitoring Hub of the job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hub {
     pub inventory: PathBuf,
 }
 
-/// End the job.
+/// Ends the job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stop {
     pub inventory: PathBuf,
 }
 
-/// Undo what `up` has done.
+/// Undoes `up`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Down {
-    /// Also while a job is running, and forget hosts that cannot be reached.
+    /// Even while a job is running; also forget hosts that cannot be reached.
     pub force: bool,
-    /// Also when there are results that were not fetched.
+    /// Even if there are results that were not fetched.
     pub discard_results: bool,
     pub provider: Option<Provider>,
     pub stack: Option<String>,
-    /// Only a stack that has this folder's SSH key, even if it is named.
+    /// Only a stack that has this folder's SSH key, even if the user named it.
     pub own: bool,
-    /// How long to look for what AWS does not show yet.
+    /// How long to search for resources that AWS does not show yet.
     pub settle: Duration,
     pub regions: Vec<String>,
     pub inventory: PathBuf,
@@ -210,13 +211,13 @@ impl Request {
         }
     }
 
-    /// Whether this is about hosts in the cloud.
+    /// Whether the command is for hosts in the cloud.
     ///
     /// # Errors
-    /// Hosts of the cloud that the user takes for others: they would be cleared and forgotten, and go on to cost money.
+    /// The user gives `--provider ssh` for hosts in the cloud: they would be cleared and forgotten, and would still cost money.
     pub fn is_in_cloud(&self) -> anyhow::Result<bool> {
-        // Where hosts come from, as the user says it, and where they come from if nothing is known of any.
-        let (said, otherwise) = match self {
+        // The provider that the user named, and whether hosts are in the cloud if no inventory exists.
+        let (named, default) = match self {
             Self::Plan(_) | Self::Job(_) => return Ok(true),
             Self::Up(up) if up.provider.is_some() || up.hosts.is_some() => {
                 return Ok(up.provider == Some(Provider::Aws));
@@ -229,12 +230,12 @@ impl Request {
             _ => (None, false),
         };
         let inventory = self.inventory();
-        // As the inventory is written; the program that decides this does not read TOML.
+        // A line of the inventory; xtask, which decides this, has no TOML parser.
         let stack = read_if_there(inventory)?.map(|text| {
             let text = String::from_utf8_lossy(&text).into_owned();
             text.lines().find_map(|line| line.strip_prefix("stack = ")).map(str::to_owned)
         });
-        match (said, stack) {
+        match (named, stack) {
             (Some(Provider::Ssh), Some(Some(stack))) => bail!(
                 "the hosts of {} are the stack {stack} in the cloud, which --provider ssh would leave running; cargo xtask down \
                  destroys it",
@@ -242,27 +243,27 @@ impl Request {
             ),
             (Some(provider), _) => Ok(provider == Provider::Aws),
             (None, Some(stack)) => Ok(stack.is_some()),
-            (None, None) => Ok(otherwise
+            (None, None) => Ok(default
                 || matches!(self, Self::Status(_))
                     && read_if_there(&inventory.with_file_name("stack.toml"))?.is_some()),
         }
     }
 
-    /// The request as the argument of the program that does it.
+    /// The request as an argument of the program that does it.
     ///
     /// # Errors
-    /// A path that is no text.
+    /// A path is not UTF-8.
     pub fn to_arg(&self) -> anyhow::Result<String> {
-        serde_json::to_string(self).context("passing the command on; paths have to be UTF-8")
+        serde_json::to_string(self).context("encoding the command; paths must be UTF-8")
     }
 
-    /// The request that this process was started with.
+    /// The request in this process's argument.
     ///
     /// # Errors
-    /// There is none, or it is not one.
+    /// There is no argument, or it is not a request.
     pub fn of_process() -> anyhow::Result<Self> {
-        let word = std::env::args().nth(1);
-        let word = word.context("this program is started by cargo xtask, which says what to do")?;
-        serde_json::from_str(&word).context("understanding what cargo xtask wants")
+        let arg = std::env::args().nth(1);
+        let arg = arg.context("this program has no request; only cargo xtask starts it")?;
+        serde_json::from_str(&arg).context("parsing the request of cargo xtask")
     }
 }

@@ -13,7 +13,7 @@ use anyhow::{Context, anyhow, bail, ensure};
 use deploy::host::Host;
 use deploy::input::check_input;
 use deploy::interrupt::{self, Interrupted};
-use deploy::job::{self, Hosts, Hub, Job, Lifetime, LostSight, Times};
+use deploy::job::{self, Hosts, Hub, Job, Lifetime, LostContact, Times};
 use deploy::options::{self, refuse_unnamed_model, threads, threads_each};
 use deploy::request::{RunCluster, RunMode};
 use deploy::{console, exit, step};
@@ -253,7 +253,7 @@ fn run_with_hub(job: &Job, hosts: &Hosts<'_>) -> anyhow::Result<Times> {
 
 /// Ends what is left of the job on its hosts, except the hub.
 fn end<T>(hosts: &[Ssh], outcome: anyhow::Result<T>) -> anyhow::Result<T> {
-    if outcome.as_ref().is_err_and(exit::is::<LostSight>) {
+    if outcome.as_ref().is_err_and(exit::is::<LostContact>) {
         return outcome;
     }
     // Whatever happened, this ends what could not be ended by name. A lost host may still compute, to no effect.

@@ -16,7 +16,7 @@ use protocol::token::Token;
 
 use super::{Host, Launch, Running};
 
-/// How long a program may take to end in order, before it is ended by force.
+/// How long a program may take to end before it is killed.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// This machine.
@@ -28,7 +28,7 @@ pub struct Local {
 }
 
 impl Local {
-    /// Runs the programs in one folder, with their logs in another, and their ready files in a third.
+    /// The folders of the programs, of their logs, and of their ready files.
     pub fn new(programs: PathBuf, logs: PathBuf, run: PathBuf) -> Self {
         Self { programs, logs, run }
     }
@@ -47,14 +47,14 @@ impl Host for Local {
         false
     }
 
-    /// The program is kept by a thread of this process, and ends with it.
+    /// A thread of this process supervises the program, which ends with this process.
     fn start(&self, launch: &Launch) -> anyhow::Result<Box<dyn Running>> {
         let log = self.logs.join(format!("{}.log", launch.name));
         let context = || format!("starting {} on {}", launch.name, self.name());
         for left in [&launch.ready_file, &log] {
             remove_if_there(left).with_context(context)?;
         }
-        let to_keep = process::supervisor::Launch {
+        let supervised = process::supervisor::Launch {
             path: self.programs.join(launch.program),
             args: launch.args.clone(),
             environment: launch.environment.clone(),
@@ -65,21 +65,20 @@ impl Host for Local {
             stdin: launch.stdin,
         };
         let supervisor = Supervisor::default();
-        let (telling, events) = channel();
-        let kept = supervisor.clone();
-        let keeping = move || {
-            kept.supervise(&to_keep, |event| {
-                // When nobody wants to know, the program is being ended.
-                let _ = telling.send(event.clone());
+        let (sender, events) = channel();
+        let own = supervisor.clone();
+        let supervise = move || {
+            own.supervise(&supervised, |event| {
+                // The receiving end is closed only when the program is being ended.
+                let _ = sender.send(event.clone());
                 Ok(())
             })
         };
         let thread =
-            std::thread::Builder::new().name("supervisor".into()).spawn(keeping).with_context(context)?;
+            std::thread::Builder::new().name("supervisor".into()).spawn(supervise).with_context(context)?;
         let name = launch.name.clone();
         let mut program = LocalProgram { name, supervisor, thread: Some(thread), events, end: None, log };
-        // A program that cannot be started at all is an error here. Its supervisor has told nothing then, and ends; it is waited
-        // for, since its thread may still run for a moment after the last that could be heard of it.
+        // If the program cannot be started, its supervisor ends without an event, and its thread returns the error.
         if program.events.recv().is_err()
             && let Some(thread) = program.thread.take()
         {
@@ -127,8 +126,8 @@ struct LocalProgram {
 
 impl LocalProgram {
     fn join(&mut self, thread: JoinHandle<anyhow::Result<End>>) -> anyhow::Result<()> {
-        let kept = thread.join().unwrap_or_else(|_| Err(anyhow!("its supervisor's thread broke off")));
-        self.end = Some(kept.with_context(|| format!("keeping {}", self.name))?);
+        let end = thread.join().unwrap_or_else(|_| Err(anyhow!("its supervisor's thread panicked")));
+        self.end = Some(end.with_context(|| format!("supervising {}", self.name))?);
         Ok(())
     }
 }
@@ -147,7 +146,7 @@ impl Running for LocalProgram {
     }
 
     fn leave(&mut self) {
-        // It lives no longer than this command.
+        // It cannot outlive this process.
     }
 
     fn kill(&mut self) -> anyhow::Result<()> {
@@ -167,7 +166,7 @@ impl Running for LocalProgram {
 
 impl Drop for LocalProgram {
     fn drop(&mut self) {
-        // One that has ended cannot be killed, which is as good; and there is nobody to tell the rest.
+        // A program that has already ended is fine, and other errors cannot be reported here.
         let _ = self.kill();
     }
 }
@@ -196,7 +195,7 @@ mod tests {
         std::fs::write(dir.path().join("no-program"), "").unwrap();
         let here = || dir.path().to_owned();
         let host = Local::new(here(), here(), here());
-        // The supervisor's thread may need a moment to end after it has told nothing; so it is tried often.
+        // Repeated, since the supervisor's thread may end a moment after it closes its channel.
         for _ in 0..300 {
             for (program, cause) in [("missing", "No such file"), ("no-program", "Permission denied")] {
                 let error = host.start(&launch(dir.path(), program)).err().unwrap();

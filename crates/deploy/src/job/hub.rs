@@ -1,4 +1,4 @@
-//! The Monitoring Hub of a job. The job does not depend on it: when it cannot be started, that is told, and that is all.
+//! The Monitoring Hub of a job. The job does not depend on it: if it cannot be started, only a message is printed.
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
@@ -12,47 +12,49 @@ use telemetry::view;
 
 use super::ready::await_address;
 use super::{Job, any_port, at, token_args};
-use crate::console::{self, Standing};
+use crate::console::{self, JobStatus};
 use crate::host::{Host, Launch, Running, arg};
 use crate::interrupt;
 
-/// What jobs call it.
+/// The hub's name as a program of the job.
 pub const HUB: &str = "hub";
-/// How long it may take until it listens.
+/// How long it may take to start listening.
 const READY_TIME: Duration = Duration::from_secs(10);
-/// How often it is looked whether it is still there, while its page is looked at.
+/// The pause between two checks that it still runs, while it only serves its page.
 const STAY_PAUSE: Duration = Duration::from_millis(50);
-/// How often it is asked how the job stands (it hears that once a second), how long an answer may take, and how long it may be.
-const ASK_PAUSE: Duration = Duration::from_millis(500);
-const ASK_TIME: Duration = Duration::from_millis(500);
+/// The pause between two requests for the job's status, which changes once a second.
+const STATUS_PAUSE: Duration = Duration::from_millis(500);
+/// How long a request for the status may take.
+const STATUS_TIME: Duration = Duration::from_millis(500);
 /// How long its page may take to answer for the first time.
-const LOOK_TIME: Duration = Duration::from_secs(5);
-const MOST_ANSWER: u64 = 1 << 20;
+const FIRST_ANSWER_TIME: Duration = Duration::from_secs(5);
+/// The longest answer, in bytes.
+const MAX_ANSWER: u64 = 1 << 20;
 
-/// A hub; ends when this is dropped, and writes its report then.
+/// A running hub. Dropping this ends it; it then writes its report.
 pub struct Hub {
     running: Box<dyn Running>,
-    /// Where programs report.
+    /// The address for reports of programs.
     pub(crate) metrics: String,
-    /// Where its page is, for this machine, if it can be reached.
+    /// The URL of its page on this machine; `None` if it cannot be reached.
     page: Option<String>,
 }
 
 impl Hub {
-    /// Starts a hub for the job, which leaves its report in a folder; says where its page is, or why there is none.
+    /// Starts a hub for the job; prints its URL, or why it cannot be started. It writes its report to a folder.
     ///
     /// # Errors
-    /// When somebody interrupts.
+    /// The user interrupted.
     pub fn start(job: &Job, host: &dyn Host, report: &Path) -> anyhow::Result<Option<Self>> {
         match Self::try_start(job, host, report) {
             Ok(hub) => {
-                hub.tell();
+                hub.print_url();
                 Ok(Some(hub))
             }
             Err(error) => {
                 interrupt::check()?;
                 console::note(&format!(
-                    "there is no Monitoring Hub, and the job goes on without it: {error:#}"
+                    "the Monitoring Hub cannot be started; the job continues without it: {error:#}"
                 ));
                 Ok(None)
             }
@@ -69,7 +71,7 @@ impl Hub {
             format!("127.0.0.1:{}", ports::HUB),
         ]);
         args.extend(any_port(host));
-        // Whoever looks at the page is told where it is.
+        // Users get the URL, so any port will do.
         args.push("--any-web-port".into());
         args.extend(token_args(job));
         let description = serde_json::to_string(&job.description).context("describing the job")?;
@@ -86,17 +88,17 @@ impl Hub {
         Self::reach(host, host.start(&launch)?)
     }
 
-    /// One that runs already, and is left alone.
+    /// Attaches to a hub that already runs; dropping this does not end it.
     ///
     /// # Errors
-    /// When it does not say where it listens, or cannot be reached there.
+    /// It does not become ready, or has ended.
     pub fn found(host: &dyn Host, mut running: Box<dyn Running>) -> anyhow::Result<Self> {
         running.leave();
         Self::reach(host, running)
     }
 
     fn reach(host: &dyn Host, mut running: Box<dyn Running>) -> anyhow::Result<Self> {
-        let mut listens = |what| {
+        let mut address = |what| {
             await_address(host, HUB, what, READY_TIME, || {
                 interrupt::check()?;
                 match running.try_wait()? {
@@ -105,8 +107,8 @@ impl Hub {
                 }
             })
         };
-        let (metrics, web) = (listens("metrics")?.to_string(), listens("web")?);
-        // The job's programs report all the same.
+        let (metrics, web) = (address("metrics")?.to_string(), address("web")?);
+        // Without the page, programs still report to the hub.
         let page = reach_page(host, web)
             .inspect_err(|error| {
                 console::note(&format!("the Monitoring Hub cannot be shown here: {error:#}"));
@@ -115,27 +117,26 @@ impl Hub {
         Ok(Self { running, metrics, page })
     }
 
-    /// Says where its page is.
-    pub fn tell(&self) {
+    pub fn print_url(&self) {
         if let Some(page) = &self.page {
             console::note(&format!("hub        {page}"));
         }
     }
 
-    /// Where its page is, for this machine, if it can be reached.
+    /// The URL of its page on this machine; `None` if it cannot be reached.
     pub fn page(&self) -> Option<&str> {
         self.page.as_deref()
     }
 
-    /// Leaves it alone from now on: it goes on when this is dropped.
+    /// Detaches it: dropping this no longer ends it.
     pub fn leave(&mut self) {
         self.running.leave();
     }
 
-    /// Keeps the page until somebody interrupts, or ends the hub.
+    /// Serves the page until the user interrupts, or something ends the hub.
     ///
     /// # Errors
-    /// When the hub ends for another reason.
+    /// The hub failed.
     pub fn stay(mut self, host: &dyn Host) -> anyhow::Result<()> {
         if let Some(page) = &self.page {
             console::note(&format!("the page stays at {page} until Ctrl-C"));
@@ -146,7 +147,7 @@ impl Hub {
                 console::note("the Monitoring Hub was ended");
                 break;
             }
-            // A host that is lost is looked for, from the first time on that this is asked.
+            // The first call that finds the host lost starts to restore the connection.
             let _ = host.away();
             std::thread::sleep(STAY_PAUSE);
         }
@@ -154,53 +155,50 @@ impl Hub {
     }
 }
 
-/// Where this machine finds a page that listens at an address of the host's.
+/// The URL on this machine of a page at an address of the host.
 fn reach_page(host: &dyn Host, web: SocketAddr) -> anyhow::Result<String> {
     let here = host.reach(web)?;
-    // A tunnel is there also where the host lets nothing through it.
-    get(&here.to_string(), "/healthz", LOOK_TIME).with_context(|| {
-        format!(
-            "it does not answer at {here}; {} may forbid what leads there (AllowTcpForwarding)",
-            host.name()
-        )
+    // A tunnel opens even if the host lets nothing through it.
+    get(&here.to_string(), "/healthz", FIRST_ANSWER_TIME).with_context(|| {
+        format!("it does not answer at {here}; {} may forbid tunnels (AllowTcpForwarding)", host.name())
     })?;
     Ok(format!("http://{here}"))
 }
 
-/// Asks a hub how the job stands, twice a second, for as long as somebody hears it.
+/// Fetches the job's status from a hub twice a second, until the returned channel is dropped.
 ///
 /// # Errors
-/// When no thread can be started.
-pub(crate) fn follow(page: &str) -> anyhow::Result<Receiver<Standing>> {
-    let (tell, standings) = channel();
+/// No thread can be started.
+pub(crate) fn follow(page: &str) -> anyhow::Result<Receiver<JobStatus>> {
+    let (sender, statuses) = channel();
     let address = page.trim_start_matches("http://").to_owned();
     std::thread::Builder::new()
         .name("hub".into())
         .spawn(move || {
-            // A hub that does not answer costs a picture, and may be back for the next one.
-            while ask(&address).map_or(true, |standing| tell.send(standing).is_ok()) {
-                std::thread::sleep(ASK_PAUSE);
+            // If the hub does not answer, the next request may succeed.
+            while fetch_status(&address).map_or(true, |status| sender.send(status).is_ok()) {
+                std::thread::sleep(STATUS_PAUSE);
             }
         })
         .context("starting a thread")?;
-    Ok(standings)
+    Ok(statuses)
 }
 
-/// The body of what a hub answers.
+/// The body of a hub's answer.
 fn get(address: &str, path: &str, patience: Duration) -> anyhow::Result<String> {
     let mut stream = net::connect("the Monitoring Hub", address, patience)?;
     stream.set_read_timeout(Some(patience))?;
     stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").as_bytes())?;
     let mut answer = String::new();
-    stream.take(MOST_ANSWER).read_to_string(&mut answer)?;
-    let (_, body) = answer.split_once("\r\n\r\n").context("a cut answer")?;
+    stream.take(MAX_ANSWER).read_to_string(&mut answer)?;
+    let (_, body) = answer.split_once("\r\n\r\n").context("its answer is cut off")?;
     Ok(body.to_owned())
 }
 
-fn ask(address: &str) -> anyhow::Result<Standing> {
-    let body = get(address, "/api/v1/job", ASK_TIME)?;
+fn fetch_status(address: &str) -> anyhow::Result<JobStatus> {
+    let body = get(address, "/api/v1/job", STATUS_TIME)?;
     let job: view::Job = serde_json::from_str(&body)?;
-    Ok(Standing {
+    Ok(JobStatus {
         rows: job.rows.written,
         rejects: job.rows.rejected,
         total: job.rows.total.or(job.rows.total_about),
@@ -209,7 +207,7 @@ fn ask(address: &str) -> anyhow::Result<Standing> {
     })
 }
 
-/// Options of a program that reports to the hub, if there is one.
+/// A program's options for reporting to the hub; none without a hub.
 pub(crate) fn report_args(hub: Option<&Hub>, host: &dyn Host) -> Vec<String> {
     let options =
         |hub: &Hub| ["--metrics", &hub.metrics, "--machine", host.name()].map(str::to_owned).to_vec();

@@ -1,33 +1,32 @@
-//! How far a job is towards its end. Pure: what was seen and the time are passed in.
+//! The phases of a watched job. Pure: events and the time are passed in.
 
 use std::time::{Duration, Instant};
 
-/// How long the other programs may take to end after the first one has, when no results are packed.
+/// How long the other programs may take to end after the first one, if no results are packed.
 const END_TIME: Duration = Duration::from_secs(30);
-/// The same, while the receiver packs the results.
+/// The same, if the receiver packs the results.
 const PACK_TIME: Duration = Duration::from_secs(1800);
-/// How long the others may take after the receiver, which has all results when it ends.
+/// How long to wait for the others after the receiver, which has all results when it ends.
 const FOLLOW_TIME: Duration = Duration::from_secs(10);
 
-/// Which programs of a job have ended well.
+/// Which programs of a job have ended without an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ended {
     None,
-    /// Some, and not the receiver.
+    /// Some, but not the receiver.
     Some,
-    /// The receiver, and not all.
+    /// The receiver, but not all.
     Receiver,
     All,
 }
 
-/// How far a job is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
     /// Rows are read, classified or written.
     Running,
-    /// The first program has ended, so all rows are classified; the receiver may still pack the results.
+    /// The first program has ended, so all rows are classified. The receiver may still pack the results.
     Ending { since: Instant },
-    /// The receiver has ended. A program that died just then, and was restarted, looks for others that are gone.
+    /// The receiver has ended. The others get only a moment: a program that was just restarted waits for others that are gone.
     Concluding { ending: Instant, since: Instant },
 }
 
@@ -35,16 +34,16 @@ pub(super) enum Phase {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
     Wait,
-    /// The job is done; so long after the first program had ended.
+    /// The job is done. `packing` is the time since the first program ended.
     Done {
         packing: Duration,
     },
-    /// A program does not end within this time.
+    /// A program has not ended within this time.
     TooLate(Duration),
 }
 
 impl Phase {
-    /// Takes in which programs have ended by now.
+    /// Updates the phase by which programs have ended.
     pub(super) fn next(&mut self, ended: Ended, packs: bool, now: Instant) -> Next {
         *self = match (*self, ended) {
             (Self::Running, Ended::None) => Self::Running,
@@ -73,7 +72,7 @@ impl Phase {
 mod tests {
     use super::*;
 
-    /// Goes through these times in seconds, and what has ended by then.
+    /// Steps through times in seconds, each with what has ended by then.
     fn run(packs: bool, seen: &[(u64, Ended)]) -> Next {
         let (mut phase, start) = (Phase::Running, Instant::now());
         let mut next = Next::Wait;
@@ -92,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn the_receiver_alone_is_waited_for_as_long_as_it_packs() {
+    fn a_receiver_that_packs_has_more_time_to_end() {
         let seen = [(10, Ended::Some), (1800, Ended::Some)];
         assert_eq!(run(true, &seen), Next::Wait);
         assert_eq!(run(true, &[(10, Ended::Some), (1810, Ended::Some)]), Next::TooLate(PACK_TIME));
@@ -100,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn when_the_receiver_has_ended_the_others_have_only_a_moment() {
+    fn after_the_receiver_the_others_have_ten_seconds_to_end() {
         let seen = [(10, Ended::Some), (20, Ended::Receiver), (29, Ended::Receiver)];
         assert_eq!(run(true, &seen), Next::Wait);
         let seen = [(10, Ended::Some), (20, Ended::Receiver), (30, Ended::Receiver)];

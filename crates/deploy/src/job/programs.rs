@@ -1,4 +1,4 @@
-//! The programs of a job: started, watched, and what they say when one of them has failed.
+//! The programs of a job: starts and watches them, and explains failures.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,48 +16,47 @@ use crate::console;
 use crate::host::{Host, Launch, Running, arg};
 use crate::{interrupt, step};
 
-/// How long a program may take until it is ready; the initializer waits for others, and Python models have to load
-/// pandas.
+/// How long a program may take to become ready: the initializer waits for others, and Python models load pandas.
 const READY_TIME: Duration = Duration::from_secs(300);
-/// How long the metrics host may be out of sight until this command gives the job up to itself; and any host before the job
-/// has begun.
-const SIGHT_TIME: Duration = Duration::from_secs(120);
-const START_SIGHT_TIME: Duration = Duration::from_secs(10);
-/// When nothing is heard for so long of the initializer's machine, and no row becomes durable meanwhile, a machine of the
-/// cloud has ended: the job cannot go on without it. (A host that is somebody's own may come back: the receiver has the patience.)
+/// How long to wait for a lost metrics host before this command gives up. The job continues.
+const CONTACT_TIME: Duration = Duration::from_secs(120);
+/// How long to wait for any lost host before the job has begun.
+const START_CONTACT_TIME: Duration = Duration::from_secs(10);
+/// If the initializer's machine in the cloud is lost for this long, and no row becomes durable meanwhile, it has ended and
+/// the job has failed. (A user's own host may come back; for that, the receiver waits.)
 const GONE_TIME: Duration = Duration::from_secs(60);
-/// The same of a job that has been running for long: its end may be seen a hundredth of that later, and not later than this.
-const LONGEST_PAUSE: Duration = Duration::from_millis(50);
-/// Of how many programs that failed with the first one the words are shown.
-const MOST_FAILURES: usize = 4;
-/// How long the receiver, which knows best why a job failed, has to say so, after another one has failed.
+/// The longest pause between two checks. In a long job the pause is a hundredth of its age, up to this.
+const MAX_PAUSE: Duration = Duration::from_millis(50);
+/// How many failed programs an error shows; the one that explains the failure is always shown.
+const MAX_FAILURES: usize = 4;
+/// How long to wait for the receiver's error after another program's, since the receiver knows best why a job failed.
 const RECEIVER_TIME: Duration = Duration::from_millis(300);
-/// How long it may take until the program is known that others have failed because of.
+/// How long to wait for the error that caused the others.
 const FAILURE_TIME: Duration = Duration::from_secs(2);
-/// How many of the last lines of a program that failed are shown.
+/// How many of the last lines of a failed program are shown.
 const LAST_LINES: usize = 12;
 
-/// What [`run`] gives when the job cannot be seen any more, and goes on nevertheless.
+/// The error of [`run`](super::run) when the metrics host stays lost. The job continues.
 #[derive(Debug)]
-pub struct LostSight(String);
+pub struct LostContact(String);
 
-impl fmt::Display for LostSight {
+impl fmt::Display for LostContact {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "nothing has been heard of {} for {SIGHT_TIME:?}", self.0)?;
+        write!(f, "no contact with {} for {CONTACT_TIME:?}", self.0)?;
         if step::hosts_go() {
             return Ok(());
         }
         write!(
             f,
-            ". The job goes on without this command: cargo xtask run-cluster \
-             --attach shows it again, and cargo xtask run-cluster --resume starts it again where it is"
+            "; the job continues without this command: cargo xtask run-cluster --attach shows it again, and cargo xtask \
+             run-cluster --resume restarts it from where it is"
         )
     }
 }
 
-impl std::error::Error for LostSight {}
+impl std::error::Error for LostContact {}
 
-/// Why a job ends whose receiver was told to stop, and not by this command.
+/// The error of a job whose receiver another command stopped.
 fn stopped_elsewhere() -> String {
     let resume = match step::hosts_go() {
         true => "",
@@ -66,10 +65,11 @@ fn stopped_elsewhere() -> String {
     format!("the job was stopped from elsewhere{resume}")
 }
 
-/// The programs of a job that were started.
+/// The started programs of a job.
 pub(crate) struct Programs<'a> {
+    /// The receiver is the first.
     pub(crate) running: Vec<Program<'a>>,
-    /// It can do without classifiers that were cut off.
+    /// From then on, the job continues without classifiers that were cut off.
     pub(crate) has_begun: bool,
 }
 
@@ -79,16 +79,16 @@ pub struct Program<'a> {
     host: &'a dyn Host,
     running: Box<dyn Running>,
     state: State,
-    /// Its host has been out of sight.
+    /// Its host has been lost at some time.
     was_away: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Running,
-    /// It has ended well.
+    /// It has ended without an error.
     Ended,
-    /// It has failed, and the job goes on without it.
+    /// It has failed, and the job continues without it.
     LeftOut,
 }
 
@@ -101,14 +101,14 @@ impl<'a> Program<'a> {
         &self.name
     }
 
-    /// It has failed while nobody watched.
+    /// A program that failed before this command attached to the job.
     pub fn failed_unseen(mut self) -> Self {
         self.was_away = true;
         self
     }
 
-    /// Whether the cluster has done without this program when it failed: it was gone for longer than it is waited for.
-    fn was_done_without(&self) -> bool {
+    /// Whether the cluster has continued without this program: a classifier that was cut off for too long.
+    fn is_dispensable(&self) -> bool {
         self.was_away && !["receiver", "initializer", "sender"].contains(&self.name.as_str())
     }
 }
@@ -123,10 +123,10 @@ impl<'a> Programs<'a> {
         mut args: Vec<String>,
     ) -> anyhow::Result<usize> {
         let ready_file = job.run_folder.join(format!("{name}.ready"));
-        // In front, since a sender's input may stand behind a "--".
+        // First, since a sender's input may follow a "--".
         args.splice(0..0, ["--ready-file".into(), arg(&ready_file)]);
         let environment = job.environment.clone();
-        // What a sender has read that can be read only once is gone with it.
+        // A sender whose input can be read only once loses what it has read.
         let is_sender = program == "sender";
         let stdin = is_sender && matches!(job.input, Input::Stdin { .. });
         let restart = !(is_sender && matches!(job.input, Input::Stdin { .. } | Input::Pipe { .. }));
@@ -136,7 +136,7 @@ impl<'a> Programs<'a> {
         Ok(self.running.len() - 1)
     }
 
-    /// Waits until a program says where it listens for `what`.
+    /// Waits until a program's ready file has its address for `what`.
     pub(crate) fn await_address(&mut self, program: usize, what: &str) -> anyhow::Result<String> {
         let Program { name, host, .. } = &self.running[program];
         let (name, host) = (name.clone(), *host);
@@ -144,31 +144,31 @@ impl<'a> Programs<'a> {
             self.check()?;
             let needed = if self.has_begun { program..=program } else { 0..=self.running.len() - 1 };
             let mut needed = self.running[needed].iter();
-            match needed.find(|p| p.host.away() >= Some(START_SIGHT_TIME)) {
-                Some(lost) => {
-                    bail!("nothing has been heard of {} for {START_SIGHT_TIME:?}", lost.host.name())
-                }
+            match needed.find(|p| p.host.away() >= Some(START_CONTACT_TIME)) {
+                Some(lost) => bail!("no contact with {} for {START_CONTACT_TIME:?}", lost.host.name()),
                 None => Ok(()),
             }
         };
         await_address(host, &name, what, READY_TIME, check).map(|address| address.to_string())
     }
 
-    /// Waits until a program is ready, for as long as all run: a sender may have an input that lets it wait.
+    /// Waits until a program is ready, without a deadline: a sender may have to wait for its input.
     pub(crate) fn await_ready(&mut self, program: usize) -> anyhow::Result<()> {
         let start = Instant::now();
         loop {
             let Program { name, host, .. } = &self.running[program];
-            // One that has sent everything by now was ready, too.
+            // If all have ended, it was ready before.
             if host.ready(name)?.is_some() || self.check()? {
                 return Ok(());
             }
-            std::thread::sleep((start.elapsed() / 100).clamp(PAUSE, LONGEST_PAUSE));
+            std::thread::sleep((start.elapsed() / 100).clamp(PAUSE, MAX_PAUSE));
         }
     }
 
-    /// Whether all programs have ended well, but for those that a job that has begun does without. One that has not is an
-    /// error, with its last words.
+    /// Whether all programs have ended without an error, except those that the job continues without.
+    ///
+    /// # Errors
+    /// Any other program failed; the error has its last lines.
     fn check(&mut self) -> anyhow::Result<bool> {
         interrupt::check()?;
         for i in 0..self.running.len() {
@@ -178,10 +178,10 @@ impl<'a> Programs<'a> {
             }
             program.was_away |= program.host.away().is_some();
             for end in program.running.deaths() {
-                // Those that only follow another one's death are not news.
+                // Deaths that only follow another one are not shown.
                 if !end.is_temporary() {
                     console::note(&format!(
-                        "{} on {} died ({end}), and is started again",
+                        "{} on {} died ({end}); it is restarted",
                         program.name,
                         program.host.name()
                     ));
@@ -189,10 +189,10 @@ impl<'a> Programs<'a> {
             }
             if let Some(end) = program.running.try_wait()? {
                 program.state = State::Ended;
-                if !end.is_success() && self.has_begun && program.was_done_without() {
+                if !end.is_success() && self.has_begun && program.is_dispensable() {
                     program.state = State::LeftOut;
                     console::note(&format!(
-                        "{} on {} has ended ({end}) since it was cut off; the job goes on without it",
+                        "{} on {} has ended ({end}) since it was cut off; the job continues without it",
                         program.name,
                         program.host.name()
                     ));
@@ -204,11 +204,11 @@ impl<'a> Programs<'a> {
         Ok(self.running.iter().all(|program| program.state != State::Running))
     }
 
-    /// What a failed program said; and, since one failure brings others with it, what those said that failed too.
+    /// The error of a failed job: which program caused it, and the last lines of the programs that failed with it.
     fn failure(&mut self, first: usize, end: End) -> anyhow::Error {
         let mut failed = BTreeMap::from([(first, end)]);
         let start = Instant::now();
-        // The receiver, or the one that the others have lost.
+        // The receiver knows the cause; or it is the program whose loss made the others fail.
         let knows = |(i, end): (&usize, &End)| (*i == 0 || !end.is_temporary()).then_some(*i);
         while !failed.contains_key(&0) {
             let limit =
@@ -240,14 +240,14 @@ impl<'a> Programs<'a> {
             }
             let mut failed =
                 || program.running.try_wait().ok().flatten().is_some_and(|end| !end.is_success());
-            if i != first && (shown == MOST_FAILURES || !failed()) {
+            if i != first && (shown == MAX_FAILURES || !failed()) {
                 continue;
             }
             shown += 1;
             let lines = program.running.last_lines(LAST_LINES).unwrap_or_default();
             let log = match step::hosts_go() {
-                true => "its last words".to_owned(),
-                false => format!("all of it: {}", program.running.log()),
+                true => "its last lines".to_owned(),
+                false => format!("its last lines; the whole log: {}", program.running.log()),
             };
             text.push_str(&format!("\n\n{} on {} ({log}):", program.name, program.host.name()));
             for line in lines {
@@ -258,7 +258,8 @@ impl<'a> Programs<'a> {
         anyhow!(text)
     }
 
-    /// An error if the initializer's machine is gone, and with it the job.
+    /// # Errors
+    /// The initializer's machine is gone, and with it the job.
     fn ensure_initializer(&self, growth: &Growth) -> anyhow::Result<()> {
         let initializer = self.running.iter().find(|program| program.name == "initializer");
         let gone = initializer.filter(|initializer| initializer.host.away() >= Some(GONE_TIME));
@@ -266,21 +267,21 @@ impl<'a> Programs<'a> {
         let resume = match step::hosts_go() {
             true => "",
             false => {
-                "; what is durable is kept: cargo xtask up launches another one, and cargo xtask run-cluster --resume goes on"
+                "; what is durable is kept: cargo xtask up launches another one, and cargo xtask run-cluster --resume continues"
             }
         };
         bail!(
-            "nothing has been heard of {} for {GONE_TIME:?}, and no row has become durable since: the machine seems to have \
-             ended, and a job cannot go on without its initializer{resume}",
+            "no contact with {} for {GONE_TIME:?}, and no row has become durable since: the machine seems to have ended, and a \
+             job cannot continue without its initializer{resume}",
             initializer.host.name()
         )
     }
 
-    /// Shows how the job goes until it is done; returns how long the last program took to end after the first, which is for
-    /// packing the results.
+    /// Shows the job's progress until it is done; returns the time from the end of the first program to that of the last, in
+    /// which the results are packed.
     ///
     /// # Errors
-    /// A program has failed, the user interrupts, or a host without which there is no job is lost.
+    /// A program failed, the user interrupted, or a host is lost that the job needs.
     pub(crate) fn watch(
         &mut self,
         metrics: &dyn Host,
@@ -295,12 +296,12 @@ impl<'a> Programs<'a> {
             self.check()?;
             progress.update();
             if let Some(lifetime) = watched.lifetime {
-                if let Some(words) = warnings.next(lifetime, SystemTime::now(), progress.left()) {
-                    console::note(&words);
+                if let Some(warning) = warnings.next(lifetime, SystemTime::now(), progress.left()) {
+                    console::note(&warning);
                 }
                 self.ensure_initializer(progress.growth())?;
             }
-            self.ensure_in_sight(metrics)?;
+            self.ensure_contact(metrics)?;
             match phase.next(self.ended(), watched.packs, Instant::now()) {
                 Next::Wait => {}
                 Next::Done { packing } => return Ok(packing),
@@ -310,11 +311,11 @@ impl<'a> Programs<'a> {
                     bail!("waiting for {} to end: not within {limit:?}", left.join(", "));
                 }
             }
-            std::thread::sleep((start.elapsed() / 100).clamp(PAUSE, LONGEST_PAUSE));
+            std::thread::sleep((start.elapsed() / 100).clamp(PAUSE, MAX_PAUSE));
         }
     }
 
-    /// Which programs have ended; one that the job does without counts as such.
+    /// Which programs have ended. A program that was left out does not keep the job from ending.
     fn ended(&self) -> Ended {
         let is = |state: State| move |program: &Program<'_>| program.state == state;
         if !self.running.iter().any(is(State::Running)) {
@@ -328,13 +329,16 @@ impl<'a> Programs<'a> {
         }
     }
 
-    /// The job can do without other hosts, but without the receiver's it cannot be watched.
-    fn ensure_in_sight(&mut self, metrics: &dyn Host) -> anyhow::Result<()> {
+    /// A job cannot be watched without the receiver's host.
+    ///
+    /// # Errors
+    /// [`LostContact`], if that host has been lost for [`CONTACT_TIME`].
+    fn ensure_contact(&mut self, metrics: &dyn Host) -> anyhow::Result<()> {
         let away = self.running.first().and_then(|receiver| receiver.host.away());
-        if away < Some(SIGHT_TIME) {
+        if away < Some(CONTACT_TIME) {
             return Ok(());
         }
         self.running.iter_mut().for_each(|program| program.running.leave());
-        Err(LostSight(metrics.name().to_owned()).into())
+        Err(LostContact(metrics.name().to_owned()).into())
     }
 }

@@ -1,4 +1,4 @@
-//! How a watched job goes: what the hub and the receiver tell, and what is shown of it.
+//! Follows a watched job's progress, as the hub and the receiver report it, and shows it.
 
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
@@ -8,37 +8,37 @@ use protocol::token::Token;
 
 use super::hub;
 use super::lifetime::Lifetime;
-use crate::console::{JobBar, Standing};
+use crate::console::{JobBar, JobStatus};
 use crate::host::Host;
 
-/// After so long without an answer of the hub, the receiver is believed.
+/// How long the hub may be silent before the receiver's progress is shown instead.
 const HUB_SILENCE: Duration = Duration::from_secs(2);
-/// The receiver tells its progress several times a second; after so long without it, nothing is known.
+/// The receiver reports several times a second. After this silence, the job's progress counts as unknown.
 const RECEIVER_SILENCE: Duration = Duration::from_secs(5);
 
-/// What there is to know of a job that is watched.
+/// A job to watch.
 pub struct Watched<'a> {
-    /// How many rows it has, if that is known.
+    /// The number of rows; `None` if it is not known.
     pub rows: Option<u64>,
     /// Whether its results are packed.
     pub packs: bool,
-    /// Its token, for hosts that do not know it.
+    /// For hosts that do not have it.
     pub token: Option<&'a Token>,
-    /// Where the hub's page is, if there is one.
+    /// The URL of the hub's page; `None` if it cannot be reached.
     pub page: Option<&'a str>,
-    /// When its hosts end by themselves, if they do.
+    /// When its hosts terminate themselves; `None` if they do not.
     pub lifetime: Option<&'a Lifetime>,
 }
 
 /// Follows the job's progress and shows it.
 pub(super) struct ProgressMonitor {
-    /// Rows in all, if that is known.
+    /// The number of rows; `None` if it is not known.
     total: Option<u64>,
     receiver: Receiver<Progress>,
-    hub: Option<Receiver<Standing>>,
-    /// When the hub last told something.
-    hub_told: Option<Instant>,
-    /// When the receiver first told of rows.
+    hub: Option<Receiver<JobStatus>>,
+    /// When the hub last answered.
+    hub_answered: Option<Instant>,
+    /// When the receiver first reported rows.
     first_rows: Option<Instant>,
     growth: Growth,
     left: Option<(f64, f64)>,
@@ -55,7 +55,7 @@ impl ProgressMonitor {
             total: watched.rows,
             receiver: metrics.observe(results, watched.token)?,
             hub: watched.page.map(hub::follow).transpose()?,
-            hub_told: None,
+            hub_answered: None,
             first_rows: None,
             growth: Growth::new(),
             left: None,
@@ -63,11 +63,11 @@ impl ProgressMonitor {
         })
     }
 
-    /// Takes in what was told since the last call, and shows it.
+    /// Handles the reports since the last call, and shows the progress.
     pub(super) fn update(&mut self) {
-        if let Some(standing) = self.hub.as_ref().and_then(|hub| hub.try_iter().last()) {
-            self.hub_told = Some(Instant::now());
-            self.show(&standing);
+        if let Some(status) = self.hub.as_ref().and_then(|hub| hub.try_iter().last()) {
+            self.hub_answered = Some(Instant::now());
+            self.show(&status);
         }
         let Some(progress) = self.receiver.try_iter().last() else { return };
         self.growth.note(&progress);
@@ -75,18 +75,18 @@ impl ProgressMonitor {
             return;
         }
         let first_rows = *self.first_rows.get_or_insert_with(Instant::now);
-        // Without the hub, the receiver knows how far the job is.
-        if self.hub_told.is_none_or(|told| told.elapsed() >= HUB_SILENCE) {
-            self.show(&Standing::of(&progress, self.total, first_rows.elapsed()));
+        // Without the hub, the receiver's progress is shown.
+        if self.hub_answered.is_none_or(|answered| answered.elapsed() >= HUB_SILENCE) {
+            self.show(&JobStatus::of(&progress, self.total, first_rows.elapsed()));
         }
     }
 
-    fn show(&mut self, standing: &Standing) {
-        self.left = standing.left;
-        self.bar.show(standing);
+    fn show(&mut self, status: &JobStatus) {
+        self.left = status.left;
+        self.bar.show(status);
     }
 
-    /// The shortest and the longest time that the job should still take, in seconds.
+    /// The estimated remaining time in seconds: the shortest and the longest.
     pub(super) fn left(&self) -> Option<(f64, f64)> {
         self.left
     }
@@ -102,29 +102,29 @@ impl Drop for ProgressMonitor {
     }
 }
 
-/// Whether the rows that are durable become more.
+/// Tracks whether the number of durable rows grows.
 pub(super) struct Growth {
     rows: u64,
     grown: Instant,
-    told: Instant,
+    reported: Instant,
     has_ended: bool,
 }
 
 impl Growth {
     fn new() -> Self {
-        Self { rows: 0, grown: Instant::now(), told: Instant::now(), has_ended: false }
+        Self { rows: 0, grown: Instant::now(), reported: Instant::now(), has_ended: false }
     }
 
     fn note(&mut self, progress: &Progress) {
-        self.told = Instant::now();
+        self.reported = Instant::now();
         self.has_ended |= progress.ended;
         if progress.rows > self.rows {
             (self.rows, self.grown) = (progress.rows, Instant::now());
         }
     }
 
-    /// Whether the receiver, which still tells its progress, has had no more rows for so long.
+    /// Whether the receiver, which still reports, has written no further rows for this time.
     pub(super) fn has_stopped_for(&self, time: Duration) -> bool {
-        !self.has_ended && self.told.elapsed() < RECEIVER_SILENCE && self.grown.elapsed() >= time
+        !self.has_ended && self.reported.elapsed() < RECEIVER_SILENCE && self.grown.elapsed() >= time
     }
 }

@@ -1,4 +1,4 @@
-//! Waiting for a program to say where it listens.
+//! Waits for an address in a program's ready file.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -8,12 +8,15 @@ use anyhow::ensure;
 use crate::console;
 use crate::host::Host;
 
-/// How often ready files are looked at, and programs asked whether they have ended.
+/// The pause between two checks of ready files and of programs' ends.
 pub(super) const PAUSE: Duration = Duration::from_millis(2);
-/// How long a wait may be until it is told.
+/// After this time, a wait is announced.
 const QUIET_TIME: Duration = Duration::from_secs(5);
 
-/// Waits until a program says where it listens for `what`, unless `check` fails meanwhile.
+/// Waits until a program's ready file has its address for `what`.
+///
+/// # Errors
+/// `check` fails meanwhile, or `limit` is over.
 pub(super) fn await_address(
     host: &dyn Host,
     name: &str,
@@ -23,14 +26,14 @@ pub(super) fn await_address(
 ) -> anyhow::Result<SocketAddr> {
     let waiting = format!("waiting for {name} on {} to listen for {what}", host.name());
     let start = Instant::now();
-    let mut is_told = false;
+    let mut is_announced = false;
     loop {
         check()?;
         if let Some(address) = host.ready(name)?.and_then(|ready| ready.addresses.get(what).copied()) {
             return Ok(address);
         }
-        if start.elapsed() >= QUIET_TIME && !is_told {
-            is_told = true;
+        if start.elapsed() >= QUIET_TIME && !is_announced {
+            is_announced = true;
             console::note(&waiting);
         }
         ensure!(start.elapsed() < limit, "{waiting}: not within {limit:?}");

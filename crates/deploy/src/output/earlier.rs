@@ -1,7 +1,7 @@
-//! The results of an earlier job, until those of the next one take their place.
+//! Sets the results of an earlier job aside until the next job replaces them.
 //!
-//! Whether an input is a CSV at all is known of a stream only when it is read, and then the job's programs run already. So the
-//! earlier results are set aside, and are gone only when the job takes its first row. When it fails before, they are back.
+//! Whether a stream is a CSV is known only when it is read, while the job's programs already run. So the earlier results are
+//! removed only when the job takes its first row; if it fails before that, they are put back.
 
 use std::path::{Path, PathBuf};
 
@@ -9,24 +9,24 @@ use anyhow::Context;
 use files::remove_if_there;
 use protocol::result_files::{ARCHIVE, REPORT, RESULTS, ResultFiles};
 
-/// Where they are meanwhile, in the output folder.
+/// The folder for them, in the output folder.
 const ASIDE: &str = ".earlier";
-/// What is being removed: a folder cannot be removed in one go.
+/// The folder's name while it is removed, since removing a folder is not atomic.
 const GONE: &str = ".gone";
 
 /// Earlier results that are set aside.
 #[derive(Debug)]
 pub struct Earlier {
     output: PathBuf,
-    /// Where the files of a job are.
+    /// All paths at which a job writes.
     files: Vec<PathBuf>,
 }
 
 impl Earlier {
-    /// Makes room for the results of a job.
+    /// Moves earlier results away to make room for a job's.
     ///
     /// # Errors
-    /// Names the file.
+    /// A file cannot be moved.
     pub fn set_aside(files: &ResultFiles, output: &Path) -> anyhow::Result<Self> {
         let others = [ARCHIVE, REPORT[0], REPORT[1]].map(|name| output.join(name));
         let files = files.all().into_iter().map(Path::to_owned).chain(others).collect();
@@ -37,7 +37,7 @@ impl Earlier {
 
     fn clear(&self) -> anyhow::Result<()> {
         remove_folder(&self.output.join(GONE))?;
-        // A command that was killed before its job took a row has left them there.
+        // A command that was killed before its job took a row left them.
         self.restore()?;
         let aside = self.output.join(ASIDE);
         let there: Vec<_> = self.files.iter().filter(|file| file.symlink_metadata().is_ok()).collect();
@@ -48,23 +48,23 @@ impl Earlier {
         there.into_iter().try_for_each(|file| rename(file, &in_folder(&aside, file)))
     }
 
-    /// The job has taken a row: from now on its own results count.
+    /// Removes the earlier results; called when the job takes its first row.
     ///
     /// # Errors
-    /// Names the folder.
+    /// The folder cannot be removed.
     pub fn discard(&self) -> anyhow::Result<()> {
         let (aside, gone) = (self.output.join(ASIDE), self.output.join(GONE));
         if aside.is_dir() {
-            // At once, so that no half of them comes back.
+            // Renamed at once, so that a command that is killed now puts none of them back.
             rename(&aside, &gone)?;
         }
         remove_folder(&gone)
     }
 
-    /// The job has failed before it took a row: nothing of it stays.
+    /// Removes the files of a job that took no row, and puts the earlier results back.
     ///
     /// # Errors
-    /// Names the file.
+    /// A file cannot be removed or moved.
     pub fn put_back(&self) -> anyhow::Result<()> {
         let aside = self.output.join(ASIDE);
         let mut own = self.files.iter().filter(|file| in_folder(&aside, file).symlink_metadata().is_err());
@@ -81,7 +81,7 @@ impl Earlier {
     }
 }
 
-/// A file's place in another folder.
+/// The path of a file's name in another folder.
 fn in_folder(folder: &Path, file: &Path) -> PathBuf {
     folder.join(file.file_name().unwrap_or_default())
 }
@@ -103,7 +103,7 @@ fn remove_folder(folder: &Path) -> anyhow::Result<()> {
 mod tests {
     use super::*;
 
-    /// A folder in which a job has left a file of each kind.
+    /// A folder with a file of each kind that a job leaves.
     fn folder() -> (tempfile::TempDir, ResultFiles) {
         let folder = tempfile::tempdir().unwrap();
         let files = ResultFiles::beside(&folder.path().join(RESULTS)).unwrap();
@@ -153,14 +153,14 @@ mod tests {
     }
 
     #[test]
-    fn a_killed_command_costs_no_earlier_results() {
+    fn a_killed_command_loses_no_earlier_results() {
         let (folder, files) = folder();
         Earlier::set_aside(&files, folder.path()).unwrap();
         std::fs::write(&files.results, "of the killed one").unwrap();
         let earlier = Earlier::set_aside(&files, folder.path()).unwrap();
         earlier.put_back().unwrap();
         assert_eq!(std::fs::read_to_string(&files.results).unwrap(), "earlier");
-        // Killed while it removes them.
+        // Killed while it removed them.
         let earlier = Earlier::set_aside(&files, folder.path()).unwrap();
         std::fs::write(&files.results, "new").unwrap();
         rename(&folder.path().join(ASIDE), &folder.path().join(GONE)).unwrap();

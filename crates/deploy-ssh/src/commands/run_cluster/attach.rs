@@ -55,7 +55,7 @@ pub(super) fn run(args: &RunCluster) -> anyhow::Result<ExitCode> {
         None
     });
     if let Some(hub) = &hub {
-        hub.tell();
+        hub.print_url();
     }
     let page = hub.as_ref().and_then(Hub::page);
     let lifetime = lifetime(&inventory);
