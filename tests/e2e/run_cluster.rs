@@ -215,7 +215,7 @@ fn two_jobs_and_one_that_nobody_watches() {
     onlooker.await_output("rows/s");
     onlooker.signal("INT");
     let said = onlooker.failure();
-    assert!(said.contains("the job goes on; cargo xtask run-cluster --attach shows it again"), "{said}");
+    assert!(said.contains("the job continues; cargo xtask run-cluster --attach shows it again"), "{said}");
     for (command, args) in [("down", vec![]), ("up", vec!["--classifier", "sleep:7", "--cluster-size", "1"])]
     {
         // The second changes nothing about the hosts, and is let through.
@@ -346,7 +346,7 @@ fn results_and_jobs_survive_mistakes() {
         &["--hosts", &hosts, "--classifier", "python:scores", &flag, &inventory],
     );
     let said = stack.fail("run-cluster", &["INPUT_LINES=100"]);
-    assert!(said.contains("has another application than the last cargo xtask up has shipped"), "{said}");
+    assert!(said.contains("has another application than the last cargo xtask up shipped"), "{said}");
     let said = stack.run("run-cluster", &["INPUT_LINES=100", "--workers", "1", &flag, &inventory]);
     assert!(said.contains("rows out   100"), "{said}");
     stack.down();
@@ -363,7 +363,7 @@ fn a_host_that_is_gone_does_not_hold_the_others() {
     job.wait();
     stack.lab.plug("h3", "down");
     let said = stack.fail("stop", &[]);
-    assert!(said.contains("the job is ended, but not on all hosts") && said.contains("to h3"), "{said}");
+    assert!(said.contains("the job has ended, but not on all hosts") && said.contains("to h3"), "{said}");
     let said = stack.fail("down", &[]);
     assert!(said.contains("h1 has results of") && said.contains("rows that were not fetched"), "{said}");
     let said = stack.fail("down", &["--discard-results"]);

@@ -39,7 +39,7 @@ pub(crate) fn connect_all(hosts: &[HostEntry], access: &Access, agent: &str) -> 
     all(each(hosts, |host| connect(host, access, agent)))
 }
 
-/// Locks hosts one after the other, so that one of two commands that start at the same time gets all of them.
+/// Locks hosts one after the other. If two commands start at the same time, one of them gets all hosts.
 ///
 /// # Errors
 /// Another command has the lock (busy), or two hosts are one machine.
@@ -112,13 +112,13 @@ pub fn ensure_all_fetched(inventory: &Inventory, access: &Access, otherwise: &st
     match status {
         Ok(status) => ensure_fetched(metrics, &status, otherwise),
         Err(error) => {
-            console::note(&format!("cannot tell whether there are results that were not fetched: {error:#}"));
+            console::note(&format!("cannot check for results that were not fetched: {error:#}"));
             Ok(())
         }
     }
 }
 
-/// Refuses to disturb a job that runs.
+/// Refuses to disturb a running job.
 pub(crate) fn ensure_idle(ssh: &Ssh) -> anyhow::Result<()> {
     let status = status_of(ssh)?;
     let running = running(&status);

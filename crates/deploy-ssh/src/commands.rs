@@ -12,8 +12,8 @@ pub mod up;
 
 use deploy::{console, interrupt};
 
-/// From now on, an interruption ends this process at once. That is safe where the next command continues or cleans up, and
-/// threads that wait for hosts could not be cancelled anyway.
+/// From now on, an interruption ends this process at once. That is safe if the next command continues or cleans up. Threads
+/// that wait for hosts could not be cancelled anyway.
 fn end_on_interrupt(message: &'static str) -> anyhow::Result<()> {
     process::signals::on_end_signals(move || {
         if !message.is_empty() {

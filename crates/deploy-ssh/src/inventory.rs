@@ -51,7 +51,7 @@ pub struct Inventory {
     /// All hosts, including unused ones.
     #[serde(rename = "host")]
     pub hosts: Vec<HostEntry>,
-    /// Hosts that are no longer used and are still to be cleared.
+    /// Hosts that are no longer used but not yet cleared.
     #[serde(rename = "left", default, skip_serializing_if = "Vec::is_empty")]
     pub left: Vec<HostEntry>,
 }
@@ -101,13 +101,13 @@ impl Inventory {
     /// The hosts that a job uses, each once; the metrics host is the first.
     ///
     /// # Errors
-    /// A role names a host that the inventory does not have, because somebody edited it.
+    /// A role names a host that the inventory does not have, because the file was edited.
     pub(crate) fn used_hosts(&self) -> anyhow::Result<Vec<HostEntry>> {
         let others = self.machines.iter().filter(|name| **name != self.metrics);
         std::iter::once(&self.metrics).chain(others).map(|name| self.host(name).cloned()).collect()
     }
 
-    /// When the first host terminates itself that a job cannot lose: the metrics host or the initializer.
+    /// When the metrics host or the initializer, which a job cannot lose, terminates itself: the earlier of the two.
     pub fn ends(&self) -> Option<SystemTime> {
         let needed = [Some(&self.metrics), self.machines.first()];
         needed.into_iter().flatten().filter_map(|name| self.host(name).ok()?.ends).min()
@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_inventory_comes_back() {
+    fn an_inventory_survives_saving_and_loading() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("inventory.toml");
         assert!(Inventory::load(&path).unwrap_err().to_string().contains("cargo xtask up"));

@@ -1,10 +1,10 @@
-//! Hosts over SSH: what the commands do on them.
+//! The commands for hosts over SSH.
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`commands`] | one module for each command of the user |
+//! | [`commands`] | one module for each command |
 //! | [`inventory`] | the hosts file, and the inventory that `up` writes |
-//! | [`package`] | what hosts are given: the programs, the model, Python packages |
+//! | [`package`] | what is shipped: the programs, the model, Python packages |
 //! | [`probe`] | what a host already has |
 //! | `agents` | connected hosts and their agents: lock, status, stop |
 //! | [`ssh`] | one host over one multiplexed connection: scripts, files, its agent |

@@ -1,4 +1,4 @@
-//! What hosts are given: the programs, the model, Python packages; and which of that a host lacks.
+//! What is shipped to hosts: the programs, the model and Python packages; and what a host lacks of these.
 
 mod archive;
 mod glibc;
@@ -51,7 +51,7 @@ impl Model {
     }
 }
 
-/// The programs with the user's module, packed. Python packages depend on the hosts and come later.
+/// The packed programs, with the user's module. Python packages depend on the hosts and are packed later.
 pub struct Programs {
     pub(crate) agent: Archive,
     pub(crate) app: Archive,
@@ -86,7 +86,7 @@ impl Programs {
         })
     }
 
-    /// Checks that a host has the C library that they need.
+    /// Checks that a host has the C library that the programs need.
     pub(crate) fn check_glibc(&self, host: &Probed) -> anyhow::Result<()> {
         glibc::check(self.required_glibc, host.value("libc").unwrap_or_default())
             .with_context(|| format!("{} cannot run the programs", host.ssh.entry().name))

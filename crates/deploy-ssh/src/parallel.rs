@@ -5,7 +5,7 @@ use deploy::exit;
 
 use crate::ssh::NoAnswer;
 
-/// Runs the work for all items at the same time; the outcomes are in the order of the items.
+/// Runs the work for all items at the same time; returns the outcomes in the order of the items.
 pub fn each<I: Sync, T: Send>(
     items: &[I],
     work: impl Fn(&I) -> anyhow::Result<T> + Sync,
@@ -38,7 +38,7 @@ pub fn all<T>(outcomes: Vec<anyhow::Result<T>>) -> anyhow::Result<Vec<T>> {
         failed => {
             let list: String = errors.iter().map(|error| format!("\n  {error:#}")).collect();
             let message = format!("{failed} of {count} hosts failed:{list}");
-            // Kept as the cause: then the reason may be this machine's own address.
+            // Kept as the cause, since callers check for it: this machine's address may have changed.
             let without_answer = errors.iter().all(exit::is::<NoAnswer>);
             let error =
                 if without_answer { anyhow::Error::new(NoAnswer).context(message) } else { anyhow!(message) };

@@ -1,4 +1,4 @@
-//! What a host already has. Nothing is changed on it.
+//! Lists what a host already has. Changes nothing on it.
 
 use agent::protocol::FOLDER;
 use anyhow::Context;
@@ -8,7 +8,7 @@ use crate::inventory::HostEntry;
 use crate::package::{self, Platform};
 use crate::ssh::{Access, Ssh};
 
-/// Prints the mount of the current folder if it forbids to start programs. (Its name has octal numbers for spaces.)
+/// Prints the current folder's mount if programs cannot be started from it. (Its name has octal numbers for spaces.)
 const NOEXEC: &str = "mount=`df -P . 2>/dev/null | awk 'NR == 2 { print $6 }'`\n\
                       while read -r device at kind options rest; do\n\
                       if [ \"$at\" = \"$mount\" ]; then found=$options; fi; done < /proc/mounts\n\
@@ -43,7 +43,7 @@ impl Probed {
 
     /// The builds of our agent on the host.
     pub(crate) fn agents(&self) -> impl Iterator<Item = &str> {
-        // Without any, the shell prints its pattern; one that is still being shipped has another name.
+        // Without an agent, the shell prints its pattern. An agent that is still being shipped has another name.
         self.values("agent").filter(|name| name.bytes().all(|byte| byte.is_ascii_hexdigit()))
     }
 
@@ -53,7 +53,7 @@ impl Probed {
     }
 
     /// # Errors
-    /// No Python, or another C library than glibc.
+    /// The host has no Python, or a C library other than glibc.
     pub(crate) fn platform(&self) -> anyhow::Result<Platform> {
         let host = &self.ssh.entry().name;
         let python = self.value("python").with_context(|| {
@@ -61,7 +61,7 @@ impl Probed {
         })?;
         let libc = self.value("libc").unwrap_or_default();
         let glibc = package::minor_version(libc);
-        let glibc = glibc.with_context(|| format!("{host} has another C library than glibc ({libc:?}), so Python packages do not fit it; use another host"))?;
+        let glibc = glibc.with_context(|| format!("{host} has a C library other than glibc ({libc:?}), so Python packages do not fit it; use another host"))?;
         let processor = self.value("processor").unwrap_or_default().to_owned();
         Ok(Platform { python: python.to_owned(), processor, glibc })
     }

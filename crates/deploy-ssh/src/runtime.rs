@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use tokio::runtime::Runtime;
 
-/// The runtime, which is started at the first call.
+/// The runtime. The first call starts it.
 ///
 /// # Errors
 /// It cannot be started.
@@ -21,7 +21,7 @@ pub fn runtime() -> anyhow::Result<&'static Runtime> {
 /// Blocks until the future completes.
 ///
 /// # Errors
-/// That of the future, or `limit` is over; both with `what` as context.
+/// The future fails, or `limit` is over; both errors have `what` as context.
 pub(crate) fn within<T>(
     what: &str,
     limit: Duration,

@@ -28,7 +28,7 @@ fn folder(
 ) -> anyhow::Result<&'static Path> {
     if of.get().is_none() {
         deploy::interrupt::before_leaving(remove);
-        // If another thread was quicker, this one is removed again.
+        // If another thread was quicker, this folder is removed again.
         let _ = of.set(make()?);
     }
     of.get().map(TempDir::path).context("there is no folder for temporary files")
@@ -102,7 +102,7 @@ fn sweep(parent: &Path) {
         let pid = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split('-').next());
         let pid = pid.filter(|pid| pid.parse::<u32>().is_ok());
         if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
-            // Another user's folder cannot be removed, and needs not.
+            // Another user's folder cannot be removed, and need not be.
             let _ = std::fs::remove_dir_all(entry.path());
         }
     }

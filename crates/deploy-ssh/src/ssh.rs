@@ -37,7 +37,7 @@ use tokio::io::AsyncReadExt;
 use crate::inventory::HostEntry;
 use crate::runtime::within;
 pub use connect::{Access, NoAnswer};
-pub(crate) use connect::{end_connections, login_options, real_hostname};
+pub(crate) use connect::{end_connections, login_options, resolved_hostname};
 use link::{Link, expect_empty};
 
 /// Time limit for a request that takes the agent milliseconds. The client's keepalives notice a lost connection sooner.
@@ -100,7 +100,7 @@ impl Ssh {
     /// Runs a script of the POSIX shell, and passes each line of its output to `on_line` as it arrives.
     ///
     /// # Errors
-    /// The script cannot be started, or the connection is lost; or that of `on_line`, which ends it.
+    /// The script cannot be started, or the connection is lost; or `on_line` fails, which ends the script.
     pub(crate) fn run_to(
         &self,
         script: &str,
@@ -199,7 +199,7 @@ impl Host for Ssh {
 struct SshProgram {
     name: String,
     host: Arc<Link>,
-    /// It outlives this object.
+    /// Whether it outlives this object.
     left: bool,
 }
 
@@ -241,8 +241,7 @@ impl Running for SshProgram {
 
 impl Drop for SshProgram {
     fn drop(&mut self) {
-        // A lost host gets no request; its programs end when the others of the job do, and the next command that reaches it
-        // cleans up.
+        // Fails on a lost host. Its programs end with the others of the job, and the next command that reaches it cleans up.
         let _ = self.kill();
     }
 }

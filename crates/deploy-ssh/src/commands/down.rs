@@ -17,7 +17,7 @@ use crate::parallel::{all, each};
 use crate::probe::{Probed, probe};
 use crate::ssh::Ssh;
 
-/// How long programs may take to end whose work is discarded.
+/// How long programs may take to end. Their work is discarded.
 const DOWN_GRACE: Duration = Duration::from_secs(1);
 /// How long a host may take to remove an application and results.
 const REMOVE_TIME: Duration = Duration::from_secs(120);
@@ -86,7 +86,7 @@ pub(crate) fn clear(hosts: &[Probed], force: bool, discards: bool) -> anyhow::Re
     let idle = || all(each(&with_agent, |ssh| ensure_idle(ssh))).map(drop);
     let free = lock_all(with_agent.iter().copied(), "cargo xtask down").and_then(|()| idle());
     if !force {
-        free.context("cargo xtask down --force removes everything all the same")?;
+        free.context("cargo xtask down --force removes everything nevertheless")?;
     }
     if !discards {
         all(each(&with_agent, |ssh| {

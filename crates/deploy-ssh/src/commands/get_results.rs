@@ -28,11 +28,11 @@ use crate::ssh::Ssh;
 pub(super) const OUTPUT: &str = "output";
 pub(super) const ARCHIVE: &str = "output/results.tgz";
 
-/// How often a report of another job is fetched again, and the pause in between.
+/// How often the report is fetched while it is of another job, and the pause between two tries.
 const REPORT_TRIES: u32 = 3;
 const REPORT_PAUSE: Duration = Duration::from_millis(500);
 
-/// Fetches the results of the last job, or what is complete of them.
+/// Fetches the results of the last job, or its complete batches.
 pub(crate) fn run(args: &GetResults) -> anyhow::Result<ExitCode> {
     let mut is_begun = false;
     fetch(args, &mut is_begun).map_err(|error| if is_begun { error } else { exit::refused(error) })

@@ -31,9 +31,9 @@ pub(crate) use description::recall;
 
 /// Where Python models find the module and the packages, from the host's folder.
 const PYTHON_PATH: &str = "app/python:packages";
-/// How long programs may take to end whose work is discarded.
+/// How long programs may take to end. Their work is discarded.
 const GRACE: Duration = Duration::from_secs(1);
-/// How long a receiver may take to make durable what it has.
+/// How long a receiver may take to make its batches durable.
 const RECEIVER_GRACE: Duration = Duration::from_secs(20);
 /// How long a host may take to remove the results of an earlier job.
 const CLEAN_TIME: Duration = Duration::from_secs(120);
@@ -134,7 +134,7 @@ impl<'a> Cluster<'a> {
         Ok(Self { inventory, hosts, metrics: by_name(&inventory.metrics)?, initializer, classifiers })
     }
 
-    /// The job to run, and whether it is done but for the packing of its results.
+    /// The job to run, and whether only the packing of its results is left.
     fn describe(&self, args: &RunCluster) -> anyhow::Result<(Description, bool)> {
         if args.mode != RunMode::Resume {
             refuse_second_job(self.metrics)?;
@@ -156,11 +156,11 @@ impl<'a> Cluster<'a> {
     ) -> anyhow::Result<()> {
         let text = serde_json::to_string(description).context("encoding the job's description")?;
         let resumes = mode == RunMode::Resume;
-        // A receiver that still runs makes durable what it has.
+        // A receiver that still runs makes its batches durable.
         let grace = if resumes { RECEIVER_GRACE } else { GRACE };
         all(each(self.hosts, |host| {
             let is_metrics = host.entry().name == self.inventory.metrics;
-            // The hub of a job that only has to be packed already has all of it.
+            // If only the packing is left, the hub already has all reports of the job.
             if is_done && is_metrics {
                 stop_job(host, grace)?;
             } else {
@@ -228,7 +228,7 @@ fn show_start(args: &RunCluster, description: &Description, machines: usize) {
     ));
 }
 
-/// When the first host terminates itself that the job cannot lose, and what to do about it.
+/// When a host that the job cannot lose terminates itself, with advice for the user.
 fn lifetime(inventory: &Inventory) -> Option<Lifetime> {
     let ends = inventory.ends()?;
     let advice = match step::hosts_go() {
@@ -256,7 +256,7 @@ fn end<T>(hosts: &[Ssh], outcome: anyhow::Result<T>) -> anyhow::Result<T> {
     if outcome.as_ref().is_err_and(exit::is::<LostContact>) {
         return outcome;
     }
-    // Whatever happened, this ends what could not be ended by name. A lost host may still compute, to no effect.
+    // Also ends programs that could not be ended by name. A lost host may still compute, to no effect.
     let (reachable, lost): (Vec<_>, Vec<_>) = hosts.iter().partition(|host| host.away().is_none());
     for host in lost {
         let advice = match step::hosts_go() {
@@ -312,13 +312,13 @@ fn is_packed(metrics: &Ssh) -> anyhow::Result<bool> {
     Ok(metrics.length(Path::new(ARCHIVE))?.is_some())
 }
 
-/// Checks that a host has what the inventory lists, and not what somebody else shipped since.
+/// Checks that a host has the application of the inventory, and that nobody has shipped another one since.
 fn ensure_right_application(host: &Ssh, inventory: &Inventory) -> anyhow::Result<()> {
     let status = status_of(host)?;
     let is_python = module_of(&inventory.model).is_some();
     ensure!(
         status.app.as_ref() == Some(&inventory.app) && (!is_python || status.packages == inventory.packages),
-        "{} has another application than the last cargo xtask up has shipped from here; run it again",
+        "{} has another application than the last cargo xtask up shipped from here; run it again",
         host.name()
     );
     Ok(())
@@ -341,7 +341,7 @@ pub(crate) fn receiver_runs_for(status: &Status) -> Option<u64> {
     status.programs.iter().find(|program| program.name == "receiver")?.running
 }
 
-/// A job continues when its `run-cluster` is gone, and must not be disturbed.
+/// A job continues without its `run-cluster`, and must not be disturbed.
 fn refuse_second_job(metrics: &Ssh) -> anyhow::Result<()> {
     let status = status_of(metrics)?;
     if let Some(seconds) = receiver_runs_for(&status) {

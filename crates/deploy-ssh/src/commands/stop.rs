@@ -66,13 +66,13 @@ fn stop_in_order(metrics: anyhow::Result<Ssh>, others: Vec<anyhow::Result<Ssh>>)
     let metrics = metrics.and_then(|host| stop_all(&host, STOP_GRACE).map(|()| host));
     match (metrics, others) {
         (Ok(metrics), Ok(_)) => Ok(metrics),
-        (Ok(_), Err(error)) => Err(error.context("the job is ended, but not on all hosts")),
-        (Err(error), Ok(_)) => Err(error.context("the classifiers are ended, but not sender and receiver")),
+        (Ok(_), Err(error)) => Err(error.context("the job has ended, but not on all hosts")),
+        (Err(error), Ok(_)) => Err(error.context("the classifiers have ended, but not sender and receiver")),
         (Err(first), Err(others)) => bail!("{first:#}\n{others:#}"),
     }
 }
 
-/// How the receiver reports that it was stopped; `None` if there was no job.
+/// The receiver's message that it was stopped; `None` if there was no job.
 fn last_message(metrics: &Ssh) -> Option<String> {
     let tail = Request::Tail { name: "receiver".into(), lines: LAST_LINES };
     let Ok(Reply::Lines(lines)) = metrics.request(&tail, SHORT) else { return None };

@@ -1,4 +1,4 @@
-//! `cargo xtask up`, for hosts of a file: check them, and give them the programs.
+//! `cargo xtask up`, for hosts of a file: checks them, and ships the programs to them.
 
 mod rollout;
 mod wanted;
@@ -55,7 +55,7 @@ fn prepare(args: &Up, path: &Path, before: Option<&Inventory>) -> anyhow::Result
     Rollout::check(wanted, programs?, probed)
 }
 
-/// A folder is for one set of hosts: with another inventory, `down` would not find a stack that is up.
+/// A folder is for one set of hosts. With another inventory in it, `down` would not find a stack that is up.
 fn refuse_beside_stack(inventory: &Path) -> anyhow::Result<()> {
     let path = inventory.with_file_name("stack.toml");
     let Some(text) = files::read_if_there(&path)? else { return Ok(()) };

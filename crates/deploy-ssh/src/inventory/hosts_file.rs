@@ -1,4 +1,4 @@
-//! The hosts file: the machines that a user has, in TOML.
+//! The hosts file: the user's machines, in TOML.
 
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -171,7 +171,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_hosts_file_is_read_and_mistakes_are_named() {
+    fn a_hosts_file_is_read_and_its_mistakes_are_refused() {
         let text = "[[host]]\nname = \"a\"\naddress = \"10.0.0.1\"\nport = 2222\nuser = \"me\"\nkey = \"key\"\nrole = \"worker\"\n";
         let host = &read(text).unwrap()[0];
         assert_eq!(

@@ -1,4 +1,4 @@
-//! Which host is for what.
+//! Assigns roles to hosts.
 
 use std::net::IpAddr;
 
@@ -14,10 +14,10 @@ pub struct RoleAssignment {
     pub machines: Vec<HostEntry>,
 }
 
-/// Assigns the roles that the hosts file names, and the others in the order of the file.
+/// Assigns the roles that the hosts file names, then the remaining ones in the order of the file.
 ///
 /// # Errors
-/// Not enough hosts, two hosts for a role that only one can have, an address that the other hosts cannot reach.
+/// There are too few hosts, two hosts have a role that only one can have, or other hosts cannot reach an address.
 pub(crate) fn assign_roles(
     hosts: &[HostEntry],
     cluster_size: Option<usize>,
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn roles_follow_the_file_and_then_the_order() {
+    fn named_roles_are_assigned_first_and_the_others_in_order() {
         let names = |roles: &RoleAssignment| {
             let machines: Vec<_> = roles.machines.iter().map(|host| host.name.clone()).collect();
             format!("{}: {}", roles.metrics.name, machines.join(" "))

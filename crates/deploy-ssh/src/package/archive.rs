@@ -20,7 +20,7 @@ pub(crate) struct Archive {
     pub(crate) length: u64,
 }
 
-/// Packs files to a zip; `files` has their paths by their names in the archive.
+/// Packs files to a zip; `files` maps their names in the archive to their paths.
 pub(crate) fn pack(files: &BTreeMap<String, PathBuf>, path: &Path) -> anyhow::Result<Archive> {
     let context = || format!("packing {}", path.display());
     let out = File::create(path).with_context(context)?;

@@ -1,8 +1,8 @@
 //! The Python packages that a model needs.
 //!
 //! pip resolves them once, on this machine, for the Python and the C library of the hosts; then they are shipped. So hosts
-//! need no package index, pip or venv, and all hosts have the same versions: with others, the same rows might give different
-//! results.
+//! need no package index, pip or venv, and all have the same versions. With different versions, the same rows might give
+//! different results.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use crate::scratch;
 
 /// The oldest C library for which wheels are built, as the minor version of glibc 2.x.
 const OLDEST_GLIBC: u32 = 17;
-/// For a model without a requirements file.
+/// The requirements of a model without a requirements file.
 const DEFAULT: &str = "pandas\n";
 
 /// What the choice of packages depends on.
@@ -37,7 +37,7 @@ struct Requirements {
 }
 
 impl Requirements {
-    /// Those of the file, or of `requirements.txt` in the module's folder.
+    /// Reads the file, or `requirements.txt` in the module's folder.
     fn load(file: Option<&Path>, module_folder: &Path) -> anyhow::Result<Self> {
         let beside = module_folder.join("requirements.txt");
         let file = file.map(Path::to_owned).or_else(|| beside.exists().then_some(beside));

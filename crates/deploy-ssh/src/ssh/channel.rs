@@ -16,7 +16,7 @@ use crate::runtime::{runtime, within};
 
 /// How long the agent may take to start.
 const OPEN_TIME: Duration = Duration::from_secs(20);
-/// How often the agent gets a sign of life when there are no requests; it exits after `agent::serve::CLIENT_TIMEOUT`.
+/// The interval of signs of life to the agent without requests. It exits after `agent::serve::CLIENT_TIMEOUT` without any.
 const HEARTBEAT: Duration = Duration::from_secs(3);
 /// How often a request that waits for its reply checks for a lost channel.
 const REPLY_PAUSE: Duration = Duration::from_millis(100);
@@ -61,7 +61,7 @@ impl Channel {
                 reason = format!("{reason}; it printed: {stderr}");
             }
             *why_lost.lock() = Some(format!("lost the agent of {host}: {reason}"));
-            // How it ended is of no use, but it must be waited for.
+            // Reaps the process; its exit status is not needed.
             let _ = child.wait().await;
         });
         Ok(Self { requests, replies: Mutex::new(replies), lost })
@@ -116,7 +116,7 @@ async fn recv_all(stdout: Stdout, on_message: impl Fn(Message)) -> String {
         };
         match serde_json::from_str(&line) {
             Ok(message) => on_message(message),
-            Err(error) => return format!("it sent {line:?}, which is no message: {error}"),
+            Err(error) => return format!("it sent {line:?}, which is not a message: {error}"),
         }
     }
 }

@@ -20,7 +20,7 @@ const BANNER_TIME: Duration = Duration::from_secs(10);
 const LOGIN_TIME: Duration = Duration::from_secs(20);
 /// How often ssh sends a keepalive.
 const ALIVE_INTERVAL: Duration = Duration::from_secs(4);
-/// How many keepalives in a row may stay unanswered before the connection is lost.
+/// How many keepalives in a row may stay unanswered before the connection counts as lost.
 const ALIVE_COUNT: u32 = 3;
 /// How long all connections together may take to end.
 const END_TIME: Duration = Duration::from_secs(1);
@@ -73,12 +73,12 @@ fn quoted(path: &Path) -> String {
 }
 
 pub(super) fn connect(host: &HostEntry, access: &Access) -> anyhow::Result<Session> {
-    let real = Real::of(host, access.config.as_deref())?;
-    if real.is_direct {
-        await_banner(&real)?;
+    let destination = Destination::of(host, access.config.as_deref())?;
+    if destination.is_direct {
+        await_banner(&destination)?;
     }
     if let Some(fingerprint) = &host.fingerprint {
-        pin(&real, fingerprint, &access.known_hosts_file(host))?;
+        pin(&destination, fingerprint, &access.known_hosts_file(host))?;
     }
     let folder = scratch::socket_folder()?;
     let (socket, log) = (folder.join(SOCKET), folder.join("log"));
@@ -91,7 +91,7 @@ pub(super) fn connect(host: &HostEntry, access: &Access) -> anyhow::Result<Sessi
         if status.success() {
             return Ok(Session::resume_mux(socket.into(), Some(log.into())));
         }
-        // If its log cannot be read, its status has to do.
+        // If its log cannot be read, the error has only its status.
         let log = std::fs::read_to_string(&log).unwrap_or_default();
         let log = log.trim().strip_prefix("ssh: ").unwrap_or(log.trim());
         let status = format!("ssh ended with {status}");
@@ -160,7 +160,7 @@ pub(crate) fn end_connections(folder: &Path) {
     }
 }
 
-/// Adds what to do about the refusals that users meet.
+/// Adds advice to the refusals that users meet.
 fn explain(text: &str) -> anyhow::Error {
     let error = anyhow!("{text}");
     if text.contains("host key is known") {
@@ -171,12 +171,12 @@ fn explain(text: &str) -> anyhow::Error {
     }
     if text.contains("Host key verification failed") {
         return error.context(
-            "its host key is not the one that is known; if that is right, put its fingerprint (ssh-keygen -l) into the \
-             hosts file, or its key into known_hosts",
+            "its host key differs from the known one; if that is right, put its fingerprint (ssh-keygen -l) into the hosts \
+             file, or its key into known_hosts",
         );
     }
     if text.contains("UNPROTECTED PRIVATE KEY") {
-        return error.context("its private key may be read by others, so ssh does not use it: chmod 600");
+        return error.context("other users may read its private key, so ssh does not use it: chmod 600");
     }
     if text.contains("Permission denied") {
         return error.context("it refuses this user and key; correct user and key in the hosts file");
@@ -184,22 +184,22 @@ fn explain(text: &str) -> anyhow::Error {
     error
 }
 
-/// The name or address that the SSH configuration has for a host.
-pub(crate) fn real_hostname(host: &HostEntry, config: Option<&Path>) -> anyhow::Result<String> {
-    let real =
-        Real::of(host, config).with_context(|| format!("resolving {} ({})", host.name, host.address))?;
-    Ok(real.hostname)
+/// The name or address of a host after the SSH configuration is applied.
+pub(crate) fn resolved_hostname(host: &HostEntry, config: Option<&Path>) -> anyhow::Result<String> {
+    let destination =
+        Destination::of(host, config).with_context(|| format!("resolving {} ({})", host.name, host.address))?;
+    Ok(destination.hostname)
 }
 
-/// The destination of a connection, by the SSH configuration.
-struct Real {
+/// The destination of a connection after the SSH configuration is applied.
+struct Destination {
     hostname: String,
     port: u16,
     /// Without a jump host or a proxy command.
     is_direct: bool,
 }
 
-impl Real {
+impl Destination {
     fn of(host: &HostEntry, config: Option<&Path>) -> anyhow::Result<Self> {
         let mut args = vec!["-G".to_owned()];
         if let Some(config) = config {
@@ -226,8 +226,8 @@ impl Real {
 }
 
 /// Waits for the banner of an SSH server.
-fn await_banner(real: &Real) -> anyhow::Result<()> {
-    let Real { hostname, port, .. } = real;
+fn await_banner(destination: &Destination) -> anyhow::Result<()> {
+    let Destination { hostname, port, .. } = destination;
     let context = || format!("waiting for an SSH server at {hostname}:{port}");
     let addresses = (hostname.as_str(), *port).to_socket_addrs().with_context(context)?;
     let deadline = Instant::now() + BANNER_TIME;
@@ -252,16 +252,16 @@ fn await_banner(real: &Real) -> anyhow::Result<()> {
     }
     ensure!(
         &start == b"SSH-",
-        "what answers at {hostname}:{port} is not an SSH server; correct the host's port"
+        "the server at {hostname}:{port} is not an SSH server; correct the host's port"
     );
     Ok(())
 }
 
-/// Writes the host's key, if it has the right fingerprint, to a file of its own. There it is valid for all addresses, since the
-/// host may get another one. (A host that shows another key to ssh than here is refused by ssh.)
-fn pin(real: &Real, fingerprint: &str, file: &Path) -> anyhow::Result<()> {
+/// Writes the host's key, if it has the right fingerprint, to a file of its own. There the key is valid for all addresses,
+/// since the host's may change. (If the host then shows ssh another key, ssh refuses it.)
+fn pin(destination: &Destination, fingerprint: &str, file: &Path) -> anyhow::Result<()> {
     ensure!(
-        real.is_direct,
+        destination.is_direct,
         "a fingerprint can be checked only for hosts that are reached directly; add its key to known_hosts"
     );
     if let Ok(known) = std::fs::read_to_string(file)
@@ -269,8 +269,8 @@ fn pin(real: &Real, fingerprint: &str, file: &Path) -> anyhow::Result<()> {
     {
         return Ok(());
     }
-    let (port, seconds) = (real.port.to_string(), BANNER_TIME.as_secs().to_string());
-    let scanned = duct::cmd!("ssh-keyscan", "-T", seconds, "-p", port, &real.hostname)
+    let (port, seconds) = (destination.port.to_string(), BANNER_TIME.as_secs().to_string());
+    let scanned = duct::cmd!("ssh-keyscan", "-T", seconds, "-p", port, &destination.hostname)
         .stderr_null()
         .unchecked()
         .read()
@@ -294,7 +294,7 @@ fn pin(real: &Real, fingerprint: &str, file: &Path) -> anyhow::Result<()> {
     files::replace_file(file, format!("* {key}\n").as_bytes())
 }
 
-/// The fingerprints of keys, which stand as in known_hosts, one a line.
+/// The fingerprints of keys. `keys` has the format of known_hosts, one key a line.
 fn fingerprints(keys: &str) -> anyhow::Result<Vec<String>> {
     if keys.trim().is_empty() {
         return Ok(Vec::new());

@@ -41,7 +41,7 @@ impl Ssh {
     ) -> anyhow::Result<()> {
         let what = format!("writing {} on {}", to.display(), self.entry().name);
         // A unique name: an earlier upload that was interrupted may still write to its file.
-        let random = getrandom::u32().map_err(|error| anyhow!("making up a name: {error}"))?;
+        let random = getrandom::u32().map_err(|error| anyhow!("generating a random name: {error}"))?;
         let target = self.absolute(to)?;
         let new = format!("{target}.{random:08x}.part");
         let remove = format!("cd {FOLDER} && rm -f {}.*.part", to.display());
@@ -105,7 +105,7 @@ impl Ssh {
     /// Reads the bytes from `begin` to `length` of a file in the host's folder, and passes them to `on_piece` in their order.
     ///
     /// # Errors
-    /// The file cannot be read; or that of `on_piece` as it is, which ends the reading.
+    /// The file cannot be read; or `on_piece` fails, which ends the reading, and whose error is returned unchanged.
     pub(crate) fn read_pieces(
         &self,
         from: &Path,
@@ -143,7 +143,7 @@ impl Ssh {
     /// The length in bytes of a file in the host's folder; `None` if it does not exist.
     ///
     /// # Errors
-    /// The host does not answer, or not with a number.
+    /// The host does not answer, or the answer is not a number.
     pub(crate) fn length(&self, of: &Path) -> anyhow::Result<Option<u64>> {
         let script = format!("cd {FOLDER} && if [ -e {0} ]; then wc -c < {0}; fi", of.display());
         let output = self.run(&script, STEP_TIME)?;

@@ -184,7 +184,7 @@ impl Link {
         let reason = state.channel.as_ref()?.why_lost()?;
         state.lost = Some(Instant::now());
         drop(state);
-        console::note(&format!("{reason}; the job goes on, and the host is looked for"));
+        console::note(&format!("{reason}; the job continues, and the connection is being restored"));
         let link = Arc::downgrade(self);
         let thread = std::thread::Builder::new().name("link".into()).spawn(move || restore(&link));
         if let Err(error) = thread {
@@ -212,7 +212,7 @@ impl Link {
                 if channel.why_lost().is_some() {
                     return Err(error);
                 }
-                // Somebody ended it meanwhile, and removed its records.
+                // Another command ended it meanwhile, and removed its records.
                 self.programs.on_event(Event::Ended { name, end: End::Unknown(format!("{error:#}")) });
             }
         }
@@ -239,7 +239,7 @@ fn restore(link: &Weak<Link>) {
     loop {
         std::thread::sleep(RETRY_PAUSE);
         let Some(link) = link.upgrade() else { return };
-        // The reason of a failure does not matter, since it is tried again.
+        // Errors are not shown, since this tries again.
         if link.try_restore().is_ok() {
             console::note(&format!("{} is back", link.entry.name));
             return;

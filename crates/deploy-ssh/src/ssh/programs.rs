@@ -38,7 +38,7 @@ impl Programs {
         self.0.lock().programs.remove(name);
     }
 
-    /// The programs whose end is not reported.
+    /// The programs whose end was not yet reported.
     pub(super) fn running(&self) -> Vec<String> {
         let state = self.0.lock();
         let running = state.programs.iter().filter(|(_, program)| program.end.is_none());
@@ -53,7 +53,7 @@ impl Programs {
         self.0.lock().programs.get(name)?.end.clone()
     }
 
-    /// How a program died since the last call.
+    /// A program's deaths since the last call.
     pub(super) fn take_deaths(&self, name: &str) -> Vec<End> {
         let mut state = self.0.lock();
         state.programs.get_mut(name).map(|program| std::mem::take(&mut program.deaths)).unwrap_or_default()

@@ -68,7 +68,7 @@ pub(super) async fn start(session: &Arc<Session>, script: &str, input: Stdin) ->
     let mut child = command.spawn().await.map_err(explain_session)?;
     let mut stdin = child.stdin().take();
     if let Some(stdin) = stdin.as_mut().filter(|_| input == Stdin::PipeAfterExit) {
-        // If it has ended, its output tells why.
+        // If it has ended, its output shows why.
         let _ = stdin.write_all(b"exit\n").await;
     }
     let mut stdout = child.stdout().take().context("a remote program without its pipe")?;

@@ -42,14 +42,14 @@ pub(super) async fn open_sftp(session: &Arc<Session>) -> anyhow::Result<Sftp> {
     let opening = Sftp::new(stdin, stdout, SftpOptions::new());
     let error = match tokio::time::timeout(OPEN_TIME, opening).await {
         Ok(Ok(sftp)) => {
-            // How it ends is of no use, but it must be waited for.
+            // Reaps the process; its exit status is not needed.
             tokio::spawn(child.wait());
             return Ok(sftp);
         }
         Ok(Err(error)) => anyhow::Error::from(error),
         Err(_) => anyhow!("no reply within {OPEN_TIME:?}"),
     };
-    // Without a subsystem, sshd closes the channel at once. Any output is from something else than an SFTP server.
+    // Without a subsystem, sshd closes the channel at once. Any output is from something other than an SFTP server.
     ensure!(has_output.load(Ordering::Relaxed), "it has no SFTP subsystem; {REMEDY}");
     open_by_script(session).await.map_err(|second| {
         anyhow!("{error:#}; a server started by hand: {second:#}; {REMEDY} (that one reads no startup files)")

@@ -49,7 +49,7 @@ impl Script {
     /// # Errors
     /// The system has no random numbers.
     pub(super) fn new(script: &str) -> anyhow::Result<Self> {
-        let random = getrandom::u64().map_err(|error| anyhow!("making up a mark: {error}"))?;
+        let random = getrandom::u64().map_err(|error| anyhow!("generating a random mark: {error}"))?;
         let mark = format!("begin-{random:016x}");
         let text = format!("{}{script}", PREAMBLE.replace("MARK", &mark));
         let command = format!("exec /bin/sh -c 'eval \"$(printf %b \"{}\")\"'", encoded(&text));
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shell_that_exits_first_is_an_error_and_no_empty_output() {
+    fn a_shell_that_exits_before_the_script_is_an_error() {
         for startup in ["echo not available; exit 1; ", "exit; ", "exec true; "] {
             let script = Script::new("echo here").unwrap();
             let output = run("sh", startup, &script);

@@ -1,7 +1,7 @@
 //! `get-results --partial`: the complete batches of a job that is not done.
 //!
-//! The receiver's checkpoint counts the bytes of complete, durable batches. These bytes are a prefix of the whole results, and
-//! no more than these is read. The host only sends them, and this machine packs them: the host may be slow, or about to end.
+//! The receiver's checkpoint counts the bytes of complete, durable batches. They are a prefix of the whole results, and only
+//! they are read. The host only sends them, and this machine packs them: the host may be slow, or about to end.
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -33,7 +33,7 @@ const REJECTS: &str = "results.rejects.csv";
 const SUMMARY: &str = "results.partial.json";
 /// How long the receiver may take to make its last batches durable.
 const STOP_GRACE: Duration = Duration::from_secs(20);
-/// How many connections in a row may bring nothing before the host is given up, and the pause between two of them.
+/// How many connections in a row may bring no bytes before this gives up, and the pause between two of them.
 const TRIES: u32 = 3;
 const TRY_PAUSE: Duration = Duration::from_secs(2);
 /// How many of the receiver's last lines are searched for its last message.
@@ -220,7 +220,7 @@ fn show(summary: &PartialSummary<'_>, target: &Path, size: u64) {
     ));
     if summary.bytes < summary.complete_bytes {
         console::data(&format!(
-            "cut        {} of {}: the rest of these rows did not come",
+            "cut        {} of {}: the rest of these rows did not arrive",
             console::bytes(summary.bytes),
             console::bytes(summary.complete_bytes)
         ));
@@ -232,13 +232,13 @@ fn rfc3339(time: SystemTime) -> String {
     humantime::format_rfc3339_seconds(time).to_string()
 }
 
-/// How far the receiver is, by its checkpoint. The receiver may continue meanwhile.
+/// The receiver's position in its checkpoint. The receiver may continue meanwhile.
 fn position(host: &Ssh, files: &ResultFiles) -> anyhow::Result<Option<Position>> {
     let Some(checkpoint) = fetch_whole(host, &files.checkpoint)? else { return Ok(None) };
     Ok(slots(&checkpoint).into_iter().next().map(|slot| slot.position))
 }
 
-/// How the receiver reports that it ended.
+/// The receiver's message about its end.
 fn last_message(host: &Ssh) -> Option<String> {
     let tail = Request::Tail { name: "receiver".into(), lines: LAST_LINES };
     let Ok(Reply::Lines(lines)) = host.request(&tail, SHORT) else { return None };
@@ -309,7 +309,7 @@ impl Reader<'_> {
             console::note(&format!("{error:#}; trying again"));
             std::thread::sleep(TRY_PAUSE);
         }
-        // Complete batches end with a line; should these not, they are kept all the same.
+        // Complete batches end with a line end. If they do not, the rest is kept nevertheless.
         keep_lines(rest.len(), &mut rest, &mut read, entry).with_context(|| self.writing.clone())?;
         Ok(read)
     }

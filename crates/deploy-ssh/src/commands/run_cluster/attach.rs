@@ -1,4 +1,4 @@
-//! `run-cluster --attach`: shows a job again whose `run-cluster` is gone.
+//! `run-cluster --attach`: watches a job whose `run-cluster` has ended.
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -22,7 +22,7 @@ const LAST_LINES: usize = 12;
 
 pub(super) fn run(args: &RunCluster) -> anyhow::Result<ExitCode> {
     end_on_interrupt(
-        "the job goes on; cargo xtask run-cluster --attach shows it again, and cargo xtask stop ends it",
+        "the job continues; cargo xtask run-cluster --attach shows it again, and cargo xtask stop ends it",
     )?;
     let start = Instant::now();
     let (inventory, access) = load(&args.inventory)?;

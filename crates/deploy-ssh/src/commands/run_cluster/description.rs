@@ -1,4 +1,4 @@
-//! The job's description: what `--resume` needs to continue with it. It is kept on the metrics host.
+//! The job's description, which `--resume` needs to continue with it. It is kept on the metrics host.
 
 use std::path::Path;
 
@@ -31,7 +31,7 @@ pub(crate) struct Description {
     /// As in `--max-rejects`.
     #[serde(default)]
     pub(super) max_rejects: Option<String>,
-    /// The SHA-256 of application and packages: others might give other results.
+    /// The SHA-256 of application and packages, since others might give different results.
     app: String,
     packages: Option<String>,
 }
@@ -54,7 +54,7 @@ pub(super) fn new(args: &RunCluster, cluster: &Cluster<'_>) -> anyhow::Result<De
     Ok(Description { input, model, model_args, workers, max_rejects, app, packages })
 }
 
-/// The last job, with the options that may change because they decide no results; and whether it is done but for the packing.
+/// The last job, with new values of options that do not affect results; and whether only the packing is left.
 pub(super) fn resume(args: &RunCluster, cluster: &Cluster<'_>) -> anyhow::Result<(Description, bool)> {
     let (inventory, metrics) = (cluster.inventory, cluster.metrics);
     let status = status_of(metrics)?;

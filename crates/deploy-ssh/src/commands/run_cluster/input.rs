@@ -34,7 +34,7 @@ pub(super) fn prepare(rows: &Rows, metrics: &Ssh) -> anyhow::Result<Input> {
     let shipped = metrics.upload(path, Path::new(INPUT), false, |bytes| bar.add(bytes));
     bar.clear();
     shipped?;
-    // The host has the rows as they were here both before and after.
+    // The file was the same before and after it was shipped.
     guard.map_or(Ok(()), |guard| guard.check()).with_context(reading)?;
     let delimiter = if commas { "--delimiter , " } else { "" };
     let output = metrics
@@ -61,7 +61,7 @@ fn check_header(path: &Path, commas: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// For people.
+/// A text for users; `path` is the file on this machine.
 pub(super) fn describe(input: &Input, path: Option<&Path>) -> String {
     match (input.rows(), path) {
         (Some(rows), _) => format!("{} fake rows", console::count(rows)),

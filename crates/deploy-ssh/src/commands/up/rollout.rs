@@ -1,4 +1,4 @@
-//! Gives hosts the programs, and writes the inventory.
+//! Ships the programs to hosts, and writes the inventory.
 
 use std::path::Path;
 use std::time::Duration;
@@ -34,7 +34,7 @@ impl Rollout {
     /// Checks that the hosts can run the programs, and makes what they need. Nothing is changed on them.
     ///
     /// # Errors
-    /// Hosts that cannot run the programs, by name.
+    /// Some hosts cannot run the programs; the error lists them.
     pub fn check(wanted: Wanted, mut programs: Programs, hosts: Vec<Probed>) -> anyhow::Result<Self> {
         let fits = |host: &Probed| programs.check_glibc(host).is_ok();
         if !hosts.iter().all(fits)
@@ -52,16 +52,16 @@ impl Rollout {
     /// Makes the hosts ready, and writes the inventory to `path`. `before` is the inventory of an earlier `up`.
     ///
     /// # Errors
-    /// Hosts that are busy, or are lost, by name.
+    /// Some hosts are busy or lost; the error lists them.
     pub fn run(&self, before: Option<&Inventory>, path: &Path) -> anyhow::Result<()> {
         let mut inventory = self.inventory();
-        // Before anything is on a host: whatever happens, down finds it.
+        // Before anything is on a host, so that `down` finds it whatever happens.
         self.save_new_hosts(&inventory, before, path)?;
         let roles_change = before.is_none_or(|before| before.roles() != inventory.roles());
         let bar =
             Transfer::new("shipping", bytes_to_ship(&self.hosts, &self.programs, self.packages.as_ref()));
         let shipped = self.take_over(roles_change, &bar).and_then(|()| {
-            // Not earlier: until the hosts are locked, a running job uses the inventory as it was.
+            // Not earlier: until the hosts are locked, a running job uses the old inventory.
             if before != Some(&inventory) {
                 let left = self.wanted.left(before)?;
                 Inventory { ready: false, left: left.clone(), ..inventory.clone() }.save(path)?;
@@ -98,7 +98,7 @@ impl Rollout {
         }
     }
 
-    /// Saves which hosts may have something of ours from now on.
+    /// Saves which further hosts may have files of ours from now on.
     fn save_new_hosts(
         &self,
         inventory: &Inventory,
@@ -159,7 +159,7 @@ impl Rollout {
     }
 
     fn ship_agent(&self, ssh: &Ssh, bar: &Transfer) -> anyhow::Result<()> {
-        let id = getrandom::u64().map_err(|error| anyhow!("making up an id for a host: {error}"))?;
+        let id = getrandom::u64().map_err(|error| anyhow!("generating a random id for a host: {error}"))?;
         let script = format!(
             "umask 077; mkdir -p {FOLDER}/versions && cd {FOLDER} && if [ ! -e id ]; then echo {id:016x} > id; fi"
         );
@@ -180,7 +180,7 @@ impl Rollout {
             let (sha256, link) = (archive.sha256.clone(), (*link).to_owned());
             ssh.send(&Request::Unpack { archive: name, sha256, link }, UNPACK_TIME)?;
         }
-        // Agents of other builds, and of uploads that were interrupted.
+        // Agents of other builds, and of interrupted uploads.
         let agent = self.programs.agent_name();
         let others = host.values("agent").filter(|known| *known != agent && *known != "*");
         let others: Vec<_> = others.map(|other| format!("{FOLDER}/agent-{other}")).collect();
@@ -217,8 +217,8 @@ fn check_host(wanted: &Wanted, programs: &Programs, host: &Probed) -> anyhow::Re
     Ok(())
 }
 
-/// Removes the application from hosts that are no longer used; returns those that cannot be reached, to be cleared another
-/// time. The id in its folder identifies a host that is used under another name or address.
+/// Removes the application from hosts that are no longer used; returns those that cannot be reached, for another try later.
+/// The id in its folder identifies a host that is used under another name or address.
 fn clear_left(left: &[HostEntry], used: &[Probed], access: &Access) -> anyhow::Result<Vec<HostEntry>> {
     let used: Vec<_> = used.iter().filter_map(Probed::id).collect();
     let (mut reached, mut unreachable) = (Vec::new(), Vec::new());

@@ -1,4 +1,4 @@
-//! What the user wants `up` to do.
+//! The hosts, roles and model that the user wants.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -26,14 +26,14 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    /// What the options say; for the rest, what an earlier `up` was asked for.
+    /// From the options, and where these say nothing, from the inventory of an earlier `up`.
     pub(super) fn new(args: &Up, before: Option<&Inventory>) -> anyhow::Result<Self> {
         let mut hosts = match (&args.hosts, before) {
             (Some(file), _) => read_hosts(file)?,
             (None, Some(before)) => before.hosts.clone(),
             (None, None) => bail!(
-                "which hosts? Give a file of them with --hosts FILE (cargo xtask lab up 3 makes some to try, and their \
-                 file, on this machine)"
+                "no hosts are named; give a file that lists them with --hosts FILE (cargo xtask lab up 3 makes some to try, and \
+                 their file, on this machine)"
             ),
         };
         let ssh_config = match &args.ssh_config {
@@ -45,7 +45,7 @@ impl Wanted {
         for host in &mut hosts {
             // The other hosts cannot resolve a name that only this machine's SSH configuration has.
             if host.private_address.is_none() && host.address.parse::<IpAddr>().is_err() {
-                host.private_address = Some(ssh::real_hostname(host, ssh_config.as_deref())?);
+                host.private_address = Some(ssh::resolved_hostname(host, ssh_config.as_deref())?);
             }
         }
         let cluster_size =
