@@ -79,7 +79,7 @@ impl LocalJob {
     }
 
     fn model_args(&self) -> Vec<String> {
-        self.job.model.words(self.model(), &self.python)
+        self.job.model.to_args(self.model(), &self.python)
     }
 }
 

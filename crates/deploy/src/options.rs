@@ -74,44 +74,44 @@ pub struct ModelOptions {
 
 impl ModelOptions {
     /// The classifier's arguments for a model with these settings.
-    pub fn words(&self, model: &str, python: &Path) -> Vec<String> {
-        let mut words = vec![("--model", model.to_owned()), ("--python", arg(python))];
-        words.push(("--slowness", self.slowness.to_string()));
-        words.push((CHUNK_SIZE, self.chunk_size.to_string()));
-        words.push((THREADS, self.threads_per_worker.to_string()));
-        words.push((TIMEOUT, self.timeout.unwrap_or(DEFAULT_TIMEOUT).to_string()));
-        words.extend(self.memory.map(|memory| (MEMORY, memory.to_string())));
-        words.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect()
+    pub fn to_args(&self, model: &str, python: &Path) -> Vec<String> {
+        let mut args = vec![("--model", model.to_owned()), ("--python", arg(python))];
+        args.push(("--slowness", self.slowness.to_string()));
+        args.push((CHUNK_SIZE, self.chunk_size.to_string()));
+        args.push((THREADS, self.threads_per_worker.to_string()));
+        args.push((TIMEOUT, self.timeout.unwrap_or(DEFAULT_TIMEOUT).to_string()));
+        args.extend(self.memory.map(|memory| (MEMORY, memory.to_string())));
+        args.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect()
     }
 
     /// Changes the arguments of an earlier job: only those that the user gave and that do not affect results.
-    pub fn change(&self, words: &mut Vec<String>) {
+    pub fn change(&self, args: &mut Vec<String>) {
         for (flag, value) in [(TIMEOUT, self.timeout), (MEMORY, self.memory)] {
             let Some(value) = value.map(|value| value.to_string()) else { continue };
-            match words.iter().position(|word| word == flag) {
-                Some(at) if at + 1 < words.len() => words[at + 1] = value,
-                _ => words.extend([flag.to_owned(), value]),
+            match args.iter().position(|arg| arg == flag) {
+                Some(at) if at + 1 < args.len() => args[at + 1] = value,
+                _ => args.extend([flag.to_owned(), value]),
             }
         }
     }
 }
 
-/// What the hub shows about a job; `words` are the classifier's arguments. The caller adds the machines.
-pub fn describe(model: &str, words: &[String], input: String, output: String, workers: usize) -> Description {
+/// What the hub shows about a job; `args` are the classifier's arguments. The caller adds the machines.
+pub fn describe(model: &str, args: &[String], input: String, output: String, workers: usize) -> Description {
     Description {
         model: Some(model.to_owned()),
         input: Some(input),
         output: Some(output),
-        batch_rows: value(words, CHUNK_SIZE).and_then(|rows| rows.parse().ok()),
+        batch_rows: value(args, CHUNK_SIZE).and_then(|rows| rows.parse().ok()),
         workers: u32::try_from(workers).ok(),
-        threads_per_worker: threads(model, words).and_then(|threads| threads.parse().ok()),
+        threads_per_worker: threads(model, args).and_then(|threads| threads.parse().ok()),
         machines: Vec::new(),
     }
 }
 
 /// The value of a flag among arguments.
-fn value<'a>(words: &'a [String], flag: &str) -> Option<&'a str> {
-    words.iter().skip_while(|word| *word != flag).nth(1).map(String::as_str)
+fn value<'a>(args: &'a [String], flag: &str) -> Option<&'a str> {
+    args.iter().skip_while(|arg| *arg != flag).nth(1).map(String::as_str)
 }
 
 /// Refuses to classify a file without a named model: the scores of `native` look like a model's, but are made from a hash.
@@ -129,13 +129,13 @@ pub fn refuse_unnamed_model(rows: &Rows, is_named: bool) -> anyhow::Result<()> {
 
 /// The number of threads for a Python model's libraries in each worker, from the classifier's arguments; `None` for other
 /// models, which have no libraries.
-pub fn threads<'a>(model: &str, words: &'a [String]) -> Option<&'a str> {
-    value(words, THREADS).filter(|_| model.starts_with("python:"))
+pub fn threads<'a>(model: &str, args: &'a [String]) -> Option<&'a str> {
+    value(args, THREADS).filter(|_| model.starts_with("python:"))
 }
 
 /// The same, as a suffix to the number of workers.
-pub fn threads_each(model: &str, words: &[String]) -> String {
-    match threads(model, words) {
+pub fn threads_each(model: &str, args: &[String]) -> String {
+    match threads(model, args) {
         Some("1") => ", 1 thread each".to_owned(),
         Some(threads) => format!(", {threads} threads each"),
         None => String::new(),
@@ -155,11 +155,11 @@ mod tests {
             timeout,
             memory,
         };
-        let first = options(None, None).words("native", Path::new("python3"));
-        let mut words = first.clone();
-        options(None, None).change(&mut words);
-        assert_eq!(words, first);
-        options(Some(7), Some(512)).change(&mut words);
-        assert_eq!(words, options(Some(7), Some(512)).words("native", Path::new("python3")));
+        let first = options(None, None).to_args("native", Path::new("python3"));
+        let mut args = first.clone();
+        options(None, None).change(&mut args);
+        assert_eq!(args, first);
+        options(Some(7), Some(512)).change(&mut args);
+        assert_eq!(args, options(Some(7), Some(512)).to_args("native", Path::new("python3")));
     }
 }

@@ -70,23 +70,23 @@ pub fn build_program(name: &str) -> anyhow::Result<PathBuf> {
 }
 
 /// Prints a call of cargo, and returns it.
-pub fn cargo_with(words: &[&str]) -> duct::Expression {
-    console::echo(&format!("cargo {}", words.join(" ")));
-    cargo_quietly(words)
+pub fn cargo_with(args: &[&str]) -> duct::Expression {
+    console::echo(&format!("cargo {}", args.join(" ")));
+    cargo_quietly(args)
 }
 
 /// As [`cargo_with`], with low priority for the processor.
-pub fn cargo_with_low_priority(words: &[&str]) -> duct::Expression {
-    console::echo(&format!("nice cargo {}", words.join(" ")));
-    let words: Vec<_> = words.iter().map(OsStr::new).collect();
+pub fn cargo_with_low_priority(args: &[&str]) -> duct::Expression {
+    console::echo(&format!("nice cargo {}", args.join(" ")));
+    let args: Vec<_> = args.iter().map(OsStr::new).collect();
     let cargo = cargo();
-    without_own_variables(duct::cmd("nice", [&[cargo.as_os_str()], &words[..]].concat()))
+    without_own_variables(duct::cmd("nice", [&[cargo.as_os_str()], &args[..]].concat()))
 }
 
 /// As [`cargo_with`], without printing.
-pub fn cargo_quietly<W: AsRef<OsStr>>(words: &[W]) -> duct::Expression {
-    let words: Vec<_> = words.iter().map(AsRef::as_ref).collect();
-    without_own_variables(duct::cmd(cargo(), words))
+pub fn cargo_quietly<W: AsRef<OsStr>>(args: &[W]) -> duct::Expression {
+    let args: Vec<_> = args.iter().map(AsRef::as_ref).collect();
+    without_own_variables(duct::cmd(cargo(), args))
 }
 
 fn without_own_variables(mut call: duct::Expression) -> duct::Expression {
@@ -103,7 +103,7 @@ fn without_own_variables(mut call: duct::Expression) -> duct::Expression {
 }
 
 /// Runs cargo, and shows its output unless everything is up to date.
-fn run_unless_fresh(words: &[&str], cargo: &duct::Expression) -> anyhow::Result<()> {
+fn run_unless_fresh(args: &[&str], cargo: &duct::Expression) -> anyhow::Result<()> {
     let colour = if std::io::stderr().is_terminal() { "always" } else { "auto" };
     let cargo = cargo.env("CARGO_TERM_COLOR", colour).stderr_to_stdout().unchecked();
     let output = cargo.reader().context("starting cargo")?;
@@ -115,7 +115,7 @@ fn run_unless_fresh(words: &[&str], cargo: &duct::Expression) -> anyhow::Result<
         }
         if !is_shown {
             is_shown = true;
-            console::echo(&format!("cargo {}", words.join(" ")));
+            console::echo(&format!("cargo {}", args.join(" ")));
         }
         console::note(&line);
     }
@@ -132,13 +132,13 @@ fn build(packages: &[&str], target: Option<&str>) -> anyhow::Result<PathBuf> {
     let target_folder = release.parent().context("the release folder has no parent")?;
     let flags: Vec<_> = packages.iter().flat_map(|package| ["--package", package]).collect();
     let triple: Vec<_> = target.iter().flat_map(|target| ["--target", target]).collect();
-    let words = [&["build", "--release"], &flags[..], &triple].concat();
+    let args = [&["build", "--release"], &flags[..], &triple].concat();
     let folder = match target {
         Some(target) => target_folder.join(target).join("release"),
         None => release.clone(),
     };
-    let cargo = cargo_quietly(&words).dir(root()?).env("CARGO_TARGET_DIR", target_folder);
-    run_unless_fresh(&words, &cargo).with_context(|| format!("building {}", packages.join(", ")))?;
+    let cargo = cargo_quietly(&args).dir(root()?).env("CARGO_TARGET_DIR", target_folder);
+    run_unless_fresh(&args, &cargo).with_context(|| format!("building {}", packages.join(", ")))?;
     for program in packages {
         let path = folder.join(program);
         ensure!(path.exists(), "cargo built {program}, but not to {}", path.display());

@@ -45,7 +45,7 @@ pub(super) fn new(args: &RunCluster, cluster: &Cluster<'_>) -> anyhow::Result<De
         "{model} is not on the hosts, which have {}; ship it with: cargo xtask up --model {model}",
         inventory.model
     );
-    let model_args = args.job.model.words(&model, Path::new("python3"));
+    let model_args = args.job.model.to_args(&model, Path::new("python3"));
     check_model(cluster.initializer, &model_args)?;
     let input = input::prepare(&args.job.rows, cluster.metrics)?;
     let (app, packages) = (inventory.app.clone(), inventory.packages.clone());
