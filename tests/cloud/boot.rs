@@ -161,7 +161,7 @@ fn a_machine_without_its_time_to_live_is_refused() {
     assert!(said.contains("2 of 2 hosts failed"), "{said}");
     let reason = "checking the time to live of initializer: it is not armed by both means (its timer is dead, its process is missing)";
     assert!(said.contains(reason), "{said}");
-    assert!(said.contains("all that was made of it is destroyed again"), "{said}");
+    assert!(said.contains("everything created for it is destroyed again"), "{said}");
     assert!(cloud.resources().is_empty(), "{:?}", cloud.resources());
     // The same hosts, as machines that do what their user data says.
     cloud.settings(&json!({"time_to_live_armed": true}));

@@ -129,7 +129,7 @@ fn faults_in_random_mixes() {
         let went_well = up.wait().success();
         let said = up.output();
         if !went_well {
-            assert!(said.contains("all that was made of it is destroyed again"), "seed {seed}: {said}");
+            assert!(said.contains("everything created for it is destroyed again"), "seed {seed}: {said}");
             assert!(cloud.resources().is_empty(), "seed {seed}: {:?}\n{said}", cloud.resources());
             cloud.no_faults();
             continue;

@@ -201,7 +201,7 @@ fn one_interruption_fetches_two_do_not_and_three_leave_the_stack() {
     let mut job = begin("twice", 1000);
     site.sshd("STOP");
     job.signal("INT");
-    job.await_output("fetching what is complete, for at most 10 min 00 s (Ctrl-C skips that)");
+    job.await_output("fetching the complete batches, for at most 10 min 00 s (Ctrl-C skips that)");
     job.signal("INT");
     job.await_output("interrupted twice: the stack is taken down");
     site.sshd("CONT");
@@ -212,7 +212,7 @@ fn one_interruption_fetches_two_do_not_and_three_leave_the_stack() {
     let mut job = begin("thrice", 1000);
     site.sshd("STOP");
     job.signal("INT");
-    job.await_output("fetching what is complete");
+    job.await_output("fetching the complete batches");
     site.cloud.faults(&json!([{"service": "ec2", "operation": "TerminateInstances", "kind": "hold"}]));
     job.signal("INT");
     assert_eq!(site.cloud.held(&mut job).as_deref(), Some("TerminateInstances"));
@@ -321,7 +321,7 @@ fn a_job_that_its_machines_will_not_live_to_see_done_says_so() {
     // Only once.
     assert_eq!(said.matches("and the job still takes").count(), 1, "{said}");
     assert!(
-        said.contains("shortly before that, what is complete is fetched to results.partial.tgz"),
+        said.contains("shortly before that, the complete batches are fetched to results.partial.tgz"),
         "{said}"
     );
     site.assert_nothing_is_left(&said);
@@ -362,7 +362,7 @@ fn whoever_kills_a_step_or_ends_a_job_the_stack_goes_down() {
     job.signal("INT");
     site.cloud.let_go();
     let said = ends_with(&mut job, 130);
-    assert!(said.contains("interrupted; what was made is undone\n"), "{said}");
+    assert!(said.contains("interrupted; undoing what was made\n"), "{said}");
     assert!(site.cloud.resources().is_empty(), "{:?}", site.cloud.resources());
     // The user wants to keep it.
     let said = site.cloud.run(

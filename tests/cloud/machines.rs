@@ -189,7 +189,7 @@ cloudwatch.put_dashboard(DashboardName='provisioned-classifier-eu-west-1', Dashb
     cloud.python(body);
     let args = [&["up", "CLUSTER_SIZE=1", "--region", "eu-west-1"], &WITHOUT_HOSTS[..]].concat();
     let said = cloud.fail("ireland", &args);
-    assert!(said.contains("all that was made of it is destroyed again"), "{said}");
+    assert!(said.contains("everything created for it is destroyed again"), "{said}");
     cloud.down();
     assert!(cloud.resources().is_empty(), "{:?}", cloud.resources());
 }
@@ -206,7 +206,7 @@ fn hosts_that_give_no_answer_may_not_let_this_address_in() {
     for words in [&["run-cluster", "INPUT_LINES=10"][..], &["get-results"], &["logs"]] {
         let said = cloud.fail("up", words);
         assert!(
-            said.contains("let in SSH from 10.213.0.0/16; if your address is another one now, let it in with: cargo xtask up"),
+            said.contains("let in SSH from 10.213.0.0/16; if your address has changed, let it in with: cargo xtask up"),
             "{words:?}: {said}"
         );
     }

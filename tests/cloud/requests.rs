@@ -147,7 +147,7 @@ fn each_statement_of_the_policy_is_needed() {
             "--spot",
         ],
     );
-    assert!(said.contains("all that was made of it is destroyed again"), "{said}");
+    assert!(said.contains("everything created for it is destroyed again"), "{said}");
     assert!(cloud.denials().is_empty(), "{:#?}", cloud.denials());
 
     let policy = std::fs::read(tests::root().join("crates/deploy-aws/iam-policy.json")).unwrap();

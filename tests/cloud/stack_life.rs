@@ -186,7 +186,7 @@ fn calls_for_three_hundred_machines() {
     let planned = cloud.calls().len();
     let said = cloud.fail("up", &words("up", &WITHOUT_HOSTS, &["CLUSTER_SIZE=299"]));
     assert!(said.contains("300 of 300 hosts failed"), "{said}");
-    assert!(said.contains("all that was made of it is destroyed again"), "{said}");
+    assert!(said.contains("everything created for it is destroyed again"), "{said}");
     assert!(cloud.resources().is_empty(), "{:?}", cloud.resources());
     let counts = counts(&cloud, planned);
     let of = |operation: &str| counts.get(operation).copied().unwrap_or(0);
@@ -230,12 +230,12 @@ fn what_cannot_be_is_refused_before_any_call() {
         assert!(said.contains(why), "{rest:?}: {said}");
     };
     refused(&["--ssh-from", "0.0.0.0/0"], "--ssh-from anywhere");
-    refused(&["--region", "oregon"], "is no region of AWS");
+    refused(&["--region", "oregon"], "is not a region of AWS");
     refused(&["--ttl", "1m"], "between 10m and 7days");
     refused(&["--classifier", "python:no_such_model"], "there is no module no_such_model");
     refused(&["--provider", "aws", "--hosts", "hosts.toml"], "not for --provider aws");
     let said = cloud.fail("up2", &words("up", &WITHOUT_HOSTS, &[]));
-    assert!(said.contains("how many machines?"), "{said}");
+    assert!(said.contains("no cluster size is set"), "{said}");
     assert!(cloud.calls().is_empty(), "{:?}", cloud.calls());
 }
 
@@ -282,7 +282,7 @@ fn each_refusal_has_its_own_words_and_nothing_is_created() {
 
     let unknown = words("up", &WITHOUT_HOSTS, &["CLUSTER_SIZE=1", "--region", "us-wets-2"]);
     let said = cloud.fail("elsewhere", &unknown);
-    assert!(said.contains("in us-wets-2") && said.contains("is there such a region"), "{said}");
+    assert!(said.contains("in us-wets-2") && said.contains("check that the region exists"), "{said}");
     cloud.settings(&json!({"default_vpc": false, "region": "us-west-2"}));
     fail("no default VPC in us-west-2; make one");
 }

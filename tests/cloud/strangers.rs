@@ -111,7 +111,7 @@ fn one_that_is_protected_does_not_keep_the_others() {
     };
     protect(true);
     let said = cloud.fail("empty", &DOWN);
-    assert!(said.contains(&format!("instance {id}")) && said.contains("somebody has protected it"), "{said}");
+    assert!(said.contains(&format!("instance {id}")) && said.contains("termination protection"), "{said}");
     assert_eq!(&cloud.ids("instance"), std::slice::from_ref(id));
     protect(false);
     cloud.down();
@@ -135,7 +135,7 @@ fn launches_that_nobody_was_told_of_are_ended() {
     let lost = json!({"service": "ec2", "operation": "RunInstances", "kind": "lost", "times": null});
     cloud.faults(&json!([lost]));
     let said = cloud.fail("up", &["up", "CLUSTER_SIZE=3"]);
-    assert!(said.contains("what was launched for it is ended again"), "{said}");
+    assert!(said.contains("the instances launched for it are terminated again"), "{said}");
     assert_eq!(cloud.ids("instance"), before);
     cloud.no_faults();
     cloud.run("up", &["up", "CLUSTER_SIZE=1"]);

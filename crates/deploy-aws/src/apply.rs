@@ -30,7 +30,7 @@ use deploy_ssh::inventory::Role;
 /// name is unique.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "there is a key pair {0} that is not of this stack, but perhaps of somebody else's; use another name (--stack), or delete it"
+    "there is a key pair {0} that is not of this stack, and may be somebody else's; use another name (--stack), or delete it"
 )]
 pub(crate) struct NotOurs(String);
 
@@ -52,7 +52,7 @@ pub(crate) struct Apply<'a> {
     /// The ids of launched instances.
     pub(crate) launched: BTreeMap<Role, Vec<String>>,
     /// Whether instances of the stack have ended recently.
-    has_ended_some: bool,
+    ended_recently: bool,
     /// The security group's id.
     group: Option<String>,
     /// The topic's ARN.
@@ -69,7 +69,7 @@ impl<'a> Apply<'a> {
     ) -> Self {
         let group = state.group.as_ref().map(|group| group.id.clone());
         let topic = state.topic.as_ref().map(|topic| topic.arn.clone());
-        let has_ended_some = state.has_ended_some;
+        let ended_recently = state.ended_recently;
         Self {
             aws,
             settings,
@@ -77,7 +77,7 @@ impl<'a> Apply<'a> {
             placement,
             state,
             launched: BTreeMap::new(),
-            has_ended_some,
+            ended_recently,
             group,
             topic,
         }
@@ -118,7 +118,8 @@ impl<'a> Apply<'a> {
         Ok(())
     }
 
-    /// Makes a change that is one call. Launches are combined, and a dashboard needs the launched instances.
+    /// Makes a change that is one call. Not for launches, which are combined, or for a dashboard, which needs the launched
+    /// instances.
     async fn change(&mut self, change: &Change) -> anyhow::Result<()> {
         let (aws, name) = (self.aws, &self.desired.name);
         match change {
@@ -154,14 +155,14 @@ impl<'a> Apply<'a> {
                 ignore(Class::NotFound, done.explain("ec2:RevokeSecurityGroupIngress", aws).map(drop))?;
             }
             Change::Terminate(terminations) => {
-                self.has_ended_some = true;
+                self.ended_recently = true;
                 instances::terminate(aws, terminations.iter().map(|one| one.id.clone()).collect()).await?;
             }
             Change::Launch { .. }
             | Change::PutDashboard { .. }
             | Change::PutAlarm { .. }
             | Change::DeleteAlarms(_) => {
-                bail!("{} is not a change of its own", change.call())
+                bail!("{} is not made as a single call", change.call())
             }
         }
         Ok(())
@@ -188,7 +189,7 @@ impl<'a> Apply<'a> {
         let made = call.tag_specifications(self.tags(ResourceType::KeyPair)).send().await;
         let made = made.explain("ec2:ImportKeyPair", self.aws);
         if made.as_ref().is_err_and(|error| class_of(error) == Some(Class::Duplicate)) {
-            // From a try whose answer was lost, or not ours. It is visible by its name sooner than by its tag.
+            // It is from a try whose answer was lost, or not ours. It is visible by its name sooner than by its tag.
             let existing = retry_not_found(|| discover::key_pair_of_name(self.aws, name)).await?;
             let is_ours = existing.public_key == self.desired.public_key;
             return if is_ours { Ok(()) } else { Err(NotOurs(name.clone()).into()) };
@@ -237,7 +238,7 @@ impl<'a> Apply<'a> {
             machines,
             group: self.group()?.to_owned(),
             zone: existing.first().map(|instance| instance.zone.clone()),
-            has_ended_some: self.has_ended_some,
+            ended_recently: self.ended_recently,
         };
         self.launched = launcher.launch(counts).await?;
         Ok(())

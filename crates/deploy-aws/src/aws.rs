@@ -1,4 +1,4 @@
-//! Clients for AWS: credentials, retries and timeouts, and errors for people.
+//! Clients for AWS: credentials, retries, timeouts, and readable errors.
 
 use std::error::Error;
 use std::net::IpAddr;

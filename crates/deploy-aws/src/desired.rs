@@ -26,7 +26,7 @@ const NOTIFY_MINUTES: i32 = 2;
 const TERMINATE_MINUTES: i32 = 15;
 /// The same for the metrics host. It has the results, so people get more time to fetch them.
 const TERMINATE_METRICS_MINUTES: i32 = 60;
-/// CloudWatch draws at most so many metrics in a widget.
+/// The most metrics that CloudWatch draws in a widget.
 const METRICS_A_WIDGET: usize = 500;
 /// Without detailed monitoring, EC2 reports the use of processors every five minutes.
 const CPU_SECONDS: u32 = 300;

@@ -18,7 +18,7 @@ use crate::discover::state::{Alarm, Group, Instance, KeyPair, Life, Rule, Source
 use crate::errors::{ApiError, Class, class_of};
 use deploy_ssh::inventory::Role;
 
-/// How many things one answer of EC2 has at most. Without such a limit, EC2 answers with all at once or fails.
+/// How many items one answer of EC2 has at most. Without such a limit, EC2 answers with all at once or fails.
 pub(crate) const A_PAGE: i32 = 1000;
 
 /// Selects what has the stack's tag.
@@ -40,8 +40,8 @@ pub(crate) async fn discover(aws: &Aws, stack: &str) -> anyhow::Result<State> {
         alarms(aws, stack),
         dashboard(aws, stack),
     )?;
-    let has_ended_some = !instances.ended.is_empty();
-    Ok(State { key_pair, group, instances: instances.live, topic, alarms, dashboard, has_ended_some })
+    let ended_recently = !instances.ended.is_empty();
+    Ok(State { key_pair, group, instances: instances.live, topic, alarms, dashboard, ended_recently })
 }
 
 pub(crate) async fn key_pair(aws: &Aws, stack: &str) -> anyhow::Result<Option<KeyPair>> {
@@ -90,7 +90,7 @@ pub(crate) async fn groups(aws: &Aws, of: Filter) -> anyhow::Result<Vec<Security
 /// The security groups of a name, of this stack or not.
 ///
 /// # Errors
-/// [`Class::NotFound`] if none is visible yet.
+/// None is visible yet: [`Class::NotFound`].
 pub(crate) async fn groups_of_name(aws: &Aws, name: &str) -> anyhow::Result<Vec<SecurityGroup>> {
     let found = groups(aws, filter("group-name", name)).await?;
     if found.is_empty() {
@@ -218,7 +218,7 @@ async fn topic(aws: &Aws, stack: &str) -> anyhow::Result<Option<Topic>> {
         };
         let sms = page.subscriptions().iter().filter(|subscription| subscription.protocol() == Some("sms"));
         for subscription in sms {
-            // One that is being deleted has a word in place of its ARN.
+            // A subscription that is being deleted has a word in place of its ARN.
             let arn = subscription.subscription_arn().filter(|arn| arn.starts_with("arn:"));
             if let (Some(number), Some(arn)) = (subscription.endpoint(), arn) {
                 subscriptions.insert(number.to_owned(), arn.to_owned());

@@ -36,7 +36,7 @@ pub(crate) enum Class {
     SpotQuota,
     /// The account may have no spot instances at all.
     NoSpot,
-    /// Somebody enabled termination protection.
+    /// The instance has termination protection.
     Protected,
     Throttled,
     NotFound,
@@ -131,8 +131,8 @@ impl Class {
     fn advice(self, call: &str) -> String {
         let text = match self {
             Self::Credentials => {
-                "AWS does not accept these credentials, or not in this region; see AWS_PROFILE and AWS_ACCESS_KEY_ID, and whether \
-                 the account has enabled the region (--region)"
+                "AWS does not accept these credentials, or not in this region; check AWS_PROFILE and AWS_ACCESS_KEY_ID, and \
+                 whether the account has enabled the region (--region)"
             }
             Self::Expired => {
                 "the credentials have expired; log in again (aws sso login, or aws login), or get new ones, and check that \
@@ -158,7 +158,7 @@ impl Class {
                 );
             }
             Self::Image => {
-                "this account may not use the image, or the image is of another region; name one that it may use (--ami ID), \
+                "this account may not use the image, or the image is of another region; name another one (--ami ID), \
                  or ask the image's owner to share it"
             }
             Self::Marketplace => {
@@ -180,13 +180,13 @@ impl Class {
                  (CLUSTER_SIZE, --instance-type)"
             }
             Self::Protected => {
-                "somebody has protected it from being ended; allow it with: aws ec2 modify-instance-attribute \
+                "it has termination protection; disable that with: aws ec2 modify-instance-attribute \
                  --no-disable-api-termination --instance-id ID"
             }
-            Self::Throttled => "AWS has refused all tries because of too many calls; try again later",
+            Self::Throttled => "AWS refused all tries because of too many calls; try again later",
             Self::Unreachable => {
-                "AWS cannot be reached; is there such a region, is this machine online, and does it need a proxy \
-                 (HTTPS_PROXY)?"
+                "AWS cannot be reached; check that the region exists, that this machine is online, and whether it needs a proxy \
+                 (HTTPS_PROXY)"
             }
             Self::Capacity
             | Self::SpotQuota
@@ -248,8 +248,8 @@ mod tests {
     use super::*;
 
     /// Messages as AWS writes them.
-    const SAID: &[(&str, &str, &str)] = &[
-        ("AuthFailure", "Not authorized for images: [ami-0abc]", "name one that it may use (--ami ID)"),
+    const MESSAGES: &[(&str, &str, &str)] = &[
+        ("AuthFailure", "Not authorized for images: [ami-0abc]", "name another one (--ami ID)"),
         (
             "AuthFailure",
             "AWS was not able to validate the provided access credentials",
@@ -292,7 +292,7 @@ mod tests {
         (
             "OperationNotPermitted",
             "The instance 'i-0abc' may not be terminated. Modify its 'disableApiTermination' instance attribute and try again.",
-            "somebody has protected it",
+            "it has termination protection",
         ),
         (
             "VcpuLimitExceeded",
@@ -312,18 +312,18 @@ mod tests {
 
     #[test]
     fn advice_depends_on_code_and_message() {
-        for &(code, message, advice) in SAID {
-            let said = ApiError::new("ec2:RunInstances", "us-west-2", code, message).to_string();
+        for &(code, message, advice) in MESSAGES {
+            let text = ApiError::new("ec2:RunInstances", "us-west-2", code, message).to_string();
             assert!(
-                said.starts_with(&format!("ec2:RunInstances in us-west-2: {message} ({code})")),
-                "{said}"
+                text.starts_with(&format!("ec2:RunInstances in us-west-2: {message} ({code})")),
+                "{text}"
             );
-            assert!(said.contains(advice), "{said}");
+            assert!(text.contains(advice), "{text}");
         }
         // Unknown messages get no advice.
-        let said =
+        let text =
             ApiError::new("ec2:RunInstances", "us-west-2", "OperationNotPermitted", "No eth0.").to_string();
-        assert_eq!(said, "ec2:RunInstances in us-west-2: No eth0. (OperationNotPermitted)");
+        assert_eq!(text, "ec2:RunInstances in us-west-2: No eth0. (OperationNotPermitted)");
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub(crate) use render::lines;
 /// How many alarms one call deletes at most.
 pub(crate) const DELETED_AT_ONCE: usize = 100;
 
-/// The kind of a change, for people.
+/// The kind of a change, as users see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sign {
     Create,
@@ -52,7 +52,7 @@ impl Sign {
     }
 }
 
-/// A change is one call, unless that fails for a reason after which there is another way.
+/// A change is one call, unless that fails and there is another way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Change {
     ImportKeyPair,
@@ -102,7 +102,7 @@ pub(crate) struct Termination {
 pub(crate) enum AlarmTarget {
     /// By its id.
     Existing(String),
-    /// The n-th, from 0, of those that the plan launches in a role.
+    /// A launched instance, by its role and its index (from 0) among those that the plan launches in the role.
     Planned(Role, usize),
 }
 
@@ -260,7 +260,7 @@ fn reconcile_instances(desired: &Desired, state: &State) -> (Vec<Instance>, Vec<
                     kept.push(instance.clone());
                     continue;
                 }
-                _ => "it is more than requested",
+                _ => "it exceeds the requested number",
             }
         };
         terminations.push(Termination { id: instance.id.clone(), name, why });
@@ -268,7 +268,7 @@ fn reconcile_instances(desired: &Desired, state: &State) -> (Vec<Instance>, Vec<
     (kept, terminations)
 }
 
-/// What the desired stack costs in an hour: list prices, in US dollars. `None` if one of them is not known.
+/// The price of the desired stack in US dollars an hour, by list prices. `None` if one of them is not known.
 pub(crate) fn hourly_price(desired: &Desired, state: &State) -> Option<f64> {
     let (kept, _) = reconcile_instances(desired, state);
     let missing = desired.machines.values().sum::<usize>() - kept.len();

@@ -13,7 +13,7 @@ pub(crate) struct Polling {
 }
 
 impl Polling {
-    /// Begins now, and is over after this time.
+    /// Starts now, and is over after `limit`.
     pub(crate) fn until(limit: Duration) -> Self {
         Self { pause: FIRST_PAUSE, deadline: Instant::now() + limit }
     }

@@ -15,7 +15,7 @@ use crate::discover::group;
 use crate::discover::state::{Rule, Source};
 use crate::settings::Settings;
 
-/// The advice, unless this machine is allowed. `own` is this machine's network, if it is known; `is_chosen` tells whether the user
+/// The advice, unless this machine is allowed. `own` is this machine's network, if it is known; `is_chosen` is whether the user
 /// named the allowed networks.
 fn advise(allowed: &BTreeSet<String>, own: Option<&str>, is_chosen: bool) -> Option<String> {
     let networks = allowed.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
@@ -31,7 +31,7 @@ fn advise(allowed: &BTreeSet<String>, own: Option<&str>, is_chosen: bool) -> Opt
             up(own)
         )),
         None => Some(format!(
-            "the machines let in SSH from {networks}; if your address is another one now, let it in with: {}",
+            "the machines let in SSH from {networks}; if your address has changed, let it in with: {}",
             up("ADDRESS")
         )),
     }
@@ -62,7 +62,7 @@ pub(crate) fn advice(inventory: &Path, error: &anyhow::Error) -> Option<String> 
     if !exit::is::<NoAnswer>(error) && !exit::is::<LostContact>(error) || step::hosts_go() {
         return None;
     }
-    // If any of this fails, the error itself has to do.
+    // If any of this fails, the error gets no advice.
     let remembered = Settings::load(&Settings::path(inventory)).ok()??;
     runtime().ok()?.block_on(async {
         let aws = Aws::connect(&remembered.region).await.ok()?;
@@ -88,16 +88,16 @@ mod tests {
     fn an_address_that_is_no_longer_allowed_is_explained() {
         let allowed = BTreeSet::from(["203.0.113.7/32".to_owned(), "198.51.100.0/24".to_owned()]);
         assert_eq!(advise(&allowed, Some("198.51.100.9/32"), false), None);
-        let said = advise(&allowed, Some("203.0.113.8/32"), false).unwrap();
-        assert!(said.starts_with("your address has changed: it is 203.0.113.8/32, and"), "{said}");
-        assert!(said.ends_with("with: cargo xtask up"), "{said}");
-        let said = advise(&allowed, Some("203.0.113.8/32"), true).unwrap();
-        assert!(said.ends_with("with: cargo xtask up --ssh-from 203.0.113.8/32"), "{said}");
-        assert!(advise(&allowed, None, false).unwrap().contains("if your address is another one now"));
+        let advice = advise(&allowed, Some("203.0.113.8/32"), false).unwrap();
+        assert!(advice.starts_with("your address has changed: it is 203.0.113.8/32, and"), "{advice}");
+        assert!(advice.ends_with("with: cargo xtask up"), "{advice}");
+        let advice = advise(&allowed, Some("203.0.113.8/32"), true).unwrap();
+        assert!(advice.ends_with("with: cargo xtask up --ssh-from 203.0.113.8/32"), "{advice}");
+        assert!(advise(&allowed, None, false).unwrap().contains("if your address has changed"));
     }
 
     #[test]
-    fn networks_contain_others() {
+    fn a_network_contains_its_parts_only() {
         for (network, other) in [
             ("0.0.0.0/0", "203.0.113.7/32"),
             ("203.0.113.0/24", "203.0.113.255/32"),

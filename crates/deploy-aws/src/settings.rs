@@ -1,4 +1,4 @@
-//! What the user wants of a stack, and remembers in `stack.toml`.
+//! The user's settings of a stack, remembered in `stack.toml`.
 
 mod network;
 mod on_call;
@@ -64,7 +64,7 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// What the options say; for the rest, what `before` has.
+    /// From the options, and where these say nothing, from `before`.
     ///
     /// # Errors
     /// Values that are out of range, no cluster size, or a stack of this folder that may be up elsewhere.
@@ -75,8 +75,9 @@ impl Settings {
         profile_region: Option<&str>,
     ) -> anyhow::Result<Self> {
         let cluster_size = cluster_size.map(usize::from).or(before.as_ref().map(|b| b.cluster_size));
-        let cluster_size = cluster_size
-            .context("how many machines? Say it once, and it is remembered: cargo xtask up CLUSTER_SIZE=2")?;
+        let cluster_size = cluster_size.context(
+            "no cluster size is set; give it once, and it is remembered: cargo xtask up CLUSTER_SIZE=2",
+        )?;
         let stack = stack(args.name.as_deref(), before.as_ref())?;
         let region = region(&args.regions, before.as_ref(), profile_region)?;
         if let Some(before) = before.as_ref().filter(|before| before.may_be_up) {
@@ -173,12 +174,12 @@ impl Settings {
     }
 }
 
-/// The name of the stack: what the user says, or what is remembered, or the default.
+/// The name of the stack: the requested one, or else the remembered one, or else the default.
 ///
 /// # Errors
 /// The name has other characters than AWS allows.
-pub(crate) fn stack(said: Option<&str>, before: Option<&Settings>) -> anyhow::Result<String> {
-    let stack = said.map(str::to_owned).or(before.map(|before| before.stack.clone()));
+pub(crate) fn stack(requested: Option<&str>, before: Option<&Settings>) -> anyhow::Result<String> {
+    let stack = requested.map(str::to_owned).or(before.map(|before| before.stack.clone()));
     let stack = stack.unwrap_or_else(|| STACK.to_owned());
     let is_usual = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
     ensure!(
@@ -188,18 +189,18 @@ pub(crate) fn stack(said: Option<&str>, before: Option<&Settings>) -> anyhow::Re
     Ok(stack)
 }
 
-/// The region of the stack: what the user says, or that of a stack that may be up, or that of the environment or the profile, or
-/// what is remembered, or the default.
+/// The region of the stack. The first that is set of: the requested one, that of a stack that may be up, that of the
+/// environment or the profile, the remembered one, the default.
 ///
 /// # Errors
 /// Several regions, or an invalid name.
 pub(crate) fn region(
-    said: &[String],
+    requested: &[String],
     before: Option<&Settings>,
     profile_region: Option<&str>,
 ) -> anyhow::Result<String> {
-    if let [_, _, ..] = said {
-        bail!("a stack is in one region, not in {}; name one of them", said.join(" and "));
+    if let [_, _, ..] = requested {
+        bail!("a stack is in one region, not in {}; name one of them", requested.join(" and "));
     }
     let (up, down) = match before {
         Some(before) if before.may_be_up => (Some(before.region.clone()), None),
@@ -210,7 +211,7 @@ pub(crate) fn region(
         .into_iter()
         .find_map(|name| std::env::var(name).ok().filter(|region| !region.is_empty()));
     let now = variable.or(profile_region.map(str::to_owned));
-    let region = said.first().cloned().or(up).or(now).or(down).unwrap_or_else(|| REGION.to_owned());
+    let region = requested.first().cloned().or(up).or(now).or(down).unwrap_or_else(|| REGION.to_owned());
     check_region(&region)?;
     Ok(region)
 }
@@ -222,7 +223,7 @@ pub(crate) fn check_region(region: &str) -> anyhow::Result<()> {
     let is_valid = parts.len() >= 3
         && parts.iter().all(|part| is_plain(part))
         && parts.last().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
-    ensure!(is_valid, "{region:?} is no region of AWS; it should be like {REGION}");
+    ensure!(is_valid, "{region:?} is not a region of AWS; it should be like {REGION}");
     Ok(())
 }
 
@@ -235,7 +236,7 @@ fn instance_types(requested: &[String], before: Vec<String>) -> anyhow::Result<V
     for kind in &types {
         ensure!(
             kind.split_once('.').is_some_and(|(family, size)| is_plain(family) && is_plain(size)),
-            "{kind:?} is no instance type; it should be like {INSTANCE_TYPE}"
+            "{kind:?} is not an instance type; it should be like {INSTANCE_TYPE}"
         );
     }
     Ok(types)
@@ -248,7 +249,7 @@ fn instance_types(requested: &[String], before: Vec<String>) -> anyhow::Result<V
 fn minutes(time_to_live: Duration) -> anyhow::Result<u64> {
     ensure!(
         (MIN_TIME_TO_LIVE..=MAX_TIME_TO_LIVE).contains(&time_to_live),
-        "a time to live has to be between {} and {}",
+        "a time to live must be between {} and {}",
         humantime::format_duration(MIN_TIME_TO_LIVE),
         humantime::format_duration(MAX_TIME_TO_LIVE)
     );
@@ -302,7 +303,7 @@ mod tests {
         let up = before.map(|before| Settings { may_be_up: true, account: Some("1".into()), ..before });
         let other = new(&elsewhere, None, up.clone()).unwrap_err();
         assert!(other.to_string().contains("for the stack provisioned-classifier in eu-west-1"), "{other}");
-        // Only now is it certain whose account it must be.
+        // The account matters only while the stack may be up.
         let up = up.unwrap();
         up.ensure_account("1").unwrap();
         let other = up.ensure_account("2").unwrap_err().to_string();
@@ -330,11 +331,11 @@ mod tests {
         for seconds in [60, u64::from(u32::MAX) * 3600] {
             assert!(error(&lives(Duration::from_secs(seconds))).contains("between 10m and 7days"));
         }
-        assert!(error(&in_region("oregon")).contains("is no region"));
+        assert!(error(&in_region("oregon")).contains("is not a region"));
         let regions = ["us-west-2", "us-east-1"].map(str::to_owned).to_vec();
         assert!(error(&StackOptions { regions, ..nothing.clone() }).contains("is in one region"));
         let instance_types = vec!["huge".to_owned()];
-        assert!(error(&StackOptions { instance_types, ..nothing.clone() }).contains("is no instance type"));
+        assert!(error(&StackOptions { instance_types, ..nothing.clone() }).contains("not an instance type"));
         let name = Some("my stack".to_owned());
         assert!(error(&StackOptions { name, ..nothing.clone() }).contains("is not a valid name for a stack"));
         let ssh_from = vec!["0.0.0.0/0".to_owned()];

@@ -19,7 +19,7 @@ use crate::errors::{Class, ignore};
 use crate::plan::{AlarmTarget, Change};
 use deploy::{console, interrupt};
 
-/// The time from one call to the next. CloudWatch accepts three a second of an account, which others use as well.
+/// The pause between two calls. CloudWatch accepts three a second for an account, and others use it as well.
 const PAUSE: Duration = Duration::from_millis(400);
 /// EC2 checks an instance once a minute.
 const CHECK_SECONDS: i32 = 60;
@@ -55,7 +55,7 @@ struct Changer {
 }
 
 impl Alarms {
-    /// Begins to make those of the changes that are about alarms.
+    /// Starts to make the changes of alarms; ignores other changes.
     pub(crate) fn begin(
         runtime: &Runtime,
         aws: &Aws,
@@ -76,8 +76,7 @@ impl Alarms {
     /// The user interrupted.
     pub(crate) fn finish(self, runtime: &Runtime) -> anyhow::Result<()> {
         if !self.work.is_finished() {
-            let bar =
-                console::Steps::new("changing alarms, as many a second as CloudWatch takes", self.count);
+            let bar = console::Steps::new("changing alarms, at the rate that CloudWatch accepts", self.count);
             while !self.work.is_finished() {
                 bar.set(self.progress.begun.load(Ordering::Relaxed));
                 if let Err(interrupted) = interrupt::check() {
@@ -100,7 +99,7 @@ impl Alarms {
         Ok(())
     }
 
-    /// Begins no further call, and waits for those that were begun, so that `destroy` finds their alarms.
+    /// Starts no further call, and waits for the running ones, so that `destroy` finds their alarms.
     pub(crate) fn cancel(self, runtime: &Runtime) {
         self.progress.is_cancelled.store(true, Ordering::Relaxed);
         // Failures do not matter, since the alarms are about to be deleted.
@@ -139,9 +138,9 @@ impl Changer {
         let Self { aws, desired, topic } = self;
         let stack = &desired.name;
         let (description, arn) = match action {
-            Action::Notify => (format!("A machine of {stack} fails the checks of EC2"), topic.clone()),
+            Action::Notify => (format!("A machine of {stack} fails EC2's checks"), topic.clone()),
             Action::Terminate => (
-                format!("A machine of {stack} fails the checks of EC2 for {minutes} minutes, and is ended"),
+                format!("A machine of {stack} fails EC2's checks for {minutes} minutes, and is terminated"),
                 desired.terminate_arn(),
             ),
         };

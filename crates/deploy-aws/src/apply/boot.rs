@@ -14,8 +14,8 @@ const TIMER: &str = include_str!("boot/timer.sh");
 /// A script that prints on a machine whether its time to live is armed; [`ensure_armed`] parses its output.
 pub(crate) const ARMED: &str = include_str!("boot/armed.sh");
 
-/// The key by which a machine proves that it is the one that was launched. It is created here and reaches the machine in its user
-/// data, so the first connection needs no trust.
+/// The key by which a machine proves that it is ours. It is created here and sent in the machine's user data, so the first
+/// connection needs no trust.
 pub(crate) struct HostKey {
     private: String,
     public: String,
@@ -85,7 +85,7 @@ fn indented(text: &str, spaces: usize) -> String {
 /// Refuses a machine unless both mechanisms are armed; `output` is that of [`ARMED`] on it.
 ///
 /// # Errors
-/// One of them is not armed; the error has the state of each, and what they printed when the machine booted.
+/// One of them is not armed; the error has the state of each, and what they printed at boot.
 pub(crate) fn ensure_armed(name: &str, output: &str) -> anyhow::Result<()> {
     let mut lines = output.lines();
     let mut state = |prefix: &str| {
@@ -99,7 +99,7 @@ pub(crate) fn ensure_armed(name: &str, output: &str) -> anyhow::Result<()> {
         "checking the time to live of {name}: it is not armed by both means (its timer is {timer}, its process is \
          {process}), so the machine might run forever; use an image that has cloud-init and systemd, as Ubuntu's have \
          (--ami){}{boot}",
-        if boot.is_empty() { "" } else { "; it said when it booted:" }
+        if boot.is_empty() { "" } else { "; it printed at boot:" }
     );
     Ok(())
 }
@@ -121,7 +121,7 @@ mod tests {
         assert_eq!(text.matches("\n      seconds=14400\n").count(), 2, "{text}");
         assert!(text.ends_with("  - [shutdown, -h, \"+240\"]\n"), "{text}");
         assert!(key.fingerprint.starts_with("SHA256:"));
-        // EC2 takes 16 KiB.
+        // EC2 accepts 16 KiB.
         assert!(text.len() < 8192, "{}", text.len());
     }
 
@@ -171,21 +171,21 @@ mod tests {
     fn a_machine_is_refused_unless_both_mechanisms_are_armed() {
         ensure_armed("worker1", "timer waiting\nprocess running\n").unwrap();
         let refused = |answer: &str| ensure_armed("worker1", answer).unwrap_err().to_string();
-        let said = refused("timer dead\nprocess running\nsh: 9: setsid: not found\n");
-        assert!(said.starts_with("checking the time to live of worker1: "), "{said}");
-        assert!(said.contains("its timer is dead, its process is running"), "{said}");
-        assert!(said.ends_with("(--ami); it said when it booted:\n  sh: 9: setsid: not found"), "{said}");
-        let said = refused("timer waiting\nprocess missing\n");
-        assert!(said.contains("its process is missing") && said.ends_with("(--ami)"), "{said}");
-        let said = refused("timer sh: 1: systemctl: not found\nprocess missing\n");
-        assert!(said.contains("its timer is sh: 1: systemctl: not found"), "{said}");
+        let error = refused("timer dead\nprocess running\nsh: 9: setsid: not found\n");
+        assert!(error.starts_with("checking the time to live of worker1: "), "{error}");
+        assert!(error.contains("its timer is dead, its process is running"), "{error}");
+        assert!(error.ends_with("(--ami); it printed at boot:\n  sh: 9: setsid: not found"), "{error}");
+        let error = refused("timer waiting\nprocess missing\n");
+        assert!(error.contains("its process is missing") && error.ends_with("(--ami)"), "{error}");
+        let error = refused("timer sh: 1: systemctl: not found\nprocess missing\n");
+        assert!(error.contains("its timer is sh: 1: systemctl: not found"), "{error}");
         for answer in ["", "process running\ntimer waiting\n", "Last login: today\ntimer waiting\n"] {
             assert!(refused(answer).contains("unknown"), "{answer:?}");
         }
     }
 
     #[test]
-    fn the_script_finds_that_nothing_is_armed_here() {
+    fn the_script_reports_that_nothing_is_armed_on_this_machine() {
         let shell = Shell::new().unwrap();
         let answer = cmd!(shell, "sh -c {ARMED}").quiet().read().unwrap();
         assert!(ensure_armed("this machine", &answer).is_err(), "{answer}");

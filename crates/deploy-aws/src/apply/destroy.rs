@@ -26,13 +26,13 @@ const VOLUMES_A_PAGE: i32 = 500;
 
 /// Destroys everything with the tag of the stack, or with its name where there are no tags, and checks that nothing is left.
 ///
-/// Everything is tried, whatever fails. Instances cost nothing once they are told to terminate; this waits until they have,
-/// since only then their disks are gone and the security group can be deleted. AWS's answers may be older than what was done:
+/// A failed step does not keep the others from being tried. Instances cost nothing once they are told to terminate; this waits
+/// until they have, since only then their disks are gone and the security group can be deleted. AWS's answers may be old:
 /// something new may be invisible for `settle`, so nothing counts as gone before a check that is this much later than the
 /// first; and what is deleted may stay visible for [`LEFT_TIME`].
 ///
 /// # Errors
-/// What failed, and what is left, with ids.
+/// Something is left; the error lists it with ids, and what failed.
 pub(crate) async fn destroy(aws: &Aws, stack: &str, settle: Duration) -> anyhow::Result<()> {
     let start = Instant::now();
     let mut visible: Option<Polling> = None;
@@ -45,7 +45,7 @@ pub(crate) async fn destroy(aws: &Aws, stack: &str, settle: Duration) -> anyhow:
         let visible = visible.get_or_insert_with(|| Polling::until(LEFT_TIME));
         match left {
             Ok(left) if left.is_empty() && checked.duration_since(start) >= settle => {
-                // What failed was done by somebody else, or was not needed.
+                // Somebody else did what failed, or it was not needed.
                 errors.iter().for_each(|error| console::note(&format!("{error:#}")));
                 return Ok(());
             }
@@ -60,7 +60,7 @@ pub(crate) async fn destroy(aws: &Aws, stack: &str, settle: Duration) -> anyhow:
     }
 }
 
-/// Whether an error will be the same in a minute. A missing permission may pass: it may be allowed by a tag that is already gone.
+/// Whether an error will be the same in a minute. A missing permission may not: it may depend on a tag that is already gone.
 fn is_permanent(error: &anyhow::Error) -> bool {
     let permanent = [Class::Protected, Class::Credentials, Class::Expired, Class::Organization, Class::InUse];
     class_of(error).is_none_or(|class| permanent.contains(&class))
@@ -146,8 +146,7 @@ async fn delete_key_pair(aws: &Aws, stack: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Deletes the security group. If something uses it, that may be instances that were launched so late that they were not yet
-/// visible.
+/// Deletes the security group. If something uses it, these may be instances that were launched too late to be visible before.
 async fn delete_group(aws: &Aws, stack: &str) -> anyhow::Result<()> {
     let found = discover::groups(aws, by_tag(stack)).await?;
     for id in found.iter().filter_map(|group| group.group_id()) {
@@ -206,7 +205,7 @@ async fn volumes(aws: &Aws, stack: &str) -> anyhow::Result<Vec<(String, Option<V
         .collect())
 }
 
-/// What is left of a stack, with ids. Prints what has only its name, which is not ours.
+/// What is left of a stack, with ids. Prints what has only the stack's name and is not ours.
 async fn left(aws: &Aws, stack: &str) -> anyhow::Result<Vec<String>> {
     let found = discover::instances(aws, stack).await?;
     let mut left: Vec<_> = found.live.iter().map(|instance| format!("instance {}", instance.id)).collect();

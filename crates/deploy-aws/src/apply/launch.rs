@@ -24,13 +24,13 @@ use deploy_ssh::inventory::Role;
 
 /// How many instances one call launches at most. If one of a call finds no capacity, none of them starts.
 const LAUNCHED_AT_ONCE: usize = 100;
-/// Workers are the first: they are most likely to find no capacity, and what was launched before would be terminated again.
+/// Workers come first: they are most likely to find no capacity, and earlier instances would be terminated again.
 const LAUNCH_ORDER: [Role; 3] = [Role::Worker, Role::Initializer, Role::Metrics];
 /// How long terminated instances may still count towards a quota, and the pause between two tries.
 const QUOTA_TIME: Duration = Duration::from_secs(120);
 const QUOTA_PAUSE: Duration = Duration::from_secs(5);
 
-/// What all instances that are launched have in common.
+/// What all launched instances have in common.
 pub(crate) struct Launcher<'a> {
     pub(crate) aws: &'a Aws,
     pub(crate) settings: &'a Settings,
@@ -41,7 +41,7 @@ pub(crate) struct Launcher<'a> {
     /// The zone of the existing instances, which is preferred.
     pub(crate) zone: Option<String>,
     /// Whether instances of the stack have ended recently.
-    pub(crate) has_ended_some: bool,
+    pub(crate) ended_recently: bool,
 }
 
 /// A market, type and zone to try.
@@ -54,27 +54,27 @@ struct Candidate<'a> {
 }
 
 impl Launcher<'_> {
-    /// Launches so many instances for each role, all of one candidate, and waits until they run; returns their ids.
+    /// Launches these numbers of instances, all of one candidate, and waits until they run; returns their ids.
     ///
-    /// If a candidate has no capacity for all, what was launched is terminated before the next one is tried.
+    /// If a candidate has no capacity for all, its launched instances are terminated before the next one is tried.
     ///
     /// # Errors
-    /// No candidate has capacity, or a call failed. Nothing that was launched is left then, or the error lists it.
+    /// No candidate has capacity, or a call failed. No launched instance is left, or the error lists those that are.
     pub(crate) async fn launch(
         &self,
         counts: &BTreeMap<Role, usize>,
     ) -> anyhow::Result<BTreeMap<Role, Vec<String>>> {
         let key = HostKey::generate()?;
         let mut tried = Vec::new();
-        let mut has_ended_some = self.has_ended_some;
+        let mut ended_recently = self.ended_recently;
         let mut quota_deadline = None;
         let mut candidates = self.candidates().into_iter().peekable();
         while let Some(&candidate) = candidates.peek() {
             let mut launched = BTreeMap::<_, Vec<_>>::new();
             let outcome = self.try_launch(candidate, counts, &key, &mut launched).await;
             let Err(error) = outcome else { return Ok(launched) };
-            let ended_may_count = has_ended_some;
-            has_ended_some |= !launched.is_empty();
+            let ended_may_count = ended_recently;
+            ended_recently |= !launched.is_empty();
             self.terminate(launched.into_values().flatten().collect())
                 .await
                 .with_context(|| format!("{error:#}"))?;
@@ -185,7 +185,7 @@ impl Launcher<'_> {
             .aws
             .ec2
             .run_instances()
-            // A call whose answer is lost is retried, and must not launch others then.
+            // A call whose answer is lost is retried, and the retry must launch no others.
             .client_token(client_token()?)
             .image_id(&self.machines.image.id)
             .instance_type(InstanceType::from(candidate.instance_type))
@@ -249,7 +249,8 @@ impl Launcher<'_> {
         if ids.is_empty() {
             return Ok(());
         }
-        let context = format!("ending {}, which cost money until cargo xtask down ends them", ids.join(", "));
+        let context =
+            format!("terminating {}, which cost money until cargo xtask down ends them", ids.join(", "));
         instances::terminate(self.aws, ids).await.context(context)
     }
 }
@@ -265,6 +266,6 @@ fn spot_market() -> InstanceMarketOptionsRequest {
 /// A random token, by which EC2 recognizes the retry of a call.
 fn client_token() -> anyhow::Result<String> {
     let (a, b) = (getrandom::u64(), getrandom::u64());
-    let random = |half: Result<u64, _>| half.map_err(|error| anyhow!("making up a token: {error}"));
+    let random = |half: Result<u64, _>| half.map_err(|error| anyhow!("generating a random token: {error}"));
     Ok(format!("{:016x}{:016x}", random(a)?, random(b)?))
 }

@@ -20,7 +20,7 @@ use tokio::runtime::Runtime;
 /// Destroys a stack.
 pub(crate) fn down(args: &Down) -> anyhow::Result<ExitCode> {
     interrupt::watch_and_say(
-        "going on, so that nothing stays that costs money (once more: to stop)",
+        "continuing, so that nothing you pay for is left (interrupt again to stop)",
         "interrupted twice: another cargo xtask down continues",
     )?;
     let mut known = Known::load(args)?;
@@ -89,7 +89,7 @@ impl Known {
     /// Connects to AWS; returns also the regions to destroy the stack in.
     ///
     /// # Errors
-    /// A name of a region is invalid, or the stack is in another account.
+    /// The name of a region is invalid, or the stack is in another account.
     fn regions(&self, args: &Down, runtime: &Runtime) -> anyhow::Result<(Aws, Vec<String>)> {
         let mut named = args.regions.iter().filter(|region| *region != "all");
         named.try_for_each(|region| settings::check_region(region))?;

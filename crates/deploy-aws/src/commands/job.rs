@@ -1,7 +1,7 @@
 //! `cargo xtask job`: up, run-cluster, get-results and down in one command.
 //!
-//! Each step is a process of its own, so that this one survives to fetch what is complete and to take the stack down if a step
-//! fails, panics or is killed. If this one is killed, the current step ends with it, and the machines terminate themselves after
+//! Each step is a process of its own, so that this one can fetch the complete batches and take the stack down if a step fails,
+//! panics or is killed. If this one is killed, the current step ends with it, and the machines terminate themselves after
 //! their time to live.
 
 mod steps;
@@ -24,11 +24,11 @@ use deploy_ssh::inventory::Inventory;
 /// The second Ctrl-C skips the fetching; the third leaves the stack to its time to live.
 const SKIP: usize = 2;
 const LEAVE: usize = 3;
-/// How long fetching what is complete may take.
+/// How long fetching the complete batches may take.
 const FETCH_TIME: Duration = Duration::from_secs(600);
-/// The share of the machines' remaining time that is reserved for fetching what is complete.
+/// The share of the machines' remaining time that is reserved for fetching the complete batches.
 const LAST_SHARE: u32 = 8;
-/// How much earlier than the machines the fetching ends at least.
+/// How long before the end of the machines the fetching ends at the latest.
 const MARGIN: Duration = Duration::from_secs(20);
 /// How long a job may take to end its programs, and a fetch to pack what it has.
 const END_TIME: Duration = Duration::from_secs(60);
@@ -130,7 +130,7 @@ impl JobRun<'_> {
         self.args.up.inventory.clone()
     }
 
-    /// Runs the job and fetches its results, or what is complete of them.
+    /// Runs the job and fetches its results, or its complete batches.
     fn run(&self) -> Result<(), Failed> {
         if interrupt::is_wanted() {
             return Err(Failed::interrupted("run-cluster"));
@@ -142,21 +142,21 @@ impl JobRun<'_> {
             let last_call = last_call(ends.duration_since(SystemTime::now()).unwrap_or_default());
             step = step.until(Limit {
                 at: ends - last_call,
-                words: format!(
+                reason: format!(
                     "its machines end by themselves at {}",
                     humantime::format_rfc3339_seconds(ends)
                 ),
             });
         }
         if let Err(failed) = self.steps.run(&step) {
-            // From a stack that stays, the user can fetch later. Another job is left alone.
+            // If the stack stays, the user can fetch later. Another job is left alone.
             if self.keeps(true).is_none() && !failed.met_another_job() {
-                // Already printed, and why the job failed matters more.
+                // The error is printed, and why the job failed matters more.
                 let _ = self.fetch(&failed);
             }
             return Err(failed);
         }
-        // If fetching fails, the fallback tries again with what is complete.
+        // If fetching fails, the fallback fetches the complete batches.
         let fetched = match interrupt::is_wanted() {
             true => Err(Failed::interrupted("get-results")),
             false => self.steps.run(&self.get_results(None).asked_at(1..LEAVE, PACK_TIME)),
@@ -164,7 +164,7 @@ impl JobRun<'_> {
         fetched.or_else(|failed| self.fetch(&failed))
     }
 
-    /// A remark about a stack that existed before and is unchanged.
+    /// A remark about a stack that existed before and stays as it was.
     fn what_stays(&self) -> String {
         match self.inventory() {
             Some(_) => {
@@ -177,7 +177,7 @@ impl JobRun<'_> {
         }
     }
 
-    /// Fetches what is complete.
+    /// Fetches the complete batches of a job that failed.
     fn fetch(&self, failed: &Failed) -> Result<(), Failed> {
         // Another interruption skips this.
         let times = interrupt::times();
@@ -189,7 +189,7 @@ impl JobRun<'_> {
         let left = ends.map(|ends| ends.duration_since(now).unwrap_or_default().saturating_sub(MARGIN));
         let time = left.map_or(FETCH_TIME, |left| left.min(FETCH_TIME));
         console::note(&format!(
-            "fetching what is complete, for at most {} (Ctrl-C skips that)",
+            "fetching the complete batches, for at most {} (Ctrl-C skips that)",
             console::clock(time.as_secs_f64())
         ));
         let why = if failed.was_interrupted() { "interrupted".to_owned() } else { failed.to_string() };
@@ -199,7 +199,7 @@ impl JobRun<'_> {
             .get_results(Some(partial))
             .since(times)
             .asked_at(times + 1..LEAVE, PACK_TIME)
-            .until(Limit { at: now + time + PACK_TIME, words: "its time is over".to_owned() });
+            .until(Limit { at: now + time + PACK_TIME, reason: "its time is over".to_owned() });
         self.steps.run(&step).inspect_err(|failed| {
             console::note(&format!("nothing was fetched: {failed}"));
         })
@@ -224,14 +224,14 @@ impl JobRun<'_> {
 
     fn keep(&self, option: &str, outcome: Result<(), Failed>) -> anyhow::Result<ExitCode> {
         let is_up = !outcome.as_ref().is_err_and(|failed| failed.step() == "up");
-        let stack = if is_up { "the stack is left up" } else { "what up has left of the stack stays" };
+        let stack = if is_up { "the stack is left up" } else { "what up has made of the stack is left up" };
         console::note(&format!(
             "{stack}, as {option} asks; {}; take it down with: cargo xtask down",
             self.machines_end()
         ));
         if is_up && outcome.is_err() {
             console::note(
-                "cargo xtask get-results --partial fetches what is complete, and cargo xtask run-cluster --resume continues",
+                "cargo xtask get-results --partial fetches the complete batches, and cargo xtask run-cluster --resume continues",
             );
         }
         match outcome {
@@ -268,16 +268,17 @@ impl JobRun<'_> {
         }
     }
 
-    /// Leaves the stack to its time to live, since the user does not wait.
+    /// Leaves the stack to its time to live, since the user does not want to wait.
     fn leave(&self) -> ExitCode {
         console::note(&format!(
-            "interrupted three times: the stack is left as it is; {}, and cost money until then; better: cargo xtask down",
+            "interrupted three times: the stack is left as it is; {}, and cost money until then; end them now with: cargo xtask \
+             down",
             self.machines_end()
         ));
         ExitCode::from(interrupt::EXIT_CODE)
     }
 
-    /// When the last machine terminates itself, for people.
+    /// A text with the time at which the last machine terminates itself.
     fn machines_end(&self) -> String {
         let known =
             self.inventory().and_then(|inventory| inventory.hosts.iter().filter_map(|host| host.ends).max());
@@ -299,7 +300,7 @@ impl JobRun<'_> {
 
     /// The stack's inventory, if `up` got that far.
     fn inventory(&self) -> Option<Inventory> {
-        // The steps report one that cannot be read.
+        // The steps report an inventory that cannot be read.
         Inventory::load_if_there(&self.args.up.inventory)
             .ok()
             .flatten()
@@ -307,7 +308,7 @@ impl JobRun<'_> {
     }
 }
 
-/// How long before the end of its machines a job is ended, to leave time for fetching what is complete.
+/// How long before the end of its machines a job is ended, to leave time for fetching the complete batches.
 fn last_call(left: Duration) -> Duration {
     (left / LAST_SHARE).min(FETCH_TIME)
 }
@@ -323,7 +324,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_job_ends_so_early_that_there_is_time_to_fetch() {
+    fn a_job_ends_early_enough_to_fetch_its_complete_batches() {
         assert_eq!(last_call(Duration::from_secs(4 * 3600)), FETCH_TIME);
         assert_eq!(last_call(Duration::from_secs(600)), Duration::from_secs(75));
     }

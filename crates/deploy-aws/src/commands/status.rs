@@ -50,7 +50,7 @@ pub(crate) fn status(args: &Status) -> anyhow::Result<ExitCode> {
     if inventory.is_some_and(|inventory| inventory.ready) {
         return hosts::status_of_machines(args, Some(&machines));
     }
-    // No `up` has completed; what costs money is shown all the same.
+    // No `up` has completed, but machines that cost money are shown nevertheless.
     if args.json {
         console::data(&serde_json::to_string_pretty(&machines).context("encoding the status")?);
     } else {

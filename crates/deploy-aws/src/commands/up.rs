@@ -32,9 +32,9 @@ use deploy_ssh::runtime::runtime;
 use deploy_ssh::ssh::Access;
 use deploy_ssh::{all, each};
 
-/// How often a stack is planned and changed that is not in its desired state after all changes.
+/// How many rounds of planning and changing may be needed until a stack is in its desired state.
 const ROUNDS: usize = 5;
-/// For how long `up` searches for instances that a call may have launched whose answer was lost.
+/// For how long to search for the instances of a launch whose answer was lost.
 const LOST_TIME: Duration = Duration::from_secs(60);
 /// The pause between two tries to log in to a machine that boots.
 const BOOT_PAUSE: Duration = Duration::from_millis(500);
@@ -80,7 +80,7 @@ fn begin(args: &Up) -> anyhow::Result<Begun> {
     let target = runtime()?.block_on(Target::discover(&prepared))?;
     target.show();
     note_options_for_new_machines(&args.stack, &target.state);
-    // From now on, this folder refuses a stack of another name, region or account, with which it would lose this one.
+    // From now on, this folder refuses a stack of another name, region or account, since it would lose track of this one.
     interrupt::check()?;
     prepared.settings.account = Some(target.aws.account.clone());
     prepared.remember(true)?;
@@ -104,10 +104,10 @@ pub(crate) fn up(args: &Up) -> anyhow::Result<ExitCode> {
     // As a step of a job, it gets only one interruption.
     interrupt::watch_and_say(
         match step::hosts_go() {
-            true => "interrupted; what was made is undone",
-            false => "interrupted; what was made is undone (once more: it stays)",
+            true => "interrupted; undoing what was made",
+            false => "interrupted; undoing what was made (interrupt again to leave it)",
         },
-        "interrupted twice: what there is of the stack stays; take it down with: cargo xtask down",
+        "interrupted twice: what was made stays; take it down with: cargo xtask down",
     )?;
     let Begun { mut prepared, model, programs, target, _lock } = match begin(args) {
         Ok(begun) => begun,
@@ -136,7 +136,7 @@ pub(crate) fn up(args: &Up) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Undoes what an `up` has made that failed.
+/// Undoes what a failed `up` has made.
 fn give_up(
     error: anyhow::Error,
     prepared: &mut Prepared,
@@ -166,9 +166,9 @@ fn give_up(
     match undone {
         Ok(()) if exit::is::<Interrupted>(&error) => Ok(ExitCode::from(interrupt::EXIT_CODE)),
         Ok(()) => Err(error.context(match made {
-            Made::Stack => "the stack is not up; all that was made of it is destroyed again",
+            Made::Stack => "the stack is not up; everything created for it is destroyed again",
             Made::Instances => {
-                "the stack is not in its desired state; what was launched for it is ended again"
+                "the stack is not in its desired state; the instances launched for it are terminated again"
             }
             Made::Nothing => "the stack is not in its desired state",
         })),
@@ -178,7 +178,7 @@ fn give_up(
     }
 }
 
-/// What an `up` that failed has made.
+/// What a failed `up` has made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Made {
     /// The whole stack.
@@ -317,7 +317,7 @@ fn probe_until(
             }
             Err(error) if Instant::now() >= deadline => {
                 return Err(error.context(format!(
-                    "{} was launched, and does not let us in; it may need more --boot-time",
+                    "{} was launched, but does not let us in; it may need more --boot-time",
                     host.name
                 )));
             }

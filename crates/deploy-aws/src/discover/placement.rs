@@ -117,8 +117,8 @@ pub(crate) struct Machines {
 }
 
 impl Machines {
-    /// The machines that the user wants. All of a stack boot the same image: with others, Python models might give different
-    /// results.
+    /// The machines that the user wants. All machines of a stack boot the same image: with different ones, Python models might
+    /// give different results.
     ///
     /// # Errors
     /// Image, types and network do not fit together.
@@ -151,7 +151,7 @@ impl Machines {
         Ok(machines)
     }
 
-    /// Whether a zone offers a type. It may have no capacity all the same.
+    /// Whether a zone offers a type. The zone may still have no capacity.
     pub(crate) fn is_offered(&self, instance_type: &str, zone: &str) -> bool {
         self.zones.get(instance_type).is_some_and(|zones| zones.contains(zone))
     }

@@ -33,7 +33,7 @@ pub(crate) fn hourly(instance_type: &str, region: &str, disk_gib: u32) -> Option
     listed.map(|(_, price)| price + ADDRESS + f64::from(disk_gib) * DISK_GIB)
 }
 
-/// An amount of US dollars, for people.
+/// Formats an amount of US dollars: $0.69.
 pub(crate) fn usd(amount: f64) -> String {
     format!("${amount:.2}")
 }

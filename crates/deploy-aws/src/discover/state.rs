@@ -18,8 +18,8 @@ pub(crate) struct State {
     pub(crate) alarms: BTreeMap<String, Alarm>,
     /// The body of the dashboard.
     pub(crate) dashboard: Option<serde_json::Value>,
-    /// Whether instances of the stack shut down or have terminated recently: for a while they still count towards quotas.
-    pub(crate) has_ended_some: bool,
+    /// Whether instances of the stack shut down or terminated recently: they still count towards quotas for a while.
+    pub(crate) ended_recently: bool,
 }
 
 impl State {

@@ -1,4 +1,4 @@
-//! Renders a plan: as lines for people, as JSON for programs.
+//! Renders a plan: as lines for users, as JSON for programs.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ use crate::discover::state::{Rule, Source, State};
 use deploy_ssh::inventory::Role;
 
 impl Change {
-    /// For people.
+    /// A text for users.
     pub(crate) fn describe(&self, desired: &Desired) -> String {
         let name = &desired.name;
         match self {
@@ -25,7 +25,7 @@ impl Change {
                 format!("security group {name} lets in {}", rules.join("; "))
             }
             Self::DeleteAlarms(names) => {
-                format!("{} alarms of instances that have ended or will", names.len())
+                format!("{} alarms of instances that have ended or will end", names.len())
             }
             Self::Terminate(instances) => {
                 let one = |one: &Termination| format!("{} ({}): {}", one.name, one.id, one.why);
@@ -80,7 +80,7 @@ impl Rule {
     }
 }
 
-/// Lines for people. Changes that differ only in their machine or action are one line.
+/// Lines for users. Changes that differ only in their machine or action are one line.
 pub(crate) fn lines(changes: &[Change], desired: &Desired) -> Vec<(Sign, String)> {
     let mut lines = Vec::new();
     let mut alarms: BTreeMap<bool, BTreeSet<&AlarmTarget>> = BTreeMap::new();
@@ -103,8 +103,8 @@ pub(crate) fn lines(changes: &[Change], desired: &Desired) -> Vec<(Sign, String)
         lines.push((
             sign,
             format!(
-                "{count} alarms for {} instances ({CHECK}: tells after {notify} minutes; ends the machine after {terminate}, the \
-                 metrics host after {metrics})",
+                "{count} alarms for {} instances ({CHECK}: notifies after {notify} minutes; ends the machine after {terminate}, \
+                 the metrics host after {metrics})",
                 targets.len()
             ),
         ));

@@ -1,4 +1,4 @@
-//! From any state to any desired one.
+//! Plans lead from any state to any desired one.
 
 use std::collections::BTreeMap;
 
@@ -120,12 +120,12 @@ fn state() -> impl Strategy<Value = State> {
         |(key_pair, group, mut instances, topic, alarms, dashboard)| {
             instances.iter_mut().enumerate().for_each(|(i, instance)| instance.id = format!("i-{i}"));
             let alarms = alarms.into_iter().collect();
-            State { key_pair, group, instances, topic, alarms, dashboard, has_ended_some: false }
+            State { key_pair, group, instances, topic, alarms, dashboard, ended_recently: false }
         },
     )
 }
 
-/// What a cloud does with a change.
+/// Applies a change as the cloud would.
 fn apply(change: &Change, desired: &Desired, state: &mut State, new: &mut BTreeMap<Role, Vec<String>>) {
     match change {
         Change::ImportKeyPair => {
@@ -189,12 +189,11 @@ fn apply(change: &Change, desired: &Desired, state: &mut State, new: &mut BTreeM
             };
             assert!(state.instances.iter().any(|existing| existing.id == instance));
             let name = alarm_name(NAME, &instance, *action);
-            let does = match action {
+            let arn = match action {
                 Action::Notify => "arn:s".to_owned(),
                 Action::Terminate => desired.terminate_arn(),
             };
-            let alarm =
-                Alarm { instance, metric: CHECK.into(), minutes: Some(*minutes), actions: vec![does] };
+            let alarm = Alarm { instance, metric: CHECK.into(), minutes: Some(*minutes), actions: vec![arn] };
             assert_eq!(state.alarms.insert(name, alarm).is_some(), *exists);
         }
         Change::PutDashboard { exists } => {
@@ -218,7 +217,7 @@ proptest! {
         prop_assert_eq!(&state.group.as_ref().unwrap().rules, &desired.rules);
         prop_assert!(state.topic.unwrap().subscriptions.keys().eq(&desired.on_call));
         prop_assert_eq!(state.alarms.len(), 2 * state.instances.len());
-        // Nothing is replaced that could stay.
+        // No instance is replaced that could stay.
         let fits = |instance: &&Instance| {
             instance.life != Life::Stopped
                 && instance.role.is_some()
@@ -291,14 +290,14 @@ fn a_plan_is_rendered_for_people() {
             "+ 1 × c5.4xlarge for the initializer ($0.69 an hour)",
             "+ 2 × c5.4xlarge for workers ($1.38 an hour)",
             "+ dashboard s-us-west-2",
-            "+ 8 alarms for 4 instances (StatusCheckFailed: tells after 2 minutes; ends the machine after 15, the metrics host \
-             after 60)",
+            "+ 8 alarms for 4 instances (StatusCheckFailed: notifies after 2 minutes; ends the machine after 15, the metrics \
+             host after 60)",
         ]
     );
     // Only workers may be spot instances: an interruption of another one would end the job.
     let with_spot = Desired { spot: true, ..desired.clone() };
-    let said = lines(&plan(&with_spot, &State::default()).unwrap(), &with_spot);
-    let spot: Vec<_> = said.iter().map(|(_, text)| text).filter(|text| text.contains("spot")).collect();
+    let lines = lines(&plan(&with_spot, &State::default()).unwrap(), &with_spot);
+    let spot: Vec<_> = lines.iter().map(|(_, text)| text).filter(|text| text.contains("spot")).collect();
     assert_eq!(spot, ["2 × spot c5.4xlarge for workers (at most $1.38 an hour)"]);
     state.instances.truncate(1);
     let text = lines_of(&state).join("\n");
@@ -319,9 +318,9 @@ fn a_dashboard_of_a_thousand_machines_is_within_cloudwatchs_limits() {
     let metrics: Vec<_> =
         widgets[1..].iter().map(|widget| widget["properties"]["metrics"].as_array().unwrap().len()).collect();
     assert_eq!(metrics, [500, 500, 1]);
-    // Basic monitoring has a point each five minutes; of a shorter period most would be empty.
+    // Basic monitoring has a point every five minutes; with a shorter period, most points would be empty.
     assert!(widgets[1..].iter().all(|widget| widget["properties"]["period"] == 300));
     assert!(is_our_dashboard(&body, &desired.name, &desired.region));
-    // An account's dashboards are the same in all regions.
+    // All regions of an account share its dashboards.
     assert!(!is_our_dashboard(&body, &desired.name, "eu-west-1"));
 }

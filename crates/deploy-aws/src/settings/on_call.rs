@@ -1,11 +1,11 @@
-//! The people whom alarms notify.
+//! The phone numbers that alarms notify.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::{Context, ensure};
 
-/// Reads their phone numbers; none if the file does not exist.
+/// Reads the phone numbers; none if the file does not exist.
 ///
 /// # Errors
 /// The file is not a JSON list, or has a number that is not in E.164 form.

@@ -82,7 +82,7 @@ fn no_results(name: &str, status: &Status) -> anyhow::Error {
     let is_running = !running(status).is_empty();
     let advice = match (is_running, status.programs.is_empty()) {
         (true, _) => {
-            "; one is running: cargo xtask status (get-results --partial fetches what is complete)".to_owned()
+            "; one is running: cargo xtask status (get-results --partial fetches complete batches)".to_owned()
         }
         (false, true) => "; run one with: cargo xtask run-cluster".to_owned(),
         (false, false) => format!(

@@ -233,11 +233,11 @@ fn lifetime(inventory: &Inventory) -> Option<Lifetime> {
     let ends = inventory.ends()?;
     let advice = match step::hosts_go() {
         true => {
-            "shortly before that, what is complete is fetched to results.partial.tgz (Ctrl-C does it now); all of it needs a \
-             longer --ttl"
+            "shortly before that, the complete batches are fetched to results.partial.tgz (Ctrl-C does it now); the whole job \
+             needs a longer --ttl"
         }
         false => {
-            "what is complete can be fetched until then, with cargo xtask get-results --partial; all of it needs other \
+            "the complete batches can be fetched until then, with cargo xtask get-results --partial; the whole job needs other \
              machines: cargo xtask down, and up with a longer --ttl"
         }
     };

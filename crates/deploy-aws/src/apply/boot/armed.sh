@@ -1,4 +1,4 @@
-# Says whether both means are armed, and what they said if not. Root's rights are not needed.
+# Prints whether both mechanisms are armed, and if not, what they printed at boot. Needs no root rights.
 timer=$(systemctl show --property=SubState --value provisioned-classifier-time-to-live.timer 2>&1)
 process=missing
 if read -r pid < /run/provisioned-classifier-time-to-live.pid &&

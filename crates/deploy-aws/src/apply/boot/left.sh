@@ -1,5 +1,5 @@
-# Computes the seconds that are left. The first boot notes when the machine expires; later ones read it. The note has the instance's
-# id, so that an image of this machine has a time to live of its own. Without a note, or with a wrong clock, all of it is left at most.
+# Computes the seconds left. The first boot notes when the machine expires; later ones read the note. Its name has the instance's
+# id, so that an image of this machine gets its own time to live. With a wrong note or clock, at most the whole time is left.
 file=/var/lib/provisioned-classifier-$INSTANCE_ID-expires
 now=$(date +%s)
 [ -s "$file" ] || echo $((now + seconds)) > "$file"

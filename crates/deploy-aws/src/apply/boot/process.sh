@@ -1,6 +1,5 @@
-# A process of its own, which needs neither systemd nor D-Bus. It leaves cloud-init's session and control group, and is the last that
-# is ended when memory runs out. The uptime is its clock, which cannot be set. The timer comes 15 s before it, and ends the machine
-# in order.
+# A process that needs neither systemd nor D-Bus. It leaves cloud-init's session and control group, and is the last to be killed
+# when memory runs out. Its clock is the uptime, which cannot be set. The timer fires 15 s earlier, and ends the machine in order.
 setsid sh -c '
   echo $$ > /run/provisioned-classifier-time-to-live.pid
   echo -1000 > /proc/$$/oom_score_adj

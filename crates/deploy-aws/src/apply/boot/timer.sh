@@ -1,6 +1,6 @@
-# A timer of systemd's, enabled, so that a restarted machine has it even when cloud-init does not run. The timer and its service wait
-# for no target: cloud-init itself is ordered before sysinit.target, which units wait for by default. systemctl speaks to systemd
-# without D-Bus, and it is systemd itself that powers off.
+# An enabled timer of systemd, so that a restarted machine has it even if cloud-init does not run. Timer and service wait for no
+# target: units wait for sysinit.target by default, and that waits for cloud-init. systemctl talks to systemd without D-Bus, and
+# systemd itself powers off.
 cd /etc/systemd/system && mkdir -p timers.target.wants || exit
 cat > provisioned-classifier-time-to-live.timer << END
 [Unit]

@@ -78,12 +78,12 @@ pub(super) struct Step {
     since: Option<usize>,
 }
 
-/// When a step is ended in any case.
+/// A time at which a step that still runs is ended.
 #[derive(Clone)]
 pub(super) struct Limit {
     pub(super) at: SystemTime,
-    /// The reason, for people.
-    pub(super) words: String,
+    /// A text for users.
+    pub(super) reason: String,
 }
 
 impl Step {
@@ -118,7 +118,7 @@ impl Steps {
         let name = step.name;
         let (code, how) = match self.try_run(step) {
             Ok((status, _)) if status.success() => return Ok(()),
-            Ok((_, Some(Limit { words, .. }))) => (None, format!("was ended: {words}")),
+            Ok((_, Some(Limit { reason, .. }))) => (None, format!("was ended: {reason}")),
             Ok((status, None)) => (status.code(), format!("ended with {status}")),
             Err(error) => (None, format!("{error:#}")),
         };
@@ -141,7 +141,7 @@ impl Steps {
     /// Returns how the command ended, and the limit if that is why.
     fn try_run(&self, step: &Step) -> anyhow::Result<(ExitStatus, Option<Limit>)> {
         // Earlier interruptions are the reason for this step, and are not passed on.
-        let mut told = step.since.unwrap_or_else(interrupt::times);
+        let mut handled = step.since.unwrap_or_else(interrupt::times);
         let mut child = Self::start(step)?;
         let pid = Pid::from_raw(child.id() as i32);
         // A process that has just ended needs no signal.
@@ -158,7 +158,7 @@ impl Steps {
                 return Ok((status, over));
             }
             let times = interrupt::times();
-            for time in told + 1..=times {
+            for time in handled + 1..=times {
                 if time >= self.kill_at {
                     end();
                 } else if step.asked_at.contains(&time) {
@@ -166,16 +166,17 @@ impl Steps {
                     asked = Some(Instant::now());
                 } else {
                     console::note(&format!(
-                        "going on, so that nothing stays that costs money ({} more Ctrl-C: the stack is left to its time to live)",
+                        "continuing, so that nothing you pay for is left ({} more Ctrl-C: the stack is left to its time to \
+                         live)",
                         self.kill_at - time
                     ));
                 }
             }
-            told = told.max(times);
+            handled = handled.max(times);
             if let Some(limit) =
                 step.limit.as_ref().filter(|limit| over.is_none() && SystemTime::now() >= limit.at)
             {
-                console::note(&format!("{}: cargo xtask {} is ended", limit.words, step.name));
+                console::note(&format!("ending cargo xtask {}: {}", step.name, limit.reason));
                 ask();
                 asked = Some(Instant::now());
                 over = Some(limit.clone());

@@ -1,4 +1,4 @@
-//! A stack as it is and as the user wants it, and the changes in between: what `plan` prints and `up` begins with.
+//! The actual and the desired state of a stack, and the changes between them, which `plan` prints and `up` makes.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -77,7 +77,7 @@ impl Prepared {
     }
 }
 
-/// A stack as it is and as the user wants it.
+/// The actual and the desired state of a stack.
 pub(crate) struct Target {
     pub(crate) aws: Aws,
     pub(crate) desired: Desired,
@@ -92,7 +92,7 @@ impl Target {
     /// Discovers and checks everything that the changes depend on. Nothing is changed.
     ///
     /// # Errors
-    /// What cannot be created, or is not ours.
+    /// Something cannot be created, or is not ours.
     pub(crate) async fn discover(prepared: &Prepared) -> anyhow::Result<Self> {
         let settings = &prepared.settings;
         let aws = Aws::connect(&settings.region).await?;
