@@ -175,7 +175,7 @@ fn a_job_whose_metrics_host_ends_says_that_nothing_can_be_fetched() {
     assert!(said.contains("nothing was fetched: ") && said.contains("connecting to metrics"), "{said}");
     site.assert_nothing_is_left(&said);
     assert!(!site.cloud.path("job/out/results.partial.tgz").exists());
-    assert!(!said.contains("--attach") && !said.contains("the job continues"), "{said}");
+    assert!(!said.contains("--attach") && !said.contains("the job continues without this command"), "{said}");
 }
 
 #[test]
