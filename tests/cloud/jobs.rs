@@ -282,7 +282,7 @@ fn a_job_that_cannot_work_is_refused_before_anything_is_made_for_it() {
     std::fs::write(cloud.path("job/in.csv"), "A,B\n1,2\n").unwrap();
     for (args, code, words) in [
         (&["--no-such-option"][..], 2, "unexpected argument"),
-        (&["LINES=3"], 2, "job does not take LINES"),
+        (&["LINES=3"], 2, "job does not accept LINES"),
         (&["--input", "nowhere.csv", "--model", "native"], 3, "opening the input nowhere.csv"),
         (&["--input", "-", "--model", "native"], 3, "standard input cannot be shipped"),
         (&["--input", "in.csv"], 3, "--model native"),

@@ -229,7 +229,7 @@ fn a_resumed_job_takes_what_does_not_decide_its_results_and_refuses_the_rest() {
     for refused in ["--chunk-size=7", "INPUT_LINES=7", "--model=native", "--seed=7", "CLASSIFIER_SLOWNESS=7"]
     {
         let said = stack.start("run-cluster", &["--resume", refused]).exit(2);
-        assert!(said.contains("--resume does not take --"), "{refused}: {said}");
+        assert!(said.contains("--resume does not accept --"), "{refused}: {said}");
     }
     // What is just there in the environment was not said for this job.
     let environment = [("INPUT_LINES", "7"), ("CHUNK_SIZE", "7"), ("WORKERS_PER_MACHINE", "5")];

@@ -13,7 +13,7 @@ fn a_job_goes_on_where_it_was_stopped_and_is_watched_to_its_end() {
     let said = stack.fail("run-cluster", &["--attach"]);
     assert!(said.contains("there is no job on the hosts"), "{said}");
     let said = stack.fail("run-cluster", &["--resume", "--classifier", "native"]);
-    assert!(said.contains("--resume does not take --model: a job that is resumed keeps"), "{said}");
+    assert!(said.contains("--resume does not accept --model: a resumed job keeps"), "{said}");
     let lines = 60_000;
     let rows: String = (0..lines).map(|i| format!("{i},x\n")).collect();
     std::fs::write(stack.path("in.csv"), format!("ID,NAME\n{rows}")).unwrap();

@@ -20,7 +20,7 @@ fn start(folder: &Path, args: &[&str]) -> Program {
 }
 
 #[test]
-fn it_does_the_whole_job_and_tells_what_came_of_it() {
+fn a_whole_job_writes_and_reports_its_results() {
     let folder = tempfile::tempdir().unwrap();
     let args = ["INPUT_LINES=2345", "N_WORKERS=3", "--processes", "2", "--pack"];
     let mut xtask = command(folder.path(), &args);
@@ -130,7 +130,10 @@ fn a_model_that_loads_for_ever_can_be_interrupted() {
 fn wrong_words_are_refused_before_anything_happens() {
     let folder = tempfile::tempdir().unwrap();
     let said = start(folder.path(), &["LINES=7"]).failure();
-    assert!(said.contains("error: run-locally does not take LINES; it takes INPUT_LINES, INPUT, "), "{said}");
+    assert!(
+        said.contains("error: run-locally does not accept LINES; it accepts INPUT_LINES, INPUT, "),
+        "{said}"
+    );
     let said = start(folder.path(), &["--input-lines", "many"]).failure();
     assert!(said.contains("invalid value 'many' for '--input-lines <N>'"), "{said}");
     let said = start(folder.path(), &["--workers", "0"]).failure();

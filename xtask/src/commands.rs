@@ -1,4 +1,4 @@
-//! One file a command: its arguments and its execution.
+//! One file for each command: its arguments and its execution.
 
 pub(crate) mod bench;
 pub(crate) mod chaos;

@@ -1,9 +1,9 @@
-//! A lab: hosts on this machine, to try and to test everything that needs several.
+//! A lab: several hosts on this machine, for trying and testing clusters.
 //!
-//! Each host is a network namespace with an address of its own behind a bridge, and in it a real sshd, in a mount
-//! namespace where the host's own folder lies over root's home. So commands, SFTP and port forwards cross real TCP
-//! between addresses, and a host can be cut off (`ip link set … down`) or slowed (`tc`) like a real one. What it
-//! needs is root on Linux, and Debian's openssh-server and iproute2.
+//! Each host is a network namespace with its own address behind a bridge. It runs a real sshd, in a mount namespace in which
+//! the host's folder is mounted over root's home. So commands, SFTP and port forwards cross real TCP between addresses, and
+//! a host can be cut off (`ip link set … down`) or slowed (`tc`) like a real one. A lab needs root on Linux, and Debian's
+//! openssh-server and iproute2.
 
 use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -13,24 +13,22 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use xshell::{Shell, cmd};
 
-/// How long a host's sshd may take to answer.
+/// Time limit for a host's sshd to answer.
 const BANNER_TIME: Duration = Duration::from_secs(10);
 
-/// The most hosts that a lab can have.
+/// The largest number of hosts in a lab.
 const MOST_HOSTS: u8 = 200;
 
-/// A lab's place on this machine.
 pub(crate) struct Lab {
     name: String,
     folder: PathBuf,
     shell: Shell,
 }
 
-/// One of its hosts.
 struct LabHost {
     name: String,
     namespace: String,
-    /// The end of its cable that is plugged to the bridge.
+    /// The end of its cable at the bridge, a veth device.
     cable: String,
     address: Ipv4Addr,
     folder: PathBuf,
@@ -42,33 +40,36 @@ impl Lab {
         ensure!(
             (1..=6).contains(&name.len())
                 && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()),
-            "a lab's name has one to six small letters and digits, since names of network devices are short; \
-             {name:?} is none"
+            "{name:?} is not a lab's name: give one to six lower-case letters and digits, since names of \
+             network devices are short"
         );
         Ok(Self { name: name.to_owned(), folder, shell: Shell::new()? })
     }
 
-    /// The file that tells of the hosts.
+    /// The hosts file for `cargo xtask up --hosts`.
     pub(crate) fn hosts_file(&self) -> PathBuf {
         self.folder.join("hosts.toml")
     }
 
-    /// The folder that `cargo xtask up` makes on the host of this number, as it is seen from outside.
+    /// The path on this machine of the folder that `cargo xtask up` makes on host number `host`.
     pub(crate) fn home(&self, host: u8) -> PathBuf {
         self.folder.join(format!("h{host}/home/.provisioned-classifier"))
     }
 
-    /// The end of a host's cable that is plugged to the bridge.
+    /// The end of a host's cable at the bridge.
     pub(crate) fn cable(&self, host: u8) -> String {
         format!("{}{host}", self.bridge())
     }
 
-    /// How many hosts there are.
+    /// The number of hosts.
     pub(crate) fn hosts(&self) -> u8 {
         (1..=MOST_HOSTS).take_while(|host| self.folder.join(format!("h{host}")).exists()).count() as u8
     }
 
-    /// Whether this machine can have a lab; else what is missing.
+    /// Checks that this machine can have a lab.
+    ///
+    /// # Errors
+    /// Names what is missing.
     pub(crate) fn check(&self) -> anyhow::Result<()> {
         let root = cmd!(self.shell, "id -u").quiet().read().is_ok_and(|user| user == "0");
         ensure!(root, "a lab needs root, to make network namespaces");
@@ -82,40 +83,40 @@ impl Lab {
         Ok(())
     }
 
-    /// Makes the hosts, and waits until each answers. If that fails, nothing of it stays.
+    /// Makes the hosts, and waits until each answers. If that fails, takes the lab down again.
     pub(crate) fn up(&self, count: u8) -> anyhow::Result<()> {
         self.check()?;
         ensure!((1..=MOST_HOSTS).contains(&count), "a lab has 1 to {MOST_HOSTS} hosts, not {count}");
-        ensure!(!self.folder.exists(), "the lab {} is up already: {}", self.name, self.folder.display());
+        ensure!(!self.folder.exists(), "the lab {} is already up: {}", self.name, self.folder.display());
         let made = self.make(count);
         if made.is_err() {
-            self.down().context("taking down what there was of the lab")?;
+            self.down().context("taking down the incomplete lab")?;
         }
         made
     }
 
-    /// Takes the lab down: ends all that runs on its hosts, removes the hosts and the lab's folder.
+    /// Takes the lab down: ends everything that runs on its hosts, and removes the hosts and the lab's folder.
     pub(crate) fn down(&self) -> anyhow::Result<()> {
         for namespace in self.namespaces()? {
             let pids = cmd!(self.shell, "ip netns pids {namespace}").quiet().read()?;
             let pids: Vec<_> = pids.split_whitespace().collect();
             if !pids.is_empty() {
-                // Some may have ended since they were listed; those that remain are seen when the namespace goes.
+                // Some may have ended since they were listed. If one remains, deleting the namespace shows it.
                 cmd!(self.shell, "kill -KILL {pids...}").quiet().ignore_status().ignore_stderr().run()?;
             }
             cmd!(self.shell, "ip netns del {namespace}").quiet().run()?;
         }
         for device in self.devices()? {
-            // A cable whose other end was in a namespace goes with it, a moment later.
+            // This may fail: the kernel removes a cable together with the namespace of its other end, a moment later.
             cmd!(self.shell, "ip link del {device}").quiet().ignore_status().ignore_stderr().run()?;
         }
         self.shell.remove_path(&self.folder)?;
         Ok(())
     }
 
-    /// The name of the bridge; those of cables and namespaces begin with it.
+    /// The name of the bridge; the names of cables and namespaces begin with it.
     fn bridge(&self) -> String {
-        // Not to be taken for another lab's cable, it does not end in a digit.
+        // It does not end in a digit, so that it cannot equal the name of another lab's cable.
         format!("lab-{}-", self.name)
     }
 
@@ -167,11 +168,11 @@ impl Lab {
         Ok(())
     }
 
-    /// Gives the bridge an address in a network that no lab of this machine has; gives the network's third byte.
+    /// Gives the bridge an address in a free network; returns the third byte of the network.
     fn take_network(&self) -> anyhow::Result<u8> {
         let path = std::env::temp_dir().join("provisioned-classifier-lab.lock");
         let lock = std::fs::File::create(&path).with_context(|| format!("creating {}", path.display()))?;
-        // Until the address is taken, so that another lab does not take it as well.
+        // Held until the address is assigned, so that two labs never choose the same network.
         lock.lock().with_context(|| format!("locking {}", path.display()))?;
         let taken = cmd!(self.shell, "ip -4 -oneline address show").quiet().read()?;
         let net = (0..=255)
@@ -182,7 +183,7 @@ impl Lab {
         Ok(net)
     }
 
-    /// Makes one host; gives its entry in the hosts file.
+    /// Makes one host; returns its entry for the hosts file.
     fn make_host(&self, host: &LabHost, gateway: &str) -> anyhow::Result<String> {
         let shell = &self.shell;
         let LabHost { name, namespace, cable, folder, .. } = host;
@@ -202,7 +203,7 @@ impl Lab {
         cmd!(shell, "ip -n {namespace} link set lo up").quiet().run()?;
         cmd!(shell, "ip -n {namespace} route add default via {gateway}").quiet().run()?;
 
-        // Its own home over root's, its own name, its own folder for sshd's privilege separation.
+        // The host has its own hostname, its own folder over root's home, and its own /run for sshd's privilege separation.
         let script = r#"
             hostname "$1" && mount --make-rprivate / && mount --bind "$2/home" /root &&
             mount -t tmpfs none /run && mkdir -p /run/sshd && cd / &&
@@ -231,7 +232,7 @@ impl Lab {
     }
 }
 
-/// Waits until the host's sshd says who it is.
+/// Waits until the host's sshd sends its banner.
 fn await_banner(host: &LabHost) -> anyhow::Result<()> {
     let deadline = Instant::now() + BANNER_TIME;
     let address = SocketAddr::from((host.address, 22));
@@ -245,7 +246,7 @@ fn await_banner(host: &LabHost) -> anyhow::Result<()> {
         };
         match banner() {
             Ok(start) if &start == b"SSH-" => return Ok(()),
-            Ok(start) => bail!("{} answers with {start:?}, which is no sshd", host.name),
+            Ok(start) => bail!("{} answers with {start:?}, so it is not an sshd", host.name),
             Err(error) if Instant::now() >= deadline => {
                 let log = std::fs::read_to_string(host.folder.join("sshd.log")).unwrap_or_default();
                 return Err(error).with_context(|| {

@@ -1,4 +1,4 @@
-//! `cargo xtask CMD`: arguments and dispatch; what they mean is done by `deploy` and the programs of `deploy-ssh` and `deploy-aws`.
+//! `cargo xtask CMD`: arguments and dispatch. `deploy` and the programs `deploy-ssh` and `deploy-aws` do the work.
 
 mod commands;
 mod lab;
@@ -10,7 +10,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// Classify the rows of a CSV with a slow model, on one machine or many
 ///
-/// An option is a flag, or NAME=VALUE after the command, as in make:
+/// Give an option as a flag, or as NAME=VALUE after the command, as in make:
 /// cargo xtask run-locally INPUT_LINES=100000 N_WORKERS=4
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", version, disable_help_subcommand = true)]
@@ -37,15 +37,15 @@ fn command() -> clap::Command {
     Args::command()
 }
 
-/// Runs the command that the process's arguments say.
+/// Runs the command that the process's arguments name.
 pub fn run() -> ExitCode {
     deploy::begin();
     let is_plan = std::env::args_os().nth(1).is_some_and(|word| word == "plan");
     let args = match parse() {
         Ok(args) => args,
-        // Its exit code 2 says that there are changes.
+        // For plan, exit code 2 means that there are changes.
         Err(error) if is_plan && error.use_stderr() => {
-            // If nobody reads it any more, there is nobody to tell.
+            // This fails if standard error is closed; there is no other place for it.
             let _ = error.print();
             return ExitCode::FAILURE;
         }
@@ -65,7 +65,7 @@ pub fn run() -> ExitCode {
     if is_plan && has_failed { ExitCode::FAILURE } else { code }
 }
 
-/// The command and its options, as the process's arguments say them.
+/// Parses the process's arguments.
 fn parse() -> Result<Args, clap::Error> {
     let command = Args::command();
     let words = options::from_make(std::env::args_os(), &command)?;

@@ -1,4 +1,4 @@
-//! Options as make takes them: `NAME=VALUE` behind the command.
+//! Options in make's form: `NAME=VALUE` after the command.
 
 use std::ffi::OsString;
 
@@ -6,11 +6,11 @@ use clap::ArgMatches;
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 
-/// Turns each `NAME=VALUE` behind the command to the flag of that name, or to the one that also reads the environment
-/// variable of that name.
+/// Turns each `NAME=VALUE` after the command into the flag of that name, or the flag that reads the environment variable of
+/// that name.
 ///
 /// # Errors
-/// A name that the command does not know; the message lists those that it does.
+/// If the command does not accept the name; the message lists the names that it accepts.
 pub(crate) fn from_make(
     words: impl Iterator<Item = OsString>,
     commands: &clap::Command,
@@ -21,13 +21,13 @@ pub(crate) fn from_make(
     };
     let mut is_value = false;
     for word in words.iter_mut().skip(2) {
-        // A word that is not UTF-8 is no variable of ours; it may be a path.
+        // A word that is not UTF-8 is not one of our variables; it may be a path.
         let Some(text) = word.to_str() else { continue };
-        // What follows -- is not ours.
+        // What follows -- is not for us.
         if text == "--" {
             break;
         }
-        // The value of the flag before it may have any looks.
+        // The value of the flag before it may look like anything.
         if std::mem::take(&mut is_value) {
             continue;
         }
@@ -38,7 +38,8 @@ pub(crate) fn from_make(
         let Some(flag) = command.get_arguments().find(|arg| names(arg).any(|n| n == name)) else {
             let shown = command.get_arguments().filter(|arg| !arg.is_hide_set());
             let names: Vec<_> = shown.filter_map(|arg| names(arg).next()).collect();
-            let words = format!("{} does not take {name}; it takes {}", command.get_name(), names.join(", "));
+            let words =
+                format!("{} does not accept {name}; it accepts {}", command.get_name(), names.join(", "));
             return Err(clap::Error::raw(ErrorKind::UnknownArgument, format!("{words}\n")));
         };
         *word = format!("--{}={value}", flag.get_long().unwrap_or_default()).into();
@@ -53,38 +54,38 @@ fn takes_next_word(command: &clap::Command, word: &str) -> bool {
     flag.is_some_and(|flag| flag.get_action().takes_values() && !flag.is_require_equals_set())
 }
 
-/// The names of a flag's variables: the one that it reads in the environment, and its own name.
+/// The variable names of a flag: the environment variable that it reads, and its own names in upper case.
 fn names(arg: &clap::Arg) -> impl Iterator<Item = String> {
     let variable = arg.get_env().and_then(|name| name.to_str()).map(str::to_owned);
     let own: Vec<_> = longs(arg).map(|long| long.to_ascii_uppercase().replace('-', "_")).collect();
     variable.into_iter().chain(own)
 }
 
-/// The names of a flag.
+/// The long names of a flag.
 fn longs(arg: &clap::Arg) -> impl Iterator<Item = &str> {
     arg.get_long().into_iter().chain(arg.get_all_aliases().into_iter().flatten())
 }
 
-/// What of a job that is there already can be said anew: where it is, and what does not decide its results.
+/// The flags that a resumed job accepts: where it is, and what does not decide its results.
 const OF_RESUMED: [&str; 6] =
     ["resume", "inventory", "workers", "model_timeout", "model_memory", "max_rejects"];
 const OF_ATTACHED: [&str; 2] = ["attach", "inventory"];
 
-/// Understands the words. A job that is resumed or attached to takes few options; others are refused, and not ignored. Variables that
-/// are just there in the environment were not said for it, and do not count.
+/// Parses the words. A job that is resumed or attached to accepts few options; others are refused, not ignored. For such a
+/// job, environment variables do not count.
 ///
 /// # Errors
-/// Words that make no sense.
+/// If a word is not valid, or not accepted for such a job.
 pub(crate) fn matches(command: clap::Command, words: &[OsString]) -> Result<ArgMatches, clap::Error> {
     let matches = command.clone().try_get_matches_from(words)?;
     let of_earlier_job = |matches: &ArgMatches| {
         let job = matches.subcommand_matches("run-cluster")?;
-        let is_said = |flag: &str| job.get_flag(flag);
-        is_said("resume")
+        let is_given = |flag: &str| job.get_flag(flag);
+        is_given("resume")
             .then_some(("resume", &OF_RESUMED[..]))
-            .or(is_said("attach").then_some(("attach", &OF_ATTACHED[..])))
+            .or(is_given("attach").then_some(("attach", &OF_ATTACHED[..])))
     };
-    let Some((flag, taken)) = of_earlier_job(&matches) else { return Ok(matches) };
+    let Some((flag, accepted)) = of_earlier_job(&matches) else { return Ok(matches) };
     let mut command = command.mut_subcommand("run-cluster", |job| job.mut_args(|arg| arg.env(None::<&str>)));
     let matches = command.try_get_matches_from_mut(words)?;
     let (Some(job), Some(known)) =
@@ -92,10 +93,10 @@ pub(crate) fn matches(command: clap::Command, words: &[OsString]) -> Result<ArgM
     else {
         return Ok(matches);
     };
-    let is_said = |id: &str| job.value_source(id) == Some(ValueSource::CommandLine);
+    let is_given = |id: &str| job.value_source(id) == Some(ValueSource::CommandLine);
     let refused = known.get_arguments().filter(|arg| {
         let id = arg.get_id().as_str();
-        job.try_contains_id(id).unwrap_or(false) && is_said(id) && !taken.contains(&id)
+        job.try_contains_id(id).unwrap_or(false) && is_given(id) && !accepted.contains(&id)
     });
     let refused: Vec<_> = refused.filter_map(|arg| Some(format!("--{}", arg.get_long()?))).collect();
     if refused.is_empty() {
@@ -103,11 +104,11 @@ pub(crate) fn matches(command: clap::Command, words: &[OsString]) -> Result<ArgM
     }
     let advice = match flag {
         "resume" => {
-            "a job that is resumed keeps what decides its results; start it anew, without --resume, to change that"
+            "a resumed job keeps what decides its results; to change that, start a new job without --resume"
         }
-        _ => "a job that runs goes on as it was started",
+        _ => "a running job keeps the options that it was started with",
     };
-    let words = format!("--{flag} does not take {}: {advice}\n", refused.join(", "));
+    let words = format!("--{flag} does not accept {}: {advice}\n", refused.join(", "));
     Err(clap::Error::raw(ErrorKind::ArgumentConflict, words))
 }
 
@@ -154,7 +155,7 @@ mod tests {
     fn an_unknown_variable_is_an_error() {
         let error = translate(&["run", "LINES=100"]).unwrap_err().to_string();
         assert!(
-            error.contains("run does not take LINES; it takes INPUT_LINES, N_WORKERS, CLASSIFIER\n"),
+            error.contains("run does not accept LINES; it accepts INPUT_LINES, N_WORKERS, CLASSIFIER\n"),
             "{error}"
         );
     }
@@ -167,8 +168,8 @@ mod tests {
     }
 
     #[test]
-    fn an_earlier_job_takes_only_what_does_not_decide_its_results() {
-        for (flag, taken) in [("--resume", &OF_RESUMED[..]), ("--attach", &OF_ATTACHED[..])] {
+    fn an_earlier_job_accepts_only_options_that_do_not_decide_its_results() {
+        for (flag, accepted) in [("--resume", &OF_RESUMED[..]), ("--attach", &OF_ATTACHED[..])] {
             let command = crate::command();
             let job = command.find_subcommand("run-cluster").unwrap();
             let options = job
@@ -182,14 +183,14 @@ mod tests {
                     format!("--{long}")
                 };
                 let outcome = parse(&[flag, &word]);
-                match taken.contains(&option.get_id().as_str()) {
+                match accepted.contains(&option.get_id().as_str()) {
                     true => assert!(outcome.is_ok(), "{flag} {word}: {outcome:?}"),
-                    // Some take no 1; whatever they take is refused.
+                    // For some options 1 is not a valid value, so the error may have either cause.
                     false => assert!(outcome.is_err(), "{flag} {word}"),
                 }
             }
             let error = parse(&[flag, "--chunk-size=7", "INPUT_LINES=9"]).unwrap_err();
-            assert!(error.contains(&format!("{flag} does not take --input-lines, --chunk-size")), "{error}");
+            assert!(error.contains(&format!("{flag} does not accept --input-lines, --chunk-size")), "{error}");
         }
         assert!(parse(&["--resume", "--attach"]).is_err());
         assert!(parse(&["--chunk-size=7", "INPUT_LINES=9", "--workers=3"]).is_ok());

@@ -20,41 +20,40 @@ use measure::Measured;
 
 /// Measure this machine's speed, against pandas and polars
 ///
-/// Measures jobs from a file and of fake rows, Python models, slow models, and wide clusters; and for comparison one pandas
-/// process, multiprocessing.Pool, polars, and hashing alone. Runs them in turns, several times, in twenty minutes.
+/// Measures jobs from a file and of fake rows, Python models, slow models, and wide clusters. Compares them with one pandas
+/// process, multiprocessing.Pool, polars, and hashing alone. Runs all cases in turn, several times, in about twenty minutes.
 ///
-/// Prints the medians and their targets, and writes bench/results.json and bench/results.svg. Before each run it writes and
-/// removes a GiB: otherwise a virtual machine might fetch memory from its host during the run.
+/// Prints the medians and their targets, and writes bench/results.json and bench/results.svg. Writes and removes a GiB
+/// before each run: otherwise a virtual machine might fetch memory from its host during the run.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Measure only cases whose name contains this
     ///
-    /// No files are written then.
+    /// Results are then printed, but not written.
     filter: Option<String>,
     /// Runs of each case
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
     /// Multiply the number of rows by this
     ///
-    /// No files are written then.
+    /// Results are then printed, but not written.
     #[arg(long, value_name = "FACTOR")]
     scale: Option<f64>,
 }
 
-/// What was measured, by the names of the cases.
+/// Measured runs, by case name.
 type Results = BTreeMap<&'static str, Vec<Measured>>;
 
-/// Runs the command.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     project::enter_root()?;
-    interrupt::watch("interrupted twice: programs of a job that still run end by themselves in a moment")?;
+    interrupt::watch("interrupted twice: programs of a job that still run will end in a moment")?;
     let scale = args.scale.unwrap_or(1.0);
     ensure!(scale > 0.0 && scale <= 100.0, "--scale {scale}: give a number above 0, and at most 100");
     let is_chosen =
         |case: &Case| args.filter.as_ref().is_none_or(|filter| case.name.contains(filter.as_str()));
     let cases: Vec<_> = cases::ALL.into_iter().filter(is_chosen).collect();
     let names = cases::ALL.map(|case| case.name);
-    ensure!(!cases.is_empty(), "nothing to measure has that in its name; there are {}", names.join(", "));
+    ensure!(!cases.is_empty(), "no case has that in its name; the cases are {}", names.join(", "));
     let files = Files::at(Path::new("target/bench"), scale)?;
     prepare(&files)?;
 
@@ -76,8 +75,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             ));
             results.entry(case.name).or_default().push(measured);
         }
-        // Each finds the machine as the one before has left it, with what that wrote on its way to the disk: the next time it is
-        // another one.
+        // A case can affect the next one, for example by data that is still on its way to the disk. Reversing the order
+        // gives each case another predecessor in the next round.
         turn.reverse();
     }
     same_results(&cases, &results)?;
@@ -89,7 +88,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Builds and installs what is measured, and makes the input.
+/// Builds the programs, installs Python and polars, and writes the input files.
 fn prepare(files: &Files) -> anyhow::Result<()> {
     let shell = &Shell::new()?;
     install::python()?;
@@ -101,7 +100,7 @@ fn prepare(files: &Files) -> anyhow::Result<()> {
             .context("installing polars to compare with")?;
     }
     let programs = project::build_programs()?;
-    // With this program, whose dependencies it shares.
+    // Together with xtask, which shares its dependencies.
     let floor = ["build", "--release", "--package", "xtask", "--package", "bench"];
     project::cargo_with(&floor).run().context("building the floor")?;
     for (path, rows) in files.inputs() {
@@ -112,7 +111,7 @@ fn prepare(files: &Files) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What is quick and wrong is no use: jobs that do the same must have had the same results.
+/// Fails unless all cases of a group had the same results: a fast wrong answer does not count.
 fn same_results(cases: &[Case], results: &Results) -> anyhow::Result<()> {
     let mut hashes = BTreeMap::new();
     for case in cases {

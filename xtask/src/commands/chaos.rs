@@ -3,7 +3,7 @@
 mod fault;
 mod job;
 pub(super) mod processes;
-mod pulse;
+mod progress_monitor;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -17,16 +17,15 @@ use rand::{RngExt, SeedableRng};
 use deploy::{console, interrupt, project};
 use fault::Fault;
 use job::Job;
-use pulse::Pulse;
+use progress_monitor::ProgressMonitor;
 
-/// After a fault, what is on its way still arrives; only what comes after this is taken for recovery.
+/// Batches that were in flight at a fault still arrive. Only an advance after this time counts as recovery.
 const SETTLE_TIME: Duration = Duration::from_millis(700);
-/// Output flows when it has advanced so often.
+/// Output counts as flowing after this many advances.
 const FLOW: usize = 3;
-/// How much of what the job says is shown when it fails.
+/// How many lines of the job's output are shown when it fails.
 const LAST_LINES: usize = 40;
-/// How long the job may take until output flows for the first time, and how long output may stand still after that, until
-/// something is wrong.
+/// Time limits until output flows for the first time, and for how long it may stand still after that.
 const START_TIME: Duration = Duration::from_secs(600);
 const STANDSTILL: Duration = Duration::from_secs(120);
 
@@ -34,7 +33,7 @@ const STANDSTILL: Duration = Duration::from_secs(120);
 ///
 /// Prints how long output stood still after each fault. Fails if the results differ from those of an undisturbed job.
 ///
-/// As root, the job runs on the hosts of a lab on this machine; otherwise, as processes.
+/// As root, runs the job on the hosts of a lab on this machine; otherwise as processes.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Number of faults, one after the other
@@ -43,7 +42,7 @@ pub(crate) struct Args {
     /// Seed for the choice of faults
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
-    /// Number of made-up rows
+    /// Number of rows to generate
     #[arg(long, value_name = "N", env = "INPUT_LINES", hide_env_values = true, default_value_t = 5_000_000)]
     input_lines: u64,
     /// The model [default: the pandas example, or native without the tests' Python]
@@ -51,7 +50,7 @@ pub(crate) struct Args {
     classifier: Option<String>,
     /// How often the model hashes a record
     ///
-    /// More makes the job longer, so that there is time for more faults.
+    /// A higher value makes the job longer, so that there is time for more faults.
     #[arg(long, value_name = "TIMES", default_value_t = 400)]
     slowness: u32,
     /// Machines (or processes) that classify
@@ -63,7 +62,7 @@ pub(crate) struct Args {
     /// Seconds between faults [default: until output flows again]
     #[arg(long, value_name = "SECONDS")]
     every: Option<u64>,
-    /// Run the job as processes, also as root
+    /// Run the job as processes, even as root
     #[arg(long)]
     no_lab: bool,
     /// Folder for both jobs [default: target/chaos in the project]
@@ -71,20 +70,19 @@ pub(crate) struct Args {
     output: Option<PathBuf>,
 }
 
-/// A fault, and what came of it.
+/// A fault and its effect.
 struct Outcome {
-    /// What was done to what.
+    /// The kind of fault, and the role that it hit.
     what: String,
-    /// The longest time without an advance of the output, from the fault on.
+    /// The longest time without an advance of the output since the fault.
     stood_still: Duration,
 }
 
-/// Runs the command.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let folder = args.output.as_deref().map(std::path::absolute).transpose()?;
     project::enter_root()?;
     project::build_programs()?;
-    interrupt::watch("interrupted twice: hosts that are left are taken down by cargo xtask lab down")?;
+    interrupt::watch("interrupted twice: cargo xtask lab down removes hosts that are left")?;
     let folder = folder.unwrap_or_else(|| PathBuf::from("target/chaos"));
     for left in ["undisturbed", "disturbed"].map(|name| folder.join(name)) {
         if left.exists() {
@@ -95,15 +93,15 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     console::note("an undisturbed job, to compare with");
     let expected = job::undisturbed(&folder, args)?;
     let job = Job::start(&folder, args)?;
-    let pulse = Pulse::watch(job.checkpoint())?;
-    let disturbed = disturb(args, &job, &pulse);
+    let monitor = ProgressMonitor::start(job.checkpoint())?;
+    let disturbed = disturb(args, &job, &monitor);
     let finished = disturbed.and_then(|outcomes| job.finish().map(|()| outcomes));
     let outcomes = finished.with_context(|| {
         let last = files::last_lines(job.log(), LAST_LINES).unwrap_or_default().join("\n    ");
-        format!("the job's last words (all of them: {}):\n    {last}", job.log().display())
+        format!("the job's last lines (all of them: {}):\n    {last}", job.log().display())
     })?;
     report(&outcomes);
-    let processes = pulse.processes();
+    let processes = monitor.processes();
     processes.iter().for_each(|line| console::data(line));
     compare(&expected, &job.results())?;
     let rejects = job.results().with_extension("rejects.csv");
@@ -123,12 +121,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Makes faults until there were enough, or the job is done.
-fn disturb(args: &Args, job: &Job, pulse: &Pulse) -> anyhow::Result<Vec<Outcome>> {
+/// Injects faults until `--kills` is reached or the job is done.
+fn disturb(args: &Args, job: &Job, monitor: &ProgressMonitor) -> anyhow::Result<Vec<Outcome>> {
     let mut random = ChaCha8Rng::seed_from_u64(args.seed);
     let mut outcomes = Vec::new();
     let mut last = Instant::now();
-    if !await_flow(job, pulse, START_TIME)? {
+    if !await_flow(job, monitor, START_TIME)? {
         return Ok(outcomes);
     }
     while outcomes.len() < args.kills as usize {
@@ -136,18 +134,18 @@ fn disturb(args: &Args, job: &Job, pulse: &Pulse) -> anyhow::Result<Vec<Outcome>
             Some(seconds) => Duration::from_secs(seconds).saturating_sub(last.elapsed()),
             None => Duration::from_millis(random.random_range(50..300)),
         };
-        if !job.runs_for(pause, || pulse.sample(&job.processes()))? {
+        if !job.runs_for(pause, || monitor.sample(&job.processes()))? {
             break;
         }
         last = Instant::now();
         let Some(fault) = Fault::choose(&mut random, &job.processes(), &job.cables()) else { continue };
         console::note(&format!("{:>3}  {fault}", outcomes.len() + 1));
         let start = Instant::now();
-        fault.make(job)?;
-        if !job.runs_for(SETTLE_TIME, || {})? || !await_flow(job, pulse, STANDSTILL)? {
+        fault.inject(job)?;
+        if !job.runs_for(SETTLE_TIME, || {})? || !await_flow(job, monitor, STANDSTILL)? {
             break;
         }
-        let stood_still = pulse.longest_gap(start);
+        let stood_still = monitor.longest_gap(start);
         console::note(&format!("     stood still for {:.2} s", stood_still.as_secs_f64()));
         outcomes.push(Outcome { what: format!("{} {}", fault.kind, fault.target.role), stood_still });
     }
@@ -155,9 +153,9 @@ fn disturb(args: &Args, job: &Job, pulse: &Pulse) -> anyhow::Result<Vec<Outcome>
 }
 
 /// Waits until output flows; `false` if the job has ended.
-fn await_flow(job: &Job, pulse: &Pulse, limit: Duration) -> anyhow::Result<bool> {
+fn await_flow(job: &Job, monitor: &ProgressMonitor, limit: Duration) -> anyhow::Result<bool> {
     let since = Instant::now();
-    while pulse.advances(since) < FLOW {
+    while monitor.advances(since) < FLOW {
         if !job.runs_for(Duration::from_millis(5), || {})? {
             return Ok(false);
         }

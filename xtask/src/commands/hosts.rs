@@ -1,4 +1,4 @@
-//! Commands for hosts: their flags, and what they mean. Another program does the work; see [`dispatch`].
+//! Flags of the commands for hosts. Another program executes them; see [`dispatch`].
 
 mod convert;
 mod dispatch;
@@ -13,7 +13,6 @@ use super::model_name::ModelName;
 
 pub(crate) use dispatch::run;
 
-/// Commands for other hosts.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum HostCommand {
     Plan(Box<PlanArgs>),
@@ -29,7 +28,6 @@ pub(crate) enum HostCommand {
     Down(DownArgs),
 }
 
-/// Where the inventory is.
 #[derive(Debug, clap::Args)]
 struct InventoryArgs {
     /// List of the hosts, written by up [default: inventory.toml]
@@ -39,7 +37,7 @@ struct InventoryArgs {
     inventory: Option<PathBuf>,
 }
 
-/// What a stack in the cloud is to be. All of it is remembered by up.
+/// Options of a stack in the cloud. `up` remembers all of them.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "EC2")]
 struct StackArgs {
@@ -55,7 +53,7 @@ struct StackArgs {
     region: Vec<String>,
     /// Instance types, most wanted first [default: c5.4xlarge]
     ///
-    /// up takes the first one for which a zone has room. On aarch64 the default is c7g.4xlarge.
+    /// up uses the first one for which a zone has room. On aarch64 the default is c7g.4xlarge.
     #[arg(long, value_name = "TYPES", value_delimiter = ',')]
     instance_type: Vec<String>,
     /// Machine image [default: the newest Ubuntu LTS]
@@ -72,7 +70,7 @@ struct StackArgs {
     /// User to log in as [default: ubuntu]
     #[arg(long, value_name = "NAME")]
     ssh_user: Option<String>,
-    /// Use spot instances for workers, where there are any
+    /// Use spot instances for workers, where available
     ///
     /// The initializer and the metrics host stay on demand: no job can continue without them.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
@@ -94,12 +92,12 @@ struct StackArgs {
     /// Time limit for machines to boot
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration)]
     boot_time: Duration,
-    /// How long to go on looking for what AWS does not show yet
+    /// How long to keep looking for resources that AWS does not list yet
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
     settle: Duration,
 }
 
-/// A time as people write it: a number and a unit.
+/// Parses a number with a unit, such as 90m.
 fn duration(text: &str) -> Result<Duration, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let seconds = match &text[digits..] {
@@ -107,7 +105,7 @@ fn duration(text: &str) -> Result<Duration, String> {
         "m" | "min" => 60,
         "h" => 3600,
         "d" => 24 * 3600,
-        _ => return Err("it should be a number with s, m, h or d behind it".to_owned()),
+        _ => return Err("give a number followed by s, m, h or d, such as 90m".to_owned()),
     };
     let number: u32 = text[..digits].parse().map_err(|error| format!("{error}"))?;
     Ok(Duration::from_secs(u64::from(number) * seconds))
@@ -115,7 +113,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 /// Show what up would change on EC2, and change nothing
 ///
-/// Exit codes: 0 if there is nothing to change, 2 if there is, 1 if it cannot tell.
+/// Exit codes: 0 if there is nothing to change, 2 if there are changes, 1 on failure.
 #[derive(Debug, clap::Args)]
 pub(crate) struct PlanArgs {
     /// Machines that classify [default: as last time]
@@ -141,12 +139,13 @@ pub(crate) struct PlanArgs {
 pub(crate) struct UpArgs {
     /// Machines that classify [default: as last time, or all]
     ///
-    /// One more machine, the metrics host, runs sender and receiver. At first, --hosts takes all hosts, and EC2 needs a number.
+    /// One more machine, the metrics host, runs sender and receiver. The first time, --hosts uses all hosts, and EC2 needs a
+    /// number.
     #[arg(long, value_name = "N", env = "CLUSTER_SIZE", hide_env_values = true, value_parser = clap::value_parser!(u16).range(1..=1000))]
     cluster_size: Option<u16>,
     /// Where hosts come from: ssh (a file) or aws
     ///
-    /// The default is ssh with --hosts, otherwise the one of the last up, or aws.
+    /// The default is ssh with --hosts, otherwise that of the last up, or aws.
     #[arg(long, value_name = "NAME", value_enum, hide_possible_values = true)]
     provider: Option<ProviderArg>,
     /// A TOML file that lists hosts
@@ -174,21 +173,20 @@ pub(crate) struct UpArgs {
     inventory: InventoryArgs,
 }
 
-/// Where hosts come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum ProviderArg {
-    /// A file that the user has written.
+    /// The file given by --hosts
     Ssh,
-    /// EC2.
+    /// EC2
     Aws,
 }
 
 /// On EC2, do it all: up, run-cluster, get-results, down
 ///
-/// Takes the stack down in the end, also when a step fails, and on Ctrl-C and SIGTERM.
+/// Takes the stack down at the end, even if a step fails, and on Ctrl-C and SIGTERM.
 ///
-/// If the job does not finish, its complete batches are fetched first, to output/results.partial.tgz, for ten minutes at most. A
-/// second Ctrl-C skips that. A third one leaves the stack, whose machines end themselves after --ttl.
+/// If the job does not finish, first fetches its complete batches to output/results.partial.tgz, for at most ten minutes. A
+/// second Ctrl-C skips that. A third one leaves the stack up; its machines end themselves after --ttl.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXIT_CODES)]
 pub(crate) struct JobArgs {
@@ -209,21 +207,22 @@ pub(crate) struct JobArgs {
 
 /// Run a job on the hosts
 ///
-/// Replaces the results of an earlier job on the hosts. The Monitoring Hub stays after the job.
+/// Replaces the results of an earlier job on the hosts. The Monitoring Hub keeps running after the job.
 ///
-/// The job does not depend on this machine: it continues when the connection is lost or the terminal is closed. Ctrl-C ends it.
+/// The job does not depend on this machine: it continues if the connection is lost or the terminal is closed. Ctrl-C ends
+/// it.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXIT_CODES)]
 pub(crate) struct RunClusterArgs {
     /// Watch the job that is running
     ///
-    /// Ctrl-C then ends the watching and not the job.
+    /// Ctrl-C then stops watching, and the job continues.
     #[arg(long, conflicts_with = "resume")]
     attach: bool,
     /// Continue the last job where it stopped
     ///
-    /// Uses the hosts that up has made ready since. Takes --workers, --max-rejects, --model-timeout and --model-memory, and no other option of the job. Environment variables do
-    /// not count.
+    /// Uses the hosts that the last up has prepared. Accepts --workers, --max-rejects, --model-timeout and --model-memory,
+    /// and no other option of the job. Ignores environment variables.
     #[arg(long)]
     resume: bool,
     /// The model [default: the one that up has shipped]
@@ -237,7 +236,7 @@ pub(crate) struct RunClusterArgs {
     inventory: InventoryArgs,
 }
 
-/// What rows, and how they are classified.
+/// The rows, and how to classify them.
 #[derive(Debug, clap::Args)]
 struct ClusterJobArgs {
     #[command(flatten)]
@@ -246,7 +245,7 @@ struct ClusterJobArgs {
     model_args: ModelArgs,
     /// Worker threads on each machine [default: 7]
     ///
-    /// A resumed job keeps its number by default.
+    /// By default a resumed job keeps its number.
     #[arg(long, value_name = "W", env = "WORKERS_PER_MACHINE", hide_env_values = true, help_heading = "Machines",
         value_parser = clap::value_parser!(u16).range(1..=1024))]
     workers: Option<u16>,
@@ -254,22 +253,22 @@ struct ClusterJobArgs {
 
 /// Fetch the results and the report, and check them
 ///
-/// Writes results.tgz, what it holds, report.html and report.json to the output folder, in place of the results of an earlier
-/// job. Continues a fetch that was interrupted.
+/// Writes results.tgz, its unpacked files, report.html and report.json to the output folder, in place of an earlier job's results.
+/// Continues an interrupted fetch.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXIT_CODES)]
 pub(crate) struct GetResultsArgs {
-    /// Folder for them [default: output/ in the project]
+    /// Folder to write to [default: output/ in the project]
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
     /// Fetch the complete batches of an unfinished job
     ///
-    /// Writes results.partial.tgz. A job that is running continues.
+    /// Writes results.partial.tgz. A running job continues.
     #[arg(long)]
     partial: bool,
     /// Time limit for --partial
     ///
-    /// The rows that have arrived by then are packed.
+    /// Packs the rows that have arrived by then.
     #[arg(long, value_name = "TIME", value_parser = duration, requires = "partial")]
     within: Option<Duration>,
     #[command(flatten)]
@@ -291,9 +290,9 @@ pub(crate) struct StatusArgs {
 /// Without hosts, shows the logs of the last job on this machine.
 #[derive(Debug, clap::Args)]
 pub(crate) struct LogsArgs {
-    /// Only this host
+    /// Show only this host
     host: Option<String>,
-    /// Show new lines as they come, until Ctrl-C
+    /// Show new lines as they are written, until Ctrl-C
     #[arg(long, short)]
     follow: bool,
     /// Number of last lines of each program
@@ -326,7 +325,7 @@ pub(crate) struct HubArgs {
 
 /// End the job and its Monitoring Hub, and keep its results so far
 ///
-/// Prints how far the job came. run-cluster --resume continues it.
+/// Prints how many rows are done. run-cluster --resume continues the job.
 #[derive(Debug, clap::Args)]
 pub(crate) struct StopArgs {
     #[command(flatten)]
@@ -335,35 +334,35 @@ pub(crate) struct StopArgs {
 
 /// Undo up: clear the hosts, or destroy the stack on EC2
 ///
-/// On hosts of a file, removes what up has shipped. On EC2, destroys everything with the stack's tag, and checks that nothing is
-/// left. --stack NAME works from any folder.
+/// On hosts from a file, removes what up has shipped. On EC2, destroys everything with the stack's tag, and checks that
+/// nothing is left. --stack NAME works from any folder.
 ///
-/// Refuses while the hosts have results that were not fetched. On EC2 it cannot tell without the stack's inventory, or when machines
-/// do not answer; then it continues.
+/// Refuses while the hosts have results that were not fetched. On EC2 it cannot check this without the stack's inventory, or
+/// if machines do not answer; then it continues.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXIT_CODES)]
 pub(crate) struct DownArgs {
     /// End a running job, and forget hosts that cannot be reached
     #[arg(long)]
     force: bool,
-    /// Give up results that were not fetched
+    /// Discard results that were not fetched
     #[arg(long)]
     discard_results: bool,
     /// Where hosts come from: ssh (a file) or aws
     ///
-    /// By default as the inventory says, or aws.
+    /// The default is that of the inventory, or aws.
     #[arg(long, value_name = "NAME", value_enum, hide_possible_values = true)]
     provider: Option<ProviderArg>,
     /// Name of the stack on EC2 [default: this folder's]
     ///
-    /// A folder without a stack's SSH key has no stack of its own, and must name one.
+    /// Required in a folder without a stack's SSH key.
     #[arg(long, value_name = "NAME")]
     stack: Option<String>,
-    /// Time until AWS's answers count as complete
-    ///
-    /// Only a stack that has this folder's SSH key, even if --stack names it
+    /// Take down only a stack that has this folder's SSH key, even if --stack names it
     #[arg(long, hide = true)]
     own: bool,
+    /// Time until AWS's answers count as complete
+    ///
     /// AWS may not list new resources at once, so down looks a second time after this.
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
     settle: Duration,
@@ -381,7 +380,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_have_units() {
+    fn a_duration_needs_a_number_and_a_unit() {
         assert_eq!(duration("90m"), Ok(Duration::from_secs(5400)));
         assert_eq!(duration("4h"), Ok(Duration::from_secs(14400)));
         for wrong in ["", "4", "h", "-1h", "4 h", "99999999999h"] {

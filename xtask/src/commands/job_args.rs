@@ -1,4 +1,4 @@
-//! The options of a job, which it has wherever it runs.
+//! The options of a job, the same on this machine and on hosts.
 
 use std::path::PathBuf;
 
@@ -6,10 +6,10 @@ use deploy::options::{JobOptions, ModelOptions, Rows};
 use process::log::Format;
 use protocol::rejects::MostRejects;
 
-/// Rows that are made up unless the user says how many.
+/// Number of generated rows by default.
 const DEFAULT_LINES: u64 = 1_000_000;
 
-/// For the help of commands that run a job.
+/// Part of the help of commands that run a job.
 pub(crate) const EXIT_CODES: &str = "Exit codes:
   0    done; a row may have been rejected, within --max-rejects
   1    failed
@@ -18,24 +18,23 @@ pub(crate) const EXIT_CODES: &str = "Exit codes:
   4    another job is running there
   130  interrupted";
 
-/// What rows.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Rows")]
 pub(crate) struct RowArgs {
-    /// Number of rows to make up [default: 1000000]
+    /// Number of rows to generate [default: 1000000]
     #[arg(long, value_name = "N", env = "INPUT_LINES", hide_env_values = true)]
     input_lines: Option<u64>,
-    /// The other name of 2018 for the same
+    /// Old name of --input-lines
     #[arg(long, value_name = "N", env = "INPUT_SIZE", hide = true)]
     input_size: Option<u64>,
-    /// A CSV file with a header, in place of made-up rows
+    /// A CSV file with a header, in place of generated rows
     ///
     /// For run-locally, - is standard input. run-cluster ships the file to the metrics host first.
     #[arg(long, value_name = "FILE")]
     input: Option<PathBuf>,
     /// The separator, always a comma
     ///
-    /// Give it if an input is wrongly refused for having another separator.
+    /// Give this if an input is refused because it seems to have another separator.
     #[arg(long, value_name = "CHARACTER", value_parser = [","], hide_possible_values = true)]
     delimiter: Option<String>,
     /// Seed for the generated rows
@@ -43,8 +42,8 @@ pub(crate) struct RowArgs {
     seed: u64,
     /// Fail once more than N rows, or P% of them, are rejected
     ///
-    /// A percentage counts from 1,000 rows on. By default a job fails if its first 1,000 rows are all rejected, or if it has no
-    /// result at all. 100% turns the limit off.
+    /// A percentage is checked from 1,000 rows on. By default a job fails if its first 1,000 rows are all rejected, or if it
+    /// has no result at all. 100% turns the limit off.
     #[arg(long, value_name = "N|P%")]
     max_rejects: Option<MostRejects>,
     /// How the programs log: text or json
@@ -65,7 +64,7 @@ impl RowArgs {
         }
     }
 
-    /// What these and the other options of a job mean.
+    /// Combines these with the other options of a job.
     pub(crate) fn job(&self, model: &ModelArgs, workers: Option<u16>) -> JobOptions {
         let format = ("LOG_FORMAT".to_owned(), self.log_format.to_string());
         let level = std::env::var("RUST_LOG").ok().map(|level| ("RUST_LOG".to_owned(), level));
@@ -79,7 +78,6 @@ impl RowArgs {
     }
 }
 
-/// How the model is called.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Model")]
 pub(crate) struct ModelArgs {
@@ -94,26 +92,27 @@ pub(crate) struct ModelArgs {
     slowness: u32,
     /// Rows in a batch
     ///
-    /// The model gets one batch at a time. Larger batches cost a pandas function less for each row.
+    /// The model gets one batch at a time. With larger batches, a pandas function takes less time for each row.
     #[arg(long, value_name = "ROWS", env = "CHUNK_SIZE", hide_env_values = true, default_value_t = 100)]
     chunk_size: u32,
     /// Threads for a Python model's libraries, in each worker
     ///
-    /// Overrides OMP_NUM_THREADS and its like. All hosts use the same number, since the last bits of a result may depend on it.
+    /// Overrides OMP_NUM_THREADS and similar variables. All hosts use the same number, since the last bits of a result may
+    /// depend on it.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     threads_per_worker: u32,
     /// Time limit for a batch in a Python model [default: 60]
     ///
-    /// A process that exceeds it is killed, and the rows are tried again in smaller parts, each with the whole limit.
-    /// --box-timeout is its old name.
+    /// A process that exceeds it is killed, and its rows are tried again in smaller parts, each with the whole limit.
+    /// --box-timeout is the old name of this flag.
     #[arg(long, alias = "box-timeout", value_name = "SECONDS",
         value_parser = clap::value_parser!(u64).range(1..=process::LONGEST_WAIT))]
     model_timeout: Option<u64>,
     /// Memory limit for a Python model [default: an equal share]
     ///
-    /// In MiB, for the Python process of a worker and all processes that it starts. The share is the machine's memory divided by the
-    /// workers of a process. A process that exceeds it is killed, and the rows are tried again in smaller parts. --box-memory is its
-    /// old name.
+    /// In MiB, for the Python process of a worker and all processes that it starts. The share is the machine's memory
+    /// divided by the workers of a process. A process that exceeds it is killed, and its rows are tried again in smaller
+    /// parts. --box-memory is the old name of this flag.
     #[arg(long, alias = "box-memory", value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..))]
     model_memory: Option<u64>,
 }

@@ -9,7 +9,7 @@ use deploy::{console, project};
 
 /// Make several hosts on this machine, to try a cluster (as root)
 ///
-/// Each host is a network namespace with an SSH server of its own. The hosts file that "lab up" writes is for "up --hosts".
+/// Each host is a network namespace with its own SSH server. "lab up" writes a hosts file for "up --hosts".
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -31,7 +31,6 @@ enum Action {
     Down,
 }
 
-/// Runs the command.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let lab = Lab::new(&args.name, project::root()?.join("target/lab").join(&args.name))?;
     match args.action {

@@ -1,14 +1,15 @@
-//! How a user names a model: by module or by file.
+//! Parses the name of a model: a module, a file, or a built-in one.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-/// A model, as programs are told its name, and the folder of its module if the user named a file.
+/// The model's name as programs expect it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ModelName {
     /// `native`, `sleep:MICROSECONDS` or `python:MODULE[:FUNCTION]`.
     pub(crate) name: String,
+    /// The module's folder, if the user named a file.
     pub(crate) folder: Option<PathBuf>,
 }
 
@@ -20,12 +21,12 @@ impl FromStr for ModelName {
             Some(rest) => (true, rest),
             None => (false, text),
         };
-        let (place, function) = match rest.split_once(':') {
-            Some((place, function)) => (place, Some(function)),
+        let (module, function) = match rest.split_once(':') {
+            Some((module, function)) => (module, Some(function)),
             None => (rest, None),
         };
-        if place.ends_with(".py") || place.contains('/') {
-            return Self::of_file(Path::new(place), function);
+        if module.ends_with(".py") || module.contains('/') {
+            return Self::of_file(Path::new(module), function);
         }
         let is_builtin = text == "native" || text.starts_with("sleep:");
         if !is_python && !is_builtin {
@@ -54,12 +55,12 @@ impl ModelName {
         Ok(Self { name: format!("python:{module}{function}"), folder: path.parent().map(Path::to_owned) })
     }
 
-    /// `PYTHONPATH` with which the module is found, if the usual one does not suffice.
+    /// The `PYTHONPATH` to find the module with; `None` if the current one will do.
     pub(crate) fn python_path(&self) -> Option<OsString> {
         let folder = self.folder.clone()?;
         let usual = std::env::var_os("PYTHONPATH").unwrap_or_default();
         let folders = std::iter::once(folder).chain(std::env::split_paths(&usual));
-        // A folder with a colon in its name cannot be in it.
+        // This fails if the folder's name contains a colon.
         std::env::join_paths(folders).ok()
     }
 }
@@ -94,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_model_says_how_to_name_one() {
+    fn the_error_for_an_unknown_model_says_how_to_name_one() {
         let error = |text: &str| text.parse::<ModelName>().unwrap_err();
         assert!(error("my_model").contains("perhaps python:my_model"));
         assert!(error("nothing.py").contains("finding the model's file nothing.py: "));

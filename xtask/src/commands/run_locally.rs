@@ -12,8 +12,9 @@ use super::model_name::ModelName;
 
 /// Run a job on this machine
 ///
-/// Builds the programs, classifies a CSV or a million made-up rows, and writes results.log, results.rejects.csv, results.json,
-/// report.html and report.json to the output folder. Files of an earlier job there are replaced once the new job takes its first row.
+/// Builds the programs, classifies a CSV or a million generated rows, and writes results.log, results.rejects.csv,
+/// results.json, report.html and report.json to the output folder. Files of an earlier job there are replaced once the new
+/// job asks for its first row.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXIT_CODES)]
 pub(crate) struct Args {
@@ -25,14 +26,13 @@ pub(crate) struct Args {
     run: RunArgs,
 }
 
-/// Where and how it runs.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "This machine")]
 struct RunArgs {
-    /// Worker threads, in all [default: one a core]
+    /// Worker threads in total [default: one per core]
     #[arg(long, value_name = "W", env = "N_WORKERS", hide_env_values = true, value_parser = clap::value_parser!(u16).range(1..))]
     workers: Option<u16>,
-    /// Processes to split the workers over
+    /// Number of processes to divide the workers among
     ///
     /// Each process gets the same number of workers.
     #[arg(long, value_name = "P", env = "N_PROCESSES", hide_env_values = true, default_value_t = 1,
@@ -40,8 +40,8 @@ struct RunArgs {
     processes: u16,
     /// FILE.py, python:MODULE, native or sleep:MICROSECONDS
     ///
-    /// native makes a score of a hash; sleep waits for each row; both stand in for a real model. Made-up rows get native by default.
-    /// A job with --input must name its model. --classifier is the old name of this flag.
+    /// native computes a score from a hash, and sleep waits for each row; both stand in for a real model. The default for
+    /// generated rows is native. A job with --input must name its model. --classifier is the old name of this flag.
     #[arg(long, alias = "classifier", value_name = "MODEL", help_heading = "Model", display_order = 0)]
     model: Option<ModelName>,
     /// Python interpreter that has pandas
@@ -59,7 +59,7 @@ struct RunArgs {
     /// Run without the Monitoring Hub
     #[arg(long, conflicts_with = "keep_hub")]
     no_hub: bool,
-    /// Also pack the results to results.tgz
+    /// Also pack the results into results.tgz
     #[arg(long)]
     pack: bool,
     /// Fail if a row is rejected
@@ -71,7 +71,7 @@ struct RunArgs {
 impl Args {
     fn job(&self) -> anyhow::Result<LocalJob> {
         let folder =
-            |said: &Option<PathBuf>, name| said.clone().map_or_else(|| project::default_folder(name), Ok);
+            |given: &Option<PathBuf>, name| given.clone().map_or_else(|| project::default_folder(name), Ok);
         let Self { rows, model_args, run } = self;
         let mut job = rows.job(model_args, run.workers);
         let python_path = run.model.as_ref().and_then(ModelName::python_path);
@@ -95,7 +95,6 @@ impl Args {
     }
 }
 
-/// Runs the command.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     locally::run(&args.job().map_err(exit::refused)?)
 }

@@ -13,7 +13,6 @@ use deploy::{console, project};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {}
 
-/// Runs the command.
 pub(crate) fn run(_args: &Args) -> anyhow::Result<ExitCode> {
     project::enter_root()?;
     for folder in ["output", "log"] {
@@ -21,16 +20,16 @@ pub(crate) fn run(_args: &Args) -> anyhow::Result<ExitCode> {
     }
     if !Path::new("ONCALL.json").exists() {
         std::fs::write("ONCALL.json", "[]\n").context("writing ONCALL.json")?;
-        console::note("ONCALL.json: nobody is called; add phone numbers such as \"+14155550100\"");
+        console::note("ONCALL.json: alarms call no one; add phone numbers such as \"+14155550100\"");
     }
     make_keys()?;
     project::build_programs()?;
-    look_for_python()?;
+    check_python()?;
     console::note("ready: cargo xtask run-locally");
     Ok(ExitCode::SUCCESS)
 }
 
-/// Hosts over SSH and EC2 need keys; everything else does without.
+/// Only hosts over SSH and EC2 need keys.
 fn make_keys() -> anyhow::Result<()> {
     let shell = Shell::new()?;
     if cmd!(shell, "ssh-keygen -?").quiet().ignore_status().output().is_err() {
@@ -43,8 +42,8 @@ fn make_keys() -> anyhow::Result<()> {
     keys::make(Path::new("")).map(drop)
 }
 
-/// Python models need Python with pandas; everything else does without.
-fn look_for_python() -> anyhow::Result<()> {
+/// Only Python models need Python with pandas.
+fn check_python() -> anyhow::Result<()> {
     let shell = Shell::new()?;
     let found = cmd!(shell, "python3 -c 'import pandas'").quiet().ignore_stderr().ignore_status().output();
     if !found.is_ok_and(|output| output.status.success()) {

@@ -22,15 +22,15 @@ use part::{Part, Run};
 
 /// Install what the tests need, and run them all
 ///
-/// Also checks the format, and fails on a warning of clippy. The last line counts the tests; those that cannot run on this machine
-/// are skipped.
+/// Also checks the format, and fails on clippy warnings. Skips tests that cannot run on this machine. The last line counts
+/// the tests.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Run only tests whose name contains this
     filter: Option<String>,
-    /// Run the quick checks alone, in a minute or two
+    /// Run only the quick checks, in a minute or two
     ///
-    /// That is the format check, clippy, unit and property tests, the simulation, and one end-to-end job.
+    /// These are the format check, clippy, unit and property tests, the simulation, and one end-to-end job.
     #[arg(long, conflicts_with = "filter")]
     quick: bool,
     /// Also run each fuzz target for five seconds
@@ -40,7 +40,7 @@ pub(crate) struct Args {
     fuzz: bool,
     /// End after this time
     ///
-    /// Tests that have no outcome by then are counted as skipped, and named.
+    /// Tests without an outcome by then are named, and count as skipped.
     #[arg(long, value_name = "MINUTES", conflicts_with = "filter")]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=10_000))]
     within: Option<u64>,
@@ -49,8 +49,8 @@ pub(crate) struct Args {
 /// Tests that cannot run here write their reason to this file.
 const SKIPPED: &str = "target/skipped-tests.txt";
 
-/// Everything that depends on neither the AWS SDK nor the driver of the browser: these share HTTP crates with the hub, which would be
-/// built anew with the features of all.
+/// All crates except those that depend on the AWS SDK or the browser driver. Those share HTTP crates with the hub, which
+/// cargo would rebuild with the combined features.
 const UNITS: Part = Part {
     name: "unit tests and simulations",
     targets: "--workspace --exclude deploy-aws --exclude cloud --exclude browser --lib --bins --test simulation --test corpus",
@@ -58,7 +58,7 @@ const UNITS: Part = Part {
     words: &[],
 };
 
-/// The programs as users run them: these are the very calls that build them for users.
+/// The programs, built by the same calls of cargo as for users.
 const PROGRAMS: [&str; 3] = [
     "--package xtask",
     "--package sender --package classifier --package receiver --package agent --package hub",
@@ -69,12 +69,12 @@ const END_TO_END: Part = Part {
     name: "end-to-end tests",
     targets: "--package tests --test e2e",
     programs: &PROGRAMS,
-    // Many wait for hosts, deadlines and restarts.
+    // More threads than cores, since many tests wait for hosts, deadlines and restarts.
     words: &["--test-threads", "4", "--skip", WHOLE_JOB],
 };
 
-/// The test that runs a job as a user does, cargo included.
-const WHOLE_JOB: &str = "run_locally::it_does_the_whole_job_and_tells_what_came_of_it";
+/// The test that runs a job as a user does, including cargo.
+const WHOLE_JOB: &str = "run_locally::a_whole_job_writes_and_reports_its_results";
 
 const BROWSER: Part = Part {
     name: "tests of the page in a browser",
@@ -90,7 +90,6 @@ const CLOUD: Part = Part {
     words: &["--test-threads", "4"],
 };
 
-/// Runs the command.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     project::enter_root()?;
     let mut run = Run::new(Limit::start(args.within), SKIPPED)?;
@@ -102,7 +101,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     run.finish()
 }
 
-/// What a change should not break, in a minute or two.
+/// Checks in a minute or two what a change is likely to break.
 fn quick(run: &mut Run) -> anyhow::Result<()> {
     check_formats(run);
     UNITS.run(run)?;
@@ -110,7 +109,7 @@ fn quick(run: &mut Run) -> anyhow::Result<()> {
     run.tests(&built, &[WHOLE_JOB, "--exact"])
 }
 
-/// Everything. What takes the processor (the AWS SDK) is built while tests run that wait, and what the network brings comes meanwhile.
+/// Runs everything. Installs and downloads in parallel, and builds the AWS SDK while tests run that mostly wait.
 fn whole(fuzz: bool, run: &mut Run) -> anyhow::Result<()> {
     check_formats(run);
     check_dependencies(run);
@@ -120,7 +119,7 @@ fn whole(fuzz: bool, run: &mut Run) -> anyhow::Result<()> {
             let shell = Shell::new()?;
             let python = install::python();
             install::programs(&shell);
-            // When nobody waits for it, the run is over.
+            // The receiver is gone only if the run has ended.
             let _ = installed.send(python);
             install::browser(&shell);
             install::machine(&shell);
@@ -152,7 +151,7 @@ fn whole(fuzz: bool, run: &mut Run) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs tests of all parts whose name contains a word.
+/// Runs the tests of all parts whose name contains `filter`.
 fn filtered(filter: &str, fuzz: bool, run: &mut Run) -> anyhow::Result<()> {
     let shell = Shell::new()?;
     install::python()?;
@@ -181,7 +180,8 @@ fn check_formats(run: &mut Run) {
     }
 }
 
-/// Licences, sources and banned crates of all dependencies, where cargo-deny is installed: to build it takes as long as all the rest.
+/// Checks licences, sources and banned crates of all dependencies if cargo-deny is installed. Building it would take as long
+/// as everything else.
 fn check_dependencies(run: &mut Run) {
     if project::cargo_quietly(&["deny", "--version"]).stdout_null().stderr_null().run().is_err() {
         console::data(
@@ -195,14 +195,14 @@ fn check_dependencies(run: &mut Run) {
     }
 }
 
-/// The reasons of tests that could not run here.
+/// The reasons why tests were skipped.
 fn skipped_tests() -> anyhow::Result<Vec<String>> {
     let reasons = files::read_if_there(Path::new(SKIPPED))?.unwrap_or_default();
     Ok(String::from_utf8_lossy(&reasons).lines().map(str::to_owned).collect())
 }
 
 impl Run {
-    /// Says what came of it.
+    /// Prints the outcome.
     fn finish(mut self) -> anyhow::Result<ExitCode> {
         for reason in skipped_tests()? {
             console::data(&format!("skipped: {reason}"));

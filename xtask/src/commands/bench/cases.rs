@@ -1,4 +1,4 @@
-//! What is measured.
+//! The benchmark cases and their files.
 
 use std::path::{Path, PathBuf};
 
@@ -7,37 +7,36 @@ use anyhow::Context;
 use deploy::host::arg;
 use deploy::project;
 
-/// What it is compared with, from PyPI.
+/// The version of polars to compare with, from PyPI.
 pub(super) const POLARS: &str = "polars==1.35.2";
-/// Rows of a job that is quick, and of those with Python models.
+/// Rows for fast jobs, for the slow Python model, and for the Python model that does nothing.
 const ROWS: u64 = 5_000_000;
 const SLOW_ROWS: u64 = 10_000;
 const NOTHING_ROWS: u64 = 300_000;
-/// Rows of a job that is packed.
+/// Rows of the job whose results are packed.
 const PACKED_ROWS: u64 = 10_000_000;
-/// For how long workers are measured that sleep for each row, and how long they do, in seconds.
+/// Length of a run with sleeping workers, and how long they sleep for each row, in seconds.
 const SLEEP_TIME: f64 = 30.0;
 pub(super) const ROW_TIME: f64 = 0.0035;
 
-/// Something to measure.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Case {
-    /// What it is called in results.json.
+    /// Its name in results.json.
     pub(super) name: &'static str,
-    /// What it is, for people.
+    /// Its description in tables.
     pub(super) what: &'static str,
-    /// What is run: `run-locally` with its options, or another program, which prints how many rows it had, and how long they
-    /// took; see [`Files::fill`].
+    /// `run-locally` with its options, or another program that prints its number of rows and their time. [`Files::fill`]
+    /// fills in the names in braces.
     pub(super) command: &'static str,
-    /// All with the same name here have the same results.
+    /// Cases with the same group name here must have the same results.
     pub(super) results: Option<&'static str>,
-    /// It takes long, and varies little, so once is enough.
+    /// Run only once, because it takes long and varies little.
     pub(super) once: bool,
-    /// It is seen how much memory it has, which takes time itself.
+    /// Sample the memory of its processes. Sampling takes time itself.
     pub(super) watches_memory: bool,
 }
 
-/// All of them, in the order in which they are measured.
+/// All cases, in the order in which they are measured.
 pub(super) const ALL: [Case; 25] = [
     case("floor-1", "SHA-256 alone, one thread", "{hash-floor} {file} 1 10"),
     case("floor-2", "SHA-256 alone, two threads", "{hash-floor} {file} 2 10"),
@@ -110,11 +109,11 @@ const fn once(name: &'static str, what: &'static str, command: &'static str) -> 
     Case { once: true, ..case(name, what, command) }
 }
 
-/// Where things are that are measured, and how large.
+/// Paths of the programs and files that cases use, and the scale of the inputs.
 pub(super) struct Files {
-    /// Python, with pandas and polars.
+    /// A Python interpreter with pandas and polars.
     pub(super) python: PathBuf,
-    /// For what jobs and peers write.
+    /// The folder that jobs and peers write to.
     pub(super) output: PathBuf,
     floor: PathBuf,
     folder: PathBuf,
@@ -122,10 +121,10 @@ pub(super) struct Files {
 }
 
 impl Files {
-    /// Everything in a folder, with so many times the usual number of rows.
+    /// Puts everything in `folder`, with `scale` times the usual number of rows.
     ///
     /// # Errors
-    /// When the folder cannot be made.
+    /// If the folder cannot be created.
     pub(super) fn at(folder: &Path, scale: f64) -> anyhow::Result<Self> {
         let absolute = |path: &Path| std::path::absolute(path).context("looking for the current folder");
         let (python, folder) = (absolute(Path::new("target/venv/bin/python"))?, absolute(folder)?);
@@ -135,7 +134,7 @@ impl Files {
         Ok(Self { python, output, floor, folder, scale })
     }
 
-    /// The inputs, and how many rows they have.
+    /// The input files, and the number of rows of each.
     pub(super) fn inputs(&self) -> [(PathBuf, u64); 3] {
         [("file", ROWS), ("slow-file", SLOW_ROWS), ("nothing-file", NOTHING_ROWS)]
             .map(|(name, rows)| (self.input(name), self.scaled(rows)))
@@ -149,7 +148,7 @@ impl Files {
         ((rows as f64 * self.scale) as u64).max(1000)
     }
 
-    /// The words of a command, with these files and numbers in the place of names in braces.
+    /// Splits a command into words, and replaces each name in braces by its file or number.
     pub(super) fn fill(&self, command: &str) -> Vec<String> {
         let words = command.split(' ').flat_map(|word| {
             let name = word.strip_prefix('{').and_then(|word| word.strip_suffix('}'));
@@ -185,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_that_stands_in_braces_is_known() {
+    fn every_name_in_braces_is_replaced() {
         let folder = tempfile::tempdir().unwrap();
         let files = Files::at(folder.path(), 0.1).unwrap();
         let inputs = files.inputs().map(|(path, _)| arg(&path));
@@ -202,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_told_apart() {
+    fn case_names_are_unique() {
         let names: std::collections::BTreeSet<_> = ALL.iter().map(|case| case.name).collect();
         assert_eq!(names.len(), ALL.len());
     }

@@ -16,47 +16,46 @@ use super::memory::Memory;
 use deploy::host::arg;
 use deploy::project;
 
-/// How long one run may take.
+/// Time limit for one run.
 const PATIENCE: Duration = Duration::from_secs(3600);
-/// What would make other jobs of those that are measured.
+/// Environment variables that would change the jobs; they are removed.
 const VARIABLES: [&str; 6] =
     ["INPUT_LINES", "INPUT_SIZE", "N_WORKERS", "N_PROCESSES", "CLASSIFIER_SLOWNESS", "CHUNK_SIZE"];
-/// More than the results of 5,000,000 rows.
+/// Size of the file that [`touch_memory`] writes: more than the results of 5,000,000 rows.
 const TOUCHED_MIB: usize = 1024;
-/// How many of the last lines of a run that failed are shown.
+/// How many of a failed run's last lines are shown.
 const LAST_LINES: usize = 10;
 
-/// What a run has shown.
+/// The figures of one run.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Measured {
-    /// How many rows there were.
     pub(super) rows: u64,
-    /// How long the whole command took.
+    /// Duration of the whole command.
     pub(super) seconds: f64,
-    /// How long its rows took, from the first results to the last, and how many they were.
+    /// Number of rows, and seconds from their first results to their last.
     pub(super) steady: (u64, f64),
     /// Processor time of all its processes.
     pub(super) cpu_seconds: f64,
-    /// The most memory that each of its processes had, all together, if that was watched.
+    /// The sum of its processes' peak memory in bytes, if it was sampled.
     pub(super) memory: Option<u64>,
-    /// From the last results to the packed ones.
+    /// Time from the last results to the packed ones.
     pub(super) packing_seconds: Option<f64>,
-    /// Of a job's results.
+    /// SHA-256 of a job's results.
     pub(super) sha256: Option<String>,
 }
 
 impl Measured {
-    /// Rows a second, of the whole command.
+    /// Rows a second over the whole command.
     pub(super) fn rate(&self) -> f64 {
         self.rows as f64 / self.seconds
     }
 
-    /// Rows a second, without the start.
+    /// Rows a second, not counting the start.
     pub(super) fn steady_rate(&self) -> f64 {
         self.steady.0 as f64 / self.steady.1.max(1e-6)
     }
 
-    /// Processor time for a row, in microseconds.
+    /// Processor time a row, in microseconds.
     pub(super) fn cpu_per_row(&self) -> f64 {
         1e6 * self.cpu_seconds / self.rows.max(1) as f64
     }
@@ -65,7 +64,7 @@ impl Measured {
 /// Runs a case once.
 ///
 /// # Errors
-/// When it fails, or takes too long.
+/// If it fails, or exceeds its time limit.
 pub(super) fn case(case: &Case, files: &Files) -> anyhow::Result<Measured> {
     let words = files.fill(case.command);
     if words[0] == "run-locally" {
@@ -83,7 +82,7 @@ fn job(words: Vec<String>, watches_memory: bool, output: &Path) -> anyhow::Resul
     let files = ResultFiles::beside(&output.join("results.log"))?;
     let json =
         std::fs::read(&files.summary).with_context(|| format!("reading {}", files.summary.display()))?;
-    let summary: Summary = serde_json::from_slice(&json).context("understanding the job's summary")?;
+    let summary: Summary = serde_json::from_slice(&json).context("parsing the job's summary")?;
     Ok(Measured {
         rows: summary.rows,
         steady: (summary.rows, summary.seconds),
@@ -95,34 +94,33 @@ fn job(words: Vec<String>, watches_memory: bool, output: &Path) -> anyhow::Resul
 
 fn peer(words: &[String], output: &Path) -> anyhow::Result<Measured> {
     let run = run(&duct::cmd(&words[0], &words[1..]), false, output)?;
-    let last = run.said.lines().last().unwrap_or_default();
-    let said: Value =
-        serde_json::from_str(last).with_context(|| format!("{last:?} is not what it should print"))?;
-    let steady =
-        said["rows"].as_u64().zip(said["seconds"].as_f64()).context("it should print rows and seconds")?;
+    let last = run.stdout.lines().last().unwrap_or_default();
+    let figures: Value = serde_json::from_str(last).with_context(|| format!("parsing {last:?} as JSON"))?;
+    let steady = figures["rows"].as_u64().zip(figures["seconds"].as_f64());
+    let steady = steady.context("it should print rows and seconds")?;
     Ok(Measured { rows: steady.0, steady, ..run.measured })
 }
 
 struct Run {
     measured: Measured,
-    said: String,
+    stdout: String,
 }
 
 impl Run {
-    /// As the job says it.
+    /// The packing time that the job prints.
     fn packing_seconds(&self) -> Option<f64> {
-        let line = self.said.lines().find_map(|line| line.strip_prefix("packed "))?;
+        let line = self.stdout.lines().find_map(|line| line.strip_prefix("packed "))?;
         line.split_whitespace().next()?.parse().ok()
     }
 }
 
 fn run(command: &duct::Expression, watches_memory: bool, output: &Path) -> anyhow::Result<Run> {
-    // Each finds memory, an empty folder, and a disk that has nothing left to do for the one before.
+    // Each run begins with free memory, an empty folder, and nothing left to write to the disk.
     touch_memory(&output.join("memory"))?;
     std::fs::remove_dir_all(output).with_context(|| format!("removing {}", output.display()))?;
     project::make_folder(output)?;
     nix::unistd::sync();
-    let (out, log) = (output.join("said.txt"), output.join("log.txt"));
+    let (out, log) = (output.join("stdout.txt"), output.join("log.txt"));
     let before = processor_time()?;
     let start = Instant::now();
     let command = VARIABLES.iter().fold(command.clone(), |command, name| command.env_remove(name));
@@ -138,13 +136,13 @@ fn run(command: &duct::Expression, watches_memory: bool, output: &Path) -> anyho
     let memory = memory.map(Memory::most);
     let last_lines = || files::last_lines(&log, LAST_LINES).unwrap_or_default().join("\n    ");
     ensure!(ended.status.success(), "it failed ({}):\n    {}", ended.status, last_lines());
-    let said = std::fs::read_to_string(&out).with_context(|| format!("reading {}", out.display()))?;
-    Ok(Run { measured: Measured { seconds, cpu_seconds, memory, ..Measured::default() }, said })
+    let stdout = std::fs::read_to_string(&out).with_context(|| format!("reading {}", out.display()))?;
+    Ok(Run { measured: Measured { seconds, cpu_seconds, memory, ..Measured::default() }, stdout })
 }
 
-/// Writes a file that is removed then, so that the operating system has memory at hand for as many results as a case writes.
-/// A virtual machine may give memory that is free for a second back to its host, and fetches it again page by page, which
-/// takes ten times as long as to write the results there: then the time between two cases would be what is measured.
+/// Writes a file that the caller removes, so that the operating system has enough free memory for the results of a case.
+/// A virtual machine may return memory to its host after it was free for a second. To fetch it again, page by page, takes
+/// ten times as long as to write the results; the time would then depend on the pause between two cases.
 fn touch_memory(file: &Path) -> anyhow::Result<()> {
     let write = || {
         let mut file = std::fs::File::create(file)?;
@@ -154,7 +152,7 @@ fn touch_memory(file: &Path) -> anyhow::Result<()> {
     write().with_context(|| format!("writing {}", file.display()))
 }
 
-/// Of all processes that have ended, and whose end was waited for.
+/// Processor time of all child processes that have ended and were waited for.
 fn processor_time() -> anyhow::Result<Duration> {
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN).context("asking for the processor time of children")?;
     let of =

@@ -1,4 +1,4 @@
-//! How much memory a job's processes have.
+//! Samples the memory of a job's processes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,26 +10,26 @@ use anyhow::Context;
 
 use crate::commands::chaos::processes;
 
-/// How often it is looked at. Each process knows the most that it has had.
+/// Time between samples. The kernel keeps each process's peak, so no peak is missed between them.
 const PAUSE: Duration = Duration::from_millis(50);
-/// What builds a job's programs is not part of it.
+/// Programs that build the job's programs, and do not count.
 const BUILDERS: [&str; 3] = ["cargo", "rustc", "rustup"];
 
-/// Looks at the processes that come from one, until somebody asks.
+/// A thread that samples the descendants of a process until [`Memory::most`].
 pub(super) struct Memory {
     is_over: Arc<AtomicBool>,
-    looking: JoinHandle<u64>,
+    sampler: JoinHandle<u64>,
 }
 
 impl Memory {
-    /// From now on, at what comes from this process.
+    /// Starts to sample the descendants of `process`.
     ///
     /// # Errors
-    /// When no thread can be started.
+    /// If the thread cannot be started.
     pub(super) fn watch(process: u32) -> anyhow::Result<Self> {
         let is_over = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&is_over);
-        let looking = std::thread::Builder::new().name("memory".into()).spawn(move || {
+        let sampler = std::thread::Builder::new().name("memory".into()).spawn(move || {
             // By process id, in bytes.
             let mut most = BTreeMap::new();
             while !seen.load(Ordering::Relaxed) {
@@ -40,23 +40,23 @@ impl Memory {
             }
             most.values().sum()
         });
-        Ok(Self { is_over, looking: looking.context("starting a thread")? })
+        Ok(Self { is_over, sampler: sampler.context("starting a thread")? })
     }
 
-    /// The most that each of them has had, all together, in bytes.
+    /// Stops sampling; returns the sum of the processes' peaks, in bytes.
     pub(super) fn most(self) -> u64 {
         self.is_over.store(true, Ordering::Relaxed);
-        self.looking.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        self.sampler.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 }
 
-/// The most memory that each process has had that comes from this one, in bytes.
+/// Process id and peak memory in bytes of each descendant of `ancestor`.
 fn family(ancestor: u32) -> Vec<(u32, u64)> {
     let all = processes::all();
     let family = processes::descendants(&processes::parents(&all), ancestor);
     let members = all.iter().filter(|process| family.contains(&process.pid));
     let members = members.filter(|process| !BUILDERS.contains(&process.program()));
-    // One that is gone by now was seen before.
+    // A process that has ended by now was sampled before.
     members
         .filter_map(|process| Some((process.pid, processes::memory(process.pid, "VmHWM")? << 10)))
         .collect()

@@ -1,4 +1,4 @@
-//! What was measured, for people and for programs.
+//! Prints the figures, and writes them as JSON and SVG.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -12,7 +12,7 @@ use super::measure::Measured;
 use super::targets::{Target, median};
 use deploy::console;
 
-/// What is drawn, from the quickest to the slowest: whole commands on two cores.
+/// The bars of the picture, from the fastest to the slowest: whole commands on two cores.
 const DRAWN: [(&str, &str); 7] = [
     ("floor-2", "SHA-256 alone, two threads"),
     ("file-2", "rows from a file, 2 workers"),
@@ -23,7 +23,7 @@ const DRAWN: [(&str, &str); 7] = [
     ("wide", "the same, 112 workers in 16 processes"),
 ];
 
-/// One run, in a line.
+/// Formats one run as a line.
 pub(super) fn line(measured: &Measured) -> String {
     let Measured { rows, seconds, .. } = measured;
     let (rate, cpu) = (console::count(measured.rate() as u64), measured.cpu_per_row());
@@ -33,7 +33,7 @@ pub(super) fn line(measured: &Measured) -> String {
     )
 }
 
-/// Prints medians, and what they should be.
+/// Prints the medians and the targets.
 pub(super) fn print(cases: &[Case], results: &Results, targets: &[Target]) {
     let of = |name, of: fn(&Measured) -> f64| median(results, name, of).unwrap_or_default();
     let floor = median(results, "floor-2", Measured::steady_rate);
@@ -43,7 +43,7 @@ pub(super) fn print(cases: &[Case], results: &Results, targets: &[Target]) {
     ));
     for case in cases {
         let (rate, steady) = (of(case.name, Measured::rate), of(case.name, Measured::steady_rate));
-        // Whole jobs count with their start; the floor has none. Others do not hash.
+        // For whole jobs the start counts; the floor has none. Other cases do not hash.
         let counted = match case.results {
             Some("native") => Some(rate),
             None if case.name.starts_with("floor") => Some(steady),
@@ -73,7 +73,7 @@ pub(super) fn print(cases: &[Case], results: &Results, targets: &[Target]) {
 /// Writes `results.json` and `results.svg`.
 ///
 /// # Errors
-/// Names the file.
+/// If a file cannot be written; the error names it.
 pub(super) fn write(
     folder: &Path,
     cases: &[Case],
@@ -116,7 +116,7 @@ fn figures(cases: &[Case], results: &Results, targets: &[Target]) -> Value {
     })
 }
 
-/// What the system calls its processor, and how many of them there are.
+/// The number of cores, and the processor's name in `/proc/cpuinfo`.
 fn machine() -> String {
     let information = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = information.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
@@ -124,7 +124,7 @@ fn machine() -> String {
     format!("{cores} cores, {}", model.map_or("unknown", |(_, model)| model))
 }
 
-/// Bars, one below the other, readable on light and on dark ground.
+/// A bar chart as SVG, readable on light and dark backgrounds.
 fn picture(results: &Results) -> String {
     const LEFT: usize = 300;
     const WIDTH: f64 = 370.0;

@@ -1,32 +1,28 @@
-//! What the figures should be.
+//! Targets for the figures.
 
 use super::Results;
 use super::cases::ROW_TIME;
 use super::measure::Measured;
 
-/// A figure that should not be less, or more, than another one.
+/// A figure, and the lower or upper bound that it should meet.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Target {
-    /// What it is, in words.
     pub(super) what: &'static str,
-    /// What was measured.
     pub(super) found: f64,
-    /// What it should be.
     pub(super) wanted: f64,
-    /// Less is better.
+    /// `wanted` is an upper bound.
     pub(super) is_limit: bool,
-    /// How many decimals are of interest.
+    /// How many decimals are printed.
     pub(super) decimals: usize,
 }
 
 impl Target {
-    /// Whether it is as it should be.
     pub(super) fn is_met(&self) -> bool {
         if self.is_limit { self.found <= self.wanted } else { self.found >= self.wanted }
     }
 }
 
-/// The median of what was measured.
+/// The median of a figure over the runs of the case `name`.
 pub(super) fn median(results: &Results, name: &str, of: impl Fn(&Measured) -> f64) -> Option<f64> {
     let mut all: Vec<_> = results.get(name)?.iter().map(of).collect();
     all.sort_by(f64::total_cmp);
@@ -34,7 +30,7 @@ pub(super) fn median(results: &Results, name: &str, of: impl Fn(&Measured) -> f6
     Some(if all.len() % 2 == 1 { *all.get(middle)? } else { (all.get(middle)? + all.get(middle - 1)?) / 2.0 })
 }
 
-/// Those whose figures were measured.
+/// The targets whose figures were measured.
 pub(super) fn all(results: &Results) -> Vec<Target> {
     let rate = |name| median(results, name, Measured::rate);
     let steady = |name| median(results, name, Measured::steady_rate);
@@ -42,7 +38,7 @@ pub(super) fn all(results: &Results) -> Vec<Target> {
     let cpu = |name| median(results, name, Measured::cpu_per_row);
     let ratio = |over: Option<f64>, under: Option<f64>| Some(over? / under?);
     let floor = || steady("floor-2");
-    // How much of the time that its rows must take.
+    // The share of the ideal rate: what the workers would reach if they did nothing but sleep.
     let ideal = |name, workers: f64| Some(steady(name)? * ROW_TIME / workers);
     let most = |name, of: fn(&Measured) -> Option<f64>| {
         median(results, name, |measured| of(measured).unwrap_or(f64::NAN))
@@ -108,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn medians_are_of_odd_and_even_numbers() {
+    fn the_median_of_an_even_number_is_the_mean_of_the_middle_two() {
         let results = Results::from([
             ("odd", [3.0, 1.0, 2.0].map(measured).to_vec()),
             ("even", [4.0, 1.0, 2.0, 3.0].map(measured).to_vec()),
@@ -118,17 +114,17 @@ mod tests {
     }
 
     #[test]
-    fn targets_are_of_what_was_measured() {
+    fn only_measured_figures_have_targets() {
         let results = Results::from([
             ("floor-2", [1.0].map(measured).to_vec()),
             ("file-2", [1.25].map(measured).to_vec()),
             ("start", [0.5].map(measured).to_vec()),
         ]);
         let targets = all(&results);
-        let told: Vec<_> =
+        let found: Vec<_> =
             targets.iter().map(|target| (target.what, target.found, target.is_met())).collect();
         assert_eq!(
-            told,
+            found,
             [
                 ("native, from a file, over the hash floor", 0.8, true),
                 ("a job of 1,000 rows, seconds", 0.5, false),

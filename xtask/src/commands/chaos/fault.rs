@@ -1,4 +1,4 @@
-//! What is done to a job.
+//! Faults that are injected into a job.
 
 use std::fmt;
 use std::time::Duration;
@@ -9,10 +9,9 @@ use rand::{Rng, RngExt};
 use super::job::Job;
 use super::processes::Target;
 
-/// The longest that something is stopped, or cut off.
+/// The longest stop or cut, in milliseconds.
 const LONGEST: u64 = 10_000;
 
-/// What kind of fault.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Kind {
     /// SIGKILL.
@@ -33,7 +32,6 @@ impl fmt::Display for Kind {
     }
 }
 
-/// A fault.
 pub(super) struct Fault {
     pub(super) kind: Kind,
     pub(super) target: Target,
@@ -51,7 +49,7 @@ impl fmt::Display for Fault {
 }
 
 impl Fault {
-    /// Half of the faults are kills. Whom they hit: first what it is, each as likely as the others, then which of these.
+    /// Half of the faults are kills. First chooses a role, each with the same probability, then a target of that role.
     pub(super) fn choose(random: &mut impl Rng, processes: &[Target], cables: &[Target]) -> Option<Self> {
         let time = Duration::from_millis(random.random_range(500..LONGEST));
         let kind = match random.random_range(0..4) {
@@ -72,8 +70,8 @@ impl Fault {
         Some(Self { kind, target })
     }
 
-    /// Makes it, and undoes it when its time is over.
-    pub(super) fn make(&self, job: &Job) -> anyhow::Result<()> {
+    /// Injects the fault, and undoes it when its time is over.
+    pub(super) fn inject(&self, job: &Job) -> anyhow::Result<()> {
         match self.kind {
             Kind::Kill => self.target.signal(Signal::SIGKILL),
             Kind::Stop(time) => {

@@ -1,4 +1,4 @@
-//! The job that is disturbed: on the hosts of a lab, or as processes of this machine.
+//! The job under test: on the hosts of a lab, or as processes of this machine.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -16,22 +16,22 @@ use deploy::{console, interrupt, project};
 
 /// The tests' Python, which has pandas.
 const PYTHON: &str = "target/venv/bin/python";
-/// A model that gives what native gives.
+/// A model with the same results as native.
 const EXAMPLE: &str = "python:examples.pandas_classifier";
-/// How long the job may take from its last fault to its end.
+/// Time limit from the last fault to the job's end.
 const END_TIME: Duration = Duration::from_secs(1800);
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// A job that runs. When this is dropped, all of it is ended.
+/// A running job. Dropping it ends all of the job.
 pub(super) struct Job {
-    place: Place,
+    location: Location,
     child: RefCell<Child>,
     log: PathBuf,
 }
 
-enum Place {
-    /// On this machine; its folder.
-    Here(PathBuf),
+enum Location {
+    /// On this machine, in this folder.
+    Local(PathBuf),
     Lab(Lab),
 }
 
@@ -42,10 +42,10 @@ impl Args {
     }
 }
 
-/// Results of the same rows, undisturbed.
+/// Runs the job without faults; returns the path of its results.
 pub(super) fn undisturbed(folder: &Path, args: &Args) -> anyhow::Result<PathBuf> {
     let classifier = args.classifier();
-    // The example gives what native gives, and takes a hundred times as long for it; and those that sleep all give the same.
+    // The example has the results of native, and takes a hundred times as long. All sleep models have the same results.
     let classifier = match classifier.as_str() {
         EXAMPLE => "native",
         sleeping if sleeping.starts_with("sleep:") => "sleep:0",
@@ -56,7 +56,7 @@ pub(super) fn undisturbed(folder: &Path, args: &Args) -> anyhow::Result<PathBuf>
     let (log, output) = log(&folder)?;
     let status = command.stdout(output.try_clone()?).stderr(output).status();
     let status = status.context("starting cargo xtask run-locally")?;
-    ensure!(status.success(), "the undisturbed job failed; what it says is in {}", log.display());
+    ensure!(status.success(), "the undisturbed job failed; its output is in {}", log.display());
     Ok(folder.join("output/results.log"))
 }
 
@@ -88,47 +88,47 @@ fn locally(folder: &Path, args: &Args, classifier: &str) -> anyhow::Result<Comma
 
 impl Job {
     pub(super) fn start(folder: &Path, args: &Args) -> anyhow::Result<Self> {
-        // Nobody else's.
+        // A name that no other lab has.
         let name = format!("c{:05}", std::process::id() % 100_000);
         let lab = Lab::new(&name, project::root()?.join("target/lab").join(&name))?;
         let folder = folder.join("disturbed");
         let (log, output) = log(&folder)?;
         let obstacle = if args.no_lab {
-            Some("as --no-lab says".to_owned())
+            Some("--no-lab".to_owned())
         } else {
             lab.check().err().map(|e| format!("{e:#}"))
         };
-        let (place, mut command) = if let Some(obstacle) = obstacle {
+        let (location, mut command) = if let Some(obstacle) = obstacle {
             console::note(&format!("the same job, as processes of this machine ({obstacle})"));
-            (Place::Here(folder.clone()), locally(&folder, args, &args.classifier())?)
+            (Location::Local(folder.clone()), locally(&folder, args, &args.classifier())?)
         } else {
             console::note(&format!("the same job, on the {} hosts of a lab ({name})", args.machines + 1));
             lab.down()?;
             lab.up(args.machines + 1)?;
             match on_lab(&lab, &folder, args, &output) {
-                Ok(command) => (Place::Lab(lab), command),
+                Ok(command) => (Location::Lab(lab), command),
                 Err(error) => {
                     lab.down()?;
                     return Err(error);
                 }
             }
         };
-        // It does not outlive this command.
+        // So that it does not outlive this command.
         command.env(process::lifeline::LIFELINE, "1").stdin(Stdio::piped());
         let child = command.stdout(output.try_clone()?).stderr(output).spawn().context("starting the job")?;
-        Ok(Self { place, child: RefCell::new(child), log })
+        Ok(Self { location, child: RefCell::new(child), log })
     }
 
-    /// What the job prints.
+    /// The file with the job's output.
     pub(super) fn log(&self) -> &Path {
         &self.log
     }
 
-    /// The results, where the receiver writes them.
+    /// The file to which the receiver writes the results.
     pub(super) fn results(&self) -> PathBuf {
-        match &self.place {
-            Place::Here(folder) => folder.join("output/results.log"),
-            Place::Lab(lab) => lab.home(1).join("output/results.log"),
+        match &self.location {
+            Location::Local(folder) => folder.join("output/results.log"),
+            Location::Lab(lab) => lab.home(1).join("output/results.log"),
         }
     }
 
@@ -136,11 +136,10 @@ impl Job {
         self.results().with_extension("checkpoint")
     }
 
-    /// The job's processes.
     pub(super) fn processes(&self) -> Vec<Target> {
-        match &self.place {
-            Place::Here(_) => processes::started_by(self.child.borrow().id()),
-            Place::Lab(lab) => {
+        match &self.location {
+            Location::Local(_) => processes::started_by(self.child.borrow().id()),
+            Location::Lab(lab) => {
                 let homes = (1..=lab.hosts()).map(|host| lab.home(host));
                 homes.flat_map(|home| processes::recorded_in(&home)).collect()
             }
@@ -149,7 +148,7 @@ impl Job {
 
     /// The cables of the job's hosts.
     pub(super) fn cables(&self) -> Vec<Target> {
-        let Place::Lab(lab) = &self.place else { return Vec::new() };
+        let Location::Lab(lab) = &self.location else { return Vec::new() };
         let role = |host| match host {
             1 => "metrics host",
             2 => "initializer's host",
@@ -165,7 +164,7 @@ impl Job {
         Ok(cmd!(shell, "ip link set {cable} {state}").quiet().run()?)
     }
 
-    /// Lets time pass; `false` if the job has ended well meanwhile.
+    /// Waits for `time` and calls `meanwhile` repeatedly; `false` if the job has succeeded by then.
     pub(super) fn runs_for(&self, time: Duration, mut meanwhile: impl FnMut()) -> anyhow::Result<bool> {
         let start = Instant::now();
         loop {
@@ -183,10 +182,10 @@ impl Job {
         }
     }
 
-    /// Waits until the job is done.
+    /// Waits until the job has succeeded.
     pub(super) fn finish(&self) -> anyhow::Result<()> {
         if self.runs_for(END_TIME, || {})? {
-            bail!("the job is not done {END_TIME:?} after its last fault");
+            bail!("the job did not end within {END_TIME:?} of its last fault");
         }
         Ok(())
     }
@@ -194,26 +193,26 @@ impl Job {
 
 impl Drop for Job {
     fn drop(&mut self) {
-        // One that has ended cannot be killed, which is as good. Its programs end with it, or with the lab.
+        // Killing fails if the child has ended, which is fine. Its programs end with it, or with the lab.
         let child = self.child.get_mut();
         let _ = child.kill();
         let _ = child.wait();
-        if let Place::Lab(lab) = &self.place
+        if let Location::Lab(lab) = &self.location
             && let Err(error) = lab.down()
         {
-            console::note(&format!("the lab is still there: {error:#}"));
+            console::note(&format!("taking the lab down failed: {error:#}"));
         }
     }
 }
 
-/// Makes the lab's hosts ready, and gives the command that starts the job on them.
+/// Runs `cargo xtask up` for the lab's hosts; returns the command that starts the job on them.
 fn on_lab(lab: &Lab, folder: &Path, args: &Args, output: &File) -> anyhow::Result<Command> {
     let inventory = folder.join("inventory.toml");
     let classifier = args.classifier();
     let on_hosts = |command: &str| -> anyhow::Result<Command> {
         let mut command = xtask(command)?;
         command.arg("--inventory").arg(&inventory).args(["--model", &classifier]);
-        // Its python3 knows the packages that the hosts are to have.
+        // Its python3 has the packages that are shipped to the hosts.
         let venv = std::path::absolute(PYTHON)?;
         let path = std::env::var("PATH").unwrap_or_default();
         command.env("PATH", format!("{}:{path}", venv.parent().unwrap_or(&venv).display()));
@@ -225,7 +224,7 @@ fn on_lab(lab: &Lab, folder: &Path, args: &Args, output: &File) -> anyhow::Resul
     let status = status.context("starting cargo xtask up")?;
     ensure!(
         status.success(),
-        "cargo xtask up failed; what it says is in {}",
+        "cargo xtask up failed; its output is in {}",
         folder.join("job.log").display()
     );
     let mut command = on_hosts("run-cluster")?;

@@ -1,4 +1,4 @@
-//! A job's processes, as this machine shows them.
+//! Finds a job's processes in `/proc`.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -6,14 +6,14 @@ use std::path::Path;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// Something that a fault can hit.
+/// A process or a cable that a fault can hit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Target {
-    /// What it is, whichever of several.
+    /// Its kind, such as classifier; several targets may have the same.
     pub(super) role: String,
-    /// Which it is: a program's name, or a cable's.
+    /// The name of the program or cable.
     pub(super) name: String,
-    /// Its process id, if it is a process.
+    /// 0 for a cable.
     pub(super) pid: u32,
 }
 
@@ -26,13 +26,13 @@ impl Target {
         Self { role: role.to_owned(), name: name.to_owned(), pid }
     }
 
-    /// Sends it a signal; it was there a moment ago, and that it is gone is fine.
+    /// Sends a signal. The process may have ended by now, which is fine.
     pub(super) fn signal(&self, signal: Signal) {
         let _ = kill(Pid::from_raw(self.pid as i32), signal);
     }
 }
 
-/// The programs that the command with this process id has started, and their Python models.
+/// The programs that the process `pid` has started, and their Python models.
 pub(super) fn started_by(pid: u32) -> Vec<Target> {
     let all = all();
     let programs = all.iter().filter(|process| process.parent == pid);
@@ -40,10 +40,10 @@ pub(super) fn started_by(pid: u32) -> Vec<Target> {
     with_models(named.collect(), &all)
 }
 
-/// The programs that the records in a host's folder tell of, and their Python models.
+/// The running programs that are recorded in a host's folder, and their Python models.
 pub(super) fn recorded_in(folder: &Path) -> Vec<Target> {
     let all = all();
-    // What is not there, or is being written just now, will be found the next time.
+    // A record that is missing or half written is found the next time.
     let entries = std::fs::read_dir(folder.join("run")).into_iter().flatten().flatten();
     let records = entries.filter(|entry| entry.path().extension().is_some_and(|ending| ending == "pid"));
     let recorded = records.filter_map(|entry| {
@@ -58,7 +58,7 @@ pub(super) fn recorded_in(folder: &Path) -> Vec<Target> {
 fn with_models(mut programs: Vec<Target>, all: &[Process]) -> Vec<Target> {
     // Between a classifier and a model there is a guard.
     let parents = parents(all);
-    let of_one = |program: &Target| {
+    let models_of = |program: &Target| {
         let is_its = |process: &&Process| parents.get(&process.parent) == Some(&program.pid);
         let models = all.iter().filter(|process| process.is_python()).filter(is_its);
         let name = format!("a model of {}", program.name);
@@ -66,15 +66,14 @@ fn with_models(mut programs: Vec<Target>, all: &[Process]) -> Vec<Target> {
             .map(|process| Target { role: "model".into(), name: name.clone(), pid: process.pid })
             .collect::<Vec<_>>()
     };
-    let models: Vec<_> = programs.iter().flat_map(of_one).collect();
+    let models: Vec<_> = programs.iter().flat_map(models_of).collect();
     programs.extend(models);
     programs
 }
 
-/// A process that runs, whosever it is.
+/// A process of this machine.
 pub(in crate::commands) struct Process {
     pub(in crate::commands) pid: u32,
-    /// Who has started it.
     pub(in crate::commands) parent: u32,
     words: Vec<String>,
 }
@@ -82,7 +81,7 @@ pub(in crate::commands) struct Process {
 impl Process {
     fn of(pid: u32) -> Option<Self> {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The name, in parentheses, may hold anything.
+        // The name in parentheses may contain any character.
         let (_, fields) = stat.rsplit_once(')')?;
         let mut fields = fields.split_whitespace();
         let (state, parent) = (fields.next()?, fields.next()?.parse().ok()?);
@@ -99,7 +98,7 @@ impl Process {
         self.program().starts_with("python")
     }
 
-    /// What the job calls it, if it is one of its programs.
+    /// Its name in the job, if it is one of a job's programs.
     fn name(&self) -> Option<String> {
         match self.program() {
             "classifier" => {
@@ -112,12 +111,12 @@ impl Process {
     }
 }
 
-/// Processes, and who has started each.
+/// Each process's parent, by process id.
 pub(in crate::commands) fn parents(all: &[Process]) -> HashMap<u32, u32> {
     all.iter().map(|process| (process.pid, process.parent)).collect()
 }
 
-/// Those that come from `root`, parents first.
+/// The descendants of `root`, parents before their children.
 pub(in crate::commands) fn descendants(parents: &HashMap<u32, u32>, root: u32) -> Vec<u32> {
     let mut found = vec![root];
     let mut next = 0;
@@ -128,14 +127,13 @@ pub(in crate::commands) fn descendants(parents: &HashMap<u32, u32>, root: u32) -
     found.split_off(1)
 }
 
-/// What the system says of a process's memory by this name, in KiB, if it is still there.
+/// The field `name` of `/proc/PID/status` in KiB, if the process still exists.
 pub(in crate::commands) fn memory(pid: u32, name: &str) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let field = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
     field.trim().trim_end_matches(" kB").parse().ok()
 }
 
-/// All processes of this machine.
 pub(in crate::commands) fn all() -> Vec<Process> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
@@ -153,12 +151,12 @@ mod tests {
         let parents = HashMap::from([(2, 1), (3, 2), (4, 3), (5, 2), (6, 1), (1, 0)]);
         let found = descendants(&parents, 2);
         assert_eq!(found.len(), 3, "{found:?}");
-        let place = |process| found.iter().position(|found| *found == process).unwrap();
-        assert!(place(3) < place(4) && place(5) < 3, "{found:?}");
+        let position = |process| found.iter().position(|found| *found == process).unwrap();
+        assert!(position(3) < position(4) && position(5) < 3, "{found:?}");
     }
 
     #[test]
-    fn who_was_started_is_found() {
+    fn a_started_process_is_found() {
         let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
         let found = descendants(&parents(&all()), std::process::id());
         drop(child.stdin.take());

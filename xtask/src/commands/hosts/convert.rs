@@ -1,4 +1,4 @@
-//! What the flags of commands for hosts mean.
+//! Converts the flags of commands for hosts to requests.
 
 use std::path::PathBuf;
 
@@ -15,10 +15,10 @@ use super::{
 };
 
 impl HostCommand {
-    /// The command as it is meant.
+    /// Converts the flags to the request for the program that executes the command.
     ///
     /// # Errors
-    /// The current folder cannot be found.
+    /// If the current folder cannot be found.
     pub(super) fn request(&self) -> anyhow::Result<Request> {
         Ok(match self {
             Self::Plan(args) => Request::Plan(Plan {
@@ -68,7 +68,7 @@ impl HostCommand {
 }
 
 impl HostCommand {
-    /// The model that the user names here.
+    /// The model given by --model.
     pub(super) fn model(&self) -> Option<&ModelName> {
         match self {
             Self::Up(up) => up.model.as_ref(),
@@ -79,8 +79,8 @@ impl HostCommand {
     }
 }
 
-fn output(said: Option<&PathBuf>) -> anyhow::Result<PathBuf> {
-    said.cloned().map_or_else(|| project::default_folder("output"), Ok)
+fn output(given: Option<&PathBuf>) -> anyhow::Result<PathBuf> {
+    given.cloned().map_or_else(|| project::default_folder("output"), Ok)
 }
 
 impl InventoryArgs {

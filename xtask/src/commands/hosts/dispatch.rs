@@ -1,4 +1,4 @@
-//! Which program does a command for hosts. It is built when it is first needed, and takes this process's place.
+//! Chooses the program that executes a command for hosts, builds it if necessary, and replaces this process with it.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -10,12 +10,11 @@ use deploy::{console, exit, project};
 
 use super::{HostCommand, ModelName};
 
-/// Does hosts that SSH reaches.
+/// For hosts that SSH reaches.
 const SSH: &str = "deploy-ssh";
-/// Does hosts from EC2 as well.
+/// For hosts from EC2 as well.
 const AWS: &str = "deploy-aws";
 
-/// Runs the command.
 pub(crate) fn run(command: &HostCommand) -> anyhow::Result<ExitCode> {
     let request = command.request().map_err(exit::refused)?;
     if let Request::Logs(logs) = &request
@@ -25,7 +24,7 @@ pub(crate) fn run(command: &HostCommand) -> anyhow::Result<ExitCode> {
     }
     let name = if request.is_in_cloud()? { AWS } else { SSH };
     if name == AWS && !project::release_folder()?.join(AWS).exists() {
-        console::note("the AWS SDK takes some minutes to build, once");
+        console::note("building the AWS SDK, once; this takes some minutes");
     }
     let program = project::build_program(name).map_err(exit::refused)?;
     let mut child = Command::new(&program);
@@ -36,7 +35,7 @@ pub(crate) fn run(command: &HostCommand) -> anyhow::Result<ExitCode> {
     Err(child.exec()).with_context(|| format!("starting {}", program.display()))
 }
 
-/// Without hosts, the logs are those of the last job on this machine.
+/// Shows the logs of the last job on this machine.
 fn show_local_logs(logs: &Logs) -> anyhow::Result<ExitCode> {
     let folder = project::default_folder("log")?;
     let mut files: Vec<OsString> = Vec::new();
@@ -50,8 +49,8 @@ fn show_local_logs(logs: &Logs) -> anyhow::Result<ExitCode> {
     }
     ensure!(
         !files.is_empty() && logs.host.is_none(),
-        "there are no hosts ({} is not there), and no logs of a job on this machine in {}; logs that run-locally --log wrote \
-         elsewhere are files there",
+        "there are no hosts ({} does not exist), and no logs of a job on this machine in {}; logs of \
+         run-locally --log are in the folder that it was given",
         logs.inventory.display(),
         folder.display()
     );

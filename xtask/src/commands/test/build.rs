@@ -1,7 +1,7 @@
-//! Builds for tests, with clippy in the compiler's place.
+//! Builds for tests, with clippy in place of the compiler.
 //!
-//! Clippy lints a crate while it compiles it, so nothing is compiled a second time only to be linted, and the programs that tests
-//! start are built by the same calls: see `WRAPPER`.
+//! Clippy lints a crate while it compiles it, so nothing is compiled a second time just for the lints. The programs that
+//! tests start are built in the same way; see `WRAPPER`.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -10,38 +10,36 @@ use anyhow::{Context, ensure};
 use deploy::{console, project};
 use serde_json::Value;
 
-/// The environment of all that builds for tests, and of the tests, some of which build.
+/// Environment variable for all builds for tests, and for the tests, since some of them build.
 pub(super) const WRAPPER: (&str, &str) = ("RUSTC_WORKSPACE_WRAPPER", "clippy-driver");
 
-/// What a call of cargo has built.
+/// The result of one call of cargo.
 #[derive(Debug, Default)]
 pub(super) struct Built {
-    /// Warnings about the project's crates, also of those that are up to date: cargo keeps what was said of them.
+    /// Number of warnings about the project's crates. Cargo repeats the warnings of crates that are up to date.
     pub(super) warnings: usize,
-    /// Test programs.
     pub(super) tests: Vec<TestProgram>,
 }
 
-/// A test program.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct TestProgram {
     pub(super) path: PathBuf,
-    /// The folder of its crate, in which it runs.
+    /// The folder of its crate, which is its current folder when it runs.
     pub(super) folder: PathBuf,
 }
 
-/// How much of the machine a build may have.
+/// A build's share of the processor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Priority {
     Usual,
-    /// What is left over by the tests that run meanwhile.
+    /// Only what the tests that run at the same time leave.
     Low,
 }
 
-/// Calls cargo, shows warnings and errors, and returns what was built.
+/// Calls cargo, prints warnings and errors, and returns what was built.
 ///
 /// # Errors
-/// What does not compile.
+/// If cargo fails.
 pub(super) fn build(words: &[&str], priority: Priority) -> anyhow::Result<Built> {
     let words = [words, &["--message-format", "json-render-diagnostics"]].concat();
     let cargo = match priority {
@@ -52,7 +50,7 @@ pub(super) fn build(words: &[&str], priority: Priority) -> anyhow::Result<Built>
     let mut built = Built::default();
     for line in BufReader::new(&output).lines() {
         let line = line.context("reading what cargo prints")?;
-        // Cargo prints nothing else on standard output but what build scripts say.
+        // Apart from cargo's messages, standard output has only what build scripts print.
         let Ok(message) = serde_json::from_str(&line) else { continue };
         built.add(&message);
     }
@@ -69,7 +67,7 @@ impl Built {
                 if let Some(text) = message["rendered"].as_str() {
                     console::note(text.trim_end());
                 }
-                // Others count those before them.
+                // Other levels are summaries, which count the warnings before them.
                 self.warnings += usize::from(message["level"] == "warning");
             }
             Some("compiler-artifact") if message["profile"]["test"] == true => {
@@ -91,7 +89,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn warnings_are_counted_and_test_programs_found() {
+    fn cargo_messages_give_the_warnings_and_the_test_programs() {
         let mut built = Built::default();
         for message in [
             json!({"reason": "compiler-message", "message": {"level": "warning", "rendered": "warning: no\n"}}),

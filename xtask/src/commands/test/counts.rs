@@ -1,21 +1,20 @@
-//! How many tests passed, failed and were skipped, from what the test programs print.
+//! Counts passed, failed and skipped tests from the output of test programs.
 
-/// Tests by outcome.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Counts {
     pub(super) passed: u64,
     pub(super) failed: u64,
     pub(super) skipped: u64,
-    /// Of the test program that runs: how many of its tests have no outcome.
-    open: u64,
+    /// Tests of the running test program that have no outcome yet.
+    pending: u64,
 }
 
 impl Counts {
-    /// Adds what a line such as `running 8 tests` or `test records::tests::quotes ... ok` says.
+    /// Counts a line such as `running 8 tests` or `test records::tests::quotes ... ok`.
     pub(super) fn add(&mut self, line: &str) {
         if let Some(tests) = line.strip_prefix("running ").and_then(|rest| rest.split(' ').next()) {
             self.end_run();
-            self.open = tests.parse().unwrap_or(0);
+            self.pending = tests.parse().unwrap_or(0);
             return;
         }
         let outcome = line.strip_prefix("test ").and_then(|rest| rest.rsplit_once(" ... "));
@@ -26,15 +25,15 @@ impl Counts {
             _ => return,
         };
         *count += 1;
-        self.open = self.open.saturating_sub(1);
+        self.pending = self.pending.saturating_sub(1);
     }
 
-    /// The test program has ended; tests without an outcome were not run.
+    /// Notes that the test program has ended: tests without an outcome count as skipped.
     pub(super) fn end_run(&mut self) {
-        self.skipped += std::mem::take(&mut self.open);
+        self.skipped += std::mem::take(&mut self.pending);
     }
 
-    /// One that passed has said that it could not run here.
+    /// Counts a test as skipped that passed, but reported that it cannot run here.
     pub(super) fn skip_passed(&mut self) {
         self.passed = self.passed.saturating_sub(1);
         self.skipped += 1;

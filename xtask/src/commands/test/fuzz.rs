@@ -1,7 +1,7 @@
-//! The fuzz targets in `fuzz/`: each for a few seconds, after the tests.
+//! Runs each fuzz target in `fuzz/` for a few seconds, after the tests.
 //!
-//! They are built with the toolchain that is here, with the flags that `cargo fuzz` gives: without nightly there is no address
-//! sanitizer, which the project, having next to no unsafe code, misses least.
+//! They are built with the project's toolchain and the flags of `cargo fuzz`. Without nightly there is no address sanitizer,
+//! which matters little, since the project has almost no unsafe code.
 
 use std::path::Path;
 
@@ -11,11 +11,12 @@ use xshell::{Shell, cmd};
 use super::{Counts, Limit, install};
 use deploy::{console, project};
 
-/// As in `fuzz/Cargo.toml`.
+/// The same as in `fuzz/Cargo.toml`; a test compares them.
 const TARGETS: [&str; 4] = ["frames", "handshakes", "records", "batches"];
-/// How long each runs.
+/// Duration of each target.
 const SECONDS: &str = "5";
-/// What `cargo fuzz` gives to rustc, as far as stable has it. With a target, so that build scripts do without.
+/// The flags that `cargo fuzz` passes to rustc and that stable supports. The build names a target, so that they do not apply
+/// to build scripts.
 const FLAGS: &str = "-Cpasses=sancov-module \
     -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
@@ -23,7 +24,7 @@ const FLAGS: &str = "-Cpasses=sancov-module \
     -Cllvm-args=-sanitizer-coverage-trace-compares \
     --cfg fuzzing -Ccodegen-units=1";
 
-/// Builds the targets whose name (`fuzz::TARGET`) contains `filter`, and runs them over their corpus and what comes of it.
+/// Builds the targets whose name (`fuzz::TARGET`) contains `filter`, and runs them, beginning with their corpus.
 pub(super) fn run(
     shell: &Shell,
     filter: Option<&str>,
@@ -55,7 +56,7 @@ pub(super) fn run(
             Ok(()) => counts.passed += 1,
             Err(_) if limit.is_over() => skip(&[target], &format!("not within {limit}"), counts),
             Err(error) => {
-                console::data(&format!("fuzz::{target} has found something: {error:#}"));
+                console::data(&format!("fuzz::{target} failed: {error:#}"));
                 counts.failed += 1;
             }
         }
@@ -71,17 +72,17 @@ fn skip(targets: &[&str], reason: &str, counts: &mut Counts) {
 }
 
 fn install_compiler(shell: &Shell) -> anyhow::Result<()> {
-    // The one that crate cc takes.
+    // The one that the crate cc uses.
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
-    let there = || cmd!(shell, "{compiler} --version").quiet().ignore_stdout().ignore_stderr().run();
-    if there().is_err() {
+    let check = || cmd!(shell, "{compiler} --version").quiet().ignore_stdout().ignore_stderr().run();
+    if check().is_err() {
         install::debian_packages(shell, &["g++"])?;
-        there()?;
+        check()?;
     }
     Ok(())
 }
 
-/// Gives the folder that the targets are in.
+/// Builds the targets; returns their folder.
 fn build(shell: &Shell, targets: &[&str]) -> anyhow::Result<String> {
     let cargo = project::cargo();
     let version = cmd!(shell, "{cargo} --version --verbose").quiet().read()?;
@@ -90,7 +91,7 @@ fn build(shell: &Shell, targets: &[&str]) -> anyhow::Result<String> {
     let bins: Vec<_> = targets.iter().flat_map(|target| ["--bin", target]).collect();
     let words = ["--manifest-path", "fuzz/Cargo.toml", "--target-dir", "fuzz/target", "--target", host];
     console::echo(&format!("cargo build --release {} {}", words.join(" "), bins.join(" ")));
-    // All else would be built anew by other flags.
+    // A target folder of its own, since other flags would rebuild everything.
     cmd!(shell, "{cargo} build --release {words...} {bins...}")
         .env("RUSTFLAGS", FLAGS)
         .quiet()
@@ -103,7 +104,8 @@ fn fuzz(shell: &Shell, folder: &str, target: &str) -> anyhow::Result<()> {
     let program = format!("{folder}/{target}");
     let artifacts = format!("fuzz/artifacts/{target}/");
     shell.create_dir(&artifacts)?;
-    // What it finds worth keeping goes to the first folder, which is not kept; the same seed, so that a run can be repeated.
+    // libFuzzer adds new inputs to the first folder, which is removed before each run. The seed is fixed, so that a run can
+    // be repeated.
     let (new, kept) = (format!("fuzz/target/corpus/{target}"), format!("fuzz/corpus/{target}"));
     shell.remove_path(&new)?;
     shell.create_dir(&new)?;
@@ -119,23 +121,23 @@ fn fuzz(shell: &Shell, folder: &str, target: &str) -> anyhow::Result<()> {
     let script = "exec \"$0\" \"$@\" 2> \"$LOG\"";
     let run = cmd!(shell, "sh -c {script} {program} {limits...} {new} {kept}").env("LOG", &log);
     let outcome = run.env("RUST_LIB_BACKTRACE", "0").quiet().run();
-    let said = std::fs::read(&log).with_context(|| format!("reading {log}"))?;
-    let said = String::from_utf8_lossy(&said);
-    if let Some(done) = said.lines().rev().find(|line| line.starts_with("Done ")) {
+    let output = std::fs::read(&log).with_context(|| format!("reading {log}"))?;
+    let output = String::from_utf8_lossy(&output);
+    if let Some(done) = output.lines().rev().find(|line| line.starts_with("Done ")) {
         console::data(&format!("fuzz::{target}: {}", done.to_lowercase()));
     }
-    outcome.with_context(|| explain(&said, &program, &log))
+    outcome.with_context(|| explain(&output, &program, &log))
 }
 
-/// What was found, and how it is seen again.
-fn explain(said: &str, program: &str, log: &str) -> String {
-    let line = |text: &str| said.lines().find(|line| line.contains(text)).unwrap_or_default();
-    let what = said.lines().skip_while(|line| !line.contains("panicked at")).take(4);
+/// Formats the panic in a target's output, and the command that reproduces it.
+fn explain(output: &str, program: &str, log: &str) -> String {
+    let line = |text: &str| output.lines().find(|line| line.contains(text)).unwrap_or_default();
+    let what = output.lines().skip_while(|line| !line.contains("panicked at")).take(4);
     let what = what.collect::<Vec<_>>().join("\n");
     let file = line("Test unit written to ").rsplit(' ').next().unwrap_or_default();
     match Path::new(file).exists() {
-        true => format!("{what}\nsee it again with: {program} {file}"),
-        false => format!("{what}\nall that it said is in {log}"),
+        true => format!("{what}\nreproduce it with: {program} {file}"),
+        false => format!("{what}\nits output is in {log}"),
     }
 }
 
@@ -151,14 +153,14 @@ mod tests {
     }
 
     #[test]
-    fn a_finding_says_how_to_see_it_again() {
+    fn a_failure_says_how_to_reproduce_it() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("crash-1").display().to_string();
         std::fs::write(&file, "x").unwrap();
-        let said = format!("thread panicked at a.rs:1:\nit is wrong\nTest unit written to {file}\n");
-        let text = explain(&said, "fuzz/it", "it.log");
+        let output = format!("thread panicked at a.rs:1:\nit is wrong\nTest unit written to {file}\n");
+        let text = explain(&output, "fuzz/it", "it.log");
         assert!(text.contains("it is wrong"), "{text}");
-        assert!(text.ends_with(&format!("see it again with: fuzz/it {file}")), "{text}");
-        assert!(explain("killed", "fuzz/it", "it.log").ends_with("all that it said is in it.log"));
+        assert!(text.ends_with(&format!("reproduce it with: fuzz/it {file}")), "{text}");
+        assert!(explain("killed", "fuzz/it", "it.log").ends_with("its output is in it.log"));
     }
 }

@@ -1,4 +1,4 @@
-//! What the tests need, on a machine that has it not.
+//! Installs what the tests need and the machine lacks.
 
 use std::path::Path;
 
@@ -12,17 +12,17 @@ const REQUIREMENTS: &str = "tests/requirements.txt";
 /// The Python package that has axe-core 4.12.
 const AXE: &str = "axe-playwright-python==0.1.8";
 const PROMETHEUS: &str = "target/prometheus";
-/// Where Node.js finds the package by which the test cloud evaluates the IAM policy.
+/// Folder of the Node.js package with which the test cloud evaluates the IAM policy.
 const NODE: &str = "target/node";
 const IAM_SIMULATE: &str = "@cloud-copilot/iam-simulate@0.1.173";
-/// The release of Debian that user data is booted in, and its packages. Tests boot every release that is in its parent folder.
+/// The Debian release that boots with our user data, and its packages. Tests boot every release in the parent folder.
 const RELEASE: &str = "trixie";
 const MACHINE: &str = "target/boot/trixie";
 const MACHINE_PACKAGES: &str = "systemd-sysv,dbus,cloud-init,openssh-server,sudo";
-/// How long it may take to make its root file system, in seconds: 50 to 100 with an archive that is near.
+/// Time limit for making its root file system, in seconds. It takes 50 to 100 with a nearby archive.
 const MACHINE_TIME: &str = "900";
 
-/// Makes a virtual environment with what the tests need, unless it is there.
+/// Makes a virtual environment with the Python packages for the tests, unless it is up to date.
 pub(in crate::commands) fn python() -> anyhow::Result<()> {
     let shell = &Shell::new()?;
     let wanted = format!("{}{AXE}\n", shell.read_file(REQUIREMENTS)?);
@@ -32,7 +32,7 @@ pub(in crate::commands) fn python() -> anyhow::Result<()> {
     }
     shell.remove_path(VENV)?;
     if cmd!(shell, "python3 -m venv {VENV}").run().is_err() {
-        // Debian's Python comes without the part that makes environments.
+        // Debian packages the venv module separately.
         debian_packages(shell, &["python3", "python3-venv"])
             .context("making a Python environment for the tests needs Python 3 with its venv module")?;
         shell.remove_path(VENV)?;
@@ -46,7 +46,7 @@ pub(in crate::commands) fn python() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Fetches axe-core, which finds what keeps people from using a page. A Python package has it in one file, and is wanted for
+/// Fetches axe-core, which checks a page's accessibility. It comes as one file of a Python package that is needed for
 /// nothing else.
 fn axe(shell: &Shell) -> anyhow::Result<()> {
     let unpacked = &format!("{VENV}/axe");
@@ -58,7 +58,7 @@ fn axe(shell: &Shell) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Fetches a Prometheus that is run by the test of it, and by nobody else: Debian's package would start it as a service.
+/// Unpacks Debian's Prometheus without installing it, since the installed package would start a service.
 fn prometheus(shell: &Shell) -> anyhow::Result<()> {
     if shell.path_exists(format!("{PROMETHEUS}/usr/bin/promtool")) {
         return Ok(());
@@ -69,7 +69,7 @@ fn prometheus(shell: &Shell) -> anyhow::Result<()> {
     {
         let _folder = shell.push_dir(folder);
         if fetch().is_err() {
-            // What apt knows of is old, or nothing.
+            // The package lists may be outdated or missing.
             cmd!(shell, "apt-get update --quiet").run()?;
             fetch()?;
         }
@@ -81,7 +81,8 @@ fn prometheus(shell: &Shell) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Fetches what evaluates IAM policies, unless it is there. Only the test cloud runs it, as a program of its own.
+/// Fetches the package that evaluates IAM policies, unless it is up to date. Only the test cloud runs it, as a separate
+/// program.
 fn iam_simulate(shell: &Shell) -> anyhow::Result<()> {
     let stamp = Path::new(NODE).join("installed.txt");
     if shell.read_file(&stamp).is_ok_and(|installed| installed == IAM_SIMULATE) {
@@ -96,8 +97,8 @@ fn iam_simulate(shell: &Shell) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Some tests need an sshd, an ssh, network namespaces, other login shells, to see system calls, Prometheus, or Node.js. Without that they are
-/// skipped, and say so.
+/// Installs sshd, ssh, network tools, other login shells, strace, Prometheus and Node.js. Tests that need one of these are
+/// skipped without it.
 pub(super) fn programs(shell: &Shell) {
     if let Err(error) = prometheus(shell) {
         console::note(&format!("the test that needs Prometheus will be skipped: {error:#}"));
@@ -118,7 +119,7 @@ pub(super) fn programs(shell: &Shell) {
     );
 }
 
-/// The tests of what machines boot with need a root file system, and a container to boot it in.
+/// Installs a root file system, and a container to boot it in, for the tests of user data.
 pub(super) fn machine(shell: &Shell) {
     debian_programs(shell, &[("mmdebstrap", "mmdebstrap"), ("systemd-nspawn", "systemd-container")]);
     if let Err(error) = root_file_system(shell) {
@@ -126,7 +127,7 @@ pub(super) fn machine(shell: &Shell) {
     }
 }
 
-/// Makes the root file system, unless it is there as it should be. It has its name only when it is whole.
+/// Makes the root file system, unless it is up to date. It gets its final name only once it is complete.
 fn root_file_system(shell: &Shell) -> anyhow::Result<()> {
     let wanted = format!("{RELEASE} {MACHINE_PACKAGES}\n");
     if shell.read_file(format!("{MACHINE}/installed.txt")).is_ok_and(|installed| installed == wanted) {
@@ -138,7 +139,8 @@ fn root_file_system(shell: &Shell) -> anyhow::Result<()> {
     let new = format!("{MACHINE}.new");
     shell.remove_path(&new)?;
     let folder = shell.create_dir(&new)?.join("root");
-    // It mounts /proc and /sys in the folder. In namespaces of its own, they and its processes are gone when it ends, however it ends.
+    // mmdebstrap mounts /proc and /sys in the folder. In namespaces of its own, mounts and processes are gone when it ends
+    // in any way.
     let own = ["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"];
     let limit = ["--foreground", "--kill-after=10", MACHINE_TIME];
     let words = ["--quiet", "--variant=important", "--include", MACHINE_PACKAGES, RELEASE];
@@ -152,12 +154,12 @@ fn root_file_system(shell: &Shell) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The tests of the page need Chromium, and what drives it.
+/// Installs Chromium and its driver, for the tests of the page.
 pub(super) fn browser(shell: &Shell) {
     debian_programs(shell, &[("chromium", "chromium"), ("chromedriver", "chromium-driver")]);
 }
 
-/// Installs the packages of programs that are not there.
+/// Installs the packages of missing programs.
 fn debian_programs(shell: &Shell, needed: &[(&str, &str)]) {
     let missing = |program: &&(&str, &str)| {
         let path = program.0;

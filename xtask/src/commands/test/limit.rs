@@ -1,4 +1,4 @@
-//! A time by which the run has ended, whatever it was at.
+//! A time limit for the whole run.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use nix::unistd::Pid;
 
 use crate::commands::chaos::processes;
 
-/// How long those that are asked to end have for it.
-const FAREWELL: Duration = Duration::from_secs(5);
+/// Time from SIGTERM to SIGKILL.
+const GRACE_TIME: Duration = Duration::from_secs(5);
 
-/// Ends what this process has started when the time is over, unless there is no limit.
+/// Ends all descendants of this process when the time is over, if there is a limit.
 pub(super) struct Limit {
     minutes: Option<u64>,
     is_over: Arc<AtomicBool>,
@@ -27,7 +27,7 @@ impl Limit {
             std::thread::spawn(move || {
                 std::thread::sleep(Duration::from_secs(60 * minutes));
                 is_over.store(true, Ordering::SeqCst);
-                // Again and again: something may be started for what has just failed.
+                // Repeatedly, since a failure may be followed by another program.
                 loop {
                     let parents = processes::parents(&processes::all());
                     end(&processes::descendants(&parents, std::process::id()));
@@ -37,7 +37,7 @@ impl Limit {
         Self { minutes, is_over }
     }
 
-    /// What is not running is not to be started.
+    /// Nothing more may be started.
     pub(super) fn is_over(&self) -> bool {
         self.is_over.load(Ordering::SeqCst)
     }
@@ -52,15 +52,15 @@ impl fmt::Display for Limit {
     }
 }
 
-/// Callers before those that they called, who would otherwise have something to say about it.
+/// Ends parents before their children: they would otherwise report that a child failed.
 fn end(processes: &[u32]) {
     let all = |signal| {
         for process in processes {
-            // It may be gone by now.
+            // It may have ended by now.
             let _ = kill(Pid::from_raw(*process as i32), signal);
         }
     };
     all(Signal::SIGTERM);
-    std::thread::sleep(FAREWELL);
+    std::thread::sleep(GRACE_TIME);
     all(Signal::SIGKILL);
 }

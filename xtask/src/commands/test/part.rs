@@ -1,4 +1,4 @@
-//! Parts of the tests, built and run together.
+//! Parts of the tests; each is built and run together.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -13,34 +13,33 @@ use super::limit::Limit;
 /// Tests that are built by one call of cargo.
 pub(super) struct Part {
     pub(super) name: &'static str,
-    /// Which tests, for cargo: words.
+    /// Arguments that select the tests for cargo, separated by spaces.
     pub(super) targets: &'static str,
-    /// What they start; one call of cargo each.
+    /// Arguments that select the programs that the tests start, for one call of cargo each.
     pub(super) programs: &'static [&'static str],
-    /// Words for the test programs.
+    /// Arguments of the test programs.
     pub(super) words: &'static [&'static str],
 }
 
-/// A run of tests, and what has come of it so far.
+/// A run of tests, and its outcome so far.
 pub(super) struct Run {
     pub(super) limit: Limit,
     pub(super) counts: Counts,
-    /// Checks that failed and are no tests.
+    /// Failed checks other than tests.
     pub(super) failed: Vec<&'static str>,
-    /// The file for reasons of tests that cannot run here.
+    /// The file to which tests that cannot run here write their reason.
     skipped: PathBuf,
     /// The folder of the programs that tests start.
     programs: PathBuf,
 }
 
 impl Part {
-    /// Builds and runs it.
     pub(super) fn run(&self, run: &mut Run) -> anyhow::Result<()> {
         let built = self.build(run, Priority::Usual)?;
         run.part(self, &built)
     }
 
-    /// Builds it, unless the time is over.
+    /// Builds the part, unless the time is over.
     pub(super) fn build(&self, run: &mut Run, priority: Priority) -> anyhow::Result<Built> {
         if run.limit.is_over() {
             return Ok(Built::default());
@@ -68,7 +67,7 @@ impl Run {
         Ok(Self { limit, counts: Counts::default(), failed: Vec::new(), skipped, programs })
     }
 
-    /// What was built, with its warnings noted.
+    /// Notes the warnings of a build; ignores its failure if the time is over.
     pub(super) fn checked(&mut self, part: &Part, built: anyhow::Result<Built>) -> anyhow::Result<Built> {
         match built {
             Ok(built) => {
@@ -82,17 +81,16 @@ impl Run {
         }
     }
 
-    /// Runs the tests of a part.
     pub(super) fn part(&mut self, part: &Part, built: &Built) -> anyhow::Result<()> {
         if built.tests.is_empty() {
-            // How many they are is known only when they are built.
+            // The number of tests is known only once they are built.
             self.counts.skipped += 1;
         } else {
             self.tests(built, part.words)?;
         }
         if self.limit.is_over() {
             console::data(&format!(
-                "skipped: of the {} those that had not ended within {}",
+                "skipped: those of the {} that did not end within {}",
                 part.name, self.limit
             ));
         }
@@ -129,10 +127,10 @@ impl Run {
         self.counts.end_run();
         let status = output.try_wait().context("waiting for their end")?.map(|output| output.status);
         let ended_well = status.is_some_and(|status| status.success());
-        // A failure that no test counted: the test program broke off.
+        // A failure without a failed test: the test program aborted.
         ensure!(
             ended_well || self.counts.failed > failed_before || self.limit.is_over(),
-            "the test program broke off; its reason is above"
+            "the test program aborted; its reason is above"
         );
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Looks at a job from outside: how its output advances, and what its processes take.
+//! Monitors a job from outside: how its output advances, and what memory and descriptors its processes use.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,13 +10,13 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::processes::{self, Target};
 
-/// How often it is looked.
+/// Time between two looks at the checkpoint.
 const PAUSE: Duration = Duration::from_millis(5);
-/// Processes are looked at no more often than this.
+/// Shortest time between two samples of the processes.
 const SAMPLE_PAUSE: Duration = Duration::from_secs(1);
 
-/// The pulse of a job.
-pub(super) struct Pulse {
+pub(super) struct ProgressMonitor {
+    /// When the number of durable rows grew.
     advances: Arc<Mutex<Vec<Instant>>>,
     samples: Mutex<Samples>,
 }
@@ -28,9 +28,9 @@ struct Samples {
     all: BTreeMap<String, Vec<(u64, usize)>>,
 }
 
-impl Pulse {
-    /// Watches the checkpoint, on a thread of its own.
-    pub(super) fn watch(checkpoint: PathBuf) -> anyhow::Result<Self> {
+impl ProgressMonitor {
+    /// Starts a thread that watches the checkpoint.
+    pub(super) fn start(checkpoint: PathBuf) -> anyhow::Result<Self> {
         let advances = Arc::new(Mutex::new(Vec::new()));
         let noted = Arc::downgrade(&advances);
         let watch = move || {
@@ -45,7 +45,7 @@ impl Pulse {
                 std::thread::sleep(PAUSE);
             }
         };
-        std::thread::Builder::new().name("pulse".into()).spawn(watch).context("starting a thread")?;
+        std::thread::Builder::new().name("progress".into()).spawn(watch).context("starting a thread")?;
         Ok(Self { advances, samples: Mutex::default() })
     }
 
@@ -53,12 +53,12 @@ impl Pulse {
         self.advances.lock()
     }
 
-    /// How often the output has advanced since then.
+    /// How often the output has advanced since `since`.
     pub(super) fn advances(&self, since: Instant) -> usize {
         self.noted().iter().rev().take_while(|at| **at >= since).count()
     }
 
-    /// The longest time without an advance since then.
+    /// The longest time without an advance since `since`.
     pub(super) fn longest_gap(&self, since: Instant) -> Duration {
         let noted = self.noted();
         let mut before = since;
@@ -70,7 +70,7 @@ impl Pulse {
         longest
     }
 
-    /// Notes what processes take, now and then.
+    /// Samples the processes, unless the last sample is less than [`SAMPLE_PAUSE`] ago.
     pub(super) fn sample(&self, processes: &[Target]) {
         let mut samples = self.samples.lock();
         if samples.last.is_some_and(|last| last.elapsed() < SAMPLE_PAUSE) {
@@ -78,13 +78,13 @@ impl Pulse {
         }
         samples.last = Some(Instant::now());
         for process in processes {
-            if let Some(sample) = taken_by(process.pid) {
+            if let Some(sample) = usage_of(process.pid) {
                 samples.all.entry(process.name.clone()).or_default().push(sample);
             }
         }
     }
 
-    /// What processes took, in lines: the most in the first third of the time and in the last.
+    /// A line for each process: its highest usage in the first third of its samples and in the last.
     pub(super) fn processes(&self) -> Vec<String> {
         let samples = self.samples.lock();
         let most = |part: &[(u64, usize)]| {
@@ -103,7 +103,7 @@ impl Pulse {
     }
 }
 
-/// How many rows are durable, as the newest slot of the checkpoint says.
+/// The number of durable rows in the newest slot of the checkpoint.
 fn durable_rows(checkpoint: &Path) -> Option<u64> {
     let text = std::fs::read_to_string(checkpoint).ok()?;
     let slots = text.lines().filter_map(|line| {
@@ -113,8 +113,8 @@ fn durable_rows(checkpoint: &Path) -> Option<u64> {
     slots.max()
 }
 
-/// Resident memory in KiB and open descriptors of a process.
-fn taken_by(pid: u32) -> Option<(u64, usize)> {
+/// Resident memory in KiB, and the number of open descriptors.
+fn usage_of(pid: u32) -> Option<(u64, usize)> {
     let memory = processes::memory(pid, "VmRSS")?;
     Some((memory, std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count()))
 }
