@@ -1,4 +1,4 @@
-"""Models to measure: the function of 2018, and a function that does nothing."""
+"""Models to measure: a slow function, written as in 2018, and a function that does nothing."""
 
 import hashlib
 import os
@@ -7,7 +7,7 @@ SLOWNESS = int(os.environ.get("CLASSIFIER_SLOWNESS", "10"))
 
 
 def score(row):
-    """As in 2018: the row is printed again for each time that the hash is fed, which is what takes so long."""
+    """Formats the row again for each hash update, as in 2018, which is why it is slow."""
     digest = hashlib.sha256()
     for _ in range(SLOWNESS):
         digest.update(str(row).encode("utf-8"))

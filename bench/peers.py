@@ -1,11 +1,11 @@
-"""What one would run instead: measured beside the project by `cargo xtask bench`.
+"""The alternatives that `cargo xtask bench` compares the project with.
 
     peers.py process MODEL CSV OUTPUT          one pandas process, the whole file at once
     peers.py pool PROCESSES MODEL CSV OUTPUT   multiprocessing.Pool, 100 rows at a time
     peers.py polars CSV OUTPUT               polars: read the file, add a column, write the file
 
-MODEL is the name of a function in models.py. The last line that is printed is JSON: how many rows, and how many seconds they
-took from the first results to the last, so without the start.
+MODEL is the name of a function in models.py. The last printed line is JSON: the number of rows, and the seconds from their
+first results to their last, which leaves out the start.
 """
 
 import io
@@ -19,7 +19,7 @@ CHUNK_SIZE = 100
 
 
 def read(source, columns=None):
-    """As the project's Python model does: strings only, and the first column is the index."""
+    """Reads as the project's Python model does: strings only, with the first column as index."""
     import pandas
 
     return pandas.read_csv(source, dtype=str, keep_default_na=False, index_col=0, names=columns)
@@ -49,7 +49,7 @@ def pool(processes, name, source, output):
         with multiprocessing.Pool(int(processes), begin, (name, header)) as workers:
             for text in workers.imap(classify, chunks, chunksize=1):
                 out.write(text)
-                # The first chunk waited for the processes to start.
+                # The time begins after the first chunk, which had to wait for the processes to start.
                 start = start or time.perf_counter()
                 rows += text.count("\n")
         return rows - CHUNK_SIZE, time.perf_counter() - start

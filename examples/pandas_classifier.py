@@ -1,7 +1,7 @@
 """A pandas model, by the contract of 2018.
 
-`classify_df` gets a DataFrame of strings whose index is the CSV's first column, and adds a column CLASSIFICATION.
-This one computes the score of the built-in model `native`, so that you can compare the two:
+`classify_df` gets a DataFrame of strings whose index is the CSV's first column, and adds the column CLASSIFICATION.
+This example computes the score of the built-in model `native`, so that you can compare the two:
 
     cargo xtask run-locally --model python:examples.pandas_classifier --input-lines 10000
 """

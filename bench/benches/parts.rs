@@ -1,6 +1,6 @@
-//! The time of a job's inner parts, each alone: `cargo bench --package bench`, with `-- NAME` for some.
+//! Measures a job's inner parts, each alone: `cargo bench --package bench`, with `-- NAME` for some of them.
 //!
-//! All work on the same 1,000 fake rows, so that their rows a second can be compared with those of a whole job.
+//! All use the same 1,000 fake rows, so that their rows a second can be compared with those of a whole job.
 
 use std::hint::black_box;
 
@@ -18,7 +18,6 @@ use sender::fake_rows::FakeRows;
 const ROWS: u64 = 1000;
 const BATCH_ROWS: usize = 100;
 
-/// The rows.
 fn rows() -> Vec<Vec<u8>> {
     let fake = FakeRows::new(0);
     let row = |i| {
@@ -29,7 +28,6 @@ fn rows() -> Vec<Vec<u8>> {
     (0..ROWS).map(row).collect()
 }
 
-/// The rows as frames.
 fn frames() -> Vec<u8> {
     rows().iter().fold(Vec::new(), |mut frames, row| {
         frame::push(&mut frames, row);
@@ -37,7 +35,6 @@ fn frames() -> Vec<u8> {
     })
 }
 
-/// The rows as batches.
 fn batches() -> Vec<Batch> {
     let frames = frames();
     let (mut batches, mut reader) = (Vec::new(), reader(&frames));
@@ -113,7 +110,7 @@ fn main() {
         });
     }
 
-    // A hundred batches, in an order as from seven workers of different speed.
+    // A hundred batches, in the order of seven workers of different speeds.
     let mut results: Vec<_> = (0..100).map(result).collect();
     results.sort_by_key(|batch| batch.number + 13 * (batch.number % 7));
     group.throughput(Throughput::Elements(100 * BATCH_ROWS as u64));

@@ -1,7 +1,7 @@
-//! How quickly this machine can hash and print rows, with nothing around it: the limit that throughput is compared with.
+//! Measures how fast this machine can hash and print rows, with nothing around it. Throughput is compared with this floor.
 //!
-//! `hash-floor CSV THREADS SLOWNESS` prints JSON: how many rows, and how many seconds they took. Written as one would write it
-//! first, apart from the project's own model, so that what is gained there shows.
+//! `hash-floor CSV THREADS SLOWNESS` prints JSON: the number of rows, and the seconds that they took. It is a simple
+//! implementation that shares no code with the project's model, so that gains in the model show.
 
 #![allow(clippy::print_stdout, reason = "this is the figure")]
 
@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use sha2::{Digest, Sha256};
 
-/// More of a file is not read: it would not fit into a processor's caches either.
+/// How many rows of a file are used; these already exceed a processor's caches.
 const MOST_ROWS: usize = 1_000_000;
-/// The rows are gone through until so much time has passed.
+/// The rows are hashed repeatedly until this time has passed.
 const LEAST_TIME: Duration = Duration::from_secs(2);
 
 fn main() -> anyhow::Result<()> {

@@ -1,4 +1,4 @@
-//! A measure of allocations.
+//! Measures allocations.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -14,31 +14,31 @@ pub fn largest_allocation<T>(work: impl FnOnce() -> T) -> (T, usize) {
     (outcome, LARGEST.get())
 }
 
-/// The system's allocator; notes the largest allocation.
-struct Noting;
+/// The system's allocator, which also records the largest allocation of each thread.
+struct Recording;
 
 #[global_allocator]
-static NOTING: Noting = Noting;
+static RECORDING: Recording = Recording;
 
-fn note(size: usize) {
-    // A thread that is ending has lost the counter, and does no work.
+fn record(size: usize) {
+    // This fails in a thread that is ending: its counter is gone, and is not needed any more.
     let _ = LARGEST.try_with(|largest| largest.set(largest.get().max(size)));
 }
 
-// SAFETY: all calls are passed on to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Noting {
+// SAFETY: all calls go to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Recording {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        note(layout.size());
+        record(layout.size());
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        note(layout.size());
+        record(layout.size());
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        note(size);
+        record(size);
         unsafe { System.realloc(at, layout, size) }
     }
 

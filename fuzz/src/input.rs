@@ -1,19 +1,19 @@
-//! Inputs: streams in pieces, and settings.
+//! Turns a fuzzer's input into settings and a stream in pieces.
 
 use std::cell::Cell;
 use std::io::{self, Read};
 use std::rc::Rc;
 
-/// A stream that returns its bytes in pieces of two sizes in turn.
+/// A stream that returns its bytes in pieces of two alternating sizes.
 pub struct Pieces<'a> {
     rest: &'a [u8],
-    /// How often it was read.
+    /// The number of reads so far.
     pub reads: Rc<Cell<usize>>,
     sizes: [usize; 2],
 }
 
 impl<'a> Pieces<'a> {
-    /// Returns `bytes`. A byte decides each of the two sizes, so that some are tiny and some are large.
+    /// A stream of `bytes`. Each byte of `sizes` selects a size: below 128 a tiny one, otherwise a large one.
     pub fn new(bytes: &'a [u8], sizes: [u8; 2]) -> Self {
         let sizes = sizes.map(|size| match size {
             0..=127 => 1 + usize::from(size % 16),

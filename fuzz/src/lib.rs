@@ -1,4 +1,4 @@
-//! Fuzz targets: whatever bytes a peer or a file has, what must hold holds.
+//! Fuzz targets: the invariants hold for any bytes from a peer or a file.
 
 mod allocation;
 pub mod checks;

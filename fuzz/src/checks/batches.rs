@@ -1,4 +1,4 @@
-//! Batches between processes: they arrive unchanged, and a damaged message is refused as a whole.
+//! Checks batches between processes: they arrive unchanged, and a damaged message is refused as a whole.
 
 use bytes::Bytes;
 use classifier::batch::{Batch, Batches};
@@ -8,10 +8,8 @@ use timely::dataflow::channels::ContainerBytes;
 use crate::allocation::largest_allocation;
 use crate::input::settings;
 
-/// Checks one input.
-///
 /// # Panics
-/// What must hold does not.
+/// If an invariant does not hold for this input.
 pub fn check(input: &[u8]) {
     let Some(([kind, cut], rest)) = settings(input) else { return };
     if kind % 2 == 0 {
@@ -21,7 +19,7 @@ pub fn check(input: &[u8]) {
     }
 }
 
-/// A message that decodes encodes to the same bytes.
+/// Checks that a message which can be decoded encodes to the same bytes.
 fn garbage(bytes: &[u8]) {
     let (decoded, largest) = largest_allocation(|| Batches::decode(Bytes::copy_from_slice(bytes)));
     assert!(largest <= (64 << 10) + 4 * bytes.len(), "{largest} bytes for a message of {}", bytes.len());
@@ -32,7 +30,7 @@ fn garbage(bytes: &[u8]) {
     assert_eq!(encode(&batches), bytes);
 }
 
-/// Batches made from the input arrive, and messages that are cut, or whose lengths are changed, do not.
+/// Checks that batches made from the input arrive unchanged, and that a message cut short is refused.
 fn cross(bytes: &[u8], cut: u8) {
     let mut batches = Vec::new();
     let mut rest = bytes;

@@ -1,5 +1,5 @@
-//! Frames: for all bytes, in pieces of all sizes, the reader returns what a simple decoder of the whole input returns; and it
-//! allocates nothing for an announced length before the bytes come.
+//! Checks frames: for any bytes in pieces of any size, the reader returns the same as a simple decoder of the whole input.
+//! It allocates nothing for an announced length before the bytes arrive.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -17,10 +17,8 @@ enum End {
 use crate::allocation::largest_allocation;
 use crate::input::{Pieces, settings};
 
-/// Checks one input.
-///
 /// # Panics
-/// What must hold does not.
+/// If an invariant does not hold for this input.
 pub fn check(input: &[u8]) {
     let Some(([limit, frames, bytes, first, second], stream)) = settings(input) else { return };
     let limit = [0, 1, 5, 100, 10_000, 16 << 20][usize::from(limit) % 6];
@@ -34,7 +32,7 @@ pub fn check(input: &[u8]) {
         in_runs(reader(pieces()), 1 + usize::from(frames) % 9, 1 + 40 * usize::from(bytes), &expected);
     });
     with_marks(stream, limit, pieces());
-    // A block, or twice what came; payloads are compared without copies.
+    // A block, or twice the bytes that arrived; payloads are compared without copies.
     assert!(largest <= (512 << 10) + 4 * stream.len(), "{largest} bytes for a stream of {}", stream.len());
 }
 
@@ -68,10 +66,10 @@ fn end_of(error: FrameError) -> End {
 
 fn one_by_one(mut reader: FrameReader<Pieces<'_>>, reads: &Cell<usize>, (payloads, end): &(Vec<&[u8]>, End)) {
     for payload in payloads {
-        let here = reader.has_frame();
+        let is_buffered = reader.has_frame();
         let before = reads.get();
         assert_eq!(reader.next_frame().unwrap().unwrap(), payload);
-        assert_eq!(here, reads.get() == before, "a frame that is here is had without waiting");
+        assert_eq!(is_buffered, reads.get() == before, "a buffered frame needs no read");
     }
     let ended = reader.next_frame().map_or_else(end_of, |payload| {
         assert_eq!(payload, None);
@@ -92,7 +90,7 @@ fn in_runs(
             Ok(run) => run,
             Err(error) => {
                 assert_eq!(end_of(error), *end);
-                // A run is returned as a whole; a part of one is lost.
+                // The reader returns only complete runs, so frames before the error in the same run are lost.
                 assert!(left.len() < frames && left.all(|payload| **payload != [EOT]));
                 return;
             }
@@ -117,7 +115,7 @@ fn in_runs(
     }
 }
 
-/// A peer with marks: rows are read up to the end mark, and each is whole or has a reason why not.
+/// Checks a peer with marks: rows are read up to the end mark, and each is whole or has a reason why it is not.
 fn with_marks(mut rest: &[u8], limit: usize, pieces: Pieces<'_>) {
     let mut reader = FrameReader::new(pieces, "the peer", limit);
     reader.allow_marks();

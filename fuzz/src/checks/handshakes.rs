@@ -1,5 +1,5 @@
-//! Handshakes, answers and messages: no peer is admitted without the token, a refusal reveals nothing, and what was decoded decodes
-//! to the same when it is encoded again.
+//! Checks handshakes, answers and messages: no peer is admitted without the token, a refusal reveals nothing, and a decoded
+//! message encodes and decodes to the same again.
 
 use std::fmt::Debug;
 
@@ -19,10 +19,8 @@ const TOKEN: &str = "secret";
 use crate::allocation::largest_allocation;
 use crate::input::settings;
 
-/// Checks one input.
-///
 /// # Panics
-/// What must hold does not.
+/// If an invariant does not hold for this input.
 pub fn check(input: &[u8]) {
     let Some(([kind], payload)) = settings(input) else { return };
     let (_, largest) = largest_allocation(|| match kind % 12 {
@@ -37,7 +35,7 @@ pub fn check(input: &[u8]) {
         8 | 9 => to_receiver(payload),
         _ => from_receiver(payload),
     });
-    // Parsed JSON takes several times its length.
+    // Parsed JSON needs several times its length.
     assert!(
         largest <= (64 << 10) + 200 * payload.len(),
         "{largest} bytes for a payload of {}",
@@ -47,9 +45,9 @@ pub fn check(input: &[u8]) {
 
 fn hello<T: Serialize + DeserializeOwned + Debug + PartialEq>(payload: &[u8]) {
     let token = Token::new(TOKEN);
-    let said: Option<serde_json::Value> =
+    let sent: Option<serde_json::Value> =
         payload.strip_prefix(b"\x05").and_then(|json| serde_json::from_slice(json).ok());
-    let field = |name: &str| said.as_ref().and_then(|said| said.get(name));
+    let field = |name: &str| sent.as_ref().and_then(|sent| sent.get(name));
     let shown = field("token").and_then(serde_json::Value::as_str);
     assert_eq!(handshake::is_hello(payload), payload.starts_with(b"\x05"));
     match handshake::check::<T>(payload, Some(&token)) {
@@ -62,9 +60,9 @@ fn hello<T: Serialize + DeserializeOwned + Debug + PartialEq>(payload: &[u8]) {
             assert_eq!(handshake::check::<T>(payload, None).unwrap(), body);
         }
         Err(Refusal { refused, .. }) if shown != Some(TOKEN) => {
-            let nothing =
+            let allowed =
                 ["the first frame is not a handshake of this protocol", "the token is missing or wrong"];
-            assert!(nothing.contains(&refused.as_str()), "{refused}");
+            assert!(allowed.contains(&refused.as_str()), "{refused}");
         }
         Err(Refusal { refused, .. }) => assert!(!refused.is_empty()),
     }
@@ -76,7 +74,7 @@ fn hello<T: Serialize + DeserializeOwned + Debug + PartialEq>(payload: &[u8]) {
 
 fn answer<T: Serialize + DeserializeOwned + Debug + PartialEq>(payload: &[u8]) {
     let Ok(message) = handshake::answer::<T>(payload, "the peer") else { return };
-    assert!(serde_json::from_slice::<Refusal>(payload).is_err(), "a refusal is no answer");
+    assert!(serde_json::from_slice::<Refusal>(payload).is_err(), "a refusal is not an answer");
     let mut again = Vec::new();
     handshake::send_json(&mut again, &message).unwrap();
     assert_eq!(handshake::answer::<T>(&again[PREFIX..], "the peer").unwrap(), message);
@@ -111,7 +109,7 @@ fn from_receiver(payload: &[u8]) {
     if let (FromReceiver::Outcome(Outcome::Done(decoded)), FromReceiver::Outcome(Outcome::Done(first))) =
         (&mut decoded, &message)
     {
-        // A number that is read quickly may be off in its last digit.
+        // The JSON parser may be off in a number's last digit.
         assert!((decoded.seconds - first.seconds).abs() <= first.seconds.abs() * 1e-12);
         decoded.seconds = first.seconds;
     }

@@ -1,4 +1,4 @@
-//! What must hold for any input, one check a fuzz target. Tests run them over the corpus, too (`tests/corpus`).
+//! Invariants for any input, one module for each fuzz target. `tests/corpus` runs them over the corpus.
 
 pub mod batches;
 pub mod frames;

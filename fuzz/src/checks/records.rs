@@ -1,5 +1,5 @@
-//! The CSV dialect: for all bytes, in pieces of all sizes, the reader returns the records that a state machine finds byte by byte;
-//! and the functions of the dialect agree with each other.
+//! Checks the CSV dialect: for any bytes in pieces of any size, the reader returns the same records as a state machine that
+//! goes byte by byte. The functions of the dialect agree with each other.
 
 use records::sniff::{self, Name};
 use records::{BOM, BadHeader, Flaw, Malformed, Reader, Row, Shape};
@@ -7,10 +7,8 @@ use records::{BOM, BadHeader, Flaw, Malformed, Reader, Row, Shape};
 use crate::allocation::largest_allocation;
 use crate::input::{Pieces, settings};
 
-/// Checks one input.
-///
 /// # Panics
-/// What must hold does not.
+/// If an invariant does not hold for this input.
 pub fn check(input: &[u8]) {
     let Some(([limit, first, second, ask], stream)) = settings(input) else { return };
     let limit = [0, 1, 5, 100, 10_000, 16 << 20][usize::from(limit) % 6];
@@ -18,7 +16,7 @@ pub fn check(input: &[u8]) {
     let mut reader = Reader::new(Pieces::new(stream, [first, second]), limit);
     let (_, largest) = largest_allocation(|| {
         for (i, row) in expected.iter().enumerate() {
-            // Asking changes nothing.
+            // `has_row` must not change what is read.
             if (ask >> (i % 8)) & 1 == 1 {
                 reader.has_row();
             }
@@ -30,7 +28,7 @@ pub fn check(input: &[u8]) {
     assert!(largest <= (1 << 20) + 4 * stream.len(), "{largest} bytes for a stream of {}", stream.len());
     for Row { bytes, flaw } in expected {
         match flaw {
-            None => joined(bytes, &values(bytes).expect("the reader gives whole records")),
+            None => joined(bytes, &values(bytes).expect("the reader returns whole records")),
             // Workers detect this themselves.
             Some(Flaw::OpenQuote) => assert_eq!(values(bytes), Err(Malformed::OpenQuote)),
             Some(Flaw::TooLong { .. }) => assert!(bytes.len() <= 1000 && bytes.len() <= limit + 1),
@@ -56,7 +54,7 @@ pub fn check(input: &[u8]) {
     header(stream);
 }
 
-/// Rows byte by byte.
+/// Splits a stream into rows, byte by byte.
 fn split(stream: &[u8], limit: usize) -> Vec<Row<'_>> {
     let mut rest = stream.strip_prefix(BOM).unwrap_or(stream);
     let mut rows = Vec::new();
@@ -80,7 +78,7 @@ fn split(stream: &[u8], limit: usize) -> Vec<Row<'_>> {
     rows
 }
 
-/// Where a row ends, and what is wrong with it.
+/// The end of the first row, and its flaw.
 fn row(rest: &[u8], limit: usize) -> (usize, Option<Flaw>) {
     let here = &rest[..rest.len().min(limit + 1)];
     let is_cut = here.len() == limit + 1;
@@ -114,7 +112,7 @@ fn row(rest: &[u8], limit: usize) -> (usize, Option<Flaw>) {
     }
 }
 
-/// At most a thousand bytes, cut between characters.
+/// At most 1,000 bytes of the row, cut between characters.
 fn beginning(row: &[u8]) -> &[u8] {
     let mut end = row.len().min(1000);
     if end < row.len() {
@@ -123,7 +121,7 @@ fn beginning(row: &[u8]) -> &[u8] {
     &row[..end]
 }
 
-/// Values byte by byte.
+/// Splits a record into values, byte by byte.
 fn values(record: &[u8]) -> Result<Vec<Vec<u8>>, Malformed> {
     let mut values = vec![Vec::new()];
     let (mut at, mut quoted, mut begins) = (0, false, true);
@@ -150,7 +148,7 @@ fn values(record: &[u8]) -> Result<Vec<Vec<u8>>, Malformed> {
     if quoted { Err(Malformed::OpenQuote) } else { Ok(values) }
 }
 
-/// `join`, `Shape` and `write_value` agree.
+/// Checks that `join`, `Shape` and `write_value` agree on the record's values.
 fn joined(record: &[u8], values: &[Vec<u8>]) {
     let separator = 0;
     let mut joined = Vec::new();
