@@ -18,14 +18,13 @@ use tests::program::Program;
 use tokio::runtime::Runtime;
 use url::{ParseError, Url};
 
-/// Its window, in pixels.
+/// Size of the window, in pixels.
 const WINDOW: (u32, u32) = (1280, 1000);
-/// How often the page is looked at by who waits for something.
-const LOOK_PAUSE: Duration = Duration::from_millis(100);
-/// A program that others may not be.
+/// Time between two looks at the page while waiting for something.
+const POLL_PAUSE: Duration = Duration::from_millis(100);
 const PROGRAM: &str = "chromedriver";
 
-/// A browser with one window. It ends when this is dropped.
+/// A browser with one window; dropping it ends it.
 pub(crate) struct Browser {
     client: Client,
     runtime: Runtime,
@@ -34,7 +33,7 @@ pub(crate) struct Browser {
 }
 
 impl Browser {
-    /// `None`, and a skipped test, where there is none.
+    /// Skips the test and returns `None` if chromedriver is not installed.
     pub(crate) fn start(test: &str) -> Option<Self> {
         let found = Command::new(PROGRAM).arg("--version").stdout(Stdio::null()).status();
         if !found.is_ok_and(|status| status.success()) {
@@ -80,22 +79,20 @@ impl Browser {
         outcome.expect("the browser answers in time").unwrap()
     }
 
-    /// Goes to an address.
     pub(crate) fn open(&self, address: &str) {
         self.wait(self.client.goto(address));
     }
 
-    /// Loads the page again.
     pub(crate) fn reload(&self) {
         self.wait(self.client.refresh());
     }
 
-    /// What a script returns.
+    /// Runs a script; returns its result.
     pub(crate) fn run(&self, script: &str) -> Value {
         self.wait(self.client.execute(script, Vec::new()))
     }
 
-    /// The text of the element that a selector finds, as it can be seen; empty if there is none.
+    /// The visible text of the first element that a selector finds; empty if there is none.
     pub(crate) fn text(&self, selector: &str) -> String {
         self.texts(selector).into_iter().next().unwrap_or_default()
     }
@@ -103,12 +100,12 @@ impl Browser {
     /// The texts of all elements that a selector finds.
     pub(crate) fn texts(&self, selector: &str) -> Vec<String> {
         let found = format!("[...document.querySelectorAll({})]", json!(selector));
-        // Text in pictures has no more than a content.
+        // Text in SVG has no innerText.
         let script = format!("return {found}.map(element => element.innerText ?? element.textContent);");
         serde_json::from_value(self.run(&script)).unwrap()
     }
 
-    /// Clicks at the first element that a selector finds.
+    /// Clicks the first element that a selector finds.
     pub(crate) fn click(&self, selector: &str) {
         self.with_element(selector, async |element| element.click().await);
     }
@@ -118,7 +115,7 @@ impl Browser {
         self.with_element(selector, async |element| element.send_keys(text).await);
     }
 
-    /// Does something to an element; once more, if it was drawn anew just then.
+    /// Acts on an element, and repeats that if the page has just redrawn it.
     fn with_element(&self, selector: &str, act: impl AsyncFn(Element) -> Result<(), CmdError>) {
         self.eventually(&format!("{selector} to stay for a moment"), |browser| {
             let acting = async {
@@ -131,7 +128,7 @@ impl Browser {
         });
     }
 
-    /// Waits until what the page shows is as it should be.
+    /// Waits until `holds` returns a value for what the page shows.
     pub(crate) fn eventually<T>(&self, what: &str, mut holds: impl FnMut(&Self) -> Option<T>) -> T {
         let start = Instant::now();
         loop {
@@ -140,22 +137,22 @@ impl Browser {
             }
             let shown = || self.text("body");
             assert!(start.elapsed() < PATIENCE, "waited for {what} for {PATIENCE:?}; the page:\n{}", shown());
-            std::thread::sleep(LOOK_PAUSE);
+            std::thread::sleep(POLL_PAUSE);
         }
     }
 
-    /// Sets what its user likes: "light" or "dark".
+    /// Sets the preferred colour scheme: "light" or "dark".
     pub(crate) fn prefer(&self, scheme: &str) {
         let features = json!([{ "name": "prefers-color-scheme", "value": scheme }]);
         self.devtools("Emulation.setEmulatedMedia", &json!({ "features": features }));
     }
 
-    /// Makes its window as wide as this, or as it was.
+    /// Sets the width of the window; `None` resets it.
     pub(crate) fn resize(&self, width: Option<u32>) {
         self.wait(self.client.set_window_size(width.unwrap_or(WINDOW.0), WINDOW.1));
     }
 
-    /// Keeps a picture of the whole page, as wide as the window is.
+    /// Saves a picture of the whole page at the window's width.
     pub(crate) fn picture(&self, file: &Path) {
         let size = self.run("return [innerWidth, document.documentElement.scrollHeight];");
         let [width, height] = [0, 1].map(|i| size[i].as_u64().unwrap() as u32);
@@ -166,7 +163,7 @@ impl Browser {
         std::fs::write(file, picture).unwrap();
     }
 
-    /// What axe-core finds on the page that keeps people from using it, if it is at least serious.
+    /// Accessibility violations that axe-core finds on the page and rates serious or critical.
     pub(crate) fn barriers(&self) -> Vec<String> {
         let axe = tests::root().join("target/venv/axe.min.js");
         let axe = std::fs::read_to_string(&axe)
@@ -180,7 +177,7 @@ impl Browser {
         serious.map(|one| format!("{}: {} {}", one["id"], one["help"], one["nodes"][0]["html"])).collect()
     }
 
-    /// What the browser had to say, such as what the page may not do.
+    /// The browser's log, such as violations of the page's policy.
     pub(crate) fn messages(&self) -> Value {
         self.issue("se/log", json!({ "type": "browser" }))
     }
@@ -196,13 +193,13 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // Without this, Chromium would outlive ChromeDriver. When it does not answer, there is nothing more to do.
+        // Otherwise Chromium would outlive ChromeDriver. If it does not answer, nothing more can be done.
         let close = self.client.clone().close();
         let _ = self.runtime.block_on(async { tokio::time::timeout(Duration::from_secs(20), close).await });
     }
 }
 
-/// A command that only ChromeDriver knows.
+/// A command that is an extension of ChromeDriver.
 #[derive(Debug)]
 struct Extension {
     path: &'static str,

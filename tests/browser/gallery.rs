@@ -1,4 +1,4 @@
-//! Jobs at moments that the page must show well, without running them.
+//! Shows the page for made-up jobs at many moments, without running them.
 
 use std::sync::LazyLock;
 use std::time::SystemTime;
@@ -12,14 +12,13 @@ use tempfile::TempDir;
 use crate::driver::Browser;
 use crate::picture;
 
-/// A job, and its page.
 struct Page {
     name: String,
     report: Report,
     address: String,
 }
 
-/// The pages of all jobs, as files.
+/// The pages of all jobs, written to files.
 fn pages() -> &'static [Page] {
     static PAGES: LazyLock<(TempDir, Vec<Page>)> = LazyLock::new(|| {
         let folder = tempfile::tempdir().unwrap();
@@ -39,24 +38,24 @@ fn page(name: &str) -> &'static Page {
     pages().iter().find(|page| page.name == name).unwrap_or_else(|| panic!("no {name}"))
 }
 
-/// What is wider than its place: the page itself, or a table.
+/// Elements that are wider than their container: the page itself, or a table.
 const CLIPPED: &str = "
     const places = [document.documentElement, ...document.querySelectorAll('.scroll')];
     return places.filter(place => place.scrollWidth > place.clientWidth).map(place => place.outerHTML.slice(0, 200));";
 
-/// Labels of a chart that are over one another, or beyond its ends; by chart.
+/// Labels in charts that overlap each other, or extend beyond the chart.
 const OVERLAPS: &str = "
     return [...document.querySelectorAll('svg.chart')].flatMap(svg => {
         const [labels, ends] = [[...svg.querySelectorAll('text')], svg.getBoundingClientRect()];
-        const models = labels.map(label => [label.textContent, label.getBoundingClientRect()]);
-        const outside = models.filter(([, model]) => model.left < ends.left - 1 || model.right > ends.right + 1);
-        const over = models.flatMap(([one, a], i) => models.slice(i + 1)
+        const boxes = labels.map(label => [label.textContent, label.getBoundingClientRect()]);
+        const outside = boxes.filter(([, box]) => box.left < ends.left - 1 || box.right > ends.right + 1);
+        const over = boxes.flatMap(([one, a], i) => boxes.slice(i + 1)
             .filter(([, b]) => a.left < b.right && b.left < a.right && a.top < b.bottom - 3 && b.top < a.bottom - 3)
             .map(([other]) => `${one} over ${other}`));
         return [...outside.map(([text]) => `${text} is cut off`), ...over];
     });";
 
-/// Ticks of histograms that are not where their value is: as many bars are to their left as have an edge up to it.
+/// Ticks of histograms in a wrong place: the number of bars left of a tick must equal the number of edges up to its value.
 const MISPLACED: &str = "
     const { computations } = JSON.parse(document.getElementById('data').textContent);
     return [...document.querySelectorAll('.computation')].flatMap(article => {
@@ -87,10 +86,10 @@ fn nothing_is_clipped_or_overlaps_whatever_the_job_and_the_window() {
             let about = format!("{name}, {width} px, {scheme}");
             assert_eq!(browser.run(CLIPPED), NONE, "{about}");
             browser.picture(&picture(&format!("gallery/{name}-{width}-{scheme}.png")));
-            // What folds away is as wide as the rest.
+            // Folded content must fit as well.
             browser.run("document.querySelectorAll('details').forEach(details => { details.open = true; });");
             let histograms = report.computations.iter().filter(|computation| computation.count > 0).count();
-            browser.eventually("what was folded", |browser| {
+            browser.eventually("the folded content", |browser| {
                 let is_drawn = browser.texts(".computation svg").len() == histograms
                     && !browser.texts("#processes tbody tr").is_empty();
                 is_drawn.then_some(())
@@ -130,7 +129,7 @@ fn the_headline_and_its_colour_say_how_the_job_is_doing() {
     starts("4-done", "Done", "27,600 rows in 9 min 20 s · ");
     starts("4-rejects", "Done with rejects", "27,600 rows in 9 min 20 s · 13,800 rejected");
     starts("112-rejecting", "Running with rejects", "39 % · ");
-    // Green is for jobs of which every row has a result.
+    // Only a job in which every row has a result is green.
     assert_eq!(of("4-done").2, of("112-running").2);
     for name in ["4-rejects", "112-rejects", "4-rejecting", "4-stalled", "4-failed", "4-waiting"] {
         assert_ne!(of(name).2, of("4-done").2, "{name}");
@@ -147,7 +146,7 @@ fn few_workers_need_no_filter_and_of_many_it_finds_each() {
     browser.open(&page("112-running").address);
     let workers = |browser: &Browser| browser.texts("#workers tbody th");
     assert_eq!(workers(&browser).len(), 10);
-    // The slow one comes first, with the reason where it is seen.
+    // The slow worker comes first, with the reason in its row.
     assert_eq!(workers(&browser)[0], "worker 39");
     let third = browser.text("#workers tbody tr:first-child td:nth-child(3)");
     assert!(third.ends_with("rows/s; the median is 1000"), "{third}");
@@ -155,7 +154,7 @@ fn few_workers_need_no_filter_and_of_many_it_finds_each() {
     browser.eventually("one worker", |browser| (workers(browser) == ["worker 111"]).then_some(()));
 }
 
-/// Rows that four workers write in batches of 400 that take them eight seconds, told each second.
+/// Four workers write 400 rows every eight seconds, and report every second.
 #[test]
 fn equal_batches_draw_a_level_line() {
     let Some(browser) = Browser::start("equal_batches_draw_a_level_line") else { return };
@@ -170,7 +169,7 @@ fn equal_batches_draw_a_level_line() {
         let rate = pair[1].as_f64().unwrap();
         assert!((rate - 50.0).abs() < 0.01, "{pair} of {rates:?}");
     }
-    // Nothing is written for much longer than a batch takes: then it shows.
+    // If nothing is written for much longer than a batch takes, the line drops to zero.
     let stopped = points
         .iter()
         .cloned()

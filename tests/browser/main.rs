@@ -1,6 +1,6 @@
-//! The Monitoring Hub's page, as people see it: real Chromium, a real job.
+//! Tests of the Monitoring Hub's page with a real Chromium and a real job.
 
-#![allow(clippy::unwrap_used, reason = "what is unexpected fails the test")]
+#![allow(clippy::unwrap_used, reason = "in a test, a panic fails the test")]
 
 mod driver;
 mod gallery;
@@ -14,24 +14,24 @@ use tests::http::get;
 use tests::hub::{HOST, job, sample, start};
 use tests::program::Program;
 
-/// Where pictures are kept.
+/// The path of a saved picture.
 fn picture(name: &str) -> PathBuf {
     tests::root().join("target/hub").join(name)
 }
 
-/// How many rows are written, as Prometheus is told.
-fn told(page: &str) -> u64 {
+/// The number of rows written, from the metrics for Prometheus.
+fn rows_in_metrics(page: &str) -> u64 {
     sample(&get(page, "/metrics", HOST).unwrap(), "classifier_output_rows_total") as u64
 }
 
-/// How many rows are written, as the page says it.
+/// The number of rows written, from the page.
 fn written(browser: &Browser) -> Option<u64> {
     let text = browser.text("#rows");
     let (count, _) = text.split_once(" of ")?;
     count.replace(',', "").parse().ok()
 }
 
-/// How a worker is doing, as its row in the table says it.
+/// A worker's state, from its row in the table.
 fn state_of(browser: &Browser, worker: u32) -> String {
     let rows = browser.texts("#workers tbody tr");
     let mut cells = rows.iter().map(|row| row.split('\t').map(str::trim));
@@ -39,7 +39,7 @@ fn state_of(browser: &Browser, worker: u32) -> String {
     row.and_then(|mut row| row.next()).unwrap_or_default().to_owned()
 }
 
-/// The first and the last second that the chart shows.
+/// The first and last second of the chart.
 fn seconds_of_chart(browser: &Browser) -> Option<(u64, u64)> {
     let title = browser.text("#rates svg title");
     let seconds = |text: &str| {
@@ -51,7 +51,7 @@ fn seconds_of_chart(browser: &Browser) -> Option<(u64, u64)> {
     Some((seconds(from)?, seconds(rest.split_once(':')?.0)?))
 }
 
-/// The browser has logged nothing about the page, and the page has fetched from its hub alone.
+/// Checks that the browser has logged nothing, and that the page has fetched only from its hub.
 fn assert_quiet(browser: &Browser, page: &str) {
     assert_eq!(browser.messages(), Value::Array(Vec::new()));
     let asked = browser.run("return performance.getEntriesByType('resource').map(entry => entry.name);");
@@ -68,13 +68,13 @@ fn the_page_of_a_job_from_its_start_to_its_report() {
     let (mut xtask, page) = start(folder.path(), &[&args[..], &["--keep-hub"]].concat());
     browser.open(&format!("http://{page}/"));
 
-    // Rows move, and all interfaces show the same.
+    // The number of rows grows, and all interfaces show the same.
     browser.eventually("the job to run", |browser| (browser.text("#state") == "Running").then_some(()));
     let first = browser.eventually("rows", |browser| written(browser).filter(|rows| *rows > 0));
     browser.eventually("more rows", |browser| written(browser).filter(|rows| *rows > first));
     let before = job(&page).rows.written;
     let shown = browser.eventually("newer rows", |browser| written(browser).filter(|rows| *rows >= before));
-    let after = told(&page);
+    let after = rows_in_metrics(&page);
     assert!(before <= shown && shown <= after, "{before} {shown} {after}");
     browser.eventually("all workers", |browser| {
         browser.text("#facts").starts_with("4 of 4 workers are up · 0 restarts").then_some(())
@@ -102,7 +102,7 @@ fn the_page_of_a_job_from_its_start_to_its_report() {
     assert!(browser.texts("#events li").iter().any(|event| event.contains("worker1 was restarted")));
     assert_eq!(browser.barriers(), Vec::<String>::new());
 
-    // Who opens the page now sees the job from its start on.
+    // A page that is opened now shows the job from its start.
     browser.open(&format!("http://{page}/"));
     let (start, end) = browser.eventually("the chart", seconds_of_chart);
     assert!(start <= 3 && end > 20, "the chart is of seconds {start} to {end}");
@@ -110,7 +110,7 @@ fn the_page_of_a_job_from_its_start_to_its_report() {
         browser.texts("#events li").iter().any(|event| event.contains("sender joined")).then_some(())
     });
 
-    // Pages of one worker and of one computation, by their links.
+    // Links lead to the pages of one worker and of one computation.
     browser.click("#workers a[href='/worker/initializer.1']");
     browser.eventually("the worker's page", |browser| {
         (browser.text("#workers-title") == "Worker 2" && !browser.text("#computations").is_empty())
@@ -136,7 +136,7 @@ fn the_page_of_a_job_from_its_start_to_its_report() {
     browser.resize(None);
     assert_quiet(&browser, &page);
 
-    // The end: a summary, which stays.
+    // At the end the page shows a summary, also after a reload.
     browser.eventually("the end", |browser| (browser.text("#state") == "Done").then_some(()));
     for _ in 0..2 {
         let summary = browser.eventually("the summary", |browser| {
@@ -148,11 +148,11 @@ fn the_page_of_a_job_from_its_start_to_its_report() {
     }
     assert_eq!(job(&page).rows.written, 60_000);
     assert!(browser.text("#bottleneck").contains("were busy"), "{}", browser.text("#bottleneck"));
-    assert_eq!(told(&page), 60_000);
+    assert_eq!(rows_in_metrics(&page), 60_000);
     browser.prefer("dark");
-    browser.eventually("marks of what has happened, in words", |browser| {
+    browser.eventually("marks for the events, with words", |browser| {
         let marks = browser.texts("#rates .mark");
-        // Others that were restarted at the same time share its mark.
+        // Processes that were restarted at the same time share a mark.
         let words = [["✕", "worker1", "lost"], ["↻", "worker1", "restarted"]];
         let is_there =
             |words: [&str; 3]| marks.iter().any(|mark| words.iter().all(|word| mark.contains(word)));
@@ -162,7 +162,7 @@ fn the_page_of_a_job_from_its_start_to_its_report() {
     browser.picture(&picture("done-dark.png"));
     assert_quiet(&browser, &page);
 
-    // What is left needs no hub. (A page that is open would complain that its hub is gone.)
+    // The report needs no hub. (An open page would log that its hub is gone.)
     browser.open("about:blank");
     xtask.signal("INT");
     xtask.success();

@@ -219,7 +219,7 @@ fn one_interruption_fetches_two_do_not_and_three_leave_the_stack() {
     site.sshd("CONT");
     job.signal("INT");
     let said = ends_with(&mut job, 130);
-    site.cloud.let_go();
+    site.cloud.release();
     site.cloud.no_faults();
     let end = "interrupted three times: the stack is left as it is; its machines end by themselves at 20";
     assert!(said.contains(end) && said.contains("(in 3 h 5"), "{said}");
@@ -360,7 +360,7 @@ fn whoever_kills_a_step_or_ends_a_job_the_stack_goes_down() {
     let mut job = site.begin("up", &["CLUSTER_SIZE=2"]);
     assert_eq!(site.cloud.held(&mut job).as_deref(), Some("RunInstances"));
     job.signal("INT");
-    site.cloud.let_go();
+    site.cloud.release();
     let said = ends_with(&mut job, 130);
     assert!(said.contains("interrupted; undoing what was made\n"), "{said}");
     assert!(site.cloud.resources().is_empty(), "{:?}", site.cloud.resources());

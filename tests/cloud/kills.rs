@@ -21,7 +21,7 @@ fn kill(cloud: &Cloud, mut program: Program) -> Option<String> {
     }
     program.wait();
     cloud.no_faults();
-    cloud.let_go();
+    cloud.release();
     held
 }
 

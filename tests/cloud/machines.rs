@@ -201,7 +201,7 @@ fn hosts_that_give_no_answer_may_not_let_this_address_in() {
     cloud.run("up", &[&["up", "CLUSTER_SIZE=1"], &IN_LAB[..]].concat());
     // Like a security group that allows another address: packets are dropped.
     for name in lab.values("name") {
-        lab.plug(&name, "down");
+        lab.set_link(&name, "down");
     }
     for words in [&["run-cluster", "INPUT_LINES=10"][..], &["get-results"], &["logs"]] {
         let said = cloud.fail("up", words);

@@ -1,19 +1,19 @@
-//! The checks of the fuzz targets over their corpus: each finding of a fuzzer, and each kind of input that it took to reach new code.
+//! Runs the checks of the fuzz targets over their corpus: past findings, and inputs that reach different code.
 
-#![allow(clippy::unwrap_used, reason = "what is unexpected fails the test")]
-#![allow(clippy::print_stderr, reason = "a test says what it found")]
+#![allow(clippy::unwrap_used, reason = "in a test, a panic fails the test")]
+#![allow(clippy::print_stderr, reason = "tests print what they find")]
 #![allow(unreachable_pub, dead_code, reason = "the checks are a library for the fuzz targets")]
 
 use std::path::Path;
 
-// Not a library of this workspace, since its own crate is built with flags and an allocator of its own.
+// Included as source, since the fuzz crate is not in this workspace: it has its own flags and allocator.
 #[path = "../../fuzz/src/checks/mod.rs"]
 mod checks;
 #[path = "../../fuzz/src/input.rs"]
 mod input;
 
 mod allocation {
-    /// Without the fuzzer's allocator nothing is measured.
+    /// Measures nothing, since the fuzzer's allocator is missing.
     pub(crate) fn largest_allocation<T>(work: impl FnOnce() -> T) -> (T, usize) {
         (work(), 0)
     }
@@ -34,7 +34,7 @@ fn run(name: &str, check: impl Fn(&[u8])) {
     assert!(inputs > 20, "{} has {inputs} inputs", folder.display());
 }
 
-/// Names the input when a check fails.
+/// Prints the input's path when a check panics.
 struct Shown<'a>(&'a Path);
 
 impl Drop for Shown<'_> {

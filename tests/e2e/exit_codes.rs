@@ -137,9 +137,9 @@ fn commands_for_hosts_tell_what_became_of_them_by_their_exit_codes() {
     // Named at up, it need not be named again.
     stack.up(&["--model", "native"]);
     run("run-cluster", &["--input", "in.csv"], 0);
-    stack.lab.plug("h2", "down");
+    stack.lab.set_link("h2", "down");
     run("run-cluster", &["INPUT_LINES=10"], 3);
-    stack.lab.plug("h2", "up");
+    stack.lab.set_link("h2", "up");
     run("get-results", &["--output", "out"], 0);
 
     let mut job = stack.start("run-cluster", &["--model", "sleep:1000"]);

@@ -290,7 +290,7 @@ fn whatever_up_has_left_down_finds() {
     stack.run("run-cluster", &["INPUT_LINES=100"]);
 
     // One that cannot be reached when it is not used any more is not forgotten.
-    let ip = |state: &str| stack.lab.plug("h3", state);
+    let ip = |state: &str| stack.lab.set_link("h3", state);
     ip("down");
     let said = stack.run("up", &["--cluster-size", "1"]);
     assert!(said.contains("is not cleared, since it cannot be reached") && said.contains("w3"), "{said}");
@@ -361,7 +361,7 @@ fn a_host_that_is_gone_does_not_hold_the_others() {
     eventually("results", || std::fs::metadata(&results).is_ok_and(|file| file.len() > 0).then_some(()));
     job.signal("KILL");
     job.wait();
-    stack.lab.plug("h3", "down");
+    stack.lab.set_link("h3", "down");
     let said = stack.fail("stop", &[]);
     assert!(said.contains("the job has ended, but not on all hosts") && said.contains("to h3"), "{said}");
     let said = stack.fail("down", &[]);

@@ -1,5 +1,5 @@
-//! Classifiers: the first is the initializer. What they decide is decided by the production state machines; this file carries
-//! events to these and actions from them, and makes models, data connections and restarts take their time.
+//! Classifiers; the first is the initializer. The production state machines make all decisions. This file carries events to
+//! them and actions from them, and simulates the duration of models, data connections and restarts.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr};
@@ -15,31 +15,32 @@ use protocol::handshake::{ControlMessage, Member};
 use protocol::results::{FromReceiver, Outcome, ResultBatch, Welcome};
 use rand::RngExt;
 
-use crate::network::{Address, Fate, Message, Network};
+use crate::network::{Address, Delivery, Message, Network};
 use crate::port::{Port, ToSend};
 use crate::unexpected;
 
 const RECEIVER: Address = Address::Receiver;
 const INITIALIZER: Address = Address::Classifier(0);
-/// How long the first cluster may take to form, and how long later ones wait for missing processes.
+/// Time limit for the first cluster to form, and how long later ones wait for missing processes.
 const FIRST: Duration = Duration::from_secs(180);
 const LATER: Duration = Duration::from_secs(10);
-/// The longest that making data connections and a restart take, in milliseconds.
+/// The longest time to make data connections, in milliseconds.
 const CONNECT: u64 = 50;
 /// The schema of all results.
 const SCHEMA: &[u8] = br#"[{"row":0,"columns":[["A",["text"]]]}]"#;
+/// The longest time of a restart, in milliseconds.
 const RESTART: u64 = 100;
 
 pub(crate) struct Classifier {
     index: usize,
     processes: usize,
-    /// The longest that a batch takes, in milliseconds.
+    /// The longest time for a batch, in milliseconds.
     work: u64,
-    /// It has been in a cluster; that stands in its ready file.
+    /// It has been in a cluster; its ready file says so, which outlives the process.
     has_formed: bool,
     smaller: u32,
     grown: u32,
-    /// It knows that the job is done.
+    /// It has learnt that the job is done.
     concluded: bool,
     life: Option<Life>,
 }
@@ -49,10 +50,10 @@ struct Life {
     role: Role,
     /// The connection to the receiver.
     receiver: Option<u64>,
-    /// When its data connections stand.
+    /// When its data connections are established.
     connected_at: Option<u64>,
-    /// Batches that are being classified, by when they are done.
-    at_work: VecDeque<(u64, Batch)>,
+    /// Batches that are being classified, with the time when each is done.
+    in_progress: VecDeque<(u64, Batch)>,
 }
 
 enum Role {
@@ -62,12 +63,12 @@ enum Role {
 
 struct Initializer {
     coordinator: Coordinator,
-    /// When the next tick is due that the network knows of.
+    /// When the next scheduled tick is due.
     tick: Option<u64>,
     /// Control connections of the members, in their order.
     members: Vec<u64>,
     welcome: Option<Welcome>,
-    /// Where rows come in, once the dataflow runs.
+    /// The port for rows, once the dataflow runs.
     port: Option<Port>,
 }
 
@@ -90,17 +91,17 @@ impl Classifier {
         }
     }
 
-    /// How many generations there were without all.
+    /// The number of generations that formed without all processes.
     pub(crate) fn smaller(&self) -> u32 {
         self.smaller
     }
 
-    /// How many generations made way for larger ones.
+    /// The number of generations that ended for a larger one.
     pub(crate) fn grown(&self) -> u32 {
         self.grown
     }
 
-    /// Whether it knows that the job is done, and no sender of its own waits to be told.
+    /// Whether it knows that the job is done, and no connected sender still waits for that answer.
     pub(crate) fn has_concluded(&self) -> bool {
         let sender = match &self.life {
             Some(Life { role: Role::Initializer(first), .. }) => {
@@ -120,7 +121,7 @@ impl Classifier {
         self.life = None;
     }
 
-    /// The process ends, and is started again, as long as its end is no final one: that would be the end of the job.
+    /// Ends the process and restarts it. The error must be temporary, since a final one would end the job.
     fn end(&mut self, network: &mut Network, error: &anyhow::Error) {
         assert!(error.is::<Temporary>(), "{:?} ends the job: {error:#}", self.me());
         network.crash(self.me(), RESTART);
@@ -151,23 +152,23 @@ impl Classifier {
             role,
             receiver: None,
             connected_at: None,
-            at_work: VecDeque::new(),
+            in_progress: VecDeque::new(),
         });
         self.schedule_tick(network);
     }
 
-    pub(crate) fn recv(&mut self, network: &mut Network, connection: u64, fate: Fate) {
+    pub(crate) fn recv(&mut self, network: &mut Network, connection: u64, delivery: Delivery) {
         let Some(life) = &mut self.life else { return };
         if life.receiver == Some(connection) {
-            return match fate {
-                Fate::Broken => self.lost(network, "the receiver"),
-                Fate::Message(message) => self.recv_from_receiver(network, message),
+            return match delivery {
+                Delivery::Broken => self.lost(network, "the receiver"),
+                Delivery::Message(message) => self.recv_from_receiver(network, message),
             };
         }
         match &mut life.role {
-            Role::Member { control, .. } if *control == connection => self.recv_control(network, fate),
+            Role::Member { control, .. } if *control == connection => self.recv_control(network, delivery),
             Role::Member { .. } => {}
-            Role::Initializer(_) => self.recv_first(network, connection, fate),
+            Role::Initializer(_) => self.recv_first(network, connection, delivery),
         }
     }
 
@@ -205,18 +206,18 @@ impl Classifier {
         }
     }
 
-    /// What a member hears from the initializer.
-    fn recv_control(&mut self, network: &mut Network, fate: Fate) {
-        let event = match fate {
-            Fate::Message(Message::Data(batch)) => return self.classify(network, batch),
-            Fate::Message(Message::Control(message)) => participant::Event::Message(message),
-            Fate::Message(Message::Refused { later }) => {
+    /// Handles what a member receives from the initializer.
+    fn recv_control(&mut self, network: &mut Network, delivery: Delivery) {
+        let event = match delivery {
+            Delivery::Message(Message::Data(batch)) => return self.classify(network, batch),
+            Delivery::Message(Message::Control(message)) => participant::Event::Message(message),
+            Delivery::Message(Message::Refused { later }) => {
                 let error = anyhow!("the initializer has refused it");
-                assert!(later, "a refusal that is final ends the job");
+                assert!(later, "a final refusal would end the job");
                 participant::Event::Lost(error)
             }
-            Fate::Message(other) => unexpected(self.me(), &other),
-            Fate::Broken => participant::Event::Lost(anyhow!("it is silent")),
+            Delivery::Message(other) => unexpected(self.me(), &other),
+            Delivery::Broken => participant::Event::Lost(anyhow!("it is silent")),
         };
         self.participate(network, event);
     }
@@ -242,31 +243,33 @@ impl Classifier {
         }
     }
 
-    /// What only the initializer hears: from members, latecomers and senders.
-    fn recv_first(&mut self, network: &mut Network, connection: u64, fate: Fate) {
+    /// Handles what the initializer receives from members, latecomers and senders.
+    fn recv_first(&mut self, network: &mut Network, connection: u64, delivery: Delivery) {
         let Some(Life { role: Role::Initializer(first), .. }) = &mut self.life else { return };
         let is_sender = first.port.as_ref().is_some_and(|port| port.knows(connection));
-        let event = match (fate, &mut first.port) {
-            (Fate::Broken, Some(port)) if is_sender => return port.close(connection),
-            (Fate::Broken, _) => coordinator::Event::Left(connection, anyhow!("it is silent")),
-            (Fate::Message(Message::Join(member)), _) => {
+        let event = match (delivery, &mut first.port) {
+            (Delivery::Broken, Some(port)) if is_sender => return port.close(connection),
+            (Delivery::Broken, _) => coordinator::Event::Left(connection, anyhow!("it is silent")),
+            (Delivery::Message(Message::Join(member)), _) => {
                 let (name, ip) = (member.name.clone(), IpAddr::V4(Ipv4Addr::LOCALHOST));
                 coordinator::Event::Join(connection, Candidate { member, name, local: ip, remote: ip })
             }
-            (Fate::Message(Message::Control(message)), _) => coordinator::Event::Message(connection, message),
-            // Before the dataflow runs, senders are not let in.
-            (Fate::Message(Message::Hello(_)), None) => return network.break_off(connection),
-            (Fate::Message(Message::Hello(hello)), Some(port)) => {
+            (Delivery::Message(Message::Control(message)), _) => {
+                coordinator::Event::Message(connection, message)
+            }
+            // The initializer admits no senders before the dataflow runs.
+            (Delivery::Message(Message::Hello(_)), None) => return network.break_off(connection),
+            (Delivery::Message(Message::Hello(hello)), Some(port)) => {
                 let to_send = port.open(connection, hello);
                 return self.send_all(network, to_send);
             }
-            (Fate::Message(Message::Bytes(bytes)), Some(port)) if is_sender => {
+            (Delivery::Message(Message::Bytes(bytes)), Some(port)) if is_sender => {
                 let to_send = port.recv(connection, &bytes, time(network.now));
                 return self.send_all(network, to_send);
             }
-            // The port has closed the connection meanwhile.
-            (Fate::Message(Message::Bytes(_)), _) => return,
-            (Fate::Message(other), _) => unexpected(INITIALIZER, &other),
+            // The port has closed the connection in the meantime.
+            (Delivery::Message(Message::Bytes(_)), _) => return,
+            (Delivery::Message(other), _) => unexpected(INITIALIZER, &other),
         };
         self.coordinate(network, event);
     }
@@ -298,7 +301,7 @@ impl Classifier {
                 coordinator::Action::Connect(_) => *connected_at = Some(connect_time(network, INITIALIZER)),
                 coordinator::Action::Start => {
                     self.has_formed = true;
-                    let welcome = first.welcome.expect("it has its number from there");
+                    let welcome = first.welcome.expect("the generation's number came with the welcome");
                     first.port = Some(Port::new(first.members.len() + 1, &welcome));
                 }
                 coordinator::Action::End(error) => {
@@ -320,7 +323,7 @@ impl Classifier {
         }
     }
 
-    /// Sends what the port has for workers, the receiver and senders.
+    /// Sends the port's messages to workers, the receiver and senders.
     fn send_all(&mut self, network: &mut Network, all: Vec<ToSend>) {
         for to_send in all {
             let Some(Life { role: Role::Initializer(first), receiver, .. }) = &mut self.life else { return };
@@ -343,16 +346,16 @@ impl Classifier {
     fn classify(&mut self, network: &mut Network, batch: Batch) {
         let me = self.me();
         let Some(life) = &mut self.life else { return };
-        let begin = life.at_work.back().map_or(network.now, |(at, _)| *at);
+        let begin = life.in_progress.back().map_or(network.now, |(at, _)| *at);
         let done = begin + network.random.random_range(1..self.work);
-        life.at_work.push_back((done, batch));
+        life.in_progress.push_back((done, batch));
         network.wake(me, done - network.now);
     }
 
     pub(crate) fn wake(&mut self, network: &mut Network) {
         let me = self.me();
         let Some(life) = &mut self.life else { return };
-        while let Some((_, batch)) = life.at_work.pop_front_if(|(at, _)| *at <= network.now) {
+        while let Some((_, batch)) = life.in_progress.pop_front_if(|(at, _)| *at <= network.now) {
             let Some(receiver) = life.receiver else { continue };
             let results = ResultBatch {
                 number: batch.number,
@@ -387,7 +390,7 @@ impl Classifier {
     }
 }
 
-/// When data connections stand that are made now.
+/// Schedules the end of connecting; returns when data connections that begin now are established.
 fn connect_time(network: &mut Network, of: Address) -> u64 {
     let takes = network.random.random_range(1..CONNECT);
     network.wake(of, takes);

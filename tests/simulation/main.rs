@@ -1,13 +1,13 @@
-//! The protocols under simulated time. All that decides is production code: the coordinator and the participants of the cluster, the
-//! source's intake, issuer and window, the sender's session and replay, the receiver's job, writer and audit, and the frame reader.
-//! The network between them delays, breaks and is cut, processes die and come back, clocks on the wall are set, and the disk keeps
-//! what was synced. A seed decides everything, so a failing one fails again:
+//! The protocols under simulated time. Production code makes all decisions: the coordinator and the participants of the
+//! cluster, the source's intake, issuer and window, the sender's session and replay, the receiver's job, writer and audit,
+//! and the frame reader. Around them, the network delays messages, breaks connections and is cut; processes die and restart;
+//! wall clocks are set; and the disk keeps only what was synced. A seed decides everything, so a failure can be repeated:
 //!
 //! ```text
 //! SIMULATION_SEED=17 cargo test -p tests --test simulation -- --nocapture
 //! ```
 
-#![allow(clippy::print_stderr, reason = "a test says what it found")]
+#![allow(clippy::print_stderr, reason = "tests print what they find")]
 
 mod classifiers;
 mod network;
@@ -22,27 +22,27 @@ use protocol::frame;
 use rand::{RngExt, SeedableRng};
 
 use classifiers::Classifier;
-use network::{Address, Event, Fate, Message, Network};
+use network::{Address, Delivery, Event, Message, Network};
 use receiver::Receiver;
 use sender::Sender;
 
-/// How many jobs the test runs.
+/// The number of simulated jobs.
 const SEEDS: u64 = 30_000;
-/// Rows of a job; each is its own number.
+/// Rows of a job; each row is its own number.
 const ROWS: u32 = 300;
-/// The longest that a job may take, in simulated milliseconds.
+/// Time limit for a job, in simulated milliseconds.
 const PATIENCE: u64 = 300_000;
-/// The longest that a batch takes, in milliseconds: most models are quick. With slow ones, a job takes long enough for missing
-/// processes to be taken in.
+/// The longest time for a batch, in milliseconds, with a quick and with a slow model. With a slow one, a job takes long
+/// enough for missing processes to join.
 const QUICK: u64 = 50;
 const SLOW: u64 = 3000;
-/// The most faults in a job, and the longest time between two.
+/// The most faults in a job, and the longest time between two, in milliseconds.
 const MOST_FAULTS: u32 = 12;
 const FAULT_PAUSE: u64 = 1500;
 
-/// What happened in a run, to check that the simulation covers what it is for.
+/// What happened in a run, to check that the simulation covers enough.
 #[derive(Debug, Default, PartialEq)]
-struct Story {
+struct Stats {
     crashes: u32,
     cuts: u32,
     steps: u32,
@@ -59,8 +59,8 @@ struct World {
     receiver: Receiver,
     classifiers: Vec<Classifier>,
     sender: Sender,
-    story: Story,
-    /// How many faults are still to come.
+    stats: Stats,
+    /// The number of remaining faults.
     faults: u32,
 }
 
@@ -74,7 +74,7 @@ impl World {
             receiver: Receiver::default(),
             classifiers: (0..processes).map(|i| Classifier::new(i, processes, work)).collect(),
             sender: Sender::new(random.random_bool(0.5)),
-            story: Story::default(),
+            stats: Stats::default(),
             faults: 0,
             random,
             network: {
@@ -89,44 +89,44 @@ impl World {
         world
     }
 
-    fn run(mut self) -> Story {
+    fn run(mut self) -> Stats {
         while !self.is_over() {
             let Some(event) = self.network.next() else { panic!("the job has stalled") };
             assert!(self.network.now < PATIENCE, "the job does not end");
             match event {
                 Event::Fault => self.fault(),
                 Event::Start(address) => self.start(address),
-                Event::Fate { to, connection, fate } => self.deliver(to, connection, fate),
+                Event::Delivery { to, connection, delivery } => self.deliver(to, connection, delivery),
                 Event::Timer { of, incarnation } => {
                     if self.network.incarnation(of) == Some(incarnation) {
                         self.wake(of);
                     }
                 }
             }
-            self.bury();
+            self.handle_deaths();
         }
         let mut expected = Vec::new();
         (0..ROWS).for_each(|row| frame::push(&mut expected, &row.to_be_bytes()));
         assert!(self.receiver.results() == expected, "the results are not those of an undisturbed run");
-        self.story.ended = self.network.now;
-        self.story.generations = self.receiver.generations();
-        self.story.rewinds = self.sender.rewinds();
-        self.story.grown = self.classifiers[0].grown();
-        self.story.smaller = self.classifiers[0].smaller();
-        self.story
+        self.stats.ended = self.network.now;
+        self.stats.generations = self.receiver.generations();
+        self.stats.rewinds = self.sender.rewinds();
+        self.stats.grown = self.classifiers[0].grown();
+        self.stats.smaller = self.classifiers[0].smaller();
+        self.stats
     }
 
-    /// The initializer knows that the job is done, and so does a sender that waits to be told. One that has lost its connection
-    /// is not told, and whatever has started it knows from the receiver.
+    /// Whether the initializer knows that the job is done, and so does a connected sender. A sender without a connection is
+    /// not told; its supervisor learns it from the receiver.
     fn is_over(&self) -> bool {
         let initializer = &self.classifiers[0];
         assert!(
             !initializer.knows_the_end() || self.receiver.is_finished(),
-            "it is told of an end too early"
+            "the initializer learns of the end too early"
         );
         assert!(
             !self.sender.is_done() || initializer.knows_the_end(),
-            "the sender is told of an end too early"
+            "the sender learns of the end too early"
         );
         initializer.has_concluded() || self.sender.is_done()
     }
@@ -146,17 +146,17 @@ impl World {
         all.extend([Address::Receiver, Address::Sender]);
         let victim = all[self.random.random_range(0..all.len())];
         if self.random.random_bool(0.3) {
-            self.story.steps += 1;
+            self.stats.steps += 1;
             self.network.step_clock();
         }
         let may_die = victim != Address::Sender || self.sender.may_die();
         if self.random.random_bool(0.7) && may_die {
-            self.story.crashes += 1;
-            // Most come back soon, some after the others have continued without them.
+            self.stats.crashes += 1;
+            // Most return soon, some only after the others have continued without them.
             let away = if self.random.random_bool(0.8) { 300 } else { 25_000 };
             self.network.crash(victim, away);
         } else {
-            self.story.cuts += 1;
+            self.stats.cuts += 1;
             let time = self.random.random_range(1..12_000);
             self.network.cut(victim, time);
         }
@@ -170,11 +170,11 @@ impl World {
         }
     }
 
-    fn deliver(&mut self, to: Address, connection: u64, fate: Fate) {
+    fn deliver(&mut self, to: Address, connection: u64, delivery: Delivery) {
         match to {
-            Address::Receiver => self.receiver.recv(&mut self.network, connection, fate),
-            Address::Classifier(i) => self.classifiers[i].recv(&mut self.network, connection, fate),
-            Address::Sender => self.sender.recv(&mut self.network, connection, fate),
+            Address::Receiver => self.receiver.recv(&mut self.network, connection, delivery),
+            Address::Classifier(i) => self.classifiers[i].recv(&mut self.network, connection, delivery),
+            Address::Sender => self.sender.recv(&mut self.network, connection, delivery),
         }
     }
 
@@ -186,8 +186,8 @@ impl World {
         }
     }
 
-    /// Processes that have died lose what they had in memory.
-    fn bury(&mut self) {
+    /// Drops the memory of processes that have died.
+    fn handle_deaths(&mut self) {
         while let Some(address) = self.network.died.pop() {
             match address {
                 Address::Receiver => self.receiver.die(),
@@ -199,7 +199,7 @@ impl World {
 }
 
 #[test]
-fn whatever_happens_the_results_are_the_same() {
+fn results_do_not_depend_on_faults() {
     if let Ok(seed) = std::env::var("SIMULATION_SEED") {
         run(seed.parse().expect("SIMULATION_SEED is a number"));
         return;
@@ -219,45 +219,44 @@ fn whatever_happens_the_results_are_the_same() {
 }
 
 #[test]
-fn a_seed_decides_everything() {
+fn a_run_depends_only_on_its_seed() {
     assert_eq!(run(7), run(7));
 }
 
 #[test]
-fn the_simulation_covers_what_it_is_for() {
-    let stories: Vec<_> = (0..200).map(run).collect();
-    let sum = |of: fn(&Story) -> u32| stories.iter().map(of).sum::<u32>();
-    assert!(sum(|story| story.crashes) > 400 && sum(|story| story.cuts) > 200);
-    assert!(sum(|story| story.steps) > 200, "{}", sum(|story| story.steps));
-    assert!(sum(|story| story.generations) > 300, "{}", sum(|story| story.generations));
-    assert!(sum(|story| story.smaller) > 10, "{}", sum(|story| story.smaller));
-    assert!(sum(|story| story.grown) > 0, "{}", sum(|story| story.grown));
-    assert!(sum(|story| story.rewinds) > 100, "{}", sum(|story| story.rewinds));
+fn the_simulation_covers_all_kinds_of_faults_and_recoveries() {
+    let runs: Vec<_> = (0..200).map(run).collect();
+    let sum = |of: fn(&Stats) -> u32| runs.iter().map(of).sum::<u32>();
+    assert!(sum(|stats| stats.crashes) > 400 && sum(|stats| stats.cuts) > 200);
+    assert!(sum(|stats| stats.steps) > 200, "{}", sum(|stats| stats.steps));
+    assert!(sum(|stats| stats.generations) > 300, "{}", sum(|stats| stats.generations));
+    assert!(sum(|stats| stats.smaller) > 10, "{}", sum(|stats| stats.smaller));
+    assert!(sum(|stats| stats.grown) > 0, "{}", sum(|stats| stats.grown));
+    assert!(sum(|stats| stats.rewinds) > 100, "{}", sum(|stats| stats.rewinds));
 }
 
-/// Runs one job.
-fn run(seed: u64) -> Story {
+fn run(seed: u64) -> Stats {
     let _seed = NameWhenPanicking(seed);
     World::new(seed).run()
 }
 
-/// Says which seed has failed.
+/// Prints the seed if the run panics.
 struct NameWhenPanicking(u64);
 
 impl Drop for NameWhenPanicking {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            print(format_args!("this one failed: SIMULATION_SEED={}", self.0));
+            print(format_args!("this run failed: SIMULATION_SEED={}", self.0));
         }
     }
 }
 
-#[expect(clippy::print_stdout, reason = "the test harness keeps it until a test fails")]
+#[expect(clippy::print_stdout, reason = "the test harness captures it unless a test fails")]
 fn print(what: impl std::fmt::Display) {
     println!("{what}");
 }
 
-/// A message that a process does not expect is a defect of the simulation.
+/// Panics: a message that a process does not expect is a defect of the simulation.
 fn unexpected(process: Address, message: &Message) -> ! {
     panic!("{process:?} does not expect {message:?}")
 }

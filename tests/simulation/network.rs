@@ -13,10 +13,11 @@ use rand::{RngExt, SeedableRng};
 
 /// After this many milliseconds without a heartbeat, the other side of a connection counts as lost.
 const SILENCE: u64 = 5000;
-/// When the simulation begins, in milliseconds since 1970, and by how many milliseconds a clock may be wrong.
-const LONG_AGO: u64 = 1_500_000_000_000;
-const STEP: i64 = 1_000_000_000;
-/// The longest that a message takes, in milliseconds.
+/// Wall-clock time at which the simulation begins, in milliseconds since 1970, and how far clocks may be off, in
+/// milliseconds.
+const WALL_START: u64 = 1_500_000_000_000;
+const MOST_CLOCK_OFFSET: i64 = 1_000_000_000;
+/// The longest delay of a message, in milliseconds.
 const SLOWEST: u64 = 30;
 
 /// A process.
@@ -28,7 +29,7 @@ pub(crate) enum Address {
     Sender,
 }
 
-/// What crosses the network.
+/// A message between processes.
 #[derive(Debug, Clone)]
 pub(crate) enum Message {
     /// To the initializer's control port.
@@ -48,17 +49,17 @@ pub(crate) enum Message {
     Answer(SourceAnswer),
     /// The header, rows, or their end.
     Bytes(Bytes),
-    /// So many messages of bytes were read.
-    Taken(usize),
-    /// The connection is not wanted; perhaps later.
+    /// This many messages of bytes were read.
+    Consumed(usize),
+    /// The connection is refused; with `later`, only for now.
     Refused {
         later: bool,
     },
 }
 
-/// What happens at one side of a connection.
+/// What one end of a connection gets.
 #[derive(Debug, Clone)]
-pub(crate) enum Fate {
+pub(crate) enum Delivery {
     Message(Message),
     /// The other side is lost, or was never there.
     Broken,
@@ -68,12 +69,12 @@ pub(crate) enum Fate {
 pub(crate) enum Event {
     Fault,
     Start(Address),
-    Fate { to: Address, connection: u64, fate: Fate },
+    Delivery { to: Address, connection: u64, delivery: Delivery },
     Timer { of: Address, incarnation: u32 },
 }
 
 struct Connection {
-    /// Both ends, with their incarnations when it was made.
+    /// Both ends, with their incarnations when they connected.
     ends: [(Address, u32); 2],
     /// When the last message to each end arrives; messages stay in order.
     last: [u64; 2],
@@ -92,11 +93,11 @@ pub(crate) struct Network {
     lives: BTreeMap<Address, (u32, bool)>,
     /// Until when each process is cut off.
     cut: BTreeMap<Address, u64>,
-    /// Processes whose death was not handled yet.
+    /// Processes whose death is not handled yet.
     pub(crate) died: Vec<Address>,
     is_verbose: bool,
-    /// By how many milliseconds the wall clocks are wrong; a step changes it.
-    wrong: i64,
+    /// How far the wall clocks are off, in milliseconds.
+    clock_offset: i64,
 }
 
 impl Network {
@@ -112,19 +113,19 @@ impl Network {
             cut: BTreeMap::new(),
             died: Vec::new(),
             is_verbose,
-            wrong: 0,
+            clock_offset: 0,
         }
     }
 
     /// The time of the wall clocks.
     pub(crate) fn wall(&self) -> SystemTime {
-        let shown = self.now as i64 + self.wrong;
-        SystemTime::UNIX_EPOCH + Duration::from_millis(LONG_AGO.saturating_add_signed(shown))
+        let shown = self.now as i64 + self.clock_offset;
+        SystemTime::UNIX_EPOCH + Duration::from_millis(WALL_START.saturating_add_signed(shown))
     }
 
     /// Sets the wall clocks forward or back.
     pub(crate) fn step_clock(&mut self) {
-        self.wrong = self.random.random_range(-STEP..STEP);
+        self.clock_offset = self.random.random_range(-MOST_CLOCK_OFFSET..MOST_CLOCK_OFFSET);
     }
 
     pub(crate) fn at(&mut self, time: u64, event: Event) {
@@ -137,7 +138,7 @@ impl Network {
         loop {
             let Reverse((time, number)) = self.events.pop()?;
             self.now = time;
-            // A reset has removed others.
+            // A reset may have removed the event.
             let Some(event) = self.what.remove(&number) else { continue };
             match &event {
                 Event::Start(address) => {
@@ -147,10 +148,10 @@ impl Network {
                     }
                     *life = (life.0 + 1, true);
                 }
-                Event::Fate { to, connection, .. } => {
+                Event::Delivery { to, connection, .. } => {
                     let connection = &self.connections[connection];
                     let end = connection.ends.iter().find(|(address, _)| address == to);
-                    // The process has died since.
+                    // The process has died in the meantime.
                     if end.is_none_or(|(_, incarnation)| self.incarnation(*to) != Some(*incarnation)) {
                         continue;
                     }
@@ -180,7 +181,7 @@ impl Network {
         }
     }
 
-    /// A process dies, and is started again within `away` milliseconds.
+    /// Kills a process, and restarts it within `away` milliseconds.
     pub(crate) fn crash(&mut self, process: Address, away: u64) {
         let Some(life) = self.lives.get_mut(&process).filter(|(_, lives)| *lives) else { return };
         life.1 = false;
@@ -195,8 +196,8 @@ impl Network {
         }
     }
 
-    /// Cuts a process off for this many milliseconds: what is sent meanwhile arrives later. After [`SILENCE`], both sides count the
-    /// other as lost.
+    /// Cuts a process off for this many milliseconds. Messages sent in that time arrive later. After [`SILENCE`], both sides
+    /// consider the other lost.
     pub(crate) fn cut(&mut self, process: Address, time: u64) {
         self.cut.insert(process, self.now + time);
         if time < SILENCE {
@@ -208,18 +209,22 @@ impl Network {
             if ends.contains(&process) && !self.connections[&connection].broken {
                 self.connections.get_mut(&connection).expect("it is known").broken = true;
                 for to in ends {
-                    self.at(self.now + SILENCE, Event::Fate { to, connection, fate: Fate::Broken });
+                    self.at(
+                        self.now + SILENCE,
+                        Event::Delivery { to, connection, delivery: Delivery::Broken },
+                    );
                 }
             }
         }
     }
 
+    /// When a message sent now can leave: now, or when no end is cut off any more.
     fn reaches(&self, ends: [Address; 2]) -> u64 {
         let until = ends.iter().filter_map(|end| self.cut.get(end)).max().copied();
         until.unwrap_or(0).max(self.now)
     }
 
-    /// Connects. If the other side is not there, the connection breaks later.
+    /// Connects. If the other process does not run, the connection breaks later.
     pub(crate) fn connect(&mut self, from: Address, to: Address) -> u64 {
         self.count += 1;
         let connection = self.count;
@@ -229,8 +234,8 @@ impl Network {
         let broken = other.is_none() || self.reaches([from, to]) > self.now;
         self.connections.insert(connection, Connection { ends, last: [0, 0], broken });
         if broken {
-            let fate = Fate::Broken;
-            self.at(self.now + SLOWEST, Event::Fate { to: from, connection, fate });
+            let delivery = Delivery::Broken;
+            self.at(self.now + SLOWEST, Event::Delivery { to: from, connection, delivery });
         }
         connection
     }
@@ -242,10 +247,10 @@ impl Network {
         let begin = self.reaches(ends).max(known.last[to]);
         let time = begin + self.random.random_range(0..SLOWEST);
         self.connections.get_mut(&connection).expect("it is known").last[to] = time;
-        self.at(time, Event::Fate { to: ends[to], connection, fate: Fate::Message(message) });
+        self.at(time, Event::Delivery { to: ends[to], connection, delivery: Delivery::Message(message) });
     }
 
-    /// Closes a connection: both sides see that, and messages in flight may be lost.
+    /// Closes a connection. Both ends notice, and messages in flight may be lost.
     pub(crate) fn break_off(&mut self, connection: u64) {
         let Some(known) = self.connections.get_mut(&connection).filter(|known| !known.broken) else { return };
         known.broken = true;
@@ -255,10 +260,10 @@ impl Network {
             let lost = self.random.random_bool(0.5);
             let time = if lost { self.now + 1 } else { last.max(self.now) + 1 };
             if lost {
-                let late = |event: &Event| matches!(event, Event::Fate { to: other, connection: of, .. } if *other == to && *of == connection);
+                let late = |event: &Event| matches!(event, Event::Delivery { to: other, connection: of, .. } if *other == to && *of == connection);
                 self.what.retain(|_, event| !late(event));
             }
-            self.at(time, Event::Fate { to, connection, fate: Fate::Broken });
+            self.at(time, Event::Delivery { to, connection, delivery: Delivery::Broken });
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Where rows come in: the real frame reader, intake and issuer, over connections that are buffers.
+//! The port for rows: the production frame reader, intake and issuer, with buffers as connections.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -18,10 +18,10 @@ use protocol::results::{Acknowledgement, Welcome};
 
 use crate::network::Message;
 
-/// Rows in a batch, and the bytes that it may have.
+/// The most rows and bytes in a batch.
 const CHUNK: usize = 7;
 const BATCH_BYTES: usize = 1000;
-/// Bytes that wait for the source.
+/// The most bytes that wait for the source.
 const QUEUE: usize = 100;
 const LIMITS: Limits = Limits { batches: 12, bytes: 400 };
 /// The hash of the job's settings.
@@ -39,22 +39,22 @@ pub(crate) struct Port {
     issuer: Issuer,
     senders: BTreeMap<u64, Inbound>,
     durable: u64,
-    /// The rows of the job, when it is done.
+    /// The number of the job's rows, once it is done.
     done: Option<u64>,
 }
 
-/// A connection of a sender that was let in.
+/// The connection of an admitted sender.
 struct Inbound {
-    /// `None` if it has sent all rows, on a connection before.
+    /// `None` if the sender has sent all rows.
     lease: Option<LeaseId>,
     pipe: Pipe,
     reader: FrameReader<Pipe>,
     header: Option<Bytes>,
-    /// Messages that are not read yet.
+    /// Number of messages not read yet.
     unread: usize,
 }
 
-/// What has arrived and was not read.
+/// Bytes that have arrived and are not read yet.
 #[derive(Clone, Default)]
 struct Pipe(Rc<RefCell<VecDeque<u8>>>);
 
@@ -87,7 +87,7 @@ impl Port {
         self.senders.contains_key(&connection)
     }
 
-    /// A sender has come.
+    /// Admits a sender.
     pub(crate) fn open(&mut self, connection: u64, hello: SenderHello) -> Vec<ToSend> {
         let answer = |answer| ToSend::Sender(connection, Message::Answer(answer));
         let (lease, to_send) = match self.intake.admit(hello.session, connection) {
@@ -97,7 +97,7 @@ impl Port {
             }
             Admission::Send { lease, next_row, replaced } => {
                 let mut to_send = vec![answer(SourceAnswer::NextRow(next_row))];
-                // Its thread ends later, and releases its lease then.
+                // The replaced connection's thread ends later, and then releases its lease.
                 to_send.extend(replaced.map(ToSend::Close));
                 (Some(lease), to_send)
             }
@@ -108,22 +108,22 @@ impl Port {
         to_send
     }
 
-    /// The job is done: tells the senders.
+    /// Tells the senders that the job is done.
     pub(crate) fn conclude(&mut self, rows: u64) -> Vec<ToSend> {
         self.done = Some(rows);
         let done = |connection: &u64| ToSend::Sender(*connection, Message::Answer(SourceAnswer::Done(rows)));
         self.senders.keys().map(done).collect()
     }
 
-    /// A sender's connection has ended.
+    /// Handles the end of a sender's connection.
     pub(crate) fn close(&mut self, connection: u64) {
-        // What was taken stays; the rest is asked for again.
+        // Rows that the intake has accepted stay; the source asks for the others again.
         if let Some(Inbound { lease: Some(lease), .. }) = self.senders.remove(&connection) {
             self.intake.release(lease);
         }
     }
 
-    /// Something has come from a sender.
+    /// Handles bytes from a sender.
     pub(crate) fn recv(&mut self, connection: u64, bytes: &[u8], now: Duration) -> Vec<ToSend> {
         if let Some(inbound) = self.senders.get_mut(&connection) {
             inbound.pipe.0.borrow_mut().extend(bytes);
@@ -145,7 +145,7 @@ impl Port {
         to_send
     }
 
-    /// Takes rows in and issues batches, until neither goes on.
+    /// Reads rows and issues batches until neither makes progress.
     fn issue(&mut self, now: Duration) -> Vec<ToSend> {
         let mut to_send = Vec::new();
         loop {
@@ -181,9 +181,9 @@ impl Port {
         while self.intake.has_room() {
             match inbound.read() {
                 Ok((frames, rows, end)) => {
-                    let header = inbound.header.clone().expect("it is read first");
+                    let header = inbound.header.clone().expect("the header is read first");
                     self.intake.check_header(&header).expect("all connections send the same header");
-                    let mut put = |incoming| self.intake.push(lease, incoming).expect("it is active");
+                    let mut put = |incoming| self.intake.push(lease, incoming).expect("the lease is active");
                     if rows > 0 {
                         put(Incoming::Rows { header, frames, rows });
                     }
@@ -196,9 +196,9 @@ impl Port {
                 }
                 Err(FrameError::Io { source, .. }) if source.kind() == io::ErrorKind::WouldBlock => {
                     let read = std::mem::take(&mut inbound.unread);
-                    return (read > 0).then_some(ToSend::Sender(connection, Message::Taken(read)));
+                    return (read > 0).then_some(ToSend::Sender(connection, Message::Consumed(read)));
                 }
-                Err(error) => panic!("what a sender sends is well-formed: {error}"),
+                Err(error) => panic!("the sender's stream is malformed: {error}"),
             }
         }
         None
@@ -206,7 +206,7 @@ impl Port {
 }
 
 impl Inbound {
-    /// The next batch's rows, and whether they are the last; fails when they are not all here.
+    /// Reads the rows of the next batch, and whether they are the last; fails if they have not all arrived.
     fn read(&mut self) -> Result<(Bytes, u32, bool), FrameError> {
         if self.header.is_none() {
             self.header = self.reader.next_frame()?;

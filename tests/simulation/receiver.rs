@@ -1,4 +1,4 @@
-//! The receiver: the real job and writer, over a disk that keeps what was synced.
+//! The receiver: the production job and writer, on a disk that keeps only what was synced.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -17,11 +17,11 @@ use protocol::results::{FromReceiver, Outcome, ResultBatch, Summary, Welcome};
 use protocol::schema::Schema;
 use rand::RngExt;
 
-use crate::network::{Address, Fate, Message, Network};
+use crate::network::{Address, Delivery, Message, Network};
 use crate::unexpected;
 
 const ME: Address = Address::Receiver;
-/// How long a sync takes at most, in milliseconds.
+/// The longest time of a sync, in milliseconds.
 const SYNC: u64 = 20;
 
 /// Messages to send; `None` closes the connection.
@@ -53,12 +53,12 @@ impl job::Peer for Peer {
     }
 }
 
-/// Not used, since all early batches have room in memory.
+/// Never used, since memory has room for all early batches.
 struct NoSpill;
 
 impl Spill for NoSpill {
     fn write(&mut self, batch: ResultBatch) -> anyhow::Result<Stub> {
-        panic!("there is room for batch {}", batch.number)
+        panic!("memory has room for batch {}", batch.number)
     }
 
     fn take(&mut self, _: Stub) -> anyhow::Result<ResultBatch> {
@@ -101,9 +101,9 @@ impl Storage for Files {
 
 #[derive(Default)]
 pub(crate) struct Receiver {
-    /// What is durable.
+    /// The durable files.
     disk: Files,
-    /// How many lives it has had; durable as well.
+    /// The number of its lives, durable as well.
     lives: u64,
     life: Option<Life>,
     newest: u64,
@@ -115,7 +115,7 @@ struct Life {
     job: Job<Peer>,
     writer: Writer<Files, NoSpill>,
     outbox: Outbox,
-    /// Connections of processes: their generation and number.
+    /// Generation and number of each process, by connection.
     processes: BTreeMap<u64, (u64, u64)>,
     syncing: bool,
 }
@@ -149,7 +149,7 @@ impl Receiver {
         &self.disk.results
     }
 
-    /// Whether the job is done, durably.
+    /// Whether it is durable that the job is done.
     pub(crate) fn is_finished(&self) -> bool {
         self.finished
     }
@@ -158,20 +158,20 @@ impl Receiver {
         self.generations
     }
 
-    pub(crate) fn recv(&mut self, network: &mut Network, connection: u64, fate: Fate) {
+    pub(crate) fn recv(&mut self, network: &mut Network, connection: u64, delivery: Delivery) {
         let Some(life) = &mut self.life else { return };
-        match fate {
-            Fate::Broken => {
+        match delivery {
+            Delivery::Broken => {
                 if let Some((_, number)) = life.processes.remove(&connection) {
                     life.job.left(number);
                 }
             }
-            Fate::Message(Message::Open(generation)) => {
+            Delivery::Message(Message::Open(generation)) => {
                 let peer = Peer { connection, outbox: Rc::clone(&life.outbox) };
                 let is_new = generation.is_none();
                 match life.job.admit(peer, generation) {
                     Ok((generation, number)) => {
-                        assert!(!is_new || generation > self.newest, "generations have numbers of their own");
+                        assert!(!is_new || generation > self.newest, "a generation's number was used before");
                         life.processes.insert(connection, (generation, number));
                         if generation > self.newest {
                             self.newest = generation;
@@ -184,34 +184,34 @@ impl Receiver {
                     }
                 }
             }
-            Fate::Message(Message::Results(batch)) => {
-                // Results of a generation that is over may still arrive.
+            Delivery::Message(Message::Results(batch)) => {
+                // Results of an ended generation may still arrive.
                 let Some(&(generation, _)) = life.processes.get(&connection) else { return };
                 let received = life.writer.recv(generation, batch, &life.job, network.wall());
-                received.expect("no number is out of the window");
-                life.writer.write(&life.job, true).expect("batches follow on each other, and fit");
+                received.expect("all numbers are within the window");
+                life.writer.write(&life.job, true).expect("batches follow each other, and fit");
             }
-            Fate::Message(Message::Identity(identity)) => {
+            Delivery::Message(Message::Identity(identity)) => {
                 life.job.identity(identity).expect("it is always the same job");
             }
-            Fate::Message(Message::Totals(totals)) => {
+            Delivery::Message(Message::Totals(totals)) => {
                 life.job.totals(totals, network.wall()).expect("each generation reads the same rows");
             }
-            Fate::Message(other) => unexpected(ME, &other),
+            Delivery::Message(other) => unexpected(ME, &other),
         }
         self.work(network);
     }
 
-    /// A sync is done.
+    /// Completes a sync.
     pub(crate) fn wake(&mut self, network: &mut Network) {
         let Some(life) = &mut self.life else { return };
         life.syncing = false;
         match life.job.sync_work_now() {
             Some(SyncWork::Sync(position)) => {
                 let bytes = position.result_bytes as usize;
-                // Whatever happens to clocks and processes.
+                // Neither restarts nor wrong clocks change the time at which the job began.
                 let started = self.disk.position.started;
-                assert!(started == 0 || started == position.started, "the job began at one time");
+                assert!(started == 0 || started == position.started, "the job's start time changed");
                 let written = life.writer.storage();
                 let (results, schema) = (written.results[..bytes].to_vec(), written.schema.clone());
                 self.disk = Files { results, schema, position };
@@ -237,7 +237,7 @@ impl Receiver {
                     if let Message::FromReceiver(FromReceiver::Acknowledgement(acknowledgement)) = &message {
                         assert!(
                             acknowledgement.next <= self.disk.position.next,
-                            "it acknowledges what is not durable"
+                            "an acknowledgement covers batches that are not durable"
                         );
                     }
                     network.send(connection, ME, message);
@@ -253,7 +253,7 @@ impl Receiver {
     }
 }
 
-/// The end of a job whose results are these.
+/// The end of a job whose results reach up to `position`.
 fn done(position: Position) -> End {
     let summary = Summary {
         rows: position.next_row,

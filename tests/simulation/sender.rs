@@ -1,4 +1,4 @@
-//! The sender: the real session over an input that can be read again, or the real replay over one that cannot.
+//! The sender: the production session, with an input that can be read again, or the production replay over one that cannot.
 
 use std::time::Duration;
 
@@ -10,19 +10,19 @@ use sender::input::{Extent, Input};
 use sender::replay::Replay;
 use sender::session::{Failure, Session, Step};
 
-use crate::network::{Address, Fate, Message, Network};
+use crate::network::{Address, Delivery, Message, Network};
 use crate::{ROWS, unexpected};
 
 const ME: Address = Address::Sender;
 /// Longer than any job.
 const PATIENCE: Duration = Duration::from_secs(1000);
-/// Rows in a message, and messages that may be on their way.
+/// Rows in a message, and the most messages in flight.
 const ROWS_AT_ONCE: u64 = 10;
-const MOST_UNDER_WAY: usize = 4;
+const MOST_IN_FLIGHT: usize = 4;
 pub(crate) const HEADER: &[u8] = b"A";
 
 pub(crate) struct Sender {
-    can_go_back: bool,
+    can_rewind: bool,
     lives: u32,
     rewinds: u32,
     is_done: bool,
@@ -34,14 +34,14 @@ struct Life {
     session: Session,
     input: Box<dyn Input>,
     connection: Option<u64>,
-    under_way: usize,
+    in_flight: usize,
     sending: bool,
 }
 
-/// Rows that are their own numbers.
+/// An input in which each row is its own number.
 struct Numbers {
     next: u64,
-    can_go_back: bool,
+    can_rewind: bool,
 }
 
 impl Input for Numbers {
@@ -50,7 +50,7 @@ impl Input for Numbers {
     }
 
     fn seek(&mut self, row: u64) -> anyhow::Result<()> {
-        ensure!(self.can_go_back || row >= self.next, "it cannot go back from row {} to {row}", self.next);
+        ensure!(self.can_rewind || row >= self.next, "it cannot go back from row {} to {row}", self.next);
         ensure!(row <= u64::from(ROWS), "there are not {row} rows");
         self.next = row;
         Ok(())
@@ -73,14 +73,14 @@ impl Input for Numbers {
 }
 
 impl Sender {
-    /// One whose input can be read again, or cannot: then it must not die.
-    pub(crate) fn new(can_go_back: bool) -> Self {
-        Self { can_go_back, lives: 0, rewinds: 0, is_done: false, life: None }
+    /// A sender whose input can be read again or not; if not, the sender must not die.
+    pub(crate) fn new(can_rewind: bool) -> Self {
+        Self { can_rewind, lives: 0, rewinds: 0, is_done: false, life: None }
     }
 
-    /// Whether the job outlives it.
+    /// Whether the job can continue after its death.
     pub(crate) fn may_die(&self) -> bool {
-        self.can_go_back
+        self.can_rewind
     }
 
     /// Whether it knows that the job is done.
@@ -88,19 +88,19 @@ impl Sender {
         self.is_done
     }
 
-    /// How often the source asked for rows that were sent before.
+    /// How often the source has asked for rows that were sent before.
     pub(crate) fn rewinds(&self) -> u32 {
         self.rewinds
     }
 
     pub(crate) fn start(&mut self, network: &mut Network) {
-        let numbers = Numbers { next: 0, can_go_back: self.can_go_back };
+        let numbers = Numbers { next: 0, can_rewind: self.can_rewind };
         let input: Box<dyn Input> =
-            if self.can_go_back { Box::new(numbers) } else { Box::new(Replay::new(numbers)) };
+            if self.can_rewind { Box::new(numbers) } else { Box::new(Replay::new(numbers)) };
         let session = Session::new(PATIENCE, self.lives > 0);
         self.lives += 1;
         self.life =
-            Some(Life { began: network.now, session, input, connection: None, under_way: 0, sending: false });
+            Some(Life { began: network.now, session, input, connection: None, in_flight: 0, sending: false });
         self.connect(network);
     }
 
@@ -108,7 +108,7 @@ impl Sender {
         self.life = None;
     }
 
-    /// The pause before the next connection is over.
+    /// Connects again after the pause.
     pub(crate) fn wake(&mut self, network: &mut Network) {
         if self.life.as_ref().is_some_and(|life| life.connection.is_none()) {
             self.connect(network);
@@ -125,19 +125,19 @@ impl Sender {
         network.send(connection, ME, Message::Hello(hello));
     }
 
-    pub(crate) fn recv(&mut self, network: &mut Network, connection: u64, fate: Fate) {
+    pub(crate) fn recv(&mut self, network: &mut Network, connection: u64, delivery: Delivery) {
         let Some(life) = self.life.as_mut().filter(|life| life.connection == Some(connection)) else {
             return;
         };
-        let answer = match fate {
-            Fate::Broken => return life.lost(network, anyhow!("the connection broke")),
-            Fate::Message(Message::Taken(messages)) => {
-                life.under_way -= messages;
+        let answer = match delivery {
+            Delivery::Broken => return life.lost(network, anyhow!("the connection broke")),
+            Delivery::Message(Message::Consumed(messages)) => {
+                life.in_flight -= messages;
                 return life.send(network, connection);
             }
-            Fate::Message(Message::Answer(SourceAnswer::Durable(row))) => return life.input.forget(row),
-            Fate::Message(Message::Answer(answer)) => answer,
-            Fate::Message(other) => unexpected(ME, &other),
+            Delivery::Message(Message::Answer(SourceAnswer::Durable(row))) => return life.input.forget(row),
+            Delivery::Message(Message::Answer(answer)) => answer,
+            Delivery::Message(other) => unexpected(ME, &other),
         };
         match life.session.recv(answer) {
             Ok(Step::Send(row)) => {
@@ -145,9 +145,9 @@ impl Sender {
                 let mut bytes = Vec::new();
                 frame::push(&mut bytes, life.input.header());
                 network.send(connection, ME, Message::Bytes(Bytes::from(bytes)));
-                // The source never asks for what it has said to be durable.
+                // The source never asks for rows that it has called durable.
                 life.input.seek(row).expect("the input has this row");
-                (life.sending, life.under_way) = (true, 1);
+                (life.sending, life.in_flight) = (true, 1);
                 life.send(network, connection);
             }
             Ok(Step::Done(rows)) => {
@@ -174,16 +174,16 @@ impl Life {
     }
 
     fn send(&mut self, network: &mut Network, connection: u64) {
-        while self.sending && self.under_way < MOST_UNDER_WAY {
+        while self.sending && self.in_flight < MOST_IN_FLIGHT {
             let mut bytes = Vec::new();
-            self.input.fill(&mut bytes).expect("numbers can be had");
+            self.input.fill(&mut bytes).expect("filling from numbers never fails");
             if bytes.is_empty() {
                 frame::push_end(&mut bytes);
                 self.session.sent_all(self.input.position());
                 self.sending = false;
             }
             network.send(connection, ME, Message::Bytes(Bytes::from(bytes)));
-            self.under_way += 1;
+            self.in_flight += 1;
         }
     }
 }

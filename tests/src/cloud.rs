@@ -1,4 +1,4 @@
-//! A test cloud: moto with what it lacks, which `tests/python/cloud` adds, and `cargo xtask` in it.
+//! A test cloud (moto with the additions of `tests/python/cloud`), and `cargo xtask` in it.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -15,12 +15,12 @@ use crate::lab::Lab;
 use crate::program::Program;
 use crate::{PATIENCE, eventually, python, root};
 
-/// Whose calls the policy has to allow.
-const PRODUCTS_KEY: &str = "test";
-/// Whose calls need no policy.
-const HANDS_KEY: &str = "byhand";
+/// Access key of the product: the policy must allow its calls.
+const PRODUCT_KEY: &str = "test";
+/// Access key for changes by hand: its calls need no policy.
+const BY_HAND_KEY: &str = "byhand";
 
-/// `cargo xtask`, with the program that has the AWS SDK.
+/// `cargo xtask`, with `deploy-aws` built.
 fn xtask() -> Command {
     static BUILD: LazyLock<()> = LazyLock::new(|| {
         if std::env::var_os(crate::PROGRAMS).is_none() {
@@ -31,53 +31,50 @@ fn xtask() -> Command {
     crate::xtask()
 }
 
-/// Takes a stack down from any folder. The test cloud shows at once what is there, unless its settings say otherwise.
+/// Takes a stack down from any folder. The default settings of the test cloud list new resources at once, so it need not
+/// settle.
 pub const DOWN: [&str; 5] = ["down", "--stack", "provisioned-classifier", "--settle", "0s"];
 
-/// A cloud of its own for a test.
+/// A test cloud for a single test.
 pub struct Cloud {
     process: Child,
     address: String,
     expects_problems: AtomicBool,
     expects_denials: AtomicBool,
-    /// For what the test needs on disk.
+    /// The test's folder.
     pub folder: TempDir,
 }
 
-/// A call that was made.
+/// A call that the cloud has received.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Call {
     /// Its number, from 1.
     pub n: usize,
-    /// When it came, in seconds since the cloud began.
+    /// When it arrived, in seconds since the cloud's start.
     pub at: f64,
-    /// Whose it is.
     pub service: String,
-    /// What was called.
     pub operation: String,
     /// Whether it may change something.
     pub changes: bool,
-    /// The error that it was answered with.
+    /// The error code of the answer.
     pub error: Option<String>,
-    /// Whether it lists things of EC2 without a limit for one answer.
+    /// Whether it lists EC2 resources without a page size.
     pub unpaged: bool,
 }
 
-/// Something that exists in the cloud.
+/// A resource in the cloud.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Resource {
-    /// What it is.
     pub kind: String,
-    /// Its id.
     pub id: String,
-    /// The account that has it.
+    /// The account that owns it.
     pub account: String,
-    /// How it is, if it can be in several ways.
+    /// Its state, if its kind has states.
     pub state: Option<String>,
 }
 
 impl Cloud {
-    /// Starts it. With a lab, instances are its hosts.
+    /// Starts the cloud. With a lab, instances are its hosts.
     pub fn start(lab: Option<&Lab>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let ready = folder.path().join("cloud.ready");
@@ -87,7 +84,7 @@ impl Cloud {
             command.arg("--lab").arg(lab.folder()).arg("--lab-bridge").arg(lab.bridge());
         }
         let log = std::fs::File::create(folder.path().join("cloud.log")).unwrap();
-        // It ends with its standard input.
+        // The cloud ends when its standard input is closed.
         let process = command
             .stdin(Stdio::piped())
             .stdout(log.try_clone().unwrap())
@@ -127,27 +124,27 @@ impl Cloud {
         std::fs::create_dir_all(&here).unwrap();
         let mut command = xtask();
         command.args(args).arg("--inventory").arg(here.join("inventory.toml")).current_dir(&here);
-        self.point_to(&mut command, PRODUCTS_KEY);
+        self.point_to(&mut command, PRODUCT_KEY);
         command
     }
 
-    /// Does something to the stack by hand: what `tests/python/by_hand.py` does for a seed; gives what that was.
+    /// Changes the stack by hand: runs `tests/python/by_hand.py` with a seed, and returns its description of the change.
     pub fn by_hand(&self, seed: u32) -> String {
         let mut command = Command::new(python());
         command.arg(root().join("tests/python/by_hand.py")).arg(seed.to_string());
-        self.point_to(&mut command, HANDS_KEY);
+        self.point_to(&mut command, BY_HAND_KEY);
         Program::start_command("by_hand", self.folder.path(), command).success()
     }
 
-    /// Does something in the cloud by hand: a Python program that uses boto3; gives what it prints.
+    /// Runs a Python program that uses boto3 to change the cloud by hand; returns its output.
     pub fn python(&self, code: &str) -> String {
         let mut command = Command::new(python());
         command.args(["-c", code]);
-        self.point_to(&mut command, HANDS_KEY);
+        self.point_to(&mut command, BY_HAND_KEY);
         Program::start_command("python", self.folder.path(), command).success()
     }
 
-    /// Lets a command's AWS SDK, of whatever language, find this cloud and nothing else.
+    /// Points a command's AWS SDK, in any language, to this cloud and nothing else.
     fn point_to(&self, command: &mut Command, access_key: &str) {
         command
             .env("AWS_ENDPOINT_URL", format!("http://{}", self.address))
@@ -165,14 +162,14 @@ impl Cloud {
         Program::start_command(args[0], self.folder.path(), self.xtask(folder, args))
     }
 
-    /// Starts a command with these variables in its environment, too.
+    /// Starts `cargo xtask` in this cloud, with more environment variables.
     pub fn begin_with(&self, folder: &str, args: &[&str], variables: &[(&str, &str)]) -> Program {
         let mut command = self.xtask(folder, args);
         command.envs(variables.iter().copied());
         Program::start_command(args[0], self.folder.path(), command)
     }
 
-    /// Starts a command whose credentials are those of a profile in this AWS configuration.
+    /// Starts `cargo xtask` in this cloud, with the credentials of a profile in this AWS configuration.
     pub fn begin_with_profiles(&self, folder: &str, args: &[&str], config: &str) -> Program {
         let path = self.path("config");
         std::fs::write(&path, config).unwrap();
@@ -182,22 +179,22 @@ impl Cloud {
         Program::start_command(args[0], self.folder.path(), command)
     }
 
-    /// Where it listens.
+    /// The address at which the cloud listens.
     pub fn address(&self) -> &str {
         &self.address
     }
 
-    /// Runs a command that ends well; gives what it says.
+    /// Runs a command that must succeed; returns its output.
     pub fn run(&self, folder: &str, args: &[&str]) -> String {
         self.begin(folder, args).success()
     }
 
-    /// Runs a command that fails; gives what it says.
+    /// Runs a command that must fail; returns its output.
     pub fn fail(&self, folder: &str, args: &[&str]) -> String {
         self.begin(folder, args).failure()
     }
 
-    /// Runs a command until its first call of an operation has taken effect, and kills it then.
+    /// Kills a command as soon as its first call of `operation` has taken effect.
     pub fn kill_at(&self, operation: &str, folder: &str, args: &[&str]) {
         self.hold_first(operation);
         let mut command = self.begin(folder, args);
@@ -205,15 +202,15 @@ impl Cloud {
         command.signal("KILL");
         command.wait();
         self.no_faults();
-        self.let_go();
+        self.release();
     }
 
-    /// Takes the stack down from a folder that knows nothing of it.
+    /// Takes the stack down from an empty folder.
     pub fn down(&self) -> String {
         self.run("empty", &DOWN)
     }
 
-    /// Asks the test cloud itself for something.
+    /// Sends a request to the test cloud's own interface; returns status and body.
     pub fn ask(&self, method: &str, path: &str, body: &Value) -> (u32, Value) {
         let mut stream = TcpStream::connect(&self.address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -234,79 +231,79 @@ impl Cloud {
         serde_json::from_value(self.ask("GET", "calls", &Value::Null).1).unwrap()
     }
 
-    /// The calls since the n-th that may have changed something. One that is throttled has not, and is made again.
+    /// The operations of calls after the `n`th that may have changed something. A throttled call has not, and is repeated.
     pub fn changes_since(&self, n: usize) -> Vec<String> {
         let calls = self.calls().into_iter().skip(n);
         let changes = calls.filter(|call| call.changes && call.error.as_deref() != Some("Throttling"));
         changes.map(|call| call.operation).collect()
     }
 
-    /// What AWS's models find wrong with the requests so far.
+    /// Requests so far that do not conform to AWS's service models.
     pub fn problems(&self) -> Vec<Value> {
         self.ask("GET", "problems", &Value::Null).1["problems"].as_array().unwrap().clone()
     }
 
-    /// What the policy has denied so far.
+    /// Calls so far that the policy denied.
     pub fn denials(&self) -> Vec<Value> {
         self.ask("GET", "policy", &Value::Null).1["denied"].as_array().unwrap().clone()
     }
 
-    /// Requests that no model of AWS's allows do not fail the test.
+    /// Lets the test pass despite requests that do not conform to AWS's models.
     pub fn expect_problems(&self) {
         self.expects_problems.store(true, Ordering::Relaxed);
     }
 
-    /// Calls that the policy does not allow do not fail the test.
+    /// Lets the test pass despite calls that the policy denies.
     pub fn expect_denials(&self) {
         self.expects_denials.store(true, Ordering::Relaxed);
     }
 
-    /// All that exists.
+    /// All existing resources.
     pub fn resources(&self) -> Vec<Resource> {
         serde_json::from_value(self.ask("GET", "resources", &Value::Null).1).unwrap()
     }
 
-    /// The ids of what exists of a kind.
+    /// The ids of all existing resources of a kind.
     pub fn ids(&self, kind: &str) -> Vec<String> {
         let resources = self.resources().into_iter().filter(|resource| resource.kind == kind);
         resources.map(|resource| resource.id).collect()
     }
 
-    /// From now on, these faults strike.
+    /// Injects these faults from now on.
     pub fn faults(&self, faults: &Value) {
         let (status, answer) = self.ask("POST", "faults", faults);
         assert!((200..300).contains(&status), "{answer}");
     }
 
-    /// From now on, no fault strikes.
+    /// Injects no more faults.
     pub fn no_faults(&self) {
         self.ask("DELETE", "faults", &Value::Null);
     }
 
-    /// Changes how the cloud behaves.
+    /// Changes settings of the cloud.
     pub fn settings(&self, settings: &Value) {
         let (status, answer) = self.ask("POST", "settings", settings);
         assert!((200..300).contains(&status), "{answer}");
     }
 
-    /// Drops instances that have ended from all answers, as EC2 does after an hour.
+    /// Removes terminated instances from all answers, as EC2 does after an hour.
     pub fn forget(&self) {
         self.ask("POST", "forget", &json!({}));
     }
 
-    /// From now on, the first call of an operation is held when it has taken effect, until it is let go.
+    /// Holds the next call of an operation after it has taken effect, until [`release`](Self::release).
     pub fn hold_first(&self, operation: &str) {
         self.faults(&json!([{"service": "*", "operation": operation, "kind": "hold", "when": "after"}]));
     }
 
-    /// From now on, the `nth` call from now is held when it has taken effect, until it is let go.
+    /// Holds the `nth` call from now after it has taken effect, until [`release`](Self::release).
     pub fn hold(&self, nth: usize) {
         self.faults(
             &json!([{"service": "*", "operation": "*", "kind": "hold", "when": "after", "skip": nth - 1}]),
         );
     }
 
-    /// Waits until a call is held, or a program has ended; gives the operation.
+    /// Waits until a call is held, and returns its operation; `None` if `program` ends before.
     pub fn held(&self, program: &mut Program) -> Option<String> {
         eventually("a call to be held", || {
             let (status, held) = self.ask("GET", "held?timeout=0.05", &Value::Null);
@@ -317,8 +314,8 @@ impl Cloud {
         })
     }
 
-    /// Lets held calls go, without an answer.
-    pub fn let_go(&self) {
+    /// Releases held calls without an answer.
+    pub fn release(&self) {
         self.ask("POST", "release", &json!({"drop": true}));
     }
 }
@@ -334,7 +331,7 @@ impl Drop for Cloud {
                 found.extend(self.denials());
             }
         }
-        // It may have ended, which is what is wanted.
+        // It may have ended already, which is fine.
         let _ = self.process.kill();
         let _ = self.process.wait();
         assert!(found.is_empty(), "AWS would have refused: {found:#?}");

@@ -1,4 +1,4 @@
-//! A receiver and classifiers, started by hand as the README shows it, without xtask.
+//! A receiver and classifiers, started by hand as in the README, without xtask.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,25 +9,25 @@ use tempfile::TempDir;
 use crate::program::Program;
 use crate::program_path;
 
-/// How a cluster is to be.
+/// The description of a cluster.
 #[derive(Debug, Clone)]
 pub struct Setup {
-    /// Classifier processes.
+    /// Number of classifier processes.
     pub processes: usize,
-    /// Worker threads in each.
+    /// Worker threads in each process.
     pub workers: usize,
-    /// Further arguments for the classifiers.
+    /// More arguments for the classifiers.
     pub args: Vec<String>,
-    /// Further arguments for the receiver.
+    /// More arguments for the receiver.
     pub receiver_args: Vec<String>,
     /// The job's token, if it has one.
     pub token: Option<String>,
-    /// A shell script that starts the receiver in a mount namespace of its own: its `$0` is a folder for the results,
-    /// and its other arguments are the receiver and its arguments.
+    /// A shell script that starts the receiver in a mount namespace of its own. Its `$0` is a folder for the results; its
+    /// other arguments are the receiver's command line.
     pub receiver_in: Option<&'static str>,
-    /// Where Python models find their modules.
+    /// The `PYTHONPATH` of Python models.
     pub python_path: Option<PathBuf>,
-    /// Whether there is a hub, to which programs report.
+    /// Whether to start a hub, to which the programs report.
     pub hub: bool,
 }
 
@@ -48,39 +48,34 @@ impl Default for Setup {
 
 /// A running cluster with its receiver.
 pub struct Cluster {
-    /// Where its files are.
+    /// The folder of its files.
     pub folder: TempDir,
-    /// The hub, if there is one.
     pub hub: Option<Program>,
-    /// The receiver.
     pub receiver: Program,
     /// The classifiers, the initializer first.
     pub classifiers: Vec<Program>,
-    /// Where rows come in.
+    /// The address of the initializer's port for rows.
     pub rows: String,
-    /// Arguments that all programs have: those that show the token, and where to report.
+    /// Arguments of all programs: the token file and the hub's address.
     pub shared: Vec<String>,
 }
 
-/// What a job left.
+/// The files of a finished job.
 #[derive(Debug)]
 pub struct Results {
-    /// The results.
     pub log: Vec<u8>,
-    /// The rejects.
     pub rejects: String,
-    /// The summary.
     pub summary: Summary,
 }
 
-/// The results in an archive.
+/// Unpacks the results from an archive.
 pub fn results_in(archive: &Path) -> Vec<u8> {
     let tar = Command::new("tar").arg("-xzOf").arg(archive).arg("results.log").output().unwrap();
     assert!(tar.status.success(), "{}", String::from_utf8_lossy(&tar.stderr));
     tar.stdout
 }
 
-/// The files of a job whose results go here.
+/// Reads the files of the job that wrote its results to `log`.
 pub fn read_results(log: &Path) -> Results {
     Results {
         log: std::fs::read(log).unwrap(),
@@ -91,7 +86,7 @@ pub fn read_results(log: &Path) -> Results {
 }
 
 impl Setup {
-    /// With this pandas function of the module `model`, which is written to `folder`.
+    /// Writes `code` to the module `model` in `folder`, and uses it as a Python model.
     pub fn python(folder: &Path, code: &str) -> Self {
         std::fs::write(folder.join("model.py"), code).unwrap();
         let python = crate::python();
@@ -103,13 +98,13 @@ impl Setup {
         ])
     }
 
-    /// Further arguments for the classifiers.
+    /// Adds arguments for the classifiers.
     pub fn args<const N: usize>(mut self, args: [&str; N]) -> Self {
         self.args.extend(args.map(str::to_owned));
         self
     }
 
-    /// Starts the cluster, and waits until rows can come in.
+    /// Starts the cluster, and waits until it listens for rows.
     pub fn start(&self) -> Cluster {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name).display().to_string();
@@ -192,7 +187,7 @@ impl Cluster {
         Program::start("sender", self.folder.path(), &all)
     }
 
-    /// Waits for the good end of all programs, and gives what the job left.
+    /// Waits until all programs have succeeded, and returns the job's files.
     pub fn results(&mut self) -> Results {
         for classifier in &mut self.classifiers {
             classifier.success();

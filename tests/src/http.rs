@@ -1,34 +1,33 @@
-//! Asking a web server, in the plainest way.
+//! A minimal HTTP client.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use crate::PATIENCE;
 
-/// What a server answers.
+/// A server's answer.
 #[derive(Debug, Clone)]
 pub struct Answer {
-    /// The status code.
     pub status: u16,
-    /// The header's lines.
+    /// The status line and the header's lines.
     pub head: String,
-    /// What follows it.
     pub body: String,
 }
 
 impl Answer {
-    /// The body as JSON.
+    /// Parses the body as JSON.
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 }
 
-/// Asks the server at `HOST:PORT` for a path, with more lines of the header, each with its line end; `None` if it is not there.
+/// Gets a path from the server at `HOST:PORT`. `header` holds more header lines, each with its line end. `None` if no server
+/// answers.
 pub fn get(address: &str, path: &str, header: &str) -> Option<Answer> {
     ask(address, &format!("GET {path} HTTP/1.0\r\n{header}\r\n"))
 }
 
-/// The same with the whole request.
+/// Sends a whole request to the server at `HOST:PORT`; `None` if no server answers.
 pub fn ask(address: &str, request: &str) -> Option<Answer> {
     let mut stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(PATIENCE)).unwrap();

@@ -1,4 +1,4 @@
-//! The Monitoring Hub beside a job, from outside.
+//! Access to the Monitoring Hub of a job.
 
 use std::path::Path;
 
@@ -9,10 +9,10 @@ use crate::eventually;
 use crate::http::{Answer, get};
 use crate::program::Program;
 
-/// The header of who asks a hub of this machine.
+/// The header for requests to a hub on this machine.
 pub const HOST: &str = "Host: localhost\r\n";
 
-/// A job by `run-locally`, whose files are in a folder, and where its page is.
+/// Starts `run-locally` with all files in a folder; returns the command and the address of its page.
 pub fn start(folder: &Path, args: &[&str]) -> (Program, String) {
     let mut command = crate::xtask();
     command.arg("run-locally").arg("--output").arg(folder.join("out")).arg("--log").arg(folder.join("log"));
@@ -22,7 +22,7 @@ pub fn start(folder: &Path, args: &[&str]) -> (Program, String) {
     (xtask, page)
 }
 
-/// Where a command says that the page is, behind these words.
+/// The address of the page, which a command prints after `words`.
 pub fn page(command: &Program, words: &str) -> String {
     eventually("the page's address", || {
         let said = command.output();
@@ -32,12 +32,12 @@ pub fn page(command: &Program, words: &str) -> String {
     })
 }
 
-/// What a hub answers at a path.
+/// Gets a path from the hub, and parses the answer.
 pub fn view<T: DeserializeOwned>(page: &str, path: &str) -> T {
     ask(page, path).unwrap_or_else(|| panic!("no hub answers at {page}"))
 }
 
-/// The same; nothing, if no hub is there.
+/// The same; `None` if no hub answers.
 pub fn ask<T: DeserializeOwned>(page: &str, path: &str) -> Option<T> {
     let answer = get(page, path, HOST)?;
     assert_eq!(answer.status, 200, "{answer:?}");
@@ -46,18 +46,18 @@ pub fn ask<T: DeserializeOwned>(page: &str, path: &str) -> Option<T> {
     )
 }
 
-/// How the job is doing.
+/// The hub's view of the job.
 pub fn job(page: &str) -> Job {
     view(page, "/api/v1/job")
 }
 
-/// The report that a hub has left in a folder.
+/// The report that a hub has written to a folder.
 pub fn report(folder: &Path) -> Report {
     let json = std::fs::read_to_string(folder.join("report.json")).unwrap();
     serde_json::from_str(&json).unwrap_or_else(|error| panic!("{error}: {json}"))
 }
 
-/// The value of a sample in what Prometheus is told.
+/// The value of a sample in the metrics for Prometheus.
 pub fn sample(metrics: &Answer, name: &str) -> f64 {
     let line = metrics.body.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     line.unwrap_or_else(|| panic!("no {name} in {}", metrics.body)).parse().unwrap()

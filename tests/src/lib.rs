@@ -1,8 +1,7 @@
-//! What the end-to-end tests share: the programs as users run them, with every wait bounded and nothing left
-//! behind.
+//! The harness of the end-to-end tests. It starts the programs as users do, bounds every wait, and leaves nothing behind.
 
-#![allow(clippy::unwrap_used, reason = "this crate is a test harness: what is unexpected fails the test")]
-#![allow(clippy::print_stderr, reason = "a test says what it found")]
+#![allow(clippy::unwrap_used, reason = "in a test harness, a panic fails the test")]
+#![allow(clippy::print_stderr, reason = "tests print what they find")]
 
 pub mod cloud;
 pub mod cluster;
@@ -20,18 +19,18 @@ use std::process::Command;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-/// Longer than anything in a test takes on a machine that is busy with ten times as much.
+/// Time limit for every wait: longer than any step of a test, even on a machine with ten times the load.
 pub const PATIENCE: Duration = Duration::from_secs(300);
 
-/// The project's folder.
+/// The project's root folder.
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the project's folder")
 }
 
-/// The variable that names the folder of programs that are there already, so that nothing is built.
+/// The environment variable that names the folder of prebuilt programs, so that nothing is built.
 pub const PROGRAMS: &str = "XTASK_PROGRAMS";
 
-/// One of the programs, as users run it: built for release, once for all tests.
+/// The path of a program, built for release as for users, once for all tests.
 pub fn program_path(name: &str) -> PathBuf {
     static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
         // `cargo xtask test` has built them.
@@ -40,8 +39,8 @@ pub fn program_path(name: &str) -> PathBuf {
         }
         let target =
             std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-        // The very calls that build them for users (the alias, xtask for other hosts, the programs): others would
-        // turn on other features of dependencies, and build everything anew each time.
+        // The same calls of cargo as for users (the alias, xtask for other hosts, the programs). Other calls would turn on
+        // other features of dependencies, and rebuild everything each time.
         for words in [
             "--package xtask",
             "--package deploy-ssh",
@@ -65,7 +64,7 @@ pub fn xtask() -> Command {
 fn build(words: &str) {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(["build", "--release"]).args(words.split(' ')).current_dir(root());
-    // As xtask does it, so that nothing is built anew.
+    // As xtask does, so that nothing is rebuilt.
     for (name, _) in std::env::vars_os() {
         if name
             .to_str()
@@ -75,17 +74,17 @@ fn build(words: &str) {
         }
     }
     let built = cargo.status().expect("cargo can be started");
-    assert!(built.success(), "the programs are built");
+    assert!(built.success(), "building the programs failed");
 }
 
-/// The Python of the tests, which has pandas; `cargo xtask test` installs it.
+/// The Python interpreter for the tests, with pandas; `cargo xtask test` installs it.
 pub fn python() -> PathBuf {
     let path = root().join("target/venv/bin/python");
     assert!(path.exists(), "{} is missing; cargo xtask test installs it", path.display());
     path
 }
 
-/// Notes that a test cannot run here, so that `cargo xtask test` counts it as skipped and says why.
+/// Notes that a test cannot run here, so that `cargo xtask test` counts it as skipped and prints the reason.
 pub fn skip(test: &str, reason: &str) {
     eprintln!("skipped: {test}: {reason}");
     let Some(path) = std::env::var_os("SKIPPED_TESTS") else { return };
@@ -93,18 +92,18 @@ pub fn skip(test: &str, reason: &str) {
     writeln!(file, "{test}: {reason}").unwrap();
 }
 
-/// Waits until `holds` gives something.
+/// Waits until `holds` returns a value.
 ///
 /// # Panics
-/// When it does not within [`PATIENCE`].
+/// If it does not within [`PATIENCE`].
 pub fn eventually<T>(what: &str, holds: impl FnMut() -> Option<T>) -> T {
     within(PATIENCE, what, holds)
 }
 
-/// Waits until `holds` gives something, for what takes longer than others.
+/// Waits until `holds` returns a value, with another time limit.
 ///
 /// # Panics
-/// When it does not within `patience`.
+/// If it does not within `patience`.
 pub fn within<T>(patience: Duration, what: &str, mut holds: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
@@ -116,21 +115,21 @@ pub fn within<T>(patience: Duration, what: &str, mut holds: impl FnMut() -> Opti
     }
 }
 
-/// How many have connected to an address of this machine, from this machine.
+/// The number of connections from this machine to an address on it.
 pub fn connections(address: &str) -> usize {
     let port: u16 = address.rsplit(':').next().unwrap().parse().unwrap();
-    // The end of a connection's other address, and that it is established.
+    // The end of the remote address, and the state "established".
     let to_there = format!(":{port:04X} 01 ");
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
     table.lines().filter(|line| line.contains(&to_there)).count()
 }
 
-/// The words of all processes that run, each in one line.
+/// The command lines of all running processes.
 pub fn command_lines() -> impl Iterator<Item = String> {
     processes().map(|(_, words)| words)
 }
 
-/// The processes whose words are the wanted ones.
+/// The id and command line of each process whose command line is wanted.
 pub fn command_lines_of(is_wanted: impl Fn(&str) -> bool) -> Vec<(u32, String)> {
     processes().filter(|(_, words)| is_wanted(words)).collect()
 }
@@ -139,13 +138,13 @@ fn processes() -> impl Iterator<Item = (u32, String)> {
     let folders = std::fs::read_dir("/proc").unwrap().flatten();
     folders.filter_map(|folder| {
         let id = folder.file_name().to_str()?.parse().ok()?;
-        // Processes come and go while this looks at them.
+        // The process may have ended since it was listed.
         let words = std::fs::read(folder.path().join("cmdline")).ok()?;
         Some((id, String::from_utf8_lossy(&words).replace('\0', " ")))
     })
 }
 
-/// Connects to an address and sends payloads as frames.
+/// Connects to an address, and sends payloads as frames.
 pub fn send_frames(address: &str, payloads: &[&[u8]]) -> TcpStream {
     let mut stream = TcpStream::connect(address).unwrap();
     let mut frames = Vec::new();
@@ -156,7 +155,7 @@ pub fn send_frames(address: &str, payloads: &[&[u8]]) -> TcpStream {
     stream
 }
 
-/// Resident memory of a process in KiB, now and at its highest; `None` when it is gone.
+/// Current and peak resident memory of a process in KiB; `None` if it has ended.
 pub fn memory_kib(pid: u32) -> Option<(u64, u64)> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let field = |name: &str| {

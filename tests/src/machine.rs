@@ -1,8 +1,8 @@
 //! A machine: a real systemd and a real cloud-init, which boot in a container with given user data.
 //!
-//! Its root file system is one of those in `target/boot`, under a layer in memory that is the machine's own disk, and stays when
-//! the machine is restarted. All that it consists of (processes, mounts, disk) is in namespaces that a holder keeps. They go with
-//! the holder, and the holder ends with the test, however that ends.
+//! Its root file system is one of those in `target/boot`, under a layer in memory. That layer is the machine's disk, and
+//! stays when the machine restarts. All of its processes and mounts are in namespaces that a holder process keeps. They end
+//! with the holder, and the holder ends with the test, however that ends.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -15,15 +15,15 @@ use tempfile::TempDir;
 
 use crate::{root, skip, within};
 
-/// How long a machine may take to boot, to answer or to end. It takes seconds where it need not share its processor.
+/// Time limit for a machine to boot, to answer or to end. On an idle processor it takes seconds.
 pub const BOOT_TIME: Duration = Duration::from_secs(120);
-/// How long it may take to remove a machine.
+/// Time limit for removing a machine.
 const REMOVAL_TIME: Duration = Duration::from_secs(30);
-/// The id that cloud-init knows.
+/// The instance id that cloud-init gets.
 pub const INSTANCE: &str = "i-0123456789abcdef0";
 
-/// Makes the namespaces, and boots nothing in them as a trial; then waits until standard input ends. systemd wants the unified control
-/// groups, also where this machine has the older ones.
+/// Sets up the namespaces, and runs `true` in a container as a trial; then waits for the end of standard input. systemd
+/// requires unified control groups, even if this machine uses the older ones.
 const HOLDER: &str = r#"
 set -e
 release=$0 disk=$1 group=$2
@@ -54,14 +54,14 @@ cat
 kill -KILL -1
 "#;
 
-/// Boots a machine; the container has no network but its loopback.
+/// Boots a machine; the container's only network is its loopback.
 const BOOT: &str = r#"
 mkdir "$1" && echo 0 > "$1/cgroup.procs" &&
 exec systemd-nspawn --quiet --directory="$0" --boot --register=no --keep-unit --private-network --console=pipe \
   --link-journal=no --resolv-conf=off --timezone=off
 "#;
 
-/// A machine; it ends and is removed when this is dropped.
+/// A machine; dropping it switches it off and removes it.
 pub struct Machine {
     holder: Child,
     /// The first process in the holder's namespaces.
@@ -73,12 +73,12 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A machine for each root file system that is installed, switched off, with user data; none, and a skipped test, where this
-    /// computer can have none.
+    /// A machine with this user data for each installed root file system, switched off. Skips the test and returns none if
+    /// this computer cannot boot one.
     pub fn of_each_release(test: &str, user_data: &str) -> Vec<Self> {
         let user = Command::new("id").arg("-u").output().unwrap();
         if user.stdout != b"0\n" {
-            skip(test, "to boot a machine needs root");
+            skip(test, "booting a machine needs root");
             return Vec::new();
         }
         let folders = std::fs::read_dir(root().join("target/boot")).into_iter().flatten();
@@ -92,7 +92,7 @@ impl Machine {
             Ok(machines) if machines.is_empty() => {
                 skip(
                     test,
-                    "to boot a machine needs a root file system, which cargo xtask test makes on Debian",
+                    "booting a machine needs a root file system, which cargo xtask test makes on Debian",
                 );
                 machines
             }
@@ -105,7 +105,7 @@ impl Machine {
     }
 
     /// # Errors
-    /// This computer does not allow it.
+    /// If this computer does not allow it.
     fn new(release: &Path, user_data: &str) -> Result<Self, String> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let folder = tempfile::tempdir().unwrap();
@@ -138,16 +138,16 @@ impl Machine {
         Ok(machine)
     }
 
-    /// A file on its disk, seen from outside. What it has in memory (`/run`) is to be asked for with [`run`](Self::run).
+    /// The path on this computer of a file on the machine's disk. For files in its memory (`/run`), use [`run`](Self::run).
     pub fn file(&self, path: &str) -> PathBuf {
         let disk = self.folder.path().join("disk/root");
         PathBuf::from(format!("/proc/{}/root{}{path}", self.inner, disk.display()))
     }
 
-    /// Lets a path on its disk, which need not be there, lead to another.
+    /// Replaces a path on its disk, which need not exist, by a symbolic link.
     pub fn link(&self, path: &str, to: &str) {
         let file = self.file(path);
-        let _ = std::fs::remove_file(&file); // There may be none.
+        let _ = std::fs::remove_file(&file); // It may not exist.
         std::os::unix::fs::symlink(to, file).unwrap();
     }
 
@@ -155,7 +155,7 @@ impl Machine {
     pub fn boot(&mut self) {
         assert!(self.running.is_none(), "the machine is on");
         self.boots += 1;
-        let _ = std::fs::remove_file(self.boot_finished()); // At the first boot there is none.
+        let _ = std::fs::remove_file(self.boot_finished()); // It does not exist at the first boot.
         let console = File::create(self.console()).unwrap();
         let nsenter = Command::new("nsenter")
             .args(["--mount", "--pid", "--target", &self.inner.to_string(), "sh", "-c", BOOT])
@@ -169,14 +169,14 @@ impl Machine {
         self.running = Some((nsenter, Instant::now()));
     }
 
-    /// Waits until cloud-init has done all of its work; gives the time since the machine was switched on.
+    /// Waits until cloud-init has finished; returns the time since the machine was switched on.
     pub fn await_booted(&mut self) -> Duration {
         let finished = self.boot_finished();
         let start = self.running.as_ref().expect("the machine was switched on").1;
         while !finished.exists() {
             let (nsenter, _) = self.running.as_mut().expect("the machine was switched on");
             let ended = nsenter.try_wait().unwrap();
-            assert!(ended.is_none(), "the machine has ended while it booted:\n{}", self.said());
+            assert!(ended.is_none(), "the machine ended while it booted:\n{}", self.said());
             if start.elapsed() > BOOT_TIME {
                 let jobs = self.run("systemctl list-jobs");
                 panic!("cloud-init has not finished after {BOOT_TIME:?}:\n{}\n{jobs}", self.said());
@@ -186,11 +186,11 @@ impl Machine {
         start.elapsed()
     }
 
-    /// Waits until it has switched itself off; gives the time since it was switched on.
+    /// Waits until it has switched itself off; returns the time since it was switched on.
     pub fn await_off(&mut self) -> Duration {
         let (mut nsenter, start) = self.running.take().expect("the machine was switched on");
         let status = within(BOOT_TIME, "the machine to switch itself off", || nsenter.try_wait().unwrap());
-        assert!(status.success(), "the machine has ended with {status}:\n{}", self.said());
+        assert!(status.success(), "the machine ended with {status}:\n{}", self.said());
         start.elapsed()
     }
 
@@ -202,7 +202,7 @@ impl Machine {
         within(BOOT_TIME, "the machine to be off", || nsenter.try_wait().unwrap());
     }
 
-    /// Runs a script of the POSIX shell on it, as root; gives what that prints, errors as well.
+    /// Runs a POSIX shell script on it as root; returns its output, including errors.
     pub fn run(&self, script: &str) -> String {
         let (limit, init) = (BOOT_TIME.as_secs().to_string(), self.init().to_string());
         let output = Command::new("timeout")
@@ -216,7 +216,7 @@ impl Machine {
         said
     }
 
-    /// What it has said on its console since it was switched on.
+    /// The console's output since it was switched on.
     pub fn said(&self) -> String {
         let mut said = Vec::new();
         File::open(self.console()).unwrap().read_to_end(&mut said).unwrap();
@@ -231,7 +231,7 @@ impl Machine {
         self.file(&format!("/var/lib/cloud/instances/{INSTANCE}/boot-finished"))
     }
 
-    /// Its first process: the container's child that has a namespace of its own.
+    /// The machine's first process: the container's child that has its own pid namespace.
     fn init(&self) -> u32 {
         let (nsenter, _) = self.running.as_ref().expect("the machine was switched on");
         let namespace = |pid: u32| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
@@ -245,24 +245,24 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        // That ends the holder, and with it all that is in its namespaces.
+        // This ends the holder, and with it everything in its namespaces.
         drop(self.holder.stdin.take());
         let start = Instant::now();
         while matches!(self.holder.try_wait(), Ok(None)) {
             if start.elapsed() > REMOVAL_TIME {
-                // Not in vain: its first process goes with it.
+                // The first process in the namespaces then ends as well.
                 let _ = self.holder.kill();
             }
             std::thread::sleep(Duration::from_millis(5));
         }
         if let Some((mut nsenter, _)) = self.running.take() {
-            // It has ended with the process that it waits for.
+            // It ends with the process that it waits for.
             let _ = nsenter.wait();
         }
     }
 }
 
-/// The processes that one has started; none when it has ended.
+/// The child processes; none if the process has ended.
 fn children(pid: u32) -> Vec<u32> {
     let listed = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     listed.split_whitespace().map(|child| child.parse().unwrap()).collect()

@@ -1,4 +1,4 @@
-//! A program that a test has started.
+//! Programs that tests start.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -10,7 +10,7 @@ use process::ready::Ready;
 
 use crate::{PATIENCE, eventually, program_path, within};
 
-/// A running program; it is killed when this is dropped.
+/// A running program; dropping it kills it.
 pub struct Program {
     name: String,
     child: Child,
@@ -19,14 +19,14 @@ pub struct Program {
 }
 
 impl Program {
-    /// Starts one of the project's programs; what it prints goes to a file in `folder`.
+    /// Starts one of the project's programs, with its output in a file in `folder`.
     pub fn start<S: AsRef<OsStr>>(name: &str, folder: &Path, args: impl IntoIterator<Item = S>) -> Self {
         let mut command = Command::new(program_path(name));
         command.args(args);
         Self::start_command(name, folder, command)
     }
 
-    /// Starts any command, in the same way.
+    /// Starts any command in the same way.
     pub fn start_command(name: &str, folder: &Path, mut command: Command) -> Self {
         let (output, file) = (0..)
             .map(|i| folder.join(format!("{name}.{i}.out")))
@@ -53,7 +53,7 @@ impl Program {
         Self::start_server_command(name, folder, command)
     }
 
-    /// Starts any command that takes `--ready-file` as its last argument.
+    /// Starts any command that accepts `--ready-file` as its last argument.
     pub fn start_server_command(name: &str, folder: &Path, mut command: Command) -> Self {
         let ready_file = (0..)
             .map(|i| folder.join(format!("{name}.{i}.ready")))
@@ -65,17 +65,16 @@ impl Program {
         program
     }
 
-    /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// All that it has printed.
+    /// Everything that it has printed so far.
     pub fn output(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(&self.output).unwrap()).into_owned()
     }
 
-    /// Where it listens for `what`, as soon as it does.
+    /// Waits until it listens for `what`, and returns the address.
     pub fn address(&mut self, what: &str) -> String {
         let ready_file = self.ready_file.clone().expect("only servers have addresses");
         eventually(&format!("{} to listen for {what}", self.name), || {
@@ -97,17 +96,16 @@ impl Program {
         });
     }
 
-    /// Waits for its end.
     pub fn wait(&mut self) -> ExitStatus {
         eventually(&format!("{} to end", self.name), || self.child.try_wait().unwrap())
     }
 
-    /// Waits for its good end, and gives what it printed.
+    /// Waits until it succeeds, and returns its output.
     pub fn success(&mut self) -> String {
         self.success_within(PATIENCE)
     }
 
-    /// The same, for a program that takes longer than others.
+    /// The same, with another time limit.
     pub fn success_within(&mut self, patience: Duration) -> String {
         let ended = || self.child.try_wait().unwrap();
         let status = within(patience, &format!("{} to end", self.name), ended);
@@ -115,42 +113,41 @@ impl Program {
         self.output()
     }
 
-    /// Waits for its bad end, and gives what it printed.
+    /// Waits until it fails, and returns its output.
     pub fn failure(&mut self) -> String {
         let status = self.wait();
-        assert!(!status.success(), "{} ended well:\n{}", self.name, self.output());
+        assert!(!status.success(), "{} succeeded:\n{}", self.name, self.output());
         self.output()
     }
 
-    /// Waits for its end with this exit code, and gives what it printed.
+    /// Waits until it ends with this exit code, and returns its output.
     pub fn exit(&mut self, code: i32) -> String {
         let status = self.wait();
         assert_eq!(status.code(), Some(code), "{} ended with {status}:\n{}", self.name, self.output());
         self.output()
     }
 
-    /// Whether it still runs.
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
 
-    /// Sends it a signal, by the signal's name.
+    /// Sends a signal, given by name.
     pub fn signal(&self, signal: &str) {
         let sent =
             Command::new("kill").arg(format!("-{signal}")).arg(self.pid().to_string()).status().unwrap();
-        assert!(sent.success(), "{} can be sent {signal}", self.name);
+        assert!(sent.success(), "sending {signal} to {} failed", self.name);
     }
 }
 
 impl Drop for Program {
     fn drop(&mut self) {
         if std::thread::panicking() && matches!(self.child.try_wait(), Ok(None)) {
-            // The folder may be gone already; and a panic here would end all tests.
+            // The folder may be gone already, and a panic here would end all tests.
             let said = std::fs::read(&self.output).unwrap_or_default();
             let said = String::from_utf8_lossy(&said);
             eprintln!("{} was still running when the test failed; it had printed:\n{said}", self.name);
         }
-        // It may have ended, which is what is wanted.
+        // It may have ended already, which is fine.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

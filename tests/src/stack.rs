@@ -1,4 +1,4 @@
-//! A lab with what `cargo xtask up` makes of it.
+//! A lab that `cargo xtask up` prepares.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -9,15 +9,14 @@ use crate::lab::Lab;
 use crate::program::Program;
 use crate::{eventually, python};
 
-/// A lab, and a folder for an inventory of it.
+/// A lab, and a folder for its inventory.
 pub struct Stack {
-    /// The hosts.
     pub lab: Lab,
     folder: TempDir,
 }
 
 impl Stack {
-    /// `None`, and a skipped test, where this machine can have no lab.
+    /// Skips the test and returns `None` if this machine cannot have a lab.
     pub fn new(test: &str, hosts: &str) -> Option<Self> {
         Some(Self { lab: Lab::up(test, hosts)?, folder: tempfile::tempdir().unwrap() })
     }
@@ -32,19 +31,19 @@ impl Stack {
         Program::start_command(command, self.folder.path(), self.command(command, args))
     }
 
-    /// The same, with variables in its environment.
+    /// The same, with more environment variables.
     pub fn start_with(&self, command: &str, args: &[&str], variables: &[(&str, &str)]) -> Program {
         let mut words = self.command(command, args);
         words.envs(variables.iter().copied());
         Program::start_command(command, self.folder.path(), words)
     }
 
-    /// Runs a command that is refused before it changes anything; gives what it says.
+    /// Runs a command that must be refused before it changes anything; returns its output.
     pub fn refused(&self, command: &str, args: &[&str]) -> String {
         self.start(command, args).exit(3)
     }
 
-    /// The command line of a command on the stack.
+    /// A command on the stack, not started yet.
     pub fn command(&self, command: &str, args: &[&str]) -> Command {
         let mut xtask = crate::xtask();
         xtask.arg(command);
@@ -59,19 +58,19 @@ impl Stack {
         xtask
     }
 
-    /// Runs a command that ends well; gives what it says.
+    /// Runs a command that must succeed; returns its output.
     pub fn run(&self, command: &str, args: &[&str]) -> String {
         self.start(command, args).success()
     }
 
-    /// Runs a command in another folder, with the inventory of this one unless another is named.
+    /// Runs a command in another folder, with this stack's inventory unless `args` name another.
     pub fn run_in(&self, folder: &str, command: &str, args: &[&str]) -> String {
         let mut command_line = self.command(command, args);
         command_line.current_dir(self.path(folder));
         Program::start_command(command, self.folder.path(), command_line).success()
     }
 
-    /// Runs a command that fails; gives what it says.
+    /// Runs a command that must fail; returns its output.
     pub fn fail(&self, command: &str, args: &[&str]) -> String {
         self.start(command, args).failure()
     }
@@ -81,12 +80,12 @@ impl Stack {
         self.lab.folder().join("hosts.toml").display().to_string()
     }
 
-    /// Makes the lab's hosts ready.
+    /// Runs `cargo xtask up` for the lab's hosts.
     pub fn up(&self, args: &[&str]) -> String {
         self.run("up", &[&["--hosts", &self.hosts_file()], args].concat())
     }
 
-    /// The results that `get-results` fetches, which are the same packed and unpacked.
+    /// Runs `get-results`; returns the results, which are the same in the archive and beside it.
     pub fn results(&self) -> Vec<u8> {
         self.run("get-results", &["--output", self.path("out").to_str().unwrap()]);
         let tar =
@@ -96,14 +95,14 @@ impl Stack {
         results
     }
 
-    /// Processes on hosts besides sshd, and files in their homes that are not SSH's.
+    /// Processes on the hosts except sshd, and files in their home folders except SSH's.
     pub fn traces(&self) -> Vec<String> {
         let mut traces = Vec::new();
         for name in self.lab.values("name") {
             let namespace = format!("{}{name}", self.lab.bridge());
             let pids = Command::new("ip").args(["netns", "pids", &namespace]).output().unwrap();
             for pid in String::from_utf8(pids.stdout).unwrap().split_whitespace() {
-                // Processes come and go while this looks at them.
+                // The process may have ended since it was listed.
                 let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
                 let line = String::from_utf8_lossy(&line).replace('\0', " ");
                 if !line.is_empty() && !line.starts_with("sshd: /usr/sbin/sshd -D") {
@@ -120,12 +119,12 @@ impl Stack {
         traces
     }
 
-    /// Takes the stack down: after `down` there is nothing of ours on any host, nor a connection to one.
+    /// Takes the stack down, and checks that nothing of ours is left on any host, and no connection to one.
     pub fn down(&self) {
-        // Some tests leave results there on purpose.
+        // Some tests leave results on the hosts on purpose.
         let said = self.run("down", &["--discard-results"]);
         assert!(said.contains("nothing of ours is left on"), "{said}");
-        // sshd's own process of a connection ends a moment after it.
+        // sshd's process for a connection ends a moment after the connection.
         eventually("all traces to be gone", || self.traces().is_empty().then_some(()));
         assert!(!self.path("inventory.toml").exists() && !self.path("urls.txt").exists());
     }
