@@ -1,5 +1,5 @@
-//! Reads the source's answers, on a thread of its own: that the job has failed, or the source is gone, must be noticed also while
-//! the main thread waits for input.
+//! Reads the source's answers on its own thread, so that a failed job or a lost source is noticed even while the main thread
+//! waits for input.
 
 use std::net::TcpStream;
 use std::sync::Arc;
@@ -15,51 +15,51 @@ use telemetry::report::Ending;
 
 use crate::session::Failure;
 
-/// The source sends something every second; after this long without, it is gone.
+/// The source sends something every second. After this much silence, the connection counts as lost.
 const SILENCE: Duration = Duration::from_secs(30);
-/// After the job has failed, how long the main thread may wait for input until the process ends.
+/// After the job has failed, how long the main thread may wait for input before the process ends.
 const FINAL_PAUSE: Duration = Duration::from_secs(1);
-/// How often to look for a lost source while the main thread waits for input.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often to probe for a lost source while the main thread waits for input.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The answers of one connection.
 pub(crate) struct Answers {
     durable: Arc<AtomicU64>,
     answers: Receiver<Result<SourceAnswer, Failure>>,
-    /// Dropping it tells the thread that the connection is over.
-    _over: Sender<()>,
+    /// Dropping it tells the thread that the connection is closed.
+    _closing: Sender<()>,
 }
 
-/// The thread's part.
+/// The state of the thread.
 struct Listener {
     reader: FrameReader<TcpStream>,
     durable: Arc<AtomicU64>,
     answers: Sender<Result<SourceAnswer, Failure>>,
-    is_over: Receiver<()>,
+    closed: Receiver<()>,
     address: String,
     patience: Duration,
 }
 
 impl Answers {
-    /// Reads from a connection to the source at `address`. After the last answer, this ends the process if the connection is not
-    /// dropped within `patience`: the main thread then waits for input that is not needed.
+    /// Reads from a connection to the source at `address`. After the last answer, ends the process unless the connection is
+    /// dropped within `patience`: the main thread is then waiting for input that is no longer needed.
     pub(crate) fn listen(stream: &TcpStream, address: &str, patience: Duration) -> anyhow::Result<Self> {
         let stream = stream.try_clone().context("splitting the connection to the source")?;
         let reader = FrameReader::new(stream, format!("the source at {address}"), DEFAULT_LIMIT);
         let (sender, answers) = channel();
-        let (over, is_over) = channel::<()>();
+        let (closing, closed) = channel::<()>();
         let durable = Arc::new(AtomicU64::new(0));
         let listener = Listener {
             reader,
             durable: Arc::clone(&durable),
             answers: sender,
-            is_over,
+            closed,
             address: address.to_owned(),
             patience,
         };
         let run = move || listener.run();
         std::thread::Builder::new().name("answers".into()).spawn(run).context("starting a thread")?;
-        Ok(Self { durable, answers, _over: over })
+        Ok(Self { durable, answers, _closing: closing })
     }
 
     /// Rows before this one are durable.
@@ -67,7 +67,7 @@ impl Answers {
         &self.durable
     }
 
-    /// The next answer, except for signs of life and what is durable.
+    /// Waits for the next answer other than [`SourceAnswer::Waiting`] and [`SourceAnswer::Durable`].
     pub(crate) fn next(&self) -> Result<SourceAnswer, Failure> {
         self.answers
             .recv()
@@ -81,7 +81,7 @@ impl Listener {
             match answer(&mut self.reader) {
                 Ok(SourceAnswer::Waiting) => {}
                 Ok(SourceAnswer::Durable(row)) => self.durable.store(row, Ordering::Relaxed),
-                // The other end is gone when the connection is over.
+                // Sending fails once the connection has been dropped.
                 Ok(answer @ SourceAnswer::NextRow(_)) => drop(self.answers.send(Ok(answer))),
                 last => break last,
             }
@@ -93,25 +93,25 @@ impl Listener {
             Err(Failure::Lost(error) | Failure::Final(error) | Failure::Input(error)) => format!("{error:#}"),
         };
         let _ = self.answers.send(last);
-        self.await_over(is_lost, limit);
-        if self.is_over.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
+        self.await_close(is_lost, limit);
+        if self.closed.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
             end_process(&format!("{reason}; the input has no more rows for now, so the sender ends"));
         }
     }
 
-    /// Waits until the connection is over, or `limit` has passed without a source.
-    fn await_over(&self, is_lost: bool, limit: Duration) {
+    /// Waits until the connection is dropped, or `limit` has passed without a source.
+    fn await_close(&self, is_lost: bool, limit: Duration) {
         let mut deadline = Instant::now() + limit;
-        // Another program may listen there now.
+        // Bounded, since another program may be listening at the address now.
         let end = Instant::now() + limit.saturating_mul(10);
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            if self.is_over.recv_timeout(LOOK.min(left)) != Err(RecvTimeoutError::Timeout) {
+            if self.closed.recv_timeout(PROBE_INTERVAL.min(left)) != Err(RecvTimeoutError::Timeout) {
                 return;
             }
-            let may_look = is_lost && Instant::now() < end;
-            if may_look && net::connect("the source", &self.address, LOOK).is_ok() {
-                // It is back. The main thread finds that out when it has a row to send.
+            let may_probe = is_lost && Instant::now() < end;
+            if may_probe && net::connect("the source", &self.address, PROBE_INTERVAL).is_ok() {
+                // The source is back. The main thread reconnects when it has a row to send.
                 deadline = end.min(Instant::now() + limit);
             } else if Instant::now() >= deadline {
                 return;
@@ -120,7 +120,7 @@ impl Listener {
     }
 }
 
-/// Reads an answer. One comes every second.
+/// Reads the next answer, which comes within [`SILENCE`] unless the source is lost.
 fn answer(reader: &mut FrameReader<TcpStream>) -> Result<SourceAnswer, Failure> {
     let payload = reader.next_frame_within(SILENCE).map_err(|e| Failure::Lost(e.into()))?;
     let Some(payload) = payload else {
@@ -134,7 +134,7 @@ fn answer(reader: &mut FrameReader<TcpStream>) -> Result<SourceAnswer, Failure> 
     }
 }
 
-/// Ends the process while its main thread waits for input, and cannot be interrupted.
+/// Ends the process, since its main thread waits for input and cannot be interrupted.
 fn end_process(reason: &str) -> ! {
     tracing::error!("{reason}");
     telemetry::reporter::end(Ending::Failed(reason.to_owned()));

@@ -1,6 +1,6 @@
-//! Sends the rows, and comes back after a lost connection: the sockets and threads around a [`Session`].
+//! Sends the rows, and reconnects after a lost connection: the sockets and threads around a [`Session`].
 //!
-//! The source says which row it wants next. It may ask for rows again until it says that they are durable.
+//! The source asks for a first row on each connection. It may ask for a row again until it reports the row as durable.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -20,31 +20,29 @@ use crate::input::{Input, WRITE_SIZE};
 use crate::metrics::Metrics;
 use crate::session::{Failure, Session, Step};
 
-/// How long to try to tell the source that the sender cannot go on.
-const TELL_TIME: Duration = Duration::from_secs(5);
+/// How long to try to report to the source that the sender cannot continue.
+const REPORT_TIME: Duration = Duration::from_secs(5);
 
-/// Where to send, and how patiently.
+/// Where to send rows, and how long to wait for the source.
 #[derive(Debug, Clone)]
 pub struct Target {
     /// The source's `HOST:PORT`.
     pub address: String,
-    /// The job's token.
     pub token: Option<Token>,
-    /// This sender's name, if an earlier process had it; otherwise it makes one up.
+    /// This sender's name. Without one, the sender generates a random name.
     pub session: Option<String>,
     /// Written whenever the source has asked for a row.
     pub ready_file: Option<PathBuf>,
     /// How long to wait for the source, at first and whenever it is lost.
     pub patience: Duration,
-    /// Counts what is sent.
     pub metrics: Metrics,
 }
 
-/// Sends all rows and waits until they are durable; returns how many they are.
+/// Sends all rows and waits until they are durable. Returns the number of rows.
 ///
 /// # Errors
-/// When the source refuses, the job fails, or the source cannot be reached within the target's patience, or is lost again and
-/// again without taking a row.
+/// When the source refuses the sender, the job fails, the source cannot be reached within the target's patience, or the
+/// connection is lost repeatedly without progress.
 pub fn send_all(target: &Target, input: &mut dyn Input) -> anyhow::Result<u64> {
     let mut session = Session::new(target.patience, target.session.is_some());
     let name = target.session.clone().map_or_else(session_name, Ok)?;
@@ -56,22 +54,22 @@ pub fn send_all(target: &Target, input: &mut dyn Input) -> anyhow::Result<u64> {
             Ok(rows) => return Ok(rows),
             Err(Failure::Final(error)) => return Err(error),
             Err(Failure::Input(error)) => {
-                if let Err(untold) = send_failure(target, &hello, &error) {
-                    tracing::warn!("telling the source that the sender cannot go on: {untold:#}");
+                if let Err(unsent) = send_failure(target, &hello, &error) {
+                    tracing::warn!("reporting to the source that the sender cannot continue: {unsent:#}");
                 }
                 return Err(error);
             }
             Err(Failure::Lost(error)) => error,
         };
-        let words = format!("{lost:#}");
-        let no_way_on = || format!("giving up sending rows to {}", target.address);
-        let pause = session.lost(lost, began.elapsed()).with_context(no_way_on)?;
-        tracing::warn!("{words}; trying again");
+        let reason = format!("{lost:#}");
+        let giving_up = || format!("giving up sending rows to {}", target.address);
+        let pause = session.lost(lost, began.elapsed()).with_context(giving_up)?;
+        tracing::warn!("{reason}; trying again");
         std::thread::sleep(pause);
     }
 }
 
-/// Makes one connection, and sends rows until the job ends; returns how many rows it has.
+/// Sends rows over one connection until the job ends. Returns the job's number of rows.
 fn connection(
     target: &Target,
     hello: &SenderHello,
@@ -88,14 +86,14 @@ fn connection(
     };
     let ready = Ready { input: input.guard().map(|guard| guard.identity().to_string()), ..Ready::default() };
     ready.write(target.ready_file.as_deref()).map_err(Failure::Final)?;
-    let broken = match rows(&stream, input, next, answers.durable(), &target.metrics)? {
+    let broken = match send_rows(&stream, input, next, answers.durable(), &target.metrics)? {
         Ok(all) => {
             session.sent_all(all);
             None
         }
         Err(error) => Some(anyhow!(error).context("the connection to the source broke")),
     };
-    // When the connection broke, the source may have said why.
+    // When the connection broke, the source may have sent the reason.
     let answer = answers.next().and_then(|answer| session.recv(answer));
     match (answer, broken) {
         (Ok(Step::Done(rows)), _) => Ok(rows),
@@ -106,36 +104,35 @@ fn connection(
     }
 }
 
-/// Tells the source why the rest of the rows will not come, so that the job fails at once, and for this reason.
+/// Reports to the source why no more rows will come, so that the job fails at once and with this reason.
 fn send_failure(target: &Target, hello: &SenderHello, why: &anyhow::Error) -> anyhow::Result<()> {
-    let stream = net::connect("the source", &target.address, TELL_TIME)?;
-    net::limit_writes(&stream, TELL_TIME)?;
-    let failed = Some(format!("the sender cannot go on: {why:#}"));
+    let stream = net::connect("the source", &target.address, REPORT_TIME)?;
+    net::limit_writes(&stream, REPORT_TIME)?;
+    let failed = Some(format!("the sender cannot continue: {why:#}"));
     handshake::send(&stream, target.token.as_ref(), &SenderHello { failed, ..hello.clone() })?;
-    // The source closes the connection when it has read this, or refuses it.
+    // The source closes the connection after it has read this, or answers with a refusal.
     let mut reader = FrameReader::new(stream, format!("the source at {}", target.address), DEFAULT_LIMIT);
-    match reader.next_frame_within(TELL_TIME)? {
+    match reader.next_frame_within(REPORT_TIME)? {
         Some(payload) => handshake::answer(&payload, reader.peer()),
         None => Ok(()),
     }
 }
 
-/// A unique name.
 fn session_name() -> anyhow::Result<String> {
     let name = getrandom::u64().map_err(|e| anyhow!("making up a name for this sender: {e}"))?;
     Ok(format!("{name:016x}"))
 }
 
-/// Sends the header, the rows from `next` on, and their end; returns how many rows there are in all. The inner error is a broken
-/// connection.
-fn rows(
+/// Sends the header, the rows from `next` on, and the end mark. Returns the input's number of rows. The inner error is a
+/// broken connection.
+fn send_rows(
     stream: &TcpStream,
     input: &mut dyn Input,
     next: u64,
     durable: &AtomicU64,
     metrics: &Metrics,
 ) -> Result<std::io::Result<u64>, Failure> {
-    // Before seeking, which may take long.
+    // Sent before seeking, which may take long.
     if let Err(error) = frame::write(stream, input.header()) {
         return Ok(Err(error));
     }
@@ -148,7 +145,7 @@ fn rows(
         input.fill(&mut out).map_err(Failure::Input)?;
         let last = out.is_empty();
         if last {
-            // The last chance: after the end mark the job may succeed.
+            // The last chance to notice a change: after the end mark, the job may succeed.
             input.check().map_err(Failure::Input)?;
             frame::push_end(&mut out);
         }
@@ -180,23 +177,23 @@ mod tests {
 
     /// What the source does with a connection.
     enum Act {
-        /// Asks for rows from this one on, takes so many frames, and drops the connection.
+        /// Asks for this row, reads this many frames, and drops the connection.
         Drop(u64, usize),
-        /// Asks for rows from this one on, takes all, and says done.
+        /// Asks for this row, reads all rows, and answers [`SourceAnswer::Done`].
         Finish(u64),
     }
 
-    /// A source that acts its part; gives the frames of each connection.
+    /// A source that handles one connection per act. Its thread returns the frames of each.
     fn source(acts: Vec<Act>) -> (SocketAddr, std::thread::JoinHandle<Vec<Vec<Vec<u8>>>>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let part = std::thread::spawn(move || {
+        let thread = std::thread::spawn(move || {
             let act = |act: &Act| {
                 let (stream, mut reader, first) = loop {
                     let stream = net::accept(&listener, || {}).unwrap().0;
                     let mut reader =
                         FrameReader::new(stream.try_clone().unwrap(), "the sender", DEFAULT_LIMIT);
-                    // A connection that only looks whether the source is back sends nothing.
+                    // A connection that only probes whether the source is back sends nothing.
                     if let Ok(Some(first)) = reader.next_frame() {
                         break (stream, reader, first);
                     }
@@ -221,7 +218,7 @@ mod tests {
             };
             acts.iter().map(act).collect()
         });
-        (address, part)
+        (address, thread)
     }
 
     fn target(address: SocketAddr, patience: Duration) -> Target {
@@ -237,14 +234,14 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_connection_is_made_anew_where_the_source_wants() {
-        // Far more rows than socket buffers take, so that each loss is noticed while sending.
+    fn a_sender_reconnects_and_resumes_at_the_row_that_the_source_asks_for() {
+        // Far more rows than socket buffers hold, so that each loss is noticed while sending.
         let lines = 200_000;
         let acts = vec![Act::Drop(0, 1), Act::Drop(0, 500), Act::Finish(300)];
-        let (address, part) = source(acts);
+        let (address, thread) = source(acts);
         let sent = send_all(&target(address, Duration::from_secs(20)), &mut Fake::new(1, lines)).unwrap();
         assert_eq!(sent, lines);
-        let connections = part.join().unwrap();
+        let connections = thread.join().unwrap();
         assert!(connections.iter().all(|frames| frames[0] == crate::HEADER));
         assert!(connections[1][1].starts_with(b"0,") && connections[2][1].starts_with(b"300,"));
         assert_eq!(connections[2].len() as u64, 1 + lines - 300);

@@ -1,7 +1,7 @@
-//! Fake rows. Row *i* depends on the seed and *i* alone, so a sender can start anywhere.
+//! Generates fake rows. Row *i* depends only on the seed and *i*, so a sender can start anywhere.
 //!
-//! The `fake` crate makes a vocabulary of names and phrases once. A row picks from it by a hash of its number, which is far quicker
-//! than making up words for each row.
+//! The `fake` crate generates a vocabulary of names and phrases once. A row picks from it by a hash of its number, which is
+//! far faster than generating words for each row.
 
 use chacha20::ChaCha8Rng;
 use fake::Fake;
@@ -13,11 +13,11 @@ use records::values::{write_escaped, write_value};
 const NAMES: usize = 1 << 11;
 const PHRASES: usize = 1 << 11;
 
-/// Makes rows with the columns of [`HEADER`](crate::HEADER).
+/// Generates rows with the columns of [`HEADER`](crate::HEADER).
 #[derive(Debug)]
 pub struct FakeRows {
     seed: u64,
-    /// Names, quoted as in a CSV.
+    /// Quoted as in a CSV.
     names: Vec<Vec<u8>>,
     heads: Vec<Phrase>,
     tails: Vec<Phrase>,
@@ -26,7 +26,7 @@ pub struct FakeRows {
 /// A part of a description.
 #[derive(Debug)]
 struct Phrase {
-    /// With quotes doubled, so that it may be put between quotes.
+    /// With quotes doubled, so that it can stand between quotes.
     escaped: Vec<u8>,
     needs_quotes: bool,
 }
@@ -40,7 +40,6 @@ impl Phrase {
 }
 
 impl FakeRows {
-    /// The rows of `seed`.
     pub fn new(seed: u64) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let names = (0..NAMES).map(|i| {
@@ -105,7 +104,7 @@ impl FakeRows {
     }
 }
 
-/// SplitMix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014), seeded for each row.
+/// SplitMix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014), seeded per row.
 struct Draws(u64);
 
 impl Draws {
@@ -125,7 +124,7 @@ impl Draws {
         ((u64::from((self.next() >> 32) as u32) * u64::from(bound)) >> 32) as u32
     }
 
-    /// One of 2⁵³ numbers in [0, 1).
+    /// A multiple of 2⁻⁵³ in [0, 1).
     fn unit(&mut self) -> f64 {
         (self.next() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
     }
@@ -154,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_what_they_were() {
+    fn rows_never_change_between_releases() {
         // Users compare the results of releases by their SHA-256, so these rows must never change.
         let rows = &SEEDS[0];
         let first: Vec<_> = (0..3).map(|i| row(rows, i)).collect();

@@ -1,4 +1,4 @@
-//! Monitors the input's file while rows are sent: a write to the source may block for hours, and a change of the file must fail the
+//! Monitors the input file while rows are sent. A write to the source may block for hours, but a changed file must fail the
 //! job soon.
 
 use std::net::{Shutdown, TcpStream};
@@ -12,7 +12,7 @@ use records::identity::LOOK;
 
 use crate::input::Input;
 
-/// Checks the file once a second, on a thread of its own, until this is dropped. When the file has changed, closes the connection,
+/// Checks the file once a second on its own thread, until this is dropped. When the file has changed, closes the connection,
 /// which ends a blocked write.
 pub struct FileMonitor {
     changed: Arc<Mutex<Option<anyhow::Error>>>,
@@ -22,10 +22,10 @@ pub struct FileMonitor {
 }
 
 impl FileMonitor {
-    /// Monitors the file of this input, if it is one.
+    /// Monitors the input's file; does nothing for an input that is not a file.
     ///
     /// # Errors
-    /// Those of the system.
+    /// When the system cannot duplicate the connection or start a thread.
     pub(crate) fn start(input: &dyn Input, stream: &TcpStream) -> anyhow::Result<Self> {
         let changed = Arc::default();
         let Some(guard) = input.guard() else { return Ok(Self { changed, over: None, thread: None }) };
@@ -49,7 +49,7 @@ impl FileMonitor {
         Ok(Self { changed, over: Some(over), thread })
     }
 
-    /// What has changed, if anything has.
+    /// Takes the error that says how the file has changed.
     pub(crate) fn changed(&self) -> Option<anyhow::Error> {
         self.changed.lock().take()
     }
@@ -59,7 +59,7 @@ impl Drop for FileMonitor {
     fn drop(&mut self) {
         self.over.take();
         if let Some(thread) = self.thread.take() {
-            // It returns nothing, and ends at once.
+            // The thread returns nothing, and ends at once.
             let _ = thread.join();
         }
     }

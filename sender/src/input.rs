@@ -1,4 +1,4 @@
-//! Where rows come from.
+//! The sources of rows: fake rows and CSVs.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -14,44 +14,42 @@ use records::{Flaw, Reader};
 use crate::HEADER;
 use crate::fake_rows::FakeRows;
 
-/// About how many bytes of frames one write has: the size at which loopback TCP is quickest.
+/// The approximate size of one write, in bytes of frames: the size at which loopback TCP is fastest.
 pub const WRITE_SIZE: usize = 128 << 10;
 
-/// The size of an input, and how much of it is read.
+/// The size of an input, and how much of it has been read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Extent {
-    /// How many rows there are in all, if that is known.
+    /// The number of all rows, if known.
     pub rows_total: Option<u64>,
-    /// How many bytes are read; 0 for made-up rows.
+    /// Bytes read so far; 0 for fake rows.
     pub bytes: u64,
-    /// How many bytes there are in all, if that is known.
+    /// The number of all bytes, if known.
     pub bytes_total: Option<u64>,
 }
 
-/// Rows in order, from any row on that can be read.
+/// Returns rows in order, and can seek where the input allows it.
 pub trait Input {
-    /// The CSV header.
     fn header(&self) -> &[u8];
 
-    /// Makes `row`, counted from 0, the next one.
+    /// Makes `row`, counted from 0, the next row.
     ///
     /// # Errors
     /// When the input cannot go back that far, or has fewer rows.
     fn seek(&mut self, row: u64) -> anyhow::Result<()>;
 
-    /// Appends the next rows as frames to `out`, at most about [`WRITE_SIZE`] bytes; nothing at the end.
+    /// Appends the next rows to `out` as frames, about [`WRITE_SIZE`] bytes at most. Appends nothing at the end of the input.
     ///
     /// # Errors
     /// When the input cannot be read.
     fn fill(&mut self, out: &mut Vec<u8>) -> anyhow::Result<()>;
 
-    /// The number of the next row; at the end, how many rows there are.
+    /// The number of the next row; at the end of the input, the number of all rows.
     fn position(&self) -> u64;
 
-    /// Its size, and how much is read.
     fn extent(&self) -> Extent;
 
-    /// Checks that its file does not change, if it is one.
+    /// Detects changes of the input's file; `None` if the input is not a file.
     fn guard(&self) -> Option<Guard> {
         None
     }
@@ -59,16 +57,15 @@ pub trait Input {
     /// Checks that the input has not changed.
     ///
     /// # Errors
-    /// What has changed.
+    /// When it has; says what has changed.
     fn check(&self) -> anyhow::Result<()> {
         Ok(())
     }
 
-    /// Rows before this one will not be asked for again.
+    /// Rows before this one will not be requested again.
     fn forget(&mut self, _before: u64) {}
 }
 
-/// Fake rows.
 pub struct Fake {
     rows: FakeRows,
     next: u64,
@@ -81,7 +78,7 @@ impl Fake {
         Self { rows: FakeRows::new(seed), next: 0, lines }
     }
 
-    /// Appends the next rows as CSV lines to `out`, about [`WRITE_SIZE`] bytes; nothing at the end.
+    /// Appends the next rows to `out` as CSV lines, about [`WRITE_SIZE`] bytes. Appends nothing after the last row.
     pub fn fill_lines(&mut self, out: &mut Vec<u8>) {
         while self.next < self.lines && out.len() < WRITE_SIZE {
             self.rows.write(self.next, out);
@@ -94,7 +91,7 @@ impl Fake {
 /// Writes fake rows as a CSV with its header.
 ///
 /// # Errors
-/// Those of the output, except for a reader that has closed it.
+/// When the output cannot be written. A closed pipe is not an error.
 pub fn write_csv(mut fake: Fake, mut output: impl Write) -> anyhow::Result<()> {
     let mut out = [HEADER, b"\n"].concat();
     loop {
@@ -124,14 +121,14 @@ impl Input for Fake {
     }
 
     fn seek(&mut self, row: u64) -> anyhow::Result<()> {
-        ensure!(row <= self.lines, "the source asks for row {row}, and there are only {}", self.lines);
+        ensure!(row <= self.lines, "the source asks for row {row}, but there are only {}", self.lines);
         self.next = row;
         Ok(())
     }
 
     fn fill(&mut self, out: &mut Vec<u8>) -> anyhow::Result<()> {
         while self.next < self.lines && out.len() < WRITE_SIZE {
-            // The length is known only after the row.
+            // The length is filled in after the row.
             let start = out.len();
             out.extend_from_slice(&[0; frame::PREFIX]);
             self.rows.write(self.next, out);
@@ -145,28 +142,28 @@ impl Input for Fake {
 
 /// A CSV, from a file or from standard input.
 pub struct Csv {
-    /// The file, if it can be opened again.
+    /// The file, if it can be reopened.
     path: Option<PathBuf>,
     name: String,
     options: Options,
     reader: Reader<Box<dyn Read>>,
     header: Vec<u8>,
     next: u64,
-    /// Checks that the file does not change, if it is one.
+    /// Detects changes of the file; `None` if the CSV is not a file.
     guard: Option<Guard>,
 }
 
-/// What the user has said of a CSV.
+/// The user's options for a CSV.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Options {
-    /// Which file it was before.
+    /// The identity that the file must have.
     pub identity: Option<Identity>,
-    /// Overrules the check that it looks like a CSV with commas.
+    /// Overrules the check that the input looks like a CSV with commas.
     pub commas: bool,
 }
 
 impl Csv {
-    /// Whether it can go back.
+    /// Whether it can seek to an earlier row.
     pub fn can_go_back(&self) -> bool {
         self.path.is_some()
     }
@@ -174,7 +171,7 @@ impl Csv {
     /// Opens a file.
     ///
     /// # Errors
-    /// When it cannot be read, is another one than before, or is no CSV with a header.
+    /// When it cannot be read, has another identity than `options` asks for, or is not a CSV with a header.
     pub fn open(path: &Path, options: Options) -> anyhow::Result<Self> {
         let name = path.display().to_string();
         let opening = || format!("opening the input {name}");
@@ -186,21 +183,21 @@ impl Csv {
             let guarded = Guarded::new(file, guard.clone()).with_context(opening)?;
             return Self::new(Box::new(guarded), name, options, Some(path.to_owned()), Some(guard));
         }
-        // A pipe cannot be opened again to go back, and has no length.
+        // A pipe cannot be reopened, and has no length.
         Self::new(Box::new(file), name, options, None, None)
     }
 
     /// Reads standard input, which cannot go back.
     ///
     /// # Errors
-    /// When it cannot be read, or is no CSV with a header.
+    /// When it cannot be read, or is not a CSV with a header.
     pub fn stdin(options: Options) -> anyhow::Result<Self> {
         let name = "standard input".to_owned();
         let opening = || format!("opening {name}");
         let stdin = File::from(std::io::stdin().as_fd().try_clone_to_owned().with_context(opening)?);
         let found = stdin.metadata().with_context(opening)?;
         ensure!(!found.is_dir(), "{name} is a folder; give a CSV file");
-        // It may be a file, whose name is not known.
+        // Standard input may be a file whose name is unknown.
         let is_file = found.is_file() && found.len() > 0;
         let guard = is_file.then(|| Guard::new(&stdin, None, options.identity)).transpose();
         let guard = guard.with_context(opening)?;
@@ -242,7 +239,7 @@ impl Input for Csv {
         Extent {
             rows_total: None,
             bytes: self.reader.consumed(),
-            // It may begin in the middle of a file.
+            // Standard input may begin in the middle of a file, so its total is unknown.
             bytes_total: self
                 .guard
                 .as_ref()
@@ -263,20 +260,20 @@ impl Input for Csv {
         if row < self.next {
             let Some(path) = &self.path else {
                 bail!(
-                    "the source asks for row {row} again, and {}, now at row {}, cannot go back; start the job again, or \
+                    "the source asks for row {row} again, but {}, now at row {}, cannot go back; start the job again, or \
                      give a file",
                     self.name,
                     self.next
                 );
             };
-            // It must be the same file, or other rows would be read.
+            // Another file at this path would have other rows.
             let identity = self.guard.as_ref().map(Guard::identity);
             *self = Self::open(path, Options { identity, ..self.options })?;
         }
         while self.next < row {
             let context = || format!("reading {}", self.name);
             if self.reader.next_row().with_context(context)?.is_none() {
-                bail!("the source asks for row {row}, and {} has {}", self.name, self.next);
+                bail!("the source asks for row {row}, but {} has only {}", self.name, self.next);
             }
             self.next += 1;
         }
@@ -285,7 +282,7 @@ impl Input for Csv {
 
     fn fill(&mut self, out: &mut Vec<u8>) -> anyhow::Result<()> {
         while out.len() < WRITE_SIZE {
-            // The program behind standard input may be slow: what is here is sent first.
+            // The program that writes to a pipe may be slow: do not hold back the rows that are here.
             if self.path.is_none() && !out.is_empty() && !self.reader.has_row() {
                 break;
             }
@@ -350,11 +347,11 @@ mod tests {
         input.seek(1).unwrap();
         assert_eq!(rows(&mut input), [b"1", b"2"]);
         assert!(input.seek(1).unwrap_err().to_string().contains("cannot go back"));
-        assert!(csv("h\n0\n").unwrap().seek(2).unwrap_err().to_string().contains("has 1"));
+        assert!(csv("h\n0\n").unwrap().seek(2).unwrap_err().to_string().contains("has only 1"));
     }
 
     #[test]
-    fn no_byte_is_reserved_and_a_row_above_the_limit_is_stood_in_for() {
+    fn rows_may_have_any_bytes_and_a_row_above_the_limit_is_sent_as_flawed() {
         let long = "x".repeat(DEFAULT_LIMIT + 1);
         let text = format!("h\n\u{4}\n{long}\n\u{5}{{}}\n").leak();
         let (mut input, mut frames) = (csv(text).unwrap(), Vec::new());
@@ -371,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_goes_back_is_the_one_that_it_was() {
+    fn a_file_goes_back_unless_another_has_taken_its_place() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("in.csv");
         std::fs::write(&path, "h\n0\n1\n2\n").unwrap();
@@ -381,10 +378,10 @@ mod tests {
         assert_eq!(rows(&mut input), [b"0", b"1", b"2"]);
         std::fs::write(folder.path().join("new.csv"), "h\n0\n1\n9\n").unwrap();
         std::fs::rename(folder.path().join("new.csv"), &path).unwrap();
-        let said = format!("{:#}", input.seek(1).unwrap_err());
+        let error = format!("{:#}", input.seek(1).unwrap_err());
         assert!(
-            said.contains("in.csv: it has changed while it was read: another file is in its place"),
-            "{said}"
+            error.contains("in.csv: it has changed while it was read: another file is in its place"),
+            "{error}"
         );
         assert!(input.check().is_err());
     }

@@ -1,15 +1,15 @@
-//! Rows in: fake rows, a CSV file or standard input, sent to the cluster's source.
+//! Sends rows to the cluster's source: fake rows, a CSV file, or standard input.
 //!
 //! | module           | holds |
 //! |------------------|-------|
-//! | [`input`]        | where rows come from |
-//! | [`fake_rows`]    | made-up rows |
+//! | [`input`]        | the sources of rows: fake rows and CSVs |
+//! | [`fake_rows`]    | generates fake rows |
 //! | [`replay`]       | keeps rows that cannot be read again |
 //! | [`session`]      | what to send and whether to try again, over all connections; pure |
 //! | [`client`]       | sockets and threads around the session |
-//! | `answers`        | what the source says |
-//! | [`file_monitor`] | sees when the input changes meanwhile |
-//! | [`metrics`]      | what the sender counts, for the Monitoring Hub |
+//! | `answers`        | reads the source's answers |
+//! | [`file_monitor`] | detects changes of the input file |
+//! | [`metrics`]      | counts for the Monitoring Hub |
 
 mod answers;
 pub mod client;
@@ -20,5 +20,5 @@ pub mod metrics;
 pub mod replay;
 pub mod session;
 
-/// The columns of fake rows, as in 2018.
+/// The columns of fake rows, the same as in 2018.
 pub const HEADER: &[u8] = b"ID,SKU,FLUX,MANUFACTURER_NAME,DESCRIPTION";

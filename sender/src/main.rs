@@ -95,7 +95,7 @@ fn run(args: Args) -> anyhow::Result<()> {
     }
     let address = args.target.context("the source's HOST:PORT is missing")?;
     let token = args.token_file.as_deref().map(Token::load).transpose()?;
-    // An earlier process of this session has noted in the ready file which input it sent.
+    // An earlier process of this session noted the identity of its input in the ready file.
     let before = Ready::before(args.ready_file.as_deref().filter(|_| args.session.is_some()))?;
     let before = before.and_then(|ready| ready.input);
     let before = before.map(|identity| identity.parse()).transpose()?;
@@ -122,7 +122,7 @@ fn run(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints what `--check` has found: the file's identity, and hints at what looks wrong.
+/// Prints the findings of `--check`: the file's identity, and hints about what looks wrong.
 fn print_check(input: &dyn Input) -> anyhow::Result<()> {
     let identity = input.guard().map(|guard| format!("identity {}\n", guard.identity()));
     let hints = records::sniff::hints(input.header()).into_iter().map(|hint| format!("hint {hint}\n"));

@@ -1,4 +1,4 @@
-//! What the sender counts, for the Monitoring Hub.
+//! The sender's counts for the Monitoring Hub.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,7 +9,7 @@ use telemetry::stopwatch::Stopwatch;
 
 use crate::input::Input;
 
-/// The counts. Clones share them.
+/// The sender's counts. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct Metrics(Arc<Mutex<State>>);
 
@@ -20,12 +20,12 @@ struct State {
 }
 
 impl Metrics {
-    /// Notes whether a write is in progress.
+    /// Records whether a write is in progress.
     pub(crate) fn writing(&self, is_writing: bool) {
         self.state().blocked.set(is_writing, Instant::now());
     }
 
-    /// The input is sent up to its position.
+    /// Records that the input has been sent up to its position.
     pub(crate) fn sent(&self, input: &dyn Input, all_sent: bool) {
         let (rows, extent) = (input.position(), input.extent());
         let mut state = self.state();
@@ -39,7 +39,6 @@ impl Metrics {
         };
     }
 
-    /// The counts up to now.
     pub fn counts(&self) -> Counts {
         let state = self.state();
         Counts::Sender(SenderCounts {

@@ -1,5 +1,5 @@
-//! Lets an input that cannot go back do so: keeps the rows that the source may ask for again. These are no more than the window and
-//! what is on the way there, since the source says what is durable.
+//! Lets an input that cannot seek back be read again: keeps the rows that the source may still ask for. The source reports
+//! what is durable, so these are at most the rows in the window and those on their way to it.
 
 use std::collections::VecDeque;
 
@@ -9,7 +9,7 @@ use records::identity::Guard;
 
 use crate::input::{Extent, Input};
 
-/// Keeps the rows that it has returned until it is told to forget them.
+/// Keeps the rows that it has returned until [`Input::forget`] drops them.
 pub struct Replay<I> {
     inner: I,
     kept: VecDeque<Block>,
@@ -61,8 +61,8 @@ impl<I: Input> Input for Replay<I> {
             let first = self.kept.front().map_or(read, |block| block.first);
             ensure!(
                 row >= first,
-                "the source asks for row {row} again, after it has said that rows before {first} are durable; give a file, \
-                 which can be read again"
+                "the source asks for row {row} again, but has reported rows before {first} as durable; give a file, which \
+                 can be read again"
             );
         }
         self.next = row;
@@ -104,7 +104,7 @@ mod tests {
         format!("row {number}").into_bytes()
     }
 
-    /// Returns three rows at once, and cannot go back.
+    /// Returns three rows at a time, and cannot go back.
     struct Stream {
         next: u64,
     }
@@ -137,9 +137,9 @@ mod tests {
     }
 
     proptest! {
-        /// Wherever it goes back to after what is durable, the rows come again as they were.
+        /// Seeking back to any row that is not durable returns the same rows again.
         #[test]
-        fn rows_come_again_as_they_were(steps in prop::collection::vec((any::<bool>(), 0u64..40), 1..60)) {
+        fn replayed_rows_are_unchanged(steps in prop::collection::vec((any::<bool>(), 0u64..40), 1..60)) {
             let mut replay = Replay::new(Stream { next: 0 });
             let mut durable = 0;
             for (goes_back, by) in steps {
@@ -160,16 +160,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_forgotten_is_not_given_out_again() {
+    fn forgotten_rows_cannot_be_replayed() {
         let mut replay = Replay::new(Stream { next: 0 });
         let mut out = Vec::new();
         (0..4).for_each(|_| replay.fill(&mut out).unwrap());
         replay.forget(7);
         replay.seek(6).unwrap();
         let error = replay.seek(5).unwrap_err().to_string();
-        assert!(
-            error.contains("asks for row 5 again, after it has said that rows before 6 are durable"),
-            "{error}"
-        );
+        assert!(error.contains("asks for row 5 again, but has reported rows before 6 as durable"), "{error}");
     }
 }

@@ -1,30 +1,30 @@
-//! What a sender knows across its connections: which row the source wants, whether all are sent, and whether to try again.
-//! Pure: the caller tells the time.
+//! A sender's state across its connections: which row the source asks for, whether all rows are sent, and whether to
+//! reconnect. Pure: the caller passes the time.
 
 use std::time::Duration;
 
 use anyhow::anyhow;
 use protocol::handshake::SourceAnswer;
 
-/// The pause before connecting again.
+/// The pause before reconnecting.
 const PAUSE: Duration = Duration::from_millis(100);
-/// The pause when the source was busy, or did not answer.
+/// The pause after the source was busy or did not answer.
 const BUSY_PAUSE: Duration = Duration::from_secs(1);
-/// How many connections in a row may be lost without the source having taken a row.
-const MOST_IN_VAIN: u32 = 20;
+/// How many connections in a row may be lost without the source asking for a later row.
+const MOST_FRUITLESS: u32 = 20;
 
-/// Why one connection did not bring the job to its end.
+/// Why a connection ended before the job.
 #[derive(Debug)]
 pub enum Failure {
-    /// Another connection may do better.
+    /// Another connection may succeed.
     Lost(anyhow::Error),
     /// No other connection would help.
     Final(anyhow::Error),
-    /// The input cannot be read to its end. The source must be told.
+    /// The input cannot be read to its end. The sender reports this to the source.
     Input(anyhow::Error),
 }
 
-/// What an answer of the source asks for.
+/// What the source's answer asks the sender to do.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step {
     /// Send the header, and the rows from this one on.
@@ -37,20 +37,23 @@ pub enum Step {
 #[derive(Debug)]
 pub struct Session {
     patience: Duration,
-    /// An earlier process was the same sender, and has perhaps sent all rows.
+    /// Whether an earlier process was the same sender; it may have sent all rows.
     is_resumed: bool,
     /// When to give up, unless the source asks for a row.
     deadline: Duration,
-    /// What the source has asked for on this connection.
+    /// The row that the source has asked for on this connection.
     asked: Option<u64>,
+    /// The same of the last connection on which it did.
     asked_before: Option<u64>,
-    in_vain: u32,
-    /// How many rows there are, once all are sent.
+    /// Connections lost in a row without the source asking for a later row.
+    fruitless: u32,
+    /// The number of rows, once all are sent.
     sent: Option<u64>,
 }
 
 impl Session {
-    /// `patience` limits the search for the source, at first and whenever it is lost. Times count from now.
+    /// `patience` limits how long to wait for the source, at first and whenever it is lost. All times are counted from this
+    /// call.
     pub fn new(patience: Duration, is_resumed: bool) -> Self {
         Self {
             patience,
@@ -58,18 +61,18 @@ impl Session {
             deadline: patience,
             asked: None,
             asked_before: None,
-            in_vain: 0,
+            fruitless: 0,
             sent: None,
         }
     }
 
-    /// A connection is being made; returns how long that may take.
+    /// Begins a new connection. Returns how long connecting may take.
     pub fn connect(&mut self, now: Duration) -> Duration {
         self.asked = None;
         self.deadline.saturating_sub(now)
     }
 
-    /// Handles an answer, except for signs of life and what is durable.
+    /// Handles an answer other than [`SourceAnswer::Waiting`] and [`SourceAnswer::Durable`].
     ///
     /// # Errors
     /// When the answer ends the connection or the job.
@@ -87,37 +90,37 @@ impl Session {
         }
     }
 
-    /// All rows are sent; there are `rows`.
+    /// Records that all rows, `rows` in number, are sent.
     pub fn sent_all(&mut self, rows: u64) {
         self.sent = Some(rows);
     }
 
-    /// The connection is lost; returns the pause before the next one.
+    /// Handles a lost connection. Returns the pause before the next one.
     ///
     /// # Errors
-    /// Returns `error` when there should be no next one.
+    /// Returns `error` when it is time to give up.
     pub fn lost(&mut self, error: anyhow::Error, now: Duration) -> anyhow::Result<Duration> {
         if self.asked.is_some() {
-            // The source was there, so patience starts again; `in_vain` limits how often.
+            // The source answered, so patience starts anew; `fruitless` limits how often.
             self.deadline = now + self.patience;
-            // A new generation may ask for an earlier row than the last one had taken.
-            self.in_vain = if self.asked > self.asked_before { 0 } else { self.in_vain + 1 };
+            // A new generation may ask for an earlier row than the last one did.
+            self.fruitless = if self.asked > self.asked_before { 0 } else { self.fruitless + 1 };
             self.asked_before = self.asked;
         }
-        if self.in_vain == MOST_IN_VAIN || now + PAUSE >= self.deadline {
+        if self.fruitless == MOST_FRUITLESS || now + PAUSE >= self.deadline {
             return Err(error);
         }
         Ok(if self.asked.is_some() { PAUSE } else { BUSY_PAUSE })
     }
 
     fn finish(&self, rows: u64) -> Result<Step, Failure> {
-        // The earlier process of a resumed sender may have sent them.
+        // An earlier process of a resumed sender may have sent them.
         if self.sent == Some(rows) || (self.sent.is_none() && self.is_resumed) {
             return Ok(Step::Done(rows));
         }
         let sent = self.sent.map_or_else(|| "not all".to_owned(), |sent| sent.to_string());
         Err(Failure::Final(anyhow!(
-            "the source says that all of {rows} rows are durable, and {sent} were sent: they are another sender's"
+            "the source says that all {rows} rows are durable, but {sent} were sent: they are another sender's"
         )))
     }
 }
@@ -128,7 +131,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn words(outcome: Result<Step, Failure>) -> String {
+    fn text(outcome: Result<Step, Failure>) -> String {
         match outcome {
             Ok(step) => format!("{step:?}"),
             Err(Failure::Lost(error)) => format!("lost: {error:#}"),
@@ -142,48 +145,48 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_sent_where_the_source_wants_them_until_all_are_durable() {
+    fn a_sender_sends_from_the_requested_row_until_all_rows_are_durable() {
         let mut session = Session::new(60 * SECOND, false);
         assert_eq!(session.connect(SECOND), 59 * SECOND);
-        assert_eq!(words(session.recv(SourceAnswer::NextRow(0))), "Send(0)");
+        assert_eq!(text(session.recv(SourceAnswer::NextRow(0))), "Send(0)");
         assert_eq!(lost(&mut session, 50 * SECOND).unwrap(), PAUSE);
-        assert_eq!(session.connect(50 * SECOND), 60 * SECOND, "the source was there");
-        assert_eq!(words(session.recv(SourceAnswer::NextRow(300))), "Send(300)");
+        assert_eq!(session.connect(50 * SECOND), 60 * SECOND, "the source answered, so patience starts anew");
+        assert_eq!(text(session.recv(SourceAnswer::NextRow(300))), "Send(300)");
         session.sent_all(1000);
-        assert_eq!(words(session.recv(SourceAnswer::Done(1000))), "Done(1000)");
+        assert_eq!(text(session.recv(SourceAnswer::Done(1000))), "Done(1000)");
     }
 
     #[test]
-    fn rows_of_another_sender_are_not_taken_for_its_own() {
-        let done = |mut session: Session| words(session.recv(SourceAnswer::Done(7)));
+    fn a_sender_fails_when_another_sender_sent_the_rows() {
+        let done = |mut session: Session| text(session.recv(SourceAnswer::Done(7)));
         assert!(done(Session::new(SECOND, false)).contains("not all were sent: they are another sender's"));
         assert_eq!(done(Session::new(SECOND, true)), "Done(7)");
         let mut other = Session::new(SECOND, true);
         other.sent_all(8);
         assert!(
-            done(other).starts_with("final: the source says that all of 7 rows are durable, and 8 were sent")
+            done(other).starts_with("final: the source says that all 7 rows are durable, but 8 were sent")
         );
     }
 
     #[test]
-    fn a_source_that_is_not_there_or_takes_no_row_is_given_up() {
+    fn a_sender_gives_up_a_source_that_is_busy_or_makes_no_progress() {
         let mut session = Session::new(60 * SECOND, false);
         session.connect(Duration::ZERO);
-        assert_eq!(words(session.recv(SourceAnswer::Busy)), "lost: another sender is sending");
+        assert_eq!(text(session.recv(SourceAnswer::Busy)), "lost: another sender is sending");
         assert_eq!(lost(&mut session, 10 * SECOND).unwrap(), BUSY_PAUSE);
         assert!(lost(&mut session, 60 * SECOND).is_err());
         let mut session = Session::new(60 * SECOND, false);
-        for round in 0..=MOST_IN_VAIN {
+        for round in 0..=MOST_FRUITLESS {
             session.connect(Duration::ZERO);
             session.recv(SourceAnswer::NextRow(7)).unwrap();
-            assert_eq!(lost(&mut session, Duration::ZERO).is_ok(), round < MOST_IN_VAIN, "{round}");
+            assert_eq!(lost(&mut session, Duration::ZERO).is_ok(), round < MOST_FRUITLESS, "{round}");
         }
     }
 
     #[test]
-    fn connections_that_are_lost_while_rows_are_taken_are_not_in_vain() {
+    fn lost_connections_do_not_count_while_the_source_makes_progress() {
         let mut session = Session::new(60 * SECOND, false);
-        for row in 0..10 * u64::from(MOST_IN_VAIN) {
+        for row in 0..10 * u64::from(MOST_FRUITLESS) {
             session.connect(Duration::ZERO);
             session.recv(SourceAnswer::NextRow(row)).unwrap();
             assert!(lost(&mut session, Duration::ZERO).is_ok(), "{row}");

@@ -44,7 +44,7 @@ fn said_after(act: impl FnOnce(&Path)) -> String {
     assert!(!cluster.path("results.json").exists(), "the job is not done");
     // Also where nobody watches: the job ends now, and says why.
     let failed = cluster.receiver.failure();
-    assert!(failed.contains("the job failed: the sender cannot go on: "), "{failed}");
+    assert!(failed.contains("the job failed: the sender cannot continue: "), "{failed}");
     assert!(failed.contains("it has changed while it was read"), "{failed}");
     assert!(cluster.classifiers[0].failure().contains("it has changed while it was read"));
     said
