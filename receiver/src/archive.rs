@@ -1,8 +1,8 @@
-//! Results, rejects and summary as one `.tgz`, compressed while they come.
+//! Packs results, rejects and summary into one `.tgz` while results arrive.
 //!
-//! A gzip file may have several members, one after the other. Each piece of the results becomes a member; several threads compress
-//! them, and they are written in order. The tar's first header has the length of the results, which is known only at the end. So
-//! the file starts with room for a member of known size, which is filled in last.
+//! A gzip file is a sequence of members. Each piece of the results becomes a member; several threads compress pieces, and
+//! write the members in order. The tar's first header has the length of the results, which is known only at the end. So the
+//! file starts with room for a member of known size, which is written last.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -24,16 +24,16 @@ use crate::job::{Job, Reach};
 
 /// Bytes of results in a member.
 const PIECE: u64 = 1 << 20;
-/// A tar's unit: files begin at multiples of it, and two blocks of zeros are its end.
+/// The block size of a tar: files begin at multiples of it, and two blocks of zeros end it.
 const BLOCK: usize = 512;
 /// The size of a gzip member with an uncompressed block: gzip's header and trailer, the stored block's header, and the block.
 const HEAD_MEMBER: usize = 10 + 5 + BLOCK + 8;
-/// The archive is synced once for this many bytes.
-const SYNCED: u64 = 16 << 20;
+/// The archive is synced each time it has grown by this many bytes.
+const SYNC_SPAN: u64 = 16 << 20;
 /// The most threads that compress; the machine has other work.
 const MOST_THREADS: usize = 8;
 
-/// An archive that is being made.
+/// An archive in progress.
 pub struct Archive {
     path: PathBuf,
     part: PathBuf,
@@ -51,19 +51,20 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    /// The next piece that a thread should take.
+    /// The next piece to compress.
     next: u64,
-    /// The piece that is to be written next.
+    /// The next piece to write.
     turn: u64,
-    /// Where in the archive it begins.
+    /// Where in the archive that piece begins.
     at: u64,
-    /// How many times [`SYNCED`] bytes were written at the last sync.
+    /// How many times [`SYNC_SPAN`] bytes were written at the last sync.
     spans: u64,
     failed: bool,
 }
 
 impl Archive {
-    /// Begins an archive of the results of `job`, from their beginning. Replaces the one of an earlier receiver.
+    /// Begins an archive of the results of `job`, from their first byte. Replaces the unfinished archive of an earlier
+    /// receiver.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -75,7 +76,8 @@ impl Archive {
         let state = Mutex::new(State { at: HEAD_MEMBER as u64, ..State::default() });
         let shared = Arc::new(Shared { job: Arc::clone(job), file, state, turned: Condvar::new() });
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        // Twice as many as cores: the job's own threads compete with them, and the user waits for what is left when the job is done.
+        // Twice as many threads as cores, since the job's own threads compete with them, and the user waits for the archive
+        // after the job is done.
         let threads = (0..(2 * cores).clamp(1, MOST_THREADS)).map(|_| {
             let (shared, results) = (Arc::clone(&shared), files.results.clone());
             std::thread::Builder::new()
@@ -87,13 +89,13 @@ impl Archive {
         Ok(Self { path: path.to_owned(), part, files: files.clone(), shared, threads })
     }
 
-    /// Ends the archive of a job that is done; returns its size in bytes.
+    /// Completes the archive of a job that is done. Returns its size in bytes.
     ///
     /// # Errors
     /// When files cannot be read or written.
     pub fn finish(self) -> anyhow::Result<u64> {
         for thread in self.threads {
-            thread.join().map_err(|_| anyhow!("a thread of the archive broke off"))??;
+            thread.join().map_err(|_| anyhow!("a thread of the archive panicked"))??;
         }
         let Shared { file, state, .. } = &*self.shared;
         let mut at = state.lock().at;
@@ -122,7 +124,7 @@ impl Archive {
 }
 
 impl Shared {
-    /// A thread's work: compresses pieces until there are no more.
+    /// Compresses pieces until there are no more.
     fn compress(&self, results: &Path) -> anyhow::Result<()> {
         let compressed = self.compress_pieces(results);
         if compressed.is_err() {
@@ -149,7 +151,7 @@ impl Shared {
             let context = || format!("reading {}", results.display());
             let file = match &mut file {
                 Some(file) => file,
-                // Only now: before the job begins, there is no file.
+                // Opened only now, since the file does not exist before the job begins.
                 none => none.insert(File::open(results).with_context(context)?),
             };
             let mut bytes = vec![0; length as usize];
@@ -162,7 +164,7 @@ impl Shared {
         }
     }
 
-    /// Writes a piece when it is next; returns `false` if another thread has failed.
+    /// Writes a piece when its turn comes. Returns `false` if another thread has failed.
     fn write(&self, piece: u64, member: &[u8]) -> anyhow::Result<bool> {
         let mut state = self.state.lock();
         let not_yet = |state: &mut State| state.turn != piece && !state.failed;
@@ -173,28 +175,28 @@ impl Shared {
         self.file.write_all_at(member, state.at).context("writing the archive")?;
         state.at += member.len() as u64;
         state.turn += 1;
-        let span = state.at / SYNCED;
+        let span = state.at / SYNC_SPAN;
         let is_due = span > state.spans;
         state.spans = span;
         drop(state);
         self.turned.notify_all();
         if is_due {
-            // Otherwise the last sync, for which the user waits, would have to write all of it.
+            // Otherwise the last sync, for which the user waits, would have to write the whole archive.
             self.file.sync_data().context("syncing the archive")?;
         }
         Ok(true)
     }
 }
 
-/// What follows the results in the tar.
+/// The part of the tar after the results.
 struct Rest {
     out: GzEncoder<Vec<u8>>,
-    /// Of the file before.
+    /// The length of the last file.
     length: u64,
 }
 
 impl Rest {
-    /// Zeros up to where the next file begins.
+    /// Appends zeros up to the next multiple of [`BLOCK`].
     fn pad(&mut self) -> io::Result<()> {
         let used = (self.length % BLOCK as u64) as usize;
         if used > 0 { self.out.write_all(&[0; BLOCK][used..]) } else { Ok(()) }
@@ -203,13 +205,13 @@ impl Rest {
     fn append(&mut self, path: &Path, length: u64) -> anyhow::Result<()> {
         self.out.write_all(&head(path, length)?)?;
         let copied = io::copy(&mut File::open(path)?.take(length), &mut self.out)?;
-        anyhow::ensure!(copied == length, "it became shorter meanwhile");
+        anyhow::ensure!(copied == length, "the file was truncated meanwhile");
         self.length = length;
         Ok(self.pad()?)
     }
 }
 
-/// A file's head in a tar.
+/// A file's header in a tar.
 fn head(path: &Path, length: u64) -> anyhow::Result<[u8; BLOCK]> {
     let mut header = Header::new_gnu();
     header.set_entry_type(EntryType::Regular);
@@ -222,12 +224,12 @@ fn head(path: &Path, length: u64) -> anyhow::Result<[u8; BLOCK]> {
     Ok(*header.as_bytes())
 }
 
-/// Level 1: the archive must not become what everything waits for.
+/// Level 1, so that the archive does not become the bottleneck.
 fn gzip() -> GzEncoder<Vec<u8>> {
     GzEncoder::new(Vec::new(), Compression::fast())
 }
 
-/// A gzip member of just [`HEAD_MEMBER`] bytes.
+/// A gzip member of exactly [`HEAD_MEMBER`] bytes.
 fn stored_member(block: &[u8; BLOCK]) -> io::Result<Vec<u8>> {
     let mut member = GzEncoder::new(Vec::new(), Compression::none());
     member.write_all(block)?;
@@ -248,12 +250,12 @@ mod tests {
     use proptest::prelude::*;
     use protocol::results::{Outcome, Summary};
 
-    /// Archives results that become durable in steps; gives what a reader finds in the archive.
+    /// Archives results that become durable in steps. Returns the archive's files: their names and contents.
     fn archived(results: &[u8], steps: &[usize]) -> Vec<(String, Vec<u8>)> {
         let dir = tempfile::tempdir().unwrap();
         let files = ResultFiles::beside(&dir.path().join("results.log")).unwrap();
         let job = Arc::new(Job::default());
-        // An earlier receiver was killed while it made one, which had become longer than this one will.
+        // An earlier receiver was killed while writing an archive that was already longer than this one will be.
         std::fs::write(dir.path().join("results.tgz.part"), vec![b'x'; 2 * results.len() + (64 << 10)])
             .unwrap();
         let archive = Archive::start(&dir.path().join("results.tgz"), &files, &job).unwrap();
@@ -284,7 +286,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(20))]
         #[test]
-        fn everything_is_in_it(
+        fn an_archive_has_results_rejects_and_summary(
             length in 0usize..(4 << 20),
             steps in prop::collection::vec(0usize..(1 << 20), 0..6),
         ) {
@@ -299,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_that_end_just_at_the_end_are_complete() {
+    fn results_that_end_with_a_whole_piece_are_complete() {
         let results = vec![7; 2 * PIECE as usize];
         assert!(archived(&results, &[PIECE as usize])[0].1 == results);
     }

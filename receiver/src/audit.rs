@@ -1,5 +1,5 @@
-//! Checks results in row order before they are written: their columns, and how many rows are rejected. Knows nothing of files. The
-//! outcome does not depend on the order in which batches came.
+//! Checks results in row order before they are written: their columns, and the number of rejects. Pure, so the outcome does
+//! not depend on the order in which batches arrived.
 
 use std::io::Read;
 
@@ -10,7 +10,7 @@ use protocol::results::ResultBatch;
 use protocol::schema::{Schema, Table};
 use records::Reader;
 
-/// What a job's results are up to a row.
+/// A job's columns and rejects up to a row.
 #[derive(Debug, Default)]
 pub struct Audit {
     most: MostRejects,
@@ -21,12 +21,12 @@ pub struct Audit {
 }
 
 impl Audit {
-    /// Starts at the first row, with this limit for rejects.
+    /// Starts at row 0. `most` limits the rejects.
     pub fn new(most: MostRejects) -> Self {
         Self { most, ..Self::default() }
     }
 
-    /// Continues at row `rows`, with the schema and the rejects up to there.
+    /// Resumes at row `rows`, with the schema and the rejects of the rows before it.
     ///
     /// # Errors
     /// When the rejects cannot be read, or are too many.
@@ -44,7 +44,6 @@ impl Audit {
         Ok(())
     }
 
-    /// The columns of the results.
     pub fn schema(&self) -> &Schema {
         self.table.schema()
     }
@@ -54,22 +53,22 @@ impl Audit {
         &self.reasons
     }
 
-    /// Checks the next batch before it is written; returns whether the schema has changed.
+    /// Checks the next batch before it is written. Returns whether the schema has changed.
     ///
     /// # Errors
-    /// When the columns differ from those of the results before.
+    /// When its columns differ from those of earlier results.
     pub fn admit(&mut self, batch: &ResultBatch) -> anyhow::Result<bool> {
         self.table.admit(batch)
     }
 
-    /// Counts the rejects of a batch that is written.
+    /// Counts the rejects of the admitted batch.
     ///
     /// # Errors
     /// When there are too many.
     pub fn count_rejects(&mut self, batch: &ResultBatch) -> anyhow::Result<()> {
         let end = batch.first_row + u64::from(batch.rows);
         let mut rejected = 0;
-        // Most batches have no rejects, and need no reader with its buffer.
+        // Most batches have no rejects, so the reader and its buffer would be wasted.
         let rejects = (!batch.rejects.is_empty()).then(|| read(&batch.rejects[..]));
         for reject in rejects.into_iter().flatten() {
             let (row, reason) = reject?;
@@ -81,7 +80,7 @@ impl Audit {
         }
         ensure!(
             rejected == batch.rejected,
-            "batch {} says that it has {} rejects, and has {rejected}",
+            "batch {} says that it has {} rejects, but has {rejected}",
             batch.number,
             batch.rejected
         );
@@ -90,10 +89,10 @@ impl Audit {
         Ok(())
     }
 
-    /// Checks the job when all rows are written.
+    /// Checks the whole job after its last batch.
     ///
     /// # Errors
-    /// When there are no results, or too many rejects.
+    /// When all rows were rejected, or too many.
     pub fn finish(&self) -> anyhow::Result<()> {
         let Self { most, rows, rejects, reasons, .. } = self;
         if *rows > 0 && rejects == rows {
@@ -105,7 +104,7 @@ impl Audit {
         Ok(())
     }
 
-    /// Notes that rows before this one, from the last reject on, have results.
+    /// Passes over rows that have results, up to this one; checks the limit if they reach row [`MostRejects::FIRST`].
     fn pass(&self, row: u64) -> anyhow::Result<()> {
         let first = MostRejects::FIRST;
         if self.rows < first && first <= row { self.check(first) } else { Ok(()) }
@@ -124,7 +123,7 @@ impl Audit {
         let Self { rejects, reasons, most, .. } = self;
         match most {
             MostRejects::NotAllOfTheFirst => anyhow!(
-                "the first {rows} rows were all rejected ({reasons}); if the other rows should be tried nevertheless, give \
+                "the first {rows} rows were all rejected ({reasons}); to classify the other rows nevertheless, give \
                  --max-rejects 100%"
             ),
             _ => anyhow!(
@@ -134,7 +133,7 @@ impl Audit {
     }
 }
 
-/// The row and the reason of each reject.
+/// Reads the row and the reason of each reject.
 fn read(rejects: impl Read) -> impl Iterator<Item = anyhow::Result<(u64, String)>> {
     let mut reader = Some(Reader::new(rejects, PEER_LIMIT));
     std::iter::from_fn(move || {
@@ -161,7 +160,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A batch of these rows, of which some are rejected, with this reason.
+    /// A batch with a row for each flag; the rows whose flag is set are rejected for `reason`.
     fn batch(first_row: u64, rejected: &[bool], reason: &str) -> ResultBatch {
         let rejects = (first_row..).zip(rejected).filter(|(_, rejected)| **rejected);
         let rejects: String =
@@ -175,7 +174,7 @@ mod tests {
         }
     }
 
-    /// How a job of these rows ends, in batches of this size.
+    /// Runs a job of these rows in batches of `chunk` rows.
     fn run(most: MostRejects, rejected: &[bool], chunk: usize) -> Result<Reasons, String> {
         let mut audit = Audit::new(most);
         for (i, rows) in rejected.chunks(chunk).enumerate() {
@@ -187,9 +186,10 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the batches, a job ends in the same way, at the same row; and also if it was broken off and gone on with.
+        /// A job ends with the same outcome, at the same row, whatever the batches and also when it was interrupted and
+        /// resumed.
         #[test]
-        fn batches_make_no_difference(
+        fn the_outcome_does_not_depend_on_batches_or_restarts(
             rejected in prop::collection::vec(prop::bool::weighted(0.9), 0..60),
             before in 0usize..1100, all_before: bool, chunk in 1usize..700, percent in 0u32..=100, rows in 0u64..1100,
         ) {
@@ -200,18 +200,18 @@ mod tests {
                 prop_assert_eq!(&run(most, &rejected, 1), &whole);
                 let (first, second) = rejected.split_at(chunk.min(rejected.len()));
                 let rejects = batch(0, first, "bad").rejects;
-                let mut again = Audit::new(most);
-                let ends = again
+                let mut resumed = Audit::new(most);
+                let outcome = resumed
                     .go_on(first.len() as u64, Schema::default(), &rejects[..])
-                    .and_then(|()| again.count_rejects(&batch(first.len() as u64, second, "bad")))
-                    .and_then(|()| again.finish());
-                prop_assert_eq!(ends.map(|()| again.reasons).map_err(|e| e.to_string()), whole);
+                    .and_then(|()| resumed.count_rejects(&batch(first.len() as u64, second, "bad")))
+                    .and_then(|()| resumed.finish());
+                prop_assert_eq!(outcome.map(|()| resumed.reasons).map_err(|e| e.to_string()), whole);
             }
         }
     }
 
     #[test]
-    fn a_job_without_results_fails_and_says_why() {
+    fn a_job_whose_rows_were_all_rejected_fails_and_names_the_reasons() {
         let error = run(MostRejects::default(), &[true; 5], 2).unwrap_err();
         assert_eq!(error, "all of the 5 rows were rejected (5 as row 0: bad), so there are no results");
         let error = run(MostRejects::default(), &[true; 5000], 7).unwrap_err();
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_budget_names_the_row_that_breaks_it() {
+    fn an_exceeded_reject_limit_names_the_row() {
         let rejected: Vec<_> = (0..3000).map(|row| row % 100 == 7).collect();
         let error = run(MostRejects::Rows(12), &rejected, 1000).unwrap_err();
         assert!(error.starts_with("13 of the first 1208 rows were rejected"), "{error}");
@@ -233,7 +233,7 @@ mod tests {
                 .unwrap_err()
                 .starts_with("10 of the first 1000 rows")
         );
-        // Of fewer rows, only in the end.
+        // A job of fewer rows is checked only at its end.
         assert!(
             run(MostRejects::Percent(1.0), &rejected[..8], 1)
                 .unwrap_err()
@@ -242,10 +242,10 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_that_lies_about_its_rejects_or_columns_is_an_error() {
+    fn a_batch_with_a_wrong_reject_count_or_malformed_rejects_or_columns_is_an_error() {
         let mut audit = Audit::default();
         let lie = ResultBatch { rejected: 2, ..batch(0, &[true, false, false], "bad") };
-        assert!(audit.count_rejects(&lie).unwrap_err().to_string().contains("has 2 rejects, and has 1"));
+        assert!(audit.count_rejects(&lie).unwrap_err().to_string().contains("has 2 rejects, but has 1"));
         let noise = ResultBatch { rejects: "x,y,z\n".into(), rows: 1, rejected: 1, ..ResultBatch::default() };
         assert!(audit.count_rejects(&noise).is_err());
         let noise = ResultBatch { schema: "[".into(), ..ResultBatch::default() };

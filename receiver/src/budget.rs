@@ -1,24 +1,23 @@
-//! A number of bytes that several threads share.
+//! Limits the bytes that several threads hold together.
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-/// A limit for the bytes that are in use at once.
+/// A counting semaphore for bytes.
 #[derive(Debug)]
 pub struct Budget {
     limit: usize,
-    /// In use; `None` when it is closed.
+    /// Bytes in use; `None` once closed.
     used: Mutex<Option<usize>>,
     freed: Condvar,
 }
 
 impl Budget {
-    /// A budget of `limit` bytes, all free.
     pub fn new(limit: usize) -> Self {
         Self { limit, used: Mutex::new(Some(0)), freed: Condvar::new() }
     }
 
-    /// Takes bytes; waits until they are free. When nothing is in use, any number is granted.
-    pub fn take(&self, bytes: usize) {
+    /// Waits until `bytes` are free, and acquires them. When nothing is in use, any number is granted.
+    pub fn acquire(&self, bytes: usize) {
         let full = |used: &mut Option<usize>| used.is_some_and(|used| used > 0 && used + bytes > self.limit);
         let mut used = self.used();
         self.freed.wait_while(&mut used, full);
@@ -27,15 +26,14 @@ impl Budget {
         }
     }
 
-    /// Gives bytes back.
-    pub fn give_back(&self, bytes: usize) {
+    pub fn release(&self, bytes: usize) {
         if let Some(used) = &mut *self.used() {
             *used -= bytes;
         }
         self.freed.notify_all();
     }
 
-    /// From now on, nothing waits.
+    /// Lifts the limit: from now on, no thread waits.
     pub fn close(&self) {
         *self.used() = None;
         self.freed.notify_all();
@@ -53,23 +51,23 @@ mod tests {
     use std::sync::mpsc::channel;
 
     #[test]
-    fn a_thread_that_finds_no_room_waits_for_it() {
+    fn a_thread_waits_until_enough_bytes_are_free_or_the_budget_is_closed() {
         let budget = Arc::new(Budget::new(10));
-        // More than all of it, when nothing is in use.
-        budget.take(25);
-        let (taken, waits) = channel();
+        // More than the limit is granted when nothing is in use.
+        budget.acquire(25);
+        let (sender, acquired) = channel();
         let other = Arc::clone(&budget);
         let thread = std::thread::spawn(move || {
-            other.take(1);
-            taken.send(()).unwrap();
-            other.take(100);
-            taken.send(()).unwrap();
+            other.acquire(1);
+            sender.send(()).unwrap();
+            other.acquire(100);
+            sender.send(()).unwrap();
         });
-        assert!(waits.try_recv().is_err());
-        budget.give_back(25);
-        waits.recv().unwrap();
+        assert!(acquired.try_recv().is_err());
+        budget.release(25);
+        acquired.recv().unwrap();
         budget.close();
-        waits.recv().unwrap();
+        acquired.recv().unwrap();
         thread.join().unwrap();
     }
 }

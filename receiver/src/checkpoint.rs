@@ -1,7 +1,7 @@
 //! The checkpoint: a small file that says how many bytes of results and rejects are durable, and their checksums.
 //!
-//! It has two slots, written in turn, each with a sequence number and a checksum. The checksum detects a slot that a crash has torn,
-//! and the other slot still has the position before. So one sync of one file makes a checkpoint durable, where replacing a file
+//! It has two slots, written in turn, each with a sequence number and a checksum. The checksum detects a slot that a crash
+//! has torn; the other slot still has the previous position. So one sync makes a checkpoint durable, where replacing a file
 //! by rename takes two (file and folder).
 
 use std::fs::{File, OpenOptions};
@@ -12,14 +12,14 @@ use anyhow::{Context, bail};
 pub use protocol::checkpoint::{Position, Slot};
 use protocol::checkpoint::{SLOT, encode, slots};
 
-/// What a checkpoint file says.
+/// The contents of a checkpoint file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Saved {
-    /// Nothing: it is new, or its receiver died before writing it.
+    /// The file is new, or its receiver died before writing to it.
     Nothing,
-    /// Neither slot is whole.
+    /// Neither slot is intact.
     Damaged,
-    /// The whole slots, the newest first.
+    /// The intact slots, the newest first.
     Slots(Vec<Slot>),
 }
 
@@ -32,10 +32,10 @@ pub struct Checkpoint {
     life: u64,
 }
 
-/// How many characters of a file name a slot has room for.
+/// The most characters of a file name that a slot holds.
 const LONGEST_NAME: usize = 100;
 
-/// The name of the results in a checkpoint: its last characters.
+/// The name of the results as a checkpoint records it: its last 100 characters, in printable ASCII.
 pub fn name_of(results: &Path) -> String {
     let name = results.file_name().unwrap_or_default().to_string_lossy();
     let usual = |c: char| if c.is_ascii_graphic() && c != '"' && c != '\\' { c } else { '_' };
@@ -44,7 +44,7 @@ pub fn name_of(results: &Path) -> String {
 }
 
 impl Checkpoint {
-    /// Opens or creates the file, and locks it; returns what it says.
+    /// Opens or creates the file, and locks it. Returns its contents.
     ///
     /// # Errors
     /// When the file cannot be read, or another receiver has locked it.
@@ -59,7 +59,7 @@ impl Checkpoint {
             .with_context(context)?;
         if file.try_lock().is_err() {
             bail!(
-                "another receiver writes these results ({} is locked); wait for it, or choose another --output",
+                "another receiver is writing these results ({} is locked); wait for it, or choose another --output",
                 path.display()
             );
         }
@@ -74,7 +74,7 @@ impl Checkpoint {
         Ok((Self { file, sequence: 0, results_name: String::new(), life: 1 }, saved))
     }
 
-    /// Makes the first position of a job durable, after the names of the job's files.
+    /// Makes the names of a new job's files durable, and then its first position.
     ///
     /// # Errors
     /// Those of the file system.
@@ -84,25 +84,25 @@ impl Checkpoint {
         self.save(position).context("writing the checkpoint")
     }
 
-    /// Continues from a slot, in the next life; writes that to the other slot, and makes it durable.
+    /// Resumes from a slot, in the life after `life`. Writes the resumed position to the other slot, and makes it durable.
     ///
     /// # Errors
     /// Those of the file system.
-    pub fn go_on_from(&mut self, slot: &Slot, life: u64) -> std::io::Result<()> {
+    pub fn resume_from(&mut self, slot: &Slot, life: u64) -> std::io::Result<()> {
         self.sequence = slot.sequence + 1;
         self.results_name.clone_from(&slot.results);
         self.life = life + 1;
-        // A receiver that was killed may have written this slot without syncing it. From now on, it must be durable.
+        // A receiver that was killed may have written this slot without syncing it.
         self.file.sync_data()?;
         self.write(&slot.position, slot.told)
     }
 
-    /// Which of the job's receivers this one is, counted from 1.
+    /// The number of this receiver among the job's receivers, counted from 1.
     pub fn life(&self) -> u64 {
         self.life
     }
 
-    /// Makes a position durable. What it counts must be durable already.
+    /// Makes a position durable. The data that it counts must be durable already.
     ///
     /// # Errors
     /// Those of the file system.
@@ -110,7 +110,7 @@ impl Checkpoint {
         self.write(position, false)
     }
 
-    /// Makes durable that the initializer was told that the job is finished, at this position.
+    /// Makes durable that the initializer knows that the job is finished, at this position.
     ///
     /// # Errors
     /// Those of the file system.
@@ -146,55 +146,55 @@ mod tests {
     }
 
     fn newest(path: &Path) -> Slot {
-        let (_, Saved::Slots(slots)) = Checkpoint::lock(path).unwrap() else { panic!("no slot is whole") };
+        let (_, Saved::Slots(slots)) = Checkpoint::lock(path).unwrap() else { panic!("no slot is intact") };
         slots[0].clone()
     }
 
     #[test]
-    fn the_last_position_comes_back() {
+    fn the_last_position_is_read_back() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("checkpoint");
-        // Also after a receiver that died before its first checkpoint.
+        // The file may be left by a receiver that died before its first checkpoint.
         assert_eq!(Checkpoint::lock(&path).unwrap().1, Saved::Nothing);
         let mut checkpoint = Checkpoint::lock(&path).unwrap().0;
         checkpoint.begin(&dir.path().join("results.log"), &position(0)).unwrap();
         for next in 1..6 {
-            // One for this receiver's life, and one that it has saved.
+            // Each receiver writes two slots: one when it resumes, and one that it saves.
             checkpoint.save(&position(next)).unwrap();
             drop(checkpoint);
-            let (mut again, saved) = Checkpoint::lock(&path).unwrap();
+            let (mut resumed, saved) = Checkpoint::lock(&path).unwrap();
             let of_life = |slot: Slot| Slot { life: next, ..slot };
             let sequence = 2 * next - 1;
             let wanted = [slot(sequence, position(next)), slot(sequence - 1, position(next - 1))];
             assert_eq!(saved, Saved::Slots(wanted.map(of_life).to_vec()));
-            again.go_on_from(&slot(sequence, position(next)), next).unwrap();
-            assert_eq!(again.life(), next + 1);
-            checkpoint = again;
+            resumed.resume_from(&slot(sequence, position(next)), next).unwrap();
+            assert_eq!(resumed.life(), next + 1);
+            checkpoint = resumed;
         }
-        assert!(Checkpoint::lock(&path).unwrap_err().to_string().contains("another receiver writes"));
+        assert!(Checkpoint::lock(&path).unwrap_err().to_string().contains("another receiver is writing"));
         checkpoint.save_told(&position(5)).unwrap();
         drop(checkpoint);
         assert_eq!(newest(&path), Slot { told: true, life: 6, ..slot(11, position(5)) });
     }
 
     #[test]
-    fn who_goes_on_from_the_older_slot_keeps_it() {
+    fn resuming_from_the_older_slot_keeps_that_slot() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("checkpoint");
         std::fs::write(&path, [encode(&slot(8, position(8))), encode(&slot(9, position(9)))].concat())
             .unwrap();
         let mut checkpoint = Checkpoint::lock(&path).unwrap().0;
-        checkpoint.go_on_from(&slot(8, position(8)), 1).unwrap();
+        checkpoint.resume_from(&slot(8, position(8)), 1).unwrap();
         drop(checkpoint);
         let (_, saved) = Checkpoint::lock(&path).unwrap();
-        let again = Slot { life: 2, ..slot(9, position(8)) };
-        assert_eq!(saved, Saved::Slots(vec![again, slot(8, position(8))]));
+        let resumed = Slot { life: 2, ..slot(9, position(8)) };
+        assert_eq!(saved, Saved::Slots(vec![resumed, slot(8, position(8))]));
     }
 
     proptest! {
-        /// However a write of the newest slot is torn, the position before it (or the newest itself) is found.
+        /// Wherever the write of the newest slot is torn, the previous position (or the newest itself) is found.
         #[test]
-        fn a_torn_slot_goes_back_by_one(next in 1u64..1000, cut in 0..SLOT, noise: u8) {
+        fn a_torn_slot_falls_back_to_the_previous_one(next in 1u64..1000, cut in 0..SLOT, noise: u8) {
             let older = encode(&slot(8, position(next)));
             let newer = encode(&slot(9, position(next + 1)));
             let mut torn = newer;
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn two_damaged_slots_are_not_taken_for_a_new_file() {
+    fn two_damaged_slots_are_reported_as_damage() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("checkpoint");
         std::fs::write(&path, vec![b'x'; 2 * SLOT]).unwrap();

@@ -1,4 +1,4 @@
-//! The state that connections, the writer and the syncer share. Knows nothing of sockets or files.
+//! The state that connections, the writer and the syncer share. It uses neither sockets nor files.
 
 mod counts;
 mod initializer;
@@ -22,7 +22,7 @@ use crate::checkpoint::Position;
 use crate::outbox::Outbox;
 use crate::store::Finished;
 
-/// The most generations of one receiver's life. The generations of a later life have larger numbers.
+/// The most generations in one life of the receiver. The generations of a later life have larger numbers.
 const GENERATIONS: u64 = 1_000_000;
 
 /// One job, as the receiver sees it. Connections are [`Peer`]s.
@@ -43,18 +43,17 @@ impl<W> Default for Job<W> {
 pub enum End {
     /// The job is done or has failed.
     Job(Outcome),
-    /// It was asked to stop; this many rows are durable.
+    /// The receiver was asked to stop; this many rows are durable.
     Stopped(u64),
-    /// It was asked to stop, and had no cluster's job.
+    /// The receiver was asked to stop, and had no cluster's job.
     Closed,
 }
 
 /// Whether a number of bytes of results is durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reach {
-    /// It is.
     Durable,
-    /// The job is done, and has only this many.
+    /// The job is done, and has only this many bytes.
     Last(u64),
     /// The job has failed or was stopped.
     Never,
@@ -63,16 +62,16 @@ pub enum Reach {
 /// What the syncer should do next.
 #[derive(Debug, PartialEq)]
 pub enum SyncWork {
-    /// Make this durable.
+    /// Make everything up to this position durable.
     Sync(Position),
     /// All batches are durable: end the job.
     Finish(Totals),
-    /// The receiver was asked to stop, and all that is written is durable.
+    /// The receiver was asked to stop, and everything written before is durable.
     Stop,
 }
 
 impl<W: Peer> Job<W> {
-    /// The files are open, and say how far the job is. `life` counts the job's receivers.
+    /// Begins at the position that the opened files have reached. `life` is the receiver's number among the job's receivers.
     pub fn begin_at(&self, position: Position, life: u64) {
         let mut state = self.state();
         state.generation = life * GENERATIONS;
@@ -83,7 +82,7 @@ impl<W: Peer> Job<W> {
         state.started = (position.started > 0).then(|| SystemTime::UNIX_EPOCH + since_1970);
     }
 
-    /// The files are open, and say that the job is finished.
+    /// Ends the job, since the opened files say that it is finished.
     pub fn finished_before(&self, summary: Summary, finished: Finished) {
         let mut state = self.state();
         state.generation = finished.life() * GENERATIONS;
@@ -103,11 +102,11 @@ impl<W: Peer> Job<W> {
         self.state.lock()
     }
 
-    /// Admits a process of this generation; or an initializer, which begins a new one. Tells it how far the job is. Returns the
-    /// generation, and a number for the connection.
+    /// Admits a process of `generation`, or an initializer (`None`), which begins a new generation. Sends it the job's
+    /// progress. Returns the generation, and a number for the connection.
     ///
     /// # Errors
-    /// The reason why it is refused.
+    /// When the process is refused; says why.
     pub fn admit(&self, peer: W, generation: Option<u64>) -> anyhow::Result<(u64, u64)> {
         let mut state = self.state();
         match generation {
@@ -116,27 +115,27 @@ impl<W: Peer> Job<W> {
                 state.begun = true;
                 state.initializer = None;
                 for (_, old) in std::mem::take(&mut state.connections) {
-                    // This ends its thread.
+                    // Ends the thread that reads from it.
                     old.close();
                 }
             }
             Some(generation) if generation < state.generation => {
                 let newest = state.generation;
                 let error =
-                    anyhow!("generation {generation} of the cluster is over; generation {newest} is at work");
-                return Err(error.context(Temporary("the cluster has formed anew")));
+                    anyhow!("generation {generation} of the cluster is over; generation {newest} is running");
+                return Err(error.context(Temporary("a newer generation has formed")));
             }
             Some(generation) => {
-                ensure!(generation == state.generation, "there is no generation {generation} of the cluster");
+                ensure!(generation == state.generation, "the cluster has no generation {generation}");
             }
         }
         let generation_now = state.generation;
         let Position { next, next_row, identity, .. } = state.durable;
-        // Before the state is unlocked, so that no acknowledgement comes first.
+        // Sent while the state is locked, so that no acknowledgement comes first.
         peer.welcome(Welcome { next, next_row, generation: generation_now, identity });
         let is_initializer = generation.is_none();
         if let (true, Some(End::Job(outcome))) = (is_initializer, &state.end) {
-            // The job has ended while it was away.
+            // The job ended while the initializer was away.
             peer.send(FromReceiver::Outcome(outcome.clone()));
         }
         let peer = Arc::new(peer);
@@ -146,12 +145,12 @@ impl<W: Peer> Job<W> {
             state.initializer = Some(Initializer::new(connection, Arc::clone(&peer), state.durable.next));
         }
         state.connections.insert(connection, peer);
-        state.lonely_since = None;
+        state.disconnected_since = None;
         self.changed.notify_all();
         Ok((generation_now, connection))
     }
 
-    /// A classifier process's connection has ended.
+    /// Removes a classifier process whose connection has ended.
     pub fn left(&self, connection: u64) {
         let mut state = self.state();
         state.connections.remove(&connection);
@@ -159,12 +158,12 @@ impl<W: Peer> Job<W> {
             state.initializer = None;
         }
         if state.connections.is_empty() {
-            state.lonely_since = Some(Instant::now());
+            state.disconnected_since = Some(Instant::now());
         }
         self.changed.notify_all();
     }
 
-    /// A batch of this worker has arrived.
+    /// Records the arrival of a batch of `worker`.
     pub fn received(&self, generation: u64, worker: u32, now: SystemTime) {
         let mut state = self.state();
         state.started.get_or_insert(now);
@@ -175,13 +174,13 @@ impl<W: Peer> Job<W> {
         }
     }
 
-    /// Notes the reasons of the rejects that are written.
+    /// Records the reasons of the rejects that are written.
     pub fn rejected(&self, reasons: &Reasons) {
         self.state().reasons.clone_from(reasons);
     }
 
-    /// Notes how far the writer is, and how many bytes of results wait for an earlier batch. `idle` means that the writer has
-    /// nothing else to do.
+    /// Records the writer's position, and the bytes of results that wait for an earlier batch. `idle` means that the writer
+    /// has nothing else to do.
     pub fn written(&self, position: Position, held: u64, idle: bool) {
         let mut state = self.state();
         state.held = held;
@@ -192,7 +191,7 @@ impl<W: Peer> Job<W> {
         state.report(idle);
     }
 
-    /// Notes what is durable, and tells the source.
+    /// Records that everything up to `position` is durable, and acknowledges it to the source.
     pub fn durable(&self, position: Position) {
         let mut state = self.state();
         state.durable = position;
@@ -216,32 +215,31 @@ impl<W: Peer> Job<W> {
         }
     }
 
-    /// Notes what job this is.
+    /// Records the job's identity.
     ///
     /// # Errors
-    /// When the durable results are another job's.
+    /// When the durable results belong to another job.
     pub fn identity(&self, identity: Identity) -> anyhow::Result<()> {
         let mut state = self.state();
         ensure!(
             state.identity.is_none_or(|known| known == identity),
-            "the results that are durable here are of another job, with another header or other settings; choose another \
-             --output"
+            "the durable results here are of another job, with another header or other settings; choose another --output"
         );
         state.identity = Some(identity);
         self.changed.notify_all();
         Ok(())
     }
 
-    /// Notes how many rows and batches there are in all.
+    /// Records the job's total rows and batches.
     ///
     /// # Errors
-    /// When an earlier generation had other totals.
+    /// When an earlier generation reported other totals.
     pub fn totals(&self, totals: Totals, now: SystemTime) -> anyhow::Result<()> {
         let mut state = self.state();
         let known = state.totals.unwrap_or(totals);
         ensure!(
             known == totals,
-            "the totals are {} rows in {} batches now, and were {} rows in {} batches before",
+            "the totals are {} rows in {} batches now, but were {} rows in {} batches before",
             totals.rows,
             totals.batches,
             known.rows,
@@ -253,14 +251,14 @@ impl<W: Peer> Job<W> {
         Ok(())
     }
 
-    /// Asks the receiver to make durable what is written, and to stop.
+    /// Asks the syncer to make durable what is written, and to end the job.
     pub fn stop(&self) {
         let mut state = self.state();
         state.stop = Some(state.written.next);
         self.changed.notify_all();
     }
 
-    /// Waits for work for the syncer; `None` when the job has ended.
+    /// Waits for the syncer's next work; `None` when the job has ended.
     pub fn sync_work(&self) -> Option<SyncWork> {
         let mut state = self.state();
         loop {
@@ -274,18 +272,18 @@ impl<W: Peer> Job<W> {
         }
     }
 
-    /// The syncer's work at this moment, if there is any.
+    /// The syncer's next work, if there is any now.
     pub fn sync_work_now(&self) -> Option<SyncWork> {
         let state = self.state();
         if state.end.is_some() { None } else { state.sync_work() }
     }
 
-    /// When the first batch (or the totals) came, to this receiver or an earlier one.
+    /// When the first batch (or the totals) arrived, at this receiver or an earlier one.
     pub fn started(&self) -> SystemTime {
         self.state().started.unwrap_or_else(SystemTime::now)
     }
 
-    /// Ends the job, unless it has ended, and tells the source.
+    /// Ends the job, unless it has ended, and reports the outcome to the source.
     pub fn end(&self, end: End) {
         let mut state = self.state();
         if state.end.is_some() {
@@ -298,13 +296,13 @@ impl<W: Peer> Job<W> {
         self.changed.notify_all();
     }
 
-    /// An initializer was told how the job ended.
+    /// Records that an initializer knows how the job ended.
     pub fn told(&self) {
         self.state().told = true;
         self.changed.notify_all();
     }
 
-    /// Waits for the job's end. A job that has begun fails when all of its processes are gone for longer than `patience`.
+    /// Waits for the job's end. A job that has begun fails when no process has been connected for `patience`.
     pub fn wait(&self, patience: Duration) -> End {
         let mut state = self.state();
         loop {
@@ -312,40 +310,39 @@ impl<W: Peer> Job<W> {
                 return end.clone();
             }
             let begun = state.begun;
-            let lonely = state.lonely_since.filter(|_| begun).map(|since| since.elapsed());
-            if let Some(lonely) = lonely
-                && lonely >= patience
+            let disconnected = state.disconnected_since.filter(|_| begun).map(|since| since.elapsed());
+            if let Some(disconnected) = disconnected
+                && disconnected >= patience
             {
                 return End::Job(Outcome::Failed(format!(
                     "no classifier process has been connected for {patience:?}; {} rows are durable",
                     state.durable.next_row
                 )));
             }
-            let pause = lonely.map_or(patience, |lonely| patience - lonely);
+            let pause = disconnected.map_or(patience, |disconnected| patience - disconnected);
             self.changed.wait_for(&mut state, pause);
         }
     }
 
-    /// Waits until an initializer was told how the job ended, the receiver is asked to stop, or `limit` is over.
+    /// Waits until an initializer knows how the job ended, the receiver is asked to stop, or `limit` is over.
     pub fn await_told(&self, limit: Duration) {
         let waits = |state: &mut State<W>| !state.told && state.stop.is_none();
         self.changed.wait_while_for(&mut self.state(), waits, limit);
     }
 
-    /// Takes the locks of the finished job's files, if an initializer was told of the end. Otherwise they stay locked while this
-    /// process runs.
+    /// Takes the locks of the finished job's files, if an initializer knows of the end. Otherwise the files stay locked
+    /// while this process runs.
     pub fn take_told(&self) -> Option<Finished> {
         let mut state = self.state();
         if state.told { state.finished.take() } else { None }
     }
 
-    /// Waits until the processes, which were told the outcome, have closed their connections, or `limit` is over.
+    /// Waits until all processes have closed their connections, or `limit` is over.
     pub fn wait_for_leave(&self, limit: Duration) {
         let waits = |state: &mut State<W>| !state.connections.is_empty();
         self.changed.wait_while_for(&mut self.state(), waits, limit);
     }
 
-    /// How far the job is.
     pub fn progress(&self) -> Progress {
         let state = self.state();
         let Position { next_row: rows, rejects, result_bytes: bytes, .. } = state.durable;

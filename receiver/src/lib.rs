@@ -1,19 +1,19 @@
-//! The receiver: takes results in any order, and writes them in row order, durably.
+//! The receiver: accepts results in any order, and writes them in row order, durably.
 //!
 //! | module         | holds |
 //! |----------------|-------|
-//! | [`audit`]      | checks results: their columns, and how many rows may be rejected; pure |
-//! | [`reorder`]    | which batch is next, and which came early; pure |
-//! | [`spill`]      | early batches that find no room in memory, on disk |
+//! | [`audit`]      | checks the columns of results and the number of rejects; pure |
+//! | [`reorder`]    | puts batches in the order of their numbers; pure |
+//! | [`spill`]      | keeps early batches on disk when memory is full |
 //! | [`checkpoint`] | the small file that says how much of the results is durable |
 //! | [`store`]      | results, rejects and checkpoint on disk |
 //! | [`job`]        | the state that connections, the writer and the syncer share |
-//! | [`writer`]     | the thread that puts batches in order and writes them, and the one that makes them durable |
-//! | [`outbox`]     | messages to a classifier process, written by a thread of their own |
-//! | [`server`]     | connections: classifier processes, observers, plain clients |
-//! | [`archive`]    | everything as one `.tgz`, compressed while results come |
-//! | [`budget`]     | a number of bytes that threads share |
-//! | [`plain`]      | what plain clients of 2018 send |
+//! | [`writer`]     | the writer's thread, which orders and writes batches, and the syncer's, which makes them durable |
+//! | [`outbox`]     | sends messages to a classifier process on a separate thread |
+//! | [`server`]     | serves connections: classifier processes, observers, plain clients |
+//! | [`archive`]    | packs all files into one `.tgz` while results arrive |
+//! | [`budget`]     | limits the bytes that threads hold together |
+//! | [`plain`]      | writes the payloads of plain clients of 2018 |
 
 pub mod archive;
 pub mod audit;

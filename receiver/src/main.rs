@@ -27,14 +27,14 @@ use telemetry::reporter;
 #[command(
     version,
     after_help = "\
-A cluster's results go to --output; beside it (for results.log) stand results.rejects.csv, results.json when the
-job is done and, until then, results.checkpoint: a receiver that is started again goes on from there.
+A cluster's results go to --output; beside it (for results.log) are results.rejects.csv, results.json when the job
+is done and, until then, results.checkpoint, from which a restarted receiver continues.
 
 Exit code: 0 when the job is done (without a cluster's job: when the receiver is stopped), 1 when the job failed or
 was stopped."
 )]
 struct Args {
-    /// Ignored: payloads are always framed (a 4-byte big-endian length, then the payload). 2018's receiver had this flag
+    /// Ignored: payloads are always framed (a 4-byte big-endian length, then the payload). The receiver of 2018 had this flag
     #[arg(long)]
     framed: bool,
     /// Where to listen
@@ -46,7 +46,7 @@ struct Args {
     /// The file for the results; without it, plain payloads go to standard output
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Also pack results, rejects and summary into this .tgz, while they come
+    /// Also pack results, rejects and summary into this .tgz while they arrive
     #[arg(long, value_name = "FILE", requires = "output")]
     archive: Option<PathBuf>,
     /// A file with the job's token; peers without it are refused
@@ -62,7 +62,7 @@ struct Args {
     /// the first 1,000]
     #[arg(long, value_name = "N|P%")]
     max_rejects: Option<MostRejects>,
-    /// Write the address to this file when listening
+    /// Write the receiver's address to this file once it listens
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
     #[command(flatten)]
@@ -114,7 +114,7 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
                 let size = archive.finish().context("packing the results")?;
                 tracing::info!("the archive is ready, {size} bytes");
             }
-            // Last: by the checkpoint, a restarted receiver knows that there is something left to do.
+            // Last, since the checkpoint tells a restarted receiver that work is left.
             if let Some(Err(error)) = finished.map(Finished::tidy) {
                 tracing::warn!("{error:#}");
             }

@@ -1,5 +1,5 @@
-//! Messages to a classifier process, written by a thread of their own: a slow process must not hold up the thread that has a
-//! message for it.
+//! Sends messages to a classifier process on a separate thread, so that a slow process does not block the threads that have
+//! messages for it.
 
 use std::net::{Shutdown, TcpStream};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -11,10 +11,10 @@ use protocol::results::{FromReceiver, Welcome};
 
 use crate::job::Peer;
 
-/// The longest that a write may take. Messages are rare and short, so a process that does not take them is gone.
+/// The longest that a write may take. Messages are rare and short, so a process that does not read them counts as lost.
 const WRITE_TIME: Duration = Duration::from_secs(5);
 
-/// The messages to a classifier process over TCP.
+/// The queue of messages to a classifier process.
 #[derive(Debug)]
 pub struct Outbox {
     messages: Sender<Message>,
@@ -28,7 +28,7 @@ enum Message {
 }
 
 impl Outbox {
-    /// Writes to this connection; `told` is called when the job's outcome has been written.
+    /// Writes messages to `stream`. Calls `told` once the job's outcome has been written.
     ///
     /// # Errors
     /// When no thread can be started.
@@ -43,8 +43,8 @@ impl Outbox {
         let (messages, to_write) = channel();
         let write = move || {
             if let Err(error) = write(&out, &to_write, told) {
-                tracing::warn!("telling {name}: {error:#}; its connection is closed");
-                // The thread that reads from it sees its end.
+                tracing::warn!("sending messages to {name}: {error:#}; closing its connection");
+                // Ends the thread that reads from it.
                 let _ = out.shutdown(Shutdown::Both);
             }
         };
@@ -53,7 +53,7 @@ impl Outbox {
     }
 
     fn enqueue(&self, message: Message) {
-        // Without the thread, the connection is closed.
+        // When the thread has ended, the connection is closed.
         let _ = self.messages.send(message);
     }
 }

@@ -1,4 +1,5 @@
-//! Plain framed clients (2018's `data_receiver`): appends each payload to the output with a line end, in order of arrival.
+//! Serves plain framed clients, as the `data_receiver` of 2018 did: appends each payload to the output with a line end, in
+//! order of arrival.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -11,17 +12,17 @@ use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 use protocol::frame::FrameReader;
 
-/// About how many bytes one write has.
+/// The approximate size of one write in bytes.
 const WRITE_SIZE: usize = 64 << 10;
 
-/// Where plain payloads go.
+/// The output for plain payloads.
 pub struct Output {
     name: String,
     writer: Mutex<Box<dyn Write + Send>>,
 }
 
 impl Output {
-    /// Appends to a file; without a path, writes to standard output.
+    /// Appends to the file at `path`; without a path, writes to standard output.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -42,12 +43,12 @@ impl Output {
     /// Appends the payloads of a connection until it ends.
     ///
     /// # Errors
-    /// A broken connection, or an output that cannot be written. Payloads before that are written.
+    /// When the connection breaks, or the output cannot be written. Earlier payloads are written.
     pub fn append_all(&self, first: Bytes, reader: &mut FrameReader<TcpStream>) -> anyhow::Result<()> {
         let mut payload = Some(first);
         let mut lines = Vec::new();
         while let Some(mut line) = payload {
-            // Locked from here until the payload is written, for `settle`.
+            // Locked until the payload is written, so that `settle` waits for it.
             let mut writer = self.writer();
             let broken = loop {
                 lines.extend_from_slice(&line);
@@ -73,7 +74,8 @@ impl Output {
         Ok(())
     }
 
-    /// Waits until all payloads that were read are written, or `limit` is over: standard output may be a pipe that is not read.
+    /// Waits until all received payloads are written, or `limit` is over, since standard output may be a pipe without a
+    /// reader.
     pub fn settle(&self, limit: Duration) {
         drop(self.writer.try_lock_for(limit));
     }

@@ -1,4 +1,4 @@
-//! Puts batches in the order of their numbers. Knows nothing of sockets, files or clocks.
+//! Puts batches in the order of their numbers. Pure: uses no sockets, files or clocks.
 
 use std::collections::BTreeMap;
 
@@ -7,12 +7,10 @@ use protocol::results::{LONGEST_WINDOW, ResultBatch};
 
 use crate::spill::Stub;
 
-/// A batch that came before an earlier one.
+/// A batch in the buffer, in memory or on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Held {
-    /// In memory.
     InMemory(ResultBatch),
-    /// On disk.
     Spilled(Stub),
 }
 
@@ -33,28 +31,29 @@ impl Held {
     }
 }
 
-/// Returns batches in order, whatever order they come in.
+/// Returns batches in order, in whatever order they arrive.
 #[derive(Debug, Default)]
 pub struct ReorderBuffer {
     next: u64,
     next_row: u64,
     early: BTreeMap<u64, Held>,
+    /// Bytes of all batches in `early`.
     held: usize,
-    /// Bytes in memory, of those held.
+    /// Bytes of those in memory.
     in_memory: usize,
 }
 
 impl ReorderBuffer {
-    /// Expects batch `next`, which begins with row `next_row`.
+    /// Expects batch `next` first, which begins with row `next_row`.
     pub fn new(next: u64, next_row: u64) -> Self {
         Self { next, next_row, ..Self::default() }
     }
 
-    /// Whether a batch of this number is new. A batch that is here already, or was returned, is not needed again: the same rows have
-    /// the same results.
+    /// Whether a batch of this number is new. A duplicate of a held or returned batch is not needed, since the same rows
+    /// have the same results.
     ///
     /// # Errors
-    /// When no window allows the number.
+    /// When the number is beyond the longest window.
     pub fn wants(&self, number: u64) -> anyhow::Result<bool> {
         ensure!(
             number < self.next + u64::from(LONGEST_WINDOW),
@@ -64,7 +63,6 @@ impl ReorderBuffer {
         Ok(number >= self.next && !self.early.contains_key(&number))
     }
 
-    /// Whether this batch is the next one.
     pub fn is_next(&self, number: u64) -> bool {
         number == self.next
     }
@@ -84,20 +82,20 @@ impl ReorderBuffer {
         self.in_memory -= if matches!(batch, Held::InMemory(_)) { batch.size() } else { 0 };
     }
 
-    /// Bytes of the batches that are held.
+    /// Bytes of all held batches.
     pub fn held(&self) -> usize {
         self.held
     }
 
-    /// Bytes of these that are in memory.
+    /// Bytes of the held batches in memory.
     pub fn in_memory(&self) -> usize {
         self.in_memory
     }
 
-    /// Returns the next batch, if it has come.
+    /// Returns the next batch, if it has arrived.
     ///
     /// # Errors
-    /// When it does not begin with the row after the last one.
+    /// When it does not begin with the row after the last returned one.
     pub fn take(&mut self) -> anyhow::Result<Option<Held>> {
         let Some(entry) = self.early.first_entry().filter(|e| *e.key() == self.next) else { return Ok(None) };
         let held = entry.remove();
@@ -105,7 +103,7 @@ impl ReorderBuffer {
         let batch = held.batch();
         ensure!(
             batch.first_row == self.next_row,
-            "batch {} begins with row {}, and row {} is next",
+            "batch {} begins with row {}, but row {} is next",
             batch.number,
             batch.first_row,
             self.next_row
@@ -115,7 +113,7 @@ impl ReorderBuffer {
         Ok(Some(held))
     }
 
-    /// Drops the held batches, whose generation is over; returns how many of them are on disk.
+    /// Drops all held batches. Returns how many of them were on disk.
     pub fn forget_early(&mut self) -> usize {
         let spilled = self.early.values().filter(|batch| matches!(batch, Held::Spilled(_))).count();
         self.early.clear();
@@ -129,11 +127,11 @@ impl ReorderBuffer {
 pub struct Sequencer {
     buffer: ReorderBuffer,
     generation: u64,
-    /// How many bytes of early batches stay in memory.
+    /// The most bytes of early batches in memory.
     most_in_memory: usize,
 }
 
-/// Where early batches go that find no room in memory.
+/// Keeps early batches on disk when memory is full.
 pub trait Spill {
     /// Writes a batch to disk.
     ///
@@ -141,13 +139,13 @@ pub trait Spill {
     /// Those of the file system.
     fn write(&mut self, batch: ResultBatch) -> anyhow::Result<Stub>;
 
-    /// Reads a batch back.
+    /// Reads a batch back and drops it.
     ///
     /// # Errors
     /// Those of the file system.
     fn take(&mut self, stub: Stub) -> anyhow::Result<ResultBatch>;
 
-    /// Drops `batches` batches.
+    /// Drops this many batches.
     ///
     /// # Errors
     /// Those of the file system.
@@ -155,15 +153,15 @@ pub trait Spill {
 }
 
 impl Sequencer {
-    /// Starts before the first generation. Holds at most `most_in_memory` bytes of early batches in memory.
+    /// Starts before the first generation. Keeps at most `most_in_memory` bytes of early batches in memory.
     pub fn new(buffer: ReorderBuffer, most_in_memory: usize) -> Self {
         Self { buffer, generation: 0, most_in_memory }
     }
 
-    /// Adds a batch of this generation.
+    /// Adds a batch, unless its generation is over or it is a duplicate.
     ///
     /// # Errors
-    /// When no window allows the number, or the disk is full.
+    /// When its number is beyond the longest window, or the disk is full.
     pub fn offer(
         &mut self,
         generation: u64,
@@ -171,7 +169,7 @@ impl Sequencer {
         spill: &mut impl Spill,
     ) -> anyhow::Result<()> {
         if generation < self.generation {
-            // The generation is over; the newest one sends this batch again.
+            // The newest generation sends this batch again.
             return Ok(());
         }
         if generation > self.generation {
@@ -190,15 +188,15 @@ impl Sequencer {
         Ok(())
     }
 
-    /// Returns the next batch, if it has come.
+    /// Returns the next batch, if it has arrived.
     ///
     /// # Errors
-    /// When it does not begin with the row after the last one.
+    /// When it does not begin with the row after the last returned one.
     pub fn take(&mut self) -> anyhow::Result<Option<Held>> {
         self.buffer.take()
     }
 
-    /// Bytes of the batches that are held.
+    /// Bytes of all held batches.
     pub fn held(&self) -> usize {
         self.buffer.held()
     }
@@ -219,7 +217,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_order_and_any_duplicates_come_out_in_order_once(
+        fn batches_in_any_order_with_duplicates_come_out_in_order_once(
             sizes in prop::collection::vec(1u32..5, 1..50),
             again in prop::collection::vec(any::<prop::sample::Index>(), 0..20),
             shuffle in prop::collection::vec(any::<u64>(), 70),
@@ -236,7 +234,7 @@ mod tests {
             keyed.sort_by_key(|(_, key)| *key);
             let dir = tempfile::tempdir().unwrap();
             let mut spill = SpillFile::new(&dir.path().join("results.log"));
-            // Room for three, and for the one that is next.
+            // Memory for three early batches, and for the next one.
             let mut sequencer = Sequencer::new(ReorderBuffer::new(0, 0), 3 * SIZE);
             let mut out = Vec::new();
             for (batch, _) in keyed {
@@ -255,11 +253,11 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_in_the_rows_and_a_wild_number_are_errors() {
-        let mut order = ReorderBuffer::new(5, 500);
-        order.insert(Held::InMemory(batch(5, 501, 1)));
-        let error = order.take().unwrap_err().to_string();
-        assert_eq!(error, "batch 5 begins with row 501, and row 500 is next");
-        assert!(order.wants(u64::MAX).is_err());
+    fn a_gap_in_the_rows_and_a_number_beyond_the_longest_window_are_errors() {
+        let mut buffer = ReorderBuffer::new(5, 500);
+        buffer.insert(Held::InMemory(batch(5, 501, 1)));
+        let error = buffer.take().unwrap_err().to_string();
+        assert_eq!(error, "batch 5 begins with row 501, but row 500 is next");
+        assert!(buffer.wants(u64::MAX).is_err());
     }
 }

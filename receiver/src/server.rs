@@ -1,4 +1,4 @@
-//! Connections: classifier processes, observers, plain clients.
+//! Serves connections: classifier processes, observers, plain clients.
 
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -26,33 +26,30 @@ use crate::spill::SpillFile;
 use crate::store::{self, Finished, Opened};
 use crate::writer::{self, Event, Storage, Writer};
 
-/// How many bytes of batches may wait for the writer; each connection's thread may hold one batch more.
+/// The most bytes of batches that wait for the writer. Each connection's thread may hold one more batch.
 const QUEUE: usize = 64 << 20;
-/// How often an observer gets the progress.
+/// How often an observer is sent the progress.
 const OBSERVER_PAUSE: Duration = Duration::from_millis(100);
 /// The longest that a write to an observer may take.
 const OBSERVER_TIME: Duration = Duration::from_secs(5);
 /// How long to wait for plain payloads to be written when the receiver stops.
 const SETTLE_TIME: Duration = Duration::from_secs(5);
-/// How long to wait for the processes to leave when the job has ended.
+/// How long to wait for the processes to leave after the job has ended.
 const LEAVE_TIME: Duration = Duration::from_secs(5);
 
-/// How a receiver works.
+/// A receiver's settings.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Where results go. Without it, there is no job, and plain clients' payloads go to standard output.
+    /// Where results go. Without it, the receiver accepts no job, and writes plain clients' payloads to standard output.
     pub output: Option<PathBuf>,
-    /// The job's token.
     pub token: Option<Token>,
-    /// Whether plain clients may send although a token is asked for.
+    /// Whether plain clients are admitted although there is a token.
     pub allow_plain: bool,
     /// How long all classifier processes may be gone before a job that has begun fails.
     pub patience: Duration,
-    /// How many rows may be rejected.
     pub most_rejects: MostRejects,
 }
 
-/// A receiver.
 pub struct Server {
     settings: Settings,
     job: Arc<Job>,
@@ -70,10 +67,10 @@ enum Mode {
 }
 
 impl Server {
-    /// Prepares a receiver. Opens the files of an interrupted job at once, so that their errors come at once.
+    /// Prepares a receiver. Opens the files of an interrupted job, so that their errors are reported at once.
     ///
     /// # Errors
-    /// When files cannot be used.
+    /// When the job's files cannot be opened, or the output's folder cannot be written to.
     pub fn new(settings: Settings) -> anyhow::Result<Arc<Self>> {
         let job = Arc::new(Job::default());
         let queue = Arc::new(Budget::new(QUEUE));
@@ -90,20 +87,19 @@ impl Server {
         Ok(Arc::new(Self { settings, job, mode: Mutex::new(mode), queue }))
     }
 
-    /// The job.
     pub fn job(&self) -> &Arc<Job> {
         &self.job
     }
 
-    /// Serves connections until the job ends or [`stop`](Server::stop) is called. When the job is finished and its cluster knows
-    /// that, also returns what is left to tidy up.
+    /// Serves connections until the job ends or [`stop`](Server::stop) is called. If the job is finished and its cluster
+    /// knows it, also returns the finished job's files, to be tidied up.
     pub fn run(self: &Arc<Self>, listener: TcpListener) -> (End, Option<Finished>) {
         let server = Arc::clone(self);
         let serve = move |connection: Connection| {
             if let Err(error) = server.serve(&connection) {
                 connection.complain(format_args!("{}: {error:#}", connection.peer));
             }
-            // Clones of the stream may exist elsewhere, and the peer should see the end now.
+            // Clones of the stream may still be open elsewhere, but the peer should see the end now.
             let _ = connection.stream.shutdown(std::net::Shutdown::Both);
         };
         let job = Arc::clone(&self.job);
@@ -115,7 +111,7 @@ impl Server {
         self.job.end(end.clone());
         let mut told = None;
         if matches!(end, End::Job(Outcome::Done(_))) {
-            // A receiver must be there until the initializer knows that the job is finished.
+            // The receiver must keep serving until the initializer knows that the job is finished.
             self.job.await_told(self.settings.patience);
             told = self.job.take_told();
             if let Some(Err(error)) = told.as_mut().map(Finished::note_told) {
@@ -128,7 +124,7 @@ impl Server {
         (end, told)
     }
 
-    /// Makes durable what is written, and ends.
+    /// Stops the receiver after making everything written so far durable.
     pub fn stop(&self) {
         match &*self.mode() {
             Mode::Numbered(_) => self.job.stop(),
@@ -144,7 +140,7 @@ impl Server {
         self.mode.lock()
     }
 
-    /// The channel to the writer; opens its files when the first classifier process comes.
+    /// The channel to the writer, which the first classifier process starts.
     fn numbered(&self) -> anyhow::Result<Sender<Event>> {
         let mut mode = self.mode();
         if matches!(*mode, Mode::Undecided) {
@@ -155,7 +151,7 @@ impl Server {
         }
         match &*mode {
             Mode::Numbered(events) => Ok(events.clone()),
-            _ => bail!("this receiver takes plain payloads, since its first client sent these"),
+            _ => bail!("this receiver accepts plain payloads, since its first client sent those"),
         }
     }
 
@@ -166,7 +162,7 @@ impl Server {
         }
         match &*mode {
             Mode::Plain(output) => Ok(Arc::clone(output)),
-            _ => bail!("this receiver takes the numbered batches of a cluster"),
+            _ => bail!("this receiver accepts the numbered batches of a cluster"),
         }
     }
 
@@ -175,7 +171,7 @@ impl Server {
         let limit = if open { DEFAULT_LIMIT } else { HANDSHAKE_LIMIT };
         let Some((first, mut reader)) = connection.first_frame(limit)? else { return Ok(()) };
         if !handshake::is_hello(&first) {
-            ensure!(open, "refused, since it opened without a token; --allow-plain lets plain clients in");
+            ensure!(open, "refused, since it sent no token; --allow-plain admits plain clients");
             connection.admit();
             return self.plain()?.append_all(first, &mut reader);
         }
@@ -198,9 +194,9 @@ impl Server {
     }
 
     fn admit(&self, connection: &Connection, first: &[u8]) -> anyhow::Result<Admitted> {
-        let opening = handshake::check(first, self.settings.token.as_ref())?;
+        let hello = handshake::check(first, self.settings.token.as_ref())?;
         connection.admit();
-        let (name, generation) = match opening {
+        let (name, generation) = match hello {
             ResultsHello::Observer {} => return Ok(Admitted::Observer),
             ResultsHello::Worker { name, generation } => (name, Some(generation)),
             ResultsHello::Initializer { name } => (name, None),
@@ -213,14 +209,14 @@ impl Server {
         Ok(Admitted::Process(Process { name, generation, initializer, connection, events }))
     }
 
-    /// Passes a process's batches on to the writer, until the process leaves.
+    /// Handles a process's messages until it leaves; batches go to the writer.
     fn take_batches(&self, reader: &mut FrameReader<TcpStream>, process: &Process) -> anyhow::Result<()> {
         while let Some(payload) = reader.next_frame()? {
             match decode(payload)? {
                 ToReceiver::Batch(batch) => {
-                    self.queue.take(batch.size());
-                    // When the job has failed, the writer is gone, and batches are dropped. Closing the connection now could
-                    // keep the reason from the cluster.
+                    self.queue.acquire(batch.size());
+                    // After the job has failed, the writer is gone and batches are dropped. Closing the connection instead
+                    // could keep the cluster from learning the reason.
                     let _ = process.events.send(Event::Batch(process.generation, batch));
                 }
                 ToReceiver::Identity(identity) => {
@@ -248,7 +244,7 @@ impl Server {
 
     /// Sends the progress to an observer until it leaves or the job ends.
     fn observe(&self, stream: &TcpStream) {
-        // An observer that does not read must not keep a thread.
+        // An observer that does not read must not occupy a thread.
         if net::limit_writes(stream, OBSERVER_TIME).is_err() {
             return;
         }
@@ -267,7 +263,7 @@ enum Admitted {
     Process(Process),
 }
 
-/// A classifier process that was admitted.
+/// An admitted classifier process.
 struct Process {
     name: String,
     generation: u64,
@@ -277,7 +273,7 @@ struct Process {
 }
 
 fn decode(payload: Bytes) -> anyhow::Result<ToReceiver> {
-    ToReceiver::decode(payload).context("understanding a message")
+    ToReceiver::decode(payload).context("decoding a message")
 }
 
 fn fail(job: &Job, reason: String) {
@@ -296,14 +292,14 @@ fn start(
         Opened::ToWrite(store, syncer, before) => (*store, syncer, before),
         Opened::Finished(summary, finished) => {
             job.finished_before(summary, finished);
-            // Batches that still come are dropped, and need no room.
+            // Batches that still arrive are dropped, and need no budget.
             queue.close();
             return Ok(sender);
         }
     };
     let mut audit = Audit::new(settings.most_rejects);
     let rows = store.position().next_row;
-    let context = || format!("going on with {}", paths.rejects.display());
+    let context = || format!("resuming with {}", paths.rejects.display());
     if let Some(rejects) = before.rejects {
         audit.go_on(rows, before.schema, rejects).with_context(context)?;
     }
@@ -327,10 +323,10 @@ fn start(
     Ok(sender)
 }
 
-/// Checks that the output's folder takes new files, before results come.
+/// Checks that the output's folder can be written to, before results arrive.
 fn check_folder(results: &Path) -> anyhow::Result<()> {
     let probe = results.with_file_name(format!(".probe-{}", std::process::id()));
     std::fs::File::create_new(&probe)
         .and_then(|_| std::fs::remove_file(&probe))
-        .with_context(|| format!("the folder of the output {} cannot be written", results.display()))
+        .with_context(|| format!("the folder of the output {} cannot be written to", results.display()))
 }

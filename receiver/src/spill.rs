@@ -1,4 +1,4 @@
-//! Early batches that find no room in memory, in a file without a name. Results may be much longer than a window of rows.
+//! Keeps early batches in an unnamed file when memory is full, since results may be much longer than the window's rows.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -16,24 +16,25 @@ use crate::reorder::Spill;
 pub struct SpillFile {
     results: PathBuf,
     file: Option<File>,
-    /// Where the next batch goes, and how many batches the file has.
+    /// Where the next batch goes.
     end: u64,
+    /// How many batches are in the file.
     batches: usize,
 }
 
-/// A batch on disk.
+/// Stands for a batch on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stub {
-    /// Without its schema, results and rejects.
+    /// The batch without its schema, results and rejects.
     pub batch: ResultBatch,
-    /// Where these begin in the file, and their lengths.
-    place: (u64, [usize; 3]),
+    /// Where these three begin in the file, and their lengths.
+    extent: (u64, [usize; 3]),
 }
 
 impl Stub {
     /// The batch's size in bytes.
     pub fn size(&self) -> usize {
-        self.place.1.iter().sum()
+        self.extent.1.iter().sum()
     }
 }
 
@@ -51,14 +52,14 @@ impl Spill for SpillFile {
             file.write_all_at(part, at).with_context(context)?;
             at += part.len() as u64;
         }
-        let place = (self.end, parts.map(Bytes::len));
+        let extent = (self.end, parts.map(Bytes::len));
         (self.file, self.end, self.batches) = (Some(file), at, self.batches + 1);
         let none = Bytes::new;
-        Ok(Stub { batch: ResultBatch { schema: none(), results: none(), rejects: none(), ..batch }, place })
+        Ok(Stub { batch: ResultBatch { schema: none(), results: none(), rejects: none(), ..batch }, extent })
     }
 
     fn take(&mut self, stub: Stub) -> anyhow::Result<ResultBatch> {
-        let Stub { batch, place: (at, lengths) } = stub;
+        let Stub { batch, extent: (at, lengths) } = stub;
         let context =
             || format!("reading early results from a temporary file beside {}", self.results.display());
         let mut bytes = vec![0; lengths.iter().sum()];
@@ -84,15 +85,15 @@ impl Spill for SpillFile {
 }
 
 impl SpillFile {
-    /// A file beside these results; made when it is first needed.
+    /// A file beside these results, created when it is first needed.
     pub fn new(results: &Path) -> Self {
         Self { results: results.to_owned(), file: None, end: 0, batches: 0 }
     }
 }
 
-/// A file that the system removes when it is closed, however this process ends.
+/// Creates a file that the system removes when it is closed, however this process ends.
 fn unnamed(path: &Path) -> anyhow::Result<File> {
-    // A receiver may have died between the two calls below.
+    // An earlier receiver may have died between the two calls below.
     remove_if_there(path)?;
     let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
     std::fs::remove_file(path)?;
@@ -104,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn batches_come_back_and_their_room_does_too() {
+    fn batches_are_read_back_and_the_file_is_emptied() {
         let dir = tempfile::tempdir().unwrap();
         let mut spill = SpillFile::new(&dir.path().join("results.log"));
         let batch = |number: u64| ResultBatch {

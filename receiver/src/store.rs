@@ -1,4 +1,4 @@
-//! Results, rejects and checkpoint on disk.
+//! Writes results, rejects and checkpoint to disk.
 
 mod open;
 
@@ -19,7 +19,7 @@ use crate::checkpoint::{Checkpoint, Position};
 use crate::writer::Storage;
 pub use open::open;
 
-/// Appends batches. The [`Syncer`] makes them durable meanwhile.
+/// Appends batches. The [`Syncer`] makes them durable in parallel.
 #[derive(Debug)]
 pub struct Store {
     paths: ResultFiles,
@@ -30,17 +30,17 @@ pub struct Store {
     schema: NewSchema,
 }
 
-/// A schema that the store has noted, and that is not durable yet.
+/// A changed schema that is not durable yet.
 type NewSchema = Arc<Mutex<Option<Schema>>>;
 
-/// The hashes of results and rejects as far as they are written.
+/// Running hashes of the results and rejects written so far.
 #[derive(Debug, Clone)]
 struct Hashes {
     results: Sha256,
     rejects: Sha256,
 }
 
-/// Makes durable what the store has written.
+/// Makes the store's writes durable.
 #[derive(Debug)]
 pub struct Syncer {
     paths: ResultFiles,
@@ -52,25 +52,24 @@ pub struct Syncer {
     schema: NewSchema,
 }
 
-/// A job's files, opened.
+/// A job's opened files.
 #[derive(Debug)]
 pub enum Opened {
-    /// A new job, or one that was interrupted.
+    /// A new or interrupted job.
     ToWrite(Box<Store>, Syncer, Before),
-    /// A finished job; its receiver may have died before it told the initializer.
+    /// A finished job. Its receiver may have died before the initializer knew of the end.
     Finished(Summary, Finished),
 }
 
-/// What earlier receivers have written.
+/// What earlier receivers of the job have written.
 #[derive(Debug, Default)]
 pub struct Before {
-    /// The columns of the results.
     pub schema: Schema,
-    /// Reads the rejects behind their header; `None` for a new job.
+    /// Reads the rejects after their header; `None` for a new job.
     pub rejects: Option<Take<File>>,
 }
 
-/// The locks of a finished job's files.
+/// A finished job's files, still locked.
 #[derive(Debug)]
 pub struct Finished {
     paths: ResultFiles,
@@ -85,20 +84,20 @@ impl Finished {
         self.position
     }
 
-    /// Which of the job's receivers this one is, counted from 1.
+    /// The number of this receiver among the job's receivers, counted from 1.
     pub fn life(&self) -> u64 {
         self.checkpoint.life()
     }
 
-    /// Whether the initializer was told, by the checkpoint.
+    /// Whether the checkpoint says that the initializer knows of the end.
     pub fn is_told(&self) -> bool {
         self.told
     }
 
-    /// Notes durably that the initializer was told, so that a restarted receiver need not wait for it.
+    /// Makes durable that the initializer knows of the end, so that a restarted receiver need not wait for it.
     ///
     /// # Errors
-    /// Those of the file system; name the file.
+    /// Those of the file system; they name the file.
     pub fn note_told(&mut self) -> anyhow::Result<()> {
         if !self.told {
             self.checkpoint
@@ -109,10 +108,10 @@ impl Finished {
         Ok(())
     }
 
-    /// Removes the checkpoint, when nothing is left to do.
+    /// Removes checkpoint and schema, when nothing is left to do.
     ///
     /// # Errors
-    /// Those of the file system; name the file.
+    /// Those of the file system; they name the file.
     pub fn tidy(self) -> anyhow::Result<()> {
         remove_if_there(&self.paths.checkpoint)?;
         remove_if_there(&self.paths.schema)?;
@@ -148,7 +147,7 @@ impl Storage for Store {
             self.position.result_bytes += batch.results.len() as u64;
             self.position.reject_bytes += batch.rejects.len() as u64;
         }
-        // Not for each batch: finishing a hash costs as much as hashing a short batch.
+        // Once per call, since finishing a hash costs as much as hashing a short batch.
         if !batches.is_empty() {
             self.position.results_sha256 = protocol::hash::shorten(self.hashes.results.clone());
         }
@@ -160,19 +159,18 @@ impl Storage for Store {
 }
 
 impl Store {
-    /// The SHA-256 of the results as far as they are written, in hexadecimal.
+    /// The SHA-256 of the results written so far, in hexadecimal.
     pub fn sha256(&self) -> String {
         protocol::hash::finish(self.hashes.results.clone())
     }
 }
 
 impl Syncer {
-    /// Which of the job's receivers this one is, counted from 1.
+    /// The number of this receiver among the job's receivers, counted from 1.
     pub fn life(&self) -> u64 {
         self.checkpoint.life()
     }
 
-    /// What is durable.
     pub fn durable(&self) -> Position {
         self.durable
     }
@@ -180,7 +178,7 @@ impl Syncer {
     /// Makes everything up to `position` durable: first the data, then the checkpoint.
     ///
     /// # Errors
-    /// Those of the file system; name the file. The data may or may not be durable then.
+    /// Those of the file system; they name the file. Whether the data is durable is then unknown.
     pub fn sync(&mut self, position: &Position) -> anyhow::Result<()> {
         let schema = self.schema.lock().take();
         if let Some(schema) = schema {
@@ -198,10 +196,10 @@ impl Syncer {
         Ok(())
     }
 
-    /// Ends the job: writes the summary. The checkpoint stays until the initializer was told and nothing is left to do.
+    /// Ends the job by writing its summary. The checkpoint stays until the initializer knows and nothing is left to do.
     ///
     /// # Errors
-    /// Those of the file system; name the file.
+    /// Those of the file system; they name the file.
     pub fn finish(self, summary: &Summary) -> anyhow::Result<Finished> {
         let mut json = serde_json::to_vec_pretty(summary).context("encoding the summary")?;
         json.push(b'\n');
@@ -238,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_checkpointed_is_cut_off_and_written_again() {
+    fn data_after_the_checkpoint_is_cut_off_and_written_again() {
         let dir = tempfile::tempdir().unwrap();
         let paths = ResultFiles::beside(&dir.path().join("results.log")).unwrap();
         let (mut store, mut syncer) = to_write(&paths);
@@ -258,12 +256,12 @@ mod tests {
     }
 
     #[test]
-    fn results_of_another_job_are_not_touched() {
+    fn existing_results_without_a_checkpoint_are_refused_and_kept() {
         let dir = tempfile::tempdir().unwrap();
         let paths = ResultFiles::beside(&dir.path().join("results.log")).unwrap();
         std::fs::write(&paths.results, "precious").unwrap();
         let error = format!("{:#}", open(&paths).unwrap_err());
-        assert!(error.contains("no checkpoint to go on from"), "{error}");
+        assert!(error.contains("no checkpoint to resume from"), "{error}");
         assert_eq!(std::fs::read_to_string(&paths.results).unwrap(), "precious");
 
         std::fs::write(&paths.results, "").unwrap();
@@ -280,12 +278,12 @@ mod tests {
         (store, syncer)
     }
 
-    /// Each way to damage a file.
+    /// The ways to damage a file: cut it off, flip a bit, or replace the rest by zeros.
     const DAMAGES: [fn(&mut Vec<u8>, usize); 3] =
         [|bytes, at| bytes.truncate(at), |bytes, at| bytes[at] ^= 1, |bytes, at| bytes[at..].fill(0)];
 
     #[test]
-    fn damage_in_what_the_newest_slot_alone_counts_is_repaired() {
+    fn damage_to_data_that_only_the_newest_slot_counts_is_repaired() {
         for damage in DAMAGES {
             for rejects in [false, true] {
                 let dir = tempfile::tempdir().unwrap();
@@ -310,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_in_what_both_slots_count_is_refused_and_left_as_it_is() {
+    fn damage_to_data_that_both_slots_count_is_refused_and_left_alone() {
         for damage in DAMAGES {
             for rejects in [false, true] {
                 let dir = tempfile::tempdir().unwrap();
@@ -322,21 +320,21 @@ mod tests {
                 std::fs::write(damaged, &bytes).unwrap();
                 let error = open(&paths).unwrap_err().to_string();
                 let says =
-                    error.contains("and its checkpoint ") && error.contains("to start the job from its");
+                    error.contains("but its checkpoint ") && error.contains("to start the job from its");
                 assert!(error.starts_with(&damaged.display().to_string()) && says, "{error}");
                 assert!(std::fs::read(damaged).unwrap() == bytes);
                 std::fs::remove_file(damaged).unwrap();
                 let error = open(&paths).unwrap_err().to_string();
-                assert!(error.contains("is not there, and its checkpoint counts"), "{error}");
+                assert!(error.contains("is missing, but its checkpoint counts"), "{error}");
             }
         }
     }
 
     #[test]
-    fn a_damaged_checkpoint_is_refused_unless_nothing_has_begun() {
+    fn a_damaged_checkpoint_is_refused_unless_there_are_no_results() {
         let dir = tempfile::tempdir().unwrap();
         let paths = ResultFiles::beside(&dir.path().join("results.log")).unwrap();
-        // As a loss of power may leave the first one.
+        // A loss of power may leave the first checkpoint like this.
         std::fs::write(&paths.checkpoint, [0; 100]).unwrap();
         two_batches(&paths);
         std::fs::write(&paths.checkpoint, [0; 8192]).unwrap();
@@ -352,10 +350,10 @@ mod tests {
         let (mut store, mut syncer) = to_write(&paths);
         store.append(&[batch(0, "a\n", "")]).unwrap();
         let error = open(&paths).unwrap_err().to_string();
-        assert!(error.contains("another receiver writes"), "{error}");
+        assert!(error.contains("another receiver is writing"), "{error}");
         syncer.sync(&store.position()).unwrap();
         drop((store, syncer));
-        // Another file beside the same checkpoint is another job's.
+        // Another results file beside the same checkpoint belongs to another job.
         let other = ResultFiles::beside(&dir.path().join("results.csv")).unwrap();
         std::fs::write(&other.results, "precious").unwrap();
         let error = open(&other).unwrap_err().to_string();
@@ -384,7 +382,7 @@ mod tests {
     }
 
     fn finished_again(paths: &ResultFiles) -> (Summary, Finished) {
-        let Opened::Finished(summary, finished) = open(paths).unwrap() else { panic!("it is to be written") };
+        let Opened::Finished(summary, finished) = open(paths).unwrap() else { panic!("it is not finished") };
         (summary, finished)
     }
 
@@ -410,10 +408,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let paths = ResultFiles::beside(&dir.path().join("results.log")).unwrap();
         drop(finished(&paths));
-        // The older slot would do, but the summary counts more.
+        // The results match the older slot, but not the summary.
         std::fs::write(&paths.results, "a\nb\nc\n").unwrap();
         let error = open(&paths).unwrap_err().to_string();
-        assert!(error.contains("this job is finished, and") && error.contains("ends elsewhere"), "{error}");
+        assert!(error.contains("this job is finished, but") && error.contains("does not match"), "{error}");
         std::fs::write(&paths.results, "a\nb\nc\nd\n").unwrap();
         finished_again(&paths);
     }

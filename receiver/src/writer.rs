@@ -1,6 +1,6 @@
-//! The thread that puts batches in order and writes them, and the thread that makes them durable.
+//! The writer's thread, which puts batches in order and writes them, and the syncer's, which makes them durable.
 //!
-//! They work in parallel: while one span of the results is being synced, the next is being written.
+//! They work in parallel: while the syncer syncs one span of the results, the writer writes the next.
 
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant, SystemTime};
@@ -18,11 +18,11 @@ use crate::reorder::{Held, ReorderBuffer, Sequencer, Spill};
 use crate::spill::SpillFile;
 use crate::store::{Store, Syncer};
 
-/// How many batches to receive before writing.
+/// The most batches to receive before writing.
 const MOST_AT_ONCE: usize = 256;
-/// The least time from the start of one sync to the start of the next. Without a pause, syncs take 4 % of two cores from Python
-/// models and make nothing quicker: a usual window has room for much more than comes in this time. (A window of ten batches has
-/// not, and lets 2,000 batches a second through.)
+/// The least time from the start of one sync to the start of the next. Without a pause, syncs take 4 % of two cores from
+/// Python models and make nothing faster: a usual window has room for far more than arrives in this time. (A window of ten
+/// batches does not, and lets 2,000 batches a second through.)
 const SYNC_PAUSE: Duration = Duration::from_millis(5);
 
 /// Messages to the writer.
@@ -30,24 +30,23 @@ const SYNC_PAUSE: Duration = Duration::from_millis(5);
 pub enum Event {
     /// A batch of this generation.
     Batch(u64, ResultBatch),
-    /// All batches are durable: the syncer asks for the summary of all results, if the job may succeed.
-    Digest(std::sync::mpsc::Sender<anyhow::Result<Whole>>),
+    /// All batches are durable: the syncer asks for the digest of all results. The reply is an error if the job must fail.
+    Digest(std::sync::mpsc::Sender<anyhow::Result<Digest>>),
 }
 
-/// A summary of all results.
+/// The digest of all results.
 #[derive(Debug)]
-pub struct Whole {
-    /// Their SHA-256, in hexadecimal.
+pub struct Digest {
+    /// In hexadecimal.
     sha256: String,
-    /// Why rows were rejected.
     reject_reasons: Reasons,
     /// The names of the columns.
     columns: Vec<String>,
 }
 
-/// How many bytes of early batches stay in memory; more go to disk.
+/// The most bytes of early batches in memory; further ones go to disk.
 const MOST_HELD: usize = 64 << 20;
-/// How many bytes to write before reading more early batches back.
+/// About how many bytes of batches to collect for one write. Bounds what is read back from disk at once.
 const MOST_READY: usize = 16 << 20;
 
 /// The writer's state.
@@ -60,12 +59,12 @@ pub struct Writer<S = Store, P = SpillFile> {
     told: u64,
 }
 
-/// Where results are written.
+/// The files that results are written to.
 pub trait Storage {
-    /// What is written.
+    /// The position up to which results are written.
     fn position(&self) -> Position;
 
-    /// Results that are appended from now on have this schema.
+    /// Sets the schema of the results that are appended from now on.
     fn note_schema(&mut self, schema: &Schema);
 
     /// Appends the next batches.
@@ -75,7 +74,7 @@ pub trait Storage {
     fn append(&mut self, batches: &[ResultBatch]) -> anyhow::Result<()>;
 }
 
-/// Writes batches in order until all senders of events are gone or the job ends.
+/// Writes batches in order until all senders of events are gone, or writing fails.
 pub fn write(mut writer: Writer, events: &Receiver<Event>, job: &Job, queue: &Budget) {
     while let Ok(first) = events.recv() {
         if let Err(error) = step(&mut writer, first, events, job, queue) {
@@ -83,11 +82,11 @@ pub fn write(mut writer: Writer, events: &Receiver<Event>, job: &Job, queue: &Bu
             break;
         }
     }
-    // Batches that still come are dropped, and need no room.
+    // Batches that still arrive are dropped, and need no budget.
     queue.close();
 }
 
-/// Receives what is there, up to a limit, and writes what is next.
+/// Handles up to [`MOST_AT_ONCE`] waiting events, and writes the batches that are next.
 fn step(
     writer: &mut Writer,
     first: Event,
@@ -101,7 +100,7 @@ fn step(
     let idle = loop {
         match event {
             Some(Event::Batch(generation, batch)) => {
-                queue.give_back(batch.size());
+                queue.release(batch.size());
                 writer.recv(generation, batch, job, SystemTime::now())?;
             }
             Some(Event::Digest(reply)) => digests.push(reply),
@@ -116,15 +115,15 @@ fn step(
     writer.write(job, idle)?;
     for reply in digests {
         // Without a syncer, the job has ended.
-        let _ = reply.send(writer.whole());
+        let _ = reply.send(writer.digest());
     }
     Ok(())
 }
 
 impl Writer {
-    fn whole(&self) -> anyhow::Result<Whole> {
+    fn digest(&self) -> anyhow::Result<Digest> {
         self.audit.finish()?;
-        Ok(Whole {
+        Ok(Digest {
             sha256: self.storage.sha256(),
             reject_reasons: self.audit.reasons().clone(),
             columns: self.audit.schema().names().map(str::to_owned).collect(),
@@ -140,10 +139,10 @@ impl<S: Storage, P: Spill> Writer<S, P> {
         Self { storage, spill, sequencer, audit, told: 0 }
     }
 
-    /// Takes a batch of this generation.
+    /// Handles a batch of this generation.
     ///
     /// # Errors
-    /// When no window allows its number, or the disk is full.
+    /// When its number is beyond the longest window, or the disk is full.
     pub fn recv<W: Peer>(
         &mut self,
         generation: u64,
@@ -155,10 +154,10 @@ impl<S: Storage, P: Spill> Writer<S, P> {
         self.sequencer.offer(generation, batch, &mut self.spill)
     }
 
-    /// Writes the next batches, as far as they have come, and notes that in the job; `idle` as in [`Job::written`].
+    /// Writes the next batches that have arrived, and reports the position to the job; `idle` as in [`Job::written`].
     ///
     /// # Errors
-    /// Results that do not fit, too many rejects, or those of the file system. Batches before a failure are written.
+    /// When the columns differ, too many rows are rejected, or the file system fails. Batches before the failure are written.
     pub fn write<W: Peer>(&mut self, job: &Job<W>, idle: bool) -> anyhow::Result<()> {
         let written = self.write_ready();
         let position = self.storage.position();
@@ -170,7 +169,6 @@ impl<S: Storage, P: Spill> Writer<S, P> {
         written
     }
 
-    /// Where the results are written.
     pub fn storage(&self) -> &S {
         &self.storage
     }
@@ -209,8 +207,8 @@ impl<S: Storage, P: Spill> Writer<S, P> {
     }
 }
 
-/// Makes durable what is written until the job ends; ends it when all is durable.
-pub fn sync(mut syncer: Syncer, digest: impl Fn() -> Option<anyhow::Result<Whole>>, job: &Job) {
+/// Makes written batches durable until the job ends. Ends the job when all batches are durable.
+pub fn sync(mut syncer: Syncer, digest: impl Fn() -> Option<anyhow::Result<Digest>>, job: &Job) {
     while let Some(work) = job.sync_work() {
         let start = Instant::now();
         let outcome = match work {
@@ -238,20 +236,20 @@ pub fn sync(mut syncer: Syncer, digest: impl Fn() -> Option<anyhow::Result<Whole
 fn finish(
     syncer: Syncer,
     totals: Totals,
-    digest: &impl Fn() -> Option<anyhow::Result<Whole>>,
+    digest: &impl Fn() -> Option<anyhow::Result<Digest>>,
     job: &Job,
 ) -> anyhow::Result<Summary> {
     let durable = syncer.durable();
     ensure!(
         durable.next == totals.batches && durable.next_row == totals.rows,
-        "{} rows in {} batches were read, and {} rows in {} batches came out: rows were lost or made up",
+        "{} rows in {} batches were read, but {} rows in {} batches came out: rows were lost or made up",
         totals.rows,
         totals.batches,
         durable.next_row,
         durable.next
     );
-    let whole = digest().ok_or_else(|| anyhow::anyhow!("the writer has stopped"))?;
-    let Whole { sha256, reject_reasons, columns } = whole?;
+    let digest = digest().ok_or_else(|| anyhow::anyhow!("the writer has stopped"))?;
+    let Digest { sha256, reject_reasons, columns } = digest?;
     let (started, ended) = (job.started(), SystemTime::now());
     let time = |t| humantime::format_rfc3339_millis(t).to_string();
     let summary = Summary {

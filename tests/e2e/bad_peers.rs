@@ -92,7 +92,7 @@ fn strangers_without_the_token_are_refused_at_every_port() {
     assert_eq!(answer, b"");
     cluster.classifiers[0].await_output(&format!("rows from {me}: refused, since it opened without a token"));
     let (me, _) = send_raw(&receiver, &[0, 0, 0, 1, b'A']);
-    cluster.receiver.await_output(&format!("{me}: refused, since it opened without a token"));
+    cluster.receiver.await_output(&format!("{me}: refused, since it sent no token"));
     finishes(cluster);
 }
 

@@ -39,7 +39,7 @@ fn the_same_job_goes_on_and_another_one_is_refused() {
     let args = ["--listen", "127.0.0.1:0", "--output", path.join("results.log").to_str().unwrap()]
         .map(str::to_owned);
     let said = Program::start("receiver", path, &args).failure();
-    assert!(said.contains("another receiver writes these results"), "{said}");
+    assert!(said.contains("another receiver is writing these results"), "{said}");
     first.signal("KILL");
     first.wait();
     cluster.failure();

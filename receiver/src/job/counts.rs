@@ -1,4 +1,4 @@
-//! What the receiver counts, for the Monitoring Hub.
+//! The receiver's counts for the Monitoring Hub.
 
 use std::time::Duration;
 
@@ -9,12 +9,11 @@ use super::{End, Job, Peer};
 use crate::checkpoint::Position;
 
 impl<W: Peer> Job<W> {
-    /// Notes how long it took to make results durable.
+    /// Records how long a sync took.
     pub fn synced(&self, took: Duration) {
         self.state().syncs.record(took);
     }
 
-    /// The counts up to now.
     pub fn counts(&self) -> Counts {
         let state = self.state();
         let Position { next, next_row, rejects, result_bytes, .. } = state.durable;
@@ -32,7 +31,7 @@ impl<W: Peer> Job<W> {
     }
 }
 
-/// How the job ended; `None` if there was none.
+/// How the job ended; `None` without a job.
 fn outcome(end: &End) -> Option<JobOutcome> {
     match end {
         End::Job(Outcome::Done(summary)) => Some(JobOutcome::Done(summary.clone())),

@@ -1,4 +1,4 @@
-//! The connection to the initializer: it gets the acknowledgements.
+//! The connection to the initializer, which gets the acknowledgements.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,36 +15,34 @@ const REPORT_PAUSE: Duration = Duration::from_millis(1);
 pub(super) struct Initializer<W> {
     /// The connection's number.
     pub(super) connection: u64,
-    /// The connection.
     pub(super) peer: Arc<W>,
     /// The source knows that batches before this one are durable.
     acknowledged: u64,
-    /// By worker: how many batches were received, and how many of these the source knows of.
+    /// By worker: the batches received, and how many of these were reported to the source.
     received: BTreeMap<u32, (u64, u64)>,
     reported: Instant,
 }
 
 impl<W: Peer> Initializer<W> {
-    /// The welcome has said that batches before `acknowledged` are durable.
+    /// The welcome acknowledged batches before `acknowledged`.
     pub(super) fn new(connection: u64, peer: Arc<W>, acknowledged: u64) -> Self {
         Self { connection, peer, acknowledged, received: BTreeMap::new(), reported: Instant::now() }
     }
 
-    /// A batch of this worker has arrived.
     pub(super) fn received(&mut self, worker: u32) {
         self.received.entry(worker).or_default().0 += 1;
     }
 
-    /// Tells the source what is new, if anything is, and if the pause is over or `now` is set.
+    /// Sends an acknowledgement if there is news, and if the pause is over or `now` is set.
     pub(super) fn report(&mut self, next: u64, held: u64, now: bool) {
         if !now && self.reported.elapsed() < REPORT_PAUSE {
             return;
         }
         let mut received = Vec::new();
-        for (&worker, (count, told)) in &mut self.received {
-            if count != told {
+        for (&worker, (count, reported)) in &mut self.received {
+            if count != reported {
                 received.push((worker, *count));
-                *told = *count;
+                *reported = *count;
             }
         }
         if received.is_empty() && self.acknowledged == next {

@@ -1,13 +1,12 @@
-//! What a job needs of a connection.
+//! A connection, as a job sees it.
 
 use protocol::results::{FromReceiver, Welcome};
 
-/// A connection to a classifier process. Sending never blocks, since the job is locked meanwhile.
+/// A connection to a classifier process. Its methods must not block, since the job is locked during the call.
 pub trait Peer {
-    /// Tells it how far the job is, when it is admitted.
+    /// Answers the handshake when the process is admitted.
     fn welcome(&self, welcome: Welcome);
 
-    /// Sends a message.
     fn send(&self, message: FromReceiver);
 
     /// Closes the connection, if it is open.

@@ -1,4 +1,4 @@
-//! What a job knows, and what follows from it.
+//! A job's state, and the syncer's next work that follows from it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,15 +15,16 @@ use crate::store::Finished;
 
 #[derive(Debug)]
 pub(super) struct State<W> {
-    /// The newest cluster's generation.
+    /// The newest generation.
     pub(super) generation: u64,
-    /// A cluster has come to this receiver.
+    /// A cluster has connected to this receiver.
     pub(super) begun: bool,
     /// Open connections of classifier processes, by number.
     pub(super) connections: BTreeMap<u64, Arc<W>>,
+    /// The number of the latest connection.
     pub(super) connected: u64,
-    /// When the last of them was closed.
-    pub(super) lonely_since: Option<Instant>,
+    /// When the last open connection was closed.
+    pub(super) disconnected_since: Option<Instant>,
     pub(super) initializer: Option<Initializer<W>>,
     pub(super) started: Option<SystemTime>,
     pub(super) written: Position,
@@ -32,16 +33,16 @@ pub(super) struct State<W> {
     pub(super) held: u64,
     /// The reasons of the rejects that are written.
     pub(super) reasons: Reasons,
-    /// What job this is; the source tells it.
+    /// Sent by the source.
     pub(super) identity: Option<Identity>,
     pub(super) totals: Option<Totals>,
-    /// The receiver was asked to stop; batches before this one were written then.
+    /// Set when the receiver is asked to stop: batches before this one were written by then.
     pub(super) stop: Option<u64>,
     pub(super) end: Option<End>,
-    /// The initializer was told how the job ended.
+    /// The initializer knows how the job ended.
     pub(super) told: bool,
     pub(super) finished: Option<Finished>,
-    /// How long it took to make results durable.
+    /// How long syncs took.
     pub(super) syncs: Durations,
 }
 
@@ -53,7 +54,7 @@ impl<W> Default for State<W> {
             reasons: Reasons::default(),
             connections: BTreeMap::new(),
             connected: 0,
-            lonely_since: None,
+            disconnected_since: None,
             initializer: None,
             started: None,
             written: Position::default(),
@@ -71,7 +72,7 @@ impl<W> Default for State<W> {
 }
 
 impl<W: Peer> State<W> {
-    /// Tells the source what is new; later, unless `now` is set, if it was told something just before.
+    /// Sends the source an acknowledgement, as in [`Initializer::report`].
     pub(super) fn report(&mut self, now: bool) {
         if let Some(initializer) = &mut self.initializer {
             initializer.report(self.durable.next, self.held, now);
@@ -79,9 +80,9 @@ impl<W: Peer> State<W> {
     }
 
     pub(super) fn sync_work(&self) -> Option<SyncWork> {
-        // Nothing may be durable before it is known which job it belongs to.
+        // Nothing becomes durable before the job's identity is known.
         let can_sync = self.written.next > self.durable.next && self.identity.is_some();
-        // What comes after the request to stop does not matter.
+        // Batches written after the request to stop need not become durable.
         if self.stop.is_some_and(|stop| self.durable.next >= stop || !can_sync) {
             return Some(SyncWork::Stop);
         }

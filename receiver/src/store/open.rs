@@ -1,4 +1,4 @@
-//! Opens a job's files: new ones, or those of an earlier receiver, which must match the checkpoint.
+//! Opens a job's files: creates them, or reopens those of an earlier receiver if they match the checkpoint.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
@@ -15,11 +15,11 @@ use sha2::{Digest, Sha256};
 use super::{Before, Finished, Hashes, NewSchema, Opened, Store, Syncer};
 use crate::checkpoint::{self, Checkpoint, Position, Saved, Slot};
 
-/// Opens and locks a job's files: new ones, or those of an interrupted job, cut to its checkpoint.
+/// Opens and locks a job's files. Creates them, or cuts those of an interrupted job to its checkpoint.
 ///
 /// # Errors
-/// When files cannot be written, are locked by another receiver, belong to another job, or do not match the checkpoint. Nothing has
-/// been changed then.
+/// When files cannot be written, are locked by another receiver, belong to another job, or do not match the checkpoint.
+/// Nothing is changed then.
 pub fn open(paths: &ResultFiles) -> anyhow::Result<Opened> {
     if paths.summary.exists() && !paths.checkpoint.exists() {
         return Err(is_finished(paths));
@@ -29,10 +29,10 @@ pub fn open(paths: &ResultFiles) -> anyhow::Result<Opened> {
     match (saved, summary) {
         (Saved::Slots(slots), None) => reopen(paths, checkpoint, &slots),
         (Saved::Slots(slots), Some(json)) => reopen_finished(paths, checkpoint, &slots, &json),
-        (Saved::Nothing, None) => create(paths, checkpoint, "no checkpoint to go on from"),
-        // A loss of power may leave the very first checkpoint like this.
+        (Saved::Nothing, None) => create(paths, checkpoint, "no checkpoint to resume from"),
+        // A loss of power may leave the very first checkpoint damaged.
         (Saved::Damaged, None) => {
-            create(paths, checkpoint, "a damaged checkpoint, neither of whose slots is whole")
+            create(paths, checkpoint, "a damaged checkpoint, neither of whose slots is intact")
         }
         (Saved::Nothing | Saved::Damaged, Some(_)) => Err(is_finished(paths)),
     }
@@ -46,9 +46,9 @@ fn is_finished(paths: &ResultFiles) -> anyhow::Error {
     )
 }
 
-/// Begins a job. `instead` names what is there in place of a checkpoint.
+/// Creates a new job's files. `instead` says in errors what there is in place of a usable checkpoint.
 fn create(paths: &ResultFiles, mut checkpoint: Checkpoint, instead: &str) -> anyhow::Result<Opened> {
-    // A receiver that died before its first checkpoint leaves an empty file, and the rejects' header.
+    // A receiver that died before its first checkpoint leaves empty results, and at most the header of the rejects.
     let new = |path: &Path, most: usize| -> anyhow::Result<File> {
         let context = || format!("creating {}", path.display());
         let file = OpenOptions::new()
@@ -61,7 +61,7 @@ fn create(paths: &ResultFiles, mut checkpoint: Checkpoint, instead: &str) -> any
         let length = file.metadata().with_context(context)?.len();
         ensure!(
             length <= most as u64,
-            "{} is there already, with {length} bytes and {instead}; remove it, or choose another --output",
+            "{} exists already, with {length} bytes and {instead}; remove it, or choose another --output",
             path.display()
         );
         Ok(file)
@@ -86,18 +86,18 @@ fn create(paths: &ResultFiles, mut checkpoint: Checkpoint, instead: &str) -> any
 }
 
 fn reopen(paths: &ResultFiles, mut checkpoint: Checkpoint, slots: &[Slot]) -> anyhow::Result<Opened> {
-    let (slot, mut counted) = newest_true(paths, slots)?;
+    let (slot, mut counted) = newest_matching(paths, slots)?;
     let position = slot.position;
     let before = before(paths, &position)?;
     for (file, length, path) in [
         (&mut counted.results, position.result_bytes, &paths.results),
         (&mut counted.rejects, position.reject_bytes, &paths.rejects),
     ] {
-        let context = || format!("going on with {}", path.display());
+        let context = || format!("resuming with {}", path.display());
         file.set_len(length).with_context(context)?;
         file.seek(SeekFrom::Start(length)).with_context(context)?;
     }
-    go_on(paths, &mut checkpoint, slots, slot)?;
+    resume(paths, &mut checkpoint, slots, slot)?;
     pair(paths, counted, checkpoint, position, before)
 }
 
@@ -108,26 +108,26 @@ fn reopen_finished(
     json: &[u8],
 ) -> anyhow::Result<Opened> {
     let summary: Summary = serde_json::from_slice(json)
-        .with_context(|| format!("understanding the summary {}", paths.summary.display()))?;
-    let (slot, counted) = newest_true(paths, slots)?;
+        .with_context(|| format!("decoding the summary {}", paths.summary.display()))?;
+    let (slot, counted) = newest_matching(paths, slots)?;
     let position = slot.position;
     ensure!(
         (position.next, position.next_row, position.rejects, position.result_bytes)
             == (summary.batches, summary.rows, summary.rejects, summary.bytes)
             && protocol::hash::finish(counted.hashes.results) == summary.sha256,
-        "{} says that this job is finished, and {} ends elsewhere; {}",
+        "{} says that this job is finished, but {} does not match it; {}",
         paths.summary.display(),
         paths.results.display(),
         to_start_anew(paths)
     );
-    go_on(paths, &mut checkpoint, slots, slot)?;
+    resume(paths, &mut checkpoint, slots, slot)?;
     // A receiver that was killed may have renamed the summary without syncing the folder.
     sync_folder(&paths.summary).context("syncing the folder of the results")?;
     Ok(Opened::Finished(summary, Finished { paths: paths.clone(), checkpoint, position, told: slot.told }))
 }
 
-/// Continues from one of the slots, in the life after the latest that they know.
-fn go_on(
+/// Resumes the checkpoint from `slot`, in the life after the latest of all slots.
+fn resume(
     paths: &ResultFiles,
     checkpoint: &mut Checkpoint,
     slots: &[Slot],
@@ -135,28 +135,27 @@ fn go_on(
 ) -> anyhow::Result<()> {
     let context = || format!("syncing the checkpoint {}", paths.checkpoint.display());
     let life = slots.iter().map(|slot| slot.life).max().unwrap_or_default();
-    checkpoint.go_on_from(slot, life).with_context(context)
+    checkpoint.resume_from(slot, life).with_context(context)
 }
 
-/// What earlier receivers have written up to a position.
+/// Reads the schema, and opens the rejects up to `position`.
 fn before(paths: &ResultFiles, position: &Position) -> anyhow::Result<Before> {
     let schema = match read_if_there(&paths.schema)? {
-        // A job without results has no schema; the file would be another job's.
-        Some(json) if position.columns > 0 => serde_json::from_slice(&json).with_context(|| {
-            format!("understanding the schema of the results, {}", paths.schema.display())
-        })?,
+        // A job without results has no schema: the file would be another job's.
+        Some(json) if position.columns > 0 => serde_json::from_slice(&json)
+            .with_context(|| format!("decoding the schema of the results, {}", paths.schema.display()))?,
         _ => Schema::default(),
     };
     ensure!(
         position.columns == 0 || schema.0.len() == position.columns as usize,
-        "{} has {} columns, and the checkpoint counts results of {}; {}",
+        "{} has {} columns, but the checkpoint counts results of {}; {}",
         paths.schema.display(),
         schema.0.len(),
         position.columns,
         to_start_anew(paths)
     );
     let context = || format!("reading {}", paths.rejects.display());
-    // Opened again: a duplicate would share its position with the writing side.
+    // Opened anew, since a duplicate would share its offset with the store's file.
     let mut rejects = File::open(&paths.rejects).with_context(context)?;
     let mut header = [0; REJECTS_HEADER.len()];
     rejects.read_exact(&mut header).with_context(context)?;
@@ -174,22 +173,22 @@ fn to_start_anew(paths: &ResultFiles) -> String {
     )
 }
 
-/// Files that match a slot, at least up to its lengths. Not changed yet.
+/// Unchanged files that match a slot up to its lengths.
 struct Counted {
     results: File,
     rejects: File,
-    /// Up to the slot's lengths.
+    /// Of the files up to the slot's lengths.
     hashes: Hashes,
 }
 
-/// The newest slot that matches the files. Files are synced before a slot, so an older one is needed only when a disk has lost
-/// something, or a file was changed.
-fn newest_true<'a>(paths: &ResultFiles, slots: &'a [Slot]) -> anyhow::Result<(&'a Slot, Counted)> {
+/// Finds the newest slot that matches the files. Files are synced before a slot, so an older slot is needed only when a disk
+/// has lost data or a file was changed.
+fn newest_matching<'a>(paths: &ResultFiles, slots: &'a [Slot]) -> anyhow::Result<(&'a Slot, Counted)> {
     let mut wrong = None;
     for slot in slots {
         ensure!(
             slot.results == checkpoint::name_of(&paths.results),
-            "{} belongs to the results {}, and not to {}; choose another --output",
+            "{} belongs to the results {}, not to {}; choose another --output",
             paths.checkpoint.display(),
             slot.results,
             paths.results.display()
@@ -199,7 +198,7 @@ fn newest_true<'a>(paths: &ResultFiles, slots: &'a [Slot]) -> anyhow::Result<(&'
                 if let Some(wrong) = wrong {
                     let Position { next, next_row, .. } = slot.position;
                     tracing::warn!(
-                        "{wrong}: repaired by going back to the checkpoint before, of {next_row} rows in \
+                        "{wrong}: repaired by going back to the previous checkpoint, of {next_row} rows in \
                          {next} batches"
                     );
                 }
@@ -209,10 +208,10 @@ fn newest_true<'a>(paths: &ResultFiles, slots: &'a [Slot]) -> anyhow::Result<(&'
         }
     }
     let wrong = wrong.context("a checkpoint without a slot")?;
-    bail!("{wrong}: something else has changed it, or its disk has lost it; {}", to_start_anew(paths))
+    bail!("{wrong}: another program has changed it, or its disk has lost data; {}", to_start_anew(paths))
 }
 
-/// Checks the files against a position; if they do not match it, the inner error says why.
+/// Checks the files against a position. If they do not match, the inner error says why.
 fn compare(paths: &ResultFiles, position: &Position) -> anyhow::Result<Result<Counted, String>> {
     let results = counted(&paths.results, position.result_bytes, position.results_sha256)?;
     let rejects = counted(&paths.rejects, position.reject_bytes, position.rejects_sha256)?;
@@ -222,26 +221,27 @@ fn compare(paths: &ResultFiles, position: &Position) -> anyhow::Result<Result<Co
     }))
 }
 
-/// Opens a file whose first `length` bytes have this hash, and returns the hash to continue; the inner error says why they do not.
+/// Opens a file, and checks that its first `length` bytes have the hash `short`. Returns the file and the hasher's state. If
+/// they do not match, the inner error says why.
 fn counted(path: &Path, length: u64, short: u64) -> anyhow::Result<Result<(File, Sha256), String>> {
     let file = match OpenOptions::new().read(true).write(true).open(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             return Ok(Err(format!(
-                "{} is not there, and its checkpoint counts {length} bytes",
+                "{} is missing, but its checkpoint counts {length} bytes",
                 path.display()
             )));
         }
-        file => file.with_context(|| format!("going on with {}", path.display()))?,
+        file => file.with_context(|| format!("resuming with {}", path.display()))?,
     };
-    let (hash, there) = protocol::hash::of_all((&file).take(length))
+    let (hash, bytes) = protocol::hash::of_all((&file).take(length))
         .with_context(|| format!("reading {}", path.display()))?;
-    if there < length {
-        return Ok(Err(format!("{} has {there} bytes, and its checkpoint counts {length}", path.display())));
+    if bytes < length {
+        return Ok(Err(format!("{} has {bytes} bytes, but its checkpoint counts {length}", path.display())));
     }
     let found = protocol::hash::shorten(hash.clone());
     if found != short {
         return Ok(Err(format!(
-            "{} is damaged: the SHA-256 of its first {length} bytes begins with {found:016x}, and its checkpoint has \
+            "{} is damaged: the SHA-256 of its first {length} bytes begins with {found:016x}, but its checkpoint has \
              {short:016x}",
             path.display()
         )));

@@ -76,13 +76,13 @@ fn a_lie_about_batches_or_totals_fails_the_job() {
     };
     let lies = [
         (said(|out| write(out, &[batch(1 << 40, 0)])), "came while batch 0 was next; no window is that long"),
-        (said(|out| write(out, &[batch(0, 7)])), "batch 0 begins with row 7, and row 0 is next"),
+        (said(|out| write(out, &[batch(0, 7)])), "batch 0 begins with row 7, but row 0 is next"),
         (
             said(|out| {
                 totals(out, 5, 5);
                 totals(out, 6, 5);
             }),
-            "the totals are 6 rows in 5 batches now, and were 5 rows in 5 batches before",
+            "the totals are 6 rows in 5 batches now, but were 5 rows in 5 batches before",
         ),
         (
             said(|out| {
@@ -104,7 +104,7 @@ fn a_lie_about_batches_or_totals_fails_the_job() {
         ),
         (
             said(|out| write(out, &[ResultBatch { rejected: 1, ..batch(0, 0) }])),
-            "batch 0 says that it has 1 rejects, and has 0",
+            "batch 0 says that it has 1 rejects, but has 0",
         ),
         (
             said(|out| results::write_identity(out, &Identity { settings: 1, header: 3 }).unwrap()),
@@ -155,10 +155,10 @@ fn a_lie_that_is_no_message_ends_its_connection_only() {
     }
     let refused = |opening: &ResultsHello| format!("{:#}", let_in(&address, opening).unwrap_err());
     let said = refused(&worker(before));
-    let over = format!("generation {before} of the cluster is over; generation {generation} is at work");
+    let over = format!("generation {before} of the cluster is over; generation {generation} is running");
     assert!(said.contains(&over), "{said}");
     let said = refused(&worker(u64::MAX));
-    assert!(said.contains(&format!("there is no generation {} of the cluster", u64::MAX)), "{said}");
+    assert!(said.contains(&format!("the cluster has no generation {}", u64::MAX)), "{said}");
     let (memory, _) = tests::memory_kib(receiver.pid()).unwrap();
     assert!(memory < 64 << 10, "the receiver holds {memory} KiB");
     drop(announcing);
