@@ -299,7 +299,7 @@ fn whatever_up_has_left_down_finds() {
     assert!(said.contains("ssh cannot resolve how to connect"), "{said}");
     std::fs::write(stack.path("wrong.toml"), format!("{file}private_address = \"192.0.2.1\"\n")).unwrap();
     let said = stack.fail("up", &["--hosts", "wrong.toml", "CLUSTER_SIZE=2"]);
-    assert!(said.contains("on h3") && said.contains("192.0.2.1 is no address of this host"), "{said}");
+    assert!(said.contains("on h3") && said.contains("192.0.2.1 is not an address of this host"), "{said}");
     stack.down();
 }
 

@@ -2,8 +2,8 @@
 //!
 //! `cargo xtask` ships this program to each host and controls it over one SSH connection: [`serve`] reads requests from its
 //! standard input and replies on its standard output. Each program that it starts has a supervisor process of its own
-//! ([`supervise`]), so programs continue when the connection ends. What is known about them is in files, so that the next
-//! connection finds them, by process id and never by name.
+//! ([`supervise`]), so programs continue when the connection ends. Files record each program, so the next connection finds
+//! it by process id, never by name.
 //!
 //! Everything is in one folder, which is also the current folder of the programs:
 //!
@@ -12,10 +12,10 @@
 //! | `app` | a link to the unpacked application |
 //! | `packages` | a link to the unpacked Python packages, if there are any |
 //! | `versions/` | what the links lead to, by content hash |
-//! | `run/` | for each program: its launch, process ids, ready file and end; the job's token |
+//! | `run/` | for each program: its launch, process ids, ready file and end; also the job's token |
 //! | `log/` | the programs' logs |
 //! | `input/` `output/` | on the metrics host: a file of rows, and the receiver's files |
-//! | `lock` | is locked by the client that has the host, and holds its name |
+//! | `lock` | locked by the client that has the host; names that client |
 //!
 //! | module        | holds |
 //! |---------------|-------|

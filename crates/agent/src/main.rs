@@ -36,7 +36,7 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> anyhow::Result<()> {
-    // Absolute, since a folder cannot be removed by the name of ".".
+    // Absolute, since a folder cannot be removed as `.`.
     let here = std::env::current_dir().context("finding the current folder")?;
     match command {
         Command::Serve => agent::serve::serve(&here, BufReader::new(std::io::stdin()), std::io::stdout()),

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 /// The host's folder, in the home of the user who logs in.
 pub const FOLDER: &str = ".provisioned-classifier";
 
-/// From the client.
+/// A message from the client.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
@@ -24,7 +24,7 @@ pub enum Request {
     Unpack {
         /// The archive's path in the host's folder; the archive is removed afterwards.
         archive: String,
-        /// Of the archive, in hexadecimal.
+        /// The archive's hash, in hexadecimal.
         sha256: String,
         /// The link's name.
         link: String,
@@ -33,30 +33,30 @@ pub enum Request {
     Start(Program),
     /// Report events of a program that already runs, as if it had just been started.
     Watch { name: String },
-    /// End programs: with SIGTERM, and after the grace with SIGKILL.
+    /// End programs with SIGTERM, and with SIGKILL if they still run after the grace.
     Stop {
         /// `None` for all.
         name: Option<String>,
-        /// Of all, the one that continues.
+        /// This program keeps running.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         spared: Option<String>,
         grace_ms: u64,
     },
-    /// The last lines of a program's log, at most so many.
+    /// At most this many of the last lines of a program's log.
     Tail { name: String, lines: usize },
-    /// Check that an address, or a name, is this host's own.
+    /// Check that an address, or a host name, belongs to this host.
     Owns { address: String },
     /// Report [`Event::Progress`] several times a second, from the receiver that listens at this address of the host.
     Observe { address: String },
     /// The status of the host and its programs.
     Status,
-    /// Note that all results with this SHA-256, in hexadecimal, were fetched and are safe elsewhere.
+    /// Record that the results with this SHA-256, in hexadecimal, were fetched completely and are safe elsewhere.
     Fetched { sha256: String },
     /// Remove the host's folder. Its programs must have ended.
     Remove,
 }
 
-/// To the client. Each request has one reply, in the order of the requests; events come in between.
+/// A message to the client. Each request gets one reply, in the order of the requests, with events in between.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Message {
@@ -71,7 +71,7 @@ pub enum Message {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
-    /// The request was carried out.
+    /// The request succeeded and returns nothing.
     Empty,
     /// To [`Request::Lock`]: another client has the lock.
     Held(Holder),
@@ -106,7 +106,7 @@ pub struct Program {
     pub restart: bool,
 }
 
-/// Something happened, usually to a program.
+/// Something that happened, usually to a program.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Event {
@@ -115,7 +115,7 @@ pub enum Event {
         name: String,
         ready: Ready,
     },
-    /// It died, and is started again. `count` is the number of its deaths, this one included.
+    /// It died, and is restarted. `count` is the number of its deaths so far, including this one.
     Died {
         name: String,
         end: End,
@@ -133,9 +133,9 @@ pub enum Event {
 pub struct Status {
     /// Seconds since the host booted.
     pub uptime: u64,
-    /// In bytes, of the file system with the host's folder.
+    /// Free bytes on the file system with the host's folder.
     pub disk_free: u64,
-    /// In bytes.
+    /// Size of that file system, in bytes.
     pub disk_size: u64,
     /// The SHA-256 of the installed application.
     pub app: Option<String>,
@@ -158,7 +158,7 @@ pub struct Status {
 pub struct ProgramStatus {
     pub name: String,
     pub pid: u32,
-    /// For how many seconds it has been running; also set while it is being restarted.
+    /// Seconds since it last started, if it runs or is being restarted.
     pub running: Option<u64>,
     /// One for each restart.
     #[serde(default)]

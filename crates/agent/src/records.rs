@@ -29,7 +29,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// The process that has this id now; a child of this process may have ended. `None` if there is none.
+    /// The process that has this id now, which may be a child of ours that has ended. `None` if there is none.
     pub fn of(pid: u32) -> Option<Self> {
         stat(pid).map(|(_, started)| Self { pid, started })
     }
@@ -56,7 +56,7 @@ fn stat(pid: u32) -> Option<(char, u64)> {
     Some((state, fields.nth(18)?.parse().ok()?))
 }
 
-/// A program that was started.
+/// A started program.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     pub program: Program,
@@ -127,7 +127,7 @@ impl Records {
         load(&self.file(name, "pid"))
     }
 
-    /// Reserves space for [`Self::save_end`], since a full disk may be why the program ends.
+    /// Reserves space for [`Self::save_end`], since the program may end because the disk is full.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -185,7 +185,8 @@ impl Records {
         record.process.is_alive() || (record.supervisor.is_alive() && !has_ended())
     }
 
-    /// Ends a program with SIGTERM, and after the grace with SIGKILL. Waits until it and its supervisor are gone.
+    /// Ends a program with SIGTERM, and with SIGKILL if it still runs after the grace. Waits until it and its supervisor are
+    /// gone.
     ///
     /// # Errors
     /// A process does not disappear after SIGKILL.

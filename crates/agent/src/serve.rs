@@ -26,16 +26,16 @@ use crate::supervise::log_file;
 use crate::unpack;
 use watch::Watch;
 
-/// After so long without a request or a sign of life, the client is gone and the agent exits.
+/// The agent exits after this long without a request or a sign of life from its client.
 pub const CLIENT_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long a lock is tried: a status request holds it for a moment.
+/// How long to keep trying to take the lock: a status request holds it for a moment.
 const LOCK_TIME: Duration = Duration::from_secs(1);
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
 /// How long a supervisor may take to start its program.
 const START_TIME: Duration = Duration::from_secs(10);
 const START_PAUSE: Duration = Duration::from_millis(1);
 
-/// The file with the mark of the results that were fetched. It is removed with them.
+/// The file with the [`mark`] of the fetched results. It is removed with them.
 const FETCHED: &str = "output/fetched";
 
 /// Identifies the results of a job.
@@ -75,7 +75,7 @@ pub fn serve(
     std::thread::Builder::new()
         .name("requests".into())
         .spawn(move || {
-            // When the channel is closed, this program is ending.
+            // The channel is closed when this program ends.
             for line in requests.lines() {
                 if reading.send(line).is_err() {
                     return;
@@ -124,10 +124,10 @@ impl Host {
             Request::Start(program) => self.start(program),
             Request::Watch { name } => self.watch(name),
             Request::Stop { name, spared, grace_ms } => {
-                let is_meant = |known: &str| {
+                let is_selected = |known: &str| {
                     name.as_deref().is_none_or(|name| known == name) && spared.as_deref() != Some(known)
                 };
-                self.stop(is_meant, Duration::from_millis(grace_ms))
+                self.stop(is_selected, Duration::from_millis(grace_ms))
             }
             Request::Fetched { sha256 } => self.save_fetched(&sha256),
             Request::Owns { address } => check_own_address(&address),
@@ -144,14 +144,14 @@ impl Host {
     fn lock(&mut self, holder: &Holder) -> anyhow::Result<Reply> {
         let path = self.lock_file();
         let context = || format!("locking {}", path.display());
-        // Not truncated: until it is locked, it names the client that has it.
+        // Not truncated: until we have the lock, the file names the client that has it.
         let file =
             File::options().write(true).create(true).truncate(false).open(&path).with_context(context)?;
         let deadline = Instant::now() + LOCK_TIME;
         while file.try_lock().is_err() {
             if Instant::now() >= deadline {
                 let unknown = || Holder { who: "an unknown client".into(), since: "?".into() };
-                // The other client may be writing it.
+                // The other client may still be writing its name.
                 return Ok(Reply::Held(records::load(&path).ok().flatten().unwrap_or_else(unknown)));
             }
             std::thread::sleep(LOCK_PAUSE);
@@ -194,7 +194,7 @@ impl Host {
     /// A path in the host's folder.
     ///
     /// # Errors
-    /// It leads out of the folder.
+    /// The path leads out of the folder.
     fn inside(&self, path: &str) -> anyhow::Result<PathBuf> {
         let normal = Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
         ensure!(normal && !path.is_empty(), "{path:?} is not inside the host's folder");
@@ -228,7 +228,7 @@ impl Host {
             .spawn()
             .with_context(|| format!("starting a supervisor of {name}"))?;
         self.await_start(&name, &mut supervisor).with_context(|| format!("starting {name}"))?;
-        // Reaps it when it ends before this program.
+        // Reaps the supervisor if it ends before this program.
         std::thread::spawn(move || supervisor.wait());
         self.report(name, program.ready_file);
         Ok(())
@@ -242,7 +242,7 @@ impl Host {
                 bail!("{end}");
             }
             if let Some(status) = supervisor.try_wait().context("waiting for a supervisor")? {
-                // It may have recorded the reason just before it ended.
+                // The supervisor may have recorded the reason just before it ended.
                 match self.records.load_end(name)? {
                     Some(end) => bail!("{end}"),
                     None => bail!("its supervisor ended with {status}"),
@@ -255,7 +255,7 @@ impl Host {
     }
 
     fn watch(&self, name: String) -> anyhow::Result<()> {
-        let record = self.records.load(&name)?.with_context(|| format!("there is no program {name} here"))?;
+        let record = self.records.load(&name)?.with_context(|| format!("this host has no program {name}"))?;
         self.report(name, record.program.ready_file);
         Ok(())
     }
@@ -267,12 +267,12 @@ impl Host {
         self.watch.watch(name, ready_file, &folders);
     }
 
-    fn stop(&self, is_meant: impl Fn(&str) -> bool, grace: Duration) -> anyhow::Result<()> {
+    fn stop(&self, is_selected: impl Fn(&str) -> bool, grace: Duration) -> anyhow::Result<()> {
         let records = self.records.all()?;
-        let wanted = records.iter().filter(|record| is_meant(&record.program.name));
+        let selected = records.iter().filter(|record| is_selected(&record.program.name));
         let outcomes: Vec<anyhow::Result<()>> = std::thread::scope(|scope| {
             let stops: Vec<_> =
-                wanted.map(|record| scope.spawn(|| self.records.stop(record, grace))).collect();
+                selected.map(|record| scope.spawn(|| self.records.stop(record, grace))).collect();
             let joined =
                 stops.into_iter().map(|stop| stop.join().unwrap_or_else(|p| std::panic::resume_unwind(p)));
             joined.collect()
@@ -327,14 +327,14 @@ impl Host {
         ResultFiles::beside(&self.folder.join("output/results.log"))
     }
 
-    /// The number of rows whose results would be lost with this folder; `None` for 0.
+    /// The number of rows whose results would be lost with the host's folder; `None` for 0.
     fn unfetched(&self, results: &ResultFiles, summary: Option<&Summary>) -> anyhow::Result<Option<u64>> {
         let rows = match summary {
             Some(summary) => {
                 let fetched = read_if_there(&self.folder.join(FETCHED))?;
                 if fetched.as_deref() == Some(mark(summary).as_bytes()) { 0 } else { summary.rows }
             }
-            // The checkpoint counts what is durable and can be fetched.
+            // The checkpoint counts the rows that are durable and can be fetched.
             None => {
                 let checkpoint = read_if_there(&results.checkpoint)?.unwrap_or_default();
                 slots(&checkpoint).first().map_or(0, |slot| slot.position.next_row)
@@ -347,7 +347,7 @@ impl Host {
         let summary: Option<Summary> = records::load(&self.results()?.summary)?;
         let summary = summary.filter(|summary| summary.sha256 == sha256);
         let summary =
-            summary.context("the results that were fetched are not those on this host; fetch them again")?;
+            summary.context("the fetched results are not those on this host; fetch them again")?;
         replace_file(&self.folder.join(FETCHED), mark(&summary).as_bytes())
     }
 
@@ -355,7 +355,7 @@ impl Host {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
         let name = record.program.name.clone();
         let running = self.records.is_running(record).then(|| now.saturating_sub(record.since));
-        // If it cannot be read, the event of the program's end reports that.
+        // If the end cannot be read, the event of the program's end reports that.
         let end = self.records.load_end(&name).ok().flatten();
         ProgramStatus { name, pid: record.process.pid, running, deaths: record.deaths.clone(), end }
     }
@@ -366,7 +366,7 @@ impl Host {
         if file.try_lock_shared().is_ok() { Ok(None) } else { Ok(records::load(&path).ok().flatten()) }
     }
 
-    /// The receiver's progress; `None` if none runs here.
+    /// The progress of this host's receiver; `None` if none runs here.
     fn progress(&self) -> Option<Progress> {
         let record = self.records.load("receiver").ok().flatten()?;
         if !record.process.is_alive() {
@@ -386,13 +386,13 @@ impl Host {
 }
 
 /// # Errors
-/// The address, or name, is not this host's own.
+/// The address, or host name, does not belong to this host.
 fn check_own_address(address: &str) -> anyhow::Result<()> {
     let found = (address, 0).to_socket_addrs().with_context(|| format!("resolving {address}"))?;
     let found: Vec<_> = found.collect();
     ensure!(
         found.iter().any(|address| TcpListener::bind(address).is_ok()),
-        "{address} is no address of this host, so the other hosts cannot reach it there"
+        "{address} is not an address of this host, so the other hosts cannot reach it there"
     );
     Ok(())
 }

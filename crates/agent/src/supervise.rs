@@ -1,5 +1,5 @@
-//! The process that supervises one program: starts it, restarts it when it dies, and records how it ended for good. It belongs
-//! to no terminal and to no connection.
+//! The process that supervises one program: starts it, restarts it when it dies, and records how it ended for good. It is
+//! independent of terminals and connections.
 
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -11,14 +11,13 @@ use process::supervisor::{Event, Launch, Supervisor};
 use crate::protocol::Program;
 use crate::records::{self, Process, Record, Records};
 
-/// Starts the program whose launch is in the host's folder, and supervises it until it ends for good or this process gets a
-/// signal to end.
+/// Starts the program from its launch file, and supervises it until it ends for good or this process gets a signal to end.
 ///
 /// # Errors
 /// The program cannot be started; that is also recorded as its end.
 pub fn supervise(folder: &Path, name: &str) -> anyhow::Result<()> {
     let records = Records::new(folder);
-    // The agent's session ends with its connection.
+    // The agent's session ends with its connection, and this process must not.
     nix::unistd::setsid().context("leaving the session")?;
     let outcome = run(folder, &records, name);
     let end = match &outcome {

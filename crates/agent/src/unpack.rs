@@ -1,5 +1,5 @@
-//! Unpacks an archive to a folder named after its hash, and points a link to it. The link is switched atomically, so there is
-//! never half an application.
+//! Unpacks an archive to a folder named after its hash, and points a link to it. The link is switched atomically, so an
+//! application is never half replaced.
 
 use std::fs::File;
 use std::io;
@@ -10,10 +10,10 @@ use anyhow::{Context, ensure};
 use files::remove_if_there;
 use zip::ZipArchive;
 
-/// Checks and unpacks an archive, points the link to it, and removes the archive and what the link pointed to before.
+/// Checks and unpacks an archive, and points the link to the result. Then removes the archive and the link's earlier target.
 ///
 /// # Errors
-/// The archive has another hash or a path outside of it, or files cannot be written.
+/// The archive has another hash or a path that leads out of it, or a file cannot be written.
 pub fn unpack(folder: &Path, archive: &str, sha256: &str, link: &str) -> anyhow::Result<()> {
     let archive = folder.join(archive);
     let versions = folder.join("versions");
@@ -24,7 +24,7 @@ pub fn unpack(folder: &Path, archive: &str, sha256: &str, link: &str) -> anyhow:
             std::fs::remove_dir_all(&new).with_context(|| format!("removing {}", new.display()))?;
         }
         if let Err(error) = extract(&archive, sha256, &new) {
-            // Both are useless now, and may be what fills the disk. If they cannot be removed, the next try reports that.
+            // Both are useless now, and may fill the disk. If they cannot be removed, the next try reports that.
             let _ = std::fs::remove_dir_all(&new);
             let _ = std::fs::remove_file(&archive);
             return Err(error.context(format!("unpacking {}", archive.display())));
@@ -40,7 +40,7 @@ pub fn unpack(folder: &Path, archive: &str, sha256: &str, link: &str) -> anyhow:
     remove_others(&versions, link, &target)
 }
 
-/// The hash of what a link points to; `None` without a link.
+/// The hash in the name of a link's target; `None` if there is no link.
 pub fn installed(folder: &Path, link: &str) -> Option<String> {
     let target = std::fs::read_link(folder.join(link)).ok()?;
     let name = target.file_name()?.to_str()?;
@@ -59,7 +59,7 @@ fn extract(archive: &Path, sha256: &str, into: &Path) -> anyhow::Result<()> {
     std::fs::create_dir_all(into).with_context(|| format!("creating the folder {}", into.display()))?;
     for i in 0..zip.len() {
         let mut entry = zip.by_index(i).context("parsing it")?;
-        let name: PathBuf = entry.enclosed_name().context("it has a file with a path outside of it")?;
+        let name: PathBuf = entry.enclosed_name().context("it has a file whose path leads out of it")?;
         let path = into.join(&name);
         let context = || format!("writing {}", path.display());
         let parent = path.parent().with_context(context)?;
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn the_link_points_to_the_newest_and_the_one_before_is_gone() {
+    fn unpacking_switches_the_link_and_removes_the_older_version() {
         let dir = tempfile::tempdir().unwrap();
         let first = archive(dir.path(), &[("tool", "one"), ("deep/er/file", "x")]);
         unpack(dir.path(), "app.zip", &first, "app").unwrap();

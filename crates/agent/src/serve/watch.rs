@@ -20,9 +20,9 @@ use super::{Output, send};
 use crate::protocol::{Event, Message};
 use crate::records::Records;
 
-/// How often processes are checked while no file changes: if a program and its supervisor are both killed, no file is written.
+/// How often to check processes while no file changes: if a program and its supervisor are both killed, no file is written.
 const CHECK_PAUSE: Duration = Duration::from_secs(1);
-/// How often files are checked without inotify, of which a user has a limited number of instances.
+/// How often to check files without inotify; a user has a limited number of inotify instances.
 const POLL_PAUSE: Duration = Duration::from_millis(50);
 
 /// A thread that sleeps until a file of a watched program changes, and reports what changed.
@@ -34,14 +34,14 @@ pub(super) struct Watch {
 
 struct Shared {
     watched: Mutex<BTreeMap<String, Watched>>,
-    /// `None` if the user has no more instances.
+    /// `None` if the user has no inotify instance left.
     changes: Option<Inotify>,
 }
 
 struct Watched {
     ready_file: String,
     ready: Option<Ready>,
-    /// How many of its deaths are reported.
+    /// How many of its deaths have been reported.
     deaths: usize,
 }
 
@@ -79,13 +79,13 @@ impl Watch {
                 | AddWatchFlags::IN_DELETE
                 | AddWatchFlags::IN_DELETE_SELF;
             for folder in folders {
-                // Without a watch, `CHECK_PAUSE` is how late an event is.
+                // Without a watch, an event is late by `CHECK_PAUSE` at most.
                 let _ = changes.add_watch(*folder, flags);
             }
         }
         let watched = Watched { ready_file, ready: None, deaths: 0 };
         self.shared.watched.lock().insert(name, watched);
-        // If the socket is full, its bytes wake the thread all the same.
+        // If the socket is full, the bytes in it wake the thread anyway.
         let _ = (&self.waker).write(&[0]);
     }
 
@@ -95,7 +95,7 @@ impl Watch {
 }
 
 impl Shared {
-    /// Waits until there may be an event. After an error, waiting is no longer possible.
+    /// Waits until there may be an event. An error is final.
     fn await_change(&self, mut wakes: &UnixStream) -> anyhow::Result<()> {
         let pause = match (self.watched.lock().is_empty(), &self.changes) {
             (true, _) => PollTimeout::NONE,
@@ -108,7 +108,7 @@ impl Shared {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error).context("waiting for changes"),
         }
-        // All files are read again anyway, so what changed does not matter.
+        // Every change makes us read all files, so the details are dropped.
         while self.changes.as_ref().is_some_and(|changes| changes.read_events().is_ok()) {}
         let mut bytes = [0; 64];
         loop {
@@ -138,7 +138,7 @@ fn collect_events(all: &mut BTreeMap<String, Watched>, records: &Records, folder
             Ok(_) => {}
             Err(error) => end = broken(error),
         }
-        // A record that cannot be read is reported with the program's end.
+        // If the record cannot be read, the program's end reports that.
         if let Ok(Some(record)) = records.load(name) {
             let new = (1..).zip(&record.deaths).skip(watched.deaths);
             events.extend(new.map(|(count, end)| Event::Died {
@@ -156,7 +156,7 @@ fn collect_events(all: &mut BTreeMap<String, Watched>, records: &Records, folder
     events
 }
 
-/// The end of a program that no supervisor recorded: both were killed, or another client ended it and removed its records.
+/// The end of a program that its supervisor did not record: both were killed, or another client ended it and removed its records.
 fn unrecorded_end(name: &str, records: &Records) -> Option<End> {
     let Some(record) = records.load(name).ok()? else {
         return Some(End::Unknown("its records were removed".into()));
@@ -164,7 +164,7 @@ fn unrecorded_end(name: &str, records: &Records) -> Option<End> {
     if record.process.is_alive() || record.supervisor.is_alive() {
         return None;
     }
-    // It may have been recorded just now.
+    // The end may have been recorded just now.
     let recorded = records.load_end(name).ok().flatten();
     Some(recorded.unwrap_or_else(|| End::Unknown("it and its supervisor were killed".into())))
 }
