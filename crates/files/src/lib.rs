@@ -1,4 +1,4 @@
-//! Files that are whole or not there, and other small dealings with the file system. Errors name the file.
+//! Files that are written whole or not at all, and other small file system helpers. An [`anyhow::Error`] names the file.
 
 use std::collections::VecDeque;
 use std::fs::OpenOptions;
@@ -8,11 +8,10 @@ use std::path::Path;
 
 use anyhow::Context;
 
-/// Replaces `path` by a file of these bytes: after a crash or a loss of power, either the old file is
-/// there or the new one.
+/// Replaces the file at `path` atomically: after a crash or a loss of power, either the old file or the new one exists.
 ///
 /// # Errors
-/// Names the file.
+/// The file cannot be written.
 pub fn replace_file(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let context = || format!("writing {}", path.display());
     let mut name = path.file_name().with_context(context)?.to_owned();
@@ -25,10 +24,10 @@ pub fn replace_file(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     sync_folder(path).with_context(context)
 }
 
-/// Writes a new file that only its owner may read, in place of an old one.
+/// Writes a new file that only its owner may read; an existing one is removed first.
 ///
 /// # Errors
-/// Names the file.
+/// The file cannot be written.
 pub fn write_secret_file(path: &Path, text: &str) -> anyhow::Result<()> {
     let context = || format!("writing {}", path.display());
     remove_if_there(path)?;
@@ -37,10 +36,10 @@ pub fn write_secret_file(path: &Path, text: &str) -> anyhow::Result<()> {
     file.write_all(text.as_bytes()).with_context(context)
 }
 
-/// Removes a file, unless it is not there.
+/// Removes a file if it exists.
 ///
 /// # Errors
-/// Names the file.
+/// The file cannot be removed.
 pub fn remove_if_there(path: &Path) -> anyhow::Result<()> {
     match std::fs::remove_file(path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
@@ -50,10 +49,10 @@ pub fn remove_if_there(path: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// Reads a file; `None` if it is not there.
+/// Reads a file; `None` if it does not exist.
 ///
 /// # Errors
-/// Names the file.
+/// The file cannot be read.
 pub fn read_if_there(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
     match std::fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
@@ -62,19 +61,19 @@ pub fn read_if_there(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
     }
 }
 
-/// Makes the names in the folder of `path` durable.
+/// Syncs the folder of `path`, so that created, renamed and removed names in it are durable.
 ///
 /// # Errors
-/// Those of the file system.
+/// The folder cannot be opened or synced.
 pub fn sync_folder(path: &Path) -> std::io::Result<()> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::File::open(folder)?.sync_all()
 }
 
-/// The last lines of a file, which may be long.
+/// At most `count` of the last lines of a file, without holding the rest of it in memory.
 ///
 /// # Errors
-/// Those of reading it.
+/// The file cannot be read.
 pub fn last_lines(path: &Path, count: usize) -> std::io::Result<Vec<String>> {
     let mut last = VecDeque::new();
     for line in BufReader::new(std::fs::File::open(path)?).split(b'\n') {
