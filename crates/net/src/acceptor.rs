@@ -1,8 +1,8 @@
-//! A port: connections come in, and each is served on a thread of its own.
+//! Accepts connections at a port and serves each on its own thread.
 //!
-//! A peer is unauthenticated until its first frame has shown the job's token. Anybody who reaches a port can connect, so only
-//! [`MOST_UNAUTHENTICATED`] such connections may be open; one more closes the one that has been silent for longest. Our own
-//! programs authenticate at once, so a peers of silent peers neither keeps them out nor uses up threads and descriptors.
+//! A peer is unauthenticated until its first frame has shown the job's token. Anyone who reaches a port can connect, so at most
+//! [`MOST_UNAUTHENTICATED`] such connections may be open; one more closes the oldest. Our own programs authenticate at once,
+//! so a crowd of silent peers neither keeps them out nor uses up threads and descriptors.
 
 mod complaints;
 
@@ -23,36 +23,35 @@ use protocol::handshake::{self, HANDSHAKE_TIME, Refusal};
 
 use complaints::Complaints;
 
-/// How many connections that have not shown who they are may be open at once.
+/// How many unauthenticated connections may be open at once.
 pub const MOST_UNAUTHENTICATED: usize = 100;
 
-/// A connection that has come in.
+/// An accepted connection.
 #[derive(Debug)]
 pub struct Connection {
-    /// The connection.
     pub stream: Arc<TcpStream>,
-    /// Where it comes from.
+    /// The peer's address.
     pub peer: String,
     ticket: Ticket,
     admitted: AtomicBool,
 }
 
-/// Serves the port on threads of its own: each connection with `serve`, until `broken` is told that the listener is.
+/// Accepts connections on a new thread, and calls `serve` for each on another. Calls `broken` if the listener breaks.
 ///
 /// # Errors
-/// When no thread can be started.
+/// No thread can be started.
 pub fn open(
     name: &'static str,
     listener: TcpListener,
     serve: impl Fn(Connection) + Send + Sync + 'static,
     broken: impl FnOnce(io::Error) + Send + 'static,
 ) -> anyhow::Result<()> {
-    allow_descriptors();
+    raise_descriptor_limit();
     let serve = Arc::new(serve);
     let unauthenticated = Arc::new(Unauthenticated::default());
     let accept = move || -> io::Error {
         loop {
-            // Descriptors that unauthenticated have are those to be had.
+            // When descriptors run out, unauthenticated connections are closed to free some.
             let (stream, peer) = match crate::accept(&listener, || unauthenticated.make_room(0)) {
                 Ok(accepted) => accepted,
                 Err(error) => return error,
@@ -66,7 +65,7 @@ pub fn open(
             if let Err(error) = entered {
                 unauthenticated.make_room(0);
                 unauthenticated.complain(format_args!(
-                    "{name} port: turned {peer} away, since this process is short of something: {error}"
+                    "{name} port: refused {peer}, since no thread could be started: {error}"
                 ));
             }
         }
@@ -78,23 +77,23 @@ pub fn open(
     Ok(())
 }
 
-/// Has this process as many descriptors as it is allowed: usually it is given far fewer, and three ports full of unauthenticated
-/// would need nearly all of those.
-fn allow_descriptors() {
+/// Raises the soft limit of descriptors to the hard one. The usual soft limit is far lower, and three ports full of
+/// unauthenticated connections would need nearly all of it.
+fn raise_descriptor_limit() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
     if let Err(error) = raised {
-        tracing::warn!("no more descriptors than usual: {error}");
+        tracing::warn!("raising the limit of open files failed: {error}");
     }
 }
 
 impl Connection {
-    /// The first frame, of at most `limit` bytes, and what reads those behind it; `None` if the connection left without
-    /// a word.
+    /// Returns the first frame, of at most `limit` bytes, and a reader for the next ones; `None` if the peer closed the
+    /// connection before it sent anything.
     ///
     /// # Errors
-    /// No frame in time, a frame over the limit, a broken connection; or it had to make room for others.
+    /// No frame in time, a frame over the limit, a broken connection, or a connection closed to make room for others.
     pub fn first_frame(&self, limit: usize) -> anyhow::Result<Option<(Bytes, FrameReader<TcpStream>)>> {
         let stream = self.stream.try_clone().context("splitting a connection")?;
         let mut reader = FrameReader::new(stream, self.peer.as_str(), limit);
@@ -107,8 +106,8 @@ impl Connection {
         }
     }
 
-    /// Says that it was not let in or did not keep to the protocol. Unauthenticated may come as often as they like, and of
-    /// their failures only some are said.
+    /// Logs that the peer was refused or broke the protocol. Complaints about unauthenticated peers are rate-limited, since these
+    /// may connect as often as they like.
     pub fn complain(&self, what: impl Display) {
         if self.admitted.load(Ordering::Relaxed) {
             tracing::warn!("{what}");
@@ -117,33 +116,34 @@ impl Connection {
         }
     }
 
-    /// Tells it why it is not let in. Who has not even sent a first frame is told nothing: not how long it may be, nor
-    /// how long it is waited for.
+    /// Tells the peer why it is refused. A peer that has not sent a valid first frame learns nothing, such as the length limit or
+    /// the deadline.
     pub fn refuse(&self, reason: &anyhow::Error) {
         if !reason.is::<FrameError>() {
             handshake::refuse(&self.stream, &Refusal::from(reason));
         }
     }
 
-    /// It has shown who it is, and may stay.
+    /// Marks the peer as authenticated: its connection is no longer closed to make room.
     pub fn admit(&self) {
         self.admitted.store(true, Ordering::Relaxed);
         self.ticket.give_back();
     }
 }
 
-/// Connections that have not shown who they are, in the order they came.
+/// The open unauthenticated connections.
 #[derive(Debug, Default)]
 struct Unauthenticated(Mutex<Peers>);
 
 #[derive(Debug, Default)]
 struct Peers {
-    came: u64,
-    here: BTreeMap<u64, Arc<TcpStream>>,
+    accepted: u64,
+    /// By the order of arrival.
+    open: BTreeMap<u64, Arc<TcpStream>>,
     complaints: Complaints,
 }
 
-/// A stranger's place.
+/// The place of one connection among the unauthenticated.
 #[derive(Debug)]
 struct Ticket {
     number: u64,
@@ -154,26 +154,26 @@ impl Unauthenticated {
     fn enter(self: &Arc<Self>, stream: &Arc<TcpStream>) -> Ticket {
         self.make_room(1);
         let mut peers = self.lock();
-        peers.came += 1;
-        let number = peers.came;
-        peers.here.insert(number, Arc::clone(stream));
+        peers.accepted += 1;
+        let number = peers.accepted;
+        peers.open.insert(number, Arc::clone(stream));
         Ticket { number, unauthenticated: Arc::clone(self) }
     }
 
-    /// Has those leave that have been silent for longest, so that so many more may come; without more to come, one.
+    /// Closes the oldest connection if there is no room for `more` others; if `more` is 0, closes it in any case.
     fn make_room(&self, more: usize) {
         let mut peers = self.lock();
-        if (more == 0 || peers.here.len() + more > MOST_UNAUTHENTICATED)
-            && let Some((_, silent)) = peers.here.pop_first()
+        if (more == 0 || peers.open.len() + more > MOST_UNAUTHENTICATED)
+            && let Some((_, oldest)) = peers.open.pop_first()
         {
-            // Its thread sees the end; that it has left already is as good.
-            let _ = silent.shutdown(Shutdown::Both);
+            // Its thread reads the end of the stream. An error means that the peer has already left.
+            let _ = oldest.shutdown(Shutdown::Both);
         }
     }
 
     fn complain(&self, what: impl Display) {
         let line = self.lock().complaints.take(what, Instant::now());
-        // Not while the lock is held: whoever reads what is said may be slow.
+        // Not while the lock is held, since writing a log line may block.
         if let Some(line) = line {
             tracing::warn!("{line}");
         }
@@ -186,11 +186,11 @@ impl Unauthenticated {
 
 impl Ticket {
     fn is_valid(&self) -> bool {
-        self.unauthenticated.lock().here.contains_key(&self.number)
+        self.unauthenticated.lock().open.contains_key(&self.number)
     }
 
     fn give_back(&self) {
-        self.unauthenticated.lock().here.remove(&self.number);
+        self.unauthenticated.lock().open.remove(&self.number);
     }
 }
 
@@ -209,7 +209,7 @@ mod tests {
     use protocol::frame;
 
     #[test]
-    fn a_peers_of_silent_unauthenticated_keeps_nobody_out() {
+    fn silent_peers_do_not_keep_others_out() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (served, outcomes) = channel();
@@ -218,26 +218,26 @@ mod tests {
             if let Ok(Some(_)) = outcome {
                 connection.admit();
                 frame::write(&*connection.stream, b"welcome").unwrap();
-                // Admitted, so that it stays, whoever else comes.
+                // An admitted connection stays open, however many others arrive.
                 let _ = (&*connection.stream).read(&mut [0; 1]);
             }
             served.send(outcome).unwrap();
         };
         open("test", listener, serve, |_| {}).unwrap();
 
-        let mut friend = TcpStream::connect(address).unwrap();
-        frame::write(&friend, b"it is me").unwrap();
+        let mut client = TcpStream::connect(address).unwrap();
+        frame::write(&client, b"it is me").unwrap();
         let mut welcome = [0; frame::PREFIX + 7];
-        friend.read_exact(&mut welcome).unwrap();
+        client.read_exact(&mut welcome).unwrap();
         let silent: Vec<_> =
             (0..=MOST_UNAUTHENTICATED).map(|_| TcpStream::connect(address).unwrap()).collect();
-        let turned_out = outcomes.recv().unwrap().unwrap_err().to_string();
-        assert!(turned_out.starts_with("it was silent, and 100 others"), "{turned_out}");
+        let refusal = outcomes.recv().unwrap().unwrap_err().to_string();
+        assert!(refusal.starts_with("it was silent, and 100 others"), "{refusal}");
         drop(silent);
         for _ in 0..MOST_UNAUTHENTICATED {
             assert!(outcomes.recv().unwrap().unwrap().is_none());
         }
-        drop(friend);
+        drop(client);
         assert_eq!(outcomes.recv().unwrap().unwrap().unwrap()[..], *b"it is me");
     }
 }

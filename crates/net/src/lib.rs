@@ -1,9 +1,9 @@
-//! Listening, connecting and accepting, with deadlines, and with errors that name what and where.
+//! Listening, connecting and accepting, with deadlines, and with errors that name the purpose and the address.
 //!
 //! | module | holds |
 //! |---|---|
 //! | `socket` | connecting and listening |
-//! | [`acceptor`] | a port: a thread for each connection, and limits for unauthenticated peers |
+//! | [`acceptor`] | accepts connections, each on its own thread, with limits for unauthenticated peers |
 //! | [`observer`] | following a receiver's progress |
 
 pub mod acceptor;

@@ -1,4 +1,4 @@
-//! Looking on at a receiver's job.
+//! Follows the progress of a receiver's job.
 
 use std::time::Duration;
 
@@ -11,36 +11,35 @@ use protocol::token::Token;
 
 /// How long an observer tries to connect.
 const CONNECT_TIME: Duration = Duration::from_secs(5);
-/// The pause until a receiver that is away is looked for again.
+/// The pause before connecting again to a receiver that is away.
 const AWAY_PAUSE: Duration = Duration::from_millis(200);
-/// The receiver tells an observer something several times a second; after this long, it is gone.
+/// The receiver reports several times a second; after this much silence, it is gone.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// As [`observe`], again and again while the receiver is away, until the job ends or nobody wants to hear more. It is only a
-/// picture that is lost meanwhile, so there is nothing to be done about errors.
-pub fn keep_observing(address: &str, token: Option<&Token>, mut hear: impl FnMut(Progress) -> bool) {
+/// Like [`observe`], but connects again after a failure, until the job ends or `on_progress` returns `false`. Errors are
+/// ignored: only the display of progress is lost.
+pub fn keep_observing(address: &str, token: Option<&Token>, mut on_progress: impl FnMut(Progress) -> bool) {
     let mut wanted = true;
     while wanted {
-        let heard = |progress| {
-            wanted = hear(progress);
+        let on_progress = |progress| {
+            wanted = on_progress(progress);
             wanted
         };
-        if observe(address, token, heard).is_ok() {
+        if observe(address, token, on_progress).is_ok() {
             return;
         }
         std::thread::sleep(AWAY_PAUSE);
     }
 }
 
-/// Observes the job of the receiver at `address`, until it ends, nobody wants to hear more (`hear` gives `false`), or the
-/// connection is lost.
+/// Passes the progress of the receiver at `address` to `on_progress`, until the job ends or `on_progress` returns `false`.
 ///
 /// # Errors
-/// No receiver there, one that refuses, a connection that breaks.
+/// The receiver cannot be reached or refuses, or the connection is lost.
 pub fn observe(
     address: &str,
     token: Option<&Token>,
-    mut hear: impl FnMut(Progress) -> bool,
+    mut on_progress: impl FnMut(Progress) -> bool,
 ) -> anyhow::Result<()> {
     let stream = crate::connect("the receiver", address, CONNECT_TIME)?;
     handshake::send(&stream, token, &ResultsHello::Observer {})?;
@@ -48,9 +47,9 @@ pub fn observe(
     reader.set_patience(SILENCE)?;
     while let Some(payload) = reader.next_frame()? {
         let progress: Progress = handshake::answer(&payload, "the receiver")?;
-        if !hear(progress) || progress.ended {
+        if !on_progress(progress) || progress.ended {
             return Ok(());
         }
     }
-    bail!("the receiver closed the connection before the job's end")
+    bail!("the receiver closed the connection before the job ended")
 }

@@ -1,4 +1,4 @@
-//! Connecting and listening, with deadlines, and with errors that name what and where.
+//! Connecting and listening, with deadlines, and with errors that name the purpose and the address.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
@@ -9,18 +9,18 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use protocol::Temporary;
 
-/// Connects to `what` at `address` (`HOST:PORT`), again and again until it answers or `limit` is over.
+/// Connects to `what` at `address` (`HOST:PORT`), and retries until it succeeds or `limit` has passed.
 ///
 /// # Errors
-/// Says what was connected to, where, for how long, and the last cause.
+/// Name `what`, the address, the limit and the last cause.
 pub fn connect(what: &str, address: &str, limit: Duration) -> anyhow::Result<TcpStream> {
     connect_from(None, what, address, limit)
 }
 
-/// As [`connect`], from a given address of this machine (of several that it has).
+/// Like [`connect`], from a given address of this machine.
 ///
 /// # Errors
-/// As [`connect`].
+/// Those of [`connect`].
 pub fn connect_from(
     from: Option<&str>,
     what: &str,
@@ -49,8 +49,8 @@ fn attempt(from: Option<&str>, address: &str, deadline: Instant) -> anyhow::Resu
     for target in address.to_socket_addrs().with_context(|| format!("looking up {address}"))? {
         let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         match connect_once(from, target, left) {
-            // A port of this machine that nobody listens on may be given to the connecting side
-            // itself: a connection with itself, which looks like a peer.
+            // If nothing listens at a port of this machine, the system may give that port to the connecting socket, which
+            // then connects to itself.
             Ok(stream) if stream.local_addr()? == stream.peer_addr()? => {
                 last = Some(io::Error::from(io::ErrorKind::ConnectionRefused));
             }
@@ -81,17 +81,16 @@ fn resolve(address: &str) -> anyhow::Result<SocketAddr> {
     found.next().with_context(|| format!("{address} has no address"))
 }
 
-/// What to do when another program has the port.
+/// What to do if another program has the port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WhenTaken {
-    /// Say so.
     Fail,
-    /// Take any free port; whoever must know it reads it in the ready file.
+    /// Take any free port; the ready file says which.
     AnyPort,
 }
 
 impl WhenTaken {
-    /// As the flag `--any-port` says.
+    /// From the flag `--any-port`.
     pub fn any_port(flag: bool) -> Self {
         if flag { Self::AnyPort } else { Self::Fail }
     }
@@ -100,15 +99,15 @@ impl WhenTaken {
 /// Listens at `address` for `what`.
 ///
 /// # Errors
-/// Says what for and where, and what to do when the port is taken.
+/// Name `what` and the address, and say what to do if the port is taken.
 pub fn listen(what: &str, address: &str, when_taken: WhenTaken) -> anyhow::Result<TcpListener> {
     bind(what, address, when_taken)?.listen()
 }
 
-/// As [`listen`]; a program that has been started again listens where it did `before`, since others know that address.
+/// Like [`listen`], but a restarted program listens at the address it had `before`, since other programs know that one.
 ///
 /// # Errors
-/// As [`listen`].
+/// Those of [`listen`].
 pub fn listen_again(
     what: &str,
     before: Option<SocketAddr>,
@@ -118,10 +117,10 @@ pub fn listen_again(
     bind_again(what, before, address, when_taken)?.listen()
 }
 
-/// As [`bind`]; a program that has been started again binds where it did `before`.
+/// Like [`bind`], but a restarted program binds the address it had `before`.
 ///
 /// # Errors
-/// As [`bind`].
+/// Those of [`bind`].
 pub fn bind_again(
     what: &str,
     before: Option<SocketAddr>,
@@ -130,45 +129,45 @@ pub fn bind_again(
 ) -> anyhow::Result<Bound> {
     let Some(before) = before else { return bind(what, address, when_taken) };
     let (what, address) = (what.to_owned(), before.to_string());
-    // Who keeps this program has the port as well, so that nobody else takes it meanwhile.
+    // The supervisor has reserved the port, so that no other program can take it in between.
     match shared(before) {
         Ok(socket) => Ok(Bound { socket, what, address }),
         Err(error) => {
-            Err(explain(error, &what, &address).context(Temporary("listening where this program did before")))
+            Err(explain(error, &what, &address).context(Temporary("listening at the earlier address")))
         }
     }
 }
 
-/// A port that is kept for a program that will be started again; nobody listens at it meanwhile.
+/// Reserves a port, without listening at it, for a program that will be restarted.
 #[derive(Debug)]
 pub struct Reserved {
     _socket: Socket,
 }
 
-/// Keeps a port, for as long as the value lives, for the one who [`bind_again`]s it; others find it taken.
+/// Reserves a port for as long as the value lives. Only [`bind_again`] can take it meanwhile; other programs find it taken.
 ///
 /// # Errors
-/// A port that somebody has.
+/// The port is taken.
 pub fn reserve(address: SocketAddr) -> io::Result<Reserved> {
     Ok(Reserved { _socket: shared(address)? })
 }
 
-/// A socket that shares its port with others of this kind, and of this user, and with none besides.
+/// A socket that shares its port only with sockets of this kind that belong to the same user.
 fn shared(address: SocketAddr) -> io::Result<Socket> {
     let bound = |reuse: bool| -> io::Result<Socket> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_port(true)?;
         socket.set_reuse_address(reuse)?;
         socket.bind(&address.into())?;
-        // From then on it would let others have the port that do the same.
+        // With this option, other sockets that set it could bind the port, too.
         socket.set_reuse_address(false)?;
         Ok(socket)
     };
-    // Connections of the program that has died may still be ending.
+    // Connections of the dead program may still be closing, which takes the reuse of addresses.
     bound(false).or_else(|_| bound(true))
 }
 
-/// An address that is taken, and at which nobody listens yet: who connects is refused.
+/// A bound address that does not listen yet: connections to it are refused.
 #[derive(Debug)]
 pub struct Bound {
     socket: Socket,
@@ -176,10 +175,10 @@ pub struct Bound {
     address: String,
 }
 
-/// Takes `address` for `what`, without listening yet.
+/// Binds `address` for `what`, without listening yet.
 ///
 /// # Errors
-/// As [`listen`].
+/// Those of [`listen`].
 pub fn bind(what: &str, address: &str, when_taken: WhenTaken) -> anyhow::Result<Bound> {
     let target = resolve(address).with_context(|| format!("listening for {what}"))?;
     let bound = |target: SocketAddr, reuse: bool| -> io::Result<Socket> {
@@ -195,8 +194,8 @@ pub fn bind(what: &str, address: &str, when_taken: WhenTaken) -> anyhow::Result<
     if is_taken(&socket) {
         socket = match when_taken {
             WhenTaken::AnyPort => bound(SocketAddr::new(target.ip(), 0), false),
-            // A port whose last connections are just ending is had only with the reuse of addresses. Two who do not listen
-            // yet may then both have it, and the second to listen hears of it; so this is not for those who may go elsewhere.
+            // A port whose last connections are still closing can be bound only with the reuse of addresses. Then two programs
+            // that do not listen yet can both bind it, and the second one fails when it listens. So `AnyPort` does without.
             WhenTaken::Fail => bound(target, true),
         };
     }
@@ -205,22 +204,22 @@ pub fn bind(what: &str, address: &str, when_taken: WhenTaken) -> anyhow::Result<
 }
 
 impl Bound {
-    /// Listens from now on.
+    /// Starts listening.
     ///
     /// # Errors
-    /// As [`listen`].
+    /// Those of [`listen`].
     pub fn listen(self) -> anyhow::Result<TcpListener> {
-        // Connections inherit this, and without it the ends of them would keep the port from the next one to take it.
+        // Connections inherit this. Without it, closing connections would block the next program that binds the port.
         let listening = self.socket.set_reuse_address(true).and_then(|()| self.socket.listen(1024));
         listening.map_err(|e| explain(e, &self.what, &self.address))?;
         Ok(self.socket.into())
     }
 }
 
-/// Checks that an argument is written as `HOST:PORT`.
+/// Checks that an argument has the form `HOST:PORT`.
 ///
 /// # Errors
-/// Says how it should be written.
+/// Show the form.
 pub fn host_and_port(text: &str) -> Result<String, String> {
     match text.rsplit_once(':') {
         Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(text.to_owned()),
@@ -239,17 +238,17 @@ fn explain(error: io::Error, what: &str, address: &str) -> anyhow::Error {
     anyhow::Error::from(error).context(format!("listening for {what} at {address}{hint}"))
 }
 
-/// Takes the next connection and prepares it; failures of a single connection are not the listener's. When this process
-/// has no descriptor free, `make_room` is called, and then it is tried again.
+/// Accepts the next connection and prepares it; failures of a single connection are skipped. When this process has no free
+/// descriptor, calls `make_room` and tries again.
 ///
 /// # Errors
-/// When the listener itself is broken.
+/// The listener itself is broken.
 pub fn accept(listener: &TcpListener, mut make_room: impl FnMut()) -> io::Result<(TcpStream, SocketAddr)> {
     loop {
         match listener.accept() {
             Ok((stream, peer)) => match tune(&stream) {
                 Ok(()) => return Ok((stream, peer)),
-                // The peer is gone already.
+                // The peer has already left.
                 Err(_) => continue,
             },
             Err(e)
@@ -259,7 +258,7 @@ pub fn accept(listener: &TcpListener, mut make_room: impl FnMut()) -> io::Result
                         | io::ErrorKind::ConnectionAborted
                         | io::ErrorKind::ConnectionReset
                 ) => {}
-            // No descriptor or memory is free just now: connections that end will free some, in their own time.
+            // No descriptor or memory is free now; connections that end will free some.
             Err(e)
                 if matches!(
                     e.raw_os_error(),
@@ -274,26 +273,26 @@ pub fn accept(listener: &TcpListener, mut make_room: impl FnMut()) -> io::Result
     }
 }
 
-/// The error numbers above, which have no [`io::ErrorKind`]; the same on Linux and macOS.
+/// The error numbers of [`accept`] that have no [`io::ErrorKind`]; the same on Linux and macOS.
 mod libc_errors {
     pub(super) const ENOMEM: i32 = 12;
     pub(super) const ENFILE: i32 = 23;
     pub(super) const EMFILE: i32 = 24;
 }
 
-/// No delay for small frames, and probes that find a peer whose host is gone.
+/// Sends small frames at once, and probes for peers whose host is gone.
 fn tune(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let probes = TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5));
     SockRef::from(stream).set_tcp_keepalive(&probes)
 }
 
-/// For a connection on which what is written is short and is read at once: a peer that does not take it within `limit`, or
-/// whose host has not acknowledged it for a minute, is an error of the stream. Without that, a vanished host that is written
-/// to is noticed after a quarter of an hour (the probes of [`accept`] are for those that are not written to).
+/// Makes writes fail if the peer does not read within `limit`, or its host does not acknowledge for a minute. For connections
+/// with short messages that the peer reads at once. Without this, writing to a vanished host fails only after a quarter of an
+/// hour (the probes of [`accept`] work only while nothing is written).
 ///
 /// # Errors
-/// Those of the socket.
+/// The socket refuses an option.
 pub fn limit_writes(stream: &TcpStream, limit: Duration) -> io::Result<()> {
     stream.set_write_timeout(Some(limit))?;
     #[cfg(target_os = "linux")]
@@ -306,7 +305,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refused_connection_names_what_where_and_how_long() {
+    fn a_failed_connection_names_the_peer_the_address_and_the_limit() {
         let bound = bind("it", "127.0.0.1:0", WhenTaken::Fail).unwrap();
         let address = bound.socket.local_addr().unwrap().as_socket().unwrap().to_string();
         let error = connect("the receiver", &address, Duration::from_millis(30)).unwrap_err();
@@ -333,13 +332,13 @@ mod tests {
         let _silent = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let mut stream = accept(&listener, || {}).unwrap().0;
         limit_writes(&stream, Duration::from_millis(100)).unwrap();
-        // Until all buffers are full.
+        // Writes until all buffers are full.
         let error = std::iter::repeat_with(|| stream.write_all(&[0; 1 << 16])).find_map(Result::err).unwrap();
         assert!(matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut), "{error}");
     }
 
     #[test]
-    fn a_reserved_port_is_there_for_the_one_who_had_it_and_for_nobody_else() {
+    fn only_the_program_that_had_a_reserved_port_can_take_it() {
         let first = listen("tests", "127.0.0.1:0", WhenTaken::Fail).unwrap();
         let address = first.local_addr().unwrap();
         let client = TcpStream::connect(address).unwrap();
@@ -349,7 +348,7 @@ mod tests {
         assert!(listen("tests", &address.to_string(), WhenTaken::Fail).is_err());
         let again = listen_again("tests", Some(address), "127.0.0.1:0", WhenTaken::Fail).unwrap();
         assert!(listen("tests", &address.to_string(), WhenTaken::Fail).is_err());
-        // Who listens gets all connections.
+        // The listening socket gets all connections.
         for _ in 0..20 {
             drop(TcpStream::connect(address).unwrap());
             again.accept().unwrap();
@@ -359,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn a_taken_port_says_so_or_another_one_is_taken() {
+    fn a_taken_port_is_an_error_or_another_port_is_used() {
         let listening = TcpListener::bind("127.0.0.1:0").unwrap();
         let bound = bind("rows", "127.0.0.1:0", WhenTaken::Fail).unwrap();
         let not_listening = bound.socket.local_addr().unwrap().as_socket().unwrap();
@@ -376,14 +375,14 @@ mod tests {
         let listener = listen("rows", "127.0.0.1:0", WhenTaken::Fail).unwrap();
         let address = listener.local_addr().unwrap();
         let client = TcpStream::connect(address).unwrap();
-        // The side that closes first is the one that remembers the connection for a while.
+        // The side that closes first keeps the connection for a while.
         drop(accept(&listener, || {}).unwrap());
         drop((client, listener));
         listen("rows", &address.to_string(), WhenTaken::Fail).unwrap();
     }
 
     #[test]
-    fn addresses_have_a_port() {
+    fn an_address_needs_a_host_and_a_port() {
         for good in ["localhost:8888", "127.0.0.1:0", "[::1]:9999"] {
             assert_eq!(host_and_port(good).unwrap(), good);
         }
