@@ -16,17 +16,16 @@ pub fn failure(error: &anyhow::Error) -> std::process::ExitCode {
     if error.is::<Temporary>() { TEMPORARY.into() } else { std::process::ExitCode::FAILURE }
 }
 
-/// The exit code of a program that could not go on because of something that passes, such as another program that died:
-/// it may be started again (`EX_TEMPFAIL` of sysexits.h).
+/// The exit code for a temporary failure, such as another program's death: a restart may succeed (`EX_TEMPFAIL` of sysexits.h).
 pub const TEMPORARY: u8 = 75;
 
-/// The exit code of a program that was told to stop before its work was done (128 + SIGTERM, as shells have it).
+/// The exit code of a program that was told to stop before its work was done (128 + SIGTERM, as in shells).
 pub const STOPPED: u8 = 143;
 
 /// The exit code of a Rust program whose main thread panicked.
 pub const PANICKED: u8 = 101;
 
-/// From now on a panic on any thread is logged and ends this process at once, so that a peer never waits for a half-dead one.
+/// Makes a panic on any thread log itself and end this process at once, so that a peer never waits for a half-dead one.
 pub fn end_on_panic() {
     std::panic::set_hook(Box::new(|panic| {
         let backtrace = Backtrace::capture();
@@ -43,26 +42,26 @@ pub fn end_on_panic() {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum End {
-    /// It exited with this code.
+    /// By exiting with this code.
     Exited(i32),
-    /// This signal ended it.
+    /// By this signal.
     Signaled(i32),
-    /// It did not start, or its status is lost; says why.
+    /// It did not start, or its status is lost, for this reason.
     Unknown(String),
 }
 
 impl End {
-    /// Whether its work is done.
+    /// Whether the program finished its work.
     pub fn is_success(&self) -> bool {
         *self == Self::Exited(0)
     }
 
-    /// Whether it was told to stop.
+    /// Whether the program was told to stop.
     pub fn is_stopped(&self) -> bool {
         *self == Self::Exited(STOPPED.into())
     }
 
-    /// Whether it ended because of something that passes: mostly since it had lost another program, which knows more.
+    /// Whether the failure was temporary. Usually the program lost another one, whose own end says more.
     pub fn is_temporary(&self) -> bool {
         *self == Self::Exited(TEMPORARY.into())
     }
@@ -102,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn real_ends_are_values_and_have_words() {
+    fn exit_statuses_become_ends_and_texts() {
         let ends = ["exit 0", "exit 75", "exit 1", "kill -KILL $$", "kill -TERM $$"].map(end_of);
         let values = [End::Exited(0), End::Exited(75), End::Exited(1), End::Signaled(9), End::Signaled(15)];
         assert_eq!(ends, values);
@@ -113,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn words_that_look_like_a_status_are_none() {
+    fn an_unknown_end_is_no_exit_status_whatever_its_text() {
         let text = End::Unknown("exit status: 75".to_owned());
         assert!(!text.is_temporary());
         assert!(!End::Unknown("exit status: 0".to_owned()).is_success());

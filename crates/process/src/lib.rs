@@ -1,4 +1,4 @@
-//! A program's life, as the program sees it and as its supervisor does.
+//! A program's life, from the side of the program and of its supervisor.
 //!
 //! | module | holds |
 //! |---|---|
@@ -6,9 +6,9 @@
 //! | [`restart`] | whether a program is restarted, and when; pure |
 //! | [`exit`] | exit codes, and how a program ended |
 //! | [`ready`] | ready files: where a program listens |
-//! | [`lifeline`] | the socket at standard input: the program ends with its supervisor, and says that it is alive |
-//! | [`signals`] | signals to end |
-//! | [`log`] | what a program logs |
+//! | [`lifeline`] | the socket at standard input: ends the program with its supervisor, and carries its signs of life |
+//! | [`signals`] | signals that end a program |
+//! | [`log`] | the format and filter of log lines |
 
 pub mod exit;
 pub mod lifeline;
@@ -18,7 +18,7 @@ pub mod restart;
 pub mod signals;
 pub mod supervisor;
 
-/// Begins a program: sets up its log from `level` on, ends it on a panic on any thread, and with its supervisor.
+/// Begins a program: sets up its log from `level` on, and ends it if any thread panics or its supervisor is gone.
 pub fn begin(program: &'static str, format: log::Format, level: log::LevelFilter) {
     log::init(program, format, level);
     exit::end_on_panic();

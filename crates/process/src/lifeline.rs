@@ -5,16 +5,16 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-/// The variable in the environment that says that standard input is a [lifeline](follow).
+/// The environment variable that makes standard input a [lifeline](follow).
 pub const LIFELINE: &str = "EXIT_WITH_STDIN";
-/// Its value where standard input is a socket on which the supervisor wants signs of life.
+/// The value of [`LIFELINE`] if standard input is a socket on which the supervisor expects signs of life.
 pub const WATCHED: &str = "watched";
-/// How often a sign of life is given.
+/// The interval between signs of life.
 pub const SIGN_OF_LIFE: Duration = Duration::from_millis(500);
 
-/// Ends this process when its standard input ends, if [`LIFELINE`] is set. The process that started this one holds the other end,
-/// so nothing is left behind when it dies, however it dies. If it asks for them, sends it signs of life, which a stopped process,
-/// or one on a stopped host, cannot send.
+/// If [`LIFELINE`] is set, ends this process when its standard input ends. The supervisor holds the other end, so no process is
+/// left behind, however the supervisor dies. If the supervisor asks for signs of life, sends them; a stopped process, or one on
+/// a stopped host, cannot.
 pub fn follow() {
     let Some(kind) = std::env::var_os(LIFELINE) else { return };
     if kind == WATCHED
@@ -22,7 +22,7 @@ pub fn follow() {
     {
         let mut supervisor = UnixStream::from(stdin);
         std::thread::spawn(move || {
-            // The other thread sees when the supervisor is gone.
+            // The other thread ends this process when the supervisor is gone.
             while supervisor.write_all(b".").is_ok() {
                 std::thread::sleep(SIGN_OF_LIFE);
             }
@@ -31,7 +31,7 @@ pub fn follow() {
     std::thread::spawn(move || {
         let mut sink = [0; 64];
         while !matches!(std::io::stdin().read(&mut sink), Ok(0) | Err(_)) {}
-        tracing::error!(target: crate::log::OUTCOME, "the process that started this one is gone, so it ends");
+        tracing::error!(target: crate::log::OUTCOME, "the process that started this program is gone, so it ends");
         std::process::exit(3);
     });
 }

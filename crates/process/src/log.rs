@@ -1,8 +1,8 @@
-//! What a program logs: one line an event on standard error, for people or for machines.
+//! A program's log: one line per [`tracing`] event on standard error, as text or JSON.
 //!
-//! Events are [`tracing`]'s. Each line says when, how important, which program, and, where the program says so, which worker and
-//! generation. `RUST_LOG` chooses what is logged, by level (`debug`) or by module (`info,net=debug`); without it, `info`. How a program
-//! ends is logged in any case ([`OUTCOME`]).
+//! Each line has the time, the level, the program, and, once the program sets them, its worker and generation. `RUST_LOG`
+//! filters by level (`debug`) or by module (`info,net=debug`); without it, the program's own level counts. How a program ends is
+//! logged in any case ([`OUTCOME`]).
 
 use std::borrow::Cow;
 use std::fmt;
@@ -21,10 +21,10 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 
-/// How a program logs: the same options for all programs.
+/// The logging options of all programs.
 #[derive(Debug, Clone, Copy, Default, clap::Args)]
 pub struct Options {
-    /// How log lines look: text, or json, an object a line
+    /// Format of log lines: text, or json (one object a line)
     #[arg(
         long,
         value_name = "FORMAT",
@@ -36,13 +36,13 @@ pub struct Options {
     pub log_format: Format,
 }
 
-/// How lines look.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Format {
     /// For people.
     #[default]
     Text,
-    /// For machines: an object a line.
+    /// For machines: one JSON object a line.
     Json,
 }
 
@@ -67,16 +67,16 @@ impl fmt::Display for Format {
     }
 }
 
-/// The target of events that say how a program ends. They are logged whatever `RUST_LOG` says, since commands read and show them.
+/// The target of events that report how a program ends. They pass any `RUST_LOG` filter, since commands read and show them.
 pub const OUTCOME: &str = "outcome";
 
-/// The worker's name, and the generation of the cluster that it is in; 0 while it is in none.
 static WORKER: OnceLock<String> = OnceLock::new();
+/// The cluster's generation; 0 while this process is in no cluster.
 static GENERATION: AtomicU64 = AtomicU64::new(0);
 
 /// Sets up logging for this process: from `level` on, unless `RUST_LOG` says otherwise. A second call changes nothing.
 ///
-/// A `RUST_LOG` that makes no sense counts as none, and is logged.
+/// An invalid `RUST_LOG` is logged and ignored.
 pub fn init(program: &'static str, format: Format, level: LevelFilter) {
     let wanted = std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty());
     let parsed = wanted.as_deref().map(Targets::from_str);
@@ -87,14 +87,14 @@ pub fn init(program: &'static str, format: Format, level: LevelFilter) {
     };
     let lines = tracing_subscriber::fmt::layer()
         .event_format(Lines { program, format })
-        // A standard error that is closed, or on a full disk, is no reason to end.
+        // The program continues if standard error is closed or on a full disk.
         .log_internal_errors(false)
         .with_writer(std::io::stderr);
     let subscriber = tracing_subscriber::registry().with(with_outcome(filter)).with(lines);
     if tracing::subscriber::set_global_default(subscriber).is_ok()
         && let Some(error) = broken
     {
-        tracing::error!("RUST_LOG is not understood, and ignored: {error}");
+        tracing::error!("RUST_LOG is invalid and ignored: {error}");
     }
 }
 
@@ -106,18 +106,18 @@ fn from(level: LevelFilter) -> Targets {
     Targets::new().with_default(level)
 }
 
-/// Says in each line from now on which worker this is.
+/// Adds the worker's name to each line from now on.
 pub fn set_worker(name: &str) {
-    // It has one name for all its life.
+    // A worker never changes its name.
     let _ = WORKER.set(name.to_owned());
 }
 
-/// Says in each line from now on which generation of the cluster this is.
+/// Adds the cluster's generation to each line from now on.
 pub fn set_generation(generation: u64) {
     GENERATION.store(generation, Ordering::Relaxed);
 }
 
-/// What a line of a program's log says, without time, level and program; a line that is none of these is given whole.
+/// The message in a line of a program's log, without time, level and program. Other lines are returned whole.
 pub fn message(line: &str) -> Cow<'_, str> {
     if let Ok(Value::Object(fields)) = serde_json::from_str(line) {
         return match fields.get("message").and_then(Value::as_str) {
@@ -190,7 +190,7 @@ where
     }
 }
 
-/// An event's message, and what it says besides.
+/// An event's message and its other fields.
 #[derive(Default)]
 struct Fields {
     message: String,
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_says_when_how_important_and_who() {
+    fn a_text_line_has_time_level_program_and_fields() {
         let text = logged(Format::Text, || {
             tracing::debug!("not logged");
             tracing::warn!(rows = 7, "lost the {}", "source");
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn how_a_program_ends_is_logged_whatever_the_user_filters() {
+    fn outcomes_are_logged_whatever_the_filter() {
         for filter in ["off", "error", "outcome=off,receiver=warn"] {
             let text = logged_from(with_outcome(filter.parse().unwrap()), Format::Text, || {
                 tracing::info!("not logged");
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_found_in_its_line() {
+    fn a_message_is_extracted_from_its_line() {
         for format in [Format::Text, Format::Json] {
             for said in ["lost the source: broken pipe", "", "{\"a\": 1}", "2026-01-01T00:00:00Z INFO x: y"] {
                 let line = logged(format, || tracing::error!("{said}"));
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_for_machines_is_an_object() {
+    fn a_json_line_is_one_object() {
         let text = logged(Format::Json, || tracing::info!(peer = "10.0.0.1:1", "line\n\"two\""));
         let line: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(text.lines().count(), 1);

@@ -8,46 +8,45 @@ use anyhow::Context;
 use files::{read_if_there, replace_file};
 use serde::{Deserialize, Serialize};
 
-/// Written by a program when it is ready to be used: where it listens. Whoever
-/// started it need not know free ports beforehand, and need not knock at ports to see if they are open.
+/// Written by a program when it is ready: the addresses at which it listens. So the process that starts it needs neither to find
+/// free ports beforehand nor to probe whether they are open.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Ready {
-    /// Its addresses, by what they are for (`rows`, `results`, `control` …).
+    /// By purpose (`rows`, `results`, `control` …).
     pub addresses: BTreeMap<String, SocketAddr>,
-    /// Of a sender, [which file](crate::identity::Identity) it sends, so that its next life sends no other one.
+    /// A sender's file (a `records::identity::Identity`), so that after a restart it sends no other file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input: Option<String>,
 }
 
 impl Ready {
-    /// A program that listens at `addresses`.
     pub fn new<const N: usize>(addresses: [(&str, SocketAddr); N]) -> Self {
         let addresses = addresses.into_iter().map(|(what, at)| (what.to_owned(), at)).collect();
         Self { addresses, input: None }
     }
 
-    /// Writes the file, whole or not at all. Without a path nothing is asked for, and nothing happens.
+    /// Writes the file, whole or not at all. Does nothing without a path.
     ///
     /// # Errors
-    /// Those of writing the file.
+    /// The file cannot be written.
     pub fn write(&self, path: Option<&Path>) -> anyhow::Result<()> {
         let Some(path) = path else { return Ok(()) };
         let text = serde_json::to_vec(self).context("encoding a ready file")?;
         replace_file(path, &text)
     }
 
-    /// What this program's own ready file says of its life before this one, if there was one.
+    /// The ready file that this program wrote before it was restarted, if any.
     ///
     /// # Errors
-    /// As [`Ready::read`].
+    /// Those of [`Ready::read`].
     pub fn before(path: Option<&Path>) -> anyhow::Result<Option<Self>> {
         Ok(path.map(Self::read).transpose()?.flatten())
     }
 
-    /// Reads the file; `None` while it is not there.
+    /// Reads the file; `None` if it does not exist.
     ///
     /// # Errors
-    /// A file that cannot be read or is not a ready file.
+    /// The file cannot be read or is not a ready file.
     pub fn read(path: &Path) -> anyhow::Result<Option<Self>> {
         let Some(text) = read_if_there(path)? else { return Ok(None) };
         let ready = serde_json::from_slice(&text);
@@ -60,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_ready_file_comes_back() {
+    fn a_ready_file_reads_back_as_written() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ready");
         assert_eq!(Ready::read(&path).unwrap(), None);

@@ -1,22 +1,21 @@
-//! Signals to end.
+//! Signals that end a program.
 
 use anyhow::Context;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-/// What to do when somebody wants this program to end: SIGINT and SIGTERM; and SIGHUP, unless the program was started
-/// with that ignored, as nohup does.
+/// Calls `act` at each SIGINT, SIGTERM and SIGHUP. SIGHUP is left out if the program was started with it ignored, as nohup does.
 ///
 /// # Errors
-/// Those of the system.
+/// The signals cannot be handled, or no thread can be started.
 pub fn on_end_signals(act: impl Fn() + Send + 'static) -> anyhow::Result<()> {
     on_signals(move |_| act())
 }
 
-/// As [`on_end_signals`], with a difference made between the terminal's being closed and the other signals.
+/// Like [`on_end_signals`], and tells SIGHUP from the other signals.
 ///
 /// # Errors
-/// Those of the system.
+/// Those of [`on_end_signals`].
 pub fn on_signals(act: impl Fn(EndSignal) + Send + 'static) -> anyhow::Result<()> {
     let mut wanted = vec![SIGINT, SIGTERM];
     if !ignores_hangup() {
@@ -31,16 +30,16 @@ pub fn on_signals(act: impl Fn(EndSignal) + Send + 'static) -> anyhow::Result<()
     Ok(())
 }
 
-/// A signal to end.
+/// A signal that ends a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EndSignal {
     /// The terminal was closed (SIGHUP).
     Hangup,
-    /// Somebody wants this program to end (SIGINT, SIGTERM).
+    /// The program is asked to end (SIGINT, SIGTERM).
     End,
 }
 
-/// Whether SIGHUP is ignored; where the system does not say, it is not.
+/// Whether SIGHUP is ignored; `false` if the system does not say.
 fn ignores_hangup() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

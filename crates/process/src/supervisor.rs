@@ -1,10 +1,10 @@
 //! Supervises a program: starts it, watches it, and restarts it when it dies.
 //!
-//! The program's standard input is one end of a socket. When the supervisor is gone, however it died, the program reads the end of
-//! that socket, and ends. On it the program also says that it is alive; a program that stops saying so (it is stopped, or hangs) is
+//! The program's standard input is one end of a socket. When the supervisor is gone, however it died, the program reads the end
+//! of the stream, and ends. The program sends signs of life on the socket. If these cease, because it is stopped or hangs, it is
 //! killed, and restarted like one that died.
 //!
-//! [`restart`](crate::restart) decides whether and when; this module acts.
+//! [`restart`](crate::restart) decides whether and when to restart; this module acts.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -32,47 +32,45 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use crate::exit::End;
 use crate::restart::{Ended, Restarts};
 
-/// So many signs of life of a program may be missing in a row; with the next one it is taken to be dead.
+/// Signs of life that may be missing in a row; if one more is missing, the program is killed.
 const MOST_MISSED: u32 = 5;
-/// So many that are missed when the supervisor was late itself count as one.
+/// This many count as one if the supervisor itself was late.
 const LATE_COUNT: u32 = 4;
-/// The room for a program's last words in its log, in bytes; it mostly prints a few lines.
+/// Bytes reserved in the log for a program's last words, usually a few lines.
 const LOG_ROOM: i64 = 64 << 10;
-/// How long a program that was killed may take to be gone.
+/// How long a killed program may take to disappear.
 const KILL_TIME: Duration = Duration::from_secs(10);
 
 /// What to start.
 #[derive(Debug, Clone)]
 pub struct Launch {
-    /// The program's file.
     pub path: PathBuf,
-    /// Its arguments.
     pub args: Vec<String>,
-    /// Variables in its environment, besides those of this process.
+    /// Added to the environment of this process.
     pub environment: BTreeMap<String, String>,
-    /// Its current folder, if not this process's.
+    /// The program's current folder, if not this process's.
     pub folder: Option<PathBuf>,
-    /// What it prints goes to the end of this file.
+    /// Standard output and standard error are appended to this file.
     pub log: PathBuf,
-    /// The file that it writes when it is ready.
+    /// The program writes this file when it is ready.
     pub ready_file: PathBuf,
-    /// Whether it is started again when it dies.
+    /// Whether the program is restarted when it dies.
     pub restart: bool,
-    /// In place of the socket, this process's standard input. Such a program stays in the foreground group of the terminal, and is
-    /// neither watched nor started again: what it has read is gone.
+    /// Whether the program gets this process's standard input instead of the socket. It then stays in the terminal's foreground
+    /// group, and sends no signs of life. It must not be restarted, since what it has read is gone.
     pub stdin: bool,
 }
 
-/// What a supervisor tells while it keeps.
+/// A change in the program's state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// The program runs, as this process.
+    /// The program runs, with this process id.
     Started(u32),
-    /// It died, in this way, and will be started again.
+    /// It died, in this way, and will be restarted.
     Died(End),
 }
 
-/// Keeps one program. Clones are handles to the same.
+/// Supervises one program. Clones are handles to the same supervisor.
 #[derive(Debug, Clone, Default)]
 pub struct Supervisor(Arc<Shared>);
 
@@ -84,24 +82,25 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The process that runs, which leads a group of its own (unless it has the terminal).
+    /// The process that runs now.
     running: Option<Running>,
-    /// Somebody wants it to end.
+    /// The program is asked to end.
     stopping: bool,
-    /// It has ended for good.
+    /// The program has ended for good.
     over: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Running {
     pid: Pid,
+    /// It leads its own process group, unless it has the terminal.
     leads_group: bool,
 }
 
 impl Running {
-    /// Sends a signal to the program, and all that it has started. It has not been waited for, so the id is its own.
+    /// Sends a signal to the program and its process group. It has not been waited for, so the id is still its own.
     fn signal(self, signal: Signal) {
-        // One that has just ended needs none.
+        // An error means that it has just ended.
         let _ = if self.leads_group {
             killpg(self.pid, signal)
         } else {
@@ -111,30 +110,30 @@ impl Running {
 }
 
 impl Supervisor {
-    /// Starts the program, and again whenever it dies, until it ends for good; `tell` hears of it.
+    /// Starts the program, and restarts it whenever it dies, until it ends for good. Calls `on_event` for each change.
     ///
     /// # Errors
-    /// A program that cannot be started or waited for; or an error of `tell`, after which it is ended.
+    /// The program cannot be started or waited for, or `on_event` failed, in which case the program has been ended.
     pub fn supervise(
         &self,
         launch: &Launch,
-        mut tell: impl FnMut(&Event) -> anyhow::Result<()>,
+        mut on_event: impl FnMut(&Event) -> anyhow::Result<()>,
     ) -> anyhow::Result<End> {
         let mut restarts = Restarts::default();
         let mut ports = BTreeMap::new();
-        let kept = loop {
+        let outcome = loop {
             let (start, ready_before) = (Instant::now(), changed_at(&launch.ready_file));
-            let status = match self.run(launch, &mut tell) {
+            let status = match self.run(launch, &mut on_event) {
                 Ok(Some(status)) => status,
                 Ok(None) => break Ok(End::Unknown("it was stopped".into())),
                 Err(error) => break Err(error),
             };
             let end = End::from(status);
             let was_ready = changed_at(&launch.ready_file) != ready_before;
-            let again = restarts.next(ended(&end), was_ready, start.elapsed());
-            let Some(pause) = again.filter(|_| launch.restart) else { break Ok(end) };
+            let pause = restarts.next(ended(&end), was_ready, start.elapsed());
+            let Some(pause) = pause.filter(|_| launch.restart) else { break Ok(end) };
             reserve_ports(&launch.ready_file, &mut ports);
-            if let Err(error) = tell(&Event::Died(end.clone())) {
+            if let Err(error) = on_event(&Event::Died(end.clone())) {
                 break Err(error);
             }
             if self.is_stopped_within(pause) {
@@ -143,14 +142,14 @@ impl Supervisor {
         };
         self.state().over = true;
         self.0.changed.notify_all();
-        kept
+        outcome
     }
 
-    /// One life of the program; `None` if nobody wants it any more.
+    /// One run of the program; `None` if it was stopped before it started.
     fn run(
         &self,
         launch: &Launch,
-        tell: &mut impl FnMut(&Event) -> anyhow::Result<()>,
+        on_event: &mut impl FnMut(&Event) -> anyhow::Result<()>,
     ) -> anyhow::Result<Option<ExitStatus>> {
         let context = || format!("starting {}", launch.path.display());
         let (mut command, lifeline) = command(launch).with_context(context)?;
@@ -164,23 +163,23 @@ impl Supervisor {
             state.running = Some(running);
             (child, running)
         };
-        // The program has its own ends now, which must be the only ones.
+        // Our copies of the program's log and socket must be closed.
         drop(command);
         if let Some(lifeline) = &lifeline {
             self.watch(lifeline, running).with_context(context)?;
         }
-        let told = tell(&Event::Started(child.id()));
-        if told.is_err() {
+        let handled = on_event(&Event::Started(child.id()));
+        if handled.is_err() {
             running.signal(Signal::SIGKILL);
         }
         let status = self.wait(&mut child).with_context(|| format!("waiting for {}", launch.path.display()));
-        told?;
+        handled?;
         status.map(Some)
     }
 
     fn wait(&self, child: &mut Child) -> anyhow::Result<ExitStatus> {
-        // Whoever signals it holds the lock, and finds no id of a process that has been waited for; so the wait itself, in
-        // which the id becomes free, must be short.
+        // Waiting frees the process id, so it happens under the lock under which signals are sent. To keep that short, wait here
+        // without freeing the id.
         nix::sys::wait::waitid(
             nix::sys::wait::Id::Pid(Pid::from_raw(child.id() as i32)),
             nix::sys::wait::WaitPidFlag::WEXITED | nix::sys::wait::WaitPidFlag::WNOWAIT,
@@ -189,16 +188,16 @@ impl Supervisor {
         if let Some(running) = state.running.take()
             && running.leads_group
         {
-            // What it has started, and did not take with it.
+            // Kills processes that the program started and left behind.
             running.signal(Signal::SIGKILL);
         }
         Ok(child.wait()?)
     }
 
-    /// Ends the program: politely at first, and after the grace by force. Waits until it is gone.
+    /// Ends the program with SIGTERM, and with SIGKILL if it still runs after the grace. Waits until it is gone.
     ///
     /// # Errors
-    /// A program that stays although it was killed.
+    /// The program does not disappear after SIGKILL.
     pub fn stop(&self, grace: Duration) -> anyhow::Result<()> {
         self.ask_to_stop();
         for (limit, signal) in [(grace, Some(Signal::SIGKILL)), (KILL_TIME, None)] {
@@ -209,23 +208,23 @@ impl Supervisor {
                 running.signal(signal);
             }
         }
-        anyhow::bail!("it is still there {KILL_TIME:?} after it was killed")
+        anyhow::bail!("it still runs {KILL_TIME:?} after it was killed")
     }
 
-    /// Asks the program to end, and sees to it that it is not started again; does not wait.
+    /// Asks the program to end, and prevents a restart. Does not wait.
     pub fn ask_to_stop(&self) {
         let mut state = self.state();
         state.stopping = true;
         if let Some(running) = state.running {
             running.signal(Signal::SIGTERM);
-            // A stopped one would not hear it.
+            // A stopped process would not handle SIGTERM.
             running.signal(Signal::SIGCONT);
         }
         self.0.changed.notify_all();
     }
 
-    /// Hears the program's signs of life, on a thread of its own, and ends it when they cease. One that never gives any is
-    /// left alone.
+    /// Starts a thread that receives the program's signs of life, and kills the program when they cease. A program that never
+    /// sends any is left alone.
     fn watch(&self, lifeline: &UnixStream, watched: Running) -> anyhow::Result<()> {
         let mut lifeline = lifeline.try_clone().context("duplicating a socket")?;
         let supervisor = self.clone();
@@ -239,7 +238,7 @@ impl Supervisor {
                     Ok(_) => (limit, missed) = (Some(SIGN_OF_LIFE), 0),
                     Err(error) if error.kind() == ErrorKind::Interrupted => {}
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                        // When this thread was late, too, it was rather the machine that stood still.
+                        // If this thread was late, too, the machine rather than the program stood still.
                         missed += if start.elapsed() < 2 * SIGN_OF_LIFE { LATE_COUNT } else { 1 };
                         if missed > MOST_MISSED * LATE_COUNT {
                             return supervisor.kill(watched);
@@ -253,7 +252,7 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Kills the program, if this is still its process.
+    /// Kills the program if `process` is still the one that runs.
     fn kill(&self, process: Running) {
         let state = self.state();
         if state.running == Some(process) {
@@ -278,11 +277,11 @@ impl Supervisor {
     }
 }
 
-/// The command for a life of the program, and our end of its lifeline.
+/// The command that starts the program, and our end of its lifeline.
 fn command(launch: &Launch) -> anyhow::Result<(Command, Option<UnixStream>)> {
     let log = File::options().create(true).append(true).open(&launch.log);
     let output = log.with_context(|| format!("opening the log {}", launch.log.display()))?;
-    reserve_room(&output).with_context(|| format!("making room in the log {}", launch.log.display()))?;
+    reserve_room(&output).with_context(|| format!("reserving space for the log {}", launch.log.display()))?;
     let mut command = Command::new(&launch.path);
     command.args(&launch.args).envs(&launch.environment);
     command.stderr(output.try_clone().context("duplicating a file")?).stdout(output);
@@ -292,28 +291,29 @@ fn command(launch: &Launch) -> anyhow::Result<(Command, Option<UnixStream>)> {
     if launch.stdin {
         return Ok((command, None));
     }
-    let (ours, its) = UnixStream::pair().context("making a socket")?;
+    let (ours, its) = UnixStream::pair().context("creating a socket")?;
     command.stdin(Stdio::from(OwnedFd::from(its))).env(LIFELINE, WATCHED).process_group(0);
     Ok((command, Some(ours)))
 }
 
-/// Makes room behind the end of a log: a program that fails since the disk is full can still say which file it could not write.
+/// Reserves space behind the end of a log, so that a program that fails on a full disk can still log which file it failed to
+/// write.
 fn reserve_room(log: &File) -> anyhow::Result<()> {
     let end = i64::try_from(log.metadata()?.len())?;
     match fallocate(log, FallocateFlags::FALLOC_FL_KEEP_SIZE, end, LOG_ROOM) {
         Err(error @ (Errno::ENOSPC | Errno::EDQUOT)) => Err(error.into()),
-        // Not every file system can do it.
+        // Not every file system supports this.
         _ => Ok(()),
     }
 }
 
-/// Keeps the ports at which a program has listened that is to be started again: others know them, and ports that were free when
-/// it took them are free for anybody when it is dead.
+/// Reserves the ports of a program that will be restarted: other programs know them, and without the reservation any program
+/// could take them in between.
 fn reserve_ports(ready_file: &Path, ports: &mut BTreeMap<SocketAddr, Reserved>) {
-    // A program without a whole ready file has told nobody where it listens.
+    // Without a complete ready file, no other program knows the ports.
     let ready = Ready::read(ready_file).ok().flatten();
     for address in ready.into_iter().flat_map(|ready| ready.addresses.into_values()) {
-        // One that somebody else was quicker to take is found taken by the program, too, which says so.
+        // If another program was faster, the restarted program finds the port taken, and reports that.
         if !ports.contains_key(&address)
             && let Ok(reserved) = net::reserve(address)
         {
@@ -324,11 +324,11 @@ fn reserve_ports(ready_file: &Path, ports: &mut BTreeMap<SocketAddr, Reserved>) 
 
 fn ended(end: &End) -> Ended {
     match end {
-        End::Exited(0) => Ended::Well,
-        End::Exited(code) if *code == i32::from(PANICKED) => Ended::Temporarily,
-        end if end.is_temporary() => Ended::Temporarily,
+        End::Exited(0) => Ended::Done,
+        End::Exited(code) if *code == i32::from(PANICKED) => Ended::FailedTemporarily,
+        end if end.is_temporary() => Ended::FailedTemporarily,
         End::Signaled(_) => Ended::Killed,
-        End::Exited(_) | End::Unknown(_) => Ended::Badly,
+        End::Exited(_) | End::Unknown(_) => Ended::Failed,
     }
 }
 
