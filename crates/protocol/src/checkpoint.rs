@@ -1,8 +1,8 @@
-//! What a receiver's checkpoint file says: how much of the results and of the rejects counts, and what is in that much.
+//! The receiver's checkpoint file: how much of the results and rejects files is durable, and what that part contains.
 //!
-//! The file has two slots, which are written in turn. A slot that is torn is found by its checksum, and the other one, from
-//! just before, is whole. What the newest whole slot counts is durable, and is complete batches: a reader may have it while the
-//! receiver writes on.
+//! The file has two slots, which are written in turn. A checksum detects a torn slot; then the other one, written just before,
+//! is intact. The part that the newest intact slot counts is durable and consists of complete batches, so it can be read while
+//! the receiver continues to write.
 
 use std::cmp::Reverse;
 
@@ -10,50 +10,49 @@ use serde::{Deserialize, Serialize};
 
 use crate::results::Identity;
 
-/// A slot's length: a disk's sector and a file system's block, so that writing one slot cannot harm the other.
+/// Bytes of a slot: a disk sector and a file system block, so that writing one slot cannot damage the other.
 pub const SLOT: usize = 4096;
 
-/// How far the receiver is.
+/// How much of the job is durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Position {
     /// The first batch that is not counted here.
     pub next: u64,
-    /// Its first row.
+    /// The first row of that batch.
     pub next_row: u64,
-    /// Rows among these that were rejected.
+    /// Rejected rows before `next_row`.
     pub rejects: u64,
     /// Length of the results in bytes.
     pub result_bytes: u64,
-    /// Their hash, as [`hash::short`](crate::hash::short) has it: what is read again must be what was written.
+    /// The [short](crate::hash::short) hash of these bytes, checked when the file is read again.
     #[serde(with = "hexadecimal")]
     pub results_sha256: u64,
     /// Length of the rejects file in bytes.
     pub reject_bytes: u64,
-    /// The hash of that.
+    /// The short hash of these bytes.
     #[serde(with = "hexadecimal")]
     pub rejects_sha256: u64,
-    /// How many columns the results have; 0 while there are none. If there are, the schema's file is there.
+    /// The number of columns of the results; 0 while there are no results. Otherwise the schema file exists.
     #[serde(default)]
     pub columns: u32,
-    /// What job this is, as soon as its source knows.
+    /// Identifies the job, once its source has seen the first row.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<Identity>,
-    /// When its first batch came, in milliseconds since 1970; 0 if none has.
+    /// When the first batch arrived, in milliseconds since 1970; 0 before that.
     #[serde(default)]
     pub started: u64,
 }
 
-/// What a slot says.
+/// The content of a slot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Slot {
-    /// Counts the checkpoints of a job: of two slots, the one with more is the newer.
+    /// Counts the checkpoints of a job; the slot with the higher number is newer.
     pub sequence: u64,
     /// The results' file name, as the receiver shortens it.
     pub results: String,
-    /// How many receivers have had this job, this one included.
+    /// The number of receiver processes that this job has had, including this one.
     #[serde(default)]
     pub life: u64,
-    /// How far the job is.
     #[serde(flatten)]
     pub position: Position,
     /// The job is finished, and the initializer has been told so.
@@ -61,14 +60,14 @@ pub struct Slot {
     pub told: bool,
 }
 
-/// The whole slots of a file, the newest first.
+/// The intact slots of a file, newest first.
 pub fn slots(file: &[u8]) -> Vec<Slot> {
     let mut slots: Vec<_> = file.chunks(SLOT).take(2).filter_map(decode).collect();
     slots.sort_by_key(|slot| Reverse(slot.sequence));
     slots
 }
 
-/// Hashes as people know them, and as `sha256sum` begins them.
+/// Hashes in hexadecimal: the first 16 digits that `sha256sum` prints.
 mod hexadecimal {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
@@ -81,18 +80,18 @@ mod hexadecimal {
     }
 }
 
-/// A slot is a line, so that a person can read it: JSON, a space, a checksum; filled up with spaces.
+/// Encodes a slot as one readable line: JSON, a space, a checksum, and spaces up to the end.
 pub fn encode(slot: &Slot) -> [u8; SLOT] {
     let json = serde_json::to_string(slot).unwrap_or_default();
     let line = format!("{json} {}", checksum(json.as_bytes()));
     let mut bytes = [b' '; SLOT];
-    // A dozen numbers of at most 20 digits, their names, and a file name: always shorter than a slot.
+    // A dozen numbers of at most 20 digits with names, and a file name, always fit in a slot.
     bytes[..line.len()].copy_from_slice(line.as_bytes());
     bytes[SLOT - 1] = b'\n';
     bytes
 }
 
-/// Understands a slot; `None` if it is torn, or none.
+/// Decodes a slot; `None` if it is torn or empty.
 pub fn decode(bytes: &[u8]) -> Option<Slot> {
     let (json, sum) = std::str::from_utf8(bytes).ok()?.trim_end().rsplit_once(' ')?;
     if sum != checksum(json.as_bytes()) {

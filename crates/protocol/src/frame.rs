@@ -1,8 +1,7 @@
 //! Frames: a 4-byte big-endian length, then that many bytes.
 //!
-//! A [`FrameReader`] gives payloads as slices of the block they arrived in, so that those of a busy peer are copied
-//! once, from the socket. A length above the limit, or an end of stream inside a frame, is an error that names
-//! the peer; nothing is half-taken.
+//! A [`FrameReader`] returns payloads as slices of the block into which they were read, so a busy peer's bytes are copied once,
+//! from the socket. A length above the limit, or an end of stream inside a frame, is an error that names the peer.
 
 mod blocks;
 mod error;
@@ -17,24 +16,24 @@ pub use reader::{FrameReader, Run, RunEnd};
 pub const PREFIX: usize = 4;
 /// The longest payload that a client may send: 16 MiB.
 pub const DEFAULT_LIMIT: usize = 16 << 20;
-/// The longest payload between our own programs: a batch's results may take half of it, and its rejects have room in
-/// the other half, also those of a row at the client's limit whose quotes are all doubled.
+/// The longest payload between our own programs: half for a batch's results, half for its rejects. The latter holds even a row
+/// of the client's limit whose quotes are all doubled.
 pub const PEER_LIMIT: usize = 128 << 20;
 /// ASCII ENQ: the first byte of the first frame of a client that knows this project's protocols.
 pub const ENQ: u8 = 0x05;
-/// ASCII EOT: alone in a frame, the end of the rows of a client that has no marks.
+/// ASCII EOT: alone in a frame, it ends the rows of a client without marks.
 pub const EOT: u8 = 0x04;
-/// In place of a length, of a sender that has marks: the end of the rows. No frame is that long, so any bytes may be a row.
+/// In place of a length, it ends the rows of a sender with marks. No frame is that long, so any bytes can be a row.
 pub const END: u32 = u32::MAX;
-/// Added to a length, of a sender that has marks: what follows stands in for a row that cannot be sent, and says why.
+/// Added to a length by a sender with marks: the payload stands in for a row that cannot be sent, and says why.
 pub const FLAWED: u32 = 1 << 31;
 
-/// What stands before a payload.
+/// The prefix of the frame at the start of `bytes`.
 fn prefix(bytes: &[u8]) -> u32 {
     u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
 }
 
-/// The length in a prefix that is not [`END`].
+/// The payload's length according to a prefix that is not [`END`].
 fn length(prefix: u32) -> usize {
     (prefix & !FLAWED) as usize
 }
@@ -42,13 +41,12 @@ fn length(prefix: u32) -> usize {
 /// A row of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Row<'a> {
-    /// As it came.
+    /// The row as it was sent.
     Whole(&'a [u8]),
-    /// One that could not be sent.
+    /// A stand-in for a row that could not be sent.
     Flawed {
-        /// Why.
         reason: &'a str,
-        /// Its first bytes.
+        /// The row's first bytes.
         beginning: &'a [u8],
     },
 }
@@ -59,7 +57,7 @@ pub fn rows(run: &[u8]) -> impl Iterator<Item = Row<'_>> {
         .map(|(prefix, payload)| if prefix & FLAWED == 0 { Row::Whole(payload) } else { flawed(payload) })
 }
 
-/// Understands what [`push_flawed`] has written. What a peer has written otherwise is rejected as well.
+/// Decodes the payload of [`push_flawed`]. An invalid payload is a flawed row, too.
 fn flawed(payload: &[u8]) -> Row<'_> {
     let parts = payload.split_first_chunk().and_then(|(length, rest)| {
         let (reason, beginning) = rest.split_at_checked(u16::from_be_bytes(*length).into())?;
@@ -73,7 +71,7 @@ pub fn payloads(run: &[u8]) -> impl Iterator<Item = &[u8]> {
     frames(run).map(|(_, payload)| payload)
 }
 
-/// Frames, each as its prefix and its payload.
+/// The prefix and payload of each frame.
 fn frames(run: &[u8]) -> impl Iterator<Item = (u32, &[u8])> {
     let mut rest = run;
     std::iter::from_fn(move || {
@@ -88,7 +86,7 @@ fn frames(run: &[u8]) -> impl Iterator<Item = (u32, &[u8])> {
     })
 }
 
-/// How many whole frames `bytes` consists of; `None` if the last one is cut.
+/// The number of frames in `bytes`; `None` if the last one is incomplete.
 pub fn count(bytes: &[u8]) -> Option<usize> {
     let (mut rest, mut frames) = (bytes, 0);
     while !rest.is_empty() {
@@ -102,7 +100,7 @@ pub fn count(bytes: &[u8]) -> Option<usize> {
 /// Appends `payload` as a frame to `out`.
 ///
 /// # Panics
-/// If the payload is longer than a length can say; callers have a limit far below that.
+/// If the payload has 2 GiB or more; callers have a limit far below that.
 pub fn push(out: &mut Vec<u8>, payload: &[u8]) {
     out.extend_from_slice(&checked(payload.len()).to_be_bytes());
     out.extend_from_slice(payload);
@@ -113,20 +111,20 @@ fn checked(length: usize) -> u32 {
     length.expect("payloads are limited to far below 2 GiB")
 }
 
-/// Appends what stands in for a row that cannot be sent: why, and the row's first bytes.
+/// Appends a stand-in for a row that cannot be sent: the reason, and the row's first bytes.
 ///
 /// # Panics
-/// As [`push`]; and with a reason of more than 64 KiB.
+/// As [`push`], or if the reason has 64 KiB or more.
 pub fn push_flawed(out: &mut Vec<u8>, reason: &str, beginning: &[u8]) {
-    let words = u16::try_from(reason.len()).expect("reasons are short");
+    let reason_length = u16::try_from(reason.len()).expect("reasons are short");
     let length = checked(2 + reason.len() + beginning.len());
     out.extend_from_slice(&(FLAWED | length).to_be_bytes());
-    out.extend_from_slice(&words.to_be_bytes());
+    out.extend_from_slice(&reason_length.to_be_bytes());
     out.extend_from_slice(reason.as_bytes());
     out.extend_from_slice(beginning);
 }
 
-/// Appends the end of the rows.
+/// Appends the mark that ends the rows.
 pub fn push_end(out: &mut Vec<u8>) {
     out.extend_from_slice(&END.to_be_bytes());
 }
@@ -144,9 +142,9 @@ pub fn write(mut stream: impl Write, payload: &[u8]) -> io::Result<()> {
 /// Writes all of `slices`, with as few system calls as the stream allows.
 ///
 /// # Errors
-/// Those of the stream; one that takes no more bytes is [`io::ErrorKind::WriteZero`].
+/// Those of the stream; [`io::ErrorKind::WriteZero`] if it accepts no more bytes.
 pub fn write_all_vectored(mut stream: impl Write, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
-    // The kernel takes at most 1024 slices a call.
+    // The kernel accepts at most 1024 slices a call.
     const MOST: usize = 1024;
     IoSlice::advance_slices(&mut slices, 0);
     while !slices.is_empty() {
@@ -166,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_whole_frames_count() {
+    fn only_complete_frames_are_counted() {
         let mut frames = Vec::new();
         push(&mut frames, b"");
         push(&mut frames, b"row");
@@ -178,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_come_back_with_what_stands_in_for_those_that_cannot() {
+    fn rows_and_stand_ins_read_back_as_written() {
         let mut frames = Vec::new();
         push(&mut frames, b"\x04");
         push_flawed(&mut frames, "too long", b"1,xx");
@@ -186,7 +184,7 @@ mod tests {
         assert_eq!(count(&frames), Some(3));
         let bad = Row::Flawed { reason: "too long", beginning: b"1,xx" };
         assert_eq!(rows(&frames).collect::<Vec<_>>(), [Row::Whole(b"\x04"), bad, Row::Whole(b"")]);
-        // What a liar writes is a row that is rejected, too.
+        // An invalid stand-in is a flawed row, too.
         for payload in [&b""[..], b"\0", b"\0\x02a", b"\0\x01\xff"] {
             let mut frame = (FLAWED | payload.len() as u32).to_be_bytes().to_vec();
             frame.extend_from_slice(payload);
@@ -196,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn vectored_writes_survive_short_ones() {
+    fn vectored_writes_continue_after_short_ones() {
         struct Short(Vec<u8>);
         impl Write for Short {
             fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {

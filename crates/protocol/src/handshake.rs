@@ -1,7 +1,7 @@
 //! The first frame of a connection between our own programs: [`ENQ`], then JSON.
 //!
-//! A port tells a plain client of 2018 from one of ours by the first byte of the first frame. What follows
-//! the ENQ is the same everywhere (protocol version, token), plus what the port wants to know.
+//! The first byte of the first frame tells our own clients from the plain clients of 2018. After the ENQ come the protocol
+//! version and the token, and then the fields that the port needs.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -17,9 +17,9 @@ use crate::VERSION;
 use crate::frame::{self, ENQ, FrameReader};
 use crate::token::{self, Token};
 
-/// How long a new connection may take to say who it is.
+/// How long a new connection may take to send its first frame.
 pub const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
-/// The longest opening: a peer that has not shown a token gets no more memory than this.
+/// The longest handshake in bytes: an unauthenticated peer gets no more memory than this.
 pub const HANDSHAKE_LIMIT: usize = 64 << 10;
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -31,19 +31,18 @@ struct Hello<T> {
     body: T,
 }
 
-/// Why a connection was not let in, told to the peer before it is closed.
+/// Why a connection was refused; sent to the peer before the connection is closed.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq, thiserror::Error)]
 #[error("{refused}")]
 pub struct Refusal {
-    /// The reason.
     pub refused: String,
-    /// The reason passes: who comes again later may be let in.
+    /// The reason is temporary: a later connection may be admitted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub later: bool,
 }
 
 impl Refusal {
-    /// For good.
+    /// A permanent refusal.
     pub fn new(reason: impl Into<String>) -> Self {
         Self { refused: reason.into(), later: false }
     }
@@ -55,25 +54,23 @@ impl From<&anyhow::Error> for Refusal {
     }
 }
 
-/// A connection that was refused, as the one sees it who opened it.
+/// The error of a connection that the peer refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{peer} refused the connection: {refusal}")]
 pub struct Refused {
-    /// Who has refused it.
     pub peer: String,
-    /// Why.
     pub refusal: Refusal,
 }
 
-/// What the source tells a sender that opened with ENQ.
+/// A message from the source to a sender that began with a handshake.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub enum SourceAnswer {
     /// Send the header, and then the rows from this one on (counted from 0).
     NextRow(u64),
-    /// The source is alive; said once a second from the beginning to the end, if nothing else is.
+    /// The source is alive. Sent each second in which it sends nothing else.
     Waiting,
-    /// Rows before this one are durable, and will not be asked for again.
+    /// Rows before this one are durable, and are not asked for again.
     Durable(u64),
     /// Another sender is sending; come again later.
     Busy,
@@ -83,123 +80,123 @@ pub enum SourceAnswer {
     Failed(String),
 }
 
-/// What a sender says about itself.
+/// The fields of a sender's handshake.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq, Eq)]
 pub struct SenderHello {
-    /// A name that only this sender has. When it comes back while its old connection is not known to be broken yet,
-    /// the new connection takes over.
+    /// A name that only this sender has. If it returns before the source has noticed that its old connection broke, the new
+    /// connection takes over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<String>,
-    /// Its rows end with the mark [`END`](frame::END), so that any bytes may be a row, and it stands in for rows that it cannot
-    /// send ([`FLAWED`](frame::FLAWED)). Without this, the byte 0x04 ends them as with a plain client.
+    /// Its rows end with the mark [`END`](frame::END), so any bytes can be a row, and it sends stand-ins for rows that it cannot
+    /// send ([`FLAWED`](frame::FLAWED)). Without marks, the byte 0x04 ends the rows, as from a plain client.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub marks: bool,
-    /// Why this sender, which had begun, cannot go on: nothing else comes on this connection, and the job fails.
+    /// Why this sender, which had begun, cannot continue. It sends nothing else on this connection, and the job fails.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed: Option<String>,
 }
 
-/// Who opens a connection to the receiver.
+/// The fields of a handshake with the receiver, by role.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
 #[serde(tag = "role", rename_all = "snake_case")]
 pub enum ResultsHello {
-    /// A classifier process that will send numbered batches.
+    /// A classifier process, which sends numbered batches.
     Worker {
         /// The process's name.
         name: String,
         /// The cluster's generation.
         generation: u64,
     },
-    /// The process that also holds the source; it gets the acknowledgements and sends the totals. With it, a new generation of the
-    /// cluster begins, which the receiver numbers.
+    /// The process with the source, which gets the acknowledgements and sends the totals. Its connection begins a new generation
+    /// of the cluster, which the receiver numbers.
     Initializer {
         /// The process's name.
         name: String,
     },
-    /// Somebody who wants to be told how the job goes.
+    /// A peer that wants the job's progress.
     Observer {},
 }
 
-/// What a process says when it joins the cluster at the control port.
+/// The fields of a handshake at the control port, by role.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
 #[serde(tag = "role", rename_all = "snake_case")]
 pub enum ControlHello {
     /// A process that wants to be a member.
     Join(Member),
-    /// Somebody who wants the cluster to stop (2018: `cluster_shutdown`).
+    /// A peer that wants the cluster to stop (2018: `cluster_shutdown`).
     Shutdown {},
 }
 
 /// A process of the cluster, as it describes itself.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Member {
-    /// Its name, unique in the cluster.
+    /// Unique in the cluster.
     pub name: String,
-    /// Where it listens for data connections of other processes.
+    /// The address at which it listens for data connections of other processes.
     pub data: String,
-    /// Its worker threads; the same number in every process.
+    /// The number of its worker threads; the same in every process.
     pub workers: usize,
-    /// The build it runs: all processes must be of the same.
+    /// Its build; the same in every process.
     pub build: String,
-    /// The settings that decide what results look like: all processes must have the same.
+    /// The settings that affect results; the same in every process.
     pub settings: String,
 }
 
-/// What a member and the initializer tell each other on the control connection after the join.
+/// A message between a member and the initializer on the control connection, after the join.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub enum ControlMessage {
-    /// Initializer to member: all are here. Make the data connections.
+    /// Initializer to member: all members have joined. Make the data connections.
     Form {
-        /// Counts the clusters of this job, as the receiver does.
+        /// The generation, as the receiver numbers it.
         generation: u64,
-        /// The receiving member's place in `members`.
+        /// The index in `members` of the member that gets this message.
         process: usize,
         /// All members, the initializer first.
         members: Vec<Member>,
     },
-    /// Member to initializer: its data connections stand, and the receiver let it in.
+    /// Member to initializer: the data connections are made, and the receiver has admitted this member.
     Formed,
     /// Initializer to member: all have formed; start the dataflow.
     Start,
     /// Either way, once a second.
     Heartbeat,
-    /// Initializer to member: stop at once; somebody asked for it.
+    /// Initializer to member: stop at once, as requested by [`ControlHello::Shutdown`].
     Shutdown,
 }
 
-/// Who connects to another process's data port.
+/// The fields of a handshake at another process's data port.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
 pub struct DataHello {
     /// The cluster's generation.
     pub generation: u64,
-    /// The connecting process's place in the member list.
+    /// The connecting process's index in the member list.
     pub process: usize,
 }
 
-/// Sends an opening.
+/// Sends a handshake.
 ///
 /// # Errors
 /// Those of the stream.
 pub fn send<T: Serialize>(stream: impl Write, token: Option<&Token>, body: &T) -> anyhow::Result<()> {
-    let opening = Hello { version: VERSION, token: token.map(|t| t.secret().to_owned()), body };
+    let hello = Hello { version: VERSION, token: token.map(|t| t.secret().to_owned()), body };
     let mut payload = vec![ENQ];
-    serde_json::to_writer(&mut payload, &opening).context("encoding an opening")?;
+    serde_json::to_writer(&mut payload, &hello).context("encoding a handshake")?;
     Ok(frame::write(stream, &payload)?)
 }
 
-/// Whether a connection's first frame is an opening of ours, not the frame of a plain client.
+/// Whether a connection's first frame is a handshake, and not a frame of a plain client.
 pub fn is_hello(first: &[u8]) -> bool {
     first.first() == Some(&ENQ)
 }
 
-/// Reads an opening and checks its version and token.
+/// Decodes a handshake and checks its version and token.
 ///
 /// # Errors
-/// The reason to refuse the peer; it should be [told](refuse) in these words.
+/// The reason to [refuse] the peer.
 pub fn check<T: DeserializeOwned>(first: &[u8], ours: Option<&Token>) -> Result<T, Refusal> {
     let refusal = |reason: String| Refusal::new(reason);
-    // Version and token first: a stranger learns nothing about what else the port wants.
+    // Token and version first, so that an unauthenticated peer does not learn which other fields the port needs.
     let outline: Hello<serde_json::Map<String, serde_json::Value>> = first
         .strip_prefix(&[ENQ])
         .and_then(|json| serde_json::from_slice(json).ok())
@@ -209,17 +206,17 @@ pub fn check<T: DeserializeOwned>(first: &[u8], ours: Option<&Token>) -> Result<
     }
     if outline.version != VERSION {
         return Err(refusal(format!(
-            "protocol version {} is not {VERSION}, which runs here",
+            "protocol version {} is not supported; this program has version {VERSION}",
             outline.version
         )));
     }
     serde_json::from_value(serde_json::Value::Object(outline.body))
-        .map_err(|e| refusal(format!("the handshake is not understood: {e}")))
+        .map_err(|e| refusal(format!("the handshake is invalid: {e}")))
 }
 
-/// Tells a peer why it is not let in; the caller closes the connection.
+/// Tells a peer why it is refused; the caller closes the connection.
 pub fn refuse(stream: &TcpStream, refusal: &Refusal) {
-    // A peer that is gone or does not read needs no reason.
+    // Errors are ignored: the peer is gone or does not read.
     let _ = stream.set_write_timeout(Some(Duration::from_secs(1)));
     let _ = send_json(stream, refusal);
     let _ = stream.shutdown(std::net::Shutdown::Write);
@@ -233,28 +230,28 @@ pub fn send_json<T: Serialize>(stream: impl Write, message: &T) -> anyhow::Resul
     Ok(frame::write(stream, &serde_json::to_vec(message).context("encoding a message")?)?)
 }
 
-/// Understands an answer: `T`, or the peer's refusal as an error.
+/// Decodes an answer.
 ///
 /// # Errors
-/// A refusal, or an answer that is neither.
+/// The peer's refusal, or an answer that is neither a refusal nor `T`.
 pub fn answer<T: DeserializeOwned>(payload: &[u8], peer: &str) -> anyhow::Result<T> {
     if let Ok(refusal) = serde_json::from_slice::<Refusal>(payload) {
         let later = refusal.later;
         let error = anyhow::Error::new(Refused { peer: peer.to_owned(), refusal });
         return Err(if later { error.context(Temporary("not now")) } else { error });
     }
-    serde_json::from_slice(payload).with_context(|| format!("understanding the answer of {peer}"))
+    serde_json::from_slice(payload).with_context(|| format!("parsing the answer of {peer}"))
 }
 
-/// Adds to an error that it passes, unless it is a refusal, which says itself whether it does.
+/// Marks an error as temporary, unless it is a refusal, which itself says whether it is.
 pub fn unless_refused(error: anyhow::Error, temporary: Temporary) -> anyhow::Error {
     if error.is::<Refused>() { error } else { error.context(temporary) }
 }
 
-/// Waits for the answer to an opening.
+/// Waits for the answer to a handshake.
 ///
 /// # Errors
-/// A refusal, a closed connection, no answer within `limit`, or one that is not understood.
+/// A refusal, a closed connection, no answer within `limit`, or an invalid one.
 pub fn await_answer<T: DeserializeOwned>(
     reader: &mut FrameReader<TcpStream>,
     limit: Duration,
@@ -268,38 +265,38 @@ pub fn await_answer<T: DeserializeOwned>(
 mod tests {
     use super::*;
 
-    fn opening(token: Option<&Token>, body: &ResultsHello) -> Vec<u8> {
+    fn hello(token: Option<&Token>, body: &ResultsHello) -> Vec<u8> {
         let mut bytes = Vec::new();
         send(&mut bytes, token, body).unwrap();
         bytes.split_off(frame::PREFIX)
     }
 
     #[test]
-    fn an_opening_comes_back_and_a_wrong_token_does_not() {
+    fn a_handshake_reads_back_unless_its_token_is_wrong() {
         let token = Token::new("secret");
         let body = ResultsHello::Worker { name: "w1".into(), generation: 3 };
-        let first = opening(Some(&token), &body);
+        let first = hello(Some(&token), &body);
         assert!(is_hello(&first));
         assert_eq!(check::<ResultsHello>(&first, Some(&token)).unwrap(), body);
         assert_eq!(check::<ResultsHello>(&first, None).unwrap(), body);
-        for refused in [opening(None, &body), opening(Some(&Token::new("other")), &body)] {
+        for refused in [hello(None, &body), hello(Some(&Token::new("other")), &body)] {
             let refusal = check::<ResultsHello>(&refused, Some(&token)).unwrap_err();
             assert_eq!(refusal.refused, "the token is missing or wrong");
         }
     }
 
     #[test]
-    fn another_version_is_refused_only_after_the_token() {
+    fn the_version_is_checked_only_after_the_token() {
         let first = b"\x05{\"version\":7,\"token\":\"secret\",\"role\":\"observer\"}";
         let refusal = check::<ResultsHello>(first, Some(&Token::new("secret"))).unwrap_err();
-        assert_eq!(refusal.refused, "protocol version 7 is not 2, which runs here");
+        assert_eq!(refusal.refused, "protocol version 7 is not supported; this program has version 2");
         let refusal = check::<ResultsHello>(first, Some(&Token::new("other"))).unwrap_err();
         assert_eq!(refusal.refused, "the token is missing or wrong");
         assert!(check::<ResultsHello>(b"\x05not json", None).is_err());
     }
 
     #[test]
-    fn a_refusal_is_told_from_an_answer() {
+    fn a_refusal_is_distinguished_from_an_answer() {
         let refusal = serde_json::to_vec(&Refusal::new("no")).unwrap();
         let error = answer::<SourceAnswer>(&refusal, "the source").unwrap_err().to_string();
         assert_eq!(error, "the source refused the connection: no");

@@ -1,16 +1,16 @@
-//! SHA-256, as it is used everywhere: of what can be read, in hexadecimal, and short.
+//! SHA-256: of streams, in hexadecimal, and shortened.
 
 use std::io::{self, Read};
 
 use sha2::{Digest, Sha256};
 
-/// How much is read at once.
+/// Bytes read at once.
 const BLOCK: usize = 1 << 20;
 
-/// The hash of all that can be read, to be gone on with, and how many bytes that was.
+/// Hashes to the end of the stream. Returns the hasher's state and the byte count.
 ///
 /// # Errors
-/// Those of reading.
+/// Those of the stream.
 pub fn of_all(mut reader: impl Read) -> io::Result<(Sha256, u64)> {
     let (mut hash, mut length) = (Sha256::new(), 0);
     let mut block = vec![0; BLOCK];
@@ -27,22 +27,22 @@ pub fn of_all(mut reader: impl Read) -> io::Result<(Sha256, u64)> {
     }
 }
 
-/// A hash in hexadecimal.
+/// The finished hash in hexadecimal.
 pub fn finish(hash: Sha256) -> String {
     hex(&hash.finalize())
 }
 
-/// The first eight bytes of the hash of these bytes: enough to tell things apart that nobody forges.
+/// The first eight bytes of the hash of `bytes`: enough where no adversary chooses them.
 pub fn short(bytes: &[u8]) -> u64 {
     shorten(Sha256::new_with_prefix(bytes))
 }
 
-/// As [`short`], of a hash that has taken in everything.
+/// Like [`short`], from a hasher's state.
 pub fn shorten(hash: Sha256) -> u64 {
     hash.finalize()[..8].iter().fold(0, |short, &byte| short << 8 | u64::from(byte))
 }
 
-/// As [`short`], in hexadecimal.
+/// Like [`short`], in hexadecimal.
 pub fn short_hex(bytes: &[u8]) -> String {
     format!("{:016x}", short(bytes))
 }
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_short_hash_is_the_beginning_of_the_long_one() {
+    fn a_short_hash_is_a_prefix_of_the_full_one() {
         let (hash, length) = of_all(&b"abc"[..]).unwrap();
         let long = finish(hash);
         assert_eq!((length, &long[..16]), (3, "ba7816bf8f01cfea"));

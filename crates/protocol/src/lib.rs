@@ -1,16 +1,16 @@
-//! What crosses between the programs.
+//! The formats of everything that passes between programs.
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`frame`] | the framing that every port speaks: a 4-byte big-endian length, then the payload |
+//! | [`frame`] | the framing of every port: a 4-byte big-endian length, then the payload |
 //! | [`handshake`] | the first frame of a connection between our own programs, and the answers to it |
 //! | [`results`] | port 9999: numbered result batches one way, acknowledgements the other |
-//! | [`rejects`] | why rows were rejected, and how many may be |
-//! | [`schema`] | what the columns of results are |
-//! | [`token`] | the job token that opens every port |
-//! | [`checkpoint`] | what a receiver's checkpoint file says |
-//! | [`result_files`] | the files that a job leaves |
-//! | [`hash`] | SHA-256 of what can be read, in hexadecimal, and short |
+//! | [`rejects`] | why rows were rejected, and how many a job may reject |
+//! | [`schema`] | the columns of the results |
+//! | [`token`] | the job token, which every port requires |
+//! | [`checkpoint`] | the receiver's checkpoint file |
+//! | [`result_files`] | the files that a job writes |
+//! | [`hash`] | SHA-256: of streams, in hexadecimal, and shortened |
 //! | [`ports`] | default ports |
 
 pub mod checkpoint;
@@ -27,5 +27,5 @@ pub mod token;
 
 pub use temporary::Temporary;
 
-/// Version of the protocols in this crate. Peers that speak another one are refused with a reason.
+/// Version of the protocols in this crate. Peers with another version are refused with a reason.
 pub const VERSION: u32 = 2;

@@ -6,7 +6,7 @@ pub const ROWS: u16 = 8888;
 pub const RESULTS: u16 = 9999;
 /// Cluster control, at the initializer.
 pub const CONTROL: u16 = 12500;
-/// Data connections between classifier processes, at the first one of a host.
+/// Data connections between classifier processes; the port of a host's first process.
 pub const DATA: u16 = 12600;
 /// The Monitoring Hub's page.
 pub const HUB: u16 = 4000;

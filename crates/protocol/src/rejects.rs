@@ -1,37 +1,37 @@
-//! Why rows were rejected, by kinds of reasons; and how many may be.
+//! Why rows were rejected, by kind of reason, and how many rows a job may reject.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// So many kinds are told apart; all others are counted together.
+/// The most kinds that are counted separately, including [`OTHERS`].
 const MOST_KINDS: usize = 20;
-/// A kind, and an example of it, are cut after so many characters.
+/// The most characters of a kind and of an example.
 const LONGEST: usize = 120;
-/// The kind of all others.
+/// The kind in which all further kinds are counted.
 const OTHERS: &str = "other reasons";
 
 /// A kind of reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reason {
-    /// What its reasons have in common: the reason, with `…` in place of numbers and of what stands between quotes.
+    /// The reason with `…` in place of numbers and quoted text.
     pub kind: String,
-    /// How many rows were rejected for it.
+    /// The number of rows rejected for this kind of reason.
     pub rows: u64,
-    /// The first of them, counted from 0.
+    /// The first of these rows, counted from 0.
     pub first_row: u64,
-    /// The reason of that one.
+    /// The full reason of that row.
     pub example: String,
 }
 
-/// Kinds of reasons, in the order in which they came first.
+/// Kinds of reasons, in the order of their first rows.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Reasons(Vec<Reason>);
 
 impl Reasons {
-    /// Counts a reject. Rows come in order, so that the kinds are the same wherever the rows were classified.
+    /// Counts a reject. Calls must be in row order; then the kinds do not depend on where rows were classified.
     pub fn count(&mut self, row: u64, reason: &str) {
         let kind = kind_of(reason);
         let known = self.0.iter().position(|known| known.kind == kind);
@@ -46,17 +46,16 @@ impl Reasons {
         }
     }
 
-    /// The kinds.
     pub fn iter(&self) -> std::slice::Iter<'_, Reason> {
         self.0.iter()
     }
 
-    /// No row was rejected.
+    /// Whether no row was rejected.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The kinds, those with the most rows first.
+    /// The kinds, the most frequent first.
     pub fn by_rows(&self) -> Vec<&Reason> {
         let mut reasons: Vec<_> = self.0.iter().collect();
         reasons.sort_by_key(|reason| std::cmp::Reverse(reason.rows));
@@ -65,7 +64,7 @@ impl Reasons {
 }
 
 impl fmt::Display for Reasons {
-    /// The three most frequent, in words.
+    /// The three most frequent kinds.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let reasons = self.by_rows();
         for (i, Reason { rows, first_row, example, .. }) in reasons.iter().take(3).enumerate() {
@@ -79,7 +78,7 @@ impl fmt::Display for Reasons {
     }
 }
 
-/// What a reason has in common with others of its kind.
+/// The kind of a reason: the reason with `…` in place of numbers and quoted text.
 pub fn kind_of(reason: &str) -> String {
     let mut kind = String::new();
     let mut rest = reason.chars().peekable();
@@ -128,20 +127,20 @@ fn cut(text: &str) -> String {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum MostRejects {
-    /// All but the first [`FIRST`](MostRejects::FIRST) of a job: when these are all rejected, so will the others be.
+    /// Any number, but not all of the first [`FIRST`](MostRejects::FIRST) rows: then all others would be rejected, too.
     #[default]
     NotAllOfTheFirst,
-    /// So many.
+    /// At most this many rows.
     Rows(u64),
-    /// So many of a hundred, of [`FIRST`](MostRejects::FIRST) rows or more, and in the end.
+    /// At most this percentage, checked from [`FIRST`](MostRejects::FIRST) rows on, and at the end of the job.
     Percent(f64),
 }
 
 impl MostRejects {
-    /// After so many rows, it is seen how many of a hundred are rejected.
+    /// Percentages are checked from this many rows on.
     pub const FIRST: u64 = 1000;
 
-    /// Whether, of the first `rows` rows, `rejected` are too many.
+    /// Whether `rejected` of the first `rows` rows are too many.
     pub fn are_too_many(self, rejected: u64, rows: u64) -> bool {
         match self {
             Self::NotAllOfTheFirst => rows == Self::FIRST && rejected == rows,
@@ -150,7 +149,7 @@ impl MostRejects {
         }
     }
 
-    /// The same of all rows of a job, however few they are.
+    /// Whether `rejected` of all `rows` rows of a job are too many, however few rows it has.
     pub fn are_too_many_in_all(self, rejected: u64, rows: u64) -> bool {
         match self {
             Self::NotAllOfTheFirst => false,
@@ -205,7 +204,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn reasons_of_one_kind_differ_in_numbers_and_quoted_words_only() {
+    fn reasons_of_one_kind_differ_only_in_numbers_and_quoted_text() {
         for (reason, kind) in [
             ("KeyError: 'SCORE'", "KeyError: '…'"),
             (
@@ -225,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn the_most_frequent_are_told_first() {
+    fn the_most_frequent_kinds_are_printed_first() {
         let mut reasons = Reasons::default();
         for row in 0..10 {
             reasons.count(row, if row < 3 { "too long" } else { "KeyError: 'A'" });
@@ -237,7 +236,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever reasons there are, each row is counted, and the list stays short.
+        /// Each row is counted, and the list stays short, whatever the reasons.
         #[test]
         fn all_rows_are_counted(kinds in prop::collection::vec(0u32..60, 0..300)) {
             let mut reasons = Reasons::default();
@@ -261,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_percentage_counts_from_a_thousand_rows_on_and_in_the_end() {
+    fn a_percentage_is_checked_from_a_thousand_rows_on_and_at_the_end() {
         let most = MostRejects::Percent(1.0);
         assert!(!most.are_too_many(999, 999) && most.are_too_many_in_all(999, 999));
         assert!(!most.are_too_many(10, 1000) && most.are_too_many(11, 1000));

@@ -1,42 +1,39 @@
-//! The files that a job leaves: for results in `results.log`, beside it `results.rejects.csv`, `results.json` when the
-//! job is done and, until then, `results.checkpoint` and `results.schema`.
+//! The files that a job writes. For `results.log`, these are `results.rejects.csv` beside it, `results.json` when the job is
+//! done, and until then `results.checkpoint` and `results.schema`.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::ensure;
 
-/// The first line of the rejects.
+/// The first line of the rejects file.
 pub const REJECTS_HEADER: &[u8] = b"row,reason,record\n";
 
 /// The results.
 pub const RESULTS: &str = "results.log";
 
-/// Results, rejects and summary, packed.
+/// The archive of results, rejects and summary.
 pub const ARCHIVE: &str = "results.tgz";
 
-/// What the Monitoring Hub leaves of a job, beside the results: its page, and the figures in it.
+/// The Monitoring Hub's report, beside the results: its page, and the figures of that page.
 pub const REPORT: [&str; 2] = ["report.html", "report.json"];
 
-/// Where a job's files are.
+/// The paths of a job's files.
 #[derive(Debug, Clone)]
 pub struct ResultFiles {
-    /// The results.
     pub results: PathBuf,
-    /// The rejects.
     pub rejects: PathBuf,
-    /// The checkpoint.
     pub checkpoint: PathBuf,
-    /// What the columns of the results are, as long as the checkpoint is there.
+    /// The columns of the results; exists as long as the checkpoint does.
     pub schema: PathBuf,
-    /// The summary of a finished job.
+    /// Exists when the job is done.
     pub summary: PathBuf,
 }
 
 impl ResultFiles {
-    /// The files that belong to these results.
+    /// The files of the job with these results.
     ///
     /// # Errors
-    /// A name for the results that one of the other files has.
+    /// The results have the name of one of the other files.
     pub fn beside(results: &Path) -> anyhow::Result<Self> {
         let files = Self {
             results: results.to_owned(),
@@ -48,14 +45,13 @@ impl ResultFiles {
         let others = [&files.rejects, &files.checkpoint, &files.schema, &files.summary];
         ensure!(
             others.iter().all(|other| **other != files.results),
-            "the results cannot be named {}, which is where something else about the job goes; results.log is a \
+            "the results cannot be named {}, since another file of the job has that name; results.log is a \
              good name",
             results.display()
         );
         Ok(files)
     }
 
-    /// All of them.
     pub fn all(&self) -> [&Path; 5] {
         [&self.results, &self.rejects, &self.checkpoint, &self.schema, &self.summary]
     }
@@ -66,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn results_do_not_take_the_place_of_the_other_files() {
+    fn results_cannot_have_the_name_of_another_file() {
         for name in ["results.json", "results.checkpoint", "results.schema"] {
             assert!(
                 ResultFiles::beside(Path::new(name)).unwrap_err().to_string().contains("cannot be named")

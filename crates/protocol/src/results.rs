@@ -1,7 +1,7 @@
-//! Port 9999 after the opening: numbered result batches one way, acknowledgements the other.
+//! Port 9999 after the handshake: numbered result batches one way, acknowledgements the other.
 //!
-//! The first byte of a payload says what it is. Batches and acknowledgements are binary, big-endian, since
-//! there are many; all else is JSON.
+//! The first byte of a payload is its kind. Batches and acknowledgements are binary, big-endian, since they are many; the rest is
+//! JSON.
 
 use std::io::{IoSlice, Write};
 
@@ -22,42 +22,40 @@ const FAILURE: u8 = 6;
 /// Bytes before the schema in a batch's payload.
 const BATCH_HEAD: usize = 1 + 8 + 8 + 4 + 4 + 4 + 4 + 4;
 
-/// No window has more batches than this: a batch so far ahead of the next one is a lie.
+/// The most batches that a window can have. A batch further ahead of the next one is invalid.
 pub const LONGEST_WINDOW: u32 = 1 << 24;
 
-/// The results of one batch of rows. It stands alone: whatever order batches come in, the receiver can put
-/// them in line, and knows which rows they answer for.
+/// The results of one batch of rows. It says which rows it is for, so the receiver can order batches however they arrive.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ResultBatch<B = Bytes> {
     /// The batch's number, counted from 0.
     pub number: u64,
-    /// The number of its first row, counted from 0.
+    /// Its first row, counted from 0.
     pub first_row: u64,
-    /// How many rows it answers for, rejects included.
+    /// The number of its rows, rejects included.
     pub rows: u32,
     /// How many of these were rejected.
     pub rejected: u32,
-    /// The worker that classified it, counted over the cluster.
+    /// The worker that classified it, numbered across the cluster.
     pub worker: u32,
-    /// What the columns of the results are, as [`encode_parts`](crate::schema::encode_parts) has it; nothing where there are no
-    /// results.
+    /// The columns of the results, encoded by [`encode_parts`](crate::schema::encode_parts); empty if there are no results.
     pub schema: B,
-    /// The results in row order, each with its line end: just what is appended to the results.
+    /// The results in row order, each with its line end: the exact bytes to append to the results file.
     pub results: B,
-    /// The rejects in row order as CSV lines `row,reason,record`: just what is appended to the rejects.
+    /// The rejects in row order as CSV lines `row,reason,record`: the exact bytes to append to the rejects file.
     pub rejects: B,
 }
 
 impl<B: AsRef<[u8]>> ResultBatch<B> {
-    /// Bytes of schema, results and rejects in it.
+    /// Bytes of its schema, results and rejects.
     pub fn size(&self) -> usize {
         self.schema.as_ref().len() + self.results.as_ref().len() + self.rejects.as_ref().len()
     }
 
-    /// The frame's beginning; the schema, the results and the rejects follow it.
+    /// The beginning of its frame, before the schema, the results and the rejects.
     ///
     /// # Errors
-    /// A batch longer than [`frame::PEER_LIMIT`], which the receiver would refuse.
+    /// The batch is longer than [`frame::PEER_LIMIT`], which the receiver would refuse.
     pub fn head(&self) -> anyhow::Result<[u8; frame::PREFIX + BATCH_HEAD]> {
         let (schema, results) = (self.schema.as_ref().len(), self.results.as_ref().len());
         let length = BATCH_HEAD + schema + results + self.rejects.as_ref().len();
@@ -85,7 +83,7 @@ impl<B: AsRef<[u8]>> ResultBatch<B> {
 /// Writes batches with as few system calls as the stream allows.
 ///
 /// # Errors
-/// Those of the stream, or a batch that is too long.
+/// Those of the stream and of [`ResultBatch::head`].
 pub fn write_batches<B: AsRef<[u8]>>(stream: impl Write, batches: &[ResultBatch<B>]) -> anyhow::Result<()> {
     let heads = batches.iter().map(ResultBatch::head).collect::<Result<Vec<_>, _>>()?;
     let mut slices: Vec<IoSlice<'_>> = Vec::with_capacity(4 * batches.len());
@@ -98,7 +96,7 @@ pub fn write_batches<B: AsRef<[u8]>>(stream: impl Write, batches: &[ResultBatch<
     Ok(frame::write_all_vectored(stream, &mut slices)?)
 }
 
-/// What the whole job was, from the side that read the rows.
+/// The size of the whole job, as counted by the source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
     /// Rows read.
@@ -107,34 +105,30 @@ pub struct Totals {
     pub batches: u64,
 }
 
-/// What tells jobs apart, as far as that can be seen from their first rows: results of different jobs must not stand in
-/// one file. Hashes.
+/// Two hashes that tell jobs apart once their first rows are known. Results of different jobs must not be in one file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
-    /// Of the settings that decide what results look like.
+    /// Of the settings that affect results.
     pub settings: u64,
     /// Of the CSV's header.
     pub header: u64,
 }
 
-/// From a classifier process to the receiver.
+/// A message from a classifier process to the receiver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ToReceiver {
-    /// A batch.
     Batch(ResultBatch),
-    /// From the initializer, when it has seen the first row: what job this is. Nothing is durable before that is known.
+    /// Identifies the job. From the initializer, when it has seen the first row; until then nothing becomes durable.
     Identity(Identity),
-    /// From the initializer: there will be no more batches than these.
+    /// From the initializer: the number of rows and batches at the end of the rows.
     Totals(Totals),
-    /// From the initializer: why the job cannot be finished, as its sender says.
+    /// From the initializer: why the job cannot be finished, as reported by its sender.
     Failure(String),
 }
 
 impl ToReceiver {
-    /// Understands a payload.
-    ///
     /// # Errors
-    /// A payload that is not a message to the receiver.
+    /// The payload is not a message to the receiver.
     pub fn decode(mut payload: Bytes) -> anyhow::Result<Self> {
         match payload.first() {
             Some(&BATCH) => {
@@ -164,56 +158,48 @@ impl ToReceiver {
     }
 }
 
-/// Writes the totals.
-///
 /// # Errors
 /// Those of the stream.
 pub fn write_totals(stream: impl Write, totals: &Totals) -> anyhow::Result<()> {
     write_json(stream, TOTALS, totals)
 }
 
-/// Writes what job this is.
-///
 /// # Errors
 /// Those of the stream.
 pub fn write_identity(stream: impl Write, identity: &Identity) -> anyhow::Result<()> {
     write_json(stream, IDENTITY, identity)
 }
 
-/// Writes why the job cannot be finished.
-///
 /// # Errors
 /// Those of the stream.
 pub fn write_failure(stream: impl Write, reason: &str) -> anyhow::Result<()> {
     write_json(stream, FAILURE, &reason)
 }
 
-/// From the receiver to the initializer.
+/// A message from the receiver to the initializer.
 #[derive(Debug, Clone, PartialEq)]
 pub enum FromReceiver {
-    /// How far the receiver is.
     Acknowledgement(Acknowledgement),
-    /// The job's end.
     Outcome(Outcome),
 }
 
-/// How far the receiver is.
+/// The receiver's progress.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Acknowledgement {
     /// All batches below this number are durable.
     pub next: u64,
-    /// Worker and how many batches of it came in on this cluster generation, durable or not; only those
-    /// whose number changed. The source sees from it who is quick.
+    /// Workers, and how many batches of each arrived in this generation, durable or not; only numbers that changed. They show
+    /// the source which workers are quick.
     pub received: Vec<(u32, u64)>,
-    /// Bytes of results that wait for an earlier batch: results may be much longer than their rows.
+    /// Bytes of results that wait for an earlier batch; results can be much longer than their rows.
     pub held: u64,
 }
 
-/// How the job ended, from the side that wrote the results.
+/// How the job ended, as decided by the receiver.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// All is durable.
+    /// All results are durable.
     Done(Summary),
     /// The job cannot be finished.
     Failed(String),
@@ -226,52 +212,50 @@ pub struct Summary {
     pub rows: u64,
     /// Rows in the rejects.
     pub rejects: u64,
-    /// Why they were rejected, by kinds of reasons.
+    /// By kind of reason.
     #[serde(default)]
     pub reject_reasons: Reasons,
-    /// The names of the results' columns, in their order; none if there are no results.
+    /// The column names of the results, in order; empty if there are no results.
     #[serde(default)]
     pub columns: Vec<String>,
-    /// Batches.
     pub batches: u64,
     /// Length of the results in bytes.
     pub bytes: u64,
     /// SHA-256 of the results, in hexadecimal.
     pub sha256: String,
-    /// When the first batch came, in UTC as RFC 3339, whatever died since; of a job of no rows, when its totals came.
+    /// When the first batch arrived, in UTC as RFC 3339, even if processes died since. For a job without rows, when its totals
+    /// arrived.
     pub started: String,
-    /// When all was durable.
+    /// When all results were durable, in UTC as RFC 3339.
     pub ended: String,
     /// From `started` to `ended`.
     pub seconds: f64,
 }
 
-/// What an observer is told, several times a second.
+/// The message to observers, sent several times a second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
 pub struct Progress {
     /// Rows whose batches are durable, rejects included.
     pub rows: u64,
-    /// Of these, rejects.
+    /// Rejects among these rows.
     pub rejects: u64,
     /// Bytes of durable results.
     pub bytes: u64,
-    /// The job has ended, well or not; nothing more is told.
+    /// The job has succeeded or failed; no more messages follow.
     #[serde(default)]
     pub ended: bool,
 }
 
 impl FromReceiver {
-    /// Understands a payload.
-    ///
     /// # Errors
-    /// A payload that is not a message of the receiver.
+    /// The payload is not a message of the receiver.
     pub fn decode(mut payload: Bytes) -> anyhow::Result<Self> {
         match payload.first() {
             Some(&ACKNOWLEDGEMENT) => {
                 payload.advance(1);
                 ensure!(
                     payload.len() >= 16 && (payload.len() - 16).is_multiple_of(12),
-                    "a cut acknowledgement"
+                    "an incomplete acknowledgement"
                 );
                 let (next, held) = (payload.get_u64(), payload.get_u64());
                 let mut received = Vec::with_capacity(payload.len() / 12);
@@ -307,16 +291,16 @@ impl FromReceiver {
     }
 }
 
-/// The receiver's answer to the opening of a classifier process.
+/// The receiver's answer to a classifier's handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Welcome {
     /// The first batch that is not durable yet.
     pub next: u64,
     /// The first row of that batch.
     pub next_row: u64,
-    /// The cluster's generation: to an initializer, a new one, above all those before.
+    /// The cluster's generation. An initializer gets a new one, higher than all before.
     pub generation: u64,
-    /// What job it is that stands here, if rows of it are durable.
+    /// Identifies the job in the receiver's files, if rows of it are durable.
     pub identity: Option<Identity>,
 }
 
@@ -327,7 +311,7 @@ fn write_json<T: Serialize>(stream: impl Write, kind: u8, message: &T) -> anyhow
 }
 
 fn json<T: serde::de::DeserializeOwned>(payload: &[u8]) -> anyhow::Result<T> {
-    serde_json::from_slice(&payload[1..]).context("understanding a message")
+    serde_json::from_slice(&payload[1..]).context("parsing a message")
 }
 
 #[cfg(test)]
@@ -337,7 +321,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn batches_come_back(
+        fn batches_read_back_as_written(
             number: u64, first_row: u64, rejected in 0u32..50, more in 0u32..50, worker: u32,
             schema in prop::collection::vec(any::<u8>(), 0..50),
             results in prop::collection::vec(any::<u8>(), 0..500),
@@ -356,7 +340,7 @@ mod tests {
         }
 
         #[test]
-        fn acknowledgements_come_back(
+        fn acknowledgements_read_back_as_written(
             next: u64,
             held: u64,
             received in prop::collection::vec(any::<(u32, u64)>(), 0..20),
@@ -369,7 +353,7 @@ mod tests {
         }
 
         #[test]
-        fn noise_is_an_error_unless_it_is_a_message_to_the_byte(
+        fn noise_is_an_error_unless_it_encodes_a_message_exactly(
             kind in prop_oneof![
                 Just(BATCH), Just(TOTALS), Just(IDENTITY), Just(FAILURE), Just(ACKNOWLEDGEMENT), Just(OUTCOME), any::<u8>()
             ],
@@ -386,7 +370,7 @@ mod tests {
                     prop_assert_eq!(written(&stream), [payload.clone()]);
                 }
                 Ok(_) => prop_assert!(is_json()),
-                // A batch has lengths and counts that may be wrong.
+                // A batch's lengths and counts may be wrong.
                 Err(error) => prop_assert!(!error.to_string().is_empty()),
             }
             match FromReceiver::decode(bytes()) {
@@ -396,7 +380,7 @@ mod tests {
                     prop_assert_eq!(written(&stream), [payload.clone()]);
                 }
                 Ok(FromReceiver::Outcome(_)) => prop_assert!(is_json()),
-                // Any numbers make one, of the right length.
+                // Any payload of the right length is an acknowledgement.
                 Err(_) => prop_assert!(
                     kind != ACKNOWLEDGEMENT || noise.len() < 16 || !(noise.len() - 16).is_multiple_of(12)
                 ),
@@ -405,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_unknown_or_empty_is_an_error() {
+    fn cut_unknown_and_empty_payloads_are_errors() {
         let batch = ResultBatch {
             number: 1,
             rows: 2,

@@ -1,8 +1,8 @@
-//! What the columns of results are: their names and order, and the kinds of their values.
+//! The columns of the results: their names and order, and the kinds of their values.
 //!
-//! A table has one schema, and so have results, wherever they were cut into batches. A kind is a word for the form in which
-//! values are printed, where that form depends on what else is in a batch: pandas prints the number 20 as `20.0` where a value
-//! beside it is missing, and midnight as a date where there are only dates.
+//! All batches must have the same schema, so that results do not depend on where batches begin. A kind names the form in which
+//! values are printed, if that form depends on other values of the batch: pandas prints the number 20 as `20.0` if a value of the
+//! column is missing, and midnight as a date if the column has only dates.
 
 use std::collections::BTreeSet;
 
@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::results::ResultBatch;
 
-/// The kind of values that are printed as they are, whatever stands beside them.
+/// The kind of values whose printed form does not depend on other values.
 pub const TEXT: &str = "text";
 
-/// A column of the results: its name, and the kinds of its values that are not missing.
+/// A column of the results: its name, and the kinds of its non-missing values.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Column(pub String, pub BTreeSet<String>);
 
@@ -24,7 +24,7 @@ impl Column {
         Self(name.into(), BTreeSet::from([kind.to_owned()]))
     }
 
-    /// The kinds whose form depends on what else is there.
+    /// The kinds whose printed form depends on other values.
     fn dependent(&self) -> impl Iterator<Item = &String> {
         self.1.iter().filter(|kind| *kind != TEXT)
     }
@@ -34,7 +34,7 @@ impl Column {
     }
 }
 
-/// The columns, in their order.
+/// The columns, in order.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Schema(pub Vec<Column>);
@@ -44,44 +44,30 @@ pub struct Schema(pub Vec<Column>);
 pub struct Part {
     /// The part's first row, counted from the batch's first one.
     pub row: u32,
-    /// The schema of its results.
     pub columns: Schema,
 }
 
 /// How a schema differs from the one before it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Difference {
-    /// Other names, another number or another order.
+    /// The names, the number or the order differs.
     #[error("they have the columns {found}, and results before them have {known}")]
-    Names {
-        /// Those before.
-        known: String,
-        /// Those now.
-        found: String,
-    },
+    Names { known: String, found: String },
     /// The same columns, with values of another kind.
     #[error("their column {column} has values of the kind {found}, and before them it has {known}")]
-    Kinds {
-        /// Which column.
-        column: String,
-        /// The kinds before.
-        known: String,
-        /// The kinds now.
-        found: String,
-    },
+    Kinds { column: String, known: String, found: String },
 }
 
 impl Schema {
-    /// The columns' names, in their order.
+    /// The columns' names, in order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|column| column.0.as_str())
     }
 
-    /// Takes in the schema of the rows that come next: a column of which only missing values, or texts, were seen so far may show
-    /// its kind now.
+    /// Adds the schema of the next rows. They may add a kind to a column that so far had only missing values or texts.
     ///
     /// # Errors
-    /// Another schema than before; nothing was taken in then.
+    /// The schemas differ; then `self` is unchanged.
     pub fn extend(&mut self, next: &Self) -> Result<(), Difference> {
         if !self.names().eq(next.names()) {
             let list = |schema: &Self| schema.names().collect::<Vec<_>>().join(", ");
@@ -101,36 +87,36 @@ impl Schema {
     }
 }
 
-/// The table that results are, in row order.
+/// Checks that all results, in row order, form one table.
 #[derive(Debug, Default)]
 pub struct Table {
     schema: Schema,
-    /// What the last batch said of its schema. The next one usually says the same.
-    said: Vec<u8>,
+    /// The encoded schema of the last batch. The next one usually has the same.
+    last: Vec<u8>,
 }
 
 impl Table {
-    /// A table that goes on with these columns.
+    /// A table that continues with these columns.
     pub fn new(schema: Schema) -> Self {
-        Self { schema, said: Vec::new() }
+        Self { schema, last: Vec::new() }
     }
 
-    /// Its columns; none as long as there are no results.
+    /// Its columns; none while there are no results.
     pub fn schema(&self) -> &Schema {
         &self.schema
     }
 
-    /// Takes in the next batch, before it is written; says whether the schema is another one now.
+    /// Checks the next batch, before it is written. Returns whether the schema has changed.
     ///
     /// # Errors
-    /// Results whose columns differ from those before them, which must not stand behind these.
+    /// The batch's columns differ from those before, so it must not be written.
     pub fn admit<B: AsRef<[u8]>>(&mut self, batch: &ResultBatch<B>) -> anyhow::Result<bool> {
-        let said = batch.schema.as_ref();
-        if said.is_empty() || said == self.said {
+        let encoded = batch.schema.as_ref();
+        if encoded.is_empty() || encoded == self.last {
             return Ok(false);
         }
-        let context = || format!("understanding the columns of batch {}", batch.number);
-        let parts: Vec<Part> = serde_json::from_slice(said).with_context(context)?;
+        let context = || format!("parsing the columns of batch {}", batch.number);
+        let parts: Vec<Part> = serde_json::from_slice(encoded).with_context(context)?;
         let mut schema = self.schema.clone();
         for (i, part) in parts.iter().enumerate() {
             let end = parts.get(i + 1).map_or(batch.rows, |next| next.row);
@@ -149,14 +135,14 @@ impl Table {
                 )
             })?;
         }
-        self.said = said.to_vec();
+        self.last = encoded.to_vec();
         let is_new = schema != self.schema;
         self.schema = schema;
         Ok(is_new)
     }
 }
 
-/// Parts as they stand in a batch, from the JSON of their schemas.
+/// Encodes the parts of a batch, each given as its first row and the JSON of its schema.
 pub fn encode_parts<'a>(parts: impl IntoIterator<Item = (u32, &'a str)>) -> Vec<u8> {
     let parts = parts.into_iter().map(|(row, columns)| format!("{{\"row\":{row},\"columns\":{columns}}}"));
     format!("[{}]", parts.collect::<Vec<_>>().join(",")).into_bytes()
@@ -174,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn names_number_and_order_stay() {
+    fn names_number_and_order_must_not_change() {
         let mut known = schema(&[("A", &[]), ("B", &[])]);
         for other in [&["A"][..], &["B", "A"], &["A", "B", "C"], &["A", "C"]] {
             let other = schema(&other.iter().map(|&name| (name, &[][..])).collect::<Vec<_>>());
@@ -185,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn kinds_stay_once_they_are_seen() {
+    fn kinds_must_not_change_once_seen() {
         let mut known = schema(&[("A", &[])]);
         let mut take = |kinds: &[&str]| known.extend(&schema(&[("A", kinds)])).map_err(|e| e.to_string());
         for kinds in [&[][..], &["text"], &["integer"], &["text"], &[], &["integer", "text"]] {
@@ -199,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_come_back() {
+    fn parts_read_back_as_written() {
         let (one, other) = (schema(&[("A", &["text"])]), schema(&[("A", &["integer"]), ("B \"", &[])]));
         let json = [&one, &other].map(|schema| serde_json::to_string(schema).unwrap());
         let bytes = encode_parts([(0, json[0].as_str()), (7, json[1].as_str())]);

@@ -1,6 +1,6 @@
-//! Errors that pass.
+//! Errors after which a retry or a restart may succeed.
 
-/// Context for an error that passes: who is started again may do better.
+/// Context that marks an error as temporary: a retry or a restart may succeed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Temporary(
     /// What was being done.

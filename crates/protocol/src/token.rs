@@ -1,4 +1,4 @@
-//! The job token: a secret that every port of a job asks for.
+//! The job token: a secret that every port of a job requires.
 
 use std::fmt;
 use std::os::unix::fs::PermissionsExt;
@@ -14,7 +14,6 @@ use files::write_secret_file;
 pub struct Token(String);
 
 impl Token {
-    /// A token of these characters.
     pub fn new(secret: impl Into<String>) -> Self {
         Self(secret.into())
     }
@@ -22,7 +21,7 @@ impl Token {
     /// Reads the token from a file of one line.
     ///
     /// # Errors
-    /// A file that cannot be read, that is empty, or that others than its owner may read.
+    /// The file cannot be read, is empty, or may be read by others than its owner.
     pub fn load(path: &Path) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("reading the job token from {}", path.display()))?;
@@ -37,15 +36,15 @@ impl Token {
         Ok(Self(secret.to_owned()))
     }
 
-    /// Writes the token to a new file that only this user may read, in place of an old one.
+    /// Writes the token to a new file that only this user may read; an existing one is removed first.
     ///
     /// # Errors
-    /// Those of the file system.
+    /// The file cannot be written.
     pub fn save(&self, path: &Path) -> anyhow::Result<()> {
         write_secret_file(path, &self.0).context("saving the job token")
     }
 
-    /// The secret itself, for an opening.
+    /// The secret itself, for a handshake.
     pub fn secret(&self) -> &str {
         &self.0
     }
@@ -57,8 +56,7 @@ impl fmt::Debug for Token {
     }
 }
 
-/// Whether a peer that showed `shown` may come in where `ours` is asked for. Without a token of our
-/// own everybody may.
+/// Whether to admit a peer that showed `shown` where `ours` is required. If `ours` is `None`, every peer is admitted.
 pub fn admits(ours: Option<&Token>, shown: Option<&str>) -> bool {
     match (ours, shown) {
         (None, _) => true,
@@ -82,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_file_that_others_may_read_is_refused() {
+    fn a_token_file_readable_by_others_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("token");
         Token::new("secret").save(&path).unwrap();

@@ -259,7 +259,7 @@ impl FakeMember {
 fn a_member_that_lies_on_its_control_connection_ends_the_cluster() {
     let lies = [
         (u32::MAX.to_be_bytes().to_vec(), "announced a frame of 4294967295 bytes"),
-        (said(|out| frame::push(out, &noise(100))), "understanding the answer of"),
+        (said(|out| frame::push(out, &noise(100))), "parsing the answer of"),
         (said(|out| frame::push(out, b"\"start\"")), "an unexpected message: Start"),
     ];
     for (lie, why) in lies {

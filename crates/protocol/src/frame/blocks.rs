@@ -1,18 +1,17 @@
-//! Blocks of memory to read into, used again and again: memory that was touched before needs no page faults, no
-//! zeros, and is likely to be in the processor's caches.
+//! A pool of blocks to read into. Reused memory needs no page faults and no zeroing, and is likely to be in the processor's
+//! caches.
 
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 
-/// How long a block is.
+/// Bytes of a block.
 pub(super) const BLOCK: usize = 256 << 10;
-/// So many blocks of all readers of this process are kept for later at most.
+/// The most free blocks that are kept, for all readers of this process.
 const MOST_FREE: usize = 32;
 
-/// The blocks of this process that nobody uses.
+/// The free blocks of this process.
 pub(super) static FREE: Blocks = Blocks::new();
 
-/// Blocks that nobody uses.
 pub(super) struct Blocks {
     free: Mutex<Vec<Vec<u8>>>,
 }
@@ -22,13 +21,13 @@ impl Blocks {
         Self { free: Mutex::new(Vec::new()) }
     }
 
-    /// A block: an earlier one if there is one, with whatever is in it.
+    /// A free block, with its old contents, or a new one.
     pub(super) fn take(&self) -> Vec<u8> {
         let earlier = self.free().pop();
         earlier.unwrap_or_else(|| vec![0; BLOCK])
     }
 
-    /// Gives out a block to be shared. It comes back when nobody holds a part of it any more.
+    /// Shares a block. It is free again when all parts of it have been dropped.
     pub(super) fn lend(&'static self, block: Vec<u8>) -> Bytes {
         Bytes::from_owner(Lent { block, home: self })
     }
@@ -52,7 +51,7 @@ impl AsRef<[u8]> for Lent {
 impl Drop for Lent {
     fn drop(&mut self) {
         let mut free = self.home.free();
-        // One that has grown for a long payload is not kept.
+        // A block that was grown for a long payload is not kept.
         if self.block.len() == BLOCK && free.len() < MOST_FREE {
             free.push(std::mem::take(&mut self.block));
         }
@@ -64,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_block_comes_back_when_its_last_part_is_dropped() {
+    fn a_block_is_free_when_its_last_part_is_dropped() {
         static BLOCKS: Blocks = Blocks::new();
         let mut block = BLOCKS.take();
         block[0] = 7;
@@ -77,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_blocks_are_kept_than_allowed_and_no_grown_ones() {
+    fn free_blocks_are_limited_and_exclude_grown_ones() {
         static BLOCKS: Blocks = Blocks::new();
         drop(BLOCKS.lend(vec![0; 2 * BLOCK]));
         assert_eq!(BLOCKS.free().len(), 0);

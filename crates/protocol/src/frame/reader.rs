@@ -10,56 +10,55 @@ use super::blocks::{self, BLOCK};
 use super::error::FrameError;
 use super::{END, EOT, PREFIX, length, prefix};
 
-/// The block of a peer that has not sent much at once yet.
+/// Bytes of the block for a peer that has not sent much at once yet.
 const SMALL_BLOCK: usize = 16 << 10;
 
-/// Several whole frames as they stood in the stream, lengths included.
+/// Several complete frames as they were in the stream, lengths included.
 #[derive(Debug, Clone, Default)]
 pub struct Run {
-    /// The frames, one behind the other.
     pub bytes: Bytes,
-    /// How many they are.
+    /// The number of frames in `bytes`.
     pub frames: usize,
 }
 
 /// What ended a [`FrameReader::run`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RunEnd {
-    /// The run is as long as was asked for.
+    /// The run has reached the requested size.
     Full,
-    /// What ends the rows comes next, and is consumed: [`END`], or of a peer without marks the single byte [`EOT`].
+    /// The end of the rows followed, and is consumed: [`END`], or, from a peer without marks, the single byte [`EOT`].
     End,
-    /// The stream ended behind the run's last frame.
+    /// The stream ended after the run's last frame.
     Closed,
 }
 
-/// What comes next in a stream.
+/// The next item in a stream.
 enum Next {
-    /// Nothing: it ends.
+    /// The end of the stream.
     Closed,
     /// The mark for the end of the rows.
     End,
-    /// A whole frame, with a payload of so many bytes.
+    /// A complete frame, with the length of its payload.
     Frame(usize),
 }
 
 /// Reads frames from a stream.
 ///
-/// What was read and not given out is either in `ready`, or at the beginning of `block`, where more is read behind it.
+/// Bytes that were read and not returned yet are either in `ready`, or in the first `filled` bytes of `block`, behind which more
+/// is read.
 #[derive(Debug)]
 pub struct FrameReader<R> {
     inner: R,
     ready: Bytes,
     block: Vec<u8>,
-    /// How much of the block was read.
     filled: usize,
-    /// The peer has sent much at once, so it gets the large blocks.
+    /// The peer has sent much at once, so its reads use large blocks.
     is_quick: bool,
-    /// The peer has marks for the end of the rows and for those that it cannot send.
+    /// The peer marks the end of the rows, and the rows that it cannot send.
     has_marks: bool,
     limit: usize,
     peer: String,
-    /// How long a read may take, if that is limited.
+    /// The longest time a read may take, if limited.
     patience: Option<Duration>,
 }
 
@@ -79,7 +78,7 @@ impl<R: Read> FrameReader<R> {
         }
     }
 
-    /// Who is read from.
+    /// The peer's name in errors.
     pub fn peer(&self) -> &str {
         &self.peer
     }
@@ -89,12 +88,12 @@ impl<R: Read> FrameReader<R> {
         self.limit = limit;
     }
 
-    /// From now on, what stands before a payload may be [`END`] or have the mark [`FLAWED`](super::FLAWED).
+    /// From now on, a prefix may be [`END`] or have the mark [`FLAWED`](super::FLAWED).
     pub fn allow_marks(&mut self) {
         self.has_marks = true;
     }
 
-    /// Whether a whole frame (or one that will be refused) is here already, so that it can be had without waiting.
+    /// Whether [`Self::next_frame`] will not wait, since a complete frame, or one that will be refused, has been read.
     pub fn has_frame(&self) -> bool {
         let read = self.read();
         read.len() >= PREFIX && {
@@ -106,7 +105,7 @@ impl<R: Read> FrameReader<R> {
     /// The next payload, or `None` at the end of the stream or of the rows.
     ///
     /// # Errors
-    /// A frame over the limit, a stream that ends inside a frame, or a failing read.
+    /// A frame is over the limit, the stream ends inside a frame, or a read fails.
     pub fn next_frame(&mut self) -> Result<Option<Bytes>, FrameError> {
         match self.fill_to_frame(0)? {
             Next::Closed => Ok(None),
@@ -121,12 +120,11 @@ impl<R: Read> FrameReader<R> {
         }
     }
 
-    /// The next frames in one piece: up to `frames` of them, fewer when the next one would bring the run
-    /// over `bytes` (a run has at least one frame, though), or when the stream or the rows end.
+    /// The next frames in one piece: up to `frames` of them. Returns fewer if the next one would bring the run over `bytes` (but
+    /// at least one), or if the stream or the rows end.
     ///
     /// # Errors
-    /// As [`FrameReader::next_frame`]. The frames before the bad one are lost to the caller, so that
-    /// a run is whole or not at all.
+    /// Those of [`FrameReader::next_frame`]. The frames before the bad one are not returned.
     pub fn run(&mut self, frames: usize, bytes: usize) -> Result<(Run, RunEnd), FrameError> {
         let (mut at, mut count) = (0, 0);
         let end = loop {
@@ -154,7 +152,7 @@ impl<R: Read> FrameReader<R> {
         Ok((run, end))
     }
 
-    /// The length of the payload behind a prefix.
+    /// The length of the payload after a prefix.
     fn length(&self, prefix: u32) -> usize {
         match (self.has_marks, prefix) {
             (true, END) => 0,
@@ -163,7 +161,7 @@ impl<R: Read> FrameReader<R> {
         }
     }
 
-    /// Reads until the frame that starts at `at` is whole.
+    /// Reads until the frame that starts at `at` is complete.
     fn fill_to_frame(&mut self, at: usize) -> Result<Next, FrameError> {
         while self.read().len() < at + PREFIX {
             if self.fill(at + PREFIX)? == 0 {
@@ -188,15 +186,15 @@ impl<R: Read> FrameReader<R> {
         Ok(Next::Frame(length))
     }
 
-    /// What was read and not given out.
+    /// The bytes that were read and not returned yet.
     fn read(&self) -> &[u8] {
         if self.filled > 0 { &self.block[..self.filled] } else { &self.ready }
     }
 
-    /// Gives out the first bytes.
+    /// Removes and returns the first `length` bytes of [`Self::read`].
     fn take(&mut self, length: usize) -> Bytes {
         if self.filled > 0 {
-            // Who holds what was read should not hold much more memory than that.
+            // The returned bytes keep their block alive, so a block less than half full is copied.
             self.ready = if self.filled < self.block.len() / 2 {
                 Bytes::copy_from_slice(&self.block[..self.filled])
             } else {
@@ -211,7 +209,7 @@ impl<R: Read> FrameReader<R> {
         FrameError::Truncated { peer: self.peer.clone(), missing }
     }
 
-    /// Reads once, knowing that `wanted` bytes would complete what is being read.
+    /// Reads once; `wanted` bytes in total would complete the item being read.
     fn fill(&mut self, wanted: usize) -> Result<usize, FrameError> {
         if self.block.is_empty() {
             self.block = if self.is_quick { blocks::FREE.take() } else { vec![0; SMALL_BLOCK] };
@@ -224,8 +222,8 @@ impl<R: Read> FrameReader<R> {
         }
         let length = self.filled;
         if length == self.block.len() {
-            // A frame's announced length is trusted only as far as its bytes have really come, so
-            // a liar cannot make us allocate: the block at most doubles.
+            // An announced length is trusted only as far as bytes have arrived: the block at most doubles. So a lying peer cannot
+            // make us allocate.
             self.block.resize(length + (wanted - length).max(BLOCK).min(length), 0);
         }
         let read = loop {
@@ -247,7 +245,7 @@ impl<R: Read> FrameReader<R> {
 }
 
 impl FrameReader<TcpStream> {
-    /// From now on, a peer that sends not a byte for this long is an error.
+    /// From now on, reading fails if the peer sends no byte for this long.
     ///
     /// # Errors
     /// Those of the socket.
@@ -256,10 +254,10 @@ impl FrameReader<TcpStream> {
         self.timeout(self.patience)
     }
 
-    /// The next payload within `limit` from now, however the bytes trickle; this limit is for this call only.
+    /// The next payload within `limit` from now, however slowly its bytes arrive. The limit is for this call only.
     ///
     /// # Errors
-    /// As [`FrameReader::next_frame`], and [`FrameError::Deadline`].
+    /// Those of [`FrameReader::next_frame`], and [`FrameError::Deadline`].
     pub fn next_frame_within(&mut self, limit: Duration) -> Result<Option<Bytes>, FrameError> {
         let deadline = Instant::now() + limit;
         let patience = self.patience.take();
@@ -292,7 +290,7 @@ impl FrameReader<TcpStream> {
             .map_err(|source| FrameError::Io { peer: self.peer.clone(), source })
     }
 
-    /// So many bytes more complete the next frame, or the length before it.
+    /// Bytes missing from the next frame, or from its prefix if that is incomplete.
     fn missing(&self) -> usize {
         let read = self.read();
         if read.len() < PREFIX {

@@ -3,8 +3,8 @@ use proptest::prelude::*;
 use super::super::{payloads, push};
 use super::*;
 
-/// A stream that gives its bytes in pieces of the given sizes, round and round; before each it says that there is
-/// nothing yet, if it does that.
+/// A stream that returns its bytes in pieces of the given sizes, in rotation. If `blocks` is set, each piece is preceded by a
+/// `WouldBlock` error.
 struct Pieces {
     bytes: Vec<u8>,
     at: usize,
@@ -34,10 +34,10 @@ fn reader(bytes: Vec<u8>, sizes: Vec<usize>) -> FrameReader<Pieces> {
     FrameReader::new(pieces, "the test", 1 << 20)
 }
 
-/// Asks again as long as there is nothing yet.
-fn patiently<T>(mut ask: impl FnMut() -> Result<T, FrameError>) -> T {
+/// Repeats `read` after each `WouldBlock` error.
+fn retry_blocked<T>(mut read: impl FnMut() -> Result<T, FrameError>) -> T {
     loop {
-        match ask() {
+        match read() {
             Err(FrameError::Io { source, .. }) if source.kind() == io::ErrorKind::WouldBlock => {}
             other => return other.unwrap(),
         }
@@ -54,7 +54,7 @@ fn stream(payloads: &[Vec<u8>]) -> Vec<u8> {
 
 proptest! {
     #[test]
-    fn frames_come_back_whatever_the_pieces(
+    fn frames_read_back_whatever_the_pieces(
         sent in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..2000), 0..40),
         sizes in prop::collection::vec(1usize..5000, 1..5),
     ) {
@@ -65,7 +65,7 @@ proptest! {
         prop_assert!(reader.next_frame().unwrap().is_none());
     }
 
-    /// Of a plain client, the byte EOT ends the rows; of a program of ours a mark does, and that byte is a row like others.
+    /// EOT ends the rows of a plain client. A mark ends those of our own programs, and there EOT is a row like others.
     #[test]
     fn runs_are_the_frames_in_order(
         sent in prop::collection::vec(prop::collection::vec(0x20u8..0x7f, 0..300), 0..60),
@@ -102,9 +102,9 @@ proptest! {
         prop_assert_eq!(got, sent);
     }
 
-    /// Blocks are used again while others of their bytes are held; these stay as they came.
+    /// Blocks are reused while earlier bytes are still held, which must not change.
     #[test]
-    fn what_was_given_out_stays_as_it_came(
+    fn returned_bytes_never_change(
         lengths in prop::collection::vec(prop_oneof![0usize..300, 0usize..600_000], 1..12),
         sizes in prop::collection::vec(prop_oneof![1usize..300_000, 200_000usize..300_000], 1..5),
         asks in prop::collection::vec((any::<bool>(), any::<bool>()), 1..6),
@@ -119,10 +119,10 @@ proptest! {
         let (mut held, mut at) = (Vec::new(), 0);
         for (takes_run, holds) in asks.into_iter().cycle() {
             let (bytes, frames) = if takes_run {
-                let (run, _) = patiently(|| reader.run(5, 100_000));
+                let (run, _) = retry_blocked(|| reader.run(5, 100_000));
                 (run.bytes, run.frames)
             } else {
-                let Some(frame) = patiently(|| reader.next_frame()) else { break };
+                let Some(frame) = retry_blocked(|| reader.next_frame()) else { break };
                 prop_assert_eq!(&frame[..], &sent[at][..]);
                 (frame, 1)
             };
@@ -168,11 +168,11 @@ proptest! {
 }
 
 #[test]
-fn few_reads_are_enough_for_much() {
+fn large_frames_and_long_runs_need_few_reads() {
     let large = 1 << 20;
     let mut one = reader(stream(&[vec![7; large]]), vec![usize::MAX]);
     assert_eq!(one.next_frame().unwrap().unwrap().len(), large);
-    // 16 KiB, and twice as much each time.
+    // The first read has 16 KiB, and each one doubles.
     assert!(one.inner.reads <= 8, "{}", one.inner.reads);
 
     let rows = vec![vec![b'x'; 50]; 20_000];
@@ -182,7 +182,7 @@ fn few_reads_are_enough_for_much() {
 }
 
 #[test]
-fn a_large_first_frame_is_there_within_its_time() {
+fn a_large_first_frame_arrives_within_its_deadline() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let mut stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let payload = vec![b'x'; 15 << 20];
@@ -194,7 +194,7 @@ fn a_large_first_frame_is_there_within_its_time() {
 }
 
 #[test]
-fn a_frame_over_the_limit_is_refused_before_its_bytes_come() {
+fn a_frame_over_the_limit_is_refused_before_its_payload_arrives() {
     let mut reader = reader(u32::MAX.to_be_bytes().to_vec(), vec![4]);
     let error = reader.next_frame().unwrap_err().to_string();
     assert_eq!(error, "the test announced a frame of 4294967295 bytes; the limit is 1048576");
