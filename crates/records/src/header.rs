@@ -1,28 +1,23 @@
-//! The beginning of an input: whether it is a CSV at all, and its header.
+//! The beginning of an input: checks that it is a CSV, and reads its header.
 
 use std::io::{self, Read};
 
 use crate::sniff::{self, Name, SAMPLE};
 use crate::{Reader, check_header};
 
-/// Why an input is not read any further.
+/// Why an input is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum BadInput {
-    /// It is no CSV with commas and a header, and why.
+    /// It is not a CSV with commas and a header, for this reason.
     #[error("{0}")]
     Refused(String),
     /// Reading failed.
     #[error("reading {name}: {source}")]
-    Io {
-        /// What was read.
-        name: String,
-        /// What the operating system said.
-        source: io::Error,
-    },
+    Io { name: String, source: io::Error },
 }
 
-/// Reads the header of an input that has given nothing yet. With `commas`, the user says that it is a CSV with commas, whatever
-/// it looks like. A stream is asked for no more than is needed, since its rows may come much later.
+/// Reads the header of an input from which nothing has been read yet. With `commas`, the user has declared that it is a CSV with
+/// commas, whatever it looks like. Reads no more of a stream than necessary, since its rows may arrive much later.
 ///
 /// # Errors
 /// See [`BadInput`].
@@ -34,7 +29,7 @@ pub fn read_header<R: Read>(
     let io = |source| BadInput::Io { name: name.name.to_owned(), source };
     let refused = |why: String| BadInput::Refused(why);
     let enough = |seen: &[u8]| !name.is_file && sniff::is_enough(seen);
-    let (seen, is_all) = reader.look(SAMPLE, enough).map_err(io)?;
+    let (seen, is_all) = reader.peek(SAMPLE, enough).map_err(io)?;
     sniff::check(seen, is_all, commas, name).map_err(|why| refused(format!("{} {why}", name.name)))?;
     let row = reader.next_row().map_err(io)?;
     let row = row.ok_or_else(|| refused(format!("{} is empty", name.name)))?;
@@ -56,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_is_read_and_what_is_none_is_said() {
+    fn a_header_is_read_or_the_input_is_refused_with_a_reason() {
         for is_file in [true, false] {
             assert_eq!(header(b"\xef\xbb\xbfA,\"B\nC\"\r\n1,2\n", is_file), Ok(b"A,\"B\nC\"".to_vec()));
             let said = |text: &[u8]| header(text, is_file).unwrap_err();
@@ -72,12 +67,12 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_is_not_waited_for_when_its_header_is_here() {
-        /// Gives a header, and must not be asked again.
+    fn a_stream_is_not_read_beyond_its_header() {
+        /// Returns a header, and must not be read again.
         struct Live(Option<&'static [u8]>);
         impl Read for Live {
             fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-                let text = self.0.take().expect("it is asked once");
+                let text = self.0.take().expect("it is read once");
                 out[..text.len()].copy_from_slice(text);
                 Ok(text.len())
             }

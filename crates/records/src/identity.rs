@@ -1,8 +1,8 @@
-//! Which file an input is, and whether it is still that file as it was.
+//! Identifies an input file, and detects changes to it.
 //!
-//! A file is known by its device, its inode, its size and the time of its last modification, to the nanosecond. The time of
-//! its last status change is left out: a backup that links the file, or a `chmod`, changes that and no row. So a program that
-//! writes as many bytes over a file and sets its time back is not noticed.
+//! A file is identified by its device, its inode, its size and the time of its last modification, to the nanosecond. The
+//! time of its last status change does not count: a backup that links the file, or a `chmod`, changes it, but no row. So a
+//! program that overwrites a file with as many bytes and resets its time is not noticed.
 
 use std::fmt;
 use std::fs::{File, Metadata};
@@ -15,29 +15,28 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, ensure};
 
-/// How often a file is looked at while it is read.
+/// The interval between checks of a file while it is read.
 pub const LOOK: Duration = Duration::from_secs(1);
-/// File systems note times by a clock that ticks this often or more often: a file that was written just now may be written once
-/// more at the same time.
+/// File systems take times from a clock that ticks at least this often: a file that was just written could be written once more
+/// with the same time.
 const TICK: Duration = Duration::from_millis(20);
 
-/// Which file something is, and as of when. As text: inode, size, and seconds and nanoseconds of its time.
+/// Identifies a file in one state. As text: inode, size, and seconds and nanoseconds of its modification time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity {
-    /// Where it is; not known of one that was read from text.
+    /// `None` if the identity was parsed from text.
     device: Option<u64>,
     inode: u64,
     size: u64,
     modified: (i64, i64),
 }
 
-/// What has become of a file while it was read.
+/// How a file changed while it was read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("it has changed while it was read: {0}; run the job again when nothing writes to it")]
 pub struct Changed(String);
 
 impl Identity {
-    /// The file that has these metadata.
     pub fn of(metadata: &Metadata) -> Self {
         Self {
             device: Some(metadata.dev()),
@@ -47,15 +46,15 @@ impl Identity {
         }
     }
 
-    /// Its size in bytes.
+    /// In bytes.
     pub fn size(&self) -> u64 {
         self.size
     }
 
-    /// Whether this is what a file is now.
+    /// Checks that a file's identity `now` is still this one.
     ///
     /// # Errors
-    /// What is different.
+    /// The differences.
     pub fn check(&self, now: &Self) -> Result<(), Changed> {
         let is_another =
             self.inode != now.inode || self.device.zip(now.device).is_some_and(|(before, now)| before != now);
@@ -73,7 +72,7 @@ impl Identity {
 
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Without the device, whose number may be another one when it is mounted again.
+        // Without the device, whose number may change when the file system is mounted again.
         let Self { inode, size, modified: (seconds, nanoseconds), .. } = self;
         write!(f, "{inode}:{size}:{seconds}:{nanoseconds}")
     }
@@ -109,61 +108,62 @@ fn utc((seconds, nanoseconds): (i64, i64)) -> String {
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}.{nanoseconds:09} UTC")
 }
 
-/// Watches over a file that is being read. Clones watch over the same.
+/// Detects changes to a file that is being read. Clones guard the same file.
 #[derive(Debug, Clone)]
 pub struct Guard {
     file: Arc<File>,
-    /// Where the file is to be found again, if it has a name.
+    /// `None` for standard input.
     path: Option<PathBuf>,
     identity: Identity,
 }
 
 impl Guard {
-    /// Of an open file, as it is now; or as it was when it was opened before. A file without a path is standard input.
+    /// Guards an open file in its present state, or in the state that it had `before` a restart. A file without a path is
+    /// standard input.
     ///
     /// # Errors
-    /// A file that is another one than `before`, or that says nothing about itself.
+    /// The file differs from `before`, or its metadata cannot be read.
     pub fn new(file: &File, path: Option<&Path>, before: Option<Identity>) -> anyhow::Result<Self> {
         let file = file.try_clone().context("duplicating a file")?;
         settle(&file)?;
-        let now = Identity::of(&file.metadata().context("asking for a file's identity")?);
+        let now = Identity::of(&file.metadata().context("reading a file's metadata")?);
         let guard =
             Self { file: Arc::new(file), path: path.map(Path::to_owned), identity: before.unwrap_or(now) };
         guard.check()?;
         Ok(guard)
     }
 
-    /// What the file is called.
+    /// The file's name in messages.
     pub fn name(&self) -> String {
         self.path.as_ref().map_or_else(|| "standard input".to_owned(), |path| path.display().to_string())
     }
 
-    /// Which file it is.
     pub fn identity(&self) -> Identity {
         self.identity
     }
 
-    /// Whether the file is as it was, and still in its place. One that was only removed has all its bytes until it is closed.
+    /// Checks that the file is unchanged and still at its path. A removed file passes, since it keeps its bytes until it is
+    /// closed.
     ///
     /// # Errors
-    /// [`Changed`], or the system's.
+    /// [`Changed`], or those of the file system.
     pub fn check(&self) -> anyhow::Result<()> {
-        let now = Identity::of(&self.file.metadata().context("asking for a file's identity")?);
+        let now = Identity::of(&self.file.metadata().context("reading a file's metadata")?);
         self.identity.check(&now)?;
         let Some(path) = &self.path else { return Ok(()) };
         match std::fs::metadata(path) {
             Ok(there) => Ok(self.identity.check(&Identity::of(&there))?),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(error).with_context(|| format!("looking at {}", path.display())),
+            Err(error) => Err(error).with_context(|| format!("reading the metadata of {}", path.display())),
         }
     }
 }
 
-/// Waits until a file that was written just now could not be written again at the same time.
+/// Waits until any further write to the file would get a later time.
 fn settle(file: &File) -> anyhow::Result<()> {
     let modified = file.metadata().and_then(|metadata| metadata.modified());
-    let modified = modified.context("asking for a file's time")?;
-    // Another machine's clock may be ahead: then there is nothing to wait for.
+    let modified = modified.context("reading a file's modification time")?;
+    // A file in the future, by another machine's clock, needs no wait.
     if let Ok(age) = SystemTime::now().duration_since(modified)
         && age < TICK
     {
@@ -172,23 +172,23 @@ fn settle(file: &File) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A file that is read to its end, as it was when it was opened.
+/// Reads a file to its end, and fails if the file changes meanwhile.
 #[derive(Debug)]
 pub struct Guarded {
     file: File,
     guard: Guard,
     position: u64,
-    looked: Instant,
+    checked: Instant,
 }
 
 impl Guarded {
-    /// Reads the file on which this watches, from where it stands.
+    /// Reads the file of this guard from its present position.
     ///
     /// # Errors
-    /// Those of the system.
+    /// The position cannot be read.
     pub fn new(mut file: File, guard: Guard) -> anyhow::Result<Self> {
-        let position = file.stream_position().context("asking where a file stands")?;
-        Ok(Self { file, guard, position, looked: Instant::now() })
+        let position = file.stream_position().context("reading a file's position")?;
+        Ok(Self { file, guard, position, checked: Instant::now() })
     }
 
     fn check(&mut self, read: usize) -> anyhow::Result<()> {
@@ -198,8 +198,8 @@ impl Guarded {
             "it says that it has 0 bytes, and has some: it is no ordinary file, or is being written; cat it to \
              standard input"
         );
-        if read == 0 || position > size || self.looked.elapsed() >= LOOK {
-            self.looked = Instant::now();
+        if read == 0 || position > size || self.checked.elapsed() >= LOOK {
+            self.checked = Instant::now();
             self.guard.check()?;
         }
         let end = |words: String| Err(Changed(words).into());
@@ -214,7 +214,7 @@ impl Guarded {
 }
 
 impl Read for Guarded {
-    /// Reads; checks the file once a second, and at its end.
+    /// Also checks the file once a second, and at its end.
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let read = self.file.read(out)?;
         self.position += read as u64;
@@ -243,7 +243,7 @@ mod tests {
         reader.read_exact(&mut [0; 10]).unwrap();
         act(&path);
         let read = reader.read_to_end(&mut Vec::new()).map_err(|error| error.to_string());
-        // Whoever opens it again with what it was hears the same.
+        // Opening it again with its old identity gives the same outcome.
         let again = File::open(&path).map(|file| Guard::new(&file, Some(&path), Some(guard.identity())));
         assert_eq!(read.is_err(), again.is_ok_and(|guard| guard.is_err()), "{read:?}");
         assert_eq!(read.is_err(), guard.check().is_err());
@@ -255,14 +255,14 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_stays_as_it_is_is_read_to_its_end() {
+    fn an_unchanged_file_is_read_to_its_end() {
         assert_eq!(after(|_| {}), Ok(90));
         assert_eq!(after(|path| fs::hard_link(path, path.with_extension("link")).unwrap()), Ok(90));
         assert_eq!(after(|path| fs::remove_file(path).unwrap()), Ok(90));
     }
 
     #[test]
-    fn whatever_happens_to_a_file_is_noticed() {
+    fn changes_of_content_size_time_and_place_are_detected() {
         let said = after(|path| write_over(path, &[b'y'; 100])).unwrap_err();
         assert!(said.starts_with("it has changed while it was read: it had 100 bytes, modified "), "{said}");
         assert!(said.ends_with("UTC; run the job again when nothing writes to it"), "{said}");
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_that_leads_elsewhere_is_another_file() {
+    fn a_link_to_a_different_file_is_detected() {
         let folder = tempfile::tempdir().unwrap();
         let [link, old, new] = ["link", "old", "new"].map(|name| folder.path().join(name));
         fs::write(&old, "A\n1\n").unwrap();
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_bytes_and_no_size_is_refused() {
+    fn a_file_with_bytes_and_no_size_is_refused() {
         let file = File::open("/proc/self/status").unwrap();
         let guard = Guard::new(&file, None, None).unwrap();
         let error = Guarded::new(file, guard).unwrap().read(&mut [0; 10]).unwrap_err().to_string();
@@ -310,11 +310,11 @@ mod tests {
     }
 
     #[test]
-    fn identities_come_back_from_their_text_but_for_the_device() {
+    fn identities_parse_back_without_the_device() {
         let identity = Identity::of(&fs::metadata("/proc/self/exe").unwrap());
         let again: Identity = identity.to_string().parse().unwrap();
         assert_eq!(Identity { device: identity.device, ..again }, identity);
-        // Mounted again, a file may have another device.
+        // When the file system is mounted again, the device may differ.
         let mounted = Identity { device: identity.device.map(|device| device + 1), ..identity };
         assert_eq!((again.check(&mounted), again.check(&identity)), (Ok(()), Ok(())));
         assert!(identity.check(&mounted).is_err());
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_dates() {
+    fn times_are_printed_as_dates() {
         let date = |seconds| utc((seconds, 0)).replace(".000000000 UTC", "");
         assert_eq!(date(0), "1970-01-01 00:00:00");
         assert_eq!(date(-1), "1969-12-31 23:59:59");

@@ -1,69 +1,66 @@
-//! Rows from a stream of any size.
+//! Splits a stream of any size into rows.
 //!
-//! A row that is none costs itself and no other one: a quote that is never closed spoils the line on which it opens, and a
-//! row above the limit is cut. What follows is read from the next line on. Where rows end depends on the bytes and the limit
-//! alone, and not on the pieces in which they come; so a reader that starts over counts the same rows.
+//! A bad row affects no other row: an unclosed quote spoils the line on which it opens, and a row above the limit is cut. Reading
+//! continues with the next line. Where rows end depends on the bytes and the limit alone, not on the pieces in which the bytes
+//! arrive, so a reader that starts over counts the same rows.
 //!
-//! No byte is looked at more than about twice. A search that finds no closing quote has passed only doubled ones, so no
-//! line of those that it has passed leaves a quote open.
+//! Each byte is examined about twice at most: a search that finds no closing quote has passed only doubled quotes, so none of the
+//! lines that it has passed leaves a quote open.
 
 use std::io::{self, Read};
 
 use crate::BOM;
 
 const BLOCK: usize = 512 << 10;
-/// So many bytes of a row above the limit are given out, at most.
+/// The most bytes returned of a row above the limit.
 const BEGINNING: usize = 1000;
 
-/// What stands between two line ends.
+/// A record, or the bytes of a bad row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Row<'a> {
-    /// The record, without its line end; of one that is too long, its first bytes.
+    /// The record without its line end; if it is too long, only its first bytes.
     pub bytes: &'a [u8],
-    /// Why it is no record, if it is none.
+    /// Why the row is not a record, if it is not.
     pub flaw: Option<Flaw>,
 }
 
-/// Why a row is no record.
+/// Why a row is not a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Flaw {
-    /// A quote opens on this line, and nothing closes it: neither up to the limit or the end of the input, nor does the next
-    /// quote stand where a value of several lines ends.
+    /// A quote opens on this line, and is not closed before the limit or the end of the input; or the next quote is not where a
+    /// value of several lines can end.
     #[error("a quoted value is not closed")]
     OpenQuote,
     /// It has more bytes than a row may have.
     #[error("the row is longer than {limit} bytes; its first bytes are these")]
-    TooLong {
-        /// The longest row, in bytes.
-        limit: usize,
-    },
+    TooLong { limit: usize },
 }
 
-/// Splits a stream to rows. A byte order mark at its beginning is skipped; a missing line end at its
-/// end makes no difference; an empty line is an empty record.
+/// Splits a stream into rows. Skips a byte order mark at its beginning. The last line end may be missing. An empty line is
+/// an empty record.
 #[derive(Debug)]
 pub struct Reader<R> {
     inner: R,
     buffer: Vec<u8>,
-    /// What is read and not given out yet is `buffer[start..end]`.
+    /// `buffer[start..end]` has been read and not returned yet.
     start: usize,
     end: usize,
-    /// Where the search for the row's end goes on, and whether it is inside quotes there.
+    /// Where the search for the row's end continues, and whether that is inside quotes.
     searched: usize,
     quoted: bool,
-    /// How far behind `start` the line ends on which the open quote stands, when its value has more lines.
+    /// The offset from `start` at which the line with the open quote ends, if its value continues on another line.
     line_end: Option<usize>,
-    /// The rest of a row above the limit is to be skipped.
+    /// The rest of a row above the limit must be skipped.
     skipping: bool,
-    /// No more will come from `inner`.
+    /// `inner` has ended.
     finished: bool,
     begun: bool,
-    /// Bytes that came from `inner`.
+    /// Bytes read from `inner`.
     read: u64,
     limit: usize,
 }
 
-/// A row that is whole in the buffer.
+/// A row that is complete in the buffer.
 struct Found {
     end: usize,
     next: usize,
@@ -89,22 +86,22 @@ impl<R: Read> Reader<R> {
         }
     }
 
-    /// Whether the next row is here already, so that it can be had without waiting.
+    /// Whether [`Self::next_row`] returns a row without reading from the stream.
     pub fn has_row(&mut self) -> bool {
         self.begun && self.skip() && self.locate().is_some()
     }
 
-    /// How many bytes of the stream belong to rows that were given out, line ends included.
+    /// Bytes of the stream that belong to returned rows, line ends included.
     pub fn consumed(&self) -> u64 {
         self.read - (self.end - self.start) as u64
     }
 
-    /// What comes next, without taking it: read until it is `enough`, and at most `most` bytes. Says as well whether the
-    /// stream ends there.
+    /// The next bytes, without consuming them. Reads until they are `enough`, and at most `most` bytes. Also returns whether
+    /// the stream ends there.
     ///
     /// # Errors
     /// Those of the stream.
-    pub fn look(&mut self, most: usize, enough: impl Fn(&[u8]) -> bool) -> io::Result<(&[u8], bool)> {
+    pub fn peek(&mut self, most: usize, enough: impl Fn(&[u8]) -> bool) -> io::Result<(&[u8], bool)> {
         self.begin()?;
         while !self.finished && self.end - self.start < most && !enough(&self.buffer[self.start..self.end]) {
             self.fill()?;
@@ -149,7 +146,7 @@ impl<R: Read> Reader<R> {
         Ok(Some(Row { bytes, flaw }))
     }
 
-    /// Skips a byte order mark, at first.
+    /// Skips a byte order mark at the beginning of the stream.
     fn begin(&mut self) -> io::Result<()> {
         if self.begun {
             return Ok(());
@@ -165,7 +162,7 @@ impl<R: Read> Reader<R> {
         Ok(())
     }
 
-    /// Skips what is here of a row above the limit; says whether that was all of it.
+    /// Skips the rest of a row above the limit, as far as it has been read. Returns whether all of it is skipped.
     fn skip(&mut self) -> bool {
         if self.skipping {
             let line_end = memchr::memchr(b'\n', &self.buffer[self.start..self.end]);
@@ -176,15 +173,15 @@ impl<R: Read> Reader<R> {
         !self.skipping
     }
 
-    /// Looks for the row's end. Without one, remembers how far it looked.
+    /// Finds the row's end. If there is none yet, remembers how far it has searched.
     fn locate(&mut self) -> Option<Found> {
-        // No row reaches behind this: its bytes, and a line feed.
+        // No row reaches beyond this: its bytes, and a line feed.
         let most = self.start.saturating_add(self.limit).saturating_add(1);
-        let here = self.end.min(most);
-        let is_cut = here == most;
-        while self.searched < here {
-            let Some(found) = memchr::memchr2(b'"', b'\n', &self.buffer[self.searched..here]) else {
-                self.searched = here;
+        let available = self.end.min(most);
+        let is_cut = available == most;
+        while self.searched < available {
+            let Some(found) = memchr::memchr2(b'"', b'\n', &self.buffer[self.searched..available]) else {
+                self.searched = available;
                 break;
             };
             let at = self.searched + found;
@@ -200,14 +197,14 @@ impl<R: Read> Reader<R> {
                     self.line_end = None;
                     self.searched = at + 1;
                 }
-                (_, true) => match self.quote(at, here) {
+                (_, true) => match self.quote(at, available) {
                     Quote::Doubled => self.searched = at + 2,
                     Quote::Closing => {
                         self.quoted = false;
                         self.searched = at + 1;
                     }
                     Quote::Stray => return self.open_quote(),
-                    // The row does not end within the limit, however this goes on.
+                    // The row does not end within the limit, whatever follows.
                     Quote::Unclear if is_cut => break,
                     Quote::Unclear if self.finished => {
                         self.quoted = false;
@@ -221,8 +218,8 @@ impl<R: Read> Reader<R> {
             }
         }
         if is_cut {
-            let too_long = Found { end: here, next: here, flaw: Some(Flaw::TooLong { limit: self.limit }) };
-            return self.open_quote().or(Some(too_long));
+            let flaw = Some(Flaw::TooLong { limit: self.limit });
+            return self.open_quote().or(Some(Found { end: available, next: available, flaw }));
         }
         if !self.finished || self.start == self.end {
             return None;
@@ -231,16 +228,16 @@ impl<R: Read> Reader<R> {
         self.open_quote().or(Some(Found { end: self.end, next: self.end, flaw }))
     }
 
-    /// What a quote inside quotes is, by what stands behind it.
-    fn quote(&self, at: usize, here: usize) -> Quote {
-        let behind = &self.buffer[at + 1..here];
-        match behind.first() {
+    /// What a quote inside quotes means, which depends on the bytes after it.
+    fn quote(&self, at: usize, available: usize) -> Quote {
+        let after = &self.buffer[at + 1..available];
+        match after.first() {
             None => Quote::Unclear,
             Some(b'"') => Quote::Doubled,
-            // What follows it belongs to the value, as pandas has it too, and spoils no other row.
+            // Text after it belongs to the value, as in pandas, and affects no other row.
             Some(_) if self.line_end.is_none() => Quote::Closing,
-            // After several lines it is rather the next row's opening one: some row before it has lost its closing one.
-            Some(_) => match behind.iter().find(|byte| !matches!(byte, b' ' | b'\t')) {
+            // After several lines, it is more likely the opening quote of a later row: an earlier row has lost its closing quote.
+            Some(_) => match after.iter().find(|byte| !matches!(byte, b' ' | b'\t')) {
                 None => Quote::Unclear,
                 Some(b',' | b'\r' | b'\n') => Quote::Closing,
                 Some(_) => Quote::Stray,
@@ -248,13 +245,13 @@ impl<R: Read> Reader<R> {
         }
     }
 
-    /// The line on which the open quote stands, if it ends before the row does.
+    /// The line with the open quote, if it ends before the row does.
     fn open_quote(&self) -> Option<Found> {
         let end = self.start + self.line_end.filter(|_| self.quoted)?;
         Some(Found { end, next: end + 1, flaw: Some(Flaw::OpenQuote) })
     }
 
-    /// Reads once more, behind what is here.
+    /// Reads once, and appends to the buffer.
     fn fill(&mut self) -> io::Result<()> {
         if self.end == self.buffer.len() {
             if self.start > self.buffer.len() / 2 {
@@ -281,16 +278,16 @@ impl<R: Read> Reader<R> {
 
 /// A quote inside quotes.
 enum Quote {
-    /// One of two that stand for one.
+    /// The first of two quotes that stand for one.
     Doubled,
     Closing,
-    /// It closes a value of several lines, and then the value would go on.
+    /// It would close a value of several lines, but more text follows.
     Stray,
-    /// What is here does not say.
+    /// More bytes are needed.
     Unclear,
 }
 
-/// The first bytes of a row, as whole characters if it is UTF-8.
+/// The first bytes of a row; they end between characters if the row is UTF-8.
 fn beginning(row: &[u8]) -> &[u8] {
     if row.len() <= BEGINNING {
         return row;

@@ -1,25 +1,25 @@
-//! What an input is by its first bytes, when it is no CSV with commas. Pure.
+//! Detects by its first bytes that an input is not a CSV with commas. Pure.
 //!
-//! Each refusal says what the input seems to be, and what to do about it. A guess (another separator, a comment, HTML or JSON) is overruled
-//! by `--delimiter ,`; what is certain (a compressed file) is not.
+//! Each refusal says what the input seems to be, and what to do about it. `--delimiter ,` overrules a guess (another separator, a
+//! comment, HTML or JSON), but not a certainty (a compressed file).
 
 use std::fmt;
 
 use crate::values::{check_header, count_separated};
 
-/// So many first bytes of an input are looked at, at most.
+/// The most bytes of an input that are examined.
 pub const SAMPLE: usize = 64 << 10;
-/// So many of the first rows are looked at.
+/// The most rows that are examined.
 const SAMPLE_ROWS: usize = 20;
-/// How a program that writes to standard output is told to a job.
+/// The command that reads a job's input from standard input.
 const PIPE: &str = "cargo xtask run-locally --input -";
 
 /// Why an input is refused before any of it is sent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct NotCsv {
-    /// What is wrong, as what follows the input's name.
+    /// What is wrong, as words after the input's name.
     what: String,
-    /// What can be done.
+    /// What the user can do.
     remedy: String,
 }
 
@@ -29,17 +29,16 @@ impl fmt::Display for NotCsv {
     }
 }
 
-/// An input as messages name it.
+/// An input's name in messages.
 #[derive(Debug, Clone, Copy)]
 pub struct Name<'a> {
-    /// What it is called.
     pub name: &'a str,
-    /// It is a file, which commands can read by its name.
+    /// Whether `name` is a file, which shell commands can read.
     pub is_file: bool,
 }
 
 impl Name<'_> {
-    /// A command that reads it, for the shell, in front of a pipe to the job.
+    /// A shell command that pipes the input through `command` to a job.
     fn through(self, command: &str) -> String {
         let is_plain = |c: char| c.is_alphanumeric() || "/._-+=:@%".contains(c);
         match self.is_file {
@@ -50,7 +49,7 @@ impl Name<'_> {
     }
 }
 
-/// Formats by the bytes with which they begin, what they are called, and the command that makes them readable.
+/// File formats: the first bytes, the name, and the command that turns the file into a CSV, if any.
 const FORMATS: [(&[u8], &str, &str); 17] = [
     (b"\x1f\x8b", "compressed with gzip", "gzip -dc"),
     (b"BZh", "compressed with bzip2", "bzip2 -dc"),
@@ -72,25 +71,25 @@ const FORMATS: [(&[u8], &str, &str); 17] = [
 ];
 const PARQUET: &str = "python3 -c 'import io, sys, pandas; pandas.read_parquet(io.BytesIO(sys.stdin.buffer.read())).to_csv(sys.stdout, index=False)'";
 const FEATHER: &str = "python3 -c 'import io, sys, pandas; pandas.read_feather(io.BytesIO(sys.stdin.buffer.read())).to_csv(sys.stdout, index=False)'";
-/// Separators that are not commas, and their names.
+/// Separators other than commas, their names, and how Python writes them.
 const SEPARATORS: [(u8, &str, &str); 3] =
     [(b';', "semicolons", ";"), (b'\t', "tabs", "\\t"), (b'|', "vertical bars", "|")];
 
-/// Whether a stream has shown enough of itself to be checked. To ask for more could mean to wait for rows that come much later.
+/// Whether `seen` is enough of a stream to check it. Reading more could mean to wait for rows that arrive much later.
 pub fn is_enough(seen: &[u8]) -> bool {
     let mut lines = seen.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n"));
     let Some(first) = lines.next() else { return false };
-    // What may be another separator is seen by the first row.
+    // Only a row tells whether the header has another separator.
     let is_doubtful = first.starts_with(b"#")
         || (!first.contains(&b',') && SEPARATORS.iter().any(|(byte, ..)| first.contains(byte)));
     !is_doubtful || lines.next().is_some()
 }
 
-/// Checks the first bytes of an input without a UTF-8 mark; `is_all` says that there are no others. With `commas`, the user says
-/// that it is a CSV with commas, whatever it looks like.
+/// Checks the first bytes of an input, after its UTF-8 mark; `is_all` if these are all its bytes. With `commas`, the user
+/// has declared that it is a CSV with commas, whatever it looks like.
 ///
 /// # Errors
-/// An input that cannot be, or very likely is not, a CSV with commas.
+/// The input cannot be, or very likely is not, a CSV with commas.
 pub fn check(seen: &[u8], is_all: bool, commas: bool, name: Name<'_>) -> Result<(), NotCsv> {
     let refuse = |what: String, remedy: String| Err(NotCsv { what, remedy });
     let example = "the first line must be a CSV header such as ID,NAME";
@@ -124,17 +123,17 @@ fn check_format(seen: &[u8], name: Name<'_>) -> Result<(), NotCsv> {
     let Some((magic, what, command)) = FORMATS.iter().find(|(magic, ..)| seen.starts_with(magic)) else {
         return Ok(());
     };
-    let behind = &seen[magic.len()..];
-    // These could be the beginning of a header.
+    let after = &seen[magic.len()..];
+    // These could also begin a header.
     let is_text = match *magic {
         b"BZh" => {
-            !(behind.len() >= 7
-                && behind[0].is_ascii_digit()
+            !(after.len() >= 7
+                && after[0].is_ascii_digit()
                 && [b"1AY&SY", b"\x17\x72\x45\x38\x50\x90"]
-                    .contains(&behind[1..7].first_chunk().expect("they are six")))
+                    .contains(&after[1..7].first_chunk().expect("they are six")))
         }
         b"PAR1" | b"FEA1" => {
-            behind.first().is_none_or(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace())
+            after.first().is_none_or(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace())
         }
         _ => false,
     };
@@ -153,7 +152,7 @@ fn check_format(seen: &[u8], name: Name<'_>) -> Result<(), NotCsv> {
     Err(NotCsv { what: format!("is {what}"), remedy })
 }
 
-/// UTF-16 and UTF-32, with or without a mark.
+/// Refuses UTF-16 and UTF-32, with or without a mark.
 fn check_encoding(seen: &[u8], name: Name<'_>) -> Result<(), NotCsv> {
     let marked = [
         (&b"\xff\xfe\0\0"[..], "UTF-32"),
@@ -173,7 +172,7 @@ fn check_encoding(seen: &[u8], name: Name<'_>) -> Result<(), NotCsv> {
     }
 }
 
-/// The encoding of a text of which most characters are ASCII, by where its zeros are.
+/// The encoding of a text with mostly ASCII characters, by the positions of its zero bytes.
 fn by_zeros(seen: &[u8]) -> Option<&'static str> {
     let zeros = |step: usize, at: usize| {
         let bytes = seen.iter().skip(at).step_by(step);
@@ -191,15 +190,15 @@ fn by_zeros(seen: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// The encoding of a text of which few characters are ASCII, by the zeros beside its commas and line ends.
+/// The encoding of a text with few ASCII characters, by the zero bytes beside its commas and line ends.
 fn by_separators(seen: &[u8]) -> Option<&'static str> {
     let ends: Vec<_> = (0..seen.len()).filter(|&at| matches!(seen[at], b',' | b'\n')).collect();
     let most = |zero: &dyn Fn(usize) -> Option<usize>| {
         let wide = ends.iter().filter(|&&at| zero(at).is_some_and(|at| seen.get(at) == Some(&0)));
         2 * wide.count() > ends.len()
     };
-    let (behind, before) = (|at| (at % 2 == 0).then_some(at + 1), |at: usize| (at % 2 == 1).then(|| at - 1));
-    match (most(&behind), most(&before)) {
+    let (after, before) = (|at| (at % 2 == 0).then_some(at + 1), |at: usize| (at % 2 == 1).then(|| at - 1));
+    match (most(&after), most(&before)) {
         (true, false) => Some("UTF-16LE"),
         (false, true) => Some("UTF-16BE"),
         _ => None,
@@ -216,7 +215,7 @@ fn check_markup(seen: &[u8]) -> Result<(), NotCsv> {
             && text.get(tag.len()).is_none_or(|byte| byte.is_ascii_whitespace() || b">/".contains(byte))
     };
     let what = if ["<!doctype", "<html", "<head", "<body"].into_iter().any(is_tag) {
-        "an HTML page, perhaps one that says why there is no CSV"
+        "an HTML page, perhaps an error page of the server"
     } else if begins("<?xml") {
         "XML"
     } else if (text.starts_with(b"{") && (inside.starts_with(b"\"") || inside.starts_with(b"}")))
@@ -229,7 +228,7 @@ fn check_markup(seen: &[u8]) -> Result<(), NotCsv> {
     Err(NotCsv { what: format!("is {what}"), remedy: "give a CSV with commas, in UTF-8".into() })
 }
 
-/// The first rows that are whole, as lines.
+/// The first complete rows, as lines; empty lines are left out.
 fn sample_rows(rest: &[u8], is_all: bool) -> Vec<&[u8]> {
     let lines = rest.split_inclusive(|&byte| byte == b'\n').filter(|line| is_all || line.ends_with(b"\n"));
     let bare =
@@ -238,7 +237,7 @@ fn sample_rows(rest: &[u8], is_all: bool) -> Vec<&[u8]> {
     lines.take(SAMPLE_ROWS).collect()
 }
 
-/// A first line that is a comment, and not a header whose first name begins with a hash.
+/// Refuses a first line that is a comment, and not a header whose first name begins with a hash.
 fn check_comment(header: &[u8], rows: &[&[u8]], name: Name<'_>) -> Result<(), NotCsv> {
     let what = if header.starts_with(b"#") {
         let columns = count_separated(header, b',');
@@ -257,13 +256,13 @@ fn check_comment(header: &[u8], rows: &[&[u8]], name: Name<'_>) -> Result<(), No
     Err(NotCsv {
         what: format!("has no header: its first line ({}) is {what}", shown(header)),
         remedy: format!(
-            "give it without that line: {}; or, if it is the header, say --delimiter ,",
+            "give it without that line: {}; or, if it is the header, pass --delimiter ,",
             name.through("tail -n +2")
         ),
     })
 }
 
-/// A header of one column in which another separator is, and rows that have it as often.
+/// Refuses a header of one column that contains another separator, if rows contain it as often.
 fn check_separator(header: &[u8], rows: &[&[u8]], name: Name<'_>) -> Result<(), NotCsv> {
     if count_separated(header, b',') != 1 {
         return Ok(());
@@ -273,7 +272,7 @@ fn check_separator(header: &[u8], rows: &[&[u8]], name: Name<'_>) -> Result<(), 
         let alike = rows.iter().filter(|row| count_separated(row, *byte) == columns).count();
         match columns {
             0 | 1 => false,
-            // A single one may well be a part of the name.
+            // A single separator may be part of the name.
             2 => !rows.is_empty() && alike == rows.len(),
             _ => 2 * alike >= rows.len(),
         }
@@ -290,7 +289,10 @@ fn check_separator(header: &[u8], rows: &[&[u8]], name: Name<'_>) -> Result<(), 
             shown(header),
             if times == 1 { singular } else { plural }
         ),
-        remedy: format!("convert it: {}; or, if it is one column, say --delimiter ,", name.through(&convert)),
+        remedy: format!(
+            "convert it: {}; or, if it is one column, pass --delimiter ,",
+            name.through(&convert)
+        ),
     })
 }
 
@@ -304,7 +306,7 @@ fn shown(line: &[u8]) -> String {
     format!("{short:?}")
 }
 
-/// What is odd about a header that may be right nevertheless.
+/// Warnings about a header that is unusual, but may be right.
 pub fn hints(header: &[u8]) -> Vec<String> {
     let Ok(names) = crate::split(header) else { return Vec::new() };
     let mut hints = Vec::new();

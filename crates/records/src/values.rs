@@ -1,44 +1,38 @@
 //! A record's values.
 
-/// Why a record has no values.
+/// Why a record's values cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    /// A quoted value is not closed.
     #[error("a quoted value is not closed")]
     OpenQuote,
-    /// A line feed outside quotes, so this is more than one record.
+    /// So this is more than one record.
     #[error("a line end outside quotes")]
     LineEnd,
 }
 
-/// Why a record is no header of a CSV.
+/// Why a record cannot be a CSV's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadHeader {
-    /// There is nothing.
     #[error("is empty")]
     Empty,
-    /// It begins with a byte that the protocol needs for itself.
+    /// It begins with a byte that the protocol reserves.
     #[error("starts with a control character")]
     Control,
-    /// It is not UTF-8.
     #[error("is not UTF-8; iconv converts a file to it")]
     NotUtf8,
-    /// A carriage return outside quotes: whoever wrote this ends lines with it, and all rows would be the header.
+    /// Outside quotes: the program that wrote this ends lines with it, so all rows would be part of the header.
     #[error("has a carriage return in it; lines must end with a line feed (or with both)")]
     CarriageReturn,
-    /// Its values cannot be read.
     #[error("is malformed: {0}")]
     Malformed(#[from] Malformed),
 }
 
-/// Checks a CSV's header.
-///
 /// # Errors
-/// What is wrong with it.
+/// The record cannot be a CSV's header.
 pub fn check_header(header: &[u8]) -> Result<(), BadHeader> {
     match header {
         [] => return Err(BadHeader::Empty),
-        // ENQ and EOT, with which frames of the protocol begin.
+        // ENQ and EOT: these begin frames of the protocol.
         [0x04 | 0x05, ..] => return Err(BadHeader::Control),
         _ => {}
     }
@@ -50,48 +44,47 @@ pub fn check_header(header: &[u8]) -> Result<(), BadHeader> {
     Ok(())
 }
 
-/// Value by value, since a quote in the middle of one is an ordinary character and opens nothing.
+/// Reads value by value, since a quote in the middle of a value is an ordinary character.
 fn has_carriage_return_outside_quotes(record: &[u8]) -> Result<bool, Malformed> {
     let mut rest = record;
     loop {
         if let Some(quoted) = rest.strip_prefix(b"\"") {
             rest = unquote(quoted, &mut |_| {})?;
         }
-        let (value, behind) = rest.split_at(memchr::memchr(b',', rest).unwrap_or(rest.len()));
+        let (value, after) = rest.split_at(memchr::memchr(b',', rest).unwrap_or(rest.len()));
         if value.contains(&b'\r') {
             return Ok(true);
         }
-        match behind.split_first() {
+        match after.split_first() {
             Some((_, next)) => rest = next,
             None => return Ok(false),
         }
     }
 }
 
-/// So many bytes are looked at together: as many as fit a register of any x86-64 or ARM64 processor.
+/// Bytes examined at once: a register of any x86-64 or ARM64 processor.
 const LANES: usize = 16;
 
-/// What can be seen of a record in one quick pass.
+/// What one quick pass over a record finds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
     /// Commas, also those inside quotes.
     pub commas: usize,
-    /// There are quotes or line feeds, so the values must be read one by one.
+    /// Whether there are quotes or line feeds, so that values must be read one by one.
     pub special: bool,
-    /// All bytes are ASCII.
+    /// Whether all bytes are ASCII.
     pub ascii: bool,
 }
 
 impl Shape {
-    /// Looks at a record.
     pub fn of(record: &[u8]) -> Self {
         let (mut commas, mut special, mut all) = (0, [0; LANES], [0; LANES]);
-        // The counters of a piece fit a byte each, which lets the compiler look at all lanes at once.
+        // The counters of a piece fit in a byte each, so the compiler can vectorize the loop.
         for piece in record.chunks(255 * LANES) {
             let mut counts = [0u8; LANES];
             let mut look = |bytes: &[u8; LANES]| {
                 for (lane, &byte) in bytes.iter().enumerate() {
-                    // At most 255 of them, so it does not wrap; a check would keep the lanes apart.
+                    // At most 255, so it does not wrap; an overflow check would prevent vectorization.
                     counts[lane] = counts[lane].wrapping_add(u8::from(byte == b','));
                     special[lane] |= u8::from(byte == b'"') | u8::from(byte == b'\n');
                     all[lane] |= byte;
@@ -101,7 +94,7 @@ impl Shape {
             whole.iter().for_each(&mut look);
             if !rest.is_empty() {
                 look(&match piece.last_chunk() {
-                    // Without the bytes of it that were looked at already.
+                    // Shifts out the bytes that were examined already.
                     Some(last) => (u128::from_le_bytes(*last) >> (8 * (LANES - rest.len()))).to_le_bytes(),
                     None => std::array::from_fn(|lane| rest.get(lane).copied().unwrap_or_default()),
                 });
@@ -112,18 +105,18 @@ impl Shape {
     }
 }
 
-/// How many values a record has.
+/// The number of values in a record.
 ///
 /// # Errors
-/// A record that is not one record.
+/// See [`Malformed`].
 pub fn count(record: &[u8]) -> Result<usize, Malformed> {
     walk(record, |_| {})
 }
 
-/// Appends the record's values to `out`, with `separator` between them, and says how many they are.
+/// Appends the record's values to `out`, with `separator` between them, and returns their number.
 ///
 /// # Errors
-/// A record that is not one record. What was appended until then stays.
+/// See [`Malformed`]. Values appended before the error remain in `out`.
 pub fn join(record: &[u8], separator: u8, out: &mut Vec<u8>) -> Result<usize, Malformed> {
     walk(record, |piece| match piece {
         Piece::Between => out.push(separator),
@@ -134,7 +127,7 @@ pub fn join(record: &[u8], separator: u8, out: &mut Vec<u8>) -> Result<usize, Ma
 /// The record's values.
 ///
 /// # Errors
-/// A record that is not one record.
+/// See [`Malformed`].
 pub fn split(record: &[u8]) -> Result<Vec<Vec<u8>>, Malformed> {
     let mut values = vec![Vec::new()];
     walk(record, |piece| match (piece, values.last_mut()) {
@@ -146,26 +139,26 @@ pub fn split(record: &[u8]) -> Result<Vec<Vec<u8>>, Malformed> {
 
 /// A piece of a record.
 enum Piece<'a> {
-    /// The next value begins.
+    /// The boundary between two values.
     Between,
-    /// More of a value.
+    /// A part of a value.
     Part(&'a [u8]),
 }
 
-/// Gives the pieces of the record's values, and says how many these are.
-fn walk(record: &[u8], mut give: impl FnMut(Piece<'_>)) -> Result<usize, Malformed> {
+/// Calls `visit` for each piece of the record, and returns the number of values.
+fn walk(record: &[u8], mut visit: impl FnMut(Piece<'_>)) -> Result<usize, Malformed> {
     let mut rest = record;
     let mut count = 0;
     loop {
         if count > 0 {
-            give(Piece::Between);
+            visit(Piece::Between);
         }
         count += 1;
-        let mut part = |part: &[u8]| give(Piece::Part(part));
+        let mut part = |part: &[u8]| visit(Piece::Part(part));
         if let Some(quoted) = rest.strip_prefix(b"\"") {
             rest = unquote(quoted, &mut part)?;
         }
-        // The value, or what follows its closing quote.
+        // The value, or the text after its closing quote.
         let end = memchr::memchr2(b',', b'\n', rest);
         part(&rest[..end.unwrap_or(rest.len())]);
         match end {
@@ -176,7 +169,7 @@ fn walk(record: &[u8], mut give: impl FnMut(Piece<'_>)) -> Result<usize, Malform
     }
 }
 
-/// Gives the parts of what stands before the closing quote, and returns what stands behind it.
+/// Calls `part` for each part before the closing quote, and returns the bytes after it.
 fn unquote<'a>(mut rest: &'a [u8], part: &mut impl FnMut(&[u8])) -> Result<&'a [u8], Malformed> {
     loop {
         let quote = memchr::memchr(b'"', rest).ok_or(Malformed::OpenQuote)?;
@@ -192,7 +185,7 @@ fn unquote<'a>(mut rest: &'a [u8], part: &mut impl FnMut(&[u8])) -> Result<&'a [
     }
 }
 
-/// How many values a line has with this separator, whatever else may be wrong with it.
+/// The number of values in a line with this separator, even if the line is malformed.
 pub(crate) fn count_separated(line: &[u8], separator: u8) -> usize {
     let (mut count, mut quoted, mut begins) = (1, false, true);
     for &byte in line {
@@ -210,7 +203,7 @@ pub(crate) fn count_separated(line: &[u8], separator: u8) -> usize {
     count
 }
 
-/// Appends a value to a CSV line that is being made, quoted if it must be.
+/// Appends a value to a CSV line, quoted if necessary.
 pub fn write_value(value: &[u8], out: &mut Vec<u8>) {
     if memchr::memchr3(b'"', b',', b'\n', value).is_none() && memchr::memchr(b'\r', value).is_none() {
         out.extend_from_slice(value);
@@ -221,7 +214,7 @@ pub fn write_value(value: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
 }
 
-/// Appends a value with its quotes doubled, as it stands between quotes.
+/// Appends a value with its quotes doubled, for use between quotes.
 pub fn write_escaped(value: &[u8], out: &mut Vec<u8>) {
     for (i, part) in value.split(|&b| b == b'"').enumerate() {
         if i > 0 {
@@ -255,7 +248,7 @@ mod tests {
         assert_eq!(check_header(b"\x05{}"), Err(BadHeader::Control));
         assert_eq!(check_header(b"a\xff"), Err(BadHeader::NotUtf8));
         assert_eq!(check_header(b"ID,NAME\r1,a\r2,b"), Err(BadHeader::CarriageReturn));
-        // A quote inside a value opens nothing.
+        // A quote inside a value is an ordinary character.
         for lines in ["SIZE 5\"\r1,a", "\"a\" \"b\r1,a", "\"a\"\r1,\"b\""] {
             assert_eq!(check_header(lines.as_bytes()), Err(BadHeader::CarriageReturn), "{lines:?}");
         }
@@ -278,9 +271,9 @@ mod tests {
     }
 
     proptest! {
-        /// Wherever in a record it stands, and however long that is: also over as many commas as its counters take.
+        /// At any position, and after as many commas as fit in the counters.
         #[test]
-        fn shape_is_what_is_there(
+        fn shape_counts_like_a_simple_loop(
             bytes in prop::collection::vec(prop::sample::select(&b"aaaa,,\"\n\xc3\xff\0"[..]), 0..40),
             at in 0..=2 * 255 * LANES,
         ) {

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Gives a few bytes a read, so that every place in a row is once the end of what is here.
+/// Returns a few bytes at each read, so that every position in a row is the end of the buffer once.
 struct Trickle<'a>(&'a [u8], usize);
 
 impl Read for Trickle<'_> {
@@ -16,7 +16,7 @@ impl Read for Trickle<'_> {
 
 const LIMIT: usize = 1000;
 
-/// All rows: of records the text, and of others their flaw and the text.
+/// All rows, as text and flaw.
 fn flawed(text: &[u8], step: usize, limit: usize) -> Vec<(String, Option<Flaw>)> {
     let mut reader = Reader::new(Trickle(text, step), limit);
     let mut rows = Vec::new();
@@ -27,14 +27,14 @@ fn flawed(text: &[u8], step: usize, limit: usize) -> Vec<(String, Option<Flaw>)>
     rows
 }
 
-/// The rows of a text that has no others than records.
+/// The rows of a text without bad rows.
 fn all(text: &str, step: usize) -> Vec<String> {
     let rows = flawed(text.as_bytes(), step, LIMIT).into_iter();
     rows.map(|(record, flaw)| if flaw.is_none() { record } else { panic!("{record:?}: {flaw:?}") }).collect()
 }
 
 #[test]
-fn records_end_where_they_should() {
+fn records_end_at_line_ends_outside_quotes() {
     for step in [1, 2, 3, 1000] {
         let records = |text| all(text, step);
         assert_eq!(records("a,b\nc,d\n"), ["a,b", "c,d"]);
@@ -50,14 +50,14 @@ fn records_end_where_they_should() {
         assert_eq!(records("a\rb\n"), ["a\rb"]);
         assert_eq!(records("\u{feff}\"a\nb\"\n"), ["\"a\nb\""]);
         assert_eq!(records("\"\"\n\"\""), ["\"\"", "\"\""]);
-        // A stray closing quote within a line, and blanks behind one of several lines.
+        // Text after a closing quote on one line, and blanks after one that ends several lines.
         assert_eq!(records("\"a\"b,c\nd,e\n"), ["\"a\"b,c", "d,e"]);
         assert_eq!(records("\"a\nb\" \t,c\n\"d\ne\"  "), ["\"a\nb\" \t,c", "\"d\ne\"  "]);
     }
 }
 
 #[test]
-fn an_open_quote_costs_its_own_line() {
+fn an_open_quote_spoils_only_its_own_line() {
     let open = Some(Flaw::OpenQuote);
     for step in [1, 2, 7, 5000] {
         let rows = |text: &str| flawed(text.as_bytes(), step, LIMIT);
@@ -70,19 +70,19 @@ fn an_open_quote_costs_its_own_line() {
         let many = "2,b\n".repeat(600);
         let expected: Vec<_> = [row("h"), bad("1,\"open")].into_iter().chain(vec![row("2,b"); 600]).collect();
         assert_eq!(rows(&format!("h\n1,\"open\n{many}")), expected);
-        // The next row's quotes do not close it, whichever of its values has some.
+        // Quotes of the next row do not close it, whichever value has them.
         assert_eq!(rows("1,\"a\n2,\"b\"\n3,\"c\"\n"), [bad("1,\"a"), row("2,\"b\""), row("3,\"c\"")]);
         assert_eq!(rows("1,\"a\n\"2\",b\n"), [bad("1,\"a"), row("\"2\",b")]);
         assert_eq!(rows("1,\"a\n2,\"\"\n3,\"x\"\n"), [bad("1,\"a"), row("2,\"\""), row("3,\"x\"")]);
-        // One too many at the end of a value opens it again.
+        // One quote too many at the end of a value opens it again.
         assert_eq!(rows("1,\"a\"\"\n2,b\n"), [bad("1,\"a\"\""), row("2,b")]);
-        // A value of several lines before it belongs to the same row.
+        // An earlier value of several lines belongs to the same row.
         assert_eq!(rows("\"a\nb\",\"c\nd,e\n"), [bad("\"a\nb\",\"c"), row("d,e")]);
     }
 }
 
 #[test]
-fn a_row_above_the_limit_is_cut_and_what_follows_is_read() {
+fn a_row_above_the_limit_is_cut_and_the_next_one_is_read() {
     let too_long = Some(Flaw::TooLong { limit: LIMIT });
     for step in [1, 13, 5000] {
         for (length, flaw) in [(LIMIT, None), (LIMIT + 1, too_long), (50 * LIMIT, too_long)] {
@@ -111,16 +111,16 @@ fn memory_does_not_grow_with_a_row_above_the_limit() {
     assert!(reader.buffer.len() <= 4 << 20, "{}", reader.buffer.len());
 }
 
-/// A search that began anew for each line would take hours here.
+/// A search that began again at each line would take hours here.
 #[test]
-fn many_bad_rows_take_no_longer_than_as_many_good_ones() {
+fn many_bad_rows_are_read_in_linear_time() {
     for line in ["1,\"open\n", "1,\"a\"\"b\n", "1,\"\"\"\"\"\n", "\"\n", "1,\"\"\",\"\n"] {
         let text = line.repeat((4 << 20) / line.len());
         let mut reader = Reader::new(text.as_bytes(), 16 << 20);
         while reader.next_row().unwrap().is_some() {}
         assert_eq!(reader.consumed(), text.len() as u64);
     }
-    // One that is open to the limit, before lines of which each has quotes that are doubled and closed.
+    // A quote that is open up to the limit, before lines with doubled and closed quotes.
     let text = format!("1,\"open\n{}", "2,\"\"\n".repeat(2 << 20));
     let mut reader = Reader::new(text.as_bytes(), 16 << 20);
     let mut rows = 0;
@@ -143,17 +143,17 @@ fn long_records_grow_the_buffer() {
 }
 
 #[test]
-fn a_look_takes_nothing_and_reads_no_more_than_it_must() {
+fn peek_consumes_nothing_and_reads_no_more_than_necessary() {
     let text = "\u{feff}a,b\n1,2\n3,4\n";
     let mut reader = Reader::new(Trickle(text.as_bytes(), 1), LIMIT);
-    let (seen, is_all) = reader.look(100, |seen| seen.contains(&b'\n')).unwrap();
+    let (seen, is_all) = reader.peek(100, |seen| seen.contains(&b'\n')).unwrap();
     assert_eq!((seen, is_all), (&b"a,b\n"[..], false));
-    assert_eq!(reader.look(6, |_| false).unwrap(), (&b"a,b\n1,"[..], false));
-    assert_eq!(reader.look(100, |_| false).unwrap(), (&b"a,b\n1,2\n3,4\n"[..], true));
+    assert_eq!(reader.peek(6, |_| false).unwrap(), (&b"a,b\n1,"[..], false));
+    assert_eq!(reader.peek(100, |_| false).unwrap(), (&b"a,b\n1,2\n3,4\n"[..], true));
     assert_eq!(reader.next_row().unwrap().unwrap().bytes, b"a,b");
 }
 
-/// Records of a CSV as it should be.
+/// The records of a well-formed CSV.
 fn records() -> impl Strategy<Value = Vec<String>> {
     let value = "[a,\"\r\n\u{e9}]{0,6}";
     prop::collection::vec(prop::collection::vec(value, 2..4), 1..8).prop_map(|records| {
@@ -171,23 +171,23 @@ fn records() -> impl Strategy<Value = Vec<String>> {
     })
 }
 
-/// Records of one line each.
+/// Records of a single line each.
 fn lines() -> impl Strategy<Value = Vec<String>> {
     prop::collection::vec("[1-9],(\"[a-z]{1,3}(,|\"\")?[a-z]\"|[a-z]{0,4}|\"\")", 0..12)
 }
 
 proptest! {
-    /// The pieces a stream comes in make no difference, and records that were written come back.
+    /// Whatever the pieces in which the stream arrives.
     #[test]
-    fn written_records_come_back(records in records(), crlf: bool, last: bool, step in 1usize..40) {
+    fn written_records_read_back(records in records(), crlf: bool, last: bool, step in 1usize..40) {
         let mut text = records.join(if crlf { "\r\n" } else { "\n" });
         if last { text.push('\n'); }
         prop_assert_eq!(all(&text, step), records);
     }
 
-    /// One row among others is damaged: it is a reject, and all others are as they were.
+    /// If one row is damaged, it is a bad row, and all others are unchanged.
     #[test]
-    fn a_damaged_row_costs_one_row(
+    fn a_damaged_row_spoils_no_other_row(
         before in lines(), after in lines(), step in 1usize..40,
         damage in prop::sample::select(vec![
             ("9,\"open".to_owned(), Flaw::OpenQuote),
@@ -208,10 +208,10 @@ proptest! {
         prop_assert_eq!(flawed(text.as_bytes(), step, LIMIT), expected);
     }
 
-    /// Whatever comes: rows do not depend on the pieces or on questions in between, no byte is lost, and an open quote is
-    /// found again when its line is looked at alone.
+    /// For any text, rows do not depend on pieces or on calls of `has_row`, no byte is lost, and an open quote is also found
+    /// if its line is read alone.
     #[test]
-    fn pieces_and_questions_make_no_difference(
+    fn rows_do_not_depend_on_pieces_or_on_has_row(
         text in "[a,\"\" \r\n]{0,60}", step in 1usize..40, limit in 1usize..30, asks in any::<[bool; 3]>(),
     ) {
         let expected = flawed(text.as_bytes(), 1000, limit);

@@ -16,7 +16,7 @@ fn refused(seen: &[u8], words: &str) {
 }
 
 #[test]
-fn ordinary_inputs_are_taken() {
+fn ordinary_inputs_are_accepted() {
     let inputs: [&[u8]; 29] = [
         b"ID,NAME\n1,a\n",
         b"ID,NAME",
@@ -54,13 +54,13 @@ fn ordinary_inputs_are_taken() {
 }
 
 #[test]
-fn other_separators_are_named_with_what_converts_them() {
+fn other_separators_are_named_with_a_command_that_converts_them() {
     refused(b"ID;NAME;PRICE\n1;a;1,50\n2;b;2\n", "is one column with 2 semicolons; convert it: python3 -c");
     refused(b"ID;PRICE\n0;0,50\n1;1,50\n", "header (\"ID;PRICE\") is one column with 1 semicolon;");
     refused(b"ID\tNAME\tX\r\n1\ta\t2\r\n", "seems to have tabs between its values");
     refused(b"ID\tNAME\tX\n1\ta\t\n2\tb\t\n", "with 2 tabs");
     refused(b"ID|NAME|X\n1|a|2\n", "delimiter=\"|\"))' < in.csv | cargo xtask run-locally --input -; or");
-    refused(b"ID;NAME;X", "say --delimiter ,");
+    refused(b"ID;NAME;X", "pass --delimiter ,");
     refused(b"\"ID\";\"NAME\"\n\"1\";\"a;b\"\n", "with 1 semicolon");
     for text in [&b"ID;NAME;PRICE\n1;a;1\n"[..], b"# a comment\nID,NAME\n", b"<html>,B\n1,2\n"] {
         assert_eq!(check(text, true, true, FILE), Ok(()), "--delimiter , overrules a guess");
@@ -68,7 +68,7 @@ fn other_separators_are_named_with_what_converts_them() {
 }
 
 #[test]
-fn packed_and_binary_files_are_known_by_their_first_bytes() {
+fn packed_and_binary_files_are_recognized_by_their_first_bytes() {
     refused(
         b"\x1f\x8b\x08\0\0\0",
         "is compressed with gzip; give it as a CSV: gzip -dc < in.csv | cargo xtask",
@@ -83,7 +83,7 @@ fn packed_and_binary_files_are_known_by_their_first_bytes() {
     refused(b"PAR1\x15\x04\x15\x10", "is a Parquet file; give it as a CSV: python3 -c 'import io");
     refused(b"ARROW1\0\0\xff", "an Arrow (Feather) file");
     refused(b"SQLite format 3\0\x10", "an SQLite database");
-    // The user may say that there are commas, and nothing else.
+    // `--delimiter ,` does not overrule this.
     assert!(check(b"\x1f\x8b\x08", true, true, FILE).is_err());
     let odd = Name { name: "it's here.gz", is_file: true };
     let said = check(b"\x1f\x8b", true, false, odd).unwrap_err().to_string();
@@ -94,7 +94,7 @@ fn packed_and_binary_files_are_known_by_their_first_bytes() {
 }
 
 #[test]
-fn encodings_are_known_with_and_without_a_mark() {
+fn encodings_are_recognized_with_and_without_a_mark() {
     let text = "ID,NAME\n1,\u{e9}\u{20ac}\n";
     let utf16 = |encode: fn(u16) -> [u8; 2]| text.encode_utf16().flat_map(encode).collect::<Vec<_>>();
     let utf32 = |encode: fn(u32) -> [u8; 4]| text.chars().flat_map(|c| encode(c.into())).collect::<Vec<_>>();
@@ -105,7 +105,7 @@ fn encodings_are_known_with_and_without_a_mark() {
     refused(&utf16(u16::to_be_bytes), "is UTF-16BE");
     refused(&utf32(u32::to_le_bytes), "is UTF-32LE");
     refused(&utf32(u32::to_be_bytes), "is UTF-32BE");
-    // Where hardly a character but commas and line ends is ASCII, too.
+    // Also if hardly any character except commas and line ends is ASCII.
     let cyrillic = "Имя,Город\r\nЬорис,Москва\r\n";
     let wide = |encode: fn(u16) -> [u8; 2]| cyrillic.encode_utf16().flat_map(encode).collect::<Vec<_>>();
     refused(&wide(u16::to_le_bytes), "iconv -f UTF-16LE -t UTF-8");
@@ -116,7 +116,7 @@ fn encodings_are_known_with_and_without_a_mark() {
 }
 
 #[test]
-fn lines_before_the_header_and_other_texts_are_said() {
+fn lines_before_the_header_and_other_text_formats_are_refused() {
     refused(b"", "is empty; the first line must be a CSV header");
     refused(b"\nID,NAME\n", "has no header: its first line is empty");
     refused(b"  \t\r\nID,NAME\n", "has no header: its first line is empty");
@@ -135,7 +135,7 @@ fn lines_before_the_header_and_other_texts_are_said() {
 }
 
 #[test]
-fn a_stream_is_asked_for_no_more_than_what_decides() {
+fn no_more_of_a_stream_is_needed_than_decides() {
     assert!(!is_enough(b"ID,NA"));
     assert!(is_enough(b"ID,NAME\n"));
     assert!(is_enough(b"ID\n"));
