@@ -16,7 +16,7 @@ use std::time::Duration;
 use protocol::frame;
 use protocol::handshake::{self, ControlHello, DataHello, HANDSHAKE_LIMIT, ResultsHello, SenderHello};
 use protocol::token::Token;
-use telemetry::report::{HubOpening, Origin};
+use telemetry::report::{HubHello, Origin};
 use tests::cluster::{Cluster, Setup};
 use tests::http::get;
 use tests::hub::HOST;
@@ -66,7 +66,7 @@ fn ports(cluster: &mut Cluster) -> Vec<Port> {
         }),
         port("metrics", hub, |s, t| {
             let origin = Origin { name: "sender".into(), machine: "elsewhere".into(), incarnation: u64::MAX };
-            handshake::send(s, Some(t), &HubOpening::Reporter(origin))
+            handshake::send(s, Some(t), &HubHello::Reporter(origin))
         }),
     ]
 }

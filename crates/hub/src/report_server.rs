@@ -11,7 +11,7 @@ use protocol::handshake::{self, HANDSHAKE_LIMIT, Refusal};
 use protocol::token::Token;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
-use telemetry::report::{HubOpening, Report, Welcome};
+use telemetry::report::{HubHello, Report, Welcome};
 
 use crate::tracker::Tracker;
 
@@ -70,7 +70,7 @@ pub fn open(listener: TcpListener, token: Option<Token>, shared: Shared) -> anyh
 
 fn serve(connection: &Connection, token: Option<&Token>, shared: &Shared) -> anyhow::Result<()> {
     let Some((first, mut reader)) = connection.first_frame(HANDSHAKE_LIMIT)? else { return Ok(()) };
-    let checked = handshake::check(&first, token).and_then(|HubOpening::Reporter(origin)| {
+    let checked = handshake::check(&first, token).and_then(|HubHello::Reporter(origin)| {
         let (tracker, _) = shared.lock();
         let known = tracker.processes();
         let is_one_too_many = known.len() >= MOST_PROCESSES && !known.contains_key(&origin.name);

@@ -1,4 +1,4 @@
-//! How long something took, each time.
+//! A histogram of durations.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -6,13 +6,13 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize, Serializer};
 
-/// The shortest and the longest duration that are distinguished from shorter and longer ones, in nanoseconds.
+/// The range of durations, in nanoseconds. Durations outside of it count at its ends.
 const SHORTEST: u64 = 1_000;
 const LONGEST: u64 = 3_600_000_000_000;
-/// Durations are known to two digits.
+/// The significant decimal digits of a duration.
 const DIGITS: u8 = 2;
 
-/// A histogram of durations with a logarithmic axis, from a microsecond to an hour, each known to one part in a hundred.
+/// A histogram of durations with a logarithmic axis, from a microsecond to an hour, with a precision of one in a hundred.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(from = "Sparse")]
 pub struct Durations {
@@ -20,7 +20,7 @@ pub struct Durations {
     sum: u64,
 }
 
-/// What crosses the network: only what was recorded, in nanoseconds.
+/// The serialized form: the recorded durations and their counts, in nanoseconds.
 #[derive(Serialize, Deserialize)]
 struct Sparse {
     sum: u64,
@@ -35,7 +35,7 @@ impl Default for Durations {
 }
 
 impl Serialize for Durations {
-    // Not by serde's `into`, which would copy the whole histogram.
+    // Serde's `into` would copy the whole histogram.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         Sparse { sum: self.sum, counts: self.recorded().collect() }.serialize(serializer)
     }
@@ -52,7 +52,6 @@ impl From<Sparse> for Durations {
 }
 
 impl Durations {
-    /// Adds a duration.
     pub fn record(&mut self, took: Duration) {
         let nanoseconds = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         self.sum = self.sum.saturating_add(nanoseconds);
@@ -65,27 +64,26 @@ impl Durations {
         self.counts.add(&other.counts).expect("all have the same bounds");
     }
 
-    /// How many were recorded.
+    /// The number of recorded durations.
     pub fn count(&self) -> u64 {
         self.counts.len()
     }
 
-    /// All of them together.
     pub fn sum(&self) -> Duration {
         Duration::from_nanos(self.sum)
     }
 
-    /// The longest; nothing, if there is none.
+    /// The longest duration; zero if there is none.
     pub fn max(&self) -> Duration {
         Duration::from_nanos(self.counts.max())
     }
 
-    /// The duration that this share of them (0 to 1) does not exceed.
+    /// The duration that a share (0 to 1) of the durations does not exceed.
     pub fn quantile(&self, share: f64) -> Duration {
         Duration::from_nanos(self.counts.value_at_quantile(share))
     }
 
-    /// How many took no longer than each of these limits, which are in order.
+    /// For each of the limits, which must be in order, the number of durations up to it.
     pub fn counts_up_to(
         &self,
         limits: impl Iterator<Item = Duration>,
@@ -101,17 +99,17 @@ impl Durations {
         })
     }
 
-    /// The shortest, rounded down; nothing, if there is none.
+    /// The shortest duration, rounded down; zero if there is none.
     pub fn min(&self) -> Duration {
         if self.counts.is_empty() { Duration::ZERO } else { Duration::from_nanos(self.counts.min()) }
     }
 
-    /// Ranges of nanoseconds within which durations are not distinguished, in order, and how many fell into each.
+    /// The histogram's non-empty bins in order, as ranges of nanoseconds, and the number of durations in each.
     pub fn buckets(&self) -> impl Iterator<Item = (RangeInclusive<u64>, u64)> {
         self.recorded().map(|(most, count)| (self.counts.lowest_equivalent(most)..=most, count))
     }
 
-    /// Each duration that was recorded, in nanoseconds and rounded up, and how often; in order.
+    /// Each recorded duration, in nanoseconds, rounded up and in order, and how often it was recorded.
     fn recorded(&self) -> impl Iterator<Item = (u64, u64)> {
         self.counts.iter_recorded().map(|step| (step.value_iterated_to(), step.count_at_value()))
     }
@@ -123,14 +121,14 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn what_is_not_recorded_is_nothing() {
+    fn an_empty_histogram_has_zeros() {
         let none = Durations::default();
         assert_eq!((none.count(), none.sum(), none.max()), (0, Duration::ZERO, Duration::ZERO));
         assert_eq!(none.quantile(0.99), Duration::ZERO);
     }
 
     #[test]
-    fn what_is_too_short_or_too_long_counts_at_the_end() {
+    fn durations_out_of_range_count_at_its_ends() {
         let mut durations = Durations::default();
         durations.record(Duration::ZERO);
         durations.record(Duration::from_secs(1 << 40));
@@ -143,7 +141,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn quantiles_are_known_to_one_part_in_a_hundred(
+        fn quantiles_have_a_precision_of_one_in_a_hundred(
             mut nanoseconds in prop::collection::vec(2_000..LONGEST, 1..200),
             share in 0.0..1.0f64,
         ) {
@@ -153,14 +151,14 @@ mod tests {
             let rank = ((share * nanoseconds.len() as f64).ceil() as usize).clamp(1, nanoseconds.len());
             let exact = nanoseconds[rank - 1] as f64;
             let found = durations.quantile(share).as_nanos() as f64;
-            // Whole microseconds are distinguished, whatever the size.
+            // Short durations have a resolution of about a microsecond.
             prop_assert!((found - exact).abs() <= exact / 100.0 + 1024.0, "{found} for {exact}");
             let counts: Vec<_> = durations.counts_up_to([durations.max()].into_iter()).collect();
             prop_assert_eq!(counts, [(durations.max(), nanoseconds.len() as u64)]);
         }
 
         #[test]
-        fn what_crosses_the_network_is_the_same(
+        fn serialized_histograms_add_up_to_the_same(
             one in prop::collection::vec(0..LONGEST, 0..50),
             other in prop::collection::vec(0..LONGEST, 0..50),
         ) {
@@ -169,11 +167,11 @@ mod tests {
                 nanoseconds.iter().for_each(|n| durations.record(Duration::from_nanos(*n)));
                 durations
             };
-            let told = |durations: &Durations| -> Durations {
+            let round_trip = |durations: &Durations| -> Durations {
                 serde_json::from_slice(&serde_json::to_vec(durations).unwrap()).unwrap()
             };
-            let mut sum = told(&of(&one));
-            sum.add(&told(&of(&other)));
+            let mut sum = round_trip(&of(&one));
+            sum.add(&round_trip(&of(&other)));
             let whole = of(&[&one[..], &other[..]].concat());
             prop_assert_eq!(sum.recorded().collect::<Vec<_>>(), whole.recorded().collect::<Vec<_>>());
             prop_assert_eq!((sum.count(), sum.sum()), (whole.count(), whole.sum()));

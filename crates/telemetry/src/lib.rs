@@ -1,17 +1,17 @@
-//! What the programs count, how they report it to the Monitoring Hub (port 5001), and what the hub answers.
+//! What the programs count, how they report it to the Monitoring Hub (port 5001), and the hub's answers.
 //!
 //! | module        | holds |
 //! |---------------|-------|
-//! | [`job`]       | what a job is |
-//! | [`report`]    | what a report holds: cumulative counts, once a second |
-//! | [`durations`] | how long something took, each time: a histogram |
-//! | [`stopwatch`] | how long something has been so, in all |
-//! | [`usage`]     | what this process and its machine use |
-//! | [`reporter`]  | the thread that reports, whether or not a hub is there |
-//! | [`view`]      | what the hub answers: the JSON under `/api/v1/` and `report.json` |
+//! | [`job`]       | the description of a job |
+//! | [`report`]    | the content of a report: cumulative counts, once a second |
+//! | [`durations`] | a histogram of durations |
+//! | [`stopwatch`] | the total time for which a condition has held |
+//! | [`usage`]     | processor time, memory and network traffic |
+//! | [`reporter`]  | the thread that reports, whether or not a hub exists |
+//! | [`view`]      | the hub's answers: the JSON under `/api/v1/` and `report.json` |
 //!
-//! All counts are cumulative, and begin with the process; a report that is lost is healed by the next one. A duration begins
-//! and ends by the clock of one machine.
+//! All counts are cumulative from the process's start, so the next report makes up for a lost one. A duration begins and ends by
+//! the clock of one machine.
 
 pub mod durations;
 pub mod job;

@@ -1,4 +1,4 @@
-//! What programs report to the hub. Times are in milliseconds of the program's own clock, unless a name says otherwise.
+//! The reports of programs to the hub. Times are in milliseconds by the program's own clock, unless a name says otherwise.
 
 use protocol::Temporary;
 use protocol::rejects::Reasons;
@@ -8,180 +8,167 @@ use serde::{Deserialize, Serialize};
 use crate::durations::Durations;
 use crate::usage::Usage;
 
-/// The first frame of a connection to port 5001.
+/// The fields of a handshake at port 5001, by role.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
 #[serde(tag = "role", rename_all = "snake_case")]
-pub enum HubOpening {
+pub enum HubHello {
     /// A program that reports.
     Reporter(Origin),
 }
 
-/// What the hub answers to it.
+/// The hub's answer to a handshake.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Welcome {}
 
-/// Where reports come from.
+/// The program that reports.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Origin {
-    /// What the job calls the program: `sender`, `initializer`, `worker1` …
+    /// The program's name in the job: `sender`, `initializer`, `worker1` …
     pub name: String,
-    /// The machine's name.
     pub machine: String,
-    /// A number for each life of the program; a later life has a greater one. Counts begin anew with it.
+    /// Tells the program's restarts apart: a restarted program has a greater number. Its counts begin at zero.
     pub incarnation: u64,
 }
 
-/// One report. It holds everything that was counted so far, so that a lost one does no harm.
+/// One report. It has all counts so far, so a lost report does no harm.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
 pub struct Report {
-    /// How long the program has been running.
+    /// Time since the program started.
     pub uptime_ms: u64,
-    /// What it and its machine use.
     pub usage: Usage,
-    /// What it counts.
     pub counts: Counts,
-    /// In its last report: how it ends.
+    /// How the program ends; only in its last report.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ending: Option<Ending>,
 }
 
 impl Report {
-    /// Decodes a report. It is here because this crate is compiled with all optimizations, and the hub is not.
+    /// Decodes a report. This is not in the hub, since this crate is compiled with all optimizations, and the hub is not.
     ///
     /// # Errors
-    /// Anything but a report.
+    /// The payload is not a report.
     pub fn decode(payload: &[u8]) -> serde_json::Result<Self> {
         serde_json::from_slice(payload)
     }
 }
 
-/// How a program ends, as it says itself.
+/// How a program ends, in its own words.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub enum Ending {
     /// Its work is done.
     Finished,
-    /// It leaves its generation, to be started again.
+    /// It leaves its generation for this reason, and will be restarted.
     Leaving(String),
-    /// It cannot go on.
+    /// It cannot continue, for this reason.
     Failed(String),
 }
 
 impl Ending {
-    /// The end of a program for which this is the reason.
+    /// The end of a program because of this error.
     pub fn of(error: &anyhow::Error) -> Self {
         let reason = format!("{error:#}");
         if error.is::<Temporary>() { Self::Leaving(reason) } else { Self::Failed(reason) }
     }
 }
 
-/// What a program counts.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
 #[serde(rename_all = "snake_case")]
 pub enum Counts {
-    /// A sender.
     Sender(SenderCounts),
-    /// A classifier process.
     Classifier(ClassifierCounts),
-    /// The receiver.
     Receiver(ReceiverCounts),
 }
 
-/// What a sender counts.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq, Eq)]
 pub struct SenderCounts {
-    /// Rows that the source has been sent, counted from the input's first: what is sent again counts once.
+    /// Rows sent to the source, counted from the input's first row. Rows that are sent again count once.
     pub rows: u64,
-    /// How many there are in all, where that is known.
+    /// Rows in the input, if known.
     pub rows_total: Option<u64>,
-    /// Bytes of the input before the next row that is read.
+    /// Bytes of the input before the next row to read.
     pub bytes: u64,
-    /// How many there are in all, where that is known.
+    /// Bytes of the input, if known.
     pub bytes_total: Option<u64>,
-    /// All rows are sent.
     pub all_sent: bool,
-    /// How long it has waited for the source to take rows.
+    /// Time spent waiting for the source to accept rows.
     pub blocked_ms: u64,
 }
 
-/// What a classifier process counts.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq)]
 pub struct ClassifierCounts {
-    /// Its workers, in their order.
+    /// In the order of their numbers.
     pub workers: Vec<WorkerCounts>,
-    /// At the initializer.
+    /// Only of the initializer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<SourceCounts>,
 }
 
-/// What a worker counts: one thread, with a model of its own.
+/// The counts of a worker: one thread with its own model.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq)]
 pub struct WorkerCounts {
-    /// Batches that came in, and those that are done. The difference is in flight.
+    /// Batches that arrived. Those that are not classified yet are in flight.
     pub batches_in: u64,
-    /// Batches that are classified.
+    /// Classified batches.
     pub batches: u64,
-    /// Rows in these.
+    /// Rows in classified batches.
     pub rows: u64,
-    /// Of these, rejects.
+    /// Rejects among these rows.
     pub rejects: u64,
-    /// How long its model has been at work.
+    /// Time for which its model has been at work.
     pub busy_ms: u64,
-    /// How long the oldest unfinished batch has been here.
+    /// Age of the oldest batch in flight.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oldest_ms: Option<u64>,
-    /// How long batches waited here for the model.
+    /// How long batches waited for the model.
     pub queue: Durations,
-    /// How long the model took for batches.
+    /// How long the model took for each batch.
     pub classify: Durations,
-    /// What has happened to the model.
     #[serde(default, skip_serializing_if = "ModelCounts::is_empty")]
     pub model: ModelCounts,
 }
 
-/// What has happened to a model, besides that it classified.
+/// Failures and printed lines of a model.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq, Eq)]
 #[serde(default)]
 pub struct ModelCounts {
-    /// Times that it raised an exception, or gave something that is no result.
+    /// Times that it raised an exception or returned something that is not a result.
     pub exceptions: u64,
-    /// Times that its process was killed, because it took too long or too much memory or was stopped.
+    /// Times that its process was killed, because it took too long, used too much memory or was stopped.
     pub kills: u64,
     /// Times that its process ended by itself.
     pub crashes: u64,
-    /// Times that rows were tried once more as they were.
+    /// Times that rows were retried without being split.
     pub retries: u64,
-    /// Times that a batch was divided to find the rows that cannot be classified.
+    /// Times that a batch was split to find the rows that cannot be classified.
     pub splits: u64,
-    /// Lines that it printed.
     pub printed_lines: u64,
-    /// Why it failed, was killed or ended last.
+    /// Why it last failed, was killed or ended.
     pub last_failure: Option<String>,
-    /// What it printed last.
+    /// The last line that it printed.
     pub last_printed: Option<String>,
 }
 
 impl ModelCounts {
-    /// Failure messages and printed lines have at most this many characters here; the log has the rest.
+    /// The most characters of failure messages and printed lines here; the log has all of them.
     const LONGEST_TEXT: usize = 240;
 
-    /// Nothing has happened.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Sets why it failed last.
+    /// Sets the last failure.
     pub fn failed(&mut self, why: &str) {
         self.last_failure = Some(shortened(why, Self::LONGEST_TEXT));
     }
 
-    /// Counts a line that it printed.
+    /// Counts a printed line.
     pub fn printed(&mut self, line: &str) {
         self.printed_lines += 1;
         self.last_printed = Some(shortened(line, Self::LONGEST_TEXT));
     }
 
-    /// Adds what was counted elsewhere, or later.
+    /// Adds the counts of another model, or later ones of the same.
     pub fn add(&mut self, other: &Self) {
         let Self { exceptions, kills, crashes, retries, splits, printed_lines, last_failure, last_printed } =
             other;
@@ -207,64 +194,63 @@ fn shortened(text: &str, most: usize) -> String {
     }
 }
 
-/// What the source counts, with the batcher and the window.
+/// The counts of the source, the batcher and the window.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq)]
 pub struct SourceCounts {
     /// Workers in the cluster.
     pub workers: u32,
-    /// Rows that have come in, counted from the job's first.
+    /// Rows that have arrived, counted from the job's first.
     pub rows_in: u64,
-    /// Batches that are issued, counted from the job's first.
+    /// Issued batches, counted from the job's first.
     pub batches: u64,
-    /// Of these, those that are durable.
+    /// Durable batches.
     pub durable_batches: u64,
     /// Bytes of rows in batches that are issued and not durable.
     pub window_bytes: u64,
-    /// The window's limits.
+    /// The window's limit of batches.
     pub limit_batches: u64,
-    /// The window's limits.
+    /// The window's limit of bytes.
     pub limit_bytes: u64,
-    /// How long rows have waited for room in the window.
+    /// Time for which rows have waited for room in the window.
     pub full_ms: u64,
-    /// All rows are in.
+    /// All rows have arrived.
     pub ended: bool,
-    /// How long batches took from being issued until the receiver had them.
+    /// Time from the issue of a batch until its results arrived at the receiver.
     pub transit: Durations,
 }
 
-/// What the receiver counts.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq)]
 pub struct ReceiverCounts {
-    /// Rows that are written, counted from the job's first, rejects included.
+    /// Written rows, counted from the job's first, rejects included.
     pub rows_written: u64,
-    /// Rows that are durable.
+    /// Durable rows, rejects included.
     pub rows: u64,
-    /// Of these, rejects.
+    /// Durable rejects.
     pub rejects: u64,
-    /// Batches that are durable.
+    /// Durable batches.
     pub batches: u64,
-    /// Bytes of results that are durable.
+    /// Bytes of durable results.
     pub bytes: u64,
     /// Bytes of results that wait for an earlier batch.
     pub held_bytes: u64,
-    /// Why rows were rejected that are written, by kinds of reasons.
+    /// Why written rows were rejected, by kind of reason.
     #[serde(default)]
     pub reject_reasons: Reasons,
-    /// How long it took to make results durable.
+    /// How long each sync took.
     pub sync: Durations,
-    /// How the job ended.
+    /// How the job ended; `None` until then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<JobOutcome>,
 }
 
-/// How the job ended, as the receiver says.
+/// How the job ended, as decided by the receiver.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
 #[serde(rename_all = "snake_case")]
 pub enum JobOutcome {
-    /// All is durable.
+    /// All results are durable.
     Done(Summary),
-    /// It cannot be finished.
+    /// The job cannot be finished, for this reason.
     Failed(String),
-    /// A user has stopped it.
+    /// A user stopped the job.
     Stopped,
 }

@@ -1,6 +1,6 @@
 //! The thread that reports this process's counts to the hub.
 //!
-//! A process has one. It never holds up the work: whether a hub is there, slow, dead or back affects the hub's page alone.
+//! Each process has one such thread. It never delays the job: a missing, slow or restarted hub affects only the hub's page.
 
 use std::net::TcpStream;
 use std::sync::OnceLock;
@@ -12,25 +12,25 @@ use protocol::frame::{DEFAULT_LIMIT, FrameReader};
 use protocol::handshake::{self, Refused};
 use protocol::token::Token;
 
-use crate::report::{Counts, Ending, HubOpening, Origin, Report, Welcome};
+use crate::report::{Counts, Ending, HubHello, Origin, Report, Welcome};
 use crate::usage::Meter;
 
-/// How often there is a report.
+/// The interval between reports.
 pub const INTERVAL: Duration = Duration::from_secs(1);
-/// How long the hub may take for the handshake, or to take a report.
+/// How long the hub may take for the handshake, or to accept a report.
 const HUB_TIME: Duration = Duration::from_secs(1);
-/// How long connecting may take; the next report tries again.
+/// How long connecting may take; the next report retries.
 const CONNECT_TIME: Duration = Duration::from_millis(100);
-/// How long the last report may hold up the end of the process.
+/// How long the last report may delay the end of the process.
 const FAREWELL: Duration = Duration::from_millis(500);
 
-/// Where reports go, and what they say of their origin: the same options for all programs.
+/// The reporting options of all programs.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {
-    /// Where the Monitoring Hub takes reports; without it, there are none
+    /// Address at which the Monitoring Hub accepts reports; without it, none are sent
     #[arg(long, value_name = "HOST:PORT", value_parser = net::host_and_port)]
     metrics: Option<String>,
-    /// What this machine is called in reports [default: its host name]
+    /// This machine's name in reports [default: its host name]
     #[arg(long, value_name = "NAME")]
     machine: Option<String>,
 }
@@ -46,14 +46,14 @@ struct Reporter {
 #[derive(Debug, Default)]
 struct State {
     ending: Option<Ending>,
-    /// The last report is sent, or has failed.
+    /// The last report was sent, or has failed.
     is_over: bool,
 }
 
-/// Starts to report under a name, if the options say where; `count` is called once a second.
+/// Starts reporting as `name`, if the options have the hub's address. Calls `count` once a second.
 ///
 /// # Errors
-/// When no thread can be started, or reports are sent already.
+/// No thread can be started, or this process reports already.
 pub fn start(
     options: &Options,
     token: Option<&Token>,
@@ -66,7 +66,7 @@ pub fn start(
     let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let origin = Origin { name: name.to_owned(), machine, incarnation: since_1970.as_nanos() as u64 };
     let hub = HubConnection { address, token: token.cloned(), origin, stream: None };
-    anyhow::ensure!(REPORTER.set(Reporter::default()).is_ok(), "reports are sent already");
+    anyhow::ensure!(REPORTER.set(Reporter::default()).is_ok(), "this process reports to the hub already");
     std::thread::Builder::new()
         .name("reports".into())
         .spawn(move || {
@@ -78,11 +78,11 @@ pub fn start(
     Ok(())
 }
 
-/// Reports how this process ends, if it reports at all; waits up to [`FAREWELL`] for that.
+/// Reports how this process ends, if it reports at all. Waits up to [`FAREWELL`] for that.
 pub fn end(ending: Ending) {
     let Some(reporter) = REPORTER.get() else { return };
     let mut state = reporter.state.lock();
-    // The first reason is the cause of the others.
+    // The first end is the cause of later ones.
     state.ending.get_or_insert(ending);
     reporter.changed.notify_all();
     reporter.changed.wait_while_for(&mut state, |state| !state.is_over, FAREWELL);
@@ -126,7 +126,7 @@ impl Reporter {
     }
 }
 
-/// The connection to the hub, and what it takes to open it again.
+/// The connection to the hub, which is opened again after a failure.
 struct HubConnection {
     address: String,
     token: Option<Token>,
@@ -150,7 +150,7 @@ impl HubConnection {
         let address = &self.address;
         let stream = net::connect("the Monitoring Hub", address, CONNECT_TIME)?;
         net::limit_writes(&stream, HUB_TIME).context("preparing a connection")?;
-        handshake::send(&stream, self.token.as_ref(), &HubOpening::Reporter(self.origin.clone()))?;
+        handshake::send(&stream, self.token.as_ref(), &HubHello::Reporter(self.origin.clone()))?;
         let clone = stream.try_clone().context("splitting a connection")?;
         let mut reader = FrameReader::new(clone, format!("the Monitoring Hub at {address}"), DEFAULT_LIMIT);
         let Welcome {} = handshake::await_answer(&mut reader, HUB_TIME)?;

@@ -1,8 +1,8 @@
-//! For how long something has been so, in all.
+//! Measures the total time for which a condition has held.
 
 use std::time::{Duration, Instant};
 
-/// Runs while something is so.
+/// Runs while a condition holds.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Stopwatch {
     total: Duration,
@@ -10,9 +10,9 @@ pub struct Stopwatch {
 }
 
 impl Stopwatch {
-    /// From now on it is so, or it is not.
-    pub fn set(&mut self, is_so: bool, now: Instant) {
-        match (is_so, self.since) {
+    /// From `now` on, the condition holds or does not.
+    pub fn set(&mut self, holds: bool, now: Instant) {
+        match (holds, self.since) {
             (true, None) => self.since = Some(now),
             (false, Some(since)) => {
                 self.total += now.saturating_duration_since(since);
@@ -22,17 +22,17 @@ impl Stopwatch {
         }
     }
 
-    /// Since when it is so, if it is.
+    /// Since when the condition holds, if it does.
     pub fn since(&self) -> Option<Instant> {
         self.since
     }
 
-    /// It has been so for this long.
+    /// The total time up to `now`.
     pub fn total(&self, now: Instant) -> Duration {
         self.total + self.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
-    /// The same, in milliseconds.
+    /// Like [`Self::total`], in milliseconds.
     pub fn total_ms(&self, now: Instant) -> u64 {
         self.total(now).as_millis() as u64
     }
@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_while_it_is_so_time_counts() {
+    fn time_counts_only_while_the_condition_holds() {
         let (mut watch, start) = (Stopwatch::default(), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
         watch.set(false, at(0));

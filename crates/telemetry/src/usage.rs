@@ -1,4 +1,4 @@
-//! What this process and its machine use.
+//! Processor time, memory and network traffic of this process and its machine.
 
 use serde::{Deserialize, Serialize};
 use sysinfo::{
@@ -6,28 +6,28 @@ use sysinfo::{
     System,
 };
 
-/// What a process and its machine use; 0 where the system does not say.
+/// The usage of a process and its machine. A value that the system does not provide is 0.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq)]
 pub struct Usage {
-    /// Processor time of the process and its descendants that still run (models in Python), in milliseconds.
+    /// Processor time of the process and its running descendants (Python models), in milliseconds.
     pub cpu_ms: u64,
-    /// Memory of the same, in bytes.
+    /// Resident memory of the same processes.
     pub resident_bytes: u64,
-    /// The machine's processors.
+    /// The machine's cores.
     pub cores: u32,
-    /// How busy these were since the last report, all together, from 0 to 1.
+    /// How busy all cores together were since the last report, from 0 to 1.
     pub machine_busy: f32,
-    /// Memory of the machine that is used, in bytes.
+    /// The machine's used memory.
     pub machine_used_bytes: u64,
-    /// Memory of the machine, in bytes.
+    /// The machine's memory.
     pub machine_bytes: u64,
-    /// Bytes that came in over the network since the machine began; also from itself.
+    /// Bytes received by the machine since it booted, loopback included.
     pub received_bytes: u64,
-    /// Bytes that went out over the network.
+    /// Bytes sent by the machine since it booted, loopback included.
     pub sent_bytes: u64,
 }
 
-/// Measures it. What the system does not say is left out, and is no error.
+/// Measures [`Usage`]. A value that the system does not provide is left at 0, without an error.
 pub(crate) struct Meter {
     me: u32,
     system: Option<System>,
@@ -68,11 +68,11 @@ impl Meter {
 /// A process and its descendants.
 fn family(process: u32) -> Vec<u32> {
     let mut family = vec![process];
-    let mut looked_at = 0;
-    while let Some(process) = family.get(looked_at) {
+    let mut visited = 0;
+    while let Some(process) = family.get(visited) {
         let children = children(*process);
         family.extend(children);
-        looked_at += 1;
+        visited += 1;
     }
     family
 }
@@ -92,15 +92,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_child_uses_counts_also_that_of_a_grandchild() {
+    fn the_usage_of_children_and_grandchildren_counts() {
         let mut command = Command::new("sh");
         command.args(["-c", "exec 3<&0; sh -c 'echo $$; read line' <&3 & wait"]);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let mut grandchild = String::new();
-        let said = child.stdout.as_mut().unwrap();
+        let stdout = child.stdout.as_mut().unwrap();
         while !grandchild.ends_with('\n') {
             let mut byte = [0];
-            said.read_exact(&mut byte).unwrap();
+            stdout.read_exact(&mut byte).unwrap();
             grandchild.push(byte[0].into());
         }
         let family = family(std::process::id());
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn this_process_uses_something() {
+    fn the_usage_of_this_process_is_measured() {
         let usage = Meter::new().measure();
         assert!(usage.resident_bytes > 1 << 16, "{usage:?}");
         assert!(usage.machine_bytes > usage.resident_bytes && usage.cores > 0, "{usage:?}");

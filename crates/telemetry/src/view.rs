@@ -1,4 +1,4 @@
-//! What the Monitoring Hub shows: the answers under `/api/v1/`, its stream, and `report.json`.
+//! The Monitoring Hub's answers: those under `/api/v1/`, its stream, and `report.json`.
 //!
 //! | path | answer |
 //! |---|---|
@@ -26,18 +26,18 @@ use crate::report::ModelCounts;
 
 pub use course::{Event, EventKind, History, Point};
 
-/// How a job is doing.
+/// The state of a job.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JobState {
-    /// No rows have come in.
+    /// No rows have arrived.
     #[default]
     Waiting,
-    /// Rows come in, and results go out.
+    /// Rows arrive, and results are written.
     Running,
-    /// Nothing has been written for a while, although there is something to write.
+    /// No results have been written for a while, although rows are in flight.
     Stalled,
-    /// All rows are in; the last results go out.
+    /// All rows have arrived; the last results are being written.
     Draining,
     /// All results are durable.
     Done,
@@ -46,7 +46,6 @@ pub enum JobState {
 }
 
 impl JobState {
-    /// All states.
     pub const ALL: [Self; 6] =
         [Self::Waiting, Self::Running, Self::Stalled, Self::Draining, Self::Done, Self::Failed];
 
@@ -62,25 +61,24 @@ impl JobState {
         }
     }
 
-    /// Nothing more will happen.
     pub fn is_over(self) -> bool {
         matches!(self, Self::Done | Self::Failed)
     }
 }
 
-/// How a program is doing, as far as its reports tell; the worst first.
+/// The state of a program according to its reports; the worst first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Liveness {
-    /// It has said that it cannot go on.
+    /// It reported that it cannot continue.
     Failed,
     /// It has not reported for ten seconds.
     Lost,
-    /// It has not reported for three seconds, or it has left and is about to be started again.
+    /// It has not reported for three seconds, or has left its generation and will be restarted.
     Stale,
     /// It reports.
     Up,
-    /// It has ended well.
+    /// Its work is done.
     Finished,
 }
 
@@ -88,124 +86,122 @@ pub enum Liveness {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Job {
     pub state: JobState,
-    /// What the job is, if the hub was told.
+    /// `None` if the hub was started without one.
     #[serde(default)]
     pub description: Option<Description>,
-    /// When the job began, in seconds since 1970 by the hub's clock.
+    /// When the job began, in seconds since 1970, by the hub's clock.
     #[serde(default)]
     pub started_at: Option<f64>,
-    /// Time since it began, up to its end.
+    /// From the job's beginning until now or its end.
     pub elapsed_seconds: f64,
     /// Workers that report.
     pub workers_up: u64,
-    /// Workers that there should be; 0 while that is not known.
+    /// Workers of the cluster; 0 while unknown.
     pub workers_expected: u64,
-    /// How often programs were started again.
+    /// How often programs were restarted.
     pub restarts: u64,
     pub rows: Rows,
     /// Bytes of durable results.
     pub bytes: u64,
-    /// Rows that come in a second, averaged over several batches; of a finished job, over all of it.
+    /// Rows that arrive per second, averaged over several batches, or over the whole of a finished job.
     pub rate_in: Option<f64>,
-    /// Rows that are written a second, likewise.
+    /// Rows that are written per second, likewise.
     pub rate_out: Option<f64>,
-    /// Over how many seconds rates are averaged: several batches.
+    /// The seconds over which rates are averaged.
     #[serde(default)]
     pub rate_seconds: f64,
-    /// When it will be done.
+    /// When the job will be done.
     pub estimate: Option<Estimate>,
-    /// For how long nothing has been written, of a stalled job.
+    /// For a stalled job: the time since results were last written.
     #[serde(default)]
     pub stalled_seconds: Option<f64>,
-    /// The stages of the dataflow, in its order.
+    /// In the order of the dataflow.
     pub stages: Vec<Stage>,
-    /// What holds the job back, or did.
+    /// What limits the job's rate; of a finished job, what did.
     pub bottleneck: Option<Bottleneck>,
-    /// Why it has failed.
+    /// Why the job has failed.
     pub failure: Option<String>,
-    /// Why rows were rejected, by kinds of reasons, in the order in which they came first.
+    /// Why rows were rejected, by kind of reason, in the order of their first rows.
     pub reject_reasons: Reasons,
-    /// What has happened to the model, in all workers together.
+    /// The sum over all workers.
     #[serde(default, skip_serializing_if = "ModelCounts::is_empty")]
     pub model: ModelCounts,
-    /// The result of a finished job.
+    /// Of a finished job.
     pub summary: Option<Summary>,
 }
 
-/// How many rows there are, and where.
+/// Numbers of rows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rows {
-    /// Rows that have come in.
+    /// Rows that have arrived.
     pub read: u64,
-    /// Rows that have come in and are not durable.
+    /// Rows that have arrived and are not durable.
     pub in_flight: u64,
-    /// Rows that are durable, rejects included.
+    /// Durable rows, rejects included.
     pub written: u64,
-    /// Of these, rejects.
+    /// Durable rejects.
     pub rejected: u64,
-    /// All rows of the input, where that is known.
+    /// Rows of the input, if known.
     pub total: Option<u64>,
-    /// The same, estimated from how much of the input has been read.
+    /// Rows of the input, estimated from the share of the input that has been read.
     pub total_about: Option<u64>,
 }
 
 /// When the job will be done, in seconds from now.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Estimate {
-    /// If it goes on at its best recent rate.
+    /// At the best recent rate.
     pub low_seconds: f64,
-    /// If it goes on at its worst recent rate.
+    /// At the worst recent rate.
     pub high_seconds: f64,
 }
 
-/// The stages of the dataflow, in its order.
+/// The stages, in the order of the dataflow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StageName {
-    /// The sender reads rows, and the source takes them.
+    /// The sender reads rows, and the source receives them.
     Source,
-    /// The source cuts rows into batches, and issues them as far as the window has room.
+    /// The source cuts rows into batches, and issues them while the window has room.
     Batcher,
-    /// Workers have the model classify batches.
+    /// The models of the workers classify batches.
     Classify,
     /// The receiver writes results in order, and makes them durable.
     Sink,
 }
 
-/// A stage of the dataflow. Shares are from 0 to 1: of the last seconds, or of the whole job when that is over.
+/// A stage of the dataflow. Shares are from 0 to 1: of the last seconds, or of the whole of a finished job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Stage {
     pub name: StageName,
-    /// What is counted: `rows` or `batches`.
+    /// The unit of its counts: `rows` or `batches`.
     pub unit: String,
-    /// How many have come in.
     #[serde(rename = "in")]
     pub received: u64,
-    /// How many have gone out.
     #[serde(rename = "out")]
     pub sent: u64,
     pub in_flight: u64,
-    /// How many may be in flight, where there is a limit.
+    /// The limit of `in_flight`, if any.
     pub limit: Option<u64>,
-    /// Bytes of what is in flight, where that is known.
+    /// Bytes in flight, if known.
     pub bytes: Option<u64>,
-    /// How many these may be, where there is a limit.
+    /// The limit of `bytes`, if any.
     pub limit_bytes: Option<u64>,
-    /// Share of the time at work.
+    /// Share of the time spent at work.
     pub busy: Option<f64>,
-    /// Share of the time without anything to do.
+    /// Share of the time without work.
     pub idle: Option<f64>,
     /// Share of the time spent waiting for the next stage.
     pub back_pressured: Option<f64>,
 }
 
-/// The stage that holds the job back.
+/// The stage that limits the job's rate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bottleneck {
     pub stage: StageName,
-    /// What is wrong, in words.
+    /// The reason, for people.
     pub words: String,
-    /// What would help, if that can be said.
+    /// What would help, if known.
     #[serde(default)]
     pub advice: Option<String>,
 }
@@ -219,59 +215,58 @@ pub struct Worker {
     pub number: u32,
     pub process: String,
     pub machine: String,
-    /// How its process is doing.
+    /// The state of its process.
     pub state: Liveness,
-    /// Rows a second.
+    /// Rows per second.
     pub rate: Option<f32>,
-    /// Rows a second in each second of the last minute.
+    /// Rows in each second of the last minute.
     pub rates: Vec<Option<u32>>,
-    /// Batches that it has classified, in all lives of its process.
+    /// Classified batches, including those before restarts of its process.
     pub batches: u64,
-    /// Rows in these.
+    /// Rows in these batches.
     pub rows: u64,
-    /// Of these, rejects.
+    /// Rejects among these rows.
     pub rejects: u64,
-    /// How long the model takes for a row, on average.
+    /// The model's mean time for a row.
     #[serde(default)]
     pub ms_per_row: Option<f64>,
-    /// How long the model takes for a batch, at the median.
+    /// The model's median time for a batch.
     pub p50_ms: f64,
     pub p95_ms: f64,
     pub p99_ms: f64,
-    /// Batches that are with it.
+    /// Batches at this worker.
     pub in_flight: u64,
-    /// How long the oldest of them has been there.
+    /// Age of the oldest batch in flight.
     pub oldest_seconds: Option<f64>,
-    /// Share of the time in which its model is at work.
+    /// Share of the time for which its model is at work.
     pub busy: Option<f64>,
-    /// Cores that its process uses, with all workers of that process.
+    /// Cores used by its process, with all workers of that process.
     pub processors: Option<f64>,
     /// Memory of its process, with all workers of that process.
     pub resident_bytes: u64,
-    /// How often its process was started again.
+    /// How often its process was restarted.
     pub restarts: usize,
     pub last_seen_seconds: f64,
-    /// Why it holds the others back, if it does.
+    /// Why it is a straggler, if it is.
     pub straggler: Option<String>,
-    /// What has happened to its model.
     #[serde(default, skip_serializing_if = "ModelCounts::is_empty")]
     pub model: ModelCounts,
 }
 
-/// A worker, and how long its work takes.
+/// A worker, and the durations of its work.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WorkerDetail {
     pub worker: Worker,
     pub computations: Vec<Computation>,
 }
 
-/// How long something takes.
+/// The measured durations of one kind of work.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Computation {
     pub name: String,
-    /// What is measured, in words.
+    /// What is measured, for people.
     pub what: String,
-    /// How often it was measured.
+    /// The number of measurements.
     pub count: u64,
     pub p50_ms: f64,
     pub p95_ms: f64,
@@ -281,27 +276,26 @@ pub struct Computation {
     pub histogram: Histogram,
 }
 
-/// How often something took how long.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Histogram {
-    /// Edges of the bins, in milliseconds, rising: one more than there are bins.
+    /// Edges of the bins in milliseconds, ascending: one more than bins.
     pub edges_ms: Vec<f64>,
-    /// How many fell into each bin.
+    /// The number of durations in each bin.
     pub counts: Vec<u64>,
-    /// Bins have the same ratio of their edges rather than the same width.
+    /// Whether the edges of each bin have the same ratio, instead of the same difference.
     pub logarithmic: bool,
 }
 
-/// A machine, as the last report of any program there tells.
+/// A machine, according to the last report of any program there.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Machine {
     pub name: String,
-    /// The job's programs that run there.
+    /// The job's programs on this machine.
     pub programs: Vec<String>,
-    /// How the program is doing that reported last.
+    /// The state of the program that reported last.
     pub state: Liveness,
     pub cores: u32,
-    /// How busy these are, from 0 to 1.
+    /// How busy all cores together are, from 0 to 1.
     pub busy: Option<f32>,
     pub used_bytes: Option<u64>,
     pub total_bytes: u64,
@@ -316,21 +310,21 @@ pub struct Process {
     pub name: String,
     pub machine: String,
     pub state: Liveness,
-    /// Its workers, if it is a classifier.
+    /// The number of its workers; 0 unless it is a classifier.
     pub workers: u32,
-    /// Cores that it and what it has started use.
+    /// Cores used by the process and its descendants.
     pub processors: Option<f64>,
-    /// Memory of the same.
+    /// Memory of the same processes.
     pub resident_bytes: u64,
     pub restarts: usize,
     pub last_seen_seconds: f64,
 }
 
-/// A worker in a few bytes: name, state, whether it is a straggler, and rows a second.
+/// A worker in a few bytes: name, state, whether it is a straggler, and rows per second.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Cell(pub String, pub Liveness, pub bool, pub Option<f32>);
 
-/// What the page needs each second.
+/// What the page gets each second.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Live {
     pub job: Job,
@@ -342,11 +336,11 @@ pub struct Live {
     pub machines: Vec<Machine>,
     /// The last events, the newest last.
     pub events: Vec<Event>,
-    /// Where the job is.
+    /// The newest point of the history.
     pub point: Option<Point>,
 }
 
-/// All that there is to show; `report.json`.
+/// Everything that the page shows; `report.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     pub job: Job,
@@ -358,6 +352,6 @@ pub struct Report {
     pub processes: Vec<Process>,
     /// The last events, the newest last.
     pub events: Vec<Event>,
-    /// The whole job's course.
+    /// The history of the whole job.
     pub history: Vec<Point>,
 }
