@@ -10,6 +10,7 @@ mod part;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::mpsc::channel;
+use std::thread::ScopedJoinHandle;
 
 use anyhow::{Context, ensure};
 use deploy::{console, project};
@@ -109,7 +110,8 @@ fn quick(run: &mut Run) -> anyhow::Result<()> {
     run.tests(&built, &[WHOLE_JOB, "--exact"])
 }
 
-/// Runs everything. Installs and downloads in parallel, and builds the AWS SDK while tests run that mostly wait.
+/// Runs everything. Installs and downloads in parallel, builds the AWS SDK while tests run, and runs two parts at a time, since
+/// most tests wait.
 fn whole(fuzz: bool, run: &mut Run) -> anyhow::Result<()> {
     check_formats(run);
     check_dependencies(run);
@@ -135,20 +137,30 @@ fn whole(fuzz: bool, run: &mut Run) -> anyhow::Result<()> {
         }
         run.tests(&end_to_end, &[WHOLE_JOB, "--exact"])?;
         let cloud = scope.spawn(|| CLOUD.try_build(Priority::Low));
+        let mut beside = run.beside();
+        let others = scope.spawn(move || {
+            match joined(installer) {
+                Err(_) if beside.limit.is_over() => {}
+                outcome => outcome?,
+            }
+            beside.part(&BROWSER, &browser)?;
+            let cloud = beside.checked(&CLOUD, joined(cloud))?;
+            beside.part(&CLOUD, &cloud)?;
+            anyhow::Ok(beside)
+        });
         run.part(&END_TO_END, &end_to_end)?;
-        match installer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)) {
-            Err(_) if run.limit.is_over() => {}
-            outcome => outcome?,
-        }
-        run.part(&BROWSER, &browser)?;
-        let cloud = cloud.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        let cloud = run.checked(&CLOUD, cloud)?;
-        run.part(&CLOUD, &cloud)
+        run.add(joined(others)?);
+        anyhow::Ok(())
     })?;
     if fuzz {
         fuzz::run(&Shell::new()?, None, &run.limit, &mut run.counts)?;
     }
     Ok(())
+}
+
+/// The outcome of a thread, which includes its panic.
+fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Runs the tests of all parts whose name contains `filter`.

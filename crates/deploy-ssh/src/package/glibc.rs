@@ -10,9 +10,8 @@ pub(crate) fn required_by(programs: &[PathBuf]) -> anyhow::Result<Option<u32>> {
     let mut required = None;
     for program in programs {
         let bytes = std::fs::read(program).with_context(|| format!("reading {}", program.display()))?;
-        let mut rest = &bytes[..];
-        while let Some(at) = rest.windows(MARK.len()).position(|window| window == MARK) {
-            rest = &rest[at + MARK.len()..];
+        for at in memchr::memmem::find_iter(&bytes, MARK) {
+            let rest = &bytes[at + MARK.len()..];
             let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
             let minor = std::str::from_utf8(&rest[..digits]).ok().and_then(|digits| digits.parse().ok());
             required = required.max(minor);

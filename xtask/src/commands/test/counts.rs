@@ -11,7 +11,7 @@ pub(super) struct Counts {
 
 impl Counts {
     /// Counts a line such as `running 8 tests` or `test records::tests::quotes ... ok`.
-    pub(super) fn add(&mut self, line: &str) {
+    pub(super) fn read(&mut self, line: &str) {
         if let Some(tests) = line.strip_prefix("running ").and_then(|rest| rest.split(' ').next()) {
             self.end_run();
             self.pending = tests.parse().unwrap_or(0);
@@ -37,6 +37,13 @@ impl Counts {
     pub(super) fn skip_passed(&mut self) {
         self.passed = self.passed.saturating_sub(1);
         self.skipped += 1;
+    }
+
+    /// Adds those of other test programs that have ended.
+    pub(super) fn add(&mut self, others: &Self) {
+        self.passed += others.passed;
+        self.failed += others.failed;
+        self.skipped += others.skipped;
     }
 
     pub(super) fn line(&self) -> String {
@@ -67,7 +74,7 @@ test result: FAILED. 2 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; 
     #[test]
     fn results_are_added_up() {
         let mut counts = Counts::default();
-        ONE.lines().chain(ONE.lines()).for_each(|line| counts.add(line));
+        ONE.lines().chain(ONE.lines()).for_each(|line| counts.read(line));
         counts.end_run();
         assert_eq!(counts.line(), "4 passed, 2 failed, 2 skipped");
         counts.skip_passed();
@@ -77,7 +84,7 @@ test result: FAILED. 2 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; 
     #[test]
     fn tests_without_an_outcome_are_skipped() {
         let mut counts = Counts::default();
-        ONE.lines().take(3).chain(ONE.lines().take(2)).for_each(|line| counts.add(line));
+        ONE.lines().take(3).chain(ONE.lines().take(2)).for_each(|line| counts.read(line));
         counts.end_run();
         assert_eq!(counts.line(), "1 passed, 2 failed, 5 skipped");
     }

@@ -14,6 +14,7 @@ use crate::commands::chaos::processes;
 const GRACE_TIME: Duration = Duration::from_secs(5);
 
 /// Ends all descendants of this process when the time is over, if there is a limit.
+#[derive(Debug, Clone)]
 pub(super) struct Limit {
     minutes: Option<u64>,
     is_over: Arc<AtomicBool>,

@@ -67,6 +67,23 @@ impl Run {
         Ok(Self { limit, counts: Counts::default(), failed: Vec::new(), skipped, programs })
     }
 
+    /// A run of other parts at the same time.
+    pub(super) fn beside(&self) -> Self {
+        Self {
+            limit: self.limit.clone(),
+            counts: Counts::default(),
+            failed: Vec::new(),
+            skipped: self.skipped.clone(),
+            programs: self.programs.clone(),
+        }
+    }
+
+    /// Adds the outcome of a run beside this one.
+    pub(super) fn add(&mut self, beside: Self) {
+        self.counts.add(&beside.counts);
+        self.failed.extend(beside.failed);
+    }
+
     /// Notes the warnings of a build; ignores its failure if the time is over.
     pub(super) fn checked(&mut self, part: &Part, built: anyhow::Result<Built>) -> anyhow::Result<Built> {
         match built {
@@ -119,10 +136,19 @@ impl Run {
             .env(project::PREBUILT, &self.programs);
         let output = test.unchecked().reader().context("starting them")?;
         let failed_before = self.counts.failed;
+        // Another part may print meanwhile, so that the reasons of failures are printed in one piece.
+        let mut failures = Vec::new();
         for line in BufReader::new(&output).lines() {
             let line = line.context("reading what they print")?;
-            self.counts.add(&line);
-            console::data(&line);
+            self.counts.read(&line);
+            if line == "failures:" || !failures.is_empty() {
+                failures.push(line);
+            } else {
+                console::data(&line);
+            }
+        }
+        if !failures.is_empty() {
+            console::data(&failures.join("\n"));
         }
         self.counts.end_run();
         let status = output.try_wait().context("waiting for their end")?.map(|output| output.status);
