@@ -104,7 +104,7 @@ fn only_this_machine_by_its_own_name_sees_the_page() {
         for path in ["/", "/api/v1/job", "/metrics", "/healthz", "/app.js"] {
             let answer = get(&page, path, foreign).unwrap();
             assert_eq!(answer.status, 403, "{foreign:?} {path}: {answer:?}");
-            assert!(answer.body.starts_with("This hub is asked for by another name"), "{answer:?}");
+            assert!(answer.body.starts_with("This hub was requested by another name"), "{answer:?}");
         }
     }
     assert_eq!(ask(&page, "POST /api/v1/job HTTP/1.0\r\nHost: localhost\r\n\r\n").unwrap().status, 405);

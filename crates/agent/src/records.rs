@@ -49,7 +49,7 @@ impl Process {
 /// The state of the process with this id (`Z` for a zombie), and when it started; `None` if there is none.
 fn stat(pid: u32) -> Option<(char, u64)> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name, in parentheses, may have any characters. After it come the state, and 18 fields later the start time.
+    // The name, in parentheses, can contain any characters. The state follows it, and the start time is the line's field 22.
     let (_, fields) = stat.rsplit_once(')')?;
     let mut fields = fields.split_whitespace();
     let state = fields.next()?.chars().next()?;

@@ -346,8 +346,7 @@ impl Host {
     fn save_fetched(&self, sha256: &str) -> anyhow::Result<()> {
         let summary: Option<Summary> = records::load(&self.results()?.summary)?;
         let summary = summary.filter(|summary| summary.sha256 == sha256);
-        let summary =
-            summary.context("the fetched results are not those on this host; fetch them again")?;
+        let summary = summary.context("the fetched results are not those on this host; fetch them again")?;
         replace_file(&self.folder.join(FETCHED), mark(&summary).as_bytes())
     }
 

@@ -1,5 +1,5 @@
-//! What an hour of a wide job costs the hub, told second by second as fast as it goes: `cargo bench --package hub`. Another number
-//! of seconds may be given as an argument.
+//! Measures what an hour of a wide job costs the hub, with the reports of each second at once: `cargo bench --package hub`. An
+//! argument changes the number of seconds.
 
 #![allow(clippy::print_stdout, reason = "these are the figures")]
 
@@ -12,11 +12,11 @@ use telemetry::report::Report;
 
 const HOUR: u64 = 3600;
 
-/// Processor time of this thread, the only one.
+/// Processor time of this thread, which is the only one.
 fn used() -> Duration {
-    let statistics = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux counts it");
+    let statistics = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux has this file");
     let nanoseconds = statistics.split(' ').next().and_then(|first| first.parse().ok());
-    Duration::from_nanos(nanoseconds.expect("the first number is that"))
+    Duration::from_nanos(nanoseconds.expect("the first number is the processor time"))
 }
 
 fn peak_memory() -> String {
@@ -29,8 +29,8 @@ fn main() {
     let seconds = std::env::args().find_map(|word| word.parse().ok()).unwrap_or(HOUR);
     let job = Scenario { machines: 16, seconds, ..Scenario::default() };
     let mut tracker = Tracker::default();
-    let (mut hearing, mut telling) = (Duration::ZERO, Duration::ZERO);
-    let (mut heard, mut told) = (0, 0);
+    let (mut receive_time, mut send_time) = (Duration::ZERO, Duration::ZERO);
+    let (mut received, mut sent) = (0, 0);
     for second in 0..=job.seconds {
         let now = Duration::from_secs(second);
         let reports: Vec<_> = job
@@ -41,21 +41,21 @@ fn main() {
         let start = used();
         for (origin, report) in reports {
             let report = report.expect("reports can be encoded");
-            heard += report.len();
-            let report = Report::decode(&report).expect("reports can be understood");
+            received += report.len();
+            let report = Report::decode(&report).expect("reports can be decoded");
             tracker.on_report(&origin, report, now);
         }
         tracker.tick(now);
         let between = used();
-        told += message(&tracker, now).len();
-        hearing += between - start;
-        telling += used() - between;
+        sent += message(&tracker, now).len();
+        receive_time += between - start;
+        send_time += used() - between;
     }
     let share = |time: Duration| 100.0 * time.as_secs_f64() / job.seconds as f64;
     let rate = |bytes: usize| bytes as f64 / job.seconds as f64 / 1000.0;
     let workers = job.machines * job.workers;
     println!("{workers} workers on {} machines, {} s", job.machines, job.seconds);
     println!("memory     {} at most, reports of all programs included", peak_memory());
-    println!("reports    {:.1} kB/s, {:.2} % of a core", rate(heard), share(hearing));
-    println!("one page   {:.1} kB/s, {:.2} % of a core", rate(told), share(telling));
+    println!("reports    {:.1} kB/s, {:.2} % of a core", rate(received), share(receive_time));
+    println!("one page   {:.1} kB/s, {:.2} % of a core", rate(sent), share(send_time));
 }

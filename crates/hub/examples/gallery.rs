@@ -1,4 +1,4 @@
-//! Writes the page of each job in the gallery to a folder, to be looked at while the page is changed:
+//! Writes the page of each job in the gallery to a folder, for work on the page:
 //! `cargo run --release --package hub --example gallery -- target/hub/gallery`.
 
 use std::path::PathBuf;
@@ -9,8 +9,8 @@ use hub::scenario::gallery;
 use hub::web::page;
 
 fn main() -> anyhow::Result<()> {
-    let folder = PathBuf::from(std::env::args().nth(1).context("which folder?")?);
-    std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+    let folder = PathBuf::from(std::env::args().nth(1).context("name a folder to write to")?);
+    std::fs::create_dir_all(&folder).with_context(|| format!("creating the folder {}", folder.display()))?;
     for (name, report) in gallery(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?) {
         let file = folder.join(format!("{name}.html"));
         let page = page::with_data(&serde_json::to_string(&report)?);

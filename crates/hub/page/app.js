@@ -1,5 +1,5 @@
 'use strict';
-// The page: fetches the history once, and gets a message each second. In a report, the figures are in the page itself.
+// The page: fetches the history once, and gets a message each second. A report has all figures in the page.
 
 const view = {
   live: null,
@@ -11,28 +11,28 @@ const view = {
   processes: [],
 };
 
-// After so many points, the history is asked for again, which has fewer.
+// Above this many points, the history is fetched again, which then has fewer.
 const MOST_POINTS = 2000;
-// Without a message for so many milliseconds, what is shown is old.
+// Without a message for this many milliseconds, the figures are old.
 const SILENCE = 3000;
 
-// In a report, what it shows.
+// The figures of a report; null on the hub's page.
 const data = byId('data');
 
-// What of the page the address asks for.
-const asked = (() => {
+// The part of the page that the path names: a worker, a computation, or all.
+const route = (() => {
   const [, kind, name] = location.pathname.match(/^\/(worker|computation)\/([^/]+)$/) ?? [];
   return { kind: kind ?? null, name: name ? decodeURIComponent(name) : null };
 })();
 
-// While a button of the mouse is down, nothing is drawn anew, or the click would have no place.
+// Nothing is redrawn while a mouse button is down, or the click would lose its target.
 let isPressed = false;
 document.addEventListener('pointerdown', () => { isPressed = true; });
 for (const end of ['pointerup', 'pointercancel']) {
   document.addEventListener(end, () => setTimeout(() => { isPressed = false; }));
 }
 
-// Drawing anew keeps the focus where it is.
+// Redraws, and keeps the focus.
 function redraw(drawing) {
   if (isPressed) return;
   const focused = document.activeElement;
@@ -64,7 +64,7 @@ function drawAll() {
 function drawRates(job) {
   const points = view.recentOnly ? view.points.recent : view.points.whole;
   const place = byId('rates');
-  // On the page of a worker or a computation, it has none.
+  // Hidden on the page of a worker or a computation.
   if (place.clientWidth > 0) place.replaceChildren(rateChart(points, view.events, job, place.clientWidth));
 }
 
@@ -80,8 +80,8 @@ function modelFacts(counts) {
     'raised an exception': times(counts.exceptions),
     'was killed': times(counts.kills),
     'crashed': times(counts.crashes),
-    'rows tried again': times(counts.retries),
-    'batches divided': times(counts.splits),
+    'rows retried': times(counts.retries),
+    'batches split': times(counts.splits),
     'lines printed': times(counts.printed_lines),
     'last failure': counts.last_failure,
     'last line': counts.last_printed,
@@ -94,12 +94,12 @@ function drawStages(job) {
   setText('stages-gist', `Model ${format.percent(classify?.busy)} busy, ${plural(classify?.in_flight ?? 0, 'batch', 'batches')} in flight`);
   if (!byId('stages-details').open) return;
   const stages = job.stages.map(stage => ({ ...stage, is_bottleneck: stage.name === held }));
-  const caption = `Stages of the dataflow, in their order; shares are of ${isOver(job) ? 'the whole job' : 'the last seconds'}`;
+  const caption = `Stages in the order of the dataflow; shares are of ${isOver(job) ? 'the whole job' : 'the last seconds'}`;
   drawTable(byId('stages'), caption, STAGE_COLUMNS, stages, null);
 }
 
 function drawComputations(computations) {
-  const wanted = asked.kind === 'computation' ? computations.filter(c => c.name === asked.name) : computations;
+  const wanted = route.kind === 'computation' ? computations.filter(c => c.name === route.name) : computations;
   const order = ['classify', 'queue', 'transit', 'sync'];
   const shown = wanted.filter(c => c.count > 0).sort((a, b) => order.indexOf(a.name) - order.indexOf(b.name));
   const [first] = shown;
@@ -124,15 +124,15 @@ function drawComputations(computations) {
 
 function quantiles(computation) {
   const all = { p50: 'p50_ms', p95: 'p95_ms', p99: 'p99_ms', 'p99.9': 'p999_ms', longest: 'max_ms' };
-  // Of fewer, one in a thousand is the longest.
+  // Below 1000 durations, p99.9 is the longest.
   return Object.entries(all)
     .filter(([name]) => name !== 'p99.9' || computation.count >= 1000)
     .map(([name, key]) => [name, computation[key]]);
 }
 
-// Of more than a few workers, a report shows these at first, as the hub does.
+// A report with more than FEW workers shows SHOWN of them at first, as the hub does.
 const [SHOWN, FEW] = [10, 16];
-// With fewer workers, there is nothing to look for.
+// Below this many workers, there is no filter.
 const FILTERED = 10;
 
 function drawWorkers() {
@@ -155,7 +155,7 @@ function drawWorkers() {
   drawTable(byId('workers'), caption, columns, sorted(matching, columns, view.sorting), view.sorting);
 }
 
-// A cell for each worker, of which there may be a thousand.
+// Draws a cell for each worker; there may be a thousand.
 function drawCells(cells) {
   const symbols = { up: '●', stale: '◌', lost: '✕', failed: '✕', finished: '✓' };
   const place = byId('cells');
@@ -176,7 +176,7 @@ function drawCells(cells) {
   while (place.children.length > cells.length) place.lastElementChild.remove();
 }
 
-// What of a worker is not in the table, or is its process's.
+// The facts about a worker and its process that are not in the table.
 function drawWorkerFacts(worker) {
   drawFacts(byId('worker'), {
     'process': worker.process,
@@ -195,13 +195,13 @@ function drawMachines(machines) {
   const used = machines.reduce((sum, m) => sum + (m.busy ?? 0) * m.cores, 0);
   setText('machines-gist', `${plural(machines.length, 'machine')}, ${format.cores(used)} of ${plural(cores, 'core')} in use`);
   if (!byId('machines-details').open) return;
-  drawTable(byId('machines'), 'Machines of the job, with all that runs there', MACHINE_COLUMNS, machines, null);
+  drawTable(byId('machines'), 'Machines of the job, including other programs on them', MACHINE_COLUMNS, machines, null);
   drawTable(byId('processes'), 'Programs of the job', PROCESS_COLUMNS, view.processes, null);
 }
 
 function drawEvents(job) {
   const place = byId('events');
-  // Also those before, which come with the history.
+  // Earlier events arrive with the history, so the number of events counts, too.
   const shown = `${view.events.length} events up to ${view.events.at(-1)?.number}`;
   if (place.dataset.shown === shown) return;
   place.dataset.shown = shown;
@@ -215,39 +215,39 @@ function drawEvents(job) {
   )));
 }
 
-function takeEvents(events) {
+function addEvents(events) {
   const last = view.events.at(-1)?.number ?? 0;
   view.events.push(...events.filter(event => event.number > last));
 }
 
-function takePoint(point) {
+function addPoint(point) {
   if (!point) return;
   const { recent, whole } = view.points;
   const last = whole[whole.length - 1];
   if (last && point.seconds <= last.seconds) return;
   recent.push(point);
   if (recent.length > 300) recent.shift();
-  // Until the history is asked for again, the newest points are closer together than the others.
+  // Until the history is fetched again, the newest points are closer together than the others.
   whole.push(point);
-  if (whole.length > MOST_POINTS) askHistory().catch(show);
+  if (whole.length > MOST_POINTS) fetchHistory().catch(show);
 }
 
-async function ask(path) {
+async function fetchJson(path) {
   const response = await fetch(path);
   if (!response.ok) throw new Error(`${path}: ${response.status}`);
   return response.json();
 }
 
-async function askHistory() {
-  const [points, events] = await Promise.all([ask('/api/v1/history'), ask('/api/v1/events')]);
+async function fetchHistory() {
+  const [points, events] = await Promise.all([fetchJson('/api/v1/history'), fetchJson('/api/v1/events')]);
   view.points = points;
-  // Of another hub, if this one was started again, which counts from one.
+  // Replaced and not added, since a restarted hub numbers events from 1 again.
   view.events = events;
-  if (view.live && asked.kind !== 'worker') draw();
+  if (view.live && route.kind !== 'worker') draw();
 }
 
-async function askEveryWorker() {
-  const all = data ? JSON.parse(data.textContent).workers : await ask('/api/v1/workers');
+async function fetchEveryWorker() {
+  const all = data ? JSON.parse(data.textContent).workers : await fetchJson('/api/v1/workers');
   // The user may have changed their mind meanwhile.
   if (view.everyWorker === null) return;
   view.everyWorker = all;
@@ -256,26 +256,26 @@ async function askEveryWorker() {
 
 function showEveryWorker(all) {
   byId('all-workers').setAttribute('aria-pressed', String(all));
-  // Until the answer is here, those that are known.
+  // Until the answer arrives, shows the known workers.
   view.everyWorker = all ? view.live.workers : null;
-  if (all) askEveryWorker().catch(show);
+  if (all) fetchEveryWorker().catch(show);
   drawWorkers();
 }
 
-// Who looks for a worker, or for the most of something, looks among all of them.
+// Filtering and sorting need all workers.
 function needEveryWorker() {
   if (!view.live) return;
   if (view.everyWorker === null && view.live.cells.length > view.live.workers.length) showEveryWorker(true);
   else drawWorkers();
 }
 
-async function askProcesses() {
-  view.processes = await ask('/api/v1/processes');
+async function fetchProcesses() {
+  view.processes = await fetchJson('/api/v1/processes');
   if (view.live) redraw(() => drawMachines(view.live.machines));
 }
 
-async function askWorker() {
-  const { worker, computations } = await ask(`/api/v1/workers/${encodeURIComponent(asked.name)}`);
+async function fetchWorker() {
+  const { worker, computations } = await fetchJson(`/api/v1/workers/${encodeURIComponent(route.name)}`);
   view.everyWorker = [worker];
   setText('workers-title', `Worker ${worker.number}`);
   redraw(() => {
@@ -288,7 +288,7 @@ async function askWorker() {
 function listen() {
   const stream = new EventSource('/api/v1/stream');
   let lastMessage = Date.now();
-  // A connection that hangs does not say so.
+  // A hanging connection raises no error.
   setInterval(() => {
     const silent = Date.now() - lastMessage;
     document.body.classList.toggle('old', silent > SILENCE);
@@ -298,39 +298,39 @@ function listen() {
     lastMessage = Date.now();
     document.body.classList.remove('old');
     view.live = JSON.parse(message.data);
-    takeEvents(view.live.events);
-    takePoint(view.live.point);
+    addEvents(view.live.events);
+    addPoint(view.live.point);
     setText('connection', '');
-    if (asked.kind === 'worker') {
+    if (route.kind === 'worker') {
       drawVerdict(view.live.job);
-      askWorker().catch(show);
+      fetchWorker().catch(show);
     } else {
       draw();
     }
   });
-  stream.addEventListener('open', () => askHistory().catch(show));
+  stream.addEventListener('open', () => fetchHistory().catch(show));
   stream.addEventListener('error', () => {
     setText('connection', 'The hub does not answer; the job does not depend on it.');
-    // A hub that is there and refuses wants another login.
+    // The hub answers and refuses: it requires a new login.
     if (stream.readyState === EventSource.CLOSED) setTimeout(() => location.reload(), SILENCE);
   });
 }
 
 function show(error) {
-  setText('connection', `The hub answers: ${error.message}`);
+  setText('connection', `A request to the hub failed: ${error.message}`);
 }
 
 function prepare() {
-  document.body.classList.add(asked.kind ? `only-${asked.kind}` : 'all');
-  if (asked.kind === 'computation') setText('computations-title', COMPUTATIONS[asked.name] ?? asked.name);
-  if (asked.kind === 'worker') setText('workers-title', asked.name);
-  if (asked.kind) byId('latency').open = true;
-  // What is folded is not drawn; and a chart is as wide as its place.
-  const drawn = () => view.live && (asked.kind === 'worker' ? askWorker().catch(show) : draw());
+  document.body.classList.add(route.kind ? `only-${route.kind}` : 'all');
+  if (route.kind === 'computation') setText('computations-title', COMPUTATIONS[route.name] ?? route.name);
+  if (route.kind === 'worker') setText('workers-title', route.name);
+  if (route.kind) byId('latency').open = true;
+  // Folded details are not drawn, and a chart is as wide as its place.
+  const drawn = () => view.live && (route.kind === 'worker' ? fetchWorker().catch(show) : draw());
   for (const details of document.querySelectorAll('details')) details.addEventListener('toggle', drawn);
   window.addEventListener('resize', drawn);
   byId('machines-details').addEventListener('toggle', () => {
-    if (!data && byId('machines-details').open) askProcesses().catch(show);
+    if (!data && byId('machines-details').open) fetchProcesses().catch(show);
   });
   view.sorting.choose = column => {
     view.sorting.down = view.sorting.column === column ? !view.sorting.down : true;
@@ -362,10 +362,10 @@ if (data) {
   draw();
 } else {
   listen();
-  // What is long, or seldom looked at, is asked for now and then.
+  // Large or rarely viewed tables are fetched every five seconds.
   setInterval(() => {
-    if (asked.kind !== null) return;
-    if (view.everyWorker !== null) askEveryWorker().catch(show);
-    if (byId('machines-details').open) askProcesses().catch(show);
+    if (route.kind !== null) return;
+    if (view.everyWorker !== null) fetchEveryWorker().catch(show);
+    if (byId('machines-details').open) fetchProcesses().catch(show);
   }, 5000);
 }

@@ -1,9 +1,9 @@
 'use strict';
-// Charts, as SVG. Each has a title that says in words what it shows. They are drawn as wide as their place is, so that text has the
-// size of other small text.
+// Charts, as SVG. Each has a title that describes it in words. A chart is as wide as its place, so its text has the size of other
+// small text.
 
 let charts = 0;
-// No less than the width of most characters, in pixels.
+// An upper bound for the width of most characters, in pixels.
 const CHARACTER = 7.5;
 
 function chart(width, height, words, ...children) {
@@ -17,13 +17,13 @@ function chart(width, height, words, ...children) {
   );
 }
 
-// The smallest round number that is not smaller.
+// The smallest round number at or above a value.
 function nice(value) {
   const power = 10 ** Math.floor(Math.log10(value));
   return power * [1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10].find(step => step * power >= value * 0.999);
 }
 
-// Round numbers in a range, about so many.
+// About `wanted` round numbers in a range.
 function roundTicks(from, to, wanted) {
   const least = (to - from) / Math.max(1, wanted);
   const power = 10 ** Math.floor(Math.log10(least));
@@ -33,7 +33,7 @@ function roundTicks(from, to, wanted) {
   return found;
 }
 
-// Labels on an axis: as many as there is room for, and none beyond its ends. Each has a tick where its value is.
+// Labels on an axis: as many as fit, and none beyond its ends. Each has a tick at its value.
 function axis(ticks, [left, right], y) {
   let free = -Infinity;
   return ticks.flatMap(({ x, label, value }) => {
@@ -48,13 +48,13 @@ function axis(ticks, [left, right], y) {
   });
 }
 
-// How far the job is: what is written and rejected, and what is on its way.
+// The job's progress: rows that are written, rejected and in flight.
 function progressChart(rows, width) {
   const total = rows.total ?? rows.total_about;
   const share = n => (total ? width * Math.min(1, n / total) : 0);
   const words = total
     ? `${format.share(rows.written, total)} of the rows are written`
-    : `${format.count(rows.written)} rows are written; how many there are is not known`;
+    : `${format.count(rows.written)} rows are written; the total is unknown`;
   const [good, written, read] = [rows.written - rows.rejected, rows.written, rows.read].map(share);
   const bar = (x, end, name) => element('rect', { x, y: 0, width: Math.max(0, end - x), height: 14, class: name });
   return chart(
@@ -63,11 +63,11 @@ function progressChart(rows, width) {
   );
 }
 
-// What became of a program, on the chart.
+// The symbols of events on the chart.
 const SYMBOLS = { joined: '▲', restarted: '↻', lost: '✕', back: '▲' };
 const MARK_WORDS = { joined: 'joined', restarted: 'restarted', lost: 'lost', back: 'back' };
 
-// Marks where programs came and went. Those that are close together are one, which counts.
+// Marks where programs joined, restarted or were lost. Marks that are close together are merged, with their number.
 function markChart(events, x, [left, right], [top, bottom]) {
   const groups = [];
   for (const event of events) {
@@ -85,7 +85,7 @@ function markChart(events, x, [left, right], [top, bottom]) {
     });
     const label = parts.join(', ');
     const width = label.length * CHARACTER;
-    // On the other side of the line, where there is no room on the right.
+    // On the left of the line, if there is no room on the right.
     const start = group.x + 4 + width > right ? group.x - 4 - width : Math.max(left, group.x + 4);
     const row = free.findIndex(end => end < start);
     if (row >= 0) free[row] = start + width + 8;
@@ -93,7 +93,7 @@ function markChart(events, x, [left, right], [top, bottom]) {
     return element(
       'g', { class: `mark ${kind}` },
       element('line', { x1: group.x, x2: group.x, y1: top, y2: bottom }),
-      // Without room for words, the symbol says it.
+      // Without room for words, only the symbol.
       row >= 0
         ? element('text', { x: start, y: top + 10 + 14 * row }, label)
         : element('text', { x: group.x, y: top + 10, 'text-anchor': 'middle' }, SYMBOLS[kind]),
@@ -102,16 +102,16 @@ function markChart(events, x, [left, right], [top, bottom]) {
   });
 }
 
-// Rows a second read and written, with marks where something happened to a program.
+// Rows per second, read and written, with marks for events of programs.
 function rateChart(points, events, job, width) {
   const [written, read] = ['rows_out', 'rows_in'].map(key => smoothRates(points, key, job.rate_seconds));
   const startedAt = job.started_at;
-  // All is read.
+  // Rates of zero after the last row was read are left out.
   while (read.length > 1 && read.at(-1)[1] === 0 && read.at(-2)[1] === 0) read.pop();
-  if (written.length === 0) return element('p', { class: 'faint' }, 'There is a chart once results are written.');
+  if (written.length === 0) return element('p', { class: 'faint' }, 'The chart appears once results are written.');
   const [from, to] = [points[0].seconds, points.at(-1).seconds];
   const shown = events.filter(event => SYMBOLS[event.kind] && event.seconds >= from && event.seconds <= to
-    // That programs come at the beginning is no news.
+    // Without the programs that join at the beginning.
     && (event.kind !== 'joined' || event.seconds > written[0][0]));
   const [left, right, bottom, height] = [56, width - 8, 190, 226];
   const top = shown.length ? 48 : 12;
@@ -150,7 +150,7 @@ function legend(left, y, read) {
   return [...entry(left, 'out', 'written'), ...entry(left + 100, 'in', read)];
 }
 
-// Moments that people count in.
+// Round times.
 function timeTicks(from, to, wanted) {
   const steps = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14_400, 21_600, 43_200, 86_400];
   const least = (to - from) / Math.max(1, wanted);
@@ -160,7 +160,7 @@ function timeTicks(from, to, wanted) {
   return found;
 }
 
-// How often something took how long. Edges are where their value is on the axis.
+// A histogram of durations. Edges of bins are at their value on the axis.
 function histogramChart(computation, width) {
   const [top, bottom, height] = [22, 112, 132];
   const { edges_ms: edges, counts, logarithmic } = computation.histogram;
@@ -169,7 +169,7 @@ function histogramChart(computation, width) {
   const x = ms => (width * (place(ms) - from)) / (to - from);
   const most = Math.max(1, ...counts);
   const bars = counts.map((count, i) => {
-    // What is rare should be seen, too.
+    // Rare durations should be visible, too.
     const size = count ? Math.max(2, ((bottom - top) * count) / most) : 0;
     const [start, end] = [x(edges[i]), x(edges[i + 1])];
     return element(
@@ -215,7 +215,7 @@ function histogramTicks(edges, logarithmic, width) {
 function sparkline(rates, words) {
   if (rates.length < 2) return element('span', {}, '');
   const most = Math.max(1, ...rates);
-  // Where it is not known, there is a gap.
+  // Unknown rates are gaps.
   const isKnown = i => rates[i] !== null && rates[i] !== undefined;
   const path = rates
     .map((rate, i) => (isKnown(i) ? `${isKnown(i - 1) ? 'L' : 'M'}${i} ${(19 - (18 * rate) / most).toFixed(1)}` : ''))

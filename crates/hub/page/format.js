@@ -1,24 +1,24 @@
 'use strict';
-// Figures as people read them. Unknown ones are a dash, never a zero.
+// Figures as text. An unknown one is a dash, never a zero.
 
 const UNKNOWN = '–';
 const known = (value, show) => (value === null || value === undefined ? UNKNOWN : show(value));
 
-// Three digits that mean something, never as a power of ten.
+// Three significant digits, without an exponent.
 const digits = n => (n >= 99.95 ? String(Math.round(n)) : n.toPrecision(3));
 
 const plural = (n, one, many = `${one}s`) => `${format.count(n)} ${n === 1 ? one : many}`;
 
 const format = {
   count: value => known(value, n => Math.round(n).toLocaleString('en-US')),
-  // 1,234 · 56.7 k · 1.23 M: three digits that mean something.
+  // 1,234 · 56.7 k · 1.23 M: three significant digits.
   rate: value => known(value, n => {
     if (n >= 999_500) return `${Number(digits(n / 1e6))} M`;
     if (n >= 1e4) return `${Number(digits(n / 1e3))} k`;
     return n >= 10 || n === 0 ? Math.round(n).toLocaleString('en-US') : n.toPrecision(2);
   }),
   percent: value => known(value, share => `${Math.round(100 * share)} %`),
-  // All of it is not done before it is done, and nothing is not rejected that was.
+  // Rounded down, so that 100 % means all; but a share above zero is never 0 %.
   share: (part, whole) => {
     const share = (100 * part) / Math.max(1, whole);
     return share > 0 && share < 1 ? '< 1 %' : `${Math.floor(share)} %`;
@@ -39,9 +39,9 @@ const format = {
     if (ms >= 0.9995) return `${digits(ms)} ms`;
     return `${Math.round(1000 * ms)} µs`;
   }),
-  // Without digits that say nothing.
+  // Without trailing zeros.
   round: text => text.replace(/(\.\d*?)0+(?= )/, '$1').replace(/\.(?= )/, ''),
-  // One of a row: always in milliseconds, so that workers can be compared at a glance.
+  // The time of a row: always in milliseconds, so that workers can be compared at a glance.
   msPerRow: value => known(value, ms => (ms >= 0.001 ? Number(ms.toPrecision(3)).toLocaleString('en-US') : '< 0.001')),
   clock: value => known(value, seconds => {
     const s = Math.ceil(seconds);
@@ -49,9 +49,9 @@ const format = {
     if (s < 3600) return `${Math.floor(s / 60)} min ${String(s % 60).padStart(2, '0')} s`;
     return `${Math.floor(s / 3600)} h ${String(Math.floor(s / 60) % 60).padStart(2, '0')} min`;
   }),
-  // The same of a round number, without what is nothing.
+  // Like clock, without zero seconds or minutes at the end.
   span: seconds => format.clock(seconds).replace(/ 00 (s|min)$/, ''),
-  // Local time of a moment in seconds since 1970; with the day, if that is another one than today's.
+  // Local time of a moment in seconds since 1970, with the day unless it is today.
   time: (moment, withSeconds = true) => known(moment, unix => {
     const date = new Date(1000 * unix);
     const parts = { hour: '2-digit', minute: '2-digit' };
@@ -64,7 +64,7 @@ const format = {
   }),
 };
 
-// The words for stages and computations, whose names in the JSON are older.
+// Titles of stages and computations.
 const STAGES = { source: 'Read', batcher: 'Batch', classify: 'Model', sink: 'Write' };
 const COMPUTATIONS = { queue: 'Waiting for the model', classify: 'Model', transit: 'Batch to receiver', sync: 'Write' };
 
@@ -81,10 +81,10 @@ function element(tag, attributes = {}, ...children) {
   return made;
 }
 
-// Terms and what they are; those that are not known are left out.
+// Draws terms and their values; unknown ones are left out.
 function drawFacts(place, facts) {
   const shown = Object.entries(facts).filter(([, fact]) => fact !== null && fact !== undefined);
-  // A sentence has a line of its own.
+  // Long text gets its own line.
   const isLong = fact => typeof fact === 'string' && fact.length > 48;
   place.replaceChildren(...shown.map(([name, fact]) => (
     element('div', { class: isLong(fact) ? 'long' : null }, element('dt', {}, name), element('dd', {}, ...(Array.isArray(fact) ? fact : [fact])))
@@ -92,18 +92,18 @@ function drawFacts(place, facts) {
   place.hidden = shown.length === 0;
 }
 
-// A report is a file of its own, which has no other pages.
+// A report is a single file, without other pages.
 const link = path => (document.getElementById('data') ? null : path);
 
 const byId = id => document.getElementById(id);
 
 function setText(id, text) {
   const place = byId(id);
-  // Only what has changed, so that it is not read out again.
+  // Only if it changed, so that screen readers do not repeat it.
   if (place.textContent !== text) place.textContent = text;
 }
 
-// A callout with a word in front; without text, it is not there.
+// Shows a callout with a word in front, or hides it if there is no text.
 function callOut(id, word, text) {
   const place = byId(id);
   place.hidden = !text;

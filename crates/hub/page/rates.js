@@ -1,13 +1,14 @@
 'use strict';
-// Rates out of counts. Rows are written in steps, a batch or as many as there are workers at a time. A rate between any two moments
-// would go up and down with them; so counts rise evenly from one step to the next, and a rate spans several steps.
+// Computes rates from counts. Rows are written in steps: one batch, or one of each worker, at a time. A rate between any two
+// moments would rise and fall with them. So counts are taken to rise evenly from one step to the next, and a rate spans several
+// steps.
 
-// A rate is that of so many steps, at least.
+// A rate spans at least this many steps.
 const RATE_STEPS = 2;
-// A pause of more than so many usual steps is one in which nothing happened.
+// In a pause of more than this many usual steps, nothing happened.
 const PAUSE_STEPS = 3;
 
-// The time of most steps of a count.
+// The usual time between two steps of a count, in seconds.
 function usualStep(points, key) {
   const gaps = [];
   let last = null;
@@ -20,7 +21,7 @@ function usualStep(points, key) {
   return gaps.length ? gaps[Math.floor(0.75 * (gaps.length - 1))] : 1;
 }
 
-// Moments between which a count rises evenly.
+// The moments between which a count rises evenly.
 function corners(points, key, step, least) {
   const found = [];
   points.forEach((point, i) => {
@@ -34,7 +35,7 @@ function corners(points, key, step, least) {
     found.push({ seconds: point.seconds, count: point[key] });
   });
   const [last, end] = [found.at(-1), points.at(-1)];
-  // The next step is due; or it is late, and nothing happens.
+  // If the next step is late, nothing happens since the last one.
   if (last && end.seconds - last.seconds > Math.max(least, RATE_STEPS * step)) {
     found.push({ seconds: end.seconds, count: last.count });
   }
@@ -48,7 +49,7 @@ function countAt(corners, seconds) {
   return a.count + ((b.count - a.count) * (seconds - a.seconds)) / Math.max(1e-9, b.seconds - a.seconds);
 }
 
-// Rates of a count over time, as [seconds, rate], of so many moments at most; each spans so many seconds, at least.
+// Rates of a count over time, as [seconds, rate], at most `most` of them. Each spans at least `least` seconds.
 function smoothRates(points, key, least, most = 240) {
   if (points.length < 2) return [];
   const step = usualStep(points, key);

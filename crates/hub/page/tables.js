@@ -1,9 +1,9 @@
 'use strict';
-// Tables: columns that say how they are shown and sorted.
+// Tables. Each column says how it is shown and sorted.
 
 const classOf = column => [column.number ? 'number' : null, column.kind].filter(name => name).join(' ') || null;
 
-// Draws a table anew; with `sorting`, its headings are buttons.
+// Redraws a table; with `sorting`, its headings are buttons.
 function drawTable(table, caption, columns, rows, sorting) {
   const head = element('tr', {}, ...columns.map(column => {
     const direction = sorting && sorting.column === column.name ? (sorting.down ? 'descending' : 'ascending') : null;
@@ -33,7 +33,7 @@ function sorted(rows, columns, sorting) {
   if (!column) return rows;
   const order = (a, b) => {
     const [one, other] = [column.key(a), column.key(b)];
-    // What is not known comes last, whatever the direction.
+    // Unknown values come last, in both directions.
     const unknown = (one === null || one === undefined) - (other === null || other === undefined);
     if (unknown || one === null || one === undefined) return unknown;
     const rising = typeof one === 'string' ? one.localeCompare(other, 'en', { numeric: true }) : one - other;
@@ -68,7 +68,7 @@ const REJECT_COLUMNS = [
   { name: 'sample', kind: 'words', show: reason => `row ${format.count(reason.first_row)}: ${reason.example}` },
 ];
 
-// What stands out comes third, so that it is seen in a narrow window, too. What is `wide` is left out there.
+// The third column is visible in a narrow window, too; `wide` columns are hidden there.
 const WORKER_COLUMNS = [
   {
     name: 'worker', key: w => w.number,
@@ -82,7 +82,7 @@ const WORKER_COLUMNS = [
   { name: 'rows/s', number: true, key: w => w.rate, show: w => format.rate(w.rate) },
   {
     name: 'last minute', kind: 'wide', key: w => w.rate,
-    show: w => sparkline(w.rates, `rows a second of worker ${w.number} over the last ${w.rates.length} s`),
+    show: w => sparkline(w.rates, `rows per second of worker ${w.number} over the last ${w.rates.length} s`),
   },
   { name: 'ms a row', number: true, key: w => w.ms_per_row, show: w => format.msPerRow(w.ms_per_row) },
   { name: 'rows', number: true, key: w => w.rows, show: w => format.count(w.rows) },

@@ -1,9 +1,9 @@
 'use strict';
-// The top of the page: how the job is doing, what it is, what came of it.
+// The top of the page: the job's state, its description and its results.
 
 const isOver = job => job.state === 'done' || job.state === 'failed';
 
-// The answer first: how far, until when, how fast.
+// The answers first: how far the job is, when it will be done, and how fast it is.
 function drawVerdict(job) {
   const { rows } = job;
   setText('state', stateWords(job));
@@ -41,7 +41,7 @@ function stateWords(job) {
   return words[job.state] + (isImperfect(job) ? ' with rejects' : '');
 }
 
-// Green is for jobs of which every row has a result.
+// Green is for jobs in which every row has a result.
 const isImperfect = job => job.rows.rejected > 0 && ['running', 'draining', 'done'].includes(job.state);
 
 const sentence = words => `${words[0].toUpperCase()}${words.slice(1)}.`;
@@ -64,7 +64,7 @@ function headline(job) {
   return parts[job.state]().filter(part => part).join(' · ');
 }
 
-// When it will be done, as well as one can say it.
+// When the job will be done, as precisely as the estimate allows.
 function due(estimate) {
   if (!estimate) return null;
   const seconds = (estimate.low_seconds + estimate.high_seconds) / 2;
@@ -73,7 +73,7 @@ function due(estimate) {
   return `done about ${format.time(Date.now() / 1000 + seconds, false)}`;
 }
 
-// The best and the worst case, where they differ by more than a breath.
+// The best and the worst case, if they differ by five seconds or more.
 function range(estimate) {
   if (!estimate || estimate.high_seconds < 20) return null;
   const ends = [estimate.low_seconds, estimate.high_seconds];
@@ -108,7 +108,7 @@ function drawIdentity(job) {
   });
 }
 
-// Once: what can be copied stays under the hand.
+// Drawn only once, so that a selection or the copy button is not replaced.
 function drawSummary({ summary }) {
   byId('summary-section').hidden = !summary;
   const place = byId('summary');
@@ -132,7 +132,7 @@ function copyButton(text) {
       await navigator.clipboard.writeText(text);
       button.textContent = 'copied';
     } catch {
-      // A page that is not of this machine may not; then it is there to be marked.
+      // Browsers refuse this to pages of other machines. Then the full text is shown, to be selected.
       button.replaceWith(element('code', {}, text));
     }
   });
@@ -143,7 +143,7 @@ function drawRejects(job) {
   const reasons = [...job.reject_reasons].sort((a, b) => b.rows - a.rows).map(reason => ({ ...reason, all: job.rows.rejected }));
   byId('rejects-section').hidden = reasons.length === 0;
   drawTable(
-    byId('rejects'), 'By kinds of reasons; … stands for what differs. The rows themselves are in results.rejects.csv.',
+    byId('rejects'), 'By kind of reason; … stands for the parts that differ. The rows themselves are in results.rejects.csv.',
     REJECT_COLUMNS, reasons, null,
   );
 }

@@ -1,4 +1,4 @@
-//! What holds the job back, and what would help.
+//! Finds what limits the job's rate, and what would help.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,20 +9,20 @@ use crate::stages::{Load, present};
 use crate::tracker::Tracker;
 use crate::words;
 
-/// Workers that are busy for this share of their time are what the job waits for.
+/// Workers that are busy for at least this share of the time are the bottleneck.
 const BUSY: f64 = 0.8;
-/// A program that is at its limit for this share of the time holds others up.
+/// A program that is at its limit for at least this share of the time delays others.
 const STRAINED: f64 = 0.3;
-/// A Python model's batches that take less than this are so small that calling pandas costs more than the rows.
+/// In a Python model's batches that take less than this, the call of pandas costs more than the rows.
 const SHORT_BATCH: Duration = Duration::from_millis(100);
-/// The batch that is advised takes about this long, and has no more rows than this.
+/// The advised batch takes about this long, and has at most this many rows.
 const GOOD_BATCH: Duration = Duration::from_millis(500);
 const MOST_BATCH_ROWS: f64 = 5000.0;
-/// Processors that are busy for this share are all in use; for that one, half of them are free.
+/// Cores that are busy for at least the first share are all in use; for at most the second one, half of them are free.
 const FULL_MACHINE: f32 = 0.9;
 const FREE_MACHINE: f32 = 0.5;
 
-/// What holds the job back, or did when it is done, if that can be said.
+/// What limits the job's rate, or did if the job is done; `None` if unknown.
 pub fn bottleneck(tracker: &Tracker, load: &Load, now: Duration) -> Option<Bottleneck> {
     match tracker.state() {
         JobState::Waiting | JobState::Failed => None,
@@ -58,8 +58,8 @@ fn of_stalled(tracker: &Tracker, now: Duration) -> Bottleneck {
 
 fn of_moving(tracker: &Tracker, load: &Load, now: Duration) -> Option<Bottleneck> {
     let is_over = tracker.state().is_over();
-    let (is, are, wait, come) =
-        if is_over { ("was", "were", "waited", "came") } else { ("is", "are", "wait", "come") };
+    let (is, are, wait, arrive) =
+        if is_over { ("was", "were", "waited", "arrived") } else { ("is", "are", "wait", "arrive") };
     let is_strained = |share: Option<f64>| share.is_some_and(|share| share >= STRAINED);
     let busy = load.workers_busy?;
     let all_sent = tracker.sender().is_some_and(|(_, sender)| sender.all_sent);
@@ -89,14 +89,14 @@ fn of_moving(tracker: &Tracker, load: &Load, now: Duration) -> Option<Bottleneck
         let share = percent(1.0 - busy);
         some(
             StageName::Source,
-            format!("rows {come} in no faster; the workers {are} idle {share} of the time"),
+            format!("rows {arrive} no faster; the workers {are} idle {share} of the time"),
         )
     } else {
         None
     }
 }
 
-/// What would make busy workers quicker.
+/// What would relieve busy workers.
 fn advice(tracker: &Tracker) -> String {
     many_threads(tracker)
         .or_else(|| small_batches(tracker))
@@ -128,7 +128,7 @@ fn small_batches(tracker: &Tracker) -> Option<String> {
     let rows = f64::from(description.batch_rows?);
     let mean = Duration::from_secs_f64(tracker.batch_seconds());
     let good = (rows * GOOD_BATCH.as_secs_f64() / mean.as_secs_f64().max(1e-6)).min(MOST_BATCH_ROWS);
-    // One digit is enough to say.
+    // Rounded down to one digit.
     let power = 10f64.powf(good.log10().floor());
     let good = (good / power).floor() * power;
     (!mean.is_zero() && mean < SHORT_BATCH && good >= 2.0 * rows).then(|| {
@@ -139,7 +139,7 @@ fn small_batches(tracker: &Tracker) -> Option<String> {
     })
 }
 
-/// Machines have processors that are not used.
+/// Machines have unused cores.
 fn free_processors(tracker: &Tracker) -> Option<String> {
     let machines = machines(tracker);
     let cores: u32 = machines.values().map(|machine| machine.cores).sum();
@@ -151,11 +151,11 @@ fn free_processors(tracker: &Tracker) -> Option<String> {
     })
 }
 
-/// A machine that classifies.
+/// A machine with workers.
 #[derive(Debug, Default)]
 struct Machine {
     cores: u32,
-    /// How busy these are, lately or over the whole job.
+    /// How busy all cores are, recently, or over the whole of a finished job.
     busy: f32,
     workers: u32,
 }

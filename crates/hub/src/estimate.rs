@@ -1,19 +1,19 @@
-//! When the job will be done.
+//! Estimates when the job will be done.
 
 use telemetry::view::{Estimate, JobState, Rows};
 
 use crate::history::Pace;
 
-/// There is an estimate once rows have been written for so many seconds, and this share of all rows is.
+/// There is an estimate once rows have been written for this many seconds, and this share of all rows is written.
 const LEAST_SECONDS: f64 = 5.0;
 const LEAST_SHARE: f64 = 0.005;
-/// An estimate rests on the rates of so many of the last spans.
+/// The number of last spans whose rates an estimate uses.
 const SPANS: usize = 12;
-/// The rates that it says are quick and slow: so many of ten are slower.
+/// The quantiles of these rates that count as quick and slow.
 const QUICK: f64 = 0.8;
 const SLOW: f64 = 0.2;
 
-/// An estimate, as soon as it can mean something, of a job that goes at this pace and has been running for so many seconds.
+/// Estimates the remaining time of a job with this pace, `seconds` after it began; `None` until an estimate is meaningful.
 pub fn estimate(rows: &Rows, pace: &Pace, state: JobState, seconds: f64) -> Option<Estimate> {
     let total = rows.total.or(rows.total_about)?;
     if !matches!(state, JobState::Running | JobState::Draining) || total < rows.written {
@@ -27,7 +27,7 @@ pub fn estimate(rows: &Rows, pace: &Pace, state: JobState, seconds: f64) -> Opti
     let at = |share: f64| rates.get((rates.len().saturating_sub(1) as f64 * share).round() as usize).copied();
     let (quick, slow) = (at(QUICK)?, at(SLOW)?);
     let left = (total - rows.written) as f64;
-    // What is on its way since the last step is nearly there.
+    // Rows in flight since the last step are nearly done.
     let since = (seconds - pace.last_seconds()).max(0.0);
     (slow > 0.0).then(|| Estimate {
         low_seconds: (left / quick - since).max(0.0),

@@ -1,23 +1,23 @@
-//! Bins that show how durations are spread, whatever they are.
+//! Chooses histogram bins for any durations.
 
 use std::time::Duration;
 
 use telemetry::durations::Durations;
 use telemetry::view::Histogram;
 
-/// About so many bins of the same width, or at most so many of the same ratio.
+/// About this many bins of the same width, or at most this many of the same ratio.
 const LINEAR_BINS: f64 = 24.0;
 const MOST_BINS: f64 = 40.0;
-/// From this ratio of the longest to the shortest on, bins are logarithmic.
+/// Bins are logarithmic above this ratio of the longest to the shortest duration.
 const WIDE: f64 = 8.0;
-/// The axis reaches this far to both sides of the median, so that durations that are all alike are one narrow bar.
+/// The axis extends at least this share of the median to both sides of it, so that similar durations are one narrow bar.
 const MARGIN: f64 = 0.15;
-/// Bins in a power of ten.
+/// Bins per power of ten.
 const PER_DECADE: [f64; 3] = [20.0, 10.0, 5.0];
-/// Durations are recorded from here on, in nanoseconds.
+/// The shortest recorded duration, in nanoseconds.
 const SHORTEST: f64 = 1_000.0;
 
-/// The histogram of durations; without bins, if there are none.
+/// The histogram of durations; it has no bins if there are no durations.
 pub fn histogram(durations: &Durations) -> Histogram {
     if durations.count() == 0 {
         return Histogram::default();
@@ -35,7 +35,7 @@ pub fn histogram(durations: &Durations) -> Histogram {
     }
 }
 
-/// Edges of the same distance: a round number.
+/// Edges at equal distances, which are a round number.
 fn widths(shortest: f64, longest: f64) -> Vec<f64> {
     let least = (longest - shortest) / LINEAR_BINS;
     let power = 10f64.powf(least.log10().floor());
@@ -44,7 +44,7 @@ fn widths(shortest: f64, longest: f64) -> Vec<f64> {
     steps(shortest / step, longest / step).map(|i| i * step).collect()
 }
 
-/// Edges of the same ratio, of which one is a power of ten.
+/// Edges with equal ratios; powers of ten are among them.
 fn ratios(shortest: f64, longest: f64) -> Vec<f64> {
     let decades = (longest / shortest).log10();
     let fits = |per_decade: &f64| decades * per_decade <= MOST_BINS;
@@ -53,14 +53,14 @@ fn ratios(shortest: f64, longest: f64) -> Vec<f64> {
     steps(place(shortest), place(longest)).map(|i| 10f64.powf(i / per_decade)).collect()
 }
 
-/// Whole numbers, from `from` rounded down to the first one above `to`.
+/// The whole numbers from `from`, rounded down, to the first one above `to`.
 fn steps(from: f64, to: f64) -> impl Iterator<Item = f64> {
     let first = from.floor();
     (0..=(to.floor() - first) as u32 + 1).map(move |i| first + f64::from(i))
 }
 
-/// How many durations are between these edges. Durations that are not distinguished count as spread evenly; otherwise a bin with
-/// one such bucket more than its neighbours would look like a peak.
+/// The number of durations between each two edges. The durations of a recorded bucket count as spread evenly; otherwise a
+/// bin with one bucket more than its neighbours would look like a peak.
 fn counts(durations: &Durations, edges: &[f64]) -> Vec<u64> {
     let buckets: Vec<_> = durations.buckets().collect();
     let below = |edge: f64| {
@@ -71,7 +71,7 @@ fn counts(durations: &Durations, edges: &[f64]) -> Vec<u64> {
         buckets.iter().map(of_bucket).sum::<f64>().round() as u64
     };
     let mut below: Vec<_> = edges.iter().map(|edge| below(*edge)).collect();
-    // What is shorter or longer than what is recorded counts at the ends.
+    // Durations out of the recorded range count at the ends.
     if let [first, .., last] = &mut below[..] {
         (*first, *last) = (0, durations.count());
     }
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_that_are_alike_are_a_narrow_bar_between_round_edges() {
+    fn similar_durations_are_a_narrow_bar_between_round_edges() {
         let histogram = histogram(&of(&[400_000_000; 50]));
         assert!(!histogram.logarithmic);
         let filled = histogram.counts.iter().filter(|count| **count > 0).count();
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_that_are_far_apart_have_logarithmic_bins() {
+    fn widely_spread_durations_have_logarithmic_bins() {
         let histogram = histogram(&of(&[1_000_000, 2_000_000, 10_000_000_000]));
         assert!(histogram.logarithmic);
         assert_eq!((histogram.edges_ms[1], histogram.edges_ms[6]), (1.0, 10.0), "{histogram:?}");

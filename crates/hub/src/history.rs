@@ -1,33 +1,32 @@
-//! How many rows there were, over the whole job: each second of the last minutes, and about a thousand points of all of it.
+//! The numbers of rows over time: each second of the last minutes, and up to a thousand points of the whole job.
 
 use std::collections::VecDeque;
 
 use telemetry::view::Point;
 
-/// So many of the last points are kept as they came, one a second: five minutes.
+/// The number of last points that are kept, one per second: five minutes.
 pub const RECENT: usize = 300;
-/// At most so many points tell of the whole job.
+/// The most points for the whole job.
 const MOST: usize = 1000;
-/// Points that are closer together, in seconds, are one: a rate between them would mean nothing.
+/// Points closer together than this, in seconds, are merged: a rate between them would mean nothing.
 const LEAST_STEP: f64 = 0.5;
-/// A rate is that of so many seconds, at least; of so many of the steps in which rows are written; and of so many batches of a
-/// worker.
+/// A rate spans at least this many seconds, this many of the steps in which rows are written, and this many batches of a worker.
 pub const RATE_SECONDS: f64 = 5.0;
 const RATE_STEPS: f64 = 2.0;
 const RATE_BATCHES: f64 = 2.0;
 
-/// The job's course so far.
+/// The job's progress so far.
 #[derive(Debug, Clone, Default)]
 pub struct History {
     recent: VecDeque<Point>,
     whole: Vec<Point>,
-    /// Of so many points that come, one is kept in `whole`, less one: it doubles when that is full.
+    /// The number of points left out between two in `whole`. It about doubles each time that `whole` is full.
     skip: usize,
     skipped: usize,
 }
 
 impl History {
-    /// Adds the next point; there is one a second.
+    /// Adds the next point. There is one per second.
     pub fn add(&mut self, point: Point) {
         if let Some(last) = self.recent.back_mut()
             && point.seconds - last.seconds < LEAST_STEP
@@ -55,12 +54,12 @@ impl History {
                 keep
             });
             self.skip = 2 * self.skip + 1;
-            // The last one that is left came as many points ago as there were from one to the next before.
+            // The last point was removed just now; the one before it is half of the new distance ago.
             self.skipped = self.skip.div_ceil(2);
         }
     }
 
-    /// The last five minutes, a point a second.
+    /// The last five minutes, with one point per second.
     pub fn recent(&self) -> impl DoubleEndedIterator<Item = &Point> + ExactSizeIterator {
         self.recent.iter()
     }
@@ -74,12 +73,12 @@ impl History {
         points
     }
 
-    /// The pace at which rows are written, if some were, in batches that take a worker so many seconds.
+    /// The pace at which rows are written, if some were. `batch_seconds` is a worker's mean time for a batch.
     pub fn pace(&self, batch_seconds: f64) -> Option<Pace> {
         Pace::of(&self.recent, batch_seconds)
     }
 
-    /// Rows that come in and go out a second, likewise.
+    /// Rows per second, read and written.
     pub fn rates(&self, batch_seconds: f64) -> Option<(f64, f64)> {
         let (first, last) = (self.recent.front()?, self.recent.back()?);
         match self.pace(batch_seconds) {
@@ -89,13 +88,13 @@ impl History {
     }
 }
 
-/// Rows are written in steps: a batch, or as many as there are workers, at a time. A rate between any two moments would go up and
-/// down with them; so it is taken from one step to another.
+/// The steps in which rows are written: one batch, or one of each worker, at a time. A rate between any two moments would
+/// rise and fall with them, so rates are measured from one step to another.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pace {
-    /// Points at which more rows were written than a second before.
+    /// The points with more written rows than a second before.
     steps: Vec<Point>,
-    /// Over how many seconds a rate is taken.
+    /// The seconds that a rate spans.
     pub span: f64,
 }
 
@@ -116,12 +115,12 @@ impl Pace {
         Some(Self { steps, span })
     }
 
-    /// The last step at this time or before.
+    /// The last step at or before this time.
     fn step_before(&self, seconds: f64) -> Option<&Point> {
         self.steps.iter().rev().find(|step| step.seconds <= seconds)
     }
 
-    /// Rows in and out a second, lately; none once nothing has been written for longer than usual.
+    /// The recent rows per second, read and written. The latter is 0 if nothing has been written for longer than the span.
     fn rates(&self, now: &Point) -> Option<(f64, f64)> {
         let last = self.steps.last()?;
         let end = if now.seconds - last.seconds > self.span { now } else { last };
@@ -129,7 +128,7 @@ impl Pace {
         rates(start, end)
     }
 
-    /// Rows out a second in each span, back from the last step for so many spans; and over all of them.
+    /// Written rows per second in each of the last `spans` spans, and over all of them.
     pub fn recent_rates(&self, spans: usize) -> Vec<f64> {
         let Some(last) = self.steps.last() else { return Vec::new() };
         let (mut found, mut end) = (Vec::new(), last);
@@ -148,7 +147,7 @@ impl Pace {
         self.steps.last().zip(self.steps.first()).map_or(0.0, |(last, first)| last.seconds - first.seconds)
     }
 
-    /// When rows were written last.
+    /// When rows were last written.
     pub fn last_seconds(&self) -> f64 {
         self.steps.last().map_or(0.0, |last| last.seconds)
     }
@@ -170,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_is_of_the_last_seconds() {
+    fn a_rate_spans_the_last_seconds() {
         let mut history = History::default();
         assert_eq!(history.rates(0.0), None);
         for second in 0..10 {
@@ -180,9 +179,9 @@ mod tests {
     }
 
     #[test]
-    fn equal_batches_that_come_seldom_have_one_rate_until_they_come_no_more() {
+    fn rare_equal_batches_have_a_constant_rate_until_they_stop() {
         let mut history = History::default();
-        // Four hundred rows each eight seconds.
+        // Four hundred rows every eight seconds.
         let at = |second: u64| Point { seconds: second as f64, rows_in: 9000, rows_out: second / 8 * 400 };
         for second in 0..60 {
             history.add(at(second));
@@ -192,14 +191,14 @@ mod tests {
         }
         for second in 60..90 {
             history.add(Point { seconds: second as f64, ..at(59) });
-            // The last ones came in second 56; the next ones are due in second 64.
+            // The last rows were written in second 56; the next ones are due in second 64.
             let expected = if second <= 56 + 16 { 50.0 } else { 0.0 };
             assert_eq!(history.rates(0.0).unwrap().1, expected, "second {second}");
         }
     }
 
     #[test]
-    fn points_that_are_close_together_are_one() {
+    fn points_close_together_are_merged() {
         let mut history = History::default();
         (0..3).for_each(|second| history.add(point(second)));
         let end = Point { seconds: 2.1, rows_in: 70, rows_out: 70 };
@@ -209,7 +208,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_job_of_any_length_has_a_beginning_an_end_and_not_too_many_points(length in 1..20_000u64) {
+        fn any_job_keeps_its_first_and_last_point_and_a_limited_number_of_points(length in 1..20_000u64) {
             let mut history = History::default();
             (0..length).for_each(|second| history.add(point(second)));
             let whole = history.whole();

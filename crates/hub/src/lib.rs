@@ -1,23 +1,23 @@
-//! The Monitoring Hub: one page that says whether the job will make it, and what holds it back.
+//! The Monitoring Hub: one page that shows when the job will be done, and what limits its rate.
 //!
 //! | module            | holds |
 //! |-------------------|-------|
-//! | [`tracker`]       | what the hub knows of the job; pure, time is told |
-//! | [`process`]       | one program of it, over all its lives |
-//! | [`history`]       | its course, and its pace |
-//! | [`estimate`]      | when it will be done |
+//! | [`tracker`]       | the state of the job, from reports; pure |
+//! | [`process`]       | one program of the job, over all its restarts |
+//! | [`history`]       | the job's progress over time, and its pace |
+//! | [`estimate`]      | when the job will be done |
 //! | [`stages`]        | how busy the stages of the dataflow are |
-//! | [`bottleneck`]    | what holds it back, and what would help |
-//! | [`stragglers`]    | workers that hold the others back |
-//! | [`model_events`]  | when a model's failures are worth an event |
+//! | [`bottleneck`]    | what limits the job's rate, and what would help |
+//! | [`stragglers`]    | workers that are slower than the others |
+//! | [`model_events`]  | which of a model's failures become events |
 //! | [`histogram`]     | bins for durations |
 //! | [`snapshot`]      | the figures that all interfaces show: [`telemetry::view`] |
-//! | [`report_server`] | port 5001: reports come in |
+//! | [`report_server`] | port 5001: receives reports |
 //! | [`web`]           | port 4000: the page, JSON, server-sent events |
 //! | [`prometheus`]    | `/metrics` |
-//! | [`report_files`]  | what is left when the job is over: `report.html` and `report.json` |
-//! | [`words`]         | figures in sentences |
-//! | [`scenario`]      | a job as its programs would report it, to test and measure by |
+//! | [`report_files`]  | the files of a finished job: `report.html` and `report.json` |
+//! | [`words`]         | numbers and durations as text |
+//! | [`scenario`]      | the reports of a simulated job, for tests and measurements |
 
 pub mod bottleneck;
 pub mod estimate;

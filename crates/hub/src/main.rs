@@ -16,30 +16,30 @@ use protocol::ports;
 use protocol::token::Token;
 use telemetry::job::Description;
 
-/// Shows how a job is doing: takes reports of its programs, and serves a page, JSON and metrics for Prometheus
+/// Shows the state of a job: receives reports of its programs, and serves a page, JSON and metrics for Prometheus
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Args {
-    /// Where programs report
+    /// Address for reports of programs
     #[arg(long, value_name = "HOST:PORT", default_value_t = format!("127.0.0.1:{}", ports::METRICS), value_parser = net::host_and_port)]
     listen: String,
-    /// Where the page is
+    /// Address of the page
     #[arg(long, value_name = "HOST:PORT", default_value_t = format!("127.0.0.1:{}", ports::HUB), value_parser = net::host_and_port)]
     web: String,
-    /// When a port is taken, take any free one; the ready file says which
+    /// If a port is taken, take any free one; the ready file says which
     #[arg(long)]
     any_port: bool,
-    /// The same for the page alone
+    /// Like --any-port, for the page only
     #[arg(long)]
     any_web_port: bool,
     /// A file with the job's token; programs that do not show it are refused
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// A file with a token that the page asks for; without it, only this machine can see the page
+    /// A file with a token that the page requires; without it, only this machine can see the page
     #[arg(long, value_name = "FILE")]
     web_token_file: Option<PathBuf>,
-    /// What the job is, to be shown on the page: JSON with `model`, `input`, `output`, `batch_rows`, `workers`, `threads_per_worker` and
-    /// `machines`, all optional
+    /// Description of the job, for the page: JSON with `model`, `input`, `output`, `batch_rows`, `workers`,
+    /// `threads_per_worker` and `machines`, all optional
     #[arg(long, value_name = "JSON", value_parser = description)]
     job: Option<Description>,
     /// Write report.html and report.json to this folder when the job is over, or the hub is stopped
@@ -100,19 +100,19 @@ fn run(args: &Args) -> anyhow::Result<()> {
 
 /// Writes the report when the job is over, again after the last reports of its programs, and when this process is stopped.
 fn leave_report(folder: PathBuf, shared: Shared) -> anyhow::Result<()> {
-    // Two threads write, and one of them ends this process.
+    // Two threads write, and one of them exits the process.
     static WRITING: Mutex<()> = Mutex::new(());
     let write = |folder: &Path, shared: &Shared| {
         let everything = {
             let (tracker, now) = shared.lock();
-            // A hub that was restarted after the job knows less than the report that is there.
+            // A hub that was restarted after the job knows less than the existing report.
             if tracker.processes().is_empty() {
                 return;
             }
             snapshot::report(&tracker, now)
         };
         if let Err(error) = report_files::write(folder, &everything) {
-            tracing::warn!("the job's report: {error:#}");
+            tracing::warn!("the job's report could not be written: {error:#}");
         }
     };
     let (last_folder, last_shared) = (folder.clone(), shared.clone());
@@ -122,14 +122,14 @@ fn leave_report(folder: PathBuf, shared: Shared) -> anyhow::Result<()> {
         std::process::exit(0);
     })?;
     std::thread::spawn(move || {
-        let moments: [fn(&Tracker, Duration) -> bool; 2] =
+        let conditions: [fn(&Tracker, Duration) -> bool; 2] =
             [|tracker, _| tracker.state().is_over(), Tracker::is_settled];
-        for has_come in moments {
-            let has_come = || {
+        for holds in conditions {
+            let holds = || {
                 let (tracker, now) = shared.lock();
-                has_come(&tracker, now)
+                holds(&tracker, now)
             };
-            while !has_come() {
+            while !holds() {
                 std::thread::sleep(CHECK_PAUSE);
             }
             let _alone = WRITING.lock();

@@ -1,5 +1,5 @@
-//! When something happens to a program's models that is worth an event. A model may fail at every batch: counts tell how often, and
-//! events that it does.
+//! Decides which failures and printed lines of models become events. A model may fail at every batch, so an event summarizes all
+//! since the one before.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,24 +8,24 @@ use telemetry::report::ModelCounts;
 
 use crate::words;
 
-/// There is no other event about the models of a program for so long; each pause is twice as long as the one before.
+/// The pause between events about the models of one program. Each pause is twice as long as the one before.
 const FIRST_PAUSE: Duration = Duration::from_secs(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
-/// What events have said so far.
+/// The counts that events have reported so far, by program.
 #[derive(Debug, Default)]
 pub struct ModelEvents(BTreeMap<String, Noted>);
 
 #[derive(Debug, Default)]
 struct Noted {
     counts: ModelCounts,
-    /// There is no event before then.
+    /// When the next event is allowed.
     next: Duration,
     pause: Duration,
 }
 
 impl ModelEvents {
-    /// The text of an event, if it is time for one; `counts` is everything that has happened to the models of a program.
+    /// The text of an event, if one is due; `counts` are the total counts of a program's models.
     pub fn event(&mut self, program: &str, counts: &ModelCounts, now: Duration) -> Option<String> {
         let noted = self.0.entry(program.to_owned()).or_default();
         if now < noted.next {
@@ -38,7 +38,7 @@ impl ModelEvents {
     }
 }
 
-/// What has happened since, in words.
+/// Describes the difference between two counts; `None` if an event is not worth it.
 fn describe(program: &str, before: &ModelCounts, counts: &ModelCounts) -> Option<String> {
     let more = |count: fn(&ModelCounts) -> u64| count(counts).saturating_sub(count(before));
     let times = |count: u64, what: &str| match count {
@@ -59,7 +59,7 @@ fn describe(program: &str, before: &ModelCounts, counts: &ModelCounts) -> Option
         let why = last(&counts.last_failure);
         return Some(format!("the model in {program} {}{why}", failures.join(", ")));
     }
-    // What it prints is noted once.
+    // Only the first printed line is an event.
     (before.printed_lines == 0 && counts.printed_lines > 0)
         .then(|| format!("the model in {program} prints{}", last(&counts.last_printed)))
 }
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_are_noted_at_once_and_then_seldom_with_their_number() {
+    fn the_first_failure_is_an_event_at_once_and_later_ones_are_summarized() {
         let mut events = ModelEvents::default();
         let mut counts = ModelCounts::default();
         assert_eq!(events.event("worker1", &counts, at(1)), None);
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_model_that_prints_is_noted_once() {
+    fn only_the_first_printed_line_is_an_event() {
         let mut events = ModelEvents::default();
         let mut counts = ModelCounts::default();
         counts.printed("hello");

@@ -1,4 +1,4 @@
-//! One program of the job, over all its lives.
+//! One program of the job, over all its restarts.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -10,71 +10,71 @@ use telemetry::view::Liveness;
 
 use crate::stages::strained_ms;
 
-/// Without a report for so long, a program is stale: how it is doing is unknown.
+/// Without a report for this long, a program is stale: its state is unknown.
 pub const STALE: Duration = Duration::from_secs(3);
-/// Without a report for so long, it is lost.
+/// Without a report for this long, a program is lost.
 pub const LOST: Duration = Duration::from_secs(10);
-/// Of each worker, the rates of so many seconds are kept.
+/// The seconds for which each worker's rates are kept.
 const RATES: usize = 60;
-/// Over how many of them a worker's pace is an average.
+/// The seconds over which a worker's pace is averaged.
 const PACE_SPAN: usize = 10;
-/// A worker that takes so many times as long for its next batch as for the last one is slower than it was.
+/// If the next batch takes more than this many times as long as the last one, the worker's rate counts as 0.
 const LATE: u64 = 2;
 
 /// A program of the job. Times are those of the hub's clock.
 #[derive(Debug, Clone)]
 pub struct Process {
-    /// The machine's name.
     pub machine: String,
     incarnation: u64,
-    /// The incarnations of its lives before this one.
+    /// Earlier incarnations.
     retired: Vec<u64>,
-    /// When its last report came.
+    /// When its last report arrived.
     pub seen: Duration,
-    /// What its last report said of its machine and itself.
+    /// From its last report.
     pub usage: Usage,
-    /// Cores that it used between its last two reports.
+    /// Cores used between its last two reports.
     pub processors: Option<f64>,
-    /// Bytes a second that its machine received and sent between its last two reports.
+    /// Bytes per second that its machine received and sent between its last two reports.
     pub network: Option<(f64, f64)>,
     uptime_ms: u64,
-    /// The share of the time in which it is at its limit, lately; see [`Load`](crate::stages::Load).
+    /// The recent share of the time at its limit; see [`Load`](crate::stages::Load).
     pub strain: Option<f64>,
-    /// What it has counted in this life; of its workers, see there.
+    /// The counts of this incarnation, without those of `workers`.
     pub counts: Counts,
-    /// What its last report said of its end.
+    /// From its last report.
     pub ending: Option<Ending>,
-    /// Its workers, if it is a classifier.
+    /// Empty unless it is a classifier.
     pub workers: Vec<Worker>,
-    /// It has the source, or had it in an earlier life.
+    /// It has the source, or had it in an earlier incarnation.
     is_initializer: bool,
-    /// How it was doing when [`change`](Self::change) was called last.
+    /// Its state at the last call of [`change`](Self::change).
     liveness_before: Liveness,
 }
 
-/// A worker thread, over all lives of its process.
+/// A worker thread, over all incarnations of its process.
 #[derive(Debug, Clone, Default)]
 pub struct Worker {
-    /// What was counted in earlier lives, if there were any.
+    /// The counts of earlier incarnations, if any.
     before: Option<Box<WorkerCounts>>,
-    /// The last report of this one.
+    /// The last reported counts of this incarnation.
     pub now: WorkerCounts,
-    /// Rows a second, one for each second, the last of them last; nothing, where they are not known.
+    /// Rows per second, for each second, the last one last; `None` where unknown.
     pub rates: VecDeque<Option<f32>>,
-    /// The share of the time in which its model is at work, lately.
+    /// The recent share of the time for which its model is at work.
     pub busy: Option<f64>,
-    /// Since its last batch was done; and how long that took.
+    /// Time since its last batch was done.
     unfinished_ms: u64,
+    /// How long the last batch took.
     step_ms: u64,
 }
 
-/// A span as a number of rates.
+/// A span as a number of rates, one per second.
 fn seconds(span: Duration) -> usize {
     (span.as_secs_f64().round() as usize).clamp(1, RATES)
 }
 
 impl Worker {
-    /// What it has counted in all its lives. Histograms are large: they are added up only for a worker that has had several.
+    /// The counts of all incarnations. Histograms are large, so they are added only if there were several.
     pub fn totals(&self) -> Cow<'_, WorkerCounts> {
         let Some(before) = &self.before else { return Cow::Borrowed(&self.now) };
         let WorkerCounts { batches_in, batches, rows, rejects, busy_ms, oldest_ms, queue, classify, model } =
@@ -92,31 +92,31 @@ impl Worker {
         Cow::Owned(totals)
     }
 
-    /// Rows a second, between its last two reports.
+    /// Rows per second, between its last two reports.
     pub fn rate(&self) -> Option<f32> {
         self.rates.back().copied().flatten()
     }
 
-    /// The same, on average over the last seconds: batches that take long come seldom.
+    /// Rows per second, averaged over `PACE_SPAN`, since long batches are rare.
     pub fn pace(&self) -> Option<f32> {
         self.rate()?;
         let last: Vec<_> = self.rates.iter().rev().take(PACE_SPAN).copied().collect::<Option<_>>()?;
         (last.len() == PACE_SPAN).then(|| last.iter().sum::<f32>() / PACE_SPAN as f32)
     }
 
-    /// What has happened to its model, in all its lives.
+    /// The counts of its model over all incarnations.
     pub fn model(&self) -> ModelCounts {
         let mut counts = self.before.as_ref().map(|before| before.model.clone()).unwrap_or_default();
         counts.add(&self.now.model);
         counts
     }
 
-    /// Batches that it has classified, in all its lives.
+    /// Classified batches over all incarnations.
     pub fn batches(&self) -> u64 {
         self.before.as_ref().map_or(0, |before| before.batches) + self.now.batches
     }
 
-    /// So long, its rates were so, or were not known.
+    /// Appends a rate, or an unknown one, for each second of a span.
     fn remember(&mut self, rate: Option<f32>, span: Duration) {
         for _ in 0..seconds(span) {
             if self.rates.len() == RATES {
@@ -126,12 +126,12 @@ impl Worker {
         }
     }
 
-    /// Batches that are with it.
+    /// Batches at this worker.
     pub fn in_flight(&self) -> u64 {
         self.now.batches_in.saturating_sub(self.now.batches)
     }
 
-    /// Takes in what it has counted a moment later.
+    /// Handles the counts of a report, `span_ms` after the last one.
     fn on_report(&mut self, counts: WorkerCounts, span_ms: u64) {
         if span_ms > 0 {
             self.measure(&counts, span_ms);
@@ -140,8 +140,8 @@ impl Worker {
         self.now = counts;
     }
 
-    /// A batch may take many seconds. So its rows count for all of them, and until the next batch is done, the rate is taken to be
-    /// what it was.
+    /// A batch may take many seconds. Its rows are spread over all of them, and until the next batch is done, the rate is
+    /// assumed to be unchanged.
     fn measure(&mut self, counts: &WorkerCounts, span_ms: u64) {
         let rows = counts.rows.saturating_sub(self.now.rows);
         let was_idle = self.in_flight() == 0;
@@ -160,19 +160,18 @@ impl Worker {
     }
 }
 
-/// What a report brought besides counts.
+/// What a report says besides counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum News {
-    /// The program lives its first life.
+    /// This is the program's first report.
     Joined,
-    /// It lives another one.
+    /// The program was restarted.
     Restarted,
-    /// Nothing but counts.
     None,
 }
 
 impl Process {
-    /// A program whose first report this is. Its rates are known with the next one.
+    /// A program with its first report. Its rates are known after the next one.
     pub fn new(machine: &str, incarnation: u64, report: Report, now: Duration) -> Self {
         let Report { uptime_ms, usage, mut counts, ending } = report;
         let worker = |now| Worker { now, ..Worker::default() };
@@ -194,9 +193,8 @@ impl Process {
         }
     }
 
-    /// Takes in a report.
     pub fn on_report(&mut self, machine: &str, incarnation: u64, report: Report, now: Duration) -> News {
-        // What was on its way for long, and has been overtaken.
+        // A late report that was overtaken by a newer one.
         let is_older = incarnation == self.incarnation && report.uptime_ms < self.uptime_ms;
         if is_older || self.retired.contains(&incarnation) {
             return News::None;
@@ -241,31 +239,30 @@ impl Process {
         (self.uptime_ms, self.usage, self.counts, self.ending) = (uptime_ms, usage, counts, ending);
     }
 
-    /// What has happened to the models of its workers.
+    /// The counts of its workers' models.
     pub fn model(&self) -> ModelCounts {
         let mut counts = ModelCounts::default();
         self.workers.iter().for_each(|worker| counts.add(&worker.model()));
         counts
     }
 
-    /// Its lives before this one.
     pub fn restarts(&self) -> usize {
         self.retired.len()
     }
 
-    /// When it began, in this life.
+    /// When this incarnation began.
     pub fn begun(&self) -> Duration {
         self.seen.saturating_sub(Duration::from_millis(self.uptime_ms))
     }
 
-    /// How it was doing when this was asked before, and how it is doing now, if that is something else.
+    /// Its state at the last call and now, if these differ.
     pub fn change(&mut self, now: Duration) -> Option<(Liveness, Liveness)> {
         let liveness = self.liveness(now);
         let before = std::mem::replace(&mut self.liveness_before, liveness);
         (before != liveness).then_some((before, liveness))
     }
 
-    /// Why it cannot go on, if it has said so.
+    /// Why it cannot continue, if it reported that.
     pub fn failure(&self) -> Option<&str> {
         match &self.ending {
             Some(Ending::Failed(why)) => Some(why),
@@ -273,12 +270,11 @@ impl Process {
         }
     }
 
-    /// Whether the job may go on without it: it is a classifier, and not the initializer.
+    /// Whether the job can continue without it: it is a classifier, and not the initializer.
     pub fn is_dispensable(&self) -> bool {
         matches!(&self.counts, Counts::Classifier(_)) && !self.is_initializer
     }
 
-    /// How it is.
     pub fn liveness(&self, now: Duration) -> Liveness {
         let silent = now.saturating_sub(self.seen);
         match &self.ending {
@@ -300,7 +296,7 @@ fn share(now_ms: u64, then_ms: u64, span_ms: u64) -> f64 {
     (now_ms.saturating_sub(then_ms) as f64 / span_ms as f64).min(1.0)
 }
 
-/// What is said in words should not change with every second.
+/// Averages exponentially, so that texts do not change every second.
 fn smooth(before: Option<f64>, now: f64) -> Option<f64> {
     Some(before.map_or(now, |before| before + (now - before) * 0.3))
 }

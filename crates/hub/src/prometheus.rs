@@ -1,9 +1,9 @@
 //! `/metrics`: Prometheus's text format, version 0.0.4.
 //!
-//! These lines write it, and no crate, since no crate is lighter. `prometheus-client` writes OpenMetrics alone, which names a counter
-//! differently, and `promtool check metrics` rejects that. `prometheus` and `metrics-exporter-prometheus` write this format from
-//! registries of their own, into which the hub would have to copy its counters and histograms before each scrape; both bring more
-//! dependencies than there are functions here.
+//! No crate is lighter than these lines. `prometheus-client` writes only OpenMetrics, which names counters differently, and which
+//! `promtool check metrics` rejects. `prometheus` and `metrics-exporter-prometheus` write this format from their own registries,
+//! into which the hub would have to copy its counters and histograms before each scrape. Both have more dependencies than there
+//! are functions here.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use telemetry::view::{JobState, Liveness, StageName, Worker};
 use crate::snapshot;
 use crate::tracker::Tracker;
 
-/// The type that the format is served as.
+/// The content type of the format.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The answer to a scrape.
@@ -21,13 +21,13 @@ pub fn write(tracker: &Tracker, now: Duration) -> String {
     let mut out = Exposition(String::with_capacity(16 << 10));
     let job = snapshot::job(tracker, now);
     let rows = &job.rows;
-    // A hub that was just started again does not know them yet, and counters do not go back to zero.
+    // A restarted hub does not know these counts at first, and counters must not return to zero.
     if tracker.receiver().is_some() {
-        out.one("classifier_input_rows_total", "counter", "Rows that have come in.", rows.read as f64);
+        out.one("classifier_input_rows_total", "counter", "Rows that have arrived.", rows.read as f64);
         out.one(
             "classifier_output_rows_total",
             "counter",
-            "Rows that are durable, rejects included.",
+            "Durable rows, rejects included.",
             rows.written as f64,
         );
         out.one(
@@ -49,18 +49,18 @@ pub fn write(tracker: &Tracker, now: Duration) -> String {
     out.one(
         "classifier_elapsed_seconds",
         "gauge",
-        "Time since the job began, up to its end.",
+        "Time from the job's beginning until now or its end.",
         job.elapsed_seconds,
     );
 
-    out.head("classifier_job_state", "gauge", "1 for the state that the job is in, 0 for the others.");
+    out.head("classifier_job_state", "gauge", "1 for the job's state, 0 for the others.");
     for state in JobState::ALL {
         let is_it = if state == job.state { 1.0 } else { 0.0 };
         out.sample("classifier_job_state", &[("state", state.name())], is_it);
     }
 
     let name = "classifier_computation_duration_seconds";
-    out.head(name, "histogram", "How long computations take, each for a batch.");
+    out.head(name, "histogram", "Durations of computations, each for a batch.");
     for (computation, _, durations) in snapshot::durations(tracker) {
         for (bound, count) in durations.counts_up_to(bounds()) {
             let limit = bound.as_secs_f64().to_string();
@@ -85,7 +85,7 @@ pub fn write(tracker: &Tracker, now: Duration) -> String {
         ("classifier_worker_batches_total", "counter", "Batches that the worker has classified.", |w| {
             w.batches as f64
         }),
-        ("classifier_worker_restarts_total", "counter", "How often the worker was started again.", |w| {
+        ("classifier_worker_restarts_total", "counter", "How often the worker was restarted.", |w| {
             w.restarts as f64
         }),
     ];
@@ -102,14 +102,14 @@ pub fn write(tracker: &Tracker, now: Duration) -> String {
         out.sample(name, &[("worker", &worker.name)], as_of - worker.last_seen_seconds);
     }
     let name = "classifier_worker_resident_memory_bytes";
-    out.head(name, "gauge", "Memory of the worker's process, which has all workers of that process.");
+    out.head(name, "gauge", "Memory of the worker's process, which all its workers share.");
     for worker in &workers {
         out.sample(name, &[("worker", &worker.name)], worker.resident_bytes as f64);
     }
     out.0
 }
 
-/// 1, 2 and 5 of each power of ten, from a microsecond to a thousand seconds.
+/// 1, 2 and 5 times each power of ten, from one microsecond to 500 seconds.
 fn bounds() -> impl Iterator<Item = Duration> {
     (0..9).flat_map(|power| [1, 2, 5].map(|first| Duration::from_micros(first * 10u64.pow(power))))
 }
@@ -123,7 +123,7 @@ impl Exposition {
     }
 
     fn head(&mut self, name: &str, kind: &str, help: &str) {
-        // Writing to a string does not fail; nor below.
+        // Writing to a string does not fail, here and below.
         let _ = write!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
     }
 
@@ -142,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sample_has_its_labels_escaped() {
+    fn labels_are_escaped() {
         let mut out = Exposition(String::new());
         out.one("a_total", "counter", "What it is.", 3.0);
         out.sample("b", &[("x", "1"), ("y", "\"\\\n")], 0.25);

@@ -1,4 +1,4 @@
-//! What is left when the job is over: the page with the job's figures in it, and these figures.
+//! The files of a finished job: the page with the job's figures, and the figures as JSON.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use crate::web::page;
 /// Writes `report.json` and `report.html` to a folder.
 ///
 /// # Errors
-/// Names the file.
+/// A file cannot be written.
 pub fn write(folder: &Path, report: &Report) -> anyhow::Result<()> {
     let json = serde_json::to_string(report).context("encoding the job's report")?;
     let [page_name, figures_name] = REPORT;

@@ -1,4 +1,4 @@
-//! Port 5001: reports come in.
+//! Port 5001: receives reports.
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -15,19 +15,19 @@ use telemetry::report::{HubHello, Report, Welcome};
 
 use crate::tracker::Tracker;
 
-/// The longest report: one of a process with a thousand workers has a few MiB.
+/// The longest report in bytes: that of a process with a thousand workers has a few MiB.
 const REPORT_LIMIT: usize = 16 << 20;
-/// A report of fewer bytes cannot be of too many workers; each has histograms, which take some ten kilobytes of memory.
+/// A report with fewer bytes cannot have too many workers. Each worker has histograms, which take some ten kilobytes of memory.
 const UNCHECKED_LENGTH: usize = 64 << 10;
 /// The most workers of a process.
 const MOST_WORKERS: usize = 1024;
 /// The most programs of a job, and the longest names of them and of their machines, in bytes.
 const MOST_PROCESSES: usize = 2000;
 const NAME_LENGTH: usize = 256;
-/// Reports come each second; after this long, the connection is of no use.
+/// Reports arrive each second; after this much silence, the connection is closed.
 const SILENCE: Duration = Duration::from_secs(60);
 
-/// What the hub knows of the job, and the hub's clock: the time since 1970, which is never set while the hub runs.
+/// The tracker, and the hub's clock: the time since 1970, which does not jump while the hub runs.
 #[derive(Debug, Clone)]
 pub struct Shared {
     tracker: Arc<Mutex<Tracker>>,
@@ -36,24 +36,23 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Of a job of which no reports have come.
     pub fn new(tracker: Tracker) -> Self {
         let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        // What began before the hub has a time as well, whatever the machine's clock says.
+        // Late enough that times before the hub's start are not negative, whatever the machine's clock says.
         let started_at = since_1970.max(Duration::from_secs(process::LONGEST_WAIT));
         Self { tracker: Arc::new(Mutex::new(tracker)), started: Instant::now(), started_at }
     }
 
-    /// The tracker, for a moment, and the time.
+    /// The locked tracker and the time.
     pub fn lock(&self) -> (MutexGuard<'_, Tracker>, Duration) {
         (self.tracker.lock(), self.started_at + self.started.elapsed())
     }
 }
 
-/// Takes reports in, on threads of its own.
+/// Receives reports, on its own threads.
 ///
 /// # Errors
-/// When no thread can be started.
+/// No thread can be started.
 pub fn open(listener: TcpListener, token: Option<Token>, shared: Shared) -> anyhow::Result<()> {
     let serve = move |connection: Connection| {
         if let Err(error) = serve(&connection, token.as_ref(), &shared) {
@@ -93,10 +92,7 @@ fn serve(connection: &Connection, token: Option<&Token>, shared: &Shared) -> any
     reader.set_patience(SILENCE)?;
     while let Some(payload) = reader.next_frame()? {
         let report = decode(&payload).inspect_err(|error| {
-            handshake::refuse(
-                &connection.stream,
-                &Refusal::new(format!("a report is not understood: {error:#}")),
-            );
+            handshake::refuse(&connection.stream, &Refusal::new(format!("a report is invalid: {error:#}")));
         })?;
         let (mut tracker, now) = shared.lock();
         tracker.on_report(&origin, report, now);
@@ -104,7 +100,7 @@ fn serve(connection: &Connection, token: Option<&Token>, shared: &Shared) -> any
     Ok(())
 }
 
-/// A report, unless it would take much more memory than it has bytes.
+/// Decodes a report, unless that would take much more memory than the report has bytes.
 fn decode(payload: &[u8]) -> anyhow::Result<Report> {
     if payload.len() > UNCHECKED_LENGTH {
         let shape: Shape = serde_json::from_slice(payload)?;
@@ -114,7 +110,7 @@ fn decode(payload: &[u8]) -> anyhow::Result<Report> {
     Ok(Report::decode(payload)?)
 }
 
-/// How many workers a report has.
+/// Decodes only the number of workers of a report.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Shape {
@@ -143,7 +139,7 @@ mod tests {
     use crate::scenario::Scenario;
 
     #[test]
-    fn a_report_of_many_workers_is_understood_and_one_of_too_many_is_not() {
+    fn a_report_with_too_many_workers_is_refused() {
         let scenario = Scenario { machines: 1, seconds: 10, ..Scenario::default() };
         let encoded = |workers: usize| {
             let mut report = scenario.report("initializer", 5, 0);

@@ -1,4 +1,4 @@
-//! A job as its programs would report it, to test and measure by: at any second, what each has counted.
+//! A simulated job, for tests and measurements: the report of each program at any second.
 
 mod gallery;
 
@@ -18,22 +18,21 @@ use crate::tracker::Tracker;
 
 pub use gallery::gallery;
 
-/// Rows that each worker classifies in a second, unless batches take longer.
+/// Rows that each worker classifies per second, unless batches take longer.
 pub const ROWS_PER_SECOND: u64 = 1000;
 const BATCH_ROWS: u64 = 100;
 
 /// A job with one classifier process on each machine, the first of which is the initializer.
 #[derive(Debug, Clone, Copy)]
 pub struct Scenario {
-    /// How many machines.
     pub machines: u64,
-    /// How many workers on each.
+    /// Workers on each machine.
     pub workers: u64,
-    /// How many seconds it takes.
+    /// The job's duration.
     pub seconds: u64,
-    /// How many seconds a batch takes, of a slow model; with 0, a worker does ten batches a second.
+    /// Seconds that a slow model takes for a batch. With 0, a worker classifies ten batches per second.
     pub batch_seconds: u64,
-    /// From when on the first process that joins is away, and for how long.
+    /// When the outage of `worker1` begins, and its length, in seconds.
     pub outage: (u64, u64),
     /// The model raises an exception for every other row.
     pub rejects: bool,
@@ -46,25 +45,25 @@ impl Default for Scenario {
 }
 
 impl Scenario {
-    /// How many rows it has.
+    /// All rows of the job.
     pub fn rows(&self) -> u64 {
         self.rows_by(self.seconds)
     }
 
-    /// How many rows are done after so many seconds.
+    /// Rows that are done at a second.
     fn rows_by(&self, second: u64) -> u64 {
         let workers = 0..self.machines * self.workers;
         workers.map(|worker| BATCH_ROWS * self.batches_by(worker, 0, second)).sum()
     }
 
-    /// How many batches a worker has done between two seconds.
+    /// Batches that a worker has classified between two seconds.
     fn batches_by(&self, worker: u64, from: u64, to: u64) -> u64 {
         let (start, length) = self.outage;
         let is_away = worker / self.workers == 1 && (from..to).contains(&start);
         let seconds = if is_away { (start - from) + to.saturating_sub(start + length) } else { to - from };
         match self.batch_seconds {
             0 => seconds * ROWS_PER_SECOND / BATCH_ROWS,
-            // Each takes another time, a fifth more or less.
+            // Batches differ: each takes up to a fifth more or less.
             batch_seconds => {
                 let took = |batch: u64| 800 + (batch * 7 + worker * 5) * 37 % 400;
                 let mut left = 1000 * seconds;
@@ -80,23 +79,22 @@ impl Scenario {
         }
     }
 
-    /// The first worker of a program.
+    /// The number of a program's first worker.
     fn first_worker(&self, name: &str) -> u64 {
         self.workers * name.strip_prefix("worker").and_then(|place| place.parse().ok()).unwrap_or(0)
     }
 
-    /// The names of its programs.
+    /// The names of all programs.
     pub fn names(&self) -> Vec<String> {
         let workers = (1..self.machines).map(|i| format!("worker{i}"));
         ["sender", "receiver", "initializer"].map(str::to_owned).into_iter().chain(workers).collect()
     }
 
-    /// Where a program's reports come from.
     pub fn origin(name: &str, incarnation: u64) -> Origin {
         Origin { name: name.to_owned(), machine: format!("host-of-{name}"), incarnation }
     }
 
-    /// What a program reports after so many seconds, if it began `began` seconds after the job.
+    /// The report of a program at a second, if it began `began` seconds after the job.
     pub fn report(&self, name: &str, second: u64, began: u64) -> Report {
         let second = second.min(self.seconds);
         let counts = match name {
@@ -168,7 +166,7 @@ impl Scenario {
         }
     }
 
-    /// How many rows are read after so many seconds. Those of a slow model wait in the window.
+    /// Rows that have been read at a second. With a slow model, rows wait in the window.
     fn read_by(&self, second: u64) -> u64 {
         let ahead = if self.batch_seconds > 0 { 20 * self.machines * self.workers * BATCH_ROWS } else { 0 };
         self.rows().min(self.rows_by(second) + ahead)
@@ -190,9 +188,9 @@ impl Scenario {
         };
         if self.rejects {
             counts.rejects = counts.rows / 2;
-            counts.model = Self::troubles(batches);
+            counts.model = Self::model_failures(batches);
         }
-        // As many different durations as there may be in a long job.
+        // As many different durations as in a long job.
         static MANY: LazyLock<[Durations; 2]> = LazyLock::new(|| Scenario::durations(500));
         [counts.classify, counts.queue] = match self.batch_seconds {
             0 if batches >= 500 => MANY.clone(),
@@ -209,7 +207,7 @@ impl Scenario {
         [spread(batches, 20_000, 37), spread(batches, 300, 11)]
     }
 
-    fn troubles(batches: u64) -> ModelCounts {
+    fn model_failures(batches: u64) -> ModelCounts {
         let mut counts = ModelCounts {
             exceptions: 150 * batches,
             kills: batches / 40,
@@ -227,7 +225,7 @@ impl Scenario {
         counts
     }
 
-    /// Why half of so many rows were rejected.
+    /// The reasons if half of `rows` rows were rejected.
     fn reasons(&self, rows: u64) -> Reasons {
         let rejected = if self.rejects { rows / 2 } else { 0 };
         let of = |rows: u64, first_row: u64, kind: &str, example: &str| serde_json::json!({ "kind": kind, "rows": rows, "first_row": first_row, "example": example });
@@ -261,7 +259,7 @@ impl Scenario {
         }
     }
 
-    /// All programs report, and the second is over.
+    /// Reports of all programs except `silent` ones arrive, and the second passes.
     pub fn pass(&self, tracker: &mut Tracker, second: u64, silent: &[&str]) {
         let now = Duration::from_secs(second);
         for name in self.names() {
@@ -273,14 +271,14 @@ impl Scenario {
     }
 }
 
-/// So many durations, from a shortest one on, in microseconds.
+/// `count` durations from `shortest` on, `step` apart, in microseconds.
 fn spread(count: u64, shortest: u64, step: u64) -> Durations {
     let mut durations = Durations::default();
     (0..count).for_each(|i| durations.record(Duration::from_micros(shortest + step * i)));
     durations
 }
 
-/// A report that says how its program ends.
+/// Adds to a report how its program ends.
 pub fn ending(report: Report, ending: Ending) -> Report {
     Report { ending: Some(ending), ..report }
 }

@@ -1,4 +1,4 @@
-//! What the interfaces show, as the [`Tracker`] knows it at a moment: the same figures for the page, the JSON and the report.
+//! Computes from the [`Tracker`] the figures that all interfaces show: the page, the JSON, the metrics and the report.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,13 +19,13 @@ use crate::stages::{Load, stages};
 use crate::stragglers::{self, Pace};
 use crate::tracker::Tracker;
 
-/// A page gets so many workers each second, those with problems first; all of them, if there are few.
+/// The number of workers in each message to a page, those with problems first.
 pub const SHOWN: usize = 10;
+/// Up to this many workers, a message has all of them.
 const FEW: usize = 16;
-/// So many of the last events are in each message to a page.
+/// The number of last events in each message to a page.
 const LAST_EVENTS: usize = 8;
 
-/// The job.
 pub fn job(tracker: &Tracker, now: Duration) -> Job {
     let now = tracker.as_of(now);
     let rows = tracker.rows();
@@ -36,7 +36,7 @@ pub fn job(tracker: &Tracker, now: Duration) -> Job {
     });
     let seconds = tracker.seconds(now);
     let (rate_in, rate_out) = match &summary {
-        // Of the whole job, when it is over.
+        // The mean rate of a finished job.
         Some(summary) => {
             let rate = Some(summary.rows as f64 / summary.seconds.max(1e-3));
             (rate, rate)
@@ -84,7 +84,7 @@ pub fn workers(tracker: &Tracker, now: Duration) -> Vec<WorkerView> {
             let view = worker_view(name, place, process, worker, &totals, now);
             if view.state == Liveness::Up {
                 let oldest = Duration::from_secs_f64(view.oldest_seconds.unwrap_or_default());
-                // A worker that has nothing to do is not slow.
+                // A worker without work is not slow.
                 let rate = worker.pace().filter(|_| view.in_flight > 0);
                 paces.push(Pace { rate, p99: totals.classify.quantile(0.99), oldest });
                 stage.add(&totals.classify);
@@ -110,7 +110,7 @@ pub fn workers(tracker: &Tracker, now: Duration) -> Vec<WorkerView> {
     views
 }
 
-/// Sorts `worker10` behind `worker9`.
+/// A sort key that puts `worker10` after `worker9`.
 pub fn natural(name: &str) -> Vec<(u64, String)> {
     let number = |part: &str| part.parse().unwrap_or_default();
     name.split_inclusive(|c: char| !c.is_ascii_digit())
@@ -159,12 +159,12 @@ fn ms(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
-/// The computations of the job, in the order in which a batch passes them.
+/// The computations of the job, in the order of the dataflow.
 pub fn computations(tracker: &Tracker) -> Vec<Computation> {
     durations(tracker).iter().map(|(name, what, durations)| computation(name, what, durations)).collect()
 }
 
-/// A worker, and its computations.
+/// A worker and its computations; `None` if there is no such worker.
 pub fn worker_detail(tracker: &Tracker, name: &str, now: Duration) -> Option<WorkerDetail> {
     let worker = workers(tracker, now).into_iter().find(|worker| worker.name == name)?;
     let place: usize = name.rsplit_once('.')?.1.parse().ok()?;
@@ -176,8 +176,8 @@ pub fn worker_detail(tracker: &Tracker, name: &str, now: Duration) -> Option<Wor
 
 const QUEUE: &str = "how long a batch waits at a worker for its model";
 const CLASSIFY: &str = "how long the model takes for a batch";
-const TRANSIT: &str = "how long a batch takes from being issued until the receiver has its results";
-const SYNC: &str = "how long the receiver takes to make results durable";
+const TRANSIT: &str = "how long it takes from the issue of a batch until the receiver has its results";
+const SYNC: &str = "how long the receiver takes to sync results";
 
 /// The durations of each computation, with its name and what it measures.
 pub fn durations(tracker: &Tracker) -> Vec<(&'static str, &'static str, Durations)> {
@@ -211,7 +211,6 @@ fn computation(name: &str, what: &str, durations: &Durations) -> Computation {
     }
 }
 
-/// The machines.
 pub fn machines(tracker: &Tracker, now: Duration) -> Vec<Machine> {
     let now = tracker.as_of(now);
     let mut machines: BTreeMap<&str, (Vec<String>, &Process)> = BTreeMap::new();
@@ -244,7 +243,6 @@ pub fn machines(tracker: &Tracker, now: Duration) -> Vec<Machine> {
     views
 }
 
-/// The programs.
 pub fn processes(tracker: &Tracker, now: Duration) -> Vec<ProcessView> {
     let now = tracker.as_of(now);
     let view = |(name, process): (&String, &Process)| {
@@ -265,7 +263,7 @@ pub fn processes(tracker: &Tracker, now: Duration) -> Vec<ProcessView> {
     views
 }
 
-/// All that there is to show.
+/// All figures.
 pub fn report(tracker: &Tracker, now: Duration) -> Report {
     Report {
         job: job(tracker, now),
@@ -278,7 +276,7 @@ pub fn report(tracker: &Tracker, now: Duration) -> Report {
     }
 }
 
-/// What a page needs each second, in as few bytes as may be: there may be a thousand workers.
+/// The figures that a page gets each second. Kept small, since a job may have a thousand workers.
 pub fn live(tracker: &Tracker, now: Duration) -> Live {
     let Report { job, mut workers, computations, machines, mut events, history, .. } = report(tracker, now);
     let mut in_order: Vec<_> = workers.iter().collect();

@@ -8,29 +8,28 @@ use telemetry::view::{Liveness, Stage, StageName};
 use crate::process::{Process, Worker};
 use crate::tracker::Tracker;
 
-/// For which share of the time each stage is at its limit: of the last seconds, or of the whole job when that is over.
+/// The share of the time for which each stage is at its limit: of the last seconds, or of the whole of a finished job.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Load {
-    /// The sender waits for the source to take rows.
+    /// The sender waits for the source to accept rows.
     pub sender_blocked: Option<f64>,
     /// Rows wait for room in the window.
     pub window_full: Option<f64>,
-    /// Models are at work, on average over the workers.
+    /// Models are at work, averaged over the workers.
     pub workers_busy: Option<f64>,
     /// The receiver waits for its disk.
     pub disk_busy: Option<f64>,
 }
 
 impl Load {
-    /// The load, as reports tell it.
     pub fn of(tracker: &Tracker, now: Duration) -> Self {
         match tracker.working_time() {
-            Some(span) if tracker.state().is_over() => Self::of_all(tracker, span),
-            _ => Self::lately(tracker, now),
+            Some(span) if tracker.state().is_over() => Self::whole(tracker, span),
+            _ => Self::recent(tracker, now),
         }
     }
 
-    fn lately(tracker: &Tracker, now: Duration) -> Self {
+    fn recent(tracker: &Tracker, now: Duration) -> Self {
         let is_up = |process: &&Process| process.liveness(now) == Liveness::Up;
         let strain = |process: Option<&Process>| process.filter(is_up).and_then(|process| process.strain);
         let busy: Vec<_> = present(tracker, now).filter_map(|worker| worker.busy).collect();
@@ -42,7 +41,7 @@ impl Load {
         }
     }
 
-    fn of_all(tracker: &Tracker, span: Duration) -> Self {
+    fn whole(tracker: &Tracker, span: Duration) -> Self {
         let share = |ms: u64| (ms as f64 / (1000.0 * span.as_secs_f64())).min(1.0);
         let workers = || tracker.processes().values().flat_map(|process| &process.workers);
         let busy_ms: u64 = workers().map(|worker| worker.totals().busy_ms).sum();
@@ -57,13 +56,13 @@ impl Load {
     }
 }
 
-/// The workers whose process reports.
+/// The workers of processes that report.
 pub fn present(tracker: &Tracker, now: Duration) -> impl Iterator<Item = &Worker> {
     let up = tracker.processes().values().filter(move |process| process.liveness(now) == Liveness::Up);
     up.flat_map(|process| &process.workers)
 }
 
-/// For how long a program has been at its limit; see [`Load`].
+/// The time for which a program has been at its limit; see [`Load`].
 pub fn strained_ms(counts: &Counts) -> u64 {
     match counts {
         Counts::Sender(counts) => counts.blocked_ms,
@@ -72,7 +71,7 @@ pub fn strained_ms(counts: &Counts) -> u64 {
     }
 }
 
-/// The stages, in the order in which a row passes them.
+/// The stages, in the order of the dataflow.
 pub fn stages(tracker: &Tracker, load: &Load) -> Vec<Stage> {
     let sender = tracker.sender().map(|(_, counts)| counts.clone()).unwrap_or_default();
     let source = tracker.source().map(|(_, counts)| counts.clone()).unwrap_or_default();
@@ -96,7 +95,7 @@ pub fn stages(tracker: &Tracker, load: &Load) -> Vec<Stage> {
     };
     vec![
         Stage {
-            // A sender that has sent everything has nothing to do.
+            // A sender that has sent all rows is not busy.
             busy: rest(load.sender_blocked).filter(|_| !sender.all_sent),
             back_pressured: load.sender_blocked,
             ..stage(StageName::Source, "rows", sender.rows.max(source.rows_in), source.rows_in)
@@ -112,7 +111,7 @@ pub fn stages(tracker: &Tracker, load: &Load) -> Vec<Stage> {
         Stage {
             busy: load.workers_busy,
             idle: rest(load.workers_busy),
-            // What was lost with an earlier life is made once more.
+            // Batches that a restart lost are classified again.
             ..stage(StageName::Classify, "batches", classified + at_workers, classified)
         },
         Stage {

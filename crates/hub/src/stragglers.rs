@@ -1,25 +1,25 @@
-//! Workers that hold the others back, and why one thinks so.
+//! Finds workers that are slower than the others, with the reason.
 
 use std::time::Duration;
 
 use crate::words;
 
-/// With fewer workers than this, there is no saying who is the odd one out.
+/// With fewer workers than this, no worker can be called an outlier.
 const LEAST_WORKERS: usize = 3;
 
-/// What is known of a worker that is at work.
+/// The pace of a worker whose process reports.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Pace {
-    /// Rows a second, over some time, if it had something to do.
+    /// Rows per second, averaged over some seconds; `None` without work.
     pub rate: Option<f32>,
-    /// How long its model takes for a batch, at the 99th percentile.
+    /// The 99th percentile of its model's time for a batch.
     pub p99: Duration,
-    /// For how long its oldest batch has been with it.
+    /// The age of its oldest batch.
     pub oldest: Duration,
 }
 
-/// For each worker, the reason why it is a straggler, if it is one; `stage_p99` is how long batches of all workers are with
-/// them, at the 99th percentile.
+/// For each worker, the reason if it is a straggler. `stage_p99` is the 99th percentile of the time that batches spend at a
+/// worker, over all workers.
 pub fn find(paces: &[Pace], stage_p99: Duration) -> Vec<Option<String>> {
     if paces.len() < LEAST_WORKERS {
         return vec![None; paces.len()];
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn the_odd_one_out_is_found_with_the_reason() {
+    fn an_outlier_is_found_with_the_reason() {
         let usual = pace(100.0, 20, 15);
         let reasons = |odd| find(&[usual, usual, odd, usual], 40 * MS).swap_remove(2);
         assert_eq!(reasons(usual), None);
@@ -78,13 +78,13 @@ mod tests {
     }
 
     #[test]
-    fn of_two_none_is_the_odd_one_out() {
+    fn of_two_workers_none_is_an_outlier() {
         assert_eq!(find(&[pace(1.0, 1, 0), pace(100.0, 99, 0)], MS), [None, None]);
         assert_eq!(find(&[], MS), []);
     }
 
     #[test]
-    fn idle_workers_are_no_stragglers() {
+    fn idle_workers_are_not_stragglers() {
         assert_eq!(find(&[pace(0.0, 0, 0); 4], Duration::ZERO), [None, None, None, None]);
         let nothing_to_do = Pace { rate: None, ..pace(0.0, 20, 0) };
         assert_eq!(

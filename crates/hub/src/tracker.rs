@@ -1,4 +1,4 @@
-//! What the hub knows of the job. Pure: callers give the time, by a clock that starts long before the hub.
+//! Tracks the state of the job. Pure: callers pass the time, by a clock that starts long before the hub.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -13,56 +13,53 @@ use crate::history::History;
 use crate::model_events::ModelEvents;
 use crate::process::{News, Process};
 
-/// How many of the last events are kept.
+/// The number of last events that are kept.
 const EVENTS: usize = 500;
-/// Their text is cut after so many bytes.
+/// The longest text of an event, in bytes.
 const EVENT_LENGTH: usize = 1000;
-/// A program that has failed this long before the job has ended is why.
+/// The failure of a program counts as the job's reason if it happened at most this long before the job ended.
 const REASON_TIME: Duration = Duration::from_secs(15);
-/// Without output for so long, a job that has rows to write is stalled.
+/// A job with rows to write is stalled after this long without output.
 pub const STALLED: Duration = Duration::from_secs(10);
 
-/// The job, as the reports of its programs tell it.
+/// The state of the job, according to the reports of its programs.
 #[derive(Debug, Default)]
 pub struct Tracker {
     description: Option<Description>,
     processes: BTreeMap<String, Process>,
     history: History,
     events: VecDeque<Event>,
-    happened: u64,
+    /// The number of the last event.
+    last_event: u64,
     model_events: ModelEvents,
     state: JobState,
-    /// When the job began, by the hub's clock: with the first of its programs, which may be before the hub.
+    /// When the job's first program started, by the hub's clock; possibly before the hub.
     begun: Option<Duration>,
-    /// When its first rows came in, as far as the hub knows.
+    /// When the hub first knew of rows that had arrived.
     working_since: Option<Duration>,
-    /// When the job ended.
     ended: Option<Duration>,
-    /// Why, if it has failed.
+    /// Why the job has failed, if it has.
     failure: Option<String>,
-    /// How many rows were written, and since when.
+    /// The number of written rows, and when it last changed.
     progress: (u64, Duration),
-    /// How many rows have come in; an initializer that was started again begins with those that are not durable.
+    /// The number of rows that have arrived. The count of a restarted initializer can be lower.
     read: u64,
-    /// Workers in the cluster, when it formed last.
+    /// Workers in the cluster, as of the last source.
     workers: u32,
 }
 
 impl Tracker {
-    /// Of a job that is described like this, if it is.
     pub fn new(description: Option<Description>) -> Self {
         Self { description, ..Self::default() }
     }
 
-    /// What the job is.
     pub fn description(&self) -> Option<&Description> {
         self.description.as_ref()
     }
 
-    /// Takes in a report.
     pub fn on_report(&mut self, origin: &Origin, report: Report, now: Duration) {
         if self.begun.is_none() {
-            // What was written before, and when, is unknown.
+            // When rows were written before is unknown.
             self.progress.1 = now;
         }
         let began = now.saturating_sub(Duration::from_millis(report.uptime_ms));
@@ -94,10 +91,10 @@ impl Tracker {
         self.update(now);
     }
 
-    /// A second has passed.
+    /// To be called once a second.
     pub fn tick(&mut self, now: Duration) {
         self.update(now);
-        // Without the receiver, it is unknown how far the job is.
+        // Without the receiver, the job's progress is unknown.
         if self.receiver().is_some() && !self.state.is_over() {
             let rows = self.rows();
             let point = Point { seconds: self.seconds(now), rows_in: rows.read, rows_out: rows.written };
@@ -105,7 +102,7 @@ impl Tracker {
         }
     }
 
-    /// Notes what has happened to the models of a program.
+    /// Adds an event about the models of a program, if one is due.
     fn note_models(&mut self, name: &str, now: Duration) {
         let Some(process) = self.processes.get(name).filter(|_| !self.state.is_over()) else { return };
         let counts = process.model();
@@ -114,7 +111,7 @@ impl Tracker {
         }
     }
 
-    /// Notes what has changed.
+    /// Updates the job's state, and adds events for changes.
     fn update(&mut self, now: Duration) {
         if self.state.is_over() {
             return;
@@ -168,7 +165,7 @@ impl Tracker {
             Some(JobOutcome::Failed(_) | JobOutcome::Stopped) => return JobState::Failed,
             None => {}
         }
-        // It may go on without another classifier; if not, the receiver is stopped.
+        // The job may continue without another classifier; if it does not, the receiver is stopped.
         if self.processes.values().any(|process| process.failure().is_some() && !process.is_dispensable()) {
             return JobState::Failed;
         }
@@ -194,9 +191,9 @@ impl Tracker {
         if self.events.len() == EVENTS {
             self.events.pop_front();
         }
-        self.happened += 1;
+        self.last_event += 1;
         self.events.push_back(Event {
-            number: self.happened,
+            number: self.last_event,
             seconds: self.seconds(now),
             kind,
             program: program.map(str::to_owned),
@@ -209,7 +206,7 @@ impl Tracker {
         self.failure.as_deref()
     }
 
-    /// Why a job has failed that has just ended. When a program of it fails, the others are stopped.
+    /// Why a job that has just ended has failed. When a program fails, the others are stopped.
     fn find_failure(&self, now: Duration) -> Option<String> {
         let of_program = || {
             let recent =
@@ -226,7 +223,6 @@ impl Tracker {
         }
     }
 
-    /// How many rows there are, and where.
     pub fn rows(&self) -> Rows {
         let (written, rejected) =
             self.receiver().map_or((0, 0), |(_, receiver)| (receiver.rows, receiver.rejects));
@@ -242,7 +238,7 @@ impl Tracker {
         Rows { read, in_flight: read - written, written, rejected, total, total_about }
     }
 
-    /// Seconds since the job began; they stop when it has ended.
+    /// Seconds from the job's beginning until now or its end.
     pub fn seconds(&self, now: Duration) -> f64 {
         let now = self.ended.unwrap_or(now);
         now.saturating_sub(self.begun.unwrap_or(now)).as_secs_f64()
@@ -253,7 +249,7 @@ impl Tracker {
         self.begun
     }
 
-    /// For how long rows have been worked on, of a job that is over.
+    /// Of a finished job: the time from its first rows to its end.
     pub fn working_time(&self) -> Option<Duration> {
         match self.outcome() {
             Some(JobOutcome::Done(summary)) => Some(Duration::from_secs_f64(summary.seconds.max(1e-3))),
@@ -261,7 +257,7 @@ impl Tracker {
         }
     }
 
-    /// How long a batch takes a worker, on average; 0 while that is not known.
+    /// The mean time of a worker for a batch, in seconds; 0 while unknown.
     pub fn batch_seconds(&self) -> f64 {
         let workers = self.processes.values().flat_map(|process| &process.workers);
         let (took, count) = workers.fold((Duration::ZERO, 0), |(took, count), worker| {
@@ -270,48 +266,46 @@ impl Tracker {
         took.as_secs_f64() / count.max(1) as f64
     }
 
-    /// For how long nothing has been written, of a stalled job.
+    /// Of a stalled job: the time since rows were last written.
     pub fn stalled_for(&self, now: Duration) -> Option<Duration> {
         (self.state == JobState::Stalled).then(|| now.saturating_sub(self.progress.1))
     }
 
-    /// How the job is doing.
     pub fn state(&self) -> JobState {
         self.state
     }
 
-    /// Whether the job is over, and no program of it will report again.
+    /// Whether the job is over, and all its programs have finished, failed or been lost.
     pub fn is_settled(&self, now: Duration) -> bool {
         let is_silent = |process: &Process| !matches!(process.liveness(now), Liveness::Up | Liveness::Stale);
         self.state.is_over() && self.processes.values().all(is_silent)
     }
 
-    /// Workers in the cluster, when it formed last.
+    /// Workers in the cluster; 0 while unknown.
     pub fn workers(&self) -> u32 {
         self.workers
     }
 
-    /// Its programs, by name.
+    /// The job's programs, by name.
     pub fn processes(&self) -> &BTreeMap<String, Process> {
         &self.processes
     }
 
-    /// Its course.
     pub fn history(&self) -> &History {
         &self.history
     }
 
-    /// What has happened, the last event last.
+    /// The last events, the newest last.
     pub fn events(&self) -> &VecDeque<Event> {
         &self.events
     }
 
-    /// The time by which it is judged how programs are: that of the job's end, if it has ended.
+    /// The time at which to judge the state of programs: `now`, or the job's end.
     pub fn as_of(&self, now: Duration) -> Duration {
         self.ended.unwrap_or(now)
     }
 
-    /// The sender, and what it has counted.
+    /// The sender and its counts.
     pub fn sender(&self) -> Option<(&Process, &SenderCounts)> {
         self.find(|counts| match counts {
             Counts::Sender(counts) => Some(counts),
@@ -319,7 +313,7 @@ impl Tracker {
         })
     }
 
-    /// The initializer, and what its source has counted.
+    /// The initializer and the counts of its source.
     pub fn source(&self) -> Option<(&Process, &SourceCounts)> {
         self.find(|counts| match counts {
             Counts::Classifier(ClassifierCounts { source, .. }) => source.as_ref(),
@@ -327,7 +321,7 @@ impl Tracker {
         })
     }
 
-    /// The receiver, and what it has counted.
+    /// The receiver and its counts.
     pub fn receiver(&self) -> Option<(&Process, &ReceiverCounts)> {
         self.find(|counts| match counts {
             Counts::Receiver(counts) => Some(counts),

@@ -1,7 +1,8 @@
 //! Port 4000: the page, JSON, server-sent events, Prometheus.
 //!
-//! Without a token the port is this machine's alone, and is asked for by a name of this machine: another site's page, in a
-//! browser here, cannot read it by giving its own name this machine's address. With a token, who has not shown it sees a login.
+//! Without a token, the port is open only to this machine, and only under a name that always means this machine. So a page of
+//! another site, in a browser here, cannot read it by making its own name resolve to this machine. With a token, a browser that
+//! has not shown it gets a login page.
 
 pub mod page;
 
@@ -35,36 +36,36 @@ use crate::report_server::Shared;
 use crate::snapshot;
 use crate::tracker::Tracker;
 
-/// What a page may do: nothing but ask this hub.
+/// The page may load only files of this hub.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
      base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
 
 #[derive(Clone)]
 struct Web {
     shared: Shared,
-    /// The message that pages get each second.
+    /// The message that each page gets each second.
     live: Arc<watch::Sender<Arc<str>>>,
     access: Arc<Access>,
 }
 
 struct Access {
     token: Option<Token>,
-    /// What a browser shows that has logged in.
+    /// The cookie of a browser that has logged in.
     session: String,
 }
 
 /// Serves the port until the process ends.
 ///
 /// # Errors
-/// Those of the system.
+/// The port cannot be served.
 pub fn serve(listener: TcpListener, token: Option<Token>, shared: Shared) -> anyhow::Result<()> {
     listener.set_nonblocking(true).context("preparing the page's port")?;
     let mut session = [0; 16];
-    getrandom::fill(&mut session).map_err(|e| anyhow::anyhow!("making up a session: {e}"))?;
+    getrandom::fill(&mut session).map_err(|e| anyhow::anyhow!("generating a session key: {e}"))?;
     let access = Arc::new(Access { token, session: protocol::hash::hex(&session) });
-    let tell = Arc::new(watch::Sender::new(Arc::from("")));
-    let (ticking, live_to) = (shared.clone(), Arc::clone(&tell));
-    let web = Web { shared, live: tell, access };
+    let message = Arc::new(watch::Sender::new(Arc::from("")));
+    let (ticking, pages) = (shared.clone(), Arc::clone(&message));
+    let web = Web { shared, live: message, access };
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting tokio")?;
     runtime.block_on(async move {
@@ -78,9 +79,9 @@ pub fn serve(listener: TcpListener, token: Option<Token>, shared: Shared) -> any
                     let (mut tracker, now) = ticking.lock();
                     tracker.tick(now);
                 }
-                // Without pages, no message is needed.
-                if live_to.receiver_count() > 0 {
-                    live_to.send_replace(Arc::from(live(&ticking)));
+                // Without open pages, no message is needed.
+                if pages.receiver_count() > 0 {
+                    pages.send_replace(Arc::from(live(&ticking)));
                 }
             }
         });
@@ -114,7 +115,7 @@ fn router(web: Web) -> Router {
         .with_state(web)
 }
 
-/// A view of the tracker, as JSON.
+/// A handler that returns a view of the tracker as JSON.
 fn view_of<T: Serialize + 'static>(show: fn(&Tracker, Duration) -> T) -> MethodRouter<Web> {
     get(move |State(web): State<Web>| async move {
         let view = {
@@ -178,15 +179,15 @@ fn live(shared: &Shared) -> String {
     message(&tracker, now)
 }
 
-/// [What a page needs](snapshot::live), as JSON.
+/// The [message](snapshot::live) to pages, as JSON.
 pub fn message(tracker: &Tracker, now: Duration) -> String {
-    // A view is always JSON.
+    // Every view can be encoded.
     let mut message = serde_json::to_value(snapshot::live(tracker, now)).unwrap_or_default();
     shorten(&mut message);
     message.to_string()
 }
 
-/// Leaves three decimals to fractions, of which most of a message would consist otherwise.
+/// Rounds fractions to three decimals; otherwise most of a message would be digits.
 fn shorten(value: &mut Value) {
     match value {
         Value::Number(number) if number.is_f64() => {
@@ -208,15 +209,15 @@ async fn login(State(web): State<Web>, body: Bytes) -> Response {
     (StatusCode::SEE_OTHER, [(LOCATION, "/".to_owned()), (SET_COOKIE, cookie)]).into_response()
 }
 
-/// Lets in who may come in, and tells browsers what the page may do.
+/// Admits or refuses a request, and adds the security headers.
 async fn guard(State(web): State<Web>, request: Request, next: Next) -> Response {
     let mut response = match web.access.admits(request.headers()) {
         Admission::In => next.run(request).await,
         Admission::Login if request.uri().path() == "/login" => next.run(request).await,
         Admission::Login => (StatusCode::UNAUTHORIZED, text("text/html", page::LOGIN)).into_response(),
         Admission::Out => {
-            let reason = "This hub is asked for by another name than this machine's own. Without a token it answers to \
-                          localhost and 127.0.0.1 alone.\n";
+            let reason = "This hub was requested by another name than this machine's own. Without a token it answers only \
+                          to localhost and 127.0.0.1.\n";
             (StatusCode::FORBIDDEN, text("text/plain", reason)).into_response()
         }
     };
@@ -254,7 +255,7 @@ impl Access {
     }
 }
 
-/// Whether a Host header has a name that is always this machine's.
+/// Whether a Host header has a name that always means this machine.
 fn is_this_machine(host: &str) -> bool {
     let name = match host.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
@@ -268,9 +269,8 @@ mod tests {
     use super::*;
     use crate::scenario::Scenario;
 
-    /// What crosses to a browser each second; the issue allows 20 kB.
     #[test]
-    fn a_page_gets_few_bytes_a_second_about_112_workers() {
+    fn the_message_about_112_workers_has_less_than_20_kb() {
         let (scenario, mut tracker) =
             (Scenario { machines: 16, seconds: 3600, ..Scenario::default() }, Tracker::default());
         for second in 0..90 {
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn only_names_of_this_machine_are_its_own() {
+    fn only_names_that_always_mean_this_machine_are_accepted() {
         for own in ["localhost", "localhost:4000", "127.0.0.1:4000", "[::1]:4000", "[::1]"] {
             assert!(is_this_machine(own), "{own}");
         }

@@ -1,4 +1,4 @@
-//! Figures in sentences, as the page has them.
+//! Numbers and durations as text, in the page's format.
 
 use std::time::Duration;
 
@@ -21,13 +21,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn thousands_stand_apart() {
+    fn thousands_are_separated() {
         let texts = [0, 999, 1000, 1_234_567].map(count);
         assert_eq!(texts, ["0", "999", "1,000", "1,234,567"]);
     }
 
     #[test]
-    fn a_unit_stands_apart() {
+    fn a_unit_is_separated() {
         assert_eq!(duration(Duration::from_micros(41_000)), "41.0 ms");
         assert_eq!(duration(Duration::from_secs(90)), "90.0 s");
     }

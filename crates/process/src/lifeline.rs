@@ -31,7 +31,7 @@ pub fn follow() {
     std::thread::spawn(move || {
         let mut sink = [0; 64];
         while !matches!(std::io::stdin().read(&mut sink), Ok(0) | Err(_)) {}
-        tracing::error!(target: crate::log::OUTCOME, "the process that started this program is gone, so it ends");
+        tracing::error!(target: crate::log::OUTCOME, "the supervisor is gone, so this program ends");
         std::process::exit(3);
     });
 }

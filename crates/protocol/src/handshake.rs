@@ -72,7 +72,7 @@ pub enum SourceAnswer {
     Waiting,
     /// Rows before this one are durable, and are not asked for again.
     Durable(u64),
-    /// Another sender is sending; come again later.
+    /// Another sender is sending; try again later.
     Busy,
     /// All rows, this many, are classified and durable.
     Done(u64),

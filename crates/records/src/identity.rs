@@ -232,7 +232,7 @@ mod tests {
 
     use super::*;
 
-    /// A file of a hundred bytes of which ten are read, something done to it, and the rest of it read; gives what is said.
+    /// Reads ten of a file's hundred bytes, calls `act`, and reads the rest. Returns the number of bytes, or the error.
     fn after(act: impl FnOnce(&Path)) -> Result<usize, String> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("in.csv");

@@ -127,7 +127,7 @@ impl Shared {
 fn collect_events(all: &mut BTreeMap<String, Watched>, records: &Records, folder: &Path) -> Vec<Event> {
     let mut events = Vec::new();
     all.retain(|name, watched| {
-        // A file that cannot be read counts as an end: the client must not wait for what cannot come.
+        // A file that cannot be read counts as the program's end, so that the client does not wait for events in vain.
         let broken = |error: anyhow::Error| Some(End::Unknown(format!("{error:#}")));
         let mut end = records.load_end(name).unwrap_or_else(broken);
         match Ready::read(&folder.join(&watched.ready_file)) {

@@ -1,4 +1,4 @@
-//! Jobs at moments that the page should be looked at: of a laptop and of a large cluster, going well and badly.
+//! Jobs for tests of the page, at interesting moments: on a laptop and on a large cluster, successful and failing.
 
 use std::time::Duration;
 
@@ -13,23 +13,22 @@ use crate::tracker::Tracker;
 /// A moment of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Moment {
-    /// Before rows come.
+    /// Before rows arrive.
     Waiting,
-    /// In the middle, after a process was killed and restarted.
+    /// In the middle of the job, after a process was killed and restarted.
     Running,
-    /// A process does not come back.
+    /// A process does not return.
     Stalled,
-    /// The model cannot be had any more.
+    /// The model cannot be started any more.
     Failed,
-    /// At the end.
     Done,
 }
 
-/// Jobs, each as it would be shown now, with a name.
+/// The name and the present report of each job.
 pub fn gallery(now: Duration) -> Vec<(String, view::Report)> {
     let small = Scenario { machines: 2, workers: 2, seconds: 560, batch_seconds: 8, ..Scenario::default() };
     let large = Scenario { machines: 16, seconds: 900, ..Scenario::default() };
-    let mut pictures = Vec::new();
+    let mut reports = Vec::new();
     for (size, scenario) in [("4", small), ("112", large)] {
         let rejecting = Scenario { rejects: true, ..scenario };
         for (moment, scenario, what) in [
@@ -39,13 +38,13 @@ pub fn gallery(now: Duration) -> Vec<(String, view::Report)> {
             (Moment::Done, rejecting, "rejects"),
             (Moment::Running, rejecting, "rejecting"),
         ] {
-            pictures.push((format!("{size}-{what}"), Story { scenario, moment, now }.tell()));
+            reports.push((format!("{size}-{what}"), Story { scenario, moment, now }.play()));
         }
     }
     for (moment, what) in [(Moment::Waiting, "4-waiting"), (Moment::Failed, "4-failed")] {
-        pictures.push((what.to_owned(), Story { scenario: small, moment, now }.tell()));
+        reports.push((what.to_owned(), Story { scenario: small, moment, now }.play()));
     }
-    pictures
+    reports
 }
 
 struct Story {
@@ -54,12 +53,13 @@ struct Story {
     now: Duration,
 }
 
-/// The process that has trouble, and for how many seconds.
+/// The process that is lost.
 const VICTIM: &str = "worker1";
+/// Seconds until it is restarted.
 const ABSENCE: u64 = 14;
 
 impl Story {
-    fn tell(&self) -> view::Report {
+    fn play(&self) -> view::Report {
         let mut tracker = Tracker::new(Some(self.description()));
         let seconds = match self.moment {
             Moment::Waiting => 4,
@@ -87,10 +87,10 @@ impl Story {
             if name == VICTIM && is_away {
                 continue;
             }
-            let lives_again = name == VICTIM
+            let is_restarted = name == VICTIM
                 && second >= killed + ABSENCE
                 && matches!(self.moment, Moment::Running | Moment::Done);
-            let (incarnation, began) = if lives_again { (2, killed + ABSENCE) } else { (1, 0) };
+            let (incarnation, began) = if is_restarted { (2, killed + ABSENCE) } else { (1, 0) };
             let origin = self.origin(&name, incarnation);
             tracker.on_report(&origin, self.report(&name, second, began, last), now);
         }
@@ -98,7 +98,7 @@ impl Story {
     }
 
     fn report(&self, name: &str, second: u64, began: u64, last: u64) -> Report {
-        // What waits for a worker that is away is not written.
+        // Results that wait for the lost worker are not written.
         let stalls_at = last.saturating_sub(2 * ABSENCE);
         let is_stuck = matches!(self.moment, Moment::Stalled | Moment::Failed) && second > stalls_at;
         let counted = if self.moment == Moment::Waiting {
@@ -114,7 +114,7 @@ impl Story {
             if self.moment == Moment::Waiting {
                 counts.source = None;
             }
-            // One worker of a large job has a slow disk, say.
+            // One worker of a large job is slow.
             if name == "worker5" && self.scenario.machines > 5 {
                 let worker = &mut counts.workers[3];
                 worker.rows /= 3;
@@ -130,7 +130,7 @@ impl Story {
         report
     }
 
-    /// Sender, receiver and initializer are on the first machine.
+    /// The sender, the receiver and the initializer are on the first machine.
     fn origin(&self, name: &str, incarnation: u64) -> Origin {
         let place: u64 = name.strip_prefix("worker").and_then(|place| place.parse().ok()).unwrap_or(0);
         Origin { name: name.to_owned(), machine: format!("h{}", place + 1), incarnation }

@@ -26,7 +26,7 @@ fn a_job_goes_from_waiting_to_done() {
     }
     assert_eq!(tracker.state(), JobState::Done);
     let job = snapshot::job(&tracker, at(500));
-    // It stays as it was at the end.
+    // The figures stay as they were at the end.
     assert_eq!((job.elapsed_seconds, job.rows.written, job.rows.in_flight), (100.0, SMALL.rows(), 0));
     assert_eq!((job.workers_expected, job.restarts, job.failure), (14, 0, None));
     let states: Vec<_> =
@@ -35,7 +35,7 @@ fn a_job_goes_from_waiting_to_done() {
 }
 
 #[test]
-fn a_hub_that_is_started_again_knows_since_when_the_job_runs() {
+fn a_restarted_hub_knows_when_the_job_began() {
     let mut tracker = Tracker::default();
     let late = at(1_000_050);
     for name in ["initializer", "worker1", "receiver"] {
@@ -47,7 +47,7 @@ fn a_hub_that_is_started_again_knows_since_when_the_job_runs() {
 }
 
 #[test]
-fn a_silent_program_is_stale_then_lost_and_its_row_stays() {
+fn a_silent_program_is_stale_then_lost_and_its_workers_stay() {
     let mut tracker = Tracker::default();
     (0..10).for_each(|second| SMALL.pass(&mut tracker, second, &[]));
     let mut states = Vec::new();
@@ -60,7 +60,7 @@ fn a_silent_program_is_stale_then_lost_and_its_row_stays() {
         states.push((second, view.state));
     }
     let first = |wanted| states.iter().find(|(_, state)| *state == wanted).unwrap().0;
-    // Its last report came in second 9.
+    // Its last report arrived in second 9.
     assert_eq!((first(Liveness::Stale), first(Liveness::Lost)), (12, 19));
     assert_eq!(snapshot::job(&tracker, at(24)).workers_up, 7);
     SMALL.pass(&mut tracker, 25, &[]);
@@ -68,7 +68,7 @@ fn a_silent_program_is_stale_then_lost_and_its_row_stays() {
 }
 
 #[test]
-fn what_a_program_counted_in_an_earlier_life_counts_on() {
+fn the_counts_of_earlier_incarnations_are_added() {
     let mut tracker = Tracker::default();
     (0..10).for_each(|second| SMALL.pass(&mut tracker, second, &[]));
     let leaves = ending(SMALL.report("worker1", 10, 0), Ending::Leaving("lost the receiver".into()));
@@ -88,7 +88,7 @@ fn a_job_without_output_is_stalled_after_a_while() {
     (0..10).for_each(|second| SMALL.pass(&mut tracker, second, &[]));
     for second in 10..30 {
         SMALL.pass(&mut tracker, second, &["receiver"]);
-        // In second 10 the first rows come that are not written.
+        // The first rows that are not written arrive in second 10.
         assert_eq!(tracker.state() == JobState::Stalled, second >= 10 + STALLED.as_secs(), "second {second}");
     }
     let bottleneck = snapshot::job(&tracker, at(29)).bottleneck.unwrap();
@@ -101,7 +101,7 @@ fn a_job_without_output_is_stalled_after_a_while() {
 fn a_job_that_waits_for_rows_is_not_stalled() {
     let mut tracker = Tracker::default();
     (0..=10).for_each(|second| SMALL.pass(&mut tracker, second, &[]));
-    // The input has nothing more to say for now; all that has come is written.
+    // No more rows arrive, and all that arrived are written.
     for second in 11..60 {
         for name in SMALL.names() {
             tracker.on_report(&Scenario::origin(&name, 1), SMALL.report(&name, 10, 0), at(second));
@@ -112,7 +112,7 @@ fn a_job_that_waits_for_rows_is_not_stalled() {
 }
 
 #[test]
-fn a_program_that_cannot_go_on_fails_the_job_with_its_reason() {
+fn a_failed_program_fails_the_job_with_its_reason() {
     let mut tracker = Tracker::default();
     (0..10).for_each(|second| SMALL.pass(&mut tracker, second, &[]));
     let fails = ending(SMALL.report("initializer", 10, 0), Ending::Failed("no space left".into()));
@@ -122,23 +122,23 @@ fn a_program_that_cannot_go_on_fails_the_job_with_its_reason() {
 }
 
 #[test]
-fn a_report_that_was_overtaken_changes_nothing() {
+fn an_overtaken_report_changes_nothing() {
     let mut tracker = Tracker::default();
     (0..10).for_each(|second| SMALL.pass(&mut tracker, second, &[]));
-    let hear = |tracker: &mut Tracker, incarnation, report| {
+    let receive = |tracker: &mut Tracker, incarnation, report| {
         tracker.on_report(&Scenario::origin("worker1", incarnation), report, at(12));
     };
-    hear(&mut tracker, 2, SMALL.report("worker1", 12, 11));
+    receive(&mut tracker, 2, SMALL.report("worker1", 12, 11));
     let before = snapshot::workers(&tracker, at(12));
-    // Of the life before, and of this one.
-    hear(&mut tracker, 1, SMALL.report("worker1", 10, 0));
-    hear(&mut tracker, 2, SMALL.report("worker1", 11, 11));
+    // One of the earlier incarnation, and one of this one.
+    receive(&mut tracker, 1, SMALL.report("worker1", 10, 0));
+    receive(&mut tracker, 2, SMALL.report("worker1", 11, 11));
     assert_eq!(snapshot::workers(&tracker, at(12)), before);
     assert_eq!(snapshot::job(&tracker, at(12)).restarts, 1);
 }
 
 #[test]
-fn an_initializer_that_comes_back_has_no_fewer_rows_and_the_job_is_stalled_meanwhile() {
+fn a_restarted_initializer_lowers_no_row_count_and_the_job_is_stalled_meanwhile() {
     let mut tracker = Tracker::default();
     for second in 0..20 {
         SMALL.pass(&mut tracker, second, &["receiver"]);
@@ -150,7 +150,7 @@ fn an_initializer_that_comes_back_has_no_fewer_rows_and_the_job_is_stalled_meanw
     }
     let before = tracker.rows();
     assert!(before.in_flight > 0);
-    // It has no source until the cluster has formed.
+    // The initializer has no source until the cluster has formed.
     for second in 20..40 {
         let mut report = SMALL.report("initializer", second, 19);
         let Counts::Classifier(counts) = &mut report.counts else { panic!("{report:?}") };
@@ -163,20 +163,20 @@ fn an_initializer_that_comes_back_has_no_fewer_rows_and_the_job_is_stalled_meanw
 }
 
 #[test]
-fn a_job_may_go_on_without_a_classifier_and_if_not_that_is_why() {
+fn a_failed_classifier_is_the_jobs_failure_only_if_the_job_is_stopped_soon_after() {
     let fails = |tracker: &mut Tracker, second| {
-        let report = ending(SMALL.report("worker1", second, 0), Ending::Failed("nobody is there".into()));
+        let report = ending(SMALL.report("worker1", second, 0), Ending::Failed("no receiver".into()));
         tracker.on_report(&Scenario::origin("worker1", 1), report, at(second));
     };
     let mut tracker = Tracker::default();
     (0..20).for_each(|second| SMALL.pass(&mut tracker, second, &[]));
     fails(&mut tracker, 20);
-    assert_eq!(tracker.events().back().unwrap().text, "worker1 has failed: nobody is there");
+    assert_eq!(tracker.events().back().unwrap().text, "worker1 has failed: no receiver");
     (20..=SMALL.seconds).for_each(|second| SMALL.pass(&mut tracker, second, &["worker1"]));
     assert_eq!((tracker.state(), tracker.failure()), (JobState::Done, None));
 
-    // Who watches the job ends it then, and the receiver says that it was stopped.
-    for (seconds, why) in [(1, "worker1: nobody is there"), (30, "a user has stopped it")] {
+    // The command that watches the job then stops it, and the receiver reports that it was stopped.
+    for (seconds, why) in [(1, "worker1: no receiver"), (30, "a user has stopped it")] {
         let mut tracker = Tracker::default();
         (0..20).for_each(|second| SMALL.pass(&mut tracker, second, &[]));
         fails(&mut tracker, 20);
@@ -189,7 +189,7 @@ fn a_job_may_go_on_without_a_classifier_and_if_not_that_is_why() {
 }
 
 #[test]
-fn a_job_is_settled_when_nobody_has_anything_left_to_say() {
+fn a_job_is_settled_when_no_program_will_report_again() {
     let mut tracker = Tracker::default();
     (0..=SMALL.seconds).for_each(|second| SMALL.pass(&mut tracker, second, &[]));
     let end = SMALL.seconds;
@@ -206,7 +206,7 @@ fn a_job_is_settled_when_nobody_has_anything_left_to_say() {
 }
 
 #[test]
-fn the_busy_workers_are_named_as_what_holds_the_job_back() {
+fn busy_workers_are_the_bottleneck() {
     let mut tracker = Tracker::default();
     (0..20).for_each(|second| SMALL.pass(&mut tracker, second, &[]));
     let bottleneck = snapshot::job(&tracker, at(19)).bottleneck.unwrap();
@@ -215,7 +215,7 @@ fn the_busy_workers_are_named_as_what_holds_the_job_back() {
 }
 
 #[test]
-fn an_estimate_comes_when_it_means_something_and_is_right_for_a_steady_job() {
+fn the_estimate_appears_after_six_seconds_and_is_right_for_a_steady_job() {
     let mut tracker = Tracker::default();
     for second in 0..SMALL.seconds {
         SMALL.pass(&mut tracker, second, &[]);
@@ -229,12 +229,12 @@ fn an_estimate_comes_when_it_means_something_and_is_right_for_a_steady_job() {
 }
 
 proptest! {
-    // Each case is eighty seconds of a job, report by report.
+    // Each case has all reports of eighty seconds of a job.
     #![proptest_config(ProptestConfig::with_cases(16))]
 
-    /// Counts are cumulative: whatever reports are lost, the next ones make up for them.
+    /// Since counts are cumulative.
     #[test]
-    fn lost_reports_heal(lost in prop::collection::vec(prop::sample::select(vec!["sender", "receiver", "initializer", "worker1"]), 30)) {
+    fn later_reports_make_up_for_lost_ones(lost in prop::collection::vec(prop::sample::select(vec!["sender", "receiver", "initializer", "worker1"]), 30)) {
         let (mut all, mut some) = (Tracker::default(), Tracker::default());
         for second in 0..30u64 {
             SMALL.pass(&mut all, second, &[]);
