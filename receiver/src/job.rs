@@ -2,7 +2,6 @@
 
 mod counts;
 mod initializer;
-mod peer;
 mod state;
 
 use std::sync::Arc;
@@ -15,11 +14,11 @@ use protocol::Temporary;
 use protocol::rejects::Reasons;
 use protocol::results::{FromReceiver, Identity, Outcome, Progress, Summary, Totals, Welcome};
 
-pub use peer::Peer;
 use state::State;
 
 use crate::checkpoint::Position;
 use crate::outbox::Outbox;
+use crate::peer::Peer;
 use crate::store::Finished;
 
 /// The most generations in one life of the receiver. The generations of a later life have larger numbers.

@@ -9,6 +9,7 @@
 //! | [`store`]      | results, rejects and checkpoint on disk |
 //! | [`job`]        | the state that connections, the writer and the syncer share |
 //! | [`writer`]     | the writer's thread, which orders and writes batches, and the syncer's, which makes them durable |
+//! | [`peer`]       | the trait of connections to classifier processes |
 //! | [`outbox`]     | sends messages to a classifier process on a separate thread |
 //! | [`server`]     | serves connections: classifier processes, observers, plain clients |
 //! | [`archive`]    | packs all files into one `.tgz` while results arrive |
@@ -21,6 +22,7 @@ pub mod budget;
 pub mod checkpoint;
 pub mod job;
 pub mod outbox;
+pub mod peer;
 pub mod plain;
 pub mod reorder;
 pub mod server;

@@ -9,7 +9,7 @@ use anyhow::Context;
 use protocol::handshake;
 use protocol::results::{FromReceiver, Welcome};
 
-use crate::job::Peer;
+use crate::peer::Peer;
 
 /// The longest that a write may take. Messages are rare and short, so a process that does not read them counts as lost.
 const WRITE_TIME: Duration = Duration::from_secs(5);

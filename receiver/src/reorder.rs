@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::ensure;
 use protocol::results::{LONGEST_WINDOW, ResultBatch};
 
-use crate::spill::Stub;
+use crate::spill::{Spill, Stub};
 
 /// A batch in the buffer, in memory or on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,27 +129,6 @@ pub struct Sequencer {
     generation: u64,
     /// The most bytes of early batches in memory.
     most_in_memory: usize,
-}
-
-/// Keeps early batches on disk when memory is full.
-pub trait Spill {
-    /// Writes a batch to disk.
-    ///
-    /// # Errors
-    /// Those of the file system.
-    fn write(&mut self, batch: ResultBatch) -> anyhow::Result<Stub>;
-
-    /// Reads a batch back and drops it.
-    ///
-    /// # Errors
-    /// Those of the file system.
-    fn take(&mut self, stub: Stub) -> anyhow::Result<ResultBatch>;
-
-    /// Drops this many batches.
-    ///
-    /// # Errors
-    /// Those of the file system.
-    fn forget(&mut self, batches: usize) -> anyhow::Result<()>;
 }
 
 impl Sequencer {

@@ -23,8 +23,8 @@ use crate::job::{End, Job};
 use crate::outbox::Outbox;
 use crate::plain;
 use crate::spill::SpillFile;
-use crate::store::{self, Finished, Opened};
-use crate::writer::{self, Event, Storage, Writer};
+use crate::store::{self, Finished, Opened, Storage};
+use crate::writer::{self, Event, Writer};
 
 /// The most bytes of batches that wait for the writer. Each connection's thread may hold one more batch.
 const QUEUE: usize = 64 << 20;

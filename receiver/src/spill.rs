@@ -9,7 +9,26 @@ use bytes::Bytes;
 use files::remove_if_there;
 use protocol::results::ResultBatch;
 
-use crate::reorder::Spill;
+/// Keeps early batches on disk when memory is full.
+pub trait Spill {
+    /// Writes a batch to disk.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn write(&mut self, batch: ResultBatch) -> anyhow::Result<Stub>;
+
+    /// Reads a batch back and drops it.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn take(&mut self, stub: Stub) -> anyhow::Result<ResultBatch>;
+
+    /// Drops this many batches.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn forget(&mut self, batches: usize) -> anyhow::Result<()>;
+}
 
 /// A file for early batches.
 #[derive(Debug)]

@@ -16,8 +16,22 @@ use protocol::schema::Schema;
 use sha2::{Digest, Sha256};
 
 use crate::checkpoint::{Checkpoint, Position};
-use crate::writer::Storage;
 pub use open::open;
+
+/// The files that results are written to.
+pub trait Storage {
+    /// The position up to which results are written.
+    fn position(&self) -> Position;
+
+    /// Sets the schema of the results that are appended from now on.
+    fn note_schema(&mut self, schema: &Schema);
+
+    /// Appends the next batches.
+    ///
+    /// # Errors
+    /// Those of the file system. After an error, the storage must not be used.
+    fn append(&mut self, batches: &[ResultBatch]) -> anyhow::Result<()>;
+}
 
 /// Appends batches. The [`Syncer`] makes them durable in parallel.
 #[derive(Debug)]

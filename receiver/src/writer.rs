@@ -13,10 +13,11 @@ use protocol::schema::Schema;
 use crate::audit::Audit;
 use crate::budget::Budget;
 use crate::checkpoint::Position;
-use crate::job::{End, Job, Peer, SyncWork};
-use crate::reorder::{Held, ReorderBuffer, Sequencer, Spill};
-use crate::spill::SpillFile;
-use crate::store::{Store, Syncer};
+use crate::job::{End, Job, SyncWork};
+use crate::peer::Peer;
+use crate::reorder::{Held, ReorderBuffer, Sequencer};
+use crate::spill::{Spill, SpillFile};
+use crate::store::{Storage, Store, Syncer};
 
 /// The most batches to receive before writing.
 const MOST_AT_ONCE: usize = 256;
@@ -57,21 +58,6 @@ pub struct Writer<S = Store, P = SpillFile> {
     audit: Audit,
     /// The number of rejects whose reasons the job knows.
     told: u64,
-}
-
-/// The files that results are written to.
-pub trait Storage {
-    /// The position up to which results are written.
-    fn position(&self) -> Position;
-
-    /// Sets the schema of the results that are appended from now on.
-    fn note_schema(&mut self, schema: &Schema);
-
-    /// Appends the next batches.
-    ///
-    /// # Errors
-    /// Those of the file system. After an error, the storage must not be used.
-    fn append(&mut self, batches: &[ResultBatch]) -> anyhow::Result<()>;
 }
 
 /// Writes batches in order until all senders of events are gone, or writing fails.

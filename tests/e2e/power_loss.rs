@@ -12,8 +12,7 @@ use std::time::Instant;
 
 use disk::{Chance, Disk, Files};
 use protocol::result_files::ResultFiles;
-use receiver::store::{self, Opened};
-use receiver::writer::Storage;
+use receiver::store::{self, Opened, Storage};
 use tempfile::TempDir;
 use tests::cluster::{Results, read_results};
 use tests::program::Program;

@@ -7,10 +7,11 @@ use std::rc::Rc;
 
 use ::receiver::audit::Audit;
 use ::receiver::checkpoint::Position;
-use ::receiver::job::{self, End, Job, SyncWork};
-use ::receiver::reorder::Spill;
-use ::receiver::spill::Stub;
-use ::receiver::writer::{Storage, Writer};
+use ::receiver::job::{End, Job, SyncWork};
+use ::receiver::peer;
+use ::receiver::spill::{Spill, Stub};
+use ::receiver::store::Storage;
+use ::receiver::writer::Writer;
 use protocol::Temporary;
 use protocol::rejects::MostRejects;
 use protocol::results::{FromReceiver, Outcome, ResultBatch, Summary, Welcome};
@@ -39,7 +40,7 @@ impl Peer {
     }
 }
 
-impl job::Peer for Peer {
+impl peer::Peer for Peer {
     fn welcome(&self, welcome: Welcome) {
         self.enqueue(Some(Message::Welcome(welcome)));
     }

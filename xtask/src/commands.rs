@@ -2,6 +2,7 @@
 
 pub(crate) mod bench;
 pub(crate) mod chaos;
+mod duration;
 pub(crate) mod hosts;
 pub(crate) mod job_args;
 pub(crate) mod lab;

@@ -12,6 +12,9 @@ use crate::inventory::{HostEntry, Inventory};
 use crate::parallel::{all, each};
 use crate::ssh::{Access, Ssh};
 
+/// Paths in the metrics host's folder.
+pub(crate) const OUTPUT: &str = "output";
+pub(crate) const ARCHIVE: &str = "output/results.tgz";
 /// Time limit for a request that takes a host milliseconds.
 pub(crate) const SHORT: Duration = Duration::from_secs(30);
 

@@ -9,10 +9,12 @@
 //! | `agents` | connected hosts and their agents: lock, status, stop |
 //! | [`ssh`] | one host over one multiplexed connection: scripts, files, its agent |
 //! | `parallel` | the same work on all hosts at once |
+//! | `control_socket` | how ssh's shared connections are ended |
 //! | [`scratch`], [`runtime`] | temporary folders; the tokio runtime |
 
 mod agents;
 pub mod commands;
+mod control_socket;
 pub mod inventory;
 pub mod package;
 mod parallel;

@@ -13,12 +13,10 @@ use deploy::project;
 use deploy::request::Up;
 
 use crate::inventory::Inventory;
-use crate::probe::Probed;
+use crate::probe::{Platform, Probed};
 use crate::scratch;
 pub(crate) use archive::Archive;
-pub(crate) use glibc::minor_version;
 pub(crate) use python::module_of;
-pub(crate) use requirements::Platform;
 
 /// The model that hosts run.
 #[derive(Debug, Clone)]

@@ -5,7 +5,6 @@ use anyhow::Context;
 
 use crate::agents::SHORT;
 use crate::inventory::HostEntry;
-use crate::package::{self, Platform};
 use crate::ssh::{Access, Ssh};
 
 /// Prints the current folder's mount if programs cannot be started from it. (Its name has octal numbers for spaces.)
@@ -13,6 +12,17 @@ const NOEXEC: &str = "mount=`df -P . 2>/dev/null | awk 'NR == 2 { print $6 }'`\n
                       while read -r device at kind options rest; do\n\
                       if [ \"$at\" = \"$mount\" ]; then found=$options; fi; done < /proc/mounts\n\
                       case \",$found,\" in *,noexec,*) echo noexec \"$mount\" ;; esac";
+
+/// What the choice of packages depends on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Platform {
+    /// Python's version, such as 3.11.
+    pub(crate) python: String,
+    /// The processor, as `uname -m` prints it.
+    pub(crate) processor: String,
+    /// The minor version of glibc 2.x.
+    pub(crate) glibc: u32,
+}
 
 /// A host that we are logged in to, and what it has.
 pub struct Probed {
@@ -60,11 +70,16 @@ impl Probed {
             format!("{host} has no python3, which a Python model needs; on Debian and Ubuntu: apt-get install python3")
         })?;
         let libc = self.value("libc").unwrap_or_default();
-        let glibc = package::minor_version(libc);
+        let glibc = minor_version(libc);
         let glibc = glibc.with_context(|| format!("{host} has a C library other than glibc ({libc:?}), so Python packages do not fit it; use another host"))?;
         let processor = self.value("processor").unwrap_or_default().to_owned();
         Ok(Platform { python: python.to_owned(), processor, glibc })
     }
+}
+
+/// Parses the output of `getconf GNU_LIBC_VERSION`; `None` for another C library.
+pub(crate) fn minor_version(version: &str) -> Option<u32> {
+    version.trim().strip_prefix("glibc 2.").and_then(|minor| minor.parse().ok())
 }
 
 /// Logs in to a host, and lists what it has.

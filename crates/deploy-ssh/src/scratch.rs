@@ -8,6 +8,8 @@ use std::sync::OnceLock;
 use anyhow::{Context, anyhow};
 use tempfile::TempDir;
 
+use crate::control_socket;
+
 /// For files, which may be large; in `TMPDIR`.
 static FOLDER: OnceLock<TempDir> = OnceLock::new();
 /// For sockets, whose paths must be short.
@@ -86,7 +88,7 @@ fn is_short_and_plain(folder: &Path) -> bool {
 /// Removes the folders, and ends the SSH connections whose sockets are in them. For a process that is about to exit.
 pub fn remove() {
     if let Some(sockets) = SOCKETS.get() {
-        crate::ssh::end_connections(sockets.path());
+        control_socket::end_all(sockets.path());
     }
     for folder in [&SOCKETS, &FOLDER].into_iter().filter_map(OnceLock::get) {
         // The next process removes what is left.

@@ -37,7 +37,7 @@ use tokio::io::AsyncReadExt;
 use crate::inventory::HostEntry;
 use crate::runtime::within;
 pub use connect::{Access, NoAnswer};
-pub(crate) use connect::{end_connections, login_options, resolved_hostname};
+pub(crate) use connect::{login_options, resolved_hostname};
 use link::{Link, expect_empty};
 
 /// Time limit for a request that takes the agent milliseconds. The client's keepalives notice a lost connection sooner.

@@ -8,8 +8,6 @@ use telemetry::report::{Counts, Ending, ModelCounts, Report, WorkerCounts};
 use telemetry::usage::Usage;
 use telemetry::view::Liveness;
 
-use crate::stages::strained_ms;
-
 /// Without a report for this long, a program is stale: its state is unknown.
 pub const STALE: Duration = Duration::from_secs(3);
 /// Without a report for this long, a program is lost.
@@ -290,6 +288,15 @@ impl Process {
 
 fn has_source(counts: &Counts) -> bool {
     matches!(counts, Counts::Classifier(counts) if counts.source.is_some())
+}
+
+/// The time for which a program has been at its limit.
+fn strained_ms(counts: &Counts) -> u64 {
+    match counts {
+        Counts::Sender(counts) => counts.blocked_ms,
+        Counts::Classifier(counts) => counts.source.as_ref().map_or(0, |source| source.full_ms),
+        Counts::Receiver(counts) => counts.sync.sum().as_millis() as u64,
+    }
 }
 
 fn share(now_ms: u64, then_ms: u64, span_ms: u64) -> f64 {

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use telemetry::report::Counts;
 use telemetry::view::{Liveness, Stage, StageName};
 
 use crate::process::{Process, Worker};
@@ -60,15 +59,6 @@ impl Load {
 pub fn present(tracker: &Tracker, now: Duration) -> impl Iterator<Item = &Worker> {
     let up = tracker.processes().values().filter(move |process| process.liveness(now) == Liveness::Up);
     up.flat_map(|process| &process.workers)
-}
-
-/// The time for which a program has been at its limit; see [`Load`].
-pub fn strained_ms(counts: &Counts) -> u64 {
-    match counts {
-        Counts::Sender(counts) => counts.blocked_ms,
-        Counts::Classifier(counts) => counts.source.as_ref().map_or(0, |source| source.full_ms),
-        Counts::Receiver(counts) => counts.sync.sum().as_millis() as u64,
-    }
 }
 
 /// The stages, in the order of the dataflow.

@@ -5,8 +5,9 @@ use std::time::Duration;
 use protocol::results::Outcome;
 use telemetry::report::{Counts, JobOutcome, ReceiverCounts};
 
-use super::{End, Job, Peer};
+use super::{End, Job};
 use crate::checkpoint::Position;
+use crate::peer::Peer;
 
 impl<W: Peer> Job<W> {
     /// Records how long a sync took.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use protocol::results::{Acknowledgement, FromReceiver};
 
-use super::Peer;
+use crate::peer::Peer;
 
 /// The pause between acknowledgements, unless something has become durable or the writer is idle.
 const REPORT_PAUSE: Duration = Duration::from_millis(1);

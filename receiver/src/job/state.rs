@@ -9,8 +9,9 @@ use protocol::results::{Identity, Totals};
 use telemetry::durations::Durations;
 
 use super::initializer::Initializer;
-use super::{End, Peer, SyncWork};
+use super::{End, SyncWork};
 use crate::checkpoint::Position;
+use crate::peer::Peer;
 use crate::store::Finished;
 
 #[derive(Debug)]

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::builder::BoolishValueParser;
 
+use super::duration::duration;
 use super::job_args::{EXIT_CODES, ModelArgs, RowArgs};
 use super::model_name::ModelName;
 
@@ -95,20 +96,6 @@ struct StackArgs {
     /// How long to keep looking for resources that AWS does not list yet
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
     settle: Duration,
-}
-
-/// Parses a number with a unit, such as 90m.
-fn duration(text: &str) -> Result<Duration, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let seconds = match &text[digits..] {
-        "s" => 1,
-        "m" | "min" => 60,
-        "h" => 3600,
-        "d" => 24 * 3600,
-        _ => return Err("give a number followed by s, m, h or d, such as 90m".to_owned()),
-    };
-    let number: u32 = text[..digits].parse().map_err(|error| format!("{error}"))?;
-    Ok(Duration::from_secs(u64::from(number) * seconds))
 }
 
 /// Show what up would change on EC2, and change nothing
@@ -373,18 +360,4 @@ pub(crate) struct DownArgs {
     region: Vec<String>,
     #[command(flatten)]
     inventory: InventoryArgs,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_duration_needs_a_number_and_a_unit() {
-        assert_eq!(duration("90m"), Ok(Duration::from_secs(5400)));
-        assert_eq!(duration("4h"), Ok(Duration::from_secs(14400)));
-        for wrong in ["", "4", "h", "-1h", "4 h", "99999999999h"] {
-            assert!(duration(wrong).is_err(), "{wrong}");
-        }
-    }
 }

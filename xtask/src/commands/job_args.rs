@@ -6,6 +6,8 @@ use deploy::options::{JobOptions, ModelOptions, Rows};
 use process::log::Format;
 use protocol::rejects::MostRejects;
 
+use super::duration::seconds;
+
 /// Number of generated rows by default.
 const DEFAULT_LINES: u64 = 1_000_000;
 
@@ -101,12 +103,11 @@ pub(crate) struct ModelArgs {
     /// depend on it.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     threads_per_worker: u32,
-    /// Time limit for a batch in a Python model [default: 60]
+    /// Time limit for a batch in a Python model [default: 60s]
     ///
-    /// A process that exceeds it is killed, and its rows are tried again in smaller parts, each with the whole limit.
+    /// A number of seconds, or with s, m, h or d, such as 2m. A process that exceeds it is killed, and its rows are tried again in smaller parts, each with the whole limit.
     /// --box-timeout is the old name of this flag.
-    #[arg(long, alias = "box-timeout", value_name = "SECONDS",
-        value_parser = clap::value_parser!(u64).range(1..=process::LONGEST_WAIT))]
+    #[arg(long, alias = "box-timeout", value_name = "TIME", value_parser = seconds)]
     model_timeout: Option<u64>,
     /// Memory limit for a Python model [default: an equal share]
     ///

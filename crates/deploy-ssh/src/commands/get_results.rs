@@ -21,12 +21,8 @@ use protocol::result_files::{self, REPORT, RESULTS, ResultFiles};
 use protocol::results::Summary;
 
 use super::end_on_interrupt;
-use crate::agents::{SHORT, connect, load, running, status_of};
+use crate::agents::{ARCHIVE, OUTPUT, SHORT, connect, load, running, status_of};
 use crate::ssh::Ssh;
-
-/// Paths in the metrics host's folder.
-pub(super) const OUTPUT: &str = "output";
-pub(super) const ARCHIVE: &str = "output/results.tgz";
 
 /// How often the report is fetched while it is of another job, and the pause between two tries.
 const REPORT_TRIES: u32 = 3;
@@ -191,7 +187,7 @@ fn fetch_report(host: &Ssh, output: &Path, summary: &Summary) -> anyhow::Result<
     }
     // The hub writes it again when the last programs have ended, which may be happening now.
     for tries_left in (0..REPORT_TRIES).rev() {
-        let [page, figures] = REPORT.map(|name| fetch_whole(host, &Path::new(OUTPUT).join(name)));
+        let [page, figures] = REPORT.map(|name| host.read(&Path::new(OUTPUT).join(name)));
         let (Some(page), Some(figures)) = (page?, figures?) else { return Ok(None) };
         if is_report_of(summary, &page, &figures) {
             for (target, content) in targets.iter().zip([page, figures]) {
@@ -207,17 +203,6 @@ fn fetch_report(host: &Ssh, output: &Path, summary: &Summary) -> anyhow::Result<
         "the report on {} is not of this job; the hub may still be writing it: cargo xtask get-results",
         host.entry().name
     )
-}
-
-/// Fetches a small file; `None` if it does not exist.
-fn fetch_whole(host: &Ssh, path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
-    let Some(length) = host.length(path)? else { return Ok(None) };
-    let mut content = Vec::new();
-    host.read_pieces(path, 0, length, |piece| {
-        content.extend_from_slice(piece);
-        Ok(())
-    })?;
-    Ok(Some(content))
 }
 
 /// Whether page and figures are complete, and of the job with this summary.

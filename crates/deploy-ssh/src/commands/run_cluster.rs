@@ -19,9 +19,8 @@ use deploy::request::{RunCluster, RunMode};
 use deploy::{console, exit, step};
 use protocol::token::Token;
 
-use super::get_results::{ARCHIVE, OUTPUT};
 use super::hub;
-use crate::agents::{SHORT, connect_all, load, lock_all, status_of, stop_all, stop_job};
+use crate::agents::{ARCHIVE, OUTPUT, SHORT, connect_all, load, lock_all, status_of, stop_all, stop_job};
 use crate::inventory::Inventory;
 use crate::package::module_of;
 use crate::parallel::{all, each};

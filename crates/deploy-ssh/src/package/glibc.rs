@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context, ensure};
 
+use crate::probe::minor_version;
+
 /// The oldest version that can run the programs; `None` if they are linked statically.
 pub(crate) fn required_by(programs: &[PathBuf]) -> anyhow::Result<Option<u32>> {
     const MARK: &[u8] = b"GLIBC_2.";
@@ -18,11 +20,6 @@ pub(crate) fn required_by(programs: &[PathBuf]) -> anyhow::Result<Option<u32>> {
         }
     }
     Ok(required)
-}
-
-/// Parses the output of `getconf GNU_LIBC_VERSION`; `None` for another C library.
-pub(crate) fn minor_version(version: &str) -> Option<u32> {
-    version.trim().strip_prefix("glibc 2.").and_then(|minor| minor.parse().ok())
 }
 
 /// Checks that a host can run the programs; `found` is its output of `getconf GNU_LIBC_VERSION`.

@@ -11,23 +11,13 @@ use anyhow::{Context, ensure};
 use deploy::{console, project};
 
 use super::archive::{self, Archive};
+use crate::probe::Platform;
 use crate::scratch;
 
 /// The oldest C library for which wheels are built, as the minor version of glibc 2.x.
 const OLDEST_GLIBC: u32 = 17;
 /// The requirements of a model without a requirements file.
 const DEFAULT: &str = "pandas\n";
-
-/// What the choice of packages depends on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Platform {
-    /// Python's version, such as 3.11.
-    pub(crate) python: String,
-    /// The processor, as `uname -m` prints it.
-    pub(crate) processor: String,
-    /// The minor version of glibc 2.x.
-    pub(crate) glibc: u32,
-}
 
 /// The packages that the user wants.
 struct Requirements {

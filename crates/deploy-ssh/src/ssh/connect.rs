@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow, bail, ensure};
 use openssh::Session;
 
+use crate::control_socket;
 use crate::inventory::HostEntry;
 use crate::runtime::within;
 use crate::scratch;
@@ -22,12 +23,8 @@ const LOGIN_TIME: Duration = Duration::from_secs(20);
 const ALIVE_INTERVAL: Duration = Duration::from_secs(4);
 /// How many keepalives in a row may stay unanswered before the connection counts as lost.
 const ALIVE_COUNT: u32 = 3;
-/// How long all connections together may take to end.
-const END_TIME: Duration = Duration::from_secs(1);
 /// When an unused connection ends, if this command was killed and could not close it.
 const IDLE_SECONDS: u32 = 10;
-/// The name of a connection's socket, in a folder of its own. Short, since the path of a socket is limited.
-const SOCKET: &str = "s";
 
 /// The host does not answer at all: a firewall drops what it is sent, or it is off.
 #[derive(Debug)]
@@ -81,7 +78,7 @@ pub(super) fn connect(host: &HostEntry, access: &Access) -> anyhow::Result<Sessi
         pin(&destination, fingerprint, &access.known_hosts_file(host))?;
     }
     let folder = scratch::socket_folder()?;
-    let (socket, log) = (folder.join(SOCKET), folder.join("log"));
+    let (socket, log) = (folder.join(control_socket::NAME), folder.join("log"));
     let mut command = tokio::process::Command::new("ssh");
     command.args(["-M", "-f", "-N", "-T", "-S"]).arg(&socket).arg("-E").arg(&log);
     command.args(master_options()).args(login_options(host, access)).arg("--").arg(&host.address);
@@ -138,26 +135,6 @@ pub(crate) fn login_options(host: &HostEntry, access: &Access) -> Vec<std::ffi::
         options.extend(["-o".into(), "IdentitiesOnly=yes".into(), "-i".into(), key.into()]);
     }
     options
-}
-
-/// The command that ends the connection with this socket. It reads no configuration, which could make it fail.
-pub(super) fn end_connection(socket: &Path) -> duct::Expression {
-    let end = duct::cmd!("ssh", "-F", "none", "-S", socket, "-O", "exit", "any");
-    end.stdin_null().stdout_null().stderr_null().unchecked()
-}
-
-/// Ends the connections whose sockets are in this folder. One with a tunnel in use would never end by itself.
-pub(crate) fn end_connections(folder: &Path) {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let sockets = entries.map(|entry| entry.path().join(SOCKET)).filter(|socket| socket.exists());
-    // This process is about to end, so failures are not reported.
-    let ends: Vec<_> = sockets.filter_map(|socket| end_connection(&socket).start().ok()).collect();
-    let deadline = Instant::now() + END_TIME;
-    for end in ends {
-        if !matches!(end.wait_deadline(deadline), Ok(Some(_))) {
-            let _ = end.kill();
-        }
-    }
 }
 
 /// Adds advice to the refusals that users meet.

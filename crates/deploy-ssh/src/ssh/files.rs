@@ -156,6 +156,20 @@ impl Ssh {
         output.parse().map(Some).with_context(context)
     }
 
+    /// Reads a small file in the host's folder; `None` if it does not exist.
+    ///
+    /// # Errors
+    /// The host does not answer.
+    pub(crate) fn read(&self, path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
+        let Some(length) = self.length(path)? else { return Ok(None) };
+        let mut content = Vec::new();
+        self.read_pieces(path, 0, length, |piece| {
+            content.extend_from_slice(piece);
+            Ok(())
+        })?;
+        Ok(Some(content))
+    }
+
     /// The channel ends when this is dropped. (Its own method to close panics while a clone of a file is being dropped.)
     async fn sftp(&self) -> anyhow::Result<Sftp> {
         let login = self.0.login();

@@ -17,6 +17,7 @@ use protocol::results::Progress;
 use super::channel::Channel;
 use super::programs::Programs;
 use super::{Access, REQUEST_TIME, connect, script, shell};
+use crate::control_socket;
 use crate::inventory::HostEntry;
 use crate::runtime::within;
 
@@ -102,7 +103,7 @@ impl Drop for Login {
     fn drop(&mut self) {
         // Tasks still hold the session, so it must be closed explicitly. If that fails, it ends after `connect::IDLE_SECONDS`.
         let socket = self.session.control_socket();
-        let _ = connect::end_connection(socket).run();
+        let _ = control_socket::end(socket).run();
         let _ = socket.parent().map(std::fs::remove_dir_all);
     }
 }

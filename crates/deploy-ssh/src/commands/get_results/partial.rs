@@ -22,8 +22,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::pack::{Entry, Packer};
-use super::{OUTPUT, fetch_whole};
-use crate::agents::{SHORT, stop_job};
+use crate::agents::{OUTPUT, SHORT, stop_job};
 use crate::commands::run_cluster::{recall, receiver_runs_for};
 use crate::ssh::Ssh;
 
@@ -146,7 +145,7 @@ impl Job {
             return Err(exit::refused(anyhow!("{name} has nothing of a job: no batch is complete{advice}")));
         };
         // The rest only explains the results, so a failure to read it must not cost the results.
-        let schema = fetch_whole(host, &files.schema).ok().flatten();
+        let schema = host.read(&files.schema).ok().flatten();
         let schema = schema.and_then(|json| serde_json::from_slice(&json).ok());
         let rows_in_all = recall(host).ok().flatten().and_then(|job| job.input.rows());
         let receiver = match receiver_runs_for(status) {
@@ -234,7 +233,7 @@ fn rfc3339(time: SystemTime) -> String {
 
 /// The receiver's position in its checkpoint. The receiver may continue meanwhile.
 fn position(host: &Ssh, files: &ResultFiles) -> anyhow::Result<Option<Position>> {
-    let Some(checkpoint) = fetch_whole(host, &files.checkpoint)? else { return Ok(None) };
+    let Some(checkpoint) = host.read(&files.checkpoint)? else { return Ok(None) };
     Ok(slots(&checkpoint).into_iter().next().map(|slot| slot.position))
 }
 
