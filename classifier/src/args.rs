@@ -1,4 +1,4 @@
-//! What a user types, and what it means. No type of this module goes further than `main`.
+//! The command line, and its conversion to settings. No type of this module goes further than `main`.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -45,7 +45,7 @@ pub(crate) struct Args {
     pub(crate) log: process::log::Options,
 }
 
-/// Options of a process of a cluster.
+/// The options of a process in a cluster.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ClusterArgs {
     /// Where the initializer takes rows
@@ -57,11 +57,11 @@ pub(crate) struct ClusterArgs {
     /// Where processes join the initializer
     #[arg(long, value_name = "HOST:PORT", default_value_t = format!("127.0.0.1:{}", ports::CONTROL), value_parser = net::host_and_port)]
     control: String,
-    /// This process's own end of control connections: where the initializer listens, if others reach it at another
-    /// address; where other processes connect from, on hosts with several addresses
+    /// The address of this process's end of control connections: where the initializer listens, if others reach it at
+    /// another address; where other processes connect from, on hosts with several addresses
     #[arg(long, value_name = "HOST:PORT", value_parser = net::host_and_port)]
     my_control: Option<String>,
-    /// Where this process takes data connections of others [default: a free port of 127.0.0.1]
+    /// Where this process accepts data connections [default: a free port of 127.0.0.1]
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:0", hide_default_value = true, value_parser = net::host_and_port)]
     my_data: String,
     /// Use any free port instead of one that is taken; the ready file says which
@@ -85,10 +85,10 @@ pub(crate) struct ClusterArgs {
     /// Let plain clients send rows without the token, which they cannot show
     #[arg(long)]
     allow_plain: bool,
-    /// How many batches may be issued and not yet durable at the receiver
+    /// How many issued batches may not yet be durable at the receiver
     #[arg(long, value_name = "BATCHES", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(1..=i64::from(LONGEST_WINDOW)))]
     window_batches: u32,
-    /// How many MiB of rows these may have
+    /// How many MiB of rows these batches may have
     #[arg(long, value_name = "MIB", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     window_mib: u32,
     /// How long to wait for a sender or for an acknowledgement
@@ -123,13 +123,13 @@ pub(crate) struct ModelArgs {
     #[arg(long, value_name = "PATH", default_value = "python3", global = true)]
     python: PathBuf,
     /// How many threads a Python model's libraries use in each worker. The last bits of a result may depend on it, so it
-    /// is equal in all processes, and the environment does not change it
+    /// must be equal in all processes, and the environment does not change it
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024), global = true)]
     threads_per_worker: u32,
-    /// How long a Python model may take for a batch until it is killed
+    /// How long a Python model may take for a batch before it is killed
     #[arg(long, alias = "box-timeout", value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=process::LONGEST_WAIT), global = true)]
     model_timeout: u64,
-    /// How much memory a Python model and its child processes may take until they are killed, in MiB [default: the
+    /// How much memory a Python model and its child processes may use before they are killed, in MiB [default: the
     /// machine's memory, divided by this process's workers]
     #[arg(long, alias = "box-memory", value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..), global = true)]
     model_memory: Option<u64>,
@@ -163,10 +163,10 @@ pub(crate) enum Command {
 }
 
 impl Args {
-    /// The settings of a process of a cluster.
+    /// The settings of a process in a cluster.
     ///
     /// # Errors
-    /// A token that cannot be read.
+    /// When the token cannot be read.
     pub(crate) fn cluster_settings(self) -> anyhow::Result<Settings> {
         let Self { model, cluster: args, .. } = self;
         let patience = Duration::from_secs(args.patience);
@@ -214,11 +214,11 @@ impl ModelArgs {
     }
 }
 
-/// The machine's memory in MiB; unlimited where the system does not say. Its free memory would be no good measure: it is lowest just
-/// after a restart, while the models of the process before are ending.
+/// The machine's memory in MiB, or no limit if the system does not report it. Free memory would be a bad measure: it is
+/// lowest just after a restart, while the models of the previous process are ending.
 fn machine_memory() -> u64 {
-    let said = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let total = said.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"));
     let kib = total.and_then(|total| total.trim().trim_end_matches(" kB").parse::<u64>().ok());
     kib.map_or(u64::MAX, |kib| kib / 1024)
 }

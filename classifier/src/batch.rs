@@ -1,7 +1,7 @@
-//! Batches of rows, and how they cross from worker to worker.
+//! Batches of rows, and how workers exchange them.
 //!
-//! A batch's rows stay as they stood in the sender's stream, frame lengths included. They are a slice of the block that was
-//! read from the socket: another thread gets them without a copy, and another process with a single one.
+//! A batch keeps its rows as they were in the sender's stream, frame lengths included. They are a slice of the block that was
+//! read from the socket: sending them to another thread needs no copy, and to another process a single one.
 
 use std::io::Write;
 
@@ -14,16 +14,16 @@ use timely::dataflow::channels::pact::DistributorPact;
 use timely::dataflow::channels::pushers::exchange::Distributor;
 use timely::dataflow::channels::{ContainerBytes, Message, Stamp};
 
-/// A numbered batch of rows. It stands alone: header, numbers and rows are all that a worker needs.
+/// A numbered batch of rows, with everything that a worker needs to classify it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Batch {
-    /// The batch's number, counted from 0.
+    /// Counted from 0.
     pub number: u64,
     /// The number of its first row, counted from 0.
     pub first_row: u64,
-    /// How many rows it has.
+    /// The number of rows.
     pub rows: u32,
-    /// The worker that gets it, counted over the cluster.
+    /// The index, in the cluster, of the worker that classifies it.
     pub worker: u32,
     /// The CSV's header.
     pub header: Bytes,
@@ -31,33 +31,33 @@ pub struct Batch {
     pub frames: Bytes,
 }
 
-/// Batches that cross an edge of the dataflow together.
+/// The container type of the dataflow's edge from source to classify.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Batches(pub Vec<Batch>);
 
 /// The bytes before a batch's header: number, first row, rows, worker, and two lengths.
 const HEAD: usize = 8 + 8 + 4 + 4 + 4 + 4;
-/// Timely needs lengths that keep its messages aligned.
+/// Timely's messages must have lengths that keep them aligned.
 const ALIGNMENT: usize = 8;
 
 impl Batches {
-    /// Decodes what [`ContainerBytes::into_bytes`] wrote; rows stay in the block that they came in.
+    /// Decodes the output of [`ContainerBytes::into_bytes`] without copying rows.
     ///
     /// # Errors
-    /// When a single byte is not as it was written.
+    /// When the bytes are malformed.
     pub fn decode(mut rest: Bytes) -> anyhow::Result<Self> {
         ensure!(rest.len().is_multiple_of(ALIGNMENT), "a length of {} bytes", rest.len());
         let count = rest.try_get_u64().context("no count of batches")?;
         let most = (rest.len() / HEAD) as u64;
         ensure!(count <= most, "{count} batches in {} bytes", rest.len());
         let batches = (0..count).map(|_| Batch::decode(&mut rest)).collect::<Result<_, _>>()?;
-        ensure!(rest.len() < ALIGNMENT && rest.iter().all(|&byte| byte == 0), "bytes behind the last batch");
+        ensure!(rest.len() < ALIGNMENT && rest.iter().all(|&byte| byte == 0), "bytes after the last batch");
         Ok(Self(batches))
     }
 }
 
 impl Batch {
-    /// Takes a batch from the front of `rest`.
+    /// Decodes the batch at the front of `rest`, and removes it from there.
     fn decode(rest: &mut Bytes) -> anyhow::Result<Self> {
         ensure!(rest.len() >= HEAD, "only {} bytes of a batch", rest.len());
         let (number, first_row) = (rest.get_u64(), rest.get_u64());
@@ -69,7 +69,7 @@ impl Batch {
         let frames = rest.split_to(frames);
         ensure!(
             frame::count(&frames) == Some(rows as usize),
-            "batch {number} says that it has {rows} rows, and has not"
+            "batch {number} does not have the {rows} rows that it declares"
         );
         Ok(Self { number, first_row, rows, worker, header, frames })
     }
@@ -83,16 +83,16 @@ impl Accountable for Batches {
 
 impl ContainerBytes for Batches {
     fn from_bytes(bytes: timely::bytes::arc::Bytes) -> Self {
-        /// Timely's bytes as an owner of ours.
+        /// Timely's bytes as the owner of a [`Bytes`].
         struct Owner(timely::bytes::arc::Bytes);
         impl AsRef<[u8]> for Owner {
             fn as_ref(&self) -> &[u8] {
                 &self.0
             }
         }
-        // Nothing else would notice rows that are lost or made up here, and timely has no way to ask for them again.
+        // Nothing else would notice rows that are lost or made up here, and timely cannot ask for a message again.
         Self::decode(Bytes::from_owner(Owner(bytes))).unwrap_or_else(|error| {
-            crate::fail(format_args!("a message of another process is torn: {error:#}"))
+            crate::fail(format_args!("decoding a message of another process: {error:#}"))
         })
     }
 
@@ -104,7 +104,7 @@ impl ContainerBytes for Batches {
     fn into_bytes<W: Write>(&self, writer: &mut W) {
         let mut length = 8;
         let mut write = |bytes: &[u8]| {
-            writer.write_all(bytes).expect("timely gives room for length_in_bytes, which this is");
+            writer.write_all(bytes).expect("timely provides room for length_in_bytes, which this writes");
         };
         write(&(self.0.len() as u64).to_be_bytes());
         for batch in &self.0 {
@@ -122,17 +122,17 @@ impl ContainerBytes for Batches {
     }
 }
 
-/// Sends each batch to the worker that it is for.
+/// Sends each batch to the worker that the window chose.
 #[derive(Debug)]
 pub struct ToWorker {
     /// Batches by worker; empty between calls.
-    piles: Vec<Vec<Batch>>,
+    by_worker: Vec<Vec<Batch>>,
 }
 
 impl ToWorker {
-    /// The contract between a stream of batches and the operator that works on them.
+    /// The parallelization contract between source and classify.
     pub fn pact() -> DistributorPact<impl FnOnce(usize) -> Self> {
-        DistributorPact(|workers| Self { piles: vec![Vec::new(); workers] })
+        DistributorPact(|workers| Self { by_worker: vec![Vec::new(); workers] })
     }
 }
 
@@ -144,17 +144,17 @@ impl Distributor<Batches> for ToWorker {
         workers: &mut [P],
     ) {
         for batch in batches.0.drain(..) {
-            self.piles[batch.worker as usize].push(batch);
+            self.by_worker[batch.worker as usize].push(batch);
         }
-        for (pile, worker) in self.piles.iter_mut().zip(workers) {
-            if !pile.is_empty() {
-                Message::push_at(&mut Batches(std::mem::take(pile)), stamp.clone(), worker);
+        for (batches, worker) in self.by_worker.iter_mut().zip(workers) {
+            if !batches.is_empty() {
+                Message::push_at(&mut Batches(std::mem::take(batches)), stamp.clone(), worker);
             }
         }
     }
 
     fn flush<T: Clone, P: Push<Message<T, Batches>>>(&mut self, _stamp: &Stamp<T>, _workers: &mut [P]) {
-        // Nothing is kept back.
+        // `partition` buffers nothing.
     }
 }
 
@@ -184,7 +184,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn batches_cross_unchanged(batches in prop::collection::vec(any_batch(), 0..5)) {
+        fn encoded_batches_decode_unchanged(batches in prop::collection::vec(any_batch(), 0..5)) {
             let batches = Batches(batches);
             let bytes = encoded(&batches);
             prop_assert_eq!(bytes.len(), batches.length_in_bytes());
@@ -194,7 +194,7 @@ mod tests {
         }
 
         #[test]
-        fn a_torn_message_is_an_error_and_never_a_panic(
+        fn a_truncated_message_is_an_error_and_never_a_panic(
             batches in prop::collection::vec(any_batch(), 1..5), cut in any::<prop::sample::Index>(),
         ) {
             let bytes = Bytes::from(encoded(&Batches(batches)));
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_lies_about_its_numbers_is_refused() {
+    fn a_message_with_wrong_counts_or_lengths_is_refused() {
         let mut frames = Vec::new();
         frame::push(&mut frames, b"1,a");
         let batch = Batch { number: 7, rows: 1, frames: frames.into(), ..Batch::default() };
@@ -215,10 +215,10 @@ mod tests {
             Batches::decode(bytes.into()).unwrap_err().to_string()
         };
         assert_eq!(refused(0, &u64::MAX.to_be_bytes()), "18446744073709551615 batches in 40 bytes");
-        assert_eq!(refused(8 + 16, &[0, 0, 0, 2]), "batch 7 says that it has 2 rows, and has not");
+        assert_eq!(refused(8 + 16, &[0, 0, 0, 2]), "batch 7 does not have the 2 rows that it declares");
         assert_eq!(refused(8 + 28, &[0xff; 4]), "batch 7 of 4294967295 bytes ends after 8");
-        // The row's own length.
-        assert_eq!(refused(8 + HEAD, &[0xff; 4]), "batch 7 says that it has 1 rows, and has not");
-        assert_eq!(refused(8 + HEAD + 7, &[1]), "bytes behind the last batch");
+        // The length of the row's frame.
+        assert_eq!(refused(8 + HEAD, &[0xff; 4]), "batch 7 does not have the 1 rows that it declares");
+        assert_eq!(refused(8 + HEAD + 7, &[1]), "bytes after the last batch");
     }
 }

@@ -1,5 +1,5 @@
-//! A batch of rows in, a batch of results out: which records can be classified, and what happens when a model fails. Pure but
-//! for the model.
+//! Turns a batch of rows into a batch of results: checks which records can be classified, and handles a failing model. Pure
+//! but for the model.
 
 use std::ops::Range;
 use std::time::Instant;
@@ -16,42 +16,39 @@ use crate::search::{End, Next, Pace, Search};
 
 /// The longest results of a batch, in bytes; a row that would exceed it is rejected.
 const MOST_RESULTS: usize = frame::PEER_LIMIT / 2;
-/// About how many bytes the reasons in a batch's rejects may take; long ones are cut.
-const REASONS: usize = 16 << 20;
+/// About how many bytes the reasons in a batch's rejects may take together; long reasons are cut.
+const MOST_REASONS: usize = 16 << 20;
 
 /// Classifies batches with one model.
 pub struct Classifier {
     model: Box<dyn Model>,
     metrics: ModelMetrics,
-    /// How long rows take.
     pace: Pace,
-    /// The schema of the batch before, and the parts it was made from. The next batch usually has the same.
+    /// The parts of the previous batch, and their encoded schema. The next batch usually has the same.
     schema: (Vec<(u32, Columns)>, Vec<u8>),
 }
 
 impl Classifier {
-    /// Classifies with this model.
     pub fn new(model: Box<dyn Model>) -> Self {
         let metrics = model.metrics();
         Self { model, metrics, pace: Pace::default(), schema: Default::default() }
     }
 
-    /// Counts what happens to the model.
     pub fn model_metrics(&self) -> ModelMetrics {
         self.metrics.clone()
     }
 
-    /// Whether a batch takes microseconds.
+    /// See [`Model::is_quick`].
     pub fn is_quick(&self) -> bool {
         self.model.is_quick()
     }
 
-    /// Classifies a batch. Each row comes out once, in the results or in the rejects.
+    /// Classifies a batch. Each row ends up once, in the results or in the rejects.
     ///
     /// # Errors
-    /// When no model can be had to try the rows with.
+    /// When the model cannot be started.
     pub fn classify(&mut self, batch: &Batch) -> Result<ResultBatch<Vec<u8>>, ModelError> {
-        // The source admits no malformed header; under one, every record would be rejected.
+        // The source admits no malformed header. With 0 columns, every record would be rejected.
         let columns = records::count(&batch.header).unwrap_or(0);
         let mut good = Vec::with_capacity(batch.rows as usize);
         let mut rejects = Vec::new();
@@ -65,7 +62,7 @@ impl Classifier {
                 Err(reason) => rejects.push(Reject { row, reason, record }),
             }
         }
-        // A score and its comma take at most 24 bytes and the line end one; the frame's length took four.
+        // A score and its comma take at most 24 bytes, and the line end one; minus the frame's length of four.
         let results = Vec::with_capacity(batch.frames.len() + good.len() * 21);
         let mut output = Output { results, rejects, parts: Vec::new() };
         self.search(&batch.header, &good, &mut output)?;
@@ -73,7 +70,7 @@ impl Classifier {
         let parts = parts.into_iter().map(|(row, columns)| ((row - batch.first_row) as u32, columns));
         let schema = self.schema(parts.collect());
         rejects.sort_unstable_by_key(|reject| reject.row);
-        let longest_reason = (REASONS / rejects.len().max(1)).clamp(64, 1024);
+        let longest_reason = (MOST_REASONS / rejects.len().max(1)).clamp(64, 1024);
         Ok(ResultBatch {
             number: batch.number,
             first_row: batch.first_row,
@@ -86,7 +83,7 @@ impl Classifier {
         })
     }
 
-    /// The schema of parts of a batch, each with its first row.
+    /// Encodes the schema of a batch's parts, each with its first row.
     fn schema(&mut self, parts: Vec<(u32, Columns)>) -> Vec<u8> {
         if parts.is_empty() {
             return Vec::new();
@@ -98,7 +95,8 @@ impl Classifier {
         self.schema.1.clone()
     }
 
-    /// Classifies records, in the parts that a [`Search`] gives. Records that fail alone are rejected for the model's reason.
+    /// Classifies records, in the parts that a [`Search`] returns. Records that fail alone are rejected with the model's
+    /// reason.
     fn search<'a>(
         &mut self,
         header: &[u8],
@@ -149,7 +147,7 @@ impl Classifier {
         Ok(())
     }
 
-    /// Counts a try after one that failed: of the same rows, or of the first of them.
+    /// Counts a try that follows a failed one: as a retry if it has the same rows, as a split if it has the first of them.
     fn count_try(&self, failed: Option<Range<usize>>, rows: &Range<usize>) {
         let Some(failed) = failed else { return };
         if failed == *rows {
@@ -160,7 +158,7 @@ impl Classifier {
     }
 }
 
-/// What has become of a batch so far.
+/// The results and rejects of a batch so far.
 struct Output<'a> {
     results: Vec<u8>,
     rejects: Vec<Reject<'a>>,
@@ -192,7 +190,7 @@ impl<'a> Output<'a> {
     }
 }
 
-/// Checks that the results of a batch are not too long so far.
+/// Checks that the results of a batch so far are not too long.
 fn within_limit(results: &[u8]) -> Result<(), ModelError> {
     if results.len() <= MOST_RESULTS {
         return Ok(());
@@ -203,7 +201,7 @@ fn within_limit(results: &[u8]) -> Result<(), ModelError> {
     )))
 }
 
-/// Whether a record is [plain](Record::plain), or why it cannot be classified.
+/// Returns whether a record is [plain](Record::plain), or why it cannot be classified.
 fn check(record: &[u8], columns: usize) -> Result<bool, String> {
     if record.is_empty() {
         return Err("an empty record".to_owned());
@@ -223,7 +221,6 @@ fn check(record: &[u8], columns: usize) -> Result<bool, String> {
     }
 }
 
-/// A row that was not classified.
 struct Reject<'a> {
     row: u64,
     reason: String,
@@ -235,7 +232,7 @@ impl<'a> Reject<'a> {
         Self { row: *row, reason, record: record.bytes }
     }
 
-    /// Its line in the rejects.
+    /// The reject's line in the file.
     fn line(&self, longest_reason: usize) -> Vec<u8> {
         let mut line = format!("{},", self.row).into_bytes();
         let mut reason = &self.reason[..self.reason.floor_char_boundary(longest_reason)];

@@ -1,18 +1,18 @@
 //! How processes find each other at the initializer's control port, and form the mesh.
 //!
-//! 1. Each process joins at the control port, with its name, data address, workers, build, settings and the token.
-//! 2. When all have joined, each gets the generation's number and the member list, and makes its data connections: to the
-//!    processes before it in the list, and from those after it.
-//! 3. When it has these and the receiver has admitted it, a process says that it has formed.
-//! 4. When all have formed, the initializer says start.
+//! 1. Each process joins at the control port. It sends its name, data address, workers, build, settings and the token.
+//! 2. When all have joined, each gets the generation's number and the member list, and makes its data connections: it
+//!    connects to the processes before it in the list, and accepts connections from those after it.
+//! 3. When it has these and the receiver has admitted it, a process reports that it has formed.
+//! 4. When all have formed, the initializer sends the start.
 //!
-//! Heartbeats run both ways from the join on. When a process is lost, all others end and are started again. They form the next
+//! Both sides send heartbeats from the join on. When a process is lost, all others end and are restarted. They form the next
 //! generation, without processes that are not back in time ([`membership`]).
 //!
 //! | module          | holds |
 //! |-----------------|-------|
 //! | [`coordinator`] | the initializer's side, as a state machine; pure |
-//! | [`membership`]  | who is in, and when the members are complete; pure |
+//! | [`membership`]  | which processes are members, and when they are complete; pure |
 //! | [`participant`] | the other processes' side, as a state machine; pure |
 //! | [`initializer`] | the control port around the coordinator |
 //! | [`member`]      | the control connection around the participant |
@@ -33,29 +33,28 @@ use std::time::Duration;
 use protocol::handshake::Member;
 use protocol::token::Token;
 
-/// What a process must know to join its cluster.
+/// A process's settings for joining its cluster.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The initializer's control address.
     pub control: String,
     /// The address of this process's own end of the control connection, where that matters.
     pub my_control: Option<String>,
-    /// How this process describes itself to the others.
+    /// This process, as the others see it.
     pub me: Member,
-    /// How many processes there should be.
+    /// The number of processes in a complete cluster.
     pub processes: usize,
-    /// The job's token.
     pub token: Option<Token>,
     /// How long forming the cluster may take.
     pub patience: Duration,
-    /// If this process was in a cluster before: how long its initializer waits for others to come back.
+    /// Set if this process was in a cluster before: how long an initializer waits for the others to come back.
     pub rejoin: Option<Duration>,
 }
 
 /// A generation whose members know each other.
 #[derive(Debug, Clone)]
 pub struct Formation {
-    /// Its number; later generations have larger ones.
+    /// Later generations have larger numbers.
     pub generation: u64,
     /// This process's index among the members.
     pub process: usize,
@@ -63,17 +62,16 @@ pub struct Formation {
     pub members: Vec<Member>,
 }
 
-/// Whether the dataflow has ended, so that a lost connection is no failure.
+/// Whether the dataflow has ended. After that, a lost connection is no failure.
 #[derive(Debug, Clone, Default)]
 pub struct Leaving(Arc<AtomicBool>);
 
 impl Leaving {
-    /// Whether it has ended.
     pub fn is_leaving(&self) -> bool {
         self.0.load(Ordering::SeqCst)
     }
 
-    /// A guard to keep in the dataflow: dropping it means that the dataflow has ended.
+    /// Returns a guard to keep in the dataflow, whose drop means that the dataflow has ended.
     pub fn on_drop(&self) -> LeaveOnDrop {
         LeaveOnDrop(self.clone())
     }

@@ -1,11 +1,11 @@
 //! The dataflow, and how a process runs its part of it.
 //!
-//! All batches have one timestamp, and the source keeps its capability for an earlier one until the receiver says that all
-//! results are durable. This has two effects. Timely has no progress to announce while the job runs, and announcements go to every
-//! worker. And no worker leaves while a batch may be needed again.
+//! All batches have the same timestamp, and the source keeps its capability for an earlier one until the receiver reports all
+//! results as durable. So timely has no progress to announce to every worker while the job runs, and no worker leaves while a
+//! batch may be needed again.
 //!
-//! The rows' port cuts batches ([`ingest`](crate::ingest)), and not an operator: a batch is then a slice of the block that was
-//! read from the socket, and the worker that runs the source has nothing to do for each row.
+//! Batches are cut at the rows' port ([`ingest`](crate::ingest)) and not by an operator. So a batch is a slice of the block
+//! that was read from the socket, and the worker that runs the source has no work per row.
 
 use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -38,11 +38,11 @@ use crate::receiver_client::{Outgoing, ReceiverClient};
 use crate::source::{self, Source, Turn};
 use crate::window::Limits;
 
-/// The time of all batches. The source's own capability is for 0; under the same time, timely would announce the consumption of
-/// each message to all workers.
+/// The timestamp of all batches. The source's own capability is for 0; with the same timestamp, timely would announce the
+/// consumption of each message to all workers.
 const TIME: u8 = 1;
-/// How long to wait until the sender has been told that the job is done.
-const FAREWELL: Duration = Duration::from_secs(5);
+/// How long to wait until the sender has received the outcome of a job that is done.
+const OUTCOME_TIME: Duration = Duration::from_secs(5);
 
 /// A process of the cluster, ready to run.
 pub struct Process {
@@ -52,31 +52,28 @@ pub struct Process {
     pub sockets: Vec<Option<TcpStream>>,
     /// A model for each worker thread.
     pub models: Vec<Box<dyn Model>>,
-    /// The connection to the receiver.
     pub receiver: ReceiverClient,
-    /// Where rows come in; only the initializer has one.
+    /// Only the initializer has one.
     pub port: Option<Port>,
     /// Set when the dataflow has ended.
     pub leaving: Leaving,
-    /// What it counts.
     pub metrics: Metrics,
 }
 
-/// Where rows come in.
+/// The port for rows.
 pub struct Port {
     /// Listens for senders.
     pub listener: TcpListener,
-    /// How rows are read.
     pub settings: ingest::Settings,
-    /// The window.
+    /// The window's limits.
     pub limits: Limits,
     /// How long a sender may stay away, and an acknowledgement may take.
     pub patience: Duration,
-    /// A hash of the settings that decide what results look like.
+    /// A hash of the settings that determine the results.
     pub job: u64,
 }
 
-/// What one worker thread takes over.
+/// The parts that one worker thread takes over.
 struct Parts {
     model: Box<dyn Model>,
     receiver: Sender<Outgoing>,
@@ -98,7 +95,7 @@ struct SourceParts {
 /// Runs the dataflow until the job is done. At the initializer, returns the job's summary.
 ///
 /// # Errors
-/// When the process cannot start its part. What goes wrong later ends the process.
+/// When the process cannot start its part. Later errors end the process.
 pub fn run(process: Process) -> anyhow::Result<Option<Summary>> {
     let Process { index, sockets, models, receiver, port, leaving, metrics } = process;
     let workers = models.len();
@@ -107,7 +104,7 @@ pub fn run(process: Process) -> anyhow::Result<Option<Summary>> {
     let wake = Arc::new(OnceLock::<SyncActivator>::new());
     let (waking, left) = (Arc::clone(&wake), leaving.clone());
     let recv = move |message| {
-        // A process without a source, or whose source has ended, ignores it.
+        // Ignored if this process has no source, or its source has ended.
         let _ = sender.send(message);
         let _ = waking.get().map(SyncActivator::activate);
     };
@@ -135,7 +132,7 @@ pub fn run(process: Process) -> anyhow::Result<Option<Summary>> {
         let parts = parts.expect("each worker index comes once");
         build(worker, parts);
     };
-    // There are more threads than cores, and spinning would take time from those that have work.
+    // There are more threads than cores, and spinning would take time from threads that have work.
     let config = WorkerConfig::default().idle_spin(Duration::ZERO);
     let running = timely::execute::execute_from(allocators, guard, config, build)
         .map_err(|e| anyhow!(e).context("starting timely's workers"))?;
@@ -143,13 +140,13 @@ pub fn run(process: Process) -> anyhow::Result<Option<Summary>> {
     // This keeps the connection to the receiver open until the process may leave.
     drop(receiver);
     for outcome in outcomes {
-        outcome.map_err(|e| anyhow!(e).context("a worker thread broke off"))?;
+        outcome.map_err(|e| anyhow!(e).context("a worker thread panicked"))?;
     }
     let Some((summary, conclusion)) = end.lock().take() else {
         ensure!(index > 0, "the dataflow ended before the job was done");
         return Ok(None);
     };
-    conclusion.wait(FAREWELL);
+    conclusion.wait(OUTCOME_TIME);
     Ok(Some(summary))
 }
 
@@ -214,7 +211,7 @@ fn build(worker: &mut Worker, parts: Parts) {
             }
         })
         .sink(Pipeline, "sink", move |(input, _frontier)| {
-            // Timely drops this operator when no worker has anything left to do.
+            // Timely drops this operator when no worker has work left, which drops this guard.
             let _ = &parts.leave;
             let mut all = Vec::new();
             input.for_each(|_, results| all.append(results));

@@ -1,4 +1,4 @@
-//! A deadline for what the running dataflow waits for.
+//! A deadline for a wait of the running dataflow.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ pub struct Deadline(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    /// The current wait: for what, and since when.
+    /// The current wait: its description, and when it began.
     waiting: Mutex<Option<(String, Instant)>>,
     changed: Condvar,
 }
@@ -24,19 +24,20 @@ impl Deadline {
     /// When no thread can be started.
     pub fn start(patience: Duration) -> anyhow::Result<Self> {
         let shared = Arc::new(Shared { waiting: Mutex::default(), changed: Condvar::new() });
-        let watched = Arc::clone(&shared);
+        let waits = Arc::clone(&shared);
         std::thread::Builder::new()
             .name("deadline".into())
-            .spawn(move || watched.run(patience))
+            .spawn(move || waits.run(patience))
             .context("starting a thread")?;
         Ok(Self(shared))
     }
 
-    /// Starts to wait for `what`; restarts a wait for the same thing.
+    /// Starts a wait, which the error describes by `what`; restarts the current wait if it has the same description.
     pub fn wait_for(&self, what: &str) {
         let mut waiting = self.0.waiting.lock();
         match &mut *waiting {
-            // The common case, once for each acknowledgement. The thread looks again at the old deadline.
+            // The common case, once per acknowledgement. The thread checks again at the old deadline, so it need not wake
+            // now.
             Some((same, since)) if same == what => *since = Instant::now(),
             other => {
                 *other = Some((what.to_owned(), Instant::now()));
@@ -45,8 +46,8 @@ impl Deadline {
         }
     }
 
-    /// Ends the wait.
-    pub fn rest(&self) {
+    /// Ends the current wait.
+    pub fn clear(&self) {
         *self.0.waiting.lock() = None;
     }
 }

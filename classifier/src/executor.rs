@@ -1,5 +1,5 @@
-//! Runs a worker's model. A slow one gets a thread of its own: on the timely worker's thread it would hold up the other
-//! operators there, the source above all.
+//! Runs a worker's model. A slow model gets its own thread: on the timely worker's thread it would block the other operators,
+//! above all the source.
 
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -20,30 +20,27 @@ const TURN: Duration = Duration::from_millis(2);
 pub enum ModelExecutor {
     /// On the timely worker's thread.
     Inline {
-        /// Around the model.
         classifier: Box<Classifier>,
-        /// Batches to be classified.
+        /// Batches to classify.
         waiting: VecDeque<Batch>,
         /// Schedules the operator again when batches are left after its turn.
         again: Activator,
-        /// What the worker counts.
         metrics: WorkerMetrics,
     },
-    /// On a thread of its own.
+    /// On the model's own thread.
     Threaded {
         /// To the thread.
         batches: Sender<Batch>,
-        /// From it.
+        /// From the thread.
         results: Receiver<ResultBatch<Vec<u8>>>,
-        /// Batches that the thread has.
+        /// How many batches the thread has.
         in_flight: usize,
-        /// What the worker counts.
         metrics: WorkerMetrics,
     },
 }
 
 impl ModelExecutor {
-    /// For a slow model, starts a thread, which activates the operator by `wake` when a batch is done.
+    /// For a slow model, starts a thread, which activates the operator through `wake` when a batch is done.
     ///
     /// # Errors
     /// When no thread can be started.
@@ -70,9 +67,9 @@ impl ModelExecutor {
             .spawn(move || {
                 while let Ok(batch) = work.recv() {
                     counted.lock().begin(Instant::now());
-                    let results = classified(&mut classifier, &batch);
+                    let results = classify(&mut classifier, &batch);
                     counted.lock().done(&results, Instant::now());
-                    // Without a worker, the process is ending.
+                    // When the worker has ended, the process is ending.
                     if done.send(results).is_err() || wake.activate().is_err() {
                         return;
                     }
@@ -82,7 +79,6 @@ impl ModelExecutor {
         Ok(Self::Threaded { batches, results, in_flight: 0, metrics })
     }
 
-    /// Accepts a batch.
     pub fn push(&mut self, batch: Batch) {
         match self {
             Self::Inline { waiting, metrics, .. } => {
@@ -99,7 +95,8 @@ impl ModelExecutor {
         }
     }
 
-    /// Returns the results that are there, or can be made in this turn, in the order of their batches.
+    /// Returns results in the order of their batches. Inline, this classifies for one turn; threaded, it returns what is
+    /// done.
     pub fn work(&mut self) -> Vec<ResultBatch<Vec<u8>>> {
         match self {
             Self::Inline { classifier, waiting, again, metrics } => {
@@ -108,7 +105,7 @@ impl ModelExecutor {
                 let mut metrics = metrics.lock();
                 while let Some(batch) = waiting.pop_front() {
                     metrics.begin(now);
-                    let results = classified(classifier, &batch);
+                    let results = classify(classifier, &batch);
                     now = Instant::now();
                     metrics.done(&results, now);
                     done.push(results);
@@ -138,7 +135,7 @@ impl ModelExecutor {
     }
 }
 
-/// Classifies a batch. When no model can be had, ends the process: the next one may have more luck.
-fn classified(classifier: &mut Classifier, batch: &Batch) -> ResultBatch<Vec<u8>> {
+/// Classifies a batch. If the model cannot be started, leaves the generation: a restarted process may succeed.
+fn classify(classifier: &mut Classifier, batch: &Batch) -> ResultBatch<Vec<u8>> {
     classifier.classify(batch).unwrap_or_else(|error| crate::leave_generation(error))
 }

@@ -1,4 +1,4 @@
-//! The same model over a file, in one thread and without a network, to compare with.
+//! Runs a model over a file, in one thread and without a network. Its results are those of a cluster, to compare with.
 
 use std::fs::File;
 use std::io::{BufWriter, Read, Write};
@@ -16,22 +16,20 @@ use records::{Flaw, Reader};
 use crate::batch::Batch;
 use crate::classify::Classifier;
 
-/// The outcome.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Summary {
     /// Rows read.
     pub rows: u64,
-    /// Rows in the rejects.
     pub rejects: u64,
-    /// The rejects.
     pub rejects_path: PathBuf,
 }
 
-/// Classifies a CSV: results go to `output`, rejects beside it. `commas` overrules the check that the input looks like a CSV with
-/// commas.
+/// Classifies a CSV: writes results to `output`, and rejects beside it. `commas` overrules the check that the input looks
+/// like a CSV with commas.
 ///
 /// # Errors
-/// An input that is no CSV or changes meanwhile, files that cannot be read or written, results that are not one table, or no results.
+/// When the input is not a CSV or changes meanwhile, files cannot be read or written, the results are not one table, or all
+/// rows were rejected.
 pub fn classify(
     input: &Path,
     output: &Path,
@@ -50,7 +48,7 @@ pub fn classify(
     for written in [output, &rejects_path] {
         ensure!(
             written.canonicalize().ok().as_ref() != Some(&source),
-            "the input {name} would be replaced by what is written to {}; choose another output",
+            "the input {name} would be replaced by the output {}; choose another output",
             written.display()
         );
     }
@@ -78,7 +76,7 @@ pub fn classify(
         while rows < chunk_size
             && let Some(row) = reader.next_row().with_context(reading)?
         {
-            // As the sender does it, so that both give the same results.
+            // The same as in the sender, so that both paths give the same results.
             match row.flaw {
                 Some(flaw @ Flaw::TooLong { .. }) => {
                     frame::push_flawed(&mut frames, &flaw.to_string(), row.bytes);
@@ -112,7 +110,7 @@ pub fn classify(
     rejects.flush().context("writing the rejects")?;
     ensure!(
         summary.rows == 0 || summary.rejects < summary.rows,
-        "all of the {} rows were rejected; why is in {}",
+        "all of the {} rows were rejected; the reasons are in {}",
         summary.rows,
         summary.rejects_path.display()
     );

@@ -1,9 +1,9 @@
-//! Port 8888: rows in, cut to batches.
+//! Port 8888: receives rows, and cuts them into batches.
 //!
-//! There is one sender at a time. A thread reads its frames, cuts them to batches, and puts these into a short queue. When the
-//! source does not take them, the thread waits, TCP's window closes, and the sender waits as well. A batch is taken whole or not
-//! at all: when a connection breaks in the middle of one, the sender is asked for its rows again. [`intake`] decides; this is
-//! sockets and threads around it.
+//! One sender sends at a time. A thread reads its frames, cuts them into batches, and queues these. When the short queue is
+//! full, the thread waits, TCP's window closes, and the sender waits as well. A batch is queued whole or not at all: when a
+//! connection breaks in the middle of a batch, the sender is asked for the batch's rows again. [`intake`] decides; this
+//! module has the sockets and threads around it.
 
 pub mod intake;
 mod lease;
@@ -26,7 +26,7 @@ use timely::scheduling::SyncActivator;
 
 use crate::deadline::Deadline;
 use intake::{Admission, Incoming, Intake, Session};
-use lease::{Lease, Untold};
+use lease::{Lease, PendingOutcome};
 use sender_handle::SenderHandle;
 
 /// About how many bytes of rows may wait for the source; a single batch may be larger.
@@ -34,16 +34,15 @@ const QUEUE: usize = 2 << 20;
 /// The most bytes of rows in a batch; a single row may be longer.
 const BATCH_BYTES: usize = 4 << 20;
 
-/// How rows are read.
+/// The port's settings.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Rows in a batch.
     pub chunk_size: usize,
-    /// The job's token.
     pub token: Option<Token>,
-    /// Whether plain clients may send although a token is asked for.
+    /// Whether plain clients are admitted although there is a token.
     pub allow_plain: bool,
-    /// How long a connected sender may send nothing.
+    /// How long a connected sender may be silent.
     pub patience: Duration,
 }
 
@@ -52,11 +51,11 @@ pub struct Settings {
 pub struct Start {
     /// Rows before this one are durable.
     pub next_row: u64,
-    /// The hash of their header, if there are any.
+    /// The hash of the durable rows' header, if there are any.
     pub header: Option<u64>,
 }
 
-/// The source's end of the port.
+/// The source's handle of the port.
 pub struct Ingest(Arc<Shared>);
 
 struct Shared {
@@ -74,12 +73,12 @@ struct State {
     /// Plain clients have no handle.
     intake: Intake<Option<Arc<SenderHandle>>>,
     outcome: Option<SourceAnswer>,
-    /// Senders that have not been told the outcome.
-    untold: usize,
+    /// How many senders still have to receive the outcome.
+    pending_outcomes: usize,
 }
 
 impl Ingest {
-    /// Serves the port; `wake` is activated when something has come.
+    /// Serves the port. Activates `wake` when rows or a sender's failure have arrived.
     ///
     /// # Errors
     /// When no thread can be started.
@@ -91,7 +90,7 @@ impl Ingest {
         wake: SyncActivator,
     ) -> anyhow::Result<Self> {
         let intake = Intake::new(start.next_row, start.header, QUEUE);
-        let state = Mutex::new(State { intake, outcome: None, untold: 0 });
+        let state = Mutex::new(State { intake, outcome: None, pending_outcomes: 0 });
         let durable = Arc::new(AtomicU64::new(start.next_row));
         let shared = Arc::new(Shared { settings, state, changed: Condvar::new(), deadline, wake, durable });
         shared.deadline.wait_for("waiting for a sender to connect");
@@ -100,7 +99,7 @@ impl Ingest {
             if let Err(error) = port.serve(&connection) {
                 connection.complain(format_args!("rows from {}: {error:#}", connection.peer));
             }
-            // Clones of the stream may exist elsewhere, and the peer should see the end now.
+            // Clones of the stream may still be open elsewhere, but the peer should see the end now.
             let _ = connection.stream.shutdown(std::net::Shutdown::Both);
         };
         let broken = |error| crate::fail(format_args!("accepting senders: {error}"));
@@ -108,7 +107,7 @@ impl Ingest {
         Ok(Self(shared))
     }
 
-    /// Takes what came first.
+    /// Takes the first batch, or the end, from the queue.
     pub fn next(&self) -> Option<Incoming> {
         let mut state = self.0.state.lock();
         let was_full = !state.intake.has_room();
@@ -119,17 +118,17 @@ impl Ingest {
         incoming
     }
 
-    /// Takes the reason why the sender cannot go on, if it has given one.
+    /// Takes the reason why the sender cannot continue, if it has reported one.
     pub fn take_failure(&self) -> Option<String> {
         self.0.state.lock().intake.take_failure()
     }
 
-    /// Tells senders that rows before this one are durable.
+    /// Acknowledges rows before this one to senders.
     pub fn durable(&self, row: u64) {
         self.0.durable.store(row, Ordering::Relaxed);
     }
 
-    /// Tells waiting senders how the job ended: its number of rows, or why it failed.
+    /// Sends waiting senders the job's outcome: its number of rows, or why it failed.
     pub fn conclude(&self, outcome: Result<u64, String>) -> Conclusion {
         let mut state = self.0.state.lock();
         let outcome = match outcome {
@@ -142,7 +141,7 @@ impl Ingest {
         if let Some(handle) = handle
             && matches!(outcome, SourceAnswer::Failed(_))
         {
-            // It reads this when its rows are not taken any more. It may be gone.
+            // The sender reads this even while its rows are not read. It may be gone.
             let _ = handle.conclude(&outcome);
         }
         self.0.changed.notify_all();
@@ -150,14 +149,14 @@ impl Ingest {
     }
 }
 
-/// The outcome is being told to senders.
+/// The outcome, while senders receive it.
 pub struct Conclusion(Arc<Shared>);
 
 impl Conclusion {
-    /// Waits until all senders are told, or `limit` is over.
+    /// Waits until all senders have received the outcome, or `limit` is over.
     pub fn wait(&self, limit: Duration) {
-        let untold = |state: &mut State| state.untold > 0;
-        self.0.changed.wait_while_for(&mut self.0.state.lock(), untold, limit);
+        let are_pending = |state: &mut State| state.pending_outcomes > 0;
+        self.0.changed.wait_while_for(&mut self.0.state.lock(), are_pending, limit);
     }
 }
 
@@ -169,7 +168,7 @@ impl Shared {
         reader.set_limit(DEFAULT_LIMIT);
         reader.set_patience(self.settings.patience)?;
         if !handshake::is_hello(&first) {
-            ensure!(open, "refused, since it opened without a token; --allow-plain lets plain clients in");
+            ensure!(open, "refused, since it sent no token; --allow-plain admits plain clients");
             connection.admit();
             return self.serve_plain(&first, &mut reader);
         }
@@ -193,7 +192,7 @@ impl Shared {
         self.take_rows(reader, header, &lease)
     }
 
-    /// Serves our own sender: it is told which row is next, and in the end how the job went.
+    /// Serves our own sender: asks it for the next row, and sends it the outcome at the end.
     fn serve_resuming(
         &self,
         connection: &Connection,
@@ -205,7 +204,7 @@ impl Shared {
         if let Some(reason) = failed {
             return self.note_failure(&session, reason);
         }
-        let _untold = Untold::new(self);
+        let _pending = PendingOutcome::new(self);
         let handle = Arc::new(SenderHandle::new(&connection.stream, Arc::clone(&self.durable))?);
         let lease = match self.admit(session, Some(Arc::clone(&handle))) {
             Admitted::Send(lease) => lease,
@@ -213,7 +212,7 @@ impl Shared {
                 tracing::warn!("rows from {}: another sender is sending, so it has to wait", reader.peer());
                 return handle.conclude(&SourceAnswer::Busy);
             }
-            // It lost its connection after it had sent everything.
+            // The sender lost its connection after it had sent all rows.
             Admitted::Complete => return self.send_outcome(&handle),
             Admitted::Late => bail!("all rows of this job are here already, from another sender"),
         };
@@ -231,7 +230,7 @@ impl Shared {
         self.send_outcome(&handle)
     }
 
-    /// A sender has come to say that it cannot go on.
+    /// Passes on a sender's report that it cannot continue.
     fn note_failure(&self, session: &Session, reason: String) -> anyhow::Result<()> {
         self.state.lock().intake.fail(session, reason)?;
         self.wake_source()
@@ -245,10 +244,10 @@ impl Shared {
             Admission::Complete => return Admitted::Complete,
             Admission::Late => return Admitted::Late,
         };
-        self.deadline.rest();
+        self.deadline.clear();
         drop(state);
         if let Some(replaced) = replaced {
-            // It is broken; its thread would notice only after reading all that is buffered.
+            // The replaced connection is broken, but its thread would notice only after reading all that is buffered.
             replaced.close();
         }
         self.changed.notify_all();
@@ -266,22 +265,22 @@ impl Shared {
             if end == RunEnd::Closed {
                 bail!(
                     "the connection ended without the end of the rows (of a plain client, the byte 0x04); {} rows are \
-                     taken, and the rest is waited for",
+                     here, waiting for the rest",
                     self.state.lock().intake.next_row()
                 );
             }
             if run.frames > 0 {
                 let (frames, rows) = (run.bytes, run.frames as u32);
-                self.put(Incoming::Rows { header: header.clone(), frames, rows }, lease)?;
+                self.enqueue(Incoming::Rows { header: header.clone(), frames, rows }, lease)?;
             }
             if end == RunEnd::End {
-                return self.put(Incoming::End, lease);
+                return self.enqueue(Incoming::End, lease);
             }
         }
     }
 
-    /// Waits for room, and queues something, unless the lease has passed to another connection.
-    fn put(&self, incoming: Incoming, lease: &Lease<'_>) -> anyhow::Result<()> {
+    /// Waits for room in the queue, and adds to it, unless another connection has the lease by now.
+    fn enqueue(&self, incoming: Incoming, lease: &Lease<'_>) -> anyhow::Result<()> {
         let mut state = self.state.lock();
         let must_wait = |state: &mut State| !state.intake.has_room() && state.intake.is_active(lease.id);
         self.changed.wait_while(&mut state, must_wait);
@@ -294,7 +293,7 @@ impl Shared {
         self.wake.activate().ok().context("the source's worker has ended")
     }
 
-    /// Waits for the job's end, and tells the sender.
+    /// Waits for the job's outcome, and sends it to the sender.
     fn send_outcome(&self, handle: &SenderHandle) -> anyhow::Result<()> {
         let mut state = self.state.lock();
         self.changed.wait_while(&mut state, |state| state.outcome.is_none());
@@ -304,7 +303,7 @@ impl Shared {
     }
 }
 
-/// [`Admission`], with the lease that ends when it is dropped.
+/// [`Admission`], with a lease that ends on drop.
 enum Admitted<'a> {
     Send(Lease<'a>),
     Busy,
@@ -312,12 +311,13 @@ enum Admitted<'a> {
     Late,
 }
 
+/// Reads and drops this many rows.
 fn skip(reader: &mut FrameReader<TcpStream>, mut rows: u64) -> anyhow::Result<()> {
     while rows > 0 {
         let most = usize::try_from(rows).unwrap_or(usize::MAX).min(1000);
         let (run, end) = reader.run(most, BATCH_BYTES)?;
         rows -= run.frames as u64;
-        ensure!(end == RunEnd::Full, "it ended {rows} rows before the first row that is wanted");
+        ensure!(end == RunEnd::Full, "it ended {rows} rows before the next row");
     }
     Ok(())
 }

@@ -31,7 +31,7 @@ fn main() -> ExitCode {
     outcome.unwrap_or_else(|error| process::exit::failure(&error))
 }
 
-/// Timely panics when it has lost another process. Then this one leaves the generation, too.
+/// Makes this process leave its generation when timely panics because it has lost another process.
 fn leave_on_lost_process() {
     let end = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {

@@ -1,4 +1,4 @@
-//! What this process counts, for the Monitoring Hub: its workers and, at the initializer, the source.
+//! This process's counts for the Monitoring Hub: its workers' and, at the initializer, the source's.
 //!
 //! An operator holds a lock during its turn; the reporting thread takes it for a moment once a second.
 
@@ -22,15 +22,14 @@ struct Shared {
 }
 
 impl Metrics {
-    /// For this many workers.
     pub fn new(workers: usize) -> Self {
         let workers = (0..workers).map(|_| WorkerMetrics::default()).collect();
         Self(Arc::new(Shared { workers, source: Mutex::default() }))
     }
 
-    /// The counts of one of its workers.
-    pub fn worker(&self, place: usize) -> WorkerMetrics {
-        self.0.workers[place].clone()
+    /// The counts of the worker with this index in the process.
+    pub fn worker(&self, index: usize) -> WorkerMetrics {
+        self.0.workers[index].clone()
     }
 
     /// Updates the source's counts; the first call creates them.
@@ -38,7 +37,7 @@ impl Metrics {
         count(&mut self.lock_source().get_or_insert_default().counts);
     }
 
-    /// Notes whether rows wait for room in the window.
+    /// Records whether rows wait for room in the window.
     pub fn full(&self, is_full: bool) {
         self.lock_source().get_or_insert_default().full.set(is_full, Instant::now());
     }
@@ -47,7 +46,6 @@ impl Metrics {
         self.0.source.lock()
     }
 
-    /// The counts up to now.
     pub fn counts(&self) -> Counts {
         let now = Instant::now();
         let source = self.lock_source().as_ref().map(|source| {
@@ -67,17 +65,16 @@ struct SourceState {
     full: Stopwatch,
 }
 
-/// What happens to a model. Clones share it, so that the hub sees it while a batch is still being tried.
+/// The counts of a model. Clones share them, so that the hub sees changes while a batch is still being tried.
 #[derive(Debug, Clone, Default)]
 pub struct ModelMetrics(Arc<Mutex<ModelCounts>>);
 
 impl ModelMetrics {
-    /// Counts something.
+    /// Updates the counts.
     pub fn count(&self, count: impl FnOnce(&mut ModelCounts)) {
         count(&mut self.0.lock());
     }
 
-    /// What has been counted so far.
     pub fn counts(&self) -> ModelCounts {
         self.0.lock().clone()
     }
@@ -88,35 +85,34 @@ impl ModelMetrics {
 pub struct WorkerMetrics(Arc<Mutex<WorkerState>>);
 
 impl WorkerMetrics {
-    /// Locks them for a turn of the worker.
+    /// Locks the counts for a turn of the worker.
     pub fn lock(&self) -> MutexGuard<'_, WorkerState> {
         self.0.lock()
     }
 }
 
-/// What a worker counts.
 #[derive(Debug, Default)]
 pub struct WorkerState {
     counts: WorkerCounts,
     busy: Stopwatch,
-    /// When the batches arrived that are not done; the oldest comes first.
+    /// When each unfinished batch arrived, the oldest first.
     arrived: VecDeque<Instant>,
     model: ModelMetrics,
 }
 
 impl WorkerState {
-    /// Reports what the worker's model counts, too.
+    /// Includes the counts of the worker's model.
     pub fn add_model(&mut self, model: ModelMetrics) {
         self.model = model;
     }
 
-    /// A batch has arrived.
+    /// Records that a batch has arrived.
     pub fn arrive(&mut self, now: Instant) {
         self.counts.batches_in += 1;
         self.arrived.push_back(now);
     }
 
-    /// The model starts on the oldest batch.
+    /// Records that the model begins the oldest batch.
     pub fn begin(&mut self, now: Instant) {
         if let Some(arrived) = self.arrived.front() {
             self.counts.queue.record(now.saturating_duration_since(*arrived));
@@ -124,7 +120,7 @@ impl WorkerState {
         self.busy.set(true, now);
     }
 
-    /// The model is done with it.
+    /// Records that the model has finished the oldest batch.
     pub fn done(&mut self, results: &ResultBatch<Vec<u8>>, now: Instant) {
         if let Some(began) = self.busy.since() {
             self.counts.classify.record(now.saturating_duration_since(began));
@@ -154,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_batch_waits_is_worked_on_and_done() {
+    fn a_batch_is_counted_as_it_arrives_begins_and_ends() {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let mut worker = WorkerState::default();

@@ -1,10 +1,10 @@
-//! Models: a batch in, result lines out.
+//! Models turn the rows of a batch into result lines.
 //!
 //! | module     | the model |
-//! |------------|-----|
-//! | [`native`] | the built-in stand-in for an expensive model, defined so that anyone can check it |
+//! |------------|-----------|
+//! | [`native`] | a built-in stand-in for an expensive model, with a public definition |
 //! | [`python`] | the user's own pandas function, unchanged |
-//! | [`sleep`]  | waits for each row and uses no processor, to measure scale-out honestly |
+//! | [`sleep`]  | sleeps for each row and uses no processor, to measure how the cluster scales |
 
 pub mod native;
 pub mod python;
@@ -23,19 +23,17 @@ use crate::metrics::ModelMetrics;
 /// A record that can be classified: valid UTF-8, with as many values as the header.
 #[derive(Debug, Clone, Copy)]
 pub struct Record<'a> {
-    /// The record as it came.
+    /// The record as it was received.
     pub bytes: &'a [u8],
-    /// It has neither quotes nor line feeds, so it can be split at its commas.
+    /// Whether it has neither quotes nor line feeds, and so can be split at its commas.
     pub plain: bool,
 }
 
-/// Why a model did not classify a batch. Users read the message beside the rejected record.
+/// Why a model did not classify a batch. The message is written beside the rejected record.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct ModelError {
-    /// The reason.
     pub message: String,
-    /// What it means for the records.
     pub verdict: Verdict,
 }
 
@@ -46,19 +44,19 @@ pub enum Verdict {
     Retry,
     /// Another try would fail in the same way.
     Permanent,
-    /// It took too long: a record hangs, or there were too many records for the time.
+    /// The model took too long: a record hangs, or there were too many records for the time limit.
     Hung,
-    /// Nothing: no model could be had to try them.
+    /// The model could not be started, so this says nothing about the records.
     NotTried,
 }
 
 impl ModelError {
-    /// A failure that may pass.
+    /// A failure that another try may avoid.
     pub fn new(message: impl Into<String>) -> Self {
         Self { message: message.into(), verdict: Verdict::Retry }
     }
 
-    /// A failure that would occur again.
+    /// A failure that any other try would repeat.
     pub fn permanent(message: impl Into<String>) -> Self {
         Self { message: message.into(), verdict: Verdict::Permanent }
     }
@@ -67,21 +65,19 @@ impl ModelError {
 /// Records to classify.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
-    /// The header of the records.
     pub header: &'a [u8],
-    /// The records.
     pub records: &'a [Record<'a>],
-    /// The number of the first one's row.
+    /// The number of the first record's row.
     pub first_row: u64,
     /// How long the model may take.
     pub limit: Duration,
 }
 
-/// The columns of a model's results, as JSON of a [`Schema`](protocol::schema::Schema). A model returns the same `Arc` while they
-/// stay the same, so that comparing them is quick.
+/// The columns of a model's results, as JSON of a [`Schema`](protocol::schema::Schema). A model returns the same `Arc` while
+/// its columns stay the same, so that comparing them is fast.
 pub type Columns = Arc<str>;
 
-/// The columns of a model that appends a score to records of text; encoded once for each header.
+/// Encodes, once per header, the columns of a model that appends a score to records of text.
 #[derive(Debug, Default)]
 pub struct Scored(Option<(Vec<u8>, Columns)>);
 
@@ -116,10 +112,10 @@ pub trait Model: Send {
     /// When it cannot classify these records. The caller discards what was appended.
     fn classify(&mut self, request: &Request<'_>, results: &mut Vec<u8>) -> Result<Columns, ModelError>;
 
-    /// Gets ready to classify, which may take long after a failure; a request's time limit starts after this.
+    /// Gets ready to classify, which may take long after a failure. A request's time limit begins after this.
     ///
     /// # Errors
-    /// When the model cannot be started again.
+    /// When the model cannot be restarted.
     fn prepare(&mut self) -> Result<(), ModelError> {
         Ok(())
     }
@@ -129,7 +125,6 @@ pub trait Model: Send {
         Duration::MAX
     }
 
-    /// Counts what happens to it.
     fn metrics(&self) -> ModelMetrics {
         ModelMetrics::default()
     }
@@ -140,18 +135,13 @@ pub trait Model: Send {
     }
 }
 
-/// Which model to use, as the user names it.
+/// The kind of model, parsed from the user's `--model`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
     /// `native`
     Native,
     /// `python:MODULE[:FUNCTION]`
-    Python {
-        /// The module's name.
-        module: String,
-        /// The function's name.
-        function: String,
-    },
+    Python { module: String, function: String },
     /// `sleep:MICROSECONDS`
     Sleep(Duration),
 }
@@ -178,13 +168,12 @@ impl FromStr for Kind {
     }
 }
 
-/// How to load models; each worker has its own.
+/// The settings of models, of which each worker loads its own.
 #[derive(Debug, Clone)]
 pub struct ModelSettings {
-    /// Which one.
     pub kind: Kind,
-    /// How often the native model feeds a record to its hash, and what a Python model finds in the environment
-    /// as `CLASSIFIER_SLOWNESS`.
+    /// How many times the native model feeds a record to its hash. Python models find it in the environment as
+    /// `CLASSIFIER_SLOWNESS`.
     pub slowness: u32,
     /// The Python interpreter.
     pub python: PathBuf,
@@ -192,7 +181,7 @@ pub struct ModelSettings {
     pub threads: u32,
     /// How long a Python model may take for a batch.
     pub timeout: Duration,
-    /// How much memory a Python model and all processes that it has started may have, in MiB.
+    /// How much memory a Python model and all processes that it has started may use, in MiB.
     pub memory: u64,
 }
 
@@ -200,7 +189,7 @@ impl ModelSettings {
     /// Loads a model, ready to classify.
     ///
     /// # Errors
-    /// A Python model that does not start; the message says what is missing.
+    /// When a Python model cannot be started; says what is missing.
     pub fn load(&self) -> anyhow::Result<Box<dyn Model>> {
         Ok(match &self.kind {
             Kind::Native => Box::new(native::Native::new(self.slowness)),
@@ -217,10 +206,10 @@ impl ModelSettings {
         })
     }
 
-    /// Loads `count` models in parallel, since an interpreter takes its time to start.
+    /// Loads `count` models in parallel, since an interpreter is slow to start.
     ///
     /// # Errors
-    /// The first one that occurs.
+    /// The first error of [`ModelSettings::load`].
     pub fn load_many(&self, count: usize) -> anyhow::Result<Vec<Box<dyn Model>>> {
         std::thread::scope(|scope| {
             let starts: Vec<_> = (0..count).map(|_| scope.spawn(|| self.load())).collect();
@@ -237,7 +226,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn boxes_are_named_as_documented() {
+    fn models_are_named_as_documented() {
         let kind = |text: &str| text.parse::<Kind>();
         assert_eq!(kind("native").unwrap(), Kind::Native);
         assert_eq!(kind("sleep:3500").unwrap(), Kind::Sleep(Duration::from_micros(3500)));

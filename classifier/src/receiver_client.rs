@@ -1,4 +1,4 @@
-//! The connection to the receiver; each process has one.
+//! The connection to the receiver. Each process has one.
 
 use std::net::TcpStream;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -12,7 +12,7 @@ use protocol::results::write_batches;
 use protocol::results::{self, FromReceiver, Identity, ResultBatch, Totals, Welcome};
 use protocol::token::Token;
 
-/// About how many bytes one write has; more are not quicker.
+/// The approximate size of one write in bytes; larger writes are not faster.
 const WRITE_SIZE: usize = 512 << 10;
 
 /// Messages to the receiver.
@@ -20,9 +20,9 @@ const WRITE_SIZE: usize = 512 << 10;
 pub enum Outgoing {
     /// Results, in any order.
     Batches(Vec<ResultBatch<Vec<u8>>>),
-    /// What job this is; from the initializer, before the first batch.
+    /// The job's identity; from the initializer, before the first batch.
     Identity(Identity),
-    /// How many rows and batches there are in all; from the initializer.
+    /// The job's total rows and batches; from the initializer, after the last batch.
     Totals(Totals),
     /// Why the job cannot be finished; from the initializer.
     Failure(String),
@@ -33,7 +33,7 @@ pub enum Outgoing {
 pub struct ReceiverClient {
     stream: TcpStream,
     reader: FrameReader<TcpStream>,
-    /// How far the job is.
+    /// The job's progress, as the receiver reported it.
     pub welcome: Welcome,
 }
 
@@ -41,7 +41,7 @@ impl ReceiverClient {
     /// Connects to the receiver.
     ///
     /// # Errors
-    /// No receiver within `patience`, or one that refuses.
+    /// When there is no receiver within `patience`, or it refuses the process.
     pub fn connect(
         address: &str,
         token: Option<&Token>,
@@ -50,9 +50,9 @@ impl ReceiverClient {
     ) -> anyhow::Result<Self> {
         let stream = net::connect("the receiver", address, patience)?;
         let not_now =
-            |error| handshake::unless_refused(error, Temporary("the receiver is not there just now"));
+            |error| handshake::unless_refused(error, Temporary("the receiver is unavailable for now"));
         handshake::send(&stream, token, hello)
-            .with_context(|| format!("opening to the receiver at {address}"))
+            .with_context(|| format!("sending a handshake to the receiver at {address}"))
             .map_err(not_now)?;
         let clone = stream.try_clone().context("splitting the connection to the receiver")?;
         let mut reader = FrameReader::new(clone, format!("the receiver at {address}"), DEFAULT_LIMIT);
@@ -60,8 +60,9 @@ impl ReceiverClient {
         Ok(Self { stream, reader, welcome })
     }
 
-    /// Serves the connection on threads of its own: writes what is sent to the returned channel, in order, and calls `recv` with
-    /// what the receiver says. When the connection breaks, this ends the process, unless `leaving` says that its work is done.
+    /// Serves the connection on two threads: one writes the messages of the returned channel, in order; the other passes the
+    /// receiver's messages to `recv`. When the connection breaks, ends the process, unless `leaving` says that its work is
+    /// done.
     ///
     /// # Errors
     /// When no thread can be started.
@@ -96,7 +97,7 @@ impl ReceiverClient {
 
 fn read(reader: &mut FrameReader<TcpStream>, mut recv: impl FnMut(FromReceiver)) -> anyhow::Result<()> {
     while let Some(payload) = reader.next_frame()? {
-        recv(FromReceiver::decode(payload).with_context(|| format!("understanding {}", reader.peer()))?);
+        recv(FromReceiver::decode(payload).with_context(|| format!("a message of {}", reader.peer()))?);
     }
     Ok(())
 }
@@ -124,7 +125,7 @@ fn write(stream: &TcpStream, outgoing: &Receiver<Outgoing>) -> anyhow::Result<()
         write_batches(stream, &batches)?;
     }
     match stream.shutdown(std::net::Shutdown::Write) {
-        // The receiver has closed it already, after saying that all is done.
+        // The receiver has closed the connection already, after reporting that the job is done.
         Err(e) if e.kind() != std::io::ErrorKind::NotConnected => bail!("closing the connection: {e}"),
         _ => Ok(()),
     }

@@ -1,4 +1,4 @@
-//! A process of a cluster, from its settings to the end of its dataflow.
+//! Runs a process of a cluster, from its settings to the end of its dataflow.
 
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -21,9 +21,8 @@ use crate::model::{Kind, Model, ModelSettings};
 use crate::receiver_client::ReceiverClient;
 use crate::window::Limits;
 
-/// How a process takes part in a job.
+/// A process's settings.
 #[derive(Debug, Clone)]
-#[expect(missing_docs, reason = "some names say it all")]
 pub struct Settings {
     pub role: Role,
     /// Unique in the cluster.
@@ -31,9 +30,9 @@ pub struct Settings {
     pub token: Option<Token>,
     /// The receiver's `HOST:PORT`.
     pub receiver: String,
-    /// The initializer's control port, as others reach it.
+    /// The address at which others reach the initializer's control port.
     pub control: String,
-    /// This process's own end of control connections, where that matters.
+    /// The address of this process's end of control connections, where that matters.
     pub my_control: Option<String>,
     /// Where this process listens for data connections.
     pub data: String,
@@ -47,59 +46,60 @@ pub struct Settings {
     pub chunk_size: usize,
     /// How long forming the cluster may take.
     pub join_patience: Duration,
-    /// How long an initializer that is started again waits for the others to come back.
+    /// How long a restarted initializer waits for the others to come back.
     pub rejoin_patience: Duration,
     pub ready_file: Option<PathBuf>,
 }
 
-/// Which part a process has in the cluster.
+/// A process's role in the cluster.
 #[derive(Debug, Clone)]
 pub enum Role {
-    /// Others join this process, and it takes the rows in.
+    /// The others join this process, and it receives the rows.
     Initializer(Rows),
     /// Joins the initializer.
     Member,
 }
 
-/// How rows come in.
+/// The settings of the rows' port and of the source.
 #[derive(Debug, Clone)]
 pub struct Rows {
     /// Where senders connect.
     pub address: String,
-    /// Whether plain clients may send although a token is asked for.
+    /// Whether plain clients are admitted although there is a token.
     pub allow_plain: bool,
-    /// The window's.
+    /// The window's limits.
     pub limits: Limits,
     /// How long a sender may stay away or silent, or an acknowledgement may take.
     pub patience: Duration,
 }
 
-/// What a process has when it begins to look for its cluster.
+/// A process that is about to form or join its cluster.
 struct Start<'a> {
     settings: &'a Settings,
     cluster: cluster::Settings,
     data: TcpListener,
     models: Models,
-    /// What the ready file said when this process was started.
+    /// The ready file of this process's earlier life.
     before: Ready,
     leaving: Leaving,
     metrics: Metrics,
 }
 
-/// Joins the cluster, or has others join, and works until the job is done.
+/// Forms or joins the cluster, and works until the job is done.
 ///
 /// # Errors
-/// When the process cannot start its part. What goes wrong later ends the process.
+/// When the process cannot start its part. Later errors end the process.
 pub fn run(settings: &Settings, metrics: Metrics) -> anyhow::Result<()> {
     let before = Ready::before(settings.ready_file.as_deref())?;
-    // An initializer has an address for rows when its cluster has formed, and others are ready only then.
+    // An initializer's ready file has an address for rows once its cluster has formed. The others write theirs only then.
     let is_initializer = matches!(settings.role, Role::Initializer(_));
     let formed = |ready: &Ready| !is_initializer || ready.addresses.contains_key("rows");
     let was_member = before.as_ref().is_some_and(formed);
     let before = before.unwrap_or_default();
     let mut models = Models::load(settings, was_member)?;
     if was_member {
-        // A process without models must not join again: each of its failures would end the generation of all others.
+        // A process must not rejoin before its models are loaded: each failure to load would end the generation for all
+        // others.
         models.wait();
     }
     // The supervisor holds the ports of the ready file while this process restarts.
@@ -138,7 +138,7 @@ impl Start<'_> {
         if cluster.rejoin.is_none() {
             ready.write(settings.ready_file.as_deref())?;
         }
-        // Bound now, so that a port that is taken is an error now; senders are let in when the cluster has formed.
+        // Bound now, so that a taken port is an error now. Senders are accepted once the cluster has formed.
         let port = net::bind_again("rows", was_at("rows"), &rows.address, settings.when_taken)?;
         let control = ControlPort::open(&cluster, control, leaving.clone())?;
         control.gather()?;
@@ -149,7 +149,7 @@ impl Start<'_> {
         let job = protocol::hash::short(cluster.me.settings.as_bytes());
         ensure!(
             receiver.welcome.identity.is_none_or(|known| known.settings == job),
-            "the receiver at {} goes on with results of a job that had other settings than these: {}",
+            "the receiver at {} has results of a job with other settings than these: {}",
             settings.receiver,
             cluster.me.settings
         );
@@ -206,7 +206,7 @@ fn receiver(settings: &Settings, hello: &ResultsHello) -> anyhow::Result<Receive
 }
 
 impl Settings {
-    /// The settings that decide what results look like.
+    /// The settings that determine the results.
     fn result_settings(&self) -> String {
         let ModelSettings { kind, slowness, threads, .. } = &self.model;
         let rows = self.chunk_size;
@@ -218,15 +218,15 @@ impl Settings {
     }
 }
 
-/// A model for each worker, loaded while the cluster forms, since an interpreter takes its time.
+/// A model for each worker, loaded while the cluster forms, since an interpreter is slow to start.
 enum Models {
     Loading(JoinHandle<Vec<Box<dyn Model>>>),
     Loaded(Vec<Box<dyn Model>>),
 }
 
 impl Models {
-    /// Loads them on a thread of their own. If one cannot be loaded, that ends this process at once; for good, unless there
-    /// were models before.
+    /// Loads the models on a separate thread. If one cannot be loaded, the thread ends this process at once. The end is
+    /// final at the first start, and temporary `again`.
     fn load(settings: &Settings, again: bool) -> anyhow::Result<Self> {
         let (model, workers) = (settings.model.clone(), settings.workers);
         let load = move || match model.load_many(workers) {
@@ -250,9 +250,10 @@ impl Models {
     }
 }
 
-/// Tells builds apart: processes of different builds might give different results, or not understand each other.
+/// A hash of this program. Processes of different builds might give different results, or fail to decode each other's
+/// messages.
 fn build_id() -> anyhow::Result<String> {
-    // On Linux this is the running program, even when its file was replaced meanwhile by a newer build.
+    // On Linux, this is the running program even if a newer build has replaced its file.
     let running = PathBuf::from("/proc/self/exe");
     let path = match running.exists() {
         true => running,

@@ -1,9 +1,9 @@
-//! Which rows of a batch to try next when its model fails or hangs: a work list. Pure: the caller says how each try ended and
-//! how long it took.
+//! Decides which rows of a batch to try next when its model fails or hangs: a work list. Pure: the caller passes how each try
+//! ended and how long it took.
 //!
-//! After a *failure*, the same rows are tried again, and then each half of them, until each row that fails is alone.
+//! After a *failure*, the same rows are tried again, and then each half of them, until each failing row is alone.
 //!
-//! A *hang* means either too many rows for the time limit, or a row that never ends; it costs the whole limit. The rows are
+//! A *hang* means either too many rows for the time limit or a row that never ends, and costs the whole limit. The rows are
 //! then tried in small parts, each with the whole limit. The time of the first row decides how small. Each hang makes parts
 //! [`SMALLER`] times smaller, so parts of several rows hang only a few times in a batch.
 
@@ -12,38 +12,39 @@ use std::time::Duration;
 
 /// After a hang, parts have this many times fewer rows.
 const SMALLER: usize = 32;
-/// A part should take this share of the time limit, at the pace of the rows before.
+/// A part should take this share of the time limit, at the pace of earlier rows.
 const CAREFUL: f64 = 0.5;
 
 /// How much time a batch may lose to hangs.
 struct Budget {
-    /// How many tries get the whole limit.
+    /// How many hangs may take the whole limit.
     whole: u32,
-    /// The time that all hangs together may take, in limits. Tries after the first ones get one [`SHORT`]th each.
+    /// The time that all hangs together may take, in limits. Tries after the first `whole` hangs get the limit divided by
+    /// [`SHORT`].
     all: f64,
 }
 
-/// As long as no row of the batch is done: the model may hang on all of them.
+/// While no row of the batch is done: the model may hang on all of them.
 const NOTHING_DONE: Budget = Budget { whole: 8, all: 12.0 };
 /// Once a row is done.
 const SOME_DONE: Budget = Budget { whole: 16, all: 32.0 };
 /// Later tries get the limit divided by this.
 const SHORT: u32 = 8;
 
-/// How long a row takes, as far as a worker knows.
+/// A worker's estimate of the time per row.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub enum Pace {
-    /// No batch has taken too long yet, so it does not matter.
+    /// No batch has taken too long yet, so no estimate is needed.
     #[default]
     Unknown,
     /// A batch took too long. The next row is tried alone, to measure it.
     Measuring,
-    /// Seconds for a row.
+    /// Seconds per row.
     Seconds(f64),
 }
 
 impl Pace {
-    /// How many rows to try at once.
+    /// How many rows to try at once within `limit`.
     fn fits(self, limit: Duration) -> usize {
         match self {
             Self::Unknown => usize::MAX,
@@ -52,7 +53,7 @@ impl Pace {
         }
     }
 
-    /// Learns from rows that are done. A slower pace counts at once, a quicker one gradually.
+    /// Updates the estimate after a try. A slower pace counts at once, a faster one gradually.
     fn learn(&mut self, rows: usize, took: Duration) {
         let latest = took.as_secs_f64().max(1e-9) / rows as f64;
         *self = match *self {
@@ -63,21 +64,20 @@ impl Pace {
     }
 }
 
-/// What to do next. Rows are counted from 0 within the batch, and come in order.
+/// What to do next. Rows are counted from 0 within the batch, and handled in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Next {
-    /// Try these, within this time.
+    /// Try these rows, within this time.
     Try(Range<usize>, Duration),
-    /// Reject these: the model has hung too often for this batch.
+    /// Reject these rows: hangs have cost this batch too much time.
     GiveUp(Range<usize>),
 }
 
 /// How a try ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// With results.
+    /// The model returned results.
     Done,
-    /// The model failed.
     Failed {
         /// Another try would fail in the same way.
         permanent: bool,
@@ -90,28 +90,28 @@ pub enum End {
 #[derive(Debug, Clone)]
 struct Part {
     rows: Range<usize>,
-    /// Whether they are tried once more, undivided, if the model fails.
+    /// Whether the rows are tried once more, undivided, if the model fails.
     has_second_try: bool,
 }
 
-/// The search of one batch.
+/// The search in one batch.
 #[derive(Debug)]
 pub struct Search {
     limit: Duration,
-    /// Still to be tried; the next one is the last.
+    /// A stack of parts still to try.
     parts: Vec<Part>,
-    /// Being tried, and within which time.
+    /// The part being tried, and its time limit.
     tried: Option<(Part, Duration)>,
     /// The most rows to try at once.
     most: usize,
     has_done_some: bool,
     hangs: u32,
-    /// How long hangs took so far, in limits.
+    /// The time of all hangs so far, in limits.
     wasted: f64,
 }
 
 impl Search {
-    /// Starts with a batch of `rows` rows, for which the model has `limit`.
+    /// Starts with a batch of `rows` rows and the model's time limit for a batch.
     pub fn new(rows: usize, limit: Duration) -> Self {
         let all = Part { rows: 0..rows, has_second_try: true };
         let parts = if rows == 0 { Vec::new() } else { vec![all] };
@@ -129,7 +129,7 @@ impl Search {
             self.push(end..rows.end, has_second_try);
         }
         let next = Next::Try(rows.start..end, limit);
-        // A row alone has two tries, as in a batch of its own.
+        // A row alone gets two tries, as in a batch of its own.
         let has_second_try = has_second_try || (rows.len() > 1 && end - rows.start == 1);
         self.tried = Some((Part { rows: rows.start..end, has_second_try }, limit));
         Some(next)
@@ -148,7 +148,7 @@ impl Search {
         (self.wasted < budget.all).then(|| self.limit / SHORT)
     }
 
-    /// Takes in how the try from [`Search::next`] ended. Returns whether its row, which was tried alone, must be rejected.
+    /// Handles the end of the try from [`Search::next`]. Returns whether the try had a single row, which must be rejected.
     pub fn end(&mut self, end: End, took: Duration, pace: &mut Pace) -> bool {
         let Some((Part { rows, has_second_try }, limit)) = self.tried.take() else { return false };
         let is_alone = rows.len() == 1;
@@ -170,9 +170,9 @@ impl Search {
             }
             End::Failed { .. } => {}
         }
-        // The cause may have passed, such as a machine that stood still.
-        let is_asked_again = has_second_try && end != End::Failed { permanent: true };
-        if is_asked_again {
+        // The cause may have been temporary, such as a machine that was paused.
+        let is_retried = has_second_try && end != End::Failed { permanent: true };
+        if is_retried {
             self.parts.push(Part { rows, has_second_try: false });
         } else if is_alone {
             return true;
@@ -195,13 +195,13 @@ mod tests {
     /// What a row does to a model.
     #[derive(Debug, Clone, Copy, PartialEq)]
     enum Row {
-        /// It takes so many seconds.
+        /// Takes this many seconds.
         Takes(f64),
         Hangs,
         Fails,
     }
 
-    /// The outcome of a search under a simulated clock.
+    /// The outcome of a search with a simulated clock.
     #[derive(Debug, Default)]
     struct Searched {
         done: Vec<usize>,
@@ -213,7 +213,7 @@ mod tests {
     }
 
     impl Searched {
-        /// Searches a batch with a model that takes `call` seconds more for each call.
+        /// Searches a batch with a model that takes `call` extra seconds per call.
         fn search(rows: &[Row], call: f64, pace: &mut Pace) -> Self {
             let mut search = Search::new(rows.len(), LIMIT);
             let mut found = Self::default();
@@ -249,7 +249,7 @@ mod tests {
             found
         }
 
-        /// The rows that were done, rejected or given up.
+        /// All rows that were done, rejected or given up.
         fn ends(&self) -> Vec<usize> {
             let mut all = [&self.done[..], &self.rejected, &self.given_up].concat();
             assert!(self.done.is_sorted() && self.rejected.is_sorted() && self.given_up.is_sorted());
@@ -273,11 +273,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn each_row_comes_to_one_end_in_bounded_time(rows in prop::collection::vec(row(), 0..300), call in 0.0..1.0) {
+        fn each_row_ends_exactly_once_in_bounded_time(rows in prop::collection::vec(row(), 0..300), call in 0.0..1.0) {
             let found = Searched::search(&rows, call, &mut Pace::default());
             prop_assert_eq!(found.ends(), (0..rows.len()).collect::<Vec<_>>());
             let wasted = SOME_DONE.all * LIMIT.as_secs_f64();
-            // A failing row is tried in each of the parts that halve a batch, with rows beside it that take their time.
+            // A failing row is tried in each of the parts that halve a batch, and the other rows of these parts take their
+            // time again.
             let fails = rows.iter().filter(|row| **row == Row::Fails).count();
             let halvings = (1 + fails) as f64 * 20.0;
             prop_assert!(found.seconds <= own_time(&rows) * halvings + wasted + LIMIT.as_secs_f64() + call * found.tries as f64);
@@ -285,7 +286,7 @@ mod tests {
         }
 
         #[test]
-        fn rows_that_take_less_than_the_limit_are_done_whatever_they_take_beside_a_few_that_hang(
+        fn all_rows_within_the_limit_are_done_despite_a_few_hanging_rows(
             takes in prop::collection::vec(prop_oneof![0.0..0.01, 0.0..1.0, 0.0..59.0], 1..400),
             hanging in prop::collection::vec(any::<prop::sample::Index>(), 0..3),
             call in 0.0..1.0,
@@ -303,7 +304,7 @@ mod tests {
         }
 
         #[test]
-        fn slow_rows_take_their_own_time_and_one_limit_and_in_later_batches_no_more_than_their_own(
+        fn slow_rows_waste_one_limit_in_the_first_batch_and_nothing_in_later_batches(
             seconds in 0.61..59.0, call in 0.0..0.5, spread in 0.5..1.0, rows in 100usize..200,
         ) {
             let rows: Vec<_> = (0..rows)
@@ -319,7 +320,7 @@ mod tests {
         }
 
         #[test]
-        fn rows_that_fail_are_found_and_no_others_wherever_they_are(
+        fn exactly_the_failing_rows_are_rejected(
             fails in prop::collection::vec(prop::bool::weighted(0.1), 0..200),
         ) {
             let rows: Vec<_> = fails.iter().map(|&f| if f { Row::Fails } else { Row::Takes(0.001) }).collect();

@@ -1,6 +1,6 @@
 //! The source: numbers batches, and issues them within the window.
 //!
-//! [`Issuer`] decides, and is pure; [`Source`] is the operator's work around it.
+//! [`Issuer`] decides, and is pure; [`Source`] connects it to the port and to the receiver.
 
 pub mod issuer;
 
@@ -17,17 +17,17 @@ use crate::receiver_client::Outgoing;
 use crate::window::Limits;
 pub use issuer::Issuer;
 
-/// How long to wait until the sender has been told that the job has failed.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// How long to wait until the sender has received the outcome of a failed job.
+const OUTCOME_TIME: Duration = Duration::from_secs(1);
 
-/// Which job it is.
+/// The source's view of the job.
 #[derive(Debug, Clone, Copy)]
 pub struct Job {
-    /// How far the job is, as the receiver says.
+    /// The job's progress, as the receiver reported it.
     pub welcome: Welcome,
-    /// The hash of the settings that decide what results look like.
+    /// The hash of the settings that determine the results.
     pub settings: u64,
-    /// The window's.
+    /// The window's limits.
     pub limits: Limits,
     /// Workers in the cluster.
     pub workers: usize,
@@ -49,7 +49,7 @@ pub struct Source {
     metrics: Metrics,
 }
 
-/// What a turn of the source has produced.
+/// The outcome of a turn of the source.
 pub enum Turn {
     /// Batches to send; may be empty.
     Issued(Batches),
@@ -58,7 +58,7 @@ pub enum Turn {
 }
 
 impl Source {
-    /// Starts where the receiver says that the job is.
+    /// Starts at the receiver's position.
     pub fn new(
         ingest: Ingest,
         messages: Receiver<FromReceiver>,
@@ -100,18 +100,18 @@ impl Source {
                     }
                 }
                 FromReceiver::Outcome(Outcome::Done(summary)) => {
-                    self.deadline.rest();
+                    self.deadline.clear();
                     self.count();
                     return Turn::Done(summary);
                 }
                 FromReceiver::Outcome(Outcome::Failed(reason)) => {
-                    self.ingest.conclude(Err(reason.clone())).wait(FAREWELL);
+                    self.ingest.conclude(Err(reason.clone())).wait(OUTCOME_TIME);
                     crate::fail(format_args!("the receiver ended the job: {reason}"));
                 }
             }
         }
         if let Some(reason) = self.ingest.take_failure() {
-            // The receiver ends the job, and says so to all.
+            // The receiver then ends the job with this reason.
             self.send_to_receiver(Outgoing::Failure(reason));
         }
         let issued = self.issuer.issue(|| self.ingest.next(), now);
@@ -140,13 +140,13 @@ impl Source {
         });
     }
 
-    /// Starts to tell the sender that all its rows are durable.
+    /// Starts to send the outcome of a finished job to the sender.
     pub fn conclude(&self, summary: &Summary) -> crate::ingest::Conclusion {
         self.ingest.conclude(Ok(summary.rows))
     }
 
-    fn send_to_receiver(&self, up: Outgoing) {
-        if self.receiver.send(up).is_err() {
+    fn send_to_receiver(&self, message: Outgoing) {
+        if self.receiver.send(message).is_err() {
             crate::fail("the thread that writes to the receiver has ended");
         }
     }
@@ -154,7 +154,7 @@ impl Source {
     fn await_acknowledgement(&self) {
         match self.issuer.waits_for() {
             Some(what) => self.deadline.wait_for(what),
-            None => self.deadline.rest(),
+            None => self.deadline.clear(),
         }
     }
 }

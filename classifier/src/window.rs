@@ -1,35 +1,34 @@
-//! The window: how many batches may be issued, and which worker gets the next one. Pure: the caller tells the time.
+//! The window: how many batches may be issued, and which worker gets the next one. Pure: the caller passes the time.
 //!
-//! Two limits hold at once. The window proper is what is issued and not acknowledged as durable: it bounds all buffers, the
-//! receiver's reorder buffer included. At most half of it may be in flight, that is, not yet at the receiver: this part is in the
-//! memory of the classifiers.
+//! Two limits hold at once. The window itself limits what is issued and not acknowledged as durable: it bounds all buffers,
+//! the receiver's reorder buffer included. At most half of it may be in flight, which means issued and not yet at the
+//! receiver. These batches are in the memory of the classifiers.
 //!
-//! The next batch goes to the worker with the fewest batches in flight. Each worker's queue has a depth of its own, which adapts
-//! like TCP's congestion window. It grows while batches come through quickly, so that a quick worker never waits for the next
-//! batch. It shrinks when they take long, so that a slow worker does not hold what others could do.
+//! The next batch goes to the worker with the fewest batches in flight. Each worker's queue has its own depth, which adapts
+//! like TCP's congestion window. It grows while batches come through quickly, so that a fast worker never waits for the next
+//! batch. It shrinks when they take long, so that a slow worker does not hold batches that others could classify.
 //!
-//! A worker with a deep queue gets several batches in a row. Threads, sockets and workers are then woken once for all of these; in
-//! a wide cluster, waking them costs more than classifying.
+//! A worker with a deep queue gets several batches in a row. Threads, sockets and workers are then woken once for all of
+//! them; in a wide cluster, waking them costs more than classifying.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Each worker may have this many batches: one to work on, and one that waits.
+/// Each worker may have this many batches: one to classify, and one that waits.
 const LEAST_DEPTH: usize = 2;
-/// Batches that come through within this time let the depth grow.
+/// The depth grows for batches that come through within this time.
 const QUICK: Duration = Duration::from_millis(25);
-/// Batches that take longer than this let it shrink.
+/// The depth shrinks for batches that take longer than this.
 const SLOW: Duration = Duration::from_millis(100);
 
-/// A worker gets at most its depth divided by this in a row.
+/// A worker gets at most its queue's depth divided by this in a row.
 const RUN: usize = 2;
 
 /// How much may be issued and not acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Batches.
     pub batches: usize,
-    /// Bytes of their rows. A single batch may be larger.
+    /// Bytes of the batches' rows. A single batch may be larger.
     pub bytes: usize,
 }
 
@@ -37,16 +36,18 @@ pub struct Limits {
 #[derive(Debug)]
 pub struct Window {
     limits: Limits,
-    /// The first batch that is not acknowledged; `issued` has the sizes from this one on.
+    /// The first batch that is not acknowledged.
     acknowledged: u64,
+    /// The sizes of the batches from that one on.
     issued: VecDeque<usize>,
+    /// The sum of `issued`.
     bytes: usize,
     /// Bytes of rows whose results have not reached the receiver.
     in_flight: usize,
     /// Bytes of results that wait at the receiver for an earlier batch.
     held: u64,
     queues: Vec<WorkerQueue>,
-    /// Where the search for a worker starts, so that equal ones take turns.
+    /// Where the search for a worker starts, so that equal workers take turns.
     turn: usize,
     /// The worker that was chosen last, and how many more batches it gets in a row.
     run: (usize, usize),
@@ -55,17 +56,18 @@ pub struct Window {
 /// A worker's batches.
 #[derive(Debug)]
 struct WorkerQueue {
-    /// When each was issued, and its size.
+    /// For each batch, when it was issued and its size.
     in_flight: VecDeque<(Duration, usize)>,
+    /// The number of batches that have reached the receiver.
     received: u64,
     depth: usize,
-    /// How many batches must come through before the depth may shrink again: those that were issued before it shrank say
-    /// nothing about the new depth.
+    /// How many batches must come through before the depth may shrink again. Batches issued before it shrank do not show the
+    /// effect of the new depth.
     settling: usize,
 }
 
 impl Window {
-    /// An empty window over this many workers; batch `next` is the first.
+    /// An empty window over this many workers, whose first batch is `next`.
     pub fn new(limits: Limits, workers: usize, next: u64) -> Self {
         let queue =
             || WorkerQueue { in_flight: VecDeque::new(), received: 0, depth: LEAST_DEPTH, settling: 0 };
@@ -82,9 +84,9 @@ impl Window {
         }
     }
 
-    /// Issues the next batch, of this many bytes, if there is room for it; returns its number and its worker.
+    /// Issues the next batch, of this many bytes, if there is room for it. Returns its number and its worker.
     pub fn issue(&mut self, bytes: usize, now: Duration) -> Option<(u64, usize)> {
-        // Results may be much longer than rows. The batch that they wait for is issued already, so this is no deadlock.
+        // Results may be much longer than rows. The batch that they wait for is issued already, so this cannot deadlock.
         let flooded = !self.issued.is_empty() && self.held >= self.limits.bytes as u64;
         let full = flooded
             || self.issued.len() >= self.limits.batches
@@ -103,7 +105,7 @@ impl Window {
 
     fn next_worker(&mut self, bytes: usize, now: Duration) -> Option<usize> {
         let (worker, left) = self.run;
-        // Not when a batch takes long: this worker may hang.
+        // Unless a batch takes long: the worker may hang.
         if left > 0 && self.queues[worker].has_room() && self.queues[worker].is_quick(now) {
             self.run.1 -= 1;
             return Some(worker);
@@ -114,14 +116,14 @@ impl Window {
             .filter(|&i| self.queues[i].has_room())
             .min_by_key(|&i| self.queues[i].in_flight.len())?;
         self.turn = (worker + 1) % count;
-        // In a short window, each worker must get something.
+        // In a short window, a run must leave batches for the other workers.
         let room = self.limits.batches.min(self.limits.bytes / 2 / bytes.max(1));
         let run = (self.queues[worker].depth / RUN).min(room / count);
         self.run = (worker, run.saturating_sub(1));
         Some(worker)
     }
 
-    /// All batches below `next` are durable.
+    /// Acknowledges all batches below `next` as durable.
     pub fn acknowledge(&mut self, next: u64) {
         while self.acknowledged < next
             && let Some(bytes) = self.issued.pop_front()
@@ -131,12 +133,13 @@ impl Window {
         }
     }
 
-    /// Bytes of results that wait at the receiver for an earlier batch.
+    /// Sets the bytes of results that wait at the receiver for an earlier batch.
     pub fn hold(&mut self, bytes: u64) {
         self.held = bytes;
     }
 
-    /// `count` batches of this worker have reached the receiver in all; calls `took` with the time that each new one took.
+    /// Records that `count` batches of this worker in total have reached the receiver. Calls `took` with the time of each
+    /// new one.
     pub fn received(&mut self, worker: usize, count: u64, now: Duration, mut took: impl FnMut(Duration)) {
         let Some(queue) = self.queues.get_mut(worker) else { return };
         while queue.received < count
@@ -154,7 +157,7 @@ impl Window {
         self.bytes
     }
 
-    /// Whether all that is issued is acknowledged.
+    /// Whether all issued batches are acknowledged.
     pub fn is_empty(&self) -> bool {
         self.issued.is_empty()
     }
@@ -170,7 +173,7 @@ impl WorkerQueue {
         self.in_flight.len() < self.depth
     }
 
-    /// Whether no batch takes long.
+    /// Whether the oldest batch in flight is not yet late.
     fn is_quick(&self, now: Duration) -> bool {
         self.in_flight.front().is_none_or(|(issued, _)| now.saturating_sub(*issued) < QUICK)
     }
@@ -178,7 +181,7 @@ impl WorkerQueue {
     fn adapt(&mut self, took: Duration) {
         self.settling = self.settling.saturating_sub(1);
         if took < QUICK {
-            // A depth that is not used need not grow.
+            // An unused depth need not grow.
             self.depth += usize::from(self.in_flight.len() + 1 >= self.depth / 2);
         } else if took > SLOW && self.settling == 0 {
             self.depth = (self.depth * 3 / 4).max(LEAST_DEPTH);
@@ -199,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn batches_are_numbered_and_go_round() {
+    fn batches_are_numbered_and_idle_workers_take_turns() {
         let mut window = window(100, 1000, 3);
         let issued: Vec<_> = (0..5).map(|_| window.issue(1, MS).unwrap()).collect();
         assert_eq!(issued, [(0, 0), (1, 1), (2, 2), (3, 0), (4, 1)]);
@@ -213,7 +216,7 @@ mod tests {
             let workers = (0..batches).map_while(|_| window.issue(1, MS)).map(|(_, worker)| worker);
             workers.inspect(|&worker| issued[worker] += 1).collect()
         };
-        assert_eq!(row(&mut window, 100), [0, 1, 0, 1], "each has little before it is known to be quick");
+        assert_eq!(row(&mut window, 100), [0, 1, 0, 1], "queues are shallow until workers prove quick");
         for (worker, count) in [(0, 2), (1, 2)] {
             window.received(worker, count, 2 * MS, |_| {});
         }
@@ -222,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_window_has_something_for_all() {
+    fn a_short_window_has_batches_for_all_workers() {
         let mut window = window(16, 1 << 20, 4);
         let mut received = [0; 4];
         for round in 1..100 {
@@ -231,7 +234,7 @@ mod tests {
                 issued[worker] += 1;
             }
             if round > 10 {
-                assert_eq!(issued, [4; 4], "however deep the shares have become");
+                assert_eq!(issued, [4; 4], "however deep the queues have become");
             }
             for (worker, count) in issued.into_iter().enumerate() {
                 received[worker] += count;
@@ -242,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_that_stands_still_gets_no_more_in_a_row() {
+    fn a_stalled_worker_gets_no_more_batches_in_a_row() {
         let mut window = window(1000, 1 << 20, 2);
         let mut received = [0; 2];
         for _ in 0..20 {
@@ -261,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_larger_than_the_window_passes_alone() {
+    fn a_batch_larger_than_the_window_is_issued_alone() {
         let mut window = window(100, 1000, 3);
         assert!(window.issue(5000, MS).is_some());
         assert!(window.issue(1, MS).is_none());
@@ -272,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_worker_gets_less() {
+    fn a_slow_worker_gets_fewer_batches() {
         // Worker 0 takes 10 ms a batch, worker 1 takes 200 ms.
         let mut window = window(1000, 1 << 20, 2);
         let (mut done, mut given, mut clock) = ([0u64; 2], [0u64; 2], Duration::ZERO);
@@ -294,15 +297,14 @@ mod tests {
                 busy_until[worker].push_back(start + cost);
             }
         }
-        // 10 s: 1000 batches and 50.
+        // In 10 s, the workers can do 1000 batches and 50.
         assert!(done[0] > 950, "the quick worker did {} of 1000", done[0]);
         assert!((45..=50).contains(&done[1]), "the slow worker did {}", done[1]);
         assert!(given[1] - done[1] <= 3, "the slow worker hoards {} batches", given[1] - done[1]);
     }
 
     proptest! {
-        /// Whatever comes back in whatever order, the limits hold, and all that is issued can be
-        /// acknowledged so that more can be issued.
+        /// In whatever order batches reach the receiver, the limits hold, and once all are acknowledged, more can be issued.
         #[test]
         fn the_limits_hold(
             batches in 1usize..20, bytes in 1usize..2000, workers in 1usize..5,
@@ -311,7 +313,7 @@ mod tests {
             let mut window = window(batches, bytes, workers);
             let mut next = 0;
             let mut sizes = Vec::new();
-            let mut on_lane = vec![Vec::new(); workers];
+            let mut by_worker = vec![Vec::new(); workers];
             let mut received = vec![0u64; workers];
             let mut acknowledged = 0u64;
             for (i, (step, size, pick)) in steps.into_iter().enumerate() {
@@ -321,19 +323,19 @@ mod tests {
                         prop_assert_eq!(number, next);
                         next += 1;
                         sizes.push(size);
-                        on_lane[worker].push(number);
+                        by_worker[worker].push(number);
                     }
                     1 => {
                         let worker = pick.index(workers);
-                        received[worker] = (received[worker] + 1).min(on_lane[worker].len() as u64);
+                        received[worker] = (received[worker] + 1).min(by_worker[worker].len() as u64);
                         window.received(worker, received[worker], now, |_| {});
                     }
                     _ => {
-                        // Durable is only what has been received, in line.
-                        let has_come = |number: &u64| (0..workers).any(|w| {
-                            on_lane[w].iter().take(received[w] as usize).any(|n| n == number)
+                        // Batches become durable in order, once received.
+                        let is_received = |number: &u64| (0..workers).any(|w| {
+                            by_worker[w].iter().take(received[w] as usize).any(|n| n == number)
                         });
-                        while acknowledged < next && has_come(&acknowledged) { acknowledged += 1; }
+                        while acknowledged < next && is_received(&acknowledged) { acknowledged += 1; }
                         window.acknowledge(acknowledged);
                     }
                 }
@@ -341,7 +343,7 @@ mod tests {
                 prop_assert!(unacknowledged.len() <= batches);
                 prop_assert!(unacknowledged.len() <= 1 || unacknowledged.iter().sum::<usize>() <= bytes);
             }
-            for (worker, queue) in on_lane.iter().enumerate() {
+            for (worker, queue) in by_worker.iter().enumerate() {
                 window.received(worker, queue.len() as u64, MS * 1000, |_| {});
             }
             window.acknowledge(next);

@@ -282,9 +282,9 @@ fn outputs_never_replace_the_input_or_each_other() {
     std::fs::write(path("out.rejects.csv"), "A,B\n1,2\n").unwrap();
     let refused = |args: &[String]| Program::start("classifier", folder.path(), args).failure();
     let said = refused(&["file".into(), path("out.rejects.csv"), path("out.csv")]);
-    assert!(said.contains("would be replaced by what is written to"), "{said}");
+    assert!(said.contains("would be replaced by the output"), "{said}");
     let said = refused(&["file".into(), path("out.rejects.csv"), path("out.rejects.csv")]);
-    assert!(said.contains("would be replaced by what is written to"), "{said}");
+    assert!(said.contains("would be replaced by the output"), "{said}");
     assert_eq!(std::fs::read_to_string(path("out.rejects.csv")).unwrap(), "A,B\n1,2\n");
     let args = ["--listen", "127.0.0.1:0", "--output", "results.json"];
     let said = Program::start("receiver", folder.path(), args).failure();

@@ -90,7 +90,7 @@ fn strangers_without_the_token_are_refused_at_every_port() {
     // Plain clients cannot show a token.
     let (me, answer) = send_raw(&cluster.rows, &[0, 0, 0, 1, b'A', 0, 0, 0, 1, 4]);
     assert_eq!(answer, b"");
-    cluster.classifiers[0].await_output(&format!("rows from {me}: refused, since it opened without a token"));
+    cluster.classifiers[0].await_output(&format!("rows from {me}: refused, since it sent no token"));
     let (me, _) = send_raw(&receiver, &[0, 0, 0, 1, b'A']);
     cluster.receiver.await_output(&format!("{me}: refused, since it sent no token"));
     finishes(cluster);
@@ -233,7 +233,7 @@ fn a_sender_with_another_header_is_refused() {
     drop(send_frames(&cluster.rows, &[b"ID", b"0"]));
     cluster.classifiers[0].await_output("the connection ended without the end of the rows");
     let said = cluster.sender(["--lines", "5"]).failure();
-    assert!(said.contains("and the rows before had \"ID\""), "{said}");
+    assert!(said.contains("but the rows before had \"ID\""), "{said}");
 }
 
 #[test]
@@ -250,7 +250,7 @@ fn a_process_with_other_settings_cannot_join() {
     let said = join(&["--slowness", "11"]);
     assert!(said.contains("its settings are --model Native --chunk-size 100 --slowness 11"), "{said}");
     let said = join(&["--workers", "3"]);
-    assert!(said.contains("it has 3 workers, and here are 1"), "{said}");
+    assert!(said.contains("it has 3 workers, but the initializer has 1"), "{said}");
     let said = join(&["--name", "initializer"]);
     assert!(said.contains("there is a process named initializer already"), "{said}");
     assert!(initializer.is_running());

@@ -31,7 +31,7 @@ fn a_client_that_starts_over_does_not_send_rows_twice() {
     let results = cluster.results();
     let ids: Vec<_> = std::str::from_utf8(&results.log).unwrap().lines().map(|l| &l[..1]).collect();
     assert_eq!(ids, ["0", "1", "2", "3", "4", "5"]);
-    assert!(cluster.classifiers[0].output().contains("4 rows are taken, and the rest is waited for"));
+    assert!(cluster.classifiers[0].output().contains("4 rows are here, waiting for the rest"));
 }
 
 #[test]

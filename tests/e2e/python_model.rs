@@ -160,7 +160,7 @@ fn a_process_that_eats_memory_talks_nonsense_or_is_stopped_is_killed_and_started
     let reasons: Vec<_> = results.rejects.lines().skip(1).collect();
     for (line, row, reason) in [
         (reasons[0], "3,", "the Python process took more than 400 MiB of memory, and was killed"),
-        (reasons[1], "7,", "the Python process broke off (an answer of "),
+        (reasons[1], "7,", "the Python process broke the protocol (an answer of "),
         (reasons[2], "11,", "the Python process was stopped, and was killed"),
     ] {
         assert!(line.starts_with(row) && line.contains(reason), "{line}");

@@ -23,7 +23,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn what_stands_in_for_a_row_is_rejected_with_its_reason_and_no_byte_is_reserved() {
+fn a_flawed_row_is_rejected_with_its_reason_and_rows_may_have_any_bytes() {
     let mut frames = Vec::new();
     frame::push(&mut frames, b"\x04");
     frame::push_flawed(&mut frames, "too long, say", b"1,\"begins");
@@ -52,18 +52,19 @@ fn bad_records_are_rejected_with_row_and_reason() {
     );
 }
 
-/// Fails on every batch that holds a record beginning with `x`, and now and then for no reason.
-struct Moody {
+/// Fails on every batch with a record that begins with `x`, and on each `fails_every`-th call.
+struct Flaky {
     calls: u64,
-    moods: u64,
+    /// 0 for never.
+    fails_every: u64,
 }
 
-impl Model for Moody {
+impl Model for Flaky {
     fn classify(&mut self, request: &Request<'_>, out: &mut Vec<u8>) -> Result<Columns, ModelError> {
         self.calls += 1;
-        if self.moods > 0 && self.calls.is_multiple_of(self.moods) {
+        if self.fails_every > 0 && self.calls.is_multiple_of(self.fails_every) {
             out.extend_from_slice(b"half a line");
-            return Err(ModelError::new("a mood"));
+            return Err(ModelError::new("flaky"));
         }
         for record in request.records {
             if record.bytes.starts_with(b"x") {
@@ -78,37 +79,38 @@ impl Model for Moody {
 
 proptest! {
     #[test]
-    fn guilty_records_are_found_and_all_others_come_out_in_order(
-        guilty in prop::collection::vec(any::<bool>(), 0..130),
+    fn failing_records_are_rejected_and_all_others_come_out_in_order(
+        failing in prop::collection::vec(any::<bool>(), 0..130),
     ) {
-        let rows: Vec<_> = guilty.iter().enumerate()
+        let rows: Vec<_> = failing.iter().enumerate()
             .map(|(i, &bad)| format!("{}{i}", if bad { "x" } else { "y" }))
             .collect();
         let records: Vec<_> = rows.iter().map(String::as_bytes).collect();
-        let out = Classifier::new(Box::new(Moody { calls: 0, moods: 0 })).classify(&batch("A", &records)).unwrap();
+        let model = Flaky { calls: 0, fails_every: 0 };
+        let out = Classifier::new(Box::new(model)).classify(&batch("A", &records)).unwrap();
         let good: String = rows.iter().filter(|r| r.starts_with('y')).map(|r| format!("{r}\n")).collect();
         let bad: String = rows.iter().enumerate().filter(|(_, r)| r.starts_with('x'))
             .map(|(i, r)| format!("{},an x,{r}\n", 700 + i)).collect();
         prop_assert_eq!(text(&out.results), good);
         prop_assert_eq!(text(&out.rejects), bad);
-        prop_assert_eq!(out.rejected as usize, guilty.iter().filter(|bad| **bad).count());
+        prop_assert_eq!(out.rejected as usize, failing.iter().filter(|bad| **bad).count());
     }
 }
 
-/// Gives each record a result of this many bytes, or fails in so many words.
+/// Returns a result of `Ok` bytes for each record, or fails with a reason of `Err` characters.
 struct Wordy(Result<usize, usize>);
 
 impl Model for Wordy {
     fn classify(&mut self, request: &Request<'_>, out: &mut Vec<u8>) -> Result<Columns, ModelError> {
-        let length = self.0.map_err(|words| ModelError::permanent("é".repeat(words)))?;
+        let length = self.0.map_err(|length| ModelError::permanent("é".repeat(length)))?;
         request.records.iter().for_each(|_| out.resize(out.len() + length, b'w'));
         Ok(Columns::default())
     }
 }
 
 #[test]
-fn a_batch_is_never_longer_than_what_the_receiver_takes() {
-    // Three times that is just too much, so of four rows two find room.
+fn a_batch_is_never_longer_than_the_receiver_accepts() {
+    // Three results of this length are just too long, so two of the four rows fit.
     let length = MOST_RESULTS / 3 + 1;
     let out = Classifier::new(Box::new(Wordy(Ok(length))))
         .classify(&batch("A", &[b"1", b"2", b"3", b"4"]))
@@ -121,13 +123,13 @@ fn a_batch_is_never_longer_than_what_the_receiver_takes() {
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Hangs on all, and counts.
+/// Hangs on every call, and counts the calls.
 struct Hung(std::sync::Arc<std::sync::atomic::AtomicUsize>);
 
 impl Model for Hung {
     fn classify(&mut self, request: &Request<'_>, _: &mut Vec<u8>) -> Result<Columns, ModelError> {
         let before = self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        // The first tries have the whole limit, however few rows they have.
+        // The first tries get the whole limit, however few rows they have.
         assert_eq!(request.limit, if before < 8 { LIMIT } else { LIMIT / 8 });
         Err(ModelError { message: "it hung".into(), verdict: Verdict::Hung })
     }
@@ -138,7 +140,7 @@ impl Model for Hung {
 }
 
 #[test]
-fn a_batch_on_which_the_box_always_hangs_is_given_up() {
+fn a_batch_on_which_the_model_always_hangs_is_given_up() {
     let rows: Vec<_> = (0..100).map(|i| i.to_string()).collect();
     let rows: Vec<_> = rows.iter().map(String::as_bytes).collect();
     let calls = std::sync::Arc::default();
@@ -153,8 +155,8 @@ fn a_batch_on_which_the_box_always_hangs_is_given_up() {
 }
 
 #[test]
-fn a_box_that_fails_once_is_asked_again() {
-    let mut classifier = Classifier::new(Box::new(Moody { calls: 1, moods: 2 }));
+fn a_batch_is_retried_after_a_failure() {
+    let mut classifier = Classifier::new(Box::new(Flaky { calls: 1, fails_every: 2 }));
     let out = classifier.classify(&batch("A", &[b"y1", b"y2"])).unwrap();
     assert_eq!((text(&out.results).as_str(), out.rejected), ("y1\ny2\n", 0));
     let counts = classifier.model_metrics().counts();
@@ -163,20 +165,20 @@ fn a_box_that_fails_once_is_asked_again() {
 
 #[test]
 fn retries_and_splits_are_counted() {
-    let mut classifier = Classifier::new(Box::new(Moody { calls: 0, moods: 0 }));
+    let mut classifier = Classifier::new(Box::new(Flaky { calls: 0, fails_every: 0 }));
     classifier.classify(&batch("A", &[b"y1", b"y2", b"y3", b"x4"])).unwrap();
     let counts = classifier.model_metrics().counts();
-    // All four again, then halves; of the second half, each row, and the last one again.
+    // Retries: all four rows, and the last row alone. Splits: the batch and its second half.
     assert_eq!((counts.retries, counts.splits), (2, 2));
 }
 
-/// Gives these verdicts one after the other, and then does what it should.
+/// Fails with these verdicts, the last one first, and then succeeds.
 struct Scripted(Vec<Verdict>);
 
 impl Model for Scripted {
     fn classify(&mut self, _: &Request<'_>, out: &mut Vec<u8>) -> Result<Columns, ModelError> {
         match self.0.pop() {
-            Some(verdict) => Err(ModelError { message: "as written".into(), verdict }),
+            Some(verdict) => Err(ModelError { message: "scripted".into(), verdict }),
             None => {
                 out.extend_from_slice(b"done\n");
                 Ok(Columns::default())
@@ -186,15 +188,15 @@ impl Model for Scripted {
 }
 
 #[test]
-fn a_lone_record_is_judged_by_its_second_try_and_never_without_a_box() {
-    let judge = |verdicts: &[Verdict]| {
+fn a_lone_record_is_rejected_on_its_second_failure_and_never_when_no_model_ran() {
+    let rejected = |verdicts: &[Verdict]| {
         let mut classifier = Classifier::new(Box::new(Scripted(verdicts.to_vec())));
         classifier.classify(&batch("A", &[b"1"])).map(|out| out.rejected)
     };
     for verdict in [Verdict::Retry, Verdict::Hung] {
-        assert_eq!(judge(&[verdict]), Ok(0));
-        assert_eq!(judge(&[verdict; 2]), Ok(1));
-        assert_eq!(judge(&[Verdict::NotTried, verdict]).unwrap_err().message, "as written");
+        assert_eq!(rejected(&[verdict]), Ok(0));
+        assert_eq!(rejected(&[verdict; 2]), Ok(1));
+        assert_eq!(rejected(&[Verdict::NotTried, verdict]).unwrap_err().message, "scripted");
     }
-    assert_eq!(judge(&[Verdict::Permanent]), Ok(1));
+    assert_eq!(rejected(&[Verdict::Permanent]), Ok(1));
 }

@@ -1,5 +1,5 @@
-//! The initializer's side of the control plane: who joins, and when the generation forms, starts and ends. Pure: events and the
-//! time come in, actions go out. Connections are numbers.
+//! The initializer's side of the control plane: decides which processes join, and when the generation forms, starts and ends.
+//! Pure: turns events and the time into actions. Connections are numbers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -12,56 +12,55 @@ use protocol::handshake::{ControlMessage, Member};
 use super::Formation;
 use super::membership::{JoinId, Latecomers, Limit, Membership, Standing};
 
-/// A process that wants to be a member, and has shown the token.
+/// A process that asks to be a member, and has shown the token.
 #[derive(Debug, Clone)]
 pub struct Candidate {
-    /// How it describes itself.
     pub member: Member,
-    /// Names it in errors and in the log.
+    /// For errors and the log.
     pub name: String,
-    /// This end of its control connection: where it reaches the initializer.
+    /// The initializer's end of the control connection: where the process reaches the initializer.
     pub local: IpAddr,
-    /// Its own end: where other members reach it.
+    /// The process's end: where other members reach the process.
     pub remote: IpAddr,
 }
 
 /// What happens at the control port.
 #[derive(Debug)]
 pub enum Event {
-    /// A process wants to be a member.
+    /// A process asks to be a member.
     Join(JoinId, Candidate),
-    /// A process says something other than a heartbeat.
+    /// A process has sent a message other than a heartbeat.
     Message(JoinId, ControlMessage),
-    /// A process's connection has ended, and why.
+    /// A process's connection has ended, for this reason.
     Left(JoinId, anyhow::Error),
-    /// The receiver has given this generation its number.
+    /// The receiver has numbered this generation.
     Numbered(u64),
-    /// The initializer's own data connections stand.
+    /// The initializer has made its own data connections.
     Formed,
     /// A client asks the cluster to stop.
     Shutdown,
-    /// The time has come that [`Coordinator::deadline`] gave.
+    /// The deadline of [`Coordinator::deadline`] has passed.
     Tick,
 }
 
-/// What is to be done.
+/// What the caller must do.
 #[derive(Debug)]
 pub enum Action {
-    /// Tell this process why it may not be a member, and close its connection.
+    /// Send this process the reason why it may not be a member, and close its connection.
     Refuse(JoinId, anyhow::Error),
     /// Ask the receiver for the generation's number.
     RequestNumber,
-    /// Tell this process something.
+    /// Send this process a message.
     Send(JoinId, ControlMessage),
     /// Make the data connections of this generation.
     Connect(Formation),
     /// Run the dataflow.
     Start,
-    /// End this process; if the error is [`Temporary`], it joins the next generation when it is started again.
+    /// End this process. If the error is [`Temporary`], the process joins the next generation when it is restarted.
     End(anyhow::Error),
 }
 
-/// Forms one generation, and watches over it.
+/// Forms one generation, and ends it when a member is lost.
 #[derive(Debug)]
 pub struct Coordinator {
     membership: Membership,
@@ -73,7 +72,7 @@ pub struct Coordinator {
     phase: Phase,
 }
 
-/// Where a generation is in its life.
+/// The phase of a generation's life.
 #[derive(Debug)]
 enum Phase {
     /// Processes join.
@@ -84,17 +83,17 @@ enum Phase {
     Forming {
         /// Members that have not formed.
         waiting: BTreeSet<JoinId>,
-        /// When they must have formed; set when the initializer itself has, since its own waits have deadlines of their own.
+        /// When they must have formed. Set once the initializer has formed, since its own waits have their own deadlines.
         deadline: Option<Duration>,
     },
-    /// The dataflow runs since this moment.
+    /// The dataflow has been running since this time.
     Running(Duration),
-    /// The process is to end.
+    /// The process must end.
     Ended,
 }
 
 impl Coordinator {
-    /// Waits for `wanted` processes, itself included. `patience` limits how long they take to form.
+    /// Waits for `wanted` processes, the initializer included. `patience` limits how long they may take to form.
     pub fn new(me: Member, wanted: usize, limit: Limit, patience: Duration) -> Self {
         Self {
             membership: Membership::new(me, wanted, limit),
@@ -105,7 +104,7 @@ impl Coordinator {
         }
     }
 
-    /// When [`Event::Tick`] is due; all times count from when the control port was opened.
+    /// When [`Event::Tick`] is due. All times are counted from the opening of the control port.
     pub fn deadline(&self, now: Duration) -> Option<Duration> {
         match &self.phase {
             Phase::Gathering => match self.membership.standing(now) {
@@ -113,17 +112,17 @@ impl Coordinator {
                 Standing::Complete | Standing::TooLate => Some(now),
             },
             Phase::Forming { deadline, .. } => *deadline,
-            Phase::Running(since) => self.latecomers.patience(now - *since).map(|left| now + left),
+            Phase::Running(since) => self.latecomers.remaining(now - *since).map(|left| now + left),
             Phase::Numbering | Phase::Ended => None,
         }
     }
 
-    /// How many processes are missing from this generation.
+    /// The number of processes missing from this generation.
     pub fn missing(&self) -> usize {
         self.membership.missing()
     }
 
-    /// Takes an event in.
+    /// Handles an event.
     pub fn handle(&mut self, event: Event, now: Duration) -> Vec<Action> {
         if matches!(self.phase, Phase::Ended) {
             return Vec::new();
@@ -150,8 +149,8 @@ impl Coordinator {
     }
 
     fn join(&mut self, id: JoinId, candidate: Candidate, now: Duration) -> Vec<Action> {
-        let gathers = matches!(self.phase, Phase::Gathering);
-        let joined = match gathers {
+        let is_gathering = matches!(self.phase, Phase::Gathering);
+        let joined = match is_gathering {
             true => self.membership.join(id, candidate.member.clone()),
             false => self.latecomers.join(id),
         };
@@ -160,19 +159,19 @@ impl Coordinator {
                 tracing::warn!("refused {}: {reason:#}", candidate.name);
                 return vec![Action::Refuse(id, reason)];
             }
-            Ok(()) if !gathers => tracing::info!("{} waits for the next generation", candidate.name),
+            Ok(()) if !is_gathering => tracing::info!("{} waits for the next generation", candidate.name),
             Ok(()) => {}
         }
         self.candidates.insert(id, candidate);
-        if gathers { self.gather(now) } else { Vec::new() }
+        if is_gathering { self.gather(now) } else { Vec::new() }
     }
 
     fn leave(&mut self, id: JoinId, reason: anyhow::Error) -> Vec<Action> {
-        // A process that was refused is none.
+        // A refused process is not a candidate.
         let Some(candidate) = self.candidates.remove(&id) else { return Vec::new() };
         if let Phase::Gathering = self.phase {
             self.membership.leave(id);
-            tracing::warn!("{} has left before the cluster was complete: {reason:#}", candidate.name);
+            tracing::warn!("{} left before the cluster was complete: {reason:#}", candidate.name);
             return Vec::new();
         }
         self.latecomers.leave(id);
@@ -188,13 +187,13 @@ impl Coordinator {
         {
             return self.start_if_formed(now);
         }
-        let gathers = matches!(self.phase, Phase::Gathering);
-        match self.candidates.get(&id).filter(|_| !gathers && self.is_member(id)) {
+        let is_gathering = matches!(self.phase, Phase::Gathering);
+        match self.candidates.get(&id).filter(|_| !is_gathering && self.is_member(id)) {
             Some(Candidate { name, .. }) => {
                 let error = anyhow!("{name}: an unexpected message: {message:?}");
-                self.end(error.context(Temporary("a member does not keep to the protocol")))
+                self.end(error.context(Temporary("a member broke the protocol")))
             }
-            // It is no member, and may say what it likes.
+            // Messages of a process that is not a member do no harm.
             None => Vec::new(),
         }
     }
@@ -207,7 +206,7 @@ impl Coordinator {
                 let patience = self.patience;
                 self.end(anyhow!("waiting for {} to form: not within {patience:?}", names.join(", ")))
             }
-            Phase::Running(since) if self.latecomers.patience(now - *since) == Some(Duration::ZERO) => {
+            Phase::Running(since) if self.latecomers.remaining(now - *since) == Some(Duration::ZERO) => {
                 let names: Vec<_> = self.late_names().collect();
                 let error = anyhow!("makes way for a generation with {}", names.join(", "));
                 self.end(error.context(Temporary("a missing process is back")))
@@ -216,7 +215,7 @@ impl Coordinator {
         }
     }
 
-    /// Ends the wait for members when all are here, or its time is over.
+    /// Ends the wait for members when all have joined, or the time is over.
     fn gather(&mut self, now: Duration) -> Vec<Action> {
         match self.membership.standing(now) {
             Standing::Waiting(_) => return Vec::new(),
@@ -243,7 +242,7 @@ impl Coordinator {
         vec![Action::RequestNumber]
     }
 
-    /// Tells the members of each other.
+    /// Sends the member list to all members.
     fn form(&mut self, generation: u64) -> Vec<Action> {
         let Phase::Numbering = self.phase else { return Vec::new() };
         let members: Vec<_> = self.membership.members().cloned().collect();
@@ -286,14 +285,15 @@ impl Coordinator {
         late.map(|(_, candidate)| candidate.name.as_str())
     }
 
-    /// The members as this one can reach them: a process that listens at all addresses of its host is reached at the one that
-    /// its control connection comes from, and the initializer at the one that this connection goes to.
+    /// The members with addresses at which this one can reach them. A process that listens at all addresses of its host is
+    /// reached at the address that its control connection comes from, and the initializer at the address that this
+    /// connection goes to.
     fn as_seen_from(&self, id: JoinId) -> Vec<Member> {
         let initializer = self.candidates[&id].local;
         let others = self.membership.connections().map(|other| self.candidates[&other].remote);
         let reachable = |(member, seen): (&Member, IpAddr)| {
             let mut member = member.clone();
-            // What is no address was refused when it joined.
+            // Malformed addresses were refused at the join.
             if let Ok(data) = member.data.parse::<SocketAddr>()
                 && data.ip().is_unspecified()
             {

@@ -1,4 +1,4 @@
-//! The process that others join: the control port around the [`Coordinator`].
+//! The initializer: the control port around the [`Coordinator`].
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
@@ -17,22 +17,22 @@ use super::link::Link;
 use super::membership::{JoinId, Limit};
 use super::{Formation, Leaving, Settings};
 
-/// How long the members have to read that they are to stop: they should end for that, and not because this process is gone.
-const FAREWELL: Duration = Duration::from_millis(300);
+/// How long the members have to read a shutdown message, so that they end because of it and not because this process is gone.
+const SHUTDOWN_PAUSE: Duration = Duration::from_millis(300);
 
-/// An open control port. Whatever ends the generation ends this process, on the port's own thread.
+/// An open control port. When the generation ends, the port's thread ends this process.
 pub struct ControlPort {
     events: Sender<Input>,
     progress: Receiver<Progress>,
 }
 
-/// For the port's thread.
+/// Messages to the port's thread.
 enum Input {
     Event(Event),
     Join(JoinId, Candidate, Arc<Link>),
 }
 
-/// From the port's thread to the one that starts the process's part.
+/// Messages from the port's thread to the methods of [`ControlPort`].
 #[derive(Debug)]
 enum Progress {
     Gathered,
@@ -57,26 +57,26 @@ impl ControlPort {
             began: Instant::now(),
             report,
             leaving,
-            told_to_stop: false,
+            is_shutting_down: false,
         };
         let run = move || driver.run(&inputs);
         std::thread::Builder::new().name("control".into()).spawn(run).context("starting a thread")?;
         Ok(Self { events, progress })
     }
 
-    /// Waits until all members have joined; or, if there was a cluster before, those that come back in time.
+    /// Waits until all members have joined or, if there was a cluster before, those that come back in time.
     ///
     /// # Errors
     /// When the port's thread has ended.
     pub fn gather(&self) -> anyhow::Result<()> {
         match self.next()? {
             Progress::Gathered => Ok(()),
-            other => bail!("the control port did not gather, but {other:?}"),
+            other => bail!("waiting for the members to join: the control port reported {other:?}"),
         }
     }
 
-    /// Tells the members of each other, as the generation of this number. From now on, a member that is lost before the work is
-    /// done ends this process.
+    /// Sends the members their list, as the generation of this number. From now on, losing a member before the work is done
+    /// ends this process.
     ///
     /// # Errors
     /// When the port's thread has ended.
@@ -84,11 +84,11 @@ impl ControlPort {
         self.send(Event::Numbered(generation))?;
         match self.next()? {
             Progress::Formed(formation) => Ok(formation),
-            other => bail!("the control port did not form generation {generation}, but {other:?}"),
+            other => bail!("forming generation {generation}: the control port reported {other:?}"),
         }
     }
 
-    /// Says that this process has formed, and waits until all have, and are started.
+    /// Reports that this process has formed, and waits until all members have formed and are started.
     ///
     /// # Errors
     /// When the port's thread has ended.
@@ -96,7 +96,7 @@ impl ControlPort {
         self.send(Event::Formed)?;
         match self.next()? {
             Progress::Started => Ok(()),
-            other => bail!("the control port did not start, but {other:?}"),
+            other => bail!("starting the dataflow: the control port reported {other:?}"),
         }
     }
 
@@ -109,14 +109,14 @@ impl ControlPort {
     }
 }
 
-/// Runs the coordinator.
+/// Feeds the coordinator, and executes its actions.
 struct Driver {
     coordinator: Coordinator,
     links: BTreeMap<JoinId, Arc<Link>>,
     began: Instant,
     report: Sender<Progress>,
     leaving: Leaving,
-    told_to_stop: bool,
+    is_shutting_down: bool,
 }
 
 impl Driver {
@@ -153,10 +153,10 @@ impl Driver {
         lost.into_iter().for_each(|event| self.handle(event));
     }
 
-    /// Does what the coordinator wants.
+    /// Executes an action of the coordinator.
     ///
     /// # Errors
-    /// The process that could not be told something.
+    /// When a message cannot be sent to a process; returns that process.
     fn execute(&mut self, action: Action) -> Result<(), (JoinId, anyhow::Error)> {
         let progress = match action {
             Action::Refuse(id, reason) => {
@@ -166,15 +166,15 @@ impl Driver {
                 return Ok(());
             }
             Action::Send(id, message) => {
-                self.told_to_stop |= message == ControlMessage::Shutdown;
+                self.is_shutting_down |= message == ControlMessage::Shutdown;
                 let Some(link) = self.links.get(&id) else { return Ok(()) };
                 return link.send(&message).map_err(|error| (id, error));
             }
-            // The work is done, and connections may end.
+            // The dataflow has ended, so connections may end.
             Action::End(_) if self.leaving.is_leaving() => return Ok(()),
             Action::End(error) => {
-                if self.told_to_stop {
-                    std::thread::sleep(FAREWELL);
+                if self.is_shutting_down {
+                    std::thread::sleep(SHUTDOWN_PAUSE);
                 }
                 crate::end(&error)
             }
@@ -182,7 +182,7 @@ impl Driver {
             Action::Connect(formation) => Progress::Formed(formation),
             Action::Start => Progress::Started,
         };
-        // If nothing waits for it, this process is ending.
+        // Without a receiver, this process is ending.
         let _ = self.report.send(progress);
         Ok(())
     }
@@ -212,7 +212,7 @@ fn serve(
     let Some((first, mut reader)) = connection.first_frame(HANDSHAKE_LIMIT)? else { return Ok(()) };
     let hello = handshake::check::<ControlHello>(&first, token)?;
     connection.admit();
-    // A port's thread that has ended means that this process is ending.
+    // If the port's thread has ended, this process is ending.
     let send = |input| drop(events.send(input));
     let member = match hello {
         ControlHello::Join(member) => member,
@@ -224,7 +224,7 @@ fn serve(
     };
     let name = format!("classifier {} at {}", member.name, connection.peer);
     let link = Arc::new(Link::new(name.clone(), &connection.stream)?);
-    let (local, remote) = link.ends()?;
+    let (local, remote) = link.addresses()?;
     send(Input::Join(id, Candidate { member, name, local, remote }, Arc::clone(&link)));
     let reason = link.run(&mut reader, |message| send(Input::Event(Event::Message(id, message))));
     link.close();

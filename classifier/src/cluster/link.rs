@@ -1,4 +1,4 @@
-//! One control connection: messages and heartbeats, both ways.
+//! One control connection: messages and heartbeats in both directions.
 
 use std::net::{IpAddr, Shutdown, TcpStream};
 use std::time::{Duration, Instant};
@@ -8,12 +8,12 @@ use parking_lot::Mutex;
 use protocol::frame::{FrameError, FrameReader};
 use protocol::handshake::{self, ControlMessage, Refusal};
 
-/// How often a heartbeat is sent.
+/// How often to send a heartbeat.
 const HEARTBEAT: Duration = Duration::from_millis(500);
-/// Without a frame for this long, the other side is lost. Also the longest that a write may take.
+/// Without a frame for this long, the peer is lost. Also the longest that a write may take.
 const SILENCE: Duration = Duration::from_secs(5);
 
-/// The way to the other side of a control connection. A single thread [reads](Link::run) it and sends its heartbeats.
+/// The sending side of a control connection. A single thread [reads](Link::run) the connection and sends its heartbeats.
 pub(super) struct Link {
     pub(super) name: String,
     stream: Mutex<TcpStream>,
@@ -26,15 +26,16 @@ impl Link {
         Ok(Self { name, stream: Mutex::new(stream) })
     }
 
-    /// The addresses of this end and of the other one.
-    pub(super) fn ends(&self) -> anyhow::Result<(IpAddr, IpAddr)> {
+    /// The addresses of this end and of the peer's.
+    pub(super) fn addresses(&self) -> anyhow::Result<(IpAddr, IpAddr)> {
         let stream = self.stream.lock();
-        let ends = stream.local_addr().and_then(|local| Ok((local.ip(), stream.peer_addr()?.ip())));
-        ends.with_context(|| format!("asking for the addresses of the connection to {}", self.name))
+        let addresses = stream.local_addr().and_then(|local| Ok((local.ip(), stream.peer_addr()?.ip())));
+        addresses.with_context(|| format!("reading the addresses of the connection to {}", self.name))
     }
 
     pub(super) fn send(&self, message: &ControlMessage) -> anyhow::Result<()> {
-        handshake::send_json(&*self.stream.lock(), message).with_context(|| format!("telling {}", self.name))
+        handshake::send_json(&*self.stream.lock(), message)
+            .with_context(|| format!("sending a message to {}", self.name))
     }
 
     pub(super) fn refuse(&self, reason: &anyhow::Error) {
@@ -47,25 +48,25 @@ impl Link {
         let _ = self.stream.lock().shutdown(Shutdown::Both);
     }
 
-    /// Gives what the other side says to `recv`, and sends heartbeats meanwhile, until the connection ends; says why it has.
+    /// Passes the peer's messages to `recv`, and sends heartbeats, until the connection ends. Returns the reason.
     pub(super) fn run(
         &self,
         reader: &mut FrameReader<TcpStream>,
         mut recv: impl FnMut(ControlMessage),
     ) -> anyhow::Error {
-        let (mut heard, mut beat) = (Instant::now(), Some(Instant::now()));
+        let (mut last_frame, mut next_beat) = (Instant::now(), Some(Instant::now()));
         loop {
             let now = Instant::now();
-            if beat.is_some_and(|due| now >= due) {
-                // When it cannot be sent, what the other side said last is still to be read.
-                beat = self.send(&ControlMessage::Heartbeat).is_ok().then(|| now + HEARTBEAT);
+            if next_beat.is_some_and(|due| now >= due) {
+                // When sending fails, the peer's last messages must still be read.
+                next_beat = self.send(&ControlMessage::Heartbeat).is_ok().then(|| now + HEARTBEAT);
             }
-            let until = beat.map_or(heard + SILENCE, |due| due.min(heard + SILENCE));
-            // At least a moment: after a pause of this process, heartbeats are here that it has not read yet.
+            let until = next_beat.map_or(last_frame + SILENCE, |due| due.min(last_frame + SILENCE));
+            // At least a moment: after this process was paused, unread heartbeats may be waiting.
             let wait = until.saturating_duration_since(now).max(Duration::from_millis(1));
             match reader.next_frame_within(wait) {
                 Ok(Some(payload)) => {
-                    heard = Instant::now();
+                    last_frame = Instant::now();
                     match handshake::answer(&payload, reader.peer()) {
                         Ok(ControlMessage::Heartbeat) => {}
                         Ok(message) => recv(message),
@@ -73,7 +74,7 @@ impl Link {
                     }
                 }
                 Ok(None) => return anyhow!("it left the cluster"),
-                Err(FrameError::Deadline { .. }) if heard.elapsed() < SILENCE => {}
+                Err(FrameError::Deadline { .. }) if last_frame.elapsed() < SILENCE => {}
                 Err(FrameError::Deadline { peer, .. }) => {
                     return FrameError::Deadline { peer, waited: SILENCE }.into();
                 }

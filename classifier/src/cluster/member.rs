@@ -16,10 +16,9 @@ use super::{Formation, Leaving, Settings};
 
 /// A process whose cluster is forming.
 pub struct Joined {
-    /// The cluster.
     pub formation: Formation,
     control: Arc<Control>,
-    /// Hears when all have formed.
+    /// Receives the start, when all have formed.
     started: Receiver<()>,
     patience: Duration,
 }
@@ -33,19 +32,18 @@ struct Control {
 }
 
 impl Joined {
-    /// Joins at the initializer's control port, and waits until the cluster forms: until all processes have joined, or, for one that
-    /// comes while a generation is at work, until the next one. Whatever ends the generation before the work is done ends this
-    /// process, on the control connection's own thread.
+    /// Joins at the initializer's control port, and waits until the cluster forms. If a generation is running, waits for the
+    /// next one. When the generation ends before the work is done, the control connection's thread ends this process.
     ///
     /// # Errors
-    /// No initializer within `settings.patience`.
+    /// When there is no initializer within `settings.patience`.
     pub fn join(settings: &Settings, leaving: Leaving) -> anyhow::Result<Self> {
         let name = format!("the initializer at {}", settings.control);
         let from = settings.my_control.as_deref();
         let connected = net::connect_from(from, "the initializer", &settings.control, settings.patience);
         let stream = match connected {
             Ok(stream) => stream,
-            // There was one before, which may only be cut off.
+            // There was an initializer before, which may only be cut off.
             Err(error) if settings.rejoin.is_some() => return Err(error.context(Temporary("no cluster"))),
             Err(error) => return Err(error),
         };
@@ -69,10 +67,10 @@ impl Joined {
         Ok(Self { formation, control, started, patience: settings.patience })
     }
 
-    /// Says that this process has formed, and waits for the start.
+    /// Reports that this process has formed, and waits for the start.
     ///
     /// # Errors
-    /// When it does not come in time.
+    /// When the start does not come in time.
     pub fn start(self) -> anyhow::Result<()> {
         self.control.handle(Event::Formed);
         let (name, patience) = (&self.control.link.name, self.patience);
@@ -88,7 +86,7 @@ impl Control {
         let action = self.participant.lock().handle(event);
         match action {
             None => {}
-            // If nothing waits for it, this process is ending.
+            // Without a receiver, this process is ending.
             Some(Action::Connect(formation)) => drop(self.formation.send(formation)),
             Some(Action::Start) => drop(self.started.send(())),
             Some(Action::Send(message)) => {
@@ -96,7 +94,7 @@ impl Control {
                     self.handle(Event::Lost(error));
                 }
             }
-            // The work is done, and connections may end.
+            // The dataflow has ended, so connections may end.
             Some(Action::End(_)) if self.leaving.is_leaving() => {}
             Some(Action::End(error)) => crate::end(&error),
         }

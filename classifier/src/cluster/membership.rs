@@ -1,4 +1,5 @@
-//! Who is in the cluster, and when it is complete. Pure: connections are numbers, and the caller tells the time.
+//! Which processes are members of the cluster, and when it is complete. Pure: connections are numbers, and the caller passes
+//! the time.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use anyhow::{anyhow, ensure};
 use protocol::Temporary;
 use protocol::handshake::Member;
 
-/// How old a generation must be before it makes way for one with more members.
+/// How old a generation must be before it ends for one with more members.
 const LEAST_LIFE: Duration = Duration::from_secs(10);
 
 /// The number of a control connection, unique in this process.
@@ -18,9 +19,9 @@ pub type JoinId = u64;
 pub struct Membership {
     /// The initializer.
     me: Member,
-    /// The others, in the order they came.
+    /// The other members, in the order in which they joined.
     others: Vec<(JoinId, Member)>,
-    /// How many processes there should be, the initializer included.
+    /// The number of processes in a complete cluster, the initializer included.
     wanted: usize,
     limit: Limit,
 }
@@ -28,25 +29,25 @@ pub struct Membership {
 /// How long to wait for processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limit {
-    /// All must come within this time, or there is no cluster.
+    /// Fail unless all processes join within this time.
     All(Duration),
-    /// There was a cluster before: it continues without those that are not back within this time.
+    /// There was a cluster before: continue without processes that are not back within this time.
     Back(Duration),
 }
 
 /// Whether the members are complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
-    /// Not yet; ask again when another one has come, or after this time.
+    /// Not yet: check again after the next join, or after this time.
     Waiting(Duration),
-    /// The members are those that have joined.
+    /// The cluster consists of the processes that have joined.
     Complete,
-    /// It takes too long.
+    /// The time is over.
     TooLate,
 }
 
 impl Membership {
-    /// Starts with the initializer alone.
+    /// Starts with the initializer as the only member.
     pub fn new(me: Member, wanted: usize, limit: Limit) -> Self {
         Self { me, others: Vec::new(), wanted, limit }
     }
@@ -54,25 +55,25 @@ impl Membership {
     /// Admits a process.
     ///
     /// # Errors
-    /// The reason why it may not be a member.
+    /// When it may not be a member; says why. [`Temporary`] if it may join later.
     pub fn join(&mut self, id: JoinId, member: Member) -> anyhow::Result<()> {
         let first = &self.me;
-        ensure!(member.build == first.build, "it is another build: {} and not {}", member.build, first.build);
+        ensure!(member.build == first.build, "it is another build: {}, not {}", member.build, first.build);
         ensure!(
             member.settings == first.settings,
-            "its settings are {}, and here they are {}",
+            "its settings are {}, but the initializer's are {}",
             member.settings,
             first.settings
         );
         ensure!(
             member.workers == first.workers,
-            "it has {} workers, and here are {}; all processes must have the same number",
+            "it has {} workers, but the initializer has {}; all processes must have the same number",
             member.workers,
             first.workers
         );
         ensure!(member.data.parse::<SocketAddr>().is_ok(), "{:?} is not a data address", member.data);
         if self.members().any(|known| known.name == member.name) {
-            // That one may be dead, which will be noticed.
+            // The other process may be dead, which will be noticed.
             let error = anyhow!("there is a process named {} already", member.name);
             return Err(error.context(Temporary("not now")));
         }
@@ -80,12 +81,12 @@ impl Membership {
         Ok(())
     }
 
-    /// A process's connection has ended.
+    /// Removes a process whose connection has ended.
     pub fn leave(&mut self, id: JoinId) {
         self.others.retain(|(other, _)| *other != id);
     }
 
-    /// Whether the members are complete, this long after the control port was opened.
+    /// Whether the members are complete, `elapsed` after the control port was opened.
     pub fn standing(&self, elapsed: Duration) -> Standing {
         if self.others.len() + 1 >= self.wanted {
             return Standing::Complete;
@@ -108,18 +109,18 @@ impl Membership {
         self.others.iter().map(|(id, _)| *id)
     }
 
-    /// How many processes there should be.
+    /// The number of processes in a complete cluster.
     pub fn wanted(&self) -> usize {
         self.wanted
     }
 
-    /// How many have not joined.
+    /// The number of processes that have not joined.
     pub fn missing(&self) -> usize {
         self.wanted.saturating_sub(self.others.len() + 1)
     }
 }
 
-/// Processes that come while a generation without them is at work.
+/// Processes that ask to join while a generation is running without them.
 #[derive(Debug, Default)]
 pub struct Latecomers {
     missing: usize,
@@ -127,31 +128,32 @@ pub struct Latecomers {
 }
 
 impl Latecomers {
-    /// `missing` processes were not there when the generation began.
+    /// `missing` is the number of processes that were missing when the generation began.
     pub fn new(missing: usize) -> Self {
         Self { missing, waiting: Vec::new() }
     }
 
-    /// A process waits for the next generation.
+    /// Adds a process that waits for the next generation.
     ///
     /// # Errors
     /// When no process is missing.
     pub fn join(&mut self, id: JoinId) -> anyhow::Result<()> {
         if self.missing == 0 {
-            // It may be a member's next life, whose death will be noticed.
-            return Err(anyhow!("the cluster is complete, and at work").context(Temporary("not now")));
+            // It may be a restarted member, whose earlier death will be noticed.
+            return Err(anyhow!("the cluster is complete and running").context(Temporary("not now")));
         }
         self.waiting.push(id);
         Ok(())
     }
 
-    /// A process waits no longer.
+    /// Removes a process that no longer waits.
     pub fn leave(&mut self, id: JoinId) {
         self.waiting.retain(|other| *other != id);
     }
 
-    /// How long until this generation must make way for one with the waiting processes; `None` if there are none.
-    pub fn patience(&self, age: Duration) -> Option<Duration> {
+    /// How long until this generation, of this age, must end so that one with the waiting processes can form; `None` if no
+    /// process waits.
+    pub fn remaining(&self, age: Duration) -> Option<Duration> {
         (!self.waiting.is_empty()).then(|| LEAST_LIFE.saturating_sub(age))
     }
 }
@@ -177,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_cluster_waits_for_all() {
+    fn the_first_cluster_waits_for_all_processes() {
         let mut membership = Membership::new(member("i"), 3, Limit::All(10 * SECOND));
         membership.join(1, member("a")).unwrap();
         assert_eq!(membership.standing(SECOND), Standing::Waiting(9 * SECOND));
@@ -188,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn later_ones_go_on_without_those_that_do_not_come_back() {
+    fn a_later_cluster_continues_without_processes_that_are_not_back_in_time() {
         let mut membership = Membership::new(member("i"), 3, Limit::Back(10 * SECOND));
         membership.join(1, member("a")).unwrap();
         membership.join(2, member("b")).unwrap();
@@ -199,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_does_not_fit_is_told_why_and_whether_to_come_again() {
+    fn a_refused_process_gets_the_reason_and_whether_it_is_temporary() {
         let mut membership = Membership::new(member("i"), 3, Limit::All(SECOND));
         let mut refusal = |change: fn(&mut Member)| {
             let mut new = member("a");
@@ -207,23 +209,23 @@ mod tests {
             let error = membership.join(1, new).unwrap_err();
             (format!("{error:#}"), error.is::<Temporary>())
         };
-        assert_eq!(refusal(|m| m.build = "c".into()), ("it is another build: c and not b".into(), false));
+        assert_eq!(refusal(|m| m.build = "c".into()), ("it is another build: c, not b".into(), false));
         assert!(refusal(|m| m.settings = "t".into()).0.contains("its settings are t"));
-        assert!(refusal(|m| m.workers = 3).0.contains("it has 3 workers, and here are 2"));
+        assert!(refusal(|m| m.workers = 3).0.contains("it has 3 workers, but the initializer has 2"));
         assert!(refusal(|m| m.data = "here".into()).0.contains("is not a data address"));
-        let (words, later) = refusal(|m| m.name = "i".into());
-        assert!(later && words.contains("there is a process named i already"), "{words}");
+        let (reason, is_temporary) = refusal(|m| m.name = "i".into());
+        assert!(is_temporary && reason.contains("there is a process named i already"), "{reason}");
     }
 
     #[test]
-    fn latecomers_are_taken_in_after_a_while() {
+    fn a_generation_ends_for_latecomers_when_it_is_ten_seconds_old() {
         let mut late = Latecomers::new(1);
-        assert_eq!(late.patience(SECOND), None);
+        assert_eq!(late.remaining(SECOND), None);
         late.join(7).unwrap();
-        assert_eq!(late.patience(SECOND), Some(9 * SECOND));
-        assert_eq!(late.patience(20 * SECOND), Some(Duration::ZERO));
+        assert_eq!(late.remaining(SECOND), Some(9 * SECOND));
+        assert_eq!(late.remaining(20 * SECOND), Some(Duration::ZERO));
         late.leave(7);
-        assert_eq!(late.patience(SECOND), None);
+        assert_eq!(late.remaining(SECOND), None);
         assert!(Latecomers::new(0).join(1).unwrap_err().is::<Temporary>());
     }
 }

@@ -1,4 +1,4 @@
-//! The data connections between the processes of a cluster, one for each pair.
+//! The data connections between the processes of a cluster, one per pair.
 
 use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc::channel;
@@ -14,14 +14,14 @@ use protocol::token::Token;
 
 use super::Formation;
 
-/// The answer to a data handshake that is accepted.
+/// The answer to an accepted data handshake.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
 struct Accepted {
     accepted: bool,
 }
 
-/// Connects to the processes before this one in the member list, and accepts connections from those after it. Other peers are
-/// refused, and disturb nothing.
+/// Connects to the processes before this one in the member list, and accepts connections from those after it. Refuses all
+/// other peers.
 ///
 /// # Errors
 /// When a connection is not made within `patience`; names the process. Always [`Temporary`].
@@ -31,10 +31,10 @@ pub fn connect(
     token: Option<&Token>,
     patience: Duration,
 ) -> anyhow::Result<Vec<Option<TcpStream>>> {
-    make(listener, formation, token, patience).context(Temporary("forming the cluster"))
+    connect_all(listener, formation, token, patience).context(Temporary("forming the cluster"))
 }
 
-fn make(
+fn connect_all(
     listener: TcpListener,
     formation: &Formation,
     token: Option<&Token>,
@@ -51,7 +51,7 @@ fn make(
         let outcome = expected.open(&connection).and_then(|process| {
             let Some(process) = process else { return Ok(()) };
             let stream = connection.stream.try_clone().context("splitting a connection")?;
-            incoming.send((process, stream)).ok().context("the mesh stands already")?;
+            incoming.send((process, stream)).ok().context("the mesh is complete already")?;
             handshake::send_json(&*connection.stream, &Accepted { accepted: true })
         });
         if let Err(reason) = outcome {
@@ -70,7 +70,7 @@ fn make(
         let peer = format!("{what} at {}", member.data);
         let mut reader =
             FrameReader::new(stream.try_clone().context("splitting a connection")?, peer, HANDSHAKE_LIMIT);
-        // The peer sends data only after the start, so the reader has buffered none of it.
+        // The peer sends data only after the start, so the reader has buffered none.
         let _: Accepted = handshake::await_answer(&mut reader, HANDSHAKE_TIME)?;
         sockets[process] = Some(stream);
     }
@@ -87,7 +87,7 @@ fn make(
     Ok(sockets)
 }
 
-/// Which processes are to connect.
+/// Which processes must connect to this one.
 struct Expected {
     token: Option<Token>,
     generation: u64,

@@ -1,4 +1,4 @@
-//! A member's side of the control plane, between its join and the end of its generation. Pure: events come in, actions go out.
+//! A member's side of the control plane, from its join to the end of its generation. Pure: turns events into actions.
 
 use anyhow::anyhow;
 use protocol::Temporary;
@@ -9,35 +9,35 @@ use super::Formation;
 /// What happens to a member.
 #[derive(Debug)]
 pub enum Event {
-    /// The initializer says something other than a heartbeat.
+    /// The initializer has sent a message other than a heartbeat.
     Message(ControlMessage),
-    /// This process's data connections stand, and the receiver has let it in.
+    /// This process has made its data connections, and the receiver has admitted it.
     Formed,
-    /// The connection to the initializer has ended, and why.
+    /// The connection to the initializer has ended, for this reason.
     Lost(anyhow::Error),
 }
 
-/// What is to be done.
+/// What the caller must do.
 #[derive(Debug)]
 pub enum Action {
     /// Make the data connections of this generation.
     Connect(Formation),
-    /// Tell the initializer something.
+    /// Send the initializer a message.
     Send(ControlMessage),
     /// Run the dataflow.
     Start,
-    /// End this process; if the error is [`Temporary`], it joins the next generation when it is started again.
+    /// End this process. If the error is [`Temporary`], the process joins the next generation when it is restarted.
     End(anyhow::Error),
 }
 
-/// Where a member is in its generation's life.
+/// A member's phase in its generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// It has joined, and waits for the others.
+    /// Waits until all processes have joined.
     Joined,
-    /// It makes its data connections.
+    /// Makes its data connections.
     Forming,
-    /// It has formed, and waits for the others.
+    /// Waits until all members have formed.
     Formed,
     Running,
     Ended,
@@ -46,18 +46,18 @@ enum Phase {
 /// A member of one generation.
 #[derive(Debug)]
 pub struct Participant {
-    /// Names the initializer in errors.
+    /// The initializer's name, for errors.
     initializer: String,
     phase: Phase,
 }
 
 impl Participant {
-    /// Of a process that has asked this initializer to join.
+    /// A process that has sent its join to this initializer.
     pub fn new(initializer: String) -> Self {
         Self { initializer, phase: Phase::Joined }
     }
 
-    /// Takes an event in.
+    /// Handles an event.
     pub fn handle(&mut self, event: Event) -> Option<Action> {
         let (phase, action) = match (self.phase, event) {
             (Phase::Ended, _) => return None,
@@ -71,7 +71,7 @@ impl Participant {
             }
             (_, Event::Message(other)) => self.end(anyhow!("an unexpected message: {other:?}")),
             (_, Event::Lost(error)) => {
-                // A refusal says itself whether it passes.
+                // A refusal says itself whether it is temporary.
                 let error = protocol::handshake::unless_refused(error, Temporary("the cluster is lost"));
                 self.end(error)
             }
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_forms_and_starts_when_it_is_told_to() {
+    fn a_member_forms_and_starts_at_the_initializers_messages() {
         let mut member = Participant::new("i".into());
         assert!(
             matches!(member.handle(form()), Some(Action::Connect(formation)) if formation.generation == 3)
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_initializer_is_looked_for_again_and_a_shutdown_is_final() {
+    fn losing_the_initializer_is_temporary_and_a_shutdown_is_final() {
         let mut member = Participant::new("i".into());
         member.handle(form());
         let (words, again) = end(member.handle(Event::Lost(anyhow!("silent"))));

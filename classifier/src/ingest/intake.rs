@@ -1,26 +1,27 @@
-//! Which sender may send rows, from which row on, and what waits for the source. Pure: no sockets, threads or clocks.
+//! Decides which sender may send rows, and from which row on, and queues batches for the source. Pure: no sockets, threads or
+//! clocks.
 
 use std::collections::VecDeque;
 
 use anyhow::{anyhow, ensure};
 use bytes::Bytes;
 
-/// A sender's own name; plain clients have none. A connection with the same name is the same sender, come back.
+/// A sender's own name; plain clients have none. A connection with the same name is the same sender, which has reconnected.
 pub type Session = Option<String>;
 
-/// The number of a sender's time to send; each connection that is admitted has its own.
+/// The number of a sender's right to send; each admitted connection gets its own.
 pub type LeaseId = u64;
 
-/// From the port to the source.
+/// A message from the port to the source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Incoming {
-    /// The next rows.
+    /// The rows of the next batch.
     Rows {
         /// The CSV's header.
         header: Bytes,
         /// The rows, as frames.
         frames: Bytes,
-        /// How many they are.
+        /// The number of rows.
         rows: u32,
     },
     /// There are no more rows.
@@ -30,42 +31,43 @@ pub enum Incoming {
 /// What to do with a sender that has connected.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Admission<H> {
-    /// It may send, from this row on.
+    /// It may send, from `next_row` on.
     Send {
-        /// Its time to send.
+        /// Its right to send.
         lease: LeaseId,
-        /// The row that is wanted next.
+        /// The first row that it must send.
         next_row: u64,
-        /// Its connection before, which is broken, although that is not known yet.
+        /// The sender's previous connection, if that has not ended yet. It must be broken.
         replaced: Option<H>,
     },
     /// Another sender is sending.
     Busy,
-    /// It has sent all rows, and waits for the job's end.
+    /// It has sent all rows, and waits for the outcome.
     Complete,
-    /// Another sender has sent all rows; this one's would be lost.
+    /// Another sender has sent all rows, so its own rows would be lost.
     Late,
 }
 
-/// The rows' way into the cluster: one sender at a time, each row once. `H` is the port's handle of a connection.
+/// Admits one sender at a time, and accepts each row once. `H` is the port's handle of a connection.
 #[derive(Debug)]
 pub struct Intake<H> {
     queue: VecDeque<Incoming>,
     queued_bytes: usize,
-    /// Bytes that may wait in the queue; what is put there last may exceed them.
+    /// The queue is full at this many bytes; the last batch may exceed them.
     limit: usize,
     active: Option<Active<H>>,
+    /// The number of leases so far.
     leases: LeaseId,
-    /// Rows before this one are in the queue or with the source.
+    /// Rows before this one are queued or with the source.
     next_row: u64,
     header: Option<Bytes>,
-    /// The hash of the header of rows that are durable since before this process.
+    /// The hash of the header of rows that were durable before this process started.
     durable_header: Option<u64>,
-    /// The sender that has sent the last row.
+    /// The sender that has sent the end.
     ended_by: Option<Session>,
-    /// The sender that was admitted last.
+    /// The last admitted sender.
     last: Session,
-    /// Why it cannot go on.
+    /// Why the last admitted sender cannot continue.
     failure: Option<String>,
 }
 
@@ -78,7 +80,8 @@ struct Active<H> {
 }
 
 impl<H> Intake<H> {
-    /// Wants rows from `next_row` on, under the header with this hash if there are durable ones; queues about `limit` bytes.
+    /// Accepts rows from `next_row` on, and queues about `limit` bytes. `durable_header` is the header's hash if earlier
+    /// rows are durable.
     pub fn new(next_row: u64, durable_header: Option<u64>, limit: usize) -> Self {
         Self {
             queue: VecDeque::new(),
@@ -95,7 +98,7 @@ impl<H> Intake<H> {
         }
     }
 
-    /// Admits a sender if it is the only one, or the same one come back.
+    /// Admits a sender if no other is sending, or if it is the active sender, reconnected.
     pub fn admit(&mut self, session: Session, handle: H) -> Admission<H> {
         let is_same = |before: &Session| session.is_some() && *before == session;
         if let Some(sender) = &self.ended_by {
@@ -111,55 +114,54 @@ impl<H> Intake<H> {
         Admission::Send { lease, next_row: self.next_row, replaced: replaced.map(|active| active.handle) }
     }
 
-    /// Checks a sender's header: all rows of a job have the same.
+    /// Checks a sender's header. All rows of a job must have the same.
     ///
     /// # Errors
-    /// A malformed header, or another one than before.
+    /// When the header is malformed, or differs from an earlier one.
     pub fn check_header(&self, header: &Bytes) -> anyhow::Result<()> {
         records::check_header(header).map_err(|error| anyhow!("the CSV's header {error}"))?;
         ensure!(
             self.durable_header.is_none_or(|known| known == protocol::hash::short(header)),
-            "its header is {:?}, and rows with another header are durable already",
+            "its header is {:?}, but rows with another header are durable already",
             String::from_utf8_lossy(header)
         );
         let Some(expected) = &self.header else { return Ok(()) };
         ensure!(
             expected == header,
-            "its header is {:?}, and the rows before had {:?}",
+            "its header is {:?}, but the rows before had {:?}",
             String::from_utf8_lossy(header),
             String::from_utf8_lossy(expected)
         );
         Ok(())
     }
 
-    /// Whether this connection may still send.
+    /// Whether this lease still holds.
     pub fn is_active(&self, lease: LeaseId) -> bool {
         self.active.as_ref().is_some_and(|active| active.lease == lease)
     }
 
-    /// The connection of the sender that is sending.
+    /// The handle of the connection that is sending.
     pub fn active(&self) -> Option<&H> {
         self.active.as_ref().map(|active| &active.handle)
     }
 
-    /// Whether the queue takes more.
     pub fn has_room(&self) -> bool {
         self.queued_bytes < self.limit
     }
 
-    /// Rows before this one are taken.
+    /// The next row to accept.
     pub fn next_row(&self) -> u64 {
         self.next_row
     }
 
-    /// Takes rows, or their end, from the sender with this lease.
+    /// Queues rows, or their end, from the sender with this lease.
     ///
     /// # Errors
-    /// When the same sender has come back on another connection.
+    /// When the lease no longer holds, since the same sender has reconnected.
     pub fn push(&mut self, lease: LeaseId, incoming: Incoming) -> anyhow::Result<()> {
         let active = self.active.as_ref().filter(|active| active.lease == lease);
         let Some(active) = active else {
-            return Err(anyhow!("the same sender has come back on another connection"));
+            return Err(anyhow!("the same sender has reconnected"));
         };
         match &incoming {
             Incoming::Rows { header, frames, rows } => {
@@ -176,7 +178,7 @@ impl<H> Intake<H> {
         Ok(())
     }
 
-    /// Gives the source what came first.
+    /// Takes the first batch, or the end, from the queue.
     pub fn pop(&mut self) -> Option<Incoming> {
         let incoming = self.queue.pop_front()?;
         if let Incoming::Rows { frames, .. } = &incoming {
@@ -185,7 +187,7 @@ impl<H> Intake<H> {
         Some(incoming)
     }
 
-    /// A connection has ended; whether its sender is to come back with the rest of the rows.
+    /// Ends a lease whose connection has ended. Returns whether its sender must come back with the rest of the rows.
     pub fn release(&mut self, lease: LeaseId) -> bool {
         if !self.is_active(lease) {
             return false;
@@ -194,20 +196,20 @@ impl<H> Intake<H> {
         self.ended_by.is_none()
     }
 
-    /// A sender has come to say that it cannot go on.
+    /// Records a sender's report that it cannot continue.
     ///
     /// # Errors
-    /// When it had not begun, or has sent all rows: then it is of no importance to the job.
+    /// When it is not the last admitted sender, or all rows are here: then its failure does not matter to the job.
     pub fn fail(&mut self, session: &Session, reason: String) -> anyhow::Result<()> {
         ensure!(
             session.is_some() && *session == self.last && self.ended_by.is_none(),
-            "it cannot go on, and has not begun: {reason}"
+            "it cannot continue, but the job does not wait for its rows: {reason}"
         );
         self.failure = Some(reason);
         Ok(())
     }
 
-    /// Takes the reason why the sender cannot go on, if it has given one.
+    /// Takes the reason why the sender cannot continue, if it has reported one.
     pub fn take_failure(&mut self) -> Option<String> {
         self.failure.take()
     }
@@ -226,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sender_that_comes_back_takes_over_and_its_old_connection_takes_nothing_more() {
+    fn a_reconnected_sender_takes_over_and_its_old_connection_is_ignored() {
         let mut intake = Intake::new(7, None, 100);
         assert_eq!(intake.admit(session("a"), 1), Admission::Send { lease: 1, next_row: 7, replaced: None });
         intake.push(1, rows(3)).unwrap();
@@ -237,13 +239,13 @@ mod tests {
             Admission::Send { lease: 2, next_row: 10, replaced: Some(1) }
         );
         assert!(intake.push(1, rows(1)).is_err() && !intake.release(1));
-        assert_eq!(intake.next_row(), 10, "what came too late is not counted");
-        assert!(intake.release(2), "the rest is waited for");
+        assert_eq!(intake.next_row(), 10, "rows from the old connection are not counted");
+        assert!(intake.release(2), "the sender must come back with the rest");
         assert_eq!(intake.pop(), Some(rows(3)));
     }
 
     #[test]
-    fn only_the_sender_of_all_rows_waits_for_the_end() {
+    fn only_the_sender_of_all_rows_may_wait_for_the_outcome() {
         let mut intake = Intake::new(0, None, 100);
         assert!(matches!(intake.admit(session("a"), 1), Admission::Send { .. }));
         intake.push(1, Incoming::End).unwrap();
@@ -255,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn the_queue_is_full_until_the_source_takes_something() {
+    fn the_queue_is_full_until_the_source_takes_a_batch() {
         let mut intake = Intake::new(0, None, 10);
         intake.admit(session("a"), 1);
         intake.push(1, rows(3)).unwrap();
@@ -265,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_counts_if_it_is_that_of_the_sender_that_has_begun() {
+    fn only_the_failure_of_the_admitted_sender_counts() {
         let mut intake = Intake::new(0, None, 10);
         assert!(intake.fail(&session("a"), "no".into()).is_err());
         intake.admit(session("a"), 1);

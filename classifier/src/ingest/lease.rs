@@ -1,13 +1,13 @@
-//! What a sender has for as long as something lives: its time to send, and its right to be told the outcome.
+//! Guards of a sender's connection: its right to send, and its right to the outcome. Each ends on drop.
 
 use super::Shared;
 use super::intake::LeaseId;
 
-/// A sender's time to send; ends when it is dropped, or when the same sender comes back.
+/// A sender's right to send; ends on drop, or when the same sender reconnects.
 pub(super) struct Lease<'a> {
     port: &'a Shared,
     pub(super) id: LeaseId,
-    /// The row that is wanted next.
+    /// The first row that the sender must send.
     pub(super) next_row: u64,
 }
 
@@ -19,7 +19,7 @@ impl<'a> Lease<'a> {
 
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
-        // The lock is held, so that no other connection is admitted, and its wait ended, in between.
+        // Locked throughout: if another connection were admitted in between, this would restart a wait that it has ended.
         let mut state = self.port.state.lock();
         if state.intake.release(self.id) {
             self.port.deadline.wait_for("waiting for a sender to come back with the rest of the rows");
@@ -28,19 +28,19 @@ impl Drop for Lease<'_> {
     }
 }
 
-/// A sender that is to be told the outcome; until this is dropped, the process should stay.
-pub(super) struct Untold<'a>(&'a Shared);
+/// A sender that must still receive the outcome. The process should not end before this is dropped.
+pub(super) struct PendingOutcome<'a>(&'a Shared);
 
-impl<'a> Untold<'a> {
+impl<'a> PendingOutcome<'a> {
     pub(super) fn new(port: &'a Shared) -> Self {
-        port.state.lock().untold += 1;
+        port.state.lock().pending_outcomes += 1;
         Self(port)
     }
 }
 
-impl Drop for Untold<'_> {
+impl Drop for PendingOutcome<'_> {
     fn drop(&mut self) {
-        self.0.state.lock().untold -= 1;
+        self.0.state.lock().pending_outcomes -= 1;
         self.0.changed.notify_all();
     }
 }

@@ -1,4 +1,4 @@
-//! What the source says to a sender.
+//! Sends the source's answers to a sender.
 
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
@@ -9,18 +9,18 @@ use anyhow::Context;
 use parking_lot::{Condvar, Mutex};
 use protocol::handshake::{self, SourceAnswer};
 
-/// How often a sender is told that the source is alive. Its rows may wait in socket buffers for minutes when the model is slow,
-/// which looks to the sender like a source that is gone.
+/// How often to send a sign of life. With a slow model, rows may wait in socket buffers for minutes, which looks to the
+/// sender like a lost source.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
-/// How often the source looks whether more rows are durable; a sender that cannot read its rows again keeps them until then.
+/// How often to check whether more rows are durable. A sender that cannot read its rows again keeps them until then.
 const DURABLE_PAUSE: Duration = Duration::from_millis(50);
-/// The longest that a write to a sender may take. A sender reads all the time, and what it is told is short.
+/// The longest that a write to a sender may take. Answers are short, and a sender reads them at any time.
 const WRITE_TIME: Duration = Duration::from_secs(5);
 
-/// The way back to a sender; says that the source is alive, once a second, until this is dropped.
+/// The sending side of a sender's connection. Sends a sign of life once a second, until this is dropped.
 pub(super) struct SenderHandle {
     shared: Arc<Shared>,
-    /// The connection, to be closed while something is still being written to it.
+    /// For closing the connection while a write to it blocks.
     stream: TcpStream,
 }
 
@@ -31,22 +31,22 @@ struct Shared {
 
 struct State {
     stream: TcpStream,
-    /// Nothing more is said.
+    /// Nothing more is sent.
     is_over: bool,
 }
 
 impl SenderHandle {
-    /// Speaks to the sender at the other end of `stream`; rows before `durable` are durable.
+    /// Starts the signs of life. Rows before `durable` are acknowledged.
     pub(super) fn new(stream: &TcpStream, durable: Arc<AtomicU64>) -> anyhow::Result<Self> {
         net::limit_writes(stream, WRITE_TIME).context("preparing a connection")?;
         let clone = || stream.try_clone().context("splitting a connection");
         let (stream, closed) = (clone()?, clone()?);
         let state = Mutex::new(State { stream, is_over: false });
         let shared = Arc::new(Shared { state, changed: Condvar::new() });
-        let living = Arc::clone(&shared);
+        let signs = Arc::clone(&shared);
         std::thread::Builder::new()
             .name("sign of life".into())
-            .spawn(move || living.run(&durable))
+            .spawn(move || signs.run(&durable))
             .context("starting a thread")?;
         Ok(Self { shared, stream: closed })
     }
@@ -55,7 +55,7 @@ impl SenderHandle {
         handshake::send_json(&self.shared.state.lock().stream, answer).context("answering the sender")
     }
 
-    /// Says how the job ended; after it, nothing more is said.
+    /// Sends the last answer. Nothing is sent after it.
     pub(super) fn conclude(&self, answer: &SourceAnswer) -> anyhow::Result<()> {
         let mut state = self.shared.state.lock();
         if state.is_over {
@@ -63,12 +63,12 @@ impl SenderHandle {
         }
         state.is_over = true;
         self.shared.changed.notify_all();
-        handshake::send_json(&state.stream, answer).context("telling the sender how the job ended")
+        handshake::send_json(&state.stream, answer).context("sending the last answer to the sender")
     }
 
     /// Closes the connection, which ends the thread that reads from it.
     pub(super) fn close(&self) {
-        // Before the lock: another thread may be writing to a peer that does not read. It may be closed already.
+        // Before locking, since another thread may hold the lock in a blocked write. It may be closed already.
         let _ = self.stream.shutdown(Shutdown::Both);
         self.shared.end();
     }
@@ -87,19 +87,19 @@ impl Shared {
     }
 
     fn run(&self, durable: &AtomicU64) {
-        let (mut spoke, mut told) = (Instant::now(), durable.load(Ordering::Relaxed));
+        let (mut last_sent, mut acknowledged) = (Instant::now(), durable.load(Ordering::Relaxed));
         let mut state = self.state.lock();
         while !state.is_over {
             self.changed.wait_for(&mut state, DURABLE_PAUSE);
             let now = durable.load(Ordering::Relaxed);
-            let answer = match now > told {
+            let answer = match now > acknowledged {
                 true => SourceAnswer::Durable(now),
-                false if spoke.elapsed() >= SIGN_OF_LIFE => SourceAnswer::Waiting,
+                false if last_sent.elapsed() >= SIGN_OF_LIFE => SourceAnswer::Waiting,
                 false => continue,
             };
-            (spoke, told) = (Instant::now(), now);
+            (last_sent, acknowledged) = (Instant::now(), now);
             if !state.is_over && handshake::send_json(&state.stream, &answer).is_err() {
-                // The thread that reads from it sees its end now.
+                // Ends the thread that reads from it.
                 let _ = state.stream.shutdown(Shutdown::Both);
                 return;
             }

@@ -8,14 +8,13 @@ use sha2::{Digest, Sha256};
 
 use super::{Columns, Model, ModelError, Record, Request, Scored};
 
-/// Between values: ASCII "unit separator", which no CSV should contain.
+/// Separates values: ASCII "unit separator", which no CSV should contain.
 const SEPARATOR: u8 = 0x1f;
 
-/// The native model.
 #[derive(Debug)]
 pub struct Native {
     slowness: u32,
-    /// The printed score when the slowness is 0: without input, all digests are equal.
+    /// The printed score if the slowness is 0: without input, all digests are equal.
     constant: Option<Vec<u8>>,
     /// A buffer for a record's joined values.
     value: Vec<u8>,
@@ -69,7 +68,7 @@ fn join(record: Record<'_>, value: &mut Vec<u8>) -> Result<(), ModelError> {
     Ok(())
 }
 
-/// The score of a value that is fed to the hash this often.
+/// The score of a value that is fed to the hash `times` times.
 fn hashed_score(value: &[u8], times: u32) -> f64 {
     let mut hash = Sha256::new();
     for _ in 0..times {
@@ -78,7 +77,7 @@ fn hashed_score(value: &[u8], times: u32) -> f64 {
     score(&hash.finalize().into())
 }
 
-/// A number in [0, 1) from a digest.
+/// Maps a digest to a number in [0, 1).
 fn score(digest: &[u8; 32]) -> f64 {
     let first = std::array::from_fn(|i| digest[i]);
     (u64::from_be_bytes(first) >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
@@ -89,7 +88,7 @@ fn write_score(score: f64, out: &mut Vec<u8>) {
     if score >= 1e-4 || score == 0.0 {
         out.extend_from_slice(zmij::Buffer::new().format_finite(score).as_bytes());
     } else {
-        // Both print the shortest digits; Python gives the exponent at least two.
+        // Both print the shortest digits, but Python prints at least two digits of the exponent.
         let text = format!("{score:e}");
         let (digits, exponent) = text.split_once("e-").unwrap_or((&text, "0"));
         out.extend_from_slice(format!("{digits}e-{exponent:0>2}").as_bytes());
@@ -111,7 +110,7 @@ mod tests {
         String::from_utf8(results).unwrap()
     }
 
-    /// The definition, done literally.
+    /// The definition, implemented literally.
     fn defined(slowness: u32, values: &[&str]) -> f64 {
         let joined = values.join("\x1f");
         let mut hash = Sha256::new();
@@ -141,7 +140,7 @@ mod tests {
         }
 
         #[test]
-        fn scores_read_back(bits in 0u64..1 << 53, shift in 0u32..53) {
+        fn printed_scores_read_back_the_same(bits in 0u64..1 << 53, shift in 0u32..53) {
             let number = (bits >> shift) as f64 * 2f64.powi(-53);
             let mut text = Vec::new();
             write_score(number, &mut text);

@@ -1,16 +1,16 @@
-//! The user's own pandas function, in a Python process of its own.
+//! The user's own pandas function, in a separate Python process.
 //!
-//! Each worker has an interpreter of its own, so Python's global lock never matters. Batches go to it as CSV over a socket, and
-//! results come back the same way. A process that dies, or is killed for its time or memory, fails that batch. The next batch gets
-//! a new process.
+//! Each worker has its own interpreter, so Python's global lock does not matter. Batches and results cross a socket as CSV.
+//! When the process dies, or is killed for exceeding its time or memory, the current batch fails. The next batch gets a new
+//! process.
 //!
 //! | module | does |
 //! |---|---|
-//! | `process.rs` | starts a process, sends it requests, and ends it at a deadline |
-//! | `guard.rs` | ends it with its descendants; a process of its own |
+//! | `process.rs` | starts a Python process, sends it requests, and ends it at a deadline |
+//! | `guard.rs` | a separate process, which ends the Python process and its descendants |
 //! | `tree.rs` | finds descendants, measures their memory, and ends them |
-//! | `environment.rs` | sets its environment |
-//! | `log.rs` | logs what it prints |
+//! | `environment.rs` | sets the environment of the Python process |
+//! | `log.rs` | logs its output |
 //! | `boot.py`, `runner.py` | run in it |
 
 mod environment;
@@ -33,27 +33,24 @@ use process::{Answer, Ended, Process};
 const START_TIME: Duration = Duration::from_secs(120);
 /// How long to keep retrying a restart.
 const RESTART_TIME: Duration = Duration::from_secs(30);
-/// Even after that, there are this many tries, but for at most [`START_TIME`] more.
+/// The least number of tries, even after [`RESTART_TIME`], but for at most [`START_TIME`] more.
 const LEAST_TRIES: u32 = 5;
-/// The longest pause between tries; the first one is 50 ms, and each is twice as long as the one before.
+/// The longest pause between tries. The first pause is 50 ms, and each is twice as long as the previous one.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// What to run, and how.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The Python interpreter.
     pub interpreter: PathBuf,
-    /// The module's name.
     pub module: String,
-    /// The function's name in it.
+    /// The name of a function in the module.
     pub function: String,
-    /// For the function, in the environment as `CLASSIFIER_SLOWNESS`.
+    /// Passed to the function in the environment, as `CLASSIFIER_SLOWNESS`.
     pub slowness: u32,
-    /// How many threads its libraries may use.
+    /// How many threads the function's libraries may use.
     pub threads: u32,
     /// How long a batch may take.
     pub timeout: Duration,
-    /// How much memory the process and all that it has started may have, in MiB.
+    /// How much memory the process and all its descendants may use, in MiB.
     pub memory: u64,
 }
 
@@ -63,8 +60,9 @@ pub struct Python {
     process: Option<Process>,
     metrics: ModelMetrics,
     printed: Printed,
+    /// A buffer for requests.
     request: Vec<u8>,
-    /// Those of the results before.
+    /// The columns of the latest results.
     columns: Columns,
 }
 
@@ -72,7 +70,7 @@ impl Python {
     /// Starts the interpreter and loads the module.
     ///
     /// # Errors
-    /// No interpreter, no pandas, no such module or function; the message says what to do.
+    /// When the interpreter, pandas, the module or the function is missing; says what to do.
     pub fn start(settings: Settings) -> anyhow::Result<Self> {
         let metrics = ModelMetrics::default();
         let printed = Printed::new(metrics.clone());
@@ -102,7 +100,7 @@ impl Model for Python {
         let Some(mut process) = self.process.take() else {
             return Err(ModelError::new("there is no Python process"));
         };
-        let answer = match process.ask(&self.request, request.limit) {
+        let answer = match process.classify(&self.request, request.limit) {
             Ok(answer) => answer,
             Err(ended) => {
                 let error = failure(process, &ended, request);
@@ -141,20 +139,20 @@ impl Model for Python {
 }
 
 impl Python {
-    /// Appends the results in an answer for so many rows.
+    /// Appends the results of an answer for `rows` rows.
     fn append(&mut self, answer: Answer, rows: usize, results: &mut Vec<u8>) -> Result<Columns, ModelError> {
         let answer = match answer {
             Answer::Good(answer) => answer,
             Answer::Bad(reason) | Answer::BadSeeLog(reason) => return Err(ModelError::new(reason)),
         };
         let (columns, answer) = split(&answer)
-            .ok_or_else(|| ModelError::new("the result does not say what its columns are".to_owned()))?;
+            .ok_or_else(|| ModelError::new("the result does not describe its columns".to_owned()))?;
         if columns != &*self.columns {
             self.columns = columns.into();
         }
-        // Whatever went wrong there, no row may be lost.
+        // Whatever went wrong in the process, no row may be lost.
         let lines =
-            count_records(answer).map_err(|e| ModelError::new(format!("the result is no CSV: {e}")))?;
+            count_records(answer).map_err(|e| ModelError::new(format!("the result is not a CSV: {e}")))?;
         if lines != rows {
             return Err(ModelError::new(format!("{lines} result lines for {rows} rows")));
         }
@@ -162,7 +160,8 @@ impl Python {
         Ok(Columns::clone(&self.columns))
     }
 
-    /// Starts a new process. A failure may pass, as a lack of memory does when other processes end, and is no record's fault.
+    /// Starts a new process. Retries, since a failure says nothing about the records and may be temporary, such as a lack of
+    /// memory.
     fn restart(&self) -> Result<Process, ModelError> {
         let deadline = Instant::now() + RESTART_TIME;
         let (mut pause, mut tries) = (Duration::from_millis(50), 0);
@@ -199,11 +198,11 @@ fn failure(process: Process, ended: &Ended, request: &Request<'_>) -> ModelError
     let pid = process.pid();
     let message = process.end(ended, &task);
     tracing::warn!("process {pid}, with {rows} rows from row {} on: {message}", request.first_row);
-    let verdict = if matches!(ended, Ended::Late(_)) { Verdict::Hung } else { Verdict::Retry };
+    let verdict = if matches!(ended, Ended::TimedOut(_)) { Verdict::Hung } else { Verdict::Retry };
     ModelError { message, verdict }
 }
 
-/// Splits an answer: the length of its columns, these, and the results.
+/// Splits an answer into its columns, which are preceded by their length, and its results.
 fn split(answer: &[u8]) -> Option<(&str, &[u8])> {
     let (length, rest) = answer.split_first_chunk()?;
     let (columns, results) = rest.split_at_checked(u32::from_be_bytes(*length) as usize)?;

@@ -1,4 +1,4 @@
-//! A model that sleeps for each row, and uses no processor.
+//! A model that sleeps for each row and uses no processor.
 
 use std::time::Duration;
 
@@ -12,7 +12,6 @@ pub struct Sleep {
 }
 
 impl Sleep {
-    /// Sleeps this long for each row.
     pub fn new(per_row: Duration) -> Self {
         Self { per_row, columns: Scored::default() }
     }

@@ -1,4 +1,4 @@
-//! Numbers batches, and issues them as the window allows. Pure: time is told.
+//! Numbers batches, and issues them as the window allows. Pure: the caller passes the time.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -10,26 +10,27 @@ use crate::ingest::intake::Incoming;
 use crate::receiver_client::Outgoing;
 use crate::window::{Limits, Window};
 
-/// Gives batches their numbers and workers, and tells the receiver what job they are of and how many there are.
+/// Gives batches their numbers and workers, and reports the job's identity and totals to the receiver.
 #[derive(Debug)]
 pub struct Issuer {
     window: Window,
-    /// The hash of the settings that decide what results look like.
+    /// The hash of the settings that determine the results.
     settings: u64,
     next_row: u64,
     next_batch: u64,
-    /// The first row that is not known to be durable, and how many rows the batches from it on have.
+    /// Rows before this one are durable.
     durable_row: u64,
+    /// The number of rows of each batch that is issued and not durable.
     issued: VecDeque<u32>,
     /// Rows that the window has no room for.
     held: Option<Incoming>,
-    /// The receiver was told what job this is.
+    /// The job's identity was sent to the receiver.
     identified: bool,
-    /// No more rows will come.
+    /// No more rows will arrive.
     ended: bool,
 }
 
-/// What is to be sent.
+/// Batches and messages to send.
 #[derive(Debug, Default)]
 pub struct Issued {
     /// To the workers.
@@ -39,7 +40,7 @@ pub struct Issued {
 }
 
 impl Issuer {
-    /// For this many workers, from where the receiver stands.
+    /// Starts at the receiver's position.
     pub fn new(limits: Limits, workers: usize, welcome: &Welcome, settings: u64) -> Self {
         Self {
             window: Window::new(limits, workers, welcome.next),
@@ -54,7 +55,7 @@ impl Issuer {
         }
     }
 
-    /// Issues what `next` gives, until it gives nothing more or the window is full.
+    /// Issues what `next` returns, until it returns nothing more or the window is full.
     pub fn issue(&mut self, mut next: impl FnMut() -> Option<Incoming>, now: Duration) -> Issued {
         let mut issued = Issued::default();
         while let Some(incoming) = self.held.take().or_else(&mut next) {
@@ -83,7 +84,7 @@ impl Issuer {
         issued
     }
 
-    /// The next batch, of these rows; `None` while the window has no room for it.
+    /// Makes the next batch of these rows; `None` while the window has no room for it.
     fn batch(&mut self, rows: &Incoming, now: Duration) -> Option<Batch> {
         let Incoming::Rows { header, frames, rows } = rows else { return None };
         let (number, worker) = self.window.issue(frames.len(), now)?;
@@ -94,7 +95,8 @@ impl Issuer {
         Some(Batch { number, first_row, rows: *rows, worker, header: header.clone(), frames: frames.clone() })
     }
 
-    /// Takes in how far the receiver is; whether that is news. `took` is told how long batches were on their way there.
+    /// Handles an acknowledgement. Returns whether it has news. Calls `took` with the time that each batch took to the
+    /// receiver.
     pub fn acknowledge(
         &mut self,
         acknowledgement: &Acknowledgement,
@@ -112,7 +114,7 @@ impl Issuer {
         self.window.acknowledged() > before || !acknowledgement.received.is_empty()
     }
 
-    /// What the source waits for, if it waits for anything but rows.
+    /// Describes what the source waits for, if it waits for anything but rows.
     pub fn waits_for(&self) -> Option<&'static str> {
         if self.ended {
             Some("waiting for the last batches to be classified, and for the receiver to finish the job")
@@ -138,12 +140,12 @@ impl Issuer {
         self.window.bytes()
     }
 
-    /// What there is in all, if no more rows come.
+    /// The job's rows and batches so far, which are its totals if no more rows arrive.
     pub fn totals(&self) -> Totals {
         Totals { rows: self.next_row, batches: self.next_batch }
     }
 
-    /// How many rows wait for room in the window.
+    /// The number of rows that wait for room in the window.
     pub fn held_rows(&self) -> u64 {
         match &self.held {
             Some(Incoming::Rows { rows, .. }) => u64::from(*rows),
@@ -151,7 +153,7 @@ impl Issuer {
         }
     }
 
-    /// Whether all rows have come.
+    /// Whether all rows have been issued.
     pub fn has_ended(&self) -> bool {
         self.ended
     }
@@ -166,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn the_receiver_is_told_the_job_before_its_first_batch_and_the_totals_after_its_last() {
+    fn the_receiver_gets_the_identity_before_the_first_batch_and_the_totals_after_the_last() {
         let welcome = Welcome { next: 3, next_row: 20, generation: 1, identity: None };
         let mut issuer = Issuer::new(Limits { batches: 2, bytes: 1000 }, 1, &welcome, 9);
         let mut queue: VecDeque<_> = [rows(7), rows(7), rows(2), Incoming::End].into();
@@ -184,7 +186,7 @@ mod tests {
         let issued = issuer.issue(|| queue.pop_front(), Duration::ZERO);
         assert_eq!(issued.batches.len(), 1);
         let totals = Totals { rows: 36, batches: 6 };
-        assert!(matches!(&issued.messages[..], [Outgoing::Totals(told)] if *told == totals));
+        assert!(matches!(&issued.messages[..], [Outgoing::Totals(sent)] if *sent == totals));
         assert!(issuer.has_ended());
     }
 }

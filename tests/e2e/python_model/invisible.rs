@@ -145,9 +145,7 @@ fn what_is_printed_reaches_the_log_up_to_a_limit() {
     assert!(outcome.said.contains("\\ud800xxx") && !outcome.said.contains("the end"));
     assert!(outcome.said.len() < (17 << 20) + (1 << 16), "{}", outcome.said.len());
     assert!(
-        outcome
-            .said
-            .contains("it has printed 16 MiB; what this worker's processes print from now on is dropped")
+        outcome.said.contains("it has printed 16 MiB; further output of this worker's processes is dropped")
     );
     let last = outcome.said.lines().rev().find(|line| line.contains("bytes of what it printed were dropped"));
     assert!(last.is_some(), "how much is said at the end");

@@ -18,15 +18,15 @@ fn candidate(host: u8) -> Candidate {
     Candidate { member: member(&name), name, local, remote }
 }
 
-/// Waits for three processes; two others have come.
+/// A coordinator of three processes whose two others have joined.
 fn gathered(limit: Limit) -> Coordinator {
     let mut coordinator = Coordinator::new(member("i"), 3, limit, 60 * SECOND);
-    assert_eq!(told(&coordinator.handle(Event::Join(1, candidate(1)), SECOND)), "");
-    assert_eq!(told(&coordinator.handle(Event::Join(2, candidate(2)), SECOND)), "number");
+    assert_eq!(text(&coordinator.handle(Event::Join(1, candidate(1)), SECOND)), "");
+    assert_eq!(text(&coordinator.handle(Event::Join(2, candidate(2)), SECOND)), "number");
     coordinator
 }
 
-fn told(actions: &[Action]) -> String {
+fn text(actions: &[Action]) -> String {
     let word = |action: &Action| match action {
         Action::Refuse(id, reason) => format!("refuse {id}: {reason:#}"),
         Action::RequestNumber => "number".into(),
@@ -44,82 +44,82 @@ fn told(actions: &[Action]) -> String {
 #[test]
 fn a_generation_starts_when_all_have_formed_and_the_initializer_too() {
     let mut coordinator = gathered(Limit::All(60 * SECOND));
-    assert_eq!(told(&coordinator.handle(Event::Numbered(7), SECOND)), "form 1; form 2; connect 7");
+    assert_eq!(text(&coordinator.handle(Event::Numbered(7), SECOND)), "form 1; form 2; connect 7");
     let formed = |id| Event::Message(id, ControlMessage::Formed);
-    assert_eq!(told(&coordinator.handle(formed(1), SECOND)), "");
-    assert_eq!(told(&coordinator.handle(formed(2), SECOND)), "");
-    assert_eq!(told(&coordinator.handle(Event::Formed, SECOND)), "Start 1; Start 2; start");
+    assert_eq!(text(&coordinator.handle(formed(1), SECOND)), "");
+    assert_eq!(text(&coordinator.handle(formed(2), SECOND)), "");
+    assert_eq!(text(&coordinator.handle(Event::Formed, SECOND)), "Start 1; Start 2; start");
     assert_eq!(
-        told(&coordinator.handle(formed(2), SECOND)),
-        "leave: a member does not keep to the protocol: c2: an unexpected message: Formed"
+        text(&coordinator.handle(formed(2), SECOND)),
+        "leave: a member broke the protocol: c2: an unexpected message: Formed"
     );
 }
 
 #[test]
-fn members_are_told_where_they_reach_each_other() {
+fn members_get_addresses_at_which_they_reach_each_other() {
     let mut coordinator = gathered(Limit::All(60 * SECOND));
     let actions = coordinator.handle(Event::Numbered(7), SECOND);
     let Action::Send(2, ControlMessage::Form { process, members, .. }) = &actions[1] else {
-        panic!("{}", told(&actions))
+        panic!("{}", text(&actions))
     };
     let data: Vec<_> = members.iter().map(|member| member.data.as_str()).collect();
     assert_eq!((*process, &data[..]), (2, &["10.0.0.102:7", "10.0.0.1:7", "10.0.0.2:7"][..]));
 }
 
 #[test]
-fn a_member_that_is_lost_while_the_cluster_forms_ends_the_generation_and_one_before_does_not() {
+fn losing_a_process_ends_the_generation_only_once_the_members_are_complete() {
     let mut coordinator = Coordinator::new(member("i"), 3, Limit::All(60 * SECOND), 60 * SECOND);
     coordinator.handle(Event::Join(1, candidate(1)), SECOND);
-    assert_eq!(told(&coordinator.handle(Event::Left(1, anyhow!("silent")), SECOND)), "");
+    assert_eq!(text(&coordinator.handle(Event::Left(1, anyhow!("silent")), SECOND)), "");
     let mut coordinator = gathered(Limit::All(60 * SECOND));
     assert_eq!(
-        told(&coordinator.handle(Event::Left(1, anyhow!("silent")), SECOND)),
+        text(&coordinator.handle(Event::Left(1, anyhow!("silent")), SECOND)),
         "leave: a member is lost: c1: silent"
     );
-    assert_eq!(told(&coordinator.handle(Event::Tick, 99 * SECOND)), "", "it has ended");
+    assert_eq!(text(&coordinator.handle(Event::Tick, 99 * SECOND)), "", "it has ended");
 }
 
 #[test]
-fn a_cluster_that_does_not_gather_or_form_in_time_fails_and_says_why() {
+fn a_cluster_that_does_not_gather_or_form_in_time_fails_and_names_the_processes() {
     let mut coordinator = Coordinator::new(member("i"), 3, Limit::All(60 * SECOND), 60 * SECOND);
     coordinator.handle(Event::Join(1, candidate(1)), SECOND);
     assert_eq!(coordinator.deadline(SECOND), Some(60 * SECOND));
     assert_eq!(
-        told(&coordinator.handle(Event::Tick, 60 * SECOND)),
+        text(&coordinator.handle(Event::Tick, 60 * SECOND)),
         "fail: waiting for 3 processes to join: after 60s there are 2: i, c1"
     );
     let mut coordinator = gathered(Limit::All(60 * SECOND));
     coordinator.handle(Event::Numbered(7), SECOND);
     coordinator.handle(Event::Message(1, ControlMessage::Formed), SECOND);
-    assert_eq!(coordinator.deadline(SECOND), None, "the initializer's own waits have deadlines of their own");
+    assert_eq!(coordinator.deadline(SECOND), None, "the initializer's own waits have their own deadlines");
     coordinator.handle(Event::Formed, 2 * SECOND);
     assert_eq!(coordinator.deadline(SECOND), Some(62 * SECOND));
     assert_eq!(
-        told(&coordinator.handle(Event::Tick, 62 * SECOND)),
+        text(&coordinator.handle(Event::Tick, 62 * SECOND)),
         "fail: waiting for c2 to form: not within 60s"
     );
 }
 
 #[test]
-fn a_generation_makes_way_for_a_latecomer_that_was_missing() {
+fn a_generation_ends_for_a_missing_process_that_is_back() {
     let mut coordinator = Coordinator::new(member("i"), 3, Limit::Back(10 * SECOND), 60 * SECOND);
     coordinator.handle(Event::Join(1, candidate(1)), SECOND);
-    assert_eq!(told(&coordinator.handle(Event::Tick, 10 * SECOND)), "number");
+    assert_eq!(text(&coordinator.handle(Event::Tick, 10 * SECOND)), "number");
     coordinator.handle(Event::Numbered(7), 10 * SECOND);
     coordinator.handle(Event::Message(1, ControlMessage::Formed), 10 * SECOND);
     coordinator.handle(Event::Formed, 10 * SECOND);
     assert_eq!(coordinator.deadline(11 * SECOND), None);
-    assert_eq!(told(&coordinator.handle(Event::Join(2, candidate(2)), 12 * SECOND)), "");
+    assert_eq!(text(&coordinator.handle(Event::Join(2, candidate(2)), 12 * SECOND)), "");
     assert_eq!(coordinator.deadline(12 * SECOND), Some(20 * SECOND));
     assert_eq!(
-        told(&coordinator.handle(Event::Tick, 20 * SECOND)),
+        text(&coordinator.handle(Event::Tick, 20 * SECOND)),
         "leave: a missing process is back: makes way for a generation with c2"
     );
 }
 
 #[test]
-fn a_request_to_stop_is_passed_on_whenever_it_comes() {
-    let stop = |mut coordinator: Coordinator| told(&coordinator.handle(Event::Shutdown, SECOND));
+fn a_shutdown_request_is_passed_on_in_every_phase() {
+    let stop = |mut coordinator: Coordinator| text(&coordinator.handle(Event::Shutdown, SECOND));
     let mut gathering = Coordinator::new(member("i"), 3, Limit::All(60 * SECOND), 60 * SECOND);
     gathering.handle(Event::Join(1, candidate(1)), SECOND);
     assert_eq!(stop(gathering), "Shutdown 1; fail: the cluster was asked to shut down");

@@ -1,5 +1,5 @@
 def boot():
-    # Imports nothing that the interpreter has not imported itself, since the user's folder may come first in the path.
+    # Imports only modules that the interpreter has loaded already, since the user's folder may come first in the path.
     import os, sys
     pipe = open(0, "rb", buffering=0, closefd=False)
     def read(count):

@@ -1,10 +1,10 @@
-//! The environment of a Python process: the user's, except for what must be equal on all hosts.
+//! Sets the environment of a Python process: the user's, except for variables that must be equal on all hosts.
 
 use std::process::Command;
 
 use super::Settings;
 
-/// How many threads libraries use. Arrow and PyTorch follow OpenMP's variable.
+/// These set how many threads libraries use. Arrow and PyTorch follow OpenMP's variable.
 const THREADS: [&str; 14] = [
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -21,19 +21,19 @@ const THREADS: [&str; 14] = [
     "TF_NUM_INTEROP_THREADS",
     "LOKY_MAX_CPU_COUNT",
 ];
-/// Would let libraries choose their number of threads themselves.
+/// These would let libraries choose their number of threads themselves.
 const ADJUSTMENTS: [&str; 2] = ["OMP_DYNAMIC", "MKL_DYNAMIC"];
-/// Would take precedence over the variables above.
+/// These would take precedence over the variables above.
 const REMOVED: [&str; 4] = ["OMP_THREAD_LIMIT", "MKL_DOMAIN_NUM_THREADS", "BLIS_JC_NT", "BLIS_IC_NT"];
 
 /// Sets the environment of a Python process.
 pub(super) fn prepare(command: &mut Command, settings: &Settings) {
     command.env("CLASSIFIER_SLOWNESS", settings.slowness.to_string());
-    // For this program, and not for what the user's function may start.
+    // It is meant for this program, and not for programs that the user's function may start.
     command.env_remove(process::lifeline::LIFELINE);
-    // Otherwise a set of strings has another order in each process.
+    // Otherwise a set of strings would have another order in each process.
     command.env("PYTHONHASHSEED", "0");
-    // Numbers that differ by host would change the last bits of results.
+    // Numbers of threads that differ by host would change the last bits of results.
     for name in THREADS {
         command.env(name, settings.threads.to_string());
     }
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_jobs_threads_are_set_and_what_is_for_this_program_or_would_take_precedence_is_removed() {
+    fn thread_counts_are_set_and_variables_that_would_interfere_are_removed() {
         let settings = Settings {
             interpreter: "python3".into(),
             module: "m".into(),

@@ -1,18 +1,19 @@
-//! The guard: a small process between a classifier and its Python process. It ends the Python process and all of its descendants.
+//! The guard: a small process between a classifier and its Python process. It ends the Python process and all its
+//! descendants.
 //!
-//! Whatever a Python process starts stays below the guard, even in a session of its own: the guard adopts processes that have lost
-//! their parent. So it finds all of them, also when the classifier is gone. The guard is this same program, started as
-//! `classifier guard`. Its standard input is passed on to the Python process, its standard error gets what that prints, and its
-//! standard output is a socket on which it sends lines to the classifier:
+//! The guard adopts processes that have lost their parent. So all descendants of the Python process stay below the guard,
+//! even in sessions of their own, and the guard finds them even when the classifier is gone. The guard is this same program,
+//! started as `classifier guard`. Its standard input goes to the Python process, whose output goes to the guard's standard
+//! error. Its standard output is a socket on which it sends lines to the classifier:
 //!
 //! | line           | meaning |
-//! |----------------|------|
-//! | `started PID`  | the Python process runs |
-//! | `failed WHY`   | it cannot be started |
-//! | `ended STATUS` | it has ended, with this status as `wait` has it |
+//! |----------------|---------|
+//! | `started PID`  | the Python process is running |
+//! | `failed WHY`   | the Python process cannot be started |
+//! | `ended STATUS` | the Python process has ended, with this raw status of `wait` |
 //! | `left PID …`   | these processes were killed and have not ended |
 //!
-//! When the classifier closes the socket, or the Python process has ended, the guard kills all descendants, and ends.
+//! When the classifier closes the socket or the Python process ends, the guard kills all descendants and ends.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -29,26 +30,26 @@ use nix::sys::wait::{WaitStatus, waitpid};
 
 use super::tree;
 
-/// A killed process that runs for longer than this is in uninterruptible sleep. It ends when it wakes.
+/// How long to wait for killed processes. A process that still runs is in uninterruptible sleep, and ends when it wakes.
 const GIVE_UP: Duration = Duration::from_secs(2);
-/// The pause before looking again for what a killed process may have started last.
+/// The pause before looking again for processes that a killed process started last.
 const PAUSE: Duration = Duration::from_millis(20);
-/// Stands for the status of a signal that nix has no name for: the first real-time signal.
+/// The status to report for a signal that nix has no name for: the first real-time signal.
 const UNKNOWN: i32 = 34;
 
-/// Runs the guard of this command.
+/// Runs this command under a guard.
 ///
 /// # Errors
-/// When there is no command, or no classifier at the other end.
+/// When there is no command, or the descriptors cannot be set up.
 pub fn run(command: &[OsString]) -> anyhow::Result<()> {
     let [program, arguments @ ..] = command else { bail!("a guard needs a command to guard") };
     let control = std::io::stdout().as_fd().try_clone_to_owned().context("keeping the socket")?;
     let control = UnixStream::from(control);
     adopt_orphans()?;
     let log = std::io::stderr().as_fd().try_clone_to_owned().context("keeping the log")?;
-    // A group of its own: Ctrl-C in a terminal is for the classifier.
+    // A process group of its own, since Ctrl-C in a terminal is meant for the classifier.
     let child = Command::new(program).args(arguments).stdout(Stdio::from(log)).process_group(0).spawn();
-    // A reader of the Python process's output must not wait for the guard.
+    // The guard must not keep the Python process's output open for its reader.
     let null = File::options().read(true).write(true).open("/dev/null").context("opening /dev/null")?;
     nix::unistd::dup2_stdin(&null)?;
     nix::unistd::dup2_stdout(&null)?;
@@ -73,12 +74,12 @@ fn adopt_orphans() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Sends a line to the classifier. If that is gone, another thread notices.
+/// Sends a line to the classifier. If the classifier is gone, another thread notices.
 fn send(mut control: &UnixStream, line: std::fmt::Arguments<'_>) {
     let _ = control.write_all(format!("{line}\n").as_bytes());
 }
 
-/// Waits until the process has ended or must end, and ends all descendants.
+/// Waits until the Python process has ended or must end, and ends all descendants.
 fn guard(pid: u32, control: &UnixStream) {
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -91,12 +92,12 @@ fn guard(pid: u32, control: &UnixStream) {
                 Ok(WaitStatus::Signaled(ended, signal, core)) if is(ended, pid) => {
                     Some(signal as i32 | if core { 0x80 } else { 0 })
                 }
-                // An orphan has ended; or a signal interrupted the wait.
+                // An adopted process has ended, or a signal interrupted the wait.
                 Ok(_) | Err(Errno::EINTR) => None,
                 // A process was ended by a signal that nix has no name for, such as a real-time one.
-                Err(Errno::EINVAL) if tree::is_there(pid) => None,
+                Err(Errno::EINVAL) if tree::exists(pid) => None,
                 Err(Errno::EINVAL) => Some(UNKNOWN),
-                // All have ended.
+                // No children are left.
                 Err(_) => exit(),
             };
             if let Some(raw) = raw {
@@ -111,7 +112,8 @@ fn is(ended: nix::unistd::Pid, pid: u32) -> bool {
     ended.as_raw() as u32 == pid
 }
 
-/// Kills all descendants. When all have ended, the waiting thread exits at once; else this one does, after [`GIVE_UP`].
+/// Kills all descendants. When all have ended, the waiting thread ends the guard at once; otherwise this thread does, after
+/// [`GIVE_UP`].
 fn end_all(control: &UnixStream) {
     let mut left = Vec::new();
     while left.is_empty() {
@@ -123,7 +125,8 @@ fn end_all(control: &UnixStream) {
     exit();
 }
 
-/// Ends the guard, from whichever thread finds that its work is done: the other one waits for the classifier or for a process.
+/// Ends the guard from the thread that finds the work done, since the other thread is waiting for the classifier or for a
+/// process.
 fn exit() -> ! {
     std::process::exit(0)
 }

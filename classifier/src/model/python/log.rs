@@ -1,4 +1,4 @@
-//! What a Python process prints: goes to the classifier's log, up to a limit; the last lines are kept.
+//! Logs the output of a Python process to the classifier's log, up to a limit, and keeps the last lines for errors.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read};
@@ -17,10 +17,10 @@ const MOST: u64 = 16 << 20;
 const LONGEST_LINE: u64 = 16 << 10;
 /// How many of the last lines an error quotes.
 const LAST_LINES: usize = 5;
-/// How long to wait for the last lines of a process that has ended: another one may hold its end of the pipe.
+/// How long to wait for the last lines of a process that has ended. Another process may keep the pipe open.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// How many bytes the processes of one worker have printed.
+/// Counts the output of one worker's processes.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Printed {
     bytes: Arc<AtomicU64>,
@@ -28,25 +28,25 @@ pub(super) struct Printed {
 }
 
 impl Printed {
-    /// Counts lines there, too.
+    /// Also counts lines in `metrics`.
     pub(super) fn new(metrics: ModelMetrics) -> Self {
         Self { metrics, ..Self::default() }
     }
 
-    /// Whether a line still goes to the log.
+    /// Counts a line of `line` bytes. Returns whether it still goes to the log.
     fn passes(&self, line: usize) -> bool {
         let before = self.bytes.fetch_add(line as u64, Ordering::Relaxed);
         let after = before + line as u64;
         if before <= MOST && after > MOST {
             tracing::warn!(
-                "python: it has printed {} MiB; what this worker's processes print from now on is dropped",
+                "python: it has printed {} MiB; further output of this worker's processes is dropped",
                 MOST >> 20
             );
         }
         after <= MOST
     }
 
-    /// How many bytes were dropped.
+    /// The number of bytes that were dropped.
     pub(super) fn dropped(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed).saturating_sub(MOST)
     }
@@ -55,12 +55,12 @@ impl Printed {
 /// The log of one process.
 pub(super) struct Log {
     last: Arc<Mutex<VecDeque<String>>>,
-    /// Disconnects when standard output and standard error are closed.
+    /// Disconnects when the process's standard output and standard error are closed.
     end: mpsc::Receiver<()>,
 }
 
 impl Log {
-    /// Logs what is read from `printed`.
+    /// Logs the lines of `printed` on a separate thread.
     pub(super) fn start(printed: impl Read + Send + 'static, count: Printed) -> anyhow::Result<Self> {
         let last = Arc::default();
         let (logging, end) = mpsc::channel();
@@ -73,8 +73,8 @@ impl Log {
         Ok(Self { last, end })
     }
 
-    /// The last lines of a process that has ended, to be appended to an error.
-    pub(super) fn last_words(&self) -> String {
+    /// The last lines of a process that has ended, as text to append to an error.
+    pub(super) fn last_lines(&self) -> String {
         let _ = self.end.recv_timeout(PATIENCE);
         let lines = self.last.lock();
         let lines = lines.iter().map(String::as_str).collect::<Vec<_>>().join(" | ");
@@ -87,13 +87,13 @@ fn pass_on(printed: impl Read, count: &Printed, last: &Mutex<VecDeque<String>>) 
     let mut line = Vec::new();
     loop {
         line.clear();
-        // All of it must be read, or the process would block.
+        // Everything must be read, or the process would block.
         match printed.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line) {
             Ok(0) => return,
             Ok(_) => {}
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
             Err(error) => {
-                return tracing::warn!("python: its standard error cannot be read any more: {error}");
+                return tracing::warn!("python: reading its output: {error}");
             }
         }
         let text = String::from_utf8_lossy(&line).trim_end().to_owned();
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_pass_up_to_the_limit_and_the_rest_is_counted() {
+    fn lines_pass_up_to_the_limit_and_dropped_bytes_are_counted() {
         let printed = Printed::default();
         assert!(printed.passes(MOST as usize - 1) && printed.passes(1));
         assert_eq!(printed.dropped(), 0);
@@ -123,12 +123,12 @@ mod tests {
     }
 
     #[test]
-    fn the_last_lines_are_kept_whatever_was_dropped() {
+    fn the_last_lines_are_kept_even_if_they_are_dropped_from_the_log() {
         let printed = Printed::default();
         printed.passes(MOST as usize);
         let lines: String = (0..20).map(|i| format!("line {i}\n")).collect();
         let log = Log::start(std::io::Cursor::new(lines.into_bytes()), printed).unwrap();
-        let words = "; it last wrote: line 15 | line 16 | line 17 | line 18 | line 19";
-        assert_eq!(log.last_words(), words);
+        let expected = "; it last wrote: line 15 | line 16 | line 17 | line 18 | line 19";
+        assert_eq!(log.last_lines(), expected);
     }
 }

@@ -1,8 +1,8 @@
 //! A Python process, and its protocol.
 //!
-//! Between it and the classifier there is a [`guard`](super::guard). Requests and answers cross a pair of sockets. Their reads and
-//! writes return after [`SLICE`] at the latest, so that deadlines hold whatever the other side does, and whatever other process
-//! holds its end.
+//! A [`guard`](super::guard) stands between the classifier and the Python process. Requests and answers cross a pair of
+//! sockets. Reads and writes return after [`SLICE`] at the latest, so that deadlines hold whatever the process does, and
+//! whatever other process holds its end of the socket.
 
 use std::fmt;
 use std::io::{ErrorKind, Read, Write};
@@ -19,7 +19,7 @@ use protocol::frame;
 use super::log::{Log, Printed};
 use super::{START_TIME, Settings, environment, tree};
 
-/// The interpreter's script: reads [`RUNNER`] from standard input.
+/// The interpreter's script, which reads [`RUNNER`] from standard input.
 const BOOT: &str = include_str!("boot.py");
 const RUNNER: &str = include_str!("runner.py");
 /// How often to check a process while waiting for its answer.
@@ -27,24 +27,24 @@ const SLICE: Duration = Duration::from_millis(100);
 /// A stopped process is killed after this time.
 const STOPPED_TIME: Duration = Duration::from_secs(2);
 /// How long to wait for the guard's report when a process has closed its socket.
-const LAST_WORD: Duration = Duration::from_secs(2);
-/// How long a guard may take to end a process. It gives up a second earlier.
+const REPORT_TIME: Duration = Duration::from_secs(2);
+/// How long a guard may take to end a process. The guard gives up a second earlier.
 const END_TIME: Duration = Duration::from_secs(3);
-/// A variable with a unique value, by which a process is found whose guard was killed. The runner removes it from `os.environ`.
+/// A variable with a unique value in a process's environment, to find the process if its guard is killed.
 const MARK: &str = "CLASSIFIER_PROCESS";
 
 /// Why a process must be replaced.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Ended {
     /// It took longer than this.
-    Late(Duration),
-    /// It and its descendants took more than this many MiB of memory.
-    Greedy(u64),
+    TimedOut(Duration),
+    /// It and its descendants used more than this many MiB of memory.
+    OverMemory(u64),
     /// A signal or a debugger had stopped it.
     Stopped,
-    /// It ended by itself, or by another process's signal.
+    /// It exited, or another process's signal ended it.
     Died(ExitStatus),
-    /// It runs, and does not keep to the protocol.
+    /// It is running, but broke the protocol in this way.
     Broken(String),
     /// Its guard was killed.
     Unguarded,
@@ -53,8 +53,8 @@ pub(super) enum Ended {
 impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Late(limit) => write!(f, "the Python process took longer than {limit:?}"),
-            Self::Greedy(limit) => write!(
+            Self::TimedOut(limit) => write!(f, "the Python process took longer than {limit:?}"),
+            Self::OverMemory(limit) => write!(
                 f,
                 "the Python process took more than {limit} MiB of memory, and was killed; raise --model-memory, or lower \
                  --chunk-size or the number of workers"
@@ -64,7 +64,7 @@ impl fmt::Display for Ended {
                 write!(f, "the Python process died ({status}, as the system does when memory runs out)")
             }
             Self::Died(status) => write!(f, "the Python process died ({status})"),
-            Self::Broken(what) => write!(f, "the Python process broke off ({what}), and was killed"),
+            Self::Broken(what) => write!(f, "the Python process broke the protocol ({what}), and was killed"),
             Self::Unguarded => {
                 f.write_str("the guard of the Python process was killed, and so was the process")
             }
@@ -76,9 +76,9 @@ impl fmt::Display for Ended {
 pub(super) enum Answer {
     /// The result.
     Good(Vec<u8>),
-    /// Why there is none.
+    /// The reason why there is no result.
     Bad(String),
-    /// The same; what the process printed last says more.
+    /// The same; the process's last output says more.
     BadSeeLog(String),
 }
 
@@ -87,18 +87,20 @@ pub(super) struct Process {
     guard: Child,
     /// To the guard.
     control: UnixStream,
-    /// What the guard has said of the process's end.
+    /// How the process ended, as the guard reported it.
     ended: Option<Ended>,
     /// The beginning of the guard's next line.
     partial: Vec<u8>,
-    /// Processes that the guard could not end.
+    /// The ids of processes that the guard could not end.
     left: Option<String>,
+    /// To the Python process.
     data: UnixStream,
     pid: u32,
     mark: String,
-    most_memory: u64,
+    /// In MiB.
+    memory_limit: u64,
     log: Log,
-    /// It has been killed.
+    /// Whether it has been killed.
     is_over: bool,
 }
 
@@ -121,7 +123,7 @@ impl Process {
     /// Starts the interpreter, and loads the module.
     ///
     /// # Errors
-    /// No interpreter, no pandas, no such module or function; the message says what to do.
+    /// When the interpreter, pandas, the module or the function is missing; says what to do.
     pub(super) fn start(settings: &Settings, printed: Printed) -> anyhow::Result<Self> {
         let name = settings.interpreter.display();
         let mark = format!("{MARK}={}", unique());
@@ -133,19 +135,20 @@ impl Process {
         }
         let mut command = Command::new(own_program()?);
         command.arg0("classifier").arg("guard").arg("--").arg(&settings.interpreter);
-        // Unbuffered, so that its last lines are there when it dies.
+        // Unbuffered, so that the last lines are not lost when the process dies.
         command.args(["-u", "-c", BOOT]);
         environment::prepare(&mut command, settings);
         command.env(MARK, &mark[MARK.len() + 1..]);
         command.stdin(Stdio::from(OwnedFd::from(its_data))).stdout(Stdio::from(OwnedFd::from(its_control)));
-        // A group of its own: signals to the classifier's group are for the classifier, which ends this one.
+        // A process group of its own, since signals to the classifier's group are meant for the classifier, which ends the
+        // guard.
         command.stderr(Stdio::piped()).process_group(0);
         let mut guard = command.spawn().context("starting the guard of a Python process")?;
-        // It holds the other ends of the sockets.
+        // Closes this process's copies of the other ends of the sockets.
         drop(command);
         let printed_to = guard.stderr.take().context("the guard of a Python process has no log")?;
         let log = Log::start(printed_to, printed)?;
-        // From here on, dropping it ends the process.
+        // From here on, dropping this ends the process.
         let mut process = Self {
             guard,
             control,
@@ -155,7 +158,7 @@ impl Process {
             data,
             pid: 0,
             mark,
-            most_memory: settings.memory,
+            memory_limit: settings.memory,
             log,
             is_over: false,
         };
@@ -167,7 +170,7 @@ impl Process {
             Ok(Answer::Bad(reason)) => bail!("the Python model cannot start: {reason}"),
             Ok(Answer::BadSeeLog(reason)) => {
                 process.kill();
-                bail!("the Python model cannot start: {reason}{}", process.log.last_words())
+                bail!("the Python model cannot start: {reason}{}", process.log.last_lines())
             }
             Err(ended) => bail!("the Python model cannot start: {}", process.end(&ended, " to start")),
         }
@@ -196,16 +199,15 @@ impl Process {
         self.answer(&mut wait)
     }
 
-    /// The process's id.
     pub(super) fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// Has a batch classified.
+    /// Classifies the batch in `request`.
     ///
     /// # Errors
-    /// Why there is no answer; the process must be replaced then.
-    pub(super) fn ask(&mut self, request: &[u8], limit: Duration) -> Result<Answer, Ended> {
+    /// The reason why there is no answer. The process must then be replaced.
+    pub(super) fn classify(&mut self, request: &[u8], limit: Duration) -> Result<Answer, Ended> {
         let mut wait = Wait::new(limit);
         self.send(request, &mut wait)?;
         self.answer(&mut wait)
@@ -232,7 +234,7 @@ impl Process {
         if length == 0 || length > frame::PEER_LIMIT {
             return Err(Ended::Broken(format!("an answer of {length} bytes")));
         }
-        // Memory costs nothing until it is written to, so a false length does no harm.
+        // Untouched memory costs nothing, so a wrong length does no harm.
         let mut answer = vec![0; length];
         self.read(&mut answer, wait)?;
         let text = answer.split_off(1);
@@ -256,7 +258,7 @@ impl Process {
         Ok(())
     }
 
-    /// A read or write may time out after its slice. Any other error means that the process is gone.
+    /// Ignores the timeout of a read or write after its slice. Any other error means that the process is gone.
     fn retry(&mut self, error: &std::io::Error) -> Result<(), Ended> {
         match error.kind() {
             ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted => Ok(()),
@@ -264,9 +266,9 @@ impl Process {
         }
     }
 
-    /// The other end of the socket is closed: the process has ended, or has closed a descriptor that it did not know.
+    /// Finds the reason for a closed socket: the process has ended, or has closed the descriptor while running.
     fn hung_up(&mut self) -> Ended {
-        let deadline = Instant::now() + LAST_WORD;
+        let deadline = Instant::now() + REPORT_TIME;
         while self.ended.is_none() && Instant::now() < deadline {
             if !self.recv() {
                 break;
@@ -277,7 +279,7 @@ impl Process {
         })
     }
 
-    /// Checks, once a [`SLICE`], whether to go on waiting for an answer.
+    /// Checks, once per [`SLICE`], whether to keep waiting for an answer.
     fn check(&mut self, wait: &mut Wait) -> Result<(), Ended> {
         let now = Instant::now();
         if now < wait.next_check && now < wait.deadline {
@@ -286,22 +288,22 @@ impl Process {
         wait.next_check = now + SLICE;
         self.recv_now()?;
         if now >= wait.deadline {
-            return Err(Ended::Late(wait.limit));
+            return Err(Ended::TimedOut(wait.limit));
         }
         if !tree::is_stopped(self.pid) {
             wait.stopped_since = None;
         } else if now - *wait.stopped_since.get_or_insert(now) >= STOPPED_TIME {
             return Err(Ended::Stopped);
         }
-        if tree::takes_more_than(self.guard.id(), self.most_memory) {
-            return Err(Ended::Greedy(self.most_memory));
+        if tree::takes_more_than(self.guard.id(), self.memory_limit) {
+            return Err(Ended::OverMemory(self.memory_limit));
         }
         Ok(())
     }
 
-    /// Handles what the guard has said so far.
+    /// Handles the guard's lines that have arrived, without waiting.
     fn recv_now(&mut self) -> Result<(), Ended> {
-        // These do not fail on a socket that is open on this side.
+        // These calls do not fail on a socket that is open on this side.
         let _ = self.control.set_nonblocking(true);
         let is_open = self.recv();
         let _ = self.control.set_nonblocking(false);
@@ -312,7 +314,7 @@ impl Process {
         }
     }
 
-    /// Handles what the guard says; returns `false` when it is gone.
+    /// Reads and handles lines of the guard. Returns `false` when the guard is gone.
     fn recv(&mut self) -> bool {
         let mut bytes = [0; 4096];
         match self.control.read(&mut bytes) {
@@ -349,19 +351,19 @@ impl Process {
         true
     }
 
-    /// Ends the process; returns why, in words for the user.
+    /// Ends the process. Returns the reason as a message for the user.
     pub(super) fn end(mut self, ended: &Ended, task: &str) -> String {
         self.kill();
         let advice = "raise --model-timeout, or lower --chunk-size";
         match ended {
-            Ended::Late(_) if task == " to start" => format!("{ended}{task}, and was killed"),
-            Ended::Late(_) => format!("{ended}{task}, and was killed; {advice}"),
-            Ended::Died(_) | Ended::Broken(_) => format!("{ended}{}", self.log.last_words()),
+            Ended::TimedOut(_) if task == " to start" => format!("{ended}{task}, and was killed"),
+            Ended::TimedOut(_) => format!("{ended}{task}, and was killed; {advice}"),
+            Ended::Died(_) | Ended::Broken(_) => format!("{ended}{}", self.log.last_lines()),
             _ => ended.to_string(),
         }
     }
 
-    /// Has the guard end the process and its descendants, and waits for that, for at most [`END_TIME`].
+    /// Makes the guard end the process and its descendants, and waits for it, for at most [`END_TIME`].
     fn kill(&mut self) {
         if std::mem::replace(&mut self.is_over, true) {
             return;
@@ -373,7 +375,7 @@ impl Process {
         while self.recv() && Instant::now() < deadline {}
         if let Some(left) = &self.left {
             tracing::warn!(
-                "the processes {left} were killed and have not ended yet; they are left to themselves"
+                "the processes {left} were killed and have not ended yet; continuing without waiting for them"
             );
         }
         let is_late = matches!(self.guard.try_wait(), Ok(None)) && Instant::now() >= deadline;
@@ -382,7 +384,7 @@ impl Process {
             let _ = self.guard.kill();
             tree::end_marked(&self.mark);
         }
-        // It was killed, or has closed its socket and is ending.
+        // The guard was killed, or has closed its socket and is ending.
         let _ = self.guard.wait();
     }
 }
@@ -402,7 +404,6 @@ fn own_program() -> anyhow::Result<std::path::PathBuf> {
     }
 }
 
-/// A unique word.
 fn unique() -> String {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

@@ -1,12 +1,16 @@
 """Runs a pandas function for a classifier worker.
 
-`boot.py` fetches this and runs it as a module of its own, with the standard library first in the path. Speaks frames (a
-4-byte big-endian length, then the payload) over the socket at standard input. The first request is the module's name, a NUL
-and the function's; its answer says whether they could be loaded. Each further one is the number of rows (4 bytes,
-big-endian) and a CSV with its header. An answer is `K`, the length of what the columns are (4 bytes), that (as JSON), and
-the result lines; or `E` and the reason; or `S` and the reason, of which what was printed last says more.
+`boot.py` receives this file and runs it as a separate module, with the standard library first in the path. It exchanges
+frames (a 4-byte big-endian length, then the payload) over the socket at standard input. The first request is the module's
+name, a NUL and the function's name; its answer says whether they could be loaded. Each further request is the number of
+rows (4 bytes, big-endian) and a CSV with its header. An answer is one of these:
 
-To the user's code, all is as in a script beside its module: `sys.argv`, `sys.path`, the working folder, standard streams.
+* `K`, the length of the schema (4 bytes), the schema as JSON, and the result lines;
+* `E` and the reason for a failure;
+* `S` and the reason for a failure about which the last output says more.
+
+The user's code finds everything as in a script beside its module: `sys.argv`, `sys.path`, the working folder, standard
+streams.
 """
 
 import csv
@@ -24,14 +28,14 @@ import struct
 import sys
 import traceback
 
-# As many bytes as an answer may have; the classifier takes no longer one.
+# The most bytes in an answer that the classifier accepts.
 LIMIT = 128 << 20
-# The whole story of an error goes to the log, but not a million times.
-MOST_STORIES = 3
+# Tracebacks go to the log, but not a million times.
+MOST_TRACEBACKS = 3
 
 
 class Failure(Exception):
-    """Why the user's function cannot be had."""
+    """The user's function cannot be loaded."""
 
     def __init__(self, reason, see_log=False):
         super().__init__(reason)
@@ -42,7 +46,7 @@ class Channel:
     """Requests in, answers out."""
 
     def __init__(self):
-        # What the module reads is empty. What it prints goes to the log, where an odd character must not be an error.
+        # The module reads empty standard input. It prints to the log, where an odd character must not be an error.
         self.requests = os.fdopen(os.dup(0), "rb")
         self.answers = os.fdopen(os.dup(self.requests.fileno()), "wb")
         null = os.open(os.devnull, os.O_RDONLY)
@@ -53,14 +57,14 @@ class Channel:
         self.ready.register(self.requests, select.POLLIN)
 
     def request(self):
-        # A signal's handler, a timer's say, may raise an error after the function has returned: it is no row's fault.
-        waits = True
-        while waits:
+        # A signal handler, such as a timer's, may raise an error after the function has returned. That fails no row.
+        is_waiting = True
+        while is_waiting:
             try:
                 self.ready.poll()
-                waits = False
+                is_waiting = False
             except BaseException as error:
-                tell_story(error)
+                print_traceback(error)
         prefix = self.requests.read(4)
         if len(prefix) < 4:
             return None
@@ -75,27 +79,27 @@ class Channel:
             payload += struct.pack(">I", len(schema)) + schema
         payload += text.encode("utf-8", "surrogatepass" if kind == b"K" else "backslashreplace")
         if len(payload) > LIMIT:
-            payload = b"E" + b"a result of %d bytes, and the limit is %d" % (len(payload), LIMIT)
+            payload = b"E" + b"a result of %d bytes, but the limit is %d" % (len(payload), LIMIT)
         self.answers.write(struct.pack(">I", len(payload)) + payload)
         self.answers.flush()
 
 
 def end_with_guard():
-    """Has the system end this process with its parent, should that be killed in the same moment as the classifier."""
+    """Makes the system end this process with its guard, in case the guard and the classifier are killed together."""
     try:
         import ctypes
 
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, int(signal.SIGKILL))
     except (ImportError, OSError, AttributeError):
-        # Without it, the process ends when it next looks for a request.
+        # Without this, the process ends when it next reads a request.
         pass
 
 
 def main():
     channel = Channel()
     end_with_guard()
-    # Another one than this is a process that the user's code has forked, and that has come back here.
+    # A process with another id was forked by the user's code, and has returned to this function.
     process = os.getpid()
     payload = channel.request()
     if payload is None:
@@ -104,10 +108,10 @@ def main():
     try:
         pandas, function = load(module_name, function_name)
     except Failure as failure:
-        only_in(process)
+        end_unless(process)
         channel.answer(b"S" if failure.see_log else b"E", str(failure))
         return
-    only_in(process)
+    end_unless(process)
     channel.answer(b"K", "")
     name = module_name + "." + function_name
     folder = os.getcwd()
@@ -117,19 +121,19 @@ def main():
             return
         (rows,) = struct.unpack_from(">I", payload)
         try:
-            go_to(folder)
+            change_folder(folder)
             columns, result = classify(pandas, function, name, rows, payload[4:])
         except BaseException as error:
-            only_in(process)
-            tell_story(error)
-            channel.answer(b"E", told(error))
+            end_unless(process)
+            print_traceback(error)
+            channel.answer(b"E", describe(error))
         else:
-            only_in(process)
+            end_unless(process)
             channel.answer(b"K", result, columns)
 
 
-def only_in(process):
-    """Ends a process that the user's code has forked, and that has come out of its function."""
+def end_unless(process):
+    """Ends this process unless it has this id. With another id, the user's code has forked it, and it left the function."""
     if os.getpid() != process:
         error = sys.exc_info()[1]
         if error is not None and not isinstance(error, Failure):
@@ -137,51 +141,50 @@ def only_in(process):
         os._exit(0)
 
 
-def go_to(folder):
-    """Each batch begins in the folder in which the module was loaded, or which it has gone to then."""
+def change_folder(folder):
+    """Makes each batch begin in the folder that was current when the module had been loaded."""
     try:
         if os.getcwd() == folder:
             return
     except OSError:
-        # The folder where the function has gone to is no more.
+        # The folder that the function changed to no longer exists.
         pass
     os.chdir(folder)
 
 
-stories = 0
+tracebacks = 0
 
 
-def tell_story(error):
-    """Prints an error with where it came from."""
-    global stories
-    stories += 1
-    if stories > MOST_STORIES:
+def print_traceback(error):
+    global tracebacks
+    tracebacks += 1
+    if tracebacks > MOST_TRACEBACKS:
         return
     try:
-        story = traceback.TracebackException(type(error), error, error.__traceback__)
-        keep_users_frames(story)
-        story = "".join(story.format()).encode("utf-8", "backslashreplace")
+        text = traceback.TracebackException(type(error), error, error.__traceback__)
+        keep_users_frames(text)
+        text = "".join(text.format()).encode("utf-8", "backslashreplace")
         # The module may have replaced sys.stderr.
-        os.write(2, story[-16384:])
+        os.write(2, text[-16384:])
     except BaseException:
-        # Its parts may be as odd as they like; that there was an error is told elsewhere.
+        # Parts of the error may fail to print. The answer reports the error in any case.
         pass
 
 
-def keep_users_frames(story):
-    """Leaves out the frames of this file and of importing, which come before those of the user's code."""
-    if story is not None:
-        story.stack[:] = [frame for frame in story.stack if not is_ours(frame.filename)]
-        keep_users_frames(story.__cause__)
-        keep_users_frames(story.__context__)
+def keep_users_frames(text):
+    """Removes the frames of this file and of importlib, which come before those of the user's code."""
+    if text is not None:
+        text.stack[:] = [frame for frame in text.stack if not is_ours(frame.filename)]
+        keep_users_frames(text.__cause__)
+        keep_users_frames(text.__context__)
 
 
 def is_ours(filename):
     return filename in (main.__code__.co_filename, importlib.__file__) or filename.startswith("<frozen importlib")
 
 
-def told(error):
-    """An error's type and text, whatever either of them does."""
+def describe(error):
+    """An error's type and text, even if the user's own error type misbehaves."""
     name = type.__dict__["__name__"].__get__(type(error))
     if not name.isprintable():
         name = name.encode("unicode_escape").decode("ascii")
@@ -189,14 +192,14 @@ def told(error):
         text = str(error)
     except BaseException:
         return name
-    # The text's own type may have ways of its own, too.
+    # The text may be of a subclass of str that overrides these methods.
     return str.__add__(name + ": ", text) if str.__len__(text) else name
 
 
 def load(module_name, function_name):
     where = "Python %s (%s)" % (sys.version.split()[0], sys.executable)
     pandas = load_pandas(where)
-    arrange(module_name)
+    imitate_script(module_name)
     module = load_module(module_name, where)
     function = getattr(module, function_name, None)
     if not callable(function):
@@ -214,22 +217,22 @@ def load_pandas(where):
         if isinstance(error, ImportError):
             raise Failure(
                 "%s has no pandas (%s)%s; install it with `%s -m pip install pandas`, or choose another interpreter"
-                " with --python" % (where, told(error), hidden_by(error), sys.executable)
+                " with --python" % (where, describe(error), hidden_by(error), sys.executable)
             )
-        tell_story(error)
-        raise Failure("loading pandas: %s (%s)" % (told(error), where))
+        print_traceback(error)
+        raise Failure("loading pandas: %s (%s)" % (describe(error), where))
     if not hasattr(pandas, "DataFrame"):
         raise Failure(
             "the module pandas in %s is not the library pandas, and hides it; give it another name"
             % (getattr(pandas, "__file__", None) or list(pandas.__path__))
         )
-    # What it loads when it is first used, it loads now.
+    # Loads now what pandas loads at its first use.
     read_by_pandas(pandas, b"A,B\n1,2\n").to_csv(header=False)
     return pandas
 
 
-def arrange(module_name):
-    """Makes all as it is in a script beside the module, which has imported pandas."""
+def imitate_script(module_name):
+    """Sets up the interpreter as in a script beside the module, after its `import pandas`."""
     here = os.getcwd()
     sys.path[:] = [here] + [entry for entry in PATH if entry != ""]
     sys.argv[:] = [script(module_name)]
@@ -237,16 +240,16 @@ def arrange(module_name):
     main_module = vars(sys.modules["__main__"])
     for name in [name for name in main_module if not name.startswith("__")]:
         del main_module[name]
-    # A file that is named like a module of the standard library comes before it, as in a script. What has been imported so
-    # far has its own; what the interpreter imports itself, no script can replace.
-    for name in sorted(own_names() & getattr(sys, "stdlib_module_names", frozenset())):
+    # A user's file that is named like a module of the standard library takes precedence, as in a script. Modules imported so
+    # far keep the standard one, and no script can replace the modules that the interpreter imports itself.
+    for name in sorted(user_module_names() & getattr(sys, "stdlib_module_names", frozenset())):
         if name not in OWN_MODULES:
             for loaded in [loaded for loaded in sys.modules if (loaded + ".").startswith(name + ".")]:
                 del sys.modules[loaded]
 
 
 def script(module_name):
-    """The module's file, as a script would have it as its name."""
+    """The path of the module's file, as in the `sys.argv` of a script."""
     relative = os.path.join(*module_name.split(".")) if module_name.strip(".") else module_name
     for entry in sys.path:
         for name in (relative + ".py", os.path.join(relative, "__init__.py")):
@@ -256,17 +259,17 @@ def script(module_name):
     return relative + ".py"
 
 
-def own_folders():
-    """The folders of the user's that come before the standard library."""
+def user_folders():
+    """The user's folders in the path before the standard library."""
     library = os.path.dirname(os.__file__)
     before = sys.path[: sys.path.index(library)] if library in sys.path else sys.path[:1]
     return [entry for entry in before if os.path.isdir(entry)]
 
 
-def own_names():
-    """The names of modules that the user has in these."""
+def user_module_names():
+    """The names of the modules in these folders."""
     names = set()
-    for folder in own_folders():
+    for folder in user_folders():
         for entry in os.scandir(folder):
             name, extension = os.path.splitext(entry.name)
             if extension == ".py" or os.path.isfile(os.path.join(folder, entry.name, "__init__.py")):
@@ -282,43 +285,43 @@ def load_module(module_name, where):
         what = "loading the module %r, looking for %r" % (module_name, part)
         package = None
         if i:
-            # To look for a module in a package, the package is needed.
-            package = with_cause(what, where, importlib.import_module, ".".join(parts[:i]))
+            # Finding a module in a package needs the package.
+            package = call(what, where, importlib.import_module, ".".join(parts[:i]))
         is_in_file = package is not None and not hasattr(package, "__path__")
-        found = None if is_in_file else with_cause(what, where, importlib.util.find_spec, part)
+        found = None if is_in_file else call(what, where, importlib.util.find_spec, part)
         if found is None:
             advice = "give the name of a module in this folder, or set PYTHONPATH"
             if i and parts[i:] == ["py"]:
                 advice = "without .py, it is %r" % ".".join(parts[:i])
             raise Failure("%s finds no module %r in %s; %s" % (where, part, os.getcwd(), advice))
     origin = "" if found.origin is None else " from %s" % found.origin
-    with_cause("loading the module %r%s" % (module_name, origin), where, importlib.import_module, module_name)
+    call("loading the module %r%s" % (module_name, origin), where, importlib.import_module, module_name)
     return sys.modules[module_name]
 
 
-def with_cause(what, where, call, argument):
-    """Calls what may run the user's code, and tells what it raises."""
+def call(what, where, function, argument):
+    """Calls a function that may run the user's code, and turns its error into a Failure."""
     process = os.getpid()
     try:
-        return call(argument)
+        return function(argument)
     except BaseException as error:
         if os.getpid() != process:
             raise
         cause = error
-    reason = "%s: %s" % (what, told(cause))
+    reason = "%s: %s" % (what, describe(cause))
     if isinstance(cause, FileNotFoundError):
         reason += "; the working folder is %s" % os.getcwd()
     if isinstance(cause, ImportError):
-        raise Failure("%s%s (%s)" % (reason, hidden_by(cause) or install(cause), where)) from cause
+        raise Failure("%s%s (%s)" % (reason, hidden_by(cause) or install_advice(cause), where)) from cause
     if isinstance(cause, Exception):
-        tell_story(cause)
+        print_traceback(cause)
         raise Failure(reason + hidden_by(cause)) from cause
-    # The module has ended the interpreter, perhaps with words of its own.
+    # The module has exited, and may have printed why.
     raise Failure(reason, see_log=True) from cause
 
 
-def install(error):
-    """What to do about a module that is not there."""
+def install_advice(error):
+    """What to do about a missing module."""
     if not isinstance(error, ModuleNotFoundError) or not error.name:
         return ""
     name = error.name.split(".")[0]
@@ -329,16 +332,16 @@ def install(error):
 
 
 def hidden_by(error):
-    """Says so if a file of the user's is in the place of a library that the error is about."""
+    """A hint if a file of the user's hides the library that the error is about."""
     name = error.name if isinstance(error, ImportError) else None
     if name is None and isinstance(error, AttributeError):
         name = getattr(getattr(error, "obj", None), "__name__", None)
     if not isinstance(name, str):
         return ""
     name = name.split(".")[0]
-    before, behind = own_folders(), [entry for entry in sys.path if entry not in own_folders()]
+    before, after = user_folders(), [entry for entry in sys.path if entry not in user_folders()]
     finder = importlib.machinery.PathFinder
-    own, other = finder.find_spec(name, before), finder.find_spec(name, behind)
+    own, other = finder.find_spec(name, before), finder.find_spec(name, after)
     if own is None or own.origin is None or other is None or other.origin in (None, own.origin):
         return ""
     return "; %s hides the module %r of %s: give it another name" % (own.origin, name, other.origin)
@@ -351,7 +354,7 @@ def classify(pandas, function, name, rows, table):
     index, columns, values = frame.index.tolist(), frame.columns.tolist(), frame.values.tolist()
     result = function(frame)
     if result is None:
-        # The function has added its column to the frame that it got.
+        # The function has added its column to its argument.
         result = frame
     if not isinstance(result, pandas.DataFrame):
         raise TypeError("%s returned a %s; it must return a DataFrame" % (name, type(result).__name__))
@@ -364,26 +367,26 @@ def classify(pandas, function, name, rows, table):
         raise ValueError("%s changed the index or the order of the rows" % name)
     lines = table.decode("utf-8").split("\n")
     added = None
-    # The header, the rows, and nothing behind the last line end; and a frame that has its own ways may print itself.
-    if len(lines) == rows + 2 and type(result) is pandas.DataFrame and has_only_one_more(result, columns, values):
-        added = texts(result["CLASSIFICATION"])
-    first = [shown(result.index.name or ""), ["text"]]
+    # The lines are the header, the rows, and an empty one after the last line end. A subclass of DataFrame prints itself.
+    if len(lines) == rows + 2 and type(result) is pandas.DataFrame and only_adds_classification(result, columns, values):
+        added = printed_values(result["CLASSIFICATION"])
+    first = [printable(result.index.name or ""), ["text"]]
     if added is None:
         return [first] + schema(pandas, result), result.to_csv(header=False, lineterminator="\n")
     kinds = kinds_of(pandas, result["CLASSIFICATION"])
-    known = [[shown(column), ["text"]] for column in columns]
+    known = [[printable(column), ["text"]] for column in columns]
     return [first] + known + [["CLASSIFICATION", kinds]], append(lines[1:], index, values, added)
 
 
 def is_reordered(index, after, columns, values, result):
-    """Whether rows whose index values are the same were put in another order.
+    """Whether the function has reordered rows that have the same index value.
 
-    That shows in the values themselves, if each is an object of its own, as most strings are that were read; and in columns
-    that the function has left, if their values are those from before in another order, and none has them as they were.
+    The index values show it if each is a separate object, as most strings that were read are. The columns that the function
+    kept show it if some of them have the old values in another order, and none has distinct values in the old order.
     """
     objects = [id(value) for value in index]
     if len(set(objects)) == len(objects) and objects == [id(value) for value in after]:
-        # Each is the very object that was there.
+        # All index values are the same objects, in the same order.
         return False
     groups = {}
     for position, value in enumerate(index):
@@ -402,7 +405,7 @@ def is_reordered(index, after, columns, values, result):
 
 
 def is_permuted(before, after):
-    """Whether different values came in another order."""
+    """Whether distinct values are in another order than before."""
     return before != after and len(set(before)) == len(before) and set(before) == set(after)
 
 
@@ -414,40 +417,40 @@ def is_group_reordered(columns):
         if before != after:
             moved = moved or sorted(before) == sorted(after)
         elif len(set(before)) == len(before):
-            # Each row has its own value where it was.
+            # Distinct values are where they were, so the rows are, too.
             return False
     return moved
 
 
 def schema(pandas, frame):
     """The columns' names, and the kinds of their values."""
-    return [[shown(name), kinds_of(pandas, frame.iloc[:, i])] for i, name in enumerate(frame.columns)]
+    return [[printable(name), kinds_of(pandas, frame.iloc[:, i])] for i, name in enumerate(frame.columns)]
 
 
-def shown(name):
-    """A column's name as text that can be sent, also if it has halves of characters."""
+def printable(name):
+    """A column's name as valid Unicode, with lone surrogates escaped."""
     return str(name).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def kinds_of(pandas, column):
-    """In which forms the values of a column are printed that are not missing.
+    """The kinds of a column's values, without missing ones: the forms in which pandas prints them.
 
-    A number, a truth value or a time may have a form that depends on what else is in the column: batches of a job must have
-    the same. `text` is whatever is printed by itself.
+    The form of a number, a boolean or a time may depend on the rest of the column, so all batches of a job must have the same
+    kinds. `text` is a value whose form depends on nothing else.
     """
     kind, types = column.dtype, pandas.api.types
     if kind == "int64":
         return ["integer"]
-    there = column.dropna()
-    if not len(there):
+    present = column.dropna()
+    if not len(present):
         return []
     if isinstance(kind, pandas.CategoricalDtype):
-        kind = there.cat.categories.dtype
-        there = there.astype(kind)
-    # A sparse column is printed as its values are.
+        kind = present.cat.categories.dtype
+        present = present.astype(kind)
+    # A sparse column is printed like its values.
     kind = getattr(kind, "subtype", kind) if isinstance(kind, pandas.SparseDtype) else kind
     if types.is_object_dtype(kind):
-        return sorted({kind_of(kind) for kind in set(map(type, there.tolist()))})
+        return sorted({kind_of(kind) for kind in set(map(type, present.tolist()))})
     if types.is_bool_dtype(kind):
         return ["boolean"]
     if types.is_integer_dtype(kind):
@@ -457,7 +460,7 @@ def kinds_of(pandas, column):
     if types.is_datetime64_any_dtype(kind) or types.is_timedelta64_dtype(kind):
         if getattr(kind, "tz", None) is not None and prints_zoned_times_alone(pandas):
             return ["time"]
-        printed = there.to_csv(header=False, index=False).partition("\n")[0]
+        printed = present.to_csv(header=False, index=False).partition("\n")[0]
         printed = re.sub(r"[+-][0-9]{2}:[0-9]{2}$", "", re.sub(r"^-?[0-9]+ days \+?", "0 days ", printed))
         if types.is_timedelta64_dtype(kind) and prints_fractions_alone(pandas):
             printed = printed.partition(".")[0]
@@ -469,19 +472,19 @@ def kinds_of(pandas, column):
 
 @functools.lru_cache(maxsize=None)
 def prints_zoned_times_alone(pandas):
-    """Whether the form of a time with a zone is its own, as before version 3, or that of all in its column."""
+    """Whether the printed form of a time with a zone depends on nothing else in its column, as before pandas 3."""
     times = pandas.to_datetime(pandas.Series(["2018-10-01 10:30:00", "2018-10-01 10:30:00.5"]), format="ISO8601", utc=True)
     return times.to_csv(header=False, index=False).startswith("2018-10-01 10:30:00+")
 
 
 @functools.lru_cache(maxsize=None)
 def prints_fractions_alone(pandas):
-    """Whether the fraction of a duration's seconds is its own, as before version 3, or that of all in its column."""
+    """Whether the printed fraction of a duration depends on nothing else in its column, as before pandas 3."""
     durations = pandas.Series(pandas.to_timedelta([1.5, 2], unit="s"))
     return durations.to_csv(header=False, index=False).split("\n")[1].endswith(":02")
 
 
-# What pandas, or NumPy, may turn to another type when something else stands beside it.
+# Types that pandas or NumPy may convert, depending on the other values of the column.
 CHANGEABLE = {
     "bool": "boolean",
     "bool_": "boolean",
@@ -500,18 +503,18 @@ CHANGEABLE = {
 
 
 def kind_of(kind):
-    """The kind of values of this type in a column of objects, where each is printed by itself."""
+    """The kind of values of this type in a column of objects, where each value is printed by itself."""
     name = kind.__name__
     if name not in CHANGEABLE and (issubclass(kind, int) or name.startswith(("int", "uint"))):
         return "integer"
     return CHANGEABLE.get(name, "text")
 
 
-def has_only_one_more(frame, columns, values):
-    """Whether the frame has the columns and values that it had, and CLASSIFICATION behind them."""
+def only_adds_classification(frame, columns, values):
+    """Whether the frame has its old columns and values, followed by CLASSIFICATION."""
     if "CLASSIFICATION" in columns or frame.columns.tolist() != columns + ["CLASSIFICATION"]:
         return False
-    # Only strings are compared: what else stands here now may not even be comparable.
+    # Only strings are compared, since new values of other types may not be comparable.
     return all(
         new is old or type(new) is str and new == old
         for after, before in zip(frame.values.tolist(), values)
@@ -520,19 +523,19 @@ def has_only_one_more(frame, columns, values):
 
 
 def read(pandas, table):
-    """All values as strings, the first column as the index: what pandas reads, in less than a third of the time."""
+    """Reads all values as strings, the first column as the index: what pandas reads, in less than a third of the time."""
     text = table.decode("utf-8")
     header, records = [], []
-    # To Python's own reader, a carriage return ends a line; and pandas knows of byte order marks and NUL bytes.
-    if not any(special in text for special in "\r\ufeff\0") and reads_objects(pandas):
+    # To Python's own reader, a carriage return ends a line. Pandas treats byte order marks and NUL bytes differently.
+    if not any(special in text for special in "\r\ufeff\0") and strings_are_objects(pandas):
         try:
             header, *records = csv.reader(io.StringIO(text, newline=""))
         except csv.Error:
-            # A value that is too long for it.
+            # A value is too long for Python's reader.
             pass
     names = set(header) - {""}
     if not records or len(names) < len(header) or any(len(record) != len(header) for record in records):
-        # Columns need names, which pandas makes up; and what is wrong with records is for it to say.
+        # Pandas makes up missing names, and reports what is wrong with records.
         return read_by_pandas(pandas, table)
     import numpy
 
@@ -543,7 +546,7 @@ def read(pandas, table):
 
 
 def read_by_pandas(pandas, table):
-    # Not with index_col: that would make numbers of an index of digits.
+    # index_col would convert an index of digits to numbers.
     frame = pandas.read_csv(
         io.BytesIO(table), dtype=str, na_filter=False, skip_blank_lines=False, lineterminator="\n", encoding="utf-8"
     )
@@ -551,13 +554,13 @@ def read_by_pandas(pandas, table):
 
 
 @functools.lru_cache(maxsize=None)
-def reads_objects(pandas):
-    """Whether pandas makes objects of strings; from version 3 on, it has a type for them."""
+def strings_are_objects(pandas):
+    """Whether pandas stores strings as objects. From version 3 on, it has a type for them."""
     return read_by_pandas(pandas, b"A,B\n1,2\n").dtypes.tolist() == ["object"]
 
 
-def texts(column):
-    """A column's values as they are printed, unless some take quotes or have a form that only pandas knows."""
+def printed_values(column):
+    """A column's values as pandas prints them; None if some need quotes or have a form that only pandas knows."""
     kind, values = column.dtype.name, column.tolist()
     if kind == "int64" or kind == "float64" and not column.isna().any():
         return [repr(value) for value in values]
@@ -571,12 +574,12 @@ def needs_quotes(text):
 
 
 def append(lines, index, values, added):
-    """What `to_csv` would print for records with one more value, in less time: most stay as they came."""
+    """Prints what `to_csv` would print for records with one more value. Faster, since most lines are kept as they came."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     for line, first, others, last in zip(lines, index, values, added):
         if '"' in line or "\r" in line:
-            # Which of its values are between quotes is for the writer to say.
+            # The writer decides which values need quotes.
             writer.writerow([first, *others, last])
         else:
             text.write(line + "," + last + "\n")

@@ -1,7 +1,7 @@
 //! Process trees, read from `/proc`: their memory, and how to end them.
 //!
-//! Reading `smaps_rollup` or `environ` takes a lock that a process in uninterruptible sleep may hold. Both are therefore read on
-//! a thread of their own, with a limit of [`PATIENCE`]. Reading the other files never blocks.
+//! Reading `smaps_rollup` or `environ` takes a lock that a process in uninterruptible sleep may hold. Both are therefore
+//! read on a separate thread, with a limit of [`PATIENCE`]. Reading the other files never blocks.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// How long to wait for a read that a process's lock may block.
+/// How long to wait for a read that may block.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The pause before looking again for processes that were killed.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// A process's state (the system's letter for it) and its parent.
+/// A process's state, as the kernel's letter, and its parent.
 fn state_and_parent(pid: u32) -> Option<(char, u32)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name, in parentheses, may contain anything.
@@ -30,17 +30,17 @@ pub(super) fn is_stopped(pid: u32) -> bool {
 }
 
 /// Whether a process with this id exists, zombies included.
-pub(super) fn is_there(pid: u32) -> bool {
+pub(super) fn exists(pid: u32) -> bool {
     state_and_parent(pid).is_some()
 }
 
-/// All processes.
+/// The ids of all processes.
 fn pids() -> Vec<u32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// Running descendants of these processes.
+/// The running descendants of these processes.
 fn descendants(roots: &[u32]) -> Vec<u32> {
     let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
     let mut ended = HashSet::new();
@@ -70,7 +70,7 @@ fn kill_all(pids: &[u32]) {
     }
 }
 
-/// Kills all descendants of this process, again and again until none is left or `patience` is over; returns those that are left.
+/// Kills all descendants of this process repeatedly, until none is left or `patience` is over. Returns those that are left.
 pub(super) fn end_descendants(pid: u32, patience: Duration) -> Vec<u32> {
     end(|| descendants(&[pid]), patience)
 }
@@ -101,16 +101,17 @@ pub(super) fn end_marked(mark: &str) {
         found.extend(descendants(&found));
         found
     };
-    // It goes on after the limit, on its thread.
+    // After the limit, the thread continues.
     on_a_thread(move || end(marked, PATIENCE));
 }
 
-/// Whether a process's descendants take more memory than `limit` MiB.
+/// Whether a process's descendants use more memory than `limit` MiB.
 pub(super) fn takes_more_than(pid: u32, limit: u64) -> bool {
     let limit = limit.saturating_mul(1024);
     let pids = listed_children(pid);
     let resident: u64 = pids.iter().filter_map(|pid| kib(&format!("/proc/{pid}/status"), "VmRSS:")).sum();
-    // This counts shared pages once for each process. The exact figure is expensive, so it is read only when this one is too large.
+    // This sum counts shared pages once per process. The exact figure is expensive, so it is read only if the sum is too
+    // large.
     if resident <= limit {
         return false;
     }
@@ -124,14 +125,15 @@ pub(super) fn takes_more_than(pid: u32, limit: u64) -> bool {
     proportional.unwrap_or(resident) > limit
 }
 
-/// The figure of this name in a file of `/proc`, in KiB.
+/// Reads the figure of this name from a file of `/proc`, in KiB.
 fn kib(path: &str, name: &str) -> Option<u64> {
     let text = fs::read_to_string(path).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.trim().trim_end_matches("kB").trim_end().parse().ok()
 }
 
-/// A process's descendants by the kernel's lists of children. Quick; but a process that ends meanwhile may hide others.
+/// A process's descendants by the kernel's lists of children. Fast, but may miss descendants of a process that ends
+/// meanwhile.
 fn listed_children(pid: u32) -> Vec<u32> {
     let mut found = vec![pid];
     let mut next = 0;
@@ -143,8 +145,9 @@ fn listed_children(pid: u32) -> Vec<u32> {
                 Ok(list) => {
                     found.extend(list.split_ascii_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
                 }
-                // This system has no such lists; or, below, the thread has ended.
+                // The kernel has no such lists.
                 Err(_) if thread.path().exists() => return descendants(&[pid]),
+                // The thread has ended.
                 Err(_) => {}
             }
         }
@@ -153,7 +156,7 @@ fn listed_children(pid: u32) -> Vec<u32> {
     found
 }
 
-/// The result of `work`, unless it takes longer than [`PATIENCE`].
+/// Runs `work` on a separate thread. Returns `None` if it takes longer than [`PATIENCE`].
 fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     let (done, result) = mpsc::channel();
     let work = move || {
