@@ -73,8 +73,8 @@ const MISPLACED: &str = "
 const NONE: Value = Value::Array(Vec::new());
 
 #[test]
-fn nothing_is_clipped_or_overlaps_whatever_the_job_and_the_window() {
-    let Some(browser) = Browser::start("nothing_is_clipped_or_overlaps_whatever_the_job_and_the_window")
+fn nothing_is_clipped_or_overlaps_at_any_width() {
+    let Some(browser) = Browser::start("nothing_is_clipped_or_overlaps_at_any_width")
     else {
         return;
     };
@@ -105,8 +105,8 @@ fn nothing_is_clipped_or_overlaps_whatever_the_job_and_the_window() {
 }
 
 #[test]
-fn the_headline_and_its_colour_say_how_the_job_is_doing() {
-    let Some(browser) = Browser::start("the_headline_and_its_colour_say_how_the_job_is_doing") else {
+fn the_headline_and_its_colour_show_the_state_of_the_job() {
+    let Some(browser) = Browser::start("the_headline_and_its_colour_show_the_state_of_the_job") else {
         return;
     };
     let colour = |browser: &Browser| {
@@ -137,8 +137,8 @@ fn the_headline_and_its_colour_say_how_the_job_is_doing() {
 }
 
 #[test]
-fn few_workers_need_no_filter_and_of_many_it_finds_each() {
-    let Some(browser) = Browser::start("few_workers_need_no_filter_and_of_many_it_finds_each") else {
+fn a_filter_finds_a_worker_among_many() {
+    let Some(browser) = Browser::start("a_filter_finds_a_worker_among_many") else {
         return;
     };
     browser.open(&page("4-running").address);

@@ -61,8 +61,8 @@ fn assert_quiet(browser: &Browser, page: &str) {
 }
 
 #[test]
-fn the_page_of_a_job_from_its_start_to_its_report() {
-    let Some(browser) = Browser::start("the_page_of_a_job_from_its_start_to_its_report") else { return };
+fn the_page_follows_a_job_from_its_start_to_its_report() {
+    let Some(browser) = Browser::start("the_page_follows_a_job_from_its_start_to_its_report") else { return };
     let folder = tempfile::tempdir().unwrap();
     let args = ["--classifier", "sleep:4000", "--input-lines", "60000", "--workers", "4", "--processes", "2"];
     let (mut xtask, page) = start(folder.path(), &[&args[..], &["--keep-hub"]].concat());
@@ -198,8 +198,8 @@ fn with_a_token_the_page_is_behind_a_login() {
 }
 
 #[test]
-fn rejects_are_shown_by_kinds_of_reasons_where_there_are_some() {
-    let Some(browser) = Browser::start("rejects_are_shown_by_kinds_of_reasons_where_there_are_some") else {
+fn rejects_are_shown_by_kind_of_reason() {
+    let Some(browser) = Browser::start("rejects_are_shown_by_kind_of_reason") else {
         return;
     };
     let folder = tempfile::tempdir().unwrap();

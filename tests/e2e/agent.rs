@@ -1,4 +1,4 @@
-//! A host's agent, commanded over pipes as it is over SSH.
+//! A host's agent, commanded over pipes in place of SSH.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Lines, Write};
@@ -8,7 +8,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use agent::protocol::{End, Event, Holder, Message, Program, Reply, Request, Status};
 use tests::eventually;
 
-/// Somebody who commands a folder.
+/// A client, and the agent that it commands in a folder.
 struct Client {
     child: Child,
     requests: Option<ChildStdin>,
@@ -50,7 +50,7 @@ impl Client {
             }
             match self.next() {
                 Message::Event(event) => self.events.push(event),
-                other => panic!("{other:?} is no event"),
+                other => panic!("{other:?} is not an event"),
             }
         }
     }
@@ -69,13 +69,13 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        // It ends with its requests.
+        // The agent ends when its standard input is closed.
         self.requests = None;
         let _ = self.child.wait();
     }
 }
 
-/// A program that is a script of the shell.
+/// The request to start a shell script as a program.
 fn script(name: &str, script: &str) -> Request {
     Request::Start(Program {
         name: name.into(),
@@ -99,7 +99,7 @@ fn holder(who: &str) -> Request {
 }
 
 #[test]
-fn programs_are_started_watched_and_outlive_their_client() {
+fn programs_are_watched_and_outlive_their_client() {
     let folder = folder();
     let mut client = Client::new(folder.path());
     let ready = r#"echo "$GREETING"; printf '{"addresses":{"x":"127.0.0.1:7"}}' > run/a.ready; sleep 1000"#;
@@ -130,7 +130,7 @@ fn programs_are_started_watched_and_outlive_their_client() {
 }
 
 #[test]
-fn what_does_not_end_politely_is_ended_by_force_with_all_that_it_started() {
+fn a_program_that_ignores_sigterm_is_killed_with_its_children() {
     let folder = folder();
     let mut client = Client::new(folder.path());
     client.ask(&script("deaf", "trap '' TERM; echo here; sleep 1000 & wait; sleep 1000")).unwrap();
@@ -140,7 +140,7 @@ fn what_does_not_end_politely_is_ended_by_force_with_all_that_it_started() {
     client.stop(100);
     let end = client.status().programs[0].end.clone().unwrap();
     assert_eq!(end, End::Signaled(9));
-    // The group is known by its leader's id.
+    // The group has its leader's id.
     eventually("the whole group to be gone", || {
         let processes = std::fs::read_dir("/proc").unwrap().flatten();
         let group = format!(" {pid} ");
@@ -155,7 +155,7 @@ fn what_does_not_end_politely_is_ended_by_force_with_all_that_it_started() {
 }
 
 #[test]
-fn a_program_whose_supervisor_was_killed_too_is_noticed() {
+fn a_program_that_died_with_its_supervisor_is_noticed() {
     let folder = folder();
     let mut client = Client::new(folder.path());
     client.ask(&script("a", "sleep 1000")).unwrap();
@@ -171,10 +171,10 @@ fn a_program_whose_supervisor_was_killed_too_is_noticed() {
 }
 
 #[test]
-fn the_death_of_a_program_that_is_started_again_is_a_value_and_told_once() {
+fn each_death_of_a_restarted_program_is_reported_once() {
     let folder = folder();
     let mut client = Client::new(folder.path());
-    // It says that it has lost another program, then it is killed, and then it is done.
+    // Its first life ends with 75, the second is killed, and the third succeeds.
     let lives = "case $(ls run/life.* 2>/dev/null | wc -l) in \
         0) touch run/life.1; exit 75;; 1) touch run/life.2; kill -KILL $$;; *) exit 0;; esac";
     let Request::Start(program) = script("a", lives) else { unreachable!() };
@@ -187,7 +187,7 @@ fn the_death_of_a_program_that_is_started_again_is_a_value_and_told_once() {
     assert_eq!(client.status().programs[0].deaths, [End::Exited(75), End::Signaled(9)]);
 }
 
-/// How often the threads of a process have waited for something.
+/// How often the threads of a process have waited (voluntary context switches).
 fn waits(pid: u32) -> u64 {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
     let of_task = |task: std::fs::DirEntry| {
@@ -199,7 +199,7 @@ fn waits(pid: u32) -> u64 {
 }
 
 #[test]
-fn it_sleeps_while_nothing_happens_and_still_sees_what_does() {
+fn an_idle_agent_sleeps_and_still_notices_a_ready_file() {
     let folder = folder();
     let mut client = Client::new(folder.path());
     let without_programs = waits_in_three_seconds(&client);
@@ -207,27 +207,27 @@ fn it_sleeps_while_nothing_happens_and_still_sees_what_does() {
         r#"while [ ! -e go ]; do sleep 0.01; done; printf '{"addresses":{}}' > run/a.ready; sleep 1000"#;
     client.ask(&script("a", ready)).unwrap();
     let with_one = waits_in_three_seconds(&client);
-    // Each thread may wait once for what has just been asked, and the one that looks once a second.
+    // Each thread may wait once after the last request, and one thread wakes once a second.
     assert!(
         without_programs <= 6 && with_one <= 12,
         "{without_programs} and {with_one} waits in three seconds"
     );
-    let told = std::time::Instant::now();
+    let start = std::time::Instant::now();
     std::fs::write(folder.path().join("go"), "").unwrap();
     client.event(|event| matches!(event, Event::Ready { .. }));
-    eprintln!("a ready file was seen after {:?}, with {with_one} waits in 3 s", told.elapsed());
+    eprintln!("a ready file was noticed after {:?}, with {with_one} waits in 3 s", start.elapsed());
     client.stop(1000);
 }
 
 fn waits_in_three_seconds(client: &Client) -> u64 {
     let before = waits(client.child.id());
-    // The one thing that can be seen of a program that does nothing is that time goes by.
+    // There is no event to wait for: the test is that nothing happens.
     std::thread::sleep(std::time::Duration::from_secs(3));
     waits(client.child.id()) - before
 }
 
 #[test]
-fn one_commands_at_a_time_and_names_itself() {
+fn only_one_client_holds_the_lock() {
     let folder = folder();
     let mut first = Client::new(folder.path());
     let mut second = Client::new(folder.path());
@@ -240,7 +240,7 @@ fn one_commands_at_a_time_and_names_itself() {
 }
 
 #[test]
-fn what_is_not_in_its_folder_is_none_of_its_business() {
+fn paths_outside_the_folder_are_refused() {
     let folder = folder();
     let mut client = Client::new(folder.path());
     for path in ["../x", "/tmp/x", "run/../../x", ""] {

@@ -1,4 +1,4 @@
-//! A receiver that does not go on stops the sender, and memory stays flat.
+//! A stopped receiver stops the sender, and memory stays flat.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tests::{eventually, memory_kib};
 
 const MIB: u64 = 1024;
 
-/// Resident memory of all programs of a job in KiB: now, and the sum of their highest.
+/// Current and peak resident memory of each program of a job, in KiB.
 fn memory(cluster: &Cluster, sender: &Program) -> Vec<(u64, u64)> {
     let mut programs = vec![&cluster.receiver, sender];
     programs.extend(&cluster.classifiers);
@@ -24,16 +24,16 @@ fn a_stopped_receiver_stops_the_sender_and_memory_stays_flat() {
     eventually("results", || (written() > 1 << 20).then_some(()));
     cluster.receiver.signal("STOP");
     let before = memory(&cluster, &sender);
-    // All that can fill up does: the sender has come to rest when it uses no more processor time.
+    // Wait until all buffers are full: the sender is idle when it uses no more processor time.
     let mut last = (0, 0);
-    eventually("the sender to come to rest", || {
+    eventually("the sender to become idle", || {
         std::thread::sleep(Duration::from_millis(300));
         let now = (cpu_ticks(sender.pid()), cpu_ticks(cluster.classifiers[0].pid()));
-        let rests = now.0 == last.0 && now.1 <= last.1 + 1;
+        let is_idle = now.0 == last.0 && now.1 <= last.1 + 1;
         last = now;
-        rests.then_some(())
+        is_idle.then_some(())
     });
-    assert!(sender.is_running(), "the sender waits, and has not sent everything");
+    assert!(sender.is_running(), "the sender has sent everything");
     for (before, now) in before.iter().zip(memory(&cluster, &sender)) {
         assert!(now.1 <= before.0 + 64 * MIB, "a process grew from {} to {} KiB", before.0, now.1);
     }
@@ -64,12 +64,12 @@ fn wide_rows_are_bounded_by_bytes_too() {
     cluster.receiver.signal("STOP");
     let mut sender = cluster.sender([cluster.path("wide.csv").to_str().unwrap()]);
     let mut last = 0;
-    eventually("the classifier to come to rest", || {
+    eventually("the classifier to become idle", || {
         std::thread::sleep(Duration::from_millis(300));
         let now = cpu_ticks(cluster.classifiers[0].pid());
-        let rests = now > 0 && now <= last + 1;
+        let is_idle = now > 0 && now <= last + 1;
         last = now;
-        rests.then_some(())
+        is_idle.then_some(())
     });
     let (_, highest) = memory_kib(cluster.classifiers[0].pid()).unwrap();
     assert!(highest < 120 * MIB, "the classifier holds {highest} KiB");
@@ -78,7 +78,7 @@ fn wide_rows_are_bounded_by_bytes_too() {
     assert_eq!(cluster.results().summary.rows, 300);
 }
 
-/// Processor time that a process has used.
+/// Processor time of a process, in clock ticks.
 fn cpu_ticks(pid: u32) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let fields: Vec<_> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
@@ -88,7 +88,7 @@ fn cpu_ticks(pid: u32) -> u64 {
 #[test]
 fn memory_does_not_depend_on_the_number_of_rows() {
     let highest = |lines: &str| {
-        // A short window, so that few rows are much more than fit into it.
+        // A short window, so that even the smaller number of rows is much more than fits into it.
         let mut cluster = Setup::default().args(["--slowness", "0", "--window-mib", "8"]).start();
         let mut sender = cluster.sender(["--lines", lines]);
         let mut highest = 0;
@@ -99,7 +99,7 @@ fn memory_does_not_depend_on_the_number_of_rows() {
         cluster.results();
         highest
     };
-    // More than fits into what is in between, and ten times as much.
+    // More than all buffers hold, and ten times as much.
     let (few, many) = (highest("400000"), highest("4000000"));
     assert!(many < few + 20 * MIB, "{few} KiB for 400,000 rows, and {many} KiB for 4,000,000");
 }

@@ -1,4 +1,4 @@
-//! Bad input gets a clear error, and loses nothing.
+//! Bad input causes a clear error and loses nothing.
 
 use std::process::Command;
 
@@ -27,7 +27,7 @@ fn bad_rows_are_rejected_and_all_others_classified() {
     let log = String::from_utf8(results.log).unwrap();
     assert!(log.starts_with("0,ok,0.8894159948913373\n5,\"fine, too\",0.8894159948913373\n6,row,"));
     assert_eq!(log.lines().count(), 496);
-    // What is rejected is there to the byte.
+    // Rejected records are kept to the byte.
     assert!(std::fs::read(cluster.path("results.rejects.csv")).unwrap().ends_with(b"\"4,\xff\xfe\"\n"));
 }
 
@@ -42,7 +42,7 @@ fn a_header_only_is_a_job_of_no_rows() {
     }
 }
 
-/// What is obviously no CSV with commas.
+/// Inputs that are obviously not CSV with commas, and what the error says.
 const NOT_CSV: [(&[u8], &str); 12] = [
     (b"ID;NAME;PRICE\n1;a;1,50\n", "one column with 2 semicolons"),
     (b"ID;PRICE\n0;0,50\n1;1,50\n", "one column with 1 semicolon"),
@@ -59,7 +59,7 @@ const NOT_CSV: [(&[u8], &str); 12] = [
 ];
 
 #[test]
-fn a_job_of_what_is_no_csv_costs_no_earlier_results_whichever_way_it_comes() {
+fn earlier_results_survive_an_input_that_is_not_csv() {
     let folder = tempfile::tempdir().unwrap();
     let run = |script: &str| {
         let mut command = Command::new("sh");
@@ -92,7 +92,7 @@ fn a_job_of_what_is_no_csv_costs_no_earlier_results_whichever_way_it_comes() {
     refused("job --input - < tabs", "seems to have tabs");
     refused("gzip -c tabs | job --input -", "standard input is compressed with gzip");
     refused("(gzip -c tabs > pipe) & job --input pipe", "pipe is compressed with gzip");
-    // Whoever says that it has commas, gets a column.
+    // With --delimiter, such a file has a single column.
     let said = run("job --input tabs --delimiter ,").success();
     assert!(said.contains("rows in    1\n"), "{said}");
     assert!(run("job --input tabs --delimiter ';'").failure().contains("possible values: ,"));
@@ -119,10 +119,10 @@ fn an_input_without_a_header_is_refused_before_anything_is_sent() {
     assert!(said.contains("opening the input /no/such/file"), "{said}");
 }
 
-/// Rows of which some are none, with what is to become of the latter: their numbers, reasons, and first bytes.
+/// A CSV, and the expected rejects: row number, reason, and the bad row.
 type Damaged = (Vec<u8>, Vec<(usize, &'static str, String)>);
 
-/// A text of rows, of which these are put in the place of others; each is to be one reject.
+/// A CSV of 3,000 rows, some replaced by these bad ones; each must become one reject.
 fn damaged(quoted: bool, bad: Vec<(usize, &'static str, String)>) -> Damaged {
     let quote = if quoted { "\"" } else { "" };
     let mut rows: Vec<_> =
@@ -134,7 +134,7 @@ fn damaged(quoted: bool, bad: Vec<(usize, &'static str, String)>) -> Damaged {
 }
 
 #[test]
-fn a_bad_row_is_one_reject_whatever_is_wrong_with_it_and_however_it_is_classified() {
+fn each_bad_row_is_one_reject_with_any_number_of_workers() {
     let open = "a quoted value is not closed";
     let long = "the row is longer than 16777216 bytes; its first bytes are these";
     let texts = [
@@ -179,13 +179,13 @@ fn a_bad_row_is_one_reject_whatever_is_wrong_with_it_and_however_it_is_classifie
 }
 
 #[test]
-fn a_stray_closing_quote_is_part_of_its_value_and_costs_no_row() {
+fn a_stray_closing_quote_is_part_of_its_value() {
     let rows = ["0,\"a\"b", "1,\"c\" d", "2,e\"f", "3,\"g\"\"h\"i", "4,\"\"\"j", "5,last"];
     let mut cluster = Setup::default().args(["--slowness", "0"]).start();
     std::fs::write(cluster.path("stdin"), format!("ID,NAME\n{}\n", rows.join("\n"))).unwrap();
     cluster.sender(["-"]).success();
     let results = cluster.results();
-    // All but the fifth, which opens and is not closed.
+    // All but the fifth row, which has an open quote.
     assert_eq!((results.summary.rows, results.summary.rejects), (6, 1));
     assert!(results.rejects.contains("4,a quoted value is not closed,"), "{}", results.rejects);
     let good = rows.iter().filter(|row| !row.starts_with('4'));
@@ -194,7 +194,7 @@ fn a_stray_closing_quote_is_part_of_its_value_and_costs_no_row() {
 }
 
 #[test]
-fn a_sender_that_is_killed_finds_the_rows_behind_bad_ones_again() {
+fn a_restarted_sender_finds_the_rows_after_bad_ones() {
     let (text, bad) = damaged(
         true,
         vec![
@@ -211,7 +211,7 @@ fn a_sender_that_is_killed_finds_the_rows_behind_bad_ones_again() {
     tests::eventually("the first results", || {
         std::fs::metadata(cluster.path("results.log")).is_ok_and(|log| log.len() > 0).then_some(())
     });
-    // All of its rows may have come already; then the second one only hears the outcome.
+    // All rows may have arrived already; then the second sender only learns the outcome.
     first.signal("KILL");
     cluster.sender(args).success();
     let results = cluster.results();
@@ -224,7 +224,7 @@ fn a_sender_that_is_killed_finds_the_rows_behind_bad_ones_again() {
 }
 
 #[test]
-fn files_that_cannot_be_written_are_said_at_once() {
+fn an_output_that_cannot_be_written_fails_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let args = ["--listen", "127.0.0.1:0", "--output", "/no/such/folder/results.log"];
     let said = Program::start("receiver", folder.path(), args).failure();
@@ -243,7 +243,7 @@ fn a_full_disk_ends_the_job_with_the_path() {
             "this user may not mount a small file system",
         );
     }
-    // A small file system that only the receiver sees.
+    // A small file system, mounted only for the receiver.
     let script = r#"mkdir -p "$0" && mount -t tmpfs -o size=1m none "$0" && exec "$@""#;
     let mut cluster = Setup { receiver_in: Some(script), ..Setup::default() }.start();
     let said = cluster.sender(["--lines", "100000"]).failure();
@@ -258,7 +258,7 @@ fn a_full_disk_ends_the_job_with_the_path() {
 }
 
 #[test]
-fn an_address_in_use_is_said_at_once() {
+fn an_address_in_use_fails_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
@@ -292,7 +292,7 @@ fn outputs_never_replace_the_input_or_each_other() {
 }
 
 #[test]
-fn a_file_and_the_cluster_refuse_the_same() {
+fn file_mode_and_the_cluster_refuse_the_same_inputs() {
     let folder = tempfile::tempdir().unwrap();
     let (input, output) = (folder.path().join("in.csv"), folder.path().join("out.csv"));
     for (text, reason) in [

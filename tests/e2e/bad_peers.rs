@@ -1,4 +1,4 @@
-//! Peers that lie, break off, or do not belong here: an error that names them, and the cluster stays up.
+//! Peers that lie, disconnect, or do not belong to the cluster: an error names them, and the cluster stays up.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -10,8 +10,8 @@ use tests::cluster::{Cluster, Setup};
 use tests::program::Program;
 use tests::send_frames;
 
-/// How long programs wait in tests of what they do when nothing comes. A busy machine must do in it what comes before: start a
-/// program, connect it, and take a row.
+/// The patience of programs in tests of timeouts. Within it, even a busy machine must start a program, connect it, and
+/// accept a row.
 const PATIENCE_SECONDS: &str = "10";
 
 /// Sends bytes to an address, and waits until the other side closes the connection.
@@ -19,13 +19,13 @@ fn send_raw(address: &str, bytes: &[u8]) -> (String, Vec<u8>) {
     let mut stream = TcpStream::connect(address).unwrap();
     let me = stream.local_addr().unwrap().to_string();
     stream.write_all(bytes).unwrap();
-    // If it was closed with bytes unread, that is a reset, which is a close as well.
+    // Closing with unread bytes causes a reset, which counts as closed.
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer);
     (me, answer)
 }
 
-/// The rest of the job goes as if nothing had been.
+/// Checks that the job still succeeds.
 fn finishes(mut cluster: Cluster) {
     cluster.sender(["--lines", "1000"]).success();
     assert_eq!(cluster.results().summary.rows, 1000);
@@ -41,7 +41,7 @@ fn a_frame_over_the_limit_is_refused_by_name() {
 }
 
 #[test]
-fn a_stream_that_ends_inside_a_frame_is_not_half_taken() {
+fn a_stream_that_ends_inside_a_frame_is_an_error() {
     let cluster = Setup::default().start();
     let stream = TcpStream::connect(&cluster.rows).unwrap();
     let me = stream.local_addr().unwrap().to_string();
@@ -55,7 +55,7 @@ fn a_stream_that_ends_inside_a_frame_is_not_half_taken() {
 }
 
 #[test]
-fn strangers_without_the_token_are_refused_at_every_port() {
+fn peers_without_the_token_are_refused_at_every_port() {
     let mut cluster = Setup { processes: 2, token: Some("the secret".into()), ..Setup::default() }.start();
     let control = cluster.classifiers[0].address("control");
     let receiver = cluster.receiver.address("results");
@@ -104,7 +104,7 @@ fn a_second_sender_is_refused_while_one_is_sending() {
     let mut answers = FrameReader::new(first.try_clone().unwrap(), "the source", 1 << 16);
     let next: SourceAnswer = handshake::answer(&answers.next_frame().unwrap().unwrap(), "it").unwrap();
     assert_eq!(next, SourceAnswer::NextRow(0));
-    // The first one has ten seconds for its header.
+    // The first sender has ten seconds for its header.
     let said = cluster.sender(["--lines", "5", "--patience", "5"]).failure();
     assert!(said.contains("another sender is sending"), "{said}");
     let mut rows = Vec::new();
@@ -114,7 +114,7 @@ fn a_second_sender_is_refused_while_one_is_sending() {
     first.write_all(&rows).unwrap();
     let done = loop {
         match handshake::answer(&answers.next_frame().unwrap().unwrap(), "it").unwrap() {
-            // What comes each second, until it is done.
+            // These come each second until the job is done.
             SourceAnswer::Waiting | SourceAnswer::Durable(_) => {}
             answer => break answer,
         }
@@ -124,7 +124,7 @@ fn a_second_sender_is_refused_while_one_is_sending() {
 }
 
 #[test]
-fn a_sender_that_comes_back_takes_over_from_its_old_connection() {
+fn a_returning_sender_takes_over_from_its_old_connection() {
     let mut cluster = Setup::default().args(["--chunk-size", "1", "--slowness", "0"]).start();
     let connect = |session: &str| {
         let stream = TcpStream::connect(&cluster.rows).unwrap();
@@ -147,7 +147,7 @@ fn a_sender_that_comes_back_takes_over_from_its_old_connection() {
         let log = std::fs::read(cluster.path("results.log")).ok()?;
         log.starts_with(b"0,").then_some(())
     });
-    // The old connection is as good as ever, as far as the source can see.
+    // For the source, the old connection is still alive.
     let (new, mut new_reader, answer) = connect("mine");
     assert_eq!(answer, SourceAnswer::NextRow(1));
     while let Ok(Some(_)) = old_reader.next_frame() {}
@@ -161,7 +161,7 @@ fn a_sender_that_comes_back_takes_over_from_its_old_connection() {
 }
 
 #[test]
-fn the_source_gives_signs_of_life_while_it_waits_for_rows() {
+fn the_source_sends_signs_of_life_while_it_waits_for_rows() {
     let cluster = Setup::default().start();
     let stream = TcpStream::connect(&cluster.rows).unwrap();
     handshake::send(&stream, None, &SenderHello::default()).unwrap();
@@ -169,7 +169,7 @@ fn the_source_gives_signs_of_life_while_it_waits_for_rows() {
     let mut next =
         || handshake::answer::<SourceAnswer>(&reader.next_frame().unwrap().unwrap(), "it").unwrap();
     assert_eq!(next(), SourceAnswer::NextRow(0));
-    // Also before its rows have come, and while they wait for a slow model.
+    // It also sends them before rows arrive, and while rows wait for a slow model.
     assert_eq!(next(), SourceAnswer::Waiting);
     assert_eq!(next(), SourceAnswer::Waiting);
 }
@@ -188,7 +188,7 @@ fn a_silent_sender_is_given_up() {
 }
 
 #[test]
-fn a_receiver_that_stands_still_at_the_end_is_given_up() {
+fn a_stopped_receiver_is_given_up_at_the_end() {
     let mut cluster = Setup::default().args(["--patience", PATIENCE_SECONDS]).start();
     cluster.receiver.signal("STOP");
     let _sender = send_frames(&cluster.rows, &[b"ID", b"\x04"]);
@@ -217,7 +217,7 @@ fn a_sender_that_lost_its_connection_at_the_end_is_told_the_outcome() {
     }
     cluster.classifiers[0].await_output("all 3 rows are here");
     drop(first);
-    // All rows are there, and none of another sender's are wanted.
+    // All rows have arrived, so another sender is refused.
     let said = cluster.sender(["--lines", "5"]).failure();
     assert!(said.contains("all rows of this job are here already, from another sender"), "{said}");
     let mut answers = FrameReader::new(connect("mine"), "the source", 1 << 16);
@@ -284,7 +284,7 @@ fn a_process_that_dies_before_the_cluster_is_complete_makes_room_for_its_success
 }
 
 #[test]
-fn a_cluster_that_does_not_become_complete_says_who_is_there() {
+fn an_incomplete_cluster_names_the_processes_that_joined() {
     let folder = tempfile::tempdir().unwrap();
     let args = ["--cluster-initializer", "--in", "127.0.0.1:0", "--control", "127.0.0.1:0"];
     let more = ["--worker-count", "3", "--join-patience", "5"];
@@ -301,7 +301,7 @@ fn a_cluster_that_does_not_become_complete_says_who_is_there() {
 }
 
 #[test]
-fn strangers_at_the_data_port_disturb_nothing() {
+fn foreign_connections_at_the_data_port_do_no_harm() {
     let folder = tempfile::tempdir().unwrap();
     let mut receiver = {
         let log = folder.path().join("results.log");
@@ -313,7 +313,7 @@ fn strangers_at_the_data_port_disturb_nothing() {
     let more = ["--worker-count", "2", "--out", &out];
     let mut initializer = Program::start_server("classifier", folder.path(), args.iter().chain(&more));
     let (control, data) = (initializer.address("control"), initializer.address("data"));
-    // Before the cluster forms, the port takes connections and nobody answers them yet.
+    // Before the cluster forms, the port accepts connections, but does not answer them yet.
     let mut early = TcpStream::connect(&data).unwrap();
     early.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
     let forged = TcpStream::connect(&data).unwrap();
@@ -341,11 +341,11 @@ fn a_process_that_dies_takes_the_others_with_it() {
     for classifier in &mut cluster.classifiers {
         classifier.failure();
     }
-    assert!(start.elapsed().as_secs() < 5, "the others left after {:?}", start.elapsed());
+    assert!(start.elapsed().as_secs() < 5, "the others ended after {:?}", start.elapsed());
 }
 
 #[test]
-fn the_control_port_takes_a_shutdown() {
+fn the_control_port_accepts_a_shutdown() {
     let mut cluster = Setup { processes: 2, ..Setup::default() }.start();
     let control = TcpStream::connect(cluster.classifiers[0].address("control")).unwrap();
     handshake::send(&control, None, &ControlHello::Shutdown {}).unwrap();
@@ -356,13 +356,13 @@ fn the_control_port_takes_a_shutdown() {
 }
 
 #[test]
-fn nobody_connects_in_time() {
+fn a_job_fails_if_no_sender_connects_in_time() {
     let mut cluster = Setup::default().args(["--patience", PATIENCE_SECONDS]).start();
     let said = cluster.classifiers[0].failure();
     let wanted =
         format!("waiting for a sender to connect: nothing for {PATIENCE_SECONDS}s, so the job fails");
     assert!(said.contains(&wanted), "{said}");
-    // Port 1 is nobody's, and a port that was given back may be anybody's by now.
+    // Nothing listens at port 1. A port that was released could be in use by another program.
     let folder = tempfile::tempdir().unwrap();
     let args = ["127.0.0.1:1", "--lines", "1", "--patience", PATIENCE_SECONDS];
     let said = Program::start("sender", folder.path(), args).failure();
@@ -370,7 +370,7 @@ fn nobody_connects_in_time() {
 }
 
 #[test]
-fn silent_strangers_keep_nobody_out() {
+fn silent_peers_keep_no_others_out() {
     let mut cluster = Setup { processes: 2, token: Some("the secret".into()), ..Setup::default() }.start();
     let ports = [
         cluster.rows.clone(),

@@ -1,9 +1,9 @@
-//! What is built for one command serves the others.
+//! Dependencies that are built for one command are reused by the others.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
-/// The features that each dependency has when these packages are built.
+/// The features of each dependency in a build of these packages.
 fn features(selection: &str) -> BTreeMap<String, BTreeSet<String>> {
     let mut tree = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     tree.args(["tree", "--locked", "--no-dedupe", "--prefix", "none", "--format", "{p}|{f}"]);
@@ -11,7 +11,7 @@ fn features(selection: &str) -> BTreeMap<String, BTreeSet<String>> {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let mut found = BTreeMap::<_, BTreeSet<_>>::new();
     for line in std::str::from_utf8(&output.stdout).unwrap().lines() {
-        // Those of the project itself have a path; they are built for each command as it needs them.
+        // Packages of the project have a path, and may differ between builds.
         if let Some((package, features)) = line.split_once('|')
             && !package.contains(" (/")
         {
@@ -22,11 +22,12 @@ fn features(selection: &str) -> BTreeMap<String, BTreeSet<String>> {
     found
 }
 
-/// Another set of features would have cargo build the dependency once more, and all that depends on it: minutes, for hosts from EC2.
+/// With another set of features, cargo would rebuild the dependency and everything that depends on it. For hosts from EC2,
+/// that takes minutes.
 #[test]
 fn dependencies_have_the_same_features_in_all_builds() {
     let (programs, tests) = ("normal,build", "normal,build,dev");
-    // The hub serves HTTP, and the AWS SDK and the driver of the browser ask by it: what they share for that has more features
+    // The hub is an HTTP server; the AWS SDK and the browser driver are clients. Their shared HTTP crates have more features
     // together than alone, so they are never built together.
     let here = features(&format!(
         "--workspace --exclude browser --exclude cloud --exclude deploy-aws --edges {tests}"

@@ -1,4 +1,4 @@
-//! What the exit code of each command that runs a job says, and that what is refused has changed nothing.
+//! The exit codes of commands that run a job, and that a refused command changes nothing.
 
 use std::fs::File;
 use std::io::Write;
@@ -22,13 +22,13 @@ fn start(folder: &Path, args: &[&str]) -> Program {
 }
 
 #[test]
-fn run_locally_tells_what_became_of_the_job_by_its_exit_code() {
+fn exit_codes_of_run_locally() {
     let folder = tempfile::tempdir().unwrap();
     let run = |args: &[&str], code: i32| start(folder.path(), args).exit(code);
     std::fs::write(folder.path().join("in.csv"), "A,B\n1,2\n3\n4,5\n").unwrap();
     std::fs::write(folder.path().join("empty.csv"), "").unwrap();
     std::fs::create_dir(folder.path().join("folder")).unwrap();
-    // Rejects are no failure, unless they are said to be one.
+    // Rejects are not a failure without --strict.
     run(&["--input", "in.csv", "--model", "native"], 0);
     run(&["--input", "in.csv", "--model", "native", "--strict"], 1);
     run(&["--input-lines", "3"], 0);
@@ -46,7 +46,7 @@ fn run_locally_tells_what_became_of_the_job_by_its_exit_code() {
     ] {
         run(refused, 3);
     }
-    // Rows of one's own are not given to a model that nobody has named.
+    // A job with --input must name its model.
     let said = run(&["--input", "in.csv"], 3);
     assert!(said.contains("--model python:MODULE") && said.contains("--model native"), "{said}");
     let mut piped = local(folder.path(), &["--input", "-"]);
@@ -61,7 +61,7 @@ fn run_locally_tells_what_became_of_the_job_by_its_exit_code() {
     assert!(said.contains(&format!("another job (process {})", first.pid())), "{said}");
     first.signal("INT");
     first.exit(130);
-    // A job that was begun, and cannot come to its end.
+    // A job that has begun and then fails.
     let mut job = start(folder.path(), &["--model", "sleep:10000", "--chunk-size", "1"]);
     job.await_output(" rows/s");
     let ready = folder.path().join("log/run/receiver.ready").display().to_string();
@@ -74,7 +74,7 @@ fn run_locally_tells_what_became_of_the_job_by_its_exit_code() {
 }
 
 #[test]
-fn output_that_cannot_be_written_is_an_error_and_the_results_are_there() {
+fn a_failed_write_to_standard_output_is_an_error_and_keeps_the_results() {
     let folder = tempfile::tempdir().unwrap();
     let full = || File::options().write(true).open("/dev/full").unwrap();
     let output = local(folder.path(), &["--input-lines", "7"]).stdout(full()).output().unwrap();
@@ -84,7 +84,7 @@ fn output_that_cannot_be_written_is_an_error_and_the_results_are_there() {
     assert!(said.contains("because: No space left on device"), "{said}");
     assert_eq!(read_results(&folder.path().join("out/results.log")).summary.rows, 7);
 
-    // Nobody reads any more.
+    // The reader of standard output is gone.
     let mut job = local(folder.path(), &["--input-lines", "8"]);
     let mut job = job.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(job.stdout.take());
@@ -107,8 +107,8 @@ fn every_command_that_runs_a_job_has_the_codes_in_its_help() {
 }
 
 #[test]
-fn commands_for_hosts_tell_what_became_of_them_by_their_exit_codes() {
-    let Some(stack) = Stack::new("commands_for_hosts_tell_what_became_of_them_by_their_exit_codes", "2")
+fn exit_codes_of_commands_for_hosts() {
+    let Some(stack) = Stack::new("exit_codes_of_commands_for_hosts", "2")
     else {
         return;
     };
@@ -124,7 +124,7 @@ fn commands_for_hosts_tell_what_became_of_them_by_their_exit_codes() {
 
     run("run-cluster", &["--input", "nowhere.csv", "--model", "native"], 3);
     run("run-cluster", &["--model", "python:no_such_module"], 3);
-    // Native is what up has shipped, and nobody has named it.
+    // up has shipped native by default, which does not count as naming it.
     let said = run("run-cluster", &["--input", "in.csv"], 3);
     assert!(said.contains("--model native"), "{said}");
     run("run-cluster", &["--resume", "--chunk-size", "7"], 2);
@@ -134,7 +134,7 @@ fn commands_for_hosts_tell_what_became_of_them_by_their_exit_codes() {
     assert!(said.contains("h1 has results of 10 rows that were not fetched"), "{said}");
     run("get-results", &["--output", "out"], 0);
 
-    // Named at up, it need not be named again.
+    // A model that was named for up need not be named again.
     stack.up(&["--model", "native"]);
     run("run-cluster", &["--input", "in.csv"], 0);
     stack.lab.set_link("h2", "down");
@@ -165,11 +165,11 @@ fn commands_for_hosts_tell_what_became_of_them_by_their_exit_codes() {
 }
 
 #[test]
-fn down_gives_up_no_results_unasked() {
-    let Some(stack) = Stack::new("down_gives_up_no_results_unasked", "3") else { return };
+fn down_refuses_to_discard_results() {
+    let Some(stack) = Stack::new("down_refuses_to_discard_results", "3") else { return };
     stack.up(&["--cluster-size", "1"]);
     let home = stack.lab.folder().join("h1/home/.provisioned-classifier");
-    // A job that is done, and another one: the fetched results of the first are not those of the second.
+    // Two finished jobs: having fetched the results of the first does not count for the second.
     for lines in ["INPUT_LINES=2000", "INPUT_LINES=3000"] {
         stack.run("run-cluster", &[lines]);
         let rows = if lines.ends_with("2000") { "2,000" } else { "3,000" };
@@ -180,7 +180,7 @@ fn down_gives_up_no_results_unasked() {
         assert!(home.join("output/results.tgz").exists());
         stack.results();
     }
-    // One that was broken off has results as well, and a part of them is not all.
+    // An interrupted job has results as well, and a partial fetch does not count.
     let mut job = stack.start("run-cluster", &["--model", "sleep:1000", "--workers", "2"]);
     let checkpoint = home.join("output/results.checkpoint");
     let durable = |rows: u64| {
@@ -200,7 +200,7 @@ fn down_gives_up_no_results_unasked() {
         "{said}"
     );
     assert!(said.contains("get-results --partial"), "{said}");
-    // Nor does up, when the metrics host is to be another one.
+    // up does not discard results either, when it would change the metrics host.
     let file = std::fs::read_to_string(stack.hosts_file()).unwrap();
     let hosts: Vec<_> = file.split("\n[[host]]").collect();
     let others = [hosts[0], hosts[2], hosts[3]].join("\n[[host]]");
@@ -214,8 +214,8 @@ fn down_gives_up_no_results_unasked() {
 }
 
 #[test]
-fn a_resumed_job_takes_what_does_not_decide_its_results_and_refuses_the_rest() {
-    let name = "a_resumed_job_takes_what_does_not_decide_its_results_and_refuses_the_rest";
+fn a_resumed_job_accepts_only_options_that_do_not_decide_its_results() {
+    let name = "a_resumed_job_accepts_only_options_that_do_not_decide_its_results";
     let Some(stack) = Stack::new(name, "2") else { return };
     stack.up(&[]);
     let mut job =
@@ -231,7 +231,7 @@ fn a_resumed_job_takes_what_does_not_decide_its_results_and_refuses_the_rest() {
         let said = stack.start("run-cluster", &["--resume", refused]).exit(2);
         assert!(said.contains("--resume does not accept --"), "{refused}: {said}");
     }
-    // What is just there in the environment was not said for this job.
+    // Environment variables do not count for a resumed job.
     let environment = [("INPUT_LINES", "7"), ("CHUNK_SIZE", "7"), ("WORKERS_PER_MACHINE", "5")];
     let args = ["--resume", "--workers", "3", "--model-timeout", "33"];
     let said = stack.start_with("run-cluster", &args, &environment).success();

@@ -1,4 +1,4 @@
-//! A disk that is full: what the user is shown names the host and the file, wherever it happens.
+//! Full disks: the error names the host and the file.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,8 +8,8 @@ use tests::stack::Stack;
 
 const FULL: &str = "No space left on device";
 
-/// A command in a place where a folder has so little room, which is there for this command alone; `None` where that takes rights
-/// that there are not.
+/// Starts a command for which `folder` is a file system of this size. Skips the test and returns `None` if this user may not
+/// mount one.
 fn with_little_room(test: &str, folder: &Path, size: &str, command: &Command) -> Option<Program> {
     std::fs::create_dir_all(folder).unwrap();
     let mount =
@@ -26,7 +26,7 @@ fn with_little_room(test: &str, folder: &Path, size: &str, command: &Command) ->
     let logs = folder.parent().unwrap();
     let mut probe = Command::new("unshare");
     if !probe.args(["--mount", "true"]).output().is_ok_and(|output| output.status.success()) {
-        tests::skip(test, "a file system of one's own needs root");
+        tests::skip(test, "mounting a file system needs root");
         return None;
     }
     Some(Program::start_command("little-room", logs, unshare))
@@ -47,15 +47,15 @@ fn a_local_job_names_the_file_that_it_cannot_write() {
     let said = xtask.exit(1);
     let results = format!("the job failed: writing {}: {FULL}", small.join("results.log").display());
     assert!(said.contains("on this machine failed") && said.contains(&results), "{said}");
-    // The disk of the logs. There is no room for what programs say of their ends, so they are not started.
+    // The disk of the logs is full. Programs are not started without room in their logs for their last lines.
     let mut xtask = with_little_room(NAME, &small, "32k", &job(&roomy, &small)).unwrap();
     let said = xtask.failure();
     assert!(said.contains(FULL) && said.contains(&small.display().to_string()), "{said}");
 }
 
 #[test]
-fn full_disks_of_hosts_are_named_with_host_and_file_in_each_step() {
-    let Some(stack) = Stack::new("full_disks_of_hosts_are_named_with_host_and_file_in_each_step", "2") else {
+fn every_step_names_the_host_and_file_of_a_full_disk() {
+    let Some(stack) = Stack::new("every_step_names_the_host_and_file_of_a_full_disk", "2") else {
         return;
     };
     let folder = "/root/.provisioned-classifier";
@@ -67,28 +67,28 @@ fn full_disks_of_hosts_are_named_with_host_and_file_in_each_step() {
         ));
     };
     on_h1("mkdir FOLDER && mount -t tmpfs -o size=64m none FOLDER");
-    // Room for what is shipped, and not for what is in it.
+    // There is room for app.zip, but not for its unpacked content.
     let agent = std::fs::metadata(tests::program_path("agent")).unwrap().len() >> 10;
     fill(agent + (9 << 10));
     let said = stack.fail("up", &["--hosts", &stack.hosts_file()]);
     assert!(said.contains("on h1") && said.contains("versions/app.new/") && said.contains(FULL), "{said}");
-    // What had come is no longer in the way.
+    // up has removed what it shipped.
     on_h1("test ! -e FOLDER/app.zip && test ! -e FOLDER/versions/app.new && rm FOLDER/filler");
     stack.up(&[]);
 
-    // The receiver, which has room to say so.
+    // The receiver's disk is full, and its log has room for the error.
     fill(700);
     let said = stack.start("run-cluster", &["INPUT_LINES=200000"]).exit(1);
     assert!(said.contains("receiver on h1 failed"), "{said}");
     assert!(said.contains(&format!("    the job failed: writing output/results.log: {FULL}")), "{said}");
-    // A file that is shipped.
+    // The input does not fit.
     std::fs::write(stack.path("in.csv"), "A,B\n".repeat(1 << 20)).unwrap();
     let said = stack.refused("run-cluster", &["--input", "in.csv", "--model", "native"]);
     assert!(said.contains("writing input/rows.csv on h1") && said.contains("its disk is full"), "{said}");
-    // Nothing of it stays.
+    // The incomplete file is removed.
     on_h1("test -z \"$(ls FOLDER/input)\"");
 
-    // This machine's.
+    // This machine's disk is full.
     on_h1("rm FOLDER/filler");
     stack.run("run-cluster", &["INPUT_LINES=20000"]);
     let out = stack.path("small");
@@ -100,6 +100,6 @@ fn full_disks_of_hosts_are_named_with_host_and_file_in_each_step() {
         assert!(said.contains(&format!("writing {}/results.", out.display())), "{said}");
         assert!(said.contains("on this machine") && said.contains(FULL) && !said.contains("of h1"), "{said}");
     }
-    // The folder is a mount here, which down could not remove; it goes with the lab.
+    // In this test the folder is a mount, which down could not remove; it ends with the lab.
     stack.run("stop", &[]);
 }

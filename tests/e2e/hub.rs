@@ -1,4 +1,4 @@
-//! The Monitoring Hub beside a real job.
+//! The Monitoring Hub of a real job.
 
 use std::process::Command;
 
@@ -9,7 +9,7 @@ use tests::hub::{HOST, job, report, sample, start, view};
 use tests::program::Program;
 
 #[test]
-fn it_shows_the_job_and_leaves_a_report() {
+fn the_hub_shows_the_job_and_leaves_a_report() {
     let folder = tempfile::tempdir().unwrap();
     let args = ["--classifier", "sleep:2000", "--input-lines", "6000", "--workers", "2", "--keep-hub"];
     let (mut xtask, page) = start(folder.path(), &args);
@@ -30,7 +30,7 @@ fn it_shows_the_job_and_leaves_a_report() {
     let done = eventually("the job's end", || Some(job(&page)).filter(|job| job.state == JobState::Done));
     let summary = done.summary.unwrap();
     assert_eq!((summary.rows, done.rows.written), (6000, 6000));
-    // All interfaces show the same numbers.
+    // All interfaces show the same figures.
     let metrics = get(&page, "/metrics", HOST).unwrap();
     assert_eq!(sample(&metrics, "classifier_output_rows_total"), 6000.0);
     assert_eq!(sample(&metrics, "classifier_input_rows_total"), 6000.0);
@@ -41,7 +41,7 @@ fn it_shows_the_job_and_leaves_a_report() {
     });
     assert!(classified[0].p50_ms >= 200.0, "a hundred rows take 0.2 s: {classified:?}");
 
-    // The page stays until the user interrupts; the report stays after that.
+    // The page stays until Ctrl-C; the report stays after that.
     assert!(xtask.is_running());
     xtask.await_output("the page stays at");
     xtask.signal("INT");
@@ -50,7 +50,7 @@ fn it_shows_the_job_and_leaves_a_report() {
     let report = report(&folder.path().join("out"));
     assert_eq!((report.job.state, report.job.summary.as_ref()), (JobState::Done, Some(&summary)));
     assert!(report.history.len() > 2, "{report:?}");
-    // What took the time is still known.
+    // The bottleneck is still known.
     let bottleneck = report.job.bottleneck.expect("workers that only sleep are busy");
     assert!(bottleneck.words.starts_with("all 2 workers were busy"), "{bottleneck:?}");
     let html = std::fs::read_to_string(folder.path().join("out/report.html")).unwrap();
@@ -58,7 +58,7 @@ fn it_shows_the_job_and_leaves_a_report() {
 }
 
 #[test]
-fn a_hub_that_dies_is_back_and_knows_where_the_job_is() {
+fn a_restarted_hub_knows_the_progress_of_the_job() {
     let folder = tempfile::tempdir().unwrap();
     let args = ["--classifier", "sleep:2000", "--input-lines", "8000", "--workers", "2"];
     let (mut xtask, page) = start(folder.path(), &args);
@@ -79,12 +79,12 @@ fn a_hub_that_dies_is_back_and_knows_where_the_job_is() {
 }
 
 #[test]
-fn a_hub_shows_what_it_is_told_of_the_job() {
+fn a_hub_shows_the_description_of_the_job() {
     let folder = tempfile::tempdir().unwrap();
-    let told = r#"{"model":"python:churn","input":"orders.csv","batch_rows":500,"machines":["h1"]}"#;
-    let args = ["--listen", "127.0.0.1:0", "--web", "127.0.0.1:0", "--job", told];
+    let description = r#"{"model":"python:churn","input":"orders.csv","batch_rows":500,"machines":["h1"]}"#;
+    let args = ["--listen", "127.0.0.1:0", "--web", "127.0.0.1:0", "--job", description];
     let mut hub = Program::start_server("hub", folder.path(), args);
-    let described = job(&hub.address("web")).description.expect("it was told");
+    let described = job(&hub.address("web")).description.expect("the hub has the description");
     assert_eq!((described.model.as_deref(), described.batch_rows), (Some("python:churn"), Some(500)));
     assert_eq!((described.output, described.machines), (None, vec!["h1".to_owned()]));
     let said = Program::start("hub", folder.path(), ["--job", "{"]).failure();
@@ -92,7 +92,7 @@ fn a_hub_shows_what_it_is_told_of_the_job() {
 }
 
 #[test]
-fn only_this_machine_by_its_own_name_sees_the_page() {
+fn the_page_answers_only_to_names_of_this_machine() {
     let folder = tempfile::tempdir().unwrap();
     let mut hub =
         Program::start_server("hub", folder.path(), ["--listen", "127.0.0.1:0", "--web", "127.0.0.1:0"]);
@@ -115,7 +115,7 @@ fn only_this_machine_by_its_own_name_sees_the_page() {
 }
 
 #[test]
-fn with_a_token_a_stranger_sees_a_login_and_nothing_else() {
+fn with_a_token_the_hub_shows_others_only_a_login() {
     let folder = tempfile::tempdir().unwrap();
     let secret = folder.path().join("web-token");
     protocol::token::Token::new("0123456789abcdef0123456789abcdef").save(&secret).unwrap();
@@ -161,9 +161,9 @@ fn reports_need_the_jobs_token() {
     let args = ["--listen", "127.0.0.1:0", "--web", "127.0.0.1:0", "--token-file", secret.to_str().unwrap()];
     let mut hub = Program::start_server("hub", folder.path(), args);
     let (metrics, page) = (hub.address("metrics"), hub.address("web"));
-    let opening =
+    let hello =
         br#"{"version":2,"token":"guess","role":"reporter","name":"x","machine":"m","incarnation":1}"#;
-    let mut stream = tests::send_frames(&metrics, &[&[&[protocol::frame::ENQ][..], opening].concat()]);
+    let mut stream = tests::send_frames(&metrics, &[&[&[protocol::frame::ENQ][..], hello].concat()]);
     let mut answer = String::new();
     std::io::Read::read_to_string(&mut stream, &mut answer).unwrap();
     assert!(answer.contains(r#"{"refused":"the token is missing or wrong"}"#), "{answer}");
@@ -171,7 +171,7 @@ fn reports_need_the_jobs_token() {
 }
 
 #[test]
-fn what_happens_to_a_model_is_counted_and_is_an_event() {
+fn model_failures_are_counted_and_listed_as_events() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(
         folder.path().join("moody.py"),

@@ -1,4 +1,4 @@
-//! The Monitoring Hub of a job on hosts, seen from the machine that commands them.
+//! The Monitoring Hub of a job on hosts, reached from the machine that commands them.
 
 use telemetry::view::{Job, JobState, Machine};
 use tests::eventually;
@@ -10,8 +10,8 @@ fn job(page: &str) -> Option<Job> {
 }
 
 #[test]
-fn the_hub_of_a_job_on_hosts_is_seen_from_here_and_stays() {
-    let Some(stack) = Stack::new("the_hub_of_a_job_on_hosts_is_seen_from_here_and_stays", "3") else {
+fn the_hub_on_hosts_is_reachable_from_here_and_outlives_the_job() {
+    let Some(stack) = Stack::new("the_hub_on_hosts_is_reachable_from_here_and_outlives_the_job", "3") else {
         return;
     };
     stack.up(&[]);
@@ -36,12 +36,12 @@ fn the_hub_of_a_job_on_hosts_is_seen_from_here_and_stays() {
         (names == ["h1", "h2", "h3"]).then_some(())
     });
 
-    // Another terminal gets a tunnel of its own.
-    let mut looking = stack.start("hub", &[]);
-    let aside = page(&looking, "the page stays at http://");
+    // Another terminal gets its own tunnel.
+    let mut viewer = stack.start("hub", &[]);
+    let aside = page(&viewer, "the page stays at http://");
     assert_ne!(aside, during);
     assert_eq!(job(&aside).unwrap().rows.total, Some(100_000));
-    // A hub that is killed is back, where it was.
+    // A killed hub is restarted at the same address.
     let folder = stack.lab.folder().join("h1/home/.provisioned-classifier");
     let hubs = tests::command_lines_of(|words| {
         words.contains("app/hub ")
@@ -58,17 +58,17 @@ fn the_hub_of_a_job_on_hosts_is_seen_from_here_and_stays() {
         eventually("the hub to show the end", || job(&aside).filter(|job| job.state == JobState::Done));
     assert_eq!(done.summary.as_ref().map(|summary| summary.rows), Some(100_000), "{done:?}");
 
-    // Its report comes with the results.
+    // get-results also fetches the hub's report.
     eventually("the report", || folder.join("output/report.html").exists().then_some(()));
     let said = stack.run("get-results", &["--output", stack.path("out").to_str().unwrap()]);
     assert!(said.contains("out/report.html"), "{said}");
     assert_eq!(report(&stack.path("out")).job.summary, done.summary);
-    assert_eq!(std::fs::read_dir(stack.path("out")).unwrap().count(), 3, "nothing half done is left");
+    assert_eq!(std::fs::read_dir(stack.path("out")).unwrap().count(), 3, "only three complete files");
 
-    // It is no job that runs, and ends with all else.
+    // A running hub does not count as a job, and stop ends it.
     let said = stack.run("stop", &[]);
     assert!(said.contains("no job was running") && said.contains("the job is done: 100,000 rows"), "{said}");
-    let said = looking.success();
+    let said = viewer.success();
     assert!(said.contains("the Monitoring Hub was ended"), "{said}");
     stack.down();
 }

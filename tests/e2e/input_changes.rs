@@ -1,4 +1,4 @@
-//! An input that is another one before the job has read it to its end: the job fails, and says what has changed.
+//! Inputs that change while a job reads them: the job fails, and says what has changed.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -11,7 +11,7 @@ use tests::eventually;
 use tests::program::Program;
 use tests::stack::Stack;
 
-/// More rows than all buffers on the way take, so that the sender is still reading when the first results are there.
+/// More rows than all buffers hold, so that the sender is still reading when the first results are written.
 const ROWS: u64 = 400_000;
 
 fn write_input(path: &Path, word: &str) {
@@ -20,7 +20,7 @@ fn write_input(path: &Path, word: &str) {
     fs::write(path, format!("ID,WORD,FILLER\n{rows}")).unwrap();
 }
 
-/// A cluster that takes an hour for them.
+/// A cluster that takes an hour for these rows.
 fn slow() -> Setup {
     Setup::default().args(["--classifier", "sleep:10000", "--window-mib", "1", "--chunk-size", "10"])
 }
@@ -29,7 +29,7 @@ fn await_results(log: &Path) {
     eventually("results", || fs::metadata(log).is_ok_and(|log| log.len() > 0).then_some(()));
 }
 
-/// Has a file sent, does something to it when results are there, and gives what the sender says.
+/// Sends a file, changes it after the first results, and returns the sender's output.
 fn said_after(act: impl FnOnce(&Path)) -> String {
     let mut cluster = slow().start();
     let path = cluster.path("in.csv");
@@ -38,11 +38,11 @@ fn said_after(act: impl FnOnce(&Path)) -> String {
     await_results(&cluster.path("results.log"));
     act(&path);
     let said = sender.failure();
-    assert_eq!(sender.wait().code(), Some(1), "it is not to be started again");
+    assert_eq!(sender.wait().code(), Some(1), "exit code 1 means that it must not be restarted");
     assert!(said.contains("in.csv: it has changed while it was read: "), "{said}");
     assert!(said.contains("; run the job again when nothing writes to it"), "{said}");
     assert!(!cluster.path("results.json").exists(), "the job is not done");
-    // Also where nobody watches: the job ends now, and says why.
+    // The other programs end as well, and report the reason.
     let failed = cluster.receiver.failure();
     assert!(failed.contains("the job failed: the sender cannot continue: "), "{failed}");
     assert!(failed.contains("it has changed while it was read"), "{failed}");
@@ -68,7 +68,7 @@ fn a_file_that_grows_while_it_is_read_fails_the_job() {
 }
 
 #[test]
-fn a_file_in_whose_place_another_one_is_moved_fails_the_job() {
+fn a_file_that_is_replaced_while_it_is_read_fails_the_job() {
     let said = said_after(|path| {
         write_input(&path.with_extension("new"), "new");
         fs::rename(path.with_extension("new"), path).unwrap();
@@ -87,7 +87,7 @@ fn a_file_that_is_touched_while_it_is_read_fails_the_job() {
 }
 
 #[test]
-fn standard_input_that_is_a_file_has_an_identity_too() {
+fn a_changed_file_at_standard_input_is_noticed() {
     let cluster = slow().start();
     let path = cluster.path("stdin");
     write_input(&path, "old");
@@ -99,7 +99,7 @@ fn standard_input_that_is_a_file_has_an_identity_too() {
 }
 
 #[test]
-fn a_file_that_only_gets_another_name_or_is_removed_is_read_to_its_end() {
+fn a_file_that_is_renamed_or_removed_is_read_to_its_end() {
     let folder = tempfile::tempdir().unwrap();
     let expected = {
         let path = folder.path().join("in.csv");
@@ -124,7 +124,7 @@ fn is_open(pid: u32, path: &Path) -> bool {
     files.any(|file| file == path)
 }
 
-/// The arguments of a sender that can be started again.
+/// The arguments of a sender that can be restarted.
 fn resumable(cluster: &Cluster, path: &Path) -> [String; 5] {
     let ready = cluster.path("sender.ready").display().to_string();
     ["--session".into(), "mine".into(), "--ready-file".into(), ready, path.display().to_string()]
@@ -135,7 +135,7 @@ fn start(cluster: &Cluster, args: &[String; 5]) -> Program {
 }
 
 #[test]
-fn a_sender_that_is_started_again_goes_on_with_the_same_file_only() {
+fn a_restarted_sender_continues_only_with_the_same_file() {
     let cluster = slow().start();
     let path = cluster.path("in.csv");
     write_input(&path, "old");
@@ -144,16 +144,16 @@ fn a_sender_that_is_started_again_goes_on_with_the_same_file_only() {
     await_results(&cluster.path("results.log"));
     first.signal("KILL");
     first.wait();
-    // The same file: it goes on.
+    // With the same file, it continues.
     let ready = cluster.path("sender.ready");
     let written = || fs::metadata(&ready).ok()?.modified().ok();
     let before = written();
     let mut second = start(&cluster, &args);
-    eventually("it to go on", || (written() != before).then_some(()));
+    eventually("it to continue", || (written() != before).then_some(()));
     assert!(second.is_running());
     second.signal("KILL");
     second.wait();
-    // Another one of the same length.
+    // With another file of the same length, it fails.
     write_input(&cluster.path("new.csv"), "new");
     fs::rename(cluster.path("new.csv"), &path).unwrap();
     let said = start(&cluster, &args).failure();
@@ -161,7 +161,7 @@ fn a_sender_that_is_started_again_goes_on_with_the_same_file_only() {
     assert!(!cluster.path("results.json").exists());
 }
 
-/// The sender of a job whose files are in this folder.
+/// Process id of the sender of the job in this folder.
 fn sender_of(folder: &Path) -> u32 {
     let folder = folder.to_str().unwrap().to_owned();
     let is_sender = move |words: &str| words.contains("/sender --ready-file") && words.contains(&folder);
@@ -176,7 +176,7 @@ fn run_locally(folder: &Path, input: &Path) -> Program {
 }
 
 #[test]
-fn a_whole_job_fails_when_its_sender_is_killed_and_finds_another_file() {
+fn a_job_fails_if_its_restarted_sender_finds_another_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("in.csv");
     write_input(&path, "old");
@@ -184,7 +184,7 @@ fn a_whole_job_fails_when_its_sender_is_killed_and_finds_another_file() {
     await_results(&folder.path().join("out/results.log"));
     write_input(&folder.path().join("new.csv"), "new");
     let pid = sender_of(folder.path()).to_string();
-    // Stopped, so that it does not see for itself what becomes of the file.
+    // Stopped first, so that it does not notice the change itself.
     let signal = |name: &str| assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
     signal("-STOP");
     fs::rename(folder.path().join("new.csv"), &path).unwrap();
@@ -196,7 +196,7 @@ fn a_whole_job_fails_when_its_sender_is_killed_and_finds_another_file() {
 }
 
 #[test]
-fn a_file_without_a_network_has_an_identity_too() {
+fn file_mode_notices_a_changed_input() {
     for act in [
         |path: &Path| write_input(path, "new"),
         |path: &Path| {
@@ -217,7 +217,7 @@ fn a_file_without_a_network_has_an_identity_too() {
 }
 
 #[test]
-fn what_is_no_ordinary_file_is_refused_or_read_like_a_stream() {
+fn special_files_are_refused_or_read_like_a_stream() {
     let folder = tempfile::tempdir().unwrap();
     let said = run_locally(folder.path(), Path::new("/proc/cpuinfo")).failure();
     assert!(said.contains("it says that it has 0 bytes, and has some"), "{said}");
@@ -246,7 +246,7 @@ fn a_file_that_changes_on_its_host_fails_the_job_there() {
         .unwrap();
     let said = job.failure();
     assert!(said.contains("rows.csv: it has changed while it was read"), "{said}");
-    // And what goes on with it hears the same.
+    // A resumed job fails for the same reason.
     let said = stack.fail("run-cluster", &["--resume"]);
     assert!(said.contains("rows.csv: it has changed while it was read"), "{said}");
     assert!(!home.join("output/results.json").exists());

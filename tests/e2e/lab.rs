@@ -5,8 +5,8 @@ use std::process::Command;
 use tests::lab::Lab;
 
 #[test]
-fn hosts_come_up_answer_and_go_without_a_trace() {
-    let Some(lab) = Lab::up("hosts_come_up_answer_and_go_without_a_trace", "2") else { return };
+fn hosts_come_up_answer_and_leave_no_trace() {
+    let Some(lab) = Lab::up("hosts_come_up_answer_and_leave_no_trace", "2") else { return };
     let addresses = lab.values("address");
     assert_eq!((lab.values("name"), addresses.len()), (vec!["h1".to_owned(), "h2".to_owned()], 2));
     let known = lab.folder().join("known_hosts");
@@ -18,13 +18,13 @@ fn hosts_come_up_answer_and_go_without_a_trace() {
         .collect();
     std::fs::write(&known, keys.concat()).unwrap();
     for (i, address) in addresses.iter().enumerate() {
-        // Each host has a name and a home of its own.
+        // Each host has its own name and home folder.
         let output = lab.ssh(address, &known, "hostname; touch mine; ls");
         let said = String::from_utf8_lossy(&output.stdout);
         assert_eq!(said, format!("h{}\nmine\n", i + 1), "{}", String::from_utf8_lossy(&output.stderr));
         assert!(lab.folder().join(format!("h{}/home/mine", i + 1)).exists());
     }
-    // They see each other, by addresses of their own.
+    // Hosts reach each other by their addresses.
     let other =
         lab.ssh(&addresses[0], &known, &format!("exec 3<>/dev/tcp/{}/22; head -c 4 <&3", addresses[1]));
     assert_eq!(other.stdout, b"SSH-", "{}", String::from_utf8_lossy(&other.stderr));

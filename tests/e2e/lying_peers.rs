@@ -1,6 +1,8 @@
-//! Peers that lie, at every listening port. Without the token: random bytes, huge lengths, a byte a second, silence, crowds;
-//! they get the refusal or nothing, they are gone after the opening time, and the job does not notice. With the token:
-//! see [`members`]. Peers whose host is gone: see [`vanished`].
+//! Peers that lie, at every listening port.
+//!
+//! Without the token they send random bytes, huge lengths, a byte a second or nothing, alone and in crowds. They get a
+//! refusal or no answer, and are disconnected after the time limit for a handshake; the job is not affected. For peers with
+//! the token see [`members`], and for peers whose host is gone see [`vanished`].
 
 mod members;
 mod vanished;
@@ -24,39 +26,39 @@ use tests::program::Program;
 use tests::{PATIENCE, eventually, memory_kib};
 
 const TOKEN: &str = "the secret";
-/// All that a peer without the token may ever be told.
+/// The only answers that a peer without the token may get.
 const REFUSALS: [&str; 2] =
     ["the token is missing or wrong", "the first frame is not a handshake of this protocol"];
 
-/// A listening port, and what is said there first.
+/// A listening port, and its handshake.
 struct Port {
     name: &'static str,
     address: String,
-    /// The program whose port it is.
+    /// The program that listens.
     pid: u32,
-    opening: Opening,
+    handshake: Handshake,
 }
 
-type Opening = fn(&TcpStream, &Token) -> anyhow::Result<()>;
+type Handshake = fn(&TcpStream, &Token) -> anyhow::Result<()>;
 
-/// All ports of a job. Another one is one line more.
+/// All ports of a job.
 fn ports(cluster: &mut Cluster) -> Vec<Port> {
-    let port = |name, program: &mut Program, opening: Opening| Port {
+    let port = |name, program: &mut Program, handshake: Handshake| Port {
         name,
         address: program.address(name),
         pid: program.pid(),
-        opening,
+        handshake,
     };
     let Cluster { hub, receiver, classifiers, .. } = cluster;
     let (hub, initializer) = (hub.as_mut().unwrap(), &mut classifiers[0]);
-    // A sender is there already, too.
+    // Four programs, since the sender runs already.
     let page = hub.address("web");
     eventually("all programs to report", || {
         let machines = get(&page, "/api/v1/machines", HOST)?.json();
         (machines[0]["programs"].as_array()?.len() == 4).then_some(())
     });
-    // What a port holds is looked at from now on.
-    eventually("nobody to ask for the page", || (tests::connections(&page) == 0).then_some(()));
+    // The caller counts descriptors from here on, so no request for the page may still be open.
+    eventually("all requests for the page to end", || (tests::connections(&page) == 0).then_some(()));
     vec![
         port("rows", initializer, |s, t| handshake::send(s, Some(t), &SenderHello::default())),
         port("results", receiver, |s, t| handshake::send(s, Some(t), &ResultsHello::Observer {})),
@@ -71,14 +73,14 @@ fn ports(cluster: &mut Cluster) -> Vec<Port> {
     ]
 }
 
-/// How a peer without the token lies. Each sends what it has to, and is told when the other side has closed the connection.
+/// What a peer without the token sends; an error means that the other side has closed the connection.
 type Lie = fn(&Port, &mut TcpStream) -> io::Result<()>;
 
 const LIES: [(&str, Lie); 9] = [
     ("silence", |_, _| Ok(())),
     ("random bytes", |_, stream| stream.write_all(&noise(4096))),
     ("random bytes in a frame", |_, stream| frame::write(stream, &noise(1000))),
-    ("random bytes in an opening", |_, stream| frame::write(stream, &[b"\x05", &noise(1000)[..]].concat())),
+    ("random bytes in a handshake", |_, stream| frame::write(stream, &[b"\x05", &noise(1000)[..]].concat())),
     ("another protocol", |_, stream| stream.write_all(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")),
     ("a huge length", |_, stream| stream.write_all(&u32::MAX.to_be_bytes())),
     ("a length at the limit, and silence", |_, stream| {
@@ -89,16 +91,16 @@ const LIES: [(&str, Lie); 9] = [
         stream.write_all(&(HANDSHAKE_LIMIT as u32).to_be_bytes())?;
         loop {
             stream.write_all(b"\x05")?;
-            // The pace is the lie; it ends with the connection.
+            // The slow pace is the attack; writing fails when the connection is closed.
             thread::sleep(Duration::from_secs(1));
         }
     }),
     ("another token", |port, stream| {
-        (port.opening)(stream, &Token::new("another secret")).map_err(io::Error::other)
+        (port.handshake)(stream, &Token::new("another secret")).map_err(io::Error::other)
     }),
 ];
 
-/// The same bytes in each run, without any order.
+/// Pseudo-random bytes, the same in each run.
 fn noise(length: usize) -> Vec<u8> {
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     let next = || {
@@ -110,47 +112,47 @@ fn noise(length: usize) -> Vec<u8> {
     std::iter::repeat_with(next).take(length).collect()
 }
 
-/// Lies, and checks what comes of it: a refusal or nothing, and the end of the connection.
+/// Sends a lie, and checks that the peer gets a refusal or nothing, and that the connection is closed.
 fn lie(port: &Port, what: &str, lie: Lie) {
     let mut stream = TcpStream::connect(&port.address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    // It may be over before all is sent.
+    // The connection may be closed before everything is sent.
     let _ = lie(port, &mut stream);
     let mut answer = Vec::new();
     match stream.read_to_end(&mut answer) {
         Ok(_) => {}
-        // Closed with bytes unread, which is an end as well.
+        // Closed with unread bytes, which counts as closed.
         Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
         Err(error) => panic!("{what} at {}: not closed: {error}", port.name),
     }
     for payload in frame::payloads(&answer) {
         let said = handshake::answer::<serde_json::Value>(payload, "it").unwrap_err().to_string();
         let allowed = REFUSALS.iter().any(|refusal| said == format!("it refused the connection: {refusal}"));
-        assert!(allowed, "{what} at {} is told: {said}", port.name);
+        assert!(allowed, "{what} at {} gets the answer: {said}", port.name);
     }
 }
 
-/// What a process holds.
+/// Resources that a process uses.
 #[derive(Debug, Clone, Copy)]
-struct Holding {
+struct Usage {
     descriptors: usize,
     threads: usize,
 }
 
-fn holding(pid: u32) -> Holding {
+fn usage(pid: u32) -> Usage {
     let count = |what: &str| std::fs::read_dir(format!("/proc/{pid}/{what}")).unwrap().count();
-    Holding { descriptors: count("fd"), threads: count("task") }
+    Usage { descriptors: count("fd"), threads: count("task") }
 }
 
-/// Waits until the port's program holds no more than before.
-fn await_no_more(port: &Port, before: Holding) {
-    eventually(&format!("the program of the {} port to hold no more than {before:?}", port.name), || {
-        let now = holding(port.pid);
+/// Waits until the port's program uses no more than before.
+fn await_no_more(port: &Port, before: Usage) {
+    eventually(&format!("the program of the {} port to use no more than {before:?}", port.name), || {
+        let now = usage(port.pid);
         (now.descriptors <= before.descriptors && now.threads <= before.threads).then_some(())
     });
 }
 
-/// A sender whose rows come from a test, as long as it likes.
+/// A sender whose rows a test provides.
 struct Feed {
     sender: Child,
     pipe: PipeWriter,
@@ -159,7 +161,7 @@ struct Feed {
 }
 
 impl Feed {
-    /// Starts it; the first rows are durable.
+    /// Starts the sender, and waits for the first results.
     fn start(cluster: &Cluster) -> Self {
         let (input, pipe) = io::pipe().unwrap();
         let mut command = Command::new(tests::program_path("sender"));
@@ -184,7 +186,7 @@ impl Feed {
         self.rows += count;
     }
 
-    /// Waits for the job's end, and compares its results with those of the same model over a file.
+    /// Waits until the job is done, and compares its results with those of the same model over a file.
     fn finish(mut self, cluster: &mut Cluster) {
         drop(self.pipe);
         let status = eventually("the sender to end", || self.sender.try_wait().unwrap());
@@ -195,11 +197,11 @@ impl Feed {
         std::fs::write(&input, self.csv).unwrap();
         let words = ["file", input.to_str().unwrap(), output.to_str().unwrap()];
         Program::start("classifier", cluster.folder.path(), words).success();
-        assert!(std::fs::read(output).unwrap() == results.log, "the results are those of the same rows");
+        assert!(std::fs::read(output).unwrap() == results.log, "the results differ from those over a file");
     }
 }
 
-/// Feeds a job while `trouble` goes on: rows go in and results come out all the time.
+/// Feeds a job while `trouble` runs, and checks that results keep coming.
 fn undisturbed_by(cluster: &Cluster, feed: &mut Feed, trouble: impl FnOnce() + Send) {
     let log = cluster.path("results.log");
     let written = || std::fs::metadata(&log).map_or(0, |log| log.len());
@@ -213,19 +215,19 @@ fn undisturbed_by(cluster: &Cluster, feed: &mut Feed, trouble: impl FnOnce() + S
             let before = written();
             feed.rows(100);
             eventually("results", || (written() > before).then_some(()));
-            // A steady stream of rows and not the most that would go.
+            // A steady stream of rows, not the highest possible rate.
             thread::sleep(Duration::from_millis(5));
         }
     });
 }
 
 #[test]
-fn strangers_that_lie_at_every_port_learn_nothing_and_are_gone_soon() {
+fn unauthenticated_peers_learn_nothing_and_are_disconnected_soon() {
     let mut cluster =
         Setup { processes: 2, token: Some(TOKEN.into()), hub: true, ..Setup::default() }.start();
     let mut feed = Feed::start(&cluster);
     let ports = ports(&mut cluster);
-    let before: Vec<_> = ports.iter().map(|port| holding(port.pid)).collect();
+    let before: Vec<_> = ports.iter().map(|port| usage(port.pid)).collect();
     let trouble = || {
         thread::scope(|scope| {
             for port in &ports {
@@ -243,15 +245,15 @@ fn strangers_that_lie_at_every_port_learn_nothing_and_are_gone_soon() {
 }
 
 #[test]
-fn thousands_of_connections_at_every_port_are_a_hundred_at_a_time() {
+fn thousands_of_connections_do_not_exhaust_any_port() {
     let mut cluster =
         Setup { processes: 2, token: Some(TOKEN.into()), hub: true, ..Setup::default() }.start();
     let mut feed = Feed::start(&cluster);
     let ports = ports(&mut cluster);
-    // Programs connect to the hub when they find the time.
+    // Programs connect to the hub in the background.
     let metrics = ports.iter().find(|port| port.name == "metrics").unwrap();
     eventually("all programs to report", || (tests::connections(&metrics.address) == 4).then_some(()));
-    let before: Vec<_> = ports.iter().map(|port| holding(port.pid)).collect();
+    let before: Vec<_> = ports.iter().map(|port| usage(port.pid)).collect();
     let memory: Vec<_> = ports.iter().map(|port| memory_kib(port.pid).unwrap().0).collect();
     let trouble = || {
         thread::scope(|scope| {
@@ -266,19 +268,19 @@ fn thousands_of_connections_at_every_port_are_a_hundred_at_a_time() {
         let (_, highest) = memory_kib(port.pid).unwrap();
         assert!(highest < memory + (64 << 10), "the {} port grew from {memory} to {highest} KiB", port.name);
     }
-    // Not a line for each of them.
+    // The log must not have a line for each connection.
     for program in [&cluster.receiver, &cluster.classifiers[0], cluster.hub.as_ref().unwrap()] {
         assert!(program.output().lines().count() < 1000, "{}", program.output());
     }
     feed.finish(&mut cluster);
 }
 
-/// Thousands of connections, of which some hundreds are open at a time; some are silent, some begin a long frame.
+/// Opens thousands of connections, some hundreds at a time. Some are silent, some begin a long frame.
 fn crowd(port: &Port) {
     let mut open = VecDeque::new();
     for i in 0..3000 {
         let mut stream = TcpStream::connect(&port.address).unwrap();
-        // It may be closed already, since others have come.
+        // The port may have closed it already to make room for others.
         let _ = match i % 3 {
             0 => Ok(()),
             1 => stream.write_all(&[0, 0, 255, 255, 5]),
@@ -292,10 +294,10 @@ fn crowd(port: &Port) {
 }
 
 #[test]
-fn strangers_cannot_use_up_the_descriptors() {
+fn unauthenticated_peers_cannot_use_up_the_descriptors() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = Command::new("sh");
-    // As machines have it: far fewer than are allowed, and here fewer than the strangers that there is room for.
+    // A soft limit below the hard limit, as usual; here it is below the number of places for unauthenticated peers.
     command.args(["-c", "ulimit -S -n 64; exec \"$0\" \"$@\""]).arg(tests::program_path("receiver"));
     let log = folder.path().join("results.log");
     command.args(["--listen", "127.0.0.1:0", "--output", log.to_str().unwrap()]);

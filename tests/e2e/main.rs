@@ -1,7 +1,7 @@
-//! End to end: the programs and commands from outside.
+//! End-to-end tests of the programs and commands.
 
-#![allow(clippy::unwrap_used, reason = "what is unexpected fails the test")]
-#![allow(clippy::print_stderr, reason = "a test says what it found")]
+#![allow(clippy::unwrap_used, reason = "in a test, a panic fails the test")]
+#![allow(clippy::print_stderr, reason = "tests print what they find")]
 
 mod agent;
 mod backpressure;

@@ -1,5 +1,5 @@
-//! Results are one table: whatever batches, workers and receivers there were, its rows have the same columns, printed in the same
-//! way. A job whose rows have not fails, and says which.
+//! Results are one table: all rows have the same columns, printed in the same way, with any batches, workers and receivers.
+//! A job whose rows differ fails, and names them.
 
 use std::net::TcpStream;
 use std::path::Path;
@@ -11,7 +11,7 @@ use tests::PATIENCE;
 use tests::cluster::{Results, Setup, read_results};
 use tests::program::Program;
 
-/// 40 rows in batches of 10: numbers, some of which are missing, and words.
+/// 40 rows for batches of 10: numbers, one of which is missing, and words.
 fn input(folder: &Path) -> String {
     let missing = |i| i == 23;
     let rows = (0..40).map(|i| {
@@ -39,7 +39,7 @@ fn run(body: &str) -> Results {
     setup(folder.path(), &code(body), 2, 1).run([&*input(folder.path())])
 }
 
-/// How the job fails, which must be in the same way however many workers there are.
+/// The job's error, which must be the same with any number of workers.
 fn failure(body: &str) -> String {
     let failure = |workers, processes| {
         let folder = tempfile::tempdir().unwrap();
@@ -48,7 +48,7 @@ fn failure(body: &str) -> String {
         let said = cluster.receiver.failure();
         assert!(!cluster.path("results.json").exists(), "the job is not done");
         let (_, reason) = said.split_once("the job failed: ").unwrap();
-        // Whoever waits for the job is told why.
+        // The sender gets the reason too.
         assert!(sender.failure().contains(reason.trim()));
         reason.trim().to_owned()
     };
@@ -58,7 +58,7 @@ fn failure(body: &str) -> String {
 }
 
 #[test]
-fn columns_that_differ_between_batches_fail_the_job_which_names_them_and_the_rows() {
+fn differing_columns_fail_the_job_and_are_named_with_their_rows() {
     let ends = "df['CLASSIFICATION'] = 1\nreturn df";
     for (body, rows, found, known) in [
         ("df = df.join(pd.get_dummies(df['COLOR'], dtype=int))\n", "10 to 19", "COLOR, blue", "COLOR, red"),
@@ -78,11 +78,11 @@ fn columns_that_differ_between_batches_fail_the_job_which_names_them_and_the_row
     }
 }
 
-/// Midnights, but for one.
+/// All midnights but one.
 const TIMES: &str = "pd.to_datetime('2024-01-01') + pd.to_timedelta([24 * int(i) + (not n) for i, n in zip(df.index, df['N'])], unit='h')";
 
 #[test]
-fn values_whose_form_depends_on_their_neighbours_fail_the_job_which_names_column_and_kinds() {
+fn differing_kinds_of_values_fail_the_job_and_are_named_with_their_column() {
     for (value, before, now) in [
         ("[int(n) * 2 if n else None for n in df['N']]", "integer", "decimal"),
         ("np.array([n == '7' if n else np.nan for n in df['N']])", "boolean", "decimal"),
@@ -107,7 +107,7 @@ fn values_whose_form_depends_on_their_neighbours_fail_the_job_which_names_column
 #[test]
 fn a_bad_row_that_changes_how_its_neighbours_are_printed_fails_the_job() {
     let folder = tempfile::tempdir().unwrap();
-    // All rows are one batch, and it is tried in parts since one row is bad.
+    // All rows are one batch, which is tried in parts because of the bad row.
     let body = "if '5' in df.index:\n    raise ValueError('5 is bad')\ndf['CLASSIFICATION'] = [int(n) if n else None for n in df['N']]\nreturn df";
     let setup = Setup::python(folder.path(), &code(body)).args(["--chunk-size", "100"]);
     let mut cluster = setup.start();
@@ -117,13 +117,13 @@ fn a_bad_row_that_changes_how_its_neighbours_are_printed_fails_the_job() {
 }
 
 #[test]
-fn values_that_are_printed_by_themselves_may_be_mixed() {
+fn values_that_print_the_same_in_any_batch_may_be_mixed() {
     for (value, printed) in [
-        // Strings, and nothing in a whole batch.
+        // Strings, with none at all in the first batches.
         ("[n if int(i) >= 20 else None for i, n in zip(df.index, df['N'])]", ["", "20", "39"]),
-        // Whole numbers among which some are missing, of pandas's own type for that.
+        // Integers with missing values, in pandas's nullable type.
         ("pd.array([int(n) if n else None for n in df['N']], dtype='Int64')", ["0", "20", "39"]),
-        // What the remedy says.
+        // The remedy that the error suggests.
         ("[str(int(n) * 2) if n else '' for n in df['N']]", ["0", "40", "78"]),
         ("pd.Categorical(df['COLOR'])", ["red", "green", "red"]),
         (
@@ -184,7 +184,7 @@ fn await_durable(reader: &mut FrameReader<TcpStream>, batches: u64) {
 }
 
 #[test]
-fn a_receiver_that_is_started_again_holds_rows_against_those_before() {
+fn a_restarted_receiver_compares_rows_with_earlier_ones() {
     let (number, decimal) = (r#"[["A",["integer"]]]"#, r#"[["A",["decimal"]]]"#);
     let other = r#"[["A",["integer"]],["B",[]]]"#;
     for (columns, why) in
@@ -204,9 +204,9 @@ fn a_receiver_that_is_started_again_holds_rows_against_those_before() {
     }
 }
 
-/// What comes early may be much more than its rows were; the receiver's memory is not.
+/// Early results may be much larger than their rows; the receiver's memory stays bounded.
 #[test]
-fn early_results_that_find_no_room_in_memory_come_back_in_order() {
+fn early_results_that_exceed_memory_are_written_in_order() {
     const BATCHES: u64 = 300;
     let folder = tempfile::tempdir().unwrap();
     let (mut receiver, stream, mut reader) = receiver(folder.path());
@@ -214,7 +214,7 @@ fn early_results_that_find_no_room_in_memory_come_back_in_order() {
     for number in 1..BATCHES {
         send(&stream, number, "[[\"A\",[]]]", &text(number));
     }
-    // All of them have come, but for the first.
+    // Wait until all but the first have arrived.
     loop {
         let payload = reader.next_frame_within(PATIENCE).unwrap().unwrap();
         let FromReceiver::Acknowledgement(now) = FromReceiver::decode(payload).unwrap() else { continue };

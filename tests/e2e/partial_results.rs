@@ -1,4 +1,4 @@
-//! `get-results --partial` on hosts of a lab: a prefix of the whole, to the byte, of a job that runs and of one that was stopped.
+//! `get-results --partial` on hosts of a lab: it fetches an exact prefix of the results, of a running and of a stopped job.
 
 use std::fmt::Write;
 use std::io::Write as _;
@@ -8,7 +8,7 @@ use serde_json::Value;
 use tests::eventually;
 use tests::stack::Stack;
 
-/// What is in the archive: results, rejects, summary.
+/// Unpacks the archive: results, rejects, summary.
 fn archived(stack: &Stack) -> (Vec<u8>, Vec<u8>, Value) {
     let file = |name: &str| {
         let archive = stack.path("out/results.partial.tgz");
@@ -29,7 +29,7 @@ fn complete_batches_are_fetched_while_a_job_runs_and_when_it_is_stopped() {
     let said = stack.fail("get-results", &get);
     assert!(said.contains("has nothing of a job: no batch is complete"), "{said}");
 
-    // Each hundredth row has a field too many.
+    // Every hundredth row has one field too many.
     let lines = 100_000;
     let (mut input, mut results, mut rejects) = (String::from("ID,NAME\n"), String::new(), String::new());
     rejects.push_str("row,reason,record\n");
@@ -63,13 +63,13 @@ fn complete_batches_are_fetched_while_a_job_runs_and_when_it_is_stopped() {
     let said = stack.run("get-results", &get);
     assert!(said.contains("partial    out/results.partial.tgz"), "{said}");
     let running = check("while it runs");
-    assert!(job.is_running(), "the job goes on");
+    assert!(job.is_running(), "the job continues");
     eventually("more rows", || durable(2 * running));
 
     let said = stack.run("stop", &[]);
     assert!(said.contains("cargo xtask get-results --partial fetches it"), "{said}");
     job.failure();
-    // What lies behind the checkpoint does not count, whatever it is.
+    // Bytes beyond the checkpoint do not count.
     let mut log = std::fs::File::options().append(true).open(output.join("results.log")).unwrap();
     log.write_all(b"half a ba").unwrap();
     let said = stack.run("get-results", &get);
@@ -78,7 +78,7 @@ fn complete_batches_are_fetched_while_a_job_runs_and_when_it_is_stopped() {
     assert!(summary["receiver"].as_str().unwrap().starts_with("stopped; "), "{summary}");
     assert_eq!(summary["columns"][2], "CLASSIFICATION", "{summary}");
 
-    // Without time, there is an archive, and it says how little it holds.
+    // With a time limit of zero, the archive is empty, and says so.
     let said = stack.run("get-results", &[&get[..], &["--within", "0s"]].concat());
     assert!(said.contains("cut        0 B of "), "{said}");
     let (log, _, summary) = archived(&stack);
@@ -87,7 +87,7 @@ fn complete_batches_are_fetched_while_a_job_runs_and_when_it_is_stopped() {
         "{summary}"
     );
 
-    // Results that somebody has changed are not taken for the job's.
+    // Modified results are refused.
     let mut bytes = std::fs::read(output.join("results.log")).unwrap();
     bytes[0] ^= 1;
     std::fs::write(output.join("results.log"), bytes).unwrap();

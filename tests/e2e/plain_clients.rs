@@ -1,4 +1,4 @@
-//! Clients of 2018, which know nothing but frames.
+//! Clients of 2018, which use frames only.
 
 use std::process::Command;
 
@@ -35,7 +35,7 @@ fn a_client_that_starts_over_does_not_send_rows_twice() {
 }
 
 #[test]
-fn the_receiver_writes_a_line_a_frame() {
+fn the_receiver_writes_a_line_for_each_frame() {
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("plain.log");
     let args = ["--framed", "--listen", "127.0.0.1:0", "--output", log.to_str().unwrap()];
@@ -52,7 +52,7 @@ fn the_receiver_writes_a_line_a_frame() {
 }
 
 #[test]
-fn the_receiver_keeps_what_came_before_a_broken_end() {
+fn the_receiver_keeps_the_frames_before_an_incomplete_one() {
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("plain.log");
     let args = ["--listen", "127.0.0.1:0", "--output", log.to_str().unwrap()];

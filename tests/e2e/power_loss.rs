@@ -1,7 +1,7 @@
-//! Whenever the power goes, no batch is gone that was acknowledged.
+//! No acknowledged batch is lost, whenever the power fails.
 //!
-//! A real receiver runs under strace; from what it asked the system to do, and when, the disks are made that a loss of
-//! power may leave ([`disk`]), and the receiver's own code opens them.
+//! A real receiver runs under strace. From the order of its system calls, the test derives disks that a power loss may leave
+//! ([`disk`]), and opens them with the receiver's own code.
 
 mod disk;
 mod trace;
@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use disk::{Chance, Disk, Files};
+use disk::{Disk, Files, Random};
 use protocol::result_files::ResultFiles;
 use receiver::store::{self, Opened, Storage};
 use tempfile::TempDir;
@@ -20,13 +20,13 @@ use tests::{PATIENCE, eventually, send_frames};
 use trace::{Moment, What};
 
 const ROWS: usize = 4000;
-/// Rows of a batch: few, so that there are many syncs.
+/// Rows of a batch; small batches cause many syncs.
 const CHUNK: usize = 10;
 const CASES: u64 = 2000;
-/// How many moments around a receiver's start or end are tried more often than others.
+/// How many moments before and after a receiver's start or end are tried more often than others.
 const CORNER: usize = 30;
-/// `FOLDER SEED` of a case that failed, to run it again.
-const AGAIN: &str = "POWER_LOSS";
+/// Environment variable with `FOLDER SEED` of a failed case, to repeat it.
+const REPEAT: &str = "POWER_LOSS";
 
 #[test]
 fn power_is_lost_while_a_receiver_works() {
@@ -39,13 +39,13 @@ fn power_is_lost_while_a_receiver_works() {
     });
 }
 
-/// What the receiver that was killed has written, and not made durable, is still there for the next one, which must
-/// not rely on it. The first is killed just before it makes a slot of the checkpoint durable.
+/// The next receiver still finds what the killed one has written but not synced, and must not rely on it. The first is
+/// killed just before it syncs a slot of the checkpoint.
 #[test]
 fn power_is_lost_after_a_receiver_was_killed() {
     let test = "power_is_lost_after_a_receiver_was_killed";
     examine(test, |recording| {
-        // The syncer makes results, rejects and a slot durable in turn.
+        // The syncer syncs results, rejects and a slot in turn.
         let mut job = recording.start(Some(3 * 20));
         let rows = input();
         let frames: Vec<_> = rows.lines().map(str::as_bytes).collect();
@@ -60,7 +60,7 @@ fn power_is_lost_after_a_receiver_was_killed() {
     });
 }
 
-/// A CSV with rows that are rejected.
+/// A CSV in which every seventh row is rejected.
 fn input() -> String {
     let mut csv = String::from("ID,V\n");
     for i in 0..ROWS {
@@ -70,7 +70,7 @@ fn input() -> String {
     csv
 }
 
-/// A job whose receivers are traced: `job/` has its files, `trace.0` and so on what strace wrote.
+/// A job whose receivers are traced: `job/` holds its files, `trace.0` and so on the output of strace.
 struct Recording {
     folder: PathBuf,
 }
@@ -105,14 +105,14 @@ impl Recording {
         Job { folder: self.folder.clone(), receiver, classifier }
     }
 
-    /// Waits for a receiver's end, and until strace has written that down.
+    /// Waits until a receiver has ended and strace has recorded that.
     fn end(&self, receiver: &mut Program) {
         receiver.wait();
         let pid = receiver.pid().to_string();
         let trace = self.traces().take_while(|trace| trace.exists()).last().unwrap();
         eventually("strace to end", || {
             let trace = std::fs::read_to_string(&trace).unwrap();
-            // Short process ids are filled up with spaces.
+            // strace pads short process ids with spaces.
             let mut words = trace.lines().rev().map(str::split_whitespace);
             words.any(|mut words| words.next() == Some(&pid) && words.next() == Some("+++")).then_some(())
         });
@@ -128,60 +128,59 @@ impl Job {
     }
 }
 
-/// Records a job, and looks at many disks that it may leave. Or, if [`AGAIN`] says so, at one of a job that was
-/// recorded before.
+/// Records a job, and checks many disks that it may leave; with [`REPEAT`], one disk of an earlier recording.
 fn examine(test: &str, record: impl FnOnce(&Recording)) {
-    if let Ok(again) = std::env::var(AGAIN) {
-        let (folder, seed) = again.rsplit_once(' ').unwrap();
-        let story = Story::read(&Recording { folder: folder.into() });
-        return story.case(seed.parse().unwrap(), tempfile::tempdir().unwrap().path()).unwrap();
+    if let Ok(case) = std::env::var(REPEAT) {
+        let (folder, seed) = case.rsplit_once(' ').unwrap();
+        let history = History::read(&Recording { folder: folder.into() });
+        return history.case(seed.parse().unwrap(), tempfile::tempdir().unwrap().path()).unwrap();
     }
     if !trace::is_possible() {
-        return tests::skip(test, "strace is not here, or may not trace");
+        return tests::skip(test, "strace is not installed, or may not trace");
     }
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join("job")).unwrap();
     let recording = Recording { folder: folder.path().to_owned() };
     record(&recording);
-    let story = Story::read(&recording);
+    let history = History::read(&recording);
     let (start, scratch, mut tried) = (Instant::now(), scratch(), 0);
     for seed in 0..CASES {
-        if let Err(wrong) = story.case(seed, scratch.path()) {
+        if let Err(wrong) = history.case(seed, scratch.path()) {
             let kept = folder.keep();
             panic!(
-                "{wrong}\nto run this case again: {AGAIN}=\"{} {seed}\" cargo test -p tests {test}",
+                "{wrong}\nto repeat this case: {REPEAT}=\"{} {seed}\" cargo test -p tests {test}",
                 kept.display()
             );
         }
-        // All of them, or it is no test of so many.
+        // A test that tries fewer cases must fail.
         assert!(start.elapsed() < PATIENCE, "{test}: only {seed} of {CASES} cases within {PATIENCE:?}");
         tried += 1;
     }
-    assert_eq!(tried, CASES, "{test}: all cases are tried");
+    assert_eq!(tried, CASES, "{test}: some cases were not tried");
     eprintln!("{test}: {tried} cases took {:?}", start.elapsed());
 }
 
-/// A folder in memory, if there is one: what is synced in it need not wait for a disk.
+/// A folder in memory if possible, where a sync does not wait for a disk.
 fn scratch() -> TempDir {
     tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| tempfile::tempdir().unwrap())
 }
 
-/// What happened, and what came of it.
-struct Story {
+/// The recorded job.
+struct History {
     disk: Disk,
-    /// From when on the initializer may know that so many batches are durable, in order.
-    told: Vec<(Moment, u64)>,
-    /// From when on it may know that the job is done.
-    told_done: Moment,
-    /// After which the power may go.
+    /// From which moment the initializer may know how many batches are durable, in order.
+    acknowledged: Vec<(Moment, u64)>,
+    /// From which moment it may know that the job is done.
+    finished: Moment,
+    /// The moments after which the power may fail.
     moments: Vec<Moment>,
-    /// Where among these a receiver was started or ended.
+    /// Indices into `moments` at which a receiver started or ended.
     corners: Vec<usize>,
-    /// What the job left.
+    /// The complete results of the job.
     whole: Results,
 }
 
-impl Story {
+impl History {
     fn read(recording: &Recording) -> Self {
         let traces: Vec<_> =
             recording.traces().map_while(|trace| std::fs::read_to_string(trace).ok()).collect();
@@ -195,42 +194,41 @@ impl Story {
             Some(moments.partition_point(|moment| moment <= lines) - 1)
         });
         let corners = std::iter::once(0).chain(ends).collect();
-        let (mut told, mut told_done) = (vec![(0, 0)], Moment::MAX);
+        let (mut acknowledged, mut finished) = (vec![(0, 0)], Moment::MAX);
         for call in &calls {
             match call.what {
-                What::TellNext(next) => told.push((call.begin, next)),
-                What::TellDone => told_done = told_done.min(call.begin),
+                What::Acknowledge(next) => acknowledged.push((call.begin, next)),
+                What::Finish => finished = finished.min(call.begin),
                 _ => {}
             }
         }
         let whole = read_results(&log);
-        let distinct = told.windows(2).filter(|pair| pair[0].1 < pair[1].1).count();
-        assert!(distinct > 20, "only {distinct} acknowledgements: these are too few to try much");
-        let story = Self { disk: Disk::new(calls), told, told_done, moments, corners, whole };
-        // What the test thinks that was done is what was done.
-        assert_eq!(story.whole.summary.rows, ROWS as u64);
-        let files = story.disk.in_the_end();
-        assert!(files["results.log"] == story.whole.log);
-        assert!(files["results.rejects.csv"] == story.whole.rejects.as_bytes());
+        let distinct = acknowledged.windows(2).filter(|pair| pair[0].1 < pair[1].1).count();
+        assert!(distinct > 20, "only {distinct} acknowledgements are too few for this test");
+        let history = Self { disk: Disk::new(calls), acknowledged, finished, moments, corners, whole };
+        // The files that the test reconstructs must be those that the receiver wrote.
+        assert_eq!(history.whole.summary.rows, ROWS as u64);
+        let files = history.disk.in_the_end();
+        assert!(files["results.log"] == history.whole.log);
+        assert!(files["results.rejects.csv"] == history.whole.rejects.as_bytes());
         assert_eq!(files.keys().collect::<Vec<_>>(), ["results.json", "results.log", "results.rejects.csv"]);
-        story
+        history
     }
 
-    /// Lets the power go at a moment that the seed chooses, and looks at what the receiver makes of one disk that this
-    /// may leave.
+    /// Cuts the power at a moment that the seed chooses, and checks how the receiver opens one disk that this may leave.
     fn case(&self, seed: u64, scratch: &Path) -> Result<(), String> {
-        let mut chance = Chance(seed);
+        let mut random = Random(seed);
         let all = self.moments.len();
-        let at = match chance.below(2) {
+        let at = match random.below(2) {
             // More often where files are made, opened again, renamed and removed.
             0 => {
-                let corner = self.corners[chance.below(self.corners.len())];
-                (corner + chance.below(2 * CORNER)).saturating_sub(CORNER).min(all - 1)
+                let corner = self.corners[random.below(self.corners.len())];
+                (corner + random.below(2 * CORNER)).saturating_sub(CORNER).min(all - 1)
             }
-            _ => chance.below(all),
+            _ => random.below(all),
         };
         let cut = self.moments[at];
-        let files = self.disk.after_power_loss(cut, &mut chance);
+        let files = self.disk.after_power_loss(cut, &mut random);
         for old in std::fs::read_dir(scratch).unwrap() {
             std::fs::remove_file(old.unwrap().path()).unwrap();
         }
@@ -238,8 +236,8 @@ impl Story {
             std::fs::write(scratch.join(name), content).unwrap();
         }
         let acknowledged =
-            self.told.iter().take_while(|(begin, _)| *begin <= cut).map(|(_, next)| *next).max();
-        let done = self.told_done <= cut;
+            self.acknowledged.iter().take_while(|(begin, _)| *begin <= cut).map(|(_, next)| *next).max();
+        let done = self.finished <= cut;
         self.check(&files, scratch, acknowledged.unwrap_or(0), done).map_err(|wrong| {
             let lengths: Vec<_> = files.iter().map(|(name, content)| format!("{name} {}", content.len())).collect();
             format!(
@@ -258,17 +256,20 @@ impl Story {
         match store::open(&paths) {
             Ok(Opened::ToWrite(store, ..)) => {
                 let position = store.position();
-                expect(!done, "the initializer was told that the job is done, and it is to be gone on with")?;
+                expect(
+                    !done,
+                    "the initializer knows that the job is done, but the receiver would continue it",
+                )?;
                 expect(
                     position.next >= acknowledged,
-                    &format!("it goes on from batch {}: batches are lost", position.next),
+                    &format!("it continues with batch {}: batches are lost", position.next),
                 )?;
                 let rows = ROWS.min(position.next as usize * CHUNK);
                 expect(position.next_row == rows as u64, "the next row is not that of the next batch")?;
                 let (log, rejects) =
                     (&log[..position.result_bytes as usize], &rejects[..position.reject_bytes as usize]);
-                expect(read(&paths.results) == log, "the results are not what was written")?;
-                expect(read(&paths.rejects) == rejects, "the rejects are not what was written")?;
+                expect(read(&paths.results) == log, "the results differ from those written")?;
+                expect(read(&paths.rejects) == rejects, "the rejects differ from those written")?;
                 let lines = |bytes: &[u8]| bytes.iter().filter(|byte| **byte == b'\n').count();
                 expect(
                     lines(log) + lines(rejects) == rows + 1,
@@ -276,13 +277,13 @@ impl Story {
                 )
             }
             Ok(Opened::Finished(summary, _)) => {
-                expect(summary == self.whole.summary, "the summary is another one")?;
+                expect(summary == self.whole.summary, "the summary differs")?;
                 expect(
                     read(&paths.results) == log && read(&paths.rejects) == rejects,
-                    "the results are not whole",
+                    "the results are not complete",
                 )
             }
-            // The checkpoint is gone, since nothing is left to do.
+            // The checkpoint was removed, since nothing is left to do.
             Err(_)
                 if done
                     && files.contains_key("results.json")
@@ -290,7 +291,7 @@ impl Story {
             {
                 expect(
                     read(&paths.results) == log && read(&paths.rejects) == rejects,
-                    "the results are not whole",
+                    "the results are not complete",
                 )
             }
             Err(error) => Err(format!("it cannot be opened: {error:#}")),

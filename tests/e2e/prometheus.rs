@@ -1,4 +1,4 @@
-//! What Prometheus makes of the hub's `/metrics`: Debian's own, that `cargo xtask test` has fetched.
+//! Debian's Prometheus, which `cargo xtask test` fetches, scrapes the hub's `/metrics`.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -10,7 +10,7 @@ use tests::http::get;
 use tests::hub::HOST;
 use tests::program::Program;
 
-/// Its programs' folder; `None`, and a skipped test, where it is not.
+/// The folder of its programs; skips the test and returns `None` if it is missing.
 fn programs(test: &str) -> Option<PathBuf> {
     let folder = tests::root().join("target/prometheus/usr/bin");
     if !folder.join("promtool").exists() {
@@ -20,7 +20,7 @@ fn programs(test: &str) -> Option<PathBuf> {
     Some(folder)
 }
 
-/// A Prometheus that scrapes a page each second, and where it answers.
+/// Starts a Prometheus that scrapes a page each second; returns it with its address.
 fn scraping(programs: &Path, page: &str, folder: &Path) -> (Program, String) {
     let config = format!(
         "global: {{scrape_interval: 1s, scrape_timeout: 1s}}\nscrape_configs: [{{job_name: hub, static_configs: [{{targets: ['{page}']}}]}}]\n"
@@ -40,7 +40,7 @@ fn scraping(programs: &Path, page: &str, folder: &Path) -> (Program, String) {
 }
 
 /// The newest value that Prometheus has for an expression.
-fn ask(prometheus: &str, expression: &str) -> Option<f64> {
+fn query(prometheus: &str, expression: &str) -> Option<f64> {
     let encoded: String = expression.bytes().map(|byte| format!("%{byte:02x}")).collect();
     let answer = get(prometheus, &format!("/api/v1/query?query={encoded}"), HOST)?;
     let answer: Value = serde_json::from_str(&answer.body).ok()?;
@@ -48,8 +48,8 @@ fn ask(prometheus: &str, expression: &str) -> Option<f64> {
 }
 
 #[test]
-fn prometheus_takes_the_metrics_and_has_the_jobs_figures() {
-    let Some(programs) = programs("prometheus_takes_the_metrics_and_has_the_jobs_figures") else { return };
+fn prometheus_scrapes_the_jobs_figures() {
+    let Some(programs) = programs("prometheus_scrapes_the_jobs_figures") else { return };
     let folder = tempfile::tempdir().unwrap();
     let mut cluster = Setup { hub: true, ..Setup::default() }.start();
     let page = cluster.hub.as_mut().unwrap().address("web");
@@ -75,7 +75,7 @@ fn prometheus_takes_the_metrics_and_has_the_jobs_figures() {
         ("sum(classifier_computation_duration_seconds_count{computation=\"classify\"})", 200.0),
     ] {
         eventually(&format!("{expression} to be scraped"), || {
-            (ask(&prometheus, expression)? == value).then_some(())
+            (query(&prometheus, expression)? == value).then_some(())
         });
     }
 }

@@ -1,4 +1,4 @@
-//! The user's own pandas function, in real Python processes.
+//! The user's pandas function, in real Python processes.
 
 mod failures;
 mod invisible;
@@ -31,13 +31,13 @@ fn run(code: &str, lines: &str) -> (Results, String) {
     (results, cluster.classifiers[0].output())
 }
 
-/// What a classifier says that cannot start its model.
+/// The output of a classifier that cannot start its model.
 fn refused(classifier: &str, python: &Path, code: &str) -> String {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("model.py"), code).unwrap();
     let mut command = std::process::Command::new(tests::program_path("classifier"));
     command.env("PYTHONPATH", folder.path());
-    // Nothing listens at port 1; at the usual port, another test might.
+    // Nothing listens at port 1. At the default port, another test might.
     command.args(["--cluster-initializer", "--in", "127.0.0.1:0", "--control", "127.0.0.1:0"]);
     command.args(["--out", "127.0.0.1:1", "--python"]);
     command.arg(python).args(["--classifier", classifier]);
@@ -56,12 +56,12 @@ fn the_pandas_example_computes_what_native_computes() {
     let native = Setup::default().run(["--lines", "5000"]);
     let pandas = example.run(["--lines", "5000"]);
     assert_eq!((pandas.summary.rows, pandas.summary.rejects), (5000, 0));
-    // Fake rows are quoted just as pandas quotes, so that even the bytes are the same.
+    // Fake rows are quoted as pandas quotes, so even the bytes are the same.
     assert!(pandas.log == native.log);
 }
 
 #[test]
-fn a_frame_that_is_returned_or_changed_in_place_will_do() {
+fn the_function_may_return_a_frame_or_change_it_in_place() {
     let (returned, _) = run("def classify_df(df):\n    return df.assign(CLASSIFICATION=df.SKU)\n", "250");
     let (changed, _) = run("def classify_df(df):\n    df['CLASSIFICATION'] = df['SKU']\n", "250");
     assert!(returned.log == changed.log);
@@ -71,7 +71,7 @@ fn a_frame_that_is_returned_or_changed_in_place_will_do() {
 }
 
 #[test]
-fn values_reach_the_function_as_they_are() {
+fn values_reach_the_function_unchanged() {
     let folder = tempfile::tempdir().unwrap();
     let code = "def classify_df(df):\n    \
         df['CLASSIFICATION'] = [repr((i,) + tuple(r)) for i, r in zip(df.index, df.values.tolist())]\n    return df\n";
@@ -84,7 +84,7 @@ fn values_reach_the_function_as_they_are() {
     assert!(log.contains(r#"('a,""b""', '5"" pipe', 'x\r\ny')"#), "{log}");
 }
 
-/// Runs one of the checks of the runner's inner parts, with real pandas.
+/// Runs a Python check of the runner's parts, with real pandas.
 fn check_runner(name: &str) -> String {
     let folder = tempfile::tempdir().unwrap();
     let mut check = std::process::Command::new(tests::python());
@@ -94,25 +94,25 @@ fn check_runner(name: &str) -> String {
 }
 
 #[test]
-fn what_is_printed_is_what_pandas_prints() {
+fn rows_print_as_pandas_prints_them() {
     let said = check_runner("check_printing.py");
     assert!(said.starts_with("compared "), "{said}");
 }
 
 #[test]
-fn a_value_has_one_text_in_all_parts_of_a_column_unless_their_kinds_differ() {
+fn values_of_one_kind_print_the_same_in_all_parts_of_a_column() {
     let said = check_runner("check_kinds.py");
     assert!(said.starts_with("compared "), "{said}");
 }
 
 #[test]
-fn rows_in_another_order_are_noticed_also_where_index_values_repeat() {
+fn reordered_rows_are_noticed_even_if_index_values_repeat() {
     let said = check_runner("check_order.py");
     assert!(said.starts_with("noticed "), "{said}");
 }
 
 #[test]
-fn every_row_comes_out_however_odd_it_is() {
+fn odd_rows_are_not_lost() {
     let folder = tempfile::tempdir().unwrap();
     let code = "def classify_df(df):\n    df['CLASSIFICATION'] = [len(i) for i in df.index]\n    return df\n";
     let mut cluster = setup(folder.path(), code).start();
@@ -125,7 +125,7 @@ fn every_row_comes_out_however_odd_it_is() {
 }
 
 #[test]
-fn a_process_that_hangs_is_killed_with_all_that_it_started() {
+fn a_hanging_process_is_killed_with_its_children() {
     let folder = tempfile::tempdir().unwrap();
     let code = "import os, time\ndef classify_df(df):\n    \
         if '3' in df.index:\n        os.fork(); time.sleep(1000)\n    \
@@ -145,7 +145,7 @@ fn a_process_that_hangs_is_killed_with_all_that_it_started() {
 }
 
 #[test]
-fn a_process_that_eats_memory_talks_nonsense_or_is_stopped_is_killed_and_started_again() {
+fn a_process_that_exceeds_memory_sends_garbage_or_is_stopped_is_replaced() {
     let folder = tempfile::tempdir().unwrap();
     let code = "import os, signal\ndef classify_df(df):\n    \
         if '3' in df.index:\n        eaten = [b'x' * (1 << 20) for _ in range(1 << 20)]\n    \
@@ -168,7 +168,7 @@ fn a_process_that_eats_memory_talks_nonsense_or_is_stopped_is_killed_and_started
 }
 
 #[test]
-fn a_process_that_cannot_be_started_again_for_a_while_costs_no_row() {
+fn failed_restarts_of_a_process_cost_no_row() {
     let folder = tempfile::tempdir().unwrap();
     let code = "import os, pathlib\n\
         trouble = pathlib.Path(__file__).with_name('trouble')\n\
@@ -198,7 +198,7 @@ fn rows_that_hang_are_found_among_others() {
 }
 
 #[test]
-fn rows_that_the_function_cannot_do_are_rejected_with_its_words() {
+fn rows_for_which_the_function_raises_are_rejected_with_its_error() {
     let code = "def classify_df(df):\n    \
         assert '37' not in df.index, 'no 37'\n    \
         df['CLASSIFICATION'] = 1\n    return df\n";
@@ -210,7 +210,7 @@ fn rows_that_the_function_cannot_do_are_rejected_with_its_words() {
 }
 
 #[test]
-fn what_the_function_writes_to_standard_error_disturbs_nothing() {
+fn output_to_standard_error_does_no_harm() {
     let code = "import os, time\ndef classify_df(df):\n    \
         os.write(2, b'caf\\xe9\\n'); time.sleep(0.05); print('behind it'); os.write(2, b'x' * 100000)\n    \
         df['CLASSIFICATION'] = 1\n    return df\n";
@@ -233,8 +233,8 @@ fn a_short_batch_has_as_much_time_as_a_long_one() {
 }
 
 #[test]
-fn wrong_results_are_named() {
-    // Row 1 is done, since a job without any results fails.
+fn a_wrong_return_value_is_named_in_the_reason() {
+    // Row 1 always succeeds, since a job without results fails.
     let reason = |code: &str| {
         let code =
             code.replacen(":\n", ":\n    if df.index[0] == '1': return df.assign(CLASSIFICATION=1)\n", 1);
@@ -253,12 +253,12 @@ fn wrong_results_are_named() {
     let (results, _) = run(shuffled, "2");
     assert_eq!(
         results.summary.rejects, 0,
-        "a single row has only one order, and models get rows alone at last"
+        "a single row has only one order, and in the end models get rows one by one"
     );
 }
 
 #[test]
-fn a_process_that_dies_is_started_again_and_its_last_words_are_told() {
+fn a_process_that_dies_is_replaced_and_its_last_line_is_reported() {
     let code = "import os, sys\ndef classify_df(df):\n    \
         if '37' in df.index:\n        print('out of luck'); os._exit(3)\n    \
         df['CLASSIFICATION'] = 1\n    return df\n";
@@ -270,7 +270,7 @@ fn a_process_that_dies_is_started_again_and_its_last_words_are_told() {
 }
 
 #[test]
-fn a_process_that_hangs_is_killed() {
+fn a_hanging_process_is_killed() {
     let folder = tempfile::tempdir().unwrap();
     let code = "import time\ndef classify_df(df):\n    \
         if '3' in df.index:\n        time.sleep(1000)\n    \
@@ -306,7 +306,7 @@ fn a_model_that_cannot_start_says_what_to_do() {
 #[test]
 fn an_interpreter_without_pandas_says_how_to_get_it() {
     let folder = tempfile::tempdir().unwrap();
-    // Real Python, as it is without any installed package.
+    // Real Python, without any installed packages.
     let python = folder.path().join("bare-python");
     std::fs::write(&python, format!("#!/bin/sh\nexec {} -S \"$@\"\n", tests::python().display())).unwrap();
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
@@ -316,9 +316,9 @@ fn an_interpreter_without_pandas_says_how_to_get_it() {
 }
 
 #[test]
-fn two_batches_take_as_long_as_one_on_two_workers() {
+fn two_workers_run_two_batches_at_the_same_time() {
     let folder = tempfile::tempdir().unwrap();
-    // Each waits for the other: on one thread, or one interpreter, neither would ever go on.
+    // Each batch waits for the other, so one thread or one interpreter would never finish.
     let code = "import os, time\nhere = os.path.dirname(__file__)\ndef classify_df(df):\n    \
         open(os.path.join(here, 'batch' + df.index[0]), 'w').close()\n    \
         while not all(os.path.exists(os.path.join(here, name)) for name in ('batch0', 'batch100')):\n        \

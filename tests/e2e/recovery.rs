@@ -1,4 +1,4 @@
-//! Processes die, are stopped, and are cut off: the job goes on, and its results are the same.
+//! Processes are killed and stopped; the job continues, and its results are the same.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -7,31 +7,31 @@ use tests::cluster::read_results;
 use tests::program::Program;
 use tests::{PATIENCE, eventually};
 
-/// Runs `cargo xtask chaos`, with a Python of the tests' own.
+/// Runs `cargo xtask chaos`; returns its output.
 fn chaos(args: &[&str]) -> String {
     let folder = tempfile::tempdir().unwrap();
     let mut command = tests::xtask();
     command.arg("chaos").args(args).arg("--output").arg(folder.path());
-    // It checks the results itself. All that is killed starts again, which a slow machine takes minutes for.
+    // chaos compares the results itself. Restarting the killed processes may take minutes on a slow machine.
     Program::start_command("chaos", folder.path(), command).success_within(3 * PATIENCE)
 }
 
 #[test]
-fn processes_of_this_machine_are_killed_and_stopped() {
-    // A model that sleeps takes its time also where nothing else does.
+fn a_local_job_survives_kills_and_stops() {
+    // A sleeping model makes the job long enough even on a fast machine.
     let args = ["--no-lab", "--kills", "6", "--classifier", "sleep:1000", "--input-lines", "120000"];
     let said = chaos(&[&args[..], &["--seed", "5"]].concat());
     assert!(said.contains("all                      6 times") && said.contains("the same bytes"), "{said}");
 }
 
 #[test]
-fn models_die_with_the_others() {
+fn a_local_job_survives_faults_in_models() {
     let said = chaos(&["--no-lab", "--kills", "4", "--input-lines", "600000", "--seed", "2"]);
     assert!(said.contains("model ") && said.contains("the same bytes"), "{said}");
 }
 
 #[test]
-fn rows_from_standard_input_are_asked_for_again() {
+fn rows_from_standard_input_are_sent_again_after_a_crash() {
     let folder = tempfile::tempdir().unwrap();
     let (output, log) = (folder.path().join("output"), folder.path().join("log"));
     let mut command = tests::xtask();
@@ -56,7 +56,7 @@ fn rows_from_standard_input_are_asked_for_again() {
         let said = std::fs::read_to_string(&checkpoint).unwrap_or_default();
         (said.contains("\"next_row\":") && !said.starts_with("{\"sequence\":0")).then_some(())
     });
-    // The one that takes the rows dies, with those that it has taken.
+    // The initializer dies, and with it the rows that it has read.
     let initializer = format!("{}", log.join("run/initializer.ready").display());
     let pid = std::fs::read_dir("/proc").unwrap().flatten().find_map(|process| {
         let words = std::fs::read(process.path().join("cmdline")).ok()?;

@@ -1,11 +1,11 @@
-//! How many rows may be rejected, and what is told of those that were.
+//! The limit for rejects, and the reasons that are reported.
 
 use std::path::Path;
 
 use tests::cluster::{Results, Setup};
 use tests::program::Program;
 
-/// Rows of which each `every`th has a value too many, from row `first` on.
+/// A CSV in which every `every`th row has one value too many, from row `first` on.
 fn input(folder: &Path, rows: usize, first: usize, every: usize) -> String {
     let row = |i: usize| {
         if i >= first && (i - first).is_multiple_of(every) {
@@ -24,7 +24,7 @@ fn start(most: &[&str], workers: usize, processes: usize) -> tests::cluster::Clu
     Setup { workers, processes, receiver_args, ..Setup::default() }.args(["--chunk-size", "30"]).start()
 }
 
-/// How the job fails, which must be in the same way however many workers there are.
+/// The job's error, which must be the same with any number of workers.
 fn failure(most: &[&str], rows: usize, first: usize, every: usize) -> String {
     let failure = |workers, processes| {
         let mut cluster = start(most, workers, processes);
@@ -35,7 +35,7 @@ fn failure(most: &[&str], rows: usize, first: usize, every: usize) -> String {
         let rejects = std::fs::read_to_string(cluster.path("results.rejects.csv")).unwrap();
         assert!(
             rejects.contains(&format!("{first},3 values; the header has 2,")),
-            "why is in the rejects: {rejects}"
+            "the reason is not in the rejects: {rejects}"
         );
         said.split_once("the job failed: ").unwrap().1.trim().to_owned()
     };
@@ -59,7 +59,7 @@ fn a_job_stops_when_its_first_thousand_rows_are_all_rejected() {
         "{said}"
     );
     assert!(said.ends_with("give --max-rejects 100%"), "{said}");
-    // One that is not will do.
+    // One result among them is enough.
     let results = run(&[], 3000, 1, 1);
     assert_eq!((results.summary.rows, results.summary.rejects), (3000, 2999));
 }
@@ -85,7 +85,7 @@ fn a_budget_is_counted_in_row_order() {
     assert!(said.ends_with("and --max-rejects allows 10"), "{said}");
     let said = failure(&["--max-rejects", "0.5%"], 5000, 500, 10);
     assert!(said.starts_with("50 of the first 1000 rows were rejected"), "{said}");
-    // Of fewer than a thousand rows, in the end.
+    // For fewer than a thousand rows, a percentage is checked at the end.
     let said = failure(&["--max-rejects", "5%"], 500, 0, 10);
     assert!(said.starts_with("50 of the first 500 rows were rejected"), "{said}");
     for most in ["50", "1%"] {
@@ -95,7 +95,7 @@ fn a_budget_is_counted_in_row_order() {
 }
 
 #[test]
-fn a_budget_that_is_none_is_a_wrong_word() {
+fn an_invalid_budget_is_a_usage_error() {
     for wrong in ["-1", "101%", "few"] {
         let folder = tempfile::tempdir().unwrap();
         let mut command = std::process::Command::new(tests::program_path("receiver"));
@@ -107,7 +107,7 @@ fn a_budget_that_is_none_is_a_wrong_word() {
 }
 
 #[test]
-fn rejects_are_told_by_kinds_of_reasons() {
+fn rejects_are_grouped_by_kind_of_reason() {
     let folder = tempfile::tempdir().unwrap();
     let code = "def classify_df(df):\n    bad = [i for i in df.index if int(i) % 50 == 3]\n    \
         if bad:\n        raise KeyError(bad[0]) if int(bad[0]) > 100 else ValueError('row %s is bad' % bad[0])\n    \
@@ -115,12 +115,12 @@ fn rejects_are_told_by_kinds_of_reasons() {
     let setup = Setup::python(folder.path(), code).args(["--chunk-size", "20"]);
     let summary = setup.run([&*input(folder.path(), 400, 0, 200)]).summary;
     let reasons: Vec<_> = summary.reject_reasons.iter().collect();
-    let told: Vec<_> = reasons
+    let found: Vec<_> = reasons
         .iter()
         .map(|reason| (&*reason.kind, reason.rows, reason.first_row, &*reason.example))
         .collect();
     assert_eq!(
-        told,
+        found,
         [
             ("… values; the header has …", 2, 0, "3 values; the header has 2"),
             ("ValueError: row … is bad", 2, 3, "ValueError: row 3 is bad"),
@@ -131,7 +131,7 @@ fn rejects_are_told_by_kinds_of_reasons() {
 }
 
 #[test]
-fn the_hub_tells_why_rows_are_rejected_and_so_does_its_report() {
+fn output_and_report_show_why_rows_are_rejected() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).display().to_string();
     let input = input(folder.path(), 2000, 1, 4);

@@ -1,5 +1,5 @@
-//! Hosts with login shells, startup files, servers and mounts of all kinds, and users with configurations of all kinds: each
-//! works, or is refused with the remedy before anything is changed.
+//! Hosts with unusual login shells, startup files, SSH servers and mounts, and users with unusual SSH configurations. Each
+//! works, or is refused with a remedy before anything is changed.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -8,7 +8,7 @@ use tests::stack::Stack;
 
 const JOB: [&str; 3] = ["INPUT_LINES=2000", "--workers", "1"];
 
-/// Where a host's root has its files.
+/// Root's home folder of a host.
 fn home(stack: &Stack, host: &str) -> PathBuf {
     stack.lab.folder().join(host).join("home")
 }
@@ -27,7 +27,7 @@ fn remove_startup(stack: &Stack, file: &str) {
     }
 }
 
-/// A job and what else one does on hosts that are up.
+/// Runs a job and the other commands on hosts that are up.
 fn check_commands(stack: &Stack, what: &str) {
     let said = stack.run("run-cluster", &JOB);
     assert!(said.contains("rows out   2,000"), "{what}: {said}");
@@ -43,8 +43,8 @@ fn check_commands(stack: &Stack, what: &str) {
 }
 
 #[test]
-fn startup_files_that_talk_move_and_change_things_do_no_harm() {
-    let Some(stack) = Stack::new("startup_files_that_talk_move_and_change_things_do_no_harm", "2") else {
+fn noisy_startup_files_do_no_harm() {
+    let Some(stack) = Stack::new("noisy_startup_files_do_no_harm", "2") else {
         return;
     };
     let noise = "echo Welcome\necho 'and to you' >&2\nprintf 'no newline'\n";
@@ -60,7 +60,7 @@ fn startup_files_that_talk_move_and_change_things_do_no_harm() {
         check_commands(&stack, startup);
     }
     write_startup(&stack, ".bashrc", noise);
-    // All that is shipped is shipped again, past the noise.
+    // Shipping works with the noise as well.
     stack.run("down", &["--force"]);
     stack.up(&[]);
     remove_startup(&stack, ".bashrc");
@@ -68,8 +68,8 @@ fn startup_files_that_talk_move_and_change_things_do_no_harm() {
 }
 
 #[test]
-fn an_sftp_server_that_is_started_through_a_noisy_shell_is_used() {
-    let Some(stack) = Stack::new("an_sftp_server_that_is_started_through_a_noisy_shell_is_used", "2") else {
+fn an_sftp_server_behind_a_noisy_shell_works() {
+    let Some(stack) = Stack::new("an_sftp_server_behind_a_noisy_shell_works", "2") else {
         return;
     };
     let hosts = with_sshd(&stack, 2200, "-o 'Subsystem=sftp /usr/lib/openssh/sftp-server'");
@@ -83,8 +83,8 @@ fn an_sftp_server_that_is_started_through_a_noisy_shell_is_used() {
 }
 
 #[test]
-fn tcsh_and_fish_as_login_shells_are_as_good_as_bash() {
-    const NAME: &str = "tcsh_and_fish_as_login_shells_are_as_good_as_bash";
+fn tcsh_and_fish_work_as_login_shells() {
+    const NAME: &str = "tcsh_and_fish_work_as_login_shells";
     for shell in ["tcsh", "fish"] {
         if Command::new(shell).args(["-c", "true"]).output().is_err() {
             return tests::skip(NAME, &format!("there is no {shell}; on Debian: apt-get install {shell}"));
@@ -110,9 +110,9 @@ fn tcsh_and_fish_as_login_shells_are_as_good_as_bash() {
 }
 
 #[test]
-fn a_login_shell_that_runs_nothing_is_refused_with_what_it_says_and_the_remedy() {
+fn a_login_shell_that_runs_no_commands_is_refused_with_a_remedy() {
     let Some(stack) =
-        Stack::new("a_login_shell_that_runs_nothing_is_refused_with_what_it_says_and_the_remedy", "1")
+        Stack::new("a_login_shell_that_runs_no_commands_is_refused_with_a_remedy", "1")
     else {
         return;
     };
@@ -137,7 +137,7 @@ fn a_login_shell_that_runs_nothing_is_refused_with_what_it_says_and_the_remedy()
     refused("false");
 }
 
-/// The hosts at another port, where an sshd of these options listens.
+/// Starts an sshd with these options at another port of each host; returns a hosts file with that port.
 fn with_sshd(stack: &Stack, port: u16, options: &str) -> String {
     stack.lab.values("name").iter().for_each(|host| stack.lab.start_sshd(host, port, options));
     let file = std::fs::read_to_string(stack.hosts_file()).unwrap();
@@ -177,7 +177,7 @@ fn an_sshd_with_too_few_sessions_or_without_sftp_is_refused_before_anything_is_s
         assert!(!home(&stack, "h1").join(".provisioned-classifier").exists(), "{options}");
         assert!(!stack.path("inventory.toml").exists(), "{options}");
     }
-    // The fewest that are enough.
+    // Four sessions are the minimum.
     let hosts = with_sshd(&stack, 2210, &format!("{sftp} -o MaxSessions=4"));
     stack.run("up", &["--hosts", &hosts]);
     check_commands(&stack, "four sessions");
@@ -199,11 +199,11 @@ fn a_folder_without_execution_is_refused_with_its_mount() {
     };
     remount("/root");
     assert!(!folder.exists());
-    // Only the application's own folder.
+    // Only the application's folder is mounted with noexec.
     std::fs::create_dir(&folder).unwrap();
     remount("/root/.provisioned-classifier");
     assert!(std::fs::read_dir(&folder).unwrap().next().is_none());
-    // Nothing is started from /tmp.
+    // noexec on /tmp does not matter.
     stack.lab.inside("h2", "mount --bind /tmp /tmp && mount -o remount,bind,noexec /tmp");
     stack.up(&[]);
     check_commands(&stack, "noexec /tmp");
@@ -211,13 +211,13 @@ fn a_folder_without_execution_is_refused_with_its_mount() {
 }
 
 #[test]
-fn the_users_ssh_configuration_and_odd_folders_for_temporary_files_do_not_matter() {
+fn the_users_ssh_configuration_and_tmpdir_do_not_matter() {
     let Some(stack) =
-        Stack::new("the_users_ssh_configuration_and_odd_folders_for_temporary_files_do_not_matter", "2")
+        Stack::new("the_users_ssh_configuration_and_tmpdir_do_not_matter", "2")
     else {
         return;
     };
-    // What people set for the logins of their own. The port of the forward is taken.
+    // Options that users set for their own logins. The port of the forward is in use.
     let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let config = format!(
         "Host *\n  LocalForward {} 127.0.0.1:22\n  RemoteForward 22 127.0.0.1:22\n  DynamicForward {}\n  \

@@ -1,4 +1,4 @@
-//! A receiver that is started again goes on with its job, and with no other.
+//! A restarted receiver continues its job, and refuses any other.
 
 use std::net::TcpStream;
 use std::path::Path;
@@ -23,7 +23,7 @@ fn classifier(folder: &Path, receiver: &mut Program, args: &[&str]) -> Program {
 }
 
 #[test]
-fn the_same_job_goes_on_and_another_one_is_refused() {
+fn a_restarted_receiver_continues_its_job_and_refuses_another() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
     let mut first = receiver(path);
@@ -35,7 +35,7 @@ fn the_same_job_goes_on_and_another_one_is_refused() {
     eventually("100 durable rows", || {
         std::fs::read_to_string(&checkpoint).ok()?.contains("\"next_row\":100,").then_some(())
     });
-    // Another receiver does not touch the files while this one has them.
+    // Another receiver does not touch the files while this one has locked them.
     let args = ["--listen", "127.0.0.1:0", "--output", path.join("results.log").to_str().unwrap()]
         .map(str::to_owned);
     let said = Program::start("receiver", path, &args).failure();
@@ -64,20 +64,20 @@ fn the_same_job_goes_on_and_another_one_is_refused() {
 }
 
 #[test]
-fn talk_that_nobody_can_hear_ends_nothing() {
+fn a_closed_standard_error_does_not_end_the_receiver() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = Command::new(tests::program_path("receiver"));
     let log = folder.path().join("results.log");
     command.args(["--listen", "127.0.0.1:0", "--output", log.to_str().unwrap(), "--ready-file"]);
     command.arg(folder.path().join("ready"));
-    // Nobody reads what it says.
+    // The reader of its standard error is gone.
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     let mut child = command.stderr(writer).stdout(Stdio::null()).spawn().unwrap();
     let ready =
         eventually("the receiver", || process::ready::Ready::read(&folder.path().join("ready")).unwrap());
     let out = ready.addresses["results"].to_string();
-    // It has something to say about this one.
+    // It logs a line about this connection.
     drop(send_frames(&out, &[b"\x05not an opening"]));
     let args = ["--cluster-initializer", "--in", "127.0.0.1:0", "--control", "127.0.0.1:0", "--out", &out];
     let mut cluster = Program::start_server("classifier", folder.path(), args);
@@ -102,7 +102,7 @@ fn nohup_keeps_a_receiver_alive() {
 }
 
 #[test]
-fn a_sender_that_waits_for_its_input_hears_that_the_job_has_failed() {
+fn a_sender_that_waits_for_input_notices_that_the_job_has_failed() {
     let cluster = Setup::default().args(["--chunk-size", "1"]).start();
     let mut command = Command::new(tests::program_path("sender"));
     command.args([&cluster.rows, "-", "--patience", "1"]);
@@ -118,11 +118,11 @@ fn a_sender_that_waits_for_its_input_hears_that_the_job_has_failed() {
     cluster.classifiers[0].signal("KILL");
     let status = eventually("the sender to end", || sender.try_wait().unwrap());
     assert!(!status.success());
-    // Its input is open still.
+    // Its input stays open until here.
     drop(pipe);
 }
 
-/// A receiver that also makes an archive.
+/// A receiver that also writes an archive.
 fn archiving_receiver(folder: &Path) -> Program {
     let path = |name| folder.join(name).display().to_string();
     let output = ["--output".to_owned(), path("results.log"), "--archive".to_owned(), path("results.tgz")];
@@ -130,7 +130,7 @@ fn archiving_receiver(folder: &Path) -> Program {
     Program::start_server("receiver", folder, args.iter().chain(&output))
 }
 
-/// A process of a cluster, as the receiver sees it: it does just what a test wants, and when.
+/// A process of a cluster from the receiver's view, controlled by a test.
 struct Peer {
     stream: TcpStream,
     reader: FrameReader<TcpStream>,
@@ -150,7 +150,7 @@ impl Peer {
         Self::new(receiver, &ResultsHello::Initializer { name: "initializer".into() })
     }
 
-    /// Says what job this is and that it has two batches, and sends the first.
+    /// Sends the job's identity, the totals of two batches, and the first batch.
     fn begin(&self) {
         results::write_identity(&self.stream, &Identity { settings: 1, header: 2 }).unwrap();
         results::write_totals(&self.stream, &Totals { rows: 2000, batches: 2 }).unwrap();
@@ -164,25 +164,25 @@ impl Peer {
         results::write_batches(&self.stream, &[batch]).unwrap();
     }
 
-    /// Waits until the receiver says what is wanted.
-    fn hear<T>(&mut self, mut wanted: impl FnMut(FromReceiver) -> Option<T>) -> T {
+    /// Receives messages until `wanted` accepts one.
+    fn recv<T>(&mut self, mut wanted: impl FnMut(FromReceiver) -> Option<T>) -> T {
         loop {
-            let payload = self.reader.next_frame().unwrap().expect("the receiver says what is waited for");
+            let payload = self.reader.next_frame().unwrap().expect("the receiver sends the wanted message");
             if let Some(found) = wanted(FromReceiver::decode(payload).unwrap()) {
                 return found;
             }
         }
     }
 
-    fn hear_the_end(&mut self) -> Outcome {
-        self.hear(|message| match message {
+    fn recv_outcome(&mut self) -> Outcome {
+        self.recv(|message| match message {
             FromReceiver::Outcome(outcome) => Some(outcome),
             FromReceiver::Acknowledgement(_) => None,
         })
     }
 }
 
-/// What the last receiver of this job must leave: everything, and nothing to go on with.
+/// Checks that the job's last receiver has left everything, and nothing to continue.
 fn check_all_is_done(folder: &Path) {
     let results = read_results(&folder.join("results.log"));
     assert_eq!((results.summary.rows, results.log.len()), (2000, 4000));
@@ -201,17 +201,17 @@ fn check_all_is_done(folder: &Path) {
 }
 
 #[test]
-fn a_receiver_that_was_killed_before_it_could_tell_the_end_tells_it() {
+fn a_receiver_killed_before_it_sent_the_outcome_sends_it_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
     let mut first = archiving_receiver(path);
     let mut initializer = Peer::initializer(&mut first);
     initializer.begin();
     initializer
-        .hear(|message| matches!(message, FromReceiver::Acknowledgement(a) if a.next == 1).then_some(()));
+        .recv(|message| matches!(message, FromReceiver::Acknowledgement(a) if a.next == 1).then_some(()));
     let generation = initializer.welcome.generation;
     let worker = Peer::new(&mut first, &ResultsHello::Worker { name: "worker".into(), generation });
-    // The initializer is gone, which the receiver knows when it has closed the connection, and there is no other yet.
+    // The initializer leaves. Once the receiver has closed the connection, it knows that there is no initializer.
     initializer.stream.shutdown(std::net::Shutdown::Write).unwrap();
     while initializer.reader.next_frame().unwrap().is_some() {}
     worker.send(1);
@@ -223,23 +223,23 @@ fn a_receiver_that_was_killed_before_it_could_tell_the_end_tells_it() {
     let mut second = archiving_receiver(path);
     let mut initializer = Peer::initializer(&mut second);
     assert_eq!(initializer.welcome.next, 2);
-    assert!(matches!(initializer.hear_the_end(), Outcome::Done(summary) if summary.rows == 2000));
+    assert!(matches!(initializer.recv_outcome(), Outcome::Done(summary) if summary.rows == 2000));
     drop(initializer);
     second.success();
     check_all_is_done(path);
 }
 
 #[test]
-fn a_receiver_that_was_killed_after_it_told_the_end_packs_the_results_and_waits_for_nobody() {
+fn a_receiver_killed_after_it_sent_the_outcome_only_packs_the_results() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
     let mut first = archiving_receiver(path);
     let mut initializer = Peer::initializer(&mut first);
     initializer.begin();
     initializer.send(1);
-    assert!(matches!(initializer.hear_the_end(), Outcome::Done(_)));
-    // It waits until the initializer leaves, and then would go on to the archive.
-    eventually("the note that the end was told", || {
+    assert!(matches!(initializer.recv_outcome(), Outcome::Done(_)));
+    // It waits until the initializer leaves, and would then write the archive.
+    eventually("the note that the outcome was sent", || {
         std::fs::read_to_string(path.join("results.checkpoint"))
             .unwrap()
             .contains("\"told\":true")
@@ -263,7 +263,7 @@ fn an_archive_that_could_not_be_made_is_made_by_the_next_receiver() {
     let mut initializer = Peer::initializer(&mut first);
     initializer.begin();
     initializer.send(1);
-    initializer.hear_the_end();
+    initializer.recv_outcome();
     drop(initializer);
     let said = first.failure();
     assert!(said.contains("packing the results"), "{said}");

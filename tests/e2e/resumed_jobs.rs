@@ -1,11 +1,11 @@
-//! Jobs on hosts that were broken off and are gone on with: `run-cluster --resume` and `--attach`, in a lab.
+//! Interrupted jobs on hosts of a lab: `run-cluster --resume` and `--attach`.
 
 use tests::eventually;
 use tests::stack::Stack;
 
 #[test]
-fn a_job_goes_on_where_it_was_stopped_and_is_watched_to_its_end() {
-    let name = "a_job_goes_on_where_it_was_stopped_and_is_watched_to_its_end";
+fn a_stopped_job_is_resumed_and_watched_to_its_end() {
+    let name = "a_stopped_job_is_resumed_and_watched_to_its_end";
     let Some(stack) = Stack::new(name, "3") else { return };
     stack.up(&[]);
     let said = stack.fail("run-cluster", &["--resume"]);
@@ -34,7 +34,7 @@ fn a_job_goes_on_where_it_was_stopped_and_is_watched_to_its_end() {
     let said = stack.fail("run-cluster", &["--attach"]);
     assert!(said.contains("no job is running: the receiver has ended"), "{said}");
 
-    // On other hosts than before, with nobody to watch it from the beginning to the end.
+    // The job continues on other hosts than before, and no terminal watches all of it.
     stack.up(&["--cluster-size", "1"]);
     let mut job = stack.start("run-cluster", &["--resume"]);
     job.await_output("continuing with rows from the file that was shipped, on 2 workers (1 machines of 2)");
@@ -60,7 +60,7 @@ fn a_job_goes_on_where_it_was_stopped_and_is_watched_to_its_end() {
 fn results_that_could_not_be_packed_are_packed_later() {
     let Some(stack) = Stack::new("results_that_could_not_be_packed_are_packed_later", "2") else { return };
     stack.up(&[]);
-    // For twenty seconds, in which the obstacle is made.
+    // The job runs for twenty seconds, in which the test makes the obstacle.
     let args = ["INPUT_LINES=20000", "--classifier", "sleep:1000", "--workers", "1"];
     let mut job = stack.start("run-cluster", &args);
     let output = stack.lab.folder().join("h1/home/.provisioned-classifier/output");

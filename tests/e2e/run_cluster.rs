@@ -1,4 +1,5 @@
-//! `cargo xtask up`, `run-cluster`, `get-results` and so on, on hosts of a lab: real sshd, real addresses, real faults.
+//! `cargo xtask up`, `run-cluster`, `get-results` and other commands, on hosts of a lab with real sshd, addresses and
+//! faults.
 
 use std::io::Read;
 use std::process::Command;
@@ -14,7 +15,7 @@ fn the_whole_job_on_five_hosts() {
     assert!(said.contains("make them ready with: cargo xtask up"), "{said}");
     let said = stack.up(&["CLUSTER_SIZE=4"]);
     assert!(said.contains("shipped to 5 of 5 hosts"), "{said}");
-    // A second one changes nothing, and remembers.
+    // A second up changes nothing, and keeps the cluster's size.
     let said = stack.run("up", &[]);
     assert!(said.contains("5 hosts have the application already"), "{said}");
 
@@ -38,10 +39,10 @@ fn the_whole_job_on_five_hosts() {
     let said = stack.run("ssh", &["h3", "--", "hostname"]);
     assert!(said.ends_with("h3\n"), "{said}");
 
-    // A smaller cluster, a file, and rejects; what it needs no more is empty again.
+    // A smaller cluster, a file, and rejects. up clears the hosts that are no longer used.
     let said = stack.up(&["--cluster-size", "1"]);
     assert!(said.contains("2 hosts have the application already"), "{said}");
-    // sshd's own process of a connection ends a moment after it.
+    // sshd's process for a connection ends a moment after the connection.
     eventually("the other hosts to be empty", || {
         stack.traces().iter().all(|trace| trace.starts_with("h1") || trace.starts_with("h2")).then_some(())
     });
@@ -68,7 +69,7 @@ fn a_pandas_classifier_whose_packages_are_shipped() {
     assert!(said.contains(&format!("sha256     {}", native.summary.sha256)), "{said}");
     assert!(stack.results() == native.log);
 
-    // A module that cannot be loaded is found by up, not by the job.
+    // up, not the job, reports a module that cannot be loaded.
     std::fs::write(stack.path("models/broken.py"), "import no_such_package\n").unwrap();
     let said = stack.fail("up", &["--classifier", "python:models.broken"]);
     assert!(said.contains("No module named 'no_such_package'"), "{said}");
@@ -111,14 +112,14 @@ fn hosts_with_faults_are_named_and_a_second_try_works() {
     on_h3("mkdir ~/.provisioned-classifier && mount -t tmpfs -o size=500k none ~/.provisioned-classifier");
     let said = stack.fail("up", &["--cluster-size", "2"]);
     assert!(said.contains("on h3") && said.contains("its disk is full"), "{said}");
-    eventually("its disk to be let go of", || {
-        // The other side of the upload that failed may have its file open for a moment.
+    eventually("its disk to be unmounted", || {
+        // The SFTP server of the failed upload may have the file open for another moment.
         let known = stack.path("inventory.known_hosts/h3.known_hosts");
         let output = stack.lab.ssh(&addresses[2], &known, "umount ~/.provisioned-classifier");
         output.status.success().then_some(())
     });
 
-    // A host that drops off while it is shipped to: its cable is slow, so that there is time for it.
+    // A host is lost during shipping. Its cable is slow, so that there is time for that.
     let cable = format!("{}3", stack.lab.bridge());
     let ip = |words: &str| {
         assert!(Command::new("ip").args(words.split(' ')).status().unwrap().success(), "ip {words}");
@@ -143,7 +144,7 @@ fn hosts_with_faults_are_named_and_a_second_try_works() {
     }
     stack.run("up", &["--cluster-size", "2"]);
 
-    // A port that is taken.
+    // A port is in use.
     let squatter = format!(
         "python3 -c \"import socket,time; s=socket.socket(); s.bind(('{}',12600)); s.listen(); time.sleep(1000)\" \
          >/dev/null 2>&1 & echo $!",
@@ -164,12 +165,12 @@ fn hosts_with_faults_are_named_and_a_second_try_works() {
     assert!(said.contains("another program has this port"), "{said}");
     on_h3(&format!("kill {pid}"));
 
-    // A host that drops off during the job.
+    // A host is lost during the job.
     let mut job = stack.start("run-cluster", &["INPUT_LINES=200000", "--classifier", "sleep:1000"]);
     let results = stack.lab.folder().join("h1/home/.provisioned-classifier/output/results.log");
     eventually("results", || std::fs::metadata(&results).is_ok_and(|file| file.len() > 0).then_some(()));
     ip(&format!("link set {cable} down"));
-    // The job goes on without it, and with it when it is back.
+    // The job continues without the host, and with it again when it is back.
     job.await_output("lost the agent of h3");
     let log = stack.lab.folder().join("h2/home/.provisioned-classifier/log/initializer.log");
     let says = |words: &str| std::fs::read_to_string(&log).unwrap_or_default().contains(words).then_some(());
@@ -186,8 +187,8 @@ fn hosts_with_faults_are_named_and_a_second_try_works() {
 }
 
 #[test]
-fn two_jobs_and_one_that_nobody_watches() {
-    let Some(stack) = Stack::new("two_jobs_and_one_that_nobody_watches", "2") else { return };
+fn a_second_job_is_refused_while_an_unwatched_one_runs() {
+    let Some(stack) = Stack::new("a_second_job_is_refused_while_an_unwatched_one_runs", "2") else { return };
     stack.up(&[]);
     let slow = ["INPUT_LINES=1000000", "--classifier", "sleep:1000"];
     let mut first = stack.start("run-cluster", &slow);
@@ -202,7 +203,7 @@ fn two_jobs_and_one_that_nobody_watches() {
     let said = stack.fail("down", &[]);
     assert!(said.contains("h1 is commanded by") && said.contains("--force"), "{said}");
 
-    // Whoever started it dies: the job does not.
+    // The job survives the command that started it.
     first.signal("KILL");
     first.wait();
     let refused = eventually("the hosts to notice", || {
@@ -210,15 +211,15 @@ fn two_jobs_and_one_that_nobody_watches() {
         (!said.contains("is commanded by")).then_some(said)
     });
     assert!(refused.contains("a job has been running on the hosts for "), "{refused}");
-    // Somebody looks on again, and leaves.
-    let mut onlooker = stack.start("run-cluster", &["--attach"]);
-    onlooker.await_output("rows/s");
-    onlooker.signal("INT");
-    let said = onlooker.failure();
+    // A second terminal attaches, and leaves.
+    let mut viewer = stack.start("run-cluster", &["--attach"]);
+    viewer.await_output("rows/s");
+    viewer.signal("INT");
+    let said = viewer.failure();
     assert!(said.contains("the job continues; cargo xtask run-cluster --attach shows it again"), "{said}");
     for (command, args) in [("down", vec![]), ("up", vec!["--classifier", "sleep:7", "--cluster-size", "1"])]
     {
-        // The second changes nothing about the hosts, and is let through.
+        // The second command changes nothing on the hosts, and is allowed.
         let said = if command == "down" { stack.fail(command, &args) } else { stack.run(command, &args) };
         assert_eq!(command == "down", said.contains("a job is running on h1 (receiver, sender)"), "{said}");
     }
@@ -227,7 +228,7 @@ fn two_jobs_and_one_that_nobody_watches() {
 
     // Ctrl-C ends all of it.
     let mut job = stack.start("run-cluster", &slow);
-    // From then on, results are those of this job.
+    // From then on, the results are those of this job.
     job.await_output("fake rows, on 7 workers");
     eventually("results", has_results);
     job.signal("INT");
@@ -237,15 +238,15 @@ fn two_jobs_and_one_that_nobody_watches() {
     let status: serde_json::Value = serde_json::from_str(&json[json.find('[').unwrap()..]).unwrap();
     for host in status.as_array().unwrap() {
         for program in host["status"]["programs"].as_array().unwrap() {
-            // The hub stays, to be looked at.
+            // The hub keeps running.
             assert_eq!(program["running"].is_null(), program["name"] != "hub", "{json}");
         }
     }
 
-    // And the next one begins from a clean slate.
+    // The next job starts afresh.
     let said = stack.run("run-cluster", &["INPUT_LINES=1000", "--classifier", "native"]);
     assert!(said.contains("rows out   1,000"), "{said}");
-    // Fetching goes on where it was broken off.
+    // An interrupted fetch continues.
     let mut archive = Vec::new();
     let remote = stack.lab.folder().join("h1/home/.provisioned-classifier/output/results.tgz");
     std::fs::File::open(&remote).unwrap().read_to_end(&mut archive).unwrap();
@@ -258,7 +259,7 @@ fn two_jobs_and_one_that_nobody_watches() {
     std::fs::write(&part, &archive[..archive.len() / 2]).unwrap();
     let said = stack.run("get-results", &["--output", stack.path("out").to_str().unwrap()]);
     assert!(said.contains("continuing at"), "{said}");
-    // What is there and is wrong is not gone on with for ever.
+    // A damaged part is removed, so the next fetch succeeds.
     std::fs::write(&part, vec![b'x'; archive.len() / 2]).unwrap();
     let said = stack.fail("get-results", &["--output", stack.path("out").to_str().unwrap()]);
     assert!(said.contains("the archive is removed; fetch it again: cargo xtask get-results: the fetched archive is damaged"), "{said}");
@@ -269,10 +270,10 @@ fn two_jobs_and_one_that_nobody_watches() {
 }
 
 #[test]
-fn whatever_up_has_left_down_finds() {
-    let Some(stack) = Stack::new("whatever_up_has_left_down_finds", "3") else { return };
+fn down_finds_everything_that_up_has_left() {
+    let Some(stack) = Stack::new("down_finds_everything_that_up_has_left", "3") else { return };
     let file = std::fs::read_to_string(stack.hosts_file()).unwrap();
-    // An up that fails after it has shipped something.
+    // up fails after it has shipped something.
     std::fs::create_dir(stack.path("models")).unwrap();
     std::fs::write(stack.path("models/broken.py"), "1 / 0\n").unwrap();
     std::fs::write(stack.path("models/requirements.txt"), "# nothing\n").unwrap();
@@ -282,14 +283,14 @@ fn whatever_up_has_left_down_finds() {
     assert!(said.contains("the last cargo xtask up did not complete; run it again"), "{said}");
     stack.down();
 
-    // A host under another name is the same machine.
+    // up recognizes a host under another name.
     stack.up(&[]);
     std::fs::write(stack.path("renamed.toml"), file.replace("\"h3\"", "\"w3\"")).unwrap();
     let said = stack.run("up", &["--hosts", "renamed.toml"]);
     assert!(said.contains("3 hosts have the application already"), "{said}");
     stack.run("run-cluster", &["INPUT_LINES=100"]);
 
-    // One that cannot be reached when it is not used any more is not forgotten.
+    // A host that is no longer used but cannot be reached is not forgotten.
     let ip = |state: &str| stack.lab.set_link("h3", state);
     ip("down");
     let said = stack.run("up", &["--cluster-size", "1"]);
@@ -313,7 +314,7 @@ fn results_and_jobs_survive_mistakes() {
     };
     stack.up(&[]);
     stack.run("run-cluster", &["INPUT_LINES=5000"]);
-    // What cannot work does not cost the results of the job before.
+    // A job that cannot start does not remove the results of the job before.
     std::fs::write(stack.path("empty.csv"), "").unwrap();
     let said = stack.fail("run-cluster", &["--classifier", "slep:5"]);
     assert!(said.contains("slep:5"), "{said}");
@@ -332,7 +333,7 @@ fn results_and_jobs_survive_mistakes() {
     let said = stack.fail("get-results", &[]);
     assert!(said.contains("the last one did not complete; what was received is in"), "{said}");
 
-    // Somebody else's model is not taken for ours; and a folder's name may hold anything that a name can.
+    // Another folder's model is not used by mistake, and a folder's name may contain any character.
     model_of("ours", 1);
     model_of("other's 100% model", 2);
     let other = stack.path("other's 100% model");
@@ -353,8 +354,8 @@ fn results_and_jobs_survive_mistakes() {
 }
 
 #[test]
-fn a_host_that_is_gone_does_not_hold_the_others() {
-    let Some(stack) = Stack::new("a_host_that_is_gone_does_not_hold_the_others", "3") else { return };
+fn a_lost_host_does_not_block_the_others() {
+    let Some(stack) = Stack::new("a_lost_host_does_not_block_the_others", "3") else { return };
     stack.up(&[]);
     let mut job = stack.start("run-cluster", &["INPUT_LINES=1000000", "--classifier", "sleep:1000"]);
     let results = stack.lab.folder().join("h1/home/.provisioned-classifier/output/results.log");

@@ -1,4 +1,4 @@
-//! `cargo xtask run-locally`, as a user runs it.
+//! `cargo xtask run-locally` as a user runs it.
 
 use std::path::Path;
 use std::process::Command;
@@ -24,7 +24,7 @@ fn a_whole_job_writes_and_reports_its_results() {
     let folder = tempfile::tempdir().unwrap();
     let args = ["INPUT_LINES=2345", "N_WORKERS=3", "--processes", "2", "--pack"];
     let mut xtask = command(folder.path(), &args);
-    // As a user has it: it builds the programs, if they are not up to date.
+    // As for users: it builds the programs if they are not up to date.
     xtask.env_remove(tests::PROGRAMS);
     let said = Program::start_command("xtask", folder.path(), xtask).success();
     let results = read_results(&folder.path().join("out/results.log"));
@@ -35,7 +35,7 @@ fn a_whole_job_writes_and_reports_its_results() {
     let archive = folder.path().join("out/results.tgz");
     assert!(said.contains(&format!("s after the last results, to {}\n", archive.display())), "{said}");
     assert!(results_in(&archive) == results.log);
-    assert!(!folder.path().join("log/run/token").exists(), "the token is gone with the job");
+    assert!(!folder.path().join("log/run/token").exists(), "the token was not removed");
 
     // A second job replaces the first.
     start(folder.path(), &["--input-lines", "7"]).success();
@@ -59,7 +59,7 @@ fn a_file_and_its_rejects() {
 }
 
 #[test]
-fn paths_are_meant_from_where_the_command_is_started() {
+fn paths_are_relative_to_the_current_folder() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("in.csv"), "A,B\n1,2\n").unwrap();
     let run = |args: &[&str]| {
@@ -72,14 +72,14 @@ fn paths_are_meant_from_where_the_command_is_started() {
     };
     let said = run(&["--input", "in.csv", "MODEL=native"]).success();
     assert!(said.contains("results    out/results.log"), "{said}");
-    // The results are not an input that could be replaced by themselves.
+    // The results cannot be their own input.
     let said = run(&["--input", "out/../out/results.log", "--model", "native"]).failure();
     assert!(said.contains("the input out/../out/results.log would be replaced by the results"), "{said}");
     assert_eq!(read_results(&folder.path().join("out/results.log")).summary.rows, 1);
 }
 
 #[test]
-fn what_fails_is_shown_and_nothing_stays_behind() {
+fn failures_are_reported_and_leave_no_process() {
     let folder = tempfile::tempdir().unwrap();
     start(folder.path(), &["--input-lines", "3"]).success();
     let said = start(folder.path(), &["--input", "/no/such.csv"]).failure();
@@ -93,7 +93,7 @@ fn what_fails_is_shown_and_nothing_stays_behind() {
     assert!(said.contains("finds no module 'no_such_module'") || said.contains("has no pandas"), "{said}");
     let said = start(folder.path(), &["--workers", "2000"]).failure();
     assert!(said.contains("2000 workers in a process are too many"), "{said}");
-    // None of these mistakes has cost the results of the job before.
+    // The results of the job before are still there.
     assert_eq!(read_results(&folder.path().join("out/results.log")).summary.rows, 3);
     assert_eq!(programs_of(folder.path()), Vec::<String>::new());
 }
@@ -127,7 +127,7 @@ fn a_model_that_loads_for_ever_can_be_interrupted() {
 }
 
 #[test]
-fn wrong_words_are_refused_before_anything_happens() {
+fn invalid_options_are_refused_before_anything_happens() {
     let folder = tempfile::tempdir().unwrap();
     let said = start(folder.path(), &["LINES=7"]).failure();
     assert!(
@@ -155,9 +155,9 @@ fn ctrl_c_ends_all_programs() {
 }
 
 #[test]
-fn even_killed_it_leaves_nothing_behind() {
+fn no_program_outlives_a_killed_xtask() {
     let folder = tempfile::tempdir().unwrap();
-    // Python's lock is held for as long as this regular expression is tried, which is for ever.
+    // This regular expression holds Python's lock for ever.
     let code = "import re\ndef classify_df(df):\n    re.match('(a+)+$', 'a' * 100 + 'b')\n";
     std::fs::write(folder.path().join("model.py"), code).unwrap();
     let python = tests::python();
@@ -181,12 +181,12 @@ fn two_jobs_do_not_write_to_the_same_folder() {
     assert!(said.contains(&format!("another job (process {}) writes to", first.pid())), "{said}");
 }
 
-/// Command lines of running processes that have to do with this folder, xtask itself left out.
+/// Command lines of running processes that refer to this folder, except xtask.
 fn programs_of(folder: &Path) -> Vec<String> {
     let folder = folder.to_str().unwrap();
     let mut found = Vec::new();
     for process in std::fs::read_dir("/proc").unwrap().flatten() {
-        // Processes come and go while this looks at them.
+        // The process may have ended since it was listed.
         let Ok(line) = std::fs::read(process.path().join("cmdline")) else { continue };
         let words = String::from_utf8_lossy(&line).replace('\0', " ");
         let environment = std::fs::read(process.path().join("environ")).unwrap_or_default();

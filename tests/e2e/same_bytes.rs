@@ -1,4 +1,4 @@
-//! The output is a function of the input: not of workers, processes or the way the rows came.
+//! The output depends only on the input, and not on workers, processes or the source of the rows.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::process::Command;
 use tests::cluster::{Results, Setup};
 use tests::program::Program;
 
-/// A CSV with all that RFC 4180 allows: quoted commas, quotes, line ends of both kinds, UTF-8, empty values.
+/// A CSV with everything that RFC 4180 allows: quoted commas, quotes, both kinds of line ends, UTF-8, empty values.
 fn nasty_csv(rows: usize) -> String {
     let mut csv = String::from("\u{feff}ID,NAME,\"SAY, \"\"WHAT\"\"\",NOTE\r\n");
     for i in 0..rows {
@@ -20,7 +20,7 @@ fn nasty_csv(rows: usize) -> String {
     csv
 }
 
-/// The same model over a file, in one thread and without a network.
+/// The results of the same model over a file, in one thread and without a network.
 fn from_file(csv: &Path, folder: &Path) -> Vec<u8> {
     let out = folder.join("file.csv");
     let args = [Path::new("file").as_os_str(), csv.as_os_str(), out.as_os_str()];
@@ -83,7 +83,7 @@ fn standard_input_is_sent_as_it_comes() {
     let mut sender = command.arg(&cluster.rows).arg("-").stdin(std::process::Stdio::piped()).spawn().unwrap();
     let mut rows = sender.stdin.take().unwrap();
     for i in 0..3 {
-        // Each row is there before the next one is made.
+        // The next row is written only when this one has a result.
         let line = if i == 0 { "ID\n0\n".to_owned() } else { format!("{i}\n") };
         std::io::Write::write_all(&mut rows, line.as_bytes()).unwrap();
         tests::eventually("the row", || {
@@ -96,7 +96,7 @@ fn standard_input_is_sent_as_it_comes() {
     assert_eq!(cluster.results().summary.rows, 3);
 }
 
-/// The score, and the SHA-256 in results.json, computed by somebody else.
+/// An independent implementation computes the scores and the SHA-256 in results.json.
 #[test]
 fn python_computes_the_same_scores() {
     let mut cluster = Setup::default().start();

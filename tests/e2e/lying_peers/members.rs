@@ -1,5 +1,5 @@
-//! Peers that have shown the token, and then lie: the right side ends the connection or the job and says why, and accepts
-//! nothing.
+//! Peers that have shown the token, and then lie: the other side accepts nothing, ends the connection or the job, and says
+//! why.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -31,10 +31,10 @@ fn receiver() -> (TempDir, Program, String) {
     (folder, receiver, address)
 }
 
-/// A connection that the receiver has let in, and its generation; or the refusal.
-fn let_in(address: &str, opening: &ResultsHello) -> anyhow::Result<(TcpStream, u64)> {
+/// Connects to the receiver; returns the connection and its generation, or the refusal.
+fn admit(address: &str, hello: &ResultsHello) -> anyhow::Result<(TcpStream, u64)> {
     let stream = TcpStream::connect(address).unwrap();
-    handshake::send(&stream, Some(&token()), opening).unwrap();
+    handshake::send(&stream, Some(&token()), hello).unwrap();
     let mut reader = FrameReader::new(stream.try_clone().unwrap(), "the receiver", DEFAULT_LIMIT);
     let Welcome { generation, .. } = handshake::await_answer(&mut reader, tests::PATIENCE)?;
     Ok((stream, generation))
@@ -57,12 +57,12 @@ const IDENTITY: Identity = Identity { settings: 1, header: 2 };
 /// Waits until the other side has closed the connection.
 fn await_close(stream: TcpStream) {
     let mut reader = FrameReader::new(stream, "it", PEER_LIMIT);
-    // With what it had to say before, or with a reset.
+    // Messages, or a reset, may come before.
     while let Ok(Some(_)) = reader.next_frame_within(tests::PATIENCE) {}
 }
 
-/// What a member says, in bytes.
-fn said(say: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+/// The bytes of a member's messages.
+fn encode(say: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut bytes = Vec::new();
     say(&mut bytes);
     bytes
@@ -75,24 +75,27 @@ fn a_lie_about_batches_or_totals_fails_the_job() {
         results::write_totals(out, &Totals { rows, batches }).unwrap();
     };
     let lies = [
-        (said(|out| write(out, &[batch(1 << 40, 0)])), "came while batch 0 was next; no window is that long"),
-        (said(|out| write(out, &[batch(0, 7)])), "batch 0 begins with row 7, but row 0 is next"),
         (
-            said(|out| {
+            encode(|out| write(out, &[batch(1 << 40, 0)])),
+            "came while batch 0 was next; no window is that long",
+        ),
+        (encode(|out| write(out, &[batch(0, 7)])), "batch 0 begins with row 7, but row 0 is next"),
+        (
+            encode(|out| {
                 totals(out, 5, 5);
                 totals(out, 6, 5);
             }),
             "the totals are 6 rows in 5 batches now, but were 5 rows in 5 batches before",
         ),
         (
-            said(|out| {
+            encode(|out| {
                 write(out, &[batch(0, 0), batch(1, 1)]);
                 totals(out, 1, 1);
             }),
             "rows were lost or made up",
         ),
         (
-            said(|out| {
+            encode(|out| {
                 let schemas = [
                     br#"[{"row":0,"columns":[["A",["text"]]]}]"#,
                     br#"[{"row":0,"columns":[["B",["text"]]]}]"#,
@@ -103,17 +106,17 @@ fn a_lie_about_batches_or_totals_fails_the_job() {
             "the results of rows 1 to 1 do not fit those before: they have the columns B",
         ),
         (
-            said(|out| write(out, &[ResultBatch { rejected: 1, ..batch(0, 0) }])),
+            encode(|out| write(out, &[ResultBatch { rejected: 1, ..batch(0, 0) }])),
             "batch 0 says that it has 1 rejects, but has 0",
         ),
         (
-            said(|out| results::write_identity(out, &Identity { settings: 1, header: 3 }).unwrap()),
+            encode(|out| results::write_identity(out, &Identity { settings: 1, header: 3 }).unwrap()),
             "of another job",
         ),
     ];
     for (lie, why) in lies {
         let (folder, mut receiver, address) = receiver();
-        let (mut stream, _) = let_in(&address, &initializer()).unwrap();
+        let (mut stream, _) = admit(&address, &initializer()).unwrap();
         results::write_identity(&stream, &IDENTITY).unwrap();
         stream.write_all(&lie).unwrap();
         await_close(stream);
@@ -124,13 +127,13 @@ fn a_lie_about_batches_or_totals_fails_the_job() {
 }
 
 #[test]
-fn a_lie_that_is_no_message_ends_its_connection_only() {
+fn a_malformed_message_ends_only_its_connection() {
     let (folder, mut receiver, address) = receiver();
-    let totals = said(|out| results::write_totals(out, &Totals { rows: 0, batches: 0 }).unwrap());
-    let mut cut = said(|out| results::write_batches(out, &[batch(0, 0)]).unwrap());
-    // Longer results than there are.
+    let totals = encode(|out| results::write_totals(out, &Totals { rows: 0, batches: 0 }).unwrap());
+    let mut cut = encode(|out| results::write_batches(out, &[batch(0, 0)]).unwrap());
+    // The results claim to be longer than they are.
     cut[4 + 33..4 + 37].copy_from_slice(&[0xff; 4]);
-    let in_a_frame = said(|out| frame::push(out, &noise(1000)));
+    let in_a_frame = encode(|out| frame::push(out, &noise(1000)));
     let lies = [
         (u32::MAX.to_be_bytes().to_vec(), "announced a frame of 4294967295 bytes"),
         (noise(1000), "announced a frame of"),
@@ -138,22 +141,22 @@ fn a_lie_that_is_no_message_ends_its_connection_only() {
         (cut, "batch 0 is shorter than it says"),
         (totals, "totals from a process that is not the initializer"),
     ];
-    let (replaced, before) = let_in(&address, &initializer()).unwrap();
-    let (honest, generation) = let_in(&address, &initializer()).unwrap();
+    let (replaced, before) = admit(&address, &initializer()).unwrap();
+    let (honest, generation) = admit(&address, &initializer()).unwrap();
     await_close(replaced);
     for (lie, why) in lies {
-        let (mut stream, _) = let_in(&address, &worker(generation)).unwrap();
+        let (mut stream, _) = admit(&address, &worker(generation)).unwrap();
         stream.write_all(&lie).unwrap();
         await_close(stream);
         receiver.await_output(why);
     }
-    // What is announced has no memory before it comes.
-    let mut announcing: Vec<_> = (0..20).map(|_| let_in(&address, &worker(generation)).unwrap().0).collect();
+    // An announced length allocates no memory before the bytes arrive.
+    let mut announcing: Vec<_> = (0..20).map(|_| admit(&address, &worker(generation)).unwrap().0).collect();
     for stream in &mut announcing {
         stream.write_all(&(PEER_LIMIT as u32).to_be_bytes()).unwrap();
         stream.write_all(b"\x01and no more").unwrap();
     }
-    let refused = |opening: &ResultsHello| format!("{:#}", let_in(&address, opening).unwrap_err());
+    let refused = |hello: &ResultsHello| format!("{:#}", admit(&address, hello).unwrap_err());
     let said = refused(&worker(before));
     let over = format!("generation {before} of the cluster is over; generation {generation} is running");
     assert!(said.contains(&over), "{said}");
@@ -162,7 +165,7 @@ fn a_lie_that_is_no_message_ends_its_connection_only() {
     let (memory, _) = tests::memory_kib(receiver.pid()).unwrap();
     assert!(memory < 64 << 10, "the receiver holds {memory} KiB");
     drop(announcing);
-    // The job goes to its end.
+    // The job still succeeds.
     results::write_identity(&honest, &IDENTITY).unwrap();
     results::write_batches(&honest, &[batch(0, 0)]).unwrap();
     results::write_totals(&honest, &Totals { rows: 1, batches: 1 }).unwrap();
@@ -172,13 +175,13 @@ fn a_lie_that_is_no_message_ends_its_connection_only() {
 }
 
 #[test]
-fn a_sender_that_lies_ends_its_connection_only() {
+fn a_lying_sender_ends_only_its_connection() {
     let mut cluster = Setup { token: Some(TOKEN.into()), ..Setup::default() }.start();
-    let header = said(|out| frame::push(out, b"ID"));
+    let header = encode(|out| frame::push(out, b"ID"));
     let lies = [
         (u32::MAX.to_be_bytes().to_vec(), "announced a frame of 4294967295 bytes"),
-        (said(|out| frame::push(out, &noise(1000))), "the CSV's header is not UTF-8"),
-        (said(|out| frame::push(out, b"\x05{}")), "the CSV's header starts with a control character"),
+        (encode(|out| frame::push(out, &noise(1000))), "the CSV's header is not UTF-8"),
+        (encode(|out| frame::push(out, b"\x05{}")), "the CSV's header starts with a control character"),
         ([&header[..], &u32::MAX.to_be_bytes()].concat(), "announced a frame of 4294967295 bytes"),
     ];
     for (lie, why) in lies {
@@ -199,7 +202,7 @@ fn a_sender_that_lies_ends_its_connection_only() {
     assert_eq!(cluster.results().summary.rows, 1000);
 }
 
-/// A cluster of two, of which the other member is this test.
+/// A cluster of two processes; the test acts as the second member.
 struct FakeMember {
     folder: TempDir,
     _receiver: Program,
@@ -209,7 +212,7 @@ struct FakeMember {
 }
 
 impl FakeMember {
-    /// Joins; the cluster is to form.
+    /// Starts the initializer, joins it, and waits until the cluster forms.
     fn join() -> Self {
         let (folder, receiver, out) = receiver();
         let token_file = folder.path().join("token").display().to_string();
@@ -259,8 +262,8 @@ impl FakeMember {
 fn a_member_that_lies_on_its_control_connection_ends_the_cluster() {
     let lies = [
         (u32::MAX.to_be_bytes().to_vec(), "announced a frame of 4294967295 bytes"),
-        (said(|out| frame::push(out, &noise(100))), "parsing the answer of"),
-        (said(|out| frame::push(out, b"\"start\"")), "an unexpected message: Start"),
+        (encode(|out| frame::push(out, &noise(100))), "parsing the answer of"),
+        (encode(|out| frame::push(out, b"\"start\"")), "an unexpected message: Start"),
     ];
     for (lie, why) in lies {
         let mut member = FakeMember::join();
@@ -277,8 +280,8 @@ fn a_member_that_lies_on_its_data_connection_ends_the_cluster() {
     let head = |fields: [u64; 6]| fields.map(u64::to_be_bytes).concat();
     let nobody = [head([0, 1, 7, 8, 8, 0]), noise(8)].concat();
     let no_end = [head([0, 1, 0, 1, 0, 0]), noise(100)].concat();
-    // What is for a channel that may still come is kept, and a message that does not come to its end is waited for, until the
-    // member is given up or goes.
+    // Timely keeps messages for a channel that may still be created, and waits for the end of an incomplete message. That
+    // ends when the member is gone.
     let no_channel = [head([u64::MAX, 1, 0, 1, 8, 0]), noise(8), head([0, 1, 0, 1, 1 << 60, 1])].concat();
     for (lie, goes, why) in [
         (nobody, false, "index out of bounds"),
@@ -290,7 +293,7 @@ fn a_member_that_lies_on_its_data_connection_ends_the_cluster() {
         frame::write(&member.control, b"\"formed\"").unwrap();
         member.initializer.await_output("rows come in at");
         data.write_all(&lie).unwrap();
-        // Otherwise it stays.
+        // Otherwise the connection stays open.
         let _data = (!goes).then_some(data);
         let said = member.initializer.failure();
         assert!(said.contains(why), "{why}: {said}");
@@ -299,7 +302,7 @@ fn a_member_that_lies_on_its_data_connection_ends_the_cluster() {
 }
 
 #[test]
-fn a_data_connection_is_let_in_once_and_only_for_its_process() {
+fn a_data_connection_is_accepted_once_and_only_for_its_process() {
     let mut member = FakeMember::join();
     let generation = member.generation;
     for (generation, process, why) in [

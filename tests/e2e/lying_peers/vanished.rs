@@ -1,5 +1,5 @@
-//! Peers whose host is gone: no end of the connection is ever seen. Each is noticed within about a minute, also when it is
-//! written to.
+//! Peers whose host is gone, so that the connection never ends by itself. Each is noticed within about a minute, even while
+//! the other side writes to it.
 
 use std::path::Path;
 use std::process::Command;
@@ -9,12 +9,12 @@ use tests::cluster::read_results;
 use tests::eventually;
 use tests::program::Program;
 
-/// Two hosts with a cable between them, as network namespaces.
+/// Two hosts connected by a cable, as network namespaces.
 struct Hosts {
     name: String,
 }
 
-/// Where the one host is that stays.
+/// Address of the host that stays.
 const HERE: &str = "10.213.47.1";
 
 fn ip(words: &str) -> bool {
@@ -22,7 +22,7 @@ fn ip(words: &str) -> bool {
 }
 
 impl Hosts {
-    /// `None`, and a skipped test, where there can be no namespaces.
+    /// Skips the test and returns `None` if namespaces cannot be made.
     fn new(test: &str) -> Option<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -46,7 +46,7 @@ impl Hosts {
         Some(hosts)
     }
 
-    /// A command on the host that stays (`a`), or on the other one (`b`).
+    /// A command on the host that stays (`a`), or on the other host (`b`).
     fn on(&self, host: &str, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &format!("{}{host}", self.name)]).arg(program);
@@ -59,7 +59,7 @@ impl Hosts {
         Program::start_server_command(program, folder, command)
     }
 
-    /// The other host is gone.
+    /// Makes the other host vanish.
     fn cut(&self) {
         assert!(ip(&format!("-n {}b link set vb down", self.name)));
     }
@@ -73,7 +73,7 @@ impl Drop for Hosts {
     }
 }
 
-/// A shell that opens a connection with these bytes, says so, and then neither reads nor writes.
+/// Starts a shell that connects with this handshake and gets an answer, and then neither reads nor writes.
 fn client(hosts: &Hosts, folder: &Path, address: &str, payload: &str) -> Program {
     let (host, port) = address.rsplit_once(':').unwrap();
     let length = format!("\\x00\\x00\\x00\\x{:02x}", payload.len() + 1);
@@ -98,7 +98,7 @@ fn peers_at_the_receiver_whose_host_vanishes_are_given_up() {
     let args = ["--listen", &listen, "--output", log.to_str().unwrap(), "--patience", "600"];
     let mut receiver = hosts.server("receiver", folder.path(), &args);
     let address = receiver.address("results");
-    // One that is written to ten times a second, one that is not written to, one that has said nothing.
+    // The receiver writes to the first ten times a second, and never to the second; the third sends nothing at all.
     let _observer = client(&hosts, folder.path(), &address, r#"{"version":2,"role":"observer"}"#);
     let process = r#"{"version":2,"role":"initializer","name":"w"}"#;
     let _worker = client(&hosts, folder.path(), &address, process);
@@ -107,14 +107,14 @@ fn peers_at_the_receiver_whose_host_vanishes_are_given_up() {
     silent.args(["-c", &format!("exec 3<>/dev/tcp/{host}/{port}; echo open; exec sleep 1000")]);
     let silent = Program::start_command("silent", folder.path(), silent);
     silent.await_output("open");
-    eventually("all to be there", || (connections(receiver.pid()) == 3).then_some(()));
+    eventually("all to be connected", || (connections(receiver.pid()) == 3).then_some(()));
     hosts.cut();
     receiver.await_output("no complete frame from");
     receiver.await_output("classifier w: reading from");
-    eventually("all to be gone", || (connections(receiver.pid()) == 0).then_some(()));
+    eventually("all to be disconnected", || (connections(receiver.pid()) == 0).then_some(()));
 }
 
-/// Connections that the receiver serves: each has a thread.
+/// The number of connections that the receiver serves; each has a thread.
 fn connections(pid: u32) -> usize {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
     let names = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("comm")).ok());
@@ -133,8 +133,8 @@ fn a_sender_whose_host_vanishes_makes_room_for_another() {
     let more = ["--my-data", &listen, "--patience", "600"];
     let mut classifier = hosts.server("classifier", folder.path(), &[&args[..], &more[..]].concat());
     let rows = classifier.address("rows");
-    let opening = r#"{"version":2,"session":"gone"}"#;
-    let _gone = client(&hosts, folder.path(), &rows, opening);
+    let handshake = r#"{"version":2,"session":"gone"}"#;
+    let _gone = client(&hosts, folder.path(), &rows, handshake);
     hosts.cut();
     let mut sender = hosts.on("a", tests::program_path("sender"));
     sender.args([&rows, "--lines", "1000", "--patience", "300"]);

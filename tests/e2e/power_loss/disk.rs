@@ -1,23 +1,23 @@
-//! What a disk may hold after a loss of power.
+//! What a disk may hold after a power loss.
 //!
-//! What a finished sync has covered is there. Of all that came later, each piece of a file may be as any later write
-//! has left it, or none; the length may be anything in between, and what was never written is zeros; and each name in
-//! the folder may have been made, changed and removed, or not. That is more than the usual file systems do.
+//! Changes that a finished sync has covered are on the disk. Of later changes, each piece of a file may hold any of them or
+//! none. The length may be any value in between, and bytes that were never written are zeros. Each name in the folder may
+//! have been created, renamed or removed, or not. Usual file systems guarantee more than that.
 
 use std::collections::{BTreeMap, HashMap};
 
 use super::trace::{Call, Moment, What};
 
-/// Bytes that are on the disk together or not at all: less than a sector, which a disk should write whole.
+/// Bytes that reach the disk together or not at all: less than a sector, which a disk should write as a whole.
 const PIECE: usize = 64;
 
 /// Files by their names.
 pub(super) type Files = BTreeMap<String, Vec<u8>>;
 
-/// Numbers that look random, and are the same for the same seed (SplitMix64).
-pub(super) struct Chance(pub(super) u64);
+/// Pseudo-random numbers from a seed (SplitMix64).
+pub(super) struct Random(pub(super) u64);
 
-impl Chance {
+impl Random {
     /// One of 0..`n`.
     pub(super) fn below(&mut self, n: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -28,31 +28,31 @@ impl Chance {
     }
 }
 
-/// What becomes of changes that no sync has covered.
+/// Which changes that no sync has covered reach the disk.
 #[derive(Clone, Copy)]
-enum Fate {
+enum Unsynced {
     Lost,
     Kept,
-    /// Each on its own.
+    /// Chosen for each piece or name.
     Mixed,
 }
 
-impl Fate {
-    fn any(chance: &mut Chance) -> Self {
-        [Self::Lost, Self::Kept, Self::Mixed, Self::Mixed][chance.below(4)]
+impl Unsynced {
+    fn any(random: &mut Random) -> Self {
+        [Self::Lost, Self::Kept, Self::Mixed, Self::Mixed][random.below(4)]
     }
 
     /// How many of the first of `all` changes reach the disk.
-    fn reach(self, all: usize, chance: &mut Chance) -> usize {
+    fn reach(self, all: usize, random: &mut Random) -> usize {
         match self {
             Self::Lost => 0,
             Self::Kept => all,
-            Self::Mixed => chance.below(all + 1),
+            Self::Mixed => random.below(all + 1),
         }
     }
 }
 
-/// Changes to one thing, a file or the folder, and the syncs of it.
+/// The changes and syncs of a file or of the folder.
 struct Log<T> {
     changes: Vec<(Moment, Moment, T)>,
     syncs: Vec<(Moment, Moment)>,
@@ -70,7 +70,7 @@ impl<T> Log<T> {
         self.changes.push((call.begin, call.end, change));
     }
 
-    /// What is durable at a moment; and what has begun besides.
+    /// The changes that are durable at a moment, and the others that have begun by then.
     fn at(&self, cut: Moment) -> (impl Iterator<Item = &T>, Vec<&T>) {
         let done = self.syncs.iter().filter(|(_, end)| *end <= cut);
         let covered = done.map(|(begin, _)| *begin).max().unwrap_or(0);
@@ -96,7 +96,7 @@ enum NameChange {
     Remove { name: String },
 }
 
-/// What the folder of the results was asked to hold, from the beginning on.
+/// All changes to the folder of the results.
 #[derive(Default)]
 pub(super) struct Disk {
     files: Vec<Log<FileChange>>,
@@ -106,16 +106,16 @@ pub(super) struct Disk {
 impl Disk {
     pub(super) fn new(calls: Vec<Call>) -> Self {
         let mut disk = Self::default();
-        // As programs see it while there is power.
+        // The names that programs see while there is power.
         let mut names: HashMap<String, usize> = HashMap::new();
         for mut call in calls {
-            match std::mem::replace(&mut call.what, What::TellDone) {
+            match std::mem::replace(&mut call.what, What::Finish) {
                 What::Open { name, create, truncate } => {
-                    let there = names.get(&name).copied();
-                    if let (Some(file), true) = (there, truncate) {
+                    let known = names.get(&name).copied();
+                    if let (Some(file), true) = (known, truncate) {
                         disk.files[file].change(&call, FileChange::Truncate(0));
                     }
-                    if there.is_none() && create {
+                    if known.is_none() && create {
                         let file = disk.files.len();
                         disk.files.push(Log::default());
                         names.insert(name.clone(), file);
@@ -139,27 +139,27 @@ impl Disk {
                     names.remove(&name).unwrap();
                     disk.names.change(&call, NameChange::Remove { name });
                 }
-                What::TellNext(_) | What::TellDone => {}
+                What::Acknowledge(_) | What::Finish => {}
             }
         }
         disk
     }
 
-    /// What the disk may hold when the power goes just after `cut`.
-    pub(super) fn after_power_loss(&self, cut: Moment, chance: &mut Chance) -> Files {
-        self.at(cut, Fate::any, chance)
+    /// What the disk may hold if the power fails just after `cut`.
+    pub(super) fn after_power_loss(&self, cut: Moment, random: &mut Random) -> Files {
+        self.at(cut, Unsynced::any, random)
     }
 
-    /// What programs see in the end, with power.
+    /// What programs see at the end, without a power loss.
     pub(super) fn in_the_end(&self) -> Files {
-        self.at(Moment::MAX, |_| Fate::Kept, &mut Chance(0))
+        self.at(Moment::MAX, |_| Unsynced::Kept, &mut Random(0))
     }
 
-    fn at(&self, cut: Moment, fate: impl Fn(&mut Chance) -> Fate, chance: &mut Chance) -> Files {
+    fn at(&self, cut: Moment, unsynced: impl Fn(&mut Random) -> Unsynced, random: &mut Random) -> Files {
         let mut names = BTreeMap::new();
         let (durable, open) = self.names.at(cut);
-        let names_fate = fate(chance);
-        let kept: Vec<_> = open.into_iter().filter(|_| names_fate.reach(1, chance) == 1).collect();
+        let names_unsynced = unsynced(random);
+        let kept: Vec<_> = open.into_iter().filter(|_| names_unsynced.reach(1, random) == 1).collect();
         for change in durable.chain(kept) {
             match change {
                 NameChange::Make { name, file } => _ = names.insert(name, file),
@@ -171,15 +171,15 @@ impl Disk {
             }
         }
         let content = |(name, &file): (&String, &usize)| {
-            let fate = fate(chance);
-            (name.clone(), content(&self.files[file], cut, fate, chance))
+            let unsynced = unsynced(random);
+            (name.clone(), content(&self.files[file], cut, unsynced, random))
         };
         names.into_iter().map(content).collect()
     }
 }
 
-/// What a file may hold, if what no sync has covered has this fate.
-fn content(file: &Log<FileChange>, cut: Moment, fate: Fate, chance: &mut Chance) -> Vec<u8> {
+/// What a file may hold, given which unsynced changes reach the disk.
+fn content(file: &Log<FileChange>, cut: Moment, unsynced: Unsynced, random: &mut Random) -> Vec<u8> {
     let (durable, open) = file.at(cut);
     let mut bytes = Vec::new();
     for change in durable {
@@ -192,18 +192,18 @@ fn content(file: &Log<FileChange>, cut: Moment, fate: Fate, chance: &mut Chance)
     }
     let (shortest, longest) =
         (lengths.iter().copied().min().unwrap(), lengths.iter().copied().max().unwrap());
-    let length = match fate {
-        // A length that somebody meant is likelier to be taken for whole.
-        Fate::Mixed if chance.below(2) == 0 => shortest + chance.below(longest - shortest + 1),
-        _ => lengths[fate.reach(open.len(), chance)],
+    let length = match unsynced {
+        // Otherwise one of the lengths that the file really had, which is more likely to look complete.
+        Unsynced::Mixed if random.below(2) == 0 => shortest + random.below(longest - shortest + 1),
+        _ => lengths[unsynced.reach(open.len(), random)],
     };
     bytes.resize(longest, 0);
-    // How many of the changes have reached each piece.
+    // The number of changes that have reached each piece.
     let mut reached = HashMap::new();
     for (i, change) in open.iter().enumerate() {
         let (from, to) = change.touches(longest);
         for piece in from / PIECE..to.div_ceil(PIECE) {
-            if *reached.entry(piece).or_insert_with(|| fate.reach(open.len(), chance)) > i {
+            if *reached.entry(piece).or_insert_with(|| unsynced.reach(open.len(), random)) > i {
                 change.apply(&mut bytes, piece * PIECE, (piece + 1) * PIECE);
             }
         }
@@ -213,7 +213,7 @@ fn content(file: &Log<FileChange>, cut: Moment, fate: Fate, chance: &mut Chance)
 }
 
 impl FileChange {
-    /// A file's length after this change, from the one before.
+    /// A file's length after this change, given its length before.
     fn length(&self, before: usize) -> usize {
         match self {
             Self::Write { at, bytes } => before.max(at + bytes.len()),
@@ -221,7 +221,7 @@ impl FileChange {
         }
     }
 
-    /// From where to where it changes a file that is nowhere longer than `longest`.
+    /// The range that it changes in a file of at most `longest` bytes.
     fn touches(&self, longest: usize) -> (usize, usize) {
         match self {
             Self::Write { at, bytes } => (*at, at + bytes.len()),
@@ -229,7 +229,7 @@ impl FileChange {
         }
     }
 
-    /// Does it to what lies between `from` and `to`.
+    /// Applies it to the bytes between `from` and `to`.
     fn apply(&self, file: &mut [u8], from: usize, to: usize) {
         let (begin, end) = self.touches(file.len());
         let (from, to) = (from.max(begin), to.min(end));

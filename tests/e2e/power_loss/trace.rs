@@ -1,8 +1,8 @@
-//! What a receiver asked the system to do, from what strace wrote down.
+//! Parses strace's record of a receiver's system calls.
 //!
-//! A call has two moments, its beginning and its end. strace lets a call begin after it has noted the beginning, and
-//! notes the end when the call is over; with several threads, the two are lines of their own. So if the end of a write
-//! stands before the beginning of a sync, the sync has covered the write.
+//! A call has two moments, its beginning and its end. strace writes the beginning before the call starts, and the end after
+//! the call has returned; with several threads, these are separate lines. So if the end of a write precedes the beginning of
+//! a sync, the sync covers the write.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -11,16 +11,16 @@ use std::process::Command;
 use protocol::frame::PREFIX;
 use protocol::results::{FromReceiver, Welcome};
 
-/// Calls that this module understands.
+/// Calls that this module can parse.
 const KNOWN: &str = "openat,write,writev,lseek,ftruncate,fsync,fdatasync,rename,renameat,renameat2,unlink,unlinkat,sendto,sendmsg";
-/// Others that would change files; a receiver that makes them needs a better test.
+/// Other calls that would change files. If a receiver makes them, the test must learn them.
 const UNKNOWN: &str = "creat,truncate,fallocate,pwrite64,pwritev,pwritev2,link,linkat,symlink,symlinkat,mkdir,mkdirat,\
                        rmdir,sendfile,splice,copy_file_range,sync_file_range,open_by_handle_at,io_uring_setup";
 
-/// When something happened: the number of a line.
+/// A point in time, as a line number.
 pub(super) type Moment = usize;
 
-/// A call, in the order of beginnings.
+/// A system call. Calls are sorted by their beginnings.
 #[derive(Debug)]
 pub(super) struct Call {
     pub(super) begin: Moment,
@@ -28,7 +28,7 @@ pub(super) struct Call {
     pub(super) what: What,
 }
 
-/// Files are known by their names in the folder of the results; the folder itself has an empty name.
+/// Files are named relative to the folder of the results; the folder itself has an empty name.
 #[derive(Debug)]
 pub(super) enum What {
     Open {
@@ -55,14 +55,14 @@ pub(super) enum What {
     Unlink {
         name: String,
     },
-    /// The initializer was told that all batches before this one are durable.
-    TellNext(u64),
-    /// The initializer was told that the job is done.
-    TellDone,
+    /// Tells the initializer that all batches before this one are durable.
+    Acknowledge(u64),
+    /// Tells the initializer that the job is done.
+    Finish,
 }
 
-/// A command that is to be traced, with what strace writes going to `trace`, and is to be killed when one of its threads
-/// begins its `kill_at`th sync of data. strace stands aside: the process that is started becomes the command's.
+/// A command that strace traces to `trace`, and kills when one of its threads begins its `kill_at`th `fdatasync`. The
+/// started process becomes the command itself; strace runs detached.
 pub(super) fn traced(command: &Path, trace: &Path, kill_at: Option<usize>) -> Command {
     let mut strace = Command::new("strace");
     strace.args(["-D", "-f", "-y", "-xx", "-s", "100000000", "-e", "signal=SIGKILL", "-e"]);
@@ -74,14 +74,13 @@ pub(super) fn traced(command: &Path, trace: &Path, kill_at: Option<usize>) -> Co
     strace
 }
 
-/// Whether strace is here and allowed to work.
+/// Whether strace is installed and may trace.
 pub(super) fn is_possible() -> bool {
     let mut strace = traced(Path::new("true"), Path::new("/dev/null"), None);
     strace.output().is_ok_and(|output| output.status.success() && output.stderr.is_empty())
 }
 
-/// Understands what strace wrote about one process after the other, as far as it is about the files in `folder`, and
-/// about what was sent.
+/// Parses the traces of consecutive processes, as far as they concern files in `folder` or messages to the initializer.
 pub(super) fn parse(traces: &[String], folder: &Path) -> Vec<Call> {
     let mut parser = Parser { folder, positions: HashMap::new(), sent: HashMap::new(), calls: Vec::new() };
     let mut now = 0;
@@ -94,13 +93,13 @@ pub(super) fn parse(traces: &[String], folder: &Path) -> Vec<Call> {
                 begun.insert(thread, (now, call));
             } else if let Some((_, rest)) = line.split_once(" resumed>") {
                 let (begin, call) = begun.remove(thread).unwrap();
-                parser.take(begin, now, &format!("{call}{rest}"));
+                parser.call(begin, now, &format!("{call}{rest}"));
             } else {
-                parser.take(now, now, line.trim_start());
+                parser.call(now, now, line.trim_start());
             }
         }
         for (begin, call) in begun.into_values() {
-            parser.take(begin, now, call);
+            parser.call(begin, now, call);
         }
     }
     parser.calls.sort_by_key(|call| call.begin);
@@ -109,17 +108,18 @@ pub(super) fn parse(traces: &[String], folder: &Path) -> Vec<Call> {
 
 struct Parser<'a> {
     folder: &'a Path,
-    /// Where each file is written next.
+    /// The position of the next write in each file.
     positions: HashMap<String, u64>,
-    /// What was sent on each socket and is not a whole frame yet.
+    /// The beginning of an incomplete frame on each socket.
     sent: HashMap<String, Vec<u8>>,
     calls: Vec<Call>,
 }
 
 impl Parser<'_> {
-    fn take(&mut self, begin: Moment, end: Moment, line: &str) {
+    fn call(&mut self, begin: Moment, end: Moment, line: &str) {
         let Some((call, rest)) = line.split_once('(') else { return };
-        // A call that a kill cut short has no result, or `?`. It may have written or sent everything; it has synced nothing.
+        // A call that was cut short by a kill has no result, or `?`. It may have written or sent everything, but it synced
+        // nothing.
         let result = rest.rsplit_once(" = ").map_or("?", |(_, result)| result);
         if result.starts_with('-') {
             return;
@@ -127,7 +127,7 @@ impl Parser<'_> {
         let result: Option<u64> = result.split(['<', ' ']).next().unwrap().parse().ok();
         assert!(!rest.contains("\"..."), "strace has left something out: {line}");
         let strings: Vec<Vec<u8>> = rest.split('"').skip(1).step_by(2).map(unhex).collect();
-        // Of a call on an open file or socket, its path.
+        // The path of the open file or socket, if the call is on one.
         let open = rest
             .split_once('<')
             .and_then(|(_, rest)| rest.split_once('>'))
@@ -177,36 +177,36 @@ impl Parser<'_> {
         self.calls.extend(what.map(|what| Call { begin, end, what }));
     }
 
-    /// A path's name in the folder.
+    /// The name of a path in the folder.
     fn name(&self, path: &str) -> Option<String> {
         let name = Path::new(path).strip_prefix(self.folder).ok()?;
         Some(name.to_str().unwrap().to_owned())
     }
 
-    /// What the initializer learns from these bytes.
+    /// The messages that these bytes complete.
     fn send(&mut self, socket: String, bytes: &[u8]) -> Vec<What> {
         let stream = self.sent.entry(socket).or_default();
         stream.extend_from_slice(bytes);
-        let mut told = Vec::new();
+        let mut messages = Vec::new();
         while let Some(length) =
             stream.first_chunk::<PREFIX>().map(|prefix| u32::from_be_bytes(*prefix) as usize)
             && stream.len() >= PREFIX + length
         {
             let payload = stream.drain(..PREFIX + length).skip(PREFIX).collect::<Vec<u8>>();
             if let Ok(Welcome { next, .. }) = serde_json::from_slice(&payload) {
-                told.push(What::TellNext(next));
+                messages.push(What::Acknowledge(next));
                 continue;
             }
-            told.push(match FromReceiver::decode(payload.into()).unwrap() {
-                FromReceiver::Acknowledgement(acknowledgement) => What::TellNext(acknowledgement.next),
-                FromReceiver::Outcome(_) => What::TellDone,
+            messages.push(match FromReceiver::decode(payload.into()).unwrap() {
+                FromReceiver::Acknowledgement(acknowledgement) => What::Acknowledge(acknowledgement.next),
+                FromReceiver::Outcome(_) => What::Finish,
             });
         }
-        told
+        messages
     }
 }
 
-/// Bytes as `\x41\x42`.
+/// Decodes `\x41\x42`.
 fn unhex(hex: &str) -> Vec<u8> {
     hex.split("\\x").skip(1).map(|digits| u8::from_str_radix(digits, 16).unwrap()).collect()
 }

@@ -1,8 +1,8 @@
-//! What a failure is blamed on: the row's own error, the module, or what ended the process.
+//! The reported cause of a failure: an exception for a row, the module, or the end of the process.
 
 use super::job::Job;
 
-/// A function that does this for the rows whose name is there, and says in which process it ran.
+/// A function that executes a statement for each of these rows, and whose score is its process id.
 fn on_rows(cases: &[(usize, &str)]) -> String {
     let mut code = "import asyncio, os, signal, sys, time\nclass Own(BaseException): pass\n\
         def classify_df(df):\n"
@@ -14,7 +14,7 @@ fn on_rows(cases: &[(usize, &str)]) -> String {
 }
 
 #[test]
-fn whatever_the_function_raises_is_the_rows_reason_and_costs_no_process() {
+fn any_exception_becomes_the_rows_reason_and_ends_no_process() {
     let job = Job::new(&on_rows(&[
         (3, "sys.exit('no data for 3')"),
         (5, "sys.exit()"),
@@ -45,7 +45,7 @@ fn whatever_the_function_raises_is_the_rows_reason_and_costs_no_process() {
 }
 
 #[test]
-fn an_error_whose_text_cannot_be_had_is_told_by_its_type() {
+fn an_error_without_a_text_is_named_by_its_type() {
     let code = "class Raises(Exception):\n    def __str__(self): raise ValueError('never')\n    __repr__ = __str__\n\
         class Exits(Exception):\n    def __str__(self): raise SystemExit(9)\n\
         class NoText(Exception):\n    def __str__(self): return 7\n\
@@ -69,8 +69,8 @@ fn an_error_whose_text_cannot_be_had_is_told_by_its_type() {
 }
 
 #[test]
-fn an_error_that_comes_when_the_function_has_returned_is_no_rows_fault() {
-    // The timer strikes when no request is there: the row after the first one comes only then.
+fn an_error_after_the_function_has_returned_rejects_no_row() {
+    // The timer fires between requests: the test sends the second row only after that.
     let code = "import os, signal, threading, time\n\
         def late(*_): raise TimeoutError('late')\n\
         signal.signal(signal.SIGALRM, late)\n\
@@ -92,7 +92,7 @@ fn an_error_that_comes_when_the_function_has_returned_is_no_rows_fault() {
 }
 
 #[test]
-fn how_a_process_ended_is_told_as_it_was() {
+fn reasons_say_how_the_process_ended() {
     let job = Job::new(&on_rows(&[
         (1, "print('out of luck'); os._exit(7)"),
         (2, "os.kill(os.getpid(), signal.SIGSEGV)"),
@@ -118,7 +118,7 @@ fn how_a_process_ended_is_told_as_it_was() {
 }
 
 #[test]
-fn a_kill_of_our_own_is_told_and_logged_as_such() {
+fn reasons_and_log_say_why_the_classifier_killed_a_process() {
     let job = Job::new(&on_rows(&[
         (1, "time.sleep(1000)"),
         (2, "eaten = [b'x' * (1 << 20) for _ in range(1 << 20)]"),
@@ -144,7 +144,7 @@ fn a_kill_of_our_own_is_told_and_logged_as_such() {
 }
 
 #[test]
-fn a_process_that_the_function_forks_and_that_returns_gives_no_second_answer() {
+fn a_forked_process_that_returns_sends_no_second_answer() {
     let job = Job::new(&on_rows(&[
         (1, "os.fork()"),
         (2, "os.fork() or sys.exit('a child')"),
@@ -159,7 +159,7 @@ fn a_process_that_the_function_forks_and_that_returns_gives_no_second_answer() {
 }
 
 #[test]
-fn a_module_that_ends_the_interpreter_at_import_is_told_with_what_it_printed() {
+fn a_module_that_exits_at_import_is_reported_with_its_output() {
     let refusal = |code: &str| Job::new(code).refusal();
     let said = refusal("import sys\nprint('the licence has ended')\nsys.exit(3)\n");
     assert!(said.contains("model.py: SystemExit: 3; it last wrote: the licence has ended"), "{said}");

@@ -1,8 +1,8 @@
-//! What the user's code sees: a script beside its module, and nothing of the runner.
+//! The user's code sees the environment of a script, and nothing of the runner.
 
 use super::job::Job;
 
-/// What this expression is in the function, with these lines before it in the module.
+/// A job whose score is the value of an expression in the function, with these lines at the top of the module.
 fn sees(lines: &str, expression: &str) -> Job {
     Job::new(&format!(
         "import os, signal, sys\n{lines}\ndef classify_df(df):\n    return df.assign(CLASSIFICATION=repr({expression}))\n"
@@ -10,7 +10,7 @@ fn sees(lines: &str, expression: &str) -> Job {
 }
 
 #[test]
-fn the_command_line_is_that_of_a_script_with_no_words() {
+fn the_command_line_is_that_of_a_script_without_arguments() {
     let argparse = "import argparse\nparser = argparse.ArgumentParser()\nparser.add_argument('--depth', type=int, \
         default=3)\nargs = parser.parse_args()";
     assert_eq!(sees(argparse, "args.depth").answer(), "3");
@@ -27,13 +27,13 @@ fn the_command_line_is_that_of_a_script_with_no_words() {
 }
 
 #[test]
-fn the_folder_of_the_module_is_first_in_the_path_and_absolute_wherever_the_module_goes() {
+fn the_folder_of_the_module_is_first_in_the_path_and_absolute() {
     let job = sees("", "sys.path[0]");
     let here = job.folder.path().canonicalize().unwrap().display().to_string();
     assert_eq!(job.answer(), format!("'{here}'"));
     let job = sees("os.chdir('elsewhere')", "__import__('late').NAME").file("elsewhere/x", "");
     assert_eq!(job.file("late.py", "NAME = __file__[-7:]\n").answer(), "'late.py'");
-    // As each batch begins where the module left off, a relative step is the same one each time.
+    // Each batch begins in the folder in which the module's import ended, so a relative step has the same effect each time.
     let job = sees("os.chdir('a')", "(os.chdir('b'), os.path.basename(os.getcwd()))[1]").file("a/b/x", "");
     let outcome = job.args(["--chunk-size", "1"]).run(4);
     assert!(outcome.results.iter().all(|line| line.ends_with(",'b'")), "{outcome:?}");
@@ -50,7 +50,7 @@ fn a_safe_path_in_the_environment_does_not_hide_the_module() {
 }
 
 #[test]
-fn modules_named_like_those_of_the_standard_library_disturb_nothing_and_are_the_modules_own() {
+fn modules_named_like_the_standard_library_do_no_harm() {
     let names = [
         "csv",
         "json",
@@ -84,7 +84,7 @@ fn modules_named_like_those_of_the_standard_library_disturb_nothing_and_are_the_
         assert_eq!(outcome.results.len(), 5, "{outcome:?}");
         assert!(outcome.results.iter().all(|line| line.ends_with(",{'mine'},1.5")), "{outcome:?}");
     }
-    // Ones that no module imports, and that could not be.
+    // Broken modules that nothing imports.
     let broken = |job: Job| names.iter().fold(job, |job, name| job.file(&format!("{name}.py"), "1 / 0\n"));
     let outcome =
         broken(Job::new("def classify_df(df):\n    df['CLASSIFICATION'] = df['NAME'].str.len() / 2\n"))
@@ -93,7 +93,7 @@ fn modules_named_like_those_of_the_standard_library_disturb_nothing_and_are_the_
 }
 
 #[test]
-fn nothing_of_the_runner_is_in_main_or_in_the_environment() {
+fn the_runner_leaves_no_trace_in_main_or_in_signal_handlers() {
     let names = "[name for name in vars(__import__('__main__')) if not name.startswith('__')]";
     assert_eq!(sees("", names).answer(), "[]");
     assert_eq!(
@@ -104,7 +104,7 @@ fn nothing_of_the_runner_is_in_main_or_in_the_environment() {
 }
 
 #[test]
-fn hashes_are_the_same_in_all_processes_whatever_seed_a_host_has() {
+fn hashes_do_not_depend_on_the_hash_seed_of_a_host() {
     let hash = || sees("", "hash('a')");
     let known = hash().answer();
     for seed in ["0", "5", "random"] {
@@ -113,7 +113,7 @@ fn hashes_are_the_same_in_all_processes_whatever_seed_a_host_has() {
 }
 
 #[test]
-fn a_pool_of_processes_works_in_the_function_however_it_is_started() {
+fn a_pool_works_with_every_start_method() {
     for method in ["fork", "spawn", "forkserver"] {
         let job = Job::new(&format!(
             "import multiprocessing\n\
@@ -133,7 +133,7 @@ fn a_pool_of_processes_works_in_the_function_however_it_is_started() {
 }
 
 #[test]
-fn what_is_printed_reaches_the_log_up_to_a_limit() {
+fn output_reaches_the_log_up_to_a_limit() {
     let code = "import sys\n\
         def classify_df(df):\n    \
             print('\\ud800' + 'x' * 100)\n    \
@@ -148,5 +148,5 @@ fn what_is_printed_reaches_the_log_up_to_a_limit() {
         outcome.said.contains("it has printed 16 MiB; further output of this worker's processes is dropped")
     );
     let last = outcome.said.lines().rev().find(|line| line.contains("bytes of what it printed were dropped"));
-    assert!(last.is_some(), "how much is said at the end");
+    assert!(last.is_some(), "the log does not say how much was dropped");
 }

@@ -1,4 +1,4 @@
-//! A Python model over a file, in a folder of its own: the quickest way to see what becomes of rows.
+//! Runs a Python model over a file, in a folder of its own, which is faster than a cluster.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -6,7 +6,7 @@ use std::process::Command;
 use tempfile::TempDir;
 use tests::program::Program;
 
-/// A module `model` in a folder, and how it is run there.
+/// A module `model` in a folder, and the options to run it with.
 pub(crate) struct Job {
     pub(crate) folder: TempDir,
     classifier: String,
@@ -14,7 +14,7 @@ pub(crate) struct Job {
     environment: Vec<(String, String)>,
 }
 
-/// What came of a job.
+/// The outcome of a job.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub(crate) results: Vec<String>,
@@ -27,7 +27,7 @@ impl Job {
     pub(crate) fn new(code: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("model.py"), code).unwrap();
-        // By this, processes that a job has left are found.
+        // This mark identifies processes that a job has left.
         let mark = ("TESTS_MARK".to_owned(), folder.path().display().to_string());
         Self { folder, classifier: "python:model".into(), args: Vec::new(), environment: vec![mark] }
     }
@@ -58,7 +58,7 @@ impl Job {
         self
     }
 
-    /// Starts the job, of so many rows: `0,row0` and so on.
+    /// Starts the job with this many rows: `0,row0` and so on.
     pub(crate) fn start(&self, rows: usize) -> Program {
         let lines: String = (0..rows).map(|i| format!("{i},row{i}\n")).collect();
         std::fs::write(self.path("in.csv"), format!("ID,NAME\n{lines}")).unwrap();
@@ -79,19 +79,19 @@ impl Job {
         Outcome { results: lines("out.csv"), rejects, said }
     }
 
-    /// What a job says that cannot start.
+    /// The output of a job whose model cannot start.
     pub(crate) fn refusal(&self) -> String {
         self.start(1).failure()
     }
 
-    /// Runs a job of one row, and gives what its model said of it, which has no comma.
+    /// Runs a job of one row, and returns its score, which must not contain a comma.
     pub(crate) fn answer(&self) -> String {
         let outcome = self.run(1);
         let line = outcome.results.first().unwrap_or_else(|| panic!("{outcome:?}"));
         line.strip_prefix("0,row0,").unwrap().trim_matches('"').replace("\"\"", "\"")
     }
 
-    /// The processes that the job has left, whatever group and session they are in.
+    /// The processes that the job has left, in any group and session.
     pub(crate) fn left(&self) -> Vec<u32> {
         let mark = format!("TESTS_MARK={}", self.folder.path().display());
         let pids = std::fs::read_dir("/proc").unwrap().flatten();
@@ -104,16 +104,16 @@ impl Job {
     }
 
     pub(crate) fn leaves_nothing(&self) {
-        tests::eventually("all that the model has started to end", || self.left().is_empty().then_some(()));
+        tests::eventually("all processes of the model to end", || self.left().is_empty().then_some(()));
     }
 }
 
 impl Outcome {
-    /// The reason of a row's reject; it has no quotes.
+    /// The reason why a row was rejected, without quotes.
     pub(crate) fn reason(&self, row: usize) -> &str {
         let start = format!("{row},");
         let line = self.rejects.iter().find_map(|line| line.strip_prefix(&start));
-        let line = line.unwrap_or_else(|| panic!("row {row} is a reject: {self:?}"));
+        let line = line.unwrap_or_else(|| panic!("row {row} was not rejected: {self:?}"));
         line.rsplit_once(&format!(",\"{row},row{row}\"")).unwrap().0.trim_matches('"')
     }
 }

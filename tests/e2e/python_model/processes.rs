@@ -1,11 +1,11 @@
-//! Processes that a model starts, and deadlines that hold whatever these do.
+//! Processes that a model starts, and deadlines that hold despite them.
 
 use std::io::Read;
 use std::os::unix::net::UnixListener;
 
 use super::job::Job;
 
-/// Starts something for row 7, and dies then.
+/// A model that executes a statement for row 7, and then exits.
 fn starts(what: &str) -> Job {
     let code = format!(
         "import os, signal, socket, subprocess, sys, time\n\
@@ -22,7 +22,7 @@ fn starts(what: &str) -> Job {
 }
 
 #[test]
-fn a_process_that_dies_is_not_waited_for_although_what_it_started_holds_its_pipes() {
+fn a_dead_process_is_not_waited_for_while_its_children_hold_its_pipes() {
     for what in [
         "os.fork() == 0 and time.sleep(1000)",
         "os.fork() == 0 and (os.setsid(), time.sleep(1000))",
@@ -43,7 +43,7 @@ fn a_process_that_dies_is_not_waited_for_although_what_it_started_holds_its_pipe
 }
 
 #[test]
-fn a_deadline_holds_although_another_program_has_the_socket() {
+fn a_deadline_holds_while_another_program_has_the_socket() {
     for (then, reason) in
         [("pass", "the Python process died (exit status: 3)"), ("time.sleep(1000)", "took longer than 2s")]
     {
@@ -51,7 +51,7 @@ fn a_deadline_holds_although_another_program_has_the_socket() {
             "peer = socket.socket(socket.AF_UNIX); peer.connect('peer'); \
              socket.send_fds(peer, [b'x'], list(range(3, 6))); {then}"
         ));
-        // What is sent waits here, and holds the descriptors.
+        // The message waits in this socket's queue, and keeps the descriptors open.
         let listener = UnixListener::bind(job.path("peer")).unwrap();
         let job = job.args(["--box-timeout", "2"]);
         let outcome = job.run(9);
@@ -65,7 +65,7 @@ fn a_deadline_holds_although_another_program_has_the_socket() {
 }
 
 #[test]
-fn what_a_hanging_process_has_started_ends_with_it_in_whatever_session() {
+fn children_of_a_hanging_process_end_with_it_in_any_session() {
     let job = starts(
         "double_fork(); subprocess.Popen(['sleep', '1000'], start_new_session=True); time.sleep(1000)",
     );
@@ -77,7 +77,7 @@ fn what_a_hanging_process_has_started_ends_with_it_in_whatever_session() {
 }
 
 #[test]
-fn all_of_it_ends_when_the_classifier_is_killed() {
+fn all_processes_of_a_model_end_when_the_classifier_is_killed() {
     let job = starts(
         "double_fork(); subprocess.Popen(['sleep', '1000'], start_new_session=True); open('started', 'w').close(); \
          time.sleep(1000)",
@@ -91,7 +91,7 @@ fn all_of_it_ends_when_the_classifier_is_killed() {
 }
 
 #[test]
-fn a_guard_that_is_killed_costs_a_try_and_leaves_nothing() {
+fn a_killed_guard_costs_one_try_and_leaves_no_process() {
     for signal in ["KILL", "TERM"] {
         let job = starts(&format!(
             "double_fork(); first = not os.path.exists('killed'); open('killed', 'w').close(); \
@@ -105,7 +105,7 @@ fn a_guard_that_is_killed_costs_a_try_and_leaves_nothing() {
 }
 
 #[test]
-fn a_guard_that_is_stopped_holds_up_no_deadline() {
+fn a_stopped_guard_delays_no_deadline() {
     let job = starts("os.kill(os.getppid(), signal.SIGSTOP); time.sleep(1000)").args(["--box-timeout", "2"]);
     let outcome = job.run(8);
     assert!(outcome.reason(7).contains("took longer than 2s"), "{outcome:?}");
@@ -114,7 +114,7 @@ fn a_guard_that_is_stopped_holds_up_no_deadline() {
 }
 
 #[test]
-fn memory_is_that_of_all_processes_and_what_they_share_counts_once() {
+fn the_memory_limit_covers_all_processes_and_counts_shared_memory_once() {
     let code = "import os, time\n\
         shared = bytearray(os.urandom(1 << 20)) * 250\n\
         def children(eat):\n    \

@@ -1,4 +1,4 @@
-//! Rows that take their time, and rows that take all of it.
+//! Slow rows, and rows that hang.
 
 use super::job::Job;
 
@@ -7,8 +7,8 @@ fn kills(said: &str) -> usize {
 }
 
 #[test]
-fn slow_rows_are_done_and_cost_a_worker_one_limit() {
-    // A batch takes 20 s, where 4 are allowed; later batches begin with parts that can be done.
+fn slow_rows_succeed_and_cost_a_worker_one_time_limit() {
+    // A whole batch would take 12 s, and the limit is 4 s; later batches begin with parts that fit.
     let code = "import time\ndef classify_df(df):\n    time.sleep(0.4 * len(df))\n    return df.assign(CLASSIFICATION=1)\n";
     let outcome = Job::new(code).args(["--box-timeout", "4", "--chunk-size", "30"]).run(70);
     assert_eq!((outcome.results.len(), outcome.rejects.len()), (70, 0), "{outcome:?}");
@@ -16,7 +16,7 @@ fn slow_rows_are_done_and_cost_a_worker_one_limit() {
 }
 
 #[test]
-fn a_row_that_hangs_is_found_among_slow_ones_and_its_reason_names_what_to_change() {
+fn a_hanging_row_is_found_among_slow_ones_and_its_reason_names_the_options() {
     let code = "import time\ndef classify_df(df):\n    \
         time.sleep(0.1 * len(df))\n    \
         if '37' in df.index: time.sleep(1000)\n    \
@@ -29,8 +29,8 @@ fn a_row_that_hangs_is_found_among_slow_ones_and_its_reason_names_what_to_change
 }
 
 #[test]
-fn a_batch_whose_rows_all_hang_comes_to_its_end() {
-    // The row behind it shows that the job goes on.
+fn a_batch_whose_rows_all_hang_ends() {
+    // The row after the batch shows that the job continues.
     let code = "import time\ndef classify_df(df):\n    \
         if '100' not in df.index: time.sleep(1000)\n    \
         return df.assign(CLASSIFICATION=1)\n";

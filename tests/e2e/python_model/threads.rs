@@ -1,4 +1,4 @@
-//! How many threads a model's libraries have.
+//! The number of threads of a model's libraries.
 
 use std::process::Command;
 
@@ -11,7 +11,7 @@ const NAMES: &str = "['OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREAD
     'POLARS_MAX_THREADS']";
 
 #[test]
-fn libraries_are_told_one_thread_unless_the_job_says_otherwise_whatever_the_environment_says() {
+fn the_job_and_not_the_environment_sets_the_threads_of_libraries() {
     let code = format!(
         "import os\ndef classify_df(df):\n    \
             return df.assign(CLASSIFICATION=' '.join(sorted({{os.environ[name] for name in {NAMES}}})))\n"
@@ -37,7 +37,7 @@ fn a_matrix_product_uses_the_threads_of_the_job() {
 }
 
 #[test]
-fn a_process_with_another_number_cannot_join() {
+fn a_process_with_another_number_of_threads_cannot_join() {
     let job = Job::new("def classify_df(df):\n    return df.assign(CLASSIFICATION=1)\n");
     let args = |more: &[&str]| {
         let mut args =
