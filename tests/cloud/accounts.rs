@@ -1,15 +1,15 @@
-//! Stacks of several accounts, and folders for one set of hosts.
+//! Stacks in several accounts, and folders that refer to one set of hosts.
 
 use serde_json::Value;
 use tests::cloud::{Cloud, DOWN};
 use tests::lab::Lab;
 
-// Alarms are created while it waits for machines, at whose addresses nothing answers.
+// Nothing answers at the addresses of these machines; `up` creates alarms while it waits for them.
 const UP: [&str; 8] =
     ["up", "CLUSTER_SIZE=2", "--ssh-from", "203.0.113.7", "--boot-time", "60s", "--settle", "1s"];
 const OTHER: [(&str, &str); 1] = [("AWS_ACCESS_KEY_ID", "other")];
 
-/// Brings up a stack without ready hosts, in a folder whose `up` was killed.
+/// Makes a stack without ready hosts, by killing `up`.
 fn make(cloud: &Cloud, folder: &str) {
     cloud.kill_at("PutMetricAlarm", folder, &UP);
 }

@@ -1,4 +1,4 @@
-//! The user data that `up` sends, in machines that boot with it: a real systemd and a real cloud-init.
+//! Machines with a real systemd and a real cloud-init boot with the user data that `up` sends.
 
 use std::sync::LazyLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -11,18 +11,18 @@ use tests::machine::{INSTANCE, Machine};
 /// The script that `up` runs on each machine at its first login.
 const ARMED: &str = include_str!("../../crates/deploy-aws/src/apply/boot/armed.sh");
 const TIMER: &str = "/etc/systemd/system/provisioned-classifier-time-to-live.timer";
-/// The least time that a restarted machine has, and how much later the process ends it than the timer.
+/// The shortest time to live of a restarted machine, and by how much the process ends it later than the timer.
 const LEAST_LEFT: Duration = Duration::from_secs(5);
 const HEAD_START: Duration = Duration::from_secs(15);
 
-/// What `up` launches a machine with.
+/// What `up` sends to launch a machine.
 struct Launch {
     user_data: String,
-    /// Of the host key that the machine is to have.
+    /// The fingerprint of the host key in the user data.
     fingerprint: String,
 }
 
-/// Has `up` launch machines, and takes what it sends for one of them.
+/// Runs `up` until it launches machines, and reads what it sent for one of them.
 static LAUNCH: LazyLock<Launch> = LazyLock::new(|| {
     let cloud = Cloud::start(None);
     cloud.hold_first("RunInstances");
@@ -53,8 +53,8 @@ fn expire(machine: &Machine) {
 }
 
 #[test]
-fn a_machine_boots_and_ends_in_time_also_when_it_is_restarted() {
-    let test = "a_machine_boots_and_ends_in_time_also_when_it_is_restarted";
+fn a_machine_ends_in_time_even_after_a_restart() {
+    let test = "a_machine_ends_in_time_even_after_a_restart";
     for mut machine in Machine::of_each_release(test, &LAUNCH.user_data) {
         machine.boot();
         let booted = machine.await_booted();
@@ -70,7 +70,7 @@ fn a_machine_boots_and_ends_in_time_also_when_it_is_restarted() {
             "provisioned-classifier-time-to-live.timer"
         ));
         assert!(left.contains("3h 5") && left.contains("MODE=poweroff"), "{left}");
-        // Not in cloud-init's control group: the process survives cloud-init.
+        // The process is not in cloud-init's control group, so it survives cloud-init.
         assert!(left.ends_with("/init.scope"), "{left}");
 
         // Without cloud-init, a restarted machine still has the timer.
@@ -113,7 +113,8 @@ fn assert_only_our_key_is_shown(machine: &Machine) {
     assert!(shown.contains(&LAUNCH.fingerprint), "{shown}");
 }
 
-/// One of the mechanisms fails. The machine boots all the same, `up` would refuse it, and the other mechanism ends it.
+/// Sabotages one of the two means to end a machine. The machine still boots, `up` would refuse it, and the other means ends
+/// it.
 fn the_other_means_suffices(test: &str, sabotage: impl Fn(&Machine), armed: &str, earliest: Duration) {
     for mut machine in Machine::of_each_release(test, &LAUNCH.user_data) {
         sabotage(&machine);
@@ -163,7 +164,7 @@ fn a_machine_without_its_time_to_live_is_refused() {
     assert!(said.contains(reason), "{said}");
     assert!(said.contains("everything created for it is destroyed again"), "{said}");
     assert!(cloud.resources().is_empty(), "{:?}", cloud.resources());
-    // The same hosts, as machines that do what their user data says.
+    // On the same hosts, but with an armed time to live, up succeeds.
     cloud.settings(&json!({"time_to_live_armed": true}));
     cloud.run("up", &up);
     cloud.run("up", &["down"]);

@@ -1,4 +1,4 @@
-//! What cannot work is refused before anything is created: image, type, zone, network, text messages.
+//! `up` refuses settings that cannot work before it creates anything: image, type, zone, network, text messages.
 
 use serde_json::{Value, json};
 use tests::cloud::Cloud;
@@ -6,7 +6,7 @@ use tests::lab::Lab;
 
 const WITHOUT_HOSTS: [&str; 7] =
     ["CLUSTER_SIZE=1", "--ssh-from", "203.0.113.7", "--boot-time", "0s", "--settle", "1s"];
-/// An image for the other architecture, and an instance type of it.
+/// An image and an instance type of the other architecture.
 const OTHER_IMAGE: &str =
     if cfg!(target_arch = "aarch64") { "ubuntu-noble-24.04-amd64" } else { "ubuntu-noble-24.04-arm64" };
 const OTHER_TYPE: &str = if cfg!(target_arch = "aarch64") { "c5.4xlarge" } else { "c7g.4xlarge" };
@@ -43,7 +43,7 @@ print(ec2.describe_images(Filters=[{{'Name': 'name', 'Values': ['*{name}*']}}])[
 }
 
 #[test]
-fn what_cannot_work_is_refused_before_anything_is_made() {
+fn invalid_settings_are_refused_before_anything_is_made() {
     let cloud = Cloud::start(None);
     refused(&cloud, &["--ami", "ami-00000000"], "finding the image ami-00000000");
     let image = image(&cloud, OTHER_IMAGE);
@@ -63,7 +63,7 @@ fn what_cannot_work_is_refused_before_anything_is_made() {
     cloud.settings(&json!({"sms_sandbox": ["+4930123456"]}));
     refused(&cloud, &[], "only verified numbers get any, and these are not verified: +14155550100;");
     cloud.settings(&json!({"sms_sandbox": ["+4930123456", "+14155550100"]}));
-    // A plan with changes has an exit code of its own.
+    // A plan with changes exits with 2.
     let plan = cloud.xtask("up", &[&["plan"], &WITHOUT_HOSTS[..]].concat()).output().unwrap();
     assert_eq!(plan.status.code(), Some(2), "{}", String::from_utf8_lossy(&plan.stderr));
 

@@ -1,4 +1,4 @@
-//! Where credentials come from, and through what proxy.
+//! Sources of credentials, and proxies.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tests::cloud::Cloud;
 
 const PLAN: [&str; 4] = ["plan", "CLUSTER_SIZE=1", "--ssh-from", "203.0.113.7"];
-/// Longer than the SDK waits for credentials by itself.
+/// Longer than the SDK's own time limit for credentials.
 const SLOW_SECONDS: u32 = 7;
 
 #[test]
@@ -23,7 +23,7 @@ fn a_slow_program_for_credentials_runs_once_for_a_command() {
     let config = format!("[default]\ncredential_process = sh {}\nregion = eu-central-1\n", program.display());
     let count = || std::fs::read_to_string(&runs).unwrap().lines().count();
     let said = cloud.begin_with_profiles("up", &PLAN, &config).failure();
-    // The profile's region, too.
+    // The profile's region is used as well.
     assert!(said.contains("provisioned-classifier in eu-central-1, account 123456789012"), "{said}");
     assert_eq!(count(), 1);
     let down = ["down", "--stack", "x", "--region", "us-west-2,eu-west-1", "--settle", "0s"];
@@ -59,13 +59,13 @@ fn a_profile_that_cannot_give_credentials_says_why() {
         assert!(said.contains(why), "{config}: {said}");
     }
     assert!(cloud.calls().is_empty(), "{:?}", cloud.calls());
-    // Without a role, no AWS tool asks for a code.
+    // Without a role, no AWS tool asks for an MFA code.
     let config = format!("[default]\n{keys}mfa_serial = arn:aws:iam::123456789012:mfa/u\n");
     let said = cloud.begin_with_profiles("up", &PLAN, &config).failure();
     assert!(said.contains("provisioned-classifier in us-west-2, account 123456789012"), "{said}");
 }
 
-/// A proxy that passes all requests to the test cloud, and counts them.
+/// Starts a proxy that passes all requests to the test cloud and counts them.
 fn proxy(cloud: &Cloud) -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -80,7 +80,7 @@ fn proxy(cloud: &Cloud) -> (String, Arc<AtomicUsize>) {
     (address, count)
 }
 
-/// Passes requests on, one after the other: their first line names a whole URL, of which the cloud gets the path.
+/// Forwards requests one after the other. Their first line has a whole URL; the cloud gets its path.
 fn pass_on(client: TcpStream, cloud: &str, counted: &AtomicUsize) {
     let mut there = TcpStream::connect(cloud).unwrap();
     let mut answers = (there.try_clone().unwrap(), client.try_clone().unwrap());
@@ -88,7 +88,7 @@ fn pass_on(client: TcpStream, cloud: &str, counted: &AtomicUsize) {
     let mut client = BufReader::new(client);
     loop {
         let (mut line, mut length) = (String::new(), 0);
-        // A client that has no more requests closes the connection, in whatever way.
+        // A client without more requests closes or resets the connection.
         if !client.read_line(&mut line).is_ok_and(|read| read > 0) {
             return;
         }
@@ -112,7 +112,7 @@ fn pass_on(client: TcpStream, cloud: &str, counted: &AtomicUsize) {
 }
 
 #[test]
-fn a_proxy_of_the_environment_counts() {
+fn a_proxy_in_the_environment_is_used() {
     let cloud = Cloud::start(None);
     let (address, count) = proxy(&cloud);
     let proxy = format!("http://{address}");

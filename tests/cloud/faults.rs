@@ -1,10 +1,10 @@
-//! Faults of the cloud, alone and mixed: `up` succeeds all the same, or fails with the cause and leaves nothing.
+//! Faults of the cloud, alone and mixed: `up` still succeeds, or fails with the cause and leaves nothing.
 
 use serde_json::{Value, json};
 use tests::cloud::Cloud;
 use tests::lab::Lab;
 
-// This cloud shows everything at once, except instances, for a number of answers.
+// By default this cloud lists new resources at once; settings may hide instances for a number of answers.
 const UP: [&str; 8] =
     ["up", "CLUSTER_SIZE=1", "--ssh-from", "10.213.0.0/16", "--ssh-user", "root", "--settle", "1s"];
 
@@ -33,8 +33,8 @@ fn up_and_down(cloud: &Cloud, more: &[&str], what: &str) -> String {
 }
 
 #[test]
-fn each_fault_alone() {
-    let Some(lab) = Lab::up("each_fault_alone", "4") else { return };
+fn up_and_down_survive_each_fault() {
+    let Some(lab) = Lab::up("up_and_down_survive_each_fault", "4") else { return };
     let cloud = Cloud::start(Some(&lab));
     for operation in [
         "ImportKeyPair",
@@ -62,7 +62,7 @@ fn each_fault_alone() {
     up_and_down(&cloud, &[], "everything takes its time");
     cloud.settings(&json!({"unseen": 0, "pending": 0, "no_address": 0, "shutting_down": 0}));
 
-    // No capacity: in one zone, of one type, for spot instances, for only some, anywhere.
+    // No capacity: in one zone, of one type, for spot instances, for some of the instances, and anywhere.
     let none = |more: Value| {
         let mut more = more;
         more["times"] = Value::Null;
@@ -82,7 +82,7 @@ fn each_fault_alone() {
     assert_eq!(cloud.ids("instance").len(), 3, "{said}");
     cloud.run("up", &["down", "--settle", "0s"]);
     cloud.no_faults();
-    // One instance starts, and the other does not: the first is terminated.
+    // One instance starts and the other does not; `up` terminates the first.
     none(json!({"zones": ["us-west-2a", "us-west-2b"], "most": 1}));
     let said = up_and_down(&cloud, &["--spot=false"], "half a cluster");
     assert!(said.contains("in us-west-2b now"), "{said}");
@@ -92,7 +92,7 @@ fn each_fault_alone() {
     assert!(cloud.resources().is_empty(), "{:?}", cloud.resources());
     cloud.no_faults();
 
-    // An instance that ends while it boots.
+    // A call fails while instances still boot.
     cloud.settings(&json!({"pending": 3}));
     cloud.faults(&json!([fault(
         "PutDashboard",
@@ -105,11 +105,11 @@ fn each_fault_alone() {
 }
 
 #[test]
-fn faults_in_random_mixes() {
-    let Some(lab) = Lab::up("faults_in_random_mixes", "4") else { return };
+fn up_and_down_survive_random_mixes_of_faults() {
+    let Some(lab) = Lab::up("up_and_down_survive_random_mixes_of_faults", "4") else { return };
     let cloud = Cloud::start(Some(&lab));
     for seed in 0..8_u32 {
-        // Each has its own random numbers, of a fixed seed.
+        // Each fault has its own random numbers, from a fixed seed.
         let chance = |i: u32, probability: f64| json!({"seed": seed * 100 + i, "probability": probability, "times": null});
         let mut throttle = throttled("*", 0);
         throttle.as_object_mut().unwrap().extend(chance(1, 0.1).as_object().unwrap().clone());
@@ -126,9 +126,9 @@ fn faults_in_random_mixes() {
             json!({"unseen": some(0), "pending": some(1), "no_address": some(2), "shutting_down": some(3)});
         cloud.settings(&settings);
         let mut up = cloud.begin("up", &UP);
-        let went_well = up.wait().success();
+        let has_succeeded = up.wait().success();
         let said = up.output();
-        if !went_well {
+        if !has_succeeded {
             assert!(said.contains("everything created for it is destroyed again"), "seed {seed}: {said}");
             assert!(cloud.resources().is_empty(), "seed {seed}: {:?}\n{said}", cloud.resources());
             cloud.no_faults();

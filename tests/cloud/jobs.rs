@@ -1,5 +1,5 @@
-//! `cargo xtask job` when a machine, the user or the time to live ends it. What is complete is fetched, and nothing is left in the
-//! cloud.
+//! `cargo xtask job` when a lost machine, the user or the time to live ends it: complete batches are fetched, and nothing is
+//! left in the cloud.
 
 use std::path::Path;
 use std::process::Command;
@@ -11,7 +11,7 @@ use tests::eventually;
 use tests::lab::Lab;
 use tests::program::Program;
 
-/// Rows of jobs that are disturbed. Each takes a worker a millisecond.
+/// Rows of disturbed jobs. Each row takes a worker a millisecond.
 const ROWS: &str = "240000";
 
 /// A cloud whose instances are hosts of a lab.
@@ -26,7 +26,7 @@ impl Site {
         Some(Self { cloud: Cloud::start(Some(&lab)), lab })
     }
 
-    /// Begins a job that takes a while, in a folder of its own.
+    /// Starts a long job in a folder of its own.
     fn begin(&self, folder: &str, more: &[&str]) -> Program {
         let args = [
             "job",
@@ -46,7 +46,7 @@ impl Site {
         self.cloud.begin(folder, &[&args, rows, more].concat())
     }
 
-    /// The machine of a role: its instance, and the host of the lab that it is.
+    /// The machine of a role: the id of its instance, and the name of its host in the lab.
     fn machine(&self, role: &str) -> (String, String) {
         for id in self.cloud.ids("instance") {
             let (_, instance) = self.cloud.ask("GET", &format!("instance?id={id}"), &Value::Null);
@@ -59,7 +59,7 @@ impl Site {
         panic!("there is no {role}")
     }
 
-    /// Waits until so many rows are durable on the metrics host.
+    /// Waits until this many rows are durable on the metrics host.
     fn await_rows(&self, rows: u64) {
         let (_, host) = self.machine("metrics");
         let checkpoint =
@@ -70,13 +70,13 @@ impl Site {
         });
     }
 
-    /// Ends the machine of a role, as EC2 does: its host is powered off.
+    /// Terminates the machine of a role, as EC2 does: its host is powered off.
     fn end(&self, role: &str) {
         let (id, _) = self.machine(role);
         self.cloud.ask("POST", "terminate", &json!({"id": id}));
     }
 
-    /// Stops the metrics host's sshd, so that logins wait, or continues it.
+    /// Sends a signal to the metrics host's sshd. While it is stopped, logins wait.
     fn sshd(&self, signal: &str) {
         let (_, host) = self.machine("metrics");
         let namespace = format!("{}{host}", self.lab.bridge());
@@ -103,12 +103,12 @@ fn ends_with(program: &mut Program, code: i32) -> String {
     program.output()
 }
 
-/// All results of a disturbed job, as if it had completed.
+/// The complete results of a disturbed job.
 fn whole() -> Vec<u8> {
     Setup::default().args(["--classifier", "sleep:1"]).run(["--lines", ROWS]).log
 }
 
-/// Checks that an archive of partial results has a true prefix of the whole; returns its summary.
+/// Checks that an archive of partial results has a proper prefix of the complete results; returns its summary.
 fn check_partial(archive: &Path, whole: &[u8]) -> Value {
     let results = results_in(archive);
     assert!(!results.is_empty() && results.len() < whole.len(), "{} of {}", results.len(), whole.len());
@@ -125,8 +125,8 @@ fn check_partial(archive: &Path, whole: &[u8]) -> Value {
 }
 
 #[test]
-fn a_job_whose_worker_ends_brings_the_same_results() {
-    let Some(site) = Site::new("a_job_whose_worker_ends_brings_the_same_results", "4") else { return };
+fn a_lost_worker_does_not_change_the_results() {
+    let Some(site) = Site::new("a_lost_worker_does_not_change_the_results", "4") else { return };
     let mut job = site.begin("job", &["CLUSTER_SIZE=3"]);
     job.await_output("fake rows, on 21 workers");
     site.await_rows(80_000);
@@ -138,8 +138,8 @@ fn a_job_whose_worker_ends_brings_the_same_results() {
 }
 
 #[test]
-fn a_job_whose_initializer_ends_fails_and_what_is_complete_is_kept() {
-    let name = "a_job_whose_initializer_ends_fails_and_what_is_complete_is_kept";
+fn a_lost_initializer_fails_the_job_and_complete_batches_are_fetched() {
+    let name = "a_lost_initializer_fails_the_job_and_complete_batches_are_fetched";
     let Some(site) = Site::new(name, "3") else { return };
     let out = site.cloud.path("job/out");
     std::fs::create_dir_all(&out).unwrap();
@@ -156,15 +156,15 @@ fn a_job_whose_initializer_ends_fails_and_what_is_complete_is_kept() {
     assert_eq!(summary["why"], "cargo xtask run-cluster ended with exit status: 1");
     assert!(summary["receiver"].as_str().unwrap().starts_with("stopped; "), "{summary}");
     assert!(std::fs::read(out.join("results.tgz")).unwrap() == b"precious");
-    // The message refers to nothing that will be destroyed.
+    // The output must not promise anything that is destroyed.
     for lie in ["--resume", "--attach", "kept on", "cargo xtask stop", "cargo xtask logs"] {
         assert!(!said.contains(lie), "{lie}: {said}");
     }
 }
 
 #[test]
-fn a_job_whose_metrics_host_ends_says_that_nothing_can_be_fetched() {
-    let name = "a_job_whose_metrics_host_ends_says_that_nothing_can_be_fetched";
+fn a_lost_metrics_host_fails_the_job_and_nothing_is_fetched() {
+    let name = "a_lost_metrics_host_fails_the_job_and_nothing_is_fetched";
     let Some(site) = Site::new(name, "2") else { return };
     let mut job = site.begin("job", &["CLUSTER_SIZE=1"]);
     job.await_output("fake rows, on 7 workers");
@@ -229,12 +229,12 @@ fn one_interruption_fetches_two_do_not_and_three_leave_the_stack() {
 }
 
 #[test]
-fn what_is_to_be_kept_on_failure_is_kept() {
-    let Some(site) = Site::new("what_is_to_be_kept_on_failure_is_kept", "2") else { return };
+fn keep_on_failure_keeps_the_stack() {
+    let Some(site) = Site::new("keep_on_failure_keeps_the_stack", "2") else { return };
     let mut job = site.begin("job", &["CLUSTER_SIZE=1", "--keep-on-failure", "--ttl", "2h"]);
     job.await_output("fake rows, on 7 workers");
     site.await_rows(10_000);
-    // The step is killed, and the job's programs continue.
+    // After the step is killed, the job's programs continue.
     kill_step(&job);
     let said = ends_with(&mut job, 1);
     assert!(
@@ -245,14 +245,14 @@ fn what_is_to_be_kept_on_failure_is_kept() {
     );
     assert!(said.contains("(in 1 h 5"), "{said}");
     assert_eq!(site.cloud.ids("instance").len(), 2, "{said}");
-    // As it says.
+    // The machines are still usable.
     let said = site.cloud.run("job", &["get-results", "--partial", "--output", "out"]);
     let summary = check_partial(&site.cloud.path("job/out/results.partial.tgz"), &whole());
     assert_eq!((&summary["why"], &summary["receiver"]), (&Value::Null, &json!("running")), "{said}");
     site.cloud.run("job", &["stop"]);
     let said = site.cloud.run("job", &["run-cluster", "--resume"]);
     assert!(said.contains("rows out   240,000"), "{said}");
-    // Only a part of it was ever fetched.
+    // Only partial results were fetched so far.
     let said = ends_with(&mut site.cloud.begin("job", &["down"]), 3);
     assert!(said.contains("has results of 240,000 rows that were not fetched"), "{said}");
     assert_eq!(site.cloud.ids("instance").len(), 2, "{said}");
@@ -270,13 +270,13 @@ fn a_job_that_meets_another_one_leaves_it_alone() {
     assert!(said.contains("another job is running on the stack, which is left as it is"), "{said}");
     let said = first.success();
     assert!(said.contains("rows out   100,000"), "{said}");
-    // Its results were fetched, so nothing is asked.
+    // Its results were fetched, so down does not refuse.
     let said = site.cloud.run("job", &["down"]);
     site.assert_nothing_is_left(&said);
 }
 
 #[test]
-fn a_job_that_cannot_work_is_refused_before_anything_is_made_for_it() {
+fn an_invalid_job_is_refused_before_anything_is_made() {
     let cloud = Cloud::start(None);
     std::fs::create_dir_all(cloud.path("job")).unwrap();
     std::fs::write(cloud.path("job/in.csv"), "A,B\n1,2\n").unwrap();
@@ -295,8 +295,8 @@ fn a_job_that_cannot_work_is_refused_before_anything_is_made_for_it() {
 }
 
 #[test]
-fn a_job_that_is_refused_on_its_hosts_leaves_earlier_results_and_nothing_in_the_cloud() {
-    let name = "a_job_that_is_refused_on_its_hosts_leaves_earlier_results_and_nothing_in_the_cloud";
+fn a_job_refused_on_its_hosts_keeps_earlier_results_and_takes_the_stack_down() {
+    let name = "a_job_refused_on_its_hosts_keeps_earlier_results_and_takes_the_stack_down";
     let Some(site) = Site::new(name, "2") else { return };
     std::fs::create_dir_all(site.cloud.path("job/out")).unwrap();
     std::fs::write(site.cloud.path("job/out/results.tgz"), "precious").unwrap();
@@ -309,8 +309,8 @@ fn a_job_that_is_refused_on_its_hosts_leaves_earlier_results_and_nothing_in_the_
 }
 
 #[test]
-fn a_job_that_its_machines_will_not_live_to_see_done_says_so() {
-    let name = "a_job_that_its_machines_will_not_live_to_see_done_says_so";
+fn a_job_warns_if_its_machines_end_before_it_is_done() {
+    let name = "a_job_warns_if_its_machines_end_before_it_is_done";
     let Some(site) = Site::new(name, "2") else { return };
     // On seven workers, five million rows take twelve minutes.
     let mut job = site.begin("job", &["CLUSTER_SIZE=1", "--ttl", "10m", "--input-lines", "5000000"]);
@@ -318,7 +318,7 @@ fn a_job_that_its_machines_will_not_live_to_see_done_says_so() {
     job.await_output(", and the job still takes 1");
     job.signal("INT");
     let said = ends_with(&mut job, 130);
-    // Only once.
+    // The warning is printed only once.
     assert_eq!(said.matches("and the job still takes").count(), 1, "{said}");
     assert!(
         said.contains("shortly before that, the complete batches are fetched to results.partial.tgz"),
@@ -339,8 +339,10 @@ fn kill_step(job: &Program) {
 }
 
 #[test]
-fn whoever_kills_a_step_or_ends_a_job_the_stack_goes_down() {
-    let Some(site) = Site::new("whoever_kills_a_step_or_ends_a_job_the_stack_goes_down", "3") else { return };
+fn a_killed_step_or_an_interrupted_job_takes_the_stack_down() {
+    let Some(site) = Site::new("a_killed_step_or_an_interrupted_job_takes_the_stack_down", "3") else {
+        return;
+    };
     let whole = whole();
     for signal in ["TERM", "step"] {
         let mut job = site.begin(signal, &["CLUSTER_SIZE=2"]);
@@ -354,7 +356,7 @@ fn whoever_kills_a_step_or_ends_a_job_the_stack_goes_down() {
         site.assert_nothing_is_left(&said);
         check_partial(&site.cloud.path(signal).join("out/results.partial.tgz"), &whole);
     }
-    // In the middle of up.
+    // The job is interrupted during up.
     site.cloud
         .faults(&json!([{"service": "ec2", "operation": "RunInstances", "kind": "hold", "when": "after"}]));
     let mut job = site.begin("up", &["CLUSTER_SIZE=2"]);
@@ -364,7 +366,7 @@ fn whoever_kills_a_step_or_ends_a_job_the_stack_goes_down() {
     let said = ends_with(&mut job, 130);
     assert!(said.contains("interrupted; undoing what was made\n"), "{said}");
     assert!(site.cloud.resources().is_empty(), "{:?}", site.cloud.resources());
-    // The user wants to keep it.
+    // With --keep, the stack stays.
     let said = site.cloud.run(
         "keep",
         &[

@@ -1,5 +1,5 @@
-//! Commands are killed at every call that they make, after the call took effect and before it is answered. Then `down`, in a folder
-//! that knows nothing, leaves nothing.
+//! Kills commands at every call that they make, after the call has taken effect and before it is answered. Then `down`, in
+//! an empty folder, must leave nothing.
 
 use serde_json::json;
 use tests::cloud::Cloud;
@@ -7,10 +7,10 @@ use tests::eventually;
 use tests::lab::Lab;
 use tests::program::Program;
 
-// Nothing answers at the addresses of these machines. Alarms are created while it waits for them.
+// Nothing answers at the addresses of these machines; `up` creates alarms while it waits for them.
 const UP: [&str; 8] =
     ["up", "CLUSTER_SIZE=2", "--ssh-from", "203.0.113.7", "--boot-time", "1s", "--settle", "1s"];
-/// From a folder that knows nothing. The cloud is late, but less than a second: see [`be_late`].
+/// Takes the stack down from any folder. The cloud's answers lag by less than a second; see [`be_late`].
 const DOWN_LATER: [&str; 5] = ["down", "--stack", "provisioned-classifier", "--settle", "1s"];
 
 /// Kills a program at the call that is held; returns the call, or `None` if there was none.
@@ -25,19 +25,19 @@ fn kill(cloud: &Cloud, mut program: Program) -> Option<String> {
     held
 }
 
-/// In how many clouds commands are killed at the same time. They mostly wait.
+/// Number of clouds that are tested in parallel; commands mostly wait.
 const CLOUDS: usize = 3;
-/// Like AWS at its worst, but faster: what was created is not found for a while, by its tag even later than by its id, and what is
-/// deleted stays visible.
+/// Makes the cloud's answers lag like AWS's at its worst, but for a shorter time. New resources are not listed for a while,
+/// by tag for longer than by id, and deleted ones stay visible.
 fn be_late(cloud: &Cloud) {
     cloud.settings(&json!({
         "unseen": 1, "shutting_down": 1, "late_by_id": 0.2, "late_by_tag": 0.6, "late_gone": 0.6,
     }));
 }
 
-/// Kills a command at its first call, its second, and so on to its last; and again at the first of each of these operations, since
-/// calls that are made at the same time have no order. `killed` has the cloud hold the call by its last argument, and returns the call
-/// at which it killed the command.
+/// Kills a command at its first call, its second, and so on to its last. Then kills it at the first call of each of these
+/// operations, since concurrent calls have no fixed order. `killed` calls its last argument to hold a call, and returns the
+/// call at which it killed the command.
 fn at_every_call(
     clouds: &[Cloud],
     operations: &[&str],
@@ -76,7 +76,7 @@ fn clouds() -> Vec<Cloud> {
 
 #[test]
 fn up_killed_at_every_call() {
-    // It fails at its end, since no host answers, and undoes everything.
+    // At its end it fails, since no host answers, and undoes everything.
     let operations =
         ["RunInstances", "PutMetricAlarm", "PutDashboard", "TerminateInstances", "DeleteSecurityGroup"];
     at_every_call(&clouds(), &operations, |cloud, hold| {

@@ -1,4 +1,4 @@
-//! How machines are launched, watched by alarms, and terminated.
+//! Launching machines, their alarms, and terminating them.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ const IN_LAB: [&str; 6] = ["--ssh-from", "10.213.0.0/16", "--ssh-user", "root", 
 const OTHER_SIZE: &str = if cfg!(target_arch = "aarch64") { "c6g.4xlarge" } else { "c6i.4xlarge" };
 const WITHOUT_HOSTS: [&str; 6] = ["--ssh-from", "203.0.113.7", "--boot-time", "0s", "--settle", "1s"];
 
-/// A property of the instances, by their roles.
+/// A property of the instances, by role.
 fn by_role(cloud: &Cloud, key: &str) -> BTreeMap<String, Vec<String>> {
     let mut found = BTreeMap::<_, Vec<_>>::new();
     for id in cloud.ids("instance") {
@@ -22,7 +22,7 @@ fn by_role(cloud: &Cloud, key: &str) -> BTreeMap<String, Vec<String>> {
     found
 }
 
-/// All alarms, as CloudWatch has them.
+/// All alarms in CloudWatch.
 fn alarms(cloud: &Cloud) -> Vec<Value> {
     let code = "
 import boto3, json
@@ -33,10 +33,10 @@ print(json.dumps([alarm for page in pages for alarm in page['MetricAlarms']], de
 }
 
 #[test]
-fn two_alarms_a_machine_tell_and_end_it_from_outside() {
-    let Some(lab) = Lab::up("two_alarms_a_machine_tell_and_end_it_from_outside", "3") else { return };
+fn each_machine_has_one_alarm_to_notify_and_one_to_terminate() {
+    let Some(lab) = Lab::up("each_machine_has_one_alarm_to_notify_and_one_to_terminate", "3") else { return };
     let cloud = Cloud::start(Some(&lab));
-    // Alarms may be denied: the stack is up without them.
+    // If alarms are denied, the stack is up without them.
     let denied = json!({"service": "cloudwatch", "operation": "PutMetricAlarm", "kind": "error", "code": "AccessDenied",
         "status": 403, "message": "the cloud's own words", "times": null});
     cloud.faults(&json!([denied]));
@@ -54,15 +54,15 @@ fn two_alarms_a_machine_tell_and_end_it_from_outside() {
         let id = alarm["Dimensions"][0]["Value"].as_str().unwrap();
         let (_, instance) = cloud.ask("GET", &format!("instance?id={id}"), &Value::Null);
         let is_metrics = instance["tags"]["provisioned-classifier-role"] == "metrics";
-        let (does, minutes) = match name.rsplit(' ').next().unwrap() {
+        let (action, minutes) = match name.rsplit(' ').next().unwrap() {
             "notify" => ("arn:aws:sns:us-west-2:123456789012:provisioned-classifier", 2),
             _ => ("arn:aws:automate:us-west-2:ec2:terminate", if is_metrics { 60 } else { 15 }),
         };
-        assert_eq!(alarm["AlarmActions"], json!([does]), "{name}");
+        assert_eq!(alarm["AlarmActions"], json!([action]), "{name}");
         assert_eq!(alarm["MetricName"], "StatusCheckFailed");
         assert_eq!((&alarm["Period"], &alarm["EvaluationPeriods"]), (&json!(60), &json!(minutes)), "{name}");
     }
-    // Only workers may be interrupted: an interruption of another role would end the job.
+    // Only workers may be spot instances: losing another role would end the job.
     let markets = by_role(&cloud, "market");
     assert_eq!(markets["worker"], ["spot"]);
     assert_eq!([&markets["initializer"], &markets["metrics"]], [&["on-demand"]; 2]);
@@ -71,13 +71,13 @@ fn two_alarms_a_machine_tell_and_end_it_from_outside() {
 }
 
 #[test]
-fn alarms_are_made_no_quicker_than_cloudwatch_takes_them() {
+fn alarms_are_made_within_the_rate_limit_of_cloudwatch() {
     let cloud = Cloud::start(None);
     let args = ["up", "CLUSTER_SIZE=9", "--ssh-from", "203.0.113.7", "--boot-time", "10s"];
     cloud.fail("up", &args);
     let calls: Vec<_> = cloud.calls().into_iter().filter(|call| call.operation == "PutMetricAlarm").collect();
     assert!(calls.len() > 10, "{}", calls.len());
-    // On a busy machine, the cloud may get several at once.
+    // On a busy machine, several calls may arrive at once.
     let refused = calls.iter().filter(|call| call.error.is_some()).count();
     assert!(refused <= 1, "{calls:?}");
     assert!(cloud.resources().is_empty(), "{:?}", cloud.resources());
@@ -100,8 +100,8 @@ fn workers_are_launched_first_and_a_hundred_at_once() {
 }
 
 #[test]
-fn a_machine_that_ends_at_once_found_no_room() {
-    let Some(lab) = Lab::up("a_machine_that_ends_at_once_found_no_room", "4") else { return };
+fn a_machine_that_ends_at_once_counts_as_no_capacity() {
+    let Some(lab) = Lab::up("a_machine_that_ends_at_once_counts_as_no_capacity", "4") else { return };
     let cloud = Cloud::start(Some(&lab));
     cloud.settings(&json!({"pending": 1}));
     cloud.faults(&json!([{"kind": "dies", "zones": ["us-west-2a"], "times": null}]));
@@ -113,7 +113,7 @@ fn a_machine_that_ends_at_once_found_no_room() {
     );
     assert_eq!(by_role(&cloud, "zone").into_values().flatten().collect::<Vec<_>>(), ["us-west-2b"; 2]);
     cloud.run("up", &["down", "--settle", "0s"]);
-    // Another reason would be the same elsewhere.
+    // Any other reason would be the same in other zones, so up fails.
     cloud.no_faults();
     cloud.faults(&json!([{"kind": "dies", "times": null, "code": "Client.InternalError", "message": "Client error on launch"}]));
     let said = cloud.fail("up", &[&["up", "CLUSTER_SIZE=1"], &IN_LAB[..]].concat());
@@ -123,11 +123,11 @@ fn a_machine_that_ends_at_once_found_no_room() {
 }
 
 #[test]
-fn machines_that_have_just_ended_may_still_count() {
-    let Some(lab) = Lab::up("machines_that_have_just_ended_may_still_count", "3") else { return };
+fn machines_that_have_just_ended_may_count_towards_the_quota() {
+    let Some(lab) = Lab::up("machines_that_have_just_ended_may_count_towards_the_quota", "3") else { return };
     let cloud = Cloud::start(Some(&lab));
     let count_for = |seconds: f64| cloud.settings(&json!({"vcpu_quota": 32, "quota_lag": seconds}));
-    // Those that have ended count until `up` has tried in vain.
+    // Ended machines count towards the quota until the first try of `up` has failed.
     let up_after_a_while = |args: &[&str]| {
         count_for(3600.0);
         let mut up = cloud.begin("up", args);
@@ -140,7 +140,7 @@ fn machines_that_have_just_ended_may_still_count() {
     cloud.run("up", &up);
     cloud.run("up", &["down", "--settle", "0s"]);
     up_after_a_while(&up);
-    // Those that are replaced count as well.
+    // Replaced machines count as well.
     up_after_a_while(&["up", "--instance-type", OTHER_SIZE]);
     cloud.run("up", &["down", "--settle", "0s"]);
     cloud.forget();
@@ -151,11 +151,11 @@ fn machines_that_have_just_ended_may_still_count() {
 }
 
 #[test]
-fn down_looks_again_before_it_calls_something_left() {
+fn down_looks_again_before_it_reports_leftovers() {
     let cloud = Cloud::start(None);
     let up = [&["up", "CLUSTER_SIZE=1"], &WITHOUT_HOSTS[..]].concat();
     cloud.kill_at("PutDashboard", "up", &up);
-    // What is deleted stays visible for a while, disks as being deleted.
+    // Deleted resources stay visible for a while, disks as being deleted.
     cloud.settings(&json!({"late_gone": 3.0}));
     let said = cloud.down();
     assert!(!said.contains("these are left"), "{said}");
@@ -163,13 +163,13 @@ fn down_looks_again_before_it_calls_something_left() {
 }
 
 #[test]
-fn dashboards_are_of_a_region_though_cloudwatchs_are_not() {
+fn each_region_has_its_own_dashboard() {
     let cloud = Cloud::start(None);
     let make = |folder: &str, region: &str| {
         let args = [&["up", "CLUSTER_SIZE=1", "--region", region], &WITHOUT_HOSTS[..]].concat();
         cloud.kill_at("PutDashboard", folder, &args);
     };
-    // The same name in two regions is two stacks.
+    // The same name in two regions means two stacks.
     make("west", "us-west-2");
     make("ireland", "eu-west-1");
     let dashboards = || {
@@ -179,7 +179,7 @@ fn dashboards_are_of_a_region_though_cloudwatchs_are_not() {
     assert_eq!(dashboards(), ["provisioned-classifier-us-west-2", "provisioned-classifier-eu-west-1"]);
     cloud.run("ireland", &["down", "--settle", "0s"]);
     assert_eq!(dashboards(), ["provisioned-classifier-us-west-2"]);
-    // A dashboard that was left is no stack: `up` undoes all of what it makes.
+    // A dashboard alone does not count as a stack, so `up` undoes everything that it made.
     let body = "
 import boto3
 cloudwatch = boto3.client('cloudwatch', region_name='us-west-2')
@@ -195,8 +195,8 @@ cloudwatch.put_dashboard(DashboardName='provisioned-classifier-eu-west-1', Dashb
 }
 
 #[test]
-fn hosts_that_give_no_answer_may_not_let_this_address_in() {
-    let Some(lab) = Lab::up("hosts_that_give_no_answer_may_not_let_this_address_in", "2") else { return };
+fn an_error_for_unreachable_hosts_names_ssh_from() {
+    let Some(lab) = Lab::up("an_error_for_unreachable_hosts_names_ssh_from", "2") else { return };
     let cloud = Cloud::start(Some(&lab));
     cloud.run("up", &[&["up", "CLUSTER_SIZE=1"], &IN_LAB[..]].concat());
     // Like a security group that allows another address: packets are dropped.

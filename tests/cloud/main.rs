@@ -1,7 +1,7 @@
-//! Hosts from EC2: the real SDK over HTTP, against a test cloud on this machine whose instances are hosts of a lab.
+//! Tests of hosts from EC2: the real AWS SDK talks to a test cloud on this machine, whose instances are hosts of a lab.
 
-#![allow(clippy::unwrap_used, reason = "what is unexpected fails the test")]
-#![allow(clippy::print_stderr, reason = "a test says what it found")]
+#![allow(clippy::unwrap_used, reason = "in a test, a panic fails the test")]
+#![allow(clippy::print_stderr, reason = "tests print what they find")]
 
 mod accounts;
 mod boot;
@@ -11,6 +11,6 @@ mod faults;
 mod jobs;
 mod kills;
 mod machines;
+mod ownership;
 mod requests;
 mod stack_life;
-mod strangers;

@@ -1,9 +1,10 @@
-//! Like AWS, the test cloud refuses requests that do not conform to AWS's models, and calls that the policy does not allow.
+//! The test cloud refuses requests that do not conform to AWS's models and calls that the policy does not allow, as AWS
+//! does.
 
 use serde_json::{Value, json};
 use tests::cloud::Cloud;
 
-/// Requests as `up` makes them, and what is wrong with each when it is changed a little. Prints the error codes.
+/// Sends requests like those of `up`, first valid, then each with a mistake, and prints the error codes.
 const MUTATE: &str = r#"
 import json, os, urllib.error, urllib.request
 import boto3, cbor2
@@ -26,7 +27,7 @@ alarm = {
 }
 
 def body(client, operation, change):
-    """Changes requests of an operation after they were encoded."""
+    """Changes the requests of an operation after they are encoded."""
     client.meta.events.register_last(f"before-call.{client.meta.service_model.service_name}.{operation}", change)
 
 def refused(call, **parameters):
@@ -53,12 +54,12 @@ def refused_in_cbor(operation, **parameters):
     except urllib.error.HTTPError as error:
         print("refused:", cbor2.loads(error.read())["__type"])
 
-# As they are, nothing is wrong with them.
+# Unchanged, the requests are valid.
 ec2.describe_vpcs(MaxResults=5)
 sns.create_topic(Name="t", Tags=tags)
 cloudwatch.put_metric_alarm(**alarm)
 ec2.run_instances(**launch)
-print("as they are")
+print("unchanged")
 refused(ec2.run_instances, **launch | {"InstanceInitiatedShutdownBehavior": "explode"})
 refused(ec2.run_instances, **launch | {"MinCount": "some"})
 refused(ec2.run_instances, **{name: of for name, of in launch.items() if name != "MaxCount"})
@@ -81,32 +82,32 @@ refused_in_cbor("PutMetricAlarm", **alarm | {"Threshold": "high"})
 "#;
 
 #[test]
-fn a_mutated_request_is_caught() {
+fn a_malformed_request_is_refused() {
     let cloud = Cloud::start(None);
     cloud.expect_problems();
     let said = cloud.python(MUTATE);
     let problems: Vec<String> =
         cloud.problems().iter().map(|found| found["problem"].as_str().unwrap().to_owned()).collect();
     for wrong in [
-        "InstanceInitiatedShutdownBehavior: 'explode' is none of ShutdownBehavior",
-        "RunInstances.MinCount: 'some' is no integer",
+        "InstanceInitiatedShutdownBehavior: 'explode' is not one of ShutdownBehavior",
+        "RunInstances.MinCount: 'some' is not of type integer",
         "Missing required parameter in input: \"MaxCount\"",
-        "RunInstances.TagSpecifications[].ResourceType: 'machine' is none of ResourceType",
-        "DescribeVpcs.MaxResults is 1001, and at most 1000",
+        "RunInstances.TagSpecifications[].ResourceType: 'machine' is not one of ResourceType",
+        "DescribeVpcs.MaxResults is 1001; the maximum is 1000",
         "PutMetricAlarm.Namespace: ':AWS/EC2' does not match [^:].*",
-        "the length of PutMetricAlarm.AlarmName is 256, and at most 255",
-        "the length of DeleteAlarms.AlarmNames is 101, and at most 100",
+        "the length of PutMetricAlarm.AlarmName is 256; the maximum is 255",
+        "the length of DeleteAlarms.AlarmNames is 101; the maximum is 100",
         "DescribeRegions.NoSuchMember: there is no such member",
-        "DescribeSubnets.SubnetIds: its items have the numbers ['2']",
+        "DescribeSubnets.SubnetIds: its items are numbered ['2']",
         "its version is 2009-01-01, not 2016-11-15",
-        "DescribeImages.DryRun: 'yes' is no boolean",
+        "DescribeImages.DryRun: 'yes' is not of type boolean",
         "ListTopics.Tags: there is no such member",
         "Unknown parameter in input: \"NoSuchMember\"",
         "Invalid type for parameter Threshold",
     ] {
         assert!(problems.iter().any(|problem| problem.contains(wrong)), "{wrong}: {problems:#?}");
     }
-    let (before, after) = said.split_once("as they are\n").unwrap();
+    let (before, after) = said.split_once("unchanged\n").unwrap();
     assert_eq!(before, "");
     assert_eq!(after.matches("refused: ").count(), 15, "{said}");
     assert!(!after.contains("allowed"), "{said}");
@@ -132,7 +133,8 @@ fn each_statement_of_the_policy_is_needed() {
     }
     std::fs::create_dir(cloud.path("up")).unwrap();
     std::fs::write(cloud.path("up/ONCALL.json"), "[\"+14155550100\"]").unwrap();
-    // All that a stack needs is made, alarms and a spot worker, too; since no host answers, all of it is destroyed again.
+    // up makes everything that a stack needs, including alarms and a spot worker. Since no host answers, it destroys all of
+    // it again.
     let said = cloud.fail(
         "up",
         &[
@@ -163,17 +165,17 @@ fn each_statement_of_the_policy_is_needed() {
     for (i, statement) in statements.iter().enumerate() {
         let mut others = statements.clone();
         others.remove(i);
-        assert!(denied_by(&others) > 0, "without {}, all is allowed still", statement["Sid"]);
+        assert!(denied_by(&others) > 0, "everything is still allowed without {}", statement["Sid"]);
     }
 }
 
 #[test]
-fn what_the_policy_does_not_allow_is_refused() {
+fn calls_outside_the_policy_are_refused() {
     let cloud = Cloud::start(None);
     let (_, policy) = cloud.ask("GET", "policy", &Value::Null);
     if policy["available"] == false {
         tests::skip(
-            "what_the_policy_does_not_allow_is_refused",
+            "calls_outside_the_policy_are_refused",
             "there is no node with @cloud-copilot/iam-simulate",
         );
         return;

@@ -1,4 +1,4 @@
-//! Hosts from EC2: the real AWS SDK in a test cloud, and real SSH to hosts of a lab.
+//! The life of a stack, from `up` to `down`, with real SSH to hosts of a lab.
 
 use std::collections::BTreeMap;
 
@@ -29,7 +29,7 @@ fn counts(cloud: &Cloud, since: usize) -> BTreeMap<String, usize> {
 fn a_job_from_the_first_call_to_the_last() {
     let Some(lab) = Lab::up("a_job_from_the_first_call_to_the_last", "4") else { return };
     let cloud = Cloud::start(Some(&lab));
-    // As in EC2, everything takes a while.
+    // Everything takes a while, as in EC2.
     cloud.settings(
         &json!({"unseen": 1, "pending": 2, "no_address": 1, "shutting_down": 2, "boot_seconds": 1}),
     );
@@ -41,7 +41,7 @@ fn a_job_from_the_first_call_to_the_last() {
     assert!(said.contains("nothing is left of provisioned-classifier in us-west-2"), "{said}");
     assert!(cloud.resources().is_empty(), "{:?}", cloud.resources());
     assert!(!cloud.path("job/inventory.toml").exists() && !cloud.path("job/urls.txt").exists());
-    // Calls that list things do so by pages.
+    // Calls that list resources must ask for pages.
     let unpaged: Vec<_> = cloud.calls().into_iter().filter(|call| call.unpaged).collect();
     assert!(unpaged.is_empty(), "{unpaged:?}");
     // The settings are remembered, and a plan shows what another `up` would create.
@@ -56,11 +56,11 @@ fn a_job_from_the_first_call_to_the_last() {
     );
 }
 
-/// A folder from which a stack is brought up.
+/// The folder `up` in a cloud, for a stack.
 struct Folder<'a>(&'a Cloud);
 
 impl Folder<'_> {
-    /// The plan's calls.
+    /// Runs `plan`; returns the calls that it lists.
     fn plan(&self, rest: &[&str]) -> Vec<String> {
         let output = self.0.xtask("up", &words("plan", &["--json"], rest)).output().unwrap();
         let plan: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -109,8 +109,8 @@ fn the_calls_that_up_makes_are_those_of_its_plan() {
 }
 
 #[test]
-fn up_repairs_whatever_differs_and_changes_nothing_else() {
-    let Some(lab) = Lab::up("up_repairs_whatever_differs_and_changes_nothing_else", "6") else { return };
+fn up_repairs_every_difference_and_changes_nothing_else() {
+    let Some(lab) = Lab::up("up_repairs_every_difference_and_changes_nothing_else", "6") else { return };
     let cloud = Cloud::start(Some(&lab));
     let folder = Folder(&cloud);
     let up = |rest: &[&str]| folder.up(rest);
@@ -126,7 +126,7 @@ fn up_repairs_whatever_differs_and_changes_nothing_else() {
         assert!(cloud.path("up").join(file).exists(), "{file}");
     }
 
-    // Each machine: no role, IMDSv2, ends itself for good, its own disk goes with it.
+    // Each machine has no role, requires IMDSv2, terminates itself, and deletes its disk.
     for id in cloud.ids("instance") {
         let (_, instance) = cloud.ask("GET", &format!("instance?id={id}"), &Value::Null);
         let text = instance.to_string();
@@ -143,11 +143,11 @@ fn up_repairs_whatever_differs_and_changes_nothing_else() {
     assert_eq!(status[0]["role"], "metrics");
     assert_eq!(status[2]["machine"]["instance_type"], "c5.4xlarge");
 
-    // Another folder does not take it over.
+    // Another folder cannot take it over.
     let said = cloud.fail("other", &words("up", &IN_LAB, &["CLUSTER_SIZE=2"]));
     assert!(said.contains("has another SSH key than this folder has"), "{said}");
 
-    // More, less; other numbers; something that was done by hand.
+    // More machines, fewer machines, other phone numbers, and a change by hand.
     let made = up(&["CLUSTER_SIZE=4"]);
     assert_eq!(made.iter().filter(|call| *call == "RunInstances").count(), 1);
     assert_eq!(cloud.ids("instance").len(), 5);
@@ -170,7 +170,7 @@ fn up_repairs_whatever_differs_and_changes_nothing_else() {
     let said = cloud.run("up", &["run-cluster", "INPUT_LINES=1000"]);
     assert!(said.contains("rows out   1,000"), "{said}");
 
-    // Another folder takes it down by its name, also in a region that has none.
+    // Another folder takes it down by name, and may also name a region without a stack.
     let said = cloud.run("empty", &[&DOWN[..], &["--region", "eu-west-1,us-west-2"]].concat());
     assert!(said.contains("nothing is left of provisioned-classifier in eu-west-1"), "{said}");
     assert!(cloud.resources().is_empty(), "{:?}", cloud.resources());
@@ -202,17 +202,17 @@ fn calls_for_three_hundred_machines() {
     ] {
         assert_eq!(of(once), 1, "{once}");
     }
-    // As many as one call ends.
+    // One call ends many instances.
     assert_eq!(of("TerminateInstances"), 2);
-    // A hundred at once, and each role for itself.
+    // A hundred instances a call, and separate calls for each role.
     assert_eq!(of("RunInstances"), 3 + 2);
-    // The machines are given up before most alarms are made; of those there are, a hundred are deleted by a call.
+    // up gives the machines up before most alarms are made. One call deletes a hundred alarms.
     let others: usize = counts.values().sum::<usize>() - of("PutMetricAlarm") - of("DeleteAlarms");
     assert!(of("DescribeInstances") <= 16 && others < 90, "{others}: {counts:?}");
 }
 
 #[test]
-fn what_cannot_be_is_refused_before_any_call() {
+fn invalid_options_are_refused_before_any_call() {
     let cloud = Cloud::start(None);
     for size in ["0", "-1", "x", "10000", ""] {
         let size = format!("CLUSTER_SIZE={size}");
@@ -240,7 +240,7 @@ fn what_cannot_be_is_refused_before_any_call() {
 }
 
 #[test]
-fn each_refusal_has_its_own_words_and_nothing_is_created() {
+fn each_refusal_names_its_cause_and_nothing_is_created() {
     let cloud = Cloud::start(None);
     let args = words("up", &WITHOUT_HOSTS, &["CLUSTER_SIZE=1"]);
     let fail = |why: &str| {

@@ -1,4 +1,4 @@
-"""Does to a stack what people do by hand in the console: a few random things, of a seed."""
+"""Makes a few random changes to a stack, from a seed, as people do by hand in the console."""
 
 import json
 import random
@@ -82,12 +82,12 @@ def delete_key_pair(_dice: random.Random) -> None:
     ec2.delete_key_pair(KeyName=STACK)
 
 
-DEEDS = [terminate, stop, delete_alarms, mute_alarm, change_dashboard, delete_dashboard, subscribe, delete_topic,
-         open_port, close_all, delete_key_pair]
+CHANGES = [terminate, stop, delete_alarms, mute_alarm, change_dashboard, delete_dashboard, subscribe, delete_topic,
+           open_port, close_all, delete_key_pair]
 
 if __name__ == "__main__":
     dice = random.Random(int(sys.argv[1]))
-    # In the order of the list, in which none of them takes from another what that needs.
-    for deed in sorted(dice.sample(DEEDS, 4), key=DEEDS.index):
-        deed(dice)
-        print(deed.__name__)
+    # In the order of the list, so that no change removes what a later one needs.
+    for change in sorted(dice.sample(CHANGES, 4), key=CHANGES.index):
+        change(dice)
+        print(change.__name__)

@@ -1,4 +1,4 @@
-"""Checks that the test cloud behaves as AWS does, where moto does not; what it says of itself it says at /_test/."""
+"""Checks that the test cloud behaves like AWS where moto does not. Its own interface is at /_test/."""
 
 import json
 import os
@@ -15,7 +15,7 @@ URL = os.environ["AWS_ENDPOINT_URL"]
 CONFIG = Config(retries={"total_max_attempts": 1})
 TAGS = [{"Key": "stack", "Value": "x"}]
 BY_TAG = [{"Name": "tag:stack", "Values": ["x"]}]
-# Seconds that are not over before this is.
+# Seconds; longer than this script runs.
 LONG = 3600
 IMAGE, ARM_IMAGE = "ami-0c0ffee0000000009", "ami-0c0ffee0000000010"
 ALARM = {"Namespace": "AWS/EC2", "MetricName": "StatusCheckFailed", "Statistic": "Maximum", "Period": 60,
@@ -92,7 +92,7 @@ def instance_types() -> None:
 
 
 def addresses(answer: Any) -> Iterator[str]:
-    """The values of all members that are addresses or names of machines."""
+    """The values of all members that are addresses or names of hosts."""
     for name, value in answer.items() if isinstance(answer, dict) else enumerate(answer):
         if isinstance(value, dict | list):
             yield from addresses(value)
@@ -152,7 +152,7 @@ def ends() -> None:
 
 def quotas_and_rates() -> None:
     settings(vcpu_quota=16, quota_lag=LONG)
-    assert error(launch) == "VcpuLimitExceeded"  # Those that have ended count.
+    assert error(launch) == "VcpuLimitExceeded"  # Ended instances count.
     settings(quota_lag=0)
     assert error(launch) is None
     assert error(launch) == "VcpuLimitExceeded"

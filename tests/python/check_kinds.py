@@ -1,7 +1,7 @@
-"""Checks what the runner says of the kinds of values: `check_kinds.py RUNNER`.
+"""Checks the kinds that the runner reports for values: `check_kinds.py RUNNER`.
 
-Columns are printed in parts, as batches would have them. Where a value has one text in one part and another one in another, by
-what stands beside it, the kinds of the parts must differ, since by these the receiver knows.
+Columns are printed in parts, like batches. If a value has different texts in two parts, because of the values beside it, the
+kinds of these parts must differ: the receiver compares only kinds.
 """
 
 import datetime
@@ -30,7 +30,7 @@ def times(*forms):
 
 
 DAY, HOUR, MILLI = "2018-10-01", "2018-10-01 10:30:00", "2018-10-01 10:30:00.250"
-# Values as a function makes them of its rows: in each batch pandas finds a type for those that are there.
+# Values as a function computes them. In each batch, pandas infers a type from the values in it.
 LISTS = {
     "integers": lambda: numbers(),
     "integers and nothing": lambda: numbers(None),
@@ -61,7 +61,7 @@ LISTS = {
     "nothing": lambda: [None] * 12,
     "lists": lambda: [draw.choice([[1], [1, 2]]) for _ in range(12)],
 }
-# Types that a function may ask for, and what they are given.
+# Types that a function may request, and values for them.
 TYPES = {
     "float32": [0.1, 0.5, 1.0],
     "float16": [0.1, 0.5],
@@ -81,7 +81,7 @@ TYPES = {
     "timedelta64[ns]": ["1 day", "1 hour"],
     "period[M]": [DAY],
     "Sparse[int]": [1, 0],
-    # Where there is no pyarrow, there are no such columns.
+    # Skipped without pyarrow.
     "int64[pyarrow]": [1, None],
     "double[pyarrow]": [0.5, 1.0, None],
     "string[pyarrow]": ["a", None],
@@ -112,7 +112,7 @@ def printed(column):
 
 
 def conflict(kinds):
-    """Whether the receiver stops at these parts: as `wire/src/schema.rs` has it."""
+    """Whether the receiver fails the job at these parts, as in `crates/protocol/src/schema.rs`."""
     known = set()
     for kind in kinds:
         new = set(kind) - {"text"}
@@ -129,7 +129,7 @@ for _ in range(60):
         try:
             make(values)
         except (TypeError, ValueError, OverflowError, ImportError, NameError):
-            # No such column.
+            # This column cannot be made.
             continue
         size = draw.randrange(1, 7)
         parts = [values[i : i + size] for i in range(0, len(values), size)]
@@ -144,14 +144,15 @@ for _ in range(60):
         compared += len(values)
         stopped += stops
         seen.setdefault(name, []).append((stops, same))
-# Columns of one type are one kind, whatever is in them; so a job with these never stops.
+# Columns with a fixed type have one kind with any values, so they never fail a job.
 for name in set(seen) & (set(TYPES) - {"object", "datetime64[s]", "datetime64[ns]", "timedelta64[ns]"}):
     assert not any(stops for stops, _ in seen[name]), name
 for name in ["integers", "decimals", "decimals and nothing", "truth values", "words", "words and nothing", "days", "exact numbers"]:
     assert not any(stops for stops, _ in seen[name]), name
 for name in ["integers and nothing", "integers and decimals", "times", "truth values and numbers"]:
     assert any(stops for stops, _ in seen[name]), name
-# A sparse column is one of its values; and a duration's fraction is its own where pandas prints it so.
+# A sparse column has the kind of its values. The kind of durations depends on fractions unless pandas prints each value
+# alone.
 assert runner.kinds_of(pandas, pandas.Series(pandas.arrays.SparseArray([0.0, 0.5]))) == ["decimal"]
 assert runner.kinds_of(pandas, pandas.Series([20.5, "n/a"], dtype=object)) == ["decimal", "text"]
 durations = [runner.kinds_of(pandas, pandas.Series(pandas.to_timedelta(seconds, unit="s"))) for seconds in ([1.5, 2], [2, 3])]

@@ -1,4 +1,4 @@
-"""Checks results against the native classifier's definition, with nothing but Python's own library.
+"""Checks results against the definition of the model native, using only Python's standard library.
 
     check_native.py INPUT.csv RESULTS.log SHA256
 """
@@ -9,7 +9,7 @@ import sys
 
 source, results, sha256 = sys.argv[1:]
 with open(results, "rb") as file:
-    assert hashlib.sha256(file.read()).hexdigest() == sha256, "the SHA-256 is of something else"
+    assert hashlib.sha256(file.read()).hexdigest() == sha256, "the SHA-256 differs"
 with open(source, newline="", encoding="utf-8-sig") as file:
     rows = list(csv.reader(file))[1:]
 with open(results, newline="", encoding="utf-8") as file:

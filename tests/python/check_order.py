@@ -1,4 +1,4 @@
-"""Checks that rows in another order are noticed, also where index values repeat: `check_order.py RUNNER`."""
+"""Checks that reordered rows are noticed, even if index values repeat: `check_order.py RUNNER`."""
 
 import random
 import sys
@@ -20,7 +20,7 @@ def scored(df):
     return df.assign(CLASSIFICATION=df["NUMBER"].astype(int) * 2)
 
 
-# What changes the order of rows that differ in what it leaves of them.
+# Functions that reorder rows, as far as the returned columns tell the rows apart.
 CHANGES = {
     "sorted by a column": lambda df: scored(df).sort_values("NUMBER", kind="stable"),
     "sorted in place": lambda df: scored(df).sort_values("LETTER", kind="stable"),
@@ -31,7 +31,7 @@ CHANGES = {
     "sorted, with an index of its own": lambda df: scored(df.reset_index()).sort_values("NUMBER").set_index("ID"),
     "grouped": lambda df: pandas.concat([part for _, part in scored(df).groupby("LETTER")]),
 }
-# What does not.
+# Functions that keep the order.
 KEEPS = {
     "nothing": scored,
     "an index of its own": lambda df: scored(df.reset_index()).set_index("ID"),
@@ -68,7 +68,8 @@ for distinct in (["a1", "b2"], ["1", "2"], ["same"], ["1", "2", "3", "44", "55",
             try:
                 runner.classify(pandas, remember, name, rows, data)
                 assert [records[i][0] for i in order] == [record[0] for record in records]
-                # Whatever was moved is a row that looks the same, where something is left by which it can be told.
+                # Without an error, only rows that look the same may have been moved, unless only the result is left to
+                # compare.
                 if changes(records, order) and "only the result" not in name:
                     raise AssertionError("%s: %r in the order %r was not noticed" % (name, records, order))
             except ValueError as error:
@@ -82,4 +83,4 @@ for distinct in (["a1", "b2"], ["1", "2"], ["same"], ["1", "2", "3", "44", "55",
                 raise AssertionError("%s: %r: %s" % (name, records, error))
             kept += 1
 assert noticed > 500
-print("noticed %d changes, and took %d results" % (noticed, kept))
+print("noticed %d changes, and accepted %d results" % (noticed, kept))

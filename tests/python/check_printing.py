@@ -1,4 +1,4 @@
-"""Compares what the runner of Python models reads and prints with what pandas does: `check_printing.py RUNNER`."""
+"""Compares how the runner of Python models reads and prints rows with pandas: `check_printing.py RUNNER`."""
 
 import random
 import sys
@@ -18,7 +18,7 @@ def value():
 
 
 def field(value):
-    # Quotes are special only where a value begins, and what comes behind them is part of it.
+    # Quotes are special only at the beginning of a value; text after a closing quote belongs to the value.
     if draw.random() < 0.05:
         return draw.choice(['5" pipe', 'a"b"', '""', '"a"b', '"a"b"c"', '"a,"b'])
     needed = any(special in value for special in ',"\r\n')
@@ -26,7 +26,7 @@ def field(value):
 
 
 def table(rows, columns):
-    # An empty line would be no record.
+    # The first value is never empty, since an empty line would not be a record.
     first = [str(i) + value() for i in range(rows)]
     records = [[first[i]] + [value() for _ in range(columns)] for i in range(rows)]
     header = ",".join("ABCDEFG"[: columns + 1])
@@ -37,7 +37,7 @@ def number():
     return draw.choice([0.0, 0.5, 1e-5, 1e16, 123456789012345680.0, float("inf"), draw.random(), 10 ** draw.uniform(-20, 20)])
 
 
-BOXES = {
+MODELS = {
     "floats": lambda df: df.assign(CLASSIFICATION=[number() for _ in df.index]),
     "some are missing": lambda df: df.assign(CLASSIFICATION=[draw.choice([0.5, float("nan")]) for _ in df.index]),
     "float32": lambda df: df.assign(CLASSIFICATION=pandas.Series([0.1] * len(df), df.index, dtype="float32")),
@@ -51,7 +51,7 @@ BOXES = {
     "categories": lambda df: df.assign(CLASSIFICATION=pandas.Categorical(["x"] * len(df))),
     "a column in front": lambda df: df.assign(CLASSIFICATION=1)[["CLASSIFICATION"] + list(df.columns)],
     "a changed value": lambda df: df.replace("a", "changed, that is").assign(CLASSIFICATION=1),
-    "some are not there": lambda df: df.replace("a", pandas.NA).assign(CLASSIFICATION=1),
+    "some are NA": lambda df: df.replace("a", pandas.NA).assign(CLASSIFICATION=1),
     "arrays": lambda df: df.map(lambda value: numpy.array([value])).assign(CLASSIFICATION=1),
     "the column twice": lambda df: pandas.concat([df, df.assign(CLASSIFICATION=1)[["CLASSIFICATION"] * 2]], axis=1),
     "a type of its own": lambda df: df.convert_dtypes().assign(CLASSIFICATION=1),
@@ -61,7 +61,7 @@ BOXES = {
 
 compared = 0
 for _ in range(100):
-    for name, model in BOXES.items():
+    for name, model in MODELS.items():
         rows = draw.randrange(1, 12)
         header, records = table(rows, draw.randrange(4))
         data = (header + "\n" + records).encode("utf-8")

@@ -1,4 +1,4 @@
-"""A client that knows only "4-byte length, payload, 0x04 at the end":  plain_client.py HOST:PORT FILE"""
+"""A client that only sends frames, a 4-byte length and the payload, and 0x04 at the end:  plain_client.py HOST:PORT FILE"""
 
 import socket
 import sys

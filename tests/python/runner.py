@@ -1,4 +1,4 @@
-"""Loads the runner of Python models as a module, without its conversation with a classifier."""
+"""Loads the runner of Python models as a module, without running it."""
 
 import sys
 
@@ -7,6 +7,6 @@ def load(path):
     with open(path, encoding="utf-8") as source:
         text = source.read()
     runner = type(sys)("classifier_runner")
-    # All but the call at its end.
+    # Without the call of main() at its end.
     exec(compile(text[: text.rindex("\nmain()")], path, "exec"), runner.__dict__)
     return runner

@@ -1,11 +1,11 @@
 """The test cloud: EC2, CloudWatch, SNS and STS on loopback, as far as the tests of this project need them.
 
-It is moto, with those behaviours of AWS added that moto lacks (accounts.py, cbor.py, cloudwatch.py, ec2.py,
-instances.py, launch.py, offerings.py, pages.py, sns.py, visibility.py), with faults that tests order
-(faults.py), and if wanted with the hosts of a lab as its instances (hosts.py). Each request is checked
-against AWS's service models (validate.py, query.py), and each call of the product is authorized by its
-policy (policy.py, needs.py). Besides AWS calls it answers to the paths of control.py. It ends when its
-standard input does, if that is a pipe.
+It extends moto with behaviours of AWS that moto lacks (accounts.py, cbor.py, cloudwatch.py, ec2.py,
+instances.py, launch.py, offerings.py, pages.py, sns.py, visibility.py). Tests can inject faults (faults.py)
+and use the hosts of a lab as instances (hosts.py). The cloud checks each request against AWS's service
+models (validate.py, query.py), and authorizes each call of the product by its policy (policy.py, needs.py).
+Besides AWS calls, it answers at the paths of control.py. It ends when its standard input does, if that is a
+pipe.
 """
 
 import argparse
@@ -35,12 +35,12 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="cloud", description="An AWS for tests, on loopback.")
     parser.add_argument("--ready-file", type=Path, required=True, help="written with the URL once it listens")
-    parser.add_argument("--port", type=int, default=0, help="to listen on; a free one by default")
+    parser.add_argument("--port", type=int, default=0, help="port to listen on; a free one by default")
     parser.add_argument("--lab", type=Path, help="folder of the lab whose hosts are the instances")
-    parser.add_argument("--lab-bridge", help="what the names of that lab's namespaces begin with")
+    parser.add_argument("--lab-bridge", help="prefix of the names of that lab's namespaces")
     arguments = parser.parse_args()
     if (arguments.lab is None) != (arguments.lab_bridge is None):
-        parser.error("--lab and --lab-bridge go together")
+        parser.error("--lab and --lab-bridge must be given together")
     return arguments
 
 
@@ -51,7 +51,7 @@ def end_with_standard_input() -> None:
 
 
 def announce(ready_file: Path, url: str) -> None:
-    """Writes the file at once as a whole."""
+    """Writes the file atomically."""
     temporary = ready_file.with_name(f"{ready_file.name}.new")
     temporary.write_text(json.dumps({"url": url}))
     temporary.rename(ready_file)

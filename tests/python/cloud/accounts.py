@@ -1,4 +1,4 @@
-"""Whose call it is: each access key is of an account, and sees only what that has."""
+"""Accounts: each access key belongs to an account, and sees only that account's resources."""
 
 from moto.core.responses import BaseResponse
 from moto.iam import models as iam
@@ -8,7 +8,7 @@ from calls import access_key_of, account_of
 
 
 def install() -> None:
-    """Has moto go by the access key, and GetCallerIdentity say it."""
+    """Makes moto choose the account by the access key, and GetCallerIdentity return it."""
 
     def identity(backend: STSBackend, access_key: str, _region: str) -> tuple[str, str, str]:
         return (

@@ -1,4 +1,4 @@
-"""Calls of the AWS API: which one a request is, how an error is answered to it, and the log of them."""
+"""Calls of the AWS API: parsing them from requests, answering them with errors, and logging them."""
 
 import json
 import re
@@ -16,10 +16,10 @@ from werkzeug.wrappers import Request, Response
 CREDENTIAL_SCOPE = re.compile(r"Credential=([^/]+)/\d+/([^/]+)/([^/]+)/aws4_request")
 CBOR_PATH = re.compile(r"/service/[^/]+/operation/(\w+)")
 ERROR_CODE = re.compile(r'<Code>([^<]+)</Code>|"__type": ?"(?:[^"]*#)?([^"]+)"')
-# Where a service signs by another name than the one by which it is known.
+# Services whose signing name differs from their usual name.
 SIGNING_NAMES = {"monitoring": "cloudwatch"}
 ACCOUNT = "123456789012"
-# The accounts of access keys that do not belong to the usual one.
+# The accounts of access keys that do not belong to the default account.
 OTHER_ACCOUNTS = {"other": "210987654321"}
 
 
@@ -33,7 +33,7 @@ def access_key_of(headers: Mapping[str, str]) -> str:
 
 
 class AwsError(Exception):
-    """An error to be answered to the client in the protocol of its call."""
+    """An error for the client, answered in the protocol of its call."""
 
     def __init__(self, code: str, message: str, status: int = 400):
         super().__init__(f"{code}: {message}")
@@ -42,7 +42,7 @@ class AwsError(Exception):
 
 @dataclass(frozen=True)
 class Call:
-    """What a request asks for. The protocol is one of ec2, query, json and cbor."""
+    """A parsed request. The protocol is one of ec2, query, json and cbor."""
 
     service: str
     operation: str
@@ -79,7 +79,7 @@ class Call:
         return cls(service, operation, region, protocol, changes, access_key)
 
     def error(self, error: AwsError) -> Response:
-        """The answer that says this error."""
+        """The answer that reports this error."""
         fault = "Sender" if error.status < 500 else "Receiver"
         code, message, request_id = escape(error.code), escape(error.message), uuid4()
         headers = {"x-amzn-requestid": str(request_id)}
@@ -105,7 +105,7 @@ class Call:
 
 
 def error_code(response: Response) -> str | None:
-    """The code of the error that an answer says, if it says one."""
+    """The error code of an answer, if it has one."""
     if response.status_code < 400:
         return None
     if header := response.headers.get("x-amzn-query-error"):
@@ -116,10 +116,10 @@ def error_code(response: Response) -> str | None:
 
 @dataclass
 class Record:
-    """A call in the log; its status is None until it is answered, and if it never is.
+    """A call in the log; its status is None until it is answered.
 
-    It came `at` so many seconds after the cloud began. It is `unpaged` if it lists things and lets EC2 answer with all
-    of them at once.
+    `at` is the time of its arrival, in seconds since the cloud's start. A call is `unpaged` if it lists EC2 resources
+    without a page size.
     """
 
     n: int
@@ -136,7 +136,7 @@ class Record:
 
 @dataclass
 class CallLog:
-    """All calls, in the order in which they came."""
+    """All calls, in the order of arrival."""
 
     _records: list[Record] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)

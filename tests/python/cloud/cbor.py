@@ -1,4 +1,4 @@
-"""CloudWatch's protocol Smithy RPC v2 CBOR, which moto lacks, over the JSON protocol, which it has."""
+"""CloudWatch's protocol Smithy RPC v2 CBOR, which moto lacks, translated to the JSON protocol, which it has."""
 
 import datetime
 import gzip
@@ -21,7 +21,7 @@ PARSER = create_parser("json")
 
 
 def answer(call: Call, request: Request, moto: Callable[[dict], Response]) -> Response:
-    """Answers a call in CBOR by the same call in JSON to moto."""
+    """Answers a CBOR call by making the same call to moto in JSON."""
     try:
         operation = MODEL.operation_model(call.operation)
     except OperationNotFoundError as error:
@@ -46,7 +46,7 @@ def answer(call: Call, request: Request, moto: Callable[[dict], Response]) -> Re
 
 
 def shaped(value: Any, shape: Shape | None) -> Any:
-    """The value in the types which CBOR has for its shape: floats are never integers, times are tagged."""
+    """Converts a value to the CBOR types of its shape: floats are never integers, and times are tagged."""
     if shape is None:
         return {}
     match shape.type_name:

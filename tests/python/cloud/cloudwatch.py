@@ -1,4 +1,4 @@
-"""What CloudWatch does and moto does not: put in place of moto's own methods."""
+"""Behaviours of CloudWatch that moto lacks. They replace moto's methods."""
 
 import json
 import threading
@@ -18,12 +18,12 @@ from settings import Settings
 
 ALARMS_A_PAGE = 100
 METRICS_A_WIDGET = 500
-# Those that share `alarm_rate`, each with its own.
+# Operations that are limited to `alarm_rate`, each on its own.
 LIMITED = ("PutMetricAlarm", "DeleteAlarms")
 
 
 def install() -> None:
-    """Changes moto. To be done before its first call."""
+    """Patches moto. Must be called before moto's first call."""
     _share_dashboards()
     _check_and_tag_dashboards()
     _paginate_alarms()
@@ -31,7 +31,7 @@ def install() -> None:
 
 @dataclass
 class AlarmRates:
-    """A bucket of tokens for each operation, account and region; it holds what a second brings."""
+    """A token bucket for each operation, account and region; it holds the tokens of one second."""
 
     settings: Settings
     _buckets: dict[tuple[str, str, str], tuple[float, float]] = field(default_factory=dict)
@@ -53,7 +53,7 @@ class AlarmRates:
 
 
 def _share_dashboards() -> None:
-    """Dashboards are an account's, in whatever region one asks; with them, its tags."""
+    """Shares dashboards and tags among all regions of an account."""
     dashboards: defaultdict[str, dict[str, Dashboard]] = defaultdict(dict)
     taggers: defaultdict[str, TaggingService] = defaultdict(TaggingService)
     original = CloudWatchBackend.__init__

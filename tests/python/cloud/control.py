@@ -1,4 +1,4 @@
-"""What tests ask and tell the cloud besides AWS calls: the paths that begin with /_test/."""
+"""The tests' own interface to the cloud, at the paths that begin with /_test/."""
 
 import json
 import threading
@@ -45,7 +45,7 @@ ROUTES = Map(
 
 
 class Control:
-    """Answers the tests; each method is the endpoint of a route, and what it returns is sent as JSON."""
+    """Answers the tests. Each public method is the endpoint of a route; its return value is sent as JSON."""
 
     def __init__(self, cloud: "Cloud"):
         self._cloud = cloud
@@ -70,7 +70,7 @@ class Control:
         return self._cloud.authorizer.as_json(with_log=request.args.get("log") == "1")
 
     def replay(self, request: Request) -> dict:
-        """What the given policy denies of all that was evaluated so far."""
+        """Evaluates everything that was allowed so far by another policy; returns what that denies."""
         return {"denied": self._cloud.authorizer.replay(request.get_json(force=True))}
 
     def add_faults(self, request: Request) -> dict:
@@ -99,7 +99,7 @@ class Control:
         settings = self._cloud.settings
         unknown = changes.keys() - asdict(settings).keys()
         if unknown:
-            raise ValueError(f"no such settings: {unknown}")
+            raise ValueError(f"unknown settings: {unknown}")
         if path := changes.get("policy"):
             if not policy.is_available():
                 raise ValueError("no policy can be evaluated: node or its package is missing")
@@ -119,7 +119,7 @@ class Control:
             return list(resources.everything())
 
     def forget(self, _request: Request) -> dict:
-        """Drops instances that have ended from all answers, as EC2 does after an hour."""
+        """Removes terminated instances from all answers, as EC2 does after an hour."""
         with self._cloud.lock:
             for backend in _backends():
                 for key, reservation in list(backend.reservations.items()):
@@ -134,19 +134,19 @@ class Control:
         return {}
 
     def interrupt(self, request: Request) -> dict:
-        """Takes a spot instance back, after the seconds of notice."""
+        """Interrupts a spot instance after the seconds of notice."""
         order = request.get_json(force=True)
         with self._cloud.lock:
             instance = _instance(order["id"])
             if instance.spot_request is None:
-                raise ValueError(f"{instance.id} is no spot instance")
+                raise ValueError(f"{instance.id} is not a spot instance")
             instance.spot_request.mark()
 
-        def take_back() -> None:
+        def reclaim() -> None:
             with self._cloud.lock:
                 instance.interrupt()
 
-        timer = threading.Timer(order.get("notice_seconds", 120), take_back)
+        timer = threading.Timer(order.get("notice_seconds", 120), reclaim)
         timer.daemon = True
         timer.start()
         return {}

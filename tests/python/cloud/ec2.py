@@ -1,4 +1,4 @@
-"""What EC2 does and moto does not: put in place of moto's own methods."""
+"""Behaviours of EC2 that moto lacks. They replace moto's methods."""
 
 from functools import wraps
 from typing import Any
@@ -26,7 +26,7 @@ ANYWHERE = "0.0.0.0/0"
 
 
 def install(settings: Settings, hosts: NoHosts | LabHosts, faults: Faults) -> None:
-    """Changes moto. To be done before its first call."""
+    """Patches moto. Must be called before moto's first call."""
     moto_settings.ENABLE_AMI_VALIDATION = True
     moto_settings.ENABLE_KEYPAIR_VALIDATION = True
     moto_settings.EC2_ENABLE_INSTANCE_TYPE_VALIDATION = True
@@ -45,13 +45,13 @@ def install(settings: Settings, hosts: NoHosts | LabHosts, faults: Faults) -> No
 
 
 def before_describe_instances(call: Call) -> None:
-    """Lets instances come to the next phases of their lives."""
+    """Advances the phases of instances."""
     for instance in instances_of(ec2_backends[call.account][call.region]):
         instance.before_answer()
 
 
 def remove_default_vpc(backend: EC2Backend) -> None:
-    """Leaves a region without a default VPC."""
+    """Removes a region's default VPC."""
     vpc = backend.get_default_vpc()
     if vpc is None:
         return
@@ -66,7 +66,7 @@ def remove_default_vpc(backend: EC2Backend) -> None:
 
 
 def disconnect_default_vpc(backend: EC2Backend) -> None:
-    """Takes the route to the internet from a region's default VPC."""
+    """Removes the route to the internet from a region's default VPC."""
     vpc = backend.get_default_vpc()
     if vpc is not None:
         for table in backend.describe_route_tables(filters={"vpc-id": [vpc.id]}):
@@ -83,7 +83,7 @@ def _ends_with_instance(attachment: VolumeAttachment) -> bool:
 
 
 def _invent_no_addresses() -> None:
-    """Has moto take loopback's address where it would make one up, and no name that a resolver may know."""
+    """Makes moto use the loopback address in place of random addresses, and no names that a resolver may know."""
     elastic_network_interfaces.random_public_ip = lambda: LOOPBACK
     elastic_network_interfaces.random_private_ip = lambda *_, **__: LOOPBACK
     elastic_network_interfaces.generate_dns_from_ip = lambda address, *_: address

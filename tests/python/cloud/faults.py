@@ -1,4 +1,4 @@
-"""Errors on demand: what tests order to go wrong, and calls held until a test releases them."""
+"""Fault injection: errors that tests request, and calls that are held until a test releases them."""
 
 import threading
 import time
@@ -11,17 +11,17 @@ from calls import AwsError, Call, Record
 
 HOLD_SECONDS = 120
 KINDS = ("lost", "unreachable", "error", "no_capacity", "dies", "hold")
-# Those that strike launches and not calls.
+# Kinds of faults that affect launches, not calls.
 OF_LAUNCHES = ("no_capacity", "dies")
 DEFAULTS = {
     "dies": ("Server.InsufficientInstanceCapacity", "Insufficient capacity to satisfy instance request"),
-    "error": ("InternalError", "This error was ordered by a test."),
+    "error": ("InternalError", "This error was requested by a test."),
 }
 
 
 @dataclass
 class Fault:
-    """One order. It strikes matching calls: none of the first `skip`, then `times` of them (None: all)."""
+    """A fault for matching calls: it skips the first `skip`, and strikes the next `times` (None: all)."""
 
     kind: str
     service: str = "*"
@@ -30,22 +30,22 @@ class Fault:
     skip: int = 0
     probability: float = 1.0
     seed: int = 0
-    # Of kind "error"; and of kind "dies", why instances end at once that were launched.
+    # For kind "error", the error; for kind "dies", why launched instances end at once.
     code: str = ""
     status: int = 400
     message: str = ""
-    # Of kinds "no_capacity" and "dies": where it is so (None: everywhere), and how many still start in each
-    # zone, or live on of each launch.
+    # For kinds "no_capacity" and "dies": which launches it affects (None: all), and how many instances still
+    # start in each zone, or survive of each launch.
     zones: list[str] | None = None
     types: list[str] | None = None
     market: str | None = None
     most: int = 0
-    # Of kind "hold": before the call takes effect, or after.
+    # For kind "hold": before the call takes effect, or after.
     when: str = "before"
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS or self.when not in ("before", "after"):
-            raise ValueError(f"no such fault: {self}")
+            raise ValueError(f"unknown fault: {self}")
         code, message = DEFAULTS.get(self.kind, DEFAULTS["error"])
         self.code, self.message = self.code or code, self.message or message
         self._random = Random(self.seed)
@@ -62,7 +62,7 @@ class Fault:
         )
 
     def strikes(self) -> bool:
-        """Whether it strikes a call that it matches; counts it."""
+        """Whether the fault strikes this matching call; counts the call."""
         if self.times == 0:
             return False
         if self.skip > 0:
@@ -76,7 +76,7 @@ class Fault:
 
 
 class Faults:
-    """All orders. Of those that match a call, the first that strikes decides; later ones do not count it."""
+    """All faults. The first one that strikes a call decides; later ones do not count the call."""
 
     def __init__(self) -> None:
         self._faults: list[Fault] = []
@@ -91,7 +91,7 @@ class Faults:
             self._faults.clear()
 
     def strike(self, call: Call) -> Fault | None:
-        """The fault that strikes this call, if any; those of launches have their own questions."""
+        """The fault that strikes this call, if any; for faults of launches, see `capacity` and `dying`."""
         with self._lock:
             ordered = (fault for fault in self._faults if fault.kind not in OF_LAUNCHES)
             return next((fault for fault in ordered if fault.matches(call) and fault.strikes()), None)
@@ -109,7 +109,7 @@ class Faults:
             return count
 
     def dying(self, zone: str, instance_type: str, market: str) -> Fault | None:
-        """The fault by which instances of a launch end at once, if any."""
+        """The fault that ends instances of this launch at once, if any."""
         with self._lock:
             covering = self._covering("dies", zone, instance_type, market)
             return next((fault for fault in covering if fault.strikes()), None)
@@ -147,7 +147,7 @@ class Holds:
     _changed: threading.Condition = field(default_factory=threading.Condition)
 
     def hold(self, record: Record, client_gone: Callable[[], bool]) -> bool:
-        """Waits until the call is released, its client is gone or the time is over; whether to drop it."""
+        """Waits until the call is released, its client is gone or the time is over; returns whether to drop it."""
         held = Held(record)
         deadline = time.monotonic() + HOLD_SECONDS
         with self._changed:
@@ -163,14 +163,14 @@ class Holds:
             return held.drop
 
     def first(self, timeout: float) -> Record | None:
-        """The call that is held longest; waits for one."""
+        """Waits for a held call; returns the one that is held longest."""
         with self._changed:
             if self._changed.wait_for(lambda: self._held, timeout):
                 return self._held[0].record
             return None
 
     def release(self, drop: bool) -> None:
-        """Lets all go that are held now."""
+        """Releases all held calls."""
         with self._changed:
             for held in self._held:
                 held.released, held.drop = True, drop

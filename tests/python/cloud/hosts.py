@@ -1,6 +1,6 @@
-"""The machines behind the instances: none at all, or the hosts of a lab, which boot and are powered off.
+"""The machines behind the instances: none, or the hosts of a lab, which boot and are powered off.
 
-What a lab is and how its hosts are made tells xtask/src/lab.rs.
+xtask/src/lab.rs describes and makes labs.
 """
 
 import os
@@ -24,7 +24,7 @@ KILL_SECONDS = 5
 
 
 class NoHosts:
-    """Instances without machines: at their address nothing answers."""
+    """Instances without machines: nothing answers at their addresses."""
 
     def free(self) -> int | None:
         return None
@@ -39,7 +39,7 @@ class NoHosts:
 
 
 class LabHosts:
-    """Instances that are hosts of a lab; each takes the next that is free."""
+    """Instances that are hosts of a lab; each instance gets the next free host."""
 
     def __init__(self, folder: Path, bridge: str):
         entries = tomllib.loads((folder / "hosts.toml").read_text())["host"]
@@ -48,13 +48,13 @@ class LabHosts:
         ]
 
     def free(self) -> int | None:
-        """How many are free; None if there is no end of them."""
+        """The number of free hosts; None if it is unlimited."""
         return sum(host.instance is None for host in self._hosts)
 
     def start(
         self, instance: str, user_data: str, public_key: str | None, seconds: float, is_armed: bool
     ) -> str:
-        """Has a free host boot, which takes some seconds; gives its address at once."""
+        """Boots a free host, which takes some seconds; returns its address at once."""
         host = next(host for host in self._hosts if host.instance is None)
         host.take(instance)
         boot = threading.Timer(seconds, host.boot, [instance, user_data, public_key, is_armed])
@@ -63,7 +63,7 @@ class LabHosts:
         return host.address
 
     def stop(self, instance: str) -> None:
-        """Powers the instance's host off; it is free again."""
+        """Powers the instance's host off, and frees it."""
         for host in self._hosts:
             if host.instance == instance:
                 host.power_off()
@@ -83,13 +83,13 @@ class LabHost:
         return f"{self.bridge}{self.name}"
 
     def take(self, instance: str) -> None:
-        """Reserves it for an instance. Until it has booted, nothing answers at its address."""
+        """Reserves the host for an instance. Nothing answers at its address until it has booted."""
         with self._lock:
             self.instance = instance
-            self._plug("down")
+            self._set_link("down")
 
     def boot(self, instance: str, user_data: str, public_key: str | None, is_armed: bool) -> None:
-        """Does what cloud-init does with the keys and the time to live, and then lets sshd answer."""
+        """Applies the keys and the time to live as cloud-init does, and then lets sshd answer."""
         with self._lock:
             if self.instance != instance:
                 return
@@ -98,13 +98,13 @@ class LabHost:
                 self._set_keys(config, public_key)
                 time_to_live.arm(self._sshd(), self.folder, config if is_armed else {})
                 self._restart_sshd()
-                self._plug("up")
+                self._set_link("up")
             except Exception:
-                print(f"{self.namespace} does not boot:", file=sys.stderr)
+                print(f"{self.namespace} failed to boot:", file=sys.stderr)
                 traceback.print_exc()
 
     def power_off(self) -> None:
-        """Ends all that runs on it but sshd itself, empties its home, cuts it off; it is free then."""
+        """Ends everything that runs on it except sshd, empties its home folder, cuts it off, and frees it."""
         with self._lock:
             sshd = self._sshd()
             deadline = time.monotonic() + KILL_SECONDS
@@ -114,7 +114,7 @@ class LabHost:
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"{self.namespace}: cannot end {others}")
                 time.sleep(0.005)
-            self._plug("down")
+            self._set_link("down")
             home = self.folder / "home"
             for path in home.iterdir():
                 if path.is_dir() and not path.is_symlink():
@@ -135,18 +135,18 @@ class LabHost:
         _write(authorized, public_key or "")
 
     def _restart_sshd(self) -> None:
-        """Has sshd read its host key again, and waits until it listens with it."""
+        """Makes sshd read its host key again, and waits until it listens."""
         log = self.folder / "sshd.log"
         before = log.stat().st_size
         _signal(self._sshd(), signal.SIGHUP)
         deadline = time.monotonic() + SSHD_SECONDS
         while b"Server listening" not in log.read_bytes()[before:]:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{self.namespace}: sshd does not start again; see {log}")
+                raise TimeoutError(f"{self.namespace}: sshd does not restart; see {log}")
             time.sleep(0.005)
 
     def _sshd(self) -> int:
-        """The process of the sshd that listens."""
+        """The process id of the listening sshd."""
         masters = [pid for pid in self._pids() if _is_sshd_master(pid)]
         if not masters:
             raise ProcessLookupError(f"{self.namespace} has no sshd")
@@ -158,7 +158,7 @@ class LabHost:
         )
         return [int(pid) for pid in listed.stdout.split()]
 
-    def _plug(self, state: str) -> None:
+    def _set_link(self, state: str) -> None:
         """Sets the bridge's end of its cable up or down."""
         cable = f"{self.bridge}{self.name.removeprefix('h')}"
         subprocess.run(["ip", "link", "set", cable, state], check=True, timeout=KILL_SECONDS)

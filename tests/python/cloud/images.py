@@ -1,4 +1,4 @@
-"""The machine images of every region: some of Canonical's, among them some that are not to be chosen."""
+"""The machine images of every region: some of Canonical's, including some that must not be chosen."""
 
 from datetime import datetime
 
@@ -40,9 +40,9 @@ def images() -> list[dict]:
         _image(10, f"{SERVER}-resolute-26.04-arm64-server-20260915", "2026-09-15", "arm64"),
         # An older LTS with a newer date.
         _image(4, "ubuntu/images/hvm-ssd/ubuntu-jammy-22.04-amd64-server-20261001", "2026-10-01"),
-        # No LTS.
+        # Not an LTS.
         _image(5, f"{SERVER}-plucky-25.04-amd64-server-20261101", "2026-11-01"),
-        # No server images.
+        # Not server images.
         _image(6, f"{MINIMAL}-noble-24.04-amd64-minimal-20261115", "2026-11-15"),
         _image(7, f"{DAILY}-noble-daily-amd64-server-20261120", "2026-11-20"),
     ]

@@ -1,4 +1,4 @@
-"""Instances that live and die by counts of DescribeInstances answers, on hosts."""
+"""Instances on hosts, whose phases last for a number of DescribeInstances answers."""
 
 import copy
 import time
@@ -19,10 +19,10 @@ INTERRUPTED = ("Server.SpotInstanceTermination", "Spot instance termination")
 
 
 class CloudInstance(Instance):
-    """moto's instance, made to go through the phases that EC2's go through.
+    """moto's instance with the phases of an EC2 instance.
 
-    After its launch it is in none of the first `unseen` answers. Of the answers from then on, it is pending
-    in the first `pending`, and has no address in the first `no_address`. The settings at its launch count.
+    After its launch, the first `unseen` answers do not contain it. After that, it is pending in the first
+    `pending` answers, and has no address in the first `no_address`. The settings at its launch apply.
     """
 
     __module__ = Instance.__module__  # Where moto's metaclass reads the name of the service.
@@ -43,7 +43,7 @@ class CloudInstance(Instance):
             ids = [group for nic in nics for group in nic.get("Groups", [])]
             security_groups = [ec2_backend.get_security_group_from_id(group) for group in ids]
         super().__init__(ec2_backend, image_id, user_data, security_groups, **kwargs)
-        self.state_reason = None  # EC2 gives one only to those that end.
+        self.state_reason = None  # EC2 sets one only when an instance ends.
         if not self.security_groups:
             self.security_groups = [ec2_backend.get_default_security_group(self.vpc_id)]
         if self._phases.unseen or self._phases.pending:
@@ -100,7 +100,7 @@ class CloudInstance(Instance):
 
     @property
     def _seen(self) -> int:
-        """In how many answers it has been."""
+        """The number of answers that contained it."""
         return self._answers - self._phases.unseen
 
     @property
@@ -108,7 +108,7 @@ class CloudInstance(Instance):
         return not self.has_ended and self._seen > self._phases.no_address
 
     def before_answer(self) -> None:
-        """Counts a DescribeInstances answer that is about to be given."""
+        """Counts a DescribeInstances answer before it is sent."""
         self._answers += 1
         if self._answers_to_end == 0:
             self._end()
@@ -122,12 +122,12 @@ class CloudInstance(Instance):
         return self.end(StateReason(f"{code}: {message}", code))
 
     def interrupt(self) -> None:
-        """Ends it as EC2 takes a spot instance back."""
+        """Ends it like an interrupted spot instance."""
         code, message = INTERRUPTED
         self.end(StateReason(f"{code}: {message}", code))
 
     def end(self, reason: StateReason) -> InstanceState:
-        """Lets it shut down, for this reason unless it does so already; gives the state in which it was."""
+        """Begins to shut it down for this reason, unless it is shutting down; returns its previous state."""
         previous = copy.copy(self._state)
         if self._answers_to_end is None:
             self.hosts.stop(self.id)
@@ -148,7 +148,7 @@ class CloudInstance(Instance):
             self._explain()
 
     def _explain(self) -> None:
-        """Says why it ends, where EC2 says it."""
+        """Sets the reason in the fields in which EC2 reports it."""
         self.state_reason = self._reason_to_end
         by_user = self.state_reason.code == USER_INITIATED[0]
         self._reason = (
@@ -159,7 +159,7 @@ class CloudInstance(Instance):
         self._state.name, self._state.code = state
 
     def _adopt_interfaces(self, specified: list[dict]) -> None:
-        """Makes its network interfaces what EC2 makes them: moto's have other addresses, and outlive it."""
+        """Changes moto's network interfaces to EC2's: with the instance's address, and deleted with it."""
         outliving = {
             int(nic["DeviceIndex"])
             for nic in specified
@@ -171,7 +171,7 @@ class CloudInstance(Instance):
             if interface.public_ip:
                 interface.public_ip = self.address
             interface.private_dns_name = self.address
-            # They have the instance's groups and no others, so that they follow when it is given others.
+            # Without groups of their own they have the instance's, even after those change.
             interface._group_set = []
             interface.delete_on_termination = index not in outliving
 
@@ -213,7 +213,7 @@ class FulfilledSpotRequest(SpotInstanceRequest):
         return self._launched
 
     def mark(self) -> None:
-        """Gives the notice that its instance will be taken back."""
+        """Gives notice that the instance will be interrupted."""
         self._status_code = "marked-for-termination"
         self.status_message = "Your Spot Instance is marked for termination."
 

@@ -1,4 +1,4 @@
-"""RunInstances as EC2 has it: client tokens, capacity, quotas, architectures, MaxCount, and spot requests."""
+"""RunInstances as in EC2: client tokens, capacity, quotas, architectures, MaxCount, and spot requests."""
 
 import copy
 import time
@@ -28,7 +28,7 @@ def instances_of(backend: EC2Backend) -> list[CloudInstance]:
 
 @dataclass(frozen=True)
 class Launch:
-    """What a RunInstances call asks for."""
+    """The parameters of a RunInstances call."""
 
     backend: EC2Backend
     parameters: dict[str, Any]
@@ -60,7 +60,7 @@ class Launch:
 
 @dataclass
 class Launcher:
-    """Launches instances, where the settings, the hosts and the faults let it."""
+    """Launches instances as far as the settings, the hosts and the faults allow."""
 
     settings: Settings
     hosts: NoHosts | LabHosts
@@ -109,7 +109,7 @@ class Launcher:
         return answer
 
     def _count(self, launch: Launch) -> int:
-        """How many instances start: as many as are wanted, unless quota or capacity is short."""
+        """The number of instances that start: as many as requested, unless quota or capacity is short."""
         least, most = launch.counts
         if launch.market == "on-demand":
             most = min(most, self._within_quota(launch))
@@ -123,7 +123,7 @@ class Launcher:
         return self.faults.capacity(launch.zone, launch.instance_type, launch.market, least, most)
 
     def _within_quota(self, launch: Launch) -> int:
-        """How many instances of this type the quota has room for."""
+        """The number of instances of this type that the quota allows."""
         if self.settings.vcpu_quota is None:
             return launch.counts[1]
         since = time.monotonic() - self.settings.quota_lag
@@ -145,7 +145,7 @@ def _over_quota(quota: int | None) -> AwsError:
 
 
 def _complete_root_device(parameters: dict) -> None:
-    """Adds what EC2 takes from the image where the call does not say it."""
+    """Adds properties of the root device that EC2 takes from the image if the call does not give them."""
     mappings = parameters.get("BlockDeviceMappings")
     if not mappings:
         return

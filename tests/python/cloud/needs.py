@@ -1,7 +1,7 @@
-"""What a call needs to be allowed: actions on resources, with the keys that conditions of policies read.
+"""The permissions that a call needs: actions on resources, with the condition keys that policies use.
 
 See "Actions, resources, and condition keys" in the Service Authorization Reference. The tags of resources are
-moto's. What does not exist needs nothing, so that the answer says that it is not found.
+moto's. A resource that does not exist needs no permission, so that the answer is that it was not found.
 """
 
 from collections.abc import Iterable, Iterator
@@ -20,9 +20,9 @@ Context = dict[str, str | list[str]]
 CREATE_ROLE = "iam:CreateServiceLinkedRole"
 SPOT_ROLE = ("spot.amazonaws.com", "AWSServiceRoleForEC2Spot")
 ALARMS_ROLE = ("events.amazonaws.com", "AWSServiceRoleForCloudWatchEvents")
-# The actions of an alarm for which CloudWatch needs that role.
+# Prefix of the alarm actions for which CloudWatch needs that role.
 EC2_ACTION = "arn:aws:automate:"
-# Which resources an operation of EC2 is about, and the parameter that names them.
+# The kind of resources that an EC2 operation is about, and the parameter that names them.
 ABOUT = {
     "AuthorizeSecurityGroupIngress": ("security-group", "GroupId"),
     "DeleteKeyPair": ("key-pair", "KeyName"),
@@ -34,7 +34,7 @@ ABOUT = {
     "StopInstances": ("instance", "InstanceIds"),
     "TerminateInstances": ("instance", "InstanceIds"),
 }
-# What a launch makes, besides the request for spot instances.
+# The kinds of resources that a launch makes, besides the request for spot instances.
 LAUNCHED = ("instance", "volume", "network-interface")
 
 
@@ -53,7 +53,7 @@ def needs_of(call: Call, parameters: dict[str, Any]) -> list[Need]:
             return list(_cloudwatch(call, parameters))
         case "sns":
             return list(_sns(call, parameters))
-    return []  # GetCallerIdentity is allowed to everybody.
+    return []  # GetCallerIdentity needs no permission.
 
 
 class _Ec2:
@@ -126,7 +126,7 @@ class _Ec2:
         return self._need(self._arn(kind, name), _requested(self._tags().get(kind, {})))
 
     def _tags(self) -> dict[str, Tags]:
-        """The tags for what the call makes, by kind."""
+        """The tags of the resources that the call makes, by kind."""
         specified = self._parameters.get("TagSpecifications", [])
         return {some["ResourceType"]: _as_dict(some.get("Tags", [])) for some in specified}
 
@@ -214,13 +214,13 @@ def _as_dict(tags: list[Tags]) -> Tags:
 
 
 def _requested(tags: Tags) -> Context:
-    """The keys that say which tags a call gives."""
+    """The condition keys for the tags in a call."""
     if not tags:
         return {}
     return {**{f"aws:RequestTag/{key}": value for key, value in tags.items()}, "aws:TagKeys": list(tags)}
 
 
 def _tagged(service: str | None, tags: Tags) -> Context:
-    """The keys that say which tags a resource has."""
+    """The condition keys for a resource's tags."""
     prefixes = ("aws", service) if service else ("aws",)
     return {f"{prefix}:ResourceTag/{key}": value for prefix in prefixes for key, value in tags.items()}

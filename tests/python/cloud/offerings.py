@@ -1,4 +1,4 @@
-"""Instance types: what they are, and which zones offer them."""
+"""Instance types, and the zones that offer them."""
 
 from fnmatch import fnmatchcase
 from typing import Any
@@ -20,7 +20,7 @@ class Offerings:
         self._settings = settings
 
     def install(self) -> None:
-        """Has DescribeInstanceTypes and DescribeInstanceTypeOfferings answer for the region."""
+        """Makes DescribeInstanceTypes and DescribeInstanceTypeOfferings answer for the region."""
         describe_types = InstanceTypeBackend.describe_instance_types
 
         def types(backend: EC2Backend, instance_types: list[str] | None = None, filters: Any = None) -> list:
@@ -41,7 +41,7 @@ class Offerings:
         InstanceTypeOfferingBackend.describe_instance_type_offerings = offerings
 
     def check(self, instance_type: str, zone: str, region: str, architecture: str) -> None:
-        """Raises EC2's error if this type cannot be launched in this zone, from such an image."""
+        """Raises EC2's error if this type cannot be launched in this zone, from an image of this architecture."""
         offered = self._of(region, "availability-zone")
         zones = sorted(offer["Location"] for offer in offered if offer["InstanceType"] == instance_type)
         if not zones:

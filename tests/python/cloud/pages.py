@@ -1,4 +1,4 @@
-"""Pages of EC2's answers: there are none without MaxResults, and with it they are as long as it says."""
+"""Pages of EC2's answers: without MaxResults an answer is one page; with it, pages have that length."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -10,7 +10,7 @@ from moto.ec2.responses import EC2Response
 
 from calls import AwsError
 
-# What the answer to each operation is a list of. The limits of most are in AWS's model.
+# The list in the answer to each operation. AWS's model has the limits of most.
 LISTS = {
     "describe_images": "Images",
     "describe_instance_type_offerings": "InstanceTypeOfferings",
@@ -23,16 +23,16 @@ LISTS = {
     "describe_volumes": "Volumes",
     "describe_vpcs": "Vpcs",
 }
-# Lists of ids that the documentation rules out with MaxResults.
+# Lists of ids that, by the documentation, cannot be combined with MaxResults.
 NOT_WITH_PAGES = {"InstanceIds", "NetworkInterfaceIds"}
-# EC2's own, which the model lacks.
+# EC2's limits for MaxResults, which the model lacks.
 LEAST, MOST = 5, 1000
 
 
 def install() -> None:
     for method, name in LISTS.items():
         _paginate(method, name, lambda items: items, lambda items: items)
-    # A page has so many instances, whatever their reservations are.
+    # MaxResults counts instances, not reservations.
     _paginate("describe_instances", "Reservations", _split, _join)
 
 

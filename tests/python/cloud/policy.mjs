@@ -1,6 +1,6 @@
-// Evaluates requests against an IAM policy. Each line of standard input is one question, a JSON object; the
-// line that answers it has a verdict for each request. It ends with its standard input.
-// The first argument is the folder that has the package in its node_modules.
+// Evaluates requests against an IAM policy. Each line of standard input is one question, a JSON object. The
+// line that answers it has a verdict for each request. It ends when its standard input is closed.
+// The first argument is the folder with the package in its node_modules.
 
 import { createRequire } from 'node:module'
 import { createInterface } from 'node:readline'

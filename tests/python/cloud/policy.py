@@ -1,4 +1,4 @@
-"""Authorizes calls by an IAM policy, as the npm package @cloud-copilot/iam-simulate evaluates it."""
+"""Authorizes calls by an IAM policy, which the npm package @cloud-copilot/iam-simulate evaluates."""
 
 import json
 import selectors
@@ -13,15 +13,15 @@ from calls import AwsError, Call, Record
 from needs import CREATE_ROLE, Need
 
 ROOT = Path(__file__).resolve().parents[3]
-# What the product's documentation tells users to allow.
-PRODUCTS_POLICY = ROOT / "crates/deploy-aws/iam-policy.json"
+# The policy that the product's documentation tells users to allow.
+PRODUCT_POLICY = ROOT / "crates/deploy-aws/iam-policy.json"
 # `cargo xtask test` installs the package there.
 PACKAGES = ROOT / "target/node"
 PACKAGE = PACKAGES / "node_modules/@cloud-copilot/iam-simulate"
-# What tests do by hand, their own key does.
+# The access key for changes by hand needs no policy.
 EXEMPT_KEY = "byhand"
 ALLOWED = "Allowed"
-# Evaluating a launch takes milliseconds; the first one waits until node has started.
+# Evaluating a launch takes milliseconds, but the first one waits until node has started.
 ANSWER_SECONDS = 60
 
 
@@ -30,18 +30,18 @@ def is_available() -> bool:
 
 
 def default_policy() -> str | None:
-    return str(PRODUCTS_POLICY) if is_available() else None
+    return str(PRODUCT_POLICY) if is_available() else None
 
 
 class Simulator:
-    """The node process that evaluates. It ends with this one, since its standard input does."""
+    """The node process that evaluates. It ends with this process, which closes its standard input."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen | None = None
         self._lock = threading.Lock()
 
     def evaluate(self, policy: dict, account: str, needs: list[Need]) -> list[str]:
-        """The verdict on each; anything but ALLOWED is none."""
+        """The verdict on each need; anything but ALLOWED is a denial."""
         requests = [asdict(need) for need in needs]
         question = json.dumps({"policy": policy, "account": account, "requests": requests})
         with self._lock:
@@ -60,7 +60,7 @@ class Simulator:
         return json.loads(answer)
 
     def start(self) -> None:
-        """Lets node start while nothing is asked yet."""
+        """Starts node before the first question."""
         with self._lock:
             self._start()
 
@@ -72,10 +72,10 @@ class Simulator:
 
 @dataclass
 class Authorizer:
-    """Allows calls or refuses them, and notes what was asked."""
+    """Allows or refuses calls, and notes what was evaluated."""
 
     _simulator: Simulator = field(default_factory=Simulator)
-    # Accounts with the roles of services that exist in them.
+    # Pairs of an account and a service's role that exists in it.
     _roles: set[tuple[str, str]] = field(default_factory=set)
     _evaluated: int = 0
     _denied: list[dict] = field(default_factory=list)
@@ -87,7 +87,7 @@ class Authorizer:
             self._simulator.start()
 
     def authorize(self, policy: str | None, call: Call, record: Record, needs: list[Need]) -> None:
-        """Raises the error with which AWS refuses a call that the policy in this file does not allow."""
+        """Raises AWS's error if the policy in this file does not allow the call."""
         if policy is None or call.access_key == EXEMPT_KEY:
             return
         needs = [need for need in needs if not self._exists(call, need)]
@@ -109,11 +109,11 @@ class Authorizer:
             raise _refusal(call, denied[0])
 
     def _exists(self, call: Call, need: Need) -> bool:
-        """Whether it is about a service's role that the account has already."""
+        """Whether it asks to create a service's role that the account already has."""
         return need.action == CREATE_ROLE and (call.account, need.resource) in self._roles
 
     def as_json(self, with_log: bool) -> dict[str, Any]:
-        """`evaluated` counts calls; the log has each need that was allowed, once."""
+        """`evaluated` counts calls; the log has each allowed need once."""
         with self._lock:
             answer = {"available": is_available(), "evaluated": self._evaluated, "denied": list(self._denied)}
             if with_log:
@@ -121,7 +121,7 @@ class Authorizer:
             return answer
 
     def replay(self, policy: dict) -> list[dict]:
-        """What of all that was allowed so far another policy denies."""
+        """The needs that were allowed so far and that another policy denies."""
         with self._lock:
             log = list(self._log.values())
         denied = []

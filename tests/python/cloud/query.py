@@ -1,4 +1,4 @@
-"""Reads the parameters of the protocols EC2 query and query: names with dots, and all values as text."""
+"""Reads the parameters of the protocols EC2 query and query, in which names have dots and all values are text."""
 
 import base64
 import binascii
@@ -10,7 +10,7 @@ from botocore.model import Shape
 
 @dataclass
 class Node:
-    """What a name stands for: a value, or names below it."""
+    """The meaning of a name: a value, or names below it."""
 
     value: str | None = None
     below: dict[str, "Node"] = field(default_factory=dict)
@@ -18,7 +18,7 @@ class Node:
 
 @dataclass
 class QueryReader:
-    """Gives parameters the types of their shapes; what has none is a problem, and left out."""
+    """Converts parameters to the types of their shapes. One without a shape is a problem, and is left out."""
 
     is_ec2: bool
     problems: list[str]
@@ -43,12 +43,12 @@ class QueryReader:
             case "map":
                 return self._map(node, shape, path)
         if node.below:
-            self.problems.append(f"{path} is a {shape.type_name}, and has members: {sorted(node.below)}")
+            self.problems.append(f"{path} is a {shape.type_name}, but has members: {sorted(node.below)}")
         return self._scalar(node.value, shape.type_name, path)
 
     def _structure(self, node: Node, shape: Shape, path: str) -> dict[str, Any]:
         if node.value:
-            self.problems.append(f"{path} is a structure, and has the value {node.value!r}")
+            self.problems.append(f"{path} is a structure, but has the value {node.value!r}")
         names = {self._wire_name(name, member): name for name, member in shape.members.items()}
         read = {}
         for wire_name, child in node.below.items():
@@ -72,7 +72,7 @@ class QueryReader:
 
     def _list(self, node: Node, shape: Shape, path: str) -> list:
         if not node.below and not node.value:
-            return []  # So an empty list is said.
+            return []  # This is how an empty list is encoded.
         if not self.is_ec2 and not shape.serialization.get("flattened"):
             node = node.below.get(shape.member.serialization.get("name", "member"), Node())
         return [self._value(child, shape.member, f"{path}[]") for child in self._numbered(node, path)]
@@ -93,7 +93,7 @@ class QueryReader:
 
     def _numbered(self, node: Node, path: str) -> list[Node]:
         if sorted(node.below) != sorted(str(i + 1) for i in range(len(node.below))) or not node.below:
-            self.problems.append(f"{path}: its items have the numbers {sorted(node.below)}")
+            self.problems.append(f"{path}: its items are numbered {sorted(node.below)}")
         return list(node.below.values())
 
     def _scalar(self, value: str | None, kind: str, path: str) -> Any:
@@ -110,6 +110,6 @@ class QueryReader:
                 case "blob":
                     return base64.b64decode(value, validate=True)
         except (ValueError, KeyError, binascii.Error):
-            self.problems.append(f"{path}: {value!r} is no {kind}")
+            self.problems.append(f"{path}: {value!r} is not of type {kind}")
             return None
         return value

@@ -1,4 +1,4 @@
-"""What exists in the cloud, over all accounts and regions that were used."""
+"""The resources in the cloud, in all accounts and regions that were used."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,12 +10,12 @@ from moto.sns.models import SNSBackend, sns_backends
 from instances import CloudInstance
 from launch import instances_of
 
-# Where dashboards are.
+# The region of dashboards.
 EVERYWHERE = "global"
 
 
 def everything() -> Iterator[dict[str, Any]]:
-    """All that a user made, or that came with it, and that is not gone yet."""
+    """All existing resources that a user made, or that were made with them."""
     services = ((_of_ec2, ec2_backends), (_of_sns, sns_backends), (_of_cloudwatch, cloudwatch_backends))
     for found, backends in services:
         for account, region, backend in backends.iter_backends():
@@ -67,7 +67,7 @@ def _of_cloudwatch(backend: CloudWatchBackend) -> Iterator[tuple]:
 
 
 def _dashboards() -> Iterator[dict[str, Any]]:
-    # All regions of an account have the same ones.
+    # All regions of an account share their dashboards.
     for account, backend in {account: one for account, _, one in cloudwatch_backends.iter_backends()}.items():
         for dashboard in backend.dashboards.values():
             tags = backend.tagger.get_tag_dict_for_resource(dashboard.arn)
@@ -76,7 +76,7 @@ def _dashboards() -> Iterator[dict[str, Any]]:
 
 
 def instance_details(instance: CloudInstance) -> dict[str, Any]:
-    """What tests want to know of an instance and cannot read from AWS calls of the product."""
+    """Details of an instance that the product's AWS calls do not show."""
     profile = instance.iam_instance_profile
     return {
         "id": instance.id,

@@ -1,4 +1,4 @@
-"""The HTTP server before moto: checks calls, strikes with faults, keeps the log, and passes the rest on."""
+"""The HTTP server in front of moto: it checks and logs calls, injects faults, and forwards the rest."""
 
 import contextlib
 import io
@@ -36,7 +36,7 @@ from visibility import Visibility
 
 
 class Cloud:
-    """The WSGI application. It calls moto for one call at a time, since moto's state is not thread-safe."""
+    """The WSGI application. It forwards one call at a time to moto, whose state is not thread-safe."""
 
     def __init__(self, hosts: NoHosts | LabHosts):
         self.lock = threading.Lock()
@@ -136,7 +136,7 @@ class Cloud:
 
 
 class Handler(MotoRequestHandler):
-    """Handles one connection; the log is the cloud's own."""
+    """Handles one connection, without werkzeug's log; the cloud has its own."""
 
     disable_nagle_algorithm = True
 
@@ -145,7 +145,7 @@ class Handler(MotoRequestHandler):
 
 
 def listen(cloud: Cloud, port: int) -> BaseWSGIServer:
-    """Begins to listen on loopback; the port may be 0 for a free one."""
+    """Listens on loopback; port 0 means a free one."""
     return make_server("127.0.0.1", port, cloud, threaded=True, request_handler=Handler)
 
 

@@ -1,4 +1,4 @@
-"""What SNS does and moto does not: the sandbox in which an account's first text messages are."""
+"""The SMS sandbox for new accounts, which moto lacks."""
 
 from moto.core.responses import ActionResult
 from moto.sns.responses import SNSResponse
@@ -7,7 +7,7 @@ from settings import Settings
 
 
 def install(settings: Settings) -> None:
-    """Changes moto. To be done before its first call."""
+    """Patches moto. Must be called before moto's first call."""
 
     def status(_response: SNSResponse) -> ActionResult:
         return ActionResult({"IsInSandbox": settings.sms_sandbox is not None})

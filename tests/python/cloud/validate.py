@@ -1,7 +1,7 @@
-"""Checks each request against the service models of AWS, those that botocore has.
+"""Checks each request against AWS's service models in botocore.
 
-The parameters of a request are read as its protocol encodes them. What the model does not know, or does not
-allow, is a problem: members, types, enums, patterns, lengths, what is required, and what is deprecated.
+The parameters of a request are decoded by its protocol. Everything that the model does not know or allow is a
+problem: members, types, enums, patterns, lengths, missing parameters, and deprecated ones.
 """
 
 import base64
@@ -26,27 +26,27 @@ from calls import AwsError, Call, Record
 from query import QueryReader
 
 SERVICES = ("ec2", "cloudwatch", "sns", "sts")
-# Enums that grow faster than botocore's copy: which value is none, the answer says.
+# Enums that grow faster than botocore's copy. The call itself refuses unknown values.
 OPEN_ENUMS = ("InstanceType",)
-# What the problems of a call are answered with.
+# The error codes of answers to calls with problems.
 ERROR_CODES = {"ec2": "InvalidParameterValue", "cloudwatch": "ValidationError", "sns": "InvalidParameter"}
 
 
 @dataclass(frozen=True)
 class Checked:
-    """The parameters of a request, in the types of their shapes, and what is wrong with them."""
+    """The parameters of a request, in the types of their shapes, and the problems with them."""
 
     parameters: dict[str, Any]
     problems: list[str]
 
     def error(self, call: Call) -> AwsError:
         code = ERROR_CODES.get(call.service, "ValidationError")
-        return AwsError(code, f"{call.name} is not as AWS's model has it: {'; '.join(self.problems)}")
+        return AwsError(code, f"{call.name} does not conform to AWS's model: {'; '.join(self.problems)}")
 
 
 @dataclass
 class Problems:
-    """What was wrong with the requests so far, and how many there were of each operation."""
+    """The problems with the requests so far, and the number of requests of each operation."""
 
     _operations: Counter[str] = field(default_factory=Counter)
     _problems: list[dict] = field(default_factory=list)
@@ -68,7 +68,7 @@ class Problems:
 
 
 def is_unpaged(call: Call, checked: Checked) -> bool:
-    """Whether a call lists things of EC2 without MaxResults, where that is possible; it is not where ids are named."""
+    """Whether a call lists EC2 resources without MaxResults although it could; calls that name ids cannot."""
     if call.service != "ec2" or checked.problems:
         return False
     shape = get_service_model("ec2").operation_model(call.operation).input_shape
@@ -93,7 +93,7 @@ def check(call: Call, request: Request) -> Checked:
         problems += ParamValidator().validate(given, shape).generate_report().splitlines()
         _constrain(given, shape, call.operation, problems)
     elif given:
-        problems.append(f"it takes no parameters, and has {sorted(given)}")
+        problems.append(f"it accepts no parameters, but has {sorted(given)}")
     return Checked(given, problems)
 
 
@@ -120,7 +120,7 @@ def _parameters(
 
 
 def _from_json(value: Any, shape: Shape | None) -> Any:
-    """The value in Python's types, where JSON has others."""
+    """Converts times and blobs from JSON to Python's types."""
     match shape and shape.type_name, value:
         case "structure", dict():
             return {name: _from_json(of, shape.members.get(name)) for name, of in value.items()}
@@ -140,7 +140,7 @@ def _from_json(value: Any, shape: Shape | None) -> Any:
 
 
 def _constrain(value: Any, shape: Shape, path: str, problems: list[str]) -> None:
-    """Checks what botocore's own validator lets pass: enums, patterns, upper limits, and deprecation."""
+    """Checks what botocore's validator does not: enums, patterns, upper limits, and deprecation."""
     match shape.type_name, value:
         case "structure", dict():
             for name, of in value.items():
@@ -160,7 +160,7 @@ def _constrain(value: Any, shape: Shape, path: str, problems: list[str]) -> None
         case "string", str():
             _at_most(len(value), shape, f"the length of {path}", problems)
             if shape.enum and value not in shape.enum and shape.name not in OPEN_ENUMS:
-                problems.append(f"{path}: {value!r} is none of {shape.name}")
+                problems.append(f"{path}: {value!r} is not one of {shape.name}")
             if not _matches(shape.metadata.get("pattern"), value):
                 problems.append(f"{path}: {value!r} does not match {shape.metadata['pattern']}")
         case (("integer" | "long" | "float" | "double"), int() | float()):
@@ -170,11 +170,11 @@ def _constrain(value: Any, shape: Shape, path: str, problems: list[str]) -> None
 def _at_most(value: float, shape: Shape, what: str, problems: list[str]) -> None:
     most = shape.metadata.get("max")
     if most is not None and value > most:
-        problems.append(f"{what} is {value}, and at most {most}")
+        problems.append(f"{what} is {value}; the maximum is {most}")
 
 
 def _matches(pattern: str | None, value: str) -> bool:
     try:
         return pattern is None or re.fullmatch(pattern, value, re.DOTALL) is not None
     except re.error:
-        return True  # It is Java's, and uses what Python lacks.
+        return True  # A Java pattern that Python does not support.

@@ -1,7 +1,7 @@
-"""What AWS shows late: things that were made are not found at once, and what was deleted is seen for a while.
+"""The lag of AWS's answers: new resources are not found at once, and deleted ones are visible for a while.
 
-The settings `late_by_id`, `late_by_tag` and `late_gone` say for how long. Reading calls see a view of moto's
-state that is as old; changing calls do not find the ids of what is too young.
+The settings `late_by_id`, `late_by_tag` and `late_gone` say for how long. Reading calls see moto's state with
+this lag; changing calls do not find the ids of resources that are too new.
 """
 
 import contextlib
@@ -23,9 +23,9 @@ from calls import AwsError, Call
 from launch import instances_of
 from settings import Settings
 
-# A kind of thing, and its id, or its name where that is how it is found.
+# A kind of resource, and its id, or its name if it is found by name.
 Key = tuple[str, str]
-# The errors that say that something is not there.
+# The errors for a resource that is not found.
 NOT_FOUND = {
     "instance": ("InvalidInstanceID.NotFound", "The instance ID '{}' does not exist"),
     "volume": ("InvalidVolume.NotFound", "The volume '{}' does not exist."),
@@ -33,14 +33,14 @@ NOT_FOUND = {
     "key-pair": ("InvalidKeyPair.NotFound", "The key pair '{}' does not exist"),
 }
 ID_PREFIXES = {"i-": "instance", "vol-": "volume", "sg-": "security-group"}
-# Parameters in which an id is no reference to a thing, but what to look for or text.
+# Parameters in which an id does not refer to a resource: filters and text.
 NO_REFERENCES = ("Filters", "TagSpecifications", "UserData", "ClientToken")
 READING = ("Describe", "Get", "List")
 
 
 @dataclass
 class History:
-    """When the things of a service were made and deleted, in one region of an account."""
+    """When resources of a service were made and deleted, in one region of an account."""
 
     things: dict[Key, Any]
     made: dict[Key, float] = field(default_factory=dict)
@@ -59,7 +59,7 @@ class History:
         return time.monotonic() - self.made.get(key, -math.inf) < seconds
 
     def ghosts(self, kind: str, seconds: float) -> dict[str, Any]:
-        """What was deleted less than so many seconds ago."""
+        """The resources that were deleted less than this many seconds ago."""
         since = time.monotonic() - seconds
         return {name: thing for (of, name), (at, thing) in self.deleted.items() if of == kind and at > since}
 
@@ -71,12 +71,12 @@ class Visibility:
 
     @contextlib.contextmanager
     def during(self, call: Call, parameters: dict[str, Any]) -> Iterator[None]:
-        """Has moto answer a call as AWS would, and notes what the call changed. The caller has the lock."""
+        """Makes moto answer a call with AWS's lag, and notes what the call changed. The caller holds the lock."""
         backend = _backend(call)
         if backend is None:
             yield
             return
-        # What a region has when it is first looked at was there before.
+        # Resources that exist at the first look at a region count as old.
         where = (call.service, call.account, call.region)
         history = self._histories.setdefault(where, History(_things(backend)))
         history.note(_things(backend))
@@ -93,7 +93,7 @@ class Visibility:
         history.note(_things(backend))
 
     def _view(self, backend: Any, history: History, by_tag: bool) -> dict[str, Any]:
-        """What to have instead of the backend's attributes."""
+        """Replacements for the backend's attributes."""
         settings = self.settings
         late = max(settings.late_by_id, settings.late_by_tag) if by_tag else settings.late_by_id
 
@@ -156,7 +156,7 @@ def _things(backend: Any) -> dict[Key, Any]:
 
 
 def _references(call: Call, parameters: dict[str, Any]) -> Iterator[Key]:
-    """The things that a changing call names."""
+    """The resources that a changing call names."""
     if call.operation == "RunInstances" and "KeyName" in parameters:
         yield "key-pair", parameters["KeyName"]
     for name, value in parameters.items():
@@ -202,7 +202,7 @@ def _by_vpc(groups: Iterable[Any]) -> defaultdict[str, dict[str, Any]]:
 
 
 def _reservations(backend: EC2Backend, instances: dict[str, Any]) -> dict[str, Reservation]:
-    """The reservations, with these instances and no others."""
+    """The reservations, with only these instances."""
     seen = {}
     for key, reservation in backend.reservations.items():
         seen[key] = copy.copy(reservation)
@@ -211,7 +211,7 @@ def _reservations(backend: EC2Backend, instances: dict[str, Any]) -> dict[str, R
 
 
 class Deleting(Volume):
-    """A volume that is gone, and still shown."""
+    """A deleted volume that is still shown."""
 
     __module__ = Volume.__module__  # Where moto's metaclass reads the name of the service.
 

@@ -1,4 +1,4 @@
-//! What belongs to somebody else stays, and what is ours is found.
+//! `down` leaves other people's resources alone, and finds all of ours.
 
 use serde_json::{Value, json};
 use tests::cloud::{Cloud, DOWN};
@@ -9,13 +9,13 @@ const UP: [&str; 8] =
 const JOB: [&str; 8] =
     ["job", "CLUSTER_SIZE=2", "--ssh-from", "203.0.113.7", "--boot-time", "0s", "--settle", "1s"];
 
-/// Brings up a stack without ready hosts, in a folder whose `up` was killed.
+/// Makes a stack without ready hosts, by killing `up`.
 fn make(cloud: &Cloud, folder: &str) {
     cloud.kill_at("PutDashboard", folder, &UP);
 }
 
 #[test]
-fn somebody_elses_stack_stays() {
+fn a_stack_with_another_key_stays() {
     let cloud = Cloud::start(None);
     make(&cloud, "theirs");
     let theirs = cloud.resources().len();
@@ -32,7 +32,7 @@ fn somebody_elses_stack_stays() {
     cloud.run("ours", &DOWN);
     assert!(cloud.resources().is_empty(), "{:?}", cloud.resources());
 
-    // Two at the same time: the second one notices at its first change.
+    // Of two ups at the same time, the second notices at its first change.
     cloud
         .faults(&json!([{"service": "ec2", "operation": "ImportKeyPair", "kind": "hold", "when": "before"}]));
     let mut ours = cloud.begin("ours", &UP);
@@ -53,7 +53,7 @@ sns.create_topic(Name=name, Tags=tags)
     assert_eq!(cloud.resources().len(), theirs);
     cloud.down();
 
-    // Things of the same name that belong to no stack.
+    // Resources with the stack's name that belong to no stack.
     let code = "
 import boto3
 c = {name: boto3.client(name, region_name='us-west-2') for name in ('sns', 'cloudwatch', 'ec2')}
@@ -65,13 +65,13 @@ c['cloudwatch'].put_metric_alarm(AlarmName='prod database is down', MetricName='
 c['ec2'].create_key_pair(KeyName='prod')
 ";
     cloud.python(code);
-    let strangers = cloud.resources().len();
+    let unrelated = cloud.resources().len();
     let said = cloud.run("empty", &["down", "--stack", "prod", "--settle", "0s"]);
     assert!(said.contains("of the same name, but not of the stack, and left alone: key pair"), "{said}");
-    assert_eq!(cloud.resources().len(), strangers);
+    assert_eq!(cloud.resources().len(), unrelated);
     let said = cloud.fail("prod", &[&UP[..], &["--stack", "prod"]].concat());
     assert!(said.contains("that is not of this stack"), "{said}");
-    assert_eq!(cloud.resources().len(), strangers);
+    assert_eq!(cloud.resources().len(), unrelated);
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn a_stack_that_may_be_up_is_not_forgotten() {
 }
 
 #[test]
-fn one_that_is_protected_does_not_keep_the_others() {
+fn a_protected_instance_does_not_block_the_others() {
     let cloud = Cloud::start(None);
     make(&cloud, "up");
     let id = &cloud.ids("instance")[1];
@@ -119,11 +119,11 @@ fn one_that_is_protected_does_not_keep_the_others() {
 }
 
 #[test]
-fn launches_that_nobody_was_told_of_are_ended() {
-    let Some(lab) = Lab::up("launches_that_nobody_was_told_of_are_ended", "5") else { return };
+fn launches_whose_answer_was_lost_are_ended() {
+    let Some(lab) = Lab::up("launches_whose_answer_was_lost_are_ended", "5") else { return };
     let cloud = Cloud::start(Some(&lab));
     let up = ["up", "CLUSTER_SIZE=1", "--ssh-from", "10.213.0.0/16", "--ssh-user", "root"];
-    // What was just created is not known everywhere at once.
+    // New resources are not known everywhere at once.
     let unknown = |operation: &str, code: &str| json!({"service": "ec2", "operation": operation, "kind": "error", "code": code, "message": "Not yet.", "times": 2});
     cloud.faults(&json!([
         unknown("AuthorizeSecurityGroupIngress", "InvalidGroup.NotFound"),
