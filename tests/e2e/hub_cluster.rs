@@ -63,7 +63,7 @@ fn the_hub_on_hosts_is_reachable_from_here_and_outlives_the_job() {
     let said = stack.run("get-results", &["--output", stack.path("out").to_str().unwrap()]);
     assert!(said.contains("out/report.html"), "{said}");
     assert_eq!(report(&stack.path("out")).job.summary, done.summary);
-    assert_eq!(std::fs::read_dir(stack.path("out")).unwrap().count(), 3, "only three complete files");
+    assert_eq!(std::fs::read_dir(stack.path("out")).unwrap().count(), 3, "incomplete files are left");
 
     // A running hub does not count as a job, and stop ends it.
     let said = stack.run("stop", &[]);

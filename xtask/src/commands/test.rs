@@ -70,7 +70,7 @@ const END_TO_END: Part = Part {
     name: "end-to-end tests",
     targets: "--package tests --test e2e",
     programs: &PROGRAMS,
-    // More threads than cores, since many tests wait for hosts, deadlines and restarts.
+    // Four threads on any machine, since many tests wait for hosts, deadlines and restarts.
     words: &["--test-threads", "4", "--skip", WHOLE_JOB],
 };
 
