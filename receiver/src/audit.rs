@@ -30,7 +30,7 @@ impl Audit {
     ///
     /// # Errors
     /// When the rejects cannot be read, or are too many.
-    pub fn go_on(&mut self, rows: u64, schema: Schema, rejects: impl Read) -> anyhow::Result<()> {
+    pub fn resume(&mut self, rows: u64, schema: Schema, rejects: impl Read) -> anyhow::Result<()> {
         self.table = Table::new(schema);
         for reject in read(rejects) {
             let (row, reason) = reject?;
@@ -202,7 +202,7 @@ mod tests {
                 let rejects = batch(0, first, "bad").rejects;
                 let mut resumed = Audit::new(most);
                 let outcome = resumed
-                    .go_on(first.len() as u64, Schema::default(), &rejects[..])
+                    .resume(first.len() as u64, Schema::default(), &rejects[..])
                     .and_then(|()| resumed.count_rejects(&batch(first.len() as u64, second, "bad")))
                     .and_then(|()| resumed.finish());
                 prop_assert_eq!(outcome.map(|()| resumed.reasons).map_err(|e| e.to_string()), whole);

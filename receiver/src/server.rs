@@ -301,7 +301,7 @@ fn start(
     let rows = store.position().next_row;
     let context = || format!("resuming with {}", paths.rejects.display());
     if let Some(rejects) = before.rejects {
-        audit.go_on(rows, before.schema, rejects).with_context(context)?;
+        audit.resume(rows, before.schema, rejects).with_context(context)?;
     }
     job.begin_at(store.position(), syncer.life());
     job.rejected(audit.reasons());

@@ -8,11 +8,9 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::ensure;
 use protocol::rejects::Reasons;
 use protocol::results::{Outcome, ResultBatch, Summary, Totals};
-use protocol::schema::Schema;
 
 use crate::audit::Audit;
 use crate::budget::Budget;
-use crate::checkpoint::Position;
 use crate::job::{End, Job, SyncWork};
 use crate::peer::Peer;
 use crate::reorder::{Held, ReorderBuffer, Sequencer};

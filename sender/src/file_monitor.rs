@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 
 use anyhow::Context;
 use parking_lot::Mutex;
-use records::identity::LOOK;
+use records::identity::CHECK_PAUSE;
 
 use crate::input::Input;
 
@@ -33,7 +33,7 @@ impl FileMonitor {
         let (over, is_over) = channel::<()>();
         let note = Arc::clone(&changed);
         let monitor = move || {
-            while let Err(RecvTimeoutError::Timeout) = is_over.recv_timeout(LOOK) {
+            while let Err(RecvTimeoutError::Timeout) = is_over.recv_timeout(CHECK_PAUSE) {
                 if let Err(error) = guard.check() {
                     let mut note = note.lock();
                     *note = Some(error.context(format!("reading {}", guard.name())));

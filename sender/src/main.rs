@@ -36,13 +36,13 @@ struct Args {
     /// A CSV file with a header, or - for standard input
     #[arg(value_name = "FILE")]
     input: Option<PathBuf>,
-    /// Send this many made-up rows
+    /// Send this many generated rows
     #[arg(long, value_name = "N", conflicts_with = "input")]
     lines: Option<u64>,
-    /// Seed for the made-up rows
+    /// Seed for the generated rows
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
-    /// Write the made-up rows to standard output, as a CSV with a header
+    /// Write the generated rows to standard output, as a CSV with a header
     #[arg(long, requires = "lines", conflicts_with = "target")]
     stdout: bool,
     /// Check that the input can be sent, print its identity, and exit

@@ -74,8 +74,7 @@ const NONE: Value = Value::Array(Vec::new());
 
 #[test]
 fn nothing_is_clipped_or_overlaps_at_any_width() {
-    let Some(browser) = Browser::start("nothing_is_clipped_or_overlaps_at_any_width")
-    else {
+    let Some(browser) = Browser::start("nothing_is_clipped_or_overlaps_at_any_width") else {
         return;
     };
     for Page { name, report, address } in pages() {

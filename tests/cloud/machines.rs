@@ -206,7 +206,9 @@ fn an_error_for_unreachable_hosts_names_ssh_from() {
     for words in [&["run-cluster", "INPUT_LINES=10"][..], &["get-results"], &["logs"]] {
         let said = cloud.fail("up", words);
         assert!(
-            said.contains("let in SSH from 10.213.0.0/16; if your address has changed, let it in with: cargo xtask up"),
+            said.contains(
+                "let in SSH from 10.213.0.0/16; if your address has changed, let it in with: cargo xtask up"
+            ),
             "{words:?}: {said}"
         );
     }

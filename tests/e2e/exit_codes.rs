@@ -108,8 +108,7 @@ fn every_command_that_runs_a_job_has_the_codes_in_its_help() {
 
 #[test]
 fn exit_codes_of_commands_for_hosts() {
-    let Some(stack) = Stack::new("exit_codes_of_commands_for_hosts", "2")
-    else {
+    let Some(stack) = Stack::new("exit_codes_of_commands_for_hosts", "2") else {
         return;
     };
     let run = |command: &str, args: &[&str], code: i32| stack.start(command, args).exit(code);

@@ -111,9 +111,7 @@ fn tcsh_and_fish_work_as_login_shells() {
 
 #[test]
 fn a_login_shell_that_runs_no_commands_is_refused_with_a_remedy() {
-    let Some(stack) =
-        Stack::new("a_login_shell_that_runs_no_commands_is_refused_with_a_remedy", "1")
-    else {
+    let Some(stack) = Stack::new("a_login_shell_that_runs_no_commands_is_refused_with_a_remedy", "1") else {
         return;
     };
     let refused = |what: &str| {
@@ -212,9 +210,7 @@ fn a_folder_without_execution_is_refused_with_its_mount() {
 
 #[test]
 fn the_users_ssh_configuration_and_tmpdir_do_not_matter() {
-    let Some(stack) =
-        Stack::new("the_users_ssh_configuration_and_tmpdir_do_not_matter", "2")
-    else {
+    let Some(stack) = Stack::new("the_users_ssh_configuration_and_tmpdir_do_not_matter", "2") else {
         return;
     };
     // Options that users set for their own logins. The port of the forward is in use.

@@ -262,7 +262,12 @@ fn a_second_job_is_refused_while_an_unwatched_one_runs() {
     // A damaged part is removed, so the next fetch succeeds.
     std::fs::write(&part, vec![b'x'; archive.len() / 2]).unwrap();
     let said = stack.fail("get-results", &["--output", stack.path("out").to_str().unwrap()]);
-    assert!(said.contains("the archive is removed; fetch it again: cargo xtask get-results: the fetched archive is damaged"), "{said}");
+    assert!(
+        said.contains(
+            "the archive is removed; fetch it again: cargo xtask get-results: the fetched archive is damaged"
+        ),
+        "{said}"
+    );
     stack.results();
     let fetched = std::fs::read(stack.path("out/results.tgz")).unwrap();
     assert!(fetched == archive);

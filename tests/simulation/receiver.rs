@@ -126,7 +126,7 @@ impl Receiver {
         let files = self.disk.clone();
         let position = files.position;
         let mut audit = Audit::new(MostRejects::default());
-        audit.go_on(position.next_row, files.schema.clone(), io::empty()).expect("there are no rejects");
+        audit.resume(position.next_row, files.schema.clone(), io::empty()).expect("there are no rejects");
         let job = Job::default();
         self.lives += 1;
         job.begin_at(position, self.lives);

@@ -190,7 +190,10 @@ mod tests {
                 }
             }
             let error = parse(&[flag, "--chunk-size=7", "INPUT_LINES=9"]).unwrap_err();
-            assert!(error.contains(&format!("{flag} does not accept --input-lines, --chunk-size")), "{error}");
+            assert!(
+                error.contains(&format!("{flag} does not accept --input-lines, --chunk-size")),
+                "{error}"
+            );
         }
         assert!(parse(&["--resume", "--attach"]).is_err());
         assert!(parse(&["--chunk-size=7", "INPUT_LINES=9", "--workers=3"]).is_ok());

@@ -79,7 +79,8 @@ pub fn summary(summary: &Summary, whole: Duration, threads: Option<&str>) {
         data(&format!("           {}: {kind} (row {first}{example})", rows(reason.rows)));
     }
     if reasons.len() > MAX_REASONS {
-        data(&format!("           and {} more kinds of reasons", reasons.len() - MAX_REASONS));
+        let more = reasons.len() - MAX_REASONS;
+        data(&format!("           and {more} more {} of reasons", if more == 1 { "kind" } else { "kinds" }));
     }
     data(&format!(
         "seconds    {:.2} from the first results to the last ({:.2} for the whole command)",

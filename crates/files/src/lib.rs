@@ -77,10 +77,10 @@ pub fn sync_folder(path: &Path) -> std::io::Result<()> {
 pub fn last_lines(path: &Path, count: usize) -> std::io::Result<Vec<String>> {
     let mut last = VecDeque::new();
     for line in BufReader::new(std::fs::File::open(path)?).split(b'\n') {
-        if last.len() == count {
+        last.push_back(String::from_utf8_lossy(&line?).into_owned());
+        if last.len() > count {
             last.pop_front();
         }
-        last.push_back(String::from_utf8_lossy(&line?).into_owned());
     }
     Ok(last.into())
 }

@@ -72,7 +72,8 @@ impl fmt::Display for Reasons {
             write!(f, "{separator}{rows} as row {first_row}: {example}")?;
         }
         match reasons.len().checked_sub(3) {
-            Some(more @ 1..) => write!(f, "; and {more} more kinds"),
+            Some(1) => write!(f, "; and one more kind"),
+            Some(more @ 2..) => write!(f, "; and {more} more kinds"),
             _ => Ok(()),
         }
     }
@@ -232,7 +233,7 @@ mod tests {
         assert_eq!(reasons.to_string(), "7 as row 3: KeyError: 'A'; 3 as row 0: too long");
         reasons.count(10, "x");
         reasons.count(11, "y");
-        assert!(reasons.to_string().ends_with("; 1 as row 10: x; and 1 more kinds"), "{reasons}");
+        assert!(reasons.to_string().ends_with("; 1 as row 10: x; and one more kind"), "{reasons}");
     }
 
     proptest! {

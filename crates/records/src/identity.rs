@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context, ensure};
 
 /// The interval between checks of a file while it is read.
-pub const LOOK: Duration = Duration::from_secs(1);
+pub const CHECK_PAUSE: Duration = Duration::from_secs(1);
 /// File systems take times from a clock that ticks at least this often: a file that was just written could be written once more
 /// with the same time.
 const TICK: Duration = Duration::from_millis(20);
@@ -198,7 +198,7 @@ impl Guarded {
             "it says that it has 0 bytes, and has some: it is no ordinary file, or is being written; cat it to \
              standard input"
         );
-        if read == 0 || position > size || self.checked.elapsed() >= LOOK {
+        if read == 0 || position > size || self.checked.elapsed() >= CHECK_PAUSE {
             self.checked = Instant::now();
             self.guard.check()?;
         }

@@ -22,7 +22,7 @@ const HUB_TIME: Duration = Duration::from_secs(1);
 /// How long connecting may take; the next report retries.
 const CONNECT_TIME: Duration = Duration::from_millis(100);
 /// How long the last report may delay the end of the process.
-const FAREWELL: Duration = Duration::from_millis(500);
+const END_TIME: Duration = Duration::from_millis(500);
 
 /// The reporting options of all programs.
 #[derive(Debug, Clone, clap::Args)]
@@ -78,14 +78,14 @@ pub fn start(
     Ok(())
 }
 
-/// Reports how this process ends, if it reports at all. Waits up to [`FAREWELL`] for that.
+/// Reports how this process ends, if it reports at all. Waits up to `END_TIME` for that.
 pub fn end(ending: Ending) {
     let Some(reporter) = REPORTER.get() else { return };
     let mut state = reporter.state.lock();
     // The first end is the cause of later ones.
     state.ending.get_or_insert(ending);
     reporter.changed.notify_all();
-    reporter.changed.wait_while_for(&mut state, |state| !state.is_over, FAREWELL);
+    reporter.changed.wait_while_for(&mut state, |state| !state.is_over, END_TIME);
 }
 
 impl Reporter {

@@ -163,8 +163,8 @@ fn explain(text: &str) -> anyhow::Error {
 
 /// The name or address of a host after the SSH configuration is applied.
 pub(crate) fn resolved_hostname(host: &HostEntry, config: Option<&Path>) -> anyhow::Result<String> {
-    let destination =
-        Destination::of(host, config).with_context(|| format!("resolving {} ({})", host.name, host.address))?;
+    let destination = Destination::of(host, config)
+        .with_context(|| format!("resolving {} ({})", host.name, host.address))?;
     Ok(destination.hostname)
 }
 

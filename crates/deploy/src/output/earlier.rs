@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use files::remove_if_there;
-use protocol::result_files::{ARCHIVE, REPORT, RESULTS, ResultFiles};
+use protocol::result_files::{ARCHIVE, REPORT, ResultFiles};
 
 /// The folder for them, in the output folder.
 const ASIDE: &str = ".earlier";
@@ -102,6 +102,7 @@ fn remove_folder(folder: &Path) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use protocol::result_files::RESULTS;
 
     /// A folder with a file of each kind that a job leaves.
     fn folder() -> (tempfile::TempDir, ResultFiles) {

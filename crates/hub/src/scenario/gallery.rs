@@ -123,8 +123,7 @@ impl Story {
             }
         }
         if self.moment == Moment::Failed && second == last && name == "initializer" {
-            let why =
-                "the Python classifier cannot start: loading the module 'churn': No module named 'sklearn'";
+            let why = "the Python model cannot start: loading the module 'churn': No module named 'sklearn'";
             report.ending = Some(Ending::Failed(why.to_owned()));
         }
         report

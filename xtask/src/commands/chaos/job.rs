@@ -222,11 +222,7 @@ fn on_lab(lab: &Lab, folder: &Path, args: &Args, output: &File) -> anyhow::Resul
     up.arg("--hosts").arg(lab.hosts_file()).args(["--cluster-size", &args.machines.to_string()]);
     let status = up.stdout(output.try_clone()?).stderr(output.try_clone()?).status();
     let status = status.context("starting cargo xtask up")?;
-    ensure!(
-        status.success(),
-        "cargo xtask up failed; its output is in {}",
-        folder.join("job.log").display()
-    );
+    ensure!(status.success(), "cargo xtask up failed; its output is in {}", folder.join("job.log").display());
     let mut command = on_hosts("run-cluster")?;
     command.args(["--input-lines", &args.input_lines.to_string(), "--slowness", &args.slowness.to_string()]);
     command.args(["--workers", &args.workers.to_string()]);
