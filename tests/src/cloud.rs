@@ -1,9 +1,9 @@
 //! A test cloud (moto with the additions of `tests/python/cloud`), and `cargo xtask` in it.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -35,9 +35,31 @@ fn xtask() -> Command {
 /// settle.
 pub const DOWN: [&str; 5] = ["down", "--stack", "provisioned-classifier", "--settle", "0s"];
 
+/// The process that forks the clouds of this test program. It ends when this program does, since its standard input is closed then.
+struct ForkServer {
+    _process: Child,
+    _stdin: ChildStdin,
+    port: u16,
+}
+
+impl ForkServer {
+    fn start() -> Self {
+        let mut command = Command::new(python());
+        command.arg(root().join("tests/python/cloud")).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut process = command.spawn().expect("the test cloud can be started");
+        let mut port = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut port).unwrap();
+        let port = port.trim().parse().expect("the test cloud ended; its reason is above");
+        Self { _stdin: process.stdin.take().unwrap(), _process: process, port }
+    }
+}
+
+static FORK_SERVER: LazyLock<ForkServer> = LazyLock::new(ForkServer::start);
+
 /// A test cloud for a single test.
 pub struct Cloud {
-    process: Child,
+    /// The cloud ends when this is closed.
+    _connection: TcpStream,
     address: String,
     expects_problems: AtomicBool,
     expects_denials: AtomicBool,
@@ -77,40 +99,22 @@ impl Cloud {
     /// Starts the cloud. With a lab, instances are its hosts.
     pub fn start(lab: Option<&Lab>) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let ready = folder.path().join("cloud.ready");
-        let mut command = Command::new(python());
-        command.arg(root().join("tests/python/cloud")).arg("--ready-file").arg(&ready);
-        if let Some(lab) = lab {
-            command.arg("--lab").arg(lab.folder()).arg("--lab-bridge").arg(lab.bridge());
-        }
-        let log = std::fs::File::create(folder.path().join("cloud.log")).unwrap();
-        // The cloud ends when its standard input is closed.
-        let process = command
-            .stdin(Stdio::piped())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .expect("the test cloud can be started");
-        let mut cloud = Self {
-            process,
-            address: String::new(),
+        let connection = TcpStream::connect((Ipv4Addr::LOCALHOST, FORK_SERVER.port)).unwrap();
+        connection.set_read_timeout(Some(PATIENCE)).unwrap();
+        let lab = lab.map(|lab| json!({"folder": lab.folder(), "bridge": lab.bridge()}));
+        let log = folder.path().join("cloud.log");
+        writeln!(&connection, "{}", json!({"log": log, "lab": lab})).unwrap();
+        let mut address = String::new();
+        BufReader::new(&connection).read_line(&mut address).expect("the test cloud answers");
+        let log = || std::fs::read_to_string(&log).unwrap_or_default();
+        assert!(!address.is_empty(), "the test cloud ended: {}", log());
+        Self {
+            _connection: connection,
+            address: address.trim().to_owned(),
             expects_problems: AtomicBool::new(false),
             expects_denials: AtomicBool::new(false),
             folder,
-        };
-        let url = eventually("the test cloud to listen", || {
-            let ended = cloud.process.try_wait().unwrap();
-            assert!(ended.is_none(), "the test cloud ended: {}", cloud.log());
-            let text = std::fs::read(&ready).ok()?;
-            let ready: Value = serde_json::from_slice(&text).unwrap();
-            Some(ready["url"].as_str().unwrap().to_owned())
-        });
-        cloud.address = url.strip_prefix("http://").unwrap().to_owned();
-        cloud
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.folder.path().join("cloud.log")).unwrap()
+        }
     }
 
     /// A path in the test's folder.
@@ -331,9 +335,6 @@ impl Drop for Cloud {
                 found.extend(self.denials());
             }
         }
-        // It may have ended already, which is fine.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
         assert!(found.is_empty(), "AWS would have refused: {found:#?}");
     }
 }

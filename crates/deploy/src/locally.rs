@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, anyhow, ensure};
 use protocol::result_files::{ARCHIVE, RESULTS, ResultFiles};
 use protocol::results::Summary;
 
@@ -254,10 +254,14 @@ fn check(
         std::thread::sleep(CHECK_PAUSE);
     };
     let lines = running.last_lines(LAST_LINES)?;
-    let messages: Vec<_> = lines.iter().map(|line| process::log::message(line)).collect();
-    let output = messages.join("\n");
-    ensure!(end.is_success(), "{output}");
-    Ok(output)
+    let mut messages: Vec<_> = lines.iter().map(|line| process::log::message(line)).collect();
+    if end.is_success() {
+        return Ok(messages.join("\n"));
+    }
+    // The last message is the reason; a traceback before it explains it.
+    let reason = messages.pop().unwrap_or_else(|| format!("the {program} ended ({end})").into());
+    let details: String = messages.iter().map(|message| format!("\n    {message}")).collect();
+    Err(anyhow!("{reason}{details}"))
 }
 
 fn cores() -> usize {

@@ -1,60 +1,75 @@
 """The test cloud: EC2, CloudWatch, SNS and STS on loopback, as far as the tests of this project need them.
 
-It extends moto with behaviours of AWS that moto lacks (accounts.py, cbor.py, cloudwatch.py, ec2.py,
-instances.py, launch.py, offerings.py, pages.py, sns.py, visibility.py). Tests can inject faults (faults.py)
-and use the hosts of a lab as instances (hosts.py). The cloud checks each request against AWS's service
-models (validate.py, query.py), and authorizes each call of the product by its policy (policy.py, needs.py).
-Besides AWS calls, it answers at the paths of control.py. It ends when its standard input does, if that is a
-pipe.
+It is moto, with those behaviours of AWS added that moto lacks (accounts.py, cbor.py, cloudwatch.py, ec2.py,
+instances.py, launch.py, offerings.py, pages.py, sns.py, visibility.py), with faults that tests order
+(faults.py), and if wanted with the hosts of a lab as its instances (hosts.py). Each request is checked
+against AWS's service models (validate.py, query.py), and each call of the product is authorized by its
+policy (policy.py, needs.py). Besides AWS calls it answers to the paths of control.py.
+
+Importing moto takes longer than most tests' calls, so one process imports it, and forks a cloud for each
+connection. A cloud ends when its connection does, and the process when its standard input does.
 """
 
-import argparse
+import contextlib
 import json
 import os
-import stat
+import selectors
+import signal
+import socket
 import sys
 import threading
 from pathlib import Path
 
+from moto.backends import get_backend
+from moto.core.utils import get_service_model
+from moto.moto_api._internal import mock_random
+
 from hosts import LabHosts, NoHosts
 from server import Cloud, listen
+from validate import SERVICES
 
 
 def main() -> None:
-    arguments = parse_arguments()
-    if stat.S_ISFIFO(os.fstat(sys.stdin.fileno()).st_mode):
-        threading.Thread(target=end_with_standard_input, daemon=True).start()
-    lab = arguments.lab
-    cloud = Cloud(LabHosts(lab, arguments.lab_bridge) if lab else NoHosts())
-    server = listen(cloud, arguments.port)
-    announce(arguments.ready_file, f"http://127.0.0.1:{server.server_port}")
+    for service in SERVICES:
+        get_backend(service)
+        get_service_model(service)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    listener = socket.create_server(("127.0.0.1", 0))
+    print(listener.getsockname()[1], flush=True)
+    with selectors.DefaultSelector() as selector:
+        selector.register(sys.stdin, selectors.EVENT_READ)
+        selector.register(listener, selectors.EVENT_READ)
+        while all(key.fileobj is listener for key, _ in selector.select()):
+            connection, _ = listener.accept()
+            if os.fork() == 0:
+                listener.close()
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                mock_random.seed()
+                run_cloud(connection)
+            connection.close()
+
+
+def run_cloud(connection: socket.socket) -> None:
+    """Runs a cloud as the connection's first line says, and answers with its address."""
+    stream = connection.makefile("rw")
+    request = json.loads(stream.readline())
+    log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    lab = request["lab"]
+    cloud = Cloud(LabHosts(Path(lab["folder"]), lab["bridge"]) if lab else NoHosts())
+    server = listen(cloud)
+    threading.Thread(target=end_with, args=(connection,), daemon=True).start()
+    print(f"127.0.0.1:{server.server_port}", file=stream, flush=True)
     cloud.authorizer.start()
     server.serve_forever()
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="cloud", description="An AWS for tests, on loopback.")
-    parser.add_argument("--ready-file", type=Path, required=True, help="written with the URL once it listens")
-    parser.add_argument("--port", type=int, default=0, help="port to listen on; a free one by default")
-    parser.add_argument("--lab", type=Path, help="folder of the lab whose hosts are the instances")
-    parser.add_argument("--lab-bridge", help="prefix of the names of that lab's namespaces")
-    arguments = parser.parse_args()
-    if (arguments.lab is None) != (arguments.lab_bridge is None):
-        parser.error("--lab and --lab-bridge must be given together")
-    return arguments
-
-
-def end_with_standard_input() -> None:
-    while os.read(sys.stdin.fileno(), 4096):
-        pass
+def end_with(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while connection.recv(4096):
+            pass
     os._exit(0)
-
-
-def announce(ready_file: Path, url: str) -> None:
-    """Writes the file atomically."""
-    temporary = ready_file.with_name(f"{ready_file.name}.new")
-    temporary.write_text(json.dumps({"url": url}))
-    temporary.rename(ready_file)
 
 
 main()

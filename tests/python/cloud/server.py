@@ -144,9 +144,9 @@ class Handler(MotoRequestHandler):
         pass
 
 
-def listen(cloud: Cloud, port: int) -> BaseWSGIServer:
-    """Listens on loopback; port 0 means a free one."""
-    return make_server("127.0.0.1", port, cloud, threaded=True, request_handler=Handler)
+def listen(cloud: Cloud) -> BaseWSGIServer:
+    """Listens on a free port of loopback."""
+    return make_server("127.0.0.1", 0, cloud, threaded=True, request_handler=Handler)
 
 
 def _drop(request: Request) -> None:

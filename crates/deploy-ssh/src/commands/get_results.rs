@@ -96,10 +96,12 @@ fn fetch_all(host: &Ssh, output: &Path, summary: &Summary, length: u64) -> anyho
     let part = fetch_archive(host, output, summary, length)?;
     let unpacked = match unpack::unpack(&part, output, summary) {
         Ok(unpacked) => unpacked,
-        Err(error) if error.is::<unpack::Damaged>() => {
+        Err(error) if exit::is::<unpack::Damaged>(&error) => {
             // Another try would continue with the same bytes.
             std::fs::remove_file(&part).with_context(|| format!("removing {}", part.display()))?;
-            return Err(error.context("the archive is removed; fetch it again: cargo xtask get-results"));
+            return Err(error.context(
+                "the fetched archive is damaged or not this job's, and is removed; fetch it again: cargo xtask get-results",
+            ));
         }
         Err(error) => {
             return Err(error.context(format!(

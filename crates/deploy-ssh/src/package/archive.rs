@@ -33,7 +33,8 @@ pub(crate) fn pack(files: &BTreeMap<String, PathBuf>, path: &Path) -> anyhow::Re
         let mode = if metadata.permissions().mode() & 0o100 == 0 { 0o644 } else { 0o755 };
         let options = SimpleFileOptions::default()
             .compression_method(CompressionMethod::Deflated)
-            .compression_level(Some(6))
+            // Half the time of level 6, for 4 % more bytes.
+            .compression_level(Some(4))
             .large_file(metadata.len() >= u64::from(u32::MAX))
             // The earliest time that a zip can hold.
             .last_modified_time(zip::DateTime::default())

@@ -15,10 +15,14 @@ use sha2::{Digest, Sha256};
 const FOLDER: &str = ".fetched";
 const BLOCK: usize = 1 << 20;
 
-/// The archive is not what the host has: fetching it again may help.
+/// Why the archive is not what the host has. Fetching it again may help.
 #[derive(Debug, thiserror::Error)]
-#[error("the fetched archive is damaged or not this job's")]
-pub(super) struct Damaged;
+#[error("{0}")]
+pub(super) struct Damaged(String);
+
+fn damaged(reason: &str) -> Damaged {
+    Damaged(reason.to_owned())
+}
 
 /// The files of a job, unpacked and checked. Dropped, they are removed.
 #[derive(Debug)]
@@ -63,15 +67,20 @@ pub(super) fn unpack(archive: &Path, output: &Path, summary: &Summary) -> anyhow
     let unpacked = Unpacked { folder };
     let file = File::open(archive).with_context(|| format!("opening {}", archive.display()))?;
     let mut tar = tar::Archive::new(MultiGzDecoder::new(BufReader::with_capacity(BLOCK, file)));
-    let mut entries = tar.entries().context(Damaged)?;
+    let reading = || damaged("reading the archive");
+    let mut entries = tar.entries().with_context(reading)?;
     for target in members(&ResultFiles::beside(&unpacked.folder.join(RESULTS))?) {
-        let mut entry = entries.next().context(Damaged)?.context(Damaged)?;
-        let name = entry.path().context(Damaged)?.into_owned();
-        ensure!(target.ends_with(&name), Damaged);
+        let mut entry =
+            entries.next().with_context(|| damaged("a file is missing"))?.with_context(reading)?;
+        let name = entry.path().with_context(reading)?.into_owned();
+        ensure!(target.ends_with(&name), Damaged(format!("it unexpectedly holds {}", name.display())));
         let found = copy(&mut entry, target)?;
-        ensure!(name != Path::new(RESULTS) || found == summary.sha256, Damaged);
+        ensure!(
+            name != Path::new(RESULTS) || found == summary.sha256,
+            Damaged(format!("its results have the SHA-256 {found}, and the job's have {}", summary.sha256))
+        );
     }
-    ensure!(entries.next().is_none(), Damaged);
+    ensure!(entries.next().is_none(), damaged("it holds more files than it should"));
     Ok(unpacked)
 }
 
@@ -83,7 +92,7 @@ fn copy(from: &mut impl Read, to: &Path) -> anyhow::Result<String> {
     let mut block = vec![0; BLOCK];
     loop {
         interrupt::check()?;
-        let read = from.read(&mut block).context(Damaged)?;
+        let read = from.read(&mut block).with_context(|| damaged("reading the archive"))?;
         if read == 0 {
             break;
         }
