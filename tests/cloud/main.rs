@@ -4,12 +4,12 @@
 #![allow(clippy::print_stderr, reason = "tests print what they find")]
 
 mod accounts;
+mod at_every_call;
 mod boot;
 mod checks;
 mod credentials;
 mod faults;
 mod jobs;
-mod kills;
 mod machines;
 mod ownership;
 mod requests;

@@ -75,7 +75,7 @@ fn clouds() -> Vec<Cloud> {
 }
 
 #[test]
-fn up_killed_at_every_call() {
+fn up_is_killed() {
     // At its end it fails, since no host answers, and undoes everything.
     let operations =
         ["RunInstances", "PutMetricAlarm", "PutDashboard", "TerminateInstances", "DeleteSecurityGroup"];
@@ -90,7 +90,7 @@ fn up_killed_at_every_call() {
 }
 
 #[test]
-fn down_killed_at_every_call() {
+fn down_is_killed() {
     let operations =
         ["TerminateInstances", "DeleteAlarms", "DeleteTopic", "DeleteKeyPair", "DeleteSecurityGroup"];
     at_every_call(&clouds(), &operations, |cloud, hold| {
@@ -104,8 +104,8 @@ fn down_killed_at_every_call() {
 }
 
 #[test]
-fn a_job_killed_at_every_call() {
-    let labs: Option<Vec<_>> = (0..CLOUDS).map(|_| Lab::up("a_job_killed_at_every_call", "2")).collect();
+fn a_job_is_killed() {
+    let labs: Option<Vec<_>> = (0..CLOUDS).map(|_| Lab::up("a_job_is_killed", "2")).collect();
     let Some(labs) = labs else { return };
     let clouds: Vec<_> = labs.iter().map(|lab| Cloud::start(Some(lab))).inspect(be_late).collect();
     let lab = ["--ssh-from", "10.213.0.0/16", "--ssh-user", "root", "--settle", "1s"];
