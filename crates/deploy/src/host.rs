@@ -82,3 +82,13 @@ pub trait Running {
 pub fn arg(path: &Path) -> String {
     path.display().to_string()
 }
+
+/// A port of a host, as an argument for a program.
+pub(crate) fn at(host: &dyn Host, port: u16) -> String {
+    format!("{}:{port}", host.address())
+}
+
+/// The option with which a program uses another port if its usual one is in use. Its ready file tells others which.
+pub(crate) fn any_port(host: &dyn Host) -> Option<String> {
+    (!host.has_fixed_ports()).then(|| "--any-port".to_owned())
+}

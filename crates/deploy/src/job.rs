@@ -4,7 +4,9 @@
 //! when the next one is started. A host restarts a program that dies, and the job continues; it fails when a program ends
 //! for good with an error. A program ends when its [`Running`](crate::host::Running) is dropped, so nothing is left behind.
 
+mod failure;
 mod hub;
+mod launcher;
 mod lifetime;
 mod phase;
 mod programs;
@@ -15,24 +17,18 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow};
-use protocol::ports;
+use anyhow::anyhow;
 use protocol::rejects::MostRejects;
 use protocol::token::Token;
 use telemetry::job::Description;
 
 use crate::host::{Host, arg};
-pub use hub::HUB;
-pub use hub::Hub;
-use hub::report_args;
+pub use hub::{HUB, Hub};
+use launcher::Launcher;
 pub use lifetime::Lifetime;
-pub use programs::LostContact;
-pub use programs::Program;
 use programs::Programs;
+pub use programs::{LostContact, Program};
 pub use progress::Watched;
-
-/// Seconds that a sender waits for the cluster, which must form again when one of its processes has died.
-const SENDER_PATIENCE: u64 = 600;
 
 /// A job to run.
 #[derive(Debug, Clone)]
@@ -59,6 +55,12 @@ pub struct Job {
     pub lifetime: Option<Lifetime>,
     /// What the hub shows about the job.
     pub description: Description,
+}
+
+impl Job {
+    fn token_args(&self) -> [String; 2] {
+        ["--token-file".to_owned(), arg(&self.token_file)]
+    }
 }
 
 /// The source of a job's rows.
@@ -139,50 +141,13 @@ pub fn run(
     hub: Option<&Hub>,
     when_begun: Option<WhenBegun<'_>>,
 ) -> anyhow::Result<Times> {
-    let mut programs = Programs { running: Vec::new(), has_begun: false };
-    let results = start_receiver(&mut programs, job, hosts.metrics, hub)?;
-
+    let mut launcher = Launcher::new(job, hub);
+    let results = launcher.receiver(hosts.metrics)?;
     let forming = Instant::now();
-    let processes = hosts.classifiers.len();
-    let mut common = job.model_args.clone();
-    common.extend(["--out".into(), results.clone()]);
-    common.extend(["--worker-count".into(), processes.to_string()]);
-    common.extend(["--workers".into(), job.workers.to_string()]);
-    common.extend(token_args(job));
-    let mut classifiers = hosts.classifiers.iter().enumerate();
-    let (_, host) = classifiers.next().context("a job needs a classifier")?;
-    let mut args = common.clone();
-    args.extend(report_args(hub, *host));
-    args.extend(any_port(*host));
-    args.extend(["--cluster-initializer".into(), "--name".into(), "initializer".into()]);
-    args.extend(["--in".into(), at(*host, ports::ROWS), "--control".into(), at(*host, ports::CONTROL)]);
-    args.extend(["--my-data".into(), at(*host, ports::DATA)]);
-    let initializer = programs.start(job, *host, "initializer", "classifier", args)?;
-    if processes > 1 {
-        let control = programs.await_address(initializer, "control")?;
-        for (i, host) in classifiers {
-            let name = format!("worker{i}");
-            let data = if host.has_fixed_ports() { ports::DATA } else { 0 };
-            let mut args = common.clone();
-            args.extend(report_args(hub, *host));
-            args.extend(["--name".into(), name.clone(), "--control".into(), control.clone()]);
-            args.extend(["--my-data".into(), at(*host, data)]);
-            programs.start(job, *host, &name, "classifier", args)?;
-        }
-    }
-    let rows = programs.await_address(initializer, "rows")?;
+    let rows = launcher.cluster(&hosts.classifiers, &results)?;
     let forming = forming.elapsed();
-
-    let mut args = vec![rows];
-    args.extend(report_args(hub, hosts.metrics));
-    args.extend(token_args(job));
-    // A restarted sender has the same session.
-    args.extend(["--session".into(), protocol::hash::short_hex(job.token.secret().as_bytes())]);
-    if !matches!(job.input, Input::Stdin { .. }) {
-        args.extend(["--patience".into(), SENDER_PATIENCE.to_string()]);
-    }
-    args.extend(job.input.sender_args());
-    let sender = programs.start(job, hosts.metrics, "sender", "sender", args)?;
+    let sender = launcher.sender(hosts.metrics, rows)?;
+    let mut programs = launcher.programs;
     if let Some(act) = when_begun {
         programs.await_ready(sender)?;
         act()?;
@@ -198,42 +163,16 @@ pub fn run(
     Ok(Times { forming, packing })
 }
 
-/// Starts the receiver; returns its address for results.
-fn start_receiver<'a>(
-    programs: &mut Programs<'a>,
-    job: &Job,
-    metrics: &'a dyn Host,
-    hub: Option<&Hub>,
-) -> anyhow::Result<String> {
-    let mut args = vec!["--framed".into(), "--listen".into(), at(metrics, ports::RESULTS)];
-    args.extend(any_port(metrics));
-    args.extend(["--output".into(), arg(&job.results)]);
-    if let Some(archive) = &job.archive {
-        args.extend(["--archive".into(), arg(archive)]);
-    }
-    if let Some(most) = job.max_rejects {
-        args.extend(["--max-rejects".into(), most.to_string()]);
-    }
-    args.extend(token_args(job));
-    args.extend(report_args(hub, metrics));
-    let receiver = programs.start(job, metrics, "receiver", "receiver", args)?;
-    programs.await_address(receiver, "results")
-}
-
-fn token_args(job: &Job) -> [String; 2] {
-    ["--token-file".to_owned(), arg(&job.token_file)]
-}
-
 /// Packs the results of a finished job whose receiver was ended while it packed them; returns how long that took.
 ///
 /// # Errors
 /// As [`run`].
 pub fn pack(job: &Job, metrics: &dyn Host) -> anyhow::Result<Duration> {
     let start = Instant::now();
-    let mut programs = Programs { running: Vec::new(), has_begun: false };
-    let results = start_receiver(&mut programs, job, metrics, None)?;
+    let mut launcher = Launcher::new(job, None);
+    let results = launcher.receiver(metrics)?;
     let watched = Watched { rows: None, packs: true, token: Some(&job.token), page: None, lifetime: None };
-    programs.watch(metrics, &results, &watched)?;
+    launcher.programs.watch(metrics, &results, &watched)?;
     Ok(start.elapsed())
 }
 
@@ -257,15 +196,6 @@ pub struct Times {
     pub forming: Duration,
     /// From the end of the job until its results are packed.
     pub packing: Duration,
-}
-
-fn at(host: &dyn Host, port: u16) -> String {
-    format!("{}:{port}", host.address())
-}
-
-/// The option with which a program uses another port if its usual one is in use. Its ready file tells others which.
-fn any_port(host: &dyn Host) -> Option<String> {
-    (!host.has_fixed_ports()).then(|| "--any-port".to_owned())
 }
 
 /// Makes a job's token.

@@ -10,10 +10,10 @@ use anyhow::{Context, bail, ensure};
 use protocol::ports;
 use telemetry::view;
 
+use super::Job;
 use super::ready::await_address;
-use super::{Job, any_port, at, token_args};
 use crate::console::{self, JobStatus};
-use crate::host::{Host, Launch, Running, arg};
+use crate::host::{Host, Launch, Running, any_port, arg, at};
 use crate::interrupt;
 
 /// The hub's name as a program of the job.
@@ -73,7 +73,7 @@ impl Hub {
         args.extend(any_port(host));
         // Users get the URL, so any port will do.
         args.push("--any-web-port".into());
-        args.extend(token_args(job));
+        args.extend(job.token_args());
         let description = serde_json::to_string(&job.description).context("describing the job")?;
         args.extend(["--job".into(), description]);
         let launch = Launch {

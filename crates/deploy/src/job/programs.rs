@@ -1,11 +1,9 @@
-//! The programs of a job: starts and watches them, and explains failures.
+//! The programs of a job: starts and watches them.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{anyhow, bail};
-use process::exit::End;
+use anyhow::bail;
 
 use super::lifetime::Warnings;
 use super::phase::{Ended, Next, Phase};
@@ -27,14 +25,6 @@ const START_CONTACT_TIME: Duration = Duration::from_secs(10);
 const GONE_TIME: Duration = Duration::from_secs(60);
 /// The longest pause between two checks. In a long job the pause is a hundredth of its age, up to this.
 const MAX_PAUSE: Duration = Duration::from_millis(50);
-/// How many failed programs an error shows; the one that explains the failure is always shown.
-const MAX_FAILURES: usize = 4;
-/// How long to wait for the receiver's error after another program's, since the receiver knows best why a job failed.
-const RECEIVER_TIME: Duration = Duration::from_millis(300);
-/// How long to wait for the error that caused the others.
-const FAILURE_TIME: Duration = Duration::from_secs(2);
-/// How many of the last lines of a failed program are shown.
-const LAST_LINES: usize = 12;
 
 /// The error of [`run`](super::run) when the metrics host stays lost. The job continues.
 #[derive(Debug)]
@@ -56,16 +46,8 @@ impl fmt::Display for LostContact {
 
 impl std::error::Error for LostContact {}
 
-/// The error of a job whose receiver another command stopped.
-fn stopped_elsewhere() -> String {
-    let resume = match step::hosts_go() {
-        true => "",
-        false => "; what was received is kept, and cargo xtask run-cluster --resume continues",
-    };
-    format!("the job was stopped from elsewhere{resume}")
-}
-
 /// The started programs of a job.
+#[derive(Default)]
 pub(crate) struct Programs<'a> {
     /// The receiver is the first.
     pub(crate) running: Vec<Program<'a>>,
@@ -75,16 +57,16 @@ pub(crate) struct Programs<'a> {
 
 /// A program of a job, and where it runs.
 pub struct Program<'a> {
-    name: String,
-    host: &'a dyn Host,
-    running: Box<dyn Running>,
-    state: State,
+    pub(super) name: String,
+    pub(super) host: &'a dyn Host,
+    pub(super) running: Box<dyn Running>,
+    pub(super) state: State,
     /// Its host has been lost at some time.
     was_away: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+pub(super) enum State {
     Running,
     /// It has ended without an error.
     Ended,
@@ -202,60 +184,6 @@ impl<'a> Programs<'a> {
             }
         }
         Ok(self.running.iter().all(|program| program.state != State::Running))
-    }
-
-    /// The error of a failed job: which program caused it, and the last lines of the programs that failed with it.
-    fn failure(&mut self, first: usize, end: End) -> anyhow::Error {
-        let mut failed = BTreeMap::from([(first, end)]);
-        let start = Instant::now();
-        // The receiver knows the cause; or it is the program whose loss made the others fail.
-        let knows = |(i, end): (&usize, &End)| (*i == 0 || !end.is_temporary()).then_some(*i);
-        while !failed.contains_key(&0) {
-            let limit =
-                if failed.iter().any(|one| knows(one).is_some()) { RECEIVER_TIME } else { FAILURE_TIME };
-            if start.elapsed() >= limit {
-                break;
-            }
-            for (i, program) in self.running.iter_mut().enumerate() {
-                if program.state == State::LeftOut {
-                    continue;
-                }
-                if let Some(end) = program.running.try_wait().ok().flatten().filter(|end| !end.is_success()) {
-                    failed.insert(i, end);
-                }
-            }
-            std::thread::sleep(PAUSE);
-        }
-        if failed.get(&0).is_some_and(End::is_stopped) {
-            return anyhow!(stopped_elsewhere());
-        }
-        let first = failed.iter().find_map(knows).unwrap_or(first);
-        let Program { name, host, .. } = &self.running[first];
-        let how = failed.get(&first).map(|end| format!(" ({end})")).unwrap_or_default();
-        let mut text = format!("{name} on {} failed{how}", host.name());
-        let mut shown = 0;
-        for (i, program) in self.running.iter_mut().enumerate() {
-            if program.state == State::LeftOut {
-                continue;
-            }
-            let mut failed =
-                || program.running.try_wait().ok().flatten().is_some_and(|end| !end.is_success());
-            if i != first && (shown == MAX_FAILURES || !failed()) {
-                continue;
-            }
-            shown += 1;
-            let lines = program.running.last_lines(LAST_LINES).unwrap_or_default();
-            let log = match step::hosts_go() {
-                true => "its last lines".to_owned(),
-                false => format!("its last lines; the whole log: {}", program.running.log()),
-            };
-            text.push_str(&format!("\n\n{} on {} ({log}):", program.name, program.host.name()));
-            for line in lines {
-                text.push_str("\n    ");
-                text.push_str(&process::log::message(&line));
-            }
-        }
-        anyhow!(text)
     }
 
     /// # Errors

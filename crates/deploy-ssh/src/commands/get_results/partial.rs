@@ -296,7 +296,7 @@ impl Reader<'_> {
             if exit::is::<TimeLimit>(&error) || exit::is::<Interrupted>(&error) {
                 return Ok(read);
             }
-            failures = if read.length + rest.len() as u64 > before { 1 } else { failures + 1 };
+            failures = if read.length + rest.len() as u64 > before { 0 } else { failures + 1 };
             if failures >= TRIES {
                 if read.length == 0 {
                     return Err(error);

@@ -1,0 +1,101 @@
+//! Starts the programs of a job, each with the addresses of those before it.
+
+use anyhow::Context;
+use protocol::ports;
+
+use super::hub::report_args;
+use super::programs::Programs;
+use super::{Hub, Input, Job};
+use crate::host::{Host, any_port, arg, at};
+
+/// Seconds that a sender waits for the cluster, which must form again when one of its processes has died.
+const SENDER_PATIENCE: u64 = 600;
+
+pub(super) struct Launcher<'a, 'j> {
+    job: &'j Job,
+    hub: Option<&'j Hub>,
+    pub(super) programs: Programs<'a>,
+}
+
+impl<'a, 'j> Launcher<'a, 'j> {
+    pub(super) fn new(job: &'j Job, hub: Option<&'j Hub>) -> Self {
+        Self { job, hub, programs: Programs::default() }
+    }
+
+    /// Starts the receiver; returns its address for results.
+    pub(super) fn receiver(&mut self, host: &'a dyn Host) -> anyhow::Result<String> {
+        let Job { results, archive, max_rejects, .. } = self.job;
+        let mut args = vec!["--framed".into(), "--listen".into(), at(host, ports::RESULTS)];
+        args.extend(any_port(host));
+        args.extend(["--output".into(), arg(results)]);
+        args.extend(archive.iter().flat_map(|archive| ["--archive".into(), arg(archive)]));
+        args.extend(max_rejects.iter().flat_map(|most| ["--max-rejects".into(), most.to_string()]));
+        let receiver = self.start(host, "receiver", "receiver", args)?;
+        self.programs.await_address(receiver, "results")
+    }
+
+    /// Starts the classifiers, which send results to this address; returns the address for rows.
+    pub(super) fn cluster(&mut self, hosts: &[&'a dyn Host], results: &str) -> anyhow::Result<String> {
+        let Job { model_args, workers, .. } = self.job;
+        let mut common = model_args.clone();
+        common.extend(["--out".into(), results.to_owned()]);
+        common.extend(["--worker-count".into(), hosts.len().to_string()]);
+        common.extend(["--workers".into(), workers.to_string()]);
+        let (host, others) = hosts.split_first().context("a job needs a classifier")?;
+        let initializer = self.initializer(*host, common.clone())?;
+        if !others.is_empty() {
+            let control = self.programs.await_address(initializer, "control")?;
+            for (i, host) in (1..).zip(others) {
+                self.worker(*host, &format!("worker{i}"), &control, common.clone())?;
+            }
+        }
+        self.programs.await_address(initializer, "rows")
+    }
+
+    fn initializer(&mut self, host: &'a dyn Host, mut args: Vec<String>) -> anyhow::Result<usize> {
+        args.extend(any_port(host));
+        args.extend(["--cluster-initializer".into(), "--name".into(), "initializer".into()]);
+        args.extend(["--in".into(), at(host, ports::ROWS), "--control".into(), at(host, ports::CONTROL)]);
+        args.extend(["--my-data".into(), at(host, ports::DATA)]);
+        self.start(host, "initializer", "classifier", args)
+    }
+
+    fn worker(
+        &mut self,
+        host: &'a dyn Host,
+        name: &str,
+        control: &str,
+        mut args: Vec<String>,
+    ) -> anyhow::Result<usize> {
+        let data = if host.has_fixed_ports() { ports::DATA } else { 0 };
+        args.extend(["--name".into(), name.to_owned(), "--control".into(), control.to_owned()]);
+        args.extend(["--my-data".into(), at(host, data)]);
+        self.start(host, name, "classifier", args)
+    }
+
+    /// Starts the sender, which sends rows to this address.
+    pub(super) fn sender(&mut self, host: &'a dyn Host, rows: String) -> anyhow::Result<usize> {
+        let Job { input, token, .. } = self.job;
+        // A restarted sender has the same session.
+        let mut args = vec![rows, "--session".into(), protocol::hash::short_hex(token.secret().as_bytes())];
+        if !matches!(input, Input::Stdin { .. }) {
+            args.extend(["--patience".into(), SENDER_PATIENCE.to_string()]);
+        }
+        args.extend(input.sender_args());
+        self.start(host, "sender", "sender", args)
+    }
+
+    fn start(
+        &mut self,
+        host: &'a dyn Host,
+        name: &str,
+        program: &'static str,
+        args: Vec<String>,
+    ) -> anyhow::Result<usize> {
+        // First, since a sender's input may follow a "--".
+        let mut all = report_args(self.hub, host);
+        all.extend(self.job.token_args());
+        all.extend(args);
+        self.programs.start(self.job, host, name, program, all)
+    }
+}
