@@ -7,12 +7,14 @@
 //! | module | does |
 //! |---|---|
 //! | `process.rs` | starts a Python process, sends it requests, and ends it at a deadline |
+//! | `ended.rs` | says why a process must be replaced |
 //! | `guard.rs` | a separate process, which ends the Python process and its descendants |
 //! | `tree.rs` | finds descendants, measures their memory, and ends them |
 //! | `environment.rs` | sets the environment of the Python process |
 //! | `log.rs` | logs its output |
 //! | `boot.py`, `runner.py` | run in it |
 
+mod ended;
 mod environment;
 pub mod guard;
 mod log;
@@ -26,8 +28,9 @@ use protocol::frame;
 
 use super::{Columns, Model, ModelError, Request, Verdict};
 use crate::metrics::ModelMetrics;
+use ended::{Ended, Task};
 use log::Printed;
-use process::{Answer, Ended, Process};
+use process::{Answer, Process};
 
 /// How long the interpreter and the user's module may take to load.
 const START_TIME: Duration = Duration::from_secs(120);
@@ -194,9 +197,8 @@ impl Drop for Python {
 /// Ends a process that must be replaced, and logs why.
 fn failure(process: Process, ended: &Ended, request: &Request<'_>) -> ModelError {
     let rows = request.records.len();
-    let task = if rows == 1 { " for this row alone".to_owned() } else { format!(" for {rows} rows") };
     let pid = process.pid();
-    let message = process.end(ended, &task);
+    let message = process.end(ended, Task::Rows(rows));
     tracing::warn!("process {pid}, with {rows} rows from row {} on: {message}", request.first_row);
     let verdict = if matches!(ended, Ended::TimedOut(_)) { Verdict::Hung } else { Verdict::Retry };
     ModelError { message, verdict }

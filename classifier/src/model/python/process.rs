@@ -4,7 +4,6 @@
 //! sockets. Reads and writes return after [`SLICE`] at the latest, so that deadlines hold whatever the process does, and
 //! whatever other process holds its end of the socket.
 
-use std::fmt;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -16,6 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context, bail};
 use protocol::frame;
 
+use super::ended::{Ended, Task};
 use super::log::{Log, Printed};
 use super::{START_TIME, Settings, environment, tree};
 
@@ -32,45 +32,6 @@ const REPORT_TIME: Duration = Duration::from_secs(2);
 const END_TIME: Duration = Duration::from_secs(3);
 /// A variable with a unique value in a process's environment, to find the process if its guard is killed.
 const MARK: &str = "CLASSIFIER_PROCESS";
-
-/// Why a process must be replaced.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Ended {
-    /// It took longer than this.
-    TimedOut(Duration),
-    /// It and its descendants used more than this many MiB of memory.
-    OverMemory(u64),
-    /// A signal or a debugger had stopped it.
-    Stopped,
-    /// It exited, or another process's signal ended it.
-    Died(ExitStatus),
-    /// It is running, but broke the protocol in this way.
-    Broken(String),
-    /// Its guard was killed.
-    Unguarded,
-}
-
-impl fmt::Display for Ended {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::TimedOut(limit) => write!(f, "the Python process took longer than {limit:?}"),
-            Self::OverMemory(limit) => write!(
-                f,
-                "the Python process took more than {limit} MiB of memory, and was killed; raise --model-memory, or lower \
-                 --chunk-size or the number of workers"
-            ),
-            Self::Stopped => f.write_str("the Python process was stopped, and was killed"),
-            Self::Died(status) if status.signal() == Some(9) => {
-                write!(f, "the Python process died ({status}, as the system does when memory runs out)")
-            }
-            Self::Died(status) => write!(f, "the Python process died ({status})"),
-            Self::Broken(what) => write!(f, "the Python process broke the protocol ({what}), and was killed"),
-            Self::Unguarded => {
-                f.write_str("the guard of the Python process was killed, and so was the process")
-            }
-        }
-    }
-}
 
 /// A process's answer.
 pub(super) enum Answer {
@@ -172,7 +133,7 @@ impl Process {
                 process.kill();
                 bail!("the Python model cannot start: {reason}{}", process.log.last_lines())
             }
-            Err(ended) => bail!("the Python model cannot start: {}", process.end(&ended, " to start")),
+            Err(ended) => bail!("the Python model cannot start: {}", process.end(&ended, Task::Start)),
         }
     }
 
@@ -352,14 +313,12 @@ impl Process {
     }
 
     /// Ends the process. Returns the reason as a message for the user.
-    pub(super) fn end(mut self, ended: &Ended, task: &str) -> String {
+    pub(super) fn end(mut self, ended: &Ended, task: Task) -> String {
         self.kill();
-        let advice = "raise --model-timeout, or lower --chunk-size";
         match ended {
-            Ended::TimedOut(_) if task == " to start" => format!("{ended}{task}, and was killed"),
-            Ended::TimedOut(_) => format!("{ended}{task}, and was killed; {advice}"),
+            Ended::TimedOut(_) => format!("{ended}{task}"),
             Ended::Died(_) | Ended::Broken(_) => format!("{ended}{}", self.log.last_lines()),
-            _ => ended.to_string(),
+            Ended::OverMemory(_) | Ended::Stopped | Ended::Unguarded => ended.to_string(),
         }
     }
 

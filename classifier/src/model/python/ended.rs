@@ -1,0 +1,64 @@
+//! Why a Python process must be replaced.
+
+use std::fmt;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+/// Why a process must be replaced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// It took longer than this.
+    TimedOut(Duration),
+    /// It and its descendants used more than this many MiB of memory.
+    OverMemory(u64),
+    /// A signal or a debugger had stopped it.
+    Stopped,
+    /// It exited, or another process's signal ended it.
+    Died(ExitStatus),
+    /// It is running, but broke the protocol in this way.
+    Broken(String),
+    /// Its guard was killed.
+    Unguarded,
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TimedOut(limit) => write!(f, "the Python process took longer than {limit:?}"),
+            Self::OverMemory(limit) => write!(
+                f,
+                "the Python process took more than {limit} MiB of memory, and was killed; raise --model-memory, or lower \
+                 --chunk-size or the number of workers"
+            ),
+            Self::Stopped => f.write_str("the Python process was stopped, and was killed"),
+            Self::Died(status) if status.signal() == Some(9) => {
+                write!(f, "the Python process died ({status}, as the system does when memory runs out)")
+            }
+            Self::Died(status) => write!(f, "the Python process died ({status})"),
+            Self::Broken(what) => write!(f, "the Python process broke the protocol ({what}), and was killed"),
+            Self::Unguarded => {
+                f.write_str("the guard of the Python process was killed, and so was the process")
+            }
+        }
+    }
+}
+
+/// The task for which a process took too long.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Task {
+    Start,
+    /// To classify this many rows.
+    Rows(usize),
+}
+
+impl fmt::Display for Task {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let advice = "and was killed; raise --model-timeout, or lower --chunk-size";
+        match self {
+            Self::Start => f.write_str(" to start, and was killed"),
+            Self::Rows(1) => write!(f, " for this row alone, {advice}"),
+            Self::Rows(rows) => write!(f, " for {rows} rows, {advice}"),
+        }
+    }
+}
