@@ -1,5 +1,5 @@
 //! Turns a batch of rows into a batch of results: checks which records can be classified, and handles a failing model. Pure
-//! but for the model.
+//! but for the model, whose calls it times.
 
 use std::ops::Range;
 use std::time::Instant;

@@ -1,8 +1,8 @@
 //! The dataflow, and how a process runs its part of it.
 //!
-//! All batches have the same timestamp, and the source keeps its capability for an earlier one until the receiver reports all
-//! results as durable. So timely has no progress to announce to every worker while the job runs, and no worker leaves while a
-//! batch may be needed again.
+//! All batches have the same timestamp. The source keeps its capability for an earlier timestamp until the receiver reports
+//! all results as durable. So timely has no progress to announce to all workers while the job runs, and no worker leaves
+//! while a batch may be needed again.
 //!
 //! Batches are cut at the rows' port ([`ingest`](crate::ingest)) and not by an operator. So a batch is a slice of the block
 //! that was read from the socket, and the worker that runs the source has no work per row.

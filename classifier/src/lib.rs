@@ -6,10 +6,10 @@
 //! | [`dataflow`]        | the dataflow itself |
 //! | [`ingest`]          | port 8888: receives rows, and cuts them into batches |
 //! | [`source`]          | the operator that numbers batches and issues them within the window |
-//! | [`window`]          | how much may be issued, and which worker gets the next batch; pure |
+//! | [`window`]          | limits what may be issued, and chooses the worker of the next batch; pure |
 //! | [`batch`]           | batches of rows, and their encoding between processes |
-//! | [`classify`]        | turns a batch of rows into a batch of results; pure but for the model |
-//! | [`search`]          | which rows to try next when a model fails or hangs; pure |
+//! | [`classify`]        | turns a batch of rows into a batch of results; pure but for the model, whose calls it times |
+//! | [`search`]          | decides which rows to try next when a model fails or hangs; pure |
 //! | [`model`]           | the models: native, Python, sleep |
 //! | [`executor`]        | keeps slow models off the timely worker's thread |
 //! | [`receiver_client`] | the connection to the receiver |

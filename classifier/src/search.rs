@@ -1,11 +1,11 @@
-//! Decides which rows of a batch to try next when its model fails or hangs: a work list. Pure: the caller passes how each try
-//! ended and how long it took.
+//! Decides which rows of a batch to try next when its model fails or hangs. Pure: the caller passes how each try ended and how
+//! long it took.
 //!
 //! After a *failure*, the same rows are tried again, and then each half of them, until each failing row is alone.
 //!
-//! A *hang* means either too many rows for the time limit or a row that never ends, and costs the whole limit. The rows are
-//! then tried in small parts, each with the whole limit. The time of the first row decides how small. Each hang makes parts
-//! [`SMALLER`] times smaller, so parts of several rows hang only a few times in a batch.
+//! A *hang* costs the whole time limit. Either there were too many rows for the limit, or a row never ends. The rows are then
+//! tried in small parts, each with the whole limit. The time of the first row decides how small the parts are. Each hang makes
+//! them [`SMALLER`] times smaller, so parts of several rows hang only a few times in a batch.
 
 use std::ops::Range;
 use std::time::Duration;

@@ -1,12 +1,12 @@
 //! The window: how many batches may be issued, and which worker gets the next one. Pure: the caller passes the time.
 //!
-//! Two limits hold at once. The window itself limits what is issued and not acknowledged as durable: it bounds all buffers,
-//! the receiver's reorder buffer included. At most half of it may be in flight, which means issued and not yet at the
-//! receiver. These batches are in the memory of the classifiers.
+//! Two limits hold at once. The window itself limits the batches that are issued and not acknowledged as durable. It bounds
+//! all buffers, including the receiver's reorder buffer. At most half of its bytes may be in flight: issued, and without
+//! results at the receiver. Batches in flight are in the memory of the classifiers.
 //!
 //! The next batch goes to the worker with the fewest batches in flight. Each worker's queue has its own depth, which adapts
-//! like TCP's congestion window. It grows while batches come through quickly, so that a fast worker never waits for the next
-//! batch. It shrinks when they take long, so that a slow worker does not hold batches that others could classify.
+//! like TCP's congestion window. The depth grows while batches come through quickly, so that a fast worker never waits for the
+//! next batch. It shrinks when they take long, so that a slow worker does not hold batches that others could classify.
 //!
 //! A worker with a deep queue gets several batches in a row. Threads, sockets and workers are then woken once for all of
 //! them; in a wide cluster, waking them costs more than classifying.
@@ -14,7 +14,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Each worker may have this many batches: one to classify, and one that waits.
+/// The least depth: one batch to classify, and one that waits.
 const LEAST_DEPTH: usize = 2;
 /// The depth grows for batches that come through within this time.
 const QUICK: Duration = Duration::from_millis(25);

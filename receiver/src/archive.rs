@@ -2,7 +2,7 @@
 //!
 //! A gzip file is a sequence of members. Each piece of the results becomes a member; several threads compress pieces, and
 //! write the members in order. The tar's first header has the length of the results, which is known only at the end. So the
-//! file starts with room for a member of known size, which is written last.
+//! file starts with room for a member of known size, and that member is written last.
 
 use std::fs::File;
 use std::io::{self, Read, Write};

@@ -1,4 +1,4 @@
-//! The checkpoint: a small file that says how many bytes of results and rejects are durable, and their checksums.
+//! The checkpoint: a small file with the number of durable bytes of results and rejects, and with checksums of these bytes.
 //!
 //! It has two slots, written in turn, each with a sequence number and a checksum. The checksum detects a slot that a crash
 //! has torn; the other slot still has the previous position. So one sync makes a checkpoint durable, where replacing a file

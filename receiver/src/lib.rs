@@ -8,7 +8,7 @@
 //! | [`checkpoint`] | the small file that says how much of the results is durable |
 //! | [`store`]      | results, rejects and checkpoint on disk |
 //! | [`job`]        | the state that connections, the writer and the syncer share |
-//! | [`writer`]     | the writer's thread, which orders and writes batches, and the syncer's, which makes them durable |
+//! | [`writer`]     | the writer's thread, which orders and writes batches, and the syncer's thread, which makes them durable |
 //! | [`peer`]       | the trait of connections to classifier processes |
 //! | [`outbox`]     | sends messages to a classifier process on a separate thread |
 //! | [`server`]     | serves connections: classifier processes, observers, plain clients |

@@ -1,6 +1,7 @@
-//! The writer's thread, which puts batches in order and writes them, and the syncer's, which makes them durable.
+//! The writer's thread, which puts batches in order and writes them, and the syncer's thread, which makes them durable.
 //!
-//! They work in parallel: while the syncer syncs one span of the results, the writer writes the next.
+//! The two work in parallel: while the syncer syncs one span of the results, the writer writes the next.
+//! [`server`](crate::server) starts them.
 
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant, SystemTime};

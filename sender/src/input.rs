@@ -1,4 +1,4 @@
-//! The sources of rows: fake rows and CSVs.
+//! Inputs: fake rows and CSVs.
 
 use std::fs::File;
 use std::io::{Read, Write};

@@ -2,10 +2,10 @@
 //!
 //! | module           | holds |
 //! |------------------|-------|
-//! | [`input`]        | the sources of rows: fake rows and CSVs |
+//! | [`input`]        | inputs: fake rows and CSVs |
 //! | [`fake_rows`]    | generates fake rows |
 //! | [`replay`]       | keeps rows that cannot be read again |
-//! | [`session`]      | what to send and whether to try again, over all connections; pure |
+//! | [`session`]      | decides from which row to send, and whether to reconnect; pure |
 //! | [`client`]       | sockets and threads around the session |
 //! | `answers`        | reads the source's answers |
 //! | [`file_monitor`] | detects changes of the input file |

@@ -1,5 +1,5 @@
-//! Lets an input that cannot seek back be read again: keeps the rows that the source may still ask for. The source reports
-//! what is durable, so these are at most the rows in the window and those on their way to it.
+//! Keeps the rows of an input that cannot seek back, while the source may still ask for them. The source reports which rows
+//! are durable, so these are at most the rows in the window and the rows on their way to it.
 
 use std::collections::VecDeque;
 

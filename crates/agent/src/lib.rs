@@ -11,8 +11,8 @@
 //! |------|-------|
 //! | `app` | a link to the unpacked application |
 //! | `packages` | a link to the unpacked Python packages, if there are any |
-//! | `versions/` | what the links lead to, by content hash |
-//! | `run/` | for each program: its launch, process ids, ready file and end; also the job's token |
+//! | `versions/` | the targets of the links, by content hash |
+//! | `run/` | for each program: its launch, process ids, ready file and end; the job's token and description |
 //! | `log/` | the programs' logs |
 //! | `input/` `output/` | on the metrics host: a file of rows, and the receiver's files |
 //! | `lock` | locked by the client that has the host; names that client |
@@ -20,10 +20,10 @@
 //! | module        | holds |
 //! |---------------|-------|
 //! | [`protocol`]  | requests, replies and events |
-//! | [`serve`]     | handling requests |
+//! | [`serve`]     | handles requests |
 //! | [`supervise`] | the process that supervises one program |
 //! | [`records`]   | the files about programs |
-//! | [`unpack`]    | from an archive to a folder named after its hash |
+//! | [`unpack`]    | unpacks an archive to a folder named after its hash |
 
 pub mod protocol;
 pub mod records;

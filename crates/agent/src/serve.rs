@@ -1,4 +1,4 @@
-//! Handles the requests of a client.
+//! Handles a client's requests.
 
 mod watch;
 

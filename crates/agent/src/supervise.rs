@@ -1,4 +1,4 @@
-//! The process that supervises one program: starts it, restarts it when it dies, and records how it ended for good. It is
+//! The process that supervises one program: starts it, restarts it when it dies, and records its final end. The process is
 //! independent of terminals and connections.
 
 use std::path::Path;

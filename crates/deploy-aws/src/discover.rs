@@ -1,4 +1,4 @@
-//! Discovers what exists in the cloud: by tag, never from what this folder remembers.
+//! Discovers a stack's resources in the cloud by their tag or name, never from a record in this folder.
 
 pub(crate) mod placement;
 pub(crate) mod prices;

@@ -1,4 +1,4 @@
-//! Hosts from EC2: discovers a stack by its tag, plans what has to change, and applies that.
+//! Hosts from EC2: discovers a stack by its tag, plans the changes to it, and applies them.
 //!
 //! | step | modules |
 //! |---|---|
@@ -7,7 +7,7 @@
 //! | discover | [`discover`]: the stack's state, placement, prices |
 //! | plan | [`plan`], pure |
 //! | apply | [`apply`]: launch, instances, alarms, destroy |
-//! | calls | [`aws`], [`errors`], `polling`; [`sms`] and [`reach`] explain what AWS does not |
+//! | calls | [`aws`], [`errors`], `polling`; [`sms`] and [`reach`] explain failures that AWS does not explain |
 //!
 //! Only this crate calls AWS. `deploy-ssh` makes the machines ready and runs jobs on them.
 

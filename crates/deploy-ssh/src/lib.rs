@@ -4,12 +4,12 @@
 //! |---|---|
 //! | [`commands`] | one module for each command |
 //! | [`inventory`] | the hosts file, and the inventory that `up` writes |
-//! | [`package`] | what is shipped: the programs, the model, Python packages |
-//! | [`probe`] | what a host already has |
+//! | [`package`] | packs the programs, the model and Python packages |
+//! | [`probe`] | finds what a host already has |
 //! | `agents` | connected hosts and their agents: lock, status, stop |
 //! | [`ssh`] | one host over one multiplexed connection: scripts, files, its agent |
-//! | `parallel` | the same work on all hosts at once |
-//! | `control_socket` | how ssh's shared connections are ended |
+//! | `parallel` | does the same work on all hosts at once |
+//! | `control_socket` | ends ssh's shared connections |
 //! | [`scratch`], [`runtime`] | temporary folders; the tokio runtime |
 
 mod agents;

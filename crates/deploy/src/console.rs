@@ -1,4 +1,4 @@
-//! What users see: messages on standard error, data on standard output.
+//! Prints to users: messages on standard error, data on standard output.
 
 use std::io::{IsTerminal, Write};
 use std::path::Path;

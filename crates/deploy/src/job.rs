@@ -1,8 +1,9 @@
 //! A job on hosts: starts its programs in order, connects them, and watches them until the job is done.
 //!
-//! receiver → initializer → other classifiers → sender. A program writes its addresses to a ready file, so they are known
-//! when the next one is started. A host restarts a program that dies, and the job continues; it fails when a program ends
-//! for good with an error. A program ends when its [`Running`](crate::host::Running) is dropped, so nothing is left behind.
+//! The order is receiver → initializer → other classifiers → sender. A program writes its addresses to a ready file, so they
+//! are known when the next program is started. A host restarts a program that dies, and the job continues. The job fails when
+//! a program ends for good with an error. A program ends when its [`Running`](crate::host::Running) is dropped, so nothing is
+//! left behind.
 
 mod failure;
 mod hub;

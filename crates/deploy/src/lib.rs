@@ -1,17 +1,17 @@
-//! Runs jobs on hosts: what all commands that run a job share, and this machine as a host.
+//! Runs jobs on hosts: the code that all commands for jobs share, and this machine as a host.
 //!
 //! | module | holds |
 //! |---|---|
 //! | [`request`] | the commands for hosts, parsed |
 //! | [`options`] | a job's options, parsed |
-//! | [`job`] | a job: starts its programs in order, connects them, and watches them until it is done |
-//! | [`host`] | the trait of machines that programs run on, and this machine |
+//! | [`job`] | starts a job's programs in order, connects them, and watches them until the job is done |
+//! | [`host`] | the trait of machines that run programs, and this machine |
 //! | [`input`] | checks of an input before a job starts |
 //! | [`locally`] | a whole job on this machine |
-//! | [`output`] | the output folder: its lock, and the results of the job before |
+//! | [`output`] | the output folder: its lock, and the results of an earlier job |
 //! | [`project`] | the project's folder, and the programs built from it |
 //! | [`keys`] | the SSH key pair of a stack |
-//! | [`console`] | what users see; only this prints |
+//! | [`console`] | prints to users; no other module does |
 //! | [`interrupt`], [`exit`] | signals, and exit codes |
 //! | [`step`] | commands that are steps of a job in the cloud |
 //!

@@ -1,7 +1,7 @@
 //! The commands for hosts, parsed.
 //!
-//! `cargo xtask` parses its arguments to a [`Request`], and passes it as JSON to the program that does it: `deploy-ssh` or
-//! `deploy-aws`, which are built when they are first needed. These two know no flags.
+//! `cargo xtask` parses its arguments to a [`Request`], and passes it as JSON to `deploy-ssh` or `deploy-aws`, which executes it.
+//! xtask builds these two when they are first needed. They know no flags.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -1,8 +1,8 @@
 //! Port 4000: the page, JSON, server-sent events, Prometheus.
 //!
-//! Without a token, the port is open only to this machine, and only under a name that always means this machine. So a page of
-//! another site, in a browser here, cannot read it by making its own name resolve to this machine. With a token, a browser that
-//! has not shown it gets a login page.
+//! Without a token, the port is open only to this machine, and only under a name that always means this machine. So another
+//! site's page, in a browser here, cannot read the port by DNS rebinding: by making its own name resolve to this machine. With a
+//! token, a browser that has not shown it gets a login page.
 
 pub mod page;
 

@@ -2,9 +2,9 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | `socket` | connecting and listening |
+//! | `socket` | connects and listens |
 //! | [`acceptor`] | accepts connections, each on its own thread, with limits for unauthenticated peers |
-//! | [`observer`] | following a receiver's progress |
+//! | [`observer`] | follows a receiver's progress |
 
 pub mod acceptor;
 pub mod observer;

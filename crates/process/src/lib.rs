@@ -3,7 +3,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`supervisor`] | starts a program, watches it, and restarts it when it dies |
-//! | [`restart`] | whether a program is restarted, and when; pure |
+//! | [`restart`] | decides whether and when a program is restarted; pure |
 //! | [`exit`] | exit codes, and how a program ended |
 //! | [`ready`] | ready files: where a program listens |
 //! | [`lifeline`] | the socket at standard input: ends the program with its supervisor, and carries its signs of life |

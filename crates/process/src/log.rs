@@ -1,8 +1,8 @@
 //! A program's log: one line per [`tracing`] event on standard error, as text or JSON.
 //!
 //! Each line has the time, the level, the program, and, once the program sets them, its worker and generation. `RUST_LOG`
-//! filters by level (`debug`) or by module (`info,net=debug`); without it, the program's own level counts. How a program ends is
-//! logged in any case ([`OUTCOME`]).
+//! filters by level (`debug`) or by module (`info,net=debug`); without it, the program's own level counts. The end of a program
+//! is always logged ([`OUTCOME`]).
 
 use std::borrow::Cow;
 use std::fmt;

@@ -1,8 +1,8 @@
 //! Supervises a program: starts it, watches it, and restarts it when it dies.
 //!
 //! The program's standard input is one end of a socket. When the supervisor is gone, however it died, the program reads the end
-//! of the stream, and ends. The program sends signs of life on the socket. If these cease, because it is stopped or hangs, it is
-//! killed, and restarted like one that died.
+//! of the stream, and ends. The program sends signs of life on the socket. If these cease, because the program is stopped or
+//! hangs, the supervisor kills it, and restarts it like a program that died.
 //!
 //! [`restart`](crate::restart) decides whether and when to restart; this module acts.
 
@@ -34,7 +34,7 @@ use crate::restart::{Ended, Restarts};
 
 /// Signs of life that may be missing in a row; if one more is missing, the program is killed.
 const MOST_MISSED: u32 = 5;
-/// This many count as one if the supervisor itself was late.
+/// This many missing signs count as one if the supervisor itself was late.
 const LATE_COUNT: u32 = 4;
 /// Bytes reserved in the log for a program's last words, usually a few lines.
 const LOG_ROOM: i64 = 64 << 10;

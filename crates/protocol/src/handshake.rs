@@ -1,7 +1,7 @@
 //! The first frame of a connection between our own programs: [`ENQ`], then JSON.
 //!
-//! The first byte of the first frame tells our own clients from the plain clients of 2018. After the ENQ come the protocol
-//! version and the token, and then the fields that the port needs.
+//! The first byte of the first frame distinguishes our own clients from the plain clients of 2018. After the ENQ come the
+//! protocol version and the token, and then the fields that the port needs.
 
 use std::io::Write;
 use std::net::TcpStream;

@@ -1,7 +1,7 @@
 //! The columns of the results: their names and order, and the kinds of their values.
 //!
-//! All batches must have the same schema, so that results do not depend on where batches begin. A kind names the form in which
-//! values are printed, if that form depends on other values of the batch: pandas prints the number 20 as `20.0` if a value of the
+//! All batches must have the same schema, so that results do not depend on where batches begin. A kind names the printed form of
+//! values, if the form depends on other values of the batch. For example, pandas prints the number 20 as `20.0` if a value of the
 //! column is missing, and midnight as a date if the column has only dates.
 
 use std::collections::BTreeSet;

@@ -1,8 +1,8 @@
 //! Identifies an input file, and detects changes to it.
 //!
 //! A file is identified by its device, its inode, its size and the time of its last modification, to the nanosecond. The
-//! time of its last status change does not count: a backup that links the file, or a `chmod`, changes it, but no row. So a
-//! program that overwrites a file with as many bytes and resets its time is not noticed.
+//! time of its last status change does not count: a backup that links the file, or a `chmod`, changes that time, but no row. So
+//! a program is not noticed if it overwrites a file with as many bytes and resets the time of the last modification.
 
 use std::fmt;
 use std::fs::{File, Metadata};

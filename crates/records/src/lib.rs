@@ -1,9 +1,10 @@
 //! The CSV dialect, in one place: where a record ends ([`reader`]), what its values are ([`values`]), and which inputs are not a
 //! CSV with commas ([`sniff`], [`header`]).
 //!
-//! It is RFC 4180. Where the RFC is silent, it is what Python's `csv` and the `csv` crate do: a quote opens a quoted value
+//! The dialect is RFC 4180. Where the RFC is silent, it follows Python's `csv` and the `csv` crate: a quote opens a quoted value
 //! only at the value's beginning, and is an ordinary character elsewhere. Text after a closing quote, up to the next comma,
-//! belongs to the value. A record ends at a line feed outside quotes; a carriage return before it belongs to the line end.
+//! belongs to the value. A record ends at a line feed outside quotes; a carriage return before the line feed belongs to the
+//! line end.
 //!
 //! A quoted value of several lines must end at a comma or a line end (blanks may precede it). Otherwise its first line has
 //! lost its closing quote, and is a bad row.

@@ -4,8 +4,8 @@
 //! continues with the next line. Where rows end depends on the bytes and the limit alone, not on the pieces in which the bytes
 //! arrive, so a reader that starts over counts the same rows.
 //!
-//! Each byte is examined about twice at most: a search that finds no closing quote has passed only doubled quotes, so none of the
-//! lines that it has passed leaves a quote open.
+//! Each byte is examined about twice at most. If a search finds no closing quote, it has passed only doubled quotes, so none of
+//! the lines that it has passed leaves a quote open.
 
 use std::io::{self, Read};
 

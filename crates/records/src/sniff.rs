@@ -1,4 +1,4 @@
-//! Detects by its first bytes that an input is not a CSV with commas. Pure.
+//! Detects from an input's first bytes that it is not a CSV with commas. Pure.
 //!
 //! Each refusal says what the input seems to be, and what to do about it. `--delimiter ,` overrules a guess (another separator, a
 //! comment, HTML or JSON), but not a certainty (a compressed file).

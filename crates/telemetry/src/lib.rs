@@ -1,4 +1,4 @@
-//! What the programs count, how they report it to the Monitoring Hub (port 5001), and the hub's answers.
+//! The programs' counts, their reports to the Monitoring Hub (port 5001), and the hub's answers.
 //!
 //! | module        | holds |
 //! |---------------|-------|
@@ -10,7 +10,7 @@
 //! | [`reporter`]  | the thread that reports, whether or not a hub exists |
 //! | [`view`]      | the hub's answers: the JSON under `/api/v1/` and `report.json` |
 //!
-//! All counts are cumulative from the process's start, so the next report makes up for a lost one. A duration begins and ends by
+//! All counts are cumulative from the process's start, so the next report makes up for a lost one. Each duration is measured with
 //! the clock of one machine.
 
 pub mod durations;

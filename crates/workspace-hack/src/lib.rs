@@ -1,1 +1,1 @@
-//! Nothing: what this crate is for stands in its `Cargo.toml`.
+//! No code: `Cargo.toml` says what this crate is for.

@@ -1,4 +1,4 @@
-//! Opens a job's files: creates them, or reopens those of an earlier receiver if they match the checkpoint.
+//! Opens a job's files: creates them, or reopens an earlier receiver's files if they match the checkpoint.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};

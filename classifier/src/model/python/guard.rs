@@ -3,8 +3,8 @@
 //!
 //! The guard adopts processes that have lost their parent. So all descendants of the Python process stay below the guard,
 //! even in sessions of their own, and the guard finds them even when the classifier is gone. The guard is this same program,
-//! started as `classifier guard`. Its standard input goes to the Python process, whose output goes to the guard's standard
-//! error. Its standard output is a socket on which it sends lines to the classifier:
+//! started as `classifier guard`. The Python process gets the guard's standard input, and prints to the guard's standard
+//! error. The guard's standard output is a socket on which it sends lines to the classifier:
 //!
 //! | line           | meaning |
 //! |----------------|---------|

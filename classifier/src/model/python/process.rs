@@ -1,8 +1,8 @@
 //! A Python process, and its protocol.
 //!
 //! A [`guard`](super::guard) stands between the classifier and the Python process. Requests and answers cross a pair of
-//! sockets. Reads and writes return after [`SLICE`] at the latest, so that deadlines hold whatever the process does, and
-//! whatever other process holds its end of the socket.
+//! sockets. Reads and writes return after [`SLICE`] at the latest. So deadlines hold whatever the process does, and even if
+//! another process holds its end of the socket.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;

@@ -1,7 +1,7 @@
 //! `cargo xtask job`: up, run-cluster, get-results and down in one command.
 //!
-//! Each step is a process of its own, so that this one can fetch the complete batches and take the stack down if a step fails,
-//! panics or is killed. If this one is killed, the current step ends with it, and the machines terminate themselves after
+//! Each step is a process of its own. If a step fails, panics or is killed, this process can fetch the complete batches and take
+//! the stack down. If this process is killed, the current step ends with it, and the machines terminate themselves after
 //! their time to live.
 
 mod steps;

@@ -1,9 +1,9 @@
 //! Encodes scripts so that any login shell runs them, whatever its startup files do.
 //!
-//! sshd gives each command to the login shell: bash, tcsh, fish or another one. It reads startup files first, which may print,
-//! change folder, options and `PATH`, or exit. So a command replaces the login shell by `/bin/sh` with our script, encoded in
-//! characters that no shell treats specially. The script first prints a random mark on both outputs. What comes before the
-//! mark is noise; without a mark, the script has not begun.
+//! sshd gives each command to the login shell: bash, tcsh, fish or another one. That shell reads startup files first, which
+//! may print, change folder, options and `PATH`, or exit. So a command replaces the login shell by `/bin/sh` with our script,
+//! encoded in characters that no shell treats specially. The script first prints a random mark on both outputs. Output before
+//! the mark is noise; without a mark, the script has not begun.
 
 use std::fmt::Write;
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! Compares when a job's machines terminate themselves with how long the job still takes. Pure: the time is passed in.
+//! Compares the moment at which a job's machines terminate themselves with the job's estimated end. Pure: the caller passes the
+//! time.
 
 use std::time::{Duration, SystemTime};
 

@@ -1,7 +1,7 @@
 //! `get-results --partial`: the complete batches of a job that is not done.
 //!
-//! The receiver's checkpoint counts the bytes of complete, durable batches. They are a prefix of the whole results, and only
-//! they are read. The host only sends them, and this machine packs them: the host may be slow, or about to end.
+//! The receiver's checkpoint counts the bytes of complete, durable batches. Only these bytes are read, which are a prefix of the
+//! whole results. The host only sends them, and this machine packs them: the host may be slow, or about to end.
 
 use std::borrow::Cow;
 use std::fs::File;
