@@ -38,8 +38,8 @@ use crate::receiver_client::{Outgoing, ReceiverClient};
 use crate::source::{self, Source, Turn};
 use crate::window::Limits;
 
-/// The timestamp of all batches. The source's own capability is for 0; with the same timestamp, timely would announce the
-/// consumption of each message to all workers.
+/// The timestamp of all batches. The source's own capability is for 0. If batches had that timestamp, timely would announce
+/// the consumption of each message to all workers.
 const TIME: u8 = 1;
 /// How long to wait until the sender has received the outcome of a job that is done.
 const OUTCOME_TIME: Duration = Duration::from_secs(5);
@@ -86,7 +86,7 @@ struct SourceParts {
     port: Port,
     welcome: Welcome,
     messages: Receiver<FromReceiver>,
-    /// Set once the operator exists; the receiver's messages activate it.
+    /// Set once the operator exists: the receiver's messages activate the operator through this.
     wake: Arc<OnceLock<SyncActivator>>,
     metrics: Metrics,
     end: Arc<Mutex<Option<(Summary, Conclusion)>>>,

@@ -95,8 +95,8 @@ impl ModelExecutor {
         }
     }
 
-    /// Returns results in the order of their batches. Inline, this classifies for one turn; threaded, it returns what is
-    /// done.
+    /// Returns results in the order of their batches. Inline, this classifies for one turn; threaded, it returns finished
+    /// results.
     pub fn work(&mut self) -> Vec<ResultBatch<Vec<u8>>> {
         match self {
             Self::Inline { classifier, waiting, again, metrics } => {
@@ -126,7 +126,7 @@ impl ModelExecutor {
         }
     }
 
-    /// Whether all batches have been returned.
+    /// Whether the results of all batches have been returned.
     pub fn is_idle(&self) -> bool {
         match self {
             Self::Inline { waiting, .. } => waiting.is_empty(),

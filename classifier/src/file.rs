@@ -1,4 +1,4 @@
-//! Runs a model over a file, in one thread and without a network. Its results are those of a cluster, to compare with.
+//! Runs a model over a file, in one thread and without a network. Its results equal a cluster's, for comparison.
 
 use std::fs::File;
 use std::io::{BufWriter, Read, Write};

@@ -141,7 +141,7 @@ impl Ingest {
         if let Some(handle) = handle
             && matches!(outcome, SourceAnswer::Failed(_))
         {
-            // The sender reads this even while its rows are not read. It may be gone.
+            // The sender reads this even while its rows are not read. The sender may be gone.
             let _ = handle.conclude(&outcome);
         }
         self.0.changed.notify_all();

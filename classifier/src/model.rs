@@ -168,7 +168,7 @@ impl FromStr for Kind {
     }
 }
 
-/// The settings of models, of which each worker loads its own.
+/// The settings of models. Each worker loads its own model.
 #[derive(Debug, Clone)]
 pub struct ModelSettings {
     pub kind: Kind,

@@ -19,12 +19,12 @@ const CAREFUL: f64 = 0.5;
 struct Budget {
     /// How many hangs may take the whole limit.
     whole: u32,
-    /// The time that all hangs together may take, in limits. Tries after the first `whole` hangs get the limit divided by
-    /// [`SHORT`].
+    /// The time that all hangs together may take, as a multiple of the limit. Tries after the first `whole` hangs get the limit
+    /// divided by [`SHORT`].
     all: f64,
 }
 
-/// While no row of the batch is done: the model may hang on all of them.
+/// While no row of the batch is done: the model may hang on all rows.
 const NOTHING_DONE: Budget = Budget { whole: 8, all: 12.0 };
 /// Once a row is done.
 const SOME_DONE: Budget = Budget { whole: 16, all: 32.0 };
@@ -106,7 +106,7 @@ pub struct Search {
     most: usize,
     has_done_some: bool,
     hangs: u32,
-    /// The time of all hangs so far, in limits.
+    /// The time of all hangs so far, as a multiple of the limit.
     wasted: f64,
 }
 

@@ -85,7 +85,7 @@ impl Source {
         }
     }
 
-    /// Handles the receiver's messages, then issues what the window has room for.
+    /// Handles the receiver's messages, then issues batches while the window has room.
     pub fn turn(&mut self) -> Turn {
         let now = self.clock.elapsed();
         while let Ok(message) = self.messages.try_recv() {

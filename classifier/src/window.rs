@@ -105,7 +105,7 @@ impl Window {
 
     fn next_worker(&mut self, bytes: usize, now: Duration) -> Option<usize> {
         let (worker, left) = self.run;
-        // Unless a batch takes long: the worker may hang.
+        // The run ends when a batch takes long: the worker may hang.
         if left > 0 && self.queues[worker].has_room() && self.queues[worker].is_quick(now) {
             self.run.1 -= 1;
             return Some(worker);

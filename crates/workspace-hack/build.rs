@@ -1,3 +1,3 @@
-//! Cargo builds what a build script depends on, and unites its features, only where there is one.
+//! Empty. Cargo builds `[build-dependencies]`, and unites their features, only where there is a build script.
 
 fn main() {}

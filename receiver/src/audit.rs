@@ -1,5 +1,5 @@
-//! Checks results in row order before they are written: their columns, and the number of rejects. Pure, so the outcome does
-//! not depend on the order in which batches arrived.
+//! Checks results in row order before they are written: their columns, and the number of rejects. The outcome does not depend
+//! on the order in which batches arrived. Pure.
 
 use std::io::Read;
 

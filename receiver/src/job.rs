@@ -250,7 +250,7 @@ impl<W: Peer> Job<W> {
         Ok(())
     }
 
-    /// Asks the syncer to make durable what is written, and to end the job.
+    /// Asks the syncer to make all written batches durable, and to end the job.
     pub fn stop(&self) {
         let mut state = self.state();
         state.stop = Some(state.written.next);

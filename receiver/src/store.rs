@@ -210,7 +210,8 @@ impl Syncer {
         Ok(())
     }
 
-    /// Ends the job by writing its summary. The checkpoint stays until the initializer knows and nothing is left to do.
+    /// Ends the job by writing its summary. The checkpoint stays until the initializer knows the outcome and nothing is left to
+    /// do.
     ///
     /// # Errors
     /// Those of the file system; they name the file.

@@ -46,7 +46,7 @@ pub struct Digest {
 
 /// The most bytes of early batches in memory; further ones go to disk.
 const MOST_HELD: usize = 64 << 20;
-/// About how many bytes of batches to collect for one write. Bounds what is read back from disk at once.
+/// About how many bytes of batches to collect for one write. Bounds the bytes that are read back from disk at once.
 const MOST_READY: usize = 16 << 20;
 
 /// The writer's state.
@@ -142,7 +142,8 @@ impl<S: Storage, P: Spill> Writer<S, P> {
     /// Writes the next batches that have arrived, and reports the position to the job; `idle` as in [`Job::written`].
     ///
     /// # Errors
-    /// When the columns differ, too many rows are rejected, or the file system fails. Batches before the failure are written.
+    /// When the columns differ, too many rows are rejected, or the file system fails. Batches before the failure are written
+    /// anyway.
     pub fn write<W: Peer>(&mut self, job: &Job<W>, idle: bool) -> anyhow::Result<()> {
         let written = self.write_ready();
         let position = self.storage.position();

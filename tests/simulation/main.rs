@@ -1,7 +1,7 @@
 //! The protocols under simulated time. Production code makes all decisions: the coordinator and the participants of the
 //! cluster, the source's intake, issuer and window, the sender's session and replay, the receiver's job, writer and audit,
 //! and the frame reader. The simulated network delays messages, breaks connections and is cut. Processes die and restart. Wall
-//! clocks are set. The disk keeps only what was synced. A seed decides everything, so a failure can be repeated:
+//! clocks are set. The disk keeps only synced data. A seed decides everything, so a failure can be repeated:
 //!
 //! ```text
 //! SIMULATION_SEED=17 cargo test -p tests --test simulation -- --nocapture

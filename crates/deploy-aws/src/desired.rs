@@ -1,4 +1,4 @@
-//! What a stack consists of when it is up.
+//! The resources of a stack that is up.
 
 use std::collections::{BTreeMap, BTreeSet};
 

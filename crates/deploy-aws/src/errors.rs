@@ -1,4 +1,4 @@
-//! What an error of AWS means, and what the user can do about it. Pure; does not know the SDK.
+//! The meanings of AWS's errors, and advice to the user. Pure; does not know the SDK.
 
 use std::fmt;
 

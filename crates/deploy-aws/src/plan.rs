@@ -1,4 +1,4 @@
-//! The plan: which changes bring a stack from its state to the desired one. Pure.
+//! The plan: the changes from a stack's state to the desired one. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 

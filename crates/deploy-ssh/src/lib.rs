@@ -5,7 +5,7 @@
 //! | [`commands`] | one module for each command |
 //! | [`inventory`] | the hosts file, and the inventory that `up` writes |
 //! | [`package`] | packs the programs, the model and Python packages |
-//! | [`probe`] | finds what a host already has |
+//! | [`probe`] | lists what a host already has |
 //! | `agents` | connected hosts and their agents: lock, status, stop |
 //! | [`ssh`] | one host over one multiplexed connection: scripts, files, its agent |
 //! | `parallel` | does the same work on all hosts at once |

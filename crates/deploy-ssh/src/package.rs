@@ -1,4 +1,4 @@
-//! What is shipped to hosts: the programs, the model and Python packages; and what a host lacks of these.
+//! Packs the programs, the model and Python packages for hosts, and finds which of these a host lacks.
 
 mod archive;
 mod glibc;

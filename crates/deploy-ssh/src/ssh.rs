@@ -4,10 +4,10 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | `connect` | a server that answers, the right host key, a login |
+//! | `connect` | checks that a server answers and has the right host key, and logs in |
 //! | `link` | a login and the channel to the agent; both are restored when they are lost |
 //! | `channel` | requests, replies and events |
-//! | `programs` | what the agent reported about programs |
+//! | `programs` | the agent's reports about programs |
 //! | `script`, `shell` | scripts, whatever the login shell is |
 //! | `files`, `sftp` | files over SFTP |
 

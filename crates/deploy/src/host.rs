@@ -1,4 +1,4 @@
-//! Machines that a job's programs run on: this machine ([`local`]), or those that SSH reaches (`deploy-ssh`).
+//! Machines that run a job's programs: this machine ([`local`]), or machines reached over SSH (`deploy-ssh`).
 
 pub mod local;
 

@@ -83,12 +83,12 @@ pub enum Input {
     /// A CSV that can be read only once, such as a named pipe.
     Pipe {
         path: PathBuf,
-        /// As of a file.
+        /// As in `File`.
         commas: bool,
     },
     /// This command's standard input.
     Stdin {
-        /// As of a file.
+        /// As in `File`.
         commas: bool,
     },
 }

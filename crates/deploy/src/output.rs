@@ -1,4 +1,4 @@
-//! The output folder: one writer at a time, and the results of the job before.
+//! The output folder: one writer at a time, and the results of an earlier job.
 
 mod earlier;
 

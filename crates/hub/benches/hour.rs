@@ -1,4 +1,4 @@
-//! Measures what an hour of a wide job costs the hub, with the reports of each second at once: `cargo bench --package hub`. An
+//! Measures the hub's cost in an hour of a wide job, with the reports of each second at once: `cargo bench --package hub`. An
 //! argument changes the number of seconds.
 
 #![allow(clippy::print_stdout, reason = "these are the figures")]

@@ -11,7 +11,7 @@ const SHORT: Duration = Duration::from_secs(10);
 const MOST_SHORT: u32 = 200;
 /// A program is given up after this many short runs in a row without getting ready.
 const MOST_UNREADY: u32 = 20;
-/// A program is given up if it has not got ready for this long, however few runs that took: what it waits for is not coming back.
+/// A program is given up if it has not become ready for this long, however few runs that took: its peer is not coming back.
 const LONGEST_UNREADY: Duration = Duration::from_secs(3600);
 
 /// How a run of a program ended.

@@ -57,7 +57,7 @@ pub struct Launch {
     /// Whether the program is restarted when it dies.
     pub restart: bool,
     /// Whether the program gets this process's standard input instead of the socket. It then stays in the terminal's foreground
-    /// group, and sends no signs of life. It must not be restarted, since what it has read is gone.
+    /// group, and sends no signs of life. It must not be restarted, since the input that it has read is gone.
     pub stdin: bool,
 }
 

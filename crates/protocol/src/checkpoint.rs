@@ -1,7 +1,7 @@
-//! The receiver's checkpoint file: how much of the results and rejects files is durable, and what that part contains.
+//! The receiver's checkpoint file: how much of the results and rejects files is durable, and the contents of that part.
 //!
-//! The file has two slots, which are written in turn. A checksum detects a torn slot; then the other one, written just before,
-//! is intact. The part that the newest intact slot counts is durable and consists of complete batches, so it can be read while
+//! The file has two slots, which are written in turn. A checksum detects a torn slot; the other slot, written just before, is
+//! then intact. The part that the newest intact slot counts is durable and consists of complete batches, so it can be read while
 //! the receiver continues to write.
 
 use std::cmp::Reverse;

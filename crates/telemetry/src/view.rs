@@ -1,4 +1,4 @@
-//! The Monitoring Hub's answers: those under `/api/v1/`, its stream, and `report.json`.
+//! The Monitoring Hub's answers: JSON under `/api/v1/`, its stream, and `report.json`.
 //!
 //! | path | answer |
 //! |---|---|

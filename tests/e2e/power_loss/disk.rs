@@ -1,4 +1,4 @@
-//! What a disk may hold after a power loss.
+//! The possible contents of a disk after a power loss.
 //!
 //! Changes that a finished sync has covered are on the disk. Of later changes, each piece of a file may hold any of them or
 //! none. The length may be any value in between, and bytes that were never written are zeros. Each name in the folder may

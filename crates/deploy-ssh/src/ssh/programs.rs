@@ -1,4 +1,4 @@
-//! What the agent reported about a host's programs.
+//! The agent's reports about a host's programs.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::Sender;

@@ -1,4 +1,4 @@
-//! The phases of a watched job. Pure: events and the time are passed in.
+//! The phases of a watched job. Pure: the caller passes events and the time.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! Installs what the tests need and the machine lacks.
+//! Installs the programs and packages that the tests need and the machine lacks.
 
 use std::path::Path;
 
