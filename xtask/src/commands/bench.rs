@@ -21,22 +21,23 @@ use measure::Measured;
 /// Measure this machine's speed, against pandas and polars
 ///
 /// Measures jobs from a file and of fake rows, Python models, slow models, and wide clusters. Compares them with one pandas
-/// process, multiprocessing.Pool, polars, and hashing alone. Runs all cases in turn, several times, in about twenty minutes.
+/// process, multiprocessing.Pool, polars, and hashing alone. Runs all cases in turn, several times, in about twenty
+/// minutes.
 ///
 /// Prints the medians and their targets, and writes bench/results.json and bench/results.svg. Writes and removes a GiB
-/// before each run: otherwise a virtual machine might fetch memory from its host during the run.
+/// before each run. Otherwise a virtual machine might have to fetch memory from its host during the run.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Measure only cases whose name contains this
     ///
-    /// Results are then printed, but not written.
+    /// Prints the results, and writes no files.
     filter: Option<String>,
     /// Runs of each case
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
     /// Multiply the number of rows by this
     ///
-    /// Results are then printed, but not written.
+    /// Prints the results, and writes no files.
     #[arg(long, value_name = "FACTOR")]
     scale: Option<f64>,
 }

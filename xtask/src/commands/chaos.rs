@@ -31,7 +31,7 @@ const STANDSTILL: Duration = Duration::from_secs(120);
 
 /// Kill, stop and cut off parts of a job, and compare its results
 ///
-/// Prints how long output stood still after each fault. Fails if the results differ from those of an undisturbed job.
+/// Prints for how long no results were written after each fault. Fails if the results differ from an undisturbed job's.
 ///
 /// As root, runs the job on the hosts of a lab on this machine; otherwise as processes.
 #[derive(Debug, clap::Args)]
@@ -45,10 +45,12 @@ pub(crate) struct Args {
     /// Number of rows to generate
     #[arg(long, value_name = "N", env = "INPUT_LINES", hide_env_values = true, default_value_t = 5_000_000)]
     input_lines: u64,
-    /// The model [default: the pandas example, or native without the tests' Python]
+    /// The model [default: the pandas example, or native]
+    ///
+    /// The pandas example needs the Python environment that cargo xtask test makes.
     #[arg(long = "model", alias = "classifier", value_name = "MODEL")]
     classifier: Option<String>,
-    /// How often the model hashes a record
+    /// How many times the model hashes each row
     ///
     /// A higher value makes the job longer, so that there is time for more faults.
     #[arg(long, value_name = "TIMES", default_value_t = 400)]
@@ -59,13 +61,13 @@ pub(crate) struct Args {
     /// Worker threads on each machine
     #[arg(long, value_name = "W", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=100))]
     workers: u8,
-    /// Seconds between faults [default: until output flows again]
+    /// Seconds between faults [default: until results are written again]
     #[arg(long, value_name = "SECONDS")]
     every: Option<u64>,
     /// Run the job as processes, even as root
     #[arg(long)]
     no_lab: bool,
-    /// Folder for both jobs [default: target/chaos in the project]
+    /// Folder for the two jobs [default: target/chaos in the project]
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
 }

@@ -44,10 +44,10 @@ struct InventoryArgs {
 struct StackArgs {
     /// Name of the stack [default: provisioned-classifier]
     ///
-    /// Everything that up makes is tagged with it.
+    /// The stack is everything that up creates on EC2.
     #[arg(long, value_name = "NAME")]
     stack: Option<String>,
-    /// Region [default: the AWS configuration's, or us-west-2]
+    /// Region [default: from the AWS configuration, or us-west-2]
     ///
     /// The AWS configuration is AWS_REGION, or else the region of the profile.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
@@ -60,7 +60,7 @@ struct StackArgs {
     /// Machine image [default: the newest Ubuntu LTS]
     #[arg(long, value_name = "ID")]
     ami: Option<String>,
-    /// Public subnet [default: those of the default VPC]
+    /// Public subnet [default: a subnet of the default VPC]
     #[arg(long, value_name = "ID")]
     subnet: Option<String>,
     /// Networks that may connect by SSH [default: this machine]
@@ -77,7 +77,7 @@ struct StackArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
         hide_possible_values = true, value_parser = BoolishValueParser::new())]
     spot: Option<bool>,
-    /// Time after which machines end themselves [default: 4h]
+    /// Time after which machines terminate themselves [default: 4h]
     ///
     /// A number with s, m, h or d, such as 90m.
     #[arg(long, value_name = "TIME", value_parser = duration)]
@@ -105,7 +105,7 @@ struct StackArgs {
 pub(crate) struct PlanArgs {
     /// Machines that classify [default: as last time]
     ///
-    /// One more machine, the metrics host, runs sender and receiver.
+    /// One more machine, the metrics host, reads the rows and writes the results.
     #[arg(long, value_name = "N", env = "CLUSTER_SIZE", hide_env_values = true, value_parser = clap::value_parser!(u16).range(1..=1000))]
     cluster_size: Option<u16>,
     /// Print JSON
@@ -119,20 +119,22 @@ pub(crate) struct PlanArgs {
 
 /// Get hosts ready for a job: yours over SSH, or new ones on EC2
 ///
-/// With --hosts, uses the hosts that a file lists; they need an SSH server and nothing else. Without it, launches machines on EC2.
+/// With --hosts, uses the hosts that a file lists. They need an SSH server and, for a Python model, python3. Without
+/// --hosts, launches machines on EC2.
 ///
-/// Checks the hosts, ships the programs, and writes the inventory. Run again, it changes only what differs.
+/// Checks the hosts, ships the programs and the model, and writes a list of the hosts, the inventory. A second up changes
+/// only what differs.
 #[derive(Debug, clap::Args)]
 pub(crate) struct UpArgs {
     /// Machines that classify [default: as last time, or all]
     ///
-    /// One more machine, the metrics host, runs sender and receiver. The first time, --hosts uses all hosts, and EC2 needs a
-    /// number.
+    /// One more machine, the metrics host, reads the rows and writes the results. The first time, all hosts of --hosts are
+    /// used, and EC2 needs a number.
     #[arg(long, value_name = "N", env = "CLUSTER_SIZE", hide_env_values = true, value_parser = clap::value_parser!(u16).range(1..=1000))]
     cluster_size: Option<u16>,
     /// Where hosts come from: ssh (a file) or aws
     ///
-    /// The default is ssh with --hosts, otherwise that of the last up, or aws.
+    /// The default is ssh with --hosts; without it, the same as for the last up, or aws.
     #[arg(long, value_name = "NAME", value_enum, hide_possible_values = true)]
     provider: Option<ProviderArg>,
     /// A TOML file that lists hosts
@@ -145,13 +147,13 @@ pub(crate) struct UpArgs {
     ssh_config: Option<PathBuf>,
     /// FILE.py, python:MODULE, native or sleep:MICROSECONDS
     ///
-    /// A Python module is shipped to the hosts. The default is the model of the last up, or native. A job with --input must name its
-    /// model here or in run-cluster.
+    /// A Python module is shipped to the hosts. The default is the model of the last up, or native. A job with --input must
+    /// name its model here or in run-cluster.
     #[arg(long, alias = "classifier", value_name = "MODEL")]
     model: Option<ModelName>,
     /// Python packages for the model [default: requirements.txt]
     ///
-    /// The default file is the one beside the module. Without one, pandas alone is shipped.
+    /// The default file is beside the module, or in the package's top folder. Without a file, only pandas is shipped.
     #[arg(long, value_name = "FILE")]
     requirements: Option<PathBuf>,
     #[command(flatten)]
@@ -170,10 +172,11 @@ enum ProviderArg {
 
 /// On EC2, do it all: up, run-cluster, get-results, down
 ///
-/// Takes the stack down at the end, even if a step fails, and on Ctrl-C and SIGTERM.
+/// Takes the stack down at the end, even if a step fails, and on Ctrl-C, SIGTERM or a closed terminal. Leaves the stack up
+/// if another job runs on it.
 ///
 /// If the job does not finish, first fetches its complete batches to output/results.partial.tgz, for at most ten minutes. A
-/// second Ctrl-C skips that. A third one leaves the stack up; its machines end themselves after --ttl.
+/// second Ctrl-C skips the fetch. A third one leaves the stack up; its machines terminate themselves after --ttl.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXIT_CODES)]
 pub(crate) struct JobArgs {
@@ -232,7 +235,7 @@ struct ClusterJobArgs {
     model_args: ModelArgs,
     /// Worker threads on each machine [default: 7]
     ///
-    /// By default a resumed job keeps its number.
+    /// A resumed job keeps its number by default.
     #[arg(long, value_name = "W", env = "WORKERS_PER_MACHINE", hide_env_values = true, help_heading = "Machines",
         value_parser = clap::value_parser!(u16).range(1..=1024))]
     workers: Option<u16>,
@@ -240,8 +243,8 @@ struct ClusterJobArgs {
 
 /// Fetch the results and the report, and check them
 ///
-/// Writes results.tgz, its unpacked files, report.html and report.json to the output folder, in place of an earlier job's results.
-/// Continues an interrupted fetch.
+/// Writes results.tgz, its unpacked files, report.html and report.json to the output folder, in place of an earlier job's
+/// results. Continues an interrupted fetch.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXIT_CODES)]
 pub(crate) struct GetResultsArgs {
@@ -255,7 +258,7 @@ pub(crate) struct GetResultsArgs {
     partial: bool,
     /// Time limit for --partial
     ///
-    /// Packs the rows that have arrived by then.
+    /// The archive has the rows that were fetched by then.
     #[arg(long, value_name = "TIME", value_parser = duration, requires = "partial")]
     within: Option<Duration>,
     #[command(flatten)]
@@ -274,7 +277,7 @@ pub(crate) struct StatusArgs {
 
 /// Show the programs' logs
 ///
-/// Without hosts, shows the logs of the last job on this machine.
+/// Without an inventory, shows the logs of the last job on this machine.
 #[derive(Debug, clap::Args)]
 pub(crate) struct LogsArgs {
     /// Show only this host
@@ -294,7 +297,7 @@ pub(crate) struct LogsArgs {
 pub(crate) struct SshArgs {
     /// Name of the host
     host: String,
-    /// The command
+    /// The command to run
     #[arg(last = true)]
     command: Vec<String>,
     #[command(flatten)]
@@ -321,11 +324,11 @@ pub(crate) struct StopArgs {
 
 /// Undo up: clear the hosts, or destroy the stack on EC2
 ///
-/// On hosts from a file, removes what up has shipped. On EC2, destroys everything with the stack's tag, and checks that
-/// nothing is left. --stack NAME works from any folder.
+/// On hosts from a file, removes the files that up has shipped. On EC2, destroys the stack, and checks that nothing is
+/// left. --stack NAME works from any folder.
 ///
-/// Refuses while the hosts have results that were not fetched. On EC2 it cannot check this without the stack's inventory, or
-/// if machines do not answer; then it continues.
+/// Refuses while the hosts have results that were not fetched. On EC2, continues without this check if there is no
+/// inventory of the stack, or if machines do not answer.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXIT_CODES)]
 pub(crate) struct DownArgs {
@@ -337,12 +340,12 @@ pub(crate) struct DownArgs {
     discard_results: bool,
     /// Where hosts come from: ssh (a file) or aws
     ///
-    /// The default is that of the inventory, or aws.
+    /// The default is the provider of the inventory, or aws.
     #[arg(long, value_name = "NAME", value_enum, hide_possible_values = true)]
     provider: Option<ProviderArg>,
-    /// Name of the stack on EC2 [default: this folder's]
+    /// Name of the stack on EC2 [default: this folder's stack]
     ///
-    /// Required in a folder without a stack's SSH key.
+    /// Required in a folder without a stack's SSH key. Destroys the stack even if it has another SSH key.
     #[arg(long, value_name = "NAME")]
     stack: Option<String>,
     /// Take down only a stack that has this folder's SSH key, even if --stack names it
@@ -350,12 +353,12 @@ pub(crate) struct DownArgs {
     own: bool,
     /// Time until AWS's answers count as complete
     ///
-    /// AWS may not list new resources at once, so down looks a second time after this.
+    /// AWS may list new resources with a delay, so down looks a second time after this.
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
     settle: Duration,
-    /// Regions to look in, or all [default: the stack's]
+    /// Regions to look in, or all [default: the stack's region]
     ///
-    /// Without a stack in this folder: AWS_REGION, the AWS profile's region, or us-west-2.
+    /// In a folder without a stack, the default is AWS_REGION, the AWS profile's region, or us-west-2.
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     region: Vec<String>,
     #[command(flatten)]

@@ -13,11 +13,11 @@ const DEFAULT_LINES: u64 = 1_000_000;
 
 /// Part of the help of commands that run a job.
 pub(crate) const EXIT_CODES: &str = "Exit codes:
-  0    done; a row may have been rejected, within --max-rejects
-  1    failed
+  0    done; rows may have been rejected, within --max-rejects
+  1    failed, or standard output could not be written
   2    a wrong flag or value
   3    refused before anything was changed; earlier results are untouched
-  4    another job is running there
+  4    another job or command uses the hosts or the folder
   130  interrupted";
 
 #[derive(Debug, clap::Args)]
@@ -34,9 +34,9 @@ pub(crate) struct RowArgs {
     /// For run-locally, - is standard input. run-cluster ships the file to the metrics host first.
     #[arg(long, value_name = "FILE")]
     input: Option<PathBuf>,
-    /// The separator, always a comma
+    /// The separator between values; only a comma is supported
     ///
-    /// Give this if an input is refused because it seems to have another separator.
+    /// Give this if an input is a CSV with commas, but is refused because it does not look like one.
     #[arg(long, value_name = "CHARACTER", value_parser = [","], hide_possible_values = true)]
     delimiter: Option<String>,
     /// Seed for the generated rows
@@ -44,8 +44,8 @@ pub(crate) struct RowArgs {
     seed: u64,
     /// Fail once more than N rows, or P% of them, are rejected
     ///
-    /// A percentage is checked from 1,000 rows on. By default a job fails if its first 1,000 rows are all rejected, or if it
-    /// has no result at all. 100% turns the limit off.
+    /// A percentage is checked from 1,000 rows on. By default a job fails if its first 1,000 rows are all rejected; 100%
+    /// turns this off. A job whose rows are all rejected always fails.
     #[arg(long, value_name = "N|P%")]
     max_rejects: Option<MostRejects>,
     /// How the programs log: text or json
@@ -83,7 +83,7 @@ impl RowArgs {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Model")]
 pub(crate) struct ModelArgs {
-    /// How often native hashes a record
+    /// How many times native hashes each row
     #[arg(
         long,
         value_name = "TIMES",
@@ -105,15 +105,15 @@ pub(crate) struct ModelArgs {
     threads_per_worker: u32,
     /// Time limit for a batch in a Python model [default: 60s]
     ///
-    /// A number of seconds, or with s, m, h or d, such as 2m. A process that exceeds it is killed, and its rows are tried again in smaller parts, each with the whole limit.
-    /// --box-timeout is the old name of this flag.
+    /// A number of seconds, or a number with s, m, h or d, such as 2m. A process that exceeds the limit is killed, and its
+    /// rows are tried again in smaller parts. --box-timeout is the old name of this flag.
     #[arg(long, alias = "box-timeout", value_name = "TIME", value_parser = seconds)]
     model_timeout: Option<u64>,
     /// Memory limit for a Python model [default: an equal share]
     ///
-    /// In MiB, for the Python process of a worker and all processes that it starts. The share is the machine's memory
-    /// divided by the workers of a process. A process that exceeds it is killed, and its rows are tried again in smaller
-    /// parts. --box-memory is the old name of this flag.
+    /// In MiB, for the Python process of a worker and all processes that it starts. By default each worker gets the
+    /// machine's memory divided by the number of workers in its classifier process. A process that exceeds the limit is
+    /// killed, and its rows are tried again in smaller parts. --box-memory is the old name of this flag.
     #[arg(long, alias = "box-memory", value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..))]
     model_memory: Option<u64>,
 }

@@ -9,7 +9,7 @@ use deploy::{console, project};
 
 /// Make several hosts on this machine, to try a cluster (as root)
 ///
-/// Each host is a network namespace with its own SSH server. "lab up" writes a hosts file for "up --hosts".
+/// Each host is a network namespace with its own SSH server. "lab up" writes a list of the hosts, for "up --hosts".
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]

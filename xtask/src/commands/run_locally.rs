@@ -13,8 +13,8 @@ use super::model_name::ModelName;
 /// Run a job on this machine
 ///
 /// Builds the programs, classifies a CSV or a million generated rows, and writes results.log, results.rejects.csv,
-/// results.json, report.html and report.json to the output folder. Files of an earlier job there are replaced once the new
-/// job asks for its first row.
+/// results.json, report.html and report.json to the output folder. Replaces the files of an earlier job there when the new
+/// job takes its first row.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXIT_CODES)]
 pub(crate) struct Args {
@@ -40,8 +40,9 @@ struct RunArgs {
     processes: u16,
     /// FILE.py, python:MODULE, native or sleep:MICROSECONDS
     ///
-    /// native computes a score from a hash, and sleep waits for each row; both stand in for a real model. The default for
-    /// generated rows is native. A job with --input must name its model. --classifier is the old name of this flag.
+    /// Append :FUNCTION to FILE.py or python:MODULE if the function is not classify_df. native computes a score from a
+    /// hash, and sleep waits for each row; both stand in for a real model. The default for generated rows is native. A job
+    /// with --input must name its model. --classifier is the old name of this flag.
     #[arg(long, alias = "classifier", value_name = "MODEL", help_heading = "Model", display_order = 0)]
     model: Option<ModelName>,
     /// Python interpreter that has pandas
@@ -62,7 +63,7 @@ struct RunArgs {
     /// Also pack the results into results.tgz
     #[arg(long)]
     pack: bool,
-    /// Fail if a row is rejected
+    /// Fail if any row is rejected, after writing the results
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true",
         hide_default_value = true, hide_possible_values = true, value_parser = BoolishValueParser::new())]
     strict: bool,

@@ -41,7 +41,7 @@ pub(crate) struct Args {
     fuzz: bool,
     /// End after this time
     ///
-    /// Tests without an outcome by then are named, and count as skipped.
+    /// Names the tests without an outcome by then, and counts them as skipped.
     #[arg(long, value_name = "MINUTES", conflicts_with = "filter")]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=10_000))]
     within: Option<u64>,
