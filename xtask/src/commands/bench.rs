@@ -28,14 +28,14 @@ use measure::Measured;
 /// before each run. Otherwise a virtual machine might have to fetch memory from its host during the run.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Measure only cases whose name contains this
+    /// Measure only cases whose name contains this text
     ///
     /// Prints the results, and writes no files.
     filter: Option<String>,
     /// Runs of each case
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
-    /// Multiply the number of rows by this
+    /// Multiply the number of rows by this factor
     ///
     /// Prints the results, and writes no files.
     #[arg(long, value_name = "FACTOR")]

@@ -98,7 +98,7 @@ struct StackArgs {
     settle: Duration,
 }
 
-/// Show what up would change on EC2, and change nothing
+/// Show the changes that up would make on EC2, and make none
 ///
 /// Exit codes: 0 if there is nothing to change, 2 if there are changes, 1 on failure.
 #[derive(Debug, clap::Args)]
@@ -170,7 +170,7 @@ enum ProviderArg {
     Aws,
 }
 
-/// On EC2, do it all: up, run-cluster, get-results, down
+/// Run a whole job on EC2: up, run-cluster, get-results, down
 ///
 /// Takes the stack down at the end, even if a step fails, and on Ctrl-C, SIGTERM or a closed terminal. Leaves the stack up
 /// if another job runs on it.
@@ -215,7 +215,7 @@ pub(crate) struct RunClusterArgs {
     /// and no other option of the job. Ignores environment variables.
     #[arg(long)]
     resume: bool,
-    /// The model [default: the one that up has shipped]
+    /// The model [default: the model that up has shipped]
     ///
     /// A job with --input must name its model, here or in up.
     #[arg(long, alias = "classifier", value_name = "MODEL")]
@@ -285,7 +285,7 @@ pub(crate) struct LogsArgs {
     /// Show new lines as they are written, until Ctrl-C
     #[arg(long, short)]
     follow: bool,
-    /// Number of last lines of each program
+    /// Number of last log lines of each program
     #[arg(long, short = 'n', value_name = "LINES", default_value_t = 100)]
     lines: u32,
     #[command(flatten)]

@@ -48,9 +48,9 @@ pub(crate) struct RowArgs {
     /// turns this off. A job whose rows are all rejected always fails.
     #[arg(long, value_name = "N|P%")]
     max_rejects: Option<MostRejects>,
-    /// How the programs log: text or json
+    /// Format of log lines: text or json
     ///
-    /// With json, each line is an object. RUST_LOG chooses what is logged, such as debug or info,net=debug.
+    /// With json, each line is a JSON object. RUST_LOG filters the lines, for example debug or info,net=debug.
     #[arg(long, value_name = "FORMAT", env = "LOG_FORMAT", hide_env_values = true, help_heading = None, default_value_t)]
     log_format: Format,
 }

@@ -9,7 +9,7 @@ use xshell::{Shell, cmd};
 use deploy::keys;
 use deploy::{console, project};
 
-/// Build the programs, make folders and keys, list what is missing
+/// Build the programs, make folders and keys, list missing tools
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {}
 

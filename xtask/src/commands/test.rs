@@ -21,13 +21,13 @@ use counts::Counts;
 use limit::Limit;
 use part::{Part, Run};
 
-/// Install what the tests need, and run them all
+/// Install the tools for the tests, and run all tests
 ///
 /// Also checks the format, and fails on clippy warnings. Skips tests that cannot run on this machine. The last line counts
 /// the tests.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Run only tests whose name contains this
+    /// Run only tests whose name contains this text
     filter: Option<String>,
     /// Run only the quick checks, in a minute or two
     ///
