@@ -122,8 +122,8 @@ pub(crate) struct PlanArgs {
 /// With --hosts, uses the hosts that a file lists. They need an SSH server and, for a Python model, python3. Without
 /// --hosts, launches machines on EC2.
 ///
-/// Checks the hosts, ships the programs and the model, and writes a list of the hosts, the inventory. A second up changes
-/// only what differs.
+/// Checks the hosts, ships the programs and the model, and writes a list of the hosts, the inventory. A second up makes
+/// only the missing changes.
 #[derive(Debug, clap::Args)]
 pub(crate) struct UpArgs {
     /// Machines that classify [default: as last time, or all]
