@@ -106,7 +106,8 @@ impl Model for Python {
         let answer = match process.classify(&self.request, request.limit) {
             Ok(answer) => answer,
             Err(ended) => {
-                let error = failure(process, &ended, request);
+                let is_short = request.limit < self.settings.timeout;
+                let error = failure(process, &ended, request, is_short);
                 self.metrics.count(|counts| {
                     let is_crash = matches!(ended, Ended::Died(_));
                     let times = if is_crash { &mut counts.crashes } else { &mut counts.kills };
@@ -195,10 +196,10 @@ impl Drop for Python {
 }
 
 /// Ends a process that must be replaced, and logs why.
-fn failure(process: Process, ended: &Ended, request: &Request<'_>) -> ModelError {
+fn failure(process: Process, ended: &Ended, request: &Request<'_>, is_short: bool) -> ModelError {
     let rows = request.records.len();
     let pid = process.pid();
-    let message = process.end(ended, Task::Rows(rows));
+    let message = process.end(ended, Task::Rows { rows, is_short });
     tracing::warn!("process {pid}, with {rows} rows from row {} on: {message}", request.first_row);
     let verdict = if matches!(ended, Ended::TimedOut(_)) { Verdict::Hung } else { Verdict::Retry };
     ModelError { message, verdict }

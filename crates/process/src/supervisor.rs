@@ -34,8 +34,8 @@ use crate::restart::{Ended, Restarts};
 
 /// Signs of life that may be missing in a row; if one more is missing, the program is killed.
 const MOST_MISSED: u32 = 5;
-/// This many missing signs count as one if the supervisor itself was late.
-const LATE_COUNT: u32 = 4;
+/// The weight of a missing sign; 1 if the supervisor itself was late.
+const WEIGHT: u32 = 4;
 /// Bytes reserved in the log for a program's last words, usually a few lines.
 const LOG_ROOM: i64 = 64 << 10;
 /// How long a killed program may take to disappear.
@@ -239,8 +239,8 @@ impl Supervisor {
                     Err(error) if error.kind() == ErrorKind::Interrupted => {}
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {
                         // If this thread was late, too, the machine rather than the program stood still.
-                        missed += if start.elapsed() < 2 * SIGN_OF_LIFE { LATE_COUNT } else { 1 };
-                        if missed > MOST_MISSED * LATE_COUNT {
+                        missed += if start.elapsed() < 2 * SIGN_OF_LIFE { WEIGHT } else { 1 };
+                        if missed > MOST_MISSED * WEIGHT {
                             return supervisor.kill(watched);
                         }
                     }

@@ -14,6 +14,9 @@ pub const RESULTS: &str = "results.log";
 /// The archive of results, rejects and summary.
 pub const ARCHIVE: &str = "results.tgz";
 
+/// The archive of the complete batches of an unfinished job.
+pub const PARTIAL_ARCHIVE: &str = "results.partial.tgz";
+
 /// The Monitoring Hub's report, beside the results: its page, and the figures of that page.
 pub const REPORT: [&str; 2] = ["report.html", "report.json"];
 

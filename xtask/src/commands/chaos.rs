@@ -172,8 +172,9 @@ fn report(outcomes: &[Outcome]) {
         times.sort_unstable();
         if let Some(worst) = times.last() {
             console::data(&format!(
-                "{what:<22} {:>3} times; output stood still for {:.2} s (median), {:.2} s (worst)",
+                "{what:<22} {:>3} {}; output stood still for {:.2} s (median), {:.2} s (worst)",
                 times.len(),
+                if times.len() == 1 { "time " } else { "times" },
                 times[times.len() / 2].as_secs_f64(),
                 worst.as_secs_f64()
             ));

@@ -126,12 +126,15 @@ pub(crate) struct PlanArgs {
 /// only the missing changes.
 #[derive(Debug, clap::Args)]
 pub(crate) struct UpArgs {
-    /// Machines that classify [default: as last time, or all]
-    ///
-    /// One more machine, the metrics host, reads the rows and writes the results. The first time, all hosts of --hosts are
-    /// used, and EC2 needs a number.
-    #[arg(long, value_name = "N", env = "CLUSTER_SIZE", hide_env_values = true, value_parser = clap::value_parser!(u16).range(1..=1000))]
-    cluster_size: Option<u16>,
+    #[command(flatten)]
+    source: SourceArgs,
+    #[command(flatten)]
+    prepare: PrepareArgs,
+}
+
+/// Where hosts come from.
+#[derive(Debug, clap::Args)]
+struct SourceArgs {
     /// Where hosts come from: ssh (a file) or aws
     ///
     /// The default is ssh with --hosts; without it, the same as for the last up, or aws.
@@ -145,6 +148,17 @@ pub(crate) struct UpArgs {
     /// SSH configuration, in place of ~/.ssh/config
     #[arg(long, value_name = "FILE")]
     ssh_config: Option<PathBuf>,
+}
+
+/// How hosts are made ready for a job.
+#[derive(Debug, clap::Args)]
+struct PrepareArgs {
+    /// Machines that classify [default: as last time, or all]
+    ///
+    /// One more machine, the metrics host, reads the rows and writes the results. The first time, all hosts of --hosts are
+    /// used, and EC2 needs a number.
+    #[arg(long, value_name = "N", env = "CLUSTER_SIZE", hide_env_values = true, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    cluster_size: Option<u16>,
     /// FILE.py, python:MODULE, native or sleep:MICROSECONDS
     ///
     /// A Python module is shipped to the hosts. The default is the model of the last up, or native. A job with --input must
@@ -181,7 +195,7 @@ enum ProviderArg {
 #[command(after_long_help = EXIT_CODES)]
 pub(crate) struct JobArgs {
     #[command(flatten)]
-    up: UpArgs,
+    prepare: PrepareArgs,
     #[command(flatten)]
     job: ClusterJobArgs,
     /// Folder for the results [default: output/ in the project]

@@ -48,17 +48,42 @@ impl fmt::Display for Ended {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Task {
     Start,
-    /// To classify this many rows.
-    Rows(usize),
+    /// To classify `rows` rows.
+    Rows {
+        rows: usize,
+        /// They got less than the whole limit, since many rows of their batch took too long.
+        is_short: bool,
+    },
 }
 
 impl fmt::Display for Task {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let advice = "and was killed; raise --model-timeout, or lower --chunk-size";
-        match self {
-            Self::Start => f.write_str(" to start, and was killed"),
-            Self::Rows(1) => write!(f, " for this row alone, {advice}"),
-            Self::Rows(rows) => write!(f, " for {rows} rows, {advice}"),
+        let Self::Rows { rows, is_short } = self else { return f.write_str(" to start, and was killed") };
+        match rows {
+            1 => f.write_str(" for this row alone, and was killed; ")?,
+            _ => write!(f, " for {rows} rows, and was killed; ")?,
         }
+        if *is_short {
+            f.write_str("that was a part of --model-timeout, since many rows of the batch took too long; ")?;
+        }
+        f.write_str("raise --model-timeout, or lower --chunk-size")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_late_process_is_explained_with_its_task() {
+        let of = |rows, is_short| {
+            format!("{}{}", Ended::TimedOut(Duration::from_secs(3)), Task::Rows { rows, is_short })
+        };
+        assert_eq!(
+            of(1, false),
+            "the Python process took longer than 3s for this row alone, and was killed; raise --model-timeout, or lower \
+             --chunk-size"
+        );
+        assert!(of(7, true).contains("3s for 7 rows, and was killed; that was a part of --model-timeout"));
     }
 }

@@ -163,7 +163,10 @@ def print_traceback(error):
     try:
         text = traceback.TracebackException(type(error), error, error.__traceback__)
         keep_users_frames(text)
-        text = "".join(text.format()).encode("utf-8", "backslashreplace")
+        text = "".join(text.format())
+        if isinstance(error, FileNotFoundError):
+            text += "The working folder is %s\n" % os.getcwd()
+        text = text.encode("utf-8", "backslashreplace")
         # The module may have replaced sys.stderr.
         os.write(2, text[-16384:])
     except BaseException:

@@ -82,7 +82,8 @@ fn run_until_done(args: &RunCluster, start: Instant, is_started: &mut bool) -> a
     interrupt::check()?;
     *is_started = true;
     cluster.clear(args.mode, is_done, &description, &token)?;
-    show_start(args, &description, cluster.classifiers.len());
+    let verb = if args.mode == RunMode::Resume { "continuing with " } else { "" };
+    show(verb, &description, args.job.rows.path(), cluster.classifiers.len());
     let job = cluster.job(args, description, token, lifetime)?;
     if is_done {
         let packing = end(&hosts, job::pack(&job, cluster.metrics))?;
@@ -216,12 +217,12 @@ impl<'a> Cluster<'a> {
     }
 }
 
-fn show_start(args: &RunCluster, description: &Description, machines: usize) {
+/// Shows what a job classifies and how; `path` is the user's name of its input.
+fn show(verb: &str, description: &Description, path: Option<&Path>, machines: usize) {
     let Description { input, model, model_args, workers, .. } = description;
     console::note(&format!(
-        "{}{}, on {} workers ({machines} machines of {workers}){}, through {model}",
-        if args.mode == RunMode::Resume { "continuing with " } else { "" },
-        input::describe(input, args.job.rows.path()),
+        "{verb}{}, on {} workers ({machines} machines of {workers}){}, through {model}",
+        input::describe(input, path),
         workers * machines,
         threads_each(model, model_args)
     ));

@@ -44,7 +44,7 @@ pub(crate) fn run(args: &Stop) -> anyhow::Result<ExitCode> {
         console::data(&message);
         console::note(&format!(
             "what was received is in {FOLDER}/output on {}, until the next run-cluster or down; cargo xtask get-results \
-             --partial fetches it",
+             --partial fetches it, and cargo xtask run-cluster --resume continues the job",
             metrics.entry().name
         ));
     } else if was_running {

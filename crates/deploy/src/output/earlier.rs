@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use files::remove_if_there;
-use protocol::result_files::{ARCHIVE, REPORT, ResultFiles};
+use protocol::result_files::{ARCHIVE, PARTIAL_ARCHIVE, REPORT, ResultFiles};
 
 /// The folder for them, in the output folder.
 const ASIDE: &str = ".earlier";
@@ -28,7 +28,7 @@ impl Earlier {
     /// # Errors
     /// A file cannot be moved.
     pub fn set_aside(files: &ResultFiles, output: &Path) -> anyhow::Result<Self> {
-        let others = [ARCHIVE, REPORT[0], REPORT[1]].map(|name| output.join(name));
+        let others = [ARCHIVE, PARTIAL_ARCHIVE, REPORT[0], REPORT[1]].map(|name| output.join(name));
         let files = files.all().into_iter().map(Path::to_owned).chain(others).collect();
         let earlier = Self { output: output.to_owned(), files };
         earlier.clear().context("making room for the job's results")?;

@@ -10,8 +10,8 @@ use deploy::request::{
 };
 
 use super::{
-    ClusterJobArgs, GetResultsArgs, HostCommand, InventoryArgs, ModelName, ProviderArg, RunClusterArgs,
-    StackArgs, UpArgs,
+    ClusterJobArgs, GetResultsArgs, HostCommand, InventoryArgs, ModelName, PrepareArgs, ProviderArg,
+    RunClusterArgs, SourceArgs, StackArgs,
 };
 
 impl HostCommand {
@@ -27,9 +27,9 @@ impl HostCommand {
                 stack: args.stack.options(),
                 inventory: args.inventory.path()?,
             }),
-            Self::Up(args) => Request::Up(args.up()?),
+            Self::Up(args) => Request::Up(args.prepare.up(Some(&args.source))?),
             Self::Job(args) => Request::Job(Box::new(Job {
-                up: args.up.up()?,
+                up: args.prepare.up(None)?,
                 job: args.job.options(),
                 output: output(args.output.as_ref())?,
                 keep: args.keep,
@@ -71,8 +71,8 @@ impl HostCommand {
     /// The model given by --model.
     pub(super) fn model(&self) -> Option<&ModelName> {
         match self {
-            Self::Up(up) => up.model.as_ref(),
-            Self::Job(job) => job.up.model.as_ref(),
+            Self::Up(up) => up.prepare.model.as_ref(),
+            Self::Job(job) => job.prepare.model.as_ref(),
             Self::RunCluster(run) => run.model.as_ref(),
             _ => None,
         }
@@ -110,13 +110,13 @@ impl StackArgs {
     }
 }
 
-impl UpArgs {
-    fn up(&self) -> anyhow::Result<Up> {
+impl PrepareArgs {
+    fn up(&self, source: Option<&SourceArgs>) -> anyhow::Result<Up> {
         Ok(Up {
             cluster_size: self.cluster_size,
-            provider: self.provider.map(Provider::from),
-            hosts: self.hosts.clone(),
-            ssh_config: self.ssh_config.clone(),
+            provider: source.and_then(|source| source.provider).map(Provider::from),
+            hosts: source.and_then(|source| source.hosts.clone()),
+            ssh_config: source.and_then(|source| source.ssh_config.clone()),
             model: self.model.as_ref().map(|model| model.name.clone()),
             requirements: self.requirements.clone(),
             stack: self.stack.options(),

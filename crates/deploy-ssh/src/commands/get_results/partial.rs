@@ -16,7 +16,7 @@ use deploy::interrupt::{self, Interrupted};
 use deploy::request::Partial;
 use deploy::{exit, project, step};
 use protocol::checkpoint::{Position, slots};
-use protocol::result_files::{RESULTS, ResultFiles};
+use protocol::result_files::{PARTIAL_ARCHIVE, RESULTS, ResultFiles};
 use protocol::schema::Schema;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -26,8 +26,7 @@ use crate::agents::{OUTPUT, SHORT, stop_job};
 use crate::commands::run_cluster::{recall, receiver_runs_for};
 use crate::ssh::Ssh;
 
-/// The archive on this machine, and the files in it.
-const ARCHIVE: &str = "results.partial.tgz";
+/// Files in the archive, beside the results.
 const REJECTS: &str = "results.rejects.csv";
 const SUMMARY: &str = "results.partial.json";
 /// How long the receiver may take to make its last batches durable.
@@ -83,7 +82,7 @@ pub(super) fn fetch(
     interrupt::check()?;
     let job = Job::fetch(args, &host, status)?;
     project::make_folder(output)?;
-    let part = output.join(format!("{ARCHIVE}.part"));
+    let part = output.join(format!("{PARTIAL_ARCHIVE}.part"));
     let writing = format!("writing {} on this machine", part.display());
     let file = open_locked(&part)?;
     // The lock is held until the archive has its name.
@@ -99,7 +98,7 @@ pub(super) fn fetch(
     let summary = job.summary(copied, args.because.as_deref());
     let json = serde_json::to_vec_pretty(&summary).context("encoding the summary")?;
     let size = finish(packer, &json).with_context(|| writing)?;
-    let target = output.join(ARCHIVE);
+    let target = output.join(PARTIAL_ARCHIVE);
     std::fs::rename(&part, &target).with_context(|| format!("renaming {}", part.display()))?;
     show(&summary, &target, size);
     Ok(ExitCode::SUCCESS)

@@ -10,7 +10,7 @@ use deploy::job::{self, Found, HUB, Hub, Program, Watched};
 use deploy::request::RunCluster;
 use deploy::{console, exit};
 
-use super::{Timing, conclude, end, hub, is_packed, lifetime, recall, receiver_runs_for};
+use super::{Timing, conclude, end, hub, is_packed, lifetime, recall, receiver_runs_for, show};
 use crate::agents::{SHORT, connect, load, lock_all, status_of};
 use crate::commands::end_on_interrupt;
 use crate::inventory::Inventory;
@@ -47,7 +47,11 @@ pub(super) fn run(args: &RunCluster) -> anyhow::Result<ExitCode> {
         return conclude(metrics, &Timing { forming: None, packing: None, start });
     }
     ensure_runs(metrics, &statuses[0]).map_err(exit::refused)?;
-    let rows = recall(metrics)?.and_then(|description| description.input.rows());
+    let description = recall(metrics)?;
+    if let Some(description) = &description {
+        show("watching ", description, None, inventory.machines.len());
+    }
+    let rows = description.and_then(|description| description.input.rows());
     let found = find(&inventory, &hosts, &statuses)?;
     // Without a hub, progress comes from the receiver.
     let hub = hub::find(metrics, &statuses[0]).unwrap_or_else(|error| {
