@@ -147,7 +147,9 @@ fn the_page_follows_a_job_from_its_start_to_its_report() {
         browser.reload();
     }
     assert_eq!(job(&page).rows.written, 60_000);
-    assert!(browser.text("#bottleneck").contains("were busy"), "{}", browser.text("#bottleneck"));
+    browser.eventually("the bottleneck, after the reload", |browser| {
+        browser.text("#bottleneck").contains("were busy").then_some(())
+    });
     assert_eq!(rows_in_metrics(&page), 60_000);
     browser.prefer("dark");
     browser.eventually("marks for the events, with words", |browser| {
