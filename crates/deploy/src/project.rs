@@ -75,14 +75,6 @@ pub fn cargo_with(args: &[&str]) -> duct::Expression {
     cargo_quietly(args)
 }
 
-/// As [`cargo_with`], with low priority for the processor.
-pub fn cargo_with_low_priority(args: &[&str]) -> duct::Expression {
-    console::echo(&format!("nice cargo {}", args.join(" ")));
-    let args: Vec<_> = args.iter().map(OsStr::new).collect();
-    let cargo = cargo();
-    without_own_variables(duct::cmd("nice", [&[cargo.as_os_str()], &args[..]].concat()))
-}
-
 /// As [`cargo_with`], without printing.
 pub fn cargo_quietly<W: AsRef<OsStr>>(args: &[W]) -> duct::Expression {
     let args: Vec<_> = args.iter().map(AsRef::as_ref).collect();

@@ -16,7 +16,6 @@ use anyhow::{Context, ensure};
 use deploy::{console, project};
 use xshell::Shell;
 
-use build::Priority;
 use counts::Counts;
 use limit::Limit;
 use part::{Part, Run};
@@ -106,12 +105,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 fn quick(run: &mut Run) -> anyhow::Result<()> {
     check_formats(run);
     UNITS.run(run)?;
-    let built = END_TO_END.build(run, Priority::Usual)?;
+    let built = END_TO_END.build(run)?;
     run.tests(&built, &[WHOLE_JOB, "--exact"])
 }
 
-/// Runs everything. Installs and downloads in parallel, builds the AWS SDK while tests run, and runs two parts at a time, since
-/// most tests wait.
+/// Runs everything. Installs and downloads while cargo builds, builds the AWS SDK while other tests run, and runs two parts at
+/// a time, since most tests wait.
 fn whole(fuzz: bool, run: &mut Run) -> anyhow::Result<()> {
     check_formats(run);
     check_dependencies(run);
@@ -127,16 +126,18 @@ fn whole(fuzz: bool, run: &mut Run) -> anyhow::Result<()> {
             install::machine(&shell);
             anyhow::Ok(())
         });
-        UNITS.run(run)?;
+        let units = UNITS.build(run)?;
+        let end_to_end = END_TO_END.build(run)?;
+        let browser = BROWSER.build(run)?;
+        // It calls cargo, which would wait for another build.
+        run.tests(&end_to_end, &[WHOLE_JOB, "--exact"])?;
+        let cloud = scope.spawn(|| CLOUD.try_build());
+        run.part(&UNITS, &units)?;
         ensure!(run.counts.passed > 0, "no test was run within {}", run.limit);
-        let end_to_end = END_TO_END.build(run, Priority::Usual)?;
-        let browser = BROWSER.build(run, Priority::Usual)?;
         match ready.recv().context("installing what the tests need")? {
             Err(_) if run.limit.is_over() => {}
             outcome => outcome?,
         }
-        run.tests(&end_to_end, &[WHOLE_JOB, "--exact"])?;
-        let cloud = scope.spawn(|| CLOUD.try_build(Priority::Low));
         let mut beside = run.beside();
         let others = scope.spawn(move || {
             match joined(installer) {
@@ -149,13 +150,12 @@ fn whole(fuzz: bool, run: &mut Run) -> anyhow::Result<()> {
             anyhow::Ok(beside)
         });
         run.part(&END_TO_END, &end_to_end)?;
+        if fuzz {
+            fuzz::run(&Shell::new()?, None, &run.limit, &mut run.counts)?;
+        }
         run.add(joined(others)?);
-        anyhow::Ok(())
-    })?;
-    if fuzz {
-        fuzz::run(&Shell::new()?, None, &run.limit, &mut run.counts)?;
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// The outcome of a thread, which includes its panic.
@@ -171,7 +171,7 @@ fn filtered(filter: &str, fuzz: bool, run: &mut Run) -> anyhow::Result<()> {
     install::browser(&shell);
     install::machine(&shell);
     for part in [&UNITS, &END_TO_END, &BROWSER, &CLOUD] {
-        let built = part.build(run, Priority::Usual)?;
+        let built = part.build(run)?;
         run.tests(&built, &[filter])?;
     }
     if fuzz {

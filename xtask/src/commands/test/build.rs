@@ -29,24 +29,17 @@ pub(super) struct TestProgram {
 }
 
 /// A build's share of the processor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Priority {
-    Usual,
-    /// Only what the tests that run at the same time leave.
-    Low,
-}
-
 /// Calls cargo, prints warnings and errors, and returns what was built.
 ///
 /// # Errors
 /// If cargo fails.
-pub(super) fn build(words: &[&str], priority: Priority) -> anyhow::Result<Built> {
+pub(super) fn build(words: &[&str]) -> anyhow::Result<Built> {
     let words = [words, &["--message-format", "json-render-diagnostics"]].concat();
-    let cargo = match priority {
-        Priority::Usual => project::cargo_with(&words),
-        Priority::Low => project::cargo_with_low_priority(&words),
-    };
-    let output = cargo.env(WRAPPER.0, WRAPPER.1).unchecked().reader().context("starting cargo")?;
+    let output = project::cargo_with(&words)
+        .env(WRAPPER.0, WRAPPER.1)
+        .unchecked()
+        .reader()
+        .context("starting cargo")?;
     let mut built = Built::default();
     for line in BufReader::new(&output).lines() {
         let line = line.context("reading what cargo prints")?;

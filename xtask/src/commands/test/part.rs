@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, ensure};
 use deploy::{console, project};
 
-use super::build::{self, Built, Priority, WRAPPER};
+use super::build::{self, Built, WRAPPER};
 use super::counts::Counts;
 use super::limit::Limit;
 
@@ -35,25 +35,25 @@ pub(super) struct Run {
 
 impl Part {
     pub(super) fn run(&self, run: &mut Run) -> anyhow::Result<()> {
-        let built = self.build(run, Priority::Usual)?;
+        let built = self.build(run)?;
         run.part(self, &built)
     }
 
     /// Builds the part, unless the time is over.
-    pub(super) fn build(&self, run: &mut Run, priority: Priority) -> anyhow::Result<Built> {
+    pub(super) fn build(&self, run: &mut Run) -> anyhow::Result<Built> {
         if run.limit.is_over() {
             return Ok(Built::default());
         }
-        let built = self.try_build(priority);
+        let built = self.try_build();
         run.checked(self, built)
     }
 
-    pub(super) fn try_build(&self, priority: Priority) -> anyhow::Result<Built> {
+    pub(super) fn try_build(&self) -> anyhow::Result<Built> {
         let targets: Vec<_> = self.targets.split(' ').collect();
-        let mut built = build::build(&[&["test", "--release", "--no-run"], &targets[..]].concat(), priority)?;
+        let mut built = build::build(&[&["test", "--release", "--no-run"], &targets[..]].concat())?;
         for words in self.programs {
             let words: Vec<_> = ["build", "--release"].into_iter().chain(words.split(' ')).collect();
-            built.warnings += build::build(&words, priority)?.warnings;
+            built.warnings += build::build(&words)?.warnings;
         }
         Ok(built)
     }
