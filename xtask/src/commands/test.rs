@@ -87,7 +87,8 @@ const CLOUD: Part = Part {
     name: "tests of hosts from EC2",
     targets: "--package deploy-aws --package cloud --lib --test cloud",
     programs: &["--package deploy-aws"],
-    words: &["--test-threads", "4"],
+    // The longest ones are the first, and others wait for minutes.
+    words: &["--test-threads", "6"],
 };
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
