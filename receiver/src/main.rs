@@ -27,11 +27,11 @@ use telemetry::reporter;
 #[command(
     version,
     after_help = "\
-A cluster's results go to --output; beside it (for results.log) are results.rejects.csv, results.json when the job
-is done and, until then, results.checkpoint, from which a restarted receiver continues.
+A cluster's results go to --output; beside it (for results.log) are results.rejects.csv, results.json when the job \
+    is done and, until then, results.checkpoint, from which a restarted receiver continues.
 
-Exit code: 0 when the job is done (without a cluster's job: when the receiver is stopped), 1 when the job failed or
-was stopped."
+Exit code: 0 when the job is done (without a cluster's job: when the receiver is stopped), 1 when the job failed or \
+    was stopped."
 )]
 struct Args {
     /// Ignored: payloads are always framed (a 4-byte big-endian length, then the payload). The receiver of 2018 had this flag
