@@ -8,7 +8,6 @@ use clap::{Parser, Subcommand};
 use classifier::model::{Kind, ModelSettings};
 use classifier::run::{Role, Rows, Settings};
 use classifier::window::Limits;
-use net::WhenTaken;
 use protocol::ports;
 use protocol::results::LONGEST_WINDOW;
 use protocol::token::Token;
@@ -64,9 +63,6 @@ pub(crate) struct ClusterArgs {
     /// Where this process accepts data connections [default: a free port of 127.0.0.1]
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:0", hide_default_value = true, value_parser = net::host_and_port)]
     my_data: String,
-    /// Use any free port instead of one that is taken; the ready file says which
-    #[arg(long)]
-    any_port: bool,
     /// Processes in the cluster
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     worker_count: u32,
@@ -188,7 +184,6 @@ impl Args {
             control: args.control,
             my_control: args.my_control,
             data: args.my_data,
-            when_taken: WhenTaken::any_port(args.any_port),
             processes: args.worker_count as usize,
             workers: args.workers as usize,
             chunk_size: model.chunk_size as usize,

@@ -36,7 +36,6 @@ pub struct Settings {
     pub my_control: Option<String>,
     /// Where this process listens for data connections.
     pub data: String,
-    pub when_taken: WhenTaken,
     /// Processes in the cluster.
     pub processes: usize,
     /// Worker threads in this process.
@@ -104,7 +103,7 @@ pub fn run(settings: &Settings, metrics: Metrics) -> anyhow::Result<()> {
     }
     // The supervisor holds the ports of the ready file while this process restarts.
     let was_at = before.addresses.get("data").copied();
-    let data = net::listen_again("data connections", was_at, &settings.data, settings.when_taken)?;
+    let data = net::listen_again("data connections", was_at, &settings.data, WhenTaken::Fail)?;
     let cluster = cluster::Settings {
         control: settings.control.clone(),
         my_control: settings.my_control.clone(),
@@ -133,13 +132,13 @@ impl Start<'_> {
         let Self { settings, cluster, data, models, before, leaving, metrics } = self;
         let was_at = |what: &str| before.addresses.get(what).copied();
         let control = settings.my_control.as_ref().unwrap_or(&settings.control);
-        let control = net::listen_again("control", was_at("control"), control, settings.when_taken)?;
+        let control = net::listen_again("control", was_at("control"), control, WhenTaken::Fail)?;
         let mut ready = Ready::new([("control", control.local_addr()?), ("data", data.local_addr()?)]);
         if cluster.rejoin.is_none() {
             ready.write(settings.ready_file.as_deref())?;
         }
         // Bound now, so that a taken port is an error now. Senders are accepted once the cluster has formed.
-        let port = net::bind_again("rows", was_at("rows"), &rows.address, settings.when_taken)?;
+        let port = net::bind_again("rows", was_at("rows"), &rows.address, WhenTaken::Fail)?;
         let control = ControlPort::open(&cluster, control, leaving.clone())?;
         control.gather()?;
         // The receiver numbers generations, since it outlives them; a clock may step back.

@@ -40,9 +40,6 @@ struct Args {
     /// Where to listen
     #[arg(long, value_name = "HOST:PORT", default_value_t = format!("127.0.0.1:{}", ports::RESULTS), value_parser = net::host_and_port)]
     listen: String,
-    /// Use any free port instead of one that is taken; the ready file says which
-    #[arg(long)]
-    any_port: bool,
     /// The file for the results; without it, plain payloads go to standard output
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -94,7 +91,7 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
     process::signals::on_end_signals(move || stopping.stop())?;
     let before = Ready::before(args.ready_file.as_deref())?.unwrap_or_default();
     let before = before.addresses.get("results").copied();
-    let listener = net::listen_again("results", before, &args.listen, WhenTaken::any_port(args.any_port))?;
+    let listener = net::listen_again("results", before, &args.listen, WhenTaken::Fail)?;
     Ready::new([("results", listener.local_addr()?)]).write(args.ready_file.as_deref())?;
     let archive = match args.archive.zip(args.output) {
         Some((path, output)) => Some(Archive::start(&path, &ResultFiles::beside(&output)?, server.job())?),

@@ -83,12 +83,9 @@ pub fn arg(path: &Path) -> String {
     path.display().to_string()
 }
 
-/// A port of a host, as an argument for a program.
+/// A port of a host, as an argument for a program; any free one if its ports need not be known. Its ready file tells others.
+///
+/// Jobs on one machine would otherwise take turns at the usual ports, where a restarted program of one job could find the other's.
 pub(crate) fn at(host: &dyn Host, port: u16) -> String {
-    format!("{}:{port}", host.address())
-}
-
-/// The option with which a program uses another port if its usual one is in use. Its ready file tells others which.
-pub(crate) fn any_port(host: &dyn Host) -> Option<String> {
-    (!host.has_fixed_ports()).then(|| "--any-port".to_owned())
+    format!("{}:{}", host.address(), if host.has_fixed_ports() { port } else { 0 })
 }

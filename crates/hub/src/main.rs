@@ -26,10 +26,7 @@ struct Args {
     /// Address of the page
     #[arg(long, value_name = "HOST:PORT", default_value_t = format!("127.0.0.1:{}", ports::HUB), value_parser = net::host_and_port)]
     web: String,
-    /// If a port is taken, take any free one; the ready file says which
-    #[arg(long)]
-    any_port: bool,
-    /// Like --any-port, for the page only
+    /// If the page's port is taken, take any free one; the ready file says which
     #[arg(long)]
     any_web_port: bool,
     /// A file with the job's token; programs that do not show it are refused
@@ -72,12 +69,12 @@ fn run(args: &Args) -> anyhow::Result<()> {
     let load = |file: &Option<PathBuf>| file.as_deref().map(Token::load).transpose();
     let (token, web_token) = (load(&args.token_file)?, load(&args.web_token_file)?);
     let before = Ready::before(args.ready_file.as_deref())?.unwrap_or_default();
-    let listen = |what: &'static str, address, any_port| {
-        let when_taken = WhenTaken::any_port(any_port);
+    let listen = |what: &'static str, address, when_taken| {
         net::listen_again(what, before.addresses.get(what).copied(), address, when_taken)
     };
-    let reports = listen("metrics", &args.listen, args.any_port)?;
-    let page = listen("web", &args.web, args.any_port || args.any_web_port)?;
+    let reports = listen("metrics", &args.listen, WhenTaken::Fail)?;
+    let when_taken = if args.any_web_port { WhenTaken::AnyPort } else { WhenTaken::Fail };
+    let page = listen("web", &args.web, when_taken)?;
     let (at, reports_at) = (page.local_addr()?, reports.local_addr()?);
     ensure!(
         token.is_some() || reports_at.ip().is_loopback(),

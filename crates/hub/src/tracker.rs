@@ -104,7 +104,8 @@ impl Tracker {
 
     /// Adds an event about the models of a program, if one is due.
     fn note_models(&mut self, name: &str, now: Duration) {
-        let Some(process) = self.processes.get(name).filter(|_| !self.state.is_over()) else { return };
+        // Also when the job is over: the last report of a short job may be the first with a failure.
+        let Some(process) = self.processes.get(name) else { return };
         let counts = process.model();
         if let Some(text) = self.model_events.event(name, &counts, now) {
             self.note(now, EventKind::Model, Some(name), text);

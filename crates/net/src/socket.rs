@@ -89,13 +89,6 @@ pub enum WhenTaken {
     AnyPort,
 }
 
-impl WhenTaken {
-    /// From the flag `--any-port`.
-    pub fn any_port(flag: bool) -> Self {
-        if flag { Self::AnyPort } else { Self::Fail }
-    }
-}
-
 /// Listens at `address` for `what`.
 ///
 /// # Errors

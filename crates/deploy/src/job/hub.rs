@@ -13,7 +13,7 @@ use telemetry::view;
 use super::Job;
 use super::ready::await_address;
 use crate::console::{self, JobStatus};
-use crate::host::{Host, Launch, Running, any_port, arg, at};
+use crate::host::{Host, Launch, Running, arg, at};
 use crate::interrupt;
 
 /// The hub's name as a program of the job.
@@ -70,7 +70,6 @@ impl Hub {
             "--web".into(),
             format!("127.0.0.1:{}", ports::HUB),
         ]);
-        args.extend(any_port(host));
         // Users get the URL, so any port will do.
         args.push("--any-web-port".into());
         args.extend(job.token_args());

@@ -6,7 +6,7 @@ use protocol::ports;
 use super::hub::report_args;
 use super::programs::Programs;
 use super::{Hub, Input, Job};
-use crate::host::{Host, any_port, arg, at};
+use crate::host::{Host, arg, at};
 
 /// Seconds that a sender waits for the cluster, which must form again when one of its processes has died.
 const SENDER_PATIENCE: u64 = 600;
@@ -26,7 +26,6 @@ impl<'a, 'j> Launcher<'a, 'j> {
     pub(super) fn receiver(&mut self, host: &'a dyn Host) -> anyhow::Result<String> {
         let Job { results, archive, max_rejects, .. } = self.job;
         let mut args = vec!["--framed".into(), "--listen".into(), at(host, ports::RESULTS)];
-        args.extend(any_port(host));
         args.extend(["--output".into(), arg(results)]);
         args.extend(archive.iter().flat_map(|archive| ["--archive".into(), arg(archive)]));
         args.extend(max_rejects.iter().flat_map(|most| ["--max-rejects".into(), most.to_string()]));
@@ -53,7 +52,6 @@ impl<'a, 'j> Launcher<'a, 'j> {
     }
 
     fn initializer(&mut self, host: &'a dyn Host, mut args: Vec<String>) -> anyhow::Result<usize> {
-        args.extend(any_port(host));
         args.extend(["--cluster-initializer".into(), "--name".into(), "initializer".into()]);
         args.extend(["--in".into(), at(host, ports::ROWS), "--control".into(), at(host, ports::CONTROL)]);
         args.extend(["--my-data".into(), at(host, ports::DATA)]);
@@ -67,9 +65,8 @@ impl<'a, 'j> Launcher<'a, 'j> {
         control: &str,
         mut args: Vec<String>,
     ) -> anyhow::Result<usize> {
-        let data = if host.has_fixed_ports() { ports::DATA } else { 0 };
         args.extend(["--name".into(), name.to_owned(), "--control".into(), control.to_owned()]);
-        args.extend(["--my-data".into(), at(host, data)]);
+        args.extend(["--my-data".into(), at(host, ports::DATA)]);
         self.start(host, name, "classifier", args)
     }
 
