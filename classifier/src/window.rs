@@ -14,7 +14,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// The least depth: one batch to classify, and one that waits.
+/// The least depth: one batch being classified, and one waiting.
 const LEAST_DEPTH: usize = 2;
 /// The depth grows for batches that come through within this time.
 const QUICK: Duration = Duration::from_millis(25);

@@ -20,8 +20,7 @@ pub trait Host {
     /// Where the job's other machines reach it.
     fn address(&self) -> &str;
 
-    /// Whether programs must listen at their usual ports, since a firewall may allow only these. If not, they may use
-    /// others when these are in use.
+    /// Whether programs must listen at their usual ports, since a firewall may allow only these. If not, they use free ones.
     fn has_fixed_ports(&self) -> bool;
 
     /// Starts a program of the job.
@@ -83,9 +82,9 @@ pub fn arg(path: &Path) -> String {
     path.display().to_string()
 }
 
-/// A port of a host, as an argument for a program; any free one if its ports need not be known. Its ready file tells others.
+/// The address at which a program on this host listens, as an argument. Port 0, a free one, unless the host has fixed ports.
 ///
-/// Jobs on one machine would otherwise take turns at the usual ports, where a restarted program of one job could find the other's.
+/// With the usual ports, a job could take the port of another job's program while that is being restarted.
 pub(crate) fn at(host: &dyn Host, port: u16) -> String {
     format!("{}:{}", host.address(), if host.has_fixed_ports() { port } else { 0 })
 }

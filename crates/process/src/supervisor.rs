@@ -252,7 +252,7 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Kills the program if `process` is still the one that runs.
+    /// Kills the program if `process` is still running.
     fn kill(&self, process: Running) {
         let state = self.state();
         if state.running == Some(process) {

@@ -152,6 +152,13 @@ def change_folder(folder):
     os.chdir(folder)
 
 
+def working_folder():
+    try:
+        return os.getcwd()
+    except OSError:
+        return "a folder that no longer exists"
+
+
 tracebacks = 0
 
 
@@ -165,7 +172,7 @@ def print_traceback(error):
         keep_users_frames(text)
         text = "".join(text.format())
         if isinstance(error, FileNotFoundError):
-            text += "The working folder is %s\n" % os.getcwd()
+            text += "The working folder is %s\n" % working_folder()
         text = text.encode("utf-8", "backslashreplace")
         # The module may have replaced sys.stderr.
         os.write(2, text[-16384:])
@@ -296,7 +303,7 @@ def load_module(module_name, where):
             advice = "give the name of a module in this folder, or set PYTHONPATH"
             if i and parts[i:] == ["py"]:
                 advice = "without .py, it is %r" % ".".join(parts[:i])
-            raise Failure("%s finds no module %r in %s; %s" % (where, part, os.getcwd(), advice))
+            raise Failure("%s finds no module %r in %s; %s" % (where, part, working_folder(), advice))
     origin = "" if found.origin is None else " from %s" % found.origin
     call("loading the module %r%s" % (module_name, origin), where, importlib.import_module, module_name)
     return sys.modules[module_name]
@@ -313,7 +320,7 @@ def call(what, where, function, argument):
         cause = error
     reason = "%s: %s" % (what, describe(cause))
     if isinstance(cause, FileNotFoundError):
-        reason += "; the working folder is %s" % os.getcwd()
+        reason += "; the working folder is %s" % working_folder()
     if isinstance(cause, ImportError):
         raise Failure("%s%s (%s)" % (reason, hidden_by(cause) or install_advice(cause), where)) from cause
     if isinstance(cause, Exception):

@@ -45,7 +45,7 @@ pub(crate) async fn destroy(aws: &Aws, stack: &str, settle: Duration) -> anyhow:
         let visible = visible.get_or_insert_with(|| Polling::until(LEFT_TIME));
         match left {
             Ok(left) if left.is_empty() && checked.duration_since(start) >= settle => {
-                // Somebody else did what failed, or it was not needed.
+                // The calls that failed were not needed, or another command has done their work.
                 errors.iter().for_each(|error| console::note(&format!("{error:#}")));
                 return Ok(());
             }

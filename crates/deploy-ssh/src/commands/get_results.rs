@@ -117,7 +117,9 @@ fn fetch_all(host: &Ssh, output: &Path, summary: &Summary, length: u64) -> anyho
         std::fs::rename(&part, &archive).with_context(|| format!("renaming {}", part.display()))
     });
     if let Err(error) = published {
-        earlier.put_back()?;
+        if let Err(left) = earlier.put_back() {
+            console::note(&format!("{left:#}"));
+        }
         return Err(error);
     }
     earlier.discard()?;

@@ -312,7 +312,7 @@ fn is_packed(metrics: &Ssh) -> anyhow::Result<bool> {
     Ok(metrics.length(Path::new(ARCHIVE))?.is_some())
 }
 
-/// Checks that a host has the application of the inventory, and that nobody has shipped another one since.
+/// Checks that a host has the application of the inventory, and no other one that was shipped since.
 fn ensure_right_application(host: &Ssh, inventory: &Inventory) -> anyhow::Result<()> {
     let status = status_of(host)?;
     let is_python = module_of(&inventory.model).is_some();

@@ -8,7 +8,7 @@ use deploy::console;
 
 use super::archive;
 
-/// A larger folder is probably not the one that the user means.
+/// A larger folder is probably a mistake, such as a home folder.
 const MAX_MODULE_BYTES: u64 = 200 << 20;
 
 /// The module in `python:MODULE[:FUNCTION]`; `None` for other models.

@@ -93,7 +93,7 @@ impl<R: Read> FrameReader<R> {
         self.has_marks = true;
     }
 
-    /// Whether [`Self::next_frame`] will not wait, since a complete frame, or one that will be refused, has been read.
+    /// Whether [`Self::next_frame`] returns without waiting: a complete frame has been read, or a frame that it refuses.
     pub fn has_frame(&self) -> bool {
         let read = self.read();
         read.len() >= PREFIX && {

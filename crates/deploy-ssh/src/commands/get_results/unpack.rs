@@ -73,7 +73,10 @@ pub(super) fn unpack(archive: &Path, output: &Path, summary: &Summary) -> anyhow
         let mut entry =
             entries.next().with_context(|| damaged("a file is missing"))?.with_context(reading)?;
         let name = entry.path().with_context(reading)?.into_owned();
-        ensure!(target.ends_with(&name), Damaged(format!("it unexpectedly holds {}", name.display())));
+        ensure!(
+            target.file_name() == Some(name.as_os_str()),
+            Damaged(format!("it unexpectedly holds {}", name.display()))
+        );
         let found = copy(&mut entry, target)?;
         ensure!(
             name != Path::new(RESULTS) || found == summary.sha256,
@@ -101,4 +104,54 @@ fn copy(from: &mut impl Read, to: &Path) -> anyhow::Result<String> {
     }
     file.sync_all().with_context(writing)?;
     Ok(protocol::hash::finish(hash))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use deploy::exit;
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+
+    fn packed(files: &[(&str, &str)]) -> Vec<u8> {
+        let mut tar = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
+        for (name, text) in files {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(text.len() as u64);
+            tar.append_data(&mut header, name, text.as_bytes()).unwrap();
+        }
+        tar.into_inner().unwrap().finish().unwrap()
+    }
+
+    #[test]
+    fn a_whole_archive_is_published_and_a_damaged_one_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let archive = dir.path().join("archive");
+        let sha256 = protocol::hash::hex(&Sha256::digest(b"a,b\n"));
+        let summary = Summary { sha256, ..Summary::default() };
+        let unpack = |bytes: &[u8]| {
+            std::fs::write(&archive, bytes).unwrap();
+            unpack(&archive, dir.path(), &summary)
+        };
+        let [results, rejects, json] =
+            [("results.log", "a,b\n"), ("results.rejects.csv", "r"), ("results.json", "{}")];
+        let whole = packed(&[results, rejects, json]);
+        let damaged = [
+            &whole[..whole.len() / 2],
+            &packed(&[("results.log", "other"), rejects, json]),
+            &packed(&[results, rejects]),
+            &packed(&[rejects, results, json]),
+            &packed(&[results, rejects, json, ("more", "")]),
+            b"no archive",
+        ];
+        for bytes in damaged {
+            let error = unpack(bytes).unwrap_err();
+            assert!(exit::is::<Damaged>(&error), "{error:#}");
+            assert!(!dir.path().join(FOLDER).exists());
+        }
+        let files = ResultFiles::beside(&dir.path().join(RESULTS)).unwrap();
+        unpack(&whole).unwrap().publish(&files).unwrap();
+        assert_eq!(std::fs::read(&files.results).unwrap(), b"a,b\n");
+        assert!(files.rejects.exists() && files.summary.exists() && !dir.path().join(FOLDER).exists());
+    }
 }
