@@ -37,6 +37,8 @@ fn exit_codes_of_run_locally() {
     run(&["LINES=3"], 2);
     run(&["--workers", "0"], 2);
     run(&["--model", "slep:5"], 2);
+    let said = run(&["--resume"], 2);
+    assert!(said.contains("only jobs of run-cluster can be resumed"), "{said}");
     for refused in [
         &["--input", "nowhere.csv", "--model", "native"][..],
         &["--input", "folder", "--model", "native"],

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::builder::BoolishValueParser;
+use clap::Arg;
+use clap::builder::{BoolishValueParser, UnknownArgumentValueParser};
 use deploy::locally::{self, HubMode, LocalJob};
 use deploy::{exit, project};
 
@@ -16,7 +17,7 @@ use super::model_name::ModelName;
 /// results.json, report.html and report.json to the output folder. Replaces the files of an earlier job there when the new
 /// job takes its first row.
 #[derive(Debug, clap::Args)]
-#[command(after_long_help = EXIT_CODES)]
+#[command(after_long_help = EXIT_CODES, arg = resume())]
 pub(crate) struct Args {
     #[command(flatten)]
     rows: RowArgs,
@@ -67,6 +68,17 @@ struct RunArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true",
         hide_default_value = true, hide_possible_values = true, value_parser = BoolishValueParser::new())]
     strict: bool,
+}
+
+/// The option that is missing here, so that its error says more than that.
+fn resume() -> Arg {
+    let tip = "a local job starts with its first row; only jobs of run-cluster can be resumed";
+    Arg::new("resume")
+        .long("resume")
+        .num_args(0)
+        .default_missing_value("")
+        .hide(true)
+        .value_parser(UnknownArgumentValueParser::suggest(tip))
 }
 
 impl Args {
