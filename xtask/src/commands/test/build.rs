@@ -28,7 +28,6 @@ pub(super) struct TestProgram {
     pub(super) folder: PathBuf,
 }
 
-/// A build's share of the processor.
 /// Calls cargo, prints warnings and errors, and returns what was built.
 ///
 /// # Errors
