@@ -6,8 +6,8 @@ instances.py, launch.py, offerings.py, pages.py, sns.py, visibility.py), with fa
 against AWS's service models (validate.py, query.py), and each call of the product is authorized by its
 policy (policy.py, needs.py). Besides AWS calls it answers to the paths of control.py.
 
-Importing moto takes longer than most tests' calls, so one process imports it, and forks a cloud for each
-connection. A cloud ends when its connection does, and the process when its standard input does.
+Importing moto takes longer than most tests' calls, so one process imports it, starts what evaluates the policy, and forks
+a cloud for each connection. A cloud ends when its connection does, and the process when its standard input does.
 """
 
 import contextlib
@@ -24,6 +24,7 @@ from moto.backends import get_backend
 from moto.core.utils import get_service_model
 from moto.moto_api._internal import mock_random
 
+import policy
 from hosts import LabHosts, NoHosts
 from server import Cloud, listen
 from validate import SERVICES
@@ -33,6 +34,7 @@ def main() -> None:
     for service in SERVICES:
         get_backend(service)
         get_service_model(service)
+    node = policy.Node() if policy.is_available() else None
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     listener = socket.create_server(("127.0.0.1", 0))
     print(listener.getsockname()[1], flush=True)
@@ -45,11 +47,11 @@ def main() -> None:
                 listener.close()
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 mock_random.seed()
-                run_cloud(connection)
+                run_cloud(connection, node and policy.Simulator(node.port))
             connection.close()
 
 
-def run_cloud(connection: socket.socket) -> None:
+def run_cloud(connection: socket.socket, simulator: policy.Simulator | None) -> None:
     """Runs a cloud as the connection's first line says, and answers with its address."""
     stream = connection.makefile("rw")
     request = json.loads(stream.readline())
@@ -57,11 +59,10 @@ def run_cloud(connection: socket.socket) -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     lab = request["lab"]
-    cloud = Cloud(LabHosts(Path(lab["folder"]), lab["bridge"]) if lab else NoHosts())
+    cloud = Cloud(LabHosts(Path(lab["folder"]), lab["bridge"]) if lab else NoHosts(), simulator)
     server = listen(cloud)
     threading.Thread(target=end_with, args=(connection,), daemon=True).start()
     print(f"127.0.0.1:{server.server_port}", file=stream, flush=True)
-    cloud.authorizer.start()
     server.serve_forever()
 
 

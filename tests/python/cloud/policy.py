@@ -1,13 +1,13 @@
 """Authorizes calls by an IAM policy, which the npm package @cloud-copilot/iam-simulate evaluates."""
 
 import json
-import selectors
 import shutil
+import socket
 import subprocess
 import threading
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from calls import AwsError, Call, Record
 from needs import CREATE_ROLE, Need
@@ -21,7 +21,7 @@ PACKAGE = PACKAGES / "node_modules/@cloud-copilot/iam-simulate"
 # The access key for changes by hand needs no policy.
 EXEMPT_KEY = "byhand"
 ALLOWED = "Allowed"
-# Evaluating a launch takes milliseconds, but the first one waits until node has started.
+# Evaluating a launch takes milliseconds, but other clouds ask the same process.
 ANSWER_SECONDS = 60
 
 
@@ -33,11 +33,21 @@ def default_policy() -> str | None:
     return str(PRODUCT_POLICY) if is_available() else None
 
 
-class Simulator:
-    """The node process that evaluates. It ends with this process, which closes its standard input."""
+class Node:
+    """The node process that evaluates for all clouds. It ends with this process, which closes its standard input."""
 
     def __init__(self) -> None:
-        self._process: subprocess.Popen | None = None
+        command = ["node", str(Path(__file__).with_name("policy.mjs")), str(PACKAGES)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.port = int(self._process.stdout.readline())
+
+
+class Simulator:
+    """A cloud's connection to the node process."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._stream: BinaryIO | None = None
         self._lock = threading.Lock()
 
     def evaluate(self, policy: dict, account: str, needs: list[Need]) -> list[str]:
@@ -45,46 +55,29 @@ class Simulator:
         requests = [asdict(need) for need in needs]
         question = json.dumps({"policy": policy, "account": account, "requests": requests})
         with self._lock:
-            self._start()
-            stdin, stdout = self._process.stdin, self._process.stdout
-            stdin.write(question.encode() + b"\n")
-            stdin.flush()
-            with selectors.DefaultSelector() as selector:
-                selector.register(stdout, selectors.EVENT_READ)
-                if not selector.select(ANSWER_SECONDS):
-                    self._process.kill()
-                    raise TimeoutError(f"node has not evaluated the policy within {ANSWER_SECONDS} s")
-            answer = stdout.readline()
+            if self._stream is None:
+                connection = socket.create_connection(("127.0.0.1", self._port), ANSWER_SECONDS)
+                self._stream = connection.makefile("rwb")
+            self._stream.write(question.encode() + b"\n")
+            self._stream.flush()
+            answer = self._stream.readline()
         if not answer:
-            raise ChildProcessError("node has ended; its reason is above")
+            raise ChildProcessError("node has not answered; its reason is above")
         return json.loads(answer)
-
-    def start(self) -> None:
-        """Starts node before the first question."""
-        with self._lock:
-            self._start()
-
-    def _start(self) -> None:
-        if self._process is None:
-            command = ["node", str(Path(__file__).with_name("policy.mjs")), str(PACKAGES)]
-            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
 @dataclass
 class Authorizer:
     """Allows or refuses calls, and notes what was evaluated."""
 
-    _simulator: Simulator = field(default_factory=Simulator)
+    # None if it cannot run here; then no policy is set.
+    _simulator: Simulator | None
     # Pairs of an account and a service's role that exists in it.
     _roles: set[tuple[str, str]] = field(default_factory=set)
     _evaluated: int = 0
     _denied: list[dict] = field(default_factory=list)
     _log: dict[str, tuple[str, Need]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def start(self) -> None:
-        if is_available():
-            self._simulator.start()
 
     def authorize(self, policy: str | None, call: Call, record: Record, needs: list[Need]) -> None:
         """Raises AWS's error if the policy in this file does not allow the call."""

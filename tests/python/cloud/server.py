@@ -29,7 +29,7 @@ from control import PREFIX, Control
 from faults import Faults, Holds
 from hosts import LabHosts, NoHosts
 from needs import needs_of
-from policy import Authorizer
+from policy import Authorizer, Simulator
 from settings import Settings
 from validate import check, Checked, is_unpaged, Problems
 from visibility import Visibility
@@ -38,14 +38,14 @@ from visibility import Visibility
 class Cloud:
     """The WSGI application. It forwards one call at a time to moto, whose state is not thread-safe."""
 
-    def __init__(self, hosts: NoHosts | LabHosts):
+    def __init__(self, hosts: NoHosts | LabHosts, simulator: Simulator | None):
         self.lock = threading.Lock()
         self.settings = Settings()
         self.log = CallLog()
         self.faults = Faults()
         self.holds = Holds()
         self.problems = Problems()
-        self.authorizer = Authorizer()
+        self.authorizer = Authorizer(simulator)
         self._rates = AlarmRates(self.settings)
         self._visibility = Visibility(self.settings)
         accounts.install()
