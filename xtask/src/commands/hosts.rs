@@ -347,6 +347,8 @@ pub(crate) struct StopArgs {
 #[command(after_long_help = EXIT_CODES)]
 pub(crate) struct DownArgs {
     /// End a running job, and forget hosts that cannot be reached
+    ///
+    /// Only for hosts from a file; ignored on EC2.
     #[arg(long)]
     force: bool,
     /// Discard results that were not fetched

@@ -113,7 +113,7 @@ pub(crate) struct ModelArgs {
     ///
     /// In MiB, for the Python process of a worker and all processes that it starts. By default each worker gets the
     /// machine's memory divided by the number of workers in its classifier process. A process that exceeds the limit is
-    /// killed, and its rows are tried again in smaller parts. --box-memory is the old name of this flag.
+    /// killed, and its rows are tried again, then in smaller parts. --box-memory is the old name of this flag.
     #[arg(long, alias = "box-memory", value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..))]
     model_memory: Option<u64>,
 }

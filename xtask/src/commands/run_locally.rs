@@ -70,7 +70,7 @@ struct RunArgs {
     strict: bool,
 }
 
-/// The option that is missing here, so that its error says more than that.
+/// A hidden `--resume`, so that its error says why there is no such option.
 fn resume() -> Arg {
     let tip = "a local job starts with its first row; only jobs of run-cluster can be resumed";
     Arg::new("resume")
