@@ -5,7 +5,7 @@ import re
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from urllib.parse import parse_qs
 from uuid import uuid4
 from xml.sax.saxutils import escape
@@ -152,4 +152,4 @@ class CallLog:
 
     def as_json(self) -> list[dict]:
         with self._lock:
-            return [asdict(record) for record in self._records]
+            return [vars(record).copy() for record in self._records]

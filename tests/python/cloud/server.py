@@ -1,6 +1,7 @@
 """The HTTP server in front of moto: it checks and logs calls, injects faults, and forwards the rest."""
 
 import contextlib
+import functools
 import io
 import socket
 import threading
@@ -8,12 +9,9 @@ import time
 import traceback
 from collections.abc import Callable, Iterable
 
+from moto.core import responses
 from moto.ec2.models.availability_zones_and_regions import RegionsAndZonesBackend
-from moto.moto_server.werkzeug_app import (
-    DomainDispatcherApplication,
-    MotoRequestHandler,
-    create_backend_app,
-)
+from moto.moto_server.werkzeug_app import MotoRequestHandler, create_backend_app
 from werkzeug.serving import BaseWSGIServer, make_server
 from werkzeug.test import run_wsgi_app
 from werkzeug.wrappers import Request, Response
@@ -31,8 +29,13 @@ from hosts import LabHosts, NoHosts
 from needs import needs_of
 from policy import Authorizer, Simulator
 from settings import Settings
-from validate import check, Checked, is_unpaged, Problems
+from validate import check, Checked, is_unpaged, Problems, SERVICES
 from visibility import Visibility
+
+# Made before clouds are forked. Moto's own dispatcher searches its folders for the service of each call.
+APPLICATIONS = {service: create_backend_app(service) for service in SERVICES}
+# Moto inspects the class of the answer in each call.
+responses.method_names_from_class = functools.cache(responses.method_names_from_class)
 
 
 class Cloud:
@@ -53,7 +56,6 @@ class Cloud:
         cloudwatch.install()
         sns.install(self.settings)
         self._control = Control(self)
-        self._moto = DomainDispatcherApplication(create_backend_app)
         self._regions = {region.name for region in RegionsAndZonesBackend.regions}
 
     def __call__(self, environ: dict, start_response: Callable) -> Iterable[bytes]:
@@ -126,13 +128,15 @@ class Cloud:
             return call.error(AwsError("InternalError", f"the test cloud failed: {error!r}", 500))
 
     def _forward(self, call: Call, request: Request) -> Response:
+        moto = functools.partial(_ask_moto, call.service)
         if call.protocol == "cbor":
-            return cbor.answer(call, request, self._ask_moto)
-        return self._ask_moto({**request.environ, "wsgi.input": io.BytesIO(request.get_data())})
+            return cbor.answer(call, request, moto)
+        return moto({**request.environ, "wsgi.input": io.BytesIO(request.get_data())})
 
-    def _ask_moto(self, environ: dict) -> Response:
-        body, status, headers = run_wsgi_app(self._moto, environ, buffered=True)
-        return Response(b"".join(body), status, headers)
+
+def _ask_moto(service: str, environ: dict) -> Response:
+    body, status, headers = run_wsgi_app(APPLICATIONS[service], environ, buffered=True)
+    return Response(b"".join(body), status, headers)
 
 
 class Handler(MotoRequestHandler):
