@@ -84,17 +84,13 @@ fn a_stack_that_may_be_up_is_not_forgotten() {
     assert!(said.contains("3 instances") && said.contains("they are not ready"), "{said}");
     let machines: Value = serde_json::from_str(&cloud.run("up", &["status", "--json"])).unwrap();
     assert_eq!(machines.as_array().unwrap().len(), 3);
-    let usage = cloud.xtask("up", &["plan", "CLUSTER_SIZE=0"]).output().unwrap();
-    assert_eq!(usage.status.code(), Some(1));
-    let said =
-        String::from_utf8(cloud.xtask("up", &["plan", "--ttl", "20m"]).output().unwrap().stderr).unwrap();
+    cloud.begin("up", &["plan", "CLUSTER_SIZE=0"]).exit(1);
+    let said = cloud.begin("up", &["plan", "--ttl", "20m"]).exit(2);
     assert!(said.contains("for machines that are launched from now on; the 3 existing ones stay"), "{said}");
     cloud.run("up", &["down", "--settle", "0s"]);
     assert!(cloud.resources().is_empty(), "{:?}", cloud.resources());
     // Nothing is up, so the next stack may be elsewhere.
-    let elsewhere =
-        cloud.xtask("up", &["plan", "--region", "us-east-1", "--ssh-from", "203.0.113.7"]).output().unwrap();
-    assert_eq!(elsewhere.status.code(), Some(2));
+    cloud.begin("up", &["plan", "--region", "us-east-1", "--ssh-from", "203.0.113.7"]).exit(2);
 }
 
 #[test]

@@ -318,9 +318,13 @@ impl Cloud {
         })
     }
 
-    /// Releases held calls without an answer.
+    /// Releases held calls without an answer. Returns when the cloud has performed all calls of programs that have ended.
     pub fn release(&self) {
         self.ask("POST", "release", &json!({"drop": true}));
+        let port = self.address.rsplit(':').next().unwrap().parse().unwrap();
+        eventually("the calls of killed programs to end", || {
+            (crate::left_connections(port) == 0).then_some(())
+        });
     }
 }
 

@@ -20,7 +20,7 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 /// Time limit for every wait: longer than any step of a test, even on a machine with ten times the load.
-pub const PATIENCE: Duration = Duration::from_secs(300);
+pub const PATIENCE: Duration = Duration::from_secs(900);
 
 /// The project's root folder.
 pub fn root() -> &'static Path {
@@ -122,6 +122,18 @@ pub fn connections(address: &str) -> usize {
     let to_there = format!(":{port:04X} 01 ");
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
     table.lines().filter(|line| line.contains(&to_there)).count()
+}
+
+/// The number of connections to this port of this machine that the other side has closed, and that are still open here.
+pub fn left_connections(port: u16) -> usize {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let is_left = |line: &&str| {
+        let mut words = line.split_whitespace().skip(1);
+        let local = words.next().unwrap_or_default();
+        // The state "close wait".
+        local.ends_with(&format!(":{port:04X}")) && words.nth(1) == Some("08")
+    };
+    table.lines().filter(is_left).count()
 }
 
 /// The command lines of all running processes.
