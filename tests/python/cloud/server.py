@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable
 
+from flask import Flask
 from moto.core import responses
 from moto.ec2.models.availability_zones_and_regions import RegionsAndZonesBackend
 from moto.moto_server.werkzeug_app import MotoRequestHandler, create_backend_app
@@ -32,8 +33,6 @@ from settings import Settings
 from validate import check, Checked, is_unpaged, Problems, SERVICES
 from visibility import Visibility
 
-# Made before clouds are forked. Moto's own dispatcher searches its folders for the service of each call.
-APPLICATIONS = {service: create_backend_app(service) for service in SERVICES}
 # Moto inspects the class of the answer in each call.
 responses.method_names_from_class = functools.cache(responses.method_names_from_class)
 
@@ -56,6 +55,9 @@ class Cloud:
         cloudwatch.install()
         sns.install(self.settings)
         self._control = Control(self)
+        # Moto's own dispatcher searches its folders for the service of each call. These make the default VPC of a region, so
+        # they follow the changes above.
+        self._applications = {service: create_backend_app(service) for service in SERVICES}
         self._regions = {region.name for region in RegionsAndZonesBackend.regions}
 
     def __call__(self, environ: dict, start_response: Callable) -> Iterable[bytes]:
@@ -128,14 +130,14 @@ class Cloud:
             return call.error(AwsError("InternalError", f"the test cloud failed: {error!r}", 500))
 
     def _forward(self, call: Call, request: Request) -> Response:
-        moto = functools.partial(_ask_moto, call.service)
+        moto = functools.partial(_ask, self._applications[call.service])
         if call.protocol == "cbor":
             return cbor.answer(call, request, moto)
         return moto({**request.environ, "wsgi.input": io.BytesIO(request.get_data())})
 
 
-def _ask_moto(service: str, environ: dict) -> Response:
-    body, status, headers = run_wsgi_app(APPLICATIONS[service], environ, buffered=True)
+def _ask(application: Flask, environ: dict) -> Response:
+    body, status, headers = run_wsgi_app(application, environ, buffered=True)
     return Response(b"".join(body), status, headers)
 
 
