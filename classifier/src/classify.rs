@@ -7,7 +7,7 @@ use std::time::Instant;
 use protocol::frame;
 use protocol::results::ResultBatch;
 use protocol::schema::encode_parts;
-use records::{Shape, write_value};
+use records::{check_record, write_value};
 
 use crate::batch::Batch;
 use crate::metrics::ModelMetrics;
@@ -54,11 +54,13 @@ impl Classifier {
         let mut rejects = Vec::new();
         for (row, sent) in (batch.first_row..).zip(frame::rows(&batch.frames)) {
             let (checked, record) = match sent {
-                frame::Row::Whole(record) => (check(record, columns), record),
+                frame::Row::Whole(record) => {
+                    (check_record(record, columns).map_err(|e| e.to_string()), record)
+                }
                 frame::Row::Flawed { reason, beginning } => (Err(reason.to_owned()), beginning),
             };
             match checked {
-                Ok(plain) => good.push((row, Record { bytes: record, plain })),
+                Ok(shape) => good.push((row, Record { bytes: record, plain: !shape.special })),
                 Err(reason) => rejects.push(Reject { row, reason, record }),
             }
         }
@@ -199,26 +201,6 @@ fn within_limit(results: &[u8]) -> Result<(), ModelError> {
         "with this row, the results of its batch are longer than {MOST_RESULTS} bytes; a smaller --chunk-size may leave \
          room for it"
     )))
-}
-
-/// Returns whether a record is [plain](Record::plain), or why it cannot be classified.
-fn check(record: &[u8], columns: usize) -> Result<bool, String> {
-    if record.is_empty() {
-        return Err("an empty record".to_owned());
-    }
-    let shape = Shape::of(record);
-    if !shape.ascii
-        && let Err(error) = std::str::from_utf8(record)
-    {
-        return Err(format!("not UTF-8 after byte {}", error.valid_up_to()));
-    }
-    let values =
-        if shape.special { records::count(record).map_err(|e| e.to_string())? } else { shape.commas + 1 };
-    if values == columns {
-        Ok(!shape.special)
-    } else {
-        Err(format!("{values} values; the header has {columns}"))
-    }
 }
 
 struct Reject<'a> {

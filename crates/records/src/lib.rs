@@ -20,7 +20,9 @@ pub mod values;
 
 pub use header::{BadInput, read_header};
 pub use reader::{Flaw, Reader, Row};
-pub use values::{BadHeader, Malformed, Shape, check_header, count, join, split, write_value};
+pub use values::{
+    BadHeader, Malformed, Shape, Unfit, check_header, check_record, count, for_each, join, split, write_value,
+};
 
 /// The UTF-8 byte order mark, which some programs write before a CSV's header.
 pub const BOM: &[u8] = b"\xef\xbb\xbf";

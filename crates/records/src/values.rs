@@ -62,6 +62,37 @@ fn has_carriage_return_outside_quotes(record: &[u8]) -> Result<bool, Malformed> 
     }
 }
 
+/// Why a record cannot be classified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unfit {
+    #[error("an empty record")]
+    Empty,
+    #[error("not UTF-8 after byte {0}")]
+    NotUtf8(usize),
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    #[error("{values} values; the header has {columns}")]
+    Count { values: usize, columns: usize },
+}
+
+/// Checks that a record can be a row of a table with this number of columns.
+///
+/// # Errors
+/// It cannot.
+pub fn check_record(record: &[u8], columns: usize) -> Result<Shape, Unfit> {
+    if record.is_empty() {
+        return Err(Unfit::Empty);
+    }
+    let shape = Shape::of(record);
+    if !shape.ascii
+        && let Err(error) = std::str::from_utf8(record)
+    {
+        return Err(Unfit::NotUtf8(error.valid_up_to()));
+    }
+    let values = if shape.special { count(record)? } else { shape.commas + 1 };
+    if values == columns { Ok(shape) } else { Err(Unfit::Count { values, columns }) }
+}
+
 /// Bytes examined at once: a register of any x86-64 or ARM64 processor.
 const LANES: usize = 16;
 
@@ -135,6 +166,40 @@ pub fn split(record: &[u8]) -> Result<Vec<Vec<u8>>, Malformed> {
         _ => values.push(Vec::new()),
     })?;
     Ok(values)
+}
+
+/// Calls `visit` with each value, without its quotes, and returns the number of values. The buffer holds a quoted value.
+///
+/// # Errors
+/// See [`Malformed`]; after some values may have been visited.
+pub fn for_each(
+    record: &[u8],
+    buffer: &mut Vec<u8>,
+    mut visit: impl FnMut(&[u8]),
+) -> Result<usize, Malformed> {
+    let mut rest = record;
+    let mut count = 0;
+    loop {
+        count += 1;
+        let quoted = rest.strip_prefix(b"\"");
+        if let Some(quoted) = quoted {
+            buffer.clear();
+            rest = unquote(quoted, &mut |part| buffer.extend_from_slice(part))?;
+        }
+        let end = memchr::memchr2(b',', b'\n', rest);
+        let value = &rest[..end.unwrap_or(rest.len())];
+        if quoted.is_some() {
+            buffer.extend_from_slice(value);
+            visit(buffer);
+        } else {
+            visit(value);
+        }
+        match end {
+            None => return Ok(count),
+            Some(at) if rest[at] == b'\n' => return Err(Malformed::LineEnd),
+            Some(at) => rest = &rest[at + 1..],
+        }
+    }
 }
 
 /// A piece of a record.
@@ -236,6 +301,9 @@ mod tests {
         assert_eq!(values.len(), count);
         let split_values = split(record.as_bytes())?;
         assert!(values.iter().map(String::as_bytes).eq(split_values.iter().map(Vec::as_slice)));
+        let mut visited = Vec::new();
+        let count = for_each(record.as_bytes(), &mut Vec::new(), |value| visited.push(value.to_vec()))?;
+        assert_eq!((count, visited), (values.len(), split_values));
         Ok(values)
     }
 
