@@ -8,6 +8,7 @@ mod backpressure;
 mod bad_input;
 mod bad_peers;
 mod builds;
+mod columns;
 mod exit_codes;
 mod full_disks;
 mod hub;

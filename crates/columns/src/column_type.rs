@@ -1,0 +1,77 @@
+//! The types of columns.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// A column's type. A job records it under this name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ColumnType {
+    Int64,
+    /// Some values are missing, so that pandas stores `float64` with NaN.
+    NullableInt64,
+    Uint64,
+    /// Missing values are NaN.
+    Float64,
+    /// No value is missing.
+    Bool,
+    /// Some values are missing, so that pandas stores objects.
+    NullableBool,
+    /// Values that are a word for a missing value are missing.
+    String,
+    /// No value is missing, whatever its text. Pandas does this for a column with integers above those of `int64` and with
+    /// negative or missing values.
+    Literal,
+}
+
+/// All types, with their names.
+const NAMES: [(&str, ColumnType); 8] = [
+    ("int64", ColumnType::Int64),
+    ("nullable_int64", ColumnType::NullableInt64),
+    ("uint64", ColumnType::Uint64),
+    ("float64", ColumnType::Float64),
+    ("bool", ColumnType::Bool),
+    ("nullable_bool", ColumnType::NullableBool),
+    ("string", ColumnType::String),
+    ("literal", ColumnType::Literal),
+];
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} is not a type; there are int64, nullable_int64, uint64, float64, bool, nullable_bool, string and literal"
+)]
+pub struct UnknownType(String);
+
+impl fmt::Display for ColumnType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = NAMES.iter().find(|(_, column_type)| column_type == self).map_or("", |(name, _)| name);
+        f.write_str(name)
+    }
+}
+
+impl FromStr for ColumnType {
+    type Err = UnknownType;
+
+    fn from_str(name: &str) -> Result<Self, UnknownType> {
+        let found = NAMES.iter().find(|(known, _)| *known == name);
+        found.map(|(_, column_type)| *column_type).ok_or_else(|| UnknownType(name.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_read_back_as_their_types() {
+        for (name, column_type) in NAMES {
+            assert_eq!(column_type.to_string(), name);
+            assert_eq!(name.parse(), Ok(column_type));
+        }
+        assert!(
+            "int32".parse::<ColumnType>().unwrap_err().to_string().starts_with("\"int32\" is not a type")
+        );
+    }
+}

@@ -1,0 +1,171 @@
+//! The types of a whole input's columns.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
+
+use parking_lot::Mutex;
+use records::Reader;
+
+use crate::{ColumnType, Inference};
+
+/// About how many bytes of rows a thread examines at a time.
+const BLOCK: usize = 1 << 20;
+
+/// Rows that follow each other.
+#[derive(Default)]
+struct Block {
+    /// Its position among the blocks, from 0.
+    number: u64,
+    records: Vec<u8>,
+    /// Where each record ends.
+    ends: Vec<usize>,
+}
+
+/// What is known of the columns after the blocks so far.
+#[derive(Default)]
+struct Columns {
+    columns: Vec<Inference>,
+    next: u64,
+    /// Blocks that were examined before an earlier one.
+    waiting: BTreeMap<u64, Vec<Inference>>,
+}
+
+/// Reads a CSV to its end, and returns the type of each column; none without a header. `limit` is the most bytes of a row.
+/// Splits the input into rows on this thread, and examines them on `threads` others.
+///
+/// Rows that a job would reject do not count: bad rows and those that [`records::check_record`] refuses.
+///
+/// # Errors
+/// Those of the input.
+pub fn scan(input: impl Read, limit: usize, threads: usize) -> io::Result<Vec<ColumnType>> {
+    let mut reader = Reader::new(input, limit);
+    let header = match reader.next_row()? {
+        Some(row) if row.flaw.is_none() => row.bytes,
+        _ => return Ok(Vec::new()),
+    };
+    let Ok(width) = records::count(header) else { return Ok(Vec::new()) };
+    let known = Mutex::new(Columns { columns: vec![Inference::default(); width], ..Columns::default() });
+    // One waiting block for each thread keeps the threads busy, and takes little memory.
+    let (sender, blocks) = sync_channel(threads);
+    let blocks = Arc::new(Mutex::new(blocks));
+    std::thread::scope(|scope| {
+        // The threads own the receiver, so that sending fails when they have panicked.
+        for blocks in std::iter::repeat_n(blocks, threads.max(1)) {
+            let known = &known;
+            scope.spawn(move || examine(&blocks, width, known));
+        }
+        let mut block = Block::default();
+        while let Some(row) = reader.next_row()? {
+            // Nor are empty rows records.
+            if row.flaw.is_some() || row.bytes.is_empty() {
+                continue;
+            }
+            block.records.extend_from_slice(row.bytes);
+            block.ends.push(block.records.len());
+            if block.records.len() >= BLOCK {
+                let next = Block { number: block.number + 1, ..Block::default() };
+                if sender.send(std::mem::replace(&mut block, next)).is_err() {
+                    break;
+                }
+            }
+        }
+        // An error here is a thread's panic, which the scope passes on. The threads end when there is no more to receive.
+        let _ = sender.send(block);
+        drop(sender);
+        io::Result::Ok(())
+    })?;
+    let known = known.into_inner();
+    Ok(known.columns.iter().map(Inference::column_type).collect())
+}
+
+/// Examines blocks until there are no more.
+fn examine(blocks: &Mutex<Receiver<Block>>, width: usize, known: &Mutex<Columns>) {
+    loop {
+        let block = blocks.lock().recv();
+        let Ok(block) = block else { return };
+        let columns = block.columns(width);
+        known.lock().add(block.number, columns);
+    }
+}
+
+impl Block {
+    fn columns(&self, width: usize) -> Vec<Inference> {
+        let mut columns = vec![Inference::default(); width];
+        let (mut buffer, mut begin) = (Vec::new(), 0);
+        for &end in &self.ends {
+            let record = &self.records[begin..end];
+            begin = end;
+            if records::check_record(record, width).is_err() {
+                continue;
+            }
+            let mut column = columns.iter_mut();
+            // Its values have been counted, so they can be read.
+            let _ = records::for_each(record, &mut buffer, |value| {
+                if let Some(column) = column.next() {
+                    column.add(value);
+                }
+            });
+        }
+        columns
+    }
+}
+
+impl Columns {
+    /// Adds what is known of a block. The order of blocks matters.
+    fn add(&mut self, number: u64, block: Vec<Inference>) {
+        self.waiting.insert(number, block);
+        while let Some(block) = self.waiting.remove(&self.next) {
+            for (column, next) in self.columns.iter_mut().zip(&block) {
+                column.append(next);
+            }
+            self.next += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn types(csv: &str) -> Vec<ColumnType> {
+        scan(csv.as_bytes(), 1000, 2).unwrap()
+    }
+
+    #[test]
+    fn rows_that_a_job_rejects_do_not_count() {
+        use ColumnType::{Float64, Int64, NullableBool, String};
+        assert_eq!(types(""), []);
+        assert_eq!(types("A,B\n"), [String, String]);
+        assert_eq!(types("A,B,C\n1,\"2.5\",TRUE\n2,x\n3,4,\n\n\"5,y,z\n"), [Int64, Float64, NullableBool]);
+        assert_eq!(scan(&b"A\n1\n\xff\n2\n"[..], 1000, 1).unwrap(), [Int64]);
+    }
+
+    #[test]
+    fn blocks_count_in_their_order() {
+        // Pandas finds strings if the integer beyond 64 bits comes before the decimal number, else decimals.
+        let block = |value: &str| {
+            let block = Block { number: 0, records: value.into(), ends: vec![value.len()] };
+            block.columns(1)
+        };
+        let (huge, decimal) = ("18446744073709551616", "0.5");
+        for (first, second, expected) in
+            [(huge, decimal, ColumnType::String), (decimal, huge, ColumnType::Float64)]
+        {
+            let mut columns = Columns { columns: vec![Inference::default()], ..Columns::default() };
+            columns.add(1, block(second));
+            columns.add(0, block(first));
+            assert_eq!(columns.columns[0].column_type(), expected);
+        }
+    }
+
+    #[test]
+    fn the_number_of_threads_does_not_matter() {
+        let rows = "1\n".repeat(BLOCK);
+        let csv = ["A\n", &rows, "0.5\n", &rows, "x\n"].concat();
+        for threads in [0, 1, 2, 7] {
+            assert_eq!(scan(csv.as_bytes(), 1000, threads).unwrap(), [ColumnType::String]);
+        }
+    }
+}
