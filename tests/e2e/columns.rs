@@ -135,7 +135,7 @@ fn read(texts: &[String]) -> (ColumnType, Vec<Option<String>>) {
             ColumnType::Uint64 => print::integer(parse::uint64(value).unwrap(), &mut out),
             ColumnType::Float64 => print::float64(parse::float64(value).unwrap(), &mut out),
             ColumnType::Bool | ColumnType::NullableBool => {
-                print::boolean(parse::boolean(value).unwrap(), &mut out)
+                print::boolean(parse::boolean(value).unwrap(), &mut out);
             }
         }
         Some(String::from_utf8(out).unwrap())

@@ -33,6 +33,9 @@ pub struct Inventory {
     /// The requirements file that the user named for the model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requirements: Option<PathBuf>,
+    /// The files that the user named to be shipped with the model; empty for all beside it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub include: Vec<PathBuf>,
     /// The name of the agent's build: the first 16 hexadecimal digits of its SHA-256.
     pub agent: String,
     /// The SHA-256 of the application's archive.
@@ -142,6 +145,7 @@ mod tests {
             model: "native".into(),
             model_is_named: false,
             requirements: None,
+            include: Vec::new(),
             agent: "00".into(),
             app: "11".into(),
             packages: None,

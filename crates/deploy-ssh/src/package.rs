@@ -1,6 +1,7 @@
 //! Packs the programs, the model and Python packages for hosts, and finds which of these a host lacks.
 
 mod archive;
+mod beside;
 mod glibc;
 mod python;
 mod requirements;
@@ -9,13 +10,15 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
-use deploy::project;
 use deploy::request::Up;
+use deploy::{console, keys, project};
 
 use crate::inventory::Inventory;
 use crate::probe::{Platform, Probed};
 use crate::scratch;
 pub(crate) use archive::Archive;
+use beside::Selection;
+use python::Module;
 pub(crate) use python::module_of;
 
 /// The model that hosts run.
@@ -26,13 +29,15 @@ pub struct Model {
     /// Whether the user named it, now or in an earlier `up`.
     pub(crate) is_named: bool,
     pub(crate) requirements: Option<PathBuf>,
+    /// What is shipped with a Python module.
+    pub(crate) selection: Selection,
 }
 
 impl Model {
     /// The requested model, or that of the earlier `up`, or native.
     ///
     /// # Errors
-    /// Requirements for a model that is not Python.
+    /// Requirements or files for a model that is not Python.
     pub fn new(args: &Up, before: Option<&Inventory>) -> anyhow::Result<Self> {
         let before_name = before.map(|before| before.model.clone());
         let name = args.model.clone().or(before_name).unwrap_or_else(|| "native".into());
@@ -45,8 +50,55 @@ impl Model {
             }
             None => before.and_then(|before| before.requirements.clone()).filter(|_| is_python),
         };
-        Ok(Self { name, is_named, requirements })
+        ensure!(
+            is_python || args.include.is_empty(),
+            "--include is for a Python model, and --model is {name}"
+        );
+        let selection = Selection { include: included(args, before)?, own: own_files(args)? };
+        Ok(Self { name, is_named, requirements, selection })
     }
+}
+
+/// The files that the user names to be shipped with the model; those of the last `up` if it takes its model from there.
+fn included(args: &Up, before: Option<&Inventory>) -> anyhow::Result<Vec<PathBuf>> {
+    let before = before.filter(|before| args.model.is_none() && !before.include.is_empty());
+    if args.include.is_empty()
+        && let Some(before) = before
+    {
+        let names: Vec<_> = before.include.iter().map(|path| path.display().to_string()).collect();
+        console::note(&format!(
+            "with the model, only these are shipped, as by the last up: {}",
+            names.join(", ")
+        ));
+        return Ok(before.include.clone());
+    }
+    args.include.iter().map(|path| absolute(path)).collect()
+}
+
+/// Files and folders of ours that may be beside a module, by absolute paths.
+fn own_files(args: &Up) -> anyhow::Result<Vec<PathBuf>> {
+    let inventory = absolute(&args.inventory)?;
+    let beside = |name: &str| inventory.with_file_name(name);
+    let keys = keys::files(inventory.parent().unwrap_or(Path::new("/")));
+    let mut own = vec![
+        inventory.with_extension("known_hosts"),
+        beside("urls.txt"),
+        beside("stack.toml"),
+        beside("ONCALL.json"),
+        keys.private,
+        keys.public,
+        project::root()?.join("output"),
+        project::root()?.join("log"),
+        inventory,
+    ];
+    for file in [&args.hosts, &args.ssh_config, &args.stack.on_call].into_iter().flatten() {
+        own.push(absolute(file)?);
+    }
+    Ok(own)
+}
+
+fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
+    std::path::absolute(path).with_context(|| format!("resolving the path {}", path.display()))
 }
 
 /// The packed programs, with the user's module. Python packages depend on the hosts and are packed later.
@@ -55,8 +107,7 @@ pub struct Programs {
     pub(crate) app: Archive,
     /// The minor version of glibc 2.x; `None` for static programs.
     required_glibc: Option<u32>,
-    /// The folder of the Python module.
-    module_folder: Option<PathBuf>,
+    module: Option<Module>,
 }
 
 impl Programs {
@@ -72,15 +123,17 @@ impl Programs {
         let mut files: BTreeMap<_, _> =
             project::PROGRAMS.iter().map(|name| ((*name).to_owned(), folder.join(name))).collect();
         let programs: Vec<_> = files.values().cloned().collect();
-        let module_folder = match module_of(&model.name) {
-            Some(module) => Some(python::add_module(&mut files, module)?),
-            None => None,
-        };
+        let module = module_of(&model.name).map(Module::find).transpose()?;
+        if let Some(module) = &module {
+            let found = module.files(&model.selection)?;
+            found.announce();
+            found.add_to(&mut files);
+        }
         Ok(Self {
             agent: archive::describe(&folder.join("agent"))?,
             app: archive::pack(&files, &scratch::new_folder("app")?.join("app.zip"))?,
             required_glibc: glibc::required_by(&programs)?,
-            module_folder,
+            module,
         })
     }
 
@@ -99,7 +152,7 @@ impl Programs {
     /// # Errors
     /// Hosts with different platforms, or packages that pip cannot resolve.
     pub(crate) fn packages(&self, model: &Model, probed: &[Probed]) -> anyhow::Result<Option<Archive>> {
-        let Some(folder) = &self.module_folder else { return Ok(None) };
+        let Some(module) = &self.module else { return Ok(None) };
         let mut platform: Option<(Platform, &str)> = None;
         for probed in probed {
             let here = probed.platform()?;
@@ -114,7 +167,7 @@ impl Programs {
             }
         }
         let (platform, _) = platform.context("there are no hosts")?;
-        requirements::packages(model.requirements.as_deref(), folder, &platform).map(Some)
+        requirements::packages(model.requirements.as_deref(), module, &platform).map(Some)
     }
 }
 

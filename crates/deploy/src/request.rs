@@ -71,6 +71,8 @@ pub struct Up {
     pub ssh_config: Option<PathBuf>,
     pub model: Option<String>,
     pub requirements: Option<PathBuf>,
+    /// Ship only these files with the model; empty for all beside it.
+    pub include: Vec<PathBuf>,
     pub stack: StackOptions,
     pub inventory: PathBuf,
 }

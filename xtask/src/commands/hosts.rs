@@ -161,15 +161,22 @@ struct PrepareArgs {
     cluster_size: Option<u16>,
     /// FILE.py, python:MODULE, native or sleep:MICROSECONDS
     ///
-    /// A Python module is shipped to the hosts. The default is the model of the last up, or native. A job with --input must
-    /// name its model here or in run-cluster.
+    /// A file is shipped with everything in its folder, and a package with its top folder, up to 200 MiB. Environments,
+    /// caches, hidden files and private keys are left out. The default is the model of the last up, or native. A job with --input must name its model here or
+    /// in run-cluster.
     #[arg(long, alias = "classifier", value_name = "MODEL")]
     model: Option<ModelName>,
     /// Python packages for the model [default: requirements.txt]
     ///
-    /// The default file is beside the module, or in the package's top folder. Without a file, only pandas is shipped.
+    /// The default file is in the package's top folder, or beside the module. Without a file, only pandas is shipped.
     #[arg(long, value_name = "FILE")]
     requirements: Option<PathBuf>,
+    /// Ship only this file or folder with the module
+    ///
+    /// The package or the module's file is shipped in any case. The path must be in the module's folder. Can be given several
+    /// times.
+    #[arg(long, value_name = "PATH")]
+    include: Vec<PathBuf>,
     #[command(flatten)]
     stack: StackArgs,
     #[command(flatten)]

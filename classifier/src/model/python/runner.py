@@ -106,6 +106,7 @@ def main():
         return
     module_name, function_name = payload.decode("utf-8").split("\0")
     try:
+        enter_model_folder()
         pandas, function = load(module_name, function_name)
     except Failure as failure:
         end_unless(process)
@@ -130,6 +131,20 @@ def main():
         else:
             end_unless(process)
             channel.answer(b"K", result, columns)
+
+
+def enter_model_folder():
+    """On a host, makes the folder of the module the current one. Here, the user's is."""
+    folder = os.environ.pop("CLASSIFIER_MODEL_FOLDER", None)
+    if folder is None:
+        return
+    # Programs that the model starts find the packages by this variable.
+    entries = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    os.environ["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, entries))
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        raise Failure("entering the model's folder %s: %s" % (folder, describe(error)))
 
 
 def end_unless(process):

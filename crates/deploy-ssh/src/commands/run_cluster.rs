@@ -30,6 +30,10 @@ pub(crate) use description::recall;
 
 /// Where Python models find the module and the packages, from the host's folder.
 const PYTHON_PATH: &str = "app/python:packages";
+/// The folder of the module and what was shipped with it, where Python models run.
+const MODEL_FOLDER: &str = "app/python";
+/// The environment variable in which the classifier's runner.py finds that folder.
+const MODEL_FOLDER_VARIABLE: &str = "CLASSIFIER_MODEL_FOLDER";
 /// How long programs may take to end. Their work is discarded.
 const GRACE: Duration = Duration::from_secs(1);
 /// How long a receiver may take to make its batches durable.
@@ -199,12 +203,13 @@ impl<'a> Cluster<'a> {
                 workers * self.classifiers.len(),
             )
         };
-        let python_path = ("PYTHONPATH".to_owned(), PYTHON_PATH.to_owned());
+        let variables = [("PYTHONPATH", PYTHON_PATH), (MODEL_FOLDER_VARIABLE, MODEL_FOLDER)];
+        let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
         Ok(Job {
             input,
             model_args,
             workers,
-            environment: std::iter::once(python_path).chain(args.job.environment.clone()).collect(),
+            environment: variables.into_iter().chain(args.job.environment.clone()).collect(),
             results: "output/results.log".into(),
             archive: Some(ARCHIVE.into()),
             run_folder: "run".into(),
@@ -327,7 +332,10 @@ fn ensure_right_application(host: &Ssh, inventory: &Inventory) -> anyhow::Result
 /// Checks that a host can load the model.
 pub(crate) fn check_model(host: &Ssh, args: &[String]) -> anyhow::Result<()> {
     let args: Vec<_> = args.iter().map(|arg| shell_word(arg)).collect();
-    let script = format!("cd {FOLDER} && PYTHONPATH={PYTHON_PATH} app/classifier check {}", args.join(" "));
+    let script = format!(
+        "cd {FOLDER} && PYTHONPATH={PYTHON_PATH} {MODEL_FOLDER_VARIABLE}={MODEL_FOLDER} app/classifier check {}",
+        args.join(" ")
+    );
     host.run(&script, CHECK_TIME).map(drop)
 }
 

@@ -1,62 +1,68 @@
 //! The Python module of the user's model.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
-use deploy::console;
 
-use super::archive;
-
-/// A larger folder is probably a mistake, such as a home folder.
-const MAX_MODULE_BYTES: u64 = 200 << 20;
+use super::beside::{Found, Selection};
 
 /// The module in `python:MODULE[:FUNCTION]`; `None` for other models.
 pub(crate) fn module_of(model: &str) -> Option<&str> {
     model.strip_prefix("python:")?.split(':').next()
 }
 
-/// Adds the user's module to the application's files; returns the folder that has it.
-///
-/// # Errors
-/// No such module in this folder or in PYTHONPATH, or a package that is too large to ship.
-pub(crate) fn add_module(files: &mut BTreeMap<String, PathBuf>, module: &str) -> anyhow::Result<PathBuf> {
-    let parts: Vec<&str> = module.split('.').collect();
-    let is_identifier =
-        |part: &&str| !part.is_empty() && part.chars().all(|c| c.is_alphanumeric() || c == '_');
-    ensure!(
-        parts.iter().all(is_identifier),
-        "{module:?} is not a valid name of a Python module; it should be like model or package.model"
-    );
-    let path = std::env::var_os("PYTHONPATH").unwrap_or_default();
-    let here = std::env::current_dir().context("finding the current folder")?;
-    let roots = std::iter::once(here).chain(std::env::split_paths(&path));
-    let file = |root: &Path| root.join(parts.join("/")).with_extension("py");
-    let package = |root: &Path| root.join(parts.join("/")).join("__init__.py");
-    let roots: Vec<PathBuf> = roots.collect();
-    let Some(root) = roots.iter().find(|root| file(root).exists() || package(root).exists()) else {
-        let places: Vec<_> = roots.iter().map(|root| root.display().to_string()).collect();
-        bail!(
-            "there is no module {module} in {}; give the name of a module in this folder, or set PYTHONPATH",
-            places.join(", ")
+/// The user's module on this machine.
+pub(crate) struct Module {
+    /// The folder in Python's path.
+    folder: PathBuf,
+    /// Its file, or the top folder of its package.
+    path: PathBuf,
+}
+
+impl Module {
+    /// # Errors
+    /// No such module in this folder or in PYTHONPATH.
+    pub(crate) fn find(name: &str) -> anyhow::Result<Self> {
+        let parts: Vec<&str> = name.split('.').collect();
+        let is_identifier =
+            |part: &&str| !part.is_empty() && part.chars().all(|c| c.is_alphanumeric() || c == '_');
+        ensure!(
+            parts.iter().all(is_identifier),
+            "{name:?} is not a valid name of a Python module; it should be like model or package.model"
         );
-    };
-    // A package may import its other modules, so all of it is shipped.
-    let top = root.join(parts[0]);
-    if top.is_dir() {
-        archive::add_folder(files, &top, &format!("python/{}", parts[0]))?;
-    } else {
-        files.insert(format!("python/{}.py", parts[0]), file(root));
+        let path = std::env::var_os("PYTHONPATH").unwrap_or_default();
+        let here = std::env::current_dir().context("finding the current folder")?;
+        let others = std::env::split_paths(&path).map(|folder| here.join(folder));
+        let folders: Vec<PathBuf> = std::iter::once(here.clone()).chain(others).collect();
+        let file = |folder: &Path| folder.join(parts.join("/")).with_extension("py");
+        let package = |folder: &Path| folder.join(parts.join("/")).join("__init__.py");
+        let Some(folder) = folders.iter().find(|folder| file(folder).exists() || package(folder).exists())
+        else {
+            let places: Vec<_> = folders.iter().map(|folder| folder.display().to_string()).collect();
+            bail!(
+                "there is no module {name} in {}; give the name of a module in this folder, or set PYTHONPATH",
+                places.join(", ")
+            );
+        };
+        // A package may import its other modules, so all of it belongs to the module.
+        let is_file = parts.len() == 1 && !package(folder).exists();
+        let path = if is_file { file(folder) } else { folder.join(parts[0]) };
+        Ok(Self { folder: folder.clone(), path })
     }
-    let sizes = files.values().filter(|path| path.starts_with(&top)).filter_map(|path| path.metadata().ok());
-    let size: u64 = sizes.map(|metadata| metadata.len()).sum();
-    ensure!(
-        size <= MAX_MODULE_BYTES,
-        "the package {} has {}, which is too much to ship; move the module to a folder of its own",
-        top.display(),
-        console::bytes(size)
-    );
-    Ok(if top.is_dir() { top } else { root.clone() })
+
+    /// The module, and what is shipped with it.
+    ///
+    /// # Errors
+    /// Those of [`Selection::find`].
+    pub(super) fn files(&self, selection: &Selection) -> anyhow::Result<Found> {
+        selection.find(&self.folder, &self.path)
+    }
+
+    /// The file that lists the packages which it needs: `requirements.txt` in its package or beside it.
+    pub(crate) fn requirements(&self) -> Option<PathBuf> {
+        let folders = [&self.path, &self.folder];
+        folders.map(|folder| folder.join("requirements.txt")).into_iter().find(|file| file.exists())
+    }
 }
 
 #[cfg(test)]
@@ -68,14 +74,9 @@ mod tests {
         assert_eq!(module_of("python:a.b:f"), Some("a.b"));
         assert_eq!(module_of("python:a"), Some("a"));
         assert_eq!(module_of("native"), None);
-        let mut files = BTreeMap::new();
-        assert!(
-            add_module(&mut files, "../a")
-                .unwrap_err()
-                .to_string()
-                .contains("is not a valid name of a Python module")
-        );
-        let error = add_module(&mut files, "no_such_module_anywhere").unwrap_err().to_string();
+        let error = |name: &str| Module::find(name).err().unwrap().to_string();
+        assert!(error("../a").contains("is not a valid name of a Python module"));
+        let error = error("no_such_module_anywhere");
         assert!(error.contains("set PYTHONPATH"), "{error}");
     }
 }

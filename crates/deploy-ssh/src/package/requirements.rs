@@ -11,6 +11,7 @@ use anyhow::{Context, ensure};
 use deploy::{console, project};
 
 use super::archive::{self, Archive};
+use super::python::Module;
 use crate::probe::Platform;
 use crate::scratch;
 
@@ -27,10 +28,9 @@ struct Requirements {
 }
 
 impl Requirements {
-    /// Reads the file, or `requirements.txt` in the module's folder.
-    fn load(file: Option<&Path>, module_folder: &Path) -> anyhow::Result<Self> {
-        let beside = module_folder.join("requirements.txt");
-        let file = file.map(Path::to_owned).or_else(|| beside.exists().then_some(beside));
+    /// Reads the file, or the module's own.
+    fn load(file: Option<&Path>, module: &Module) -> anyhow::Result<Self> {
+        let file = file.map(Path::to_owned).or_else(|| module.requirements());
         let text = match &file {
             Some(file) => std::fs::read_to_string(file)
                 .with_context(|| format!("reading the requirements {}", file.display()))?,
@@ -57,10 +57,10 @@ impl Requirements {
 /// The archive of the required packages. It is kept in `target/packages`, by a hash of the requirements and the platform.
 pub(crate) fn packages(
     requirements: Option<&Path>,
-    module_folder: &Path,
+    module: &Module,
     platform: &Platform,
 ) -> anyhow::Result<Archive> {
-    let requirements = Requirements::load(requirements, module_folder)?;
+    let requirements = Requirements::load(requirements, module)?;
     let Platform { python, processor, glibc } = platform;
     let key = format!("{}\0{python}\0{processor}\0{glibc}", requirements.text);
     let cache = project::root()?.join("target/packages");

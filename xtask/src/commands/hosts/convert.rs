@@ -119,6 +119,7 @@ impl PrepareArgs {
             ssh_config: source.and_then(|source| source.ssh_config.clone()),
             model: self.model.as_ref().map(|model| model.name.clone()),
             requirements: self.requirements.clone(),
+            include: self.include.clone(),
             stack: self.stack.options(),
             inventory: self.inventory.path()?,
         })

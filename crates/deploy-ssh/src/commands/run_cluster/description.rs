@@ -42,7 +42,7 @@ pub(super) fn new(args: &RunCluster, cluster: &Cluster<'_>) -> anyhow::Result<De
     let model = args.model.clone().unwrap_or_else(|| inventory.model.clone());
     ensure!(
         module_of(&model).is_none_or(|module| module_of(&inventory.model) == Some(module)),
-        "{model} is not on the hosts, which have {}; ship it with: cargo xtask up --model {model}",
+        "the hosts were prepared for {}, and not for {model}; ship it with: cargo xtask up --model {model}",
         inventory.model
     );
     let model_args = args.job.model.to_args(&model, Path::new("python3"));
@@ -76,7 +76,8 @@ pub(super) fn resume(args: &RunCluster, cluster: &Cluster<'_>) -> anyhow::Result
     )?;
     ensure!(
         description.app == inventory.app && description.packages == inventory.packages,
-        "the application has changed since the last job began, and might give other results; start the job anew, without --resume"
+        "the programs, the model or a file shipped with it has changed since the last job began, and might give other results; \
+         start the job anew, without --resume"
     );
     args.job.model.change(&mut description.model_args);
     description.max_rejects = args.job.max_rejects.map(|most| most.to_string()).or(description.max_rejects);

@@ -87,6 +87,7 @@ impl Rollout {
             model: wanted.model.name.clone(),
             model_is_named: wanted.model.is_named,
             requirements: wanted.model.requirements.clone(),
+            include: wanted.model.selection.include.clone(),
             agent: programs.agent_name(),
             app: programs.app.sha256.clone(),
             packages: packages.as_ref().map(|packages| packages.sha256.clone()),
