@@ -46,7 +46,7 @@ impl Model {
         let requirements = match &args.requirements {
             Some(file) => {
                 ensure!(is_python, "--requirements is for a Python model, and --model is {name}");
-                Some(std::path::absolute(file).context("resolving the path of the requirements")?)
+                Some(absolute(file)?)
             }
             None => before.and_then(|before| before.requirements.clone()).filter(|_| is_python),
         };

@@ -162,8 +162,8 @@ struct PrepareArgs {
     /// FILE.py, python:MODULE, native or sleep:MICROSECONDS
     ///
     /// A file is shipped with everything in its folder, and a package with its top folder, up to 200 MiB. Environments,
-    /// caches, hidden files and private keys are left out. The default is the model of the last up, or native. A job with --input must name its model here or
-    /// in run-cluster.
+    /// caches, hidden files and private keys are left out. The default is the model of the last up, or native. A job with
+    /// --input must name its model here or in run-cluster.
     #[arg(long, alias = "classifier", value_name = "MODEL")]
     model: Option<ModelName>,
     /// Python packages for the model [default: requirements.txt]

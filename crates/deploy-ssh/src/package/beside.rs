@@ -49,7 +49,8 @@ impl Selection {
     /// Finds the module at `path`, a file or the top folder of a package in `folder`, and what is shipped with it.
     ///
     /// # Errors
-    /// More than [`MOST_BYTES`] that the user has not named; a file that cannot be read; or a named one that is not in the folder.
+    /// The files that the user has not named have more than [`MOST_BYTES`]; a file cannot be read; or a named file is not in
+    /// the folder.
     pub(super) fn find(&self, folder: &Path, path: &Path) -> anyhow::Result<Found> {
         let mut found = Found { folder: folder.to_owned(), files: Vec::new() };
         if path.is_dir() {
@@ -102,7 +103,7 @@ impl Selection {
             let is_cache = name == "__pycache__" || name == "node_modules" || has("CACHEDIR.TAG");
             let is_environment = has("pyvenv.cfg") || has("conda-meta");
             let is_crate = has("Cargo.toml") && !has("__init__.py");
-            // Its link is another way to files that are found anyway.
+            // The files above it are not for the model, and those of the model are found anyway.
             let is_above = || {
                 entry.path_is_symlink() && path.canonicalize().is_ok_and(|target| folder.starts_with(target))
             };
@@ -174,7 +175,7 @@ impl Found {
     }
 }
 
-/// Checks that a module's folder is not one that has everything.
+/// Refuses a module in the home folder, the root, or the folder for temporary files: all of it would be shipped.
 fn ensure_own_folder(folder: &Path) -> anyhow::Result<()> {
     let home = std::env::var_os("HOME").map(PathBuf::from);
     let shared = [home, Some(PathBuf::from("/")), Some(std::env::temp_dir())];
@@ -225,7 +226,7 @@ fn is_same(one: &Path, other: &Path) -> bool {
     one == other || real(one).is_some_and(|one| Some(one) == real(other))
 }
 
-/// Whether there is no file, such as behind a broken link, or only one that is found elsewhere.
+/// Whether a link leads nowhere, or to a folder above it, whose files are found anyway.
 fn is_absent(error: &walkdir::Error) -> bool {
     let kind = error.io_error().map(std::io::Error::kind);
     error.loop_ancestor().is_some() || kind == Some(ErrorKind::NotFound)
