@@ -4,6 +4,7 @@
 //! top 53 bits of the digest's first 8 bytes (big-endian), times 2⁻⁵³, printed as the shortest decimal that
 //! reads back the same, in the form of Python's `repr`: `0.5`, `0.0`, and below 10⁻⁴ `9.5e-05`.
 
+use columns::print;
 use sha2::{Digest, Sha256};
 
 use super::{Columns, Model, ModelError, Record, Request, Scored};
@@ -26,7 +27,7 @@ impl Native {
     pub fn new(slowness: u32) -> Self {
         let constant = (slowness == 0).then(|| {
             let mut text = Vec::new();
-            write_score(score(&Sha256::digest(b"").into()), &mut text);
+            print::float64(score(&Sha256::digest(b"").into()), &mut text);
             text
         });
         Self { slowness, constant, value: Vec::new(), columns: Scored::default() }
@@ -44,7 +45,7 @@ impl Model for Native {
                 None => {
                     self.value.clear();
                     join(*record, &mut self.value)?;
-                    write_score(hashed_score(&self.value, self.slowness), results);
+                    print::float64(hashed_score(&self.value, self.slowness), results);
                 }
             }
             results.push(b'\n');
@@ -81,18 +82,6 @@ fn hashed_score(value: &[u8], times: u32) -> f64 {
 fn score(digest: &[u8; 32]) -> f64 {
     let first = std::array::from_fn(|i| digest[i]);
     (u64::from_be_bytes(first) >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
-}
-
-/// Appends a number in [0, 1) as Python's `repr` prints it.
-fn write_score(score: f64, out: &mut Vec<u8>) {
-    if score >= 1e-4 || score == 0.0 {
-        out.extend_from_slice(zmij::Buffer::new().format_finite(score).as_bytes());
-    } else {
-        // Both print the shortest digits, but Python prints at least two digits of the exponent.
-        let text = format!("{score:e}");
-        let (digits, exponent) = text.split_once("e-").unwrap_or((&text, "0"));
-        out.extend_from_slice(format!("{digits}e-{exponent:0>2}").as_bytes());
-    }
 }
 
 #[cfg(test)]
@@ -143,7 +132,7 @@ mod tests {
         fn printed_scores_read_back_the_same(bits in 0u64..1 << 53, shift in 0u32..53) {
             let number = (bits >> shift) as f64 * 2f64.powi(-53);
             let mut text = Vec::new();
-            write_score(number, &mut text);
+            print::float64(number, &mut text);
             prop_assert_eq!(std::str::from_utf8(&text).unwrap().parse::<f64>().unwrap(), number);
         }
     }
@@ -152,7 +141,7 @@ mod tests {
     fn scores_look_as_python_prints_them() {
         let text = |score: f64| {
             let mut out = Vec::new();
-            write_score(score, &mut out);
+            print::float64(score, &mut out);
             String::from_utf8(out).unwrap()
         };
         let unit = 2f64.powi(-53);

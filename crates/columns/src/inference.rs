@@ -1,7 +1,7 @@
 //! Which type a column has.
 
 use crate::ColumnType;
-use crate::parse::{Flaw, Integer, boolean, float64, is_missing};
+use crate::parse::{Flaw, Integer, boolean, float64, is_missing, trim_start};
 
 /// What is known of a column after some of its values.
 ///
@@ -37,7 +37,7 @@ impl Inference {
         }
         self.has_present = true;
         let integer = Integer::of(value);
-        let is_negative = integer.map_or_else(|| starts_with_minus(value), |integer| integer.is_negative);
+        let is_negative = trim_start(value).starts_with(b"-");
         let signed = integer.map_or(Err(Flaw::Invalid), Integer::signed);
         let unsigned = match integer {
             _ if is_negative => None,
@@ -96,11 +96,6 @@ impl Inference {
     fn is_settled(&self) -> bool {
         self.not_float && self.not_bool && self.signed.is_some() && self.unsigned.is_some()
     }
-}
-
-/// Whether the first character other than blanks is a minus.
-fn starts_with_minus(value: &[u8]) -> bool {
-    value.iter().find(|&&byte| !matches!(byte, b' ' | b'\t'..=b'\r')) == Some(&b'-')
 }
 
 #[cfg(test)]

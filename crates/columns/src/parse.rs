@@ -46,7 +46,7 @@ pub fn uint64(value: &[u8]) -> Option<u64> {
     if integer.is_negative || integer.has_more { None } else { integer.magnitude }
 }
 
-/// A value's number, the one that is closest to its decimal text. Blanks may surround digits, but not `inf`.
+/// The number closest to a value's decimal text. Blanks may surround digits, but not `inf`.
 pub fn float64(value: &[u8]) -> Option<f64> {
     let Some(text) = decimal(value) else { return infinity(value) };
     let number: f64 = text.parse().ok()?;
@@ -152,7 +152,7 @@ fn infinity(value: &[u8]) -> Option<f64> {
     is_infinity.then_some(sign * f64::INFINITY)
 }
 
-fn trim_start(value: &[u8]) -> &[u8] {
+pub(crate) fn trim_start(value: &[u8]) -> &[u8] {
     let blanks = value.iter().take_while(|&&byte| is_blank(byte)).count();
     &value[blanks..]
 }

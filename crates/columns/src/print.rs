@@ -2,7 +2,11 @@
 
 /// Appends a number as Python's `repr` prints it, and NaN as nothing.
 pub fn float64(number: f64, out: &mut Vec<u8>) {
-    if number.is_finite() {
+    let size = number.abs();
+    if (1e-4..1e15).contains(&size) {
+        // Most numbers: here both forms are the same.
+        out.extend_from_slice(zmij::Buffer::new().format_finite(number).as_bytes());
+    } else if number.is_finite() {
         shortest(zmij::Buffer::new().format_finite(number), out);
     } else {
         special(number, out);

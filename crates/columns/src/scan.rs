@@ -58,7 +58,7 @@ pub fn scan(input: impl Read, limit: usize, threads: usize) -> io::Result<Vec<Co
         }
         let mut block = Block::default();
         while let Some(row) = reader.next_row()? {
-            // Nor are empty rows records.
+            // Empty rows are no records either.
             if row.flaw.is_some() || row.bytes.is_empty() {
                 continue;
             }
