@@ -30,3 +30,4 @@ mod resumed_jobs;
 mod run_cluster;
 mod run_locally;
 mod same_bytes;
+mod shipped_models;
