@@ -182,9 +182,15 @@ impl Server {
             }
             Ok(Admitted::Process(process)) => {
                 reader.set_limit(PEER_LIMIT);
-                let outcome = self.take_batches(&mut reader, &process);
+                // Logged before the process counts as gone: once all are gone, the receiver logs how the job ended, and ends.
+                if let Err(error) = self.take_batches(&mut reader, &process) {
+                    connection.complain(format_args!(
+                        "{}: classifier {}: {error:#}",
+                        connection.peer, process.name
+                    ));
+                }
                 self.job.left(process.connection);
-                outcome.with_context(|| format!("classifier {}", process.name))
+                Ok(())
             }
             Err(reason) => {
                 handshake::refuse(&connection.stream, &Refusal::from(&reason));

@@ -29,7 +29,7 @@ fn failure(most: &[&str], rows: usize, first: usize, every: usize) -> String {
     let failure = |workers, processes| {
         let mut cluster = start(most, workers, processes);
         let mut sender = cluster.sender([&*input(cluster.folder.path(), rows, first, every)]);
-        let said = cluster.receiver.failure();
+        let reason = cluster.receiver.job_failure();
         sender.failure();
         assert!(!cluster.path("results.json").exists(), "the job is not done");
         let rejects = std::fs::read_to_string(cluster.path("results.rejects.csv")).unwrap();
@@ -37,7 +37,7 @@ fn failure(most: &[&str], rows: usize, first: usize, every: usize) -> String {
             rejects.contains(&format!("{first},3 values; the header has 2,")),
             "the reason is not in the rejects: {rejects}"
         );
-        said.split_once("the job failed: ").unwrap().1.trim().to_owned()
+        reason
     };
     let said = failure(1, 1);
     assert_eq!(failure(3, 1), said);

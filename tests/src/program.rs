@@ -120,6 +120,13 @@ impl Program {
         self.output()
     }
 
+    /// Waits until it fails because the job has failed, and returns why.
+    pub fn job_failure(&mut self) -> String {
+        let said = self.failure();
+        let reason = said.lines().find_map(|line| line.split_once("the job failed: "));
+        reason.unwrap_or_else(|| panic!("{} did not say why the job failed:\n{said}", self.name)).1.to_owned()
+    }
+
     /// Waits until it ends with this exit code, and returns its output.
     pub fn exit(&mut self, code: i32) -> String {
         let status = self.wait();
