@@ -56,8 +56,8 @@ pub(crate) struct ClusterArgs {
     /// Where processes join the initializer
     #[arg(long, value_name = "HOST:PORT", default_value_t = format!("127.0.0.1:{}", ports::CONTROL), value_parser = net::host_and_port)]
     control: String,
-    /// The address of this process's end of control connections: where the initializer listens, if others reach it at
-    /// another address; where other processes connect from, on hosts with several addresses
+    /// This process's own control address. For the initializer: where it listens, if others reach it at another address.
+    /// For other processes: where they connect from, on hosts with several addresses
     #[arg(long, value_name = "HOST:PORT", value_parser = net::host_and_port)]
     my_control: Option<String>,
     /// Where this process accepts data connections [default: a free port of 127.0.0.1]
@@ -109,7 +109,7 @@ pub(crate) struct ModelArgs {
     #[arg(long, value_name = "ROWS", default_value_t = 100, global = true,
         value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) chunk_size: u32,
-    /// How often the native model hashes a record; Python models get it as CLASSIFIER_SLOWNESS
+    /// How many times the native model hashes a record; Python models get it as CLASSIFIER_SLOWNESS
     #[arg(long, value_name = "TIMES", default_value_t = 10, global = true, env = "CLASSIFIER_SLOWNESS")]
     slowness: u32,
     /// The model: native, python:MODULE[:FUNCTION] or sleep:MICROSECONDS

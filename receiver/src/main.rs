@@ -28,10 +28,10 @@ use telemetry::reporter;
     version,
     after_help = "\
 A cluster's results go to --output; beside it (for results.log) are results.rejects.csv, results.json when the job \
-    is done and, until then, results.checkpoint, from which a restarted receiver continues.
+    is done and, until then, results.checkpoint and results.schema, from which a restarted receiver continues.
 
-Exit code: 0 when the job is done (without a cluster's job: when the receiver is stopped), 1 when the job failed or \
-    was stopped."
+Exit code: 0 when the job is done (without a cluster's job: when the receiver is stopped), 1 when the job failed, \
+    143 when it was stopped."
 )]
 struct Args {
     /// Ignored: payloads are always framed (a 4-byte big-endian length, then the payload). The receiver of 2018 had this flag
@@ -55,8 +55,8 @@ struct Args {
     /// How long all classifier processes may be gone before a job that has begun fails
     #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=process::LONGEST_WAIT))]
     patience: u64,
-    /// How many rows may be rejected before the job fails: N, or P%, checked from row 1,000 on [default: fewer than all of
-    /// the first 1,000]
+    /// Fail once more than N rows, or P% of them, are rejected. A percentage is checked from row 1,000 on, and at the end
+    /// [default: fail if the first 1,000 rows are all rejected]
     #[arg(long, value_name = "N|P%")]
     max_rejects: Option<MostRejects>,
     /// Write the receiver's address to this file once it listens

@@ -72,7 +72,7 @@ const OF_RESUMED: [&str; 6] =
 const OF_ATTACHED: [&str; 2] = ["attach", "inventory"];
 
 /// Parses the words. A job that is resumed or attached to accepts few options; others are refused, not ignored. For such a
-/// job, environment variables do not count.
+/// job, the environment variables of options do not count.
 ///
 /// # Errors
 /// If a word is not valid, or not accepted for such a job.

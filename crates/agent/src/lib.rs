@@ -9,6 +9,8 @@
 //!
 //! | name | holds |
 //! |------|-------|
+//! | `id` | a random id, by which the host is known whatever its name or address |
+//! | `agent-HASH` | this program; HASH names the build |
 //! | `app` | a link to the unpacked application |
 //! | `packages` | a link to the unpacked Python packages, if there are any |
 //! | `versions/` | the targets of the links, by content hash |

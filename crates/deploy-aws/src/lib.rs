@@ -1,4 +1,4 @@
-//! Hosts from EC2: discovers a stack by its tag, plans the changes to it, and applies them.
+//! Hosts from EC2: discovers a stack by tag and name, plans the changes to it, and applies them.
 //!
 //! | step | modules |
 //! |---|---|

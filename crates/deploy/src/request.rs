@@ -29,7 +29,7 @@ pub enum Request {
     Down(Down),
 }
 
-/// The options of a stack in the cloud. `up` remembers all of them.
+/// The options of a stack in the cloud. `up` remembers them, except the last three.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StackOptions {
     pub name: Option<String>,

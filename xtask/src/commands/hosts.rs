@@ -38,7 +38,7 @@ struct InventoryArgs {
     inventory: Option<PathBuf>,
 }
 
-/// Options of a stack in the cloud. `up` remembers all of them.
+/// Options of a stack in the cloud. `up` remembers them, except the last three.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "EC2")]
 struct StackArgs {
@@ -47,9 +47,9 @@ struct StackArgs {
     /// The stack is everything that up creates on EC2.
     #[arg(long, value_name = "NAME")]
     stack: Option<String>,
-    /// Region [default: from the AWS configuration, or us-west-2]
+    /// Region [default: the stack's, or from the AWS configuration]
     ///
-    /// The AWS configuration is AWS_REGION, or else the region of the profile.
+    /// Without a stack that is up, the default is AWS_REGION, the AWS profile's region, the last up's region, or us-west-2.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     region: Vec<String>,
     /// Instance types, most wanted first [default: c5.4xlarge]
@@ -124,6 +124,9 @@ pub(crate) struct PlanArgs {
 ///
 /// Checks the hosts, ships the programs and the model, and writes a list of the hosts, the inventory. A second up makes
 /// only the missing changes.
+///
+/// A later up keeps the EC2 options of the last one, unless they are given again. It does not keep --oncall, --boot-time and
+/// --settle.
 #[derive(Debug, clap::Args)]
 pub(crate) struct UpArgs {
     #[command(flatten)]
@@ -153,17 +156,17 @@ struct SourceArgs {
 /// How hosts are made ready for a job.
 #[derive(Debug, clap::Args)]
 struct PrepareArgs {
-    /// Machines that classify [default: as last time, or all]
+    /// Machines that classify [default: as last time]
     ///
-    /// One more machine, the metrics host, reads the rows and writes the results. The first time, all hosts of --hosts are
-    /// used, and EC2 needs a number.
+    /// One more machine, the metrics host, reads the rows and writes the results. The first time, EC2 needs a number; hosts
+    /// from a file are all used.
     #[arg(long, value_name = "N", env = "CLUSTER_SIZE", hide_env_values = true, value_parser = clap::value_parser!(u16).range(1..=1000))]
     cluster_size: Option<u16>,
     /// FILE.py, python:MODULE, native or sleep:MICROSECONDS
     ///
     /// A file is shipped with everything in its folder, and a package with its top folder, up to 200 MiB. Environments,
     /// caches, hidden files and private keys are left out. The default is the model of the last up, or native. A job with
-    /// --input must name its model here or in run-cluster.
+    /// --input must name its model.
     #[arg(long, alias = "classifier", value_name = "MODEL")]
     model: Option<ModelName>,
     /// Python packages for the model [default: requirements.txt]
@@ -233,7 +236,7 @@ pub(crate) struct RunClusterArgs {
     /// Continue the last job where it stopped
     ///
     /// Uses the hosts that the last up has prepared. Accepts --workers, --max-rejects, --model-timeout and --model-memory,
-    /// and no other option of the job. Ignores environment variables.
+    /// and no other option of the job. Ignores the environment variables of options.
     #[arg(long)]
     resume: bool,
     /// The model [default: the model that up has shipped]

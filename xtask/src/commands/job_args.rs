@@ -44,8 +44,8 @@ pub(crate) struct RowArgs {
     seed: u64,
     /// Fail once more than N rows, or P% of them, are rejected
     ///
-    /// A percentage is checked from 1,000 rows on. By default a job fails if its first 1,000 rows are all rejected; 100%
-    /// turns this off. A job whose rows are all rejected always fails.
+    /// A percentage is checked from 1,000 rows on, and at the end. By default a job fails if its first 1,000 rows are all
+    /// rejected; 100% turns this off. A job whose rows are all rejected always fails.
     #[arg(long, value_name = "N|P%")]
     max_rejects: Option<MostRejects>,
     /// Format of log lines: text or json
