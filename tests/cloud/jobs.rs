@@ -267,7 +267,7 @@ fn a_job_that_meets_another_one_leaves_it_alone() {
     first.await_output("fake rows, on 7 workers");
     site.await_rows(1000);
     let said = ends_with(&mut site.begin("job", &["CLUSTER_SIZE=1"]), 4);
-    assert!(said.contains("another job is running on the stack, which is left as it is"), "{said}");
+    assert!(said.contains("another job or command uses the stack, which is left as it is"), "{said}");
     let said = first.success();
     assert!(said.contains("rows out   100,000"), "{said}");
     // Its results were fetched, so down does not refuse.

@@ -11,7 +11,7 @@ use crate::interrupt::{self, Interrupted};
 pub const FAILED: u8 = 1;
 /// The command was refused before anything was changed.
 pub const REFUSED: u8 = 3;
-/// Another job is running there.
+/// Another job or command uses the hosts or the folder.
 pub const BUSY: u8 = 4;
 
 /// An error with an exit code. It displays as the error that it wraps.
@@ -43,12 +43,12 @@ pub fn refused(error: anyhow::Error) -> anyhow::Error {
     with(REFUSED, error)
 }
 
-/// Marks an error whose cause is another job that is running there.
+/// Marks an error whose cause is another job or command, which uses the hosts or the folder.
 pub fn busy(error: anyhow::Error) -> anyhow::Error {
     with(BUSY, error)
 }
 
-/// Whether the cause is another job that is running there.
+/// Whether the cause is another job or command.
 pub fn is_busy(error: &anyhow::Error) -> bool {
     code_of(error) == Some(BUSY)
 }

@@ -2,8 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use xshell::{Shell, cmd};
+
+use crate::exit;
 
 #[derive(Debug, Clone)]
 pub struct KeyFiles {
@@ -19,14 +21,15 @@ pub fn files(folder: &Path) -> KeyFiles {
 /// Locks a key pair for a command that changes its stack; dropping the file unlocks it.
 ///
 /// # Errors
-/// Another command has the lock.
+/// Another command has the lock (busy).
 pub fn lock(files: &KeyFiles) -> anyhow::Result<std::fs::File> {
     let private = &files.private;
     let file = std::fs::File::open(private).with_context(|| format!("opening {}", private.display()))?;
-    anyhow::ensure!(
-        file.try_lock().is_ok(),
-        "another cargo xtask up or down is changing this stack; wait for its end, or interrupt it"
-    );
+    if file.try_lock().is_err() {
+        return Err(exit::busy(anyhow!(
+            "another cargo xtask up or down is changing this stack; wait for its end, or interrupt it"
+        )));
+    }
     Ok(file)
 }
 

@@ -211,7 +211,7 @@ impl JobRun<'_> {
             && failed.met_another_job()
         {
             console::note(&format!(
-                "another job is running on the stack, which is left as it is; {}",
+                "another job or command uses the stack, which is left as it is; {}",
                 self.machines_end()
             ));
             return outcome.map(|()| ExitCode::SUCCESS).map_err(Failed::into_error);

@@ -38,7 +38,7 @@ const ROUNDS: usize = 5;
 const LOST_TIME: Duration = Duration::from_secs(60);
 /// The pause between two tries to log in to a machine that boots.
 const BOOT_PAUSE: Duration = Duration::from_millis(500);
-/// The exit code of an `up` that failed before it changed anything.
+/// The exit code of an `up` that failed before it changed anything, unless another command is changing the stack.
 pub(crate) const NOTHING_DONE: u8 = exit::REFUSED;
 /// The exit code of a plan that has changes.
 const CHANGES: u8 = 2;
@@ -113,7 +113,9 @@ pub(crate) fn up(args: &Up) -> anyhow::Result<ExitCode> {
         Ok(begun) => begun,
         Err(error) => {
             exit::fail(&error);
-            return Ok(ExitCode::from(NOTHING_DONE));
+            // Then a job leaves the stack to the other command.
+            let code = if exit::is_busy(&error) { exit::BUSY } else { NOTHING_DONE };
+            return Ok(ExitCode::from(code));
         }
     };
     let runtime = runtime()?;

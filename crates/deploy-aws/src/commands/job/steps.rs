@@ -53,7 +53,7 @@ impl Failed {
         }
     }
 
-    /// Whether another job is running on the hosts, which must not be disturbed.
+    /// Whether another job or command uses the hosts, and must not be disturbed.
     pub(super) fn met_another_job(&self) -> bool {
         ["up", "run-cluster"].contains(&self.name) && self.is(exit::BUSY)
     }
