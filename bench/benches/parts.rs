@@ -46,6 +46,7 @@ fn batches() -> Vec<Batch> {
             rows: BATCH_ROWS as u32,
             worker: 0,
             header: Bytes::from_static(sender::HEADER),
+            types: Bytes::new(),
             frames: run.bytes,
         });
     }

@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 use classifier::model::{Kind, ModelSettings};
 use classifier::run::{Role, Rows, Settings};
 use classifier::window::Limits;
+use columns::Spec;
 use protocol::ports;
 use protocol::results::LONGEST_WINDOW;
 use protocol::token::Token;
@@ -112,9 +113,13 @@ pub(crate) struct ModelArgs {
     /// How many times the native model hashes a record; Python models get it as CLASSIFIER_SLOWNESS
     #[arg(long, value_name = "TIMES", default_value_t = 10, global = true, env = "CLASSIFIER_SLOWNESS")]
     slowness: u32,
-    /// The model: native, python:MODULE[:FUNCTION] or sleep:MICROSECONDS
+    /// The model: native, python:MODULE[:OBJECT] or sleep:MICROSECONDS
     #[arg(long, alias = "classifier", value_name = "MODEL", default_value = "native", global = true)]
     model: Kind,
+    /// With 2018, the OBJECT of a Python model is a function that gets a DataFrame of strings and returns it with the column
+    /// CLASSIFICATION. Without an OBJECT, that is so anyway, and the function is classify_df
+    #[arg(long, value_name = "YEAR", value_parser = ["2018"], hide_possible_values = true, global = true)]
+    contract: Option<String>,
     /// The interpreter for Python models; it needs pandas
     #[arg(long, value_name = "PATH", default_value = "python3", global = true)]
     python: PathBuf,
@@ -146,6 +151,9 @@ pub(crate) enum Command {
         /// commas
         #[arg(long, value_name = "CHARACTER", value_parser = [","])]
         delimiter: Option<String>,
+        /// The types of columns, for a model that gets typed ones: infer, strings, or COLUMN=TYPE,… with the others inferred
+        #[arg(long, value_name = "TYPES", default_value_t)]
+        types: Spec,
     },
     /// Load the model and exit; fails with the reason if it cannot be loaded
     Check,
@@ -199,7 +207,10 @@ impl ModelArgs {
     /// The settings of the models of a process with this many workers.
     pub(crate) fn settings(&self, workers: u32) -> ModelSettings {
         ModelSettings {
-            kind: self.model.clone(),
+            kind: match self.contract {
+                Some(_) => self.model.clone().of_2018(),
+                None => self.model.clone(),
+            },
             slowness: self.slowness,
             threads: self.threads_per_worker,
             python: self.python.clone(),

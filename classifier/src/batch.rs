@@ -27,6 +27,8 @@ pub struct Batch {
     pub worker: u32,
     /// The CSV's header.
     pub header: Bytes,
+    /// The types of its columns, one letter each; empty if the model has no typed columns.
+    pub types: Bytes,
     /// The rows, as frames.
     pub frames: Bytes,
 }
@@ -35,8 +37,8 @@ pub struct Batch {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Batches(pub Vec<Batch>);
 
-/// The bytes before a batch's header: number, first row, rows, worker, and two lengths.
-const HEAD: usize = 8 + 8 + 4 + 4 + 4 + 4;
+/// The bytes before a batch's header: number, first row, rows, worker, and three lengths.
+const HEAD: usize = 8 + 8 + 4 + 4 + 4 + 4 + 4;
 /// Timely's messages must have lengths that keep them aligned.
 const ALIGNMENT: usize = 8;
 
@@ -57,21 +59,28 @@ impl Batches {
 }
 
 impl Batch {
+    /// In bytes, when encoded.
+    fn length(&self) -> usize {
+        HEAD + self.header.len() + self.types.len() + self.frames.len()
+    }
+
     /// Decodes the batch at the front of `rest`, and removes it from there.
     fn decode(rest: &mut Bytes) -> anyhow::Result<Self> {
         ensure!(rest.len() >= HEAD, "only {} bytes of a batch", rest.len());
         let (number, first_row) = (rest.get_u64(), rest.get_u64());
         let (rows, worker) = (rest.get_u32(), rest.get_u32());
-        let (header, frames) = (rest.get_u32() as usize, rest.get_u32() as usize);
-        let (wanted, here) = (header + frames, rest.len());
+        let mut length = || rest.get_u32() as usize;
+        let (header, types, frames) = (length(), length(), length());
+        let (wanted, here) = (header + types + frames, rest.len());
         ensure!(wanted <= here, "batch {number} of {wanted} bytes ends after {here}");
         let header = rest.split_to(header);
+        let types = rest.split_to(types);
         let frames = rest.split_to(frames);
         ensure!(
             frame::count(&frames) == Some(rows as usize),
             "batch {number} does not have the {rows} rows that it declares"
         );
-        Ok(Self { number, first_row, rows, worker, header, frames })
+        Ok(Self { number, first_row, rows, worker, header, types, frames })
     }
 }
 
@@ -97,7 +106,7 @@ impl ContainerBytes for Batches {
     }
 
     fn length_in_bytes(&self) -> usize {
-        let batches = self.0.iter().map(|batch| HEAD + batch.header.len() + batch.frames.len());
+        let batches = self.0.iter().map(Batch::length);
         (8 + batches.sum::<usize>()).next_multiple_of(ALIGNMENT)
     }
 
@@ -112,11 +121,10 @@ impl ContainerBytes for Batches {
             write(&batch.first_row.to_be_bytes());
             write(&batch.rows.to_be_bytes());
             write(&batch.worker.to_be_bytes());
-            write(&(batch.header.len() as u32).to_be_bytes());
-            write(&(batch.frames.len() as u32).to_be_bytes());
-            write(&batch.header);
-            write(&batch.frames);
-            length += HEAD + batch.header.len() + batch.frames.len();
+            let parts = [&batch.header, &batch.types, &batch.frames];
+            parts.iter().for_each(|part| write(&(part.len() as u32).to_be_bytes()));
+            parts.iter().for_each(|part| write(part));
+            length += batch.length();
         }
         write(&[0; ALIGNMENT][..length.next_multiple_of(ALIGNMENT) - length]);
     }
@@ -167,12 +175,15 @@ mod tests {
         fn any_batch()(
             number: u64, first_row: u64, worker: u32,
             header in prop::collection::vec(any::<u8>(), 0..40),
+            types in prop::collection::vec(any::<u8>(), 0..10),
             rows in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..30), 0..8),
         ) -> Batch {
             let mut frames = Vec::new();
             rows.iter().for_each(|row| frame::push(&mut frames, row));
             let rows = rows.len() as u32;
-            Batch { number, first_row, rows, worker, header: header.into(), frames: frames.into() }
+            Batch {
+                number, first_row, rows, worker, header: header.into(), types: types.into(), frames: frames.into(),
+            }
         }
     }
 
@@ -214,9 +225,9 @@ mod tests {
             bytes[at..at + number.len()].copy_from_slice(number);
             Batches::decode(bytes.into()).unwrap_err().to_string()
         };
-        assert_eq!(refused(0, &u64::MAX.to_be_bytes()), "18446744073709551615 batches in 40 bytes");
+        assert_eq!(refused(0, &u64::MAX.to_be_bytes()), "18446744073709551615 batches in 48 bytes");
         assert_eq!(refused(8 + 16, &[0, 0, 0, 2]), "batch 7 does not have the 2 rows that it declares");
-        assert_eq!(refused(8 + 28, &[0xff; 4]), "batch 7 of 4294967295 bytes ends after 8");
+        assert_eq!(refused(8 + 32, &[0xff; 4]), "batch 7 of 4294967295 bytes ends after 12");
         // The length of the row's frame.
         assert_eq!(refused(8 + HEAD, &[0xff; 4]), "batch 7 does not have the 1 rows that it declares");
         assert_eq!(refused(8 + HEAD + 7, &[1]), "bytes after the last batch");

@@ -4,6 +4,7 @@
 use std::ops::Range;
 use std::time::Instant;
 
+use columns::{ColumnType, Table};
 use protocol::frame;
 use protocol::results::ResultBatch;
 use protocol::schema::encode_parts;
@@ -11,7 +12,7 @@ use records::{check_record, write_value};
 
 use crate::batch::Batch;
 use crate::metrics::ModelMetrics;
-use crate::model::{Columns, Model, ModelError, Record, Request, Verdict};
+use crate::model::{Columns, Model, ModelError, Record, Request, Typed, Verdict};
 use crate::search::{End, Next, Pace, Search};
 
 /// The longest results of a batch, in bytes; a row that would exceed it is rejected.
@@ -26,12 +27,14 @@ pub struct Classifier {
     pace: Pace,
     /// The parts of the previous batch, and their encoded schema. The next batch usually has the same.
     schema: (Vec<(u32, Columns)>, Vec<u8>),
+    /// The values of the batch, if its columns have types.
+    table: Table,
 }
 
 impl Classifier {
     pub fn new(model: Box<dyn Model>) -> Self {
         let metrics = model.metrics();
-        Self { model, metrics, pace: Pace::default(), schema: Default::default() }
+        Self { model, metrics, pace: Pace::default(), schema: Default::default(), table: Table::default() }
     }
 
     pub fn model_metrics(&self) -> ModelMetrics {
@@ -50,12 +53,16 @@ impl Classifier {
     pub fn classify(&mut self, batch: &Batch) -> Result<ResultBatch<Vec<u8>>, ModelError> {
         // The source admits no malformed header. With 0 columns, every record would be rejected.
         let columns = records::count(&batch.header).unwrap_or(0);
+        let mut table = self.table(&batch.types);
         let mut good = Vec::with_capacity(batch.rows as usize);
         let mut rejects = Vec::new();
         for (row, sent) in (batch.first_row..).zip(frame::rows(&batch.frames)) {
             let (checked, record) = match sent {
                 frame::Row::Whole(record) => {
-                    (check_record(record, columns).map_err(|e| e.to_string()), record)
+                    let checked = check_record(record, columns).map_err(|e| e.to_string());
+                    let fits =
+                        checked.and_then(|shape| fit(&mut table, record, &batch.header).map(|()| shape));
+                    (fits, record)
                 }
                 frame::Row::Flawed { reason, beginning } => (Err(reason.to_owned()), beginning),
             };
@@ -67,7 +74,9 @@ impl Classifier {
         // A score and its comma take at most 24 bytes, and the line end one; minus the frame's length of four.
         let results = Vec::with_capacity(batch.frames.len() + good.len() * 21);
         let mut output = Output { results, rejects, parts: Vec::new() };
-        self.search(&batch.header, &good, &mut output)?;
+        let searched = self.search(&batch.header, &good, &table, &mut output);
+        self.table = table;
+        searched?;
         let Output { results, mut rejects, parts } = output;
         let parts = parts.into_iter().map(|(row, columns)| ((row - batch.first_row) as u32, columns));
         let schema = self.schema(parts.collect());
@@ -83,6 +92,16 @@ impl Classifier {
             results,
             rejects: rejects.iter().flat_map(|reject| reject.line(longest_reason)).collect(),
         })
+    }
+
+    /// An empty table for columns of these types, given as letters.
+    fn table(&mut self, types: &[u8]) -> Table {
+        let mut table = std::mem::take(&mut self.table);
+        if table.types().iter().map(|column_type| column_type.letter()).eq(types.iter().copied()) {
+            table.clear();
+            return table;
+        }
+        Table::new(types.iter().copied().filter_map(ColumnType::of_letter).collect())
     }
 
     /// Encodes the schema of a batch's parts, each with its first row.
@@ -103,6 +122,7 @@ impl Classifier {
         &mut self,
         header: &[u8],
         records: &[(u64, Record<'a>)],
+        table: &Table,
         output: &mut Output<'a>,
     ) -> Result<(), ModelError> {
         let plain: Vec<_> = records.iter().map(|(_, record)| *record).collect();
@@ -123,7 +143,8 @@ impl Classifier {
             self.count_try(failed.take(), &rows);
             self.model.prepare()?;
             let first_row = records[rows.start].0;
-            let request = Request { header, records: &plain[rows.clone()], first_row, limit };
+            let typed = Typed { table, rows: rows.clone() };
+            let request = Request { header, records: &plain[rows.clone()], typed, first_row, limit };
             let began = Instant::now();
             let outcome = output.classify(&mut *self.model, &request);
             let end = match &outcome {
@@ -158,6 +179,25 @@ impl Classifier {
             self.metrics.count(|counts| counts.splits += 1);
         }
     }
+}
+
+/// Appends a record to the table, if its columns have types.
+///
+/// # Errors
+/// A value does not fit its column.
+fn fit(table: &mut Table, record: &[u8], header: &[u8]) -> Result<(), String> {
+    if table.types().is_empty() {
+        return Ok(());
+    }
+    if record.contains(&0) {
+        return Err("a NUL byte in the record, at which pandas would cut the value off".to_owned());
+    }
+    table.push(record).map_err(|misfit| {
+        let names = records::split(header).unwrap_or_default();
+        let name = names.get(misfit.column).map(|name| String::from_utf8_lossy(name)).unwrap_or_default();
+        let value = String::from_utf8_lossy(&misfit.value);
+        format!("the value {value:?} of the column {name} is not of its type, {}", misfit.column_type)
+    })
 }
 
 /// The results and rejects of a batch so far.

@@ -99,7 +99,7 @@ struct SourceParts {
 pub fn run(process: Process) -> anyhow::Result<Option<Summary>> {
     let Process { index, sockets, models, receiver, port, leaving, metrics } = process;
     let workers = models.len();
-    let welcome = receiver.welcome;
+    let welcome = receiver.welcome.clone();
     let (sender, messages) = channel();
     let wake = Arc::new(OnceLock::<SyncActivator>::new());
     let (waking, left) = (Arc::clone(&wake), leaving.clone());
@@ -232,16 +232,18 @@ fn start_source(
     capability: Capability<u8>,
 ) -> RunningSource {
     let SourceParts { port, welcome, messages, wake: waking, metrics, end } = parts;
+    let chunk_size = port.settings.chunk_size as u32;
     let started = || -> anyhow::Result<_> {
         let acknowledgements = Deadline::start(port.patience)?;
         let senders = Deadline::start(port.patience)?;
         let header = welcome.identity.map(|identity| identity.header);
-        let start = Start { next_row: welcome.next_row, header };
-        let ingest = Ingest::start(port.listener, port.settings, start, senders, wake.clone())?;
+        let types = welcome.terms.as_ref().map(|terms| terms.types.clone());
+        let start = Start { next_row: welcome.next_row, header, types };
+        let ingest = Ingest::start(port.listener, port.settings, &start, senders, wake.clone())?;
         Ok((ingest, acknowledgements))
     };
     let (ingest, deadline) = started().unwrap_or_else(|e| crate::fail(format_args!("{e:#}")));
-    let job = source::Job { welcome, settings: port.job, limits: port.limits, workers };
+    let job = source::Job { welcome, settings: port.job, chunk_size, limits: port.limits, workers };
     // Only the source sets it.
     let _ = waking.set(wake);
     (Source::new(ingest, messages, receiver, deadline, job, metrics), capability, end)

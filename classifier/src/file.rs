@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use bytes::Bytes;
+use columns::{ColumnType, Spec};
 use protocol::frame::{self, DEFAULT_LIMIT};
 use protocol::result_files::{REJECTS_HEADER, ResultFiles};
 use protocol::schema::Table;
@@ -24,8 +25,18 @@ pub struct Summary {
     pub rejects_path: PathBuf,
 }
 
-/// Classifies a CSV: writes results to `output`, and rejects beside it. `commas` overrules the check that the input looks
-/// like a CSV with commas.
+/// How to classify a file.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Rows in a batch.
+    pub chunk_size: usize,
+    /// Overrules the check that the input looks like a CSV with commas.
+    pub commas: bool,
+    /// What the user says of the types of columns, if the model gets typed ones.
+    pub types: Option<Spec>,
+}
+
+/// Classifies a CSV: writes results to `output`, and rejects beside it.
 ///
 /// # Errors
 /// When the input is not a CSV or changes meanwhile, files cannot be read or written, the results are not one table, or all
@@ -33,8 +44,7 @@ pub struct Summary {
 pub fn classify(
     input: &Path,
     output: &Path,
-    chunk_size: usize,
-    commas: bool,
+    options: &Options,
     mut classifier: Classifier,
 ) -> anyhow::Result<Summary> {
     let name = input.display();
@@ -60,7 +70,18 @@ pub fn classify(
     };
     let mut reader = Reader::new(file, DEFAULT_LIMIT);
     let text = name.to_string();
-    let header = records::read_header(&mut reader, Name { name: &text, is_file: guard.is_some() }, commas)?;
+    let header =
+        records::read_header(&mut reader, Name { name: &text, is_file: guard.is_some() }, options.commas)?;
+    let infer = || {
+        let guard = guard.clone();
+        let guard = guard.context("the types of columns in a pipe are unknown; give them with --types")?;
+        let file = File::open(input).with_context(opening)?;
+        let file = Guarded::new(file, guard).with_context(opening)?;
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        columns::scan(file, DEFAULT_LIMIT, threads).with_context(reading)
+    };
+    let types = options.types.as_ref().map(|types| types.resolve(&header, infer)).transpose()?;
+    let types: Bytes = types.unwrap_or_default().into_iter().map(ColumnType::letter).collect();
     let header = Bytes::from(header);
     let create = |path: &Path| -> anyhow::Result<_> {
         let file = File::create(path).with_context(|| format!("creating {}", path.display()))?;
@@ -73,7 +94,7 @@ pub fn classify(
     let mut table = Table::default();
     for number in 0.. {
         let (mut frames, mut rows) = (Vec::new(), 0);
-        while rows < chunk_size
+        while rows < options.chunk_size
             && let Some(row) = reader.next_row().with_context(reading)?
         {
             // The same as in the sender, so that both paths give the same results.
@@ -94,10 +115,17 @@ pub fn classify(
             rows: u32::try_from(rows).context("the chunk size is too large")?,
             worker: 0,
             header: header.clone(),
+            types: types.clone(),
             frames: frames.into(),
         };
         let done = classifier.classify(&batch)?;
-        table.admit(&done)?;
+        let is_first = table.schema().columns.is_empty();
+        if table.admit(&done)?
+            && is_first
+            && let Some(line) = table.schema().header_line()
+        {
+            results.write_all(&line).with_context(|| format!("writing {}", output.display()))?;
+        }
         results.write_all(&done.results).with_context(|| format!("writing {}", output.display()))?;
         rejects.write_all(&done.rejects).context("writing the rejects")?;
         summary.rows += u64::from(done.rows);

@@ -16,10 +16,11 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail, ensure};
 use bytes::Bytes;
+use columns::ColumnType;
 use net::acceptor::{self, Connection};
 use parking_lot::{Condvar, Mutex};
 use protocol::Temporary;
-use protocol::frame::{DEFAULT_LIMIT, EOT, FrameError, FrameReader, RunEnd};
+use protocol::frame::{self, DEFAULT_LIMIT, EOT, FrameError, FrameReader, RunEnd};
 use protocol::handshake::{self, HANDSHAKE_LIMIT, HANDSHAKE_TIME, Refusal, SenderHello, SourceAnswer};
 use protocol::token::Token;
 use timely::scheduling::SyncActivator;
@@ -39,6 +40,8 @@ const BATCH_BYTES: usize = 4 << 20;
 pub struct Settings {
     /// Rows in a batch.
     pub chunk_size: usize,
+    /// Whether the model has typed columns.
+    pub typed: bool,
     pub token: Option<Token>,
     /// Whether plain clients are admitted although there is a token.
     pub allow_plain: bool,
@@ -47,12 +50,14 @@ pub struct Settings {
 }
 
 /// Where the rows begin.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Start {
     /// Rows before this one are durable.
     pub next_row: u64,
     /// The hash of the durable rows' header, if there are any.
     pub header: Option<u64>,
+    /// The types of the columns, if the job has decided them.
+    pub types: Option<Vec<ColumnType>>,
 }
 
 /// The source's handle of the port.
@@ -85,11 +90,14 @@ impl Ingest {
     pub fn start(
         listener: TcpListener,
         settings: Settings,
-        start: Start,
+        start: &Start,
         deadline: Deadline,
         wake: SyncActivator,
     ) -> anyhow::Result<Self> {
-        let intake = Intake::new(start.next_row, start.header, QUEUE);
+        let mut intake = Intake::new(start.next_row, start.header, QUEUE);
+        if let Some(types) = &start.types {
+            intake.know_types(types);
+        }
         let state = Mutex::new(State { intake, outcome: None, pending_outcomes: 0 });
         let durable = Arc::new(AtomicU64::new(start.next_row));
         let shared = Arc::new(Shared { settings, state, changed: Condvar::new(), deadline, wake, durable });
@@ -189,7 +197,7 @@ impl Shared {
         ensure!(header[..] != [EOT], "it ended before the CSV's header");
         self.state.lock().intake.check_header(header)?;
         skip(reader, lease.next_row)?;
-        self.take_rows(reader, header, &lease)
+        self.take_rows(reader, header, None, &lease)
     }
 
     /// Serves our own sender: asks it for the next row, and sends it the outcome at the end.
@@ -199,7 +207,8 @@ impl Shared {
         first: &[u8],
         reader: &mut FrameReader<TcpStream>,
     ) -> anyhow::Result<()> {
-        let SenderHello { session, marks, failed } = handshake::check(first, self.settings.token.as_ref())?;
+        let SenderHello { session, marks, typed, failed } =
+            handshake::check(first, self.settings.token.as_ref())?;
         connection.admit();
         if let Some(reason) = failed {
             return self.note_failure(&session, reason);
@@ -223,10 +232,11 @@ impl Shared {
         })?;
         let header = header.context("it left before the CSV's header")?;
         self.state.lock().intake.check_header(&header)?;
+        let types = if typed { Some(receive_types(reader)?) } else { None };
         if marks {
             reader.allow_marks();
         }
-        self.take_rows(reader, &header, &lease)?;
+        self.take_rows(reader, &header, types.as_deref(), &lease)?;
         self.send_outcome(&handle)
     }
 
@@ -258,8 +268,10 @@ impl Shared {
         &self,
         reader: &mut FrameReader<TcpStream>,
         header: &Bytes,
+        found: Option<&[ColumnType]>,
         lease: &Lease<'_>,
     ) -> anyhow::Result<()> {
+        let mut types = Bytes::new();
         loop {
             let (run, end) = reader.run(self.settings.chunk_size, BATCH_BYTES)?;
             if end == RunEnd::Closed {
@@ -271,7 +283,14 @@ impl Shared {
             }
             if run.frames > 0 {
                 let (frames, rows) = (run.bytes, run.frames as u32);
-                self.enqueue(Incoming::Rows { header: header.clone(), frames, rows }, lease)?;
+                if self.settings.typed && types.is_empty() {
+                    // A client that has not said the types: those of its first rows.
+                    let of_rows = || columns::of_records(whole(&frames), records::count(header).unwrap_or(0));
+                    let found = || found.map_or_else(of_rows, <[_]>::to_vec);
+                    types = self.state.lock().intake.types(header, found)?;
+                }
+                let (header, types) = (header.clone(), types.clone());
+                self.enqueue(Incoming::Rows { header, types, frames, rows }, lease)?;
             }
             if end == RunEnd::End {
                 return self.enqueue(Incoming::End, lease);
@@ -301,6 +320,22 @@ impl Shared {
         drop(state);
         outcome.map_or(Ok(()), |outcome| handle.conclude(&outcome))
     }
+}
+
+/// Receives the types of the columns, one letter each.
+fn receive_types(reader: &mut FrameReader<TcpStream>) -> anyhow::Result<Vec<ColumnType>> {
+    let letters =
+        reader.next_frame_within(HANDSHAKE_TIME)?.context("it left before the types of the columns")?;
+    let types: Option<_> = letters.iter().copied().map(ColumnType::of_letter).collect();
+    types.context("unknown types of columns")
+}
+
+/// The rows that were sent as they are.
+fn whole(frames: &[u8]) -> impl Iterator<Item = &[u8]> {
+    frame::rows(frames).filter_map(|row| match row {
+        frame::Row::Whole(record) => Some(record),
+        frame::Row::Flawed { .. } => None,
+    })
 }
 
 /// [`Admission`], with a lease that ends on drop.

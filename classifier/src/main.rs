@@ -6,10 +6,11 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use args::{Args, Command, ModelArgs};
+use args::{Args, Command};
 use clap::Parser;
 use classifier::classify::Classifier;
 use classifier::metrics::Metrics;
+use classifier::model::ModelSettings;
 use classifier::model::python::guard;
 use classifier::{file, run};
 use telemetry::report::Ending;
@@ -20,8 +21,14 @@ fn main() -> ExitCode {
     process::begin("classifier", args.log.log_format, process::log::LevelFilter::INFO);
     leave_on_lost_process();
     let outcome = match &args.command {
-        Some(Command::File { input, output, strict, delimiter }) => {
-            classify_file(&args.model, input, output, *strict, delimiter.is_some())
+        Some(Command::File { input, output, strict, delimiter, types }) => {
+            let model = args.model.settings(1);
+            let options = file::Options {
+                chunk_size: args.model.chunk_size as usize,
+                commas: delimiter.is_some(),
+                types: model.kind.is_typed().then(|| types.clone()),
+            };
+            classify_file(&model, input, output, *strict, &options)
         }
         Some(Command::Guard { command }) => guard::run(command).map(|()| ExitCode::SUCCESS),
         Some(Command::Check) => args.model.settings(1).load().map(|_| ExitCode::SUCCESS),
@@ -54,15 +61,15 @@ fn join_cluster(args: Args) -> anyhow::Result<()> {
 }
 
 fn classify_file(
-    model: &ModelArgs,
+    model: &ModelSettings,
     input: &Path,
     output: &Path,
     strict: bool,
-    commas: bool,
+    options: &file::Options,
 ) -> anyhow::Result<ExitCode> {
-    let classifier = Classifier::new(model.settings(1).load()?);
+    let classifier = Classifier::new(model.load()?);
     let start = Instant::now();
-    let summary = file::classify(input, output, model.chunk_size as usize, commas, classifier)?;
+    let summary = file::classify(input, output, options, classifier)?;
     let seconds = start.elapsed().as_secs_f64();
     tracing::info!(
         "{} rows, of these {} rejects, in {seconds:.2} s ({:.0} rows/s)",

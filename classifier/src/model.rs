@@ -10,12 +10,14 @@ pub mod native;
 pub mod python;
 pub mod sleep;
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use columns::Table;
 use protocol::schema::{Column, Schema, TEXT};
 
 use crate::metrics::ModelMetrics;
@@ -62,11 +64,21 @@ impl ModelError {
     }
 }
 
+/// Rows of a table.
+#[derive(Debug, Clone)]
+pub struct Typed<'a> {
+    /// Without columns for a model that has no typed ones.
+    pub table: &'a Table,
+    pub rows: Range<usize>,
+}
+
 /// Records to classify.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Request<'a> {
     pub header: &'a [u8],
     pub records: &'a [Record<'a>],
+    /// The values of the same records.
+    pub typed: Typed<'a>,
     /// The number of the first record's row.
     pub first_row: u64,
     /// How long the model may take.
@@ -101,12 +113,13 @@ fn scored(header: &[u8]) -> Columns {
     let mut columns: Vec<_> =
         names.iter().map(|name| Column::new(String::from_utf8_lossy(name), TEXT)).collect();
     columns.push(Column::new("CLASSIFICATION", "decimal"));
-    serde_json::to_string(&Schema(columns)).unwrap_or_default().into()
+    serde_json::to_string(&Schema::new(columns)).unwrap_or_default().into()
 }
 
 /// A model. A row's result must not depend on the other rows of its batch.
 pub trait Model: Send {
-    /// Appends a result for each record, in order: the record, a comma, its classification, a line end. Returns the columns.
+    /// Appends a result for each record, in order: the record, its new values, each after a comma, and a line end. Returns the
+    /// columns.
     ///
     /// # Errors
     /// When it cannot classify these records. The caller discards what was appended.
@@ -135,13 +148,23 @@ pub trait Model: Send {
     }
 }
 
+/// What a Python model gets and returns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Contract {
+    /// A function of this name gets a DataFrame of strings, whose index is the first column, and returns it with the column
+    /// CLASSIFICATION.
+    Of2018(String),
+    /// A callable of this name gets a DataFrame with typed columns, and returns new columns.
+    Typed(String),
+}
+
 /// The kind of model, parsed from the user's `--model`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
     /// `native`
     Native,
-    /// `python:MODULE[:FUNCTION]`
-    Python { module: String, function: String },
+    /// `python:MODULE[:OBJECT]`
+    Python { module: String, contract: Contract },
     /// `sleep:MICROSECONDS`
     Sleep(Duration),
 }
@@ -153,18 +176,37 @@ impl FromStr for Kind {
         let mut parts = text.splitn(3, ':');
         match (parts.next().unwrap_or_default(), parts.next(), parts.next()) {
             ("native", None, None) => Ok(Self::Native),
-            ("python", Some(module), function) if !module.is_empty() => Ok(Self::Python {
-                module: module.to_owned(),
-                function: function.unwrap_or("classify_df").to_owned(),
-            }),
+            ("python", Some(module), object) if !module.is_empty() => {
+                let of_2018 = || Contract::Of2018("classify_df".to_owned());
+                let contract = object.map_or_else(of_2018, |object| Contract::Typed(object.to_owned()));
+                Ok(Self::Python { module: module.to_owned(), contract })
+            }
             ("sleep", Some(micros), None) => micros
                 .parse()
                 .map(|micros| Self::Sleep(Duration::from_micros(micros)))
                 .with_context(|| format!("{micros:?} is not a number of microseconds")),
             _ => bail!(
-                "{text:?} is not a model; there are native, python:MODULE[:FUNCTION] and sleep:MICROSECONDS"
+                "{text:?} is not a model; there are native, python:MODULE[:OBJECT] and sleep:MICROSECONDS"
             ),
         }
+    }
+}
+
+impl Kind {
+    /// The same model under the contract of 2018.
+    #[must_use]
+    pub fn of_2018(self) -> Self {
+        match self {
+            Self::Python { module, contract: Contract::Typed(function) } => {
+                Self::Python { module, contract: Contract::Of2018(function) }
+            }
+            other => other,
+        }
+    }
+
+    /// Whether the model gets typed columns.
+    pub fn is_typed(&self) -> bool {
+        matches!(self, Self::Python { contract: Contract::Typed(_), .. })
     }
 }
 
@@ -194,10 +236,10 @@ impl ModelSettings {
         Ok(match &self.kind {
             Kind::Native => Box::new(native::Native::new(self.slowness)),
             Kind::Sleep(per_row) => Box::new(sleep::Sleep::new(*per_row)),
-            Kind::Python { module, function } => Box::new(python::Python::start(python::Settings {
+            Kind::Python { module, contract } => Box::new(python::Python::start(python::Settings {
                 interpreter: self.python.clone(),
                 module: module.clone(),
-                function: function.clone(),
+                contract: contract.clone(),
                 slowness: self.slowness,
                 threads: self.threads,
                 timeout: self.timeout,
@@ -230,10 +272,10 @@ mod tests {
         let kind = |text: &str| text.parse::<Kind>();
         assert_eq!(kind("native").unwrap(), Kind::Native);
         assert_eq!(kind("sleep:3500").unwrap(), Kind::Sleep(Duration::from_micros(3500)));
-        let python =
-            |module: &str, function: &str| Kind::Python { module: module.into(), function: function.into() };
-        assert_eq!(kind("python:a.b").unwrap(), python("a.b", "classify_df"));
-        assert_eq!(kind("python:m:f").unwrap(), python("m", "f"));
+        let python = |module: &str, contract| Kind::Python { module: module.into(), contract };
+        assert_eq!(kind("python:a.b").unwrap(), python("a.b", Contract::Of2018("classify_df".into())));
+        assert_eq!(kind("python:m:f").unwrap(), python("m", Contract::Typed("f".into())));
+        assert_eq!(kind("python:m:f").unwrap().of_2018(), python("m", Contract::Of2018("f".into())));
         for wrong in ["", "rust", "python", "python:", "sleep", "sleep:fast", "sleep:-1", "native:1"] {
             assert!(kind(wrong).is_err(), "{wrong:?}");
         }

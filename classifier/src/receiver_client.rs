@@ -9,7 +9,7 @@ use protocol::Temporary;
 use protocol::frame::{DEFAULT_LIMIT, FrameReader};
 use protocol::handshake::{self, HANDSHAKE_TIME, ResultsHello};
 use protocol::results::write_batches;
-use protocol::results::{self, FromReceiver, Identity, ResultBatch, Totals, Welcome};
+use protocol::results::{self, FromReceiver, Identity, ResultBatch, Terms, Totals, Welcome};
 use protocol::token::Token;
 
 /// The approximate size of one write in bytes; larger writes are not faster.
@@ -20,8 +20,8 @@ const WRITE_SIZE: usize = 512 << 10;
 pub enum Outgoing {
     /// Results, in any order.
     Batches(Vec<ResultBatch<Vec<u8>>>),
-    /// The job's identity; from the initializer, before the first batch.
-    Identity(Identity),
+    /// The job's identity and terms; from the initializer, before the first batch.
+    Identity(Identity, Option<Terms>),
     /// The job's total rows and batches; from the initializer, after the last batch.
     Totals(Totals),
     /// Why the job cannot be finished; from the initializer.
@@ -112,7 +112,9 @@ fn write(stream: &TcpStream, outgoing: &Receiver<Outgoing>) -> anyhow::Result<()
                     bytes += more.iter().map(|batch| batch.results.len()).sum::<usize>();
                     batches.extend(more);
                 }
-                Outgoing::Identity(identity) => results::write_identity(stream, &identity)?,
+                Outgoing::Identity(identity, terms) => {
+                    results::write_identity(stream, &identity, terms.as_ref())?;
+                }
                 Outgoing::Failure(reason) => results::write_failure(stream, &reason)?,
                 Outgoing::Totals(totals) => {
                     write_batches(stream, &batches)?;

@@ -169,6 +169,7 @@ impl Start<'_> {
             listener,
             settings: ingest::Settings {
                 chunk_size: settings.chunk_size,
+                typed: settings.model.kind.is_typed(),
                 token: settings.token.clone(),
                 allow_plain: rows.allow_plain,
                 patience: rows.patience,

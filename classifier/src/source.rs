@@ -21,12 +21,14 @@ pub use issuer::Issuer;
 const OUTCOME_TIME: Duration = Duration::from_secs(1);
 
 /// The source's view of the job.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Job {
     /// The job's progress, as the receiver reported it.
     pub welcome: Welcome,
     /// The hash of the settings that determine the results.
     pub settings: u64,
+    /// The number of rows in a batch.
+    pub chunk_size: u32,
     /// The window's limits.
     pub limits: Limits,
     /// Workers in the cluster.
@@ -67,7 +69,7 @@ impl Source {
         job: Job,
         metrics: Metrics,
     ) -> Self {
-        let Job { welcome, settings, limits, workers } = job;
+        let Job { welcome, settings, chunk_size, limits, workers } = job;
         metrics.source(|counts| {
             counts.workers = workers as u32;
             counts.limit_batches = limits.batches as u64;
@@ -75,7 +77,7 @@ impl Source {
         });
         Self {
             ingest,
-            issuer: Issuer::new(limits, workers, &welcome, settings),
+            issuer: Issuer::new(limits, workers, &welcome, settings, chunk_size),
             messages,
             receiver,
             deadline,
@@ -99,6 +101,7 @@ impl Source {
                         self.await_acknowledgement();
                     }
                 }
+                FromReceiver::Noted => self.issuer.noted(),
                 FromReceiver::Outcome(Outcome::Done(summary)) => {
                     self.deadline.clear();
                     self.count();

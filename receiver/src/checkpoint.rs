@@ -228,6 +228,7 @@ mod tests {
             rejects_sha256: m,
             identity: Some(Identity { settings: m, header: m }),
             columns: u32::MAX,
+            typed: true,
             started: m,
         };
         let slot = Slot {

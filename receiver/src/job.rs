@@ -12,7 +12,7 @@ use initializer::Initializer;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use protocol::Temporary;
 use protocol::rejects::Reasons;
-use protocol::results::{FromReceiver, Identity, Outcome, Progress, Summary, Totals, Welcome};
+use protocol::results::{FromReceiver, Identity, Outcome, Progress, Summary, Terms, Totals, Welcome};
 
 use state::State;
 
@@ -70,13 +70,15 @@ pub enum SyncWork {
 }
 
 impl<W: Peer> Job<W> {
-    /// Begins at the position that the opened files have reached. `life` is the receiver's number among the job's receivers.
-    pub fn begin_at(&self, position: Position, life: u64) {
+    /// Begins at the position that the opened files have reached, with the terms that they have. `life` is the receiver's number
+    /// among the job's receivers.
+    pub fn begin_at(&self, position: Position, terms: Option<Terms>, life: u64) {
         let mut state = self.state();
         state.generation = life * GENERATIONS;
         state.written = position;
         state.durable = position;
         state.identity = position.identity;
+        state.terms = terms;
         let since_1970 = Duration::from_millis(position.started);
         state.started = (position.started > 0).then(|| SystemTime::UNIX_EPOCH + since_1970);
     }
@@ -131,7 +133,8 @@ impl<W: Peer> Job<W> {
         let generation_now = state.generation;
         let Position { next, next_row, identity, .. } = state.durable;
         // Sent while the state is locked, so that no acknowledgement comes first.
-        peer.welcome(Welcome { next, next_row, generation: generation_now, identity });
+        let terms = state.terms.clone();
+        peer.welcome(Welcome { next, next_row, generation: generation_now, identity, terms });
         let is_initializer = generation.is_none();
         if let (true, Some(End::Job(outcome))) = (is_initializer, &state.end) {
             // The job ended while the initializer was away.
@@ -214,19 +217,34 @@ impl<W: Peer> Job<W> {
         }
     }
 
-    /// Records the job's identity.
+    /// Records the job's identity and terms, and tells the initializer that the terms are known.
     ///
     /// # Errors
-    /// When the durable results belong to another job.
-    pub fn identity(&self, identity: Identity) -> anyhow::Result<()> {
+    /// When the durable results belong to another job, or an earlier generation had other terms.
+    pub fn identity(&self, identity: Identity, terms: Option<Terms>) -> anyhow::Result<()> {
         let mut state = self.state();
         ensure!(
             state.identity.is_none_or(|known| known == identity),
             "the durable results here are of another job, with another header or other settings; choose another --output"
         );
+        ensure!(
+            state.terms.is_none() || state.terms == terms,
+            "the job has other types of columns, or another batch size, than before: {:?} and {:?}",
+            terms,
+            state.terms
+        );
         state.identity = Some(identity);
+        state.terms = terms;
+        if let (Some(_), Some(initializer)) = (&state.terms, &state.initializer) {
+            initializer.peer.send(FromReceiver::Noted);
+        }
         self.changed.notify_all();
         Ok(())
+    }
+
+    /// What the job has decided with its first rows, if it has typed columns.
+    pub fn terms(&self) -> Option<Terms> {
+        self.state().terms.clone()
     }
 
     /// Records the job's total rows and batches.

@@ -225,9 +225,9 @@ impl Server {
                     // could keep the cluster from learning the reason.
                     let _ = process.events.send(Event::Batch(process.generation, batch));
                 }
-                ToReceiver::Identity(identity) => {
+                ToReceiver::Identity(identity, terms) => {
                     ensure!(process.initializer, "an identity from a process that is not the initializer");
-                    if let Err(error) = self.job.identity(identity) {
+                    if let Err(error) = self.job.identity(identity, terms) {
                         fail(&self.job, format!("{error:#}"));
                         return Err(error);
                     }
@@ -307,9 +307,9 @@ fn start(
     let rows = store.position().next_row;
     let context = || format!("resuming with {}", paths.rejects.display());
     if let Some(rejects) = before.rejects {
-        audit.resume(rows, before.schema, rejects).with_context(context)?;
+        audit.resume(rows, before.kept.schema, rejects).with_context(context)?;
     }
-    job.begin_at(store.position(), syncer.life());
+    job.begin_at(store.position(), before.kept.terms, syncer.life());
     job.rejected(audit.reasons());
     let writer = Writer::new(store, SpillFile::new(&paths.results), audit);
     let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());

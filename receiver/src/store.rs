@@ -11,8 +11,8 @@ use files::{remove_if_there, replace_file, sync_folder};
 use parking_lot::Mutex;
 use protocol::frame::write_all_vectored;
 use protocol::result_files::ResultFiles;
-use protocol::results::{ResultBatch, Summary};
-use protocol::schema::Schema;
+use protocol::results::{ResultBatch, Summary, Terms};
+use protocol::schema::{Kept, Schema};
 use sha2::{Digest, Sha256};
 
 use crate::checkpoint::{Checkpoint, Position};
@@ -42,6 +42,8 @@ pub struct Store {
     hashes: Hashes,
     position: Position,
     schema: NewSchema,
+    /// The header, until it is written.
+    header: Option<Vec<u8>>,
 }
 
 /// A changed schema that is not durable yet.
@@ -64,6 +66,8 @@ pub struct Syncer {
     /// The last checkpoint's position.
     durable: Position,
     schema: NewSchema,
+    /// What the schema file has.
+    kept: Kept,
 }
 
 /// A job's opened files.
@@ -78,7 +82,7 @@ pub enum Opened {
 /// What earlier receivers of the job have written.
 #[derive(Debug, Default)]
 pub struct Before {
-    pub schema: Schema,
+    pub kept: Kept,
     /// Reads the rejects after their header; `None` for a new job.
     pub rejects: Option<Take<File>>,
 }
@@ -139,14 +143,21 @@ impl Storage for Store {
     }
 
     fn note_schema(&mut self, schema: &Schema) {
-        self.position.columns = schema.0.len() as u32;
+        if self.position.columns == 0 {
+            self.header = schema.header_line();
+        }
+        self.position.columns = schema.columns.len() as u32;
         *self.schema.lock() = Some(schema.clone());
     }
 
     fn append(&mut self, batches: &[ResultBatch]) -> anyhow::Result<()> {
-        let mut slices: Vec<_> = batches.iter().map(|batch| IoSlice::new(&batch.results)).collect();
+        let header = self.header.take().unwrap_or_default();
+        let results = batches.iter().map(|batch| &*batch.results);
+        let mut slices: Vec<_> = std::iter::once(&*header).chain(results).map(IoSlice::new).collect();
         write_all_vectored(&self.results, &mut slices)
             .with_context(|| format!("writing {}", self.paths.results.display()))?;
+        self.hashes.results.update(&header);
+        self.position.result_bytes += header.len() as u64;
         for batch in batches {
             self.hashes.results.update(&batch.results);
             if !batch.rejects.is_empty() {
@@ -189,14 +200,16 @@ impl Syncer {
         self.durable
     }
 
-    /// Makes everything up to `position` durable: first the data, then the checkpoint.
+    /// Makes everything up to `position` durable, and the job's terms: first the data, then the checkpoint.
     ///
     /// # Errors
     /// Those of the file system; they name the file. Whether the data is durable is then unknown.
-    pub fn sync(&mut self, position: &Position) -> anyhow::Result<()> {
+    pub fn sync(&mut self, position: &Position, terms: Option<&Terms>) -> anyhow::Result<()> {
         let schema = self.schema.lock().take();
-        if let Some(schema) = schema {
-            let json = serde_json::to_vec(&schema).context("encoding the schema")?;
+        if schema.is_some() || self.kept.terms.as_ref() != terms {
+            self.kept.schema = schema.unwrap_or_else(|| std::mem::take(&mut self.kept.schema));
+            self.kept.terms = terms.cloned();
+            let json = serde_json::to_vec(&self.kept).context("encoding the schema")?;
             replace_file(&self.paths.schema, &json)?;
         }
         self.results.sync_data().with_context(|| format!("syncing {}", self.paths.results.display()))?;

@@ -198,7 +198,7 @@ pub fn sync(mut syncer: Syncer, digest: impl Fn() -> Option<anyhow::Result<Diges
     while let Some(work) = job.sync_work() {
         let start = Instant::now();
         let outcome = match work {
-            SyncWork::Sync(position) => syncer.sync(&position).map(|()| {
+            SyncWork::Sync(position) => syncer.sync(&position, job.terms().as_ref()).map(|()| {
                 job.synced(start.elapsed());
                 job.durable(position);
                 std::thread::sleep(SYNC_PAUSE.saturating_sub(start.elapsed()));
@@ -243,6 +243,7 @@ fn finish(
         rejects: durable.rejects,
         reject_reasons,
         columns,
+        terms: job.terms(),
         batches: durable.next,
         bytes: durable.result_bytes,
         sha256,

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
+use columns::ColumnType;
 use process::ready::Ready;
 use protocol::frame::{self, DEFAULT_LIMIT, FrameReader};
 use protocol::handshake::{self, SenderHello};
@@ -31,6 +32,8 @@ pub struct Target {
     pub token: Option<Token>,
     /// This sender's name. Without one, the sender generates a random name.
     pub session: Option<String>,
+    /// The types of the columns, for a model that gets typed ones.
+    pub types: Option<Vec<ColumnType>>,
     /// Written whenever the source has asked for a row.
     pub ready_file: Option<PathBuf>,
     /// How long to wait for the source, at first and whenever it is lost.
@@ -46,7 +49,8 @@ pub struct Target {
 pub fn send_all(target: &Target, input: &mut dyn Input) -> anyhow::Result<u64> {
     let mut session = Session::new(target.patience, target.session.is_some());
     let name = target.session.clone().map_or_else(session_name, Ok)?;
-    let hello = SenderHello { session: Some(name), marks: true, failed: None };
+    let typed = target.types.is_some();
+    let hello = SenderHello { session: Some(name), marks: true, typed, failed: None };
     let began = Instant::now();
     loop {
         let patience = session.connect(began.elapsed());
@@ -86,7 +90,7 @@ fn connection(
     };
     let ready = Ready { input: input.guard().map(|guard| guard.identity().to_string()), ..Ready::default() };
     ready.write(target.ready_file.as_deref()).map_err(Failure::Final)?;
-    let broken = match send_rows(&stream, input, next, answers.durable(), &target.metrics)? {
+    let broken = match send_rows(&stream, input, next, answers.durable(), target)? {
         Ok(all) => {
             session.sent_all(all);
             None
@@ -123,18 +127,24 @@ fn session_name() -> anyhow::Result<String> {
     Ok(format!("{name:016x}"))
 }
 
-/// Sends the header, the rows from `next` on, and the end mark. Returns the input's number of rows. The inner error is a
+/// Sends the header, the types, the rows from `next` on, and the end mark. Returns the input's number of rows. The inner error is a
 /// broken connection.
 fn send_rows(
     stream: &TcpStream,
     input: &mut dyn Input,
     next: u64,
     durable: &AtomicU64,
-    metrics: &Metrics,
+    target: &Target,
 ) -> Result<std::io::Result<u64>, Failure> {
+    let metrics = &target.metrics;
+    let letters = target.types.as_ref();
+    let letters =
+        letters.map(|types| types.iter().map(|column_type| column_type.letter()).collect::<Vec<_>>());
     // Sent before seeking, which may take long.
-    if let Err(error) = frame::write(stream, input.header()) {
-        return Ok(Err(error));
+    for first in std::iter::once(input.header()).chain(letters.as_deref()) {
+        if let Err(error) = frame::write(stream, first) {
+            return Ok(Err(error));
+        }
     }
     let monitor = FileMonitor::start(input, stream).map_err(Failure::Input)?;
     input.seek(next).map_err(Failure::Input)?;
@@ -227,6 +237,7 @@ mod tests {
             address: address.to_string(),
             token: None,
             session: None,
+            types: None,
             ready_file: None,
             patience,
             metrics,

@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
+use columns::ColumnType;
 use protocol::frame::{self, DEFAULT_LIMIT};
 use records::identity::{Guard, Guarded, Identity};
 use records::sniff::Name;
@@ -16,6 +17,9 @@ use crate::fake_rows::FakeRows;
 
 /// The approximate size of one write, in bytes of frames: the size at which loopback TCP is fastest.
 pub const WRITE_SIZE: usize = 128 << 10;
+
+/// The first rows of a stream decide the types of its columns.
+const TYPED_ROWS: u64 = 1000;
 
 /// The size of an input, and how much of it has been read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -64,6 +68,29 @@ pub trait Input {
 
     /// Rows before this one will not be requested again.
     fn forget(&mut self, _before: u64) {}
+
+    /// The types of the columns: those of the first [`TYPED_ROWS`] rows, unless all rows can be read twice. Call this before any
+    /// row is read.
+    ///
+    /// # Errors
+    /// When the input cannot be read.
+    fn types(&mut self) -> anyhow::Result<Vec<ColumnType>> {
+        let mut first = Vec::new();
+        while self.position() < TYPED_ROWS {
+            let mut out = Vec::new();
+            self.fill(&mut out)?;
+            if out.is_empty() {
+                break;
+            }
+            first.extend(out);
+        }
+        self.seek(0)?;
+        let rows = frame::rows(&first).take(TYPED_ROWS as usize).filter_map(|row| match row {
+            frame::Row::Whole(record) => Some(record),
+            frame::Row::Flawed { .. } => None,
+        });
+        Ok(columns::of_records(rows, records::count(self.header()).unwrap_or(0)))
+    }
 }
 
 pub struct Fake {
@@ -254,6 +281,16 @@ impl Input for Csv {
 
     fn check(&self) -> anyhow::Result<()> {
         self.guard.as_ref().map_or(Ok(()), |guard| guard.check().with_context(|| self.reading()))
+    }
+
+    fn types(&mut self) -> anyhow::Result<Vec<ColumnType>> {
+        let path = self.path.as_ref().context("only a file can be read twice")?;
+        let identity = self.guard.as_ref().map(Guard::identity);
+        let file = File::open(path).with_context(|| format!("opening the input {}", self.name))?;
+        let guard = Guard::new(&file, Some(path), identity).with_context(|| self.reading())?;
+        let file = Guarded::new(file, guard).with_context(|| self.reading())?;
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        columns::scan(file, DEFAULT_LIMIT, threads).with_context(|| self.reading())
     }
 
     fn seek(&mut self, row: u64) -> anyhow::Result<()> {

@@ -31,3 +31,4 @@ mod run_cluster;
 mod run_locally;
 mod same_bytes;
 mod shipped_models;
+mod typed_models;

@@ -161,12 +161,12 @@ fn receiver(folder: &Path) -> (Program, TcpStream, FrameReader<TcpStream>) {
     handshake::send(&stream, None, &ResultsHello::Initializer { name: "i".into() }).unwrap();
     let mut reader = FrameReader::new(stream.try_clone().unwrap(), "the receiver", DEFAULT_LIMIT);
     let _: Welcome = handshake::await_answer(&mut reader, PATIENCE).unwrap();
-    results::write_identity(&stream, &Identity { settings: 1, header: 2 }).unwrap();
+    results::write_identity(&stream, &Identity { settings: 1, header: 2 }, None).unwrap();
     (receiver, stream, reader)
 }
 
 fn send(stream: &TcpStream, number: u64, columns: &str, results: &[u8]) {
-    let schema = format!("[{{\"row\":0,\"columns\":{columns}}}]").into_bytes();
+    let schema = format!("[{{\"row\":0,\"schema\":{{\"columns\":{columns}}}}}]").into_bytes();
     let (schema, results) = (schema.as_slice(), results);
     let batch = ResultBatch { number, first_row: number, rows: 1, schema, results, ..ResultBatch::default() };
     results::write_batches(stream, &[batch]).unwrap();

@@ -152,7 +152,7 @@ impl Peer {
 
     /// Sends the job's identity, the totals of two batches, and the first batch.
     fn begin(&self) {
-        results::write_identity(&self.stream, &Identity { settings: 1, header: 2 }).unwrap();
+        results::write_identity(&self.stream, &Identity { settings: 1, header: 2 }, None).unwrap();
         results::write_totals(&self.stream, &Totals { rows: 2000, batches: 2 }).unwrap();
         self.send(0);
     }
@@ -177,7 +177,7 @@ impl Peer {
     fn recv_outcome(&mut self) -> Outcome {
         self.recv(|message| match message {
             FromReceiver::Outcome(outcome) => Some(outcome),
-            FromReceiver::Acknowledgement(_) => None,
+            FromReceiver::Acknowledgement(_) | FromReceiver::Noted => None,
         })
     }
 }

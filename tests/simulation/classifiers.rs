@@ -27,7 +27,7 @@ const LATER: Duration = Duration::from_secs(10);
 /// The longest time to make data connections, in milliseconds.
 const CONNECT: u64 = 50;
 /// The schema of all results.
-const SCHEMA: &[u8] = br#"[{"row":0,"columns":[["A",["text"]]]}]"#;
+const SCHEMA: &[u8] = br#"[{"row":0,"schema":{"columns":[["A",["text"]]]}}]"#;
 /// The longest time of a restart, in milliseconds.
 const RESTART: u64 = 100;
 
@@ -180,8 +180,9 @@ impl Classifier {
                 self.end(network, &if later { error.context(Temporary("not now")) } else { error });
             }
             (Message::Welcome(welcome), Role::Initializer(first)) => {
+                let generation = welcome.generation;
                 first.welcome = Some(welcome);
-                self.coordinate(network, coordinator::Event::Numbered(welcome.generation));
+                self.coordinate(network, coordinator::Event::Numbered(generation));
             }
             (Message::Welcome(_), Role::Member { .. }) => {
                 self.participate(network, participant::Event::Formed);
@@ -301,7 +302,8 @@ impl Classifier {
                 coordinator::Action::Connect(_) => *connected_at = Some(connect_time(network, INITIALIZER)),
                 coordinator::Action::Start => {
                     self.has_formed = true;
-                    let welcome = first.welcome.expect("the generation's number came with the welcome");
+                    let welcome =
+                        first.welcome.clone().expect("the generation's number came with the welcome");
                     first.port = Some(Port::new(first.members.len() + 1, &welcome));
                 }
                 coordinator::Action::End(error) => {

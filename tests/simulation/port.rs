@@ -72,7 +72,7 @@ impl Port {
         let header = welcome.identity.map(|identity| identity.header);
         Self {
             intake: Intake::new(welcome.next_row, header, QUEUE),
-            issuer: Issuer::new(LIMITS, workers, welcome, SETTINGS),
+            issuer: Issuer::new(LIMITS, workers, welcome, SETTINGS, 0),
             senders: BTreeMap::new(),
             durable: welcome.next_row,
             done: None,
@@ -159,7 +159,7 @@ impl Port {
             let issued = self.issuer.issue(next, now);
             to_send.extend(issued.messages.into_iter().map(|message| {
                 ToSend::Receiver(match message {
-                    Outgoing::Identity(identity) => Message::Identity(identity),
+                    Outgoing::Identity(identity, _) => Message::Identity(identity),
                     Outgoing::Totals(totals) => Message::Totals(totals),
                     Outgoing::Batches(_) | Outgoing::Failure(_) => {
                         panic!("the issuer does not send {message:?}")
@@ -185,7 +185,7 @@ impl Port {
                     self.intake.check_header(&header).expect("all connections send the same header");
                     let mut put = |incoming| self.intake.push(lease, incoming).expect("the lease is active");
                     if rows > 0 {
-                        put(Incoming::Rows { header, frames, rows });
+                        put(Incoming::Rows { header, types: Bytes::new(), frames, rows });
                     }
                     if end {
                         put(Incoming::End);

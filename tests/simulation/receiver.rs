@@ -129,7 +129,7 @@ impl Receiver {
         audit.resume(position.next_row, files.schema.clone(), io::empty()).expect("there are no rejects");
         let job = Job::default();
         self.lives += 1;
-        job.begin_at(position, self.lives);
+        job.begin_at(position, None, self.lives);
         if self.finished {
             job.end(done(position));
         }
@@ -193,7 +193,7 @@ impl Receiver {
                 life.writer.write(&life.job, true).expect("batches follow each other, and fit");
             }
             Delivery::Message(Message::Identity(identity)) => {
-                life.job.identity(identity).expect("it is always the same job");
+                life.job.identity(identity, None).expect("it is always the same job");
             }
             Delivery::Message(Message::Totals(totals)) => {
                 life.job.totals(totals, network.wall()).expect("each generation reads the same rows");

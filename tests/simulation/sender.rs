@@ -121,7 +121,7 @@ impl Sender {
         let connection = network.connect(ME, Address::Classifier(0));
         life.connection = Some(connection);
         life.sending = false;
-        let hello = SenderHello { session: Some("the sender".into()), marks: true, failed: None };
+        let hello = SenderHello { session: Some("the sender".into()), marks: true, ..SenderHello::default() };
         network.send(connection, ME, Message::Hello(hello));
     }
 

@@ -22,7 +22,7 @@ struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     Setup(commands::setup::Args),
-    RunLocally(commands::run_locally::Args),
+    RunLocally(Box<commands::run_locally::Args>),
     Test(commands::test::Args),
     Bench(commands::bench::Args),
     Chaos(commands::chaos::Args),

@@ -14,6 +14,7 @@ fn batch(header: &'static str, rows: &[&[u8]]) -> Batch {
         rows: rows.len() as u32,
         worker: 3,
         header: header.into(),
+        types: bytes::Bytes::new(),
         frames: frames.into(),
     }
 }

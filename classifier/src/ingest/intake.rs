@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use anyhow::{anyhow, ensure};
 use bytes::Bytes;
+use columns::ColumnType;
 
 /// A sender's own name; plain clients have none. A connection with the same name is the same sender, which has reconnected.
 pub type Session = Option<String>;
@@ -19,6 +20,8 @@ pub enum Incoming {
     Rows {
         /// The CSV's header.
         header: Bytes,
+        /// The types of its columns, one letter each; empty if the model has no typed columns.
+        types: Bytes,
         /// The rows, as frames.
         frames: Bytes,
         /// The number of rows.
@@ -61,6 +64,8 @@ pub struct Intake<H> {
     /// Rows before this one are queued or with the source.
     next_row: u64,
     header: Option<Bytes>,
+    /// The types of the columns, once they are known.
+    types: Option<Bytes>,
     /// The hash of the header of rows that were durable before this process started.
     durable_header: Option<u64>,
     /// The sender that has sent the end.
@@ -91,6 +96,7 @@ impl<H> Intake<H> {
             leases: 0,
             next_row,
             header: None,
+            types: None,
             durable_header,
             ended_by: None,
             last: None,
@@ -135,6 +141,25 @@ impl<H> Intake<H> {
         Ok(())
     }
 
+    /// The types of the columns, as letters: those that are known, else what `found` returns, from now on.
+    ///
+    /// # Errors
+    /// The number of types is not that of the columns.
+    pub fn types(&mut self, header: &[u8], found: impl FnOnce() -> Vec<ColumnType>) -> anyhow::Result<Bytes> {
+        if let Some(types) = &self.types {
+            return Ok(types.clone());
+        }
+        let types = found();
+        let columns = records::count(header).unwrap_or(0);
+        ensure!(types.len() == columns, "{} types for the {columns} columns of its header", types.len());
+        Ok(self.types.insert(letters(&types)).clone())
+    }
+
+    /// Sets the types that the job has had before.
+    pub fn know_types(&mut self, types: &[ColumnType]) {
+        self.types = Some(letters(types));
+    }
+
     /// Whether this lease still holds.
     pub fn is_active(&self, lease: LeaseId) -> bool {
         self.active.as_ref().is_some_and(|active| active.lease == lease)
@@ -164,7 +189,7 @@ impl<H> Intake<H> {
             return Err(anyhow!("the same sender has reconnected"));
         };
         match &incoming {
-            Incoming::Rows { header, frames, rows } => {
+            Incoming::Rows { header, frames, rows, .. } => {
                 self.queued_bytes += frames.len();
                 self.next_row += u64::from(*rows);
                 self.header.get_or_insert_with(|| header.clone());
@@ -215,6 +240,10 @@ impl<H> Intake<H> {
     }
 }
 
+fn letters(types: &[ColumnType]) -> Bytes {
+    types.iter().map(|column_type| column_type.letter()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -224,7 +253,12 @@ mod tests {
     }
 
     fn rows(rows: u32) -> Incoming {
-        Incoming::Rows { header: "A".into(), frames: vec![0; 5 * rows as usize].into(), rows }
+        Incoming::Rows {
+            header: "A".into(),
+            types: Bytes::new(),
+            frames: vec![0; 5 * rows as usize].into(),
+            rows,
+        }
     }
 
     #[test]

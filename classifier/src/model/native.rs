@@ -36,7 +36,7 @@ impl Native {
 
 impl Model for Native {
     fn classify(&mut self, request: &Request<'_>, results: &mut Vec<u8>) -> Result<Columns, ModelError> {
-        let Request { header, records, .. } = *request;
+        let &Request { header, records, .. } = request;
         for record in records {
             results.extend_from_slice(record.bytes);
             results.push(b',');
@@ -87,6 +87,8 @@ fn score(digest: &[u8; 32]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Typed;
+    use columns::Table;
     use proptest::prelude::*;
     use std::time::Duration;
 
@@ -94,7 +96,8 @@ mod tests {
         let mut results = Vec::new();
         let plain = !record.contains(['"', '\n']);
         let record = Record { bytes: record.as_bytes(), plain };
-        let request = Request { header: b"", records: &[record], first_row: 0, limit: Duration::MAX };
+        let typed = Typed { table: &Table::default(), rows: 0..0 };
+        let request = Request { header: b"", records: &[record], typed, first_row: 0, limit: Duration::MAX };
         Native::new(slowness).classify(&request, &mut results).unwrap();
         String::from_utf8(results).unwrap()
     }

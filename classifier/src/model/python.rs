@@ -1,7 +1,7 @@
-//! The user's own pandas function, in a separate Python process.
+//! The user's own Python function or class, in a separate Python process.
 //!
-//! Each worker has its own interpreter, so Python's global lock does not matter. Batches and results cross a socket as CSV.
-//! When the process dies, or is killed for exceeding its time or memory, the current batch fails. The next batch gets a new
+//! Each worker has its own interpreter, so Python's global lock does not matter. Under the contract of 2018, batches and results
+//! cross a socket as CSV; a model with typed columns gets columns, and returns columns. When the process dies, or is killed for exceeding its time or memory, the current batch fails. The next batch gets a new
 //! process.
 //!
 //! | module | does |
@@ -12,7 +12,8 @@
 //! | `tree.rs` | finds descendants, measures their memory, and ends them |
 //! | `environment.rs` | sets the environment of the Python process |
 //! | `log.rs` | logs its output |
-//! | `boot.py`, `runner.py` | run in it |
+//! | `typed.rs` | writes requests and prints answers of models with typed columns |
+//! | `boot.py`, `runner.py`, `typed.py` | run in it |
 
 mod ended;
 mod environment;
@@ -20,13 +21,14 @@ pub mod guard;
 mod log;
 mod process;
 mod tree;
+mod typed;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use protocol::frame;
 
-use super::{Columns, Model, ModelError, Request, Verdict};
+use super::{Columns, Contract, Model, ModelError, Request, Verdict};
 use crate::metrics::ModelMetrics;
 use ended::{Ended, Task};
 use log::Printed;
@@ -45,8 +47,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 pub struct Settings {
     pub interpreter: PathBuf,
     pub module: String,
-    /// The name of a function in the module.
-    pub function: String,
+    /// With the name of an object in the module.
+    pub contract: Contract,
     /// Passed to the function in the environment, as `CLASSIFIER_SLOWNESS`.
     pub slowness: u32,
     /// How many threads the function's libraries may use.
@@ -65,8 +67,9 @@ pub struct Python {
     printed: Printed,
     /// A buffer for requests.
     request: Vec<u8>,
-    /// The columns of the latest results.
+    /// The columns of the latest results, under the contract of 2018.
     columns: Columns,
+    typed: typed::Known,
 }
 
 impl Python {
@@ -78,26 +81,17 @@ impl Python {
         let metrics = ModelMetrics::default();
         let printed = Printed::new(metrics.clone());
         let process = Process::start(&settings, printed.clone())?;
-        let (request, columns) = (Vec::new(), Columns::default());
-        Ok(Self { settings, process: Some(process), metrics, printed, request, columns })
+        let (request, columns, typed) = (Vec::new(), Columns::default(), typed::Known::default());
+        Ok(Self { settings, process: Some(process), metrics, printed, request, columns, typed })
     }
 }
 
 impl Model for Python {
     fn classify(&mut self, request: &Request<'_>, results: &mut Vec<u8>) -> Result<Columns, ModelError> {
-        let records = request.records;
-        if records.iter().any(|record| record.bytes.contains(&0)) {
-            return Err(ModelError::permanent(
-                "a NUL byte in the record, at which pandas would cut the value off",
-            ));
-        }
         self.request.clear();
-        self.request.extend_from_slice(&(records.len() as u32).to_be_bytes());
-        self.request.extend_from_slice(request.header);
-        self.request.push(b'\n');
-        for record in records {
-            self.request.extend_from_slice(record.bytes);
-            self.request.push(b'\n');
+        match &self.settings.contract {
+            Contract::Of2018(_) => write_csv(request, &mut self.request)?,
+            Contract::Typed(_) => typed::write(request, &mut self.request),
         }
         self.prepare()?;
         let Some(mut process) = self.process.take() else {
@@ -118,7 +112,7 @@ impl Model for Python {
             }
         };
         self.process = Some(process);
-        self.append(answer, records.len(), results).inspect_err(|error| {
+        self.append(answer, request, results).inspect_err(|error| {
             self.metrics.count(|counts| {
                 counts.exceptions += 1;
                 counts.failed(&error.message);
@@ -143,17 +137,27 @@ impl Model for Python {
 }
 
 impl Python {
-    /// Appends the results of an answer for `rows` rows.
-    fn append(&mut self, answer: Answer, rows: usize, results: &mut Vec<u8>) -> Result<Columns, ModelError> {
+    /// Appends the results of an answer.
+    fn append(
+        &mut self,
+        answer: Answer,
+        request: &Request<'_>,
+        results: &mut Vec<u8>,
+    ) -> Result<Columns, ModelError> {
         let answer = match answer {
             Answer::Good(answer) => answer,
             Answer::Bad(reason) | Answer::BadSeeLog(reason) => return Err(ModelError::new(reason)),
         };
         let (columns, answer) = split(&answer)
             .ok_or_else(|| ModelError::new("the result does not describe its columns".to_owned()))?;
+        if let Contract::Typed(_) = self.settings.contract {
+            let appended = self.typed.append(columns, answer, request, results);
+            return appended.map_err(|error| ModelError::new(format!("the answer is malformed: {error:#}")));
+        }
         if columns != &*self.columns {
             self.columns = columns.into();
         }
+        let rows = request.records.len();
         // Whatever went wrong in the process, no row may be lost.
         let lines =
             count_records(answer).map_err(|e| ModelError::new(format!("the result is not a CSV: {e}")))?;
@@ -203,6 +207,26 @@ fn failure(process: Process, ended: &Ended, request: &Request<'_>, is_short: boo
     tracing::warn!("process {pid}, with {rows} rows from row {} on: {message}", request.first_row);
     let verdict = if matches!(ended, Ended::TimedOut(_)) { Verdict::Hung } else { Verdict::Retry };
     ModelError { message, verdict }
+}
+
+/// Writes the request for a function under the contract of 2018.
+///
+/// # Errors
+/// A record has a byte that pandas does not read.
+fn write_csv(request: &Request<'_>, out: &mut Vec<u8>) -> Result<(), ModelError> {
+    out.extend_from_slice(&(request.records.len() as u32).to_be_bytes());
+    out.extend_from_slice(request.header);
+    out.push(b'\n');
+    for record in request.records {
+        if record.bytes.contains(&0) {
+            return Err(ModelError::permanent(
+                "a NUL byte in the record, at which pandas would cut the value off",
+            ));
+        }
+        out.extend_from_slice(record.bytes);
+        out.push(b'\n');
+    }
+    Ok(())
 }
 
 /// Splits an answer into its columns, which are preceded by their length, and its results.

@@ -19,7 +19,7 @@ impl Sleep {
 
 impl Model for Sleep {
     fn classify(&mut self, request: &Request<'_>, results: &mut Vec<u8>) -> Result<Columns, ModelError> {
-        let Request { header, records, .. } = *request;
+        let &Request { header, records, .. } = request;
         let rows = u32::try_from(records.len()).unwrap_or(u32::MAX);
         std::thread::sleep(self.per_row.saturating_mul(rows));
         for record in records {

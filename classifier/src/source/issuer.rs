@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use protocol::results::{Acknowledgement, Identity, Totals, Welcome};
+use columns::ColumnType;
+use protocol::results::{Acknowledgement, Identity, Terms, Totals, Welcome};
 
 use crate::batch::Batch;
 use crate::ingest::intake::Incoming;
@@ -16,6 +17,8 @@ pub struct Issuer {
     window: Window,
     /// The hash of the settings that determine the results.
     settings: u64,
+    /// The number of rows in a batch.
+    chunk_size: u32,
     next_row: u64,
     next_batch: u64,
     /// Rows before this one are durable.
@@ -26,6 +29,9 @@ pub struct Issuer {
     held: Option<Incoming>,
     /// The job's identity was sent to the receiver.
     identified: bool,
+    /// The receiver has not noted the job's terms yet. Until then no batch is issued: if this process died, its successor could
+    /// decide otherwise.
+    awaits_note: bool,
     /// No more rows will arrive.
     ended: bool,
 }
@@ -41,16 +47,18 @@ pub struct Issued {
 
 impl Issuer {
     /// Starts at the receiver's position.
-    pub fn new(limits: Limits, workers: usize, welcome: &Welcome, settings: u64) -> Self {
+    pub fn new(limits: Limits, workers: usize, welcome: &Welcome, settings: u64, chunk_size: u32) -> Self {
         Self {
             window: Window::new(limits, workers, welcome.next),
             settings,
+            chunk_size,
             next_row: welcome.next_row,
             next_batch: welcome.next,
             durable_row: welcome.next_row,
             issued: VecDeque::new(),
             held: None,
             identified: false,
+            awaits_note: false,
             ended: false,
         }
     }
@@ -58,14 +66,22 @@ impl Issuer {
     /// Issues what `next` returns, until it returns nothing more or the window is full.
     pub fn issue(&mut self, mut next: impl FnMut() -> Option<Incoming>, now: Duration) -> Issued {
         let mut issued = Issued::default();
-        while let Some(incoming) = self.held.take().or_else(&mut next) {
+        while !self.awaits_note
+            && let Some(incoming) = self.held.take().or_else(&mut next)
+        {
             match &incoming {
-                Incoming::Rows { header, .. } => {
+                Incoming::Rows { header, types, .. } => {
                     if !self.identified {
                         self.identified = true;
                         let header = protocol::hash::short(header);
                         let identity = Identity { settings: self.settings, header };
-                        issued.messages.push(Outgoing::Identity(identity));
+                        let terms = self.terms(types);
+                        self.awaits_note = terms.is_some();
+                        issued.messages.push(Outgoing::Identity(identity, terms));
+                        if self.awaits_note {
+                            self.held = Some(incoming);
+                            break;
+                        }
                     }
                     match self.batch(&incoming, now) {
                         Some(batch) => issued.batches.push(batch),
@@ -84,15 +100,27 @@ impl Issuer {
         issued
     }
 
+    fn terms(&self, types: &[u8]) -> Option<Terms> {
+        let types: Vec<_> = types.iter().copied().filter_map(ColumnType::of_letter).collect();
+        let chunk_size = self.chunk_size;
+        (!types.is_empty()).then_some(Terms { types, chunk_size })
+    }
+
+    /// Records that the receiver has noted the terms.
+    pub fn noted(&mut self) {
+        self.awaits_note = false;
+    }
+
     /// Makes the next batch of these rows; `None` while the window has no room for it.
     fn batch(&mut self, rows: &Incoming, now: Duration) -> Option<Batch> {
-        let Incoming::Rows { header, frames, rows } = rows else { return None };
+        let Incoming::Rows { header, types, frames, rows } = rows else { return None };
         let (number, worker) = self.window.issue(frames.len(), now)?;
         let (first_row, worker) = (self.next_row, worker as u32);
         self.next_row += u64::from(*rows);
         self.next_batch = number + 1;
         self.issued.push_back(*rows);
-        Some(Batch { number, first_row, rows: *rows, worker, header: header.clone(), frames: frames.clone() })
+        let (header, types, frames) = (header.clone(), types.clone(), frames.clone());
+        Some(Batch { number, first_row, rows: *rows, worker, header, types, frames })
     }
 
     /// Handles an acknowledgement. Returns whether it has news. Calls `took` with the time that each batch took to the
@@ -118,6 +146,8 @@ impl Issuer {
     pub fn waits_for(&self) -> Option<&'static str> {
         if self.ended {
             Some("waiting for the last batches to be classified, and for the receiver to finish the job")
+        } else if self.awaits_note {
+            Some("waiting for the receiver to note the types of the columns")
         } else if self.window.is_empty() {
             None
         } else {
@@ -161,22 +191,29 @@ impl Issuer {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
 
     fn rows(rows: u32) -> Incoming {
-        Incoming::Rows { header: "A".into(), frames: vec![0; 5 * rows as usize].into(), rows }
+        Incoming::Rows {
+            header: "A".into(),
+            types: Bytes::new(),
+            frames: vec![0; 5 * rows as usize].into(),
+            rows,
+        }
     }
 
     #[test]
     fn the_receiver_gets_the_identity_before_the_first_batch_and_the_totals_after_the_last() {
-        let welcome = Welcome { next: 3, next_row: 20, generation: 1, identity: None };
-        let mut issuer = Issuer::new(Limits { batches: 2, bytes: 1000 }, 1, &welcome, 9);
+        let welcome = Welcome { next: 3, next_row: 20, generation: 1, identity: None, terms: None };
+        let mut issuer = Issuer::new(Limits { batches: 2, bytes: 1000 }, 1, &welcome, 9, 7);
         let mut queue: VecDeque<_> = [rows(7), rows(7), rows(2), Incoming::End].into();
         let issued = issuer.issue(|| queue.pop_front(), Duration::ZERO);
         let header = protocol::hash::short(b"A");
         assert!(matches!(
             &issued.messages[..],
-            [Outgoing::Identity(identity)] if *identity == Identity { settings: 9, header }
+            [Outgoing::Identity(identity, None)] if *identity == Identity { settings: 9, header }
         ));
         let numbers: Vec<_> = issued.batches.iter().map(|batch| (batch.number, batch.first_row)).collect();
         assert_eq!((numbers, issuer.held_rows()), (vec![(3, 20), (4, 27)], 2));
@@ -188,5 +225,27 @@ mod tests {
         let totals = Totals { rows: 36, batches: 6 };
         assert!(matches!(&issued.messages[..], [Outgoing::Totals(sent)] if *sent == totals));
         assert!(issuer.has_ended());
+    }
+
+    #[test]
+    fn typed_batches_wait_until_the_receiver_has_noted_the_terms() {
+        let welcome = Welcome { next: 0, next_row: 0, generation: 1, identity: None, terms: None };
+        let mut issuer = Issuer::new(Limits { batches: 2, bytes: 1000 }, 1, &welcome, 9, 7);
+        let Incoming::Rows { header, frames, rows, .. } = rows(7) else { unreachable!() };
+        let mut queue: VecDeque<_> =
+            [Incoming::Rows { header, types: Bytes::from_static(b"i"), frames, rows }, Incoming::End].into();
+        let terms = Terms { types: vec![ColumnType::Int64], chunk_size: 7 };
+        for expected in [1, 0] {
+            let issued = issuer.issue(|| queue.pop_front(), Duration::ZERO);
+            let sent =
+                |message: &Outgoing| matches!(message, Outgoing::Identity(_, Some(sent)) if *sent == terms);
+            assert_eq!(issued.messages.iter().filter(|message| sent(message)).count(), expected);
+            assert_eq!((issued.batches.len(), issued.messages.len()), (0, expected));
+            assert!(issuer.waits_for().unwrap().contains("note"));
+        }
+        issuer.noted();
+        let issued = issuer.issue(|| queue.pop_front(), Duration::ZERO);
+        assert_eq!((issued.batches.len(), issued.messages.len()), (1, 1));
+        assert_eq!(issued.batches[0].types, "i");
     }
 }

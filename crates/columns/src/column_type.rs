@@ -26,17 +26,29 @@ pub enum ColumnType {
     Literal,
 }
 
-/// All types, with their names.
-const NAMES: [(&str, ColumnType); 8] = [
-    ("int64", ColumnType::Int64),
-    ("nullable_int64", ColumnType::NullableInt64),
-    ("uint64", ColumnType::Uint64),
-    ("float64", ColumnType::Float64),
-    ("bool", ColumnType::Bool),
-    ("nullable_bool", ColumnType::NullableBool),
-    ("string", ColumnType::String),
-    ("literal", ColumnType::Literal),
+/// All types, with their names, and the letters that stand for them in messages.
+const NAMES: [(&str, u8, ColumnType); 8] = [
+    ("int64", b'i', ColumnType::Int64),
+    ("nullable_int64", b'n', ColumnType::NullableInt64),
+    ("uint64", b'u', ColumnType::Uint64),
+    ("float64", b'f', ColumnType::Float64),
+    ("bool", b'b', ColumnType::Bool),
+    ("nullable_bool", b'm', ColumnType::NullableBool),
+    ("string", b's', ColumnType::String),
+    ("literal", b'l', ColumnType::Literal),
 ];
+
+impl ColumnType {
+    /// The letter that stands for the type in messages.
+    pub fn letter(self) -> u8 {
+        NAMES.iter().find(|(_, _, column_type)| *column_type == self).map_or(0, |(_, letter, _)| *letter)
+    }
+
+    /// The type that a letter stands for.
+    pub fn of_letter(letter: u8) -> Option<Self> {
+        NAMES.iter().find(|(_, known, _)| *known == letter).map(|(_, _, column_type)| *column_type)
+    }
+}
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -46,7 +58,7 @@ pub struct UnknownType(String);
 
 impl fmt::Display for ColumnType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = NAMES.iter().find(|(_, column_type)| column_type == self).map_or("", |(name, _)| name);
+        let name = NAMES.iter().find(|(_, _, column_type)| column_type == self).map_or("", |(name, ..)| name);
         f.write_str(name)
     }
 }
@@ -55,8 +67,8 @@ impl FromStr for ColumnType {
     type Err = UnknownType;
 
     fn from_str(name: &str) -> Result<Self, UnknownType> {
-        let found = NAMES.iter().find(|(known, _)| *known == name);
-        found.map(|(_, column_type)| *column_type).ok_or_else(|| UnknownType(name.to_owned()))
+        let found = NAMES.iter().find(|(known, ..)| *known == name);
+        found.map(|(_, _, column_type)| *column_type).ok_or_else(|| UnknownType(name.to_owned()))
     }
 }
 
@@ -65,10 +77,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_read_back_as_their_types() {
-        for (name, column_type) in NAMES {
+    fn names_and_letters_read_back_as_their_types() {
+        for (name, letter, column_type) in NAMES {
             assert_eq!(column_type.to_string(), name);
             assert_eq!(name.parse(), Ok(column_type));
+            assert_eq!((column_type.letter(), ColumnType::of_letter(letter)), (letter, Some(column_type)));
         }
         assert!(
             "int32".parse::<ColumnType>().unwrap_err().to_string().starts_with("\"int32\" is not a type")

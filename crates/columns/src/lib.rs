@@ -12,7 +12,11 @@ mod inference;
 pub mod parse;
 pub mod print;
 mod scan;
+mod spec;
+mod table;
 
 pub use column_type::{ColumnType, UnknownType};
 pub use inference::Inference;
-pub use scan::scan;
+pub use scan::{of_records, scan};
+pub use spec::{Spec, UnknownColumn};
+pub use table::{Misfit, Table};

@@ -92,24 +92,33 @@ fn examine(blocks: &Mutex<Receiver<Block>>, width: usize, known: &Mutex<Columns>
 
 impl Block {
     fn columns(&self, width: usize) -> Vec<Inference> {
-        let mut columns = vec![Inference::default(); width];
-        let (mut buffer, mut begin) = (Vec::new(), 0);
-        for &end in &self.ends {
-            let record = &self.records[begin..end];
-            begin = end;
-            if records::check_record(record, width).is_err() {
-                continue;
-            }
-            let mut column = columns.iter_mut();
-            // Its values have been counted, so they can be read.
-            let _ = records::for_each(record, &mut buffer, |value| {
-                if let Some(column) = column.next() {
-                    column.add(value);
-                }
-            });
-        }
-        columns
+        let mut begin = 0;
+        let records = self.ends.iter().map(|&end| &self.records[std::mem::replace(&mut begin, end)..end]);
+        examine_all(records, width)
     }
+}
+
+/// The type of each of `width` columns of these records, as of a whole input. Records that a job would reject do not count.
+pub fn of_records<'a>(records: impl Iterator<Item = &'a [u8]>, width: usize) -> Vec<ColumnType> {
+    examine_all(records, width).iter().map(Inference::column_type).collect()
+}
+
+fn examine_all<'a>(records: impl Iterator<Item = &'a [u8]>, width: usize) -> Vec<Inference> {
+    let mut columns = vec![Inference::default(); width];
+    let mut buffer = Vec::new();
+    for record in records {
+        if records::check_record(record, width).is_err() {
+            continue;
+        }
+        let mut column = columns.iter_mut();
+        // Its values have been counted, so they can be read.
+        let _ = records::for_each(record, &mut buffer, |value| {
+            if let Some(column) = column.next() {
+                column.add(value);
+            }
+        });
+    }
+    columns
 }
 
 impl Columns {

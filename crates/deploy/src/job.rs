@@ -35,6 +35,8 @@ pub use progress::Watched;
 #[derive(Debug, Clone)]
 pub struct Job {
     pub input: Input,
+    /// What the user says of the types of columns, for a model that gets typed ones.
+    pub types: Option<String>,
     /// The model and its settings: arguments for all classifiers.
     pub model_args: Vec<String>,
     /// Worker threads in each classifier process.

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, ensure};
-use protocol::result_files::{ARCHIVE, RESULTS, ResultFiles};
+use protocol::result_files::{ARCHIVE, ResultFiles, results_name};
 use protocol::results::Summary;
 
 use crate::host::local::Local;
@@ -78,6 +78,11 @@ impl LocalJob {
         self.model.as_deref().unwrap_or("native")
     }
 
+    /// The results file.
+    fn results(&self) -> PathBuf {
+        self.output.join(results_name(self.job.model.is_typed(self.model())))
+    }
+
     fn model_args(&self) -> Vec<String> {
         self.job.model.to_args(self.model(), &self.python)
     }
@@ -102,8 +107,9 @@ pub fn run(args: &LocalJob) -> anyhow::Result<ExitCode> {
 fn run_until_done(args: &LocalJob, begun: &Cell<bool>) -> anyhow::Result<ExitCode> {
     let input = args.input()?;
     refuse_unnamed_model(&args.job.rows, args.model.is_some())?;
+    let types = args.job.model.types(args.model())?;
     let (output, log) = (args.output.clone(), args.log.clone());
-    let files = ResultFiles::beside(&output.join(RESULTS))?;
+    let files = ResultFiles::beside(&args.results())?;
     if let Input::File { path, .. } = &input {
         refuse_to_overwrite(path, &files)?;
     }
@@ -131,7 +137,7 @@ fn run_until_done(args: &LocalJob, begun: &Cell<bool>) -> anyhow::Result<ExitCod
         show_hints(&output);
     }
     let earlier = Earlier::set_aside(&files, &output)?;
-    let local = Locally { host, input, output, logs, files, run_folder, threads, processes };
+    let local = Locally { host, input, types, output, logs, files, run_folder, threads, processes };
     let outcome = run_job(args, local, start, &earlier, begun);
     if begun.get() {
         return outcome;
@@ -151,6 +157,7 @@ fn run_until_done(args: &LocalJob, begun: &Cell<bool>) -> anyhow::Result<ExitCod
 struct Locally {
     host: Local,
     input: Input,
+    types: Option<String>,
     output: PathBuf,
     logs: PathBuf,
     files: ResultFiles,
@@ -167,7 +174,7 @@ fn run_job(
     earlier: &Earlier,
     begun: &Cell<bool>,
 ) -> anyhow::Result<ExitCode> {
-    let Locally { host, input, output, logs, files, run_folder, threads, processes } = local;
+    let Locally { host, input, types, output, logs, files, run_folder, threads, processes } = local;
     let archive = args.pack.then(|| output.join(ARCHIVE));
 
     console::note(&format!(
@@ -189,6 +196,7 @@ fn run_job(
         options::describe(args.model(), &args.model_args(), input_words, output_words, threads * processes);
     let job = Job {
         input,
+        types,
         model_args: args.model_args(),
         workers: threads,
         environment: args.job.environment.clone(),

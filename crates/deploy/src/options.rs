@@ -11,11 +11,16 @@ use telemetry::job::Description;
 use crate::host::arg;
 
 const CHUNK_SIZE: &str = "--chunk-size";
+const CONTRACT: &str = "--contract";
 const THREADS: &str = "--threads-per-worker";
 const TIMEOUT: &str = "--model-timeout";
 const MEMORY: &str = "--model-memory";
 /// How long a model may take for a batch by default, in seconds.
 const DEFAULT_TIMEOUT: u64 = 60;
+/// Rows in a batch by default.
+const DEFAULT_CHUNK: u32 = 100;
+/// The same for a model with typed columns, since a call of a library takes milliseconds for any number of rows.
+const DEFAULT_TYPED_CHUNK: u32 = 10_000;
 
 /// The rows that the user wants to classify.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,7 +68,11 @@ pub struct ModelOptions {
     /// How often `native` feeds a record to its hash.
     pub slowness: u32,
     /// Rows in a batch.
-    pub chunk_size: u32,
+    pub chunk_size: Option<u32>,
+    /// A Python model has the contract of 2018, also if its object is named.
+    pub is_of_2018: bool,
+    /// What the user says of the types of columns, as in `--types`.
+    pub types: Option<String>,
     /// Threads for the libraries of a Python model, in each worker.
     pub threads_per_worker: u32,
     /// Seconds that a Python model may take for a batch.
@@ -77,11 +86,31 @@ impl ModelOptions {
     pub fn to_args(&self, model: &str, python: &Path) -> Vec<String> {
         let mut args = vec![("--model", model.to_owned()), ("--python", arg(python))];
         args.push(("--slowness", self.slowness.to_string()));
-        args.push((CHUNK_SIZE, self.chunk_size.to_string()));
+        args.extend(self.is_of_2018.then(|| (CONTRACT, "2018".to_owned())));
+        let usual = if self.is_typed(model) { DEFAULT_TYPED_CHUNK } else { DEFAULT_CHUNK };
+        args.push((CHUNK_SIZE, self.chunk_size.unwrap_or(usual).to_string()));
         args.push((THREADS, self.threads_per_worker.to_string()));
         args.push((TIMEOUT, self.timeout.unwrap_or(DEFAULT_TIMEOUT).to_string()));
         args.extend(self.memory.map(|memory| (MEMORY, memory.to_string())));
         args.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect()
+    }
+
+    /// Whether this model gets typed columns.
+    pub fn is_typed(&self, model: &str) -> bool {
+        !self.is_of_2018 && model.starts_with("python:") && model.matches(':').count() == 2
+    }
+
+    /// What the user says of the types of columns, if this model gets typed ones.
+    ///
+    /// # Errors
+    /// The user says something of types, and the model gets none.
+    pub fn types(&self, model: &str) -> anyhow::Result<Option<String>> {
+        let is_typed = self.is_typed(model);
+        ensure!(
+            is_typed || self.types.is_none(),
+            "--types is for a Python model with typed columns, such as python:MODULE:OBJECT, and not for {model}"
+        );
+        Ok(is_typed.then(|| self.types.clone().unwrap_or_else(|| "infer".to_owned())))
     }
 
     /// Changes the arguments of an earlier job: only those that the user gave and that do not affect results.
@@ -147,10 +176,32 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_python_model_whose_object_is_named_gets_typed_columns() {
+        let options = |is_of_2018, types: Option<&str>| ModelOptions {
+            slowness: 10,
+            chunk_size: None,
+            is_of_2018,
+            types: types.map(str::to_owned),
+            threads_per_worker: 1,
+            timeout: None,
+            memory: None,
+        };
+        let types = |model: &str, is_of_2018, types| options(is_of_2018, types).types(model).ok();
+        assert_eq!(types("python:m:f", false, None), Some(Some("infer".to_owned())));
+        assert_eq!(types("python:m:f", false, Some("strings")), Some(Some("strings".to_owned())));
+        for (model, is_of_2018) in [("python:m", false), ("python:m:f", true), ("native", false)] {
+            assert_eq!(types(model, is_of_2018, None), Some(None));
+            assert_eq!(types(model, is_of_2018, Some("strings")), None);
+        }
+    }
+
+    #[test]
     fn arguments_of_an_earlier_job_change_only_where_options_are_given() {
         let options = |timeout, memory| ModelOptions {
             slowness: 10,
-            chunk_size: 100,
+            chunk_size: None,
+            is_of_2018: false,
+            types: None,
             threads_per_worker: 1,
             timeout,
             memory,

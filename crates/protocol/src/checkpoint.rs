@@ -35,6 +35,9 @@ pub struct Position {
     /// The number of columns of the results; 0 while there are no results. Otherwise the schema file exists.
     #[serde(default)]
     pub columns: u32,
+    /// The schema file has the job's terms.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub typed: bool,
     /// Identifies the job, once its source has seen the first row.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<Identity>,

@@ -91,6 +91,9 @@ pub struct SenderHello {
     /// send ([`FLAWED`](frame::FLAWED)). Without marks, the byte 0x04 ends the rows, as from a plain client.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub marks: bool,
+    /// The frame after the header has the types of the columns, one letter each.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub typed: bool,
     /// Why this sender, which had begun, cannot continue. It sends nothing else on this connection, and the job fails.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed: Option<String>,

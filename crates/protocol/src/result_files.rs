@@ -1,4 +1,4 @@
-//! The files that a job writes. For `results.log`, these are `results.rejects.csv` beside it, `results.json` when the job is
+//! The files that a job writes. For `results.log` (or `results.csv`), these are `results.rejects.csv` beside it, `results.json` when the job is
 //! done, and until then `results.checkpoint` and `results.schema`.
 
 use std::path::{Path, PathBuf};
@@ -10,6 +10,14 @@ pub const REJECTS_HEADER: &[u8] = b"row,reason,record\n";
 
 /// The results.
 pub const RESULTS: &str = "results.log";
+
+/// The results of a model with typed columns; they begin with a header.
+pub const TYPED_RESULTS: &str = "results.csv";
+
+/// The name of the results.
+pub fn results_name(is_typed: bool) -> &'static str {
+    if is_typed { TYPED_RESULTS } else { RESULTS }
+}
 
 /// The archive of results, rejects and summary.
 pub const ARCHIVE: &str = "results.tgz";

@@ -7,6 +7,7 @@ use std::io::{IoSlice, Write};
 
 use anyhow::{Context, bail, ensure};
 use bytes::{Buf, BufMut, Bytes};
+use columns::ColumnType;
 use serde::{Deserialize, Serialize};
 
 use crate::frame;
@@ -18,6 +19,7 @@ const ACKNOWLEDGEMENT: u8 = 3;
 const OUTCOME: u8 = 4;
 const IDENTITY: u8 = 5;
 const FAILURE: u8 = 6;
+const NOTED: u8 = 7;
 
 /// Bytes before the schema in a batch's payload.
 const BATCH_HEAD: usize = 1 + 8 + 8 + 4 + 4 + 4 + 4 + 4;
@@ -114,12 +116,29 @@ pub struct Identity {
     pub header: u64,
 }
 
+/// What a job with typed columns decides with its first rows, and keeps whatever restarts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terms {
+    /// Of the input's columns.
+    pub types: Vec<ColumnType>,
+    /// The number of rows in a batch.
+    pub chunk_size: u32,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Introduction {
+    #[serde(flatten)]
+    identity: Identity,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    terms: Option<Terms>,
+}
+
 /// A message from a classifier process to the receiver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ToReceiver {
     Batch(ResultBatch),
     /// Identifies the job. From the initializer, when it has seen the first row; until then nothing becomes durable.
-    Identity(Identity),
+    Identity(Identity, Option<Terms>),
     /// From the initializer: the number of rows and batches at the end of the rows.
     Totals(Totals),
     /// From the initializer: why the job cannot be finished, as reported by its sender.
@@ -151,7 +170,10 @@ impl ToReceiver {
                 Ok(Self::Batch(batch))
             }
             Some(&TOTALS) => Ok(Self::Totals(json(&payload)?)),
-            Some(&IDENTITY) => Ok(Self::Identity(json(&payload)?)),
+            Some(&IDENTITY) => {
+                let Introduction { identity, terms } = json(&payload)?;
+                Ok(Self::Identity(identity, terms))
+            }
             Some(&FAILURE) => Ok(Self::Failure(json(&payload)?)),
             _ => bail!("a payload of an unknown kind"),
         }
@@ -166,8 +188,8 @@ pub fn write_totals(stream: impl Write, totals: &Totals) -> anyhow::Result<()> {
 
 /// # Errors
 /// Those of the stream.
-pub fn write_identity(stream: impl Write, identity: &Identity) -> anyhow::Result<()> {
-    write_json(stream, IDENTITY, identity)
+pub fn write_identity(stream: impl Write, identity: &Identity, terms: Option<&Terms>) -> anyhow::Result<()> {
+    write_json(stream, IDENTITY, &Introduction { identity: *identity, terms: terms.cloned() })
 }
 
 /// # Errors
@@ -180,6 +202,8 @@ pub fn write_failure(stream: impl Write, reason: &str) -> anyhow::Result<()> {
 #[derive(Debug, Clone, PartialEq)]
 pub enum FromReceiver {
     Acknowledgement(Acknowledgement),
+    /// The receiver knows the job's terms, and tells them to any later initializer.
+    Noted,
     Outcome(Outcome),
 }
 
@@ -218,6 +242,9 @@ pub struct Summary {
     /// The column names of the results, in order; empty if there are no results.
     #[serde(default)]
     pub columns: Vec<String>,
+    /// For a model with typed columns: the types of the input's columns, and the size of batches.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub terms: Option<Terms>,
     pub batches: u64,
     /// Length of the results in bytes.
     pub bytes: u64,
@@ -265,6 +292,7 @@ impl FromReceiver {
                 Ok(Self::Acknowledgement(Acknowledgement { next, received, held }))
             }
             Some(&OUTCOME) => Ok(Self::Outcome(json(&payload)?)),
+            Some(&NOTED) if payload.len() == 1 => Ok(Self::Noted),
             _ => bail!("a payload of an unknown kind"),
         }
     }
@@ -286,13 +314,14 @@ impl FromReceiver {
                 }
                 Ok(frame::write(stream, &payload)?)
             }
+            Self::Noted => Ok(frame::write(stream, &[NOTED])?),
             Self::Outcome(outcome) => write_json(stream, OUTCOME, outcome),
         }
     }
 }
 
 /// The receiver's answer to a classifier's handshake.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Welcome {
     /// The first batch that is not durable yet.
     pub next: u64,
@@ -302,6 +331,9 @@ pub struct Welcome {
     pub generation: u64,
     /// Identifies the job in the receiver's files, if rows of it are durable.
     pub identity: Option<Identity>,
+    /// What the job has decided, if it has typed columns and its initializer has told the receiver.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terms: Option<Terms>,
 }
 
 fn write_json<T: Serialize>(stream: impl Write, kind: u8, message: &T) -> anyhow::Result<()> {

@@ -7,9 +7,10 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, anyhow, ensure};
+use records::write_value;
 use serde::{Deserialize, Serialize};
 
-use crate::results::ResultBatch;
+use crate::results::{ResultBatch, Terms};
 
 /// The kind of values whose printed form does not depend on other values.
 pub const TEXT: &str = "text";
@@ -36,15 +37,27 @@ impl Column {
 
 /// The columns, in order.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Schema(pub Vec<Column>);
+pub struct Schema {
+    /// The input's header, if the results begin with a header: this one, and the names of the columns after those of the input.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub header: Option<String>,
+    pub columns: Vec<Column>,
+}
+
+/// The contents of the schema file.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    pub schema: Schema,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terms: Option<Terms>,
+}
 
 /// The schema of a part of a batch, up to the next part.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Part {
     /// The part's first row, counted from the batch's first one.
     pub row: u32,
-    pub columns: Schema,
+    pub schema: Schema,
 }
 
 /// How a schema differs from the one before it.
@@ -59,9 +72,26 @@ pub enum Difference {
 }
 
 impl Schema {
+    /// The schema of results without a header.
+    pub fn new(columns: Vec<Column>) -> Self {
+        Self { header: None, columns }
+    }
+
     /// The columns' names, in order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|column| column.0.as_str())
+        self.columns.iter().map(|column| column.0.as_str())
+    }
+
+    /// The first line of the results, with its line end; `None` if they have no header.
+    pub fn header_line(&self) -> Option<Vec<u8>> {
+        let mut line = self.header.clone()?.into_bytes();
+        let known = records::count(&line).unwrap_or(0);
+        for name in self.names().skip(known) {
+            line.push(b',');
+            write_value(name.as_bytes(), &mut line);
+        }
+        line.push(b'\n');
+        Some(line)
     }
 
     /// Adds the schema of the next rows. They may add a kind to a column that so far had only missing values or texts.
@@ -73,14 +103,14 @@ impl Schema {
             let list = |schema: &Self| schema.names().collect::<Vec<_>>().join(", ");
             return Err(Difference::Names { known: list(self), found: list(next) });
         }
-        for (known, found) in self.0.iter().zip(&next.0) {
+        for (known, found) in self.columns.iter().zip(&next.columns) {
             let is_free = known.dependent().next().is_none() || found.dependent().next().is_none();
             if !is_free && !known.dependent().eq(found.dependent()) {
                 let (known, found, column) = (known.kinds(), found.kinds(), known.0.clone());
                 return Err(Difference::Kinds { column, known, found });
             }
         }
-        for (known, found) in self.0.iter_mut().zip(&next.0) {
+        for (known, found) in self.columns.iter_mut().zip(&next.columns) {
             known.1.extend(found.1.iter().cloned());
         }
         Ok(())
@@ -121,13 +151,13 @@ impl Table {
         for (i, part) in parts.iter().enumerate() {
             let end = parts.get(i + 1).map_or(batch.rows, |next| next.row);
             ensure!(part.row < end, "batch {} has a part without rows", batch.number);
-            if schema.0.is_empty() {
-                schema = part.columns.clone();
+            if schema.columns.is_empty() {
+                schema = part.schema.clone();
                 continue;
             }
             let first = batch.first_row + u64::from(part.row);
             let last = batch.first_row + u64::from(end) - 1;
-            schema.extend(&part.columns).map_err(|difference| {
+            schema.extend(&part.schema).map_err(|difference| {
                 anyhow!(
                     "the results of rows {first} to {last} do not fit those before: {difference}. A table has one set of \
                      columns, and a row must be printed in the same way whatever other rows are in its batch; let the model \
@@ -142,9 +172,9 @@ impl Table {
     }
 }
 
-/// Encodes the parts of a batch, each given as its first row and the JSON of its schema.
+/// Encodes the parts of a batch, each given as its first row and the JSON of its [`Schema`].
 pub fn encode_parts<'a>(parts: impl IntoIterator<Item = (u32, &'a str)>) -> Vec<u8> {
-    let parts = parts.into_iter().map(|(row, columns)| format!("{{\"row\":{row},\"columns\":{columns}}}"));
+    let parts = parts.into_iter().map(|(row, schema)| format!("{{\"row\":{row},\"schema\":{schema}}}"));
     format!("[{}]", parts.collect::<Vec<_>>().join(",")).into_bytes()
 }
 
@@ -156,7 +186,7 @@ mod tests {
         let column = |(name, kinds): &(&str, &[&str])| {
             Column((*name).to_owned(), kinds.iter().map(|&kind| kind.to_owned()).collect())
         };
-        Schema(columns.iter().map(column).collect())
+        Schema::new(columns.iter().map(column).collect())
     }
 
     #[test]
@@ -185,18 +215,28 @@ mod tests {
     }
 
     #[test]
+    fn results_begin_with_the_inputs_header_as_it_came_and_the_new_names() {
+        let known = schema(&[("a", &[]), ("b,c", &[]), ("x,y", &[]), ("z", &[])]);
+        assert_eq!(known.header_line(), None);
+        let known = Schema { header: Some("\"a\",\"b,c\"".into()), ..known };
+        assert_eq!(known.header_line().unwrap(), b"\"a\",\"b,c\",\"x,y\",z\n");
+        let json = serde_json::to_string(&known).unwrap();
+        assert_eq!(serde_json::from_str::<Schema>(&json).unwrap(), known);
+    }
+
+    #[test]
     fn parts_read_back_as_written() {
         let (one, other) = (schema(&[("A", &["text"])]), schema(&[("A", &["integer"]), ("B \"", &[])]));
         let json = [&one, &other].map(|schema| serde_json::to_string(schema).unwrap());
         let bytes = encode_parts([(0, json[0].as_str()), (7, json[1].as_str())]);
         let parts: Vec<Part> = serde_json::from_slice(&bytes).unwrap();
-        assert_eq!(parts, [Part { row: 0, columns: one }, Part { row: 7, columns: other }]);
+        assert_eq!(parts, [Part { row: 0, schema: one }, Part { row: 7, schema: other }]);
     }
 
     fn with_schema(first_row: u64, parts: &[(u32, &[(&str, &str)])]) -> ResultBatch<Vec<u8>> {
         let json = parts.iter().map(|(row, columns)| {
             let columns = columns.iter().map(|&(name, kind)| Column::new(name, kind)).collect();
-            (*row, serde_json::to_string(&Schema(columns)).unwrap())
+            (*row, serde_json::to_string(&Schema::new(columns)).unwrap())
         });
         let json: Vec<_> = json.collect();
         let schema = encode_parts(json.iter().map(|(row, json)| (*row, json.as_str())));

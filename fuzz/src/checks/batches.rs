@@ -49,6 +49,7 @@ fn cross(bytes: &[u8], cut: u8) {
             rows: u32::from(rows),
             worker: u32::from(length),
             header: Bytes::copy_from_slice(header),
+            types: Bytes::from(vec![b'i'; usize::from(number) % 3]),
             frames: frames.into(),
         });
     }

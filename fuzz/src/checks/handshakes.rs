@@ -92,7 +92,9 @@ fn to_receiver(payload: &[u8]) {
         }
         ToReceiver::Failure(reason) => results::write_failure(&mut again, reason).unwrap(),
         ToReceiver::Totals(totals) => results::write_totals(&mut again, totals).unwrap(),
-        ToReceiver::Identity(identity) => results::write_identity(&mut again, identity).unwrap(),
+        ToReceiver::Identity(identity, terms) => {
+            results::write_identity(&mut again, identity, terms.as_ref()).unwrap();
+        }
     }
     assert_eq!(ToReceiver::decode(again.split_off(PREFIX).into()).unwrap(), message);
 }

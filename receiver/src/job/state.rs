@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use protocol::rejects::Reasons;
-use protocol::results::{Identity, Totals};
+use protocol::results::{Identity, Terms, Totals};
 use telemetry::durations::Durations;
 
 use super::initializer::Initializer;
@@ -36,6 +36,8 @@ pub(super) struct State<W> {
     pub(super) reasons: Reasons,
     /// Sent by the source.
     pub(super) identity: Option<Identity>,
+    /// Sent by the source, if the job has typed columns.
+    pub(super) terms: Option<Terms>,
     pub(super) totals: Option<Totals>,
     /// Set when the receiver is asked to stop: batches before this one were written by then.
     pub(super) stop: Option<u64>,
@@ -62,6 +64,7 @@ impl<W> Default for State<W> {
             durable: Position::default(),
             held: 0,
             identity: None,
+            terms: None,
             totals: None,
             stop: None,
             end: None,
@@ -90,7 +93,8 @@ impl<W: Peer> State<W> {
         if can_sync {
             let started = self.started.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
             let started = started.map_or(0, |since_1970| since_1970.as_millis() as u64);
-            return Some(SyncWork::Sync(Position { identity: self.identity, started, ..self.written }));
+            let (identity, typed) = (self.identity, self.terms.is_some());
+            return Some(SyncWork::Sync(Position { identity, typed, started, ..self.written }));
         }
         let totals = self.totals.filter(|totals| self.durable.next >= totals.batches)?;
         Some(SyncWork::Finish(totals))

@@ -9,7 +9,7 @@ use anyhow::{Context, anyhow, bail, ensure};
 use files::{read_if_there, sync_folder};
 use protocol::result_files::{REJECTS_HEADER, ResultFiles};
 use protocol::results::Summary;
-use protocol::schema::Schema;
+use protocol::schema::{Kept, Schema};
 use sha2::{Digest, Sha256};
 
 use super::{Before, Finished, Hashes, NewSchema, Opened, Store, Syncer};
@@ -140,18 +140,24 @@ fn resume(
 
 /// Reads the schema, and opens the rejects up to `position`.
 fn before(paths: &ResultFiles, position: &Position) -> anyhow::Result<Before> {
-    let schema = match read_if_there(&paths.schema)? {
-        // A job without results has no schema: the file would be another job's.
-        Some(json) if position.columns > 0 => serde_json::from_slice(&json)
+    let mut kept = match read_if_there(&paths.schema)? {
+        // Without results and terms there is no schema: the file would be another job's.
+        Some(json) if position.columns > 0 || position.typed => serde_json::from_slice(&json)
             .with_context(|| format!("decoding the schema of the results, {}", paths.schema.display()))?,
-        _ => Schema::default(),
+        _ => Kept::default(),
     };
+    if position.columns == 0 {
+        // Of results that did not become durable.
+        kept.schema = Schema::default();
+    }
     ensure!(
-        position.columns == 0 || schema.0.len() == position.columns as usize,
-        "{} has {} columns, but the checkpoint counts results of {}; {}",
+        kept.schema.columns.len() == position.columns as usize && kept.terms.is_some() == position.typed,
+        "{} has {} columns{}, but the checkpoint counts results of {}{}; {}",
         paths.schema.display(),
-        schema.0.len(),
+        kept.schema.columns.len(),
+        if kept.terms.is_some() { " and their types" } else { "" },
         position.columns,
+        if position.typed { " with types" } else { "" },
         to_start_anew(paths)
     );
     let context = || format!("reading {}", paths.rejects.display());
@@ -160,7 +166,7 @@ fn before(paths: &ResultFiles, position: &Position) -> anyhow::Result<Before> {
     let mut header = [0; REJECTS_HEADER.len()];
     rejects.read_exact(&mut header).with_context(context)?;
     let rejects = rejects.take(position.reject_bytes - header.len() as u64);
-    Ok(Before { schema, rejects: Some(rejects) })
+    Ok(Before { kept, rejects: Some(rejects) })
 }
 
 fn to_start_anew(paths: &ResultFiles) -> String {
@@ -257,6 +263,7 @@ fn pair(
     before: Before,
 ) -> anyhow::Result<Opened> {
     let schema = NewSchema::default();
+    let kept = before.kept.clone();
     let Counted { results, rejects, hashes } = counted;
     let syncer = Syncer {
         paths: paths.clone(),
@@ -265,7 +272,8 @@ fn pair(
         checkpoint,
         durable: position,
         schema: Arc::clone(&schema),
+        kept,
     };
-    let store = Store { paths: paths.clone(), results, rejects, hashes, position, schema };
+    let store = Store { paths: paths.clone(), results, rejects, hashes, position, schema, header: None };
     Ok(Opened::ToWrite(Box::new(store), syncer, before))
 }

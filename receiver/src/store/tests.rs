@@ -28,14 +28,14 @@ fn data_after_the_checkpoint_is_cut_off_and_written_again() {
     let paths = ResultFiles::beside(&dir.path().join("results.log")).unwrap();
     let (mut store, mut syncer) = to_write(&paths);
     store.append(&[batch(0, "a\nb\n", "0,bad,x\n")]).unwrap();
-    syncer.sync(&store.position()).unwrap();
+    syncer.sync(&store.position(), None).unwrap();
     store.append(&[batch(1, "lost\n", "1,lost,y\n")]).unwrap();
     drop((store, syncer));
 
     let (mut store, mut syncer) = to_write(&paths);
     assert_eq!((store.position().next, store.position().next_row, store.position().rejects), (1, 3, 1));
     store.append(&[batch(1, "c\n", "")]).unwrap();
-    syncer.sync(&store.position()).unwrap();
+    syncer.sync(&store.position(), None).unwrap();
     assert_eq!(std::fs::read_to_string(&paths.results).unwrap(), "a\nb\nc\n");
     assert_eq!(std::fs::read_to_string(&paths.rejects).unwrap(), "row,reason,record\n0,bad,x\n");
     let whole = protocol::hash::hex(&Sha256::digest(b"a\nb\nc\n"));
@@ -60,7 +60,7 @@ fn two_batches(paths: &ResultFiles) -> (Store, Syncer) {
     let (mut store, mut syncer) = to_write(paths);
     for (number, results, rejects) in [(0, "a\nb\n", "1,bad,x\n"), (1, "c\nd\n", "5,bad,y\n")] {
         store.append(&[batch(number, results, rejects)]).unwrap();
-        syncer.sync(&store.position()).unwrap();
+        syncer.sync(&store.position(), None).unwrap();
     }
     (store, syncer)
 }
@@ -85,7 +85,7 @@ fn damage_to_data_that_only_the_newest_slot_counts_is_repaired() {
             let (mut store, mut syncer) = to_write(&paths);
             assert_eq!((store.position().next, store.position().next_row), (1, 3));
             store.append(&[batch(1, "c\nd\n", "5,bad,y\n")]).unwrap();
-            syncer.sync(&store.position()).unwrap();
+            syncer.sync(&store.position(), None).unwrap();
             drop((store, syncer));
             assert_eq!(to_write(&paths).0.position().next, 2);
             assert_eq!(std::fs::read(&paths.results).unwrap(), b"a\nb\nc\nd\n");
@@ -137,7 +137,7 @@ fn two_receivers_do_not_write_the_same_results() {
     store.append(&[batch(0, "a\n", "")]).unwrap();
     let error = open(&paths).unwrap_err().to_string();
     assert!(error.contains("another receiver is writing"), "{error}");
-    syncer.sync(&store.position()).unwrap();
+    syncer.sync(&store.position(), None).unwrap();
     drop((store, syncer));
     // Another results file beside the same checkpoint belongs to another job.
     let other = ResultFiles::beside(&dir.path().join("results.csv")).unwrap();

@@ -97,8 +97,8 @@ fn a_lie_about_batches_or_totals_fails_the_job() {
         (
             encode(|out| {
                 let schemas = [
-                    br#"[{"row":0,"columns":[["A",["text"]]]}]"#,
-                    br#"[{"row":0,"columns":[["B",["text"]]]}]"#,
+                    br#"[{"row":0,"schema":{"columns":[["A",["text"]]]}}]"#,
+                    br#"[{"row":0,"schema":{"columns":[["B",["text"]]]}}]"#,
                 ];
                 write(out, &[ResultBatch { schema: schemas[0], ..batch(0, 0) }]);
                 write(out, &[ResultBatch { schema: schemas[1], ..batch(1, 1) }]);
@@ -110,14 +110,14 @@ fn a_lie_about_batches_or_totals_fails_the_job() {
             "batch 0 says that it has 1 rejects, but has 0",
         ),
         (
-            encode(|out| results::write_identity(out, &Identity { settings: 1, header: 3 }).unwrap()),
+            encode(|out| results::write_identity(out, &Identity { settings: 1, header: 3 }, None).unwrap()),
             "of another job",
         ),
     ];
     for (lie, why) in lies {
         let (folder, mut receiver, address) = receiver();
         let (mut stream, _) = admit(&address, &initializer()).unwrap();
-        results::write_identity(&stream, &IDENTITY).unwrap();
+        results::write_identity(&stream, &IDENTITY, None).unwrap();
         stream.write_all(&lie).unwrap();
         await_close(stream);
         let said = receiver.failure();
@@ -166,7 +166,7 @@ fn a_malformed_message_ends_only_its_connection() {
     assert!(memory < 64 << 10, "the receiver holds {memory} KiB");
     drop(announcing);
     // The job still succeeds.
-    results::write_identity(&honest, &IDENTITY).unwrap();
+    results::write_identity(&honest, &IDENTITY, None).unwrap();
     results::write_batches(&honest, &[batch(0, 0)]).unwrap();
     results::write_totals(&honest, &Totals { rows: 1, batches: 1 }).unwrap();
     await_close(honest);

@@ -200,6 +200,7 @@ impl Parser<'_> {
             messages.push(match FromReceiver::decode(payload.into()).unwrap() {
                 FromReceiver::Acknowledgement(acknowledgement) => What::Acknowledge(acknowledgement.next),
                 FromReceiver::Outcome(_) => What::Finish,
+                FromReceiver::Noted => continue,
             });
         }
         messages

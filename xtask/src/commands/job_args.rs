@@ -92,11 +92,25 @@ pub(crate) struct ModelArgs {
         default_value_t = 10
     )]
     slowness: u32,
-    /// Rows in a batch
+    /// Rows in a batch [default: 100, or 10000 for typed columns]
     ///
     /// The model gets one batch at a time. With larger batches, a pandas function takes less time for each row.
-    #[arg(long, value_name = "ROWS", env = "CHUNK_SIZE", hide_env_values = true, default_value_t = 100)]
-    chunk_size: u32,
+    #[arg(long, value_name = "ROWS", env = "CHUNK_SIZE", hide_env_values = true)]
+    chunk_size: Option<u32>,
+    /// With 2018, a Python model gets strings
+    ///
+    /// Its function gets a DataFrame of strings whose index is the first column, and returns it with the column
+    /// CLASSIFICATION. That is so in any case for a model without a named object, such as python:model or model.py.
+    #[arg(long, value_name = "YEAR", value_parser = ["2018"], hide_possible_values = true)]
+    contract: Option<String>,
+    /// Types of the input's columns [default: infer]
+    ///
+    /// For a model with a named object, such as model.py:predict: infer, strings, or COLUMN=TYPE,… with the others inferred.
+    /// A type is int64, uint64, float64, bool, string, or one of these where values may be missing: nullable_int64,
+    /// nullable_bool. Types are inferred as pandas.read_csv does for the whole file; of other inputs, for the first 1,000
+    /// rows.
+    #[arg(long, value_name = "TYPES", value_parser = types)]
+    types: Option<String>,
     /// Threads for a Python model's libraries, in each worker
     ///
     /// Overrides OMP_NUM_THREADS and similar variables. All hosts use the same number, since the last bits of a result may
@@ -123,9 +137,16 @@ impl ModelArgs {
         ModelOptions {
             slowness: self.slowness,
             chunk_size: self.chunk_size,
+            is_of_2018: self.contract.is_some(),
+            types: self.types.clone(),
             threads_per_worker: self.threads_per_worker,
             timeout: self.model_timeout,
             memory: self.model_memory,
         }
     }
+}
+
+/// Checks the value of `--types`, which is passed on.
+fn types(text: &str) -> Result<String, String> {
+    text.parse::<columns::Spec>().map(|types| types.to_string())
 }

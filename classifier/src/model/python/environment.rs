@@ -57,7 +57,7 @@ mod tests {
         let settings = Settings {
             interpreter: "python3".into(),
             module: "m".into(),
-            function: "f".into(),
+            contract: crate::model::Contract::Of2018("f".into()),
             slowness: 10,
             threads: 3,
             timeout: Duration::from_secs(60),

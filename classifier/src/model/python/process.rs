@@ -18,10 +18,11 @@ use protocol::frame;
 use super::ended::{Ended, Task};
 use super::log::{Log, Printed};
 use super::{START_TIME, Settings, environment, tree};
+use crate::model::Contract;
 
 /// The interpreter's script, which reads [`RUNNER`] from standard input.
 const BOOT: &str = include_str!("boot.py");
-const RUNNER: &str = include_str!("runner.py");
+const RUNNER: &str = concat!(include_str!("runner.py"), include_str!("typed.py"), "\n\nmain()\n");
 /// How often to check a process while waiting for its answer.
 const SLICE: Duration = Duration::from_millis(100);
 /// A stopped process is killed after this time.
@@ -156,7 +157,11 @@ impl Process {
     fn load(&mut self, settings: &Settings) -> Result<Answer, Ended> {
         let mut wait = Wait::new(START_TIME);
         self.send(RUNNER.as_bytes(), &mut wait)?;
-        self.send(format!("{}\0{}", settings.module, settings.function).as_bytes(), &mut wait)?;
+        let (object, contract) = match &settings.contract {
+            Contract::Of2018(function) => (function, "2018"),
+            Contract::Typed(object) => (object, "typed"),
+        };
+        self.send(format!("{}\0{object}\0{contract}", settings.module).as_bytes(), &mut wait)?;
         self.answer(&mut wait)
     }
 

@@ -1,11 +1,12 @@
-"""Runs a pandas function for a classifier worker.
+"""Runs a Python model for a classifier worker.
 
-`boot.py` receives this file and runs it as a separate module, with the standard library first in the path. It exchanges
-frames (a 4-byte big-endian length, then the payload) over the socket at standard input. The first request is the module's
-name, a NUL and the function's name; its answer says whether they could be loaded. Each further request is the number of
-rows (4 bytes, big-endian) and a CSV with its header. An answer is one of these:
+`boot.py` receives this file and `typed.py`, and runs them as one separate module, with the standard library first in the
+path. It exchanges frames (a 4-byte big-endian length, then the payload) over the socket at standard input. The first request
+is the module's name, the object's name and the contract, with a NUL between two; its answer says whether they could be
+loaded. Each further request is the number of rows (4 bytes, big-endian), and under the contract of 2018 a CSV with its
+header; for typed columns, see `Typed`. An answer is one of these:
 
-* `K`, the length of the schema (4 bytes), the schema as JSON, and the result lines;
+* `K`, the length of the schema (4 bytes), the schema as JSON, and the results;
 * `E` and the reason for a failure;
 * `S` and the reason for a failure about which the last output says more.
 
@@ -18,6 +19,7 @@ import functools
 import importlib
 import importlib.machinery
 import importlib.util
+import inspect
 import io
 import json
 import os
@@ -72,15 +74,17 @@ class Channel:
         payload = self.requests.read(length)
         return payload if len(payload) == length else None
 
-    def answer(self, kind, text, columns=None):
-        payload = kind
-        if columns is not None:
-            schema = json.dumps(columns).encode("ascii")
-            payload += struct.pack(">I", len(schema)) + schema
-        payload += text.encode("utf-8", "surrogatepass" if kind == b"K" else "backslashreplace")
-        if len(payload) > LIMIT:
-            payload = b"E" + b"a result of %d bytes, but the limit is %d" % (len(payload), LIMIT)
-        self.answers.write(struct.pack(">I", len(payload)) + payload)
+    def answer(self, schema, results):
+        schema = json.dumps(schema).encode("ascii")
+        self.send(b"K", struct.pack(">I", len(schema)) + schema + results)
+
+    def refuse(self, kind, reason):
+        self.send(kind, reason.encode("utf-8", "backslashreplace"))
+
+    def send(self, kind, payload):
+        if len(payload) >= LIMIT:
+            kind, payload = b"E", b"a result of %d bytes, but the limit is %d" % (len(payload) + 1, LIMIT)
+        self.answers.write(struct.pack(">I", len(payload) + 1) + kind + payload)
         self.answers.flush()
 
 
@@ -104,17 +108,16 @@ def main():
     payload = channel.request()
     if payload is None:
         return
-    module_name, function_name = payload.decode("utf-8").split("\0")
+    module_name, object_name, contract = payload.decode("utf-8").split("\0")
     try:
         enter_model_folder()
-        pandas, function = load(module_name, function_name)
+        model = load(module_name, object_name, contract)
     except Failure as failure:
         end_unless(process)
-        channel.answer(b"S" if failure.see_log else b"E", str(failure))
+        channel.refuse(b"S" if failure.see_log else b"E", str(failure))
         return
     end_unless(process)
-    channel.answer(b"K", "")
-    name = module_name + "." + function_name
+    channel.answer([], b"")
     folder = os.getcwd()
     while True:
         payload = channel.request()
@@ -123,14 +126,14 @@ def main():
         (rows,) = struct.unpack_from(">I", payload)
         try:
             change_folder(folder)
-            columns, result = classify(pandas, function, name, rows, payload[4:])
+            schema, results = model.classify(rows, payload)
         except BaseException as error:
             end_unless(process)
             print_traceback(error)
-            channel.answer(b"E", describe(error))
+            channel.refuse(b"E", describe(error))
         else:
             end_unless(process)
-            channel.answer(b"K", result, columns)
+            channel.answer(schema, results)
 
 
 def enter_model_folder():
@@ -221,18 +224,23 @@ def describe(error):
     return str.__add__(name + ": ", text) if str.__len__(text) else name
 
 
-def load(module_name, function_name):
+def load(module_name, object_name, contract):
     where = "Python %s (%s)" % (sys.version.split()[0], sys.executable)
     pandas = load_pandas(where)
     imitate_script(module_name)
     module = load_module(module_name, where)
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        raise Failure(
-            "the module %r (%s) has no function %r; name another one with python:MODULE:FUNCTION"
-            % (module_name, getattr(module, "__file__", None) or "a folder", function_name)
-        )
-    return pandas, function
+    model = getattr(module, object_name, None)
+    place = "the module %r (%s)" % (module_name, getattr(module, "__file__", None) or "a folder")
+    if model is None:
+        raise Failure("%s has no function %r; name another one with python:MODULE:FUNCTION" % (place, object_name))
+    name = module_name + "." + object_name
+    if contract != "2018" and isinstance(model, type):
+        # The class loads what it needs, once in each process.
+        model = call("making a %s of %s" % (object_name, place), where, lambda _: model(), None)
+    if not callable(model):
+        hint = "; its class needs a method __call__" if contract != "2018" else ""
+        raise Failure("%r in %s is not a function, but a %s%s" % (object_name, place, type(model).__name__, hint))
+    return (Of2018 if contract == "2018" else Typed)(pandas, model, name)
 
 
 def load_pandas(where):
@@ -370,6 +378,17 @@ def hidden_by(error):
     if own is None or own.origin is None or other is None or other.origin in (None, own.origin):
         return ""
     return "; %s hides the module %r of %s: give it another name" % (own.origin, name, other.origin)
+
+
+class Of2018:
+    """Runs a function under the contract of 2018: a DataFrame of strings in, the same with CLASSIFICATION out."""
+
+    def __init__(self, pandas, function, name):
+        self.pandas, self.function, self.name = pandas, function, name
+
+    def classify(self, rows, payload):
+        columns, results = classify(self.pandas, self.function, self.name, rows, payload[4:])
+        return {"columns": columns}, results.encode("utf-8", "surrogatepass")
 
 
 def classify(pandas, function, name, rows, table):
@@ -609,6 +628,3 @@ def append(lines, index, values, added):
         else:
             text.write(line + "," + last + "\n")
     return text.getvalue()
-
-
-main()

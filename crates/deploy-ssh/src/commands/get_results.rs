@@ -17,7 +17,7 @@ use deploy::output::{self, Earlier};
 use deploy::request::GetResults;
 use deploy::{exit, interrupt, project, step};
 use files::{remove_if_there, replace_file};
-use protocol::result_files::{self, REPORT, RESULTS, ResultFiles};
+use protocol::result_files::{self, REPORT};
 use protocol::results::Summary;
 
 use super::end_on_interrupt;
@@ -110,7 +110,7 @@ fn fetch_all(host: &Ssh, output: &Path, summary: &Summary, length: u64) -> anyho
             )));
         }
     };
-    let files = ResultFiles::beside(&output.join(RESULTS))?;
+    let files = unpacked.places(output)?;
     let earlier = Earlier::set_aside(&files, output)?;
     let archive = output.join(result_files::ARCHIVE);
     let published = unpacked.publish(&files).and_then(|()| {

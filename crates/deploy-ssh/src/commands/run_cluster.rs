@@ -17,6 +17,7 @@ use deploy::job::{self, Hosts, Hub, Job, Lifetime, LostContact, Times};
 use deploy::options::{self, refuse_unnamed_model, threads, threads_each};
 use deploy::request::{RunCluster, RunMode};
 use deploy::{console, exit, step};
+use protocol::result_files::results_name;
 use protocol::token::Token;
 
 use super::hub;
@@ -192,7 +193,7 @@ impl<'a> Cluster<'a> {
         token: Token,
         lifetime: Option<Lifetime>,
     ) -> anyhow::Result<Job> {
-        let Description { input, model, model_args, workers, max_rejects, .. } = description;
+        let Description { input, model, model_args, workers, max_rejects, types, .. } = description;
         let shown = telemetry::job::Description {
             machines: self.inventory.machines.clone(),
             ..options::describe(
@@ -210,7 +211,8 @@ impl<'a> Cluster<'a> {
             model_args,
             workers,
             environment: variables.into_iter().chain(args.job.environment.clone()).collect(),
-            results: "output/results.log".into(),
+            results: Path::new("output").join(results_name(types.is_some())),
+            types,
             archive: Some(ARCHIVE.into()),
             run_folder: "run".into(),
             token,

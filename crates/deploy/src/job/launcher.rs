@@ -72,12 +72,13 @@ impl<'a, 'j> Launcher<'a, 'j> {
 
     /// Starts the sender, which sends rows to this address.
     pub(super) fn sender(&mut self, host: &'a dyn Host, rows: String) -> anyhow::Result<usize> {
-        let Job { input, token, .. } = self.job;
+        let Job { input, types, token, .. } = self.job;
         // A restarted sender has the same session.
         let mut args = vec![rows, "--session".into(), protocol::hash::short_hex(token.secret().as_bytes())];
         if !matches!(input, Input::Stdin { .. }) {
             args.extend(["--patience".into(), SENDER_PATIENCE.to_string()]);
         }
+        args.extend(types.iter().flat_map(|types| ["--types".into(), types.clone()]));
         args.extend(input.sender_args());
         self.start(host, "sender", "sender", args)
     }

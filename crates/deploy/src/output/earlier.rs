@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use files::remove_if_there;
-use protocol::result_files::{ARCHIVE, PARTIAL_ARCHIVE, REPORT, ResultFiles};
+use protocol::result_files::{ARCHIVE, PARTIAL_ARCHIVE, REPORT, RESULTS, ResultFiles, TYPED_RESULTS};
 
 /// The folder for them, in the output folder.
 const ASIDE: &str = ".earlier";
@@ -28,8 +28,12 @@ impl Earlier {
     /// # Errors
     /// A file cannot be moved.
     pub fn set_aside(files: &ResultFiles, output: &Path) -> anyhow::Result<Self> {
-        let others = [ARCHIVE, PARTIAL_ARCHIVE, REPORT[0], REPORT[1]].map(|name| output.join(name));
-        let files = files.all().into_iter().map(Path::to_owned).chain(others).collect();
+        let others = [RESULTS, TYPED_RESULTS, ARCHIVE, PARTIAL_ARCHIVE, REPORT[0], REPORT[1]];
+        let mut files: Vec<_> = files.all().into_iter().map(Path::to_owned).collect();
+        // The earlier job's results may have the other name.
+        files.extend(others.map(|name| output.join(name)));
+        files.sort_unstable();
+        files.dedup();
         let earlier = Self { output: output.to_owned(), files };
         earlier.clear().context("making room for the job's results")?;
         Ok(earlier)
@@ -102,7 +106,6 @@ fn remove_folder(folder: &Path) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use protocol::result_files::RESULTS;
 
     /// A folder with a file of each kind that a job leaves.
     fn folder() -> (tempfile::TempDir, ResultFiles) {
@@ -144,6 +147,10 @@ mod tests {
         earlier.discard().unwrap();
         std::fs::write(&files.results, "new").unwrap();
         assert_eq!(names(folder.path()), ["other", RESULTS]);
+        // Those of a model with typed columns.
+        let typed = ResultFiles::beside(&folder.path().join(TYPED_RESULTS)).unwrap();
+        Earlier::set_aside(&typed, folder.path()).unwrap().discard().unwrap();
+        assert_eq!(names(folder.path()), ["other"]);
         // With nothing to set aside, nothing comes back.
         let folder = tempfile::tempdir().unwrap();
         let files = ResultFiles::beside(&folder.path().join(RESULTS)).unwrap();

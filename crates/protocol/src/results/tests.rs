@@ -37,7 +37,7 @@ proptest! {
     #[test]
     fn noise_is_an_error_unless_it_encodes_a_message_exactly(
         kind in prop_oneof![
-            Just(BATCH), Just(TOTALS), Just(IDENTITY), Just(FAILURE), Just(ACKNOWLEDGEMENT), Just(OUTCOME), any::<u8>()
+            Just(BATCH), Just(TOTALS), Just(IDENTITY), Just(FAILURE), Just(ACKNOWLEDGEMENT), Just(OUTCOME), Just(NOTED), any::<u8>()
         ],
         noise in prop::collection::vec(any::<u8>(), 0..100),
     ) {
@@ -62,6 +62,7 @@ proptest! {
                 prop_assert_eq!(written(&stream), [payload.clone()]);
             }
             Ok(FromReceiver::Outcome(_)) => prop_assert!(is_json()),
+            Ok(FromReceiver::Noted) => prop_assert_eq!(&payload, &[NOTED]),
             // Any payload of the right length is an acknowledgement.
             Err(_) => prop_assert!(
                 kind != ACKNOWLEDGEMENT || noise.len() < 16 || !(noise.len() - 16).is_multiple_of(12)
@@ -83,7 +84,7 @@ fn cut_unknown_and_empty_payloads_are_errors() {
         assert!(ToReceiver::decode(cut.clone()).is_err(), "{length}");
         assert!(FromReceiver::decode(cut).is_err(), "{length}");
     }
-    let known = [BATCH, TOTALS, IDENTITY, FAILURE, ACKNOWLEDGEMENT, OUTCOME];
+    let known = [BATCH, TOTALS, IDENTITY, FAILURE, ACKNOWLEDGEMENT, OUTCOME, NOTED];
     for kind in (0..=u8::MAX).filter(|kind| !known.contains(kind)) {
         let unknown = Bytes::from([&[kind][..], &[0; 60]].concat());
         assert!(ToReceiver::decode(unknown.clone()).is_err() && FromReceiver::decode(unknown).is_err());

@@ -16,8 +16,8 @@ use deploy::interrupt::{self, Interrupted};
 use deploy::request::Partial;
 use deploy::{exit, project, step};
 use protocol::checkpoint::{Position, slots};
-use protocol::result_files::{PARTIAL_ARCHIVE, RESULTS, ResultFiles};
-use protocol::schema::Schema;
+use protocol::result_files::{PARTIAL_ARCHIVE, RESULTS, ResultFiles, results_name};
+use protocol::schema::{Kept, Schema};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -143,9 +143,11 @@ impl Job {
             let name = &host.entry().name;
             return Err(exit::refused(anyhow!("{name} has nothing of a job: no batch is complete{advice}")));
         };
+        let files = ResultFiles::beside(&Path::new(OUTPUT).join(results_name(position.typed)))?;
         // The rest only explains the results, so a failure to read it must not cost the results.
         let schema = host.read(&files.schema).ok().flatten();
-        let schema = schema.and_then(|json| serde_json::from_slice(&json).ok());
+        let schema = schema.and_then(|json| serde_json::from_slice::<Kept>(&json).ok());
+        let schema = schema.map(|kept| kept.schema);
         let rows_in_all = recall(host).ok().flatten().and_then(|job| job.input.rows());
         let receiver = match receiver_runs_for(status) {
             Some(_) if !args.end_job => Some("running".to_owned()),
@@ -200,7 +202,8 @@ fn pack(packer: &mut Packer, mut reader: Reader<'_>, job: &Job) -> anyhow::Resul
     };
     let rejects = pack(REJECTS, &files.rejects, position.reject_bytes, position.rejects_sha256);
     let packed = rejects.and_then(|rejects| {
-        let results = pack(RESULTS, &files.results, position.result_bytes, position.results_sha256)?;
+        let name = results_name(position.typed);
+        let results = pack(name, &files.results, position.result_bytes, position.results_sha256)?;
         Ok(Copied { rejects, results })
     });
     bar.clear();

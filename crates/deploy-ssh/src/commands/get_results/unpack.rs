@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, ensure};
 use deploy::interrupt;
 use flate2::read::MultiGzDecoder;
-use protocol::result_files::{RESULTS, ResultFiles};
+use protocol::result_files::{RESULTS, ResultFiles, TYPED_RESULTS};
 use protocol::results::Summary;
 use sha2::{Digest, Sha256};
 
@@ -28,9 +28,19 @@ fn damaged(reason: &str) -> Damaged {
 #[derive(Debug)]
 pub(super) struct Unpacked {
     folder: PathBuf,
+    /// The name of the results.
+    results: &'static str,
 }
 
 impl Unpacked {
+    /// The files' places in this folder.
+    ///
+    /// # Errors
+    /// None: the names are those of a job.
+    pub(super) fn places(&self, output: &Path) -> anyhow::Result<ResultFiles> {
+        ResultFiles::beside(&output.join(self.results))
+    }
+
     /// Moves the files to their places.
     pub(super) fn publish(self, files: &ResultFiles) -> anyhow::Result<()> {
         for to in members(files) {
@@ -64,22 +74,27 @@ pub(super) fn unpack(archive: &Path, output: &Path, summary: &Summary) -> anyhow
         std::fs::remove_dir_all(&folder).with_context(|| format!("removing {}", folder.display()))?;
     }
     std::fs::create_dir(&folder).with_context(|| format!("making {}", folder.display()))?;
-    let unpacked = Unpacked { folder };
+    let mut unpacked = Unpacked { folder, results: RESULTS };
     let file = File::open(archive).with_context(|| format!("opening {}", archive.display()))?;
     let mut tar = tar::Archive::new(MultiGzDecoder::new(BufReader::with_capacity(BLOCK, file)));
     let reading = || damaged("reading the archive");
     let mut entries = tar.entries().with_context(reading)?;
-    for target in members(&ResultFiles::beside(&unpacked.folder.join(RESULTS))?) {
+    for member in 0..members(&unpacked.places(&unpacked.folder)?).len() {
         let mut entry =
             entries.next().with_context(|| damaged("a file is missing"))?.with_context(reading)?;
         let name = entry.path().with_context(reading)?.into_owned();
+        if member == 0 && name == Path::new(TYPED_RESULTS) {
+            unpacked.results = TYPED_RESULTS;
+        }
+        let files = unpacked.places(&unpacked.folder)?;
+        let target = members(&files)[member];
         ensure!(
             target.file_name() == Some(name.as_os_str()),
             Damaged(format!("it unexpectedly holds {}", name.display()))
         );
         let found = copy(&mut entry, target)?;
         ensure!(
-            name != Path::new(RESULTS) || found == summary.sha256,
+            member > 0 || found == summary.sha256,
             Damaged(format!("its results have the SHA-256 {found}, and the job's have {}", summary.sha256))
         );
     }
@@ -149,9 +164,13 @@ mod tests {
             assert!(exit::is::<Damaged>(&error), "{error:#}");
             assert!(!dir.path().join(FOLDER).exists());
         }
-        let files = ResultFiles::beside(&dir.path().join(RESULTS)).unwrap();
-        unpack(&whole).unwrap().publish(&files).unwrap();
-        assert_eq!(std::fs::read(&files.results).unwrap(), b"a,b\n");
-        assert!(files.rejects.exists() && files.summary.exists() && !dir.path().join(FOLDER).exists());
+        let typed = packed(&[("results.csv", "a,b\n"), rejects, json]);
+        for (archive, name) in [(whole, "results.log"), (typed, "results.csv")] {
+            let unpacked = unpack(&archive).unwrap();
+            let files = unpacked.places(dir.path()).unwrap();
+            unpacked.publish(&files).unwrap();
+            assert_eq!(std::fs::read(dir.path().join(name)).unwrap(), b"a,b\n");
+            assert!(files.rejects.exists() && files.summary.exists() && !dir.path().join(FOLDER).exists());
+        }
     }
 }

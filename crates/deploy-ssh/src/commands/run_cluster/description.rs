@@ -31,6 +31,9 @@ pub(crate) struct Description {
     /// As in `--max-rejects`.
     #[serde(default)]
     pub(super) max_rejects: Option<String>,
+    /// As in `--types`, for a model that gets typed columns.
+    #[serde(default)]
+    pub(super) types: Option<String>,
     /// The SHA-256 of application and packages, since others might give different results.
     app: String,
     packages: Option<String>,
@@ -45,13 +48,14 @@ pub(super) fn new(args: &RunCluster, cluster: &Cluster<'_>) -> anyhow::Result<De
         "the hosts were prepared for {}, and not for {model}; ship it with: cargo xtask up --model {model}",
         inventory.model
     );
+    let types = args.job.model.types(&model)?;
     let model_args = args.job.model.to_args(&model, Path::new("python3"));
     check_model(cluster.initializer, &model_args)?;
     let input = input::prepare(&args.job.rows, cluster.metrics)?;
     let (app, packages) = (inventory.app.clone(), inventory.packages.clone());
     let max_rejects = args.job.max_rejects.map(|most| most.to_string());
     let workers = usize::from(args.job.workers.unwrap_or(WORKERS));
-    Ok(Description { input, model, model_args, workers, max_rejects, app, packages })
+    Ok(Description { input, model, model_args, workers, max_rejects, types, app, packages })
 }
 
 /// The last job, with new values of options that do not affect results; and whether only the packing is left.
