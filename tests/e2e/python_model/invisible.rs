@@ -23,7 +23,7 @@ fn the_command_line_is_that_of_a_script_without_arguments() {
         def f(df): return df.assign(CLASSIFICATION=sys.argv[0])\n",
     );
     let script = job.path("pack/model.py").canonicalize().unwrap().display().to_string();
-    assert_eq!(job.classifier("python:pack.model:f").answer(), script);
+    assert_eq!(job.classifier("python:pack.model:f").args(["--contract", "2018"]).answer(), script);
 }
 
 #[test]
