@@ -28,4 +28,4 @@ pub mod token;
 pub use temporary::Temporary;
 
 /// Version of the protocols in this crate. Peers with another version are refused with a reason.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;

@@ -7,7 +7,7 @@ use std::str::FromStr;
 /// The model's name as programs expect it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ModelName {
-    /// `native`, `sleep:MICROSECONDS` or `python:MODULE[:FUNCTION]`.
+    /// `native`, `sleep:MICROSECONDS` or `python:MODULE[:OBJECT]`.
     pub(crate) name: String,
     /// The module's folder, if the user named a file.
     pub(crate) folder: Option<PathBuf>,
@@ -31,8 +31,8 @@ impl FromStr for ModelName {
         let is_builtin = text == "native" || text.starts_with("sleep:");
         if !is_python && !is_builtin {
             return Err(format!(
-                "{text:?} is not a model; name yours as python:MODULE[:FUNCTION] (perhaps python:{text}) or by its file, such as \
-                 model.py[:FUNCTION]; native and sleep:MICROSECONDS are built in"
+                "{text:?} is not a model; name yours as python:MODULE[:OBJECT] (perhaps python:{text}) or by its file, such as \
+                 model.py[:OBJECT]; native and sleep:MICROSECONDS are built in"
             ));
         }
         Ok(Self { name: text.to_owned(), folder: None })

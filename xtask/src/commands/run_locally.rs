@@ -41,7 +41,8 @@ struct RunArgs {
     processes: u16,
     /// FILE.py, python:MODULE, native or sleep:MICROSECONDS
     ///
-    /// Append :FUNCTION to FILE.py or python:MODULE if the function is not classify_df. native computes a score from a
+    /// FILE.py:OBJECT or python:MODULE:OBJECT is a function or class that gets typed columns and returns new ones. Without an
+    /// OBJECT, the function classify_df gets strings, and returns them with CLASSIFICATION. native computes a score from a
     /// hash, and sleep waits for each row; both stand in for a real model. The default for generated rows is native. A job
     /// with --input must name its model. --classifier is the old name of this flag.
     #[arg(long, alias = "classifier", value_name = "MODEL", help_heading = "Model", display_order = 0)]

@@ -6,7 +6,7 @@ use anyhow::{Context, bail, ensure};
 
 use super::beside::{Found, Selection};
 
-/// The module in `python:MODULE[:FUNCTION]`; `None` for other models.
+/// The module in `python:MODULE[:OBJECT]`; `None` for other models.
 pub(crate) fn module_of(model: &str) -> Option<&str> {
     model.strip_prefix("python:")?.split(':').next()
 }
