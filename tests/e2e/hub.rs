@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use protocol::VERSION;
 use telemetry::view::{EventKind, Job, JobState, Liveness, Machine, Worker, WorkerDetail};
 use tests::eventually;
 use tests::http::{ask, get};
@@ -161,9 +162,11 @@ fn reports_need_the_jobs_token() {
     let args = ["--listen", "127.0.0.1:0", "--web", "127.0.0.1:0", "--token-file", secret.to_str().unwrap()];
     let mut hub = Program::start_server("hub", folder.path(), args);
     let (metrics, page) = (hub.address("metrics"), hub.address("web"));
-    let hello =
-        br#"{"version":2,"token":"guess","role":"reporter","name":"x","machine":"m","incarnation":1}"#;
-    let mut stream = tests::send_frames(&metrics, &[&[&[protocol::frame::ENQ][..], hello].concat()]);
+    let hello = format!(
+        r#"{{"version":{VERSION},"token":"guess","role":"reporter","name":"x","machine":"m","incarnation":1}}"#
+    );
+    let mut stream =
+        tests::send_frames(&metrics, &[&[&[protocol::frame::ENQ][..], hello.as_bytes()].concat()]);
     let mut answer = String::new();
     std::io::Read::read_to_string(&mut stream, &mut answer).unwrap();
     assert!(answer.contains(r#"{"refused":"the token is missing or wrong"}"#), "{answer}");

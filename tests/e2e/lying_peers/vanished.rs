@@ -73,6 +73,11 @@ impl Drop for Hosts {
     }
 }
 
+/// A handshake with these fields.
+fn hello(fields: &str) -> String {
+    format!("{{\"version\":{},{fields}}}", protocol::VERSION)
+}
+
 /// Starts a shell that connects with this handshake and gets an answer, and then neither reads nor writes.
 fn client(hosts: &Hosts, folder: &Path, address: &str, payload: &str) -> Program {
     let (host, port) = address.rsplit_once(':').unwrap();
@@ -99,9 +104,9 @@ fn peers_at_the_receiver_whose_host_vanishes_are_given_up() {
     let mut receiver = hosts.server("receiver", folder.path(), &args);
     let address = receiver.address("results");
     // The receiver writes to the first ten times a second, and never to the second; the third sends nothing at all.
-    let _observer = client(&hosts, folder.path(), &address, r#"{"version":2,"role":"observer"}"#);
-    let process = r#"{"version":2,"role":"initializer","name":"w"}"#;
-    let _worker = client(&hosts, folder.path(), &address, process);
+    let _observer = client(&hosts, folder.path(), &address, &hello(r#""role":"observer""#));
+    let process = hello(r#""role":"initializer","name":"w""#);
+    let _worker = client(&hosts, folder.path(), &address, &process);
     let (host, port) = address.rsplit_once(':').unwrap();
     let mut silent = hosts.on("b", "bash");
     silent.args(["-c", &format!("exec 3<>/dev/tcp/{host}/{port}; echo open; exec sleep 1000")]);
@@ -133,8 +138,7 @@ fn a_sender_whose_host_vanishes_makes_room_for_another() {
     let more = ["--my-data", &listen, "--patience", "600"];
     let mut classifier = hosts.server("classifier", folder.path(), &[&args[..], &more[..]].concat());
     let rows = classifier.address("rows");
-    let handshake = r#"{"version":2,"session":"gone"}"#;
-    let _gone = client(&hosts, folder.path(), &rows, handshake);
+    let _gone = client(&hosts, folder.path(), &rows, &hello(r#""session":"gone""#));
     hosts.cut();
     let mut sender = hosts.on("a", tests::program_path("sender"));
     sender.args([&rows, "--lines", "1000", "--patience", "300"]);
