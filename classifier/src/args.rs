@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use classifier::model::{Kind, ModelSettings};
+use classifier::model::{Kind, ModelSettings, StartMethod};
 use classifier::run::{Role, Rows, Settings};
 use classifier::window::Limits;
 use columns::Spec;
@@ -127,6 +127,10 @@ pub(crate) struct ModelArgs {
     /// must be equal in all processes, and the environment does not change it
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024), global = true)]
     threads_per_worker: u32,
+    /// How Python processes get the model: fork (one loads it, and forks itself for each worker), spawn (each loads it), or
+    /// auto (fork, unless the model has started threads, opened connections or uses a GPU)
+    #[arg(long, value_name = "METHOD", default_value_t, global = true)]
+    start_method: StartMethod,
     /// How long a Python model may take for a batch before it is killed
     #[arg(long, alias = "box-timeout", value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=process::LONGEST_WAIT), global = true)]
     model_timeout: u64,
@@ -213,6 +217,7 @@ impl ModelArgs {
             },
             slowness: self.slowness,
             threads: self.threads_per_worker,
+            start_method: self.start_method,
             python: self.python.clone(),
             timeout: Duration::from_secs(self.model_timeout),
             memory: self.model_memory.unwrap_or_else(|| machine_memory() / u64::from(workers)),

@@ -10,6 +10,7 @@ pub mod native;
 pub mod python;
 pub mod sleep;
 
+use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -158,6 +159,38 @@ pub enum Contract {
     Typed(String),
 }
 
+/// How each worker's Python process gets its model.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum StartMethod {
+    /// From a process that has loaded the model and forks itself, unless that may not work.
+    #[default]
+    Auto,
+    /// From such a process in any case.
+    Fork,
+    /// Each process loads the model by itself.
+    Spawn,
+}
+
+impl fmt::Display for StartMethod {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Fork => "fork",
+            Self::Spawn => "spawn",
+        })
+    }
+}
+
+impl FromStr for StartMethod {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        let all = [Self::Auto, Self::Fork, Self::Spawn];
+        let found = all.into_iter().find(|method| method.to_string() == text);
+        found.with_context(|| format!("{text:?} is not a start method; there are auto, fork and spawn"))
+    }
+}
+
 /// The kind of model, parsed from the user's `--model`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
@@ -221,6 +254,7 @@ pub struct ModelSettings {
     pub python: PathBuf,
     /// How many threads the libraries of a Python model may use.
     pub threads: u32,
+    pub start_method: StartMethod,
     /// How long a Python model may take for a batch.
     pub timeout: Duration,
     /// How much memory a Python model and all processes that it has started may use, in MiB.
@@ -233,33 +267,40 @@ impl ModelSettings {
     /// # Errors
     /// When a Python model cannot be started; says what is missing.
     pub fn load(&self) -> anyhow::Result<Box<dyn Model>> {
-        Ok(match &self.kind {
-            Kind::Native => Box::new(native::Native::new(self.slowness)),
-            Kind::Sleep(per_row) => Box::new(sleep::Sleep::new(*per_row)),
-            Kind::Python { module, contract } => Box::new(python::Python::start(python::Settings {
-                interpreter: self.python.clone(),
-                module: module.clone(),
-                contract: contract.clone(),
-                slowness: self.slowness,
-                threads: self.threads,
-                timeout: self.timeout,
-                memory: self.memory,
-            })?),
-        })
+        self.load_many(1)?.pop().context("there is no model")
     }
 
     /// Loads `count` models in parallel, since an interpreter is slow to start.
     ///
     /// # Errors
-    /// The first error of [`ModelSettings::load`].
+    /// The first error of a Python model that cannot be started; says what is missing.
     pub fn load_many(&self, count: usize) -> anyhow::Result<Vec<Box<dyn Model>>> {
-        std::thread::scope(|scope| {
-            let starts: Vec<_> = (0..count).map(|_| scope.spawn(|| self.load())).collect();
-            starts
-                .into_iter()
-                .map(|start| start.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-                .collect()
-        })
+        let models = 0..count;
+        match &self.kind {
+            Kind::Native => Ok(models.map(|_| Box::new(native::Native::new(self.slowness)) as _).collect()),
+            Kind::Sleep(per_row) => Ok(models.map(|_| Box::new(sleep::Sleep::new(*per_row)) as _).collect()),
+            Kind::Python { module, contract } => {
+                let starter = Arc::new(python::Starter::new(python::Settings {
+                    interpreter: self.python.clone(),
+                    module: module.clone(),
+                    contract: contract.clone(),
+                    slowness: self.slowness,
+                    threads: self.threads,
+                    start_method: self.start_method,
+                    timeout: self.timeout,
+                    memory: self.memory,
+                }));
+                std::thread::scope(|scope| {
+                    let start = || python::Python::start(Arc::clone(&starter));
+                    let starts: Vec<_> = models.map(|_| scope.spawn(start)).collect();
+                    let joined = starts.into_iter().map(|start| {
+                        let model = start.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+                        Ok(Box::new(model) as _)
+                    });
+                    joined.collect()
+                })
+            }
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The user's pandas function, in real Python processes.
 
 mod failures;
+mod forks;
 mod invisible;
 mod job;
 mod processes;
@@ -178,7 +179,7 @@ fn failed_restarts_of_a_process_cost_no_row() {
         if '3' in df.index and not trouble.exists():\n        trouble.write_text('3'); os._exit(1)\n    \
         df['CLASSIFICATION'] = 1\n    return df\n";
     let setup = Setup { workers: 1, ..setup(folder.path(), code) }.args(["--chunk-size", "1"]);
-    let mut cluster = setup.start();
+    let mut cluster = setup.args(["--start-method", "spawn"]).start();
     cluster.sender(["--lines", "9"]).success();
     let results = cluster.results();
     assert_eq!((results.summary.rows, results.summary.rejects), (9, 0), "{}", results.rejects);

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `process.rs` | starts a Python process, sends it requests, and ends it at a deadline |
 //! | `ended.rs` | says why a process must be replaced |
+//! | `template.rs` | a Python process that has loaded the model, and forks itself for each worker |
 //! | `guard.rs` | a separate process, which ends the Python process and its descendants |
 //! | `tree.rs` | finds descendants, measures their memory, and ends them |
 //! | `environment.rs` | sets the environment of the Python process |
@@ -20,19 +21,22 @@ mod environment;
 pub mod guard;
 mod log;
 mod process;
+mod template;
 mod tree;
 mod typed;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use protocol::frame;
 
-use super::{Columns, Contract, Model, ModelError, Request, Verdict};
+use super::{Columns, Contract, Model, ModelError, Request, StartMethod, Verdict};
 use crate::metrics::ModelMetrics;
 use ended::{Ended, Task};
 use log::Printed;
 use process::{Answer, Process};
+pub use template::Starter;
 
 /// How long the interpreter and the user's module may take to load.
 const START_TIME: Duration = Duration::from_secs(120);
@@ -53,6 +57,7 @@ pub struct Settings {
     pub slowness: u32,
     /// How many threads the function's libraries may use.
     pub threads: u32,
+    pub start_method: StartMethod,
     /// How long a batch may take.
     pub timeout: Duration,
     /// How much memory the process and all its descendants may use, in MiB.
@@ -61,7 +66,7 @@ pub struct Settings {
 
 /// The Python model.
 pub struct Python {
-    settings: Settings,
+    starter: Arc<Starter>,
     process: Option<Process>,
     metrics: ModelMetrics,
     printed: Printed,
@@ -73,23 +78,23 @@ pub struct Python {
 }
 
 impl Python {
-    /// Starts the interpreter and loads the module.
+    /// Starts a process that has loaded the module.
     ///
     /// # Errors
-    /// When the interpreter, pandas, the module or the function is missing; says what to do.
-    pub fn start(settings: Settings) -> anyhow::Result<Self> {
+    /// When the interpreter, pandas, the module or the object is missing; says what to do.
+    pub fn start(starter: Arc<Starter>) -> anyhow::Result<Self> {
         let metrics = ModelMetrics::default();
         let printed = Printed::new(metrics.clone());
-        let process = Process::start(&settings, printed.clone())?;
+        let process = starter.start(&printed)?;
         let (request, columns, typed) = (Vec::new(), Columns::default(), typed::Known::default());
-        Ok(Self { settings, process: Some(process), metrics, printed, request, columns, typed })
+        Ok(Self { starter, process: Some(process), metrics, printed, request, columns, typed })
     }
 }
 
 impl Model for Python {
     fn classify(&mut self, request: &Request<'_>, results: &mut Vec<u8>) -> Result<Columns, ModelError> {
         self.request.clear();
-        match &self.settings.contract {
+        match &self.starter.settings.contract {
             Contract::Of2018(_) => write_csv(request, &mut self.request)?,
             Contract::Typed(_) => typed::write(request, &mut self.request),
         }
@@ -100,7 +105,7 @@ impl Model for Python {
         let answer = match process.classify(&self.request, request.limit) {
             Ok(answer) => answer,
             Err(ended) => {
-                let is_short = request.limit < self.settings.timeout;
+                let is_short = request.limit < self.starter.settings.timeout;
                 let error = failure(process, &ended, request, is_short);
                 self.metrics.count(|counts| {
                     let is_crash = matches!(ended, Ended::Died(_));
@@ -128,7 +133,7 @@ impl Model for Python {
     }
 
     fn timeout(&self) -> Duration {
-        self.settings.timeout
+        self.starter.settings.timeout
     }
 
     fn metrics(&self) -> ModelMetrics {
@@ -150,7 +155,7 @@ impl Python {
         };
         let (columns, answer) = split(&answer)
             .ok_or_else(|| ModelError::new("the result does not describe its columns".to_owned()))?;
-        if let Contract::Typed(_) = self.settings.contract {
+        if let Contract::Typed(_) = self.starter.settings.contract {
             let appended = self.typed.append(columns, answer, request, results);
             return appended.map_err(|error| ModelError::new(format!("the answer is malformed: {error:#}")));
         }
@@ -175,7 +180,7 @@ impl Python {
         let (mut pause, mut tries) = (Duration::from_millis(50), 0);
         loop {
             tries += 1;
-            let error = match Process::start(&self.settings, self.printed.clone()) {
+            let error = match self.starter.start(&self.printed) {
                 Ok(process) => return Ok(process),
                 Err(error) => error,
             };

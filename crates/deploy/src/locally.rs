@@ -130,7 +130,6 @@ fn run_until_done(args: &LocalJob, begun: &Cell<bool>) -> anyhow::Result<ExitCod
     );
     let logs = log.clone();
     let host = Local::new(programs, log, run_folder.clone());
-    check(args, &host, "classifier", [vec!["check".to_owned()], args.model_args()].concat(), &run_folder)?;
     if matches!(input, Input::File { .. }) {
         let check_args = vec!["127.0.0.1:1".to_owned(), "--check".to_owned()];
         let output = check(args, &host, "sender", [check_args, input.sender_args()].concat(), &run_folder)?;

@@ -75,6 +75,8 @@ pub struct ModelOptions {
     pub types: Option<String>,
     /// Threads for the libraries of a Python model, in each worker.
     pub threads_per_worker: u32,
+    /// How Python processes get the model, as in `--start-method`.
+    pub start_method: Option<String>,
     /// Seconds that a Python model may take for a batch.
     pub timeout: Option<u64>,
     /// MiB that a Python model may use, with all processes that it starts.
@@ -90,6 +92,7 @@ impl ModelOptions {
         let usual = if self.is_typed(model) { DEFAULT_TYPED_CHUNK } else { DEFAULT_CHUNK };
         args.push((CHUNK_SIZE, self.chunk_size.unwrap_or(usual).to_string()));
         args.push((THREADS, self.threads_per_worker.to_string()));
+        args.extend(self.start_method.clone().map(|method| ("--start-method", method)));
         args.push((TIMEOUT, self.timeout.unwrap_or(DEFAULT_TIMEOUT).to_string()));
         args.extend(self.memory.map(|memory| (MEMORY, memory.to_string())));
         args.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect()
@@ -183,6 +186,7 @@ mod tests {
             is_of_2018,
             types: types.map(str::to_owned),
             threads_per_worker: 1,
+            start_method: None,
             timeout: None,
             memory: None,
         };
@@ -203,6 +207,7 @@ mod tests {
             is_of_2018: false,
             types: None,
             threads_per_worker: 1,
+            start_method: None,
             timeout,
             memory,
         };

@@ -292,7 +292,8 @@ mod tests {
     fn the_version_is_checked_only_after_the_token() {
         let first = b"\x05{\"version\":7,\"token\":\"secret\",\"role\":\"observer\"}";
         let refusal = check::<ResultsHello>(first, Some(&Token::new("secret"))).unwrap_err();
-        assert_eq!(refusal.refused, "protocol version 7 is not supported; this program has version 2");
+        let said = format!("protocol version 7 is not supported; this program has version {VERSION}");
+        assert_eq!(refusal.refused, said);
         let refusal = check::<ResultsHello>(first, Some(&Token::new("other"))).unwrap_err();
         assert_eq!(refusal.refused, "the token is missing or wrong");
         assert!(check::<ResultsHello>(b"\x05not json", None).is_err());

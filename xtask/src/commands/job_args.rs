@@ -117,6 +117,12 @@ pub(crate) struct ModelArgs {
     /// depend on it.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     threads_per_worker: u32,
+    /// How each worker's Python process gets the model [default: auto]
+    ///
+    /// With fork, one process loads it and forks itself for each worker, which saves time and memory. With spawn, each
+    /// process loads it. auto means fork, unless the model has started threads, opened connections or uses a GPU.
+    #[arg(long, value_name = "METHOD", value_parser = ["auto", "fork", "spawn"], hide_possible_values = true)]
+    start_method: Option<String>,
     /// Time limit for a batch in a Python model [default: 60s]
     ///
     /// A number of seconds, or a number with s, m, h or d, such as 2m. A process that exceeds the limit is killed, and its
@@ -140,6 +146,7 @@ impl ModelArgs {
             is_of_2018: self.contract.is_some(),
             types: self.types.clone(),
             threads_per_worker: self.threads_per_worker,
+            start_method: self.start_method.clone(),
             timeout: self.model_timeout,
             memory: self.model_memory,
         }

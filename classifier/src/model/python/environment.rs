@@ -60,6 +60,7 @@ mod tests {
             contract: crate::model::Contract::Of2018("f".into()),
             slowness: 10,
             threads: 3,
+            start_method: crate::model::StartMethod::Auto,
             timeout: Duration::from_secs(60),
             memory: 1000,
         };

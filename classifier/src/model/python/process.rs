@@ -1,24 +1,28 @@
 //! A Python process, and its protocol.
 //!
-//! A [`guard`](super::guard) stands between the classifier and the Python process. Requests and answers cross a pair of
-//! sockets. Reads and writes return after [`SLICE`] at the latest. So deadlines hold whatever the process does, and even if
+//! Above the Python process is a process that adopts descendants without a parent, so that all can be ended: a
+//! [`guard`](super::guard), or the keeper of a fork of a [`Template`](super::template::Template). Requests and answers cross a
+//! pair of sockets. Reads and writes return after [`SLICE`] at the latest. So deadlines hold whatever the process does, and even if
 //! another process holds its end of the socket.
 
 use std::io::{ErrorKind, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, bail};
 use protocol::frame;
+use serde::Deserialize;
 
 use super::ended::{Ended, Task};
 use super::log::{Log, Printed};
+use super::template::Template;
 use super::{START_TIME, Settings, environment, tree};
-use crate::model::Contract;
+use crate::model::{Contract, StartMethod};
 
 /// The interpreter's script, which reads [`RUNNER`] from standard input.
 const BOOT: &str = include_str!("boot.py");
@@ -44,14 +48,33 @@ pub(super) enum Answer {
     BadSeeLog(String),
 }
 
+/// The process above a Python process.
+enum Above {
+    Guard(Child),
+    /// The keeper of a fork. Its id is 0 until it has reported it.
+    Keeper {
+        pid: u32,
+        template: Arc<Template>,
+    },
+}
+
+/// What the answer to the first request says.
+#[derive(Debug, Deserialize)]
+struct Loaded {
+    /// The process waits for orders to fork itself, and not for rows.
+    is_template: bool,
+    /// Why a fork might not work.
+    hazard: Option<String>,
+}
+
 /// A running interpreter.
 pub(super) struct Process {
-    guard: Child,
-    /// To the guard.
+    above: Above,
+    /// To the process above.
     control: UnixStream,
-    /// How the process ended, as the guard reported it.
+    /// How the process ended, as the process above reported it.
     ended: Option<Ended>,
-    /// The beginning of the guard's next line.
+    /// The beginning of the next line of the process above.
     partial: Vec<u8>,
     /// The ids of processes that the guard could not end.
     left: Option<String>,
@@ -82,19 +105,20 @@ impl Wait {
 }
 
 impl Process {
-    /// Starts the interpreter, and loads the module.
+    /// Starts the interpreter, and loads the module. Returns the process, and whether it is a template: it waits for orders to
+    /// fork itself, and not for rows.
     ///
     /// # Errors
-    /// When the interpreter, pandas, the module or the function is missing; says what to do.
-    pub(super) fn start(settings: &Settings, printed: Printed) -> anyhow::Result<Self> {
+    /// When the interpreter, pandas, the module or the object is missing; says what to do.
+    pub(super) fn start(
+        settings: &Settings,
+        method: StartMethod,
+        printed: Printed,
+    ) -> anyhow::Result<(Self, bool)> {
         let name = settings.interpreter.display();
         let mark = format!("{MARK}={}", unique());
-        let (data, its_data) = UnixStream::pair().context("making sockets for a Python process")?;
-        let (control, its_control) = UnixStream::pair().context("making sockets for a Python process")?;
-        for socket in [&data, &control] {
-            socket.set_read_timeout(Some(SLICE)).context("setting a socket's timeout")?;
-            socket.set_write_timeout(Some(SLICE)).context("setting a socket's timeout")?;
-        }
+        let (data, its_data) = sockets()?;
+        let (control, its_control) = sockets()?;
         let mut command = Command::new(own_program()?);
         command.arg0("classifier").arg("guard").arg("--").arg(&settings.interpreter);
         // Unbuffered, so that the last lines are not lost when the process dies.
@@ -111,24 +135,20 @@ impl Process {
         let printed_to = guard.stderr.take().context("the guard of a Python process has no log")?;
         let log = Log::start(printed_to, printed)?;
         // From here on, dropping this ends the process.
-        let mut process = Self {
-            guard,
-            control,
-            ended: None,
-            partial: Vec::new(),
-            left: None,
-            data,
-            pid: 0,
-            mark,
-            memory_limit: settings.memory,
-            log,
-            is_over: false,
-        };
+        let mut process = Self::new(Above::Guard(guard), control, data, mark, settings.memory, log);
         process.wait_for_start().with_context(|| {
             format!("starting the Python interpreter {name}; install Python 3, or choose one with --python")
         })?;
-        match process.load(settings) {
-            Ok(Answer::Good(_)) => Ok(process),
+        match process.load(settings, method) {
+            Ok(Answer::Good(answer)) => {
+                let json = answer.get(4..).unwrap_or_default();
+                let loaded: Loaded =
+                    serde_json::from_slice(json).context("parsing the answer of a Python process")?;
+                if let Some(hazard) = loaded.hazard {
+                    tracing::info!("each worker loads the model by itself, since {hazard}");
+                }
+                Ok((process, loaded.is_template))
+            }
             Ok(Answer::Bad(reason)) => bail!("the Python model cannot start: {reason}"),
             Ok(Answer::BadSeeLog(reason)) => {
                 process.kill();
@@ -136,6 +156,45 @@ impl Process {
             }
             Err(ended) => bail!("the Python model cannot start: {}", process.end(&ended, Task::Start)),
         }
+    }
+
+    /// A worker's process, which `template` makes by a fork of itself.
+    ///
+    /// # Errors
+    /// When the template is gone, or cannot fork itself.
+    pub(super) fn fork(
+        template: &Arc<Template>,
+        settings: &Settings,
+        printed: Printed,
+    ) -> anyhow::Result<Self> {
+        let (data, its_data) = sockets()?;
+        let (control, its_control) = sockets()?;
+        let (printed_to, its_log) = std::io::pipe().context("making a pipe for a Python process")?;
+        template.order_fork([its_data.as_fd(), its_control.as_fd(), its_log.as_fd()])?;
+        // Closes this process's copies, so that the ends of these are noticed.
+        drop((its_data, its_control, its_log));
+        let log = Log::start(printed_to, printed)?;
+        let above = Above::Keeper { pid: 0, template: Arc::clone(template) };
+        let mut process = Self::new(above, control, data, String::new(), settings.memory, log);
+        process.wait_for_start().context("forking the Python process that has loaded the model")?;
+        Ok(process)
+    }
+
+    fn new(
+        above: Above,
+        control: UnixStream,
+        data: UnixStream,
+        mark: String,
+        memory_limit: u64,
+        log: Log,
+    ) -> Self {
+        let (ended, partial, left) = (None, Vec::new(), None);
+        Self { above, control, ended, partial, left, data, pid: 0, mark, memory_limit, log, is_over: false }
+    }
+
+    /// The socket for requests and answers.
+    pub(super) fn data(&self) -> &UnixStream {
+        &self.data
     }
 
     fn wait_for_start(&mut self) -> anyhow::Result<()> {
@@ -149,19 +208,19 @@ impl Process {
                 bail!("{why}");
             }
             if !is_open || Instant::now() >= deadline {
-                bail!("its guard has not started it");
+                bail!("the process above it has not started it");
             }
         }
     }
 
-    fn load(&mut self, settings: &Settings) -> Result<Answer, Ended> {
+    fn load(&mut self, settings: &Settings, method: StartMethod) -> Result<Answer, Ended> {
         let mut wait = Wait::new(START_TIME);
         self.send(RUNNER.as_bytes(), &mut wait)?;
         let (object, contract) = match &settings.contract {
             Contract::Of2018(function) => (function, "2018"),
             Contract::Typed(object) => (object, "typed"),
         };
-        self.send(format!("{}\0{object}\0{contract}", settings.module).as_bytes(), &mut wait)?;
+        self.send(format!("{}\0{object}\0{contract}\0{method}", settings.module).as_bytes(), &mut wait)?;
         self.answer(&mut wait)
     }
 
@@ -261,13 +320,17 @@ impl Process {
         } else if now - *wait.stopped_since.get_or_insert(now) >= STOPPED_TIME {
             return Err(Ended::Stopped);
         }
-        if tree::takes_more_than(self.guard.id(), self.memory_limit) {
+        let above = match &self.above {
+            Above::Guard(guard) => guard.id(),
+            Above::Keeper { pid, .. } => *pid,
+        };
+        if tree::takes_more_than(above, self.memory_limit) {
             return Err(Ended::OverMemory(self.memory_limit));
         }
         Ok(())
     }
 
-    /// Handles the guard's lines that have arrived, without waiting.
+    /// Handles the lines of the process above that have arrived, without waiting.
     fn recv_now(&mut self) -> Result<(), Ended> {
         // These calls do not fail on a socket that is open on this side.
         let _ = self.control.set_nonblocking(true);
@@ -280,7 +343,7 @@ impl Process {
         }
     }
 
-    /// Reads and handles lines of the guard. Returns `false` when the guard is gone.
+    /// Reads and handles lines of the process above. Returns `false` when that is gone.
     fn recv(&mut self) -> bool {
         let mut bytes = [0; 4096];
         match self.control.read(&mut bytes) {
@@ -304,6 +367,11 @@ impl Process {
             let line: Vec<u8> = self.partial.drain(..=end).collect();
             let line = String::from_utf8_lossy(&line);
             match line.trim_end().split_once(' ') {
+                Some(("keeper", id)) => {
+                    if let Above::Keeper { pid, .. } = &mut self.above {
+                        *pid = id.parse().unwrap_or(0);
+                    }
+                }
                 Some(("started", pid)) => self.pid = pid.parse().unwrap_or(0),
                 Some(("ended", raw)) => {
                     let status = ExitStatus::from_raw(raw.parse().unwrap_or_default());
@@ -327,30 +395,55 @@ impl Process {
         }
     }
 
-    /// Makes the guard end the process and its descendants, and waits for it, for at most [`END_TIME`].
+    /// Ends the process and its descendants, and waits for it, for at most [`END_TIME`].
     fn kill(&mut self) {
         if std::mem::replace(&mut self.is_over, true) {
             return;
         }
         let _ = self.data.shutdown(std::net::Shutdown::Both);
+        match &self.above {
+            Above::Guard(_) => self.kill_by_guard(),
+            Above::Keeper { pid, template } => {
+                let left: Vec<_> = template.end(*pid).iter().map(u32::to_string).collect();
+                if !left.is_empty() {
+                    warn_of(&left.join(" "));
+                }
+            }
+        }
+    }
+
+    fn kill_by_guard(&mut self) {
         let was_unguarded = self.ended == Some(Ended::Unguarded);
         let _ = self.control.shutdown(std::net::Shutdown::Write);
         let deadline = Instant::now() + END_TIME;
         while self.recv() && Instant::now() < deadline {}
         if let Some(left) = &self.left {
-            tracing::warn!(
-                "the processes {left} were killed and have not ended yet; continuing without waiting for them"
-            );
+            warn_of(left);
         }
-        let is_late = matches!(self.guard.try_wait(), Ok(None)) && Instant::now() >= deadline;
+        let Above::Guard(guard) = &mut self.above else { return };
+        let is_late = matches!(guard.try_wait(), Ok(None)) && Instant::now() >= deadline;
         if was_unguarded || is_late {
             // The guard may be stopped.
-            let _ = self.guard.kill();
+            let _ = guard.kill();
             tree::end_marked(&self.mark);
         }
         // The guard was killed, or has closed its socket and is ending.
-        let _ = self.guard.wait();
+        let _ = guard.wait();
     }
+}
+
+fn warn_of(left: &str) {
+    tracing::warn!(
+        "the processes {left} were killed and have not ended yet; continuing without waiting for them"
+    );
+}
+
+/// A pair of sockets, whose first one returns from reads and writes after [`SLICE`].
+fn sockets() -> anyhow::Result<(UnixStream, UnixStream)> {
+    let (ours, its) = UnixStream::pair().context("making sockets for a Python process")?;
+    ours.set_read_timeout(Some(SLICE)).context("setting a socket's timeout")?;
+    ours.set_write_timeout(Some(SLICE)).context("setting a socket's timeout")?;
+    Ok((ours, its))
 }
 
 impl Drop for Process {

@@ -16,6 +16,7 @@ streams.
 
 import csv
 import functools
+import gc
 import importlib
 import importlib.machinery
 import importlib.util
@@ -26,6 +27,7 @@ import os
 import re
 import select
 import signal
+import socket
 import struct
 import sys
 import traceback
@@ -47,16 +49,15 @@ class Failure(Exception):
 class Channel:
     """Requests in, answers out."""
 
-    def __init__(self):
-        # The module reads empty standard input. It prints to the log, where an odd character must not be an error.
-        self.requests = os.fdopen(os.dup(0), "rb")
-        self.answers = os.fdopen(os.dup(self.requests.fileno()), "wb")
-        null = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(null, 0)
-        os.close(null)
-        sys.stdout.reconfigure(errors="backslashreplace")
+    def __init__(self, descriptor):
+        self.requests = os.fdopen(descriptor, "rb")
+        self.answers = os.fdopen(os.dup(descriptor), "wb")
         self.ready = select.poll()
         self.ready.register(self.requests, select.POLLIN)
+
+    def close(self):
+        self.requests.close()
+        self.answers.close()
 
     def request(self):
         # A signal handler, such as a timer's, may raise an error after the function has returned. That fails no row.
@@ -88,27 +89,36 @@ class Channel:
         self.answers.flush()
 
 
-def end_with_guard():
-    """Makes the system end this process with its guard, in case the guard and the classifier are killed together."""
+def end_with_parent():
+    """Makes the system end this process with its parent, in case the guard and the classifier are killed together."""
+    # Without this, the process ends when it next reads a request.
+    process_control(1, int(signal.SIGKILL))
+
+
+def process_control(option, value):
+    """Calls prctl; returns whether that worked."""
     try:
         import ctypes
 
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, int(signal.SIGKILL))
+        return ctypes.CDLL(None).prctl(option, value, 0, 0, 0) == 0
     except (ImportError, OSError, AttributeError):
-        # Without this, the process ends when it next reads a request.
-        pass
+        return False
 
 
 def main():
-    channel = Channel()
-    end_with_guard()
+    # The module reads empty standard input. It prints to the log, where an odd character must not be an error.
+    channel = Channel(os.dup(0))
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    sys.stdout.reconfigure(errors="backslashreplace")
+    end_with_parent()
     # A process with another id was forked by the user's code, and has returned to this function.
     process = os.getpid()
     payload = channel.request()
     if payload is None:
         return
-    module_name, object_name, contract = payload.decode("utf-8").split("\0")
+    module_name, object_name, contract, start_method = payload.decode("utf-8").split("\0")
     try:
         enter_model_folder()
         model = load(module_name, object_name, contract)
@@ -117,7 +127,14 @@ def main():
         channel.refuse(b"S" if failure.see_log else b"E", str(failure))
         return
     end_unless(process)
-    channel.answer([], b"")
+    hazard = None if start_method == "fork" else fork_hazard(channel)
+    is_template = start_method != "spawn" and hazard is None
+    channel.answer({"is_template": is_template, "hazard": hazard}, b"")
+    if is_template:
+        channel = serve_forks(channel)
+        if channel is None:
+            return
+        process = os.getpid()
     folder = os.getcwd()
     while True:
         payload = channel.request()
@@ -134,6 +151,122 @@ def main():
         else:
             end_unless(process)
             channel.answer(schema, results)
+
+
+def fork_hazard(channel):
+    """Why a fork of this process might not work; None if it will."""
+    if not hasattr(socket, "recv_fds"):
+        return "Python is older than 3.9"
+    try:
+        threads = [thread for thread in os.listdir("/proc/self/task") if not survives_fork(thread)]
+        if len(threads) > 1:
+            return "the model has started %d threads" % (len(threads) - 1)
+        own = {channel.requests.fileno(), channel.answers.fileno()}
+        for name in os.listdir("/proc/self/fd"):
+            if int(name) in own:
+                continue
+            try:
+                target = os.readlink("/proc/self/fd/" + name)
+            except FileNotFoundError:
+                # The descriptor of the listing itself.
+                continue
+            if target.startswith("socket:"):
+                return "the model has opened a connection"
+            if target.startswith(("/dev/nvidia", "/dev/dri", "/dev/kfd")):
+                return "the model uses a GPU"
+    except OSError as error:
+        return describe(error)
+    return None
+
+
+def survives_fork(thread):
+    """Whether the library that has started a thread starts it again in a fork, as jemalloc does, which comes with pyarrow."""
+    with open("/proc/self/task/%s/comm" % thread) as name:
+        return name.read().strip() == "jemalloc_bg_thd"
+
+
+def serve_forks(channel):
+    """Makes forks of this process, which has loaded the model, until the classifier closes the channel.
+
+    Returns in each fork, with a channel of its own. At the end, returns None.
+
+    An order has five bytes: F and four more, with the descriptors of the fork's channel, its keeper's report and its log; or
+    R and the id of a keeper that was killed. Until then, no other process gets that id.
+    """
+    gc.collect()
+    # A later collection would write to the objects, and so copy the memory that the forks share.
+    gc.freeze()
+    orders = socket.socket(fileno=os.dup(channel.requests.fileno()))
+    killed = set()
+    while True:
+        order, descriptors, _, _ = socket.recv_fds(orders, 5, 3)
+        if len(order) < 5:
+            return None
+        if order[:1] == b"R":
+            killed.add(int.from_bytes(order[1:], "big"))
+            killed -= {keeper for keeper in killed if has_ended(keeper)}
+        elif os.fork():
+            for descriptor in descriptors:
+                os.close(descriptor)
+        else:
+            orders.close()
+            channel.close()
+            return become_worker(*descriptors)
+
+
+def has_ended(child):
+    try:
+        return os.waitpid(child, os.WNOHANG)[0] == child
+    except ChildProcessError:
+        return True
+
+
+def become_worker(data, report, log):
+    """Makes this process the keeper of a worker. Returns in the worker, with its channel.
+
+    All that the worker starts stays below the keeper, even when it loses its parent, so that the classifier can end it.
+    """
+    os.setpgid(0, 0)
+    end_with_parent()
+    set_child_subreaper = 36
+    process_control(set_child_subreaper, 1)
+    os.write(report, b"keeper %d\n" % os.getpid())
+    worker = os.fork()
+    if worker:
+        keep(worker, report)
+    os.setpgid(0, 0)
+    end_with_parent()
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    os.close(report)
+    return Channel(data)
+
+
+def keep(worker, report):
+    """Reports the end of the worker, until the classifier ends this process."""
+    try:
+        null = os.open(os.devnull, os.O_RDWR)
+        for descriptor in range(3):
+            os.dup2(null, descriptor)
+        for name in os.listdir("/proc/self/fd"):
+            if int(name) > 2 and int(name) != report:
+                try:
+                    os.close(int(name))
+                except OSError:
+                    # The descriptor of the listing itself.
+                    pass
+        os.write(report, b"started %d\n" % worker)
+        while True:
+            try:
+                ended, status = os.waitpid(-1, 0)
+            except ChildProcessError:
+                signal.pause()
+                continue
+            if ended == worker:
+                os.write(report, b"ended %d\n" % status)
+    finally:
+        os._exit(1)
 
 
 def enter_model_folder():

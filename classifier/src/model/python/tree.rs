@@ -34,6 +34,11 @@ pub(super) fn exists(pid: u32) -> bool {
     state_and_parent(pid).is_some()
 }
 
+/// The parent of a process that exists.
+pub(super) fn parent(pid: u32) -> Option<u32> {
+    state_and_parent(pid).map(|(_, parent)| parent)
+}
+
 /// The ids of all processes.
 fn pids() -> Vec<u32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -73,6 +78,13 @@ fn kill_all(pids: &[u32]) {
 /// Kills all descendants of this process repeatedly, until none is left or `patience` is over. Returns those that are left.
 pub(super) fn end_descendants(pid: u32, patience: Duration) -> Vec<u32> {
     end(|| descendants(&[pid]), patience)
+}
+
+/// Kills a process that adopts its descendants, after all of these. Returns those that are left.
+pub(super) fn end_with_descendants(pid: u32) -> Vec<u32> {
+    let left = end_descendants(pid, PATIENCE);
+    kill_all(&[pid]);
+    left
 }
 
 fn end(find: impl Fn() -> Vec<u32>, patience: Duration) -> Vec<u32> {

@@ -17,7 +17,9 @@ const RECEIVER_TIME: Duration = Duration::from_millis(300);
 /// How long to wait for the error that caused the others.
 const CAUSE_TIME: Duration = Duration::from_secs(2);
 /// How many of the last lines of a failed program are shown.
-const LAST_LINES: usize = 12;
+const LAST_LINES: usize = 20;
+/// How a line begins that a Python model has printed.
+const PRINTED: &str = "python: ";
 /// The receiver's place among the programs.
 const RECEIVER: usize = 0;
 
@@ -32,6 +34,11 @@ impl Programs<'_> {
             return stopped_elsewhere();
         }
         let cause = cause(&failures).unwrap_or(first);
+        if !self.has_begun
+            && let Some(error) = self.running[cause].refusal()
+        {
+            return error;
+        }
         let Program { name, host, .. } = &self.running[cause];
         let how = failures.get(&cause).map(|end| format!(" ({end})")).unwrap_or_default();
         let mut text = format!("{name} on {} failed{how}", host.name());
@@ -81,6 +88,18 @@ fn stopped_elsewhere() -> anyhow::Error {
 }
 
 impl Program<'_> {
+    /// Why a classifier could not start, in its own words, after what the user's model printed; `None` for other programs.
+    fn refusal(&self) -> Option<anyhow::Error> {
+        if ["receiver", "sender"].contains(&self.name.as_str()) {
+            return None;
+        }
+        let lines = self.running.last_lines(LAST_LINES).ok()?;
+        let mut messages: Vec<_> = lines.iter().map(|line| process::log::message(line)).collect();
+        let reason = messages.pop()?;
+        let printed = messages.iter().filter(|message| message.starts_with(PRINTED));
+        Some(anyhow!("{reason}{}", printed.map(|message| format!("\n    {message}")).collect::<String>()))
+    }
+
     fn last_words(&self) -> String {
         let log = match step::hosts_go() {
             true => String::new(),
