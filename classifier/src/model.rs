@@ -290,15 +290,19 @@ impl ModelSettings {
                     timeout: self.timeout,
                     memory: self.memory,
                 }));
-                std::thread::scope(|scope| {
-                    let start = || python::Python::start(Arc::clone(&starter));
+                let start = || python::Python::start(Arc::clone(&starter));
+                // If the first one loads the model for all, an error is reported once.
+                let is_first = self.start_method != StartMethod::Spawn && count > 0;
+                let first = if is_first { Some(start()?) } else { None };
+                let models = usize::from(is_first)..count;
+                let others = std::thread::scope(|scope| {
                     let starts: Vec<_> = models.map(|_| scope.spawn(start)).collect();
-                    let joined = starts.into_iter().map(|start| {
-                        let model = start.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-                        Ok(Box::new(model) as _)
-                    });
-                    joined.collect()
-                })
+                    let joined = starts.into_iter().map(std::thread::ScopedJoinHandle::join);
+                    joined
+                        .map(|model| model.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+                        .collect::<anyhow::Result<Vec<_>>>()
+                })?;
+                Ok(first.into_iter().chain(others).map(|model| Box::new(model) as _).collect())
             }
         }
     }

@@ -117,7 +117,8 @@ pub fn set_generation(generation: u64) {
     GENERATION.store(generation, Ordering::Relaxed);
 }
 
-/// The message in a line of a program's log, without time, level and program. Other lines are returned whole.
+/// The message in a line of a program's log, without time, level, program, worker and generation. Other lines are returned
+/// whole.
 pub fn message(line: &str) -> Cow<'_, str> {
     if let Ok(Value::Object(fields)) = serde_json::from_str(line) {
         return match fields.get("message").and_then(Value::as_str) {
@@ -132,9 +133,20 @@ pub fn message(line: &str) -> Cow<'_, str> {
         let is_time =
             time.len() > 18 && time.bytes().all(|byte| byte.is_ascii_digit() || b"-T:.".contains(&byte));
         let is_ours = is_time && level.parse::<tracing::Level>().is_ok() && !program.contains(' ');
-        is_ours.then_some(message)
+        is_ours.then_some(without_place(message))
     };
     Cow::Borrowed(message().unwrap_or(line))
+}
+
+/// Removes the worker and the generation from the end of a message.
+fn without_place(message: &str) -> &str {
+    let mut message = message;
+    while let Some((rest, last)) = message.rsplit_once(' ')
+        && (last.starts_with("generation=") || last.starts_with("worker="))
+    {
+        message = rest;
+    }
+    message
 }
 
 struct Lines {
@@ -302,6 +314,10 @@ mod tests {
         }
         for other in ["Traceback (most recent call last):", "  File \"x.py\", line 1: Z x: y", "[1, 2]", ""] {
             assert_eq!(message(other), other);
+        }
+        for place in ["", " worker=w1", " generation=7 worker=initializer"] {
+            let line = format!("2026-01-01T00:00:00.000000Z  WARN sender: lost it{place}");
+            assert_eq!(message(&line), "lost it");
         }
     }
 

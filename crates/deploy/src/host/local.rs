@@ -16,6 +16,8 @@ use protocol::token::Token;
 
 use super::{Host, Launch, Running};
 
+/// The name of this machine as a host.
+pub(crate) const THIS_MACHINE: &str = "this machine";
 /// How long a program may take to end before it is killed.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -36,7 +38,7 @@ impl Local {
 
 impl Host for Local {
     fn name(&self) -> &str {
-        "this machine"
+        THIS_MACHINE
     }
 
     fn address(&self) -> &str {

@@ -8,6 +8,7 @@ use process::exit::End;
 
 use super::programs::{Program, Programs, State};
 use super::ready::PAUSE;
+use crate::host::local::THIS_MACHINE;
 use crate::step;
 
 /// How many failed programs an error shows.
@@ -88,9 +89,10 @@ fn stopped_elsewhere() -> anyhow::Error {
 }
 
 impl Program<'_> {
-    /// Why a classifier could not start, in its own words, after what the user's model printed; `None` for other programs.
+    /// Why a classifier on this machine could not start, in its own words, with what the user's model printed; `None` for other
+    /// programs.
     fn refusal(&self) -> Option<anyhow::Error> {
-        if ["receiver", "sender"].contains(&self.name.as_str()) {
+        if self.host.name() != THIS_MACHINE || ["receiver", "sender"].contains(&self.name.as_str()) {
             return None;
         }
         let lines = self.running.last_lines(LAST_LINES).ok()?;
