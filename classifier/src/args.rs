@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::ensure;
 use clap::{Parser, Subcommand};
 use classifier::model::{Kind, ModelSettings, StartMethod};
 use classifier::run::{Role, Rows, Settings};
@@ -13,6 +14,9 @@ use protocol::ports;
 use protocol::results::LONGEST_WINDOW;
 use protocol::token::Token;
 use telemetry::reporter;
+
+/// Rows in a batch by default.
+const DEFAULT_CHUNK: u32 = 100;
 
 /// Classifies rows on a cluster of processes and threads.
 ///
@@ -106,10 +110,10 @@ pub(crate) struct ClusterArgs {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct ModelArgs {
-    /// Rows in a batch
-    #[arg(long, value_name = "ROWS", default_value_t = 100, global = true,
-        value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    pub(crate) chunk_size: u32,
+    /// Rows in a batch, or auto: a number that is good for the model, which is measured with some rows of the input
+    /// [default: 100, or auto for a model with typed columns]
+    #[arg(long, value_name = "ROWS|auto", global = true, value_parser = chunk_size)]
+    chunk_size: Option<ChunkSize>,
     /// How many times the native model hashes a record; Python models get it as CLASSIFIER_SLOWNESS
     #[arg(long, value_name = "TIMES", default_value_t = 10, global = true, env = "CLASSIFIER_SLOWNESS")]
     slowness: u32,
@@ -128,7 +132,7 @@ pub(crate) struct ModelArgs {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024), global = true)]
     threads_per_worker: u32,
     /// How Python processes get the model: fork (one loads it, and forks itself for each worker), spawn (each loads it), or
-    /// auto (fork, unless the model has started threads, opened connections or uses a GPU)
+    /// auto (fork, unless the model has started threads, opened files or connections, or uses a GPU)
     #[arg(long, value_name = "METHOD", default_value_t, global = true)]
     start_method: StartMethod,
     /// How long a Python model may take for a batch before it is killed
@@ -198,7 +202,7 @@ impl Args {
             data: args.my_data,
             processes: args.worker_count as usize,
             workers: args.workers as usize,
-            chunk_size: model.chunk_size as usize,
+            chunk_size: model.chunk_size()?,
             model: model.settings(args.workers),
             join_patience: Duration::from_secs(args.join_patience),
             rejoin_patience: Duration::from_secs(args.rejoin_patience),
@@ -207,7 +211,29 @@ impl Args {
     }
 }
 
+/// `None` is auto.
+type ChunkSize = Option<u32>;
+
+fn chunk_size(text: &str) -> Result<ChunkSize, String> {
+    let number = || text.parse().ok().filter(|rows| (1..=1_000_000).contains(rows)).map(Some);
+    let size = if text == "auto" { Some(None) } else { number() };
+    size.ok_or_else(|| "it is a number of rows from 1 to 1000000, or auto".to_owned())
+}
+
 impl ModelArgs {
+    /// Rows in a batch; `None` to measure which number is good.
+    ///
+    /// # Errors
+    /// Only models with typed columns can be measured.
+    pub(crate) fn chunk_size(&self) -> anyhow::Result<Option<u32>> {
+        let is_typed = self.settings(1).kind.is_typed();
+        ensure!(
+            is_typed || self.chunk_size != Some(None),
+            "--chunk-size auto is for models with typed columns, such as python:MODULE:OBJECT"
+        );
+        Ok(self.chunk_size.unwrap_or(if is_typed { None } else { Some(DEFAULT_CHUNK) }))
+    }
+
     /// The settings of the models of a process with this many workers.
     pub(crate) fn settings(&self, workers: u32) -> ModelSettings {
         ModelSettings {

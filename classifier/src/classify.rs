@@ -4,13 +4,14 @@
 use std::ops::Range;
 use std::time::Instant;
 
-use columns::{ColumnType, Table};
+use columns::{ColumnType, Survey, Table};
 use protocol::frame;
 use protocol::results::ResultBatch;
 use protocol::schema::encode_parts;
 use records::{check_record, write_value};
 
 use crate::batch::Batch;
+use crate::measure::{self, Room};
 use crate::metrics::ModelMetrics;
 use crate::model::{Columns, Model, ModelError, Record, Request, Typed, Verdict};
 use crate::search::{End, Next, Pace, Search};
@@ -39,6 +40,11 @@ impl Classifier {
 
     pub fn model_metrics(&self) -> ModelMetrics {
         self.metrics.clone()
+    }
+
+    /// Measures which number of rows in a batch is good for the model.
+    pub fn measure(&mut self, header: &[u8], survey: &Survey) -> u32 {
+        measure::chunk_size(&mut *self.model, header, survey, Room { workers: 1, bytes: usize::MAX })
     }
 
     /// See [`Model::is_quick`].

@@ -31,6 +31,7 @@ use crate::classify::Classifier;
 use crate::cluster::{LeaveOnDrop, Leaving};
 use crate::deadline::Deadline;
 use crate::executor::ModelExecutor;
+use crate::ingest::intake::Decided;
 use crate::ingest::{self, Conclusion, Ingest, Start};
 use crate::metrics::{Metrics, WorkerMetrics};
 use crate::model::Model;
@@ -232,18 +233,17 @@ fn start_source(
     capability: Capability<u8>,
 ) -> RunningSource {
     let SourceParts { port, welcome, messages, wake: waking, metrics, end } = parts;
-    let chunk_size = port.settings.chunk_size as u32;
     let started = || -> anyhow::Result<_> {
         let acknowledgements = Deadline::start(port.patience)?;
         let senders = Deadline::start(port.patience)?;
         let header = welcome.identity.map(|identity| identity.header);
-        let types = welcome.terms.as_ref().map(|terms| terms.types.clone());
-        let start = Start { next_row: welcome.next_row, header, types };
+        let decided = welcome.terms.as_ref().map(|terms| Decided::new(&terms.types, terms.chunk_size));
+        let start = Start { next_row: welcome.next_row, header, decided };
         let ingest = Ingest::start(port.listener, port.settings, &start, senders, wake.clone())?;
         Ok((ingest, acknowledgements))
     };
     let (ingest, deadline) = started().unwrap_or_else(|e| crate::fail(format_args!("{e:#}")));
-    let job = source::Job { welcome, settings: port.job, chunk_size, limits: port.limits, workers };
+    let job = source::Job { welcome, settings: port.job, limits: port.limits, workers };
     // Only the source sets it.
     let _ = waking.set(wake);
     (Source::new(ingest, messages, receiver, deadline, job, metrics), capability, end)

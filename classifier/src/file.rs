@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use bytes::Bytes;
-use columns::{ColumnType, Spec};
+use columns::{Spec, Survey};
 use protocol::frame::{self, DEFAULT_LIMIT};
 use protocol::result_files::{REJECTS_HEADER, ResultFiles};
 use protocol::schema::Table;
@@ -16,6 +16,7 @@ use records::{Flaw, Reader};
 
 use crate::batch::Batch;
 use crate::classify::Classifier;
+use crate::ingest::BATCH_BYTES;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Summary {
@@ -28,8 +29,8 @@ pub struct Summary {
 /// How to classify a file.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Rows in a batch.
-    pub chunk_size: usize,
+    /// Rows in a batch; `None` to measure which number is good.
+    pub chunk_size: Option<u32>,
     /// Overrules the check that the input looks like a CSV with commas.
     pub commas: bool,
     /// What the user says of the types of columns, if the model gets typed ones.
@@ -72,16 +73,24 @@ pub fn classify(
     let text = name.to_string();
     let header =
         records::read_header(&mut reader, Name { name: &text, is_file: guard.is_some() }, options.commas)?;
-    let infer = || {
+    let survey = || {
         let guard = guard.clone();
-        let guard = guard.context("the types of columns in a pipe are unknown; give them with --types")?;
+        let guard = guard.context("the types of columns in a pipe are unknown; give a file")?;
         let file = File::open(input).with_context(opening)?;
         let file = Guarded::new(file, guard).with_context(opening)?;
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         columns::scan(file, DEFAULT_LIMIT, threads).with_context(reading)
     };
-    let types = options.types.as_ref().map(|types| types.resolve(&header, infer)).transpose()?;
-    let types: Bytes = types.unwrap_or_default().into_iter().map(ColumnType::letter).collect();
+    let survey = match &options.types {
+        Some(types) => {
+            let found = survey()?;
+            Survey { types: types.resolve(&header, &found.types)?, ..found }
+        }
+        None => Survey::default(),
+    };
+    let chunk_size = options.chunk_size.unwrap_or_else(|| classifier.measure(&header, &survey));
+    let types: Bytes = survey.types.iter().map(|column_type| column_type.letter()).collect();
+    drop(survey);
     let header = Bytes::from(header);
     let create = |path: &Path| -> anyhow::Result<_> {
         let file = File::create(path).with_context(|| format!("creating {}", path.display()))?;
@@ -92,17 +101,25 @@ pub fn classify(
     rejects.write_all(REJECTS_HEADER).context("writing the rejects")?;
     let mut summary = Summary { rows: 0, rejects: 0, rejects_path };
     let mut table = Table::default();
+    // A row that the last batch had no room for, as a frame.
+    let mut held = Vec::new();
     for number in 0.. {
-        let (mut frames, mut rows) = (Vec::new(), 0);
-        while rows < options.chunk_size
+        let (mut frames, mut rows) = (std::mem::take(&mut held), 0);
+        rows += usize::from(!frames.is_empty());
+        while rows < chunk_size as usize
             && let Some(row) = reader.next_row().with_context(reading)?
         {
+            let before = frames.len();
             // The same as in the sender, so that both paths give the same results.
             match row.flaw {
                 Some(flaw @ Flaw::TooLong { .. }) => {
                     frame::push_flawed(&mut frames, &flaw.to_string(), row.bytes);
                 }
                 Some(Flaw::OpenQuote) | None => frame::push(&mut frames, row.bytes),
+            }
+            if rows > 0 && frames.len() > BATCH_BYTES {
+                held = frames.split_off(before);
+                break;
             }
             rows += 1;
         }

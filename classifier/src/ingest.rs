@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail, ensure};
-use bytes::Bytes;
-use columns::ColumnType;
+use bytes::{Buf, Bytes};
+use columns::{ColumnType, Survey};
 use net::acceptor::{self, Connection};
 use parking_lot::{Condvar, Mutex};
 use protocol::Temporary;
@@ -26,22 +26,29 @@ use protocol::token::Token;
 use timely::scheduling::SyncActivator;
 
 use crate::deadline::Deadline;
-use intake::{Admission, Incoming, Intake, Session};
+use crate::measure;
+use crate::measure::Room;
+use crate::model::Shared as SharedModel;
+use intake::{Admission, Decided, Incoming, Intake, Session};
 use lease::{Lease, PendingOutcome};
 use sender_handle::SenderHandle;
 
 /// About how many bytes of rows may wait for the source; a single batch may be larger.
 const QUEUE: usize = 2 << 20;
 /// The most bytes of rows in a batch; a single row may be longer.
-const BATCH_BYTES: usize = 4 << 20;
+pub(crate) const BATCH_BYTES: usize = 4 << 20;
 
 /// The port's settings.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Settings {
-    /// Rows in a batch.
-    pub chunk_size: usize,
+    /// Rows in a batch; `None` to measure which number is good.
+    pub chunk_size: Option<u32>,
     /// Whether the model has typed columns.
     pub typed: bool,
+    /// The model to measure.
+    pub meter: Option<SharedModel>,
+    /// The room for batches.
+    pub room: Room,
     pub token: Option<Token>,
     /// Whether plain clients are admitted although there is a token.
     pub allow_plain: bool,
@@ -56,8 +63,8 @@ pub struct Start {
     pub next_row: u64,
     /// The hash of the durable rows' header, if there are any.
     pub header: Option<u64>,
-    /// The types of the columns, if the job has decided them.
-    pub types: Option<Vec<ColumnType>>,
+    /// What the job has decided before.
+    pub decided: Option<Decided>,
 }
 
 /// The source's handle of the port.
@@ -95,8 +102,8 @@ impl Ingest {
         wake: SyncActivator,
     ) -> anyhow::Result<Self> {
         let mut intake = Intake::new(start.next_row, start.header, QUEUE);
-        if let Some(types) = &start.types {
-            intake.know_types(types);
+        if let Some(decided) = &start.decided {
+            intake.know(decided.clone());
         }
         let state = Mutex::new(State { intake, outcome: None, pending_outcomes: 0 });
         let durable = Arc::new(AtomicU64::new(start.next_row));
@@ -232,12 +239,44 @@ impl Shared {
         })?;
         let header = header.context("it left before the CSV's header")?;
         self.state.lock().intake.check_header(&header)?;
-        let types = if typed { Some(receive_types(reader)?) } else { None };
         if marks {
             reader.allow_marks();
         }
-        self.take_rows(reader, &header, types.as_deref(), &lease)?;
+        let survey = if typed { Some(receive_survey(reader)?) } else { None };
+        let decided = match survey {
+            Some(survey) if self.settings.typed => self.decide(&header, &survey)?,
+            None if self.settings.typed => {
+                tracing::warn!(
+                    "{} says no types of columns, so those of its first batch are taken; start it with --types infer",
+                    reader.peer()
+                );
+                None
+            }
+            _ => None,
+        };
+        self.take_rows(reader, &header, decided, &lease)?;
         self.send_outcome(&handle)
+    }
+
+    /// Decides the types of the columns and the size of batches, unless the job has done so.
+    ///
+    /// # Errors
+    /// The number of types is not that of the columns.
+    fn decide(&self, header: &Bytes, survey: &Survey) -> anyhow::Result<Option<Decided>> {
+        let decided = self.state.lock().intake.decided().cloned();
+        if decided.is_some() {
+            return Ok(decided);
+        }
+        let (found, columns) = (survey.types.len(), records::count(header).unwrap_or(0));
+        ensure!(found == columns, "{found} types for the {columns} columns of its header");
+        let Settings { chunk_size, meter, room, .. } = &self.settings;
+        let chunk_size = match (chunk_size, meter) {
+            (Some(chunk_size), _) => *chunk_size,
+            // Not while the state is locked, since this takes seconds.
+            (None, Some(meter)) => measure::chunk_size(&mut meter.clone(), header, survey, *room),
+            (None, None) => measure::DEFAULT,
+        };
+        Ok(Some(self.state.lock().intake.decide(Decided::new(&survey.types, chunk_size)).clone()))
     }
 
     /// Passes on a sender's report that it cannot continue.
@@ -268,12 +307,14 @@ impl Shared {
         &self,
         reader: &mut FrameReader<TcpStream>,
         header: &Bytes,
-        found: Option<&[ColumnType]>,
+        decided: Option<Decided>,
         lease: &Lease<'_>,
     ) -> anyhow::Result<()> {
-        let mut types = Bytes::new();
+        let mut decided = decided.or_else(|| self.state.lock().intake.decided().cloned());
+        let chunk_size = decided.as_ref().map(|decided| decided.chunk_size).or(self.settings.chunk_size);
+        let chunk_size = chunk_size.unwrap_or(measure::DEFAULT) as usize;
         loop {
-            let (run, end) = reader.run(self.settings.chunk_size, BATCH_BYTES)?;
+            let (run, end) = reader.run(chunk_size, BATCH_BYTES)?;
             if end == RunEnd::Closed {
                 bail!(
                     "the connection ended without the end of the rows (of a plain client, the byte 0x04); {} rows are \
@@ -283,14 +324,14 @@ impl Shared {
             }
             if run.frames > 0 {
                 let (frames, rows) = (run.bytes, run.frames as u32);
-                if self.settings.typed && types.is_empty() {
+                if self.settings.typed && decided.is_none() {
                     // A client that has not said the types: those of its first rows.
-                    let of_rows = || columns::of_records(whole(&frames), records::count(header).unwrap_or(0));
-                    let found = || found.map_or_else(of_rows, <[_]>::to_vec);
-                    types = self.state.lock().intake.types(header, found)?;
+                    let types = columns::of_records(whole(&frames), records::count(header).unwrap_or(0));
+                    let found = Decided::new(&types, chunk_size as u32);
+                    decided = Some(self.state.lock().intake.decide(found).clone());
                 }
-                let (header, types) = (header.clone(), types.clone());
-                self.enqueue(Incoming::Rows { header, types, frames, rows }, lease)?;
+                let (header, decided) = (header.clone(), decided.clone().unwrap_or_default());
+                self.enqueue(Incoming::Rows { header, decided, frames, rows }, lease)?;
             }
             if end == RunEnd::End {
                 return self.enqueue(Incoming::End, lease);
@@ -322,12 +363,29 @@ impl Shared {
     }
 }
 
-/// Receives the types of the columns, one letter each.
-fn receive_types(reader: &mut FrameReader<TcpStream>) -> anyhow::Result<Vec<ColumnType>> {
-    let letters =
-        reader.next_frame_within(HANDSHAKE_TIME)?.context("it left before the types of the columns")?;
+/// Receives the types of the columns, one letter each, and some of the rows.
+fn receive_survey(reader: &mut FrameReader<TcpStream>) -> anyhow::Result<Survey> {
+    let mut next = |what: &str| -> anyhow::Result<Bytes> {
+        reader.next_frame_within(HANDSHAKE_TIME)?.with_context(|| format!("it left before {what}"))
+    };
+    let letters = next("the types of the columns")?;
     let types: Option<_> = letters.iter().copied().map(ColumnType::of_letter).collect();
-    types.context("unknown types of columns")
+    let types = types.context("unknown types of columns")?;
+    let mut numbers = next("the number of rows")?;
+    ensure!(numbers.len() == 12, "{} bytes for the numbers of rows", numbers.len());
+    let (rows, mut count) = (numbers.get_u64(), numbers.get_u32() as usize);
+    ensure!(count <= Survey::MOST_ROWS, "{count} first rows, but at most {} are allowed", Survey::MOST_ROWS);
+    let (mut sample, mut bytes) = (Vec::new(), 0);
+    while count > 0 {
+        let (run, end) = reader.run(count, BATCH_BYTES)?;
+        count -= run.frames;
+        bytes += run.bytes.len();
+        // The last row may be as long as a row may be.
+        ensure!(bytes <= Survey::MOST_BYTES + DEFAULT_LIMIT + BATCH_BYTES, "{bytes} bytes of first rows");
+        sample.extend(whole(&run.bytes).map(<[u8]>::to_vec));
+        ensure!(count == 0 || end == RunEnd::Full, "it ended in the middle of its first rows");
+    }
+    Ok(Survey { types, rows: (rows > 0).then_some(rows), sample })
 }
 
 /// The rows that were sent as they are.

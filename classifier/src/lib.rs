@@ -28,6 +28,7 @@ pub mod executor;
 mod fail_stop;
 pub mod file;
 pub mod ingest;
+pub mod measure;
 pub mod metrics;
 pub mod model;
 pub mod receiver_client;

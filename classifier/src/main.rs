@@ -23,8 +23,12 @@ fn main() -> ExitCode {
     let outcome = match &args.command {
         Some(Command::File { input, output, strict, delimiter, types }) => {
             let model = args.model.settings(1);
+            let chunk_size = match args.model.chunk_size() {
+                Ok(chunk_size) => chunk_size,
+                Err(error) => return process::exit::failure(&error),
+            };
             let options = file::Options {
-                chunk_size: args.model.chunk_size as usize,
+                chunk_size,
                 commas: delimiter.is_some(),
                 types: model.kind.is_typed().then(|| types.clone()),
             };

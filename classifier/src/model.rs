@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use columns::Table;
+use parking_lot::Mutex;
 use protocol::schema::{Column, Schema, TEXT};
 
 use crate::metrics::ModelMetrics;
@@ -188,6 +189,38 @@ impl FromStr for StartMethod {
         let all = [Self::Auto, Self::Fork, Self::Spawn];
         let found = all.into_iter().find(|method| method.to_string() == text);
         found.with_context(|| format!("{text:?} is not a start method; there are auto, fork and spawn"))
+    }
+}
+
+/// A model that a worker and the measurement before the first batch share.
+#[derive(Clone)]
+pub struct Shared(Arc<Mutex<Box<dyn Model>>>);
+
+impl Shared {
+    pub fn new(model: Box<dyn Model>) -> Self {
+        Self(Arc::new(Mutex::new(model)))
+    }
+}
+
+impl Model for Shared {
+    fn classify(&mut self, request: &Request<'_>, results: &mut Vec<u8>) -> Result<Columns, ModelError> {
+        self.0.lock().classify(request, results)
+    }
+
+    fn prepare(&mut self) -> Result<(), ModelError> {
+        self.0.lock().prepare()
+    }
+
+    fn timeout(&self) -> Duration {
+        self.0.lock().timeout()
+    }
+
+    fn metrics(&self) -> ModelMetrics {
+        self.0.lock().metrics()
+    }
+
+    fn is_quick(&self) -> bool {
+        self.0.lock().is_quick()
     }
 }
 

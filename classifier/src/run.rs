@@ -16,8 +16,10 @@ use crate::cluster::member::Joined;
 use crate::cluster::{self, Leaving, mesh};
 use crate::dataflow::{self, Port, Process};
 use crate::ingest;
+use crate::measure::Room;
 use crate::metrics::Metrics;
-use crate::model::{Kind, Model, ModelSettings};
+use crate::model::sleep::Sleep;
+use crate::model::{Kind, Model, ModelSettings, Shared};
 use crate::receiver_client::ReceiverClient;
 use crate::window::Limits;
 
@@ -41,8 +43,8 @@ pub struct Settings {
     /// Worker threads in this process.
     pub workers: usize,
     pub model: ModelSettings,
-    /// Rows in a batch.
-    pub chunk_size: usize,
+    /// Rows in a batch; `None` to measure which number is good for a model with typed columns.
+    pub chunk_size: Option<u32>,
     /// How long forming the cluster may take.
     pub join_patience: Duration,
     /// How long a restarted initializer waits for the others to come back.
@@ -152,7 +154,16 @@ impl Start<'_> {
             settings.receiver,
             cluster.me.settings
         );
-        let models = models.loaded();
+        let mut models = models.loaded();
+        // Only to decide what earlier generations have not decided.
+        let measures = settings.chunk_size.is_none() && receiver.welcome.terms.is_none();
+        let first = models.first_mut().filter(|_| measures);
+        let meter = first.map(|first| {
+            let none: Box<dyn Model> = Box::new(Sleep::new(Duration::ZERO));
+            let shared = Shared::new(std::mem::replace(first, none));
+            *first = Box::new(shared.clone());
+            shared
+        });
         control.start()?;
         process::log::set_generation(formation.generation);
         tracing::info!("the generation begins");
@@ -170,6 +181,11 @@ impl Start<'_> {
             settings: ingest::Settings {
                 chunk_size: settings.chunk_size,
                 typed: settings.model.kind.is_typed(),
+                meter,
+                room: Room {
+                    workers: formation.members.iter().map(|member| member.workers).sum(),
+                    bytes: rows.limits.bytes,
+                },
                 token: settings.token.clone(),
                 allow_plain: rows.allow_plain,
                 patience: rows.patience,
@@ -209,7 +225,7 @@ impl Settings {
     /// The settings that determine the results.
     fn result_settings(&self) -> String {
         let ModelSettings { kind, slowness, threads, .. } = &self.model;
-        let rows = self.chunk_size;
+        let rows = self.chunk_size.map_or_else(|| "auto".to_owned(), |rows| rows.to_string());
         let threads = match kind {
             Kind::Python { .. } => format!(" --threads-per-worker {threads}"),
             Kind::Native | Kind::Sleep(_) => String::new(),

@@ -27,8 +27,6 @@ pub struct Job {
     pub welcome: Welcome,
     /// The hash of the settings that determine the results.
     pub settings: u64,
-    /// The number of rows in a batch.
-    pub chunk_size: u32,
     /// The window's limits.
     pub limits: Limits,
     /// Workers in the cluster.
@@ -69,7 +67,7 @@ impl Source {
         job: Job,
         metrics: Metrics,
     ) -> Self {
-        let Job { welcome, settings, chunk_size, limits, workers } = job;
+        let Job { welcome, settings, limits, workers } = job;
         metrics.source(|counts| {
             counts.workers = workers as u32;
             counts.limit_batches = limits.batches as u64;
@@ -77,7 +75,7 @@ impl Source {
         });
         Self {
             ingest,
-            issuer: Issuer::new(limits, workers, &welcome, settings, chunk_size),
+            issuer: Issuer::new(limits, workers, &welcome, settings),
             messages,
             receiver,
             deadline,

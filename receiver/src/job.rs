@@ -217,12 +217,16 @@ impl<W: Peer> Job<W> {
         }
     }
 
-    /// Records the job's identity and terms, and tells the initializer that the terms are known.
+    /// Records the job's identity and terms, and tells the initializer that the terms are known. Ignores those of an earlier
+    /// generation, since the present one was told that there are none.
     ///
     /// # Errors
-    /// When the durable results belong to another job, or an earlier generation had other terms.
-    pub fn identity(&self, identity: Identity, terms: Option<Terms>) -> anyhow::Result<()> {
+    /// When the durable results belong to another job, or other terms are known.
+    pub fn identity(&self, generation: u64, identity: Identity, terms: Option<Terms>) -> anyhow::Result<()> {
         let mut state = self.state();
+        if generation < state.generation {
+            return Ok(());
+        }
         ensure!(
             state.identity.is_none_or(|known| known == identity),
             "the durable results here are of another job, with another header or other settings; choose another --output"

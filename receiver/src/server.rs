@@ -227,7 +227,7 @@ impl Server {
                 }
                 ToReceiver::Identity(identity, terms) => {
                     ensure!(process.initializer, "an identity from a process that is not the initializer");
-                    if let Err(error) = self.job.identity(identity, terms) {
+                    if let Err(error) = self.job.identity(process.generation, identity, terms) {
                         fail(&self.job, format!("{error:#}"));
                         return Err(error);
                     }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
-use columns::ColumnType;
+use columns::Survey;
 use process::ready::Ready;
 use protocol::frame::{self, DEFAULT_LIMIT, FrameReader};
 use protocol::handshake::{self, SenderHello};
@@ -32,8 +32,8 @@ pub struct Target {
     pub token: Option<Token>,
     /// This sender's name. Without one, the sender generates a random name.
     pub session: Option<String>,
-    /// The types of the columns, for a model that gets typed ones.
-    pub types: Option<Vec<ColumnType>>,
+    /// The types of the columns and some rows, for a model that gets typed columns.
+    pub survey: Option<Survey>,
     /// Written whenever the source has asked for a row.
     pub ready_file: Option<PathBuf>,
     /// How long to wait for the source, at first and whenever it is lost.
@@ -49,7 +49,7 @@ pub struct Target {
 pub fn send_all(target: &Target, input: &mut dyn Input) -> anyhow::Result<u64> {
     let mut session = Session::new(target.patience, target.session.is_some());
     let name = target.session.clone().map_or_else(session_name, Ok)?;
-    let typed = target.types.is_some();
+    let typed = target.survey.is_some();
     let hello = SenderHello { session: Some(name), marks: true, typed, failed: None };
     let began = Instant::now();
     loop {
@@ -127,8 +127,8 @@ fn session_name() -> anyhow::Result<String> {
     Ok(format!("{name:016x}"))
 }
 
-/// Sends the header, the types, the rows from `next` on, and the end mark. Returns the input's number of rows. The inner error is a
-/// broken connection.
+/// Sends the header, what the survey has found, the rows from `next` on, and the end mark. Returns the input's number of rows.
+/// The inner error is a broken connection.
 fn send_rows(
     stream: &TcpStream,
     input: &mut dyn Input,
@@ -137,18 +137,23 @@ fn send_rows(
     target: &Target,
 ) -> Result<std::io::Result<u64>, Failure> {
     let metrics = &target.metrics;
-    let letters = target.types.as_ref();
-    let letters =
-        letters.map(|types| types.iter().map(|column_type| column_type.letter()).collect::<Vec<_>>());
-    // Sent before seeking, which may take long.
-    for first in std::iter::once(input.header()).chain(letters.as_deref()) {
-        if let Err(error) = frame::write(stream, first) {
-            return Ok(Err(error));
-        }
+    let mut first = Vec::new();
+    frame::push(&mut first, input.header());
+    if let Some(Survey { types, rows, sample }) = &target.survey {
+        let letters: Vec<_> = types.iter().map(|column_type| column_type.letter()).collect();
+        frame::push(&mut first, &letters);
+        let (rows, count) = (rows.unwrap_or(0).to_be_bytes(), (sample.len() as u32).to_be_bytes());
+        frame::push(&mut first, &[&rows[..], &count].concat());
+        sample.iter().for_each(|record| frame::push(&mut first, record));
     }
+    // Sent before seeking, which may take long.
+    let mut stream = stream;
+    if let Err(error) = stream.write_all(&first) {
+        return Ok(Err(error));
+    }
+    drop(first);
     let monitor = FileMonitor::start(input, stream).map_err(Failure::Input)?;
     input.seek(next).map_err(Failure::Input)?;
-    let mut stream = stream;
     let mut out = Vec::with_capacity(2 * WRITE_SIZE);
     loop {
         input.forget(durable.load(Ordering::Relaxed));
@@ -237,7 +242,7 @@ mod tests {
             address: address.to_string(),
             token: None,
             session: None,
-            types: None,
+            survey: None,
             ready_file: None,
             patience,
             metrics,

@@ -4,9 +4,10 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use columns::ColumnType;
+use columns::Survey;
 use protocol::frame::{self, DEFAULT_LIMIT};
 use records::identity::{Guard, Guarded, Identity};
 use records::sniff::Name;
@@ -19,7 +20,9 @@ use crate::fake_rows::FakeRows;
 pub const WRITE_SIZE: usize = 128 << 10;
 
 /// The first rows of a stream decide the types of its columns.
-const TYPED_ROWS: u64 = 1000;
+const SURVEYED_ROWS: u64 = 1000;
+/// They are those that arrive within this time, if that are fewer.
+const SURVEY_TIME: Duration = Duration::from_secs(10);
 
 /// The size of an input, and how much of it has been read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -69,14 +72,14 @@ pub trait Input {
     /// Rows before this one will not be requested again.
     fn forget(&mut self, _before: u64) {}
 
-    /// The types of the columns: those of the first [`TYPED_ROWS`] rows, unless all rows can be read twice. Call this before any
-    /// row is read.
+    /// The types of the columns, and some of the rows: the first [`SURVEYED_ROWS`], unless all rows can be read twice. Call this
+    /// before any row is read.
     ///
     /// # Errors
     /// When the input cannot be read.
-    fn types(&mut self) -> anyhow::Result<Vec<ColumnType>> {
-        let mut first = Vec::new();
-        while self.position() < TYPED_ROWS {
+    fn survey(&mut self) -> anyhow::Result<Survey> {
+        let (mut first, began) = (Vec::new(), Instant::now());
+        while self.position() < SURVEYED_ROWS && (first.is_empty() || began.elapsed() < SURVEY_TIME) {
             let mut out = Vec::new();
             self.fill(&mut out)?;
             if out.is_empty() {
@@ -85,11 +88,13 @@ pub trait Input {
             first.extend(out);
         }
         self.seek(0)?;
-        let rows = frame::rows(&first).take(TYPED_ROWS as usize).filter_map(|row| match row {
+        let records = frame::rows(&first).take(SURVEYED_ROWS as usize).filter_map(|row| match row {
             frame::Row::Whole(record) => Some(record),
             frame::Row::Flawed { .. } => None,
         });
-        Ok(columns::of_records(rows, records::count(self.header()).unwrap_or(0)))
+        let records: Vec<_> = records.collect();
+        let width = records::count(self.header()).unwrap_or(0);
+        Ok(Survey { rows: self.extent().rows_total, ..Survey::of_first(records.into_iter(), width) })
     }
 }
 
@@ -283,7 +288,7 @@ impl Input for Csv {
         self.guard.as_ref().map_or(Ok(()), |guard| guard.check().with_context(|| self.reading()))
     }
 
-    fn types(&mut self) -> anyhow::Result<Vec<ColumnType>> {
+    fn survey(&mut self) -> anyhow::Result<Survey> {
         let path = self.path.as_ref().context("only a file can be read twice")?;
         let identity = self.guard.as_ref().map(Guard::identity);
         let file = File::open(path).with_context(|| format!("opening the input {}", self.name))?;

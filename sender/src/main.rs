@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Parser;
-use columns::Spec;
+use columns::{Spec, Survey};
 use process::ready::Ready;
 use protocol::token::Token;
 use records::identity::Identity;
@@ -118,12 +118,18 @@ fn run(args: Args) -> anyhow::Result<()> {
         return print_check(&*input);
     }
     let header = input.header().to_vec();
-    let types = args.types.map(|types| types.resolve(&header, || input.types())).transpose()?;
+    let survey = match &args.types {
+        Some(types) => {
+            let found = input.survey()?;
+            Some(Survey { types: types.resolve(&header, &found.types)?, ..found })
+        }
+        None => None,
+    };
     let (session, patience) = (args.session, Duration::from_secs(args.patience));
     let metrics = Metrics::default();
     let counted = metrics.clone();
     reporter::start(&args.reports, token.as_ref(), "sender", move || counted.counts())?;
-    let target = Target { address, token, session, types, ready_file: args.ready_file, patience, metrics };
+    let target = Target { address, token, session, survey, ready_file: args.ready_file, patience, metrics };
     let rows = client::send_all(&target, &mut *input)?;
     tracing::info!("{rows} rows are classified and durable");
     Ok(())

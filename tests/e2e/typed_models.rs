@@ -58,6 +58,9 @@ def types(df):
 def values(df):
     return [repr(row) for row in df.itertuples()]
 
+def first(df):
+    return [str(df.dtypes.to_dict()) + str(df['id'].iloc[0])] * len(df)
+
 def index(df):
     return [str(df.index.tolist()[:3])] * len(df)
 
@@ -176,8 +179,8 @@ fn a_restarted_receiver_and_cluster_keep_the_types() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
     let input = input(path, 2000);
-    let expected = expected(path, &input, "types", "100");
-    let setup = setup(path, "types", "100");
+    let expected = expected(path, &input, "first", "1000");
+    let setup = setup(path, "first", "auto");
     let start = || {
         let log = path.join("results.log").display().to_string();
         let mut receiver =
@@ -193,7 +196,7 @@ fn a_restarted_receiver_and_cluster_keep_the_types() {
     let (mut receiver, mut classifier, rows) = start();
     let text = std::fs::read_to_string(&input).unwrap();
     let frames: Vec<_> = text.lines().take(1001).map(str::as_bytes).collect();
-    // A plain client says no types, so its first rows decide them; then everything dies.
+    // A plain client says no types, so its first rows decide them, and the model is not measured; then everything dies.
     let client = send_frames(&rows, &frames);
     eventually("1000 durable rows", || {
         let checkpoint = std::fs::read_to_string(path.join("results.checkpoint")).ok()?;
@@ -204,11 +207,42 @@ fn a_restarted_receiver_and_cluster_keep_the_types() {
     classifier.failure();
     drop(client);
     let (mut receiver, mut classifier, rows) = start();
-    // With other types, the model would give other results.
+    // With other types or batches, the model would give other results.
     Program::start("sender", path, [&*rows, &input, "--types", "strings"]).success();
     classifier.success();
     receiver.success();
     assert!(std::fs::read_to_string(path.join("results.log")).unwrap() == expected);
+}
+
+#[test]
+fn the_batch_size_is_measured_and_recorded() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = input(folder.path(), 2000);
+    let results = run(&setup(folder.path(), "first", "auto"), &input);
+    let chunk = results.summary.terms.unwrap().chunk_size;
+    // Each of the two workers gets at least four batches.
+    assert!([100, 300].contains(&chunk), "{chunk}");
+    assert_eq!(results.summary.batches, 2000u64.div_ceil(u64::from(chunk)));
+    let expected = expected(folder.path(), &input, "first", &chunk.to_string());
+    assert!(results.log == expected.as_bytes());
+    let setup = Setup::python(folder.path(), MODELS).args(["--chunk-size", "auto"]);
+    let out = folder.path().join("out.csv");
+    let mut command = Command::new(tests::program_path("classifier"));
+    let refused = command.args(["file", &input]).arg(&out).args(&setup.args).output().unwrap();
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(said.contains("--chunk-size auto is for models with typed columns"), "{said}");
+}
+
+#[test]
+fn a_file_gives_the_same_results_as_a_cluster() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = input(folder.path(), 500);
+    let args = setup(folder.path(), "first", "100").args;
+    let out = folder.path().join("out.csv");
+    let mut command = Command::new(tests::program_path("classifier"));
+    command.args(["file", &input]).arg(&out).args(args).env("PYTHONPATH", folder.path());
+    Program::start_command("classifier", folder.path(), command).success();
+    assert!(std::fs::read_to_string(out).unwrap() == expected(folder.path(), &input, "first", "100"));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use classifier::batch::Batch;
-use classifier::ingest::intake::{Admission, Incoming, Intake, LeaseId};
+use classifier::ingest::intake::{Admission, Decided, Incoming, Intake, LeaseId};
 use classifier::receiver_client::Outgoing;
 use classifier::source::Issuer;
 use classifier::window::Limits;
@@ -72,7 +72,7 @@ impl Port {
         let header = welcome.identity.map(|identity| identity.header);
         Self {
             intake: Intake::new(welcome.next_row, header, QUEUE),
-            issuer: Issuer::new(LIMITS, workers, welcome, SETTINGS, 0),
+            issuer: Issuer::new(LIMITS, workers, welcome, SETTINGS),
             senders: BTreeMap::new(),
             durable: welcome.next_row,
             done: None,
@@ -185,7 +185,7 @@ impl Port {
                     self.intake.check_header(&header).expect("all connections send the same header");
                     let mut put = |incoming| self.intake.push(lease, incoming).expect("the lease is active");
                     if rows > 0 {
-                        put(Incoming::Rows { header, types: Bytes::new(), frames, rows });
+                        put(Incoming::Rows { header, decided: Decided::default(), frames, rows });
                     }
                     if end {
                         put(Incoming::End);

@@ -193,7 +193,8 @@ impl Receiver {
                 life.writer.write(&life.job, true).expect("batches follow each other, and fit");
             }
             Delivery::Message(Message::Identity(identity)) => {
-                life.job.identity(identity, None).expect("it is always the same job");
+                let Some(&(generation, _)) = life.processes.get(&connection) else { return };
+                life.job.identity(generation, identity, None).expect("it is always the same job");
             }
             Delivery::Message(Message::Totals(totals)) => {
                 life.job.totals(totals, network.wall()).expect("each generation reads the same rows");

@@ -20,8 +20,8 @@ pub enum Incoming {
     Rows {
         /// The CSV's header.
         header: Bytes,
-        /// The types of its columns, one letter each; empty if the model has no typed columns.
-        types: Bytes,
+        /// What the job has decided about them.
+        decided: Decided,
         /// The rows, as frames.
         frames: Bytes,
         /// The number of rows.
@@ -29,6 +29,21 @@ pub enum Incoming {
     },
     /// There are no more rows.
     End,
+}
+
+/// What a job decides once, with its first rows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Decided {
+    /// The types of the columns, one letter each; empty if the model has no typed columns.
+    pub types: Bytes,
+    /// The number of rows in a batch.
+    pub chunk_size: u32,
+}
+
+impl Decided {
+    pub fn new(types: &[ColumnType], chunk_size: u32) -> Self {
+        Self { types: types.iter().map(|column_type| column_type.letter()).collect(), chunk_size }
+    }
 }
 
 /// What to do with a sender that has connected.
@@ -64,8 +79,9 @@ pub struct Intake<H> {
     /// Rows before this one are queued or with the source.
     next_row: u64,
     header: Option<Bytes>,
-    /// The types of the columns, once they are known.
-    types: Option<Bytes>,
+    decided: Option<Decided>,
+    /// An earlier generation has decided it.
+    is_known: bool,
     /// The hash of the header of rows that were durable before this process started.
     durable_header: Option<u64>,
     /// The sender that has sent the end.
@@ -96,7 +112,8 @@ impl<H> Intake<H> {
             leases: 0,
             next_row,
             header: None,
-            types: None,
+            decided: None,
+            is_known: false,
             durable_header,
             ended_by: None,
             last: None,
@@ -141,23 +158,21 @@ impl<H> Intake<H> {
         Ok(())
     }
 
-    /// The types of the columns, as letters: those that are known, else what `found` returns, from now on.
-    ///
-    /// # Errors
-    /// The number of types is not that of the columns.
-    pub fn types(&mut self, header: &[u8], found: impl FnOnce() -> Vec<ColumnType>) -> anyhow::Result<Bytes> {
-        if let Some(types) = &self.types {
-            return Ok(types.clone());
-        }
-        let types = found();
-        let columns = records::count(header).unwrap_or(0);
-        ensure!(types.len() == columns, "{} types for the {columns} columns of its header", types.len());
-        Ok(self.types.insert(letters(&types)).clone())
+    /// What the job has decided, if that can no longer change: rows are queued, or an earlier generation has decided it.
+    pub fn decided(&self) -> Option<&Decided> {
+        self.decided.as_ref().filter(|_| self.header.is_some() || self.is_known)
     }
 
-    /// Sets the types that the job has had before.
-    pub fn know_types(&mut self, types: &[ColumnType]) {
-        self.types = Some(letters(types));
+    /// Decides, unless the job has decided before. Returns what it has decided.
+    pub fn decide(&mut self, decided: Decided) -> &Decided {
+        let before = self.decided().cloned();
+        self.decided.insert(before.unwrap_or(decided))
+    }
+
+    /// Sets what an earlier generation has decided.
+    pub fn know(&mut self, decided: Decided) {
+        self.decided = Some(decided);
+        self.is_known = true;
     }
 
     /// Whether this lease still holds.
@@ -240,10 +255,6 @@ impl<H> Intake<H> {
     }
 }
 
-fn letters(types: &[ColumnType]) -> Bytes {
-    types.iter().map(|column_type| column_type.letter()).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -255,7 +266,7 @@ mod tests {
     fn rows(rows: u32) -> Incoming {
         Incoming::Rows {
             header: "A".into(),
-            types: Bytes::new(),
+            decided: Decided::default(),
             frames: vec![0; 5 * rows as usize].into(),
             rows,
         }
@@ -276,6 +287,22 @@ mod tests {
         assert_eq!(intake.next_row(), 10, "rows from the old connection are not counted");
         assert!(intake.release(2), "the sender must come back with the rest");
         assert_eq!(intake.pop(), Some(rows(3)));
+    }
+
+    #[test]
+    fn a_decision_can_change_until_there_are_rows() {
+        let decided = |chunk_size| Decided { types: "i".into(), chunk_size };
+        let mut intake = Intake::new(0, None, 100);
+        intake.admit(session("a"), 1);
+        assert_eq!(intake.decide(decided(7)), &decided(7));
+        assert_eq!(intake.decided(), None);
+        assert_eq!(intake.decide(decided(8)), &decided(8));
+        intake.push(1, rows(3)).unwrap();
+        assert_eq!(intake.decide(decided(9)), &decided(8));
+        let mut intake = Intake::<()>::new(0, None, 100);
+        intake.know(decided(5));
+        assert_eq!(intake.decide(decided(9)), &decided(5));
+        assert_eq!(intake.decided(), Some(&decided(5)));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use columns::ColumnType;
 use protocol::results::{Acknowledgement, Identity, Terms, Totals, Welcome};
 
 use crate::batch::Batch;
-use crate::ingest::intake::Incoming;
+use crate::ingest::intake::{Decided, Incoming};
 use crate::receiver_client::Outgoing;
 use crate::window::{Limits, Window};
 
@@ -17,8 +17,6 @@ pub struct Issuer {
     window: Window,
     /// The hash of the settings that determine the results.
     settings: u64,
-    /// The number of rows in a batch.
-    chunk_size: u32,
     next_row: u64,
     next_batch: u64,
     /// Rows before this one are durable.
@@ -47,11 +45,10 @@ pub struct Issued {
 
 impl Issuer {
     /// Starts at the receiver's position.
-    pub fn new(limits: Limits, workers: usize, welcome: &Welcome, settings: u64, chunk_size: u32) -> Self {
+    pub fn new(limits: Limits, workers: usize, welcome: &Welcome, settings: u64) -> Self {
         Self {
             window: Window::new(limits, workers, welcome.next),
             settings,
-            chunk_size,
             next_row: welcome.next_row,
             next_batch: welcome.next,
             durable_row: welcome.next_row,
@@ -70,12 +67,12 @@ impl Issuer {
             && let Some(incoming) = self.held.take().or_else(&mut next)
         {
             match &incoming {
-                Incoming::Rows { header, types, .. } => {
+                Incoming::Rows { header, decided, .. } => {
                     if !self.identified {
                         self.identified = true;
                         let header = protocol::hash::short(header);
                         let identity = Identity { settings: self.settings, header };
-                        let terms = self.terms(types);
+                        let terms = terms(decided);
                         self.awaits_note = terms.is_some();
                         issued.messages.push(Outgoing::Identity(identity, terms));
                         if self.awaits_note {
@@ -100,12 +97,6 @@ impl Issuer {
         issued
     }
 
-    fn terms(&self, types: &[u8]) -> Option<Terms> {
-        let types: Vec<_> = types.iter().copied().filter_map(ColumnType::of_letter).collect();
-        let chunk_size = self.chunk_size;
-        (!types.is_empty()).then_some(Terms { types, chunk_size })
-    }
-
     /// Records that the receiver has noted the terms.
     pub fn noted(&mut self) {
         self.awaits_note = false;
@@ -113,13 +104,13 @@ impl Issuer {
 
     /// Makes the next batch of these rows; `None` while the window has no room for it.
     fn batch(&mut self, rows: &Incoming, now: Duration) -> Option<Batch> {
-        let Incoming::Rows { header, types, frames, rows } = rows else { return None };
+        let Incoming::Rows { header, decided, frames, rows } = rows else { return None };
         let (number, worker) = self.window.issue(frames.len(), now)?;
         let (first_row, worker) = (self.next_row, worker as u32);
         self.next_row += u64::from(*rows);
         self.next_batch = number + 1;
         self.issued.push_back(*rows);
-        let (header, types, frames) = (header.clone(), types.clone(), frames.clone());
+        let (header, types, frames) = (header.clone(), decided.types.clone(), frames.clone());
         Some(Batch { number, first_row, rows: *rows, worker, header, types, frames })
     }
 
@@ -189,16 +180,20 @@ impl Issuer {
     }
 }
 
+/// What the receiver should note; `None` if the model has no typed columns.
+fn terms(decided: &Decided) -> Option<Terms> {
+    let types: Vec<_> = decided.types.iter().copied().filter_map(ColumnType::of_letter).collect();
+    (!types.is_empty()).then_some(Terms { types, chunk_size: decided.chunk_size })
+}
+
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
 
     fn rows(rows: u32) -> Incoming {
         Incoming::Rows {
             header: "A".into(),
-            types: Bytes::new(),
+            decided: Decided::default(),
             frames: vec![0; 5 * rows as usize].into(),
             rows,
         }
@@ -207,7 +202,7 @@ mod tests {
     #[test]
     fn the_receiver_gets_the_identity_before_the_first_batch_and_the_totals_after_the_last() {
         let welcome = Welcome { next: 3, next_row: 20, generation: 1, identity: None, terms: None };
-        let mut issuer = Issuer::new(Limits { batches: 2, bytes: 1000 }, 1, &welcome, 9, 7);
+        let mut issuer = Issuer::new(Limits { batches: 2, bytes: 1000 }, 1, &welcome, 9);
         let mut queue: VecDeque<_> = [rows(7), rows(7), rows(2), Incoming::End].into();
         let issued = issuer.issue(|| queue.pop_front(), Duration::ZERO);
         let header = protocol::hash::short(b"A");
@@ -230,10 +225,10 @@ mod tests {
     #[test]
     fn typed_batches_wait_until_the_receiver_has_noted_the_terms() {
         let welcome = Welcome { next: 0, next_row: 0, generation: 1, identity: None, terms: None };
-        let mut issuer = Issuer::new(Limits { batches: 2, bytes: 1000 }, 1, &welcome, 9, 7);
+        let mut issuer = Issuer::new(Limits { batches: 2, bytes: 1000 }, 1, &welcome, 9);
         let Incoming::Rows { header, frames, rows, .. } = rows(7) else { unreachable!() };
-        let mut queue: VecDeque<_> =
-            [Incoming::Rows { header, types: Bytes::from_static(b"i"), frames, rows }, Incoming::End].into();
+        let decided = Decided::new(&[ColumnType::Int64], 7);
+        let mut queue: VecDeque<_> = [Incoming::Rows { header, decided, frames, rows }, Incoming::End].into();
         let terms = Terms { types: vec![ColumnType::Int64], chunk_size: 7 };
         for expected in [1, 0] {
             let issued = issuer.issue(|| queue.pop_front(), Duration::ZERO);

@@ -11,12 +11,14 @@ mod column_type;
 mod inference;
 pub mod parse;
 pub mod print;
+mod sample;
 mod scan;
 mod spec;
 mod table;
 
 pub use column_type::{ColumnType, UnknownType};
 pub use inference::Inference;
+pub use sample::Survey;
 pub use scan::{of_records, scan};
 pub use spec::{Spec, UnknownColumn};
 pub use table::{Misfit, Table};

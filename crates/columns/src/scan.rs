@@ -8,7 +8,8 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use parking_lot::Mutex;
 use records::Reader;
 
-use crate::{ColumnType, Inference};
+use crate::sample::Sampler;
+use crate::{ColumnType, Inference, Survey};
 
 /// About how many bytes of rows a thread examines at a time.
 const BLOCK: usize = 1 << 20;
@@ -32,24 +33,25 @@ struct Columns {
     waiting: BTreeMap<u64, Vec<Inference>>,
 }
 
-/// Reads a CSV to its end, and returns the type of each column; none without a header. `limit` is the most bytes of a row.
+/// Reads a CSV to its end, and returns the type of each column, the number of rows, and some of them; nothing without a header. `limit` is the most bytes of a row.
 /// Splits the input into rows on this thread, and examines them on `threads` others.
 ///
 /// Rows that a job would reject do not count: bad rows and those that [`records::check_record`] refuses.
 ///
 /// # Errors
 /// Those of the input.
-pub fn scan(input: impl Read, limit: usize, threads: usize) -> io::Result<Vec<ColumnType>> {
+pub fn scan(input: impl Read, limit: usize, threads: usize) -> io::Result<Survey> {
     let mut reader = Reader::new(input, limit);
     let header = match reader.next_row()? {
         Some(row) if row.flaw.is_none() => row.bytes,
-        _ => return Ok(Vec::new()),
+        _ => return Ok(Survey::default()),
     };
-    let Ok(width) = records::count(header) else { return Ok(Vec::new()) };
+    let Ok(width) = records::count(header) else { return Ok(Survey::default()) };
     let known = Mutex::new(Columns { columns: vec![Inference::default(); width], ..Columns::default() });
     // One waiting block for each thread keeps the threads busy, and takes little memory.
     let (sender, blocks) = sync_channel(threads);
     let blocks = Arc::new(Mutex::new(blocks));
+    let (mut rows, mut sampler) = (0, Sampler::default());
     std::thread::scope(|scope| {
         // The threads own the receiver, so that sending fails when they have panicked.
         for blocks in std::iter::repeat_n(blocks, threads.max(1)) {
@@ -58,10 +60,12 @@ pub fn scan(input: impl Read, limit: usize, threads: usize) -> io::Result<Vec<Co
         }
         let mut block = Block::default();
         while let Some(row) = reader.next_row()? {
+            rows += 1;
             // Empty rows are no records either.
             if row.flaw.is_some() || row.bytes.is_empty() {
                 continue;
             }
+            sampler.see(row.bytes);
             block.records.extend_from_slice(row.bytes);
             block.ends.push(block.records.len());
             if block.records.len() >= BLOCK {
@@ -77,7 +81,8 @@ pub fn scan(input: impl Read, limit: usize, threads: usize) -> io::Result<Vec<Co
         io::Result::Ok(())
     })?;
     let known = known.into_inner();
-    Ok(known.columns.iter().map(Inference::column_type).collect())
+    let types = known.columns.iter().map(Inference::column_type).collect();
+    Ok(Survey { types, rows: Some(rows), sample: sampler.into_records() })
 }
 
 /// Examines blocks until there are no more.
@@ -107,7 +112,7 @@ fn examine_all<'a>(records: impl Iterator<Item = &'a [u8]>, width: usize) -> Vec
     let mut columns = vec![Inference::default(); width];
     let mut buffer = Vec::new();
     for record in records {
-        if records::check_record(record, width).is_err() {
+        if record.contains(&0) || records::check_record(record, width).is_err() {
             continue;
         }
         let mut column = columns.iter_mut();
@@ -139,16 +144,19 @@ mod tests {
     use super::*;
 
     fn types(csv: &str) -> Vec<ColumnType> {
-        scan(csv.as_bytes(), 1000, 2).unwrap()
+        scan(csv.as_bytes(), 1000, 2).unwrap().types
     }
 
     #[test]
     fn rows_that_a_job_rejects_do_not_count() {
         use ColumnType::{Float64, Int64, NullableBool, String};
+        assert_eq!(types("A,B\n1,2\n7\0,3\n"), [Int64, Int64]);
         assert_eq!(types(""), []);
         assert_eq!(types("A,B\n"), [String, String]);
         assert_eq!(types("A,B,C\n1,\"2.5\",TRUE\n2,x\n3,4,\n\n\"5,y,z\n"), [Int64, Float64, NullableBool]);
-        assert_eq!(scan(&b"A\n1\n\xff\n2\n"[..], 1000, 1).unwrap(), [Int64]);
+        let survey = scan(&b"A\n1\n\xff\n\n2\n"[..], 1000, 1).unwrap();
+        assert_eq!((survey.types, survey.rows), (vec![Int64], Some(4)));
+        assert_eq!(survey.sample, [&b"1"[..], b"\xff", b"2"]);
     }
 
     #[test]
@@ -174,7 +182,7 @@ mod tests {
         let rows = "1\n".repeat(BLOCK);
         let csv = ["A\n", &rows, "0.5\n", &rows, "x\n"].concat();
         for threads in [0, 1, 2, 7] {
-            assert_eq!(scan(csv.as_bytes(), 1000, threads).unwrap(), [ColumnType::String]);
+            assert_eq!(scan(csv.as_bytes(), 1000, threads).unwrap().types, [ColumnType::String]);
         }
     }
 }

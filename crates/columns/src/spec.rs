@@ -18,30 +18,17 @@ pub struct Spec {
 pub struct UnknownColumn(String, String);
 
 impl Spec {
-    /// The types of the columns of a CSV with this header. Calls `infer` if they depend on its rows.
+    /// The types of the columns of a CSV with this header, whose inferred types are `inferred`.
     ///
     /// # Errors
-    /// Those of `infer`, or a type is given for a column that does not exist.
-    pub fn resolve<E: From<UnknownColumn>>(
-        &self,
-        header: &[u8],
-        infer: impl FnOnce() -> Result<Vec<ColumnType>, E>,
-    ) -> Result<Vec<ColumnType>, E> {
+    /// A type is given for a column that does not exist.
+    pub fn resolve(&self, header: &[u8], inferred: &[ColumnType]) -> Result<Vec<ColumnType>, UnknownColumn> {
         // A job admits no malformed header.
         let names = records::split(header).unwrap_or_default();
         let names: Vec<_> = names.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
-        let inferred = if self.needs_rows(&names) { infer()? } else { Vec::new() };
-        Ok(self.types(&names, &inferred)?)
+        self.types(&names, inferred)
     }
 
-    /// Whether the types of a table with these columns depend on its rows.
-    fn needs_rows(&self, names: &[String]) -> bool {
-        let is_given = |name: &String| self.given.iter().any(|(given, _)| given == name);
-        !self.strings && !names.iter().all(is_given)
-    }
-
-    /// The types of the columns with these names, whose inferred types are `inferred`; these are ignored unless
-    /// [`Spec::needs_rows`].
     fn types(&self, names: &[String], inferred: &[ColumnType]) -> Result<Vec<ColumnType>, UnknownColumn> {
         if let Some((unknown, _)) = self.given.iter().find(|(given, _)| !names.contains(given)) {
             return Err(UnknownColumn(unknown.clone(), names.join(", ")));
@@ -108,14 +95,13 @@ mod tests {
     fn given_types_take_precedence_over_inferred_ones() {
         let names = ["zip", "a=b"].map(str::to_owned);
         let inferred = [Int64, Int64];
-        for (text, needs_rows, expected) in [
-            ("infer", true, [Int64, Int64]),
-            ("strings", false, [Strings, Strings]),
-            ("zip=string", true, [Strings, Int64]),
-            ("a=b=float64,zip=string", false, [Strings, Float64]),
+        for (text, expected) in [
+            ("infer", [Int64, Int64]),
+            ("strings", [Strings, Strings]),
+            ("zip=string", [Strings, Int64]),
+            ("a=b=float64,zip=string", [Strings, Float64]),
         ] {
             let spec = spec(text);
-            assert_eq!(spec.needs_rows(&names), needs_rows, "{text}");
             assert_eq!(spec.types(&names, &inferred), Ok(expected.to_vec()), "{text}");
             assert_eq!(spec.to_string(), text);
         }

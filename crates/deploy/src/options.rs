@@ -18,9 +18,9 @@ const MEMORY: &str = "--model-memory";
 /// How long a model may take for a batch by default, in seconds.
 const DEFAULT_TIMEOUT: u64 = 60;
 /// Rows in a batch by default.
-const DEFAULT_CHUNK: u32 = 100;
+const DEFAULT_CHUNK: &str = "100";
 /// The same for a model with typed columns, since a call of a library takes milliseconds for any number of rows.
-const DEFAULT_TYPED_CHUNK: u32 = 10_000;
+const DEFAULT_TYPED_CHUNK: &str = "auto";
 
 /// The rows that the user wants to classify.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,8 +67,8 @@ pub struct JobOptions {
 pub struct ModelOptions {
     /// How often `native` feeds a record to its hash.
     pub slowness: u32,
-    /// Rows in a batch.
-    pub chunk_size: Option<u32>,
+    /// Rows in a batch, as in `--chunk-size`.
+    pub chunk_size: Option<String>,
     /// A Python model has the contract of 2018, also if its object is named.
     pub is_of_2018: bool,
     /// What the user says of the types of columns, as in `--types`.
@@ -90,7 +90,7 @@ impl ModelOptions {
         args.push(("--slowness", self.slowness.to_string()));
         args.extend(self.is_of_2018.then(|| (CONTRACT, "2018".to_owned())));
         let usual = if self.is_typed(model) { DEFAULT_TYPED_CHUNK } else { DEFAULT_CHUNK };
-        args.push((CHUNK_SIZE, self.chunk_size.unwrap_or(usual).to_string()));
+        args.push((CHUNK_SIZE, self.chunk_size.clone().unwrap_or_else(|| usual.to_owned())));
         args.push((THREADS, self.threads_per_worker.to_string()));
         args.extend(self.start_method.clone().map(|method| ("--start-method", method)));
         args.push((TIMEOUT, self.timeout.unwrap_or(DEFAULT_TIMEOUT).to_string()));

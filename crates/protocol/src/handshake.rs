@@ -91,7 +91,8 @@ pub struct SenderHello {
     /// send ([`FLAWED`](frame::FLAWED)). Without marks, the byte 0x04 ends the rows, as from a plain client.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub marks: bool,
-    /// The frame after the header has the types of the columns, one letter each.
+    /// After the header come the types of the columns, one letter each; the number of all rows (8 bytes, 0 if it is unknown)
+    /// with that of some rows (4 bytes); and these rows.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub typed: bool,
     /// Why this sender, which had begun, cannot continue. It sends nothing else on this connection, and the job fails.

@@ -62,13 +62,14 @@ fn a_model_that_cannot_be_forked_is_loaded_by_each_worker() {
             "started 1 threads",
         ),
         ("import socket\nconnection = socket.socket()", "opened a connection"),
+        ("weights = open(__file__)", "model.py open"),
     ] {
         let code = format!("{hazard}\n{CODE}");
         let mut cluster = start(folder.path(), &code, 3, ["--start-method", "auto"]);
         cluster.sender(["--lines", "50"]).success();
         let said = cluster.classifiers[0].output();
         assert!(
-            said.contains(&format!("each worker loads the model by itself, since the model has {why}")),
+            said.contains("each worker loads the model by itself, since the model has") && said.contains(why),
             "{said}"
         );
         assert_eq!(loaded(&cluster), 3);

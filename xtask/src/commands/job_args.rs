@@ -92,11 +92,13 @@ pub(crate) struct ModelArgs {
         default_value_t = 10
     )]
     slowness: u32,
-    /// Rows in a batch [default: 100, or 10000 for typed columns]
+    /// Rows in a batch [default: 100, or auto for typed columns]
     ///
-    /// The model gets one batch at a time. With larger batches, a pandas function takes less time for each row.
-    #[arg(long, value_name = "ROWS", env = "CHUNK_SIZE", hide_env_values = true)]
-    chunk_size: Option<u32>,
+    /// The model gets one batch at a time. With larger batches, a pandas function takes less time for each row. auto is for
+    /// a model with typed columns: it is first called with some rows of the input, for at most 5 seconds, and the number
+    /// that suits it is kept for the whole job. These rows are classified again later, which matters if calls cost money.
+    #[arg(long, value_name = "ROWS|auto", env = "CHUNK_SIZE", hide_env_values = true, value_parser = chunk_size)]
+    chunk_size: Option<String>,
     /// With 2018, a Python model gets strings
     ///
     /// Its function gets a DataFrame of strings whose index is the first column, and returns it with the column
@@ -120,7 +122,7 @@ pub(crate) struct ModelArgs {
     /// How each worker's Python process gets the model [default: auto]
     ///
     /// With fork, one process loads it and forks itself for each worker, which saves time and memory. With spawn, each
-    /// process loads it. auto means fork, unless the model has started threads, opened connections or uses a GPU.
+    /// process loads it. auto means fork, unless the model has started threads, opened files or connections, or uses a GPU.
     #[arg(long, value_name = "METHOD", value_parser = ["auto", "fork", "spawn"], hide_possible_values = true)]
     start_method: Option<String>,
     /// Time limit for a batch in a Python model [default: 60s]
@@ -142,7 +144,7 @@ impl ModelArgs {
     fn options(&self) -> ModelOptions {
         ModelOptions {
             slowness: self.slowness,
-            chunk_size: self.chunk_size,
+            chunk_size: self.chunk_size.clone(),
             is_of_2018: self.contract.is_some(),
             types: self.types.clone(),
             threads_per_worker: self.threads_per_worker,
@@ -150,6 +152,15 @@ impl ModelArgs {
             timeout: self.model_timeout,
             memory: self.model_memory,
         }
+    }
+}
+
+/// Checks the value of `--chunk-size`, which is passed on.
+fn chunk_size(text: &str) -> Result<String, String> {
+    let is_number = text.parse::<u32>().is_ok_and(|rows| (1..=1_000_000).contains(&rows));
+    match is_number || text == "auto" {
+        true => Ok(text.to_owned()),
+        false => Err("it is a number of rows from 1 to 1000000, or auto".to_owned()),
     }
 }
 

@@ -192,6 +192,11 @@ impl Process {
         Self { above, control, ended, partial, left, data, pid: 0, mark, memory_limit, log, is_over: false }
     }
 
+    /// Whether the process has ended, as far as is known.
+    pub(super) fn has_ended(&mut self) -> bool {
+        self.recv_now().is_err()
+    }
+
     /// The socket for requests and answers.
     pub(super) fn data(&self) -> &UnixStream {
         &self.data

@@ -34,6 +34,8 @@ import traceback
 
 # The most bytes in an answer that the classifier accepts.
 LIMIT = 128 << 20
+# Files that forks can share.
+HARMLESS = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 # Tracebacks go to the log, but not a million times.
 MOST_TRACEBACKS = 3
 
@@ -119,6 +121,7 @@ def main():
     if payload is None:
         return
     module_name, object_name, contract, start_method = payload.decode("utf-8").split("\0")
+    inherited = descriptors()
     try:
         enter_model_folder()
         model = load(module_name, object_name, contract)
@@ -127,7 +130,7 @@ def main():
         channel.refuse(b"S" if failure.see_log else b"E", str(failure))
         return
     end_unless(process)
-    hazard = None if start_method == "fork" else fork_hazard(channel)
+    hazard = fork_hazard(inherited) if start_method == "auto" else None
     is_template = start_method != "spawn" and hazard is None
     channel.answer({"is_template": is_template, "hazard": hazard}, b"")
     if is_template:
@@ -153,29 +156,41 @@ def main():
             channel.answer(schema, results)
 
 
-def fork_hazard(channel):
-    """Why a fork of this process might not work; None if it will."""
+def descriptors():
+    """The open descriptors, by number, and what each is."""
+    found = {}
+    try:
+        for name in os.listdir("/proc/self/fd"):
+            try:
+                found[int(name)] = os.readlink("/proc/self/fd/" + name)
+            except FileNotFoundError:
+                # The descriptor of the listing itself.
+                pass
+    except OSError:
+        # Then the threads are unknown, too.
+        pass
+    return found
+
+
+def fork_hazard(inherited):
+    """Why a fork of this process might not work; None if it will. The model has not opened the inherited descriptors."""
     if not hasattr(socket, "recv_fds"):
         return "Python is older than 3.9"
     try:
         threads = [thread for thread in os.listdir("/proc/self/task") if not survives_fork(thread)]
-        if len(threads) > 1:
-            return "the model has started %d threads" % (len(threads) - 1)
-        own = {channel.requests.fileno(), channel.answers.fileno()}
-        for name in os.listdir("/proc/self/fd"):
-            if int(name) in own:
-                continue
-            try:
-                target = os.readlink("/proc/self/fd/" + name)
-            except FileNotFoundError:
-                # The descriptor of the listing itself.
-                continue
-            if target.startswith("socket:"):
-                return "the model has opened a connection"
-            if target.startswith(("/dev/nvidia", "/dev/dri", "/dev/kfd")):
-                return "the model uses a GPU"
     except OSError as error:
         return describe(error)
+    if len(threads) > 1:
+        return "the model has started %d threads" % (len(threads) - 1)
+    for number, target in descriptors().items():
+        if inherited.get(number) == target or target in HARMLESS:
+            continue
+        if target.startswith("socket:"):
+            return "the model has opened a connection"
+        if target.startswith(("/dev/nvidia", "/dev/dri", "/dev/kfd")):
+            return "the model uses a GPU"
+        # Forks would share a file's offset, and the other ends of pipes.
+        return "the model has %s open" % target
     return None
 
 
@@ -199,13 +214,25 @@ def serve_forks(channel):
     orders = socket.socket(fileno=os.dup(channel.requests.fileno()))
     killed = set()
     while True:
-        order, descriptors, _, _ = socket.recv_fds(orders, 5, 3)
+        try:
+            order, descriptors, _, _ = socket.recv_fds(orders, 5, 3)
+        except BaseException as error:
+            # A signal handler of the module's may raise it.
+            print_traceback(error)
+            continue
         if len(order) < 5:
             return None
         if order[:1] == b"R":
             killed.add(int.from_bytes(order[1:], "big"))
             killed -= {keeper for keeper in killed if has_ended(keeper)}
-        elif os.fork():
+            continue
+        try:
+            is_template = os.fork() > 0
+        except OSError as error:
+            # The classifier notices that the descriptors are closed, and tries again.
+            print_traceback(error)
+            is_template = True
+        if is_template:
             for descriptor in descriptors:
                 os.close(descriptor)
         else:
@@ -236,16 +263,36 @@ def become_worker(data, report, log):
         keep(worker, report)
     os.setpgid(0, 0)
     end_with_parent()
+    prefer_to_end()
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)
     os.close(report)
+    # Programs that the model starts must not get it.
+    os.set_inheritable(data, False)
     return Channel(data)
+
+
+def prefer_to_end():
+    """Makes the system end this process before its keeper and the template when memory runs out."""
+    try:
+        with open("/proc/self/oom_score_adj", "w") as score:
+            score.write("300")
+    except OSError:
+        # The system may end another one, and the rows are tried again.
+        pass
 
 
 def keep(worker, report):
     """Reports the end of the worker, until the classifier ends this process."""
     try:
+        # The module may have set others.
+        for number in range(1, signal.NSIG):
+            try:
+                signal.signal(number, signal.SIG_DFL)
+            except (OSError, ValueError):
+                # SIGKILL, SIGSTOP, and those of the C library.
+                pass
         null = os.open(os.devnull, os.O_RDWR)
         for descriptor in range(3):
             os.dup2(null, descriptor)

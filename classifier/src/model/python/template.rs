@@ -32,6 +32,11 @@ impl Template {
         Self { process: Mutex::new(process), pid }
     }
 
+    /// Whether it forks itself no longer.
+    fn has_ended(&self) -> bool {
+        self.process.lock().has_ended()
+    }
+
     /// Orders a fork that uses these descriptors for its requests and answers, its keeper's reports, and its log.
     ///
     /// # Errors
@@ -91,6 +96,8 @@ impl Starter {
         if let State::Template(template) = &*state {
             match Process::fork(template, &self.settings, printed.clone()) {
                 Ok(process) => return Ok(process),
+                // The caller tries again.
+                Err(error) if !template.has_ended() => return Err(error),
                 Err(error) => tracing::warn!("{error:#}; loading the model again"),
             }
             *state = State::Unknown;

@@ -92,7 +92,8 @@ class Typed:
     def added(self, result, rows, columns):
         """The names and values of the new columns in a result for this many rows. `columns` reads the input again."""
         pandas = self.pandas
-        table = self.table(result)
+        table, is_named = self.table(result)
+        known = set(map(str, self.names))
         if len(table) != rows:
             raise ValueError("%s returned %d values for %d rows" % (self.name, len(table), rows))
         if not table.index.equals(pandas.RangeIndex(rows)):
@@ -101,11 +102,17 @@ class Typed:
                 " the index of the argument" % self.name
             )
         if isinstance(table, pandas.Series):
-            name = table.name
-            is_new = name is not None and name not in self.names
-            return [(str(name) if is_new else "CLASSIFICATION", table)]
-        kept = [i for i, name in enumerate(table.columns) if name not in self.names]
-        if len(kept) < table.shape[1]:
+            is_new = table.name is not None and str(table.name) not in known
+            table = pandas.DataFrame({str(table.name) if is_new else "CLASSIFICATION": table})
+            is_named = is_new
+        taken = [str(name) for name in table.columns if str(name) in known]
+        if taken and not is_named:
+            raise ValueError(
+                "%s returned values without a name, and the input has a column %s already; return a DataFrame, with another"
+                " name" % (self.name, taken[0])
+            )
+        kept = [i for i, name in enumerate(table.columns) if str(name) not in known]
+        if taken:
             self.check_kept(table, columns())
         names = [str(table.columns[i]) for i in kept]
         if not names:
@@ -116,23 +123,23 @@ class Typed:
 
     def check_kept(self, table, columns):
         """Checks that the columns that are named like the input's have its values, since results keep the input as it came."""
-        for i, name in enumerate(self.names):
-            for j in [j for j, other in enumerate(table.columns) if other == name]:
-                if not self.pandas.Series(columns[i]).equals(table.iloc[:, j]):
-                    raise ValueError(
-                        "%s returned the input's column %r with other values; results keep the input as it came, so return"
-                        " only new columns, or give this one another name" % (self.name, name)
-                    )
+        places = {str(name): i for i, name in enumerate(self.names)}
+        for j, name in enumerate(map(str, table.columns)):
+            if name in places and not self.pandas.Series(columns[places[name]]).equals(table.iloc[:, j]):
+                raise ValueError(
+                    "%s returned the input's column %r with other values; results keep the input as it came, so return"
+                    " only new columns, or give this one another name" % (self.name, name)
+                )
 
     def table(self, result):
-        """The result as a Series or DataFrame."""
+        """The result as a Series or DataFrame, and whether its columns have names of their own."""
         pandas, numpy = self.pandas, self.numpy
         if hasattr(result, "to_pandas"):
             result = result.to_pandas()
         if isinstance(result, (pandas.Series, pandas.DataFrame)):
-            return result
+            return result, True
         if isinstance(result, dict):
-            return pandas.DataFrame(result)
+            return pandas.DataFrame(result), True
         if isinstance(result, (str, bytes)) or not (hasattr(result, "__iter__") or hasattr(result, "__array__")):
             raise TypeError(
                 "%s returned a %s; it must return a value for each row, as a Series, an array, a list, a dict of columns or a"
@@ -141,18 +148,19 @@ class Typed:
         if not hasattr(result, "__array__"):
             result = list(result)
             if not any(isinstance(row, (list, tuple, dict)) or hasattr(row, "__array__") and numpy.ndim(row) for row in result):
-                return pandas.Series(result)
+                return pandas.Series(result), False
             if any(isinstance(row, dict) for row in result):
-                return pandas.DataFrame(result)
-        array = result if isinstance(result, list) else numpy.asarray(result)
+                return pandas.DataFrame(result), True
+        # Pandas knows what is missing in a masked array.
+        array = result if isinstance(result, (list, numpy.ma.MaskedArray)) else numpy.asarray(result)
         if not isinstance(array, list) and array.ndim == 1:
-            return pandas.Series(array)
+            return pandas.Series(array), False
         if not isinstance(array, list) and array.ndim != 2:
             raise ValueError("%s returned an array of %d dimensions" % (self.name, array.ndim))
         table = pandas.DataFrame(array)
         several = table.shape[1] > 1
         table.columns = ["CLASSIFICATION" + ("_%d" % i if several else "") for i in range(table.shape[1])]
-        return table
+        return table, False
 
     def encode(self, name, column):
         """A column's encoding, the kinds of its values, and its bytes."""
@@ -169,11 +177,13 @@ class Typed:
                 kinds = [] if self.numpy.isnan(values).all() else [known]
                 native = values.astype(kind.newbyteorder("="))
                 return "d" if kind.itemsize == 8 else "f", kinds, native.tobytes()
-        texts = column.tolist() if kind == object else None
-        if texts is not None and all(type(text) is str for text in texts):
-            kinds = ["text"]
+        kinds = kinds_of(self.pandas, column)
+        categories = kind.categories.dtype if isinstance(kind, self.pandas.CategoricalDtype) else kind
+        if categories == object or self.pandas.api.types.is_string_dtype(categories):
+            # Each value is printed by itself, and a missing one as nothing.
+            missing = column.isna()
+            texts = ["" if is_missing else str(text) for text, is_missing in zip(column.tolist(), missing)]
         else:
-            kinds = kinds_of(self.pandas, column)
             printed = column.to_csv(header=False, index=False, lineterminator="\n")
             texts = [row[0] for row in csv.reader(io.StringIO(printed, newline=""))]
         joined = "\0".join(texts)

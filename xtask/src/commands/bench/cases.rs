@@ -162,7 +162,8 @@ impl Files {
             }
             if let Some(function) = name.strip_prefix("models:") {
                 let function = format!("python:bench.models:{function}");
-                return ["--classifier", &function, "--workers", "2", "--python", &arg(&self.python)]
+                let python = arg(&self.python);
+                return ["--model", &function, "--contract", "2018", "--workers", "2", "--python", &python]
                     .map(str::to_owned)
                     .to_vec();
             }
