@@ -9,6 +9,7 @@ mod bad_input;
 mod bad_peers;
 mod builds;
 mod columns;
+mod examples;
 mod exit_codes;
 mod full_disks;
 mod hub;

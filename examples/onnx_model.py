@@ -1,0 +1,14 @@
+"""An ONNX model. Its session would start threads, so it is told to use one, as each worker should."""
+
+from pathlib import Path
+
+import onnxruntime
+
+OPTIONS = onnxruntime.SessionOptions()
+OPTIONS.intra_op_num_threads = 1
+SESSION = onnxruntime.InferenceSession(Path(__file__).with_name("churn.onnx"), OPTIONS)
+
+
+def score(df):
+    features = df[["age", "income"]].to_numpy("float32")
+    return SESSION.run(None, {"features": features})[0]
