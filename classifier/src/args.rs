@@ -15,6 +15,8 @@ use protocol::results::LONGEST_WINDOW;
 use protocol::token::Token;
 use telemetry::reporter;
 
+/// How many seconds forming a cluster may take longer than loading a model.
+const LOAD_MARGIN: u64 = 60;
 /// Rows in a batch by default.
 const DEFAULT_CHUNK: u32 = 100;
 
@@ -95,7 +97,8 @@ pub(crate) struct ClusterArgs {
     /// How long to wait for a sender or for an acknowledgement
     #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=process::LONGEST_WAIT))]
     patience: u64,
-    /// How long forming the cluster may take; Python models are loaded meanwhile
+    /// How long forming the cluster may take; Python models are loaded meanwhile, so it is at least a minute more than
+    /// --load-timeout
     #[arg(long, value_name = "SECONDS", default_value_t = 180, value_parser = clap::value_parser!(u64).range(1..=process::LONGEST_WAIT))]
     join_patience: u64,
     /// How long a restarted initializer waits for the other processes before it continues without the missing ones
@@ -135,6 +138,9 @@ pub(crate) struct ModelArgs {
     /// auto (fork, unless the model has started threads, opened files or connections, or uses a GPU)
     #[arg(long, value_name = "METHOD", default_value_t, global = true)]
     start_method: StartMethod,
+    /// How long a Python model may take to load before it is killed
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=process::LONGEST_WAIT), global = true)]
+    load_timeout: u64,
     /// How long a Python model may take for a batch before it is killed
     #[arg(long, alias = "box-timeout", value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=process::LONGEST_WAIT), global = true)]
     model_timeout: u64,
@@ -204,7 +210,7 @@ impl Args {
             workers: args.workers as usize,
             chunk_size: model.chunk_size()?,
             model: model.settings(args.workers),
-            join_patience: Duration::from_secs(args.join_patience),
+            join_patience: Duration::from_secs(args.join_patience.max(model.load_timeout + LOAD_MARGIN)),
             rejoin_patience: Duration::from_secs(args.rejoin_patience),
             ready_file: args.ready_file,
         })
@@ -245,6 +251,7 @@ impl ModelArgs {
             threads: self.threads_per_worker,
             start_method: self.start_method,
             python: self.python.clone(),
+            load_timeout: Duration::from_secs(self.load_timeout),
             timeout: Duration::from_secs(self.model_timeout),
             memory: self.model_memory.unwrap_or_else(|| machine_memory() / u64::from(workers)),
         }

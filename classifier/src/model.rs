@@ -288,6 +288,8 @@ pub struct ModelSettings {
     /// How many threads the libraries of a Python model may use.
     pub threads: u32,
     pub start_method: StartMethod,
+    /// How long a Python model may take to load.
+    pub load_timeout: Duration,
     /// How long a Python model may take for a batch.
     pub timeout: Duration,
     /// How much memory a Python model and all processes that it has started may use, in MiB.
@@ -320,6 +322,7 @@ impl ModelSettings {
                     slowness: self.slowness,
                     threads: self.threads,
                     start_method: self.start_method,
+                    load_timeout: self.load_timeout,
                     timeout: self.timeout,
                     memory: self.memory,
                 }));

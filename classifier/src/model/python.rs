@@ -38,11 +38,9 @@ use log::Printed;
 use process::{Answer, Process};
 pub use template::Starter;
 
-/// How long the interpreter and the user's module may take to load.
-const START_TIME: Duration = Duration::from_secs(120);
 /// How long to keep retrying a restart.
 const RESTART_TIME: Duration = Duration::from_secs(30);
-/// The least number of tries, even after [`RESTART_TIME`], but for at most [`START_TIME`] more.
+/// The least number of tries, even after [`RESTART_TIME`], but for at most the limit for loading more.
 const LEAST_TRIES: u32 = 5;
 /// The longest pause between tries. The first pause is 50 ms, and each is twice as long as the previous one.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
@@ -58,6 +56,8 @@ pub struct Settings {
     /// How many threads the function's libraries may use.
     pub threads: u32,
     pub start_method: StartMethod,
+    /// How long the interpreter and the user's module may take to load.
+    pub load_timeout: Duration,
     /// How long a batch may take.
     pub timeout: Duration,
     /// How much memory the process and all its descendants may use, in MiB.
@@ -185,7 +185,9 @@ impl Python {
                 Err(error) => error,
             };
             let now = Instant::now();
-            if now + pause >= deadline && (tries >= LEAST_TRIES || now >= deadline + START_TIME) {
+            if now + pause >= deadline
+                && (tries >= LEAST_TRIES || now >= deadline + self.starter.settings.load_timeout)
+            {
                 return Err(ModelError { message: format!("{error:#}"), verdict: Verdict::NotTried });
             }
             tracing::warn!("{error:#}; trying again");

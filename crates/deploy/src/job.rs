@@ -24,6 +24,7 @@ use protocol::token::Token;
 use telemetry::job::Description;
 
 use crate::host::{Host, arg};
+use crate::options;
 pub use hub::{HUB, Hub};
 use launcher::Launcher;
 pub use lifetime::Lifetime;
@@ -188,7 +189,7 @@ pub type Found<'a> = Vec<Program<'a>>;
 /// As [`run`].
 pub fn attach(metrics: &dyn Host, found: Found<'_>, watched: &Watched<'_>) -> anyhow::Result<Duration> {
     let mut programs = Programs { running: found, has_begun: true };
-    let results = programs.await_address(0, "results")?;
+    let results = programs.await_address(0, "results", options::ready_time(&[]))?;
     programs.watch(metrics, &results, watched)
 }
 

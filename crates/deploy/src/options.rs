@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::ensure;
 use protocol::rejects::MostRejects;
@@ -13,6 +14,7 @@ use crate::host::arg;
 const CHUNK_SIZE: &str = "--chunk-size";
 const CONTRACT: &str = "--contract";
 const THREADS: &str = "--threads-per-worker";
+const LOAD_TIMEOUT: &str = "--load-timeout";
 const TIMEOUT: &str = "--model-timeout";
 const MEMORY: &str = "--model-memory";
 /// How long a model may take for a batch by default, in seconds.
@@ -77,6 +79,8 @@ pub struct ModelOptions {
     pub threads_per_worker: u32,
     /// How Python processes get the model, as in `--start-method`.
     pub start_method: Option<String>,
+    /// Seconds that a Python model may take to load.
+    pub load_timeout: Option<u64>,
     /// Seconds that a Python model may take for a batch.
     pub timeout: Option<u64>,
     /// MiB that a Python model may use, with all processes that it starts.
@@ -93,6 +97,7 @@ impl ModelOptions {
         args.push((CHUNK_SIZE, self.chunk_size.clone().unwrap_or_else(|| usual.to_owned())));
         args.push((THREADS, self.threads_per_worker.to_string()));
         args.extend(self.start_method.clone().map(|method| ("--start-method", method)));
+        args.extend(self.load_timeout.map(|limit| (LOAD_TIMEOUT, limit.to_string())));
         args.push((TIMEOUT, self.timeout.unwrap_or(DEFAULT_TIMEOUT).to_string()));
         args.extend(self.memory.map(|memory| (MEMORY, memory.to_string())));
         args.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect()
@@ -118,7 +123,8 @@ impl ModelOptions {
 
     /// Changes the arguments of an earlier job: only those that the user gave and that do not affect results.
     pub fn change(&self, args: &mut Vec<String>) {
-        for (flag, value) in [(TIMEOUT, self.timeout), (MEMORY, self.memory)] {
+        let given = [(LOAD_TIMEOUT, self.load_timeout), (TIMEOUT, self.timeout), (MEMORY, self.memory)];
+        for (flag, value) in given {
             let Some(value) = value.map(|value| value.to_string()) else { continue };
             match args.iter().position(|arg| arg == flag) {
                 Some(at) if at + 1 < args.len() => args[at + 1] = value,
@@ -139,6 +145,17 @@ pub fn describe(model: &str, args: &[String], input: String, output: String, wor
         threads_per_worker: threads(model, args).and_then(|threads| threads.parse().ok()),
         machines: Vec::new(),
     }
+}
+
+/// How much longer than the model's limit for loading a program may take to become ready, in seconds.
+const READY_MARGIN: u64 = 180;
+/// How long the model may take to load by default, in seconds.
+const DEFAULT_LOAD_TIMEOUT: u64 = 120;
+
+/// How long the classifiers with these arguments may take to become ready.
+pub(crate) fn ready_time(args: &[String]) -> Duration {
+    let load = value(args, LOAD_TIMEOUT).and_then(|limit| limit.parse().ok()).unwrap_or(DEFAULT_LOAD_TIMEOUT);
+    Duration::from_secs(load + READY_MARGIN)
 }
 
 /// The value of a flag among arguments.
@@ -187,6 +204,7 @@ mod tests {
             types: types.map(str::to_owned),
             threads_per_worker: 1,
             start_method: None,
+            load_timeout: None,
             timeout: None,
             memory: None,
         };
@@ -208,6 +226,7 @@ mod tests {
             types: None,
             threads_per_worker: 1,
             start_method: None,
+            load_timeout: None,
             timeout,
             memory,
         };

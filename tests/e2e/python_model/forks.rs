@@ -77,6 +77,17 @@ fn a_model_that_cannot_be_forked_is_loaded_by_each_worker() {
     }
 }
 
+#[test]
+fn a_model_that_takes_too_long_to_load_is_killed() {
+    let job = super::job::Job::new("import time\ntime.sleep(1000)\n").args(["--load-timeout", "1"]);
+    let said = job.refusal();
+    assert!(
+        said.contains("took longer than 1s to load the model, and was killed; raise --load-timeout"),
+        "{said}"
+    );
+    job.leaves_nothing();
+}
+
 /// Starts a job of one worker whose rows wait in a pipe, and waits for the first result.
 fn begin(folder: &Path, cluster: &Cluster) -> (Program, std::fs::File, String) {
     let pipe = folder.join("pipe");

@@ -125,6 +125,9 @@ pub(crate) struct ModelArgs {
     /// process loads it. auto means fork, unless the model has started threads, opened files or connections, or uses a GPU.
     #[arg(long, value_name = "METHOD", value_parser = ["auto", "fork", "spawn"], hide_possible_values = true)]
     start_method: Option<String>,
+    /// Time limit for loading a Python model [default: 120s]
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    load_timeout: Option<u64>,
     /// Time limit for a batch in a Python model [default: 60s]
     ///
     /// A number of seconds, or a number with s, m, h or d, such as 2m. A process that exceeds the limit is killed, and its
@@ -149,6 +152,7 @@ impl ModelArgs {
             types: self.types.clone(),
             threads_per_worker: self.threads_per_worker,
             start_method: self.start_method.clone(),
+            load_timeout: self.load_timeout,
             timeout: self.model_timeout,
             memory: self.model_memory,
         }

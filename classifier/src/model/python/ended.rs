@@ -58,7 +58,9 @@ pub(super) enum Task {
 
 impl fmt::Display for Task {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self::Rows { rows, is_short } = self else { return f.write_str(" to start, and was killed") };
+        let Self::Rows { rows, is_short } = self else {
+            return f.write_str(" to load the model, and was killed; raise --load-timeout");
+        };
         match rows {
             1 => f.write_str(" for this row alone, and was killed; ")?,
             _ => write!(f, " for {rows} rows, and was killed; ")?,

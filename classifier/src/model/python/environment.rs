@@ -61,6 +61,7 @@ mod tests {
             slowness: 10,
             threads: 3,
             start_method: crate::model::StartMethod::Auto,
+            load_timeout: Duration::from_secs(60),
             timeout: Duration::from_secs(60),
             memory: 1000,
         };

@@ -21,7 +21,7 @@ use serde::Deserialize;
 use super::ended::{Ended, Task};
 use super::log::{Log, Printed};
 use super::template::Template;
-use super::{START_TIME, Settings, environment, tree};
+use super::{Settings, environment, tree};
 use crate::model::{Contract, StartMethod};
 
 /// The interpreter's script, which reads [`RUNNER`] from standard input.
@@ -136,7 +136,7 @@ impl Process {
         let log = Log::start(printed_to, printed)?;
         // From here on, dropping this ends the process.
         let mut process = Self::new(Above::Guard(guard), control, data, mark, settings.memory, log);
-        process.wait_for_start().with_context(|| {
+        process.wait_for_start(settings.load_timeout).with_context(|| {
             format!("starting the Python interpreter {name}; install Python 3, or choose one with --python")
         })?;
         match process.load(settings, method) {
@@ -176,7 +176,9 @@ impl Process {
         let log = Log::start(printed_to, printed)?;
         let above = Above::Keeper { pid: 0, template: Arc::clone(template) };
         let mut process = Self::new(above, control, data, String::new(), settings.memory, log);
-        process.wait_for_start().context("forking the Python process that has loaded the model")?;
+        process
+            .wait_for_start(settings.load_timeout)
+            .context("forking the Python process that has loaded the model")?;
         Ok(process)
     }
 
@@ -202,8 +204,8 @@ impl Process {
         &self.data
     }
 
-    fn wait_for_start(&mut self) -> anyhow::Result<()> {
-        let deadline = Instant::now() + START_TIME;
+    fn wait_for_start(&mut self, limit: Duration) -> anyhow::Result<()> {
+        let deadline = Instant::now() + limit;
         loop {
             let is_open = self.recv();
             if self.pid != 0 {
@@ -219,7 +221,7 @@ impl Process {
     }
 
     fn load(&mut self, settings: &Settings, method: StartMethod) -> Result<Answer, Ended> {
-        let mut wait = Wait::new(START_TIME);
+        let mut wait = Wait::new(settings.load_timeout);
         self.send(RUNNER.as_bytes(), &mut wait)?;
         let (object, contract) = match &settings.contract {
             Contract::Of2018(function) => (function, "2018"),

@@ -1,5 +1,7 @@
 //! Starts the programs of a job, each with the addresses of those before it.
 
+use std::time::Duration;
+
 use anyhow::Context;
 use protocol::ports;
 
@@ -7,6 +9,7 @@ use super::hub::report_args;
 use super::programs::Programs;
 use super::{Hub, Input, Job};
 use crate::host::{Host, arg, at};
+use crate::options;
 
 /// Seconds that a sender waits for the cluster, which must form again when one of its processes has died.
 const SENDER_PATIENCE: u64 = 600;
@@ -30,7 +33,7 @@ impl<'a, 'j> Launcher<'a, 'j> {
         args.extend(archive.iter().flat_map(|archive| ["--archive".into(), arg(archive)]));
         args.extend(max_rejects.iter().flat_map(|most| ["--max-rejects".into(), most.to_string()]));
         let receiver = self.start(host, "receiver", "receiver", args)?;
-        self.programs.await_address(receiver, "results")
+        self.programs.await_address(receiver, "results", self.ready_time())
     }
 
     /// Starts the classifiers, which send results to this address; returns the address for rows.
@@ -43,12 +46,17 @@ impl<'a, 'j> Launcher<'a, 'j> {
         let (host, others) = hosts.split_first().context("a job needs a classifier")?;
         let initializer = self.initializer(*host, common.clone())?;
         if !others.is_empty() {
-            let control = self.programs.await_address(initializer, "control")?;
+            let control = self.programs.await_address(initializer, "control", self.ready_time())?;
             for (i, host) in (1..).zip(others) {
                 self.worker(*host, &format!("worker{i}"), &control, common.clone())?;
             }
         }
-        self.programs.await_address(initializer, "rows")
+        self.programs.await_address(initializer, "rows", self.ready_time())
+    }
+
+    /// The initializer waits for the others, and all of them load the model.
+    fn ready_time(&self) -> Duration {
+        options::ready_time(&self.job.model_args)
     }
 
     fn initializer(&mut self, host: &'a dyn Host, mut args: Vec<String>) -> anyhow::Result<usize> {

@@ -14,8 +14,6 @@ use crate::console;
 use crate::host::{Host, Launch, Running, arg};
 use crate::{interrupt, step};
 
-/// How long a program may take to become ready: the initializer waits for others, and Python models load pandas.
-const READY_TIME: Duration = Duration::from_secs(300);
 /// How long to wait for a lost metrics host before this command gives up. The job continues.
 const CONTACT_TIME: Duration = Duration::from_secs(120);
 /// How long to wait for any lost host before the job has begun.
@@ -118,8 +116,13 @@ impl<'a> Programs<'a> {
         Ok(self.running.len() - 1)
     }
 
-    /// Waits until a program's ready file has its address for `what`.
-    pub(crate) fn await_address(&mut self, program: usize, what: &str) -> anyhow::Result<String> {
+    /// Waits, for at most this long, until a program's ready file has its address for `what`.
+    pub(crate) fn await_address(
+        &mut self,
+        program: usize,
+        what: &str,
+        limit: Duration,
+    ) -> anyhow::Result<String> {
         let Program { name, host, .. } = &self.running[program];
         let (name, host) = (name.clone(), *host);
         let check = || {
@@ -131,7 +134,7 @@ impl<'a> Programs<'a> {
                 None => Ok(()),
             }
         };
-        await_address(host, &name, what, READY_TIME, check).map(|address| address.to_string())
+        await_address(host, &name, what, limit, check).map(|address| address.to_string())
     }
 
     /// Waits until a program is ready, without a deadline: a sender may have to wait for its input.
