@@ -8,6 +8,7 @@
 //! | [`source`]          | the operator that numbers batches and issues them within the window |
 //! | [`window`]          | limits what may be issued, and chooses the worker of the next batch; pure |
 //! | [`batch`]           | batches of rows, and their encoding between processes |
+//! | [`measure`]         | chooses the number of rows in a batch, by calls of the model before the first batch |
 //! | [`classify`]        | turns a batch of rows into a batch of results; pure but for the model, whose calls it times |
 //! | [`search`]          | decides which rows to try next when a model fails or hangs; pure |
 //! | [`model`]           | the models: native, Python, sleep |

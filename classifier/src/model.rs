@@ -276,7 +276,7 @@ impl Kind {
     }
 }
 
-/// The settings of models. Each worker loads its own model.
+/// The settings of models. Each worker has its own model.
 #[derive(Debug, Clone)]
 pub struct ModelSettings {
     pub kind: Kind,

@@ -120,7 +120,7 @@ pub(crate) struct PlanArgs {
 /// Get hosts ready for a job: yours over SSH, or new ones on EC2
 ///
 /// With --hosts, uses the hosts that a file lists. They need an SSH server and, for a Python model, python3. Without
-/// --hosts, launches machines on EC2.
+/// --hosts, uses the hosts of the last up, or launches machines on EC2.
 ///
 /// Checks the hosts, ships the programs and the model, and writes a list of the hosts, the inventory. A second up makes
 /// only the missing changes.
@@ -158,11 +158,11 @@ struct SourceArgs {
 struct PrepareArgs {
     /// Machines that classify [default: as last time]
     ///
-    /// One more machine, the metrics host, reads the rows and writes the results. The first time, EC2 needs a number; hosts
-    /// from a file are all used.
+    /// One more machine, the metrics host, reads the rows and writes the results. The first time, EC2 needs a number;
+    /// up --hosts uses all hosts of its file.
     #[arg(long, value_name = "N", env = "CLUSTER_SIZE", hide_env_values = true, value_parser = clap::value_parser!(u16).range(1..=1000))]
     cluster_size: Option<u16>,
-    /// FILE.py, python:MODULE, native or sleep:MICROSECONDS
+    /// FILE.py[:OBJECT], python:MODULE[:OBJECT], native or sleep:MICROSECONDS
     ///
     /// A file is shipped with everything in its folder, and a package with its top folder, up to 200 MiB. Environments,
     /// caches, hidden files and private keys are left out. The default is the model of the last up, or native. A job with
@@ -235,8 +235,8 @@ pub(crate) struct RunClusterArgs {
     attach: bool,
     /// Continue the last job where it stopped
     ///
-    /// Uses the hosts that the last up has prepared. Accepts --workers, --max-rejects, --model-timeout and --model-memory,
-    /// and no other option of the job. Ignores the environment variables of options.
+    /// Uses the hosts that the last up has prepared. Accepts --workers, --max-rejects, --load-timeout, --model-timeout and
+    /// --model-memory, and no other option of the job. Ignores the environment variables of options.
     #[arg(long)]
     resume: bool,
     /// The model [default: the model that up has shipped]

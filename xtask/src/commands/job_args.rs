@@ -95,8 +95,9 @@ pub(crate) struct ModelArgs {
     /// Rows in a batch [default: 100, or auto for typed columns]
     ///
     /// The model gets one batch at a time. With larger batches, a pandas function takes less time for each row. auto is for
-    /// a model with typed columns: it is first called with some rows of the input, for at most 5 seconds, and the number
-    /// that suits it is kept for the whole job. These rows are classified again later, which matters if calls cost money.
+    /// a model with typed columns: it is first called two or three times with 100 rows of the input, and with more rows while
+    /// that takes less than 5 seconds. The number that suits it is kept for the whole job. These rows are classified again
+    /// later, which matters if calls cost money.
     #[arg(long, value_name = "ROWS|auto", env = "CHUNK_SIZE", hide_env_values = true, value_parser = chunk_size)]
     chunk_size: Option<String>,
     /// With 2018, a Python model gets strings
@@ -108,9 +109,8 @@ pub(crate) struct ModelArgs {
     /// Types of the input's columns [default: infer]
     ///
     /// For a model with a named object, such as model.py:predict: infer, strings, or COLUMN=TYPE,… with the others inferred.
-    /// A type is int64, uint64, float64, bool, string, or one of these where values may be missing: nullable_int64,
-    /// nullable_bool. Types are inferred as pandas.read_csv does for the whole file; of other inputs, for the first 1,000
-    /// rows.
+    /// A type is int64, nullable_int64, uint64, float64, bool, nullable_bool, string or literal; docs/models.md describes
+    /// them. Types are inferred as pandas.read_csv does for the whole file; of other inputs, for the first 1,000 rows.
     #[arg(long, value_name = "TYPES", value_parser = types)]
     types: Option<String>,
     /// Threads for a Python model's libraries, in each worker

@@ -13,9 +13,9 @@ use super::model_name::ModelName;
 
 /// Run a job on this machine
 ///
-/// Builds the programs, classifies a CSV or a million generated rows, and writes results.log, results.rejects.csv,
-/// results.json, report.html and report.json to the output folder. Replaces the files of an earlier job there when the new
-/// job takes its first row.
+/// Builds the programs, classifies a CSV or a million generated rows, and writes results.log (results.csv for a model with
+/// typed columns), results.rejects.csv, results.json, report.html and report.json to the output folder. Replaces the files
+/// of an earlier job there when the new job takes its first row.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXIT_CODES, arg = resume())]
 pub(crate) struct Args {
@@ -39,7 +39,7 @@ struct RunArgs {
     #[arg(long, value_name = "P", env = "N_PROCESSES", hide_env_values = true, default_value_t = 1,
         value_parser = clap::value_parser!(u16).range(1..=256))]
     processes: u16,
-    /// FILE.py, python:MODULE, native or sleep:MICROSECONDS
+    /// FILE.py[:OBJECT], python:MODULE[:OBJECT], native or sleep:MICROSECONDS
     ///
     /// FILE.py:OBJECT or python:MODULE:OBJECT is a function or class that gets typed columns and returns new ones. Without an
     /// OBJECT, the function classify_df gets strings, and returns them with CLASSIFICATION. native computes a score from a

@@ -10,8 +10,7 @@ header; for typed columns, see `Typed`. An answer is one of these:
 * `E` and the reason for a failure;
 * `S` and the reason for a failure about which the last output says more.
 
-The user's code finds everything as in a script beside its module: `sys.argv`, `sys.path`, the working folder, standard
-streams.
+The user's code finds everything as in a script: `sys.argv`, `sys.path`, the working folder, standard streams.
 """
 
 import csv
@@ -445,7 +444,7 @@ def load_pandas(where):
 
 
 def imitate_script(module_name):
-    """Sets up the interpreter as in a script beside the module, after its `import pandas`."""
+    """Sets up the interpreter as in a script, after its `import pandas`."""
     here = os.getcwd()
     sys.path[:] = [here] + [entry for entry in PATH if entry != ""]
     sys.argv[:] = [script(module_name)]
