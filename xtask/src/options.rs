@@ -67,8 +67,8 @@ fn longs(arg: &clap::Arg) -> impl Iterator<Item = &str> {
 }
 
 /// The flags that a resumed job accepts: where it is, and what does not decide its results.
-const OF_RESUMED: [&str; 6] =
-    ["resume", "inventory", "workers", "model_timeout", "model_memory", "max_rejects"];
+const OF_RESUMED: [&str; 7] =
+    ["resume", "inventory", "workers", "load_timeout", "model_timeout", "model_memory", "max_rejects"];
 const OF_ATTACHED: [&str; 2] = ["attach", "inventory"];
 
 /// Parses the words. A job that is resumed or attached to accepts few options; others are refused, not ignored. For such a

@@ -153,7 +153,7 @@ const READY_MARGIN: u64 = 180;
 const DEFAULT_LOAD_TIMEOUT: u64 = 120;
 
 /// How long the classifiers with these arguments may take to become ready.
-pub(crate) fn ready_time(args: &[String]) -> Duration {
+pub fn ready_time(args: &[String]) -> Duration {
     let load = value(args, LOAD_TIMEOUT).and_then(|limit| limit.parse().ok()).unwrap_or(DEFAULT_LOAD_TIMEOUT);
     Duration::from_secs(load + READY_MARGIN)
 }

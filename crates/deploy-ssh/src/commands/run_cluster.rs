@@ -41,7 +41,7 @@ const GRACE: Duration = Duration::from_secs(1);
 const RECEIVER_GRACE: Duration = Duration::from_secs(20);
 /// How long a host may take to remove the results of an earlier job.
 const CLEAN_TIME: Duration = Duration::from_secs(120);
-/// How long a model may take to load, and the sender to check an input.
+/// How long the sender may take to check an input.
 const CHECK_TIME: Duration = Duration::from_secs(180);
 
 pub(crate) fn run(args: &RunCluster) -> anyhow::Result<ExitCode> {
@@ -333,12 +333,13 @@ fn ensure_right_application(host: &Ssh, inventory: &Inventory) -> anyhow::Result
 
 /// Checks that a host can load the model.
 pub(crate) fn check_model(host: &Ssh, args: &[String]) -> anyhow::Result<()> {
+    let limit = options::ready_time(args);
     let args: Vec<_> = args.iter().map(|arg| shell_word(arg)).collect();
     let script = format!(
         "cd {FOLDER} && PYTHONPATH={PYTHON_PATH} {MODEL_FOLDER_VARIABLE}={MODEL_FOLDER} app/classifier check {}",
         args.join(" ")
     );
-    host.run(&script, CHECK_TIME).map(drop)
+    host.run(&script, limit).map(drop)
 }
 
 /// Quotes a word for the shell.
