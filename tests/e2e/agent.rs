@@ -202,28 +202,26 @@ fn waits(pid: u32) -> u64 {
 fn an_idle_agent_sleeps_and_still_notices_a_ready_file() {
     let folder = folder();
     let mut client = Client::new(folder.path());
-    let without_programs = waits_in_three_seconds(&client);
+    // Each thread may wait once after the last request, and one thread wakes once a second.
+    sleeps(&client, 6);
     let ready =
         r#"while [ ! -e go ]; do sleep 0.01; done; printf '{"addresses":{}}' > run/a.ready; sleep 1000"#;
     client.ask(&script("a", ready)).unwrap();
-    let with_one = waits_in_three_seconds(&client);
-    // Each thread may wait once after the last request, and one thread wakes once a second.
-    assert!(
-        without_programs <= 6 && with_one <= 12,
-        "{without_programs} and {with_one} waits in three seconds"
-    );
-    let start = std::time::Instant::now();
+    sleeps(&client, 12);
     std::fs::write(folder.path().join("go"), "").unwrap();
     client.event(|event| matches!(event, Event::Ready { .. }));
-    eprintln!("a ready file was noticed after {:?}, with {with_one} waits in 3 s", start.elapsed());
     client.stop(1000);
 }
 
-fn waits_in_three_seconds(client: &Client) -> u64 {
-    let before = waits(client.child.id());
-    // There is no event to wait for: the test is that nothing happens.
-    std::thread::sleep(std::time::Duration::from_secs(3));
-    waits(client.child.id()) - before
+/// Waits for three seconds in which the agent's threads wait at most this often. On a busy machine, they also wait for memory
+/// that the system reads again.
+fn sleeps(client: &Client, most: u64) {
+    tests::eventually("an idle agent to sleep", || {
+        let before = waits(client.child.id());
+        // There is no event to wait for: the test is that nothing happens.
+        std::thread::sleep(std::time::Duration::from_secs(3));
+        (waits(client.child.id()) - before <= most).then_some(())
+    });
 }
 
 #[test]
