@@ -97,10 +97,10 @@ pub(crate) struct ClusterArgs {
     /// How long to wait for a sender or for an acknowledgement
     #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=process::LONGEST_WAIT))]
     patience: u64,
-    /// How long forming the cluster may take; Python models are loaded meanwhile, so it is at least a minute more than
-    /// --load-timeout
-    #[arg(long, value_name = "SECONDS", default_value_t = 180, value_parser = clap::value_parser!(u64).range(1..=process::LONGEST_WAIT))]
-    join_patience: u64,
+    /// How long forming the cluster may take; Python models are loaded meanwhile [default: a minute more than
+    /// --load-timeout]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=process::LONGEST_WAIT))]
+    join_patience: Option<u64>,
     /// How long a restarted initializer waits for the other processes before it continues without the missing ones
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(0..=process::LONGEST_WAIT))]
     rejoin_patience: u64,
@@ -210,7 +210,9 @@ impl Args {
             workers: args.workers as usize,
             chunk_size: model.chunk_size()?,
             model: model.settings(args.workers),
-            join_patience: Duration::from_secs(args.join_patience.max(model.load_timeout + LOAD_MARGIN)),
+            join_patience: Duration::from_secs(
+                args.join_patience.unwrap_or(model.load_timeout + LOAD_MARGIN),
+            ),
             rejoin_patience: Duration::from_secs(args.rejoin_patience),
             ready_file: args.ready_file,
         })
