@@ -2,7 +2,10 @@
 
 import asyncio
 import os
+from concurrent.futures import ThreadPoolExecutor
 from urllib.request import urlopen
+
+POOL = ThreadPoolExecutor(20)
 
 
 def ask(text):
@@ -11,4 +14,5 @@ def ask(text):
 
 
 async def answers(df):
-    return await asyncio.gather(*(asyncio.to_thread(ask, text) for text in df["text"]))
+    loop = asyncio.get_running_loop()
+    return await asyncio.gather(*(loop.run_in_executor(POOL, ask, text) for text in df["text"]))

@@ -1,4 +1,4 @@
-"""An ONNX model. Its session would start threads, so it is told to use one, as each worker should."""
+"""An ONNX model. By default, its session starts a thread for each core, in each worker."""
 
 from pathlib import Path
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use clap::{Parser, Subcommand};
+use classifier::file;
 use classifier::model::{Kind, ModelSettings, StartMethod};
 use classifier::run::{Role, Rows, Settings};
 use classifier::window::Limits;
@@ -233,13 +234,22 @@ impl ModelArgs {
     ///
     /// # Errors
     /// Only models with typed columns can be measured.
-    pub(crate) fn chunk_size(&self) -> anyhow::Result<Option<u32>> {
+    fn chunk_size(&self) -> anyhow::Result<Option<u32>> {
         let is_typed = self.settings(1).kind.is_typed();
         ensure!(
             is_typed || self.chunk_size != Some(None),
             "--chunk-size auto is for models with typed columns, such as python:MODULE:OBJECT"
         );
         Ok(self.chunk_size.unwrap_or(if is_typed { None } else { Some(DEFAULT_CHUNK) }))
+    }
+
+    /// How to classify a file without a cluster.
+    ///
+    /// # Errors
+    /// As [`ModelArgs::chunk_size`].
+    pub(crate) fn file_options(&self, commas: bool, types: &Spec) -> anyhow::Result<file::Options> {
+        let types = self.settings(1).kind.is_typed().then(|| types.clone());
+        Ok(file::Options { chunk_size: self.chunk_size()?, commas, types })
     }
 
     /// The settings of the models of a process with this many workers.

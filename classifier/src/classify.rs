@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::time::Instant;
 
-use columns::{ColumnType, Survey, Table};
+use columns::{Misfit, Survey, Table};
 use protocol::frame;
 use protocol::results::ResultBatch;
 use protocol::schema::encode_parts;
@@ -13,7 +13,7 @@ use records::{check_record, write_value};
 use crate::batch::Batch;
 use crate::measure::{self, Room};
 use crate::metrics::ModelMetrics;
-use crate::model::{Columns, Model, ModelError, Record, Request, Typed, Verdict};
+use crate::model::{Columns, Model, ModelError, NUL, Record, Request, Typed, Verdict};
 use crate::search::{End, Next, Pace, Search};
 
 /// The longest results of a batch, in bytes; a row that would exceed it is rejected.
@@ -103,11 +103,13 @@ impl Classifier {
     /// An empty table for columns of these types, given as letters.
     fn table(&mut self, types: &[u8]) -> Table {
         let mut table = std::mem::take(&mut self.table);
-        if table.types().iter().map(|column_type| column_type.letter()).eq(types.iter().copied()) {
-            table.clear();
-            return table;
+        // The source sends no other letters.
+        let types = columns::of_letters(types).unwrap_or_default();
+        if table.types() != types {
+            return Table::new(types);
         }
-        Table::new(types.iter().copied().filter_map(ColumnType::of_letter).collect())
+        table.clear();
+        table
     }
 
     /// Encodes the schema of a batch's parts, each with its first row.
@@ -195,14 +197,14 @@ fn fit(table: &mut Table, record: &[u8], header: &[u8]) -> Result<(), String> {
     if table.types().is_empty() {
         return Ok(());
     }
-    if record.contains(&0) {
-        return Err("a NUL byte in the record, at which pandas would cut the value off".to_owned());
-    }
-    table.push(record).map_err(|misfit| {
-        let names = records::split(header).unwrap_or_default();
-        let name = names.get(misfit.column).map(|name| String::from_utf8_lossy(name)).unwrap_or_default();
-        let value = String::from_utf8_lossy(&misfit.value);
-        format!("the value {value:?} of the column {name} is not of its type, {}", misfit.column_type)
+    table.push(record).map_err(|misfit| match misfit {
+        Misfit::Nul => NUL.to_owned(),
+        Misfit::Value { column, column_type, value } => {
+            let names = records::split(header).unwrap_or_default();
+            let name = names.get(column).map(|name| String::from_utf8_lossy(name)).unwrap_or_default();
+            let value = String::from_utf8_lossy(&value);
+            format!("the value {value:?} of the column {name} is not of its type, {column_type}")
+        }
     })
 }
 

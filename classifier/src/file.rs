@@ -78,18 +78,14 @@ pub fn classify(
         let guard = guard.context("the types of columns in a pipe are unknown; give a file")?;
         let file = File::open(input).with_context(opening)?;
         let file = Guarded::new(file, guard).with_context(opening)?;
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        columns::scan(file, DEFAULT_LIMIT, threads).with_context(reading)
+        columns::survey(file, DEFAULT_LIMIT).with_context(reading)
     };
     let survey = match &options.types {
-        Some(types) => {
-            let found = survey()?;
-            Survey { types: types.resolve(&header, &found.types)?, ..found }
-        }
+        Some(types) => types.apply(&header, survey()?)?,
         None => Survey::default(),
     };
     let chunk_size = options.chunk_size.unwrap_or_else(|| classifier.measure(&header, &survey));
-    let types: Bytes = survey.types.iter().map(|column_type| column_type.letter()).collect();
+    let types = Bytes::from(columns::letters(&survey.types));
     drop(survey);
     let header = Bytes::from(header);
     let create = |path: &Path| -> anyhow::Result<_> {

@@ -8,6 +8,7 @@
 pub mod intake;
 mod lease;
 mod sender_handle;
+mod survey;
 
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
@@ -15,19 +16,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail, ensure};
-use bytes::{Buf, Bytes};
-use columns::{ColumnType, Survey};
+use bytes::Bytes;
+use columns::Survey;
 use net::acceptor::{self, Connection};
 use parking_lot::{Condvar, Mutex};
 use protocol::Temporary;
-use protocol::frame::{self, DEFAULT_LIMIT, EOT, FrameError, FrameReader, RunEnd};
+use protocol::frame::{DEFAULT_LIMIT, EOT, FrameError, FrameReader, RunEnd};
 use protocol::handshake::{self, HANDSHAKE_LIMIT, HANDSHAKE_TIME, Refusal, SenderHello, SourceAnswer};
 use protocol::token::Token;
 use timely::scheduling::SyncActivator;
 
 use crate::deadline::Deadline;
-use crate::measure;
-use crate::measure::Room;
+use crate::measure::{self, Room};
 use crate::model::Shared as SharedModel;
 use intake::{Admission, Decided, Incoming, Intake, Session};
 use lease::{Lease, PendingOutcome};
@@ -242,7 +242,7 @@ impl Shared {
         if marks {
             reader.allow_marks();
         }
-        let survey = if typed { Some(receive_survey(reader)?) } else { None };
+        let survey = if typed { Some(survey::receive(reader)?) } else { None };
         let decided = match survey {
             Some(survey) if self.settings.typed => self.decide(&header, &survey)?,
             None if self.settings.typed => {
@@ -326,7 +326,8 @@ impl Shared {
                 let (frames, rows) = (run.bytes, run.frames as u32);
                 if self.settings.typed && decided.is_none() {
                     // A client that has not said the types: those of its first rows.
-                    let types = columns::of_records(whole(&frames), records::count(header).unwrap_or(0));
+                    let types =
+                        columns::of_records(survey::whole(&frames), records::count(header).unwrap_or(0));
                     let found = Decided::new(&types, chunk_size as u32);
                     decided = Some(self.state.lock().intake.decide(found).clone());
                 }
@@ -361,39 +362,6 @@ impl Shared {
         drop(state);
         outcome.map_or(Ok(()), |outcome| handle.conclude(&outcome))
     }
-}
-
-/// Receives the types of the columns, one letter each, and some of the rows.
-fn receive_survey(reader: &mut FrameReader<TcpStream>) -> anyhow::Result<Survey> {
-    let mut next = |what: &str| -> anyhow::Result<Bytes> {
-        reader.next_frame_within(HANDSHAKE_TIME)?.with_context(|| format!("it left before {what}"))
-    };
-    let letters = next("the types of the columns")?;
-    let types: Option<_> = letters.iter().copied().map(ColumnType::of_letter).collect();
-    let types = types.context("unknown types of columns")?;
-    let mut numbers = next("the number of rows")?;
-    ensure!(numbers.len() == 12, "{} bytes for the numbers of rows", numbers.len());
-    let (rows, mut count) = (numbers.get_u64(), numbers.get_u32() as usize);
-    ensure!(count <= Survey::MOST_ROWS, "{count} first rows, but at most {} are allowed", Survey::MOST_ROWS);
-    let (mut sample, mut bytes) = (Vec::new(), 0);
-    while count > 0 {
-        let (run, end) = reader.run(count, BATCH_BYTES)?;
-        count -= run.frames;
-        bytes += run.bytes.len();
-        // The last row may be as long as a row may be.
-        ensure!(bytes <= Survey::MOST_BYTES + DEFAULT_LIMIT + BATCH_BYTES, "{bytes} bytes of first rows");
-        sample.extend(whole(&run.bytes).map(<[u8]>::to_vec));
-        ensure!(count == 0 || end == RunEnd::Full, "it ended in the middle of its first rows");
-    }
-    Ok(Survey { types, rows: (rows > 0).then_some(rows), sample })
-}
-
-/// The rows that were sent as they are.
-fn whole(frames: &[u8]) -> impl Iterator<Item = &[u8]> {
-    frame::rows(frames).filter_map(|row| match row {
-        frame::Row::Whole(record) => Some(record),
-        frame::Row::Flawed { .. } => None,
-    })
 }
 
 /// [`Admission`], with a lease that ends on drop.

@@ -22,17 +22,9 @@ fn main() -> ExitCode {
     leave_on_lost_process();
     let outcome = match &args.command {
         Some(Command::File { input, output, strict, delimiter, types }) => {
-            let model = args.model.settings(1);
-            let chunk_size = match args.model.chunk_size() {
-                Ok(chunk_size) => chunk_size,
-                Err(error) => return process::exit::failure(&error),
-            };
-            let options = file::Options {
-                chunk_size,
-                commas: delimiter.is_some(),
-                types: model.kind.is_typed().then(|| types.clone()),
-            };
-            classify_file(&model, input, output, *strict, &options)
+            let options = args.model.file_options(delimiter.is_some(), types);
+            options
+                .and_then(|options| classify_file(&args.model.settings(1), input, output, *strict, &options))
         }
         Some(Command::Guard { command }) => guard::run(command).map(|()| ExitCode::SUCCESS),
         Some(Command::Check) => args.model.settings(1).load().map(|_| ExitCode::SUCCESS),

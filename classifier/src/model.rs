@@ -33,6 +33,9 @@ pub struct Record<'a> {
     pub plain: bool,
 }
 
+/// Why a record with a NUL is rejected.
+pub(crate) const NUL: &str = "a NUL byte in the record, at which pandas would cut the value off";
+
 /// Why a model did not classify a batch. The message is written beside the rejected record.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]

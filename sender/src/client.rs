@@ -140,8 +140,7 @@ fn send_rows(
     let mut first = Vec::new();
     frame::push(&mut first, input.header());
     if let Some(Survey { types, rows, sample }) = &target.survey {
-        let letters: Vec<_> = types.iter().map(|column_type| column_type.letter()).collect();
-        frame::push(&mut first, &letters);
+        frame::push(&mut first, &columns::letters(types));
         let (rows, count) = (rows.unwrap_or(0).to_be_bytes(), (sample.len() as u32).to_be_bytes());
         frame::push(&mut first, &[&rows[..], &count].concat());
         sample.iter().for_each(|record| frame::push(&mut first, record));

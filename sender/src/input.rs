@@ -1,7 +1,9 @@
 //! Inputs: fake rows and CSVs.
 
+mod fake;
+
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -13,8 +15,7 @@ use records::identity::{Guard, Guarded, Identity};
 use records::sniff::Name;
 use records::{Flaw, Reader};
 
-use crate::HEADER;
-use crate::fake_rows::FakeRows;
+pub use fake::{Fake, write_csv};
 
 /// The approximate size of one write, in bytes of frames: the size at which loopback TCP is fastest.
 pub const WRITE_SIZE: usize = 128 << 10;
@@ -94,81 +95,7 @@ pub trait Input {
         });
         let records: Vec<_> = records.collect();
         let width = records::count(self.header()).unwrap_or(0);
-        Ok(Survey { rows: self.extent().rows_total, ..Survey::of_first(records.into_iter(), width) })
-    }
-}
-
-pub struct Fake {
-    rows: FakeRows,
-    next: u64,
-    lines: u64,
-}
-
-impl Fake {
-    /// The first `lines` rows of this seed.
-    pub fn new(seed: u64, lines: u64) -> Self {
-        Self { rows: FakeRows::new(seed), next: 0, lines }
-    }
-
-    /// Appends the next rows to `out` as CSV lines, about [`WRITE_SIZE`] bytes. Appends nothing after the last row.
-    pub fn fill_lines(&mut self, out: &mut Vec<u8>) {
-        while self.next < self.lines && out.len() < WRITE_SIZE {
-            self.rows.write(self.next, out);
-            out.push(b'\n');
-            self.next += 1;
-        }
-    }
-}
-
-/// Writes fake rows as a CSV with its header.
-///
-/// # Errors
-/// When the output cannot be written. A closed pipe is not an error.
-pub fn write_csv(mut fake: Fake, mut output: impl Write) -> anyhow::Result<()> {
-    let mut out = [HEADER, b"\n"].concat();
-    loop {
-        fake.fill_lines(&mut out);
-        if out.is_empty() {
-            return Ok(());
-        }
-        match output.write_all(&out) {
-            Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
-            Err(e) => bail!("writing rows to standard output: {e}"),
-            Ok(()) => out.clear(),
-        }
-    }
-}
-
-impl Input for Fake {
-    fn header(&self) -> &[u8] {
-        HEADER
-    }
-
-    fn position(&self) -> u64 {
-        self.next
-    }
-
-    fn extent(&self) -> Extent {
-        Extent { rows_total: Some(self.lines), ..Extent::default() }
-    }
-
-    fn seek(&mut self, row: u64) -> anyhow::Result<()> {
-        ensure!(row <= self.lines, "the source asks for row {row}, but there are only {}", self.lines);
-        self.next = row;
-        Ok(())
-    }
-
-    fn fill(&mut self, out: &mut Vec<u8>) -> anyhow::Result<()> {
-        while self.next < self.lines && out.len() < WRITE_SIZE {
-            // The length is filled in after the row.
-            let start = out.len();
-            out.extend_from_slice(&[0; frame::PREFIX]);
-            self.rows.write(self.next, out);
-            let length = (out.len() - start - frame::PREFIX) as u32;
-            out[start..start + frame::PREFIX].copy_from_slice(&length.to_be_bytes());
-            self.next += 1;
-        }
-        Ok(())
+        Ok(Survey { rows: self.extent().rows_total, ..Survey::of_first(&records, width) })
     }
 }
 
@@ -294,8 +221,7 @@ impl Input for Csv {
         let file = File::open(path).with_context(|| format!("opening the input {}", self.name))?;
         let guard = Guard::new(&file, Some(path), identity).with_context(|| self.reading())?;
         let file = Guarded::new(file, guard).with_context(|| self.reading())?;
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        columns::scan(file, DEFAULT_LIMIT, threads).with_context(|| self.reading())
+        columns::survey(file, DEFAULT_LIMIT).with_context(|| self.reading())
     }
 
     fn seek(&mut self, row: u64) -> anyhow::Result<()> {

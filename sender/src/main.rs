@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Parser;
-use columns::{Spec, Survey};
+use columns::Spec;
 use process::ready::Ready;
 use protocol::token::Token;
 use records::identity::Identity;
@@ -57,7 +57,7 @@ struct Args {
     #[arg(long, value_name = "CHARACTER", value_parser = [","])]
     delimiter: Option<String>,
     /// Send the types of columns, for a model that gets typed ones: infer, strings, or COLUMN=TYPE,… with the others inferred.
-    /// They are inferred from the whole file; of other inputs, from the first 1,000 rows
+    /// They are inferred from the whole file; of other inputs, from the first 1,000 rows, or those of ten seconds
     #[arg(long, value_name = "TYPES")]
     types: Option<Spec>,
     /// A file with the job's token
@@ -119,10 +119,7 @@ fn run(args: Args) -> anyhow::Result<()> {
     }
     let header = input.header().to_vec();
     let survey = match &args.types {
-        Some(types) => {
-            let found = input.survey()?;
-            Some(Survey { types: types.resolve(&header, &found.types)?, ..found })
-        }
+        Some(types) => Some(types.apply(&header, input.survey()?)?),
         None => None,
     };
     let (session, patience) = (args.session, Duration::from_secs(args.patience));

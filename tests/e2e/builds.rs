@@ -40,6 +40,7 @@ fn dependencies_have_the_same_features_in_all_builds() {
     );
     for (all, selection, edges) in [
         (&here, "--package xtask", programs),
+        (&here, "--package sender --package classifier --package receiver --package hub", programs),
         (
             &here,
             "--package sender --package classifier --package receiver --package agent --package hub",

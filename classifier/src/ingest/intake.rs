@@ -42,7 +42,7 @@ pub struct Decided {
 
 impl Decided {
     pub fn new(types: &[ColumnType], chunk_size: u32) -> Self {
-        Self { types: types.iter().map(|column_type| column_type.letter()).collect(), chunk_size }
+        Self { types: columns::letters(types).into(), chunk_size }
     }
 }
 

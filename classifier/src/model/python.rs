@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 
 use protocol::frame;
 
-use super::{Columns, Contract, Model, ModelError, Request, StartMethod, Verdict};
+use super::{Columns, Contract, Model, ModelError, NUL, Request, StartMethod, Verdict};
 use crate::metrics::ModelMetrics;
 use ended::{Ended, Task};
 use log::Printed;
@@ -226,9 +226,7 @@ fn write_csv(request: &Request<'_>, out: &mut Vec<u8>) -> Result<(), ModelError>
     out.push(b'\n');
     for record in request.records {
         if record.bytes.contains(&0) {
-            return Err(ModelError::permanent(
-                "a NUL byte in the record, at which pandas would cut the value off",
-            ));
+            return Err(ModelError::permanent(NUL));
         }
         out.extend_from_slice(record.bytes);
         out.push(b'\n');

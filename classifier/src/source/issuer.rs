@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use columns::ColumnType;
 use protocol::results::{Acknowledgement, Identity, Terms, Totals, Welcome};
 
 use crate::batch::Batch;
@@ -182,12 +181,14 @@ impl Issuer {
 
 /// What the receiver should note; `None` if the model has no typed columns.
 fn terms(decided: &Decided) -> Option<Terms> {
-    let types: Vec<_> = decided.types.iter().copied().filter_map(ColumnType::of_letter).collect();
+    let types = columns::of_letters(&decided.types)?;
     (!types.is_empty()).then_some(Terms { types, chunk_size: decided.chunk_size })
 }
 
 #[cfg(test)]
 mod tests {
+    use columns::ColumnType;
+
     use super::*;
 
     fn rows(rows: u32) -> Incoming {

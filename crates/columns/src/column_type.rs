@@ -39,15 +39,23 @@ const NAMES: [(&str, u8, ColumnType); 8] = [
 ];
 
 impl ColumnType {
-    /// The letter that stands for the type in messages.
-    pub fn letter(self) -> u8 {
+    fn letter(self) -> u8 {
         NAMES.iter().find(|(_, _, column_type)| *column_type == self).map_or(0, |(_, letter, _)| *letter)
     }
 
-    /// The type that a letter stands for.
-    pub fn of_letter(letter: u8) -> Option<Self> {
+    fn of_letter(letter: u8) -> Option<Self> {
         NAMES.iter().find(|(_, known, _)| *known == letter).map(|(_, _, column_type)| *column_type)
     }
+}
+
+/// Types as messages have them: a letter for each.
+pub fn letters(types: &[ColumnType]) -> Vec<u8> {
+    types.iter().map(|column_type| column_type.letter()).collect()
+}
+
+/// The types that these letters stand for; `None` if a letter stands for no type.
+pub fn of_letters(letters: &[u8]) -> Option<Vec<ColumnType>> {
+    letters.iter().copied().map(ColumnType::of_letter).collect()
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -81,10 +89,12 @@ mod tests {
         for (name, letter, column_type) in NAMES {
             assert_eq!(column_type.to_string(), name);
             assert_eq!(name.parse(), Ok(column_type));
-            assert_eq!((column_type.letter(), ColumnType::of_letter(letter)), (letter, Some(column_type)));
+            assert_eq!(letters(&[column_type]), [letter]);
+            assert_eq!(of_letters(&[letter, letter]), Some(vec![column_type; 2]));
         }
         assert!(
             "int32".parse::<ColumnType>().unwrap_err().to_string().starts_with("\"int32\" is not a type")
         );
+        assert_eq!(of_letters(b"i?"), None);
     }
 }

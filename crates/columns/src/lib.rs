@@ -16,9 +16,9 @@ mod scan;
 mod spec;
 mod table;
 
-pub use column_type::{ColumnType, UnknownType};
+pub use column_type::{ColumnType, UnknownType, letters, of_letters};
 pub use inference::Inference;
 pub use sample::Survey;
-pub use scan::{of_records, scan};
+pub use scan::{of_records, survey};
 pub use spec::{Spec, UnknownColumn};
 pub use table::{Misfit, Table};

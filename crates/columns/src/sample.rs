@@ -18,10 +18,11 @@ impl Survey {
     pub const MOST_BYTES: usize = 8 << 20;
 
     /// A survey of the first records of an input with this number of columns.
-    pub fn of_first<'a>(records: impl Iterator<Item = &'a [u8]> + Clone, width: usize) -> Self {
+    pub fn of_first(records: &[&[u8]], width: usize) -> Self {
         let mut sampler = Sampler::default();
-        records.clone().for_each(|record| sampler.see(record));
-        Self { types: crate::of_records(records, width), rows: None, sample: sampler.into_records() }
+        records.iter().for_each(|record| sampler.see(record));
+        let types = crate::of_records(records.iter().copied(), width);
+        Self { types, rows: None, sample: sampler.into_records() }
     }
 }
 

@@ -33,14 +33,18 @@ struct Columns {
     waiting: BTreeMap<u64, Vec<Inference>>,
 }
 
-/// Reads a CSV to its end, and returns the type of each column, the number of rows, and some of them; nothing without a header. `limit` is the most bytes of a row.
-/// Splits the input into rows on this thread, and examines them on `threads` others.
+/// Surveys a CSV to its end, on all cores; finds nothing without a header. `limit` is the most bytes of a row.
 ///
 /// Rows that a job would reject do not count: bad rows and those that [`records::check_record`] refuses.
 ///
 /// # Errors
 /// Those of the input.
-pub fn scan(input: impl Read, limit: usize, threads: usize) -> io::Result<Survey> {
+pub fn survey(input: impl Read, limit: usize) -> io::Result<Survey> {
+    scan(input, limit, std::thread::available_parallelism().map_or(1, usize::from))
+}
+
+/// The same. Splits the input into rows on this thread, and examines them on `threads` others.
+fn scan(input: impl Read, limit: usize, threads: usize) -> io::Result<Survey> {
     let mut reader = Reader::new(input, limit);
     let header = match reader.next_row()? {
         Some(row) if row.flaw.is_none() => row.bytes,

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::ColumnType;
+use crate::{ColumnType, Survey};
 
 /// The types that a user gives, as in `--types`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -18,15 +18,15 @@ pub struct Spec {
 pub struct UnknownColumn(String, String);
 
 impl Spec {
-    /// The types of the columns of a CSV with this header, whose inferred types are `inferred`.
+    /// A survey of a CSV with this header, with the given types in place of the inferred ones.
     ///
     /// # Errors
     /// A type is given for a column that does not exist.
-    pub fn resolve(&self, header: &[u8], inferred: &[ColumnType]) -> Result<Vec<ColumnType>, UnknownColumn> {
+    pub fn apply(&self, header: &[u8], survey: Survey) -> Result<Survey, UnknownColumn> {
         // A job admits no malformed header.
         let names = records::split(header).unwrap_or_default();
         let names: Vec<_> = names.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
-        self.types(&names, inferred)
+        Ok(Survey { types: self.types(&names, &survey.types)?, ..survey })
     }
 
     fn types(&self, names: &[String], inferred: &[ColumnType]) -> Result<Vec<ColumnType>, UnknownColumn> {

@@ -43,13 +43,18 @@ struct Text {
     missing: Vec<u32>,
 }
 
-/// A value that does not fit its column's type.
+/// Why a record does not fit.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Misfit {
-    /// Counted from 0.
-    pub column: usize,
-    pub column_type: ColumnType,
-    pub value: Vec<u8>,
+pub enum Misfit {
+    /// It has a NUL, which separates strings in the encoding, and at which pandas ends a value.
+    Nul,
+    /// A value is not of its column's type.
+    Value {
+        /// Counted from 0.
+        column: usize,
+        column_type: ColumnType,
+        value: Vec<u8>,
+    },
 }
 
 impl Table {
@@ -71,8 +76,11 @@ impl Table {
     /// Appends a record that [`records::check_record`] admits.
     ///
     /// # Errors
-    /// A value does not fit its column; then nothing is appended.
+    /// The record does not fit; then nothing is appended.
     pub fn push(&mut self, record: &[u8]) -> Result<(), Misfit> {
+        if record.contains(&0) {
+            return Err(Misfit::Nul);
+        }
         let mut next = 0;
         let mut misfit = None;
         let (types, columns) = (&self.types, &mut self.columns);
@@ -85,7 +93,7 @@ impl Table {
             }
             let column_type = types[column];
             if !columns[column].push(column_type, value) {
-                misfit = Some(Misfit { column, column_type, value: value.to_vec() });
+                misfit = Some(Misfit::Value { column, column_type, value: value.to_vec() });
             }
         });
         match misfit {
@@ -109,16 +117,21 @@ impl Table {
     /// 8 bytes and booleans one, in the order of this machine.
     ///
     /// Strings begin with three numbers of 8 bytes: how many different ones there are, or 0 if each row has its own; the
-    /// bytes of all of them; and how many are missing. Then come the strings, with a NUL between two; they must not contain
-    /// one themselves. Then come numbers of 4 bytes: for different strings, each row's string (a missing one has the number
+    /// bytes of all of them; and how many are missing. Then come the strings, with a NUL between two. Then come numbers of 4 bytes: for different strings, each row's string (a missing one has the number
     /// after the last), else the missing rows.
     pub fn encode(&self, rows: Range<usize>, out: &mut Vec<u8>) {
         for column in &self.columns {
             align(out);
             match column {
-                Values::Signed(values) => numbers(&values[rows.clone()], out),
-                Values::Unsigned(values) => numbers(&values[rows.clone()], out),
-                Values::Decimal(values) => numbers(&values[rows.clone()], out),
+                Values::Signed(values) => {
+                    extend(values[rows.clone()].iter().map(|value| value.to_ne_bytes()), out);
+                }
+                Values::Unsigned(values) => {
+                    extend(values[rows.clone()].iter().map(|value| value.to_ne_bytes()), out);
+                }
+                Values::Decimal(values) => {
+                    extend(values[rows.clone()].iter().map(|value| value.to_ne_bytes()), out);
+                }
                 Values::Boolean(values) => out.extend_from_slice(&values[rows.clone()]),
                 Values::Text(text) => text.encode(rows.clone(), out),
             }
@@ -127,31 +140,9 @@ impl Table {
     }
 }
 
-/// Appends numbers with the bytes of this machine.
-fn numbers<T: Bytes>(values: &[T], out: &mut Vec<u8>) {
-    out.extend(values.iter().flat_map(|value| value.bytes()));
-}
-
-trait Bytes: Copy {
-    fn bytes(self) -> [u8; 8];
-}
-
-impl Bytes for i64 {
-    fn bytes(self) -> [u8; 8] {
-        self.to_ne_bytes()
-    }
-}
-
-impl Bytes for u64 {
-    fn bytes(self) -> [u8; 8] {
-        self.to_ne_bytes()
-    }
-}
-
-impl Bytes for f64 {
-    fn bytes(self) -> [u8; 8] {
-        self.to_ne_bytes()
-    }
+/// Appends the bytes of numbers.
+fn extend<const N: usize>(numbers: impl Iterator<Item = [u8; N]>, out: &mut Vec<u8>) {
+    numbers.for_each(|bytes| out.extend_from_slice(&bytes));
 }
 
 fn align(out: &mut Vec<u8>) {
@@ -257,9 +248,9 @@ impl Text {
             out[at..at + 8].copy_from_slice(&(number as u64).to_ne_bytes());
         }
         if entries.is_empty() {
-            out.extend(missing.iter().flat_map(|row| (row - rows.start as u32).to_ne_bytes()));
+            extend(missing.iter().map(|row| (row - rows.start as u32).to_ne_bytes()), out);
         } else {
-            out.extend(codes.iter().flat_map(|code| code.to_ne_bytes()));
+            extend(codes.iter().map(|code| code.to_ne_bytes()), out);
         }
     }
 
@@ -356,10 +347,11 @@ mod tests {
         for (record, column, value) in
             [("b,x,true", 1, "x"), ("NA,,true", 1, ""), ("c,2,1", 2, "1"), ("c,2,\"ye\"\"s\"", 2, "ye\"s")]
         {
-            let misfit = Misfit { column, column_type: types[column], value: value.into() };
+            let misfit = Misfit::Value { column, column_type: types[column], value: value.into() };
             assert_eq!(table.push(record.as_bytes()), Err(misfit));
             assert_eq!((table.rows, encoded(&table, 0..1)), (1, before.clone()));
         }
+        assert_eq!(table.push(b"a\0,1,true"), Err(Misfit::Nul));
         table.clear();
         table.push(b"a,1,true").unwrap();
         assert_eq!(encoded(&table, 0..1), before);

@@ -116,7 +116,7 @@ impl Programs {
     /// # Errors
     /// The programs do not compile, or the module does not exist.
     pub fn build(model: &Model) -> anyhow::Result<Self> {
-        Self::pack(model, &project::build_programs()?)
+        Self::pack(model, &project::build_programs_for_hosts()?)
     }
 
     pub(crate) fn pack(model: &Model, folder: &Path) -> anyhow::Result<Self> {

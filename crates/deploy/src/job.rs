@@ -25,6 +25,7 @@ use telemetry::job::Description;
 
 use crate::host::{Host, arg};
 use crate::options;
+pub(crate) use failure::in_own_words;
 pub use hub::{HUB, Hub};
 use launcher::Launcher;
 pub use lifetime::Lifetime;

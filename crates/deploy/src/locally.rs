@@ -261,14 +261,12 @@ fn check(
         std::thread::sleep(CHECK_PAUSE);
     };
     let lines = running.last_lines(LAST_LINES)?;
-    let mut messages: Vec<_> = lines.iter().map(|line| process::log::message(line)).collect();
     if end.is_success() {
+        let messages: Vec<_> = lines.iter().map(|line| process::log::message(line)).collect();
         return Ok(messages.join("\n"));
     }
-    // The last message is the reason; a traceback before it explains it.
-    let reason = messages.pop().unwrap_or_else(|| format!("the {program} ended ({end})").into());
-    let details: String = messages.iter().map(|message| format!("\n    {message}")).collect();
-    Err(anyhow!("{reason}{details}"))
+    let said = job::in_own_words(&lines, |_| true);
+    Err(said.unwrap_or_else(|| anyhow!("the {program} ended ({end})")))
 }
 
 fn cores() -> usize {

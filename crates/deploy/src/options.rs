@@ -65,7 +65,7 @@ pub struct JobOptions {
 }
 
 /// A model's settings.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelOptions {
     /// How often `native` feeds a record to its hash.
     pub slowness: u32,
@@ -197,16 +197,9 @@ mod tests {
 
     #[test]
     fn a_python_model_whose_object_is_named_gets_typed_columns() {
-        let options = |is_of_2018, types: Option<&str>| ModelOptions {
-            slowness: 10,
-            chunk_size: None,
-            is_of_2018,
-            types: types.map(str::to_owned),
-            threads_per_worker: 1,
-            start_method: None,
-            load_timeout: None,
-            timeout: None,
-            memory: None,
+        let options = |is_of_2018, types: Option<&str>| {
+            let types = types.map(str::to_owned);
+            ModelOptions { is_of_2018, types, ..ModelOptions::default() }
         };
         let types = |model: &str, is_of_2018, types| options(is_of_2018, types).types(model).ok();
         assert_eq!(types("python:m:f", false, None), Some(Some("infer".to_owned())));
@@ -219,17 +212,7 @@ mod tests {
 
     #[test]
     fn arguments_of_an_earlier_job_change_only_where_options_are_given() {
-        let options = |timeout, memory| ModelOptions {
-            slowness: 10,
-            chunk_size: None,
-            is_of_2018: false,
-            types: None,
-            threads_per_worker: 1,
-            start_method: None,
-            load_timeout: None,
-            timeout,
-            memory,
-        };
+        let options = |timeout, memory| ModelOptions { timeout, memory, ..ModelOptions::default() };
         let first = options(None, None).to_args("native", Path::new("python3"));
         let mut args = first.clone();
         options(None, None).change(&mut args);

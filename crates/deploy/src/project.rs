@@ -8,10 +8,10 @@ use anyhow::{Context, ensure};
 
 use crate::console;
 
-/// All programs; one call of cargo builds them.
-const PACKAGES: [&str; 5] = ["sender", "classifier", "receiver", "agent", "hub"];
-/// The programs that a job consists of.
+/// The programs that a job consists of; one call of cargo builds them.
 pub const PROGRAMS: [&str; 4] = ["sender", "classifier", "receiver", "hub"];
+/// The programs that hosts get. A first job on this machine does not wait for the agent.
+const ON_HOSTS: [&str; 5] = ["sender", "classifier", "receiver", "agent", "hub"];
 
 /// A variable in the environment: a folder of prebuilt programs to use.
 pub const PREBUILT: &str = "XTASK_PROGRAMS";
@@ -53,7 +53,12 @@ pub fn release_folder() -> anyhow::Result<PathBuf> {
 
 /// Builds the programs if they are out of date; returns their folder.
 pub fn build_programs() -> anyhow::Result<PathBuf> {
-    build(&PACKAGES, None)
+    build(&PROGRAMS, None)
+}
+
+/// Builds the programs that hosts get; returns their folder.
+pub fn build_programs_for_hosts() -> anyhow::Result<PathBuf> {
+    build(&ON_HOSTS, None)
 }
 
 /// Builds statically linked programs, which need no C library; `None` if the toolchain lacks the target.
@@ -61,7 +66,7 @@ pub fn build_static_programs() -> anyhow::Result<Option<PathBuf>> {
     let musl = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
     let installed = duct::cmd!("rustup", "target", "list", "--installed").stderr_null().read();
     let can = installed.is_ok_and(|targets| targets.lines().any(|target| target == musl));
-    if can { build(&PACKAGES, Some(&musl)).map(Some) } else { Ok(None) }
+    if can { build(&ON_HOSTS, Some(&musl)).map(Some) } else { Ok(None) }
 }
 
 /// Builds the program of the crate with its name; returns its path.

@@ -110,7 +110,8 @@ pub(crate) struct ModelArgs {
     ///
     /// For a model with a named object, such as model.py:predict: infer, strings, or COLUMN=TYPE,… with the others inferred.
     /// A type is int64, nullable_int64, uint64, float64, bool, nullable_bool, string or literal; docs/models.md describes
-    /// them. Types are inferred as pandas.read_csv does for the whole file; of other inputs, for the first 1,000 rows.
+    /// them. Types are inferred as pandas.read_csv does for the whole file; of other inputs, for the first 1,000 rows, or
+    /// those of ten seconds.
     #[arg(long, value_name = "TYPES", value_parser = types)]
     types: Option<String>,
     /// Threads for a Python model's libraries, in each worker

@@ -1,8 +1,8 @@
 //! The template: a Python process that has loaded the model, and makes the workers' processes by forks of itself. So the model
-//! is loaded once, and its memory is shared until somebody writes to it.
+//! is loaded once, and the forks share its memory until one of them writes to it.
 //!
-//! A fork has only the thread that forks, and shares connections. So a model that has started threads or opened connections when
-//! it was loaded is loaded by each worker instead, unless the user insists.
+//! A fork has only the thread that forks, and shares open files and connections. So each worker loads a model by itself that has
+//! started threads, opened files or connections, or uses a GPU, unless the user insists on forks.
 
 use std::io::IoSlice;
 use std::os::fd::{AsRawFd, BorrowedFd};

@@ -47,6 +47,7 @@ class Typed:
         self.letters = letters.decode("ascii")
         # Pandas makes names unique, and makes up missing ones.
         self.names = self.pandas.read_csv(io.BytesIO(header + b"\n"), nrows=0, index_col=False).columns
+        self.places = {str(name): i for i, name in enumerate(self.names)}
         self.head = head
 
     def columns(self, rows, payload, offset):
@@ -93,7 +94,6 @@ class Typed:
         """The names and values of the new columns in a result for this many rows. `columns` reads the input again."""
         pandas = self.pandas
         table, is_named = self.table(result)
-        known = set(map(str, self.names))
         if len(table) != rows:
             raise ValueError("%s returned %d values for %d rows" % (self.name, len(table), rows))
         if not table.index.equals(pandas.RangeIndex(rows)):
@@ -102,16 +102,16 @@ class Typed:
                 " the index of the argument" % self.name
             )
         if isinstance(table, pandas.Series):
-            is_new = table.name is not None and str(table.name) not in known
+            is_new = table.name is not None and str(table.name) not in self.places
             table = pandas.DataFrame({str(table.name) if is_new else "CLASSIFICATION": table})
             is_named = is_new
-        taken = [str(name) for name in table.columns if str(name) in known]
+        taken = [str(name) for name in table.columns if str(name) in self.places]
         if taken and not is_named:
             raise ValueError(
                 "%s returned values without a name, and the input has a column %s already; return a DataFrame, with another"
                 " name" % (self.name, taken[0])
             )
-        kept = [i for i, name in enumerate(table.columns) if str(name) not in known]
+        kept = [i for i, name in enumerate(table.columns) if str(name) not in self.places]
         if taken:
             self.check_kept(table, columns())
         names = [str(table.columns[i]) for i in kept]
@@ -123,9 +123,8 @@ class Typed:
 
     def check_kept(self, table, columns):
         """Checks that the columns that are named like the input's have its values, since results keep the input as it came."""
-        places = {str(name): i for i, name in enumerate(self.names)}
         for j, name in enumerate(map(str, table.columns)):
-            if name in places and not self.pandas.Series(columns[places[name]]).equals(table.iloc[:, j]):
+            if name in self.places and not self.pandas.Series(columns[self.places[name]]).equals(table.iloc[:, j]):
                 raise ValueError(
                     "%s returned the input's column %r with other values; results keep the input as it came, so return"
                     " only new columns, or give this one another name" % (self.name, name)

@@ -51,7 +51,7 @@ pub(super) fn write(request: &Request<'_>, out: &mut Vec<u8>) {
     let types = request.typed.table.types();
     out.extend_from_slice(&(request.records.len() as u32).to_be_bytes());
     out.extend_from_slice(&((types.len() + 1 + request.header.len()) as u32).to_be_bytes());
-    out.extend(types.iter().map(|column_type| column_type.letter()));
+    out.extend(columns::letters(types));
     out.push(b'\n');
     out.extend_from_slice(request.header);
     request.typed.table.encode(request.typed.rows.clone(), out);

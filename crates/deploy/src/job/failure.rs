@@ -88,6 +88,15 @@ fn stopped_elsewhere() -> anyhow::Error {
     anyhow!("the job was stopped from elsewhere{resume}")
 }
 
+/// Why a program has ended, in its own words: the last message of its log, and those before it that explain it; `None` if its
+/// log is empty.
+pub(crate) fn in_own_words(lines: &[String], explains: impl Fn(&str) -> bool) -> Option<anyhow::Error> {
+    let mut messages: Vec<_> = lines.iter().map(|line| process::log::message(line)).collect();
+    let reason = messages.pop()?;
+    let details = messages.iter().filter(|message| explains(message));
+    Some(anyhow!("{reason}{}", details.map(|message| format!("\n    {message}")).collect::<String>()))
+}
+
 impl Program<'_> {
     /// Why a classifier on this machine could not start, in its own words, with what the user's model printed; `None` for other
     /// programs.
@@ -95,11 +104,7 @@ impl Program<'_> {
         if self.host.name() != THIS_MACHINE || ["receiver", "sender"].contains(&self.name.as_str()) {
             return None;
         }
-        let lines = self.running.last_lines(LAST_LINES).ok()?;
-        let mut messages: Vec<_> = lines.iter().map(|line| process::log::message(line)).collect();
-        let reason = messages.pop()?;
-        let printed = messages.iter().filter(|message| message.starts_with(PRINTED));
-        Some(anyhow!("{reason}{}", printed.map(|message| format!("\n    {message}")).collect::<String>()))
+        in_own_words(&self.running.last_lines(LAST_LINES).ok()?, |message| message.starts_with(PRINTED))
     }
 
     fn last_words(&self) -> String {

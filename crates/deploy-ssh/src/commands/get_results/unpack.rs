@@ -36,7 +36,7 @@ impl Unpacked {
     /// The files' places in this folder.
     ///
     /// # Errors
-    /// None: the names are those of a job.
+    /// As [`ResultFiles::beside`].
     pub(super) fn places(&self, output: &Path) -> anyhow::Result<ResultFiles> {
         ResultFiles::beside(&output.join(self.results))
     }
@@ -79,22 +79,26 @@ pub(super) fn unpack(archive: &Path, output: &Path, summary: &Summary) -> anyhow
     let mut tar = tar::Archive::new(MultiGzDecoder::new(BufReader::with_capacity(BLOCK, file)));
     let reading = || damaged("reading the archive");
     let mut entries = tar.entries().with_context(reading)?;
-    for member in 0..members(&unpacked.places(&unpacked.folder)?).len() {
+    let mut first = None;
+    if let Some(entry) = entries.next() {
+        let entry = first.insert(entry.with_context(reading)?);
+        if entry.path().with_context(reading)? == Path::new(TYPED_RESULTS) {
+            unpacked.results = TYPED_RESULTS;
+        }
+    }
+    let files = unpacked.places(&unpacked.folder)?;
+    let mut entries = first.into_iter().map(Ok).chain(entries);
+    for target in members(&files) {
         let mut entry =
             entries.next().with_context(|| damaged("a file is missing"))?.with_context(reading)?;
         let name = entry.path().with_context(reading)?.into_owned();
-        if member == 0 && name == Path::new(TYPED_RESULTS) {
-            unpacked.results = TYPED_RESULTS;
-        }
-        let files = unpacked.places(&unpacked.folder)?;
-        let target = members(&files)[member];
         ensure!(
             target.file_name() == Some(name.as_os_str()),
             Damaged(format!("it unexpectedly holds {}", name.display()))
         );
         let found = copy(&mut entry, target)?;
         ensure!(
-            member > 0 || found == summary.sha256,
+            target != files.results || found == summary.sha256,
             Damaged(format!("its results have the SHA-256 {found}, and the job's have {}", summary.sha256))
         );
     }
