@@ -13,10 +13,11 @@ use crate::step;
 
 /// How many failed programs an error shows.
 const MAX_FAILURES: usize = 4;
-/// How long to wait for the receiver's error after another program's, since the receiver knows best why a job failed.
+/// How long to wait for the error that caused the others. In a running job this is the receiver's, which all programs tell why
+/// they fail, and which tells the others.
+const CAUSE_TIME: Duration = Duration::from_secs(5);
+/// The same before the job has begun, when a program that fails for a lasting reason is most likely the cause itself.
 const RECEIVER_TIME: Duration = Duration::from_millis(300);
-/// How long to wait for the error that caused the others.
-const CAUSE_TIME: Duration = Duration::from_secs(2);
 /// How many of the last lines of a failed program are shown.
 const LAST_LINES: usize = 20;
 /// How a line begins that a Python model has printed.
@@ -56,7 +57,8 @@ impl Programs<'_> {
         let start = Instant::now();
         loop {
             self.add_failures(&mut failures);
-            let limit = if cause(&failures).is_some() { RECEIVER_TIME } else { CAUSE_TIME };
+            let is_known = !self.has_begun && cause(&failures).is_some();
+            let limit = if is_known { RECEIVER_TIME } else { CAUSE_TIME };
             if failures.contains_key(&RECEIVER) || start.elapsed() >= limit {
                 return failures;
             }
