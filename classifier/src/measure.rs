@@ -18,6 +18,10 @@ const MEASURED: [usize; 3] = [100, 1_000, 10_000];
 pub const DEFAULT: u32 = 1_000;
 /// How long the measurement may take. The calls with the fewest rows are made in any case.
 const BUDGET: Duration = Duration::from_secs(5);
+/// The share of the job's expected time that a call with the most rows may take.
+const SHARE: f64 = 0.05;
+/// Shorter calls are made twice, since a disturbance may be as long.
+const SHORT: Duration = Duration::from_millis(20);
 /// With a model this slow, the smallest size will do.
 const SLOW: Duration = Duration::from_secs(1);
 /// How long a batch should take at most, so that progress is visible and little is tried again after a failure.
@@ -25,7 +29,7 @@ const LONGEST: Duration = Duration::from_secs(1);
 /// A size is good enough if it takes at most this many times the least time for a row.
 const TOLERANCE: f64 = 1.05;
 /// The least number of batches for each worker, so that all of them have work to the end.
-const LEAST_BATCHES: u64 = 4;
+const LEAST_BATCHES: u64 = 8;
 
 /// The room for batches.
 #[derive(Debug, Clone, Copy)]
@@ -53,21 +57,23 @@ pub fn chunk_size(model: &mut dyn Model, header: &[u8], survey: &Survey, room: R
         model.prepare()?;
         let limit = model.timeout();
         let typed = Typed { table: &table, rows: 0..rows };
-        let request = Request { header, records: &records[..rows], typed, first_row: 0, limit };
+        let request = Request { header, records: &records[..rows], typed, numbers: None, limit };
         let start = Instant::now();
         model.classify(&request, &mut Vec::new())?;
         Ok(start.elapsed())
     };
+    let bytes: usize = records.iter().map(|record| record.bytes.len()).sum();
+    let extent = Extent { rows: survey.rows, record: bytes / records.len().max(1) };
+    let share = extent.rows.map(|rows| rows as f64 / room.workers as f64);
     let times = measure(
         records.len(),
+        share,
         || began.elapsed(),
         |rows| {
             let time: Result<_, ModelError> = call(rows);
             time.inspect_err(|error| tracing::warn!("measuring the model with {rows} rows: {error}")).ok()
         },
     );
-    let bytes: usize = records.iter().map(|record| record.bytes.len()).sum();
-    let extent = Extent { rows: survey.rows, record: bytes / records.len().max(1) };
     let chosen = choose(&times, extent, room);
     tracing::info!(
         "batches of {chosen} rows, after measuring the model for {:.2} s",
@@ -121,9 +127,40 @@ struct Times {
     failed: Option<usize>,
 }
 
-/// Measures a model by calls with up to `rows` rows; `call` returns `None` if the model fails.
+/// The seconds of a call of a model.
+#[derive(Debug, Clone, Copy)]
+struct Cost {
+    /// However few rows it gets.
+    start: f64,
+    /// For each row.
+    row: f64,
+}
+
+impl Cost {
+    /// Of a call with so many rows.
+    fn of(self, rows: f64) -> f64 {
+        self.start + self.row * rows
+    }
+}
+
+impl Times {
+    /// `None` if nothing was measured.
+    fn cost(&self) -> Option<Cost> {
+        let ((few, least), (many, most)) = self.measured.first().zip(self.measured.last())?;
+        let (least, most) = (least.as_secs_f64(), most.as_secs_f64());
+        let row = match many > few {
+            true => ((most - least) / (many - few) as f64).max(1e-9),
+            false => least / *few as f64,
+        };
+        Some(Cost { start: (least - row * *few as f64).max(0.0), row })
+    }
+}
+
+/// Measures a model by calls with up to `rows` rows; `call` returns `None` if the model fails. Each worker will get `share` rows, if
+/// that is known.
 fn measure(
     rows: usize,
+    share: Option<f64>,
     elapsed: impl Fn() -> Duration,
     mut call: impl FnMut(usize) -> Option<Duration>,
 ) -> Times {
@@ -142,15 +179,19 @@ fn measure(
     }
     for size in MEASURED {
         let size = size.min(rows);
-        if let Some((before, time)) = times.measured.last() {
+        if let Some((cost, (before, _))) = times.cost().zip(times.measured.last()) {
+            let takes = cost.of(size as f64);
+            let is_long = elapsed().as_secs_f64() + 2.0 * takes > BUDGET.as_secs_f64();
+            let is_dear =
+                times.measured.len() > 1 && share.is_some_and(|share| takes > SHARE * cost.row * share);
             // A slightly larger size would show only noise.
-            let takes = time.mul_f64(2.0 * size as f64 / *before as f64);
-            if size < 2 * before || elapsed() + takes > BUDGET {
+            if size < 2 * before || is_long || is_dear {
                 break;
             }
         }
-        // The less disturbed one of two.
-        let Some(time) = call(size).and_then(|one| Some(one.min(call(size)?))) else {
+        let time =
+            call(size).and_then(|time| if time < SHORT { Some(time.min(call(size)?)) } else { Some(time) });
+        let Some(time) = time else {
             times.failed = Some(size);
             break;
         };
@@ -161,17 +202,9 @@ fn measure(
 
 /// The batch size that follows from the times.
 fn choose(times: &Times, extent: Extent, room: Room) -> u32 {
-    let Times { measured, failed } = times;
-    let Some(((few, least), (many, most))) = measured.first().zip(measured.last()) else {
-        return if failed.is_some() { SIZES[0] } else { DEFAULT };
+    let Some(cost) = times.cost() else {
+        return if times.failed.is_some() { SIZES[0] } else { DEFAULT };
     };
-    let seconds = |time: &Duration| time.as_secs_f64();
-    let each = match many > few {
-        true => ((seconds(most) - seconds(least)) / (many - few) as f64).max(1e-9),
-        false => seconds(least) / *few as f64,
-    };
-    let start = (seconds(least) - each * *few as f64).max(0.0);
-    let cost = |size: u32| start / f64::from(size) + each;
     let workers = room.workers as u64;
     // Half of the window is for batches that have not reached the receiver, of which each worker needs two.
     let window = room.bytes as u64 / (4 * workers * extent.record.max(1) as u64);
@@ -179,12 +212,17 @@ fn choose(times: &Times, extent: Extent, room: Room) -> u32 {
     let fits = |size: &u32| {
         *size == SIZES[0]
             || u64::from(*size) <= share
-                && failed.is_none_or(|failed| (*size as usize) < failed)
-                && start + each * f64::from(*size) <= LONGEST.as_secs_f64()
+                && times.failed.is_none_or(|failed| (*size as usize) < failed)
+                && cost.of(f64::from(*size)) <= LONGEST.as_secs_f64()
+    };
+    // All workers have a batch each, until the last one is done. A stream has no last one.
+    let total = |size: u32| match extent.rows {
+        Some(rows) => cost.of(f64::from(size)) * rows.div_ceil(u64::from(size)).div_ceil(workers) as f64,
+        None => cost.of(f64::from(size)) / f64::from(size),
     };
     let possible: Vec<_> = SIZES.into_iter().filter(fits).collect();
-    let best = possible.iter().map(|size| cost(*size)).fold(f64::INFINITY, f64::min);
-    possible.into_iter().find(|size| cost(*size) <= best * TOLERANCE).unwrap_or(DEFAULT)
+    let best = possible.iter().map(|size| total(*size)).fold(f64::INFINITY, f64::min);
+    possible.into_iter().find(|size| total(*size) <= best * TOLERANCE).unwrap_or(DEFAULT)
 }
 
 #[cfg(test)]
@@ -204,6 +242,7 @@ mod tests {
         let (now, calls) = (Cell::new(Duration::ZERO), RefCell::new(Vec::new()));
         let times = measure(
             sample,
+            rows.map(|rows| rows as f64 / workers as f64),
             || now.get(),
             |rows| {
                 let time = micros(call + row * rows as f64);
@@ -227,7 +266,10 @@ mod tests {
             assert_eq!(chosen(call, row, 20_000, None, 2).0, expected, "{call} {row}");
         }
         // All workers have work.
-        assert_eq!(chosen(6_000.0, 3.0, 20_000, Some(100_000), 2).0, 10_000);
+        assert_eq!(chosen(6_000.0, 3.0, 20_000, Some(200_000), 2).0, 10_000);
+        // One worker would do a last batch of 30,000 rows alone.
+        assert_eq!(chosen(6_000.0, 3.0, 20_000, Some(490_000), 2).0, 10_000);
+        assert_eq!(chosen(6_000.0, 3.0, 20_000, Some(480_000), 2).0, 30_000);
         assert_eq!(chosen(6_000.0, 3.0, 20_000, Some(100_000), 112).0, 100);
         assert_eq!(chosen(6_000.0, 3.0, 20_000, None, 112).0, 1_000);
         // A stream shows few rows.
@@ -239,13 +281,21 @@ mod tests {
     fn a_slow_model_is_called_twice() {
         assert_eq!(chosen(0.0, 20_000.0, 20_000, None, 2).1, [100, 100]);
         let calls = chosen(0.0, 2_000.0, 20_000, None, 2).1;
-        assert_eq!(calls, [100, 100, 100, 1_000, 1_000], "ten times more would take too long");
+        assert_eq!(calls, [100, 100, 1_000], "ten times more would take too long");
+        assert_eq!(
+            chosen(20_000.0, 10.0, 20_000, Some(200_000), 2),
+            (10_000, vec![100, 100, 1_000]),
+            "the job is short"
+        );
+        let calls = chosen(2_000.0, 1.0, 20_000, Some(10_000_000), 2).1;
+        assert_eq!(calls, [100, 100, 100, 1_000, 1_000, 10_000, 10_000], "all calls are short");
     }
 
     #[test]
     fn sizes_with_which_the_model_fails_are_not_chosen() {
         let chosen = |most: usize| {
-            let times = measure(20_000, || Duration::ZERO, |rows| (rows <= most).then_some(micros(5_000.0)));
+            let times =
+                measure(20_000, None, || Duration::ZERO, |rows| (rows <= most).then_some(micros(5_000.0)));
             choose(&times, Extent { rows: None, record: 40 }, Room { workers: 1, bytes: 32 << 20 })
         };
         assert_eq!([chosen(50), chosen(100), chosen(1_000), chosen(20_000)], [100, 100, 3_000, 100_000]);
@@ -256,6 +306,7 @@ mod tests {
         let first = Cell::new(true);
         let times = measure(
             20_000,
+            None,
             || Duration::ZERO,
             |rows| {
                 let loads = if first.replace(false) { 1.2e6 } else { 0.0 };

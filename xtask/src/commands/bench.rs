@@ -15,13 +15,14 @@ use xshell::{Shell, cmd};
 
 use super::test::install;
 use cases::{Case, Files};
+use deploy::host::arg;
 use deploy::{console, interrupt, project};
 use measure::Measured;
 
-/// Measure this machine's speed, against pandas and polars
+/// Measure this machine's speed, against pandas, polars and Dask
 ///
-/// Measures jobs from a file and of fake rows, Python models, slow models, and wide clusters. Compares them with one pandas
-/// process, multiprocessing.Pool, polars, and hashing alone. Runs all cases in turn, several times, in about twenty
+/// Measures jobs from a file and of fake rows, fitted models, slow models, and wide clusters. Compares them with one pandas
+/// process, multiprocessing.Pool, polars, Dask, and hashing alone. Runs all cases in turn, several times, in about forty
 /// minutes.
 ///
 /// Prints the medians and their targets, and writes bench/results.json and bench/results.svg. Writes and removes a GiB
@@ -42,6 +43,10 @@ pub(crate) struct Args {
     scale: Option<f64>,
 }
 
+/// The Python environment of models and peers.
+const VENV: &str = "target/bench/venv";
+const REQUIREMENTS: &str = "bench/requirements.txt";
+
 /// Measured runs, by case name.
 type Results = BTreeMap<&'static str, Vec<Measured>>;
 
@@ -55,7 +60,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let cases: Vec<_> = cases::ALL.into_iter().filter(is_chosen).collect();
     let names = cases::ALL.map(|case| case.name);
     ensure!(!cases.is_empty(), "no case has that in its name; the cases are {}", names.join(", "));
-    let files = Files::at(Path::new("target/bench"), scale)?;
+    let files = Files::at(Path::new("target/bench"), &Path::new(VENV).join("bin/python"), scale)?;
     prepare(&files)?;
 
     let mut results = Results::new();
@@ -89,27 +94,24 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Builds the programs, installs Python and polars, and writes the input files.
+/// Builds the programs, installs Python packages, fits models, and writes the input files.
 fn prepare(files: &Files) -> anyhow::Result<()> {
     let shell = &Shell::new()?;
-    install::python()?;
-    let python = &files.python;
-    if cmd!(shell, "{python} -c 'import polars'").quiet().ignore_stderr().run().is_err() {
-        let polars = cases::POLARS;
-        cmd!(shell, "{python} -m pip install --quiet {polars}")
-            .run()
-            .context("installing polars to compare with")?;
-    }
+    install::environment(shell, Path::new(VENV), Path::new(REQUIREMENTS))
+        .context("installing Python packages to measure")?;
     let programs = project::build_programs()?;
     // Together with xtask, which shares its dependencies.
     let floor = ["build", "--release", "--package", "xtask", "--package", "bench"];
     project::cargo_with(&floor).run().context("building the floor")?;
-    for (path, rows) in files.inputs() {
+    for (path, rows) in files.of_fake_rows() {
         console::note(&format!("writing {} fake rows to {}", console::count(rows), path.display()));
         let sender = duct::cmd!(programs.join("sender"), "--stdout", "--lines", rows.to_string());
         sender.stdout_path(&path).run().with_context(|| format!("writing {}", path.display()))?;
     }
-    Ok(())
+    console::note("fitting models, and writing rows for them");
+    let (python, inputs) = (&files.python, files.of_fitted_models());
+    let words = inputs.iter().flat_map(|(path, rows)| [arg(path), rows.to_string()]);
+    cmd!(shell, "{python} bench/fit.py {words...}").quiet().run().context("fitting models")
 }
 
 /// Fails unless all cases of a group had the same results: a fast wrong answer does not count.

@@ -7,12 +7,14 @@ use anyhow::Context;
 use deploy::host::arg;
 use deploy::project;
 
-/// The version of polars to compare with, from PyPI.
-pub(super) const POLARS: &str = "polars==1.35.2";
 /// Rows for fast jobs, for the slow Python model, and for the Python model that does nothing.
 const ROWS: u64 = 5_000_000;
 const SLOW_ROWS: u64 = 10_000;
 const NOTHING_ROWS: u64 = 300_000;
+/// Rows for fitted models, and for those that take longer.
+const CUSTOMERS: u64 = 1_000_000;
+const FEW_CUSTOMERS: u64 = 500_000;
+const TEXTS: u64 = 500_000;
 /// Rows of the job whose results are packed.
 const PACKED_ROWS: u64 = 10_000_000;
 /// Length of a run with sleeping workers, and how long they sleep for each row, in seconds.
@@ -37,7 +39,7 @@ pub(super) struct Case {
 }
 
 /// All cases, in the order in which they are measured.
-pub(super) const ALL: [Case; 25] = [
+pub(super) const ALL: [Case; 44] = [
     case("floor-1", "SHA-256 alone, one thread", "{hash-floor} {file} 1 10"),
     case("floor-2", "SHA-256 alone, two threads", "{hash-floor} {file} 2 10"),
     native("file-1", "rows from a file, 1 worker", "run-locally --input {file} --model native --workers 1"),
@@ -80,6 +82,89 @@ pub(super) const ALL: [Case; 25] = [
         "run-locally --input {nothing-file} {models:nothing}",
     ),
     case("nothing-pool", "the same, Pool(2)", "{python} bench/peers.py pool 2 nothing {nothing-file} {out}"),
+    case(
+        "boosted",
+        "scikit-learn pipeline, gradient boosting",
+        "run-locally --input {customers} {fitted:Boosted}",
+    ),
+    case(
+        "boosted-pool-2000",
+        "the same, Pool(2), 2,000 rows",
+        "{python} bench/peers.py fitted-pool 2000 Boosted {customers} {out}",
+    ),
+    case(
+        "boosted-pool-10000",
+        "the same, Pool(2), 10,000 rows",
+        "{python} bench/peers.py fitted-pool 10000 Boosted {customers} {out}",
+    ),
+    case(
+        "boosted-pool-50000",
+        "the same, Pool(2), 50,000 rows",
+        "{python} bench/peers.py fitted-pool 50000 Boosted {customers} {out}",
+    ),
+    case(
+        "boosted-polars",
+        "the same, polars",
+        "{python} bench/peers.py fitted-polars Boosted {customers} {out}",
+    ),
+    case(
+        "boosted-whole",
+        "the same, pandas, whole file",
+        "{python} bench/peers.py fitted-whole Boosted {customers} {out}",
+    ),
+    case(
+        "boosted-dask",
+        "the same, Dask, 2 workers",
+        "{python} bench/peers.py fitted-dask Boosted {customers} {out}",
+    ),
+    case("lightgbm", "LightGBM", "run-locally --input {customers} {fitted:LightGbm}"),
+    case(
+        "lightgbm-pool-2000",
+        "the same, Pool(2), 2,000 rows",
+        "{python} bench/peers.py fitted-pool 2000 LightGbm {customers} {out}",
+    ),
+    case(
+        "lightgbm-pool-10000",
+        "the same, Pool(2), 10,000 rows",
+        "{python} bench/peers.py fitted-pool 10000 LightGbm {customers} {out}",
+    ),
+    case(
+        "lightgbm-pool-50000",
+        "the same, Pool(2), 50,000 rows",
+        "{python} bench/peers.py fitted-pool 50000 LightGbm {customers} {out}",
+    ),
+    case("forest", "random forest", "run-locally --input {few-customers} {fitted:Forest}"),
+    case(
+        "forest-pool-2000",
+        "the same, Pool(2), 2,000 rows",
+        "{python} bench/peers.py fitted-pool 2000 Forest {few-customers} {out}",
+    ),
+    case(
+        "forest-pool-10000",
+        "the same, Pool(2), 10,000 rows",
+        "{python} bench/peers.py fitted-pool 10000 Forest {few-customers} {out}",
+    ),
+    case(
+        "forest-pool-50000",
+        "the same, Pool(2), 50,000 rows",
+        "{python} bench/peers.py fitted-pool 50000 Forest {few-customers} {out}",
+    ),
+    case("texts", "TF-IDF and a linear model", "run-locally --input {texts} {fitted:Texts}"),
+    case(
+        "texts-pool-2000",
+        "the same, Pool(2), 2,000 rows",
+        "{python} bench/peers.py fitted-pool 2000 Texts {texts} {out}",
+    ),
+    case(
+        "texts-pool-10000",
+        "the same, Pool(2), 10,000 rows",
+        "{python} bench/peers.py fitted-pool 10000 Texts {texts} {out}",
+    ),
+    case(
+        "texts-pool-50000",
+        "the same, Pool(2), 50,000 rows",
+        "{python} bench/peers.py fitted-pool 50000 Texts {texts} {out}",
+    ),
     case("sleep-7", "3.5 ms a row, 7 workers", "run-locally {sleeping:7} --processes 1"),
     case("sleep-28", "3.5 ms a row, 28 workers", "run-locally {sleeping:28} --processes 4"),
     case("sleep-56", "3.5 ms a row, 56 workers", "run-locally {sleeping:56} --processes 8"),
@@ -111,7 +196,7 @@ const fn once(name: &'static str, what: &'static str, command: &'static str) -> 
 
 /// Paths of the programs and files that cases use, and the scale of the inputs.
 pub(super) struct Files {
-    /// A Python interpreter with pandas and polars.
+    /// A Python interpreter with the packages for models and peers.
     pub(super) python: PathBuf,
     /// The folder that jobs and peers write to.
     pub(super) output: PathBuf,
@@ -125,19 +210,27 @@ impl Files {
     ///
     /// # Errors
     /// If the folder cannot be created.
-    pub(super) fn at(folder: &Path, scale: f64) -> anyhow::Result<Self> {
+    pub(super) fn at(folder: &Path, python: &Path, scale: f64) -> anyhow::Result<Self> {
         let absolute = |path: &Path| std::path::absolute(path).context("looking for the current folder");
-        let (python, folder) = (absolute(Path::new("target/venv/bin/python"))?, absolute(folder)?);
+        let (python, folder) = (absolute(python)?, absolute(folder)?);
         let output = folder.join("output");
         project::make_folder(&output)?;
         let floor = project::release_folder()?.join("hash-floor");
         Ok(Self { python, output, floor, folder, scale })
     }
 
-    /// The input files, and the number of rows of each.
-    pub(super) fn inputs(&self) -> [(PathBuf, u64); 3] {
-        [("file", ROWS), ("slow-file", SLOW_ROWS), ("nothing-file", NOTHING_ROWS)]
-            .map(|(name, rows)| (self.input(name), self.scaled(rows)))
+    /// The files of fake rows, and the number of rows of each.
+    pub(super) fn of_fake_rows(&self) -> [(PathBuf, u64); 3] {
+        self.inputs([("file", ROWS), ("slow-file", SLOW_ROWS), ("nothing-file", NOTHING_ROWS)])
+    }
+
+    /// The files for fitted models, and the number of rows of each.
+    pub(super) fn of_fitted_models(&self) -> [(PathBuf, u64); 3] {
+        self.inputs([("customers", CUSTOMERS), ("few-customers", FEW_CUSTOMERS), ("texts", TEXTS)])
+    }
+
+    fn inputs<const N: usize>(&self, inputs: [(&str, u64); N]) -> [(PathBuf, u64); N] {
+        inputs.map(|(name, rows)| (self.input(name), self.scaled(rows)))
     }
 
     fn input(&self, name: &str) -> PathBuf {
@@ -150,33 +243,36 @@ impl Files {
 
     /// Splits a command into words, and replaces each name in braces by its file or number.
     pub(super) fn fill(&self, command: &str) -> Vec<String> {
-        let words = command.split(' ').flat_map(|word| {
-            let name = word.strip_prefix('{').and_then(|word| word.strip_suffix('}'));
-            let Some(name) = name else { return vec![word.to_owned()] };
-            if let Some(workers) = name.strip_prefix("sleeping:") {
+        command.split(' ').flat_map(|word| self.fill_word(word)).collect()
+    }
+
+    fn fill_word(&self, word: &str) -> Vec<String> {
+        let name = word.strip_prefix('{').and_then(|word| word.strip_suffix('}'));
+        let Some(name) = name else { return vec![word.to_owned()] };
+        let python = arg(&self.python);
+        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        match name.split_once(':') {
+            Some(("sleeping", workers)) => {
                 let rows = (SLEEP_TIME * self.scale / ROW_TIME) as u64 * workers.parse::<u64>().unwrap_or(1);
                 let sleep = format!("sleep:{:.0}", ROW_TIME * 1e6);
-                return ["--classifier", &sleep, "--workers", workers, "--input-lines", &rows.to_string()]
-                    .map(str::to_owned)
-                    .to_vec();
+                words(&["--model", &sleep, "--workers", workers, "--input-lines", &rows.to_string()])
             }
-            if let Some(function) = name.strip_prefix("models:") {
+            Some(("models", function)) => {
                 let function = format!("python:bench.models:{function}");
-                let python = arg(&self.python);
-                return ["--model", &function, "--contract", "2018", "--workers", "2", "--python", &python]
-                    .map(str::to_owned)
-                    .to_vec();
+                words(&["--model", &function, "--contract", "2018", "--workers", "2", "--python", &python])
             }
-            vec![match name {
+            Some(("fitted", model)) => {
+                words(&["--model", &format!("bench/fitted.py:{model}"), "--python", &python])
+            }
+            _ => vec![match name {
                 "rows" => self.scaled(ROWS).to_string(),
                 "packed-rows" => self.scaled(PACKED_ROWS).to_string(),
-                "python" => arg(&self.python),
+                "python" => python,
                 "hash-floor" => arg(&self.floor),
                 "out" => arg(&self.output.join("peer.csv")),
                 file => arg(&self.input(file)),
-            }]
-        });
-        words.collect()
+            }],
+        }
     }
 }
 
@@ -187,8 +283,9 @@ mod tests {
     #[test]
     fn every_name_in_braces_is_replaced() {
         let folder = tempfile::tempdir().unwrap();
-        let files = Files::at(folder.path(), 0.1).unwrap();
-        let inputs = files.inputs().map(|(path, _)| arg(&path));
+        let files = Files::at(folder.path(), Path::new("python"), 0.1).unwrap();
+        let inputs = [files.of_fake_rows(), files.of_fitted_models()].concat();
+        let inputs: Vec<_> = inputs.iter().map(|(path, _)| arg(path)).collect();
         for case in ALL {
             let words = files.fill(case.command);
             assert!(!words.iter().any(|word| word.contains(['{', '}'])), "{words:?}");
@@ -197,7 +294,7 @@ mod tests {
         }
         assert_eq!(
             files.fill("run-locally {sleeping:7} --processes 1").join(" "),
-            "run-locally --classifier sleep:3500 --workers 7 --input-lines 5999 --processes 1"
+            "run-locally --model sleep:3500 --workers 7 --input-lines 5999 --processes 1"
         );
     }
 

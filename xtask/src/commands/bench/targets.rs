@@ -43,6 +43,11 @@ pub(super) fn all(results: &Results) -> Vec<Target> {
     let most = |name, of: fn(&Measured) -> Option<f64>| {
         median(results, name, |measured| of(measured).unwrap_or(f64::NAN))
     };
+    // How many times as fast as multiprocessing.Pool with the best of its chunk sizes.
+    let over_pool = |model: &'static str, pools: [&'static str; 3]| {
+        let best = pools.into_iter().filter_map(seconds).reduce(f64::min);
+        ratio(best, seconds(model))
+    };
     let at_least = |what, wanted, decimals, found: Option<f64>| {
         found.map(|found| Target { what, found, wanted, is_limit: false, decimals })
     };
@@ -66,6 +71,36 @@ pub(super) fn all(results: &Results) -> Vec<Target> {
             1.4,
             2,
             ratio(steady("nothing"), steady("nothing-pool")),
+        ),
+        at_least(
+            "scikit-learn pipeline over the best Pool(2)",
+            1.3,
+            2,
+            over_pool("boosted", ["boosted-pool-2000", "boosted-pool-10000", "boosted-pool-50000"]),
+        ),
+        at_least(
+            "LightGBM over the best Pool(2)",
+            1.2,
+            2,
+            over_pool("lightgbm", ["lightgbm-pool-2000", "lightgbm-pool-10000", "lightgbm-pool-50000"]),
+        ),
+        at_least(
+            "random forest over the best Pool(2)",
+            1.2,
+            2,
+            over_pool("forest", ["forest-pool-2000", "forest-pool-10000", "forest-pool-50000"]),
+        ),
+        at_least(
+            "TF-IDF over the best Pool(2)",
+            1.2,
+            2,
+            over_pool("texts", ["texts-pool-2000", "texts-pool-10000", "texts-pool-50000"]),
+        ),
+        at_most(
+            "time of the scikit-learn pipeline, over polars",
+            1.05,
+            2,
+            ratio(seconds("boosted"), seconds("boosted-polars")),
         ),
         at_least("7 workers at 3.5 ms a row, of ideal", 0.98, 3, ideal("sleep-7", 7.0)),
         at_least("28 workers at 3.5 ms a row, of ideal", 0.98, 3, ideal("sleep-28", 28.0)),

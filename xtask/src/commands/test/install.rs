@@ -23,38 +23,52 @@ const MACHINE_PACKAGES: &str = "systemd-sysv,dbus,cloud-init,openssh-server,sudo
 const MACHINE_TIME: &str = "900";
 
 /// Makes a virtual environment with the Python packages for the tests, unless it is up to date.
-pub(in crate::commands) fn python() -> anyhow::Result<()> {
+pub(super) fn python() -> anyhow::Result<()> {
     let shell = &Shell::new()?;
-    let wanted = format!("{}{AXE}\n", shell.read_file(REQUIREMENTS)?);
-    let stamp = Path::new(VENV).join("installed.txt");
+    environment(shell, Path::new(VENV), Path::new(REQUIREMENTS))
+        .context("installing the Python packages that the tests need")?;
+    axe(shell)
+}
+
+/// Makes a virtual environment with the Python packages of a requirements file, unless it is up to date.
+pub(in crate::commands) fn environment(
+    shell: &Shell,
+    folder: &Path,
+    requirements: &Path,
+) -> anyhow::Result<()> {
+    let wanted = shell.read_file(requirements)?;
+    let stamp = folder.join("installed.txt");
     if shell.read_file(&stamp).is_ok_and(|installed| installed == wanted) {
         return Ok(());
     }
-    shell.remove_path(VENV)?;
-    if cmd!(shell, "python3 -m venv {VENV}").run().is_err() {
+    shell.remove_path(folder)?;
+    if cmd!(shell, "python3 -m venv {folder}").run().is_err() {
         // Debian packages the venv module separately.
         debian_packages(shell, &["python3", "python3-venv"])
-            .context("making a Python environment for the tests needs Python 3 with its venv module")?;
-        shell.remove_path(VENV)?;
-        cmd!(shell, "python3 -m venv {VENV}").run().context("making a Python environment for the tests")?;
+            .context("making a Python environment needs Python 3 with its venv module")?;
+        shell.remove_path(folder)?;
+        cmd!(shell, "python3 -m venv {folder}").run()?;
     }
-    cmd!(shell, "{VENV}/bin/python -m pip install --quiet --requirement {REQUIREMENTS}")
-        .run()
-        .context("installing the Python packages that the tests need")?;
-    axe(shell)?;
+    let python = folder.join("bin/python");
+    cmd!(shell, "{python} -m pip install --quiet --requirement {requirements}").run()?;
     shell.write_file(stamp, wanted)?;
     Ok(())
 }
 
-/// Fetches axe-core, which checks a page's accessibility. It comes as one file of a Python package that is needed for
-/// nothing else.
+/// Fetches axe-core, which checks a page's accessibility, unless it is up to date. It comes as one file of a Python package that
+/// is needed for nothing else.
 fn axe(shell: &Shell) -> anyhow::Result<()> {
+    let stamp = Path::new(VENV).join("axe.txt");
+    if shell.read_file(&stamp).is_ok_and(|fetched| fetched == AXE) {
+        return Ok(());
+    }
     let unpacked = &format!("{VENV}/axe");
     cmd!(shell, "{VENV}/bin/python -m pip install --quiet --no-deps --target {unpacked} {AXE}")
         .run()
         .context("fetching axe-core")?;
     shell.copy_file(format!("{unpacked}/axe_playwright_python/axe.min.js"), format!("{VENV}/axe.min.js"))?;
     shell.remove_path(unpacked)?;
+    shell.write_file(stamp, AXE)?;
     Ok(())
 }
 
