@@ -149,6 +149,10 @@ pub(crate) struct ModelArgs {
     /// machine's memory, divided by this process's workers]
     #[arg(long, alias = "box-memory", value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..), global = true)]
     model_memory: Option<u64>,
+    /// Where what a Python model prints is kept, with the rows: in the file PREFIX0.log for the first worker, and so on. Each
+    /// file is renamed to *.log.1 when it has 8 MiB [default: this program's log]
+    #[arg(long, value_name = "PREFIX", global = true)]
+    model_log: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -266,6 +270,7 @@ impl ModelArgs {
             load_timeout: Duration::from_secs(self.load_timeout),
             timeout: Duration::from_secs(self.model_timeout),
             memory: self.model_memory.unwrap_or_else(|| machine_memory() / u64::from(workers)),
+            log: self.model_log.clone(),
         }
     }
 }

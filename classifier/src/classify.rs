@@ -150,11 +150,12 @@ impl Classifier {
             };
             self.count_try(failed.take(), &rows);
             self.model.prepare()?;
-            let first_row = records[rows.start].0;
+            let numbers = (records[rows.start].0, records[rows.end - 1].0);
             let typed = Typed { table, rows: rows.clone() };
-            let request = Request { header, records: &plain[rows.clone()], typed, first_row, limit };
+            let request =
+                Request { header, records: &plain[rows.clone()], typed, numbers: Some(numbers), limit };
             let began = Instant::now();
-            let outcome = output.classify(&mut *self.model, &request);
+            let outcome = output.classify(&mut *self.model, &request, numbers.0);
             let end = match &outcome {
                 Ok(()) => End::Done,
                 Err(error) => match error.verdict {
@@ -218,13 +219,18 @@ struct Output<'a> {
 
 impl<'a> Output<'a> {
     /// Appends the results of all records of a request, or of none.
-    fn classify(&mut self, model: &mut dyn Model, request: &Request<'_>) -> Result<(), ModelError> {
+    fn classify(
+        &mut self,
+        model: &mut dyn Model,
+        request: &Request<'_>,
+        first_row: u64,
+    ) -> Result<(), ModelError> {
         let start = self.results.len();
         let outcome = model.classify(request, &mut self.results);
         match outcome.and_then(|columns| within_limit(&self.results).map(|()| columns)) {
             Ok(columns) => {
                 if self.parts.last().is_none_or(|(_, before)| *before != columns) {
-                    self.parts.push((request.first_row, columns));
+                    self.parts.push((first_row, columns));
                 }
                 Ok(())
             }

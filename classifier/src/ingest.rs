@@ -28,7 +28,7 @@ use timely::scheduling::SyncActivator;
 
 use crate::deadline::Deadline;
 use crate::measure::{self, Room};
-use crate::model::Shared as SharedModel;
+use crate::model::Meter;
 use intake::{Admission, Decided, Incoming, Intake, Session};
 use lease::{Lease, PendingOutcome};
 use sender_handle::SenderHandle;
@@ -46,7 +46,7 @@ pub struct Settings {
     /// Whether the model has typed columns.
     pub typed: bool,
     /// The model to measure.
-    pub meter: Option<SharedModel>,
+    pub meter: Option<Meter>,
     /// The room for batches.
     pub room: Room,
     pub token: Option<Token>,
@@ -270,10 +270,10 @@ impl Shared {
         let (found, columns) = (survey.types.len(), records::count(header).unwrap_or(0));
         ensure!(found == columns, "{found} types for the {columns} columns of its header");
         let Settings { chunk_size, meter, room, .. } = &self.settings;
-        let chunk_size = match (chunk_size, meter) {
+        let chunk_size = match (chunk_size, meter.as_ref().and_then(Meter::model)) {
             (Some(chunk_size), _) => *chunk_size,
             // Not while the state is locked, since this takes seconds.
-            (None, Some(meter)) => measure::chunk_size(&mut meter.clone(), header, survey, *room),
+            (None, Some(mut model)) => measure::chunk_size(&mut model, header, survey, *room),
             (None, None) => measure::DEFAULT,
         };
         Ok(Some(self.state.lock().intake.decide(Decided::new(&survey.types, chunk_size)).clone()))

@@ -14,7 +14,7 @@ use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -84,8 +84,8 @@ pub struct Request<'a> {
     pub records: &'a [Record<'a>],
     /// The values of the same records.
     pub typed: Typed<'a>,
-    /// The number of the first record's row.
-    pub first_row: u64,
+    /// The numbers of the first and the last record's row; `None` when the model is being measured.
+    pub numbers: Option<(u64, u64)>,
     /// How long the model may take.
     pub limit: Duration,
 }
@@ -203,6 +203,22 @@ impl Shared {
     pub fn new(model: Box<dyn Model>) -> Self {
         Self(Arc::new(Mutex::new(model)))
     }
+
+    /// For the measurement. The model ends with the worker.
+    pub fn meter(&self) -> Meter {
+        Meter(Arc::downgrade(&self.0))
+    }
+}
+
+/// A worker's model, to be measured.
+#[derive(Clone)]
+pub struct Meter(Weak<Mutex<Box<dyn Model>>>);
+
+impl Meter {
+    /// `None` if the worker has ended.
+    pub fn model(&self) -> Option<Shared> {
+        self.0.upgrade().map(Shared)
+    }
 }
 
 impl Model for Shared {
@@ -297,6 +313,8 @@ pub struct ModelSettings {
     pub timeout: Duration,
     /// How much memory a Python model and all processes that it has started may use, in MiB.
     pub memory: u64,
+    /// Where a Python model's output goes: with the worker's number and `.log` appended, or to this program's log.
+    pub log: Option<PathBuf>,
 }
 
 impl ModelSettings {
@@ -329,13 +347,20 @@ impl ModelSettings {
                     timeout: self.timeout,
                     memory: self.memory,
                 }));
-                let start = || python::Python::start(Arc::clone(&starter));
+                let start = |worker: usize| {
+                    let log = self.log.as_ref().map(|log| {
+                        let mut path = log.clone().into_os_string();
+                        path.push(format!("{worker}.log"));
+                        path.into()
+                    });
+                    python::Python::start(Arc::clone(&starter), log)
+                };
                 // If the first one loads the model for all, an error is reported once.
                 let is_first = self.start_method != StartMethod::Spawn && count > 0;
-                let first = if is_first { Some(start()?) } else { None };
+                let first = if is_first { Some(start(0)?) } else { None };
                 let models = usize::from(is_first)..count;
                 let others = std::thread::scope(|scope| {
-                    let starts: Vec<_> = models.map(|_| scope.spawn(start)).collect();
+                    let starts: Vec<_> = models.map(|worker| scope.spawn(move || start(worker))).collect();
                     let joined = starts.into_iter().map(std::thread::ScopedJoinHandle::join);
                     joined
                         .map(|model| model.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))

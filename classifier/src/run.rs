@@ -161,8 +161,9 @@ impl Start<'_> {
         let meter = first.map(|first| {
             let none: Box<dyn Model> = Box::new(Sleep::new(Duration::ZERO));
             let shared = Shared::new(std::mem::replace(first, none));
-            *first = Box::new(shared.clone());
-            shared
+            let meter = shared.meter();
+            *first = Box::new(shared);
+            meter
         });
         control.start()?;
         process::log::set_generation(formation.generation);

@@ -127,6 +127,56 @@ fn a_model_that_loads_for_ever_can_be_interrupted() {
 }
 
 #[test]
+fn what_the_model_prints_is_kept_with_its_rows() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = folder.path().join("in.csv");
+    let rows: String = (0..500).map(|i| format!("{i}\n")).collect();
+    std::fs::write(&input, format!("id\n{rows}")).unwrap();
+    let code = "print('hello')\ndef f(df):\n    for i in df['id']:\n        print('row', i)\n    \
+        print('done')\n    return df['id'] * 2\n";
+    std::fs::write(folder.path().join("noisy.py"), code).unwrap();
+    let args =
+        ["--model", "noisy.py:f", "--input", "in.csv", "--workers", "2", "--chunk-size", "50", "--no-hub"];
+    let log = |name: &str| std::fs::read_to_string(folder.path().join("log").join(name)).unwrap();
+    // A second job begins with new files.
+    for _ in 0..2 {
+        let mut job = command(folder.path(), &args);
+        job.current_dir(folder.path()).arg("--python").arg(tests::python());
+        let said = Program::start_command("xtask", folder.path(), job).success();
+        let first = folder.path().join("log/initializer.model0.log");
+        assert!(
+            said.contains(&format!("printed    by the model: {} and one other\n", first.display())),
+            "{said}"
+        );
+        let printed = log("initializer.model0.log") + &log("initializer.model1.log");
+        let lines: Vec<_> = printed.lines().map(|line| line.split_once("Z ").unwrap().1).collect();
+        assert_eq!(lines.len(), 1 + 500 + 10, "{printed}");
+        assert!(lines.contains(&"loading | hello"));
+        for row in 0..500 {
+            let (first, last) = (row / 50 * 50, row / 50 * 50 + 49);
+            assert!(lines.contains(&&*format!("rows {first}-{last} | row {row}")), "{row}: {printed}");
+        }
+        // Here, each kind of line is shown once by each worker, and its number at the end.
+        let log = log("initializer.log");
+        let shown: Vec<_> =
+            log.lines().map(process::log::message).filter(|line| line.starts_with("python: ")).collect();
+        let count = |begin: &str| shown.iter().filter(|line| line.starts_with(begin)).count();
+        assert_eq!(
+            (count("python: hello"), count("python: row "), count("python: done")),
+            (1, 2, 2),
+            "{log}"
+        );
+        let total: u64 = shown
+            .iter()
+            .filter_map(|line| {
+                line.strip_prefix("python: ")?.split_once(" lines like \"row ")?.0.parse::<u64>().ok()
+            })
+            .sum();
+        assert_eq!(total, 500, "{log}");
+    }
+}
+
+#[test]
 fn invalid_options_are_refused_before_anything_happens() {
     let folder = tempfile::tempdir().unwrap();
     let said = start(folder.path(), &["LINES=7"]).failure();

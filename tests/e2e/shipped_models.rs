@@ -26,7 +26,8 @@ fn a_pandas_classifier_whose_packages_are_shipped() {
     write("job/helper.py", "RATE = float(open('data/rate.txt').read())\n");
     write(
         "job/scored.py",
-        "from helper import RATE\n\ndef classify_df(df):\n    df['CLASSIFICATION'] = RATE\n    return df\n",
+        "from helper import RATE\n\ndef classify_df(df):\n    print('at the rate', RATE)\n    \
+            df['CLASSIFICATION'] = RATE\n    return df\n",
     );
     std::fs::copy(stack.path("models/requirements.txt"), stack.path("job/requirements.txt")).unwrap();
     let said = stack.up(&["--model", "job/scored.py"]);
@@ -39,6 +40,8 @@ fn a_pandas_classifier_whose_packages_are_shipped() {
         results.lines().count() == 30 && results.lines().all(|line| line.ends_with(",0.25")),
         "{results}"
     );
+    let said = stack.run("logs", &[]);
+    assert!(said.contains("rows 0-29 | at the rate 0.25\n"), "{said}");
     let said = stack.fail("up", &["--model", "job/scored.py", "--include", "job/helper.py"]);
     assert!(said.contains("No such file or directory: 'data/rate.txt'"), "{said}");
 

@@ -97,7 +97,7 @@ mod tests {
         let plain = !record.contains(['"', '\n']);
         let record = Record { bytes: record.as_bytes(), plain };
         let typed = Typed { table: &Table::default(), rows: 0..0 };
-        let request = Request { header: b"", records: &[record], typed, first_row: 0, limit: Duration::MAX };
+        let request = Request { header: b"", records: &[record], typed, numbers: None, limit: Duration::MAX };
         Native::new(slowness).classify(&request, &mut results).unwrap();
         String::from_utf8(results).unwrap()
     }

@@ -12,7 +12,7 @@
 //! | `guard.rs` | a separate process, which ends the Python process and its descendants |
 //! | `tree.rs` | finds descendants, measures their memory, and ends them |
 //! | `environment.rs` | sets the environment of the Python process |
-//! | `log.rs` | logs its output |
+//! | `log.rs` | keeps what it prints |
 //! | `typed.rs` | writes requests and prints answers of models with typed columns |
 //! | `boot.py`, `runner.py`, `typed.py` | run in it |
 
@@ -34,7 +34,7 @@ use protocol::frame;
 use super::{Columns, Contract, Model, ModelError, NUL, Request, StartMethod, Verdict};
 use crate::metrics::ModelMetrics;
 use ended::{Ended, Task};
-use log::Printed;
+use log::{Doing, Printed};
 use process::{Answer, Process};
 pub use template::Starter;
 
@@ -78,13 +78,13 @@ pub struct Python {
 }
 
 impl Python {
-    /// Starts a process that has loaded the module.
+    /// Starts a process that has loaded the module. What it prints goes to `log`, or to the classifier's log.
     ///
     /// # Errors
     /// When the interpreter, pandas, the module or the object is missing; says what to do.
-    pub fn start(starter: Arc<Starter>) -> anyhow::Result<Self> {
+    pub fn start(starter: Arc<Starter>, log: Option<PathBuf>) -> anyhow::Result<Self> {
         let metrics = ModelMetrics::default();
-        let printed = Printed::new(metrics.clone());
+        let printed = Printed::new(log, metrics.clone());
         let process = starter.start(&printed)?;
         let (request, columns, typed) = (Vec::new(), Columns::default(), typed::Known::default());
         Ok(Self { starter, process: Some(process), metrics, printed, request, columns, typed })
@@ -102,6 +102,8 @@ impl Model for Python {
         let Some(mut process) = self.process.take() else {
             return Err(ModelError::new("there is no Python process"));
         };
+        self.printed
+            .begin(request.numbers.map_or(Doing::Measuring, |(first, last)| Doing::Rows(first, last)));
         let answer = match process.classify(&self.request, request.limit) {
             Ok(answer) => answer,
             Err(ended) => {
@@ -176,6 +178,7 @@ impl Python {
     /// Starts a new process. Retries, since a failure says nothing about the records and may be temporary, such as a lack of
     /// memory.
     fn restart(&self) -> Result<Process, ModelError> {
+        self.printed.begin(Doing::Loading);
         let deadline = Instant::now() + RESTART_TIME;
         let (mut pause, mut tries) = (Duration::from_millis(50), 0);
         loop {
@@ -199,10 +202,7 @@ impl Python {
 
 impl Drop for Python {
     fn drop(&mut self) {
-        let dropped = self.printed.dropped();
-        if dropped > 0 {
-            tracing::warn!("python: {dropped} bytes of what it printed were dropped");
-        }
+        self.printed.finish();
     }
 }
 
@@ -211,7 +211,8 @@ fn failure(process: Process, ended: &Ended, request: &Request<'_>, is_short: boo
     let rows = request.records.len();
     let pid = process.pid();
     let message = process.end(ended, Task::Rows { rows, is_short });
-    tracing::warn!("process {pid}, with {rows} rows from row {} on: {message}", request.first_row);
+    let from = request.numbers.map(|(first, _)| format!(" from row {first} on")).unwrap_or_default();
+    tracing::warn!("process {pid}, with {rows} rows{from}: {message}");
     let verdict = if matches!(ended, Ended::TimedOut(_)) { Verdict::Hung } else { Verdict::Retry };
     ModelError { message, verdict }
 }

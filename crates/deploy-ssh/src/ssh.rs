@@ -21,6 +21,7 @@ mod sftp;
 mod shell;
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
@@ -161,6 +162,10 @@ impl Host for Ssh {
 
     fn has_fixed_ports(&self) -> bool {
         true
+    }
+
+    fn logs(&self) -> &Path {
+        Path::new("log")
     }
 
     fn start(&self, launch: &Launch) -> anyhow::Result<Box<dyn Running>> {

@@ -13,6 +13,9 @@ use process::ready::Ready;
 use protocol::results::Progress;
 use protocol::token::Token;
 
+/// Between the name of a classifier and the number of a worker in the name of a file with what the model prints.
+pub(crate) const MODEL: &str = "model";
+
 pub trait Host {
     /// For messages.
     fn name(&self) -> &str;
@@ -22,6 +25,9 @@ pub trait Host {
 
     /// Whether programs must listen at their usual ports, since a firewall may allow only these. If not, they use free ones.
     fn has_fixed_ports(&self) -> bool;
+
+    /// The folder of the programs' logs, on the host.
+    fn logs(&self) -> &Path;
 
     /// Starts a program of the job.
     fn start(&self, launch: &Launch) -> anyhow::Result<Box<dyn Running>>;

@@ -28,6 +28,7 @@ use crate::options;
 pub(crate) use failure::in_own_words;
 pub use hub::{HUB, Hub};
 use launcher::Launcher;
+pub(crate) use launcher::classifier_name;
 pub use lifetime::Lifetime;
 use programs::Programs;
 pub use programs::{LostContact, Program};

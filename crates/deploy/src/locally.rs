@@ -220,7 +220,9 @@ fn run_job(
     let summary = outcome.and_then(|times| {
         removed.with_context(|| format!("removing the job token {}", token_file.display()))?;
         let packed = archive.map(|archive| (archive, times.packing));
-        summarize(args, &files, packed, start)
+        let summary = summarize(args, &files, packed, start)?;
+        show_model_logs(&host, processes)?;
+        Ok(summary)
     });
     match hub.filter(|_| args.hub == HubMode::Keep && !interrupt::is_wanted()) {
         Some(hub) => {
@@ -294,6 +296,20 @@ fn refuse_to_overwrite(input: &Path, files: &ResultFiles) -> anyhow::Result<()> 
         "the input {} would be replaced by the results; move it, or choose another folder with --output",
         input.display()
     );
+    Ok(())
+}
+
+/// Says where the model's output is, if there is any.
+fn show_model_logs(host: &Local, processes: usize) -> anyhow::Result<()> {
+    let logs = host.model_logs(processes)?;
+    if let Some(first) = logs.first() {
+        let others = match logs.len() - 1 {
+            0 => String::new(),
+            1 => " and one other".to_owned(),
+            others => format!(" and {others} others"),
+        };
+        console::data(&format!("printed    by the model: {}{others}", first.display()));
+    }
     Ok(())
 }
 

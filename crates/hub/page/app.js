@@ -85,7 +85,16 @@ function modelFacts(counts) {
     'lines printed': times(counts.printed_lines),
     'last failure': counts.last_failure,
     'last line': counts.last_printed,
+    'lines that are alike': counts.printed?.length ? printedList(counts.printed) : null,
   };
+}
+
+// The first of the lines that are alike, most frequent first, with their number.
+function printedList(printed) {
+  const sorted = printed.toSorted((a, b) => b.lines - a.lines);
+  return element('ul', { class: 'printed' }, ...sorted.map(alike => (
+    element('li', {}, `${format.count(alike.lines)} × `, element('code', {}, alike.first))
+  )));
 }
 
 function drawStages(job) {
@@ -181,6 +190,7 @@ function drawWorkerFacts(worker) {
   drawFacts(byId('worker'), {
     'process': worker.process,
     'log': `${worker.process}.log`,
+    'output of its models': worker.model?.printed_lines ? `${worker.process}.model*.log` : null,
     'machine': worker.machine,
     'processors of the process': known(worker.processors, n => `${format.cores(n)} cores`),
     'memory of the process': format.bytes(worker.resident_bytes),

@@ -84,8 +84,8 @@ function element(tag, attributes = {}, ...children) {
 // Draws terms and their values; unknown ones are left out.
 function drawFacts(place, facts) {
   const shown = Object.entries(facts).filter(([, fact]) => fact !== null && fact !== undefined);
-  // Long text gets its own line.
-  const isLong = fact => typeof fact === 'string' && fact.length > 48;
+  // Long text gets its own line, and so does a list.
+  const isLong = fact => fact instanceof Element || (typeof fact === 'string' && fact.length > 48);
   place.replaceChildren(...shown.map(([name, fact]) => (
     element('div', { class: isLong(fact) ? 'long' : null }, element('dt', {}, name), element('dd', {}, ...(Array.isArray(fact) ? fact : [fact])))
   )));

@@ -220,7 +220,10 @@ impl Scenario {
             counts.printed(
                 "UserWarning: X does not have valid feature names, but the pipeline was fitted with them",
             );
-            counts.printed_lines = 3 * batches;
+            counts.printed("row 17 has no AMOUNT");
+            counts.printed_lines = 4 * batches;
+            counts.printed[0].lines = 3 * batches;
+            counts.printed[1].lines = batches;
         }
         counts
     }

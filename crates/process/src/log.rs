@@ -106,6 +106,14 @@ fn from(level: LevelFilter) -> Targets {
     Targets::new().with_default(level)
 }
 
+/// The time as in a log's lines.
+pub fn now() -> String {
+    let mut text = String::new();
+    // Writing to a string does not fail.
+    let _ = SystemTime.format_time(&mut Writer::new(&mut text));
+    text
+}
+
 /// Adds the worker's name to each line from now on.
 pub fn set_worker(name: &str) {
     // A worker never changes its name.

@@ -1,7 +1,7 @@
 //! The reports of programs to the hub. Times are in milliseconds by the program's own clock, unless a name says otherwise.
 
 use protocol::Temporary;
-use protocol::rejects::Reasons;
+use protocol::rejects::{self, Reasons};
 use protocol::results::Summary;
 use serde::{Deserialize, Serialize};
 
@@ -128,6 +128,16 @@ pub struct WorkerCounts {
     pub model: ModelCounts,
 }
 
+/// Lines that a model has printed, and that are alike.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Alike {
+    /// The lines, with `…` in place of numbers and quoted text.
+    pub kind: String,
+    pub lines: u64,
+    /// The first of them.
+    pub first: String,
+}
+
 /// Failures and printed lines of a model.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq, Eq)]
 #[serde(default)]
@@ -147,11 +157,16 @@ pub struct ModelCounts {
     pub last_failure: Option<String>,
     /// The last line that it printed.
     pub last_printed: Option<String>,
+    /// The lines that it printed first, and how many others are like them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub printed: Vec<Alike>,
 }
 
 impl ModelCounts {
     /// The most characters of failure messages and printed lines here; the log has all of them.
     const LONGEST_TEXT: usize = 240;
+    /// How many kinds of printed lines are counted separately.
+    const MOST_KINDS: usize = 10;
 
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -162,22 +177,51 @@ impl ModelCounts {
         self.last_failure = Some(shortened(why, Self::LONGEST_TEXT));
     }
 
-    /// Counts a printed line.
-    pub fn printed(&mut self, line: &str) {
+    /// Counts a printed line. Returns whether it is the first of its kind.
+    pub fn printed(&mut self, line: &str) -> bool {
         self.printed_lines += 1;
-        self.last_printed = Some(shortened(line, Self::LONGEST_TEXT));
+        let line = shortened(line, Self::LONGEST_TEXT);
+        let is_first = !line.is_empty()
+            && self.add_alike(&Alike { kind: rejects::kind_of(&line), lines: 1, first: line.clone() });
+        self.last_printed = Some(line);
+        is_first
+    }
+
+    /// Returns whether there were none like them.
+    fn add_alike(&mut self, alike: &Alike) -> bool {
+        if let Some(known) = self.printed.iter_mut().find(|known| known.kind == alike.kind) {
+            known.lines += alike.lines;
+            return false;
+        }
+        let has_room = self.printed.len() < Self::MOST_KINDS;
+        if has_room {
+            self.printed.push(alike.clone());
+        }
+        has_room
     }
 
     /// Adds the counts of another model, or later ones of the same.
     pub fn add(&mut self, other: &Self) {
-        let Self { exceptions, kills, crashes, retries, splits, printed_lines, last_failure, last_printed } =
-            other;
+        let Self {
+            exceptions,
+            kills,
+            crashes,
+            retries,
+            splits,
+            printed_lines,
+            last_failure,
+            last_printed,
+            printed,
+        } = other;
         self.exceptions += exceptions;
         self.kills += kills;
         self.crashes += crashes;
         self.retries += retries;
         self.splits += splits;
         self.printed_lines += printed_lines;
+        for alike in printed {
+            self.add_alike(alike);
+        }
         for (last, newer) in [(&mut self.last_failure, last_failure), (&mut self.last_printed, last_printed)]
         {
             if newer.is_some() {

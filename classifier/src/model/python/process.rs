@@ -133,7 +133,7 @@ impl Process {
         // Closes this process's copies of the other ends of the sockets.
         drop(command);
         let printed_to = guard.stderr.take().context("the guard of a Python process has no log")?;
-        let log = Log::start(printed_to, printed)?;
+        let log = Log::start(printed_to.into(), printed)?;
         // From here on, dropping this ends the process.
         let mut process = Self::new(Above::Guard(guard), control, data, mark, settings.memory, log);
         process.wait_for_start(settings.load_timeout).with_context(|| {
@@ -173,7 +173,7 @@ impl Process {
         template.order_fork([its_data.as_fd(), its_control.as_fd(), its_log.as_fd()])?;
         // Closes this process's copies, so that the ends of these are noticed.
         drop((its_data, its_control, its_log));
-        let log = Log::start(printed_to, printed)?;
+        let log = Log::start(printed_to.into(), printed)?;
         let above = Above::Keeper { pid: 0, template: Arc::clone(template) };
         let mut process = Self::new(above, control, data, String::new(), settings.memory, log);
         process
@@ -242,7 +242,9 @@ impl Process {
     pub(super) fn classify(&mut self, request: &[u8], limit: Duration) -> Result<Answer, Ended> {
         let mut wait = Wait::new(limit);
         self.send(request, &mut wait)?;
-        self.answer(&mut wait)
+        let answer = self.answer(&mut wait)?;
+        self.log.catch_up();
+        Ok(answer)
     }
 
     fn send(&mut self, request: &[u8], wait: &mut Wait) -> Result<(), Ended> {

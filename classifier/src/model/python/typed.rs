@@ -160,7 +160,7 @@ mod tests {
             header: b"\"A\"",
             records: &[record(b"1"), record(b"\"2\"")],
             typed: crate::model::Typed { table: &table, rows: 0..0 },
-            first_row: 0,
+            numbers: None,
             limit: Duration::MAX,
         };
         let mut results = Vec::new();

@@ -1,7 +1,8 @@
 //! This machine as a host.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -14,7 +15,8 @@ use process::supervisor::{Event, Supervisor};
 use protocol::results::Progress;
 use protocol::token::Token;
 
-use super::{Host, Launch, Running};
+use super::{Host, Launch, MODEL, Running};
+use crate::job;
 
 /// The name of this machine as a host.
 pub(crate) const THIS_MACHINE: &str = "this machine";
@@ -34,6 +36,15 @@ impl Local {
     pub fn new(programs: PathBuf, logs: PathBuf, run: PathBuf) -> Self {
         Self { programs, logs, run }
     }
+
+    /// The files with what the model has printed, in a job with this many classifiers.
+    pub(crate) fn model_logs(&self, processes: usize) -> anyhow::Result<Vec<PathBuf>> {
+        let names = (0..processes).map(job::classifier_name);
+        names
+            .map(|name| model_logs(&self.logs, &name))
+            .collect::<anyhow::Result<Vec<_>>>()
+            .map(|all| all.concat())
+    }
 }
 
 impl Host for Local {
@@ -49,12 +60,21 @@ impl Host for Local {
         false
     }
 
+    fn logs(&self) -> &Path {
+        &self.logs
+    }
+
     /// A thread of this process supervises the program, which ends with this process.
     fn start(&self, launch: &Launch) -> anyhow::Result<Box<dyn Running>> {
         let log = self.logs.join(format!("{}.log", launch.name));
         let context = || format!("starting {} on {}", launch.name, self.name());
         for left in [&launch.ready_file, &log] {
             remove_if_there(left).with_context(context)?;
+        }
+        for left in model_logs(&self.logs, &launch.name).with_context(context)? {
+            std::fs::remove_file(&left)
+                .with_context(|| format!("removing {}", left.display()))
+                .with_context(context)?;
         }
         let supervised = process::supervisor::Launch {
             path: self.programs.join(launch.program),
@@ -114,6 +134,28 @@ impl Host for Local {
     fn away(&self) -> Option<Duration> {
         None
     }
+}
+
+/// The files in this folder that have what the model of a classifier has printed, in the order of its workers.
+fn model_logs(folder: &Path, name: &str) -> anyhow::Result<Vec<PathBuf>> {
+    let begin = format!("{name}.{MODEL}");
+    let mut found = Vec::new();
+    let reading = || format!("reading the folder {}", folder.display());
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.with_context(reading)?,
+    };
+    for entry in entries {
+        let entry = entry.with_context(reading)?;
+        let file_name = entry.file_name();
+        let rest = file_name.to_str().and_then(|name| name.strip_prefix(&begin)).unwrap_or_default();
+        let worker = rest.strip_suffix(".1").unwrap_or(rest).strip_suffix(".log");
+        if let Some(worker) = worker.and_then(|worker| worker.parse::<u32>().ok()) {
+            found.push((worker, entry.path()));
+        }
+    }
+    found.sort();
+    Ok(found.into_iter().map(|(_, path)| path).collect())
 }
 
 struct LocalProgram {

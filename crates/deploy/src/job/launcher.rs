@@ -8,11 +8,16 @@ use protocol::ports;
 use super::hub::report_args;
 use super::programs::Programs;
 use super::{Hub, Input, Job};
-use crate::host::{Host, arg, at};
+use crate::host::{Host, MODEL, arg, at};
 use crate::options;
 
 /// Seconds that a sender waits for the cluster, which must form again when one of its processes has died.
 const SENDER_PATIENCE: u64 = 600;
+
+/// The name of the classifier at this place in a cluster; the first one is the initializer.
+pub(crate) fn classifier_name(place: usize) -> String {
+    if place == 0 { "initializer".to_owned() } else { format!("worker{place}") }
+}
 
 pub(super) struct Launcher<'a, 'j> {
     job: &'j Job,
@@ -47,8 +52,8 @@ impl<'a, 'j> Launcher<'a, 'j> {
         let initializer = self.initializer(*host, common.clone())?;
         if !others.is_empty() {
             let control = self.programs.await_address(initializer, "control", self.ready_time())?;
-            for (i, host) in (1..).zip(others) {
-                self.worker(*host, &format!("worker{i}"), &control, common.clone())?;
+            for (place, host) in (1..).zip(others) {
+                self.worker(*host, &classifier_name(place), &control, common.clone())?;
             }
         }
         self.programs.await_address(initializer, "rows", self.ready_time())
@@ -60,10 +65,10 @@ impl<'a, 'j> Launcher<'a, 'j> {
     }
 
     fn initializer(&mut self, host: &'a dyn Host, mut args: Vec<String>) -> anyhow::Result<usize> {
-        args.extend(["--cluster-initializer".into(), "--name".into(), "initializer".into()]);
+        args.push("--cluster-initializer".into());
         args.extend(["--in".into(), at(host, ports::ROWS), "--control".into(), at(host, ports::CONTROL)]);
         args.extend(["--my-data".into(), at(host, ports::DATA)]);
-        self.start(host, "initializer", "classifier", args)
+        self.classifier(host, &classifier_name(0), args)
     }
 
     fn worker(
@@ -73,8 +78,13 @@ impl<'a, 'j> Launcher<'a, 'j> {
         control: &str,
         mut args: Vec<String>,
     ) -> anyhow::Result<usize> {
-        args.extend(["--name".into(), name.to_owned(), "--control".into(), control.to_owned()]);
-        args.extend(["--my-data".into(), at(host, ports::DATA)]);
+        args.extend(["--control".into(), control.to_owned(), "--my-data".into(), at(host, ports::DATA)]);
+        self.classifier(host, name, args)
+    }
+
+    fn classifier(&mut self, host: &'a dyn Host, name: &str, mut args: Vec<String>) -> anyhow::Result<usize> {
+        let log = host.logs().join(format!("{name}.{MODEL}"));
+        args.extend(["--name".into(), name.to_owned(), "--model-log".into(), arg(&log)]);
         self.start(host, name, "classifier", args)
     }
 
