@@ -1,4 +1,4 @@
-"""Fits the models of fitted.py, and writes their inputs: fit.py CUSTOMERS ROWS FEW_CUSTOMERS ROWS TEXTS ROWS"""
+"""Fits the models of fitted.py, and writes their inputs: fit.py CUSTOMERS ROWS TEXTS ROWS"""
 
 import sys
 
@@ -41,7 +41,7 @@ def texts(rows, random):
     return pandas.DataFrame({"id": numpy.arange(rows), "text": [" ".join(row) for row in chosen]})
 
 
-def main(all_csv, rows, few_csv, few_rows, texts_csv, text_rows):
+def main(customers_csv, rows, texts_csv, text_rows):
     random = numpy.random.default_rng(1)
     table = customers(TRAINING_ROWS, random)
     target = ((table.age > 50) & (table.income > 20_000) | (table.plan == "pro")).astype(int)
@@ -60,8 +60,7 @@ def main(all_csv, rows, few_csv, few_rows, texts_csv, text_rows):
     fitted.FOLDER.mkdir(parents=True, exist_ok=True)
     for kind, model in models.items():
         joblib.dump(model, fitted.FOLDER / (kind.__name__ + ".joblib"))
-    customers(int(rows), random).to_csv(all_csv, index=False)
-    customers(int(few_rows), random).to_csv(few_csv, index=False)
+    customers(int(rows), random).to_csv(customers_csv, index=False)
     texts(int(text_rows), random).to_csv(texts_csv, index=False)
 
 

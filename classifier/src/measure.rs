@@ -29,7 +29,9 @@ const LONGEST: Duration = Duration::from_secs(1);
 /// A size is good enough if it takes at most this many times the least time for a row.
 const TOLERANCE: f64 = 1.05;
 /// The least number of batches for each worker, so that all of them have work to the end.
-const LEAST_BATCHES: u64 = 8;
+const LEAST_BATCHES: u64 = 4;
+/// Roughly the seconds that a row takes to and from the model. The first and the last batch do that while no model works.
+const WAY: f64 = 1e-6;
 
 /// The room for batches.
 #[derive(Debug, Clone, Copy)]
@@ -217,7 +219,10 @@ fn choose(times: &Times, extent: Extent, room: Room) -> u32 {
     };
     // All workers have a batch each, until the last one is done. A stream has no last one.
     let total = |size: u32| match extent.rows {
-        Some(rows) => cost.of(f64::from(size)) * rows.div_ceil(u64::from(size)).div_ceil(workers) as f64,
+        Some(rows) => {
+            let turns = rows.div_ceil(u64::from(size)).div_ceil(workers);
+            cost.of(f64::from(size)) * turns as f64 + WAY * f64::from(size)
+        }
         None => cost.of(f64::from(size)) / f64::from(size),
     };
     let possible: Vec<_> = SIZES.into_iter().filter(fits).collect();
@@ -266,7 +271,7 @@ mod tests {
             assert_eq!(chosen(call, row, 20_000, None, 2).0, expected, "{call} {row}");
         }
         // All workers have work.
-        assert_eq!(chosen(6_000.0, 3.0, 20_000, Some(200_000), 2).0, 10_000);
+        assert_eq!(chosen(6_000.0, 3.0, 20_000, Some(100_000), 2).0, 10_000);
         // One worker would do a last batch of 30,000 rows alone.
         assert_eq!(chosen(6_000.0, 3.0, 20_000, Some(490_000), 2).0, 10_000);
         assert_eq!(chosen(6_000.0, 3.0, 20_000, Some(480_000), 2).0, 30_000);

@@ -353,7 +353,7 @@ impl ModelSettings {
                         path.push(format!("{worker}.log"));
                         path.into()
                     });
-                    python::Python::start(Arc::clone(&starter), log)
+                    python::Python::start(Arc::clone(&starter), worker, log)
                 };
                 // If the first one loads the model for all, an error is reported once.
                 let is_first = self.start_method != StartMethod::Spawn && count > 0;

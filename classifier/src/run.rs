@@ -131,7 +131,7 @@ pub fn run(settings: &Settings, metrics: Metrics) -> anyhow::Result<()> {
 
 impl Start<'_> {
     fn initialize(self, rows: &Rows) -> anyhow::Result<()> {
-        let Self { settings, cluster, data, models, before, leaving, metrics } = self;
+        let Self { settings, cluster, data, mut models, before, leaving, metrics } = self;
         let was_at = |what: &str| before.addresses.get(what).copied();
         let control = settings.my_control.as_ref().unwrap_or(&settings.control);
         let control = net::listen_again("control", was_at("control"), control, WhenTaken::Fail)?;
@@ -154,10 +154,10 @@ impl Start<'_> {
             settings.receiver,
             cluster.me.settings
         );
-        let mut models = models.loaded();
+        let loaded = models.wait();
         // Only to decide what earlier generations have not decided.
         let measures = settings.chunk_size.is_none() && receiver.welcome.terms.is_none();
-        let first = models.first_mut().filter(|_| measures);
+        let first = loaded.first_mut().filter(|_| measures);
         let meter = first.map(|first| {
             let none: Box<dyn Model> = Box::new(Sleep::new(Duration::ZERO));
             let shared = Shared::new(std::mem::replace(first, none));
@@ -195,6 +195,7 @@ impl Start<'_> {
             limits: rows.limits,
             patience: rows.patience,
         };
+        let models = models.take();
         let process = Process { index: 0, sockets, models, receiver, port: Some(port), leaving, metrics };
         let summary = dataflow::run(process)?.context("the initializer has no summary")?;
         tracing::info!("done: {} rows", summary.rows);
@@ -202,17 +203,17 @@ impl Start<'_> {
     }
 
     fn join(self) -> anyhow::Result<()> {
-        let Self { settings, cluster, data, models, leaving, metrics, .. } = self;
+        let Self { settings, cluster, data, mut models, leaving, metrics, .. } = self;
         ensure!(settings.processes > 1, "a process that joins others needs their number: --worker-count N");
         let joined = Joined::join(&cluster, leaving.clone())?;
         let formation = joined.formation.clone();
         let sockets = mesh::connect(data, &formation, cluster.token.as_ref(), cluster.patience)?;
         let hello = ResultsHello::Worker { name: settings.name.clone(), generation: formation.generation };
         let receiver = receiver(settings, &hello)?;
-        let models = models.loaded();
+        models.wait();
         joined.start()?;
         Ready::new([]).write(settings.ready_file.as_deref())?;
-        let index = formation.process;
+        let (index, models) = (formation.process, models.take());
         dataflow::run(Process { index, sockets, models, receiver, port: None, leaving, metrics })?;
         Ok(())
     }
@@ -236,9 +237,12 @@ impl Settings {
 }
 
 /// A model for each worker, loaded while the cluster forms, since an interpreter is slow to start.
-enum Models {
-    Loading(JoinHandle<Vec<Box<dyn Model>>>),
-    Loaded(Vec<Box<dyn Model>>),
+///
+/// If this is dropped before the models are at work, the process leaves its generation, and its successor takes over the
+/// models' processes.
+struct Models {
+    loading: Option<JoinHandle<Vec<Box<dyn Model>>>>,
+    loaded: Vec<Box<dyn Model>>,
 }
 
 impl Models {
@@ -252,18 +256,26 @@ impl Models {
             Err(error) => crate::fail(format_args!("{error:#}")),
         };
         let thread = std::thread::Builder::new().name("models".into()).spawn(load);
-        Ok(Self::Loading(thread.context("starting a thread")?))
+        Ok(Self { loading: Some(thread.context("starting a thread")?), loaded: Vec::new() })
     }
 
-    fn wait(&mut self) {
-        *self = Self::Loaded(std::mem::replace(self, Self::Loaded(Vec::new())).loaded());
-    }
-
-    fn loaded(self) -> Vec<Box<dyn Model>> {
-        match self {
-            Self::Loading(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-            Self::Loaded(models) => models,
+    /// The models, as soon as they are loaded.
+    fn wait(&mut self) -> &mut Vec<Box<dyn Model>> {
+        if let Some(loading) = self.loading.take() {
+            self.loaded = loading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         }
+        &mut self.loaded
+    }
+
+    /// Puts the models to work.
+    fn take(mut self) -> Vec<Box<dyn Model>> {
+        std::mem::take(self.wait())
+    }
+}
+
+impl Drop for Models {
+    fn drop(&mut self) {
+        std::mem::forget(std::mem::take(&mut self.loaded));
     }
 }
 

@@ -67,6 +67,8 @@ pub struct Settings {
 /// The Python model.
 pub struct Python {
     starter: Arc<Starter>,
+    /// Its number in this classifier.
+    worker: usize,
     process: Option<Process>,
     metrics: ModelMetrics,
     printed: Printed,
@@ -78,16 +80,16 @@ pub struct Python {
 }
 
 impl Python {
-    /// Starts a process that has loaded the module. What it prints goes to `log`, or to the classifier's log.
+    /// Starts the process of this worker, which has loaded the module. What it prints goes to `log`, or to the classifier's log.
     ///
     /// # Errors
     /// When the interpreter, pandas, the module or the object is missing; says what to do.
-    pub fn start(starter: Arc<Starter>, log: Option<PathBuf>) -> anyhow::Result<Self> {
+    pub fn start(starter: Arc<Starter>, worker: usize, log: Option<PathBuf>) -> anyhow::Result<Self> {
         let metrics = ModelMetrics::default();
         let printed = Printed::new(log, metrics.clone());
-        let process = starter.start(&printed)?;
+        let process = starter.start(worker, &printed)?;
         let (request, columns, typed) = (Vec::new(), Columns::default(), typed::Known::default());
-        Ok(Self { starter, process: Some(process), metrics, printed, request, columns, typed })
+        Ok(Self { starter, worker, process: Some(process), metrics, printed, request, columns, typed })
     }
 }
 
@@ -183,7 +185,7 @@ impl Python {
         let (mut pause, mut tries) = (Duration::from_millis(50), 0);
         loop {
             tries += 1;
-            let error = match self.starter.start(&self.printed) {
+            let error = match self.starter.start(self.worker, &self.printed) {
                 Ok(process) => return Ok(process),
                 Err(error) => error,
             };

@@ -2,15 +2,16 @@
 //!
 //! The program's standard input is one end of a socket. When the supervisor is gone, however it died, the program reads the end
 //! of the stream, and ends. The program sends signs of life on the socket. If these cease, because the program is stopped or
-//! hangs, the supervisor kills it, and restarts it like a program that died.
+//! hangs, the supervisor kills it, and restarts it like a program that died. What the program gives the supervisor to keep, the
+//! restarted program gets back; it is closed when the program has ended for good.
 //!
 //! [`restart`](crate::restart) decides whether and when to restart; this module acts.
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::io::ErrorKind;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -19,7 +20,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::exit::PANICKED;
-use crate::lifeline::{LIFELINE, SIGN_OF_LIFE, WATCHED};
+use crate::lifeline::{Incoming, KEPT, Kept, LIFELINE, MOST, Message, SIGN_OF_LIFE, WATCHED};
 use crate::ready::Ready;
 use anyhow::Context;
 use net::Reserved;
@@ -88,6 +89,23 @@ struct State {
     stopping: bool,
     /// The program has ended for good.
     over: bool,
+    /// What it has given to keep.
+    kept: Vec<Kept>,
+}
+
+impl State {
+    fn note(&mut self, (message, descriptors): (Message, Vec<OwnedFd>)) {
+        match message {
+            Message::Sign => {}
+            Message::Keep(name, note) => {
+                self.kept.retain(|kept| kept.name != name);
+                if self.kept.len() < MOST && !self.over {
+                    self.kept.push(Kept { name, note, descriptors });
+                }
+            }
+            Message::Forget(name) => self.kept.retain(|kept| kept.name != name),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,7 +158,12 @@ impl Supervisor {
                 break Ok(end);
             }
         };
-        self.state().over = true;
+        let kept = {
+            let mut state = self.state();
+            state.over = true;
+            std::mem::take(&mut state.kept)
+        };
+        drop(kept);
         self.0.changed.notify_all();
         outcome
     }
@@ -157,6 +180,9 @@ impl Supervisor {
             let mut state = self.state();
             if state.stopping {
                 return Ok(None);
+            }
+            if let Some(lifeline) = &lifeline {
+                command.env(KEPT, give_back(&state.kept, lifeline).with_context(context)?.to_string());
             }
             let child = command.spawn().with_context(context)?;
             let running = Running { pid: Pid::from_raw(child.id() as i32), leads_group: !launch.stdin };
@@ -226,16 +252,20 @@ impl Supervisor {
     /// Starts a thread that receives the program's signs of life, and kills the program when they cease. A program that never
     /// sends any is left alone.
     fn watch(&self, lifeline: &UnixStream, watched: Running) -> anyhow::Result<()> {
-        let mut lifeline = lifeline.try_clone().context("duplicating a socket")?;
+        let lifeline = lifeline.try_clone().context("duplicating a socket")?;
         let supervisor = self.clone();
         let watch = move || {
-            let mut signs = [0; 64];
+            let mut incoming = Incoming::default();
             let (mut limit, mut missed) = (None, 0);
             while lifeline.set_read_timeout(limit).is_ok() {
                 let start = Instant::now();
-                match lifeline.read(&mut signs) {
-                    Ok(0) => return,
-                    Ok(_) => (limit, missed) = (Some(SIGN_OF_LIFE), 0),
+                match incoming.receive(&lifeline) {
+                    Ok(None) => return,
+                    Ok(Some(messages)) => {
+                        (limit, missed) = (Some(SIGN_OF_LIFE), 0);
+                        let mut state = supervisor.state();
+                        messages.into_iter().for_each(|message| state.note(message));
+                    }
                     Err(error) if error.kind() == ErrorKind::Interrupted => {}
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {
                         // If this thread was late, too, the machine rather than the program stood still.
@@ -294,6 +324,16 @@ fn command(launch: &Launch) -> anyhow::Result<(Command, Option<UnixStream>)> {
     let (ours, its) = UnixStream::pair().context("creating a socket")?;
     command.stdin(Stdio::from(OwnedFd::from(its))).env(LIFELINE, WATCHED).process_group(0);
     Ok((command, Some(ours)))
+}
+
+/// Sends the program what its predecessor has given to keep. Returns how many things this is.
+fn give_back(kept: &[Kept], lifeline: &UnixStream) -> anyhow::Result<usize> {
+    for Kept { name, note, descriptors } in kept {
+        let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+        let message = Message::Keep(name.clone(), note.clone());
+        message.send(lifeline, &descriptors).with_context(|| format!("giving back {name}"))?;
+    }
+    Ok(kept.len())
 }
 
 /// Reserves space behind the end of a log, so that a program that fails on a full disk can still log which file it failed to

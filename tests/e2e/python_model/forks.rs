@@ -123,3 +123,59 @@ fn whatever_is_killed_no_row_is_lost() {
         above.into_iter().for_each(gone);
     }
 }
+
+#[test]
+fn a_restarted_classifier_takes_over_processes_that_have_the_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let rows: String = (0..4000).map(|i| format!("{i}\n")).collect();
+    std::fs::write(path("in.csv"), format!("id\n{rows}")).unwrap();
+    let code = "import time\nwith open('loads.txt', 'a') as loads:\n    loads.write('x')\n\
+        def f(df):\n    time.sleep(0.1)\n    return df['id'] * 2\n";
+    std::fs::write(path("slow.py"), code).unwrap();
+    let expected: String = (0..4000).map(|i| format!("{i},{}\n", 2 * i)).collect();
+    for (method, loads) in [("auto", "xx"), ("spawn", "xxxx")] {
+        let _ = std::fs::remove_file(path("loads.txt"));
+        let _ = std::fs::remove_dir_all(path("out"));
+        let mut command = tests::xtask();
+        command.args([
+            "run-locally",
+            "--no-hub",
+            "--input",
+            "in.csv",
+            "--model",
+            "slow.py:f",
+            "--chunk-size",
+            "50",
+        ]);
+        command.args(["--processes", "2", "--workers", "4", "--start-method", method]).current_dir(&folder);
+        command
+            .arg("--output")
+            .arg(path("out"))
+            .arg("--log")
+            .arg(path("log"))
+            .arg("--python")
+            .arg(tests::python());
+        let mut xtask = Program::start_command("xtask", folder.path(), command);
+        let durable = || std::fs::metadata(path("out/results.csv")).map_or(0, |file| file.len());
+        for name in ["worker1", "initializer"] {
+            let before = durable();
+            tests::eventually("results", || (durable() > before).then_some(()));
+            let ready = path(&format!("log/run/{name}.ready"));
+            let is_it = |line: &str| line.contains("classifier") && line.contains(ready.to_str().unwrap());
+            let (pid, _) = tests::command_lines_of(is_it).into_iter().next().unwrap();
+            kill(pid);
+        }
+        let said = xtask.success();
+        assert!(said.contains("initializer on this machine died") && said.contains("rejected   0"), "{said}");
+        let results = std::fs::read_to_string(path("out/results.csv")).unwrap();
+        assert!(results == format!("id,CLASSIFICATION\n{expected}"), "{method}");
+        assert_eq!(std::fs::read_to_string(path("loads.txt")).unwrap(), loads, "{method}");
+        let log = std::fs::read_to_string(path("log/initializer.log")).unwrap();
+        assert!(log.contains("still has the model"), "{log}");
+        let is_of_job = |line: &str| line.contains(folder.path().to_str().unwrap());
+        tests::eventually("all programs to end", || {
+            tests::command_lines_of(is_of_job).is_empty().then_some(())
+        });
+    }
+}

@@ -143,9 +143,9 @@ fn output_reaches_the_log_up_to_a_limit() {
     let outcome = Job::new(code).run(2);
     assert_eq!(outcome.results.len(), 2, "{outcome:?}");
     assert!(outcome.said.contains("\\ud800xxx") && !outcome.said.contains("the end"));
-    assert!(outcome.said.len() < (17 << 20) + (1 << 16), "{}", outcome.said.len());
+    assert!(outcome.said.len() < (9 << 20) + (1 << 16), "{}", outcome.said.len());
     assert!(
-        outcome.said.contains("it has printed 16 MiB; further output of this worker's processes is dropped")
+        outcome.said.contains("it has printed 8 MiB; further output of this worker's processes is dropped")
     );
     let last = outcome.said.lines().rev().find(|line| line.contains("bytes of what it printed were dropped"));
     assert!(last.is_some(), "the log does not say how much was dropped");

@@ -22,7 +22,7 @@ use measure::Measured;
 /// Measure this machine's speed, against pandas, polars and Dask
 ///
 /// Measures jobs from a file and of fake rows, fitted models, slow models, and wide clusters. Compares them with one pandas
-/// process, multiprocessing.Pool, polars, Dask, and hashing alone. Runs all cases in turn, several times, in about forty
+/// process, multiprocessing.Pool, polars, Dask, and hashing alone. Runs all cases in turn, several times, in about fifty
 /// minutes.
 ///
 /// Prints the medians and their targets, and writes bench/results.json and bench/results.svg. Writes and removes a GiB

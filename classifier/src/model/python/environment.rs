@@ -30,7 +30,7 @@ const REMOVED: [&str; 4] = ["OMP_THREAD_LIMIT", "MKL_DOMAIN_NUM_THREADS", "BLIS_
 pub(super) fn prepare(command: &mut Command, settings: &Settings) {
     command.env("CLASSIFIER_SLOWNESS", settings.slowness.to_string());
     // It is meant for this program, and not for programs that the user's function may start.
-    command.env_remove(process::lifeline::LIFELINE);
+    command.env_remove(process::lifeline::LIFELINE).env_remove(process::lifeline::KEPT);
     // Otherwise a set of strings would have another order in each process.
     command.env("PYTHONHASHSEED", "0");
     // Numbers of threads that differ by host would change the last bits of results.
@@ -66,7 +66,8 @@ mod tests {
             memory: 1000,
         };
         let mut command = Command::new("python3");
-        command.envs([("EXIT_WITH_STDIN", "watched"), ("OMP_NUM_THREADS", "7"), ("OMP_THREAD_LIMIT", "1")]);
+        command.envs([("EXIT_WITH_STDIN", "watched"), ("KEPT_BY_SUPERVISOR", "1")]);
+        command.envs([("OMP_NUM_THREADS", "7"), ("OMP_THREAD_LIMIT", "1")]);
         prepare(&mut command, &settings);
         let text = |text: &std::ffi::OsStr| text.to_string_lossy().into_owned();
         let set: HashMap<_, _> =
@@ -74,7 +75,7 @@ mod tests {
         for name in THREADS {
             assert_eq!(set[name].as_deref(), Some("3"), "{name}");
         }
-        for name in ["EXIT_WITH_STDIN", "OMP_THREAD_LIMIT", "MKL_DOMAIN_NUM_THREADS"] {
+        for name in ["EXIT_WITH_STDIN", "KEPT_BY_SUPERVISOR", "OMP_THREAD_LIMIT", "MKL_DOMAIN_NUM_THREADS"] {
             assert_eq!(set[name], None, "{name}");
         }
     }

@@ -187,19 +187,21 @@ impl Log {
         let shared = Arc::clone(&pipe);
         let read = move || {
             // Everything must be read, or the process would block.
-            while is_readable(awaited.as_fd(), PollTimeout::NONE) && shared.lock().read() {}
+            while is_readable(awaited.as_fd(), PollTimeout::NONE) && shared.lock().catch_up() {}
             drop::<mpsc::Sender<()>>(reading);
         };
         std::thread::Builder::new().name("python log".into()).spawn(read).context("starting a thread")?;
         Ok(Self { pipe, end })
     }
 
+    /// Calls this with the reading end.
+    pub(super) fn with_pipe<T>(&self, call: impl FnOnce(BorrowedFd<'_>) -> T) -> T {
+        call(self.pipe.lock().pipe.as_fd())
+    }
+
     /// Reads what the process has printed so far.
     pub(super) fn catch_up(&self) {
-        let mut pipe = self.pipe.lock();
-        if is_readable(pipe.pipe.as_fd(), PollTimeout::ZERO) {
-            pipe.read();
-        }
+        self.pipe.lock().catch_up();
     }
 
     /// The last lines of a process that has ended, as text to append to an error.
@@ -235,7 +237,13 @@ struct Pipe {
 }
 
 impl Pipe {
-    /// Reads once, which must not block. Returns false at the end.
+    /// Reads what is there, which may be nothing. Returns false at the end.
+    fn catch_up(&mut self) -> bool {
+        // Another thread may have been faster, and a read would block while this is locked.
+        !is_readable(self.pipe.as_fd(), PollTimeout::ZERO) || self.read()
+    }
+
+    /// Reads once. Returns false at the end.
     fn read(&mut self) -> bool {
         let mut buffer = vec![0; PIPE];
         let read = match self.pipe.read(&mut buffer) {

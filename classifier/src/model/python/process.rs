@@ -4,6 +4,10 @@
 //! [`guard`](super::guard), or the keeper of a fork of a [`Template`](super::template::Template). Requests and answers cross a
 //! pair of sockets. Reads and writes return after [`SLICE`] at the latest. So deadlines hold whatever the process does, and even if
 //! another process holds its end of the socket.
+//!
+//! A process under a guard waits for orders once it has loaded the model. Its supervisor keeps the sockets to it and to the guard,
+//! so that it outlives this classifier, and the restarted one can [take it over](Process::take_over) and need not load the model
+//! again.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -14,13 +18,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
+use process::lifeline::{self, Kept};
 use protocol::frame;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::ended::{Ended, Task};
 use super::log::{Log, Printed};
-use super::template::Template;
+use super::template::{Template, send_order};
 use super::{Settings, environment, tree};
 use crate::model::{Contract, StartMethod};
 
@@ -50,12 +55,21 @@ pub(super) enum Answer {
 
 /// The process above a Python process.
 enum Above {
-    Guard(Child),
-    /// The keeper of a fork. Its id is 0 until it has reported it.
-    Keeper {
+    Guard {
         pid: u32,
-        template: Arc<Template>,
+        /// `None` if an earlier classifier has started it.
+        child: Option<Child>,
     },
+    /// The keeper of a fork. Its id is 0 until it has reported it.
+    Keeper { pid: u32, template: Arc<Template> },
+}
+
+/// What a classifier must know of a process that an earlier one has started.
+#[derive(Debug, Serialize, Deserialize)]
+struct Note {
+    guard: u32,
+    pid: u32,
+    mark: String,
 }
 
 /// What the answer to the first request says.
@@ -78,8 +92,10 @@ pub(super) struct Process {
     partial: Vec<u8>,
     /// The ids of processes that the guard could not end.
     left: Option<String>,
-    /// To the Python process.
+    /// To the Python process: for orders until it serves rows, then for these.
     data: UnixStream,
+    /// The name under which the supervisor keeps it.
+    kept: Option<String>,
     pid: u32,
     mark: String,
     /// In MiB.
@@ -134,8 +150,9 @@ impl Process {
         drop(command);
         let printed_to = guard.stderr.take().context("the guard of a Python process has no log")?;
         let log = Log::start(printed_to.into(), printed)?;
+        let above = Above::Guard { pid: guard.id(), child: Some(guard) };
         // From here on, dropping this ends the process.
-        let mut process = Self::new(Above::Guard(guard), control, data, mark, settings.memory, log);
+        let mut process = Self::new(above, control, data, mark, settings.memory, log);
         process.wait_for_start(settings.load_timeout).with_context(|| {
             format!("starting the Python interpreter {name}; install Python 3, or choose one with --python")
         })?;
@@ -182,6 +199,59 @@ impl Process {
         Ok(process)
     }
 
+    /// Takes over a process that an earlier classifier has started, and that has loaded the model.
+    ///
+    /// # Errors
+    /// It is not usable any more. It ends when the supervisor no longer keeps it.
+    pub(super) fn take_over(kept: Kept, settings: &Settings, printed: Printed) -> anyhow::Result<Self> {
+        let Kept { name, note, descriptors } = kept;
+        let context = || format!("taking over the Python process {name}");
+        let note: Note = serde_json::from_str(&note).with_context(context)?;
+        let descriptors: [OwnedFd; 3] =
+            descriptors.try_into().ok().context("a socket is missing").with_context(context)?;
+        let [control, data, output] = descriptors;
+        let log = Log::start(output, printed)?;
+        let above = Above::Guard { pid: note.guard, child: None };
+        let (control, data) = (UnixStream::from(control), UnixStream::from(data));
+        let mut process = Self::new(above, control, data, note.mark, settings.memory, log);
+        process.pid = note.pid;
+        process.kept = Some(name.clone());
+        ensure!(!process.has_ended(), "the Python process {name} has ended; loading the model again");
+        Ok(process)
+    }
+
+    /// Has the supervisor keep this process, which waits for orders, under this name.
+    pub(super) fn keep(&mut self, name: String) {
+        let Above::Guard { pid: guard, .. } = self.above else { return };
+        let note = Note { guard, pid: self.pid, mark: self.mark.clone() };
+        let Ok(note) = serde_json::to_string(&note) else { return };
+        let kept = self.log.with_pipe(|output| {
+            lifeline::keep(&name, &note, &[self.control.as_fd(), self.data.as_fd(), output])
+        });
+        if kept {
+            self.kept = Some(name);
+        }
+    }
+
+    /// Orders this process, which waits for orders, to serve rows itself. If it is still busy with rows of an earlier classifier,
+    /// waits for as long as these may take.
+    ///
+    /// # Errors
+    /// It does not begin. It must then be replaced.
+    pub(super) fn serve(&mut self, settings: &Settings) -> anyhow::Result<()> {
+        let (data, its_data) = sockets()?;
+        send_order(&self.data, [b'S', 0, 0, 0, 0], &[its_data.as_fd()])
+            .context("giving an order to a Python process")?;
+        drop(its_data);
+        self.data = data;
+        let answer = self.answer(&mut Wait::new(settings.timeout.min(settings.load_timeout)));
+        ensure!(
+            matches!(answer, Ok(Answer::Good(_))),
+            "a Python process that has loaded the model does not begin"
+        );
+        Ok(())
+    }
+
     fn new(
         above: Above,
         control: UnixStream,
@@ -190,8 +260,20 @@ impl Process {
         memory_limit: u64,
         log: Log,
     ) -> Self {
-        let (ended, partial, left) = (None, Vec::new(), None);
-        Self { above, control, ended, partial, left, data, pid: 0, mark, memory_limit, log, is_over: false }
+        Self {
+            above,
+            control,
+            ended: None,
+            partial: Vec::new(),
+            left: None,
+            data,
+            kept: None,
+            pid: 0,
+            mark,
+            memory_limit,
+            log,
+            is_over: false,
+        }
     }
 
     /// Whether the process has ended, as far as is known.
@@ -330,8 +412,7 @@ impl Process {
             return Err(Ended::Stopped);
         }
         let above = match &self.above {
-            Above::Guard(guard) => guard.id(),
-            Above::Keeper { pid, .. } => *pid,
+            Above::Guard { pid, .. } | Above::Keeper { pid, .. } => *pid,
         };
         if tree::takes_more_than(above, self.memory_limit) {
             return Err(Ended::OverMemory(self.memory_limit));
@@ -410,8 +491,11 @@ impl Process {
             return;
         }
         let _ = self.data.shutdown(std::net::Shutdown::Both);
+        if let Some(name) = self.kept.take() {
+            lifeline::forget(&name);
+        }
         match &self.above {
-            Above::Guard(_) => self.kill_by_guard(),
+            Above::Guard { .. } => self.kill_by_guard(),
             Above::Keeper { pid, template } => {
                 let left: Vec<_> = template.end(*pid).iter().map(u32::to_string).collect();
                 if !left.is_empty() {
@@ -429,15 +513,22 @@ impl Process {
         if let Some(left) = &self.left {
             warn_of(left);
         }
-        let Above::Guard(guard) = &mut self.above else { return };
-        let is_late = matches!(guard.try_wait(), Ok(None)) && Instant::now() >= deadline;
-        if was_unguarded || is_late {
-            // The guard may be stopped.
-            let _ = guard.kill();
+        let Above::Guard { pid, child } = &mut self.above else { return };
+        let runs = match child {
+            Some(child) => matches!(child.try_wait(), Ok(None)),
+            None => tree::exists(*pid),
+        };
+        if was_unguarded || runs && Instant::now() >= deadline {
+            // The guard may be stopped. It has the mark, too.
+            if let Some(child) = child {
+                let _ = child.kill();
+            }
             tree::end_marked(&self.mark);
         }
         // The guard was killed, or has closed its socket and is ending.
-        let _ = guard.wait();
+        if let Some(child) = child {
+            let _ = child.wait();
+        }
     }
 }
 

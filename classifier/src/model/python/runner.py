@@ -13,6 +13,7 @@ header; for typed columns, see `Typed`. An answer is one of these:
 The user's code finds everything as in a script: `sys.argv`, `sys.path`, the working folder, standard streams.
 """
 
+import array
 import csv
 import functools
 import gc
@@ -58,7 +59,11 @@ class Channel:
 
     def close(self):
         self.requests.close()
-        self.answers.close()
+        try:
+            self.answers.close()
+        except OSError:
+            # The rest of an answer that a classifier did not wait for.
+            pass
 
     def request(self):
         # A signal handler, such as a timer's, may raise an error after the function has returned. That fails no row.
@@ -86,8 +91,12 @@ class Channel:
     def send(self, kind, payload):
         if len(payload) >= LIMIT:
             kind, payload = b"E", b"a result of %d bytes, but the limit is %d" % (len(payload) + 1, LIMIT)
-        self.answers.write(struct.pack(">I", len(payload) + 1) + kind + payload)
-        self.answers.flush()
+        try:
+            self.answers.write(struct.pack(">I", len(payload) + 1) + kind + payload)
+            self.answers.flush()
+        except ConnectionError:
+            # The classifier is gone, and so is its next request.
+            pass
 
 
 def end_with_parent():
@@ -133,14 +142,28 @@ def main():
     is_template = start_method != "spawn" and hazard is None
     channel.answer({"is_template": is_template, "hazard": hazard}, b"")
     if is_template:
-        channel = serve_forks(channel)
-        if channel is None:
-            return
-        process = os.getpid()
+        gc.collect()
+        # A later collection would write to the objects, and so copy the memory that the forks share.
+        gc.freeze()
+    orders = Orders(channel)
     folder = os.getcwd()
+    while True:
+        session = orders.next_session()
+        if session is None:
+            return
+        serve(session, model, folder)
+        if os.getpid() != process:
+            # A fork serves one worker.
+            return
+
+
+def serve(channel, model, folder):
+    """Classifies rows until the classifier closes the channel."""
+    process = os.getpid()
     while True:
         payload = channel.request()
         if payload is None:
+            channel.close()
             return
         (rows,) = struct.unpack_from(">I", payload)
         try:
@@ -173,8 +196,6 @@ def descriptors():
 
 def fork_hazard(inherited):
     """Why a fork of this process might not work; None if it will. The model has not opened the inherited descriptors."""
-    if not hasattr(socket, "recv_fds"):
-        return "Python is older than 3.9"
     try:
         threads = [thread for thread in os.listdir("/proc/self/task") if not survives_fork(thread)]
     except OSError as error:
@@ -199,45 +220,62 @@ def survives_fork(thread):
         return name.read().strip() == "jemalloc_bg_thd"
 
 
-def serve_forks(channel):
-    """Makes forks of this process, which has loaded the model, until the classifier closes the channel.
+class Orders:
+    """Orders of the classifier to a process that has loaded the model.
 
-    Returns in each fork, with a channel of its own. At the end, returns None.
-
-    An order has five bytes: F and four more, with the descriptors of the fork's channel, its keeper's report and its log; or
-    R and the id of a keeper that was killed. Until then, no other process gets that id.
+    An order has five bytes: F and four more, with the descriptors of a fork's channel, its keeper's report and its log; R and the
+    id of a keeper that was killed, until which no other process gets that id; or S and four more, with the descriptor of a
+    channel on which this process serves rows itself.
     """
-    gc.collect()
-    # A later collection would write to the objects, and so copy the memory that the forks share.
-    gc.freeze()
-    orders = socket.socket(fileno=os.dup(channel.requests.fileno()))
-    killed = set()
-    while True:
-        try:
-            order, descriptors, _, _ = socket.recv_fds(orders, 5, 3)
-        except BaseException as error:
-            # A signal handler of the module's may raise it.
-            print_traceback(error)
-            continue
-        if len(order) < 5:
-            return None
-        if order[:1] == b"R":
-            killed.add(int.from_bytes(order[1:], "big"))
-            killed -= {keeper for keeper in killed if has_ended(keeper)}
-            continue
-        try:
-            is_template = os.fork() > 0
-        except OSError as error:
-            # The classifier notices that the descriptors are closed, and tries again.
-            print_traceback(error)
-            is_template = True
-        if is_template:
+
+    LENGTH = 5
+
+    def __init__(self, channel):
+        self.socket = socket.socket(fileno=os.dup(channel.requests.fileno()))
+        channel.close()
+        self.killed = set()
+
+    def next_session(self):
+        """Waits for the channel of a worker: this process's, or that of a fork of it, in the fork. None at the end."""
+        while True:
+            try:
+                order, descriptors = self.receive()
+            except BaseException as error:
+                # A signal handler of the module's may raise it.
+                print_traceback(error)
+                continue
+            if len(order) < self.LENGTH:
+                return None
+            if order[:1] == b"R":
+                self.killed.add(int.from_bytes(order[1:], "big"))
+                self.killed -= {keeper for keeper in self.killed if has_ended(keeper)}
+                continue
+            if order[:1] == b"S":
+                channel = Channel(*descriptors)
+                # Once this process is no longer busy with rows of an earlier classifier.
+                channel.answer({}, b"")
+                return channel
+            try:
+                is_fork = os.fork() == 0
+            except OSError as error:
+                # The classifier notices that the descriptors are closed, and tries again.
+                print_traceback(error)
+                is_fork = False
+            if is_fork:
+                self.socket.close()
+                return become_worker(*descriptors)
             for descriptor in descriptors:
                 os.close(descriptor)
-        else:
-            orders.close()
-            channel.close()
-            return become_worker(*descriptors)
+
+    def receive(self):
+        received = array.array("i")
+        order, ancillary, _, _ = self.socket.recvmsg(self.LENGTH, socket.CMSG_LEN(3 * received.itemsize))
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                received.frombytes(data[: len(data) - len(data) % received.itemsize])
+        for descriptor in received:
+            os.set_inheritable(descriptor, False)
+        return order, received.tolist()
 
 
 def has_ended(child):
@@ -267,8 +305,6 @@ def become_worker(data, report, log):
     os.dup2(log, 2)
     os.close(log)
     os.close(report)
-    # Programs that the model starts must not get it.
-    os.set_inheritable(data, False)
     return Channel(data)
 
 

@@ -6,19 +6,24 @@
 
 use std::io::IoSlice;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use anyhow::Context;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use parking_lot::Mutex;
+use process::lifeline::{self, Kept};
 
 use super::log::Printed;
 use super::process::Process;
 use super::{Settings, tree};
 use crate::model::StartMethod;
 
-/// The length of an order.
-const ORDER: usize = 5;
+/// An order, and the id of a process or 0.
+pub(super) type Order = [u8; 5];
+
+/// The name under which a supervisor keeps a template.
+const TEMPLATE: &str = "template";
 
 /// A Python process that forks itself on request.
 pub(super) struct Template {
@@ -27,9 +32,13 @@ pub(super) struct Template {
 }
 
 impl Template {
+    /// Ends the forks that an earlier classifier had.
     fn new(process: Process) -> Self {
-        let pid = process.pid();
-        Self { process: Mutex::new(process), pid }
+        let template = Self { pid: process.pid(), process: Mutex::new(process) };
+        for keeper in tree::children(template.pid) {
+            template.end(keeper);
+        }
+        template
     }
 
     /// Whether it forks itself no longer.
@@ -42,8 +51,7 @@ impl Template {
     /// # Errors
     /// When the template is gone.
     pub(super) fn order_fork(&self, descriptors: [BorrowedFd<'_>; 3]) -> anyhow::Result<()> {
-        let descriptors = descriptors.map(|descriptor| descriptor.as_raw_fd());
-        self.order([b'F', 0, 0, 0, 0], &[ControlMessage::ScmRights(&descriptors)])
+        self.order([b'F', 0, 0, 0, 0], &descriptors)
             .context("ordering a fork of the Python process that has loaded the model")
     }
 
@@ -60,17 +68,30 @@ impl Template {
         left
     }
 
-    fn order(&self, order: [u8; ORDER], message: &[ControlMessage<'_>]) -> nix::Result<()> {
-        let process = self.process.lock();
-        let socket = process.data().as_raw_fd();
-        sendmsg::<()>(socket, &[IoSlice::new(&order)], message, MsgFlags::MSG_NOSIGNAL, None).map(drop)
+    fn order(&self, order: Order, descriptors: &[BorrowedFd<'_>]) -> nix::Result<()> {
+        send_order(self.process.lock().data(), order, descriptors)
     }
+}
+
+/// Sends an order to a process that has loaded the model.
+pub(super) fn send_order(
+    socket: &UnixStream,
+    order: Order,
+    descriptors: &[BorrowedFd<'_>],
+) -> nix::Result<()> {
+    let raw: Vec<_> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = ControlMessage::ScmRights(&raw);
+    let control = if raw.is_empty() { [].as_slice() } else { std::slice::from_ref(&rights) };
+    sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(&order)], control, MsgFlags::MSG_NOSIGNAL, None)
+        .map(drop)
 }
 
 /// Starts the processes of one classifier's workers.
 pub struct Starter {
     pub(super) settings: Settings,
     state: Mutex<State>,
+    /// Processes of an earlier classifier with the same settings.
+    kept: Mutex<Vec<Kept>>,
 }
 
 enum State {
@@ -83,16 +104,26 @@ enum State {
 
 impl Starter {
     pub fn new(settings: Settings) -> Self {
-        let state = if settings.start_method == StartMethod::Spawn { State::Alone } else { State::Unknown };
-        Self { settings, state: Mutex::new(state) }
+        let kept = lifeline::take_kept();
+        let is_alone = kept.iter().any(|kept| kept.name != TEMPLATE);
+        let state = match settings.start_method == StartMethod::Spawn || is_alone {
+            true => State::Alone,
+            false => State::Unknown,
+        };
+        Self { settings, state: Mutex::new(state), kept: Mutex::new(kept) }
     }
 
-    /// Starts a worker's process, with the model loaded.
+    /// Starts the process of this worker, with the model loaded.
     ///
     /// # Errors
     /// As [`Process::start`] and [`Process::fork`].
-    pub(super) fn start(&self, printed: &Printed) -> anyhow::Result<Process> {
+    pub(super) fn start(&self, worker: usize, printed: &Printed) -> anyhow::Result<Process> {
         let mut state = self.state.lock();
+        if matches!(*state, State::Unknown)
+            && let Some(process) = self.take_over(TEMPLATE, printed)
+        {
+            *state = State::Template(Arc::new(Template::new(process)));
+        }
         if let State::Template(template) = &*state {
             match Process::fork(template, &self.settings, printed.clone()) {
                 Ok(process) => return Ok(process),
@@ -104,18 +135,59 @@ impl Starter {
         }
         if matches!(*state, State::Alone) {
             drop(state);
-            return Ok(Process::start(&self.settings, StartMethod::Spawn, printed.clone())?.0);
+            return self.start_alone(worker, printed);
         }
         // The others wait, since this process may become their template.
-        let (process, is_template) =
+        let (mut process, is_template) =
             Process::start(&self.settings, self.settings.start_method, printed.clone())?;
         if !is_template {
             *state = State::Alone;
-            return Ok(process);
+            return self.serve(process, worker);
         }
+        process.keep(TEMPLATE.to_owned());
         let template = Arc::new(Template::new(process));
         let process = Process::fork(&template, &self.settings, printed.clone())?;
         *state = State::Template(template);
         Ok(process)
     }
+
+    /// A process that has loaded the model by itself.
+    fn start_alone(&self, worker: usize, printed: &Printed) -> anyhow::Result<Process> {
+        if let Some(process) = self.take_over(&alone(worker), printed) {
+            match self.serve(process, worker) {
+                Ok(process) => return Ok(process),
+                Err(error) => tracing::warn!("{error:#}; loading the model again"),
+            }
+        }
+        let (process, _) = Process::start(&self.settings, StartMethod::Spawn, printed.clone())?;
+        self.serve(process, worker)
+    }
+
+    fn serve(&self, mut process: Process, worker: usize) -> anyhow::Result<Process> {
+        process.keep(alone(worker));
+        process.serve(&self.settings)?;
+        Ok(process)
+    }
+
+    /// The process of an earlier classifier that was kept under this name.
+    fn take_over(&self, name: &str, printed: &Printed) -> Option<Process> {
+        let mut kept = self.kept.lock();
+        let place = kept.iter().position(|kept| kept.name == name)?;
+        let kept = kept.swap_remove(place);
+        match Process::take_over(kept, &self.settings, printed.clone()) {
+            Ok(process) => {
+                tracing::info!("the Python process {name} still has the model");
+                Some(process)
+            }
+            Err(error) => {
+                tracing::warn!("{error:#}");
+                None
+            }
+        }
+    }
+}
+
+/// The name under which a supervisor keeps a process that has loaded the model by itself.
+fn alone(worker: usize) -> String {
+    format!("worker-{worker}")
 }

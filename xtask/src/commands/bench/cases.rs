@@ -11,10 +11,8 @@ use deploy::project;
 const ROWS: u64 = 5_000_000;
 const SLOW_ROWS: u64 = 10_000;
 const NOTHING_ROWS: u64 = 300_000;
-/// Rows for fitted models, and for those that take longer.
-const CUSTOMERS: u64 = 1_000_000;
-const FEW_CUSTOMERS: u64 = 500_000;
-const TEXTS: u64 = 500_000;
+/// Rows for fitted models.
+const FITTED_ROWS: u64 = 1_000_000;
 /// Rows of the job whose results are packed.
 const PACKED_ROWS: u64 = 10_000_000;
 /// Length of a run with sleeping workers, and how long they sleep for each row, in seconds.
@@ -88,14 +86,14 @@ pub(super) const ALL: [Case; 44] = [
         "run-locally --input {customers} {fitted:Boosted}",
     ),
     case(
-        "boosted-pool-2000",
-        "the same, Pool(2), 2,000 rows",
-        "{python} bench/peers.py fitted-pool 2000 Boosted {customers} {out}",
+        "boosted-pool-5000",
+        "the same, Pool(2), 5,000 rows",
+        "{python} bench/peers.py fitted-pool 5000 Boosted {customers} {out}",
     ),
     case(
-        "boosted-pool-10000",
-        "the same, Pool(2), 10,000 rows",
-        "{python} bench/peers.py fitted-pool 10000 Boosted {customers} {out}",
+        "boosted-pool-20000",
+        "the same, Pool(2), 20,000 rows",
+        "{python} bench/peers.py fitted-pool 20000 Boosted {customers} {out}",
     ),
     case(
         "boosted-pool-50000",
@@ -119,46 +117,46 @@ pub(super) const ALL: [Case; 44] = [
     ),
     case("lightgbm", "LightGBM", "run-locally --input {customers} {fitted:LightGbm}"),
     case(
-        "lightgbm-pool-2000",
-        "the same, Pool(2), 2,000 rows",
-        "{python} bench/peers.py fitted-pool 2000 LightGbm {customers} {out}",
+        "lightgbm-pool-5000",
+        "the same, Pool(2), 5,000 rows",
+        "{python} bench/peers.py fitted-pool 5000 LightGbm {customers} {out}",
     ),
     case(
-        "lightgbm-pool-10000",
-        "the same, Pool(2), 10,000 rows",
-        "{python} bench/peers.py fitted-pool 10000 LightGbm {customers} {out}",
+        "lightgbm-pool-20000",
+        "the same, Pool(2), 20,000 rows",
+        "{python} bench/peers.py fitted-pool 20000 LightGbm {customers} {out}",
     ),
     case(
         "lightgbm-pool-50000",
         "the same, Pool(2), 50,000 rows",
         "{python} bench/peers.py fitted-pool 50000 LightGbm {customers} {out}",
     ),
-    case("forest", "random forest", "run-locally --input {few-customers} {fitted:Forest}"),
+    case("forest", "random forest", "run-locally --input {customers} {fitted:Forest}"),
     case(
-        "forest-pool-2000",
-        "the same, Pool(2), 2,000 rows",
-        "{python} bench/peers.py fitted-pool 2000 Forest {few-customers} {out}",
+        "forest-pool-5000",
+        "the same, Pool(2), 5,000 rows",
+        "{python} bench/peers.py fitted-pool 5000 Forest {customers} {out}",
     ),
     case(
-        "forest-pool-10000",
-        "the same, Pool(2), 10,000 rows",
-        "{python} bench/peers.py fitted-pool 10000 Forest {few-customers} {out}",
+        "forest-pool-20000",
+        "the same, Pool(2), 20,000 rows",
+        "{python} bench/peers.py fitted-pool 20000 Forest {customers} {out}",
     ),
     case(
         "forest-pool-50000",
         "the same, Pool(2), 50,000 rows",
-        "{python} bench/peers.py fitted-pool 50000 Forest {few-customers} {out}",
+        "{python} bench/peers.py fitted-pool 50000 Forest {customers} {out}",
     ),
     case("texts", "TF-IDF and a linear model", "run-locally --input {texts} {fitted:Texts}"),
     case(
-        "texts-pool-2000",
-        "the same, Pool(2), 2,000 rows",
-        "{python} bench/peers.py fitted-pool 2000 Texts {texts} {out}",
+        "texts-pool-5000",
+        "the same, Pool(2), 5,000 rows",
+        "{python} bench/peers.py fitted-pool 5000 Texts {texts} {out}",
     ),
     case(
-        "texts-pool-10000",
-        "the same, Pool(2), 10,000 rows",
-        "{python} bench/peers.py fitted-pool 10000 Texts {texts} {out}",
+        "texts-pool-20000",
+        "the same, Pool(2), 20,000 rows",
+        "{python} bench/peers.py fitted-pool 20000 Texts {texts} {out}",
     ),
     case(
         "texts-pool-50000",
@@ -225,8 +223,8 @@ impl Files {
     }
 
     /// The files for fitted models, and the number of rows of each.
-    pub(super) fn of_fitted_models(&self) -> [(PathBuf, u64); 3] {
-        self.inputs([("customers", CUSTOMERS), ("few-customers", FEW_CUSTOMERS), ("texts", TEXTS)])
+    pub(super) fn of_fitted_models(&self) -> [(PathBuf, u64); 2] {
+        self.inputs([("customers", FITTED_ROWS), ("texts", FITTED_ROWS)])
     }
 
     fn inputs<const N: usize>(&self, inputs: [(&str, u64); N]) -> [(PathBuf, u64); N] {
@@ -284,7 +282,7 @@ mod tests {
     fn every_name_in_braces_is_replaced() {
         let folder = tempfile::tempdir().unwrap();
         let files = Files::at(folder.path(), Path::new("python"), 0.1).unwrap();
-        let inputs = [files.of_fake_rows(), files.of_fitted_models()].concat();
+        let inputs = [&files.of_fake_rows()[..], &files.of_fitted_models()].concat();
         let inputs: Vec<_> = inputs.iter().map(|(path, _)| arg(path)).collect();
         for case in ALL {
             let words = files.fill(case.command);
