@@ -1,6 +1,12 @@
 //! What is shipped with a Python model, and that it runs with it.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
 use tests::cluster::Setup;
+use tests::program::Program;
 use tests::stack::Stack;
 
 #[test]
@@ -52,5 +58,61 @@ fn a_pandas_classifier_whose_packages_are_shipped() {
     stack.up(&["--classifier", "python:models.pandas_model"]);
     let said = stack.fail("run-cluster", &["--classifier", "python:another"]);
     assert!(said.contains("ship it with: cargo xtask up --model python:another"), "{said}");
+    stack.down();
+}
+
+/// Writes a package's source, as it would be published, to the folder `dist` in `folder`.
+fn write_source(folder: &Path) {
+    let package = folder.join("dist/rated-1.0");
+    std::fs::create_dir_all(&package).unwrap();
+    let write = |name: &str, text: &str| std::fs::write(package.join(name), text).unwrap();
+    write("PKG-INFO", "Metadata-Version: 2.1\nName: rated\nVersion: 1.0\n");
+    write(
+        "setup.py",
+        "from setuptools import setup\nsetup(name='rated', version='1.0', py_modules=['rated'])\n",
+    );
+    write("rated.py", "RATE = 0.75\n");
+    let mut tar = Command::new("tar");
+    tar.arg("-C").arg(folder.join("dist")).args(["-czf", "rated-1.0.tar.gz", "rated-1.0"]);
+    assert!(tar.current_dir(folder.join("dist")).status().unwrap().success());
+    std::fs::remove_dir_all(package).unwrap();
+}
+
+#[test]
+fn packages_that_have_only_their_source_are_built() {
+    let Some(stack) = Stack::new("packages_that_have_only_their_source_are_built", "2") else { return };
+    let model = "from rated import RATE\ndef f(df):\n    return [RATE] * len(df)\n";
+    // A folder for the path that has pip, but not uv.
+    std::fs::create_dir(stack.path("bin")).unwrap();
+    let script = format!("#!/bin/sh\nexec {} \"$@\"\n", tests::python().display());
+    std::fs::write(stack.path("bin/python3"), script).unwrap();
+    std::fs::set_permissions(stack.path("bin/python3"), Permissions::from_mode(0o755)).unwrap();
+    let only_pip = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", stack.path("bin").display());
+    for (name, path) in [("uv", None), ("pip", Some(only_pip))] {
+        let folder = stack.path(name);
+        write_source(&folder);
+        std::fs::write(folder.join("scored.py"), model).unwrap();
+        // Another list for each, or it would be known.
+        let list = format!("# For {name}\n--find-links dist\npandas==2.3.3\nrated==1.0\n");
+        std::fs::write(folder.join("requirements.txt"), list).unwrap();
+        let module = format!("{name}/scored.py:f");
+        let mut up = stack.command("up", &["--hosts", &stack.hosts_file(), "--model", &module]);
+        up.envs(path.as_ref().map(|path| ("PATH", path)));
+        Program::start_command("up", &stack.path(""), up).success();
+        stack.run("run-cluster", &["INPUT_LINES=30", "--workers", "1"]);
+        stack.run("get-results", &["--output", stack.path("out").to_str().unwrap()]);
+        let results = std::fs::read_to_string(stack.path("out/results.csv")).unwrap();
+        assert!(
+            results.lines().count() == 31 && results.lines().skip(1).all(|line| line.ends_with(",0.75")),
+            "{results}"
+        );
+    }
+    // What is not published at all is an error of the program that looked for it.
+    std::fs::write(stack.path("uv/requirements.txt"), "no-such-package-anywhere==1.0\n").unwrap();
+    let said = stack.fail("up", &["--hosts", &stack.hosts_file(), "--model", "uv/scored.py:f"]);
+    assert!(
+        said.contains("uv failed to resolve packages") && said.contains("no-such-package-anywhere"),
+        "{said}"
+    );
     stack.down();
 }

@@ -1,13 +1,16 @@
 //! The Python packages that a model needs.
 //!
-//! pip resolves them once, on this machine, for the Python and the C library of the hosts; then they are shipped. So hosts
+//! uv or pip resolves them once, on this machine, for the Python and the C library of the hosts; then they are shipped. So hosts
 //! need no package index, pip or venv, and all have the same versions. With different versions, the same rows might give
 //! different results.
+//!
+//! A package that is published only as source is built here, which works for the hosts if it has nothing to compile.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, anyhow};
+use deploy::host::arg;
 use deploy::{console, project};
 
 use super::archive::{self, Archive};
@@ -17,6 +20,8 @@ use crate::scratch;
 
 /// The oldest C library for which wheels are built, as the minor version of glibc 2.x.
 const OLDEST_GLIBC: u32 = 17;
+/// The C libraries that uv knows as a platform, as minor versions.
+const UV_GLIBCS: [u32; 12] = [17, 28, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40];
 /// The requirements of a model without a requirements file.
 const DEFAULT: &str = "pandas\n";
 
@@ -84,41 +89,72 @@ pub(crate) fn packages(
     Ok(Archive { path: archive, ..packed })
 }
 
-/// Has pip install wheels for another platform into a folder.
+/// Installs packages for another platform into a folder.
 fn install(list: &Path, folder: &Path, platform: &Platform) -> anyhow::Result<()> {
+    if duct::cmd!("uv", "--version").stdout_null().stderr_null().run().is_ok() {
+        return install_with_uv(list, folder, platform);
+    }
+    let wheels = |more: &[String]| pip(&[install_args(list, folder, platform), more.to_vec()].concat());
+    let Err(reason) = wheels(&[])? else { return Ok(()) };
+    // Maybe a package has only its source. Building it takes time, and what to build is not known.
+    let built = folder.with_file_name("built");
+    let build =
+        ["wheel", "--quiet", "--wheel-dir", &arg(&built), "--requirement", &arg(list)].map(str::to_owned);
+    let found = match pip(&build)? {
+        Ok(()) => wheels(&["--find-links".to_owned(), arg(&built)])?,
+        Err(_) => Err(reason),
+    };
+    found.map_err(|said| failed("pip", platform, &said))
+}
+
+/// uv builds packages that have only their source.
+fn install_with_uv(list: &Path, folder: &Path, platform: &Platform) -> anyhow::Result<()> {
     let Platform { python, processor, glibc } = platform;
-    let mut args: Vec<String> = [
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--no-compile",
-        "--only-binary=:all:",
-        "--implementation",
-        "cp",
-        "--python-version",
-        python,
-    ]
-    .map(str::to_owned)
-    .to_vec();
+    let newest = UV_GLIBCS.into_iter().rfind(|minor| minor <= glibc).unwrap_or(OLDEST_GLIBC);
+    let args = ["pip", "install", "--quiet", "--python-version", python].map(str::to_owned);
+    let place = ["--python-platform".to_owned(), format!("{processor}-manylinux_2_{newest}")];
+    let what = ["--target".to_owned(), arg(folder), "--requirement".to_owned(), arg(list)];
+    let said = run("uv", &[&args[..], &place, &what].concat()).context("starting uv")?;
+    said.map_err(|said| failed("uv", platform, &said))
+}
+
+fn install_args(list: &Path, folder: &Path, platform: &Platform) -> Vec<String> {
+    let Platform { python, processor, glibc } = platform;
+    let mut args = ["install", "--quiet", "--no-compile", "--only-binary=:all:", "--implementation", "cp"]
+        .map(str::to_owned)
+        .to_vec();
+    args.extend(["--python-version".to_owned(), python.clone()]);
     for minor in (OLDEST_GLIBC..=*glibc).rev() {
         args.extend(["--platform".to_owned(), format!("manylinux_2_{minor}_{processor}")]);
     }
     args.extend(["--platform".to_owned(), format!("manylinux2014_{processor}")]);
-    args.extend(["--target".to_owned(), folder.display().to_string()]);
-    args.extend(["--requirement".to_owned(), list.display().to_string()]);
-    let pip = duct::cmd("python3", args).stderr_to_stdout().stdout_capture().unchecked().run();
-    let pip = pip.context(
+    args.extend(["--target".to_owned(), arg(folder), "--requirement".to_owned(), arg(list)]);
+    args
+}
+
+/// Runs pip; returns what it said if it failed.
+fn pip(args: &[String]) -> anyhow::Result<Result<(), String>> {
+    let pip = ["-m", "pip", "--disable-pip-version-check"].map(str::to_owned);
+    run("python3", &[&pip[..], args].concat()).context(
         "starting python3, which resolves the packages of a Python model; install Python 3 with pip (on Debian and Ubuntu: \
-         apt-get install python3-pip)",
-    )?;
-    ensure!(
-        pip.status.success(),
-        "pip failed to resolve packages for Python {python} on {processor} with C library 2.{glibc}:\n{}",
-        String::from_utf8_lossy(&pip.stdout).trim()
-    );
-    Ok(())
+         apt-get install python3-pip), or uv",
+    )
+}
+
+/// Runs a program; returns what it said if it failed.
+fn run(program: &str, args: &[String]) -> std::io::Result<Result<(), String>> {
+    let output = duct::cmd(program, args).stderr_to_stdout().stdout_capture().unchecked().run()?;
+    Ok(match output.status.success() {
+        true => Ok(()),
+        false => Err(String::from_utf8_lossy(&output.stdout).trim().to_owned()),
+    })
+}
+
+fn failed(program: &str, platform: &Platform, said: &str) -> anyhow::Error {
+    let Platform { python, processor, glibc } = platform;
+    anyhow!(
+        "{program} failed to resolve packages for Python {python} on {processor} with C library 2.{glibc}:\n{said}"
+    )
 }
 
 /// All files of a folder, by the names that they get in the archive.
