@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, LazyLock, Mutex};
 
 use tempfile::TempDir;
 use tests::PATIENCE;
-use tests::cluster::{Setup, read_results};
+use tests::cluster::{Results, Setup, read_results};
 use tests::program::Program;
 
 /// Rows in a batch of the model that waits for an API.
@@ -37,33 +37,65 @@ fn expected(input: &Path, module: &str, object: &str, chunk: u32) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// The results of a job on this machine.
+fn results(input: &Path, model: &str, args: &[&str]) -> Results {
+    let out = tempfile::tempdir().unwrap();
+    let mut command = tests::xtask();
+    command.args(["run-locally", "--no-hub", "--model", model, "--input"]).arg(input).args(args);
+    command.arg("--python").arg(tests::python()).current_dir(&out);
+    command.arg("--output").arg(out.path()).arg("--log").arg(out.path());
+    Program::start_command("xtask", out.path(), command).success();
+    read_results(&out.path().join("results.csv"))
+}
+
+/// Checks the results of a model with 1, 2 and 7 workers, and when a worker's process is killed. Those of trees do not depend on
+/// the size of batches.
+fn check(module: &str, object: &str, input: &str, is_of_trees: bool) {
+    let input = FOLDER.path().join(input);
+    let model =
+        |module: &str| format!("{}:{object}", FOLDER.path().join(module).with_extension("py").display());
+    let first = results(&input, &model(module), &["--workers", "2"]);
+    let rows = std::fs::read_to_string(&input).unwrap().lines().count() as u64 - 1;
+    assert_eq!((first.summary.rows, first.summary.rejects), (rows, 0), "{module}");
+    let chunk = first.summary.terms.unwrap().chunk_size;
+    let wanted = expected(&input, module, object, chunk);
+    assert!(first.log == wanted.as_bytes(), "{module}");
+    if is_of_trees {
+        assert!(wanted == expected(&input, module, object, u32::MAX), "{module}");
+    }
+    let chunk = chunk.to_string();
+    for workers in ["1", "7"] {
+        let again = results(&input, &model(module), &["--workers", workers, "--chunk-size", &chunk]);
+        assert!(again.log == first.log, "{module} with {workers} workers");
+    }
+    let killed = format!("killed_{module}");
+    let code = format!(
+        "import os\nfrom {module} import {object} as model\ndef {object}(df):\n    \
+            if not os.path.exists('killed'):\n        open('killed', 'w')\n        os.kill(os.getpid(), 9)\n    \
+            return model(df)\n"
+    );
+    std::fs::write(FOLDER.path().join(&killed).with_extension("py"), code).unwrap();
+    let again = results(&input, &model(&killed), &["--workers", "2", "--chunk-size", &chunk]);
+    assert_eq!(again.summary.rejects, 0, "{module}");
+    assert!(again.log == first.log, "{module} with a killed worker");
+}
+
 #[test]
 fn fitted_models_give_what_their_libraries_give() {
-    for (module, object, input) in [
-        ("fitted_model", "score", "customers.csv"),
-        ("lightgbm_model", "score", "customers.csv"),
-        ("xgboost_model", "score", "customers.csv"),
-        ("onnx_model", "score", "customers.csv"),
-        ("text_model", "topic", "texts.csv"),
-    ] {
-        let input = FOLDER.path().join(input);
-        let out = tempfile::tempdir().unwrap();
-        let mut command = tests::xtask();
-        command.args(["run-locally", "--no-hub", "--workers", "2", "--input"]).arg(&input).arg("--model");
-        command.arg(format!("{}:{object}", FOLDER.path().join(module).with_extension("py").display()));
-        command
-            .arg("--python")
-            .arg(tests::python())
-            .arg("--output")
-            .arg(out.path())
-            .arg("--log")
-            .arg(out.path());
-        Program::start_command("xtask", out.path(), command).success();
-        let results = read_results(&out.path().join("results.csv"));
-        assert_eq!((results.summary.rows, results.summary.rejects), (1000, 0), "{module}");
-        let chunk = results.summary.terms.unwrap().chunk_size;
-        assert!(results.log == expected(&input, module, object, chunk).into_bytes(), "{module}");
-    }
+    check("fitted_model", "score", "customers.csv", true);
+    check("lightgbm_model", "score", "customers.csv", true);
+    check("xgboost_model", "score", "customers.csv", true);
+    check("onnx_model", "score", "customers.csv", false);
+    check("text_model", "topic", "texts.csv", false);
+}
+
+#[test]
+fn pipelines_give_what_they_give_in_pandas() {
+    check("iris_model", "score", "iris.csv", false);
+    check("wine_model", "score", "wine.csv", true);
+    check("breast_cancer_model", "score", "breast_cancer.csv", false);
+    check("digits_model", "score", "digits.csv", false);
+    check("diabetes_model", "score", "diabetes.csv", true);
 }
 
 /// Answers each request with its length. Answers nothing before more requests are open than a batch has rows. Returns the

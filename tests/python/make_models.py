@@ -1,4 +1,6 @@
-"""Fits the models of examples/ on made-up rows, and writes them, and inputs for them, to a folder: make_models.py FOLDER"""
+"""Fits the models of examples/ on made-up rows, and others on data sets of scikit-learn, and writes them, and inputs for them, to a
+folder: make_models.py FOLDER
+"""
 
 import os
 import sys
@@ -10,14 +12,29 @@ import onnx
 import pandas
 import xgboost
 from onnx import TensorProto, helper
+from sklearn import datasets
 from sklearn.compose import make_column_transformer
-from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.ensemble import GradientBoostingRegressor, HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.svm import SVC
 
 WORDS = {"sport": ["goal", "match", "team", "ball"], "money": ["bank", "price", "share", "tax"], "art": ["film", "song"]}
+
+
+MODULE = """import pathlib
+
+import joblib
+
+MODEL = joblib.load(pathlib.Path(__file__).with_name("%s.joblib"))
+
+
+def score(df):
+    return MODEL.%s(df)
+"""
 
 
 def customers(rows, random):
@@ -64,6 +81,18 @@ def main():
     joblib.dump(make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(lines["text"], topics), "topics.joblib")
     customers(1000, random).to_csv("customers.csv", index=False)
     texts(1000, random)[0].to_csv("texts.csv", index=False)
+    for name, fitted, call in [
+        ("iris", make_pipeline(StandardScaler(), LogisticRegression()), "predict_proba"),
+        ("wine", RandomForestClassifier(20, random_state=1), "predict_proba"),
+        ("breast_cancer", make_pipeline(StandardScaler(), SVC()), "decision_function"),
+        ("digits", KNeighborsClassifier(), "predict"),
+        ("diabetes", GradientBoostingRegressor(random_state=1), "predict"),
+    ]:
+        data = getattr(datasets, "load_" + name)(as_frame=True)
+        joblib.dump(fitted.fit(data.data, data.target), name + ".joblib")
+        data.data.to_csv(name + ".csv", index=False)
+        with open(name + "_model.py", "w") as module:
+            module.write(MODULE % (name, call))
 
 
 main()
