@@ -1,7 +1,7 @@
 //! Which type a column has.
 
 use crate::ColumnType;
-use crate::parse::{Flaw, Integer, boolean, float64, is_missing, trim_start};
+use crate::parse::{Flaw, Integer, ShortNumber, boolean, float64, is_missing, trim_start};
 
 /// What is known of a column after some of its values.
 ///
@@ -31,6 +31,25 @@ impl Inference {
         if self.is_settled() {
             return;
         }
+        // Most numbers are short, and need not be parsed.
+        if let Some(short) = ShortNumber::of(value) {
+            self.add_short(short);
+            return;
+        }
+        self.add_any(value);
+    }
+
+    fn add_short(&mut self, ShortNumber { is_negative, has_point }: ShortNumber) {
+        self.has_present = true;
+        self.has_negative |= is_negative;
+        self.not_bool = true;
+        if has_point {
+            self.signed = self.signed.or(Some(Flaw::Invalid));
+            self.unsigned = self.unsigned.or((!is_negative).then_some(Flaw::Invalid));
+        }
+    }
+
+    fn add_any(&mut self, value: &[u8]) {
         if is_missing(value) {
             self.has_missing = true;
             return;
@@ -172,6 +191,19 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn short_numbers_count_as_any_others(
+            before in prop::collection::vec(value(), 0..4), number in "-?[0-9]{0,20}(\\.[0-9]{0,20})?",
+        ) {
+            if let Some(short) = ShortNumber::of(number.as_bytes()) {
+                let (mut one, mut other) = (of(&before), of(&before));
+                one.add_short(short);
+                other.add_any(number.as_bytes());
+                prop_assert_eq!(one.column_type(), other.column_type());
+                prop_assert_eq!(one, other);
+            }
+        }
+
         #[test]
         fn parts_of_a_column_give_the_same_type_as_the_whole(
             parts in prop::collection::vec(prop::collection::vec(value(), 0..4), 0..5),

@@ -73,6 +73,39 @@ pub(crate) struct Integer {
     pub(crate) has_more: bool,
 }
 
+/// A number of at most 18 digits before a point, and without an exponent. An integer of this form has less than 64 bits, and a
+/// decimal is finite.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ShortNumber {
+    pub(crate) is_negative: bool,
+    /// Whether it is a decimal.
+    pub(crate) has_point: bool,
+}
+
+impl ShortNumber {
+    /// The most digits.
+    const MOST: usize = 18;
+
+    /// `None` if the value has another form.
+    pub(crate) fn of(value: &[u8]) -> Option<Self> {
+        let (is_negative, digits) = match value {
+            [b'-', digits @ ..] => (true, digits),
+            digits => (false, digits),
+        };
+        let whole = digits.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        if whole == 0 || whole > Self::MOST {
+            return None;
+        }
+        match &digits[whole..] {
+            [] => Some(Self { is_negative, has_point: false }),
+            [b'.', fraction @ ..] if fraction.iter().all(u8::is_ascii_digit) && !fraction.is_empty() => {
+                Some(Self { is_negative, has_point: true })
+            }
+            _ => None,
+        }
+    }
+}
+
 /// Why a text is not an integer of a type. In a text with both flaws, pandas finds the overflow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Flaw {

@@ -116,10 +116,15 @@ fn examine_all<'a>(records: impl Iterator<Item = &'a [u8]>, width: usize) -> Vec
     let mut columns = vec![Inference::default(); width];
     let mut buffer = Vec::new();
     for record in records {
-        if record.contains(&0) || records::check_record(record, width).is_err() {
+        if memchr::memchr(0, record).is_some() {
             continue;
         }
+        let Ok(shape) = records::check_record(record, width) else { continue };
         let mut column = columns.iter_mut();
+        if !shape.special {
+            column.zip(record.split(|&byte| byte == b',')).for_each(|(column, value)| column.add(value));
+            continue;
+        }
         // Its values have been counted, so they can be read.
         let _ = records::for_each(record, &mut buffer, |value| {
             if let Some(column) = column.next() {
