@@ -91,6 +91,10 @@ pub fn summary(summary: &Summary, whole: Duration, threads: Option<&str>) {
     if let Some(threads) = threads {
         data(&format!("threads    {threads} for the libraries of each worker (--threads-per-worker)"));
     }
+    // Only of a model with typed columns, whose last bits may depend on it.
+    if let Some(terms) = &summary.terms {
+        data(&format!("batches    of {} rows (--chunk-size)", count(terms.chunk_size.into())));
+    }
 }
 
 /// Says where the rejects are, if there are any.
