@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -39,6 +39,8 @@ const MOST_MISSED: u32 = 5;
 const WEIGHT: u32 = 4;
 /// Bytes reserved in the log for a program's last words, usually a few lines.
 const LOG_ROOM: i64 = 64 << 10;
+/// From this number on, a process has so many open files that nothing more is kept. It may open 1,024 by default.
+const HIGH: i32 = 512;
 /// How long a killed program may take to disappear.
 const KILL_TIME: Duration = Duration::from_secs(10);
 
@@ -99,7 +101,8 @@ impl State {
             Message::Sign => {}
             Message::Keep(name, note) => {
                 self.kept.retain(|kept| kept.name != name);
-                if self.kept.len() < MOST && !self.over {
+                let is_high = |descriptor: &OwnedFd| descriptor.as_raw_fd() >= HIGH;
+                if self.kept.len() < MOST && !self.over && !descriptors.iter().any(is_high) {
                     self.kept.push(Kept { name, note, descriptors });
                 }
             }

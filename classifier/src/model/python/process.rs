@@ -40,6 +40,8 @@ const STOPPED_TIME: Duration = Duration::from_secs(2);
 const REPORT_TIME: Duration = Duration::from_secs(2);
 /// How long a guard may take to end a process. The guard gives up a second earlier.
 const END_TIME: Duration = Duration::from_secs(3);
+/// How long a template may take to answer. It does nothing but wait for orders.
+const TEMPLATE_TIME: Duration = Duration::from_secs(10);
 /// A variable with a unique value in a process's environment, to find the process if its guard is killed.
 const MARK: &str = "CLASSIFIER_PROCESS";
 
@@ -218,6 +220,18 @@ impl Process {
         process.kept = Some(name.clone());
         ensure!(!process.has_ended(), "the Python process {name} has ended; loading the model again");
         Ok(process)
+    }
+
+    /// The keepers of this template's forks, which an earlier classifier has ordered.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub(super) fn keepers(&mut self) -> anyhow::Result<Vec<u32>> {
+        send_order(&self.data, [b'K', 0, 0, 0, 0], &[]).context("giving an order to a Python process")?;
+        match self.answer(&mut Wait::new(TEMPLATE_TIME)) {
+            Ok(Answer::Good(keepers)) => serde_json::from_slice(&keepers).context("parsing the ids of forks"),
+            _ => bail!("the Python process that has loaded the model does not answer"),
+        }
     }
 
     /// Has the supervisor keep this process, which waits for orders, under this name.
@@ -496,12 +510,7 @@ impl Process {
         }
         match &self.above {
             Above::Guard { .. } => self.kill_by_guard(),
-            Above::Keeper { pid, template } => {
-                let left: Vec<_> = template.end(*pid).iter().map(u32::to_string).collect();
-                if !left.is_empty() {
-                    warn_of(&left.join(" "));
-                }
-            }
+            Above::Keeper { pid, template } => warn_of_left(&template.end(*pid)),
         }
     }
 
@@ -529,6 +538,13 @@ impl Process {
         if let Some(child) = child {
             let _ = child.wait();
         }
+    }
+}
+
+pub(super) fn warn_of_left(left: &[u32]) {
+    let left: Vec<_> = left.iter().map(u32::to_string).collect();
+    if !left.is_empty() {
+        warn_of(&left.join(" "));
     }
 }
 

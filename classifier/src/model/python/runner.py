@@ -223,9 +223,12 @@ def survives_fork(thread):
 class Orders:
     """Orders of the classifier to a process that has loaded the model.
 
-    An order has five bytes: F and four more, with the descriptors of a fork's channel, its keeper's report and its log; R and the
-    id of a keeper that was killed, until which no other process gets that id; or S and four more, with the descriptor of a
-    channel on which this process serves rows itself.
+    An order has five bytes, a letter and an id or zeros:
+
+    * F, with the descriptors of a fork's channel, its keeper's report and its log;
+    * R, with the id of a keeper that was killed; until then, no other process gets that id;
+    * K, from a classifier that takes this process over; the answer has the ids of the keepers;
+    * S, with the descriptor of a channel on which this process serves rows itself.
     """
 
     LENGTH = 5
@@ -233,6 +236,7 @@ class Orders:
     def __init__(self, channel):
         self.socket = socket.socket(fileno=os.dup(channel.requests.fileno()))
         channel.close()
+        self.keepers = set()
         self.killed = set()
 
     def next_session(self):
@@ -248,7 +252,13 @@ class Orders:
                 return None
             if order[:1] == b"R":
                 self.killed.add(int.from_bytes(order[1:], "big"))
-                self.killed -= {keeper for keeper in self.killed if has_ended(keeper)}
+                ended = {keeper for keeper in self.killed if has_ended(keeper)}
+                self.killed -= ended
+                self.keepers -= ended
+                continue
+            if order[:1] == b"K":
+                keepers = json.dumps(sorted(self.keepers)).encode("ascii")
+                self.socket.sendall(struct.pack(">I", 1 + len(keepers)) + b"K" + keepers)
                 continue
             if order[:1] == b"S":
                 channel = Channel(*descriptors)
@@ -256,14 +266,15 @@ class Orders:
                 channel.answer({}, b"")
                 return channel
             try:
-                is_fork = os.fork() == 0
+                keeper = os.fork()
             except OSError as error:
                 # The classifier notices that the descriptors are closed, and tries again.
                 print_traceback(error)
-                is_fork = False
-            if is_fork:
-                self.socket.close()
-                return become_worker(*descriptors)
+            else:
+                if keeper == 0:
+                    self.socket.close()
+                    return become_worker(*descriptors)
+                self.keepers.add(keeper)
             for descriptor in descriptors:
                 os.close(descriptor)
 

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use process::lifeline::{self, Kept};
 
 use super::log::Printed;
-use super::process::Process;
+use super::process::{Process, warn_of_left};
 use super::{Settings, tree};
 use crate::model::StartMethod;
 
@@ -32,13 +32,21 @@ pub(super) struct Template {
 }
 
 impl Template {
-    /// Ends the forks that an earlier classifier had.
     fn new(process: Process) -> Self {
-        let template = Self { pid: process.pid(), process: Mutex::new(process) };
-        for keeper in tree::children(template.pid) {
-            template.end(keeper);
+        Self { pid: process.pid(), process: Mutex::new(process) }
+    }
+
+    /// A template that an earlier classifier had. Ends its forks.
+    ///
+    /// # Errors
+    /// It does not answer.
+    fn taken_over(mut process: Process) -> anyhow::Result<Self> {
+        let keepers = process.keepers()?;
+        let template = Self::new(process);
+        for keeper in keepers {
+            warn_of_left(&template.end(keeper));
         }
-        template
+        Ok(template)
     }
 
     /// Whether it forks itself no longer.
@@ -122,7 +130,10 @@ impl Starter {
         if matches!(*state, State::Unknown)
             && let Some(process) = self.take_over(TEMPLATE, printed)
         {
-            *state = State::Template(Arc::new(Template::new(process)));
+            match Template::taken_over(process) {
+                Ok(template) => *state = State::Template(Arc::new(template)),
+                Err(error) => tracing::warn!("{error:#}; loading the model again"),
+            }
         }
         if let State::Template(template) = &*state {
             match Process::fork(template, &self.settings, printed.clone()) {

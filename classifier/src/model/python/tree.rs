@@ -39,11 +39,6 @@ pub(super) fn parent(pid: u32) -> Option<u32> {
     state_and_parent(pid).map(|(_, parent)| parent)
 }
 
-/// The children of a process.
-pub(super) fn children(pid: u32) -> Vec<u32> {
-    pids().into_iter().filter(|child| parent(*child) == Some(pid)).collect()
-}
-
 /// The ids of all processes.
 fn pids() -> Vec<u32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
