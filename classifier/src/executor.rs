@@ -13,6 +13,8 @@ use crate::batch::Batch;
 use crate::classify::Classifier;
 use crate::metrics::WorkerMetrics;
 
+/// How long a model may take to end.
+const END_TIME: Duration = Duration::from_secs(5);
 /// A quick model yields to the other operators after this long.
 const TURN: Duration = Duration::from_millis(2);
 
@@ -29,14 +31,26 @@ pub enum ModelExecutor {
     },
     /// On the model's own thread.
     Threaded {
-        /// To the thread.
-        batches: Sender<Batch>,
+        /// To the thread, until this is dropped.
+        batches: Option<Sender<Batch>>,
         /// From the thread.
         results: Receiver<ResultBatch<Vec<u8>>>,
         /// How many batches the thread has.
         in_flight: usize,
         metrics: WorkerMetrics,
+        /// Closes when the model has ended.
+        end: Receiver<()>,
     },
+}
+
+impl Drop for ModelExecutor {
+    /// Waits for the end of an idle model.
+    fn drop(&mut self) {
+        if let Self::Threaded { batches, end, .. } = self {
+            drop(batches.take());
+            let _ = end.recv_timeout(END_TIME);
+        }
+    }
 }
 
 impl ModelExecutor {
@@ -45,7 +59,7 @@ impl ModelExecutor {
     /// # Errors
     /// When no thread can be started.
     pub fn new(
-        mut classifier: Classifier,
+        classifier: Classifier,
         metrics: WorkerMetrics,
         again: Activator,
         wake: SyncActivator,
@@ -61,10 +75,13 @@ impl ModelExecutor {
         }
         let (batches, work) = channel::<Batch>();
         let (done, results) = channel();
+        let (ending, end) = channel::<()>();
         let counted = metrics.clone();
         std::thread::Builder::new()
             .name("model".into())
             .spawn(move || {
+                let _ending = ending;
+                let mut classifier = classifier;
                 while let Ok(batch) = work.recv() {
                     counted.lock().begin(Instant::now());
                     let results = classify(&mut classifier, &batch);
@@ -76,7 +93,7 @@ impl ModelExecutor {
                 }
             })
             .context("starting a model's thread")?;
-        Ok(Self::Threaded { batches, results, in_flight: 0, metrics })
+        Ok(Self::Threaded { batches: Some(batches), results, in_flight: 0, metrics, end })
     }
 
     pub fn push(&mut self, batch: Batch) {
@@ -88,7 +105,7 @@ impl ModelExecutor {
             Self::Threaded { batches, in_flight, metrics, .. } => {
                 *in_flight += 1;
                 metrics.lock().arrive(Instant::now());
-                if batches.send(batch).is_err() {
+                if batches.as_ref().is_none_or(|batches| batches.send(batch).is_err()) {
                     crate::fail("the model's thread has ended");
                 }
             }

@@ -221,7 +221,10 @@ fn run_job(
         removed.with_context(|| format!("removing the job token {}", token_file.display()))?;
         let packed = archive.map(|archive| (archive, times.packing));
         let summary = summarize(args, &files, packed, start)?;
-        show_model_logs(&host, processes)?;
+        // The job is done, whatever comes of this.
+        if let Err(error) = show_model_logs(&host, processes) {
+            console::note(&format!("{error:#}"));
+        }
         Ok(summary)
     });
     match hub.filter(|_| args.hub == HubMode::Keep && !interrupt::is_wanted()) {

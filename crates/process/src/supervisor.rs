@@ -17,6 +17,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::exit::PANICKED;
@@ -41,6 +42,8 @@ const WEIGHT: u32 = 4;
 const LOG_ROOM: i64 = 64 << 10;
 /// From this number on, a process has so many open files that nothing more is kept. It may open 1,024 by default.
 const HIGH: i32 = 512;
+/// How long the last messages of a program that has ended may take to be read.
+const LAST_MESSAGES: Duration = Duration::from_secs(1);
 /// How long a killed program may take to disappear.
 const KILL_TIME: Duration = Duration::from_secs(10);
 
@@ -185,7 +188,7 @@ impl Supervisor {
                 return Ok(None);
             }
             if let Some(lifeline) = &lifeline {
-                command.env(KEPT, give_back(&state.kept, lifeline).with_context(context)?.to_string());
+                command.env(KEPT, give_back(&state.kept, lifeline).to_string());
             }
             let child = command.spawn().with_context(context)?;
             let running = Running { pid: Pid::from_raw(child.id() as i32), leads_group: !launch.stdin };
@@ -194,14 +197,19 @@ impl Supervisor {
         };
         // Our copies of the program's log and socket must be closed.
         drop(command);
-        if let Some(lifeline) = &lifeline {
-            self.watch(lifeline, running).with_context(context)?;
-        }
+        let watching = match &lifeline {
+            Some(lifeline) => Some(self.watch(lifeline, running).with_context(context)?),
+            None => None,
+        };
         let handled = on_event(&Event::Started(child.id()));
         if handled.is_err() {
             running.signal(Signal::SIGKILL);
         }
         let status = self.wait(&mut child).with_context(|| format!("waiting for {}", launch.path.display()));
+        // The last messages count before the next run. The socket has ended with the program, which passes it to no other.
+        if let Some(watching) = watching {
+            let _ = watching.recv_timeout(LAST_MESSAGES);
+        }
         handled?;
         status.map(Some)
     }
@@ -254,10 +262,13 @@ impl Supervisor {
 
     /// Starts a thread that receives the program's signs of life, and kills the program when they cease. A program that never
     /// sends any is left alone.
-    fn watch(&self, lifeline: &UnixStream, watched: Running) -> anyhow::Result<()> {
+    /// Returns a channel that closes when the thread has read the last message.
+    fn watch(&self, lifeline: &UnixStream, watched: Running) -> anyhow::Result<Receiver<()>> {
         let lifeline = lifeline.try_clone().context("duplicating a socket")?;
         let supervisor = self.clone();
+        let (reading, end) = channel::<()>();
         let watch = move || {
+            let _reading = reading;
             let mut incoming = Incoming::default();
             let (mut limit, mut missed) = (None, 0);
             while lifeline.set_read_timeout(limit).is_ok() {
@@ -282,7 +293,7 @@ impl Supervisor {
             }
         };
         std::thread::Builder::new().name("signs of life".into()).spawn(watch).context("starting a thread")?;
-        Ok(())
+        Ok(end)
     }
 
     /// Kills the program if `process` is still running.
@@ -329,14 +340,14 @@ fn command(launch: &Launch) -> anyhow::Result<(Command, Option<UnixStream>)> {
     Ok((command, Some(ours)))
 }
 
-/// Sends the program what its predecessor has given to keep. Returns how many things this is.
-fn give_back(kept: &[Kept], lifeline: &UnixStream) -> anyhow::Result<usize> {
-    for Kept { name, note, descriptors } in kept {
+/// Sends the program what its predecessor has given to keep. Returns how many things this is: if the system is short of something,
+/// not all of them. The program manages without the others.
+fn give_back(kept: &[Kept], lifeline: &UnixStream) -> usize {
+    let is_sent = |Kept { name, note, descriptors }: &&Kept| {
         let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
-        let message = Message::Keep(name.clone(), note.clone());
-        message.send(lifeline, &descriptors).with_context(|| format!("giving back {name}"))?;
-    }
-    Ok(kept.len())
+        Message::Keep(name.clone(), note.clone()).send(lifeline, &descriptors).is_ok()
+    };
+    kept.iter().take_while(is_sent).count()
 }
 
 /// Reserves space behind the end of a log, so that a program that fails on a full disk can still log which file it failed to

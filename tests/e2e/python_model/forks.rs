@@ -124,56 +124,60 @@ fn whatever_is_killed_no_row_is_lost() {
     }
 }
 
+/// Starts a helper when it is loaded, and waits at row 2,000 until a file is there.
+const WAITING: &str = "import os, subprocess, time
+with open('loads.txt', 'a') as loads:
+    loads.write('x')
+HELPER = subprocess.Popen(['sleep', '1000'], stdin=-3, stdout=-3, stderr=-3)
+def f(df):
+    while df['id'].iloc[-1] >= 2000 and not os.path.exists('go'):
+        time.sleep(0.01)
+    os.kill(HELPER.pid, 0)
+    return df['id'] * 2
+";
+
 #[test]
 fn a_restarted_classifier_takes_over_processes_that_have_the_model() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
     let rows: String = (0..4000).map(|i| format!("{i}\n")).collect();
     std::fs::write(path("in.csv"), format!("id\n{rows}")).unwrap();
-    let code = "import time\nwith open('loads.txt', 'a') as loads:\n    loads.write('x')\n\
-        def f(df):\n    time.sleep(0.1)\n    return df['id'] * 2\n";
-    std::fs::write(path("slow.py"), code).unwrap();
+    std::fs::write(path("waiting.py"), WAITING).unwrap();
     let expected: String = (0..4000).map(|i| format!("{i},{}\n", 2 * i)).collect();
+    let is_of_job = |line: &str| line.contains(folder.path().to_str().unwrap());
+    let log = |name: &str| std::fs::read_to_string(path("log").join(name)).unwrap_or_default();
     for (method, loads) in [("auto", "xx"), ("spawn", "xxxx")] {
-        let _ = std::fs::remove_file(path("loads.txt"));
-        let _ = std::fs::remove_dir_all(path("out"));
+        for left in ["loads.txt", "go"] {
+            let _ = std::fs::remove_file(path(left));
+        }
+        let _ = std::fs::remove_dir_all(path("log"));
         let mut command = tests::xtask();
-        command.args([
-            "run-locally",
-            "--no-hub",
-            "--input",
-            "in.csv",
-            "--model",
-            "slow.py:f",
-            "--chunk-size",
-            "50",
-        ]);
-        command.args(["--processes", "2", "--workers", "4", "--start-method", method]).current_dir(&folder);
-        command
-            .arg("--output")
-            .arg(path("out"))
-            .arg("--log")
-            .arg(path("log"))
-            .arg("--python")
-            .arg(tests::python());
+        command.args(["run-locally", "--no-hub", "--input", "in.csv", "--model", "waiting.py:f"]);
+        command.args(["--chunk-size", "50", "--processes", "2", "--workers", "4", "--start-method", method]);
+        command.current_dir(&folder).arg("--python").arg(tests::python());
+        command.arg("--output").arg(path("out")).arg("--log").arg(path("log"));
         let mut xtask = Program::start_command("xtask", folder.path(), command);
-        let durable = || std::fs::metadata(path("out/results.csv")).map_or(0, |file| file.len());
-        for name in ["worker1", "initializer"] {
-            let before = durable();
-            tests::eventually("results", || (durable() > before).then_some(()));
-            let ready = path(&format!("log/run/{name}.ready"));
+        for (killed, restarted) in [("worker1", "initializer"), ("initializer", "worker1")] {
+            // Both work, and later both have taken over what they had.
+            let takeovers = |name: &str| log(name).matches("still has the model").count();
+            let before = takeovers(&format!("{killed}.log")) + takeovers(&format!("{restarted}.log"));
+            let generations = || log("initializer.log").matches("the generation begins").count();
+            tests::eventually("a generation", || (generations() > 0).then_some(()));
+            let (generation, ready) = (generations(), path(&format!("log/run/{killed}.ready")));
             let is_it = |line: &str| line.contains("classifier") && line.contains(ready.to_str().unwrap());
             let (pid, _) = tests::command_lines_of(is_it).into_iter().next().unwrap();
             kill(pid);
+            tests::eventually("the next generation", || (generations() > generation).then_some(()));
+            let all = if method == "auto" { 2 } else { 4 };
+            let after = || takeovers(&format!("{killed}.log")) + takeovers(&format!("{restarted}.log"));
+            tests::eventually("the takeovers", || (after() >= before + all).then_some(()));
         }
+        std::fs::write(path("go"), "").unwrap();
         let said = xtask.success();
         assert!(said.contains("initializer on this machine died") && said.contains("rejected   0"), "{said}");
         let results = std::fs::read_to_string(path("out/results.csv")).unwrap();
         assert!(results == format!("id,CLASSIFICATION\n{expected}"), "{method}");
         assert_eq!(std::fs::read_to_string(path("loads.txt")).unwrap(), loads, "{method}");
-        let log = std::fs::read_to_string(path("log/initializer.log")).unwrap();
-        assert!(log.contains("still has the model"), "{log}");
-        let is_of_job = |line: &str| line.contains(folder.path().to_str().unwrap());
         tests::eventually("all programs to end", || {
             tests::command_lines_of(is_of_job).is_empty().then_some(())
         });

@@ -34,6 +34,8 @@ const PIPE: usize = 64 << 10;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Doing {
     Loading,
+    /// Classifying rows of an earlier classifier, which has started the process.
+    EarlierRows,
     /// The model is being measured.
     Measuring,
     /// Classifying rows with numbers from the first to the last.
@@ -44,6 +46,7 @@ impl fmt::Display for Doing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Loading => f.write_str("loading"),
+            Self::EarlierRows => f.write_str("earlier rows"),
             Self::Measuring => f.write_str("measuring"),
             Self::Rows(first, last) if first == last => write!(f, "row {first}"),
             Self::Rows(first, last) => write!(f, "rows {first}-{last}"),

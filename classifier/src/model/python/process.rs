@@ -24,7 +24,7 @@ use protocol::frame;
 use serde::{Deserialize, Serialize};
 
 use super::ended::{Ended, Task};
-use super::log::{Log, Printed};
+use super::log::{Doing, Log, Printed};
 use super::template::{Template, send_order};
 use super::{Settings, environment, tree};
 use crate::model::{Contract, StartMethod};
@@ -40,6 +40,8 @@ const STOPPED_TIME: Duration = Duration::from_secs(2);
 const REPORT_TIME: Duration = Duration::from_secs(2);
 /// How long a guard may take to end a process. The guard gives up a second earlier.
 const END_TIME: Duration = Duration::from_secs(3);
+/// How long to wait at least for a process that is busy with rows of an earlier classifier.
+const LEAST_WAIT: Duration = Duration::from_secs(2);
 /// How long a template may take to answer. It does nothing but wait for orders.
 const TEMPLATE_TIME: Duration = Duration::from_secs(10);
 /// A variable with a unique value in a process's environment, to find the process if its guard is killed.
@@ -72,6 +74,8 @@ struct Note {
     guard: u32,
     pid: u32,
     mark: String,
+    /// How long it took to load the model.
+    loading: Duration,
 }
 
 /// What the answer to the first request says.
@@ -98,6 +102,9 @@ pub(super) struct Process {
     data: UnixStream,
     /// The name under which the supervisor keeps it.
     kept: Option<String>,
+    /// How long an earlier classifier waited for the model; `None` if this one has started the process.
+    loading: Option<Duration>,
+    started: Instant,
     pid: u32,
     mark: String,
     /// In MiB.
@@ -212,12 +219,14 @@ impl Process {
         let descriptors: [OwnedFd; 3] =
             descriptors.try_into().ok().context("a socket is missing").with_context(context)?;
         let [control, data, output] = descriptors;
+        printed.begin(Doing::EarlierRows);
         let log = Log::start(output, printed)?;
         let above = Above::Guard { pid: note.guard, child: None };
         let (control, data) = (UnixStream::from(control), UnixStream::from(data));
         let mut process = Self::new(above, control, data, note.mark, settings.memory, log);
         process.pid = note.pid;
         process.kept = Some(name.clone());
+        process.loading = Some(note.loading);
         ensure!(!process.has_ended(), "the Python process {name} has ended; loading the model again");
         Ok(process)
     }
@@ -227,17 +236,33 @@ impl Process {
     /// # Errors
     /// It does not answer.
     pub(super) fn keepers(&mut self) -> anyhow::Result<Vec<u32>> {
-        send_order(&self.data, [b'K', 0, 0, 0, 0], &[]).context("giving an order to a Python process")?;
-        match self.answer(&mut Wait::new(TEMPLATE_TIME)) {
-            Ok(Answer::Good(keepers)) => serde_json::from_slice(&keepers).context("parsing the ids of forks"),
-            _ => bail!("the Python process that has loaded the model does not answer"),
-        }
+        let number = std::process::id();
+        let [a, b, c, d] = number.to_be_bytes();
+        send_order(&self.data, [b'K', a, b, c, d], &[]).context("giving an order to a Python process")?;
+        // All forks of the earlier classifier together may take more memory than one.
+        let limit = std::mem::replace(&mut self.memory_limit, u64::MAX);
+        let mut wait = Wait::new(TEMPLATE_TIME);
+        let keepers = loop {
+            let Ok(Answer::Good(answer)) = self.answer(&mut wait) else {
+                bail!("the Python process that has loaded the model does not answer");
+            };
+            let (of, keepers): (u32, Vec<u32>) =
+                serde_json::from_slice(&answer).context("parsing the ids of forks")?;
+            // An earlier classifier may not have read its answer.
+            if of == number {
+                break keepers;
+            }
+        };
+        self.memory_limit = limit;
+        Ok(keepers)
     }
 
-    /// Has the supervisor keep this process, which waits for orders, under this name.
-    pub(super) fn keep(&mut self, name: String) {
+    /// Has the supervisor keep this process, which waits for orders. Its name begins with `role`, and no other process has it.
+    pub(super) fn keep(&mut self, role: &str) {
+        let name = format!("{role}:{}", self.pid);
         let Above::Guard { pid: guard, .. } = self.above else { return };
-        let note = Note { guard, pid: self.pid, mark: self.mark.clone() };
+        let loading = self.loading.unwrap_or_else(|| self.started.elapsed());
+        let note = Note { guard, pid: self.pid, mark: self.mark.clone(), loading };
         let Ok(note) = serde_json::to_string(&note) else { return };
         let kept = self.log.with_pipe(|output| {
             lifeline::keep(&name, &note, &[self.control.as_fd(), self.data.as_fd(), output])
@@ -247,8 +272,8 @@ impl Process {
         }
     }
 
-    /// Orders this process, which waits for orders, to serve rows itself. If it is still busy with rows of an earlier classifier,
-    /// waits for as long as these may take.
+    /// Orders this process, which waits for orders, to serve rows itself. A process that was taken over may still be busy with rows
+    /// of an earlier classifier; then this waits for as long as loading the model has taken.
     ///
     /// # Errors
     /// It does not begin. It must then be replaced.
@@ -258,12 +283,12 @@ impl Process {
             .context("giving an order to a Python process")?;
         drop(its_data);
         self.data = data;
-        let answer = self.answer(&mut Wait::new(settings.timeout.min(settings.load_timeout)));
-        ensure!(
-            matches!(answer, Ok(Answer::Good(_))),
-            "a Python process that has loaded the model does not begin"
-        );
-        Ok(())
+        let limit = self.loading.map_or(settings.load_timeout, |loading| loading.max(LEAST_WAIT));
+        match self.answer(&mut Wait::new(limit)) {
+            Ok(Answer::Good(_)) => Ok(()),
+            Ok(_) => bail!("a Python process that has loaded the model does not begin"),
+            Err(ended) => bail!("a Python process that has loaded the model does not begin: {ended}"),
+        }
     }
 
     fn new(
@@ -282,6 +307,8 @@ impl Process {
             left: None,
             data,
             kept: None,
+            loading: None,
+            started: Instant::now(),
             pid: 0,
             mark,
             memory_limit,
@@ -492,6 +519,7 @@ impl Process {
     /// Ends the process. Returns the reason as a message for the user.
     pub(super) fn end(mut self, ended: &Ended, task: Task) -> String {
         self.kill();
+        self.log.catch_up();
         match ended {
             Ended::TimedOut(_) => format!("{ended}{task}"),
             Ended::Died(_) | Ended::Broken(_) => format!("{ended}{}", self.log.last_lines()),

@@ -74,11 +74,15 @@ class Channel:
                 is_waiting = False
             except BaseException as error:
                 print_traceback(error)
-        prefix = self.requests.read(4)
-        if len(prefix) < 4:
+        try:
+            prefix = self.requests.read(4)
+            if len(prefix) < 4:
+                return None
+            (length,) = struct.unpack(">I", prefix)
+            payload = self.requests.read(length)
+        except ConnectionError:
+            # The classifier has ended before it read the last answer.
             return None
-        (length,) = struct.unpack(">I", prefix)
-        payload = self.requests.read(length)
         return payload if len(payload) == length else None
 
     def answer(self, schema, results):
@@ -227,7 +231,7 @@ class Orders:
 
     * F, with the descriptors of a fork's channel, its keeper's report and its log;
     * R, with the id of a keeper that was killed; until then, no other process gets that id;
-    * K, from a classifier that takes this process over; the answer has the ids of the keepers;
+    * K, from a classifier that takes this process over, with a number; the answer has this number and the ids of the keepers;
     * S, with the descriptor of a channel on which this process serves rows itself.
     """
 
@@ -257,8 +261,13 @@ class Orders:
                 self.keepers -= ended
                 continue
             if order[:1] == b"K":
-                keepers = json.dumps(sorted(self.keepers)).encode("ascii")
-                self.socket.sendall(struct.pack(">I", 1 + len(keepers)) + b"K" + keepers)
+                number = int.from_bytes(order[1:], "big")
+                answer = json.dumps([number, sorted(self.keepers)]).encode("ascii")
+                try:
+                    self.socket.sendall(struct.pack(">I", 1 + len(answer)) + b"K" + answer)
+                except ConnectionError:
+                    # Nobody waits for it.
+                    pass
                 continue
             if order[:1] == b"S":
                 channel = Channel(*descriptors)
@@ -349,7 +358,9 @@ def keep(worker, report):
                 except OSError:
                     # The descriptor of the listing itself.
                     pass
-        os.write(report, b"started %d\n" % worker)
+        # The classifier may be gone. This process stays above what the worker has started, until the next one ends it.
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        tell(report, b"started %d\n" % worker)
         while True:
             try:
                 ended, status = os.waitpid(-1, 0)
@@ -357,9 +368,17 @@ def keep(worker, report):
                 signal.pause()
                 continue
             if ended == worker:
-                os.write(report, b"ended %d\n" % status)
+                tell(report, b"ended %d\n" % status)
     finally:
         os._exit(1)
+
+
+def tell(report, line):
+    try:
+        os.write(report, line)
+    except OSError:
+        # The classifier is gone.
+        pass
 
 
 def enter_model_folder():

@@ -22,7 +22,7 @@ use crate::model::StartMethod;
 /// An order, and the id of a process or 0.
 pub(super) type Order = [u8; 5];
 
-/// The name under which a supervisor keeps a template.
+/// The role of a template among the processes that a supervisor keeps.
 const TEMPLATE: &str = "template";
 
 /// A Python process that forks itself on request.
@@ -113,7 +113,7 @@ enum State {
 impl Starter {
     pub fn new(settings: Settings) -> Self {
         let kept = lifeline::take_kept();
-        let is_alone = kept.iter().any(|kept| kept.name != TEMPLATE);
+        let is_alone = kept.iter().any(|kept| role(kept) != TEMPLATE);
         let state = match settings.start_method == StartMethod::Spawn || is_alone {
             true => State::Alone,
             false => State::Unknown,
@@ -155,7 +155,7 @@ impl Starter {
             *state = State::Alone;
             return self.serve(process, worker);
         }
-        process.keep(TEMPLATE.to_owned());
+        process.keep(TEMPLATE);
         let template = Arc::new(Template::new(process));
         let process = Process::fork(&template, &self.settings, printed.clone())?;
         *state = State::Template(template);
@@ -175,19 +175,20 @@ impl Starter {
     }
 
     fn serve(&self, mut process: Process, worker: usize) -> anyhow::Result<Process> {
-        process.keep(alone(worker));
+        process.keep(&alone(worker));
         process.serve(&self.settings)?;
         Ok(process)
     }
 
-    /// The process of an earlier classifier that was kept under this name.
-    fn take_over(&self, name: &str, printed: &Printed) -> Option<Process> {
+    /// The process of an earlier classifier that was kept for this role.
+    fn take_over(&self, wanted: &str, printed: &Printed) -> Option<Process> {
         let mut kept = self.kept.lock();
-        let place = kept.iter().position(|kept| kept.name == name)?;
+        // The latest, if an earlier one could not be forgotten.
+        let place = kept.iter().rposition(|kept| role(kept) == wanted)?;
         let kept = kept.swap_remove(place);
         match Process::take_over(kept, &self.settings, printed.clone()) {
             Ok(process) => {
-                tracing::info!("the Python process {name} still has the model");
+                tracing::info!("the Python process {wanted} still has the model");
                 Some(process)
             }
             Err(error) => {
@@ -198,7 +199,12 @@ impl Starter {
     }
 }
 
-/// The name under which a supervisor keeps a process that has loaded the model by itself.
+/// The role of a kept process.
+fn role(kept: &Kept) -> &str {
+    kept.name.split(':').next().unwrap_or_default()
+}
+
+/// The role of a process that has loaded the model by itself for a worker.
 fn alone(worker: usize) -> String {
     format!("worker-{worker}")
 }

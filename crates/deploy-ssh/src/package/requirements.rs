@@ -91,7 +91,8 @@ pub(crate) fn packages(
 
 /// Installs packages for another platform into a folder.
 fn install(list: &Path, folder: &Path, platform: &Platform) -> anyhow::Result<()> {
-    if duct::cmd!("uv", "--version").stdout_null().stderr_null().run().is_ok() {
+    let has_uv = duct::cmd!("uv", "--version").stdout_null().stderr_null().run().is_ok();
+    if has_uv && !has_settings_of_pip() {
         return install_with_uv(list, folder, platform);
     }
     let wheels = |more: &[String]| pip(&[install_args(list, folder, platform), more.to_vec()].concat());
@@ -105,6 +106,12 @@ fn install(list: &Path, folder: &Path, platform: &Platform) -> anyhow::Result<()
         Err(_) => Err(reason),
     };
     found.map_err(|said| failed("pip", platform, &said))
+}
+
+/// Whether pip is told to use another index, by a file or the environment. uv would not use it.
+fn has_settings_of_pip() -> bool {
+    let settings = duct::cmd!("python3", "-m", "pip", "config", "list").stderr_null().unchecked().read();
+    settings.is_ok_and(|settings| settings.contains("index-url"))
 }
 
 /// uv builds packages that have only their source.

@@ -10,7 +10,7 @@ use anyhow::{Context, bail, ensure};
 use xshell::{Shell, cmd};
 
 use super::Args;
-use super::processes::{self, Target};
+use super::processes::{Finder, Target};
 use crate::lab::Lab;
 use deploy::{console, interrupt, project};
 
@@ -26,6 +26,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 pub(super) struct Job {
     location: Location,
     child: RefCell<Child>,
+    finder: RefCell<Finder>,
     log: PathBuf,
 }
 
@@ -116,7 +117,7 @@ impl Job {
         // So that it does not outlive this command.
         command.env(process::lifeline::LIFELINE, "1").stdin(Stdio::piped());
         let child = command.stdout(output.try_clone()?).stderr(output).spawn().context("starting the job")?;
-        Ok(Self { location, child: RefCell::new(child), log })
+        Ok(Self { location, child: RefCell::new(child), finder: RefCell::default(), log })
     }
 
     /// The file with the job's output.
@@ -138,10 +139,10 @@ impl Job {
 
     pub(super) fn processes(&self) -> Vec<Target> {
         match &self.location {
-            Location::Local(_) => processes::started_by(self.child.borrow().id()),
+            Location::Local(_) => self.finder.borrow_mut().started_by(self.child.borrow().id()),
             Location::Lab(lab) => {
                 let homes = (1..=lab.hosts()).map(|host| lab.home(host));
-                homes.flat_map(|home| processes::recorded_in(&home)).collect()
+                self.finder.borrow_mut().recorded_in(homes)
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Finds a job's processes in `/proc`.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -32,17 +32,46 @@ impl Target {
     }
 }
 
-/// The programs that the process `pid` has started, and their Python models.
-pub(super) fn started_by(pid: u32) -> Vec<Target> {
-    let all = all();
-    let programs = all.iter().filter(|process| process.parent == pid);
-    let named = programs.filter_map(|process| Some(Target::process(&process.name()?, process.pid)));
-    with_models(named.collect(), &all)
+/// A job's programs, and the models of its classifiers: Python processes, which outlive the classifiers that have started them.
+#[derive(Debug, Default)]
+pub(super) struct Finder {
+    /// The classifiers that were found so far, by process id.
+    classifiers: HashMap<u32, String>,
 }
 
-/// The running programs that are recorded in a host's folder, and their Python models.
-pub(super) fn recorded_in(folder: &Path) -> Vec<Target> {
-    let all = all();
+impl Finder {
+    /// The programs that the process `pid` has started, and their models.
+    pub(super) fn started_by(&mut self, pid: u32) -> Vec<Target> {
+        let all = all();
+        let programs = all.iter().filter(|process| process.parent == pid);
+        let named = programs.filter_map(|process| Some(Target::process(&process.name()?, process.pid)));
+        self.with_models(named.collect(), &all)
+    }
+
+    /// The running programs that are recorded in these folders of hosts, and their models.
+    pub(super) fn recorded_in(&mut self, folders: impl Iterator<Item = PathBuf>) -> Vec<Target> {
+        let all = all();
+        let recorded = folders.flat_map(|folder| recorded_in(&folder, &all)).collect();
+        self.with_models(recorded, &all)
+    }
+
+    fn with_models(&mut self, mut programs: Vec<Target>, all: &[Process]) -> Vec<Target> {
+        for program in &programs {
+            self.classifiers.insert(program.pid, program.name.clone());
+        }
+        let models = all.iter().filter(|process| process.is_python()).filter_map(|process| {
+            // Above a process that has loaded the model there is a guard.
+            let guard = all.iter().find(|guard| guard.pid == process.parent && guard.is_guard())?;
+            let name = format!("a model of {}", self.classifiers.get(&guard.started_by_classifier()?)?);
+            Some(Target { role: "model".into(), name, pid: process.pid })
+        });
+        programs.extend(models.collect::<Vec<_>>());
+        programs
+    }
+}
+
+/// The running programs that are recorded in a host's folder.
+fn recorded_in(folder: &Path, all: &[Process]) -> Vec<Target> {
     // A record that is missing or half written is found the next time.
     let entries = std::fs::read_dir(folder.join("run")).into_iter().flatten().flatten();
     let records = entries.filter(|entry| entry.path().extension().is_some_and(|ending| ending == "pid"));
@@ -52,23 +81,7 @@ pub(super) fn recorded_in(folder: &Path) -> Vec<Target> {
         all.iter().find(|process| process.pid == pid)?;
         Some(Target::process(record["program"]["name"].as_str()?, pid))
     });
-    with_models(recorded.collect(), &all)
-}
-
-fn with_models(mut programs: Vec<Target>, all: &[Process]) -> Vec<Target> {
-    // Between a classifier and a model there is a guard.
-    let parents = parents(all);
-    let models_of = |program: &Target| {
-        let is_its = |process: &&Process| parents.get(&process.parent) == Some(&program.pid);
-        let models = all.iter().filter(|process| process.is_python()).filter(is_its);
-        let name = format!("a model of {}", program.name);
-        models
-            .map(|process| Target { role: "model".into(), name: name.clone(), pid: process.pid })
-            .collect::<Vec<_>>()
-    };
-    let models: Vec<_> = programs.iter().flat_map(models_of).collect();
-    programs.extend(models);
-    programs
+    recorded.collect()
 }
 
 /// A process of this machine.
@@ -96,6 +109,19 @@ impl Process {
 
     fn is_python(&self) -> bool {
         self.program().starts_with("python")
+    }
+
+    fn is_guard(&self) -> bool {
+        self.program() == "classifier" && self.words.get(1).is_some_and(|word| word == "guard")
+    }
+
+    /// The process id of the classifier that has started this guard, which is in the guard's mark.
+    fn started_by_classifier(&self) -> Option<u32> {
+        let environment = std::fs::read(format!("/proc/{}/environ", self.pid)).ok()?;
+        let environment = String::from_utf8_lossy(&environment);
+        let mark =
+            environment.split('\0').find_map(|variable| variable.strip_prefix("CLASSIFIER_PROCESS="))?;
+        mark.split('-').next()?.parse().ok()
     }
 
     /// Its name in the job, if it is one of a job's programs.
