@@ -158,7 +158,7 @@ fn a_program_that_ignores_sigterm_is_killed_with_its_children() {
 fn a_program_that_died_with_its_supervisor_is_noticed() {
     let folder = folder();
     let mut client = Client::new(folder.path());
-    // Without a child, which nobody would end.
+    // exec leaves no child behind.
     client.ask(&script("a", "exec sleep 1000")).unwrap();
     let record: serde_json::Value =
         serde_json::from_slice(&std::fs::read(folder.path().join("run/a.pid")).unwrap()).unwrap();

@@ -5,11 +5,13 @@
 //! | [`supervisor`] | starts a program, watches it, and restarts it when it dies |
 //! | [`restart`] | decides whether and when a program is restarted; pure |
 //! | [`exit`] | exit codes, and how a program ended |
+//! | [`descriptors`] | sends open files and sockets to another program |
 //! | [`ready`] | ready files: where a program listens |
 //! | [`lifeline`] | the socket at standard input: ends the program with its supervisor, and carries its signs of life |
 //! | [`signals`] | signals that end a program |
 //! | [`log`] | the format and filter of log lines |
 
+pub mod descriptors;
 pub mod exit;
 pub mod lifeline;
 pub mod log;

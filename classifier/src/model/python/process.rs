@@ -2,14 +2,18 @@
 //!
 //! Above the Python process is a process that adopts descendants without a parent, so that all can be ended: a
 //! [`guard`](super::guard), or the keeper of a fork of a [`Template`](super::template::Template). Requests and answers cross a
-//! pair of sockets. Reads and writes return after [`SLICE`] at the latest. So deadlines hold whatever the process does, and even if
+//! pair of sockets. Reads and writes return after a tenth of a second at the latest. So deadlines hold whatever the process does, and even if
 //! another process holds its end of the socket.
 //!
-//! A process under a guard waits for orders once it has loaded the model. Its supervisor keeps the sockets to it and to the guard,
-//! so that it outlives this classifier, and the restarted one can [take it over](Process::take_over) and need not load the model
-//! again.
+//! | module | does |
+//! |---|---|
+//! | `exchange.rs` | sends requests, and awaits answers with a deadline |
+//! | `handover.rs` | hands a process that has loaded the model over to a restarted classifier |
 
-use std::io::{ErrorKind, Read, Write};
+mod exchange;
+mod handover;
+
+use std::io::{ErrorKind, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -18,32 +22,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context, bail, ensure};
-use process::lifeline::{self, Kept};
-use protocol::frame;
-use serde::{Deserialize, Serialize};
+use anyhow::{Context, bail};
+use process::lifeline;
+use serde::Deserialize;
 
 use super::ended::{Ended, Task};
-use super::log::{Doing, Log, Printed};
-use super::template::{Template, send_order};
+use super::log::{Log, Printed};
+use super::template::Template;
 use super::{Settings, environment, tree};
 use crate::model::{Contract, StartMethod};
+use exchange::{Wait, sockets};
 
 /// The interpreter's script, which reads [`RUNNER`] from standard input.
 const BOOT: &str = include_str!("boot.py");
 const RUNNER: &str = concat!(include_str!("runner.py"), include_str!("typed.py"), "\n\nmain()\n");
-/// How often to check a process while waiting for its answer.
-const SLICE: Duration = Duration::from_millis(100);
-/// A stopped process is killed after this time.
-const STOPPED_TIME: Duration = Duration::from_secs(2);
-/// How long to wait for the guard's report when a process has closed its socket.
-const REPORT_TIME: Duration = Duration::from_secs(2);
 /// How long a guard may take to end a process. The guard gives up a second earlier.
 const END_TIME: Duration = Duration::from_secs(3);
-/// How long to wait at least for a process that is busy with rows of an earlier classifier.
-const LEAST_WAIT: Duration = Duration::from_secs(2);
-/// How long a template may take to answer. It does nothing but wait for orders.
-const TEMPLATE_TIME: Duration = Duration::from_secs(10);
 /// A variable with a unique value in a process's environment, to find the process if its guard is killed.
 const MARK: &str = "CLASSIFIER_PROCESS";
 
@@ -66,16 +60,6 @@ enum Above {
     },
     /// The keeper of a fork. Its id is 0 until it has reported it.
     Keeper { pid: u32, template: Arc<Template> },
-}
-
-/// What a classifier must know of a process that an earlier one has started.
-#[derive(Debug, Serialize, Deserialize)]
-struct Note {
-    guard: u32,
-    pid: u32,
-    mark: String,
-    /// How long it took to load the model.
-    loading: Duration,
 }
 
 /// What the answer to the first request says.
@@ -112,21 +96,6 @@ pub(super) struct Process {
     log: Log,
     /// Whether it has been killed.
     is_over: bool,
-}
-
-/// The wait for one answer.
-struct Wait {
-    limit: Duration,
-    deadline: Instant,
-    next_check: Instant,
-    stopped_since: Option<Instant>,
-}
-
-impl Wait {
-    fn new(limit: Duration) -> Self {
-        let now = Instant::now();
-        Self { limit, deadline: now + limit, next_check: now + SLICE, stopped_since: None }
-    }
 }
 
 impl Process {
@@ -208,89 +177,6 @@ impl Process {
         Ok(process)
     }
 
-    /// Takes over a process that an earlier classifier has started, and that has loaded the model.
-    ///
-    /// # Errors
-    /// It is not usable any more. It ends when the supervisor no longer keeps it.
-    pub(super) fn take_over(kept: Kept, settings: &Settings, printed: Printed) -> anyhow::Result<Self> {
-        let Kept { name, note, descriptors } = kept;
-        let context = || format!("taking over the Python process {name}");
-        let note: Note = serde_json::from_str(&note).with_context(context)?;
-        let descriptors: [OwnedFd; 3] =
-            descriptors.try_into().ok().context("a socket is missing").with_context(context)?;
-        let [control, data, output] = descriptors;
-        printed.begin(Doing::EarlierRows);
-        let log = Log::start(output, printed)?;
-        let above = Above::Guard { pid: note.guard, child: None };
-        let (control, data) = (UnixStream::from(control), UnixStream::from(data));
-        let mut process = Self::new(above, control, data, note.mark, settings.memory, log);
-        process.pid = note.pid;
-        process.kept = Some(name.clone());
-        process.loading = Some(note.loading);
-        ensure!(!process.has_ended(), "the Python process {name} has ended; loading the model again");
-        Ok(process)
-    }
-
-    /// The keepers of this template's forks, which an earlier classifier has ordered.
-    ///
-    /// # Errors
-    /// It does not answer.
-    pub(super) fn keepers(&mut self) -> anyhow::Result<Vec<u32>> {
-        let number = std::process::id();
-        let [a, b, c, d] = number.to_be_bytes();
-        send_order(&self.data, [b'K', a, b, c, d], &[]).context("giving an order to a Python process")?;
-        // All forks of the earlier classifier together may take more memory than one.
-        let limit = std::mem::replace(&mut self.memory_limit, u64::MAX);
-        let mut wait = Wait::new(TEMPLATE_TIME);
-        let keepers = loop {
-            let Ok(Answer::Good(answer)) = self.answer(&mut wait) else {
-                bail!("the Python process that has loaded the model does not answer");
-            };
-            let (of, keepers): (u32, Vec<u32>) =
-                serde_json::from_slice(&answer).context("parsing the ids of forks")?;
-            // An earlier classifier may not have read its answer.
-            if of == number {
-                break keepers;
-            }
-        };
-        self.memory_limit = limit;
-        Ok(keepers)
-    }
-
-    /// Has the supervisor keep this process, which waits for orders. Its name begins with `role`, and no other process has it.
-    pub(super) fn keep(&mut self, role: &str) {
-        let name = format!("{role}:{}", self.pid);
-        let Above::Guard { pid: guard, .. } = self.above else { return };
-        let loading = self.loading.unwrap_or_else(|| self.started.elapsed());
-        let note = Note { guard, pid: self.pid, mark: self.mark.clone(), loading };
-        let Ok(note) = serde_json::to_string(&note) else { return };
-        let kept = self.log.with_pipe(|output| {
-            lifeline::keep(&name, &note, &[self.control.as_fd(), self.data.as_fd(), output])
-        });
-        if kept {
-            self.kept = Some(name);
-        }
-    }
-
-    /// Orders this process, which waits for orders, to serve rows itself. A process that was taken over may still be busy with rows
-    /// of an earlier classifier; then this waits for as long as loading the model has taken.
-    ///
-    /// # Errors
-    /// It does not begin. It must then be replaced.
-    pub(super) fn serve(&mut self, settings: &Settings) -> anyhow::Result<()> {
-        let (data, its_data) = sockets()?;
-        send_order(&self.data, [b'S', 0, 0, 0, 0], &[its_data.as_fd()])
-            .context("giving an order to a Python process")?;
-        drop(its_data);
-        self.data = data;
-        let limit = self.loading.map_or(settings.load_timeout, |loading| loading.max(LEAST_WAIT));
-        match self.answer(&mut Wait::new(limit)) {
-            Ok(Answer::Good(_)) => Ok(()),
-            Ok(_) => bail!("a Python process that has loaded the model does not begin"),
-            Err(ended) => bail!("a Python process that has loaded the model does not begin: {ended}"),
-        }
-    }
-
     fn new(
         above: Above,
         control: UnixStream,
@@ -320,11 +206,6 @@ impl Process {
     /// Whether the process has ended, as far as is known.
     pub(super) fn has_ended(&mut self) -> bool {
         self.recv_now().is_err()
-    }
-
-    /// The socket for requests and answers.
-    pub(super) fn data(&self) -> &UnixStream {
-        &self.data
     }
 
     fn wait_for_start(&mut self, limit: Duration) -> anyhow::Result<()> {
@@ -368,97 +249,6 @@ impl Process {
         let answer = self.answer(&mut wait)?;
         self.log.catch_up();
         Ok(answer)
-    }
-
-    fn send(&mut self, request: &[u8], wait: &mut Wait) -> Result<(), Ended> {
-        let prefix = (request.len() as u32).to_be_bytes();
-        for mut bytes in [&prefix, request] {
-            while !bytes.is_empty() {
-                match self.data.write(bytes) {
-                    Ok(written) => bytes = &bytes[written..],
-                    Err(error) => self.retry(&error)?,
-                }
-                self.check(wait)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn answer(&mut self, wait: &mut Wait) -> Result<Answer, Ended> {
-        let mut prefix = [0; frame::PREFIX];
-        self.read(&mut prefix, wait)?;
-        let length = u32::from_be_bytes(prefix) as usize;
-        if length == 0 || length > frame::PEER_LIMIT {
-            return Err(Ended::Broken(format!("an answer of {length} bytes")));
-        }
-        // Untouched memory costs nothing, so a wrong length does no harm.
-        let mut answer = vec![0; length];
-        self.read(&mut answer, wait)?;
-        let text = answer.split_off(1);
-        match answer.first() {
-            Some(b'K') => Ok(Answer::Good(text)),
-            Some(b'E') => Ok(Answer::Bad(String::from_utf8_lossy(&text).into_owned())),
-            Some(b'S') => Ok(Answer::BadSeeLog(String::from_utf8_lossy(&text).into_owned())),
-            _ => Err(Ended::Broken("an answer of an unknown kind".to_owned())),
-        }
-    }
-
-    fn read(&mut self, mut bytes: &mut [u8], wait: &mut Wait) -> Result<(), Ended> {
-        while !bytes.is_empty() {
-            match self.data.read(bytes) {
-                Ok(0) => return Err(self.hung_up()),
-                Ok(read) => bytes = &mut bytes[read..],
-                Err(error) => self.retry(&error)?,
-            }
-            self.check(wait)?;
-        }
-        Ok(())
-    }
-
-    /// Ignores the timeout of a read or write after its slice. Any other error means that the process is gone.
-    fn retry(&mut self, error: &std::io::Error) -> Result<(), Ended> {
-        match error.kind() {
-            ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted => Ok(()),
-            _ => Err(self.hung_up()),
-        }
-    }
-
-    /// Finds the reason for a closed socket: the process has ended, or has closed the descriptor while running.
-    fn hung_up(&mut self) -> Ended {
-        let deadline = Instant::now() + REPORT_TIME;
-        while self.ended.is_none() && Instant::now() < deadline {
-            if !self.recv() {
-                break;
-            }
-        }
-        self.ended.clone().unwrap_or_else(|| {
-            Ended::Broken("it has closed its connection to the classifier, as os.closerange does".to_owned())
-        })
-    }
-
-    /// Checks, once per [`SLICE`], whether to keep waiting for an answer.
-    fn check(&mut self, wait: &mut Wait) -> Result<(), Ended> {
-        let now = Instant::now();
-        if now < wait.next_check && now < wait.deadline {
-            return Ok(());
-        }
-        wait.next_check = now + SLICE;
-        self.recv_now()?;
-        if now >= wait.deadline {
-            return Err(Ended::TimedOut(wait.limit));
-        }
-        if !tree::is_stopped(self.pid) {
-            wait.stopped_since = None;
-        } else if now - *wait.stopped_since.get_or_insert(now) >= STOPPED_TIME {
-            return Err(Ended::Stopped);
-        }
-        let above = match &self.above {
-            Above::Guard { pid, .. } | Above::Keeper { pid, .. } => *pid,
-        };
-        if tree::takes_more_than(above, self.memory_limit) {
-            return Err(Ended::OverMemory(self.memory_limit));
-        }
-        Ok(())
     }
 
     /// Handles the lines of the process above that have arrived, without waiting.
@@ -580,14 +370,6 @@ fn warn_of(left: &str) {
     tracing::warn!(
         "the processes {left} were killed and have not ended yet; continuing without waiting for them"
     );
-}
-
-/// A pair of sockets, whose first one returns from reads and writes after [`SLICE`].
-fn sockets() -> anyhow::Result<(UnixStream, UnixStream)> {
-    let (ours, its) = UnixStream::pair().context("making sockets for a Python process")?;
-    ours.set_read_timeout(Some(SLICE)).context("setting a socket's timeout")?;
-    ours.set_write_timeout(Some(SLICE)).context("setting a socket's timeout")?;
-    Ok((ours, its))
 }
 
 impl Drop for Process {

@@ -248,6 +248,9 @@ class Orders:
         while True:
             try:
                 order, descriptors = self.receive()
+            except ConnectionError:
+                # The classifier has ended before it read an answer; the next call finds the end.
+                continue
             except BaseException as error:
                 # A signal handler of the module's may raise it.
                 print_traceback(error)
@@ -266,7 +269,7 @@ class Orders:
                 try:
                     self.socket.sendall(struct.pack(">I", 1 + len(answer)) + b"K" + answer)
                 except ConnectionError:
-                    # Nobody waits for it.
+                    # The classifier that has asked is gone.
                     pass
                 continue
             if order[:1] == b"S":

@@ -4,13 +4,10 @@
 //! A fork has only the thread that forks, and shares open files and connections. So each worker loads a model by itself that has
 //! started threads, opened files or connections, or uses a GPU, unless the user insists on forks.
 
-use std::io::IoSlice;
-use std::os::fd::{AsRawFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use anyhow::Context;
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use parking_lot::Mutex;
 use process::lifeline::{self, Kept};
 
@@ -77,21 +74,8 @@ impl Template {
     }
 
     fn order(&self, order: Order, descriptors: &[BorrowedFd<'_>]) -> nix::Result<()> {
-        send_order(self.process.lock().data(), order, descriptors)
+        self.process.lock().order(order, descriptors)
     }
-}
-
-/// Sends an order to a process that has loaded the model.
-pub(super) fn send_order(
-    socket: &UnixStream,
-    order: Order,
-    descriptors: &[BorrowedFd<'_>],
-) -> nix::Result<()> {
-    let raw: Vec<_> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
-    let rights = ControlMessage::ScmRights(&raw);
-    let control = if raw.is_empty() { [].as_slice() } else { std::slice::from_ref(&rights) };
-    sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(&order)], control, MsgFlags::MSG_NOSIGNAL, None)
-        .map(drop)
 }
 
 /// Starts the processes of one classifier's workers.

@@ -108,7 +108,7 @@ fn install(list: &Path, folder: &Path, platform: &Platform) -> anyhow::Result<()
     found.map_err(|said| failed("pip", platform, &said))
 }
 
-/// Whether pip is told to use another index, by a file or the environment. uv would not use it.
+/// Whether a file or the environment sets another index for pip. uv would not use it.
 fn has_settings_of_pip() -> bool {
     let settings = duct::cmd!("python3", "-m", "pip", "config", "list").stderr_null().unchecked().read();
     settings.is_ok_and(|settings| settings.contains("index-url"))

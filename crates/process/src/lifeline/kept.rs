@@ -1,13 +1,14 @@
 //! Messages on a lifeline: lines of text, some with open files or sockets.
 
 use std::collections::VecDeque;
-use std::io::{IoSlice, IoSliceMut};
+use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+
+use crate::descriptors;
 
 /// How many things a supervisor keeps for a program. Each takes some of the files that a process may open.
 pub(crate) const MOST: usize = 64;
@@ -39,12 +40,7 @@ impl Message {
             Self::Keep(name, note) => format!("keep {} {name} {note}\n", descriptors.len()),
             Self::Forget(name) => format!("forget {name}\n"),
         };
-        let raw: Vec<_> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
-        let rights = ControlMessage::ScmRights(&raw);
-        let control = if raw.is_empty() { [].as_slice() } else { std::slice::from_ref(&rights) };
-        // A short message is sent as a whole, also while another thread sends one.
-        let slices = [IoSlice::new(line.as_bytes())];
-        sendmsg::<()>(socket.as_raw_fd(), &slices, control, MsgFlags::MSG_NOSIGNAL, None).map(drop)
+        descriptors::send(socket, line.as_bytes(), descriptors)
     }
 
     /// Parses a line, without its end. Returns how many open files or sockets belong to it.
