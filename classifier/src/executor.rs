@@ -10,8 +10,9 @@ use protocol::results::ResultBatch;
 use timely::scheduling::{Activator, SyncActivator};
 
 use crate::batch::Batch;
-use crate::classify::Classifier;
+use crate::classify::{Classifier, Work};
 use crate::metrics::WorkerMetrics;
+use crate::model::Place;
 
 /// How long a model may take to end.
 const END_TIME: Duration = Duration::from_secs(5);
@@ -65,7 +66,7 @@ impl ModelExecutor {
         wake: SyncActivator,
     ) -> anyhow::Result<Self> {
         metrics.lock().add_model(classifier.model_metrics());
-        if classifier.is_quick() {
+        if classifier.place() == Place::Worker {
             return Ok(Self::Inline {
                 classifier: Box::new(classifier),
                 waiting: VecDeque::new(),
@@ -81,16 +82,10 @@ impl ModelExecutor {
             .name("model".into())
             .spawn(move || {
                 let _ending = ending;
-                let mut classifier = classifier;
-                while let Ok(batch) = work.recv() {
-                    counted.lock().begin(Instant::now());
-                    let results = classify(&mut classifier, &batch);
-                    counted.lock().done(&results, Instant::now());
-                    // When the worker has ended, the process is ending.
-                    if done.send(results).is_err() || wake.activate().is_err() {
-                        return;
-                    }
-                }
+                // When the worker has ended, the process is ending.
+                work_through(classifier, &work, &counted, |results| {
+                    done.send(results).is_ok() && wake.activate().is_ok()
+                });
             })
             .context("starting a model's thread")?;
         Ok(Self::Threaded { batches: Some(batches), results, in_flight: 0, metrics, end })
@@ -122,7 +117,7 @@ impl ModelExecutor {
                 let mut metrics = metrics.lock();
                 while let Some(batch) = waiting.pop_front() {
                     metrics.begin(now);
-                    let results = classify(classifier, &batch);
+                    let results = classifier.classify(batch).unwrap_or_else(|e| crate::leave_generation(e));
                     now = Instant::now();
                     metrics.done(&results, now);
                     done.push(results);
@@ -152,7 +147,166 @@ impl ModelExecutor {
     }
 }
 
-/// Classifies a batch. If the model cannot be started, leaves the generation: a restarted process may succeed.
-fn classify(classifier: &mut Classifier, batch: &Batch) -> ResultBatch<Vec<u8>> {
-    classifier.classify(batch).unwrap_or_else(|error| crate::leave_generation(error))
+/// Classifies batches until there are no more, or `done` returns `false`. If the model cannot be started, leaves the
+/// generation: a restarted process may succeed.
+fn work_through(
+    mut classifier: Classifier,
+    batches: &Receiver<Batch>,
+    metrics: &WorkerMetrics,
+    mut done: impl FnMut(ResultBatch<Vec<u8>>) -> bool,
+) {
+    let is_ahead = classifier.place() == Place::Process;
+    let begin = |classifier: &mut Classifier, work: &mut Work| {
+        metrics.lock().begin(Instant::now());
+        classifier.begin(work).unwrap_or_else(|error| crate::leave_generation(error));
+    };
+    // A batch that is ready.
+    let mut ahead: Option<Work> = None;
+    loop {
+        let mut work = match ahead.take() {
+            Some(work) => work,
+            None => match batches.recv() {
+                Ok(batch) => classifier.check(batch),
+                Err(_) => return,
+            },
+        };
+        if !work.has_begun() {
+            begin(&mut classifier, &mut work);
+        }
+        if is_ahead && let Ok(batch) = batches.try_recv() {
+            ahead = Some(classifier.check(batch));
+        }
+        if classifier.wait(&mut work)
+            && let Some(next) = &mut ahead
+        {
+            begin(&mut classifier, next);
+        }
+        let results = classifier.finish(work, ahead.as_mut());
+        let results = results.unwrap_or_else(|error| crate::leave_generation(error));
+        metrics.lock().done(&results, Instant::now());
+        if !done(results) {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use parking_lot::Mutex;
+    use proptest::prelude::*;
+    use protocol::frame;
+
+    use super::*;
+    use crate::model::{Columns, Model, ModelError, Request, Verdict};
+
+    /// The first bytes of the batches that were sent, answered and appended.
+    type Steps = Arc<Mutex<Vec<(char, u8)>>>;
+
+    /// A model in another process, as far as its caller can tell. It fails for records that say so, at the step that they name.
+    struct Distant {
+        place: Place,
+        steps: Steps,
+        /// The request that it has.
+        sent: Option<Vec<Vec<u8>>>,
+    }
+
+    impl Distant {
+        fn step(&self, step: char, records: &[Vec<u8>]) -> Result<(), ModelError> {
+            self.steps.lock().push((step, records[0][0]));
+            let failing = records.iter().find(|record| record[1] == step as u8);
+            failing.map_or(Ok(()), |record| {
+                let verdict = match record[2] {
+                    b'h' => Verdict::Hung,
+                    b'p' => Verdict::Permanent,
+                    _ => Verdict::Retry,
+                };
+                Err(ModelError { message: format!("{step} failed"), verdict })
+            })
+        }
+    }
+
+    impl Model for Distant {
+        fn send(&mut self, request: &Request<'_>) -> Result<(), ModelError> {
+            assert_eq!(self.sent, None, "the model has one request at a time");
+            let records: Vec<_> = request.records.iter().map(|record| record.bytes.to_vec()).collect();
+            self.step('s', &records)?;
+            self.sent = Some(records);
+            Ok(())
+        }
+
+        fn recv(&mut self) -> Result<Vec<u8>, ModelError> {
+            let records = self.sent.take().expect("the model has a request");
+            self.step('r', &records)?;
+            Ok(records.join(&b'\n'))
+        }
+
+        fn append(
+            &mut self,
+            answer: Vec<u8>,
+            request: &Request<'_>,
+            results: &mut Vec<u8>,
+        ) -> Result<Columns, ModelError> {
+            let records: Vec<_> = request.records.iter().map(|record| record.bytes.to_vec()).collect();
+            assert_eq!(answer, records.join(&b'\n'), "the answer is for another request");
+            results.extend_from_slice(&answer);
+            self.step('a', &records)?;
+            results.push(b'\n');
+            Ok(Columns::default())
+        }
+
+        fn timeout(&self) -> Duration {
+            Duration::from_secs(60)
+        }
+
+        fn place(&self) -> Place {
+            self.place
+        }
+    }
+
+    fn run(batches: &[Vec<String>], place: Place, steps: &Steps) -> Vec<ResultBatch<Vec<u8>>> {
+        let model = Distant { place, steps: Arc::clone(steps), sent: None };
+        let (sender, receiver) = channel();
+        for (number, rows) in (0..).zip(batches) {
+            let mut frames = Vec::new();
+            rows.iter().for_each(|row| frame::push(&mut frames, row.as_bytes()));
+            let batch = Batch {
+                number,
+                rows: rows.len() as u32,
+                header: "A".into(),
+                frames: frames.into(),
+                ..Batch::default()
+            };
+            sender.send(batch).unwrap();
+        }
+        drop(sender);
+        let mut all = Vec::new();
+        let metrics = WorkerMetrics::default();
+        work_through(Classifier::new(Box::new(model)), &receiver, &metrics, |results| {
+            all.push(results);
+            true
+        });
+        all
+    }
+
+    proptest! {
+        #[test]
+        fn a_model_that_is_given_batches_ahead_returns_the_same_in_the_same_order(
+            batches in prop::collection::vec(prop::collection::vec("[a-z]([.sra][hpr]|[.][.])", 0..6), 0..8),
+        ) {
+            let one_by_one = run(&batches, Place::Thread, &Steps::default());
+            prop_assert_eq!(run(&batches, Place::Process, &Steps::default()), one_by_one);
+        }
+    }
+
+    #[test]
+    fn the_next_batch_is_sent_before_the_results_of_the_last_are_appended() {
+        let batch = |rows: &[&str]| rows.iter().map(|&row| row.to_owned()).collect();
+        let steps = Steps::default();
+        run(&[batch(&["a.."]), batch(&["b.."]), batch(&["c.."])], Place::Process, &steps);
+        let steps: Vec<_> =
+            steps.lock().iter().map(|&(step, row)| format!("{step}{}", row as char)).collect();
+        assert_eq!(steps, ["sa", "ra", "sb", "aa", "rb", "sc", "ab", "rc", "ac"]);
+    }
 }

@@ -131,7 +131,7 @@ pub fn classify(
             types: types.clone(),
             frames: frames.into(),
         };
-        let done = classifier.classify(&batch)?;
+        let done = classifier.classify(batch)?;
         let is_first = table.schema().columns.is_empty();
         if table.admit(&done)?
             && is_first

@@ -97,6 +97,8 @@ pub struct WorkerState {
     busy: Stopwatch,
     /// When each unfinished batch arrived, the oldest first.
     arrived: VecDeque<Instant>,
+    /// When the model began the first of them.
+    begun: VecDeque<Instant>,
     model: ModelMetrics,
 }
 
@@ -112,20 +114,21 @@ impl WorkerState {
         self.arrived.push_back(now);
     }
 
-    /// Records that the model begins the oldest batch.
+    /// Records that the model begins the oldest batch that it has not begun.
     pub fn begin(&mut self, now: Instant) {
-        if let Some(arrived) = self.arrived.front() {
+        if let Some(arrived) = self.arrived.get(self.begun.len()) {
             self.counts.queue.record(now.saturating_duration_since(*arrived));
         }
+        self.begun.push_back(now);
         self.busy.set(true, now);
     }
 
-    /// Records that the model has finished the oldest batch.
+    /// Records that the oldest batch is finished.
     pub fn done(&mut self, results: &ResultBatch<Vec<u8>>, now: Instant) {
-        if let Some(began) = self.busy.since() {
+        if let Some(began) = self.begun.pop_front() {
             self.counts.classify.record(now.saturating_duration_since(began));
         }
-        self.busy.set(false, now);
+        self.busy.set(!self.begun.is_empty(), now);
         self.arrived.pop_front();
         self.counts.batches += 1;
         self.counts.rows += u64::from(results.rows);

@@ -122,13 +122,47 @@ fn scored(header: &[u8]) -> Columns {
 }
 
 /// A model. A row's result must not depend on the other rows of its batch.
+///
+/// A request has three steps, of which a model outside this process has all, and another one only the last. It has one request
+/// at a time; but before it appends the results of one, it may get the next.
 pub trait Model: Send {
-    /// Appends a result for each record, in order: the record, its new values, each after a comma, and a line end. Returns the
-    /// columns.
+    /// Gives the model a request. In another process, it begins to work on it.
+    ///
+    /// # Errors
+    /// When it has not got the request.
+    fn send(&mut self, _request: &Request<'_>) -> Result<(), ModelError> {
+        Ok(())
+    }
+
+    /// Waits for the answer to the request that was sent.
+    ///
+    /// # Errors
+    /// When it has not classified these records.
+    fn recv(&mut self) -> Result<Vec<u8>, ModelError> {
+        Ok(Vec::new())
+    }
+
+    /// Appends a result for each record of the request that was answered, in order: the record, its new values, each after a
+    /// comma, and a line end. Returns the columns.
+    ///
+    /// # Errors
+    /// When it cannot classify these records, or the answer is malformed. The caller discards what was appended.
+    fn append(
+        &mut self,
+        answer: Vec<u8>,
+        request: &Request<'_>,
+        results: &mut Vec<u8>,
+    ) -> Result<Columns, ModelError>;
+
+    /// All steps of a request.
     ///
     /// # Errors
     /// When it cannot classify these records. The caller discards what was appended.
-    fn classify(&mut self, request: &Request<'_>, results: &mut Vec<u8>) -> Result<Columns, ModelError>;
+    fn classify(&mut self, request: &Request<'_>, results: &mut Vec<u8>) -> Result<Columns, ModelError> {
+        self.send(request)?;
+        let answer = self.recv()?;
+        self.append(answer, request, results)
+    }
 
     /// Gets ready to classify, which may take long after a failure. A request's time limit begins after this.
     ///
@@ -147,10 +181,20 @@ pub trait Model: Send {
         ModelMetrics::default()
     }
 
-    /// Whether a batch takes microseconds, so that it may run on the timely worker's own thread.
-    fn is_quick(&self) -> bool {
-        false
+    fn place(&self) -> Place {
+        Place::Thread
     }
+}
+
+/// Where a model works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// On the timely worker's own thread, since a batch takes microseconds.
+    Worker,
+    /// On a thread of its own.
+    Thread,
+    /// In another process, for which a thread of its own prepares the next batch meanwhile.
+    Process,
 }
 
 /// What a Python model gets and returns.
@@ -222,8 +266,21 @@ impl Meter {
 }
 
 impl Model for Shared {
-    fn classify(&mut self, request: &Request<'_>, results: &mut Vec<u8>) -> Result<Columns, ModelError> {
-        self.0.lock().classify(request, results)
+    fn send(&mut self, request: &Request<'_>) -> Result<(), ModelError> {
+        self.0.lock().send(request)
+    }
+
+    fn recv(&mut self) -> Result<Vec<u8>, ModelError> {
+        self.0.lock().recv()
+    }
+
+    fn append(
+        &mut self,
+        answer: Vec<u8>,
+        request: &Request<'_>,
+        results: &mut Vec<u8>,
+    ) -> Result<Columns, ModelError> {
+        self.0.lock().append(answer, request, results)
     }
 
     fn prepare(&mut self) -> Result<(), ModelError> {
@@ -238,8 +295,8 @@ impl Model for Shared {
         self.0.lock().metrics()
     }
 
-    fn is_quick(&self) -> bool {
-        self.0.lock().is_quick()
+    fn place(&self) -> Place {
+        self.0.lock().place()
     }
 }
 

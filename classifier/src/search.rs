@@ -135,6 +135,11 @@ impl Search {
         Some(next)
     }
 
+    /// Whether the latest part is the last one, if it succeeds.
+    pub fn is_last(&self) -> bool {
+        self.parts.is_empty()
+    }
+
     fn push(&mut self, rows: Range<usize>, has_second_try: bool) {
         self.parts.push(Part { has_second_try: has_second_try || rows.len() == 1, rows });
     }

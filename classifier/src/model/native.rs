@@ -7,7 +7,7 @@
 use columns::print;
 use sha2::{Digest, Sha256};
 
-use super::{Columns, Model, ModelError, Record, Request, Scored};
+use super::{Columns, Model, ModelError, Place, Record, Request, Scored};
 
 /// Separates values: ASCII "unit separator", which no CSV should contain.
 const SEPARATOR: u8 = 0x1f;
@@ -35,7 +35,12 @@ impl Native {
 }
 
 impl Model for Native {
-    fn classify(&mut self, request: &Request<'_>, results: &mut Vec<u8>) -> Result<Columns, ModelError> {
+    fn append(
+        &mut self,
+        _: Vec<u8>,
+        request: &Request<'_>,
+        results: &mut Vec<u8>,
+    ) -> Result<Columns, ModelError> {
         let &Request { header, records, .. } = request;
         for record in records {
             results.extend_from_slice(record.bytes);
@@ -53,9 +58,9 @@ impl Model for Native {
         Ok(self.columns.columns(header))
     }
 
-    fn is_quick(&self) -> bool {
+    fn place(&self) -> Place {
         // 100 rows at slowness 10 take about 50 µs.
-        self.slowness <= 100
+        if self.slowness <= 100 { Place::Worker } else { Place::Thread }
     }
 }
 

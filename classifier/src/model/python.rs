@@ -31,11 +31,11 @@ use std::time::{Duration, Instant};
 
 use protocol::frame;
 
-use super::{Columns, Contract, Model, ModelError, NUL, Request, StartMethod, Verdict};
+use super::{Columns, Contract, Model, ModelError, NUL, Place, Request, StartMethod, Verdict};
 use crate::metrics::ModelMetrics;
 use ended::{Ended, Task};
 use log::{Doing, Printed};
-use process::{Answer, Process};
+use process::{Answer, Process, Wait};
 pub use template::Starter;
 
 /// How long to keep retrying a restart.
@@ -77,6 +77,15 @@ pub struct Python {
     /// The columns of the latest results, under the contract of 2018.
     columns: Columns,
     typed: typed::Known,
+    /// The request that the process has not answered.
+    sent: Option<Sent>,
+}
+
+struct Sent {
+    wait: Wait,
+    task: Task,
+    /// See [`Request`].
+    numbers: Option<(u64, u64)>,
 }
 
 impl Python {
@@ -89,44 +98,58 @@ impl Python {
         let printed = Printed::new(log, metrics.clone());
         let process = starter.start(worker, &printed)?;
         let (request, columns, typed) = (Vec::new(), Columns::default(), typed::Known::default());
-        Ok(Self { starter, worker, process: Some(process), metrics, printed, request, columns, typed })
+        let (process, sent) = (Some(process), None);
+        Ok(Self { starter, worker, process, metrics, printed, request, columns, typed, sent })
     }
 }
 
 impl Model for Python {
-    fn classify(&mut self, request: &Request<'_>, results: &mut Vec<u8>) -> Result<Columns, ModelError> {
+    fn send(&mut self, request: &Request<'_>) -> Result<(), ModelError> {
         self.request.clear();
         match &self.starter.settings.contract {
             Contract::Of2018(_) => write_csv(request, &mut self.request)?,
             Contract::Typed(_) => typed::write(request, &mut self.request),
         }
         self.prepare()?;
-        let Some(mut process) = self.process.take() else {
+        let Some(process) = &mut self.process else {
             return Err(ModelError::new("there is no Python process"));
         };
         self.printed
             .begin(request.numbers.map_or(Doing::Measuring, |(first, last)| Doing::Rows(first, last)));
-        let answer = match process.classify(&self.request, request.limit) {
-            Ok(answer) => answer,
-            Err(ended) => {
-                let is_short = request.limit < self.starter.settings.timeout;
-                let error = failure(process, &ended, request, is_short);
-                self.metrics.count(|counts| {
-                    let is_crash = matches!(ended, Ended::Died(_));
-                    let times = if is_crash { &mut counts.crashes } else { &mut counts.kills };
-                    *times += 1;
-                    counts.failed(&error.message);
-                });
-                return Err(error);
+        let rows = request.records.len();
+        let task = Task::Rows { rows, is_short: request.limit < self.starter.settings.timeout };
+        match process.send_rows(&self.request, request.limit) {
+            Ok(wait) => {
+                self.sent = Some(Sent { wait, task, numbers: request.numbers });
+                Ok(())
             }
+            Err(ended) => Err(self.replace(&ended, task, request.numbers)),
+        }
+    }
+
+    fn recv(&mut self) -> Result<Vec<u8>, ModelError> {
+        let Some((Sent { wait, task, numbers }, process)) = self.sent.take().zip(self.process.as_mut())
+        else {
+            return Err(ModelError::new("the Python process has no request"));
         };
-        self.process = Some(process);
-        self.append(answer, request, results).inspect_err(|error| {
-            self.metrics.count(|counts| {
-                counts.exceptions += 1;
-                counts.failed(&error.message);
-            });
-        })
+        match process.recv_rows(wait) {
+            Ok(Answer::Good(answer)) => Ok(answer),
+            Ok(Answer::Bad(reason) | Answer::BadSeeLog(reason)) => {
+                let error = ModelError::new(reason);
+                self.count_exception(&error);
+                Err(error)
+            }
+            Err(ended) => Err(self.replace(&ended, task, numbers)),
+        }
+    }
+
+    fn append(
+        &mut self,
+        answer: Vec<u8>,
+        request: &Request<'_>,
+        results: &mut Vec<u8>,
+    ) -> Result<Columns, ModelError> {
+        self.append_checked(&answer, request, results).inspect_err(|error| self.count_exception(error))
     }
 
     fn prepare(&mut self) -> Result<(), ModelError> {
@@ -143,21 +166,45 @@ impl Model for Python {
     fn metrics(&self) -> ModelMetrics {
         self.metrics.clone()
     }
+
+    fn place(&self) -> Place {
+        Place::Process
+    }
 }
 
 impl Python {
-    /// Appends the results of an answer.
-    fn append(
+    /// Ends a process that cannot be used any more.
+    fn replace(&mut self, ended: &Ended, task: Task, numbers: Option<(u64, u64)>) -> ModelError {
+        let Some(process) = self.process.take() else { return ModelError::new(ended.to_string()) };
+        let pid = process.pid();
+        let message = process.end(ended, task);
+        let from = numbers.map(|(first, _)| format!(", with the rows from {first} on")).unwrap_or_default();
+        tracing::warn!("process {pid}{from}: {message}");
+        self.metrics.count(|counts| {
+            let is_crash = matches!(ended, Ended::Died(_));
+            let times = if is_crash { &mut counts.crashes } else { &mut counts.kills };
+            *times += 1;
+            counts.failed(&message);
+        });
+        let verdict = if matches!(ended, Ended::TimedOut(_)) { Verdict::Hung } else { Verdict::Retry };
+        ModelError { message, verdict }
+    }
+
+    fn count_exception(&self, error: &ModelError) {
+        self.metrics.count(|counts| {
+            counts.exceptions += 1;
+            counts.failed(&error.message);
+        });
+    }
+
+    /// Appends the results in an answer, if it has one for each row.
+    fn append_checked(
         &mut self,
-        answer: Answer,
+        answer: &[u8],
         request: &Request<'_>,
         results: &mut Vec<u8>,
     ) -> Result<Columns, ModelError> {
-        let answer = match answer {
-            Answer::Good(answer) => answer,
-            Answer::Bad(reason) | Answer::BadSeeLog(reason) => return Err(ModelError::new(reason)),
-        };
-        let (columns, answer) = split(&answer)
+        let (columns, answer) = split(answer)
             .ok_or_else(|| ModelError::new("the result does not describe its columns".to_owned()))?;
         if let Contract::Typed(_) = self.starter.settings.contract {
             let appended = self.typed.append(columns, answer, request, results);
@@ -206,17 +253,6 @@ impl Drop for Python {
     fn drop(&mut self) {
         self.printed.finish();
     }
-}
-
-/// Ends a process that must be replaced, and logs why.
-fn failure(process: Process, ended: &Ended, request: &Request<'_>, is_short: bool) -> ModelError {
-    let rows = request.records.len();
-    let pid = process.pid();
-    let message = process.end(ended, Task::Rows { rows, is_short });
-    let from = request.numbers.map(|(first, _)| format!(" from row {first} on")).unwrap_or_default();
-    tracing::warn!("process {pid}, with {rows} rows{from}: {message}");
-    let verdict = if matches!(ended, Ended::TimedOut(_)) { Verdict::Hung } else { Verdict::Retry };
-    ModelError { message, verdict }
 }
 
 /// Writes the request for a function under the contract of 2018.

@@ -18,7 +18,12 @@ impl Sleep {
 }
 
 impl Model for Sleep {
-    fn classify(&mut self, request: &Request<'_>, results: &mut Vec<u8>) -> Result<Columns, ModelError> {
+    fn append(
+        &mut self,
+        _: Vec<u8>,
+        request: &Request<'_>,
+        results: &mut Vec<u8>,
+    ) -> Result<Columns, ModelError> {
         let &Request { header, records, .. } = request;
         let rows = u32::try_from(records.len()).unwrap_or(u32::MAX);
         std::thread::sleep(self.per_row.saturating_mul(rows));

@@ -31,7 +31,8 @@ use super::log::{Log, Printed};
 use super::template::Template;
 use super::{Settings, environment, tree};
 use crate::model::{Contract, StartMethod};
-use exchange::{Wait, sockets};
+pub(super) use exchange::Wait;
+use exchange::sockets;
 
 /// The interpreter's script, which reads [`RUNNER`] from standard input.
 const BOOT: &str = include_str!("boot.py");
@@ -239,13 +240,21 @@ impl Process {
         self.pid
     }
 
-    /// Classifies the batch in `request`.
+    /// Sends a request with rows, to be answered within `limit`.
+    ///
+    /// # Errors
+    /// The reason why the process must be replaced.
+    pub(super) fn send_rows(&mut self, request: &[u8], limit: Duration) -> Result<Wait, Ended> {
+        let mut wait = Wait::new(limit);
+        self.send(request, &mut wait)?;
+        Ok(wait)
+    }
+
+    /// Waits for the answer to [`send_rows`](Self::send_rows).
     ///
     /// # Errors
     /// The reason why there is no answer. The process must then be replaced.
-    pub(super) fn classify(&mut self, request: &[u8], limit: Duration) -> Result<Answer, Ended> {
-        let mut wait = Wait::new(limit);
-        self.send(request, &mut wait)?;
+    pub(super) fn recv_rows(&mut self, mut wait: Wait) -> Result<Answer, Ended> {
         let answer = self.answer(&mut wait)?;
         self.log.catch_up();
         Ok(answer)

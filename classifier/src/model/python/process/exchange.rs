@@ -18,8 +18,8 @@ const STOPPED_TIME: Duration = Duration::from_secs(2);
 /// How long to wait for the guard's report when a process has closed its socket.
 const REPORT_TIME: Duration = Duration::from_secs(2);
 
-/// The wait for one answer.
-pub(super) struct Wait {
+/// The wait for an answer to one request.
+pub(in crate::model::python) struct Wait {
     limit: Duration,
     deadline: Instant,
     next_check: Instant,
