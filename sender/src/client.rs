@@ -88,7 +88,7 @@ fn connection(
         Step::Send(row) => row,
         Step::Done(rows) => return Ok(rows),
     };
-    let ready = Ready { input: input.guard().map(|guard| guard.identity().to_string()), ..Ready::default() };
+    let ready = Ready { input: input.identity(), ..Ready::default() };
     ready.write(target.ready_file.as_deref()).map_err(Failure::Final)?;
     let broken = match send_rows(&stream, input, next, answers.durable(), target)? {
         Ok(all) => {

@@ -1,4 +1,4 @@
-//! Monitors the input file while rows are sent. A write to the source may block for hours, but a changed file must fail the
+//! Monitors the input's files while rows are sent. A write to the source may block for hours, but a changed file must fail the
 //! job soon.
 
 use std::net::{Shutdown, TcpStream};
@@ -28,16 +28,14 @@ impl FileMonitor {
     /// When the system cannot duplicate the connection or start a thread.
     pub(crate) fn start(input: &dyn Input, stream: &TcpStream) -> anyhow::Result<Self> {
         let changed = Arc::default();
-        let Some(guard) = input.guard() else { return Ok(Self { changed, over: None, thread: None }) };
+        let Some(watch) = input.watch() else { return Ok(Self { changed, over: None, thread: None }) };
         let stream = stream.try_clone().context("splitting the connection to the source")?;
         let (over, is_over) = channel::<()>();
         let note = Arc::clone(&changed);
         let monitor = move || {
             while let Err(RecvTimeoutError::Timeout) = is_over.recv_timeout(CHECK_PAUSE) {
-                if let Err(error) = guard.check() {
-                    let mut note = note.lock();
-                    *note = Some(error.context(format!("reading {}", guard.name())));
-                    drop(note);
+                if let Err(error) = watch() {
+                    *note.lock() = Some(error);
                     // It may be closed already.
                     let _ = stream.shutdown(Shutdown::Both);
                     return;

@@ -1,6 +1,8 @@
-//! Inputs: fake rows and CSVs.
+//! Inputs: fake rows and CSVs, plain or compressed.
 
+mod compressed;
 mod fake;
+mod files;
 
 use std::fs::File;
 use std::io::Read;
@@ -15,7 +17,9 @@ use records::identity::{Guard, Guarded, Identity};
 use records::sniff::Name;
 use records::{Flaw, Reader};
 
+use compressed::Consumed;
 pub use fake::{Fake, write_csv};
+pub use files::Files;
 
 /// The approximate size of one write, in bytes of frames: the size at which loopback TCP is fastest.
 pub const WRITE_SIZE: usize = 128 << 10;
@@ -30,11 +34,14 @@ const SURVEY_TIME: Duration = Duration::from_secs(10);
 pub struct Extent {
     /// The number of all rows, if known.
     pub rows_total: Option<u64>,
-    /// Bytes read so far; 0 for fake rows.
+    /// Bytes read so far, of a compressed input compressed ones; 0 for fake rows.
     pub bytes: u64,
     /// The number of all bytes, if known.
     pub bytes_total: Option<u64>,
 }
+
+/// Checks that an input's files have not changed; its errors name the file.
+pub type Watch = Box<dyn Fn() -> anyhow::Result<()> + Send>;
 
 /// Returns rows in order, and can seek where the input allows it.
 pub trait Input {
@@ -57,8 +64,13 @@ pub trait Input {
 
     fn extent(&self) -> Extent;
 
-    /// Detects changes of the input's file; `None` if the input is not a file.
-    fn guard(&self) -> Option<Guard> {
+    /// Identifies the input's files; `None` if there are none.
+    fn identity(&self) -> Option<String> {
+        None
+    }
+
+    /// Detects changes of the input's files; `None` if there are none.
+    fn watch(&self) -> Option<Watch> {
         None
     }
 
@@ -110,6 +122,8 @@ pub struct Csv {
     next: u64,
     /// Detects changes of the file; `None` if the CSV is not a file.
     guard: Option<Guard>,
+    /// How much of a compressed input has been read.
+    compressed: Option<Consumed>,
 }
 
 /// The user's options for a CSV.
@@ -160,7 +174,7 @@ impl Csv {
         let is_file = found.is_file() && found.len() > 0;
         let guard = is_file.then(|| Guard::new(&stdin, None, options.identity)).transpose();
         let guard = guard.with_context(opening)?;
-        let inner: Box<dyn Read> = match &guard {
+        let inner: Box<dyn Read + Send> = match &guard {
             Some(guard) => Box::new(Guarded::new(stdin, guard.clone()).with_context(opening)?),
             None => Box::new(stdin),
         };
@@ -168,20 +182,44 @@ impl Csv {
     }
 
     fn new(
-        inner: Box<dyn Read>,
+        inner: Box<dyn Read + Send>,
         name: String,
         options: Options,
         path: Option<PathBuf>,
         guard: Option<Guard>,
     ) -> anyhow::Result<Self> {
+        let (inner, compressed) = compressed::open(inner).with_context(|| format!("reading {name}"))?;
         let mut reader = Reader::new(inner, DEFAULT_LIMIT);
-        let named = Name { name: &name, is_file: path.is_some() };
+        // Shell commands that read a file would get compressed bytes.
+        let named = Name { name: &name, is_file: path.is_some() && compressed.is_none() };
         let header = records::read_header(&mut reader, named, options.commas)?;
-        Ok(Self { path, name, options, reader, header, next: 0, guard })
+        Ok(Self { path, name, options, reader, header, next: 0, guard, compressed })
     }
 
     fn reading(&self) -> String {
         format!("reading {}", self.name)
+    }
+
+    /// The bytes of the file once more, from its beginning.
+    fn plain_again(&self) -> anyhow::Result<Box<dyn Read>> {
+        let path = self.path.as_ref().context("only a file can be read twice")?;
+        let identity = self.guard.as_ref().map(Guard::identity);
+        let file = File::open(path).with_context(|| format!("opening the input {}", self.name))?;
+        let guard = Guard::new(&file, Some(path), identity).with_context(|| self.reading())?;
+        let file = Guarded::new(file, guard).with_context(|| self.reading())?;
+        Ok(compressed::open(Box::new(file)).with_context(|| self.reading())?.0)
+    }
+
+    /// Skips rows up to this one. Returns `false` if there are fewer.
+    fn skip_to(&mut self, row: u64) -> anyhow::Result<bool> {
+        while self.next < row {
+            let context = || format!("reading {}", self.name);
+            if self.reader.next_row().with_context(context)?.is_none() {
+                return Ok(false);
+            }
+            self.next += 1;
+        }
+        Ok(true)
     }
 }
 
@@ -197,7 +235,7 @@ impl Input for Csv {
     fn extent(&self) -> Extent {
         Extent {
             rows_total: None,
-            bytes: self.reader.consumed(),
+            bytes: self.compressed.as_ref().map_or_else(|| self.reader.consumed(), Consumed::get),
             // Standard input may begin in the middle of a file, so its total is unknown.
             bytes_total: self
                 .guard
@@ -207,8 +245,13 @@ impl Input for Csv {
         }
     }
 
-    fn guard(&self) -> Option<Guard> {
-        self.guard.clone()
+    fn identity(&self) -> Option<String> {
+        self.guard.as_ref().map(|guard| guard.identity().to_string())
+    }
+
+    fn watch(&self) -> Option<Watch> {
+        let (guard, reading) = (self.guard.clone()?, self.reading());
+        Some(Box::new(move || guard.check().with_context(|| reading.clone())))
     }
 
     fn check(&self) -> anyhow::Result<()> {
@@ -216,12 +259,8 @@ impl Input for Csv {
     }
 
     fn survey(&mut self) -> anyhow::Result<Survey> {
-        let path = self.path.as_ref().context("only a file can be read twice")?;
-        let identity = self.guard.as_ref().map(Guard::identity);
-        let file = File::open(path).with_context(|| format!("opening the input {}", self.name))?;
-        let guard = Guard::new(&file, Some(path), identity).with_context(|| self.reading())?;
-        let file = Guarded::new(file, guard).with_context(|| self.reading())?;
-        columns::survey(file, DEFAULT_LIMIT).with_context(|| self.reading())
+        let plain = self.plain_again()?;
+        columns::survey([Ok(plain)], DEFAULT_LIMIT).with_context(|| self.reading())
     }
 
     fn seek(&mut self, row: u64) -> anyhow::Result<()> {
@@ -238,12 +277,8 @@ impl Input for Csv {
             let identity = self.guard.as_ref().map(Guard::identity);
             *self = Self::open(path, Options { identity, ..self.options })?;
         }
-        while self.next < row {
-            let context = || format!("reading {}", self.name);
-            if self.reader.next_row().with_context(context)?.is_none() {
-                bail!("the source asks for row {row}, but {} has only {}", self.name, self.next);
-            }
-            self.next += 1;
+        if !self.skip_to(row)? {
+            bail!("the source asks for row {row}, but {} has only {}", self.name, self.next);
         }
         Ok(())
     }

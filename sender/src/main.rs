@@ -12,7 +12,7 @@ use process::ready::Ready;
 use protocol::token::Token;
 use records::identity::Identity;
 use sender::client::{self, Target};
-use sender::input::{self, Csv, Fake, Input, Options};
+use sender::input::{self, Csv, Fake, Files, Input, Options};
 use sender::metrics::Metrics;
 use sender::replay::Replay;
 
@@ -34,9 +34,9 @@ struct Args {
     /// Where the cluster's source listens
     #[arg(value_name = "HOST:PORT", required_unless_present = "stdout", value_parser = net::host_and_port)]
     target: Option<String>,
-    /// A CSV file with a header, or - for standard input
+    /// A CSV file with a header, several with the same header, or - for standard input
     #[arg(value_name = "FILE")]
-    input: Option<PathBuf>,
+    input: Vec<PathBuf>,
     /// Send this many generated rows
     #[arg(long, value_name = "N", conflicts_with = "input")]
     lines: Option<u64>,
@@ -49,9 +49,9 @@ struct Args {
     /// Check that the input can be sent, print its identity, and exit
     #[arg(long, requires = "input", conflicts_with = "lines")]
     check: bool,
-    /// Fail unless the file has this identity, which --check has printed
+    /// Fail unless the files have this identity, which --check has printed
     #[arg(long, value_name = "IDENTITY", requires = "input")]
-    identity: Option<Identity>,
+    identity: Option<String>,
     /// What separates values. Only a comma is supported; saying so overrules the check that the input looks like a CSV with
     /// commas
     #[arg(long, value_name = "CHARACTER", value_parser = [","])]
@@ -102,17 +102,13 @@ fn run(args: Args) -> anyhow::Result<()> {
     let token = args.token_file.as_deref().map(Token::load).transpose()?;
     // An earlier process of this session noted the identity of its input in the ready file.
     let before = Ready::before(args.ready_file.as_deref().filter(|_| args.session.is_some()))?;
-    let before = before.and_then(|ready| ready.input);
-    let before = before.map(|identity| identity.parse()).transpose()?;
-    let options = Options { identity: args.identity.or(before), commas: args.delimiter.is_some() };
-    let mut input: Box<dyn Input> = match (&args.input, args.lines) {
-        (Some(path), _) if path == Path::new("-") => Box::new(Replay::new(Csv::stdin(options)?)),
-        (Some(path), _) => {
-            let csv = Csv::open(path, options)?;
-            if csv.can_go_back() { Box::new(csv) } else { Box::new(Replay::new(csv)) }
-        }
-        (None, Some(lines)) => Box::new(Fake::new(args.seed, lines)),
-        (None, None) => bail!("nothing to send: give a CSV file, - for standard input, or --lines N"),
+    let expected = args.identity.or(before.and_then(|ready| ready.input));
+    let commas = args.delimiter.is_some();
+    let mut input: Box<dyn Input> = match (&args.input[..], args.lines) {
+        ([path], _) => one_input(path, commas, expected.as_deref())?,
+        ([], Some(lines)) => Box::new(Fake::new(args.seed, lines)),
+        ([], None) => bail!("nothing to send: give a CSV file, - for standard input, or --lines N"),
+        (several, _) => Box::new(Files::open(several.to_vec(), commas, expected.as_deref())?),
     };
     if args.check {
         return print_check(&*input);
@@ -132,9 +128,19 @@ fn run(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints the findings of `--check`: the file's identity, and hints about what looks wrong.
+/// A file, or a stream whose rows are kept while they may be asked for again.
+fn one_input(path: &Path, commas: bool, expected: Option<&str>) -> anyhow::Result<Box<dyn Input>> {
+    let options = Options { identity: expected.map(str::parse::<Identity>).transpose()?, commas };
+    if path == Path::new("-") {
+        return Ok(Box::new(Replay::new(Csv::stdin(options)?)));
+    }
+    let csv = Csv::open(path, options)?;
+    Ok(if csv.can_go_back() { Box::new(csv) } else { Box::new(Replay::new(csv)) })
+}
+
+/// Prints the findings of `--check`: the identity of the files, and hints about what looks wrong.
 fn print_check(input: &dyn Input) -> anyhow::Result<()> {
-    let identity = input.guard().map(|guard| format!("identity {}\n", guard.identity()));
+    let identity = input.identity().map(|identity| format!("identity {identity}\n"));
     let hints = records::sniff::hints(input.header()).into_iter().map(|hint| format!("hint {hint}\n"));
     let lines: String = identity.into_iter().chain(hints).collect();
     std::io::stdout().write_all(lines.as_bytes()).context("writing to standard output")

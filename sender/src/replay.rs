@@ -5,9 +5,8 @@ use std::collections::VecDeque;
 
 use anyhow::ensure;
 use protocol::frame;
-use records::identity::Guard;
 
-use crate::input::{Extent, Input};
+use crate::input::{Extent, Input, Watch};
 
 /// Keeps the rows that it has returned until [`Input::forget`] drops them.
 pub struct Replay<I> {
@@ -45,8 +44,12 @@ impl<I: Input> Input for Replay<I> {
         self.inner.extent()
     }
 
-    fn guard(&self) -> Option<Guard> {
-        self.inner.guard()
+    fn identity(&self) -> Option<String> {
+        self.inner.identity()
+    }
+
+    fn watch(&self) -> Option<Watch> {
+        self.inner.watch()
     }
 
     fn check(&self) -> anyhow::Result<()> {

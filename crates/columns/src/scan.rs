@@ -33,19 +33,26 @@ struct Columns {
     waiting: BTreeMap<u64, Vec<Inference>>,
 }
 
-/// Surveys a CSV to its end, on all cores; finds nothing without a header. `limit` is the most bytes of a row.
+/// Surveys CSVs with the same header to their end, on all cores; finds nothing without a header. `limit` is the most bytes of
+/// a row.
 ///
 /// Rows that a job would reject do not count: bad rows and those that [`records::check_record`] refuses.
 ///
 /// # Errors
 /// Those of the input.
-pub fn survey(input: impl Read, limit: usize) -> io::Result<Survey> {
-    scan(input, limit, std::thread::available_parallelism().map_or(1, usize::from))
+pub fn survey<R: Read>(inputs: impl IntoIterator<Item = io::Result<R>>, limit: usize) -> io::Result<Survey> {
+    scan(inputs, limit, std::thread::available_parallelism().map_or(1, usize::from))
 }
 
 /// The same. Splits the input into rows on this thread, and examines them on `threads` others.
-fn scan(input: impl Read, limit: usize, threads: usize) -> io::Result<Survey> {
-    let mut reader = Reader::new(input, limit);
+fn scan<R: Read>(
+    inputs: impl IntoIterator<Item = io::Result<R>>,
+    limit: usize,
+    threads: usize,
+) -> io::Result<Survey> {
+    let mut inputs = inputs.into_iter();
+    let Some(first) = inputs.next() else { return Ok(Survey::default()) };
+    let mut reader = Reader::new(first?, limit);
     let header = match reader.next_row()? {
         Some(row) if row.flaw.is_none() => row.bytes,
         _ => return Ok(Survey::default()),
@@ -63,7 +70,14 @@ fn scan(input: impl Read, limit: usize, threads: usize) -> io::Result<Survey> {
             scope.spawn(move || examine(&blocks, width, known));
         }
         let mut block = Block::default();
-        while let Some(row) = reader.next_row()? {
+        loop {
+            let Some(row) = reader.next_row()? else {
+                let Some(next) = inputs.next() else { break };
+                reader = Reader::new(next?, limit);
+                // Its header.
+                reader.next_row()?;
+                continue;
+            };
             rows += 1;
             // Empty rows are no records either.
             if row.flaw.is_some() || row.bytes.is_empty() {
@@ -153,7 +167,7 @@ mod tests {
     use super::*;
 
     fn types(csv: &str) -> Vec<ColumnType> {
-        scan(csv.as_bytes(), 1000, 2).unwrap().types
+        scan([Ok(csv.as_bytes())], 1000, 2).unwrap().types
     }
 
     #[test]
@@ -163,7 +177,7 @@ mod tests {
         assert_eq!(types(""), []);
         assert_eq!(types("A,B\n"), [String, String]);
         assert_eq!(types("A,B,C\n1,\"2.5\",TRUE\n2,x\n3,4,\n\n\"5,y,z\n"), [Int64, Float64, NullableBool]);
-        let survey = scan(&b"A\n1\n\xff\n\n2\n"[..], 1000, 1).unwrap();
+        let survey = scan([Ok(&b"A\n1\n\xff\n\n2\n"[..])], 1000, 1).unwrap();
         assert_eq!((survey.types, survey.rows), (vec![Int64], Some(4)));
         assert_eq!(survey.sample, [&b"1"[..], b"\xff", b"2"]);
     }
@@ -191,7 +205,7 @@ mod tests {
         let rows = "1\n".repeat(BLOCK);
         let csv = ["A\n", &rows, "0.5\n", &rows, "x\n"].concat();
         for threads in [0, 1, 2, 7] {
-            assert_eq!(scan(csv.as_bytes(), 1000, threads).unwrap().types, [ColumnType::String]);
+            assert_eq!(scan([Ok(csv.as_bytes())], 1000, threads).unwrap().types, [ColumnType::String]);
         }
     }
 }

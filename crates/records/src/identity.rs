@@ -92,6 +92,25 @@ impl FromStr for Identity {
     }
 }
 
+/// The identity of files in this order, as text: of one file, its own, and of several, a `hash` of all.
+pub fn of_all(identities: &[Identity], hash: impl Fn(&[u8]) -> String) -> String {
+    let texts: Vec<_> = identities.iter().map(Identity::to_string).collect();
+    if let [one] = &texts[..] { one.clone() } else { hash(texts.join(",").as_bytes()) }
+}
+
+/// Checks that the file at a path still has this identity. A removed file passes.
+///
+/// # Errors
+/// [`Changed`], or those of the file system; they name the file.
+pub fn check_at(path: &Path, identity: Identity) -> anyhow::Result<()> {
+    let reading = || format!("reading {}", path.display());
+    match std::fs::metadata(path) {
+        Ok(there) => Ok(identity.check(&Identity::of(&there)).with_context(reading)?),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error).with_context(reading),
+    }
+}
+
 /// A time since 1970 as a date and a time of day, in UTC.
 fn utc((seconds, nanoseconds): (i64, i64)) -> String {
     let (days, of_day) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));

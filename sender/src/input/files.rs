@@ -1,0 +1,265 @@
+//! Several CSV files as one input: their rows one after the other, under the same header.
+
+use std::io::{self, Read};
+use std::path::PathBuf;
+
+use anyhow::{Context, bail, ensure};
+use columns::Survey;
+use protocol::frame::DEFAULT_LIMIT;
+use protocol::hash::short_hex;
+use records::identity::{self, Identity};
+
+use super::{Csv, Extent, Input, Options, Watch};
+
+pub struct Files {
+    paths: Vec<PathBuf>,
+    identities: Vec<Identity>,
+    commas: bool,
+    header: Vec<u8>,
+    /// The file that is being read, and its place.
+    current: Csv,
+    place: usize,
+    /// The first row of each file that has been reached.
+    starts: Vec<u64>,
+}
+
+impl Files {
+    /// Opens files, at least one, which must have the identity that an earlier sender has noted.
+    ///
+    /// # Errors
+    /// A file cannot be read or is not a CSV, has another header than the first, or the identity is another one.
+    pub fn open(paths: Vec<PathBuf>, commas: bool, expected: Option<&str>) -> anyhow::Result<Self> {
+        let mut first: Option<Csv> = None;
+        let mut identities = Vec::new();
+        for path in &paths {
+            let file = Csv::open(path, Options { identity: None, commas })?;
+            let guard = file.guard.as_ref();
+            let guard = guard
+                .with_context(|| format!("{} is no file, and can be read only alone", path.display()))?;
+            identities.push(guard.identity());
+            if let Some(first) = &first {
+                check_header(first, &file)?;
+            }
+            first.get_or_insert(file);
+        }
+        let current = first.context("there are no files")?;
+        ensure!(
+            expected.is_none_or(|expected| expected == identity::of_all(&identities, short_hex)),
+            "the files have changed since the job began: {} and others; start it again",
+            current.name
+        );
+        let header = current.header.clone();
+        Ok(Self { paths, identities, commas, header, current, place: 0, starts: vec![0] })
+    }
+
+    /// Opens the file at this place, which must be what it was.
+    fn open_at(&self, place: usize) -> anyhow::Result<Csv> {
+        let options = Options { identity: Some(self.identities[place]), commas: self.commas };
+        Csv::open(&self.paths[place], options)
+    }
+
+    /// Goes on with the next file. Returns `false` after the last.
+    fn next_file(&mut self) -> anyhow::Result<bool> {
+        self.current.check()?;
+        let place = self.place + 1;
+        if place == self.paths.len() {
+            return Ok(false);
+        }
+        let start = self.position();
+        self.current = self.open_at(place)?;
+        self.place = place;
+        if self.starts.len() == place {
+            self.starts.push(start);
+        }
+        Ok(true)
+    }
+}
+
+fn check_header(first: &Csv, other: &Csv) -> anyhow::Result<()> {
+    if first.header == other.header {
+        return Ok(());
+    }
+    let names = |csv: &Csv| -> Vec<String> {
+        let names = records::split(&csv.header).unwrap_or_default();
+        names.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect()
+    };
+    let (wanted, found) = (names(first), names(other));
+    let difference = match wanted.iter().zip(&found).position(|(wanted, found)| wanted != found) {
+        Some(column) => {
+            format!("column {} is {:?} there, and {:?} here", column + 1, wanted[column], found[column])
+        }
+        None if wanted.len() != found.len() => {
+            format!("it has {} columns there, and {} here", wanted.len(), found.len())
+        }
+        None => "it is quoted differently".to_owned(),
+    };
+    bail!(
+        "{} has another header than {}: {difference}; all files of a job must have the same",
+        other.name,
+        first.name
+    )
+}
+
+impl Input for Files {
+    fn header(&self) -> &[u8] {
+        &self.header
+    }
+
+    fn position(&self) -> u64 {
+        self.starts[self.place] + self.current.position()
+    }
+
+    fn extent(&self) -> Extent {
+        let before = self.identities[..self.place].iter().map(Identity::size).sum::<u64>();
+        Extent {
+            rows_total: None,
+            bytes: before + self.current.extent().bytes,
+            bytes_total: Some(self.identities.iter().map(Identity::size).sum()),
+        }
+    }
+
+    fn identity(&self) -> Option<String> {
+        Some(identity::of_all(&self.identities, short_hex))
+    }
+
+    fn watch(&self) -> Option<Watch> {
+        let files: Vec<_> = self.paths.iter().cloned().zip(self.identities.clone()).collect();
+        Some(Box::new(move || {
+            let mut files = files.iter();
+            files.try_for_each(|(path, identity)| identity::check_at(path, *identity))
+        }))
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        self.watch().map_or(Ok(()), |watch| watch())
+    }
+
+    fn survey(&mut self) -> anyhow::Result<Survey> {
+        let files = (0..self.paths.len()).map(|place| {
+            let plain = self.open_at(place).and_then(|file| file.plain_again());
+            let name = self.paths[place].display().to_string();
+            plain.map(|inner| Named { inner, name }).map_err(io::Error::other)
+        });
+        Ok(columns::survey(files, DEFAULT_LIMIT)?)
+    }
+
+    fn seek(&mut self, row: u64) -> anyhow::Result<()> {
+        let place = self.starts.iter().rposition(|start| *start <= row).unwrap_or(0);
+        if place != self.place || row < self.position() {
+            self.current = self.open_at(place)?;
+            self.place = place;
+        }
+        while !self.current.skip_to(row - self.starts[self.place])? {
+            if !self.next_file()? {
+                bail!("the source asks for row {row}, but the files have only {}", self.position());
+            }
+        }
+        Ok(())
+    }
+
+    fn fill(&mut self, out: &mut Vec<u8>) -> anyhow::Result<()> {
+        let before = out.len();
+        loop {
+            self.current.fill(out)?;
+            if out.len() > before || !self.next_file()? {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Names the file in errors.
+struct Named<R> {
+    inner: R,
+    name: String,
+}
+
+impl<R: Read> Read for Named<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let named =
+            |error: io::Error| io::Error::new(error.kind(), format!("reading {}: {error}", self.name));
+        self.inner.read(out).map_err(named)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use protocol::frame;
+
+    use super::*;
+
+    fn files(texts: &[String]) -> (tempfile::TempDir, Vec<PathBuf>) {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |(i, text)| {
+            let path = folder.path().join(format!("{i}.csv"));
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let paths = texts.iter().enumerate().map(write).collect();
+        (folder, paths)
+    }
+
+    fn rest(input: &mut dyn Input) -> Vec<String> {
+        let mut all = Vec::new();
+        loop {
+            let mut out = Vec::new();
+            input.fill(&mut out).unwrap();
+            if out.is_empty() {
+                return all;
+            }
+            all.extend(frame::payloads(&out).map(|row| String::from_utf8_lossy(row).into_owned()));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn rows_follow_each_other_from_any_row_on(
+            counts in prop::collection::vec(0..4u64, 1..5), seeks in prop::collection::vec(0..14u64, 0..6), has_end: bool,
+        ) {
+            let mut next = 0;
+            let texts: Vec<String> = counts.iter().map(|count| {
+                let rows: Vec<_> = (next..next + count).map(|row| format!("\n{row}")).collect();
+                next += count;
+                format!("id{}{}", rows.concat(), if has_end { "\n" } else { "" })
+            }).collect();
+            let (_folder, paths) = files(&texts);
+            let mut input = Files::open(paths, false, None).unwrap();
+            let survey = input.survey().unwrap();
+            prop_assert_eq!(survey.rows, Some(next));
+            for row in seeks {
+                if row > next {
+                    prop_assert!(input.seek(row).is_err());
+                    continue;
+                }
+                input.seek(row).unwrap();
+                prop_assert_eq!(input.position(), row);
+                prop_assert_eq!(rest(&mut input), (row..next).map(|row| row.to_string()).collect::<Vec<_>>());
+                prop_assert_eq!(input.position(), next);
+                let Extent { bytes, bytes_total, .. } = input.extent();
+                prop_assert_eq!(Some(bytes), bytes_total);
+            }
+        }
+    }
+
+    #[test]
+    fn another_header_and_changed_files_are_refused() {
+        let error = |texts: [&str; 2]| {
+            let (_folder, paths) = files(&texts.map(str::to_owned));
+            Files::open(paths, false, None).err().unwrap().to_string()
+        };
+        assert!(error(["a,b\n", "a,c\n"]).contains("1.csv has another header than "));
+        assert!(error(["a,b\n", "a,c\n"]).contains("column 2 is \"b\" there, and \"c\" here"));
+        assert!(error(["a,b\n", "a,b,c\n"]).contains("it has 2 columns there, and 3 here"));
+        assert!(error(["a,b\n", "\"a\",b\n"]).contains("quoted differently"));
+        let (_folder, paths) = files(&["id\n1\n".to_owned(), "id\n2\n".to_owned()]);
+        let input = Files::open(paths.clone(), false, None).unwrap();
+        let identity = input.identity().unwrap();
+        Files::open(paths.clone(), false, Some(&identity)).unwrap();
+        std::fs::write(&paths[1], "id\n2\n3\n").unwrap();
+        let error = format!("{:#}", input.check().unwrap_err());
+        assert!(error.contains("1.csv: it has changed while it was read"), "{error}");
+        let error = Files::open(paths, false, Some(&identity)).err().unwrap().to_string();
+        assert!(error.contains("the files have changed since the job began"), "{error}");
+    }
+}
