@@ -7,6 +7,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 pub use protocol::checkpoint::{Position, Slot};
@@ -32,6 +33,9 @@ pub struct Checkpoint {
     life: u64,
 }
 
+/// How long to wait for another receiver of the same job to end, and the pause between two tries.
+const LOCK_TIME: Duration = Duration::from_secs(3);
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 /// The most characters of a file name that a slot holds.
 const LONGEST_NAME: usize = 100;
 
@@ -57,7 +61,13 @@ impl Checkpoint {
             .truncate(false)
             .open(path)
             .with_context(context)?;
-        if file.try_lock().is_err() {
+        let start = Instant::now();
+        // A receiver that was killed holds it until its last sync has returned.
+        while file.try_lock().is_err() {
+            if start.elapsed() < LOCK_TIME {
+                std::thread::sleep(LOCK_PAUSE);
+                continue;
+            }
             bail!(
                 "another receiver is writing these results ({} is locked); wait for it, or choose another --output",
                 path.display()

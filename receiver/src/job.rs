@@ -306,6 +306,16 @@ impl<W: Peer> Job<W> {
 
     /// Ends the job, unless it has ended, and reports the outcome to the source.
     pub fn end(&self, end: End) {
+        self.end_for(end, false);
+    }
+
+    /// Ends the job with a failure, unless it has ended. If the reason may last, another try to go on would fail in the same
+    /// way.
+    pub fn fail(&self, reason: String, lasts: bool) {
+        self.end_for(End::Job(Outcome::Failed(reason)), lasts);
+    }
+
+    fn end_for(&self, end: End, lasts: bool) {
         let mut state = self.state();
         if state.end.is_some() {
             return;
@@ -314,7 +324,13 @@ impl<W: Peer> Job<W> {
             initializer.peer.send(FromReceiver::Outcome(outcome.clone()));
         }
         state.end = Some(end);
+        state.lasts = lasts;
         self.changed.notify_all();
+    }
+
+    /// Whether the job has failed for a reason that may last.
+    pub fn failure_lasts(&self) -> bool {
+        self.state().lasts
     }
 
     /// Records that an initializer knows how the job ended.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
+use files::replace_file;
 use net::{self, WhenTaken};
 use process::log::OUTCOME;
 use process::ready::Ready;
@@ -28,7 +29,8 @@ use telemetry::reporter;
     version,
     after_help = "\
 A cluster's results go to --output; beside it (for results.log) are results.rejects.csv, results.json when the job \
-    is done and, until then, results.checkpoint and results.schema, from which a restarted receiver continues.
+    is done and, until then, results.checkpoint and results.schema, from which a restarted receiver continues; \
+    results.failure says why the job failed, unless another try may succeed.
 
 Exit code: 0 when the job is done (without a cluster's job: when the receiver is stopped), 1 when the job failed, \
     143 when it was stopped."
@@ -86,6 +88,7 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
         most_rejects: args.max_rejects.unwrap_or_default(),
     })?;
     let job = std::sync::Arc::clone(server.job());
+    let ended = std::sync::Arc::clone(&job);
     reporter::start(&args.reports, token.as_ref(), "receiver", move || job.counts())?;
     let stopping = std::sync::Arc::clone(&server);
     process::signals::on_end_signals(move || stopping.stop())?;
@@ -93,8 +96,9 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
     let before = before.addresses.get("results").copied();
     let listener = net::listen_again("results", before, &args.listen, WhenTaken::Fail)?;
     Ready::new([("results", listener.local_addr()?)]).write(args.ready_file.as_deref())?;
-    let archive = match args.archive.zip(args.output) {
-        Some((path, output)) => Some(Archive::start(&path, &ResultFiles::beside(&output)?, server.job())?),
+    let files = args.output.as_deref().map(ResultFiles::beside).transpose()?;
+    let archive = match args.archive.zip(files.as_ref()) {
+        Some((path, files)) => Some(Archive::start(&path, files, server.job())?),
         None => None,
     };
     let (end, finished) = server.run(listener);
@@ -118,6 +122,12 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
             ExitCode::SUCCESS
         }
         End::Job(Outcome::Failed(reason)) => {
+            if let Some(files) = files.filter(|_| ended.failure_lasts())
+                && let Err(error) = replace_file(&files.failure, reason.as_bytes())
+            {
+                tracing::warn!("noting why the job failed: {error:#}");
+            }
+            // Last, since its reader looks for the outcome there.
             tracing::error!(target: OUTCOME, "the job failed: {reason}");
             ExitCode::FAILURE
         }

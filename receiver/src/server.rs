@@ -234,7 +234,8 @@ impl Server {
                 }
                 ToReceiver::Failure(reason) => {
                     ensure!(process.initializer, "a failure from a process that is not the initializer");
-                    fail(&self.job, reason);
+                    // Such as an input that cannot be read: the rows so far are right.
+                    self.job.fail(reason, false);
                 }
                 ToReceiver::Totals(totals) => {
                     ensure!(process.initializer, "totals from a process that is not the initializer");
@@ -283,7 +284,7 @@ fn decode(payload: Bytes) -> anyhow::Result<ToReceiver> {
 }
 
 fn fail(job: &Job, reason: String) {
-    job.end(End::Job(Outcome::Failed(reason)));
+    job.fail(reason, true);
 }
 
 /// Opens a job's files, and starts the writer and the syncer, unless the job is finished.

@@ -63,7 +63,7 @@ pub struct Writer<S = Store, P = SpillFile> {
 pub fn write(mut writer: Writer, events: &Receiver<Event>, job: &Job, queue: &Budget) {
     while let Ok(first) = events.recv() {
         if let Err(error) = step(&mut writer, first, events, job, queue) {
-            job.end(End::Job(Outcome::Failed(format!("{error:#}"))));
+            fail(job, &error);
             break;
         }
     }
@@ -205,18 +205,25 @@ pub fn sync(mut syncer: Syncer, digest: impl Fn() -> Option<anyhow::Result<Diges
                 None
             }),
             SyncWork::Finish(totals) => {
-                let end = finish(syncer, totals, &digest, job)
-                    .map_or_else(|error| Outcome::Failed(format!("{error:#}")), Outcome::Done);
-                return job.end(End::Job(end));
+                return match finish(syncer, totals, &digest, job) {
+                    Ok(summary) => job.end(End::Job(Outcome::Done(summary))),
+                    Err(error) => fail(job, &error),
+                };
             }
             SyncWork::Stop => Ok(Some(End::Stopped(syncer.durable().next_row))),
         };
         match outcome {
             Ok(None) => {}
             Ok(Some(end)) => job.end(end),
-            Err(error) => job.end(End::Job(Outcome::Failed(format!("{error:#}")))),
+            Err(error) => fail(job, &error),
         }
     }
+}
+
+/// Ends the job with an error. Those of the file system, such as a full disk, may not last.
+fn fail(job: &Job, error: &anyhow::Error) {
+    let is_of_files = error.chain().any(<dyn std::error::Error>::is::<std::io::Error>);
+    job.fail(format!("{error:#}"), !is_of_files);
 }
 
 fn finish(

@@ -17,7 +17,8 @@ const BATCH: usize = 10;
 /// The examples, and the files that they load.
 static FOLDER: LazyLock<TempDir> = LazyLock::new(|| {
     let folder = tempfile::tempdir().unwrap();
-    for example in std::fs::read_dir(tests::root().join("examples")).unwrap().flatten() {
+    let examples = std::fs::read_dir(tests::root().join("examples")).unwrap().flatten();
+    for example in examples.filter(|example| example.path().is_file()) {
         std::fs::copy(example.path(), folder.path().join(example.file_name())).unwrap();
     }
     let mut make = Command::new(tests::python());

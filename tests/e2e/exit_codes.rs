@@ -38,7 +38,7 @@ fn exit_codes_of_run_locally() {
     run(&["--workers", "0"], 2);
     run(&["--model", "slep:5"], 2);
     let said = run(&["--resume"], 2);
-    assert!(said.contains("only jobs of run-cluster can be resumed"), "{said}");
+    assert!(said.contains("the same command goes on with a local job by itself"), "{said}");
     for refused in [
         &["--input", "nowhere.csv", "--model", "native"][..],
         &["--input", "folder", "--model", "native"],

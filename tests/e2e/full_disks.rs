@@ -45,8 +45,9 @@ fn a_local_job_names_the_file_that_it_cannot_write() {
     let (small, roomy) = (folder.path().join("small"), folder.path().join("roomy"));
     let Some(mut xtask) = with_little_room(NAME, &small, "400k", &job(&small, &roomy)) else { return };
     let said = xtask.exit(1);
-    let results = format!("the job failed: writing {}: {FULL}", small.join("results.log").display());
+    let results = format!("the job failed: writing {}", small.join("jobs").display());
     assert!(said.contains("on this machine failed") && said.contains(&results), "{said}");
+    assert!(said.contains(&format!("/results.log: {FULL}")), "{said}");
     // The disk of the logs is full. Programs are not started without room in their logs for their last lines.
     let mut xtask = with_little_room(NAME, &small, "32k", &job(&roomy, &small)).unwrap();
     let said = xtask.failure();

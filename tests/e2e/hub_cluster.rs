@@ -67,7 +67,7 @@ fn the_hub_on_hosts_is_reachable_from_here_and_outlives_the_job() {
     let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort_unstable();
     let results = ["results.json", "results.log", "results.rejects.csv", "results.tgz"];
-    assert_eq!(names, [&[".lock", "report.html", "report.json"], &results[..]].concat());
+    assert_eq!(names, [&[".lock", "jobs", "latest", "report.html", "report.json"], &results[..]].concat());
 
     // A running hub does not count as a job, and stop ends it.
     let said = stack.run("stop", &[]);

@@ -181,7 +181,9 @@ fn a_job_fails_if_its_restarted_sender_finds_another_file() {
     let path = folder.path().join("in.csv");
     write_input(&path, "old");
     let mut xtask = run_locally(folder.path(), &path);
-    await_results(&folder.path().join("out/results.log"));
+    let job = || fs::read_dir(folder.path().join("out/jobs")).ok()?.flatten().next();
+    let job = eventually("the job's folder", job).path();
+    await_results(&job.join("results.log"));
     write_input(&folder.path().join("new.csv"), "new");
     let pid = sender_of(folder.path()).to_string();
     // Stopped first, so that it does not notice the change itself.
@@ -192,7 +194,7 @@ fn a_job_fails_if_its_restarted_sender_finds_another_file() {
     let said = xtask.failure();
     assert_eq!(xtask.wait().code(), Some(1));
     assert!(said.contains("opening the input") && said.contains("another file is in its place"), "{said}");
-    assert!(!folder.path().join("out/results.json").exists());
+    assert!(!job.join("results.json").exists() && !folder.path().join("out/results.log").exists());
 }
 
 #[test]

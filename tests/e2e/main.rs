@@ -15,6 +15,8 @@ mod full_disks;
 mod hub;
 mod hub_cluster;
 mod input_changes;
+mod inputs;
+mod job_life;
 mod lab;
 mod lying_peers;
 mod one_table;

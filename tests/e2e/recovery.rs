@@ -51,9 +51,10 @@ fn rows_from_standard_input_are_sent_again_after_a_crash() {
     let rows: String = (0..20_000).map(|i| format!("{i},x\n")).collect();
     let all = format!("ID,NAME\n{rows}");
     let writing = std::thread::spawn(move || input.write_all(all.as_bytes()));
-    let checkpoint = output.join("results.checkpoint");
     eventually("results", || {
-        let said = std::fs::read_to_string(&checkpoint).unwrap_or_default();
+        let job = std::fs::read_dir(output.join("jobs")).ok()?.flatten().next()?;
+        let checkpoint = job.path().join("results.checkpoint");
+        let said = std::fs::read_to_string(checkpoint).unwrap_or_default();
         (said.contains("\"next_row\":") && !said.starts_with("{\"sequence\":0")).then_some(())
     });
     // The initializer dies, and with it the rows that it has read.

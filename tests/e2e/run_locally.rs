@@ -64,17 +64,17 @@ fn paths_are_relative_to_the_current_folder() {
     std::fs::write(folder.path().join("in.csv"), "A,B\n1,2\n").unwrap();
     let run = |args: &[&str]| {
         let mut command = tests::xtask();
-        command
-            .current_dir(folder.path())
-            .args(["run-locally", "--output", "out", "--log", "log"])
-            .args(args);
+        command.current_dir(folder.path()).args(["run-locally", "--log", "log"]).args(args);
         Program::start_command("xtask", folder.path(), command)
     };
-    let said = run(&["--input", "in.csv", "MODEL=native"]).success();
+    let said = run(&["--input", "in.csv", "MODEL=native", "--output", "out"]).success();
     assert!(said.contains("results    out/results.log"), "{said}");
-    // The results cannot be their own input.
-    let said = run(&["--input", "out/../out/results.log", "--model", "native"]).failure();
-    assert!(said.contains("the input out/../out/results.log would be replaced by the results"), "{said}");
+    // A file that is no link cannot be its own input.
+    std::fs::create_dir(folder.path().join("plain")).unwrap();
+    std::fs::write(folder.path().join("plain/results.log"), "A,B\n1,2\n").unwrap();
+    let plain = ["--input", "plain/../plain/results.log", "--model", "native", "--output", "plain"];
+    let said = run(&plain).failure();
+    assert!(said.contains("the input plain/../plain/results.log would be replaced by the results"), "{said}");
     assert_eq!(read_results(&folder.path().join("out/results.log")).summary.rows, 1);
 }
 
@@ -135,8 +135,18 @@ fn what_the_model_prints_is_kept_with_its_rows() {
     let code = "print('hello')\ndef f(df):\n    for i in df['id']:\n        print('row', i)\n    \
         print('done')\n    return df['id'] * 2\n";
     std::fs::write(folder.path().join("noisy.py"), code).unwrap();
-    let args =
-        ["--model", "noisy.py:f", "--input", "in.csv", "--workers", "2", "--chunk-size", "50", "--no-hub"];
+    let args = [
+        "--model",
+        "noisy.py:f",
+        "--input",
+        "in.csv",
+        "--workers",
+        "2",
+        "--chunk-size",
+        "50",
+        "--no-hub",
+        "--again",
+    ];
     let log = |name: &str| std::fs::read_to_string(folder.path().join("log").join(name)).unwrap();
     // A second job begins with new files.
     for _ in 0..2 {
@@ -228,7 +238,10 @@ fn two_jobs_do_not_write_to_the_same_folder() {
     let first = start(folder.path(), &["--classifier", "sleep:10000"]);
     eventually("the job to run", || (programs_of(folder.path()).len() == 4).then_some(()));
     let said = start(folder.path(), &["--input-lines", "7"]).failure();
-    assert!(said.contains(&format!("another job (process {}) writes to", first.pid())), "{said}");
+    assert!(
+        said.contains(&format!("another job (process {}) is already running, and writes to", first.pid())),
+        "{said}"
+    );
 }
 
 /// Command lines of running processes that refer to this folder, except xtask.

@@ -5,6 +5,7 @@ pub(crate) mod chaos;
 mod duration;
 pub(crate) mod hosts;
 pub(crate) mod job_args;
+pub(crate) mod jobs;
 pub(crate) mod lab;
 mod model_name;
 pub(crate) mod run_locally;

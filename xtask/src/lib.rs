@@ -23,6 +23,7 @@ struct Args {
 enum Command {
     Setup(commands::setup::Args),
     RunLocally(Box<commands::run_locally::Args>),
+    Jobs(commands::jobs::Args),
     Test(commands::test::Args),
     Bench(commands::bench::Args),
     Chaos(commands::chaos::Args),
@@ -54,6 +55,7 @@ pub fn run() -> ExitCode {
     let outcome = match args.command {
         Command::Setup(args) => commands::setup::run(&args),
         Command::RunLocally(args) => commands::run_locally::run(&args),
+        Command::Jobs(args) => commands::jobs::run(&args),
         Command::Test(args) => commands::test::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
         Command::Chaos(args) => commands::chaos::run(&args),

@@ -3,13 +3,13 @@
 mod archive;
 mod beside;
 mod glibc;
-mod python;
 mod requirements;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
+use deploy::python_module::{Module, module_of};
 use deploy::request::Up;
 use deploy::{console, keys, project};
 
@@ -18,8 +18,6 @@ use crate::probe::{Platform, Probed};
 use crate::scratch;
 pub(crate) use archive::Archive;
 use beside::Selection;
-use python::Module;
-pub(crate) use python::module_of;
 
 /// The model that hosts run.
 #[derive(Debug, Clone)]
@@ -123,9 +121,12 @@ impl Programs {
         let mut files: BTreeMap<_, _> =
             project::PROGRAMS.iter().map(|name| ((*name).to_owned(), folder.join(name))).collect();
         let programs: Vec<_> = files.values().cloned().collect();
-        let module = module_of(&model.name).map(Module::find).transpose()?;
+        let module = match module_of(&model.name) {
+            Some(name) => Some(Module::find(name, &std::env::var_os("PYTHONPATH").unwrap_or_default())?),
+            None => None,
+        };
         if let Some(module) = &module {
-            let found = module.files(&model.selection)?;
+            let found = model.selection.find(module)?;
             found.announce();
             found.add_to(&mut files);
         }

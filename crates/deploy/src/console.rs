@@ -1,7 +1,7 @@
 //! Prints to users: messages on standard error, data on standard output.
 
 use std::io::{IsTerminal, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -50,13 +50,24 @@ pub fn count(n: u64) -> String {
 }
 
 /// A number of rows, with the noun.
-fn rows(n: u64) -> String {
+pub(crate) fn rows(n: u64) -> String {
     format!("{} {}", count(n), if n == 1 { "row" } else { "rows" })
 }
 
 /// A size in binary units: 1.50 MiB.
 pub fn bytes(n: u64) -> String {
     HumanBytes(n).to_string()
+}
+
+/// Names one file, or the number of files with the first and the last.
+pub fn files(paths: &[PathBuf]) -> String {
+    match paths {
+        [path] => path.display().to_string(),
+        [first, .., last] => {
+            format!("{} files, {} to {}", count(paths.len() as u64), first.display(), last.display())
+        }
+        [] => "no file".to_owned(),
+    }
 }
 
 /// How many kinds of reasons for rejects the summary lists at most.

@@ -53,7 +53,7 @@ pub fn is_busy(error: &anyhow::Error) -> bool {
     code_of(error) == Some(BUSY)
 }
 
-fn code_of(error: &anyhow::Error) -> Option<u8> {
+pub(crate) fn code_of(error: &anyhow::Error) -> Option<u8> {
     match error.downcast_ref::<Coded>() {
         Some(coded) => Some(coded.code),
         None => error.is::<Interrupted>().then_some(interrupt::EXIT_CODE),

@@ -77,23 +77,23 @@ pub enum Input {
         /// Seed for the generated rows.
         seed: u64,
     },
-    /// A CSV file.
-    File {
-        path: PathBuf,
-        /// Its [identity](records::identity::Identity) when this command checked it.
+    /// CSV files with the same header.
+    Files {
+        paths: Vec<PathBuf>,
+        /// Their [identity](records::identity::of_all) when this command checked them.
         identity: String,
-        /// The user states that its delimiter is a comma, which overrides the check.
+        /// The user states that the delimiter is a comma, which overrides the check.
         commas: bool,
     },
     /// A CSV that can be read only once, such as a named pipe.
     Pipe {
         path: PathBuf,
-        /// As in `File`.
+        /// As in `Files`.
         commas: bool,
     },
     /// This command's standard input.
     Stdin {
-        /// As in `File`.
+        /// As in `Files`.
         commas: bool,
     },
 }
@@ -103,25 +103,26 @@ impl Input {
     pub fn rows(&self) -> Option<u64> {
         match self {
             Self::Fake { lines, .. } => Some(*lines),
-            Self::File { .. } | Self::Pipe { .. } | Self::Stdin { .. } => None,
+            Self::Files { .. } | Self::Pipe { .. } | Self::Stdin { .. } => None,
         }
     }
 
     /// The sender's arguments for this input.
     pub fn sender_args(&self) -> Vec<String> {
-        let csv = |commas: &bool, path: String| {
+        let csv = |commas: &bool, paths: Vec<String>| {
             let delimiter = commas.then_some(["--delimiter", ","]).into_iter().flatten();
-            delimiter.map(str::to_owned).chain(["--".to_owned(), path]).collect()
+            delimiter.map(str::to_owned).chain(["--".to_owned()]).chain(paths).collect()
         };
         match self {
             Self::Fake { lines, seed } => {
                 vec!["--lines".into(), lines.to_string(), "--seed".into(), seed.to_string()]
             }
-            Self::File { path, identity, commas } => {
-                [vec!["--identity".into(), identity.clone()], csv(commas, arg(path))].concat()
+            Self::Files { paths, identity, commas } => {
+                let paths = paths.iter().map(|path| arg(path)).collect();
+                [vec!["--identity".into(), identity.clone()], csv(commas, paths)].concat()
             }
-            Self::Pipe { path, commas } => csv(commas, arg(path)),
-            Self::Stdin { commas } => csv(commas, "-".into()),
+            Self::Pipe { path, commas } => csv(commas, vec![arg(path)]),
+            Self::Stdin { commas } => csv(commas, vec!["-".into()]),
         }
     }
 }
@@ -151,10 +152,16 @@ pub fn run(
     let results = launcher.receiver(hosts.metrics)?;
     let forming = Instant::now();
     let (initializer, rows) = launcher.cluster(&hosts.classifiers, &results)?;
-    // It reads its input while the models are loaded.
-    let sender = launcher.sender(hosts.metrics, rows)?;
+    // It reads its input while the models are loaded. Standard input is passed on only to a sender that is answered soon: if
+    // this command is killed, that sender waits for its whole patience.
+    let is_stdin = matches!(job.input, Input::Stdin { .. });
+    let early = if is_stdin { None } else { Some(launcher.sender(hosts.metrics, rows.clone())?) };
     launcher.await_cluster(initializer)?;
     let forming = forming.elapsed();
+    let sender = match early {
+        Some(sender) => sender,
+        None => launcher.sender(hosts.metrics, rows)?,
+    };
     let mut programs = launcher.programs;
     if let Some(act) = when_begun {
         programs.await_ready(sender)?;

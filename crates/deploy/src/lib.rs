@@ -8,7 +8,10 @@
 //! | [`host`] | the trait of machines that run programs, and this machine |
 //! | [`input`] | checks of an input before a job starts |
 //! | [`locally`] | a whole job on this machine |
-//! | [`output`] | the output folder: its lock, and the results of an earlier job |
+//! | [`output`] | the output folder: its lock, and the folders of its jobs |
+//! | `job_id` | names a job by what decides its results |
+//! | `notify` | tells a program of the user's how a job ended |
+//! | [`python_module`] | the module of a Python model, and the files that it may need |
 //! | [`project`] | the project's folder, and the programs built from it |
 //! | [`keys`] | the SSH key pair of a stack |
 //! | [`console`] | prints to users; no other module does |
@@ -23,11 +26,14 @@ pub mod host;
 pub mod input;
 pub mod interrupt;
 pub mod job;
+mod job_id;
 pub mod keys;
 pub mod locally;
+mod notify;
 pub mod options;
 pub mod output;
 pub mod project;
+pub mod python_module;
 pub mod request;
 pub mod step;
 

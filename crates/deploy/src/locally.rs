@@ -1,21 +1,27 @@
 //! A whole job on this machine: sender → classifiers → receiver.
 
-use std::cell::Cell;
+mod before;
+
+use std::cell::{Cell, RefCell};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, ensure};
-use protocol::result_files::{ARCHIVE, ResultFiles, results_name};
+use protocol::result_files::{ARCHIVE, REPORT, results_name};
 use protocol::results::Summary;
 
 use crate::host::local::Local;
 use crate::host::{Host, Launch};
-use crate::input::{check_input, guard, show_hints};
-use crate::job::{self, Hosts, Hub, Input, Job};
+use crate::input::{check_inputs, identity, show_hints};
+use crate::job::{self, Hosts, Hub, Input, Job, Times};
+use crate::notify::{Ending, notify};
 use crate::options::{self, JobOptions, Rows, refuse_unnamed_model, threads, threads_each};
-use crate::output::{Earlier, lock};
+use crate::output::{JobFolder, Jobs, State, lock, lock_within, published};
 use crate::{console, exit, interrupt, project};
+pub use before::Before;
+use before::Found;
 
 /// The most worker threads in a classifier.
 const MAX_THREADS: usize = 1024;
@@ -44,6 +50,14 @@ pub struct LocalJob {
     pub pack: bool,
     /// Fail if there are rejects.
     pub strict: bool,
+    /// What becomes of a job that was done or begun before.
+    pub before: Before,
+    /// How long to wait for another job in the same folder.
+    pub wait: Option<Duration>,
+    /// Afterwards, remove all jobs but this many.
+    pub keep: Option<usize>,
+    /// A command of the user's that is told how the job ended.
+    pub notify: Option<String>,
 }
 
 /// How long the Monitoring Hub runs.
@@ -59,28 +73,29 @@ pub enum HubMode {
 
 impl LocalJob {
     fn input(&self) -> anyhow::Result<Input> {
-        let (path, commas) = match &self.job.rows {
+        let (paths, commas) = match &self.job.rows {
             Rows::Fake { lines, seed } => return Ok(Input::Fake { lines: *lines, seed: *seed }),
-            Rows::File { path, commas } => (path.clone(), *commas),
+            Rows::Files { paths, commas } => (paths, *commas),
         };
-        if STDIN.iter().any(|stdin| path == Path::new(stdin)) {
+        if let [path] = &paths[..]
+            && STDIN.iter().any(|stdin| path == Path::new(stdin))
+        {
             return Ok(Input::Stdin { commas });
         }
-        check_input(&path)?;
-        if !path.is_file() {
-            return Ok(Input::Pipe { path, commas });
+        check_inputs(paths)?;
+        match &paths[..] {
+            [path] if !path.is_file() => Ok(Input::Pipe { path: path.clone(), commas }),
+            paths => Ok(Input::Files { paths: paths.to_vec(), identity: identity(paths)?, commas }),
         }
-        let guard = guard(&path)?;
-        Ok(Input::File { path, identity: guard.identity().to_string(), commas })
     }
 
     fn model(&self) -> &str {
         self.model.as_deref().unwrap_or("native")
     }
 
-    /// The results file.
-    fn results(&self) -> PathBuf {
-        self.output.join(results_name(self.job.model.is_typed(self.model())))
+    /// The name of the results file.
+    fn results_name(&self) -> &'static str {
+        results_name(self.job.model.is_typed(self.model()))
     }
 
     fn model_args(&self) -> Vec<String> {
@@ -94,24 +109,66 @@ impl LocalJob {
 /// The job was refused or failed; the error carries the exit code.
 pub fn run(args: &LocalJob) -> anyhow::Result<ExitCode> {
     interrupt::watch("interrupted twice: what still runs of the job ends by itself in a moment")?;
-    let begun = Cell::new(false);
-    let outcome = run_until_done(args, &begun);
-    if interrupt::is_wanted() && outcome.is_err() {
+    let progress = Progress::default();
+    let outcome = run_until_done(args, &progress);
+    let was_interrupted = interrupt::is_wanted() && outcome.is_err();
+    let outcome = match outcome {
         // The error is only a consequence of the interruption: of cargo's build, a program, or a wait.
-        console::note("interrupted: all programs of the job have ended; nothing is left running");
-        return Ok(ExitCode::from(interrupt::EXIT_CODE));
+        Err(_) if was_interrupted => {
+            console::note("interrupted: all programs of the job have ended; nothing is left running");
+            Ok(interrupt::EXIT_CODE)
+        }
+        Err(error) if progress.begun.get() => Err(error),
+        outcome => outcome.map_err(exit::refused),
+    };
+    if let Some(command) = &args.notify {
+        let (job, summary) = (progress.job.borrow(), progress.summary.borrow());
+        let folder = job.as_ref().map(|(_, folder)| folder);
+        let ending = Ending::new(&outcome, was_interrupted, folder, summary.as_ref());
+        if let Err(error) = notify(command, &ending) {
+            console::note(&format!("--notify: {error:#}"));
+        }
     }
-    outcome.map_err(|error| if begun.get() { error } else { exit::refused(error) })
+    if let Some((input, folder)) = progress.job.borrow().as_ref()
+        && progress.begun.get()
+        && (was_interrupted || outcome.is_err())
+    {
+        before::say_what_is_left(args, input, folder);
+    }
+    let Some((hub, host)) = progress.hub.take().filter(|_| !interrupt::is_wanted()) else {
+        return outcome.map(ExitCode::from);
+    };
+    // Printed now, since the hub may stay for long.
+    let code = outcome.unwrap_or_else(|error| {
+        exit::fail(&error);
+        exit::code_of(&error).unwrap_or(exit::FAILED)
+    });
+    hub.stay(&host)?;
+    Ok(code.into())
 }
 
-fn run_until_done(args: &LocalJob, begun: &Cell<bool>) -> anyhow::Result<ExitCode> {
+/// What has become of a job so far.
+#[derive(Default)]
+struct Progress {
+    /// It has taken a row.
+    begun: Cell<bool>,
+    job: RefCell<Option<(Input, JobFolder)>>,
+    /// Once it is done.
+    summary: RefCell<Option<Summary>>,
+    /// A hub that stays.
+    hub: RefCell<Option<(Hub, Local)>>,
+    /// The locks of the folders.
+    locks: RefCell<Vec<File>>,
+}
+
+/// Returns the exit code of a job that is done.
+fn run_until_done(args: &LocalJob, progress: &Progress) -> anyhow::Result<u8> {
     let input = args.input()?;
     refuse_unnamed_model(&args.job.rows, args.model.is_some())?;
     let types = args.job.model.types(args.model())?;
     let (output, log) = (args.output.clone(), args.log.clone());
-    let files = ResultFiles::beside(&args.results())?;
-    if let Input::File { path, .. } = &input {
-        refuse_to_overwrite(path, &files)?;
+    if let Input::Files { paths, .. } = &input {
+        paths.iter().try_for_each(|path| refuse_to_replace(path, &output))?;
     }
     let programs = project::build_programs()?;
     // Building the programs does not count as time of the job.
@@ -119,8 +176,11 @@ fn run_until_done(args: &LocalJob, begun: &Cell<bool>) -> anyhow::Result<ExitCod
     let run_folder = log.join("run");
     project::make_folder(&output)?;
     project::make_folder(&run_folder)?;
-    let _output_lock = lock(&output)?;
-    let _log_lock = if same(&output, &log) { None } else { Some(lock(&log)?) };
+    let locked = |folder: &Path| args.wait.map_or_else(|| lock(folder), |limit| lock_within(folder, limit));
+    progress.locks.borrow_mut().push(locked(&output)?);
+    if !same(&output, &log) {
+        progress.locks.borrow_mut().push(locked(&log)?);
+    }
     let workers = args.job.workers.map_or_else(cores, usize::from);
     let processes = usize::from(args.processes);
     let threads = workers.div_ceil(processes);
@@ -129,27 +189,88 @@ fn run_until_done(args: &LocalJob, begun: &Cell<bool>) -> anyhow::Result<ExitCod
         "{threads} workers in a process are too many; the maximum is {MAX_THREADS}"
     );
     let logs = log.clone();
-    let host = Local::new(programs, log, run_folder.clone());
-    if matches!(input, Input::File { .. }) {
+    let host = Local::new(programs.clone(), log, run_folder.clone());
+    if matches!(input, Input::Files { .. }) {
         let check_args = vec!["127.0.0.1:1".to_owned(), "--check".to_owned()];
         let output = check(args, &host, "sender", [check_args, input.sender_args()].concat(), &run_folder)?;
         show_hints(&output);
     }
-    let earlier = Earlier::set_aside(&files, &output)?;
-    let local = Locally { host, input, types, output, logs, files, run_folder, threads, processes };
-    let outcome = run_job(args, local, start, &earlier, begun);
-    if begun.get() {
-        return outcome;
-    }
-    // Last, since the hub writes its report when it ends.
-    match (outcome, earlier.put_back()) {
-        (outcome, Ok(())) => outcome,
-        (Ok(_), Err(left)) => Err(left),
-        (Err(error), Err(left)) => {
-            console::note(&format!("{left:#}"));
-            Err(error)
+    let jobs = Jobs::of(&output);
+    jobs.tidy()?;
+    let types = types.as_deref();
+    let (mut folder, is_new) = match before::find(args, &jobs, &input, types, &programs)? {
+        Found::Done(folder, summary) => {
+            jobs.publish(&folder, folder.path.join(REPORT[0]).exists())?;
+            progress.begun.set(true);
+            *progress.job.borrow_mut() = Some((input.clone(), folder.clone()));
+            let is_packed = !args.pack || folder.path.join(ARCHIVE).exists();
+            // Until the archive is complete, the checkpoint stays.
+            if is_packed || !folder.files()?.checkpoint.exists() {
+                let code = already_done(args, &folder, &summary, is_packed)?;
+                *progress.summary.borrow_mut() = Some(summary);
+                remove_old(args, &jobs)?;
+                return Ok(code);
+            }
+            (folder, false)
+        }
+        Found::Begun(folder) => (folder, false),
+        Found::New(folder) => (folder, true),
+    };
+    *progress.job.borrow_mut() = Some((input.clone(), folder.clone()));
+    let local = Locally {
+        host,
+        input: input.clone(),
+        types: types.map(str::to_owned),
+        folder: folder.clone(),
+        logs,
+        run_folder,
+        threads,
+        processes,
+    };
+    let outcome = run_job(args, local, start, &jobs, progress);
+    if outcome.is_err() && !progress.begun.get() {
+        if is_new && progress.hub.borrow().is_none() {
+            *progress.job.borrow_mut() = None;
+            jobs.remove_or_say(&folder);
+        }
+        if !is_new {
+            console::note("if the job cannot go on, --fresh starts over");
         }
     }
+    let code = outcome?;
+    before::note_changes(args, &mut folder, &input, types, &programs)?;
+    remove_old(args, &jobs)?;
+    Ok(code)
+}
+
+/// Removes the jobs that `--keep` does not keep.
+fn remove_old(args: &LocalJob, jobs: &Jobs) -> anyhow::Result<()> {
+    let Some(most) = args.keep else { return Ok(()) };
+    let removed = jobs.keep(most)?;
+    if removed > 0 {
+        console::note(&format!(
+            "{removed} old {} removed (--keep)",
+            if removed == 1 { "job" } else { "jobs" }
+        ));
+    }
+    Ok(())
+}
+
+/// Shows a job that an earlier command has done.
+fn already_done(
+    args: &LocalJob,
+    folder: &JobFolder,
+    summary: &Summary,
+    is_packed: bool,
+) -> anyhow::Result<u8> {
+    console::note(&format!(
+        "already done: the same input, options and model gave these results at {} (--again runs the job again)",
+        summary.ended
+    ));
+    if !is_packed {
+        console::note("not packed: without --pack, the job made no archive; --again --pack makes one");
+    }
+    show(args, folder, summary, Duration::try_from_secs_f64(summary.seconds).unwrap_or_default())
 }
 
 /// A job that is ready to run on this machine.
@@ -157,9 +278,8 @@ struct Locally {
     host: Local,
     input: Input,
     types: Option<String>,
-    output: PathBuf,
+    folder: JobFolder,
     logs: PathBuf,
-    files: ResultFiles,
     run_folder: PathBuf,
     /// In each process.
     threads: usize,
@@ -170,11 +290,12 @@ fn run_job(
     args: &LocalJob,
     local: Locally,
     start: Instant,
-    earlier: &Earlier,
-    begun: &Cell<bool>,
-) -> anyhow::Result<ExitCode> {
-    let Locally { host, input, types, output, logs, files, run_folder, threads, processes } = local;
-    let archive = args.pack.then(|| output.join(ARCHIVE));
+    jobs: &Jobs,
+    progress: &Progress,
+) -> anyhow::Result<u8> {
+    let Locally { host, input, types, folder, logs, run_folder, threads, processes } = local;
+    let files = folder.files()?;
+    let archive = args.pack.then(|| folder.path.join(ARCHIVE));
 
     console::note(&format!(
         "{} on {}{}, through {}",
@@ -190,7 +311,7 @@ fn run_job(
     let token_file = run_folder.join("token");
     let token = job::make_token()?;
     token.save(&token_file)?;
-    let (input_words, output_words) = (describe(&input), output.display().to_string());
+    let (input_words, output_words) = (describe(&input), args.output.display().to_string());
     let description =
         options::describe(args.model(), &args.model_args(), input_words, output_words, threads * processes);
     let job = Job {
@@ -209,34 +330,45 @@ fn run_job(
         description,
     };
     let hosts = Hosts { metrics: &host, classifiers: vec![&host as &dyn Host; processes] };
-    let hub = if args.hub == HubMode::None { None } else { Hub::start(&job, &host, &output)? };
+    let hub = if args.hub == HubMode::None { None } else { Hub::start(&job, &host, &folder.path)? };
     let when_begun = || {
-        begun.set(true);
-        earlier.discard()
+        progress.begun.set(true);
+        Ok(())
     };
-    let outcome = job::run(&job, &hosts, hub.as_ref(), Some(&when_begun));
+    let outcome = match folder.state()? {
+        State::Done(_) => job::pack(&job, &host).map(|packing| Times { forming: Duration::ZERO, packing }),
+        _ => job::run(&job, &hosts, hub.as_ref(), Some(&when_begun)),
+    };
     // Only restarted programs read the token again; the hub that stays does not need it.
     let removed = std::fs::remove_file(&token_file);
     let summary = outcome.and_then(|times| {
         removed.with_context(|| format!("removing the job token {}", token_file.display()))?;
-        let packed = archive.map(|archive| (archive, times.packing));
-        let summary = summarize(args, &files, packed, start)?;
+        let State::Done(summary) = folder.state()? else {
+            return Err(anyhow!(
+                "the job's programs have ended, but {} is not complete",
+                folder.path.display()
+            ));
+        };
+        jobs.publish(&folder, hub.is_some())?;
+        let code = show(args, &folder, &summary, start.elapsed())?;
+        *progress.summary.borrow_mut() = Some(summary);
+        if archive.is_some() {
+            let (seconds, path) = (times.packing.as_secs_f64(), args.output.join(ARCHIVE));
+            console::data(&format!(
+                "packed     {seconds:.2} s after the last results, to {}",
+                path.display()
+            ));
+        }
         // The job is done, whatever comes of this.
         if let Err(error) = show_model_logs(&host, processes) {
             console::note(&format!("{error:#}"));
         }
-        Ok(summary)
+        Ok(code)
     });
-    match hub.filter(|_| args.hub == HubMode::Keep && !interrupt::is_wanted()) {
-        Some(hub) => {
-            // Printed now, since the hub may stay for long.
-            let coded = |error| if begun.get() { error } else { exit::refused(error) };
-            let code = summary.unwrap_or_else(|error| exit::fail(&coded(error)));
-            hub.stay(&host)?;
-            Ok(code)
-        }
-        None => summary,
+    if args.hub == HubMode::Keep {
+        *progress.hub.borrow_mut() = hub.map(|hub| (hub, host));
     }
+    summary
 }
 
 /// Has a program check its arguments, so that a mistake does not cost the results of the job before; returns its last lines.
@@ -281,7 +413,8 @@ fn cores() -> usize {
 fn describe(input: &Input) -> String {
     match input {
         Input::Fake { lines, .. } => format!("{} fake rows", console::count(*lines)),
-        Input::File { path, .. } | Input::Pipe { path, .. } => format!("rows from {}", path.display()),
+        Input::Files { paths, .. } => format!("rows from {}", console::files(paths)),
+        Input::Pipe { path, .. } => format!("rows from {}", path.display()),
         Input::Stdin { .. } => "rows from standard input".into(),
     }
 }
@@ -292,10 +425,14 @@ fn same(one: &Path, other: &Path) -> bool {
 }
 
 /// # Errors
-/// The input is one of the files that the job writes.
-fn refuse_to_overwrite(input: &Path, files: &ResultFiles) -> anyhow::Result<()> {
+/// The input is a file in the output folder that a job's link would replace.
+fn refuse_to_replace(input: &Path, output: &Path) -> anyhow::Result<()> {
+    let is_replaced = |name: &str| {
+        let file = output.join(name);
+        file.symlink_metadata().is_ok_and(|found| !found.is_symlink()) && same(&file, input)
+    };
     ensure!(
-        !files.all().iter().any(|file| same(file, input)),
+        !published().any(is_replaced),
         "the input {} would be replaced by the results; move it, or choose another folder with --output",
         input.display()
     );
@@ -316,29 +453,17 @@ fn show_model_logs(host: &Local, processes: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn summarize(
-    args: &LocalJob,
-    files: &ResultFiles,
-    packed: Option<(PathBuf, Duration)>,
-    start: Instant,
-) -> anyhow::Result<ExitCode> {
-    let path = &files.summary;
-    let json =
-        std::fs::read(path).with_context(|| format!("reading the job's summary {}", path.display()))?;
-    let summary: Summary =
-        serde_json::from_slice(&json).with_context(|| format!("parsing {}", path.display()))?;
+/// Shows a job that is done, and returns its exit code.
+fn show(args: &LocalJob, folder: &JobFolder, summary: &Summary, took: Duration) -> anyhow::Result<u8> {
     let model_args = args.model_args();
-    console::summary(&summary, start.elapsed(), threads(args.model(), &model_args));
-    console::data(&format!("results    {} ({})", files.results.display(), console::bytes(summary.bytes)));
+    console::summary(summary, took, threads(args.model(), &model_args));
+    let results = args.output.join(&folder.record.results);
+    console::data(&format!("results    {} ({})", results.display(), console::bytes(summary.bytes)));
     console::data(&format!("sha256     {}", summary.sha256));
-    if let Some((archive, took)) = packed {
-        let seconds = took.as_secs_f64();
-        console::data(&format!("packed     {seconds:.2} s after the last results, to {}", archive.display()));
-    }
-    console::rejects(&summary, &files.rejects);
+    console::rejects(summary, &results.with_extension("rejects.csv"));
     if args.strict && summary.rejects > 0 {
         console::note("error: there are rejects, and --strict allows none");
-        return Ok(ExitCode::FAILURE);
+        return Ok(exit::FAILED);
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(0)
 }

@@ -33,20 +33,21 @@ pub enum Rows {
         /// Seed for the generated rows.
         seed: u64,
     },
-    /// A CSV file with a header.
-    File {
-        path: PathBuf,
-        /// The user states that its delimiter is a comma, which overrides the check.
+    /// CSV files with the same header, or one stream.
+    Files {
+        /// At least one.
+        paths: Vec<PathBuf>,
+        /// The user states that the delimiter is a comma, which overrides the check.
         commas: bool,
     },
 }
 
 impl Rows {
-    /// `None` for fake rows.
-    pub fn path(&self) -> Option<&Path> {
+    /// None for fake rows.
+    pub fn paths(&self) -> &[PathBuf] {
         match self {
-            Self::Fake { .. } => None,
-            Self::File { path, .. } => Some(path),
+            Self::Fake { .. } => &[],
+            Self::Files { paths, .. } => paths,
         }
     }
 }
@@ -101,6 +102,18 @@ impl ModelOptions {
         args.push((TIMEOUT, self.timeout.unwrap_or(DEFAULT_TIMEOUT).to_string()));
         args.extend(self.memory.map(|memory| (MEMORY, memory.to_string())));
         args.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect()
+    }
+
+    /// The settings that decide results, in any form that differs when they do.
+    pub(crate) fn deciding(&self, model: &str) -> Vec<String> {
+        let deciding =
+            Self { start_method: None, load_timeout: None, timeout: None, memory: None, ..self.clone() };
+        deciding.to_args(model, Path::new(""))
+    }
+
+    /// The settings that decide only whether rows are rejected for taking too much.
+    pub(crate) fn limits(&self) -> String {
+        format!("{:?} {:?}", self.timeout, self.memory)
     }
 
     /// Whether this model gets typed columns.
@@ -169,7 +182,7 @@ fn value<'a>(args: &'a [String], flag: &str) -> Option<&'a str> {
 /// No model is named; the error says how to name one.
 pub fn refuse_unnamed_model(rows: &Rows, is_named: bool) -> anyhow::Result<()> {
     ensure!(
-        rows.path().is_none() || is_named,
+        rows.paths().is_empty() || is_named,
         "--input has rows, and no model is named to classify them; name yours with --model FILE.py or --model python:MODULE, or \
          use --model native, whose scores are made from a hash and mean nothing"
     );

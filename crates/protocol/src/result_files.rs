@@ -1,5 +1,5 @@
 //! The files that a job writes. For `results.log` (or `results.csv`), these are `results.rejects.csv` beside it, `results.json` when the job is
-//! done, and until then `results.checkpoint` and `results.schema`.
+//! done, and until then `results.checkpoint` and `results.schema`. `results.failure` says why a job has failed.
 
 use std::path::{Path, PathBuf};
 
@@ -38,6 +38,8 @@ pub struct ResultFiles {
     pub schema: PathBuf,
     /// Exists when the job is done.
     pub summary: PathBuf,
+    /// The reason, if the job itself has failed, and not only a program.
+    pub failure: PathBuf,
 }
 
 impl ResultFiles {
@@ -52,8 +54,9 @@ impl ResultFiles {
             checkpoint: results.with_extension("checkpoint"),
             schema: results.with_extension("schema"),
             summary: results.with_extension("json"),
+            failure: results.with_extension("failure"),
         };
-        let others = [&files.rejects, &files.checkpoint, &files.schema, &files.summary];
+        let others = [&files.rejects, &files.checkpoint, &files.schema, &files.summary, &files.failure];
         ensure!(
             others.iter().all(|other| **other != files.results),
             "the results cannot be named {}, since another file of the job has that name; results.log is a \
@@ -63,8 +66,8 @@ impl ResultFiles {
         Ok(files)
     }
 
-    pub fn all(&self) -> [&Path; 5] {
-        [&self.results, &self.rejects, &self.checkpoint, &self.schema, &self.summary]
+    pub fn all(&self) -> [&Path; 6] {
+        [&self.results, &self.rejects, &self.checkpoint, &self.schema, &self.summary, &self.failure]
     }
 }
 

@@ -42,6 +42,8 @@ pub(super) struct State<W> {
     /// Set when the receiver is asked to stop: batches before this one were written by then.
     pub(super) stop: Option<u64>,
     pub(super) end: Option<End>,
+    /// It has failed for a reason that may last.
+    pub(super) lasts: bool,
     /// The initializer knows how the job ended.
     pub(super) told: bool,
     pub(super) finished: Option<Finished>,
@@ -54,6 +56,7 @@ impl<W> Default for State<W> {
         Self {
             generation: 0,
             begun: false,
+            lasts: false,
             reasons: Reasons::default(),
             connections: BTreeMap::new(),
             connected: 0,

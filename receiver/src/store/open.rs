@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow, bail, ensure};
-use files::{read_if_there, sync_folder};
+use files::{read_if_there, remove_if_there, sync_folder};
 use protocol::result_files::{REJECTS_HEADER, ResultFiles};
 use protocol::results::Summary;
 use protocol::schema::{Kept, Schema};
@@ -26,6 +26,7 @@ pub fn open(paths: &ResultFiles) -> anyhow::Result<Opened> {
     }
     let (checkpoint, saved) = Checkpoint::lock(&paths.checkpoint)?;
     let summary = read_if_there(&paths.summary)?;
+    remove_if_there(&paths.failure)?;
     match (saved, summary) {
         (Saved::Slots(slots), None) => reopen(paths, checkpoint, &slots),
         (Saved::Slots(slots), Some(json)) => reopen_finished(paths, checkpoint, &slots, &json),

@@ -155,7 +155,7 @@ fn a_restarted_classifier_takes_over_processes_that_have_the_model() {
         command.args(["run-locally", "--no-hub", "--input", "in.csv", "--model", "waiting.py:f"]);
         command.args(["--chunk-size", "50", "--processes", "2", "--workers", "4", "--start-method", method]);
         command.current_dir(&folder).arg("--python").arg(tests::python());
-        command.arg("--output").arg(path("out")).arg("--log").arg(path("log"));
+        command.arg("--output").arg(path(method)).arg("--log").arg(path("log"));
         let mut xtask = Program::start_command("xtask", folder.path(), command);
         for (killed, restarted) in [("worker1", "initializer"), ("initializer", "worker1")] {
             // Both work, and later both have taken over what they had.
@@ -175,7 +175,7 @@ fn a_restarted_classifier_takes_over_processes_that_have_the_model() {
         std::fs::write(path("go"), "").unwrap();
         let said = xtask.success();
         assert!(said.contains("initializer on this machine died") && said.contains("rejected   0"), "{said}");
-        let results = std::fs::read_to_string(path("out/results.csv")).unwrap();
+        let results = std::fs::read_to_string(path(method).join("results.csv")).unwrap();
         assert!(results == format!("id,CLASSIFICATION\n{expected}"), "{method}");
         assert_eq!(std::fs::read_to_string(path("loads.txt")).unwrap(), loads, "{method}");
         tests::eventually("all programs to end", || {

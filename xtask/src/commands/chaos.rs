@@ -95,6 +95,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     console::note("an undisturbed job, to compare with");
     let expected = job::undisturbed(&folder, args)?;
     let job = Job::start(&folder, args)?;
+    job.await_folder()?;
     let monitor = ProgressMonitor::start(job.checkpoint())?;
     let disturbed = disturb(args, &job, &monitor);
     let finished = disturbed.and_then(|outcomes| job.finish().map(|()| outcomes));

@@ -29,11 +29,12 @@ pub(crate) struct RowArgs {
     /// Old name of --input-lines
     #[arg(long, value_name = "N", env = "INPUT_SIZE", hide = true)]
     input_size: Option<u64>,
-    /// A CSV file with a header, in place of generated rows
+    /// CSV files with the same header, in place of generated rows
     ///
-    /// For run-locally, - is standard input. run-cluster ships the file to the metrics host first.
-    #[arg(long, value_name = "FILE")]
-    input: Option<PathBuf>,
+    /// A folder stands for the files in it, and a pattern such as 'data/*.csv' for those that match, in natural order. Files may
+    /// be compressed with gzip. For run-locally, - is standard input. run-cluster ships the files to the metrics host first.
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    input: Vec<PathBuf>,
     /// The separator between values; only a comma is supported
     ///
     /// Give this if an input is a CSV with commas, but is refused because it does not look like one.
@@ -56,27 +57,28 @@ pub(crate) struct RowArgs {
 }
 
 impl RowArgs {
-    fn rows(&self) -> Rows {
-        match &self.input {
-            Some(path) => Rows::File { path: path.clone(), commas: self.delimiter.is_some() },
-            None => {
-                let lines = self.input_lines.or(self.input_size).unwrap_or(DEFAULT_LINES);
-                Rows::Fake { lines, seed: self.seed }
-            }
+    fn rows(&self) -> anyhow::Result<Rows> {
+        if self.input.is_empty() {
+            let lines = self.input_lines.or(self.input_size).unwrap_or(DEFAULT_LINES);
+            return Ok(Rows::Fake { lines, seed: self.seed });
         }
+        Ok(Rows::Files { paths: deploy::input::expand(&self.input)?, commas: self.delimiter.is_some() })
     }
 
     /// Combines these with the other options of a job.
-    pub(crate) fn job(&self, model: &ModelArgs, workers: Option<u16>) -> JobOptions {
+    ///
+    /// # Errors
+    /// The input is a folder or pattern without files.
+    pub(crate) fn job(&self, model: &ModelArgs, workers: Option<u16>) -> anyhow::Result<JobOptions> {
         let format = ("LOG_FORMAT".to_owned(), self.log_format.to_string());
         let level = std::env::var("RUST_LOG").ok().map(|level| ("RUST_LOG".to_owned(), level));
-        JobOptions {
-            rows: self.rows(),
+        Ok(JobOptions {
+            rows: self.rows()?,
             max_rejects: self.max_rejects,
             model: model.options(),
             workers,
             environment: [format].into_iter().chain(level).collect(),
-        }
+        })
     }
 }
 

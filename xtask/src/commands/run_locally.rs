@@ -2,20 +2,27 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Arg;
 use clap::builder::{BoolishValueParser, UnknownArgumentValueParser};
-use deploy::locally::{self, HubMode, LocalJob};
+use deploy::locally::{self, Before, HubMode, LocalJob};
 use deploy::{exit, project};
 
+use super::duration::seconds;
 use super::job_args::{EXIT_CODES, ModelArgs, RowArgs};
 use super::model_name::ModelName;
 
 /// Run a job on this machine
 ///
 /// Builds the programs, classifies a CSV or a million generated rows, and writes results.log (results.csv for a model with
-/// typed columns), results.rejects.csv, results.json, report.html and report.json to the output folder. Replaces the files
-/// of an earlier job there when the new job takes its first row.
+/// typed columns), results.rejects.csv, results.json, report.html and report.json to the output folder. These are links into
+/// the job's folder, jobs/ID, which are switched in one step when the job is complete; until then, the last complete results
+/// stay.
+///
+/// The same command for a file goes on where a job was interrupted or killed, and does nothing if it is done. It is another job
+/// if the input, an option that decides results, the model's files, the interpreter, its packages or these programs have
+/// changed. Jobs of generated rows, or of a stream, always start over.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXIT_CODES, arg = resume())]
 pub(crate) struct Args {
@@ -65,6 +72,27 @@ struct RunArgs {
     /// Also pack the results into results.tgz
     #[arg(long)]
     pack: bool,
+    /// Run the job again if it is done, and start over if it was begun
+    #[arg(long, conflicts_with = "fresh", help_heading = "Earlier jobs")]
+    again: bool,
+    /// Start over if the job was begun
+    #[arg(long, help_heading = "Earlier jobs")]
+    fresh: bool,
+    /// Wait for another job in the same folder, for an hour or this time
+    ///
+    /// Without this, the command exits with code 4 if another job is running there.
+    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "1h", value_parser = seconds,
+        help_heading = "Earlier jobs")]
+    wait: Option<u64>,
+    /// After the job, remove all jobs but the last N
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Earlier jobs")]
+    keep: Option<u32>,
+    /// Run this command at the end, with a JSON of how the job ended on its standard input
+    ///
+    /// The JSON has state (done, failed, refused, busy or interrupted), exit_code, error, job, folder, and summary, which is
+    /// results.json. The command runs in a shell, for at most a minute.
+    #[arg(long, value_name = "COMMAND", help_heading = "Earlier jobs")]
+    notify: Option<String>,
     /// Fail if any row is rejected, after writing the results
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true",
         hide_default_value = true, hide_possible_values = true, value_parser = BoolishValueParser::new())]
@@ -73,7 +101,7 @@ struct RunArgs {
 
 /// A hidden `--resume`, so that its error says why there is no such option.
 fn resume() -> Arg {
-    let tip = "a local job starts with its first row; only jobs of run-cluster can be resumed";
+    let tip = "the same command goes on with a local job by itself";
     Arg::new("resume")
         .long("resume")
         .num_args(0)
@@ -87,7 +115,7 @@ impl Args {
         let folder =
             |given: &Option<PathBuf>, name| given.clone().map_or_else(|| project::default_folder(name), Ok);
         let Self { rows, model_args, run } = self;
-        let mut job = rows.job(model_args, run.workers);
+        let mut job = rows.job(model_args, run.workers)?;
         let python_path = run.model.as_ref().and_then(ModelName::python_path);
         let python_path = python_path.and_then(|path| path.into_string().ok());
         job.environment.extend(python_path.map(|path| ("PYTHONPATH".to_owned(), path)));
@@ -105,6 +133,14 @@ impl Args {
             },
             pack: run.pack,
             strict: run.strict,
+            before: match (run.again, run.fresh) {
+                (true, _) => Before::Again,
+                (false, true) => Before::Fresh,
+                (false, false) => Before::GoOn,
+            },
+            wait: run.wait.map(Duration::from_secs),
+            keep: run.keep.map(|most| most as usize),
+            notify: run.notify.clone(),
         })
     }
 }

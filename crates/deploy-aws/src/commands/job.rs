@@ -15,7 +15,7 @@ use anyhow::{anyhow, bail, ensure};
 use self::steps::{Failed, Limit, Step, Steps};
 use crate::commands::up::NOTHING_DONE;
 use crate::settings::Settings;
-use deploy::input::check_input;
+use deploy::input::check_inputs;
 use deploy::options::refuse_unnamed_model;
 use deploy::request::{Down, GetResults, Job, Partial, Provider, Request, RunCluster, RunMode, Up};
 use deploy::{console, exit, interrupt};
@@ -77,10 +77,11 @@ impl JobRun<'_> {
     /// Checks what can be checked before anything is created.
     fn check(&self) -> anyhow::Result<()> {
         let rows = &self.args.job.rows;
-        if let Some(path) = rows.path() {
-            ensure!(path != Path::new("-"), "standard input cannot be shipped to the hosts; give a file");
-            check_input(path)?;
-        }
+        ensure!(
+            rows.paths().iter().all(|path| path != Path::new("-")),
+            "standard input cannot be shipped to the hosts; give a file"
+        );
+        check_inputs(rows.paths())?;
         let before = self.inventory().is_some_and(|inventory| inventory.has_named_model());
         refuse_unnamed_model(rows, self.args.up.model.is_some() || before)
     }

@@ -13,14 +13,15 @@ use std::time::Duration;
 use agent::protocol::{FOLDER, Request, Status};
 use anyhow::{Context, anyhow, bail};
 use deploy::console::{self, Transfer};
-use deploy::output::{self, Earlier};
+use deploy::output::{self, Jobs, Record};
 use deploy::request::GetResults;
 use deploy::{exit, interrupt, project, step};
-use files::{remove_if_there, replace_file};
+use files::replace_file;
 use protocol::result_files::{self, REPORT};
 use protocol::results::Summary;
 
 use super::end_on_interrupt;
+use super::run_cluster::{describe, recall};
 use crate::agents::{ARCHIVE, OUTPUT, SHORT, connect, load, running, status_of};
 use crate::ssh::Ssh;
 
@@ -90,9 +91,11 @@ fn no_results(name: &str, status: &Status) -> anyhow::Error {
     if is_running { exit::busy(error) } else { error }
 }
 
-/// Fetches the results of a job that is done, and its hub's report.
+/// Fetches the results of a job that is done, and its hub's report, to a folder of the job, and publishes them.
 fn fetch_all(host: &Ssh, output: &Path, summary: &Summary, length: u64) -> anyhow::Result<()> {
     let _lock = output::lock(output)?;
+    let jobs = Jobs::of(output);
+    jobs.tidy()?;
     let part = fetch_archive(host, output, summary, length)?;
     let unpacked = match unpack::unpack(&part, output, summary) {
         Ok(unpacked) => unpacked,
@@ -110,44 +113,62 @@ fn fetch_all(host: &Ssh, output: &Path, summary: &Summary, length: u64) -> anyho
             )));
         }
     };
-    let files = unpacked.places(output)?;
-    let earlier = Earlier::set_aside(&files, output)?;
-    let archive = output.join(result_files::ARCHIVE);
-    let published = unpacked.publish(&files).and_then(|()| {
+    let job = jobs.create(record(host, summary, unpacked.results_name())?)?;
+    let archive = job.path.join(result_files::ARCHIVE);
+    let moved = unpacked.move_to(&job.path).and_then(|()| {
         std::fs::rename(&part, &archive).with_context(|| format!("renaming {}", part.display()))
     });
-    if let Err(error) = published {
-        if let Err(left) = earlier.put_back() {
-            console::note(&format!("{left:#}"));
-        }
+    if let Err(error) = moved {
+        jobs.remove_or_say(&job);
         return Err(error);
     }
-    earlier.discard()?;
-    console::data(&format!("results    {} ({})", files.results.display(), console::bytes(summary.bytes)));
+    let report = fetch_report(host, &job.path, summary);
+    jobs.publish(&job, matches!(report, Ok(true)))?;
+    let results = output.join(&job.record.results);
+    console::data(&format!("results    {} ({})", results.display(), console::bytes(summary.bytes)));
+    let archive = output.join(result_files::ARCHIVE);
     console::data(&format!("packed     {} ({})", archive.display(), console::bytes(length)));
     console::data(&format!("rows out   {}", console::count(summary.rows - summary.rejects)));
     console::data(&format!("sha256     {} (checked)", summary.sha256));
-    console::rejects(summary, &files.rejects);
+    console::rejects(summary, &results.with_extension("rejects.csv"));
     // This only keeps `down` from asking; the results are here.
     if let Err(error) = host.send(&Request::Fetched { sha256: summary.sha256.clone() }, SHORT) {
         console::note(&format!(
             "the metrics host could not note that the results were fetched, so cargo xtask down will ask: {error:#}"
         ));
     }
-    match fetch_report(host, output, summary) {
-        Ok(Some(page)) => console::data(&format!("report     {}", page.display())),
-        Ok(None) => {}
+    match report {
+        Ok(true) => console::data(&format!("report     {}", output.join(REPORT[0]).display())),
+        Ok(false) => {}
         // The results matter more, and they are here.
         Err(error) => console::note(&format!("the Monitoring Hub's report was not fetched: {error:#}")),
     }
     Ok(())
 }
 
+/// What is known of the last job on the hosts.
+fn record(host: &Ssh, summary: &Summary, results: &str) -> anyhow::Result<Record> {
+    let description = recall(host)?;
+    let (model, input) = description.map_or_else(
+        || ("an unknown model".to_owned(), "unknown rows".to_owned()),
+        |description| {
+            let input = describe(&description.input, &[]);
+            (description.model, input)
+        },
+    );
+    let (id, began) = (key(summary), summary.started.clone());
+    Ok(Record { id, began, model, input, results: results.to_owned(), ..Record::default() })
+}
+
+/// A name of the job with this summary.
+fn key(summary: &Summary) -> String {
+    protocol::hash::short_hex(format!("{} {}", summary.sha256, summary.ended).as_bytes())
+}
+
 /// Fetches the archive to a file with a temporary name, from where an earlier try stopped; returns its path.
 fn fetch_archive(host: &Ssh, output: &Path, summary: &Summary, length: u64) -> anyhow::Result<PathBuf> {
     // The name has the job, so that nothing continues with another job's bytes.
-    let key = protocol::hash::short_hex(format!("{} {}", summary.sha256, summary.ended).as_bytes());
-    let part = output.join(format!("results.{key}.part"));
+    let part = output.join(format!("results.{}.part", key(summary)));
     let context = || format!("writing {} on this machine", part.display());
     let mut options = File::options();
     let mut file =
@@ -182,22 +203,17 @@ fn fetch_archive(host: &Ssh, output: &Path, summary: &Summary, length: u64) -> a
     Ok(part)
 }
 
-/// Fetches the report that the job's hub wrote, if there is one; returns the path of its page. Removes the report of another
-/// job from this machine.
-fn fetch_report(host: &Ssh, output: &Path, summary: &Summary) -> anyhow::Result<Option<PathBuf>> {
-    let targets = REPORT.map(|name| output.join(name));
-    for target in &targets {
-        remove_if_there(target)?;
-    }
+/// Fetches the report that the job's hub wrote; returns whether there is one.
+fn fetch_report(host: &Ssh, folder: &Path, summary: &Summary) -> anyhow::Result<bool> {
     // The hub writes it again when the last programs have ended, which may be happening now.
     for tries_left in (0..REPORT_TRIES).rev() {
         let [page, figures] = REPORT.map(|name| host.read(&Path::new(OUTPUT).join(name)));
-        let (Some(page), Some(figures)) = (page?, figures?) else { return Ok(None) };
+        let (Some(page), Some(figures)) = (page?, figures?) else { return Ok(false) };
         if is_report_of(summary, &page, &figures) {
-            for (target, content) in targets.iter().zip([page, figures]) {
-                replace_file(target, &content)?;
+            for (name, content) in REPORT.iter().zip([page, figures]) {
+                replace_file(&folder.join(name), &content)?;
             }
-            return Ok(Some(output.join(REPORT[0])));
+            return Ok(true);
         }
         if tries_left > 0 {
             std::thread::sleep(REPORT_PAUSE);

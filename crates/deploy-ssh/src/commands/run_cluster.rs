@@ -4,17 +4,18 @@ mod attach;
 mod description;
 mod input;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
 
 use agent::protocol::{FOLDER, Request, Status};
 use anyhow::{Context, anyhow, bail, ensure};
 use deploy::host::Host;
-use deploy::input::check_input;
+use deploy::input::check_inputs;
 use deploy::interrupt::{self, Interrupted};
 use deploy::job::{self, Hosts, Hub, Job, Lifetime, LostContact, Times};
 use deploy::options::{self, refuse_unnamed_model, threads, threads_each};
+use deploy::python_module::module_of;
 use deploy::request::{RunCluster, RunMode};
 use deploy::{console, exit, step};
 use protocol::result_files::results_name;
@@ -23,11 +24,11 @@ use protocol::token::Token;
 use super::hub;
 use crate::agents::{ARCHIVE, OUTPUT, SHORT, connect_all, load, lock_all, status_of, stop_all, stop_job};
 use crate::inventory::Inventory;
-use crate::package::module_of;
 use crate::parallel::{all, each};
 use crate::ssh::Ssh;
 use description::Description;
 pub(crate) use description::recall;
+pub(crate) use input::describe;
 
 /// Where Python models find the module and the packages, from the host's folder.
 const PYTHON_PATH: &str = "app/python:packages";
@@ -88,7 +89,7 @@ fn run_until_done(args: &RunCluster, start: Instant, is_started: &mut bool) -> a
     *is_started = true;
     cluster.clear(args.mode, is_done, &description, &token)?;
     let verb = if args.mode == RunMode::Resume { "continuing with " } else { "" };
-    show(verb, &description, args.job.rows.path(), cluster.classifiers.len());
+    show(verb, &description, args.job.rows.paths(), cluster.classifiers.len());
     let job = cluster.job(args, description, token, lifetime)?;
     if is_done {
         let packing = end(&hosts, job::pack(&job, cluster.metrics))?;
@@ -107,10 +108,12 @@ fn check(args: &RunCluster, inventory: &Inventory) -> anyhow::Result<Option<Life
     if let Some(warning) = lifetime.as_ref().and_then(|lifetime| lifetime.at_start(SystemTime::now())) {
         console::note(&warning);
     }
-    if let Some(path) = args.job.rows.path() {
-        ensure!(path != Path::new("-"), "standard input cannot be shipped to the hosts; give a file");
-        check_input(path)?;
-    }
+    let paths = args.job.rows.paths();
+    ensure!(
+        paths.iter().all(|path| path != Path::new("-")),
+        "standard input cannot be shipped to the hosts; give a file"
+    );
+    check_inputs(paths)?;
     let is_named = args.model.is_some() || inventory.has_named_model();
     refuse_unnamed_model(&args.job.rows, is_named)?;
     Ok(lifetime)
@@ -199,7 +202,7 @@ impl<'a> Cluster<'a> {
             ..options::describe(
                 &model,
                 &model_args,
-                input::describe(&input, args.job.rows.path()),
+                input::describe(&input, args.job.rows.paths()),
                 format!("{FOLDER}/output on {}", self.inventory.metrics),
                 workers * self.classifiers.len(),
             )
@@ -225,11 +228,11 @@ impl<'a> Cluster<'a> {
 }
 
 /// Shows what a job classifies and how; `path` is the user's name of its input.
-fn show(verb: &str, description: &Description, path: Option<&Path>, machines: usize) {
+fn show(verb: &str, description: &Description, paths: &[PathBuf], machines: usize) {
     let Description { input, model, model_args, workers, .. } = description;
     console::note(&format!(
         "{verb}{}, on {} workers ({machines} machines of {workers}){}, through {model}",
-        input::describe(input, path),
+        input::describe(input, paths),
         workers * machines,
         threads_each(model, model_args)
     ));

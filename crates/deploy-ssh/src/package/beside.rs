@@ -11,7 +11,8 @@ use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use deploy::console;
-use walkdir::{DirEntry, WalkDir};
+use deploy::python_module::{self, Module, is_same};
+use walkdir::DirEntry;
 
 use crate::inventory::read_hosts;
 
@@ -46,12 +47,12 @@ struct FoundFile {
 }
 
 impl Selection {
-    /// Finds the module at `path`, a file or the top folder of a package in `folder`, and what is shipped with it.
+    /// What is shipped with a module.
     ///
     /// # Errors
     /// The files that the user has not named have more than [`MOST_BYTES`]; a file cannot be read; or a named file is not in
     /// the folder.
-    pub(super) fn find(&self, folder: &Path, path: &Path) -> anyhow::Result<Found> {
+    pub(super) fn find(&self, Module { folder, path }: &Module) -> anyhow::Result<Found> {
         let mut found = Found { folder: folder.to_owned(), files: Vec::new() };
         if path.is_dir() {
             self.add(&mut found, path)?;
@@ -72,9 +73,8 @@ impl Selection {
 
     /// Adds the files in `start`.
     fn add(&self, found: &mut Found, start: &Path) -> anyhow::Result<()> {
-        let entries = WalkDir::new(start).follow_links(true).into_iter();
         let folder = found.folder.clone();
-        for entry in entries.filter_entry(|entry| entry.depth() == 0 || !self.leaves_out(&folder, entry)) {
+        for entry in python_module::walk(start, &folder, |entry| self.is_own(entry)) {
             let entry = match entry {
                 Ok(entry) => entry,
                 Err(error) if is_absent(&error) => continue,
@@ -96,26 +96,12 @@ impl Selection {
         Ok(())
     }
 
-    fn leaves_out(&self, folder: &Path, entry: &DirEntry) -> bool {
+    /// Whether this is a file of ours.
+    fn is_own(&self, entry: &DirEntry) -> bool {
         let (path, name) = (entry.path(), entry.file_name());
-        let has = |name: &str| path.join(name).exists();
-        let is_unneeded = || {
-            let is_cache = name == "__pycache__" || name == "node_modules" || has("CACHEDIR.TAG");
-            let is_environment = has("pyvenv.cfg") || has("conda-meta");
-            let is_crate = has("Cargo.toml") && !has("__init__.py");
-            // The files above it are not for the model, and those of the model are found anyway.
-            let is_above = || {
-                entry.path_is_symlink() && path.canonicalize().is_ok_and(|target| folder.starts_with(target))
-            };
-            is_cache || is_environment || is_crate || is_above()
-        };
-        let is_own = self.own.iter().any(|own| own.file_name() == Some(name) && is_same(own, path));
-        let is_hosts_file =
-            || path.extension().is_some_and(|extension| extension == "toml") && read_hosts(path).is_ok();
-        name.as_encoded_bytes().starts_with(b".")
-            || is_own
-            || entry.file_type().is_dir() && is_unneeded()
-            || entry.file_type().is_file() && is_hosts_file()
+        let is_toml = || path.extension().is_some_and(|extension| extension == "toml");
+        self.own.iter().any(|own| own.file_name() == Some(name) && is_same(own, path))
+            || entry.file_type().is_file() && is_toml() && read_hosts(path).is_ok()
     }
 }
 
@@ -177,10 +163,8 @@ impl Found {
 
 /// Refuses a module in the home folder, the root, or the folder for temporary files: all of it would be shipped.
 fn ensure_own_folder(folder: &Path) -> anyhow::Result<()> {
-    let home = std::env::var_os("HOME").map(PathBuf::from);
-    let shared = [home, Some(PathBuf::from("/")), Some(std::env::temp_dir())];
     ensure!(
-        !shared.iter().flatten().any(|shared| is_same(shared, folder)),
+        !python_module::is_shared(folder),
         "the model is in {}, and everything there would be shipped; move the model to a folder of its own, or {ADVICE}",
         folder.display()
     );
@@ -220,12 +204,6 @@ fn cleaned(path: &Path) -> PathBuf {
     cleaned
 }
 
-/// Whether two existing paths are of the same file or folder.
-fn is_same(one: &Path, other: &Path) -> bool {
-    let real = |path: &Path| path.canonicalize().ok();
-    one == other || real(one).is_some_and(|one| Some(one) == real(other))
-}
-
 /// Whether a link leads nowhere, or to a folder above it, whose files are found anyway.
 fn is_absent(error: &walkdir::Error) -> bool {
     let kind = error.io_error().map(std::io::Error::kind);
@@ -258,7 +236,8 @@ mod tests {
 
     fn shipped(selection: &Selection, folder: &Path, module: &str) -> anyhow::Result<Vec<String>> {
         let mut files = BTreeMap::new();
-        selection.find(folder, &folder.join(module))?.add_to(&mut files);
+        let module = Module { folder: folder.to_owned(), path: folder.join(module) };
+        selection.find(&module)?.add_to(&mut files);
         Ok(files.into_keys().map(|name| name.strip_prefix("python/").unwrap().to_owned()).collect())
     }
 

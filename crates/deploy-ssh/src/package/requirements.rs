@@ -14,9 +14,9 @@ use deploy::host::arg;
 use deploy::{console, project};
 
 use super::archive::{self, Archive};
-use super::python::Module;
 use crate::probe::Platform;
 use crate::scratch;
+use deploy::python_module::Module;
 
 /// The oldest C library for which wheels are built, as the minor version of glibc 2.x.
 const OLDEST_GLIBC: u32 = 17;

@@ -7,7 +7,7 @@ use protocol::ports;
 
 use super::hub::report_args;
 use super::programs::Programs;
-use super::{Hub, Job};
+use super::{Hub, Input, Job};
 use crate::host::{Host, MODEL, arg, at};
 use crate::options;
 
@@ -104,8 +104,10 @@ impl<'a, 'j> Launcher<'a, 'j> {
         let Job { input, types, token, .. } = self.job;
         // A restarted sender has the same session.
         let mut args = vec![rows, "--session".into(), protocol::hash::short_hex(token.secret().as_bytes())];
-        let patience = SENDER_PATIENCE.max(self.ready_time());
-        args.extend(["--patience".into(), patience.as_secs().to_string()]);
+        if !matches!(input, Input::Stdin { .. }) {
+            let patience = SENDER_PATIENCE.max(self.ready_time());
+            args.extend(["--patience".into(), patience.as_secs().to_string()]);
+        }
         args.extend(types.iter().flat_map(|types| ["--types".into(), types.clone()]));
         args.extend(input.sender_args());
         self.start(host, "sender", "sender", args)

@@ -12,6 +12,7 @@ use xshell::{Shell, cmd};
 use super::Args;
 use super::processes::{Finder, Target};
 use crate::lab::Lab;
+use deploy::output::Jobs;
 use deploy::{console, interrupt, project};
 
 /// The tests' Python, which has pandas.
@@ -128,9 +129,23 @@ impl Job {
     /// The file to which the receiver writes the results.
     pub(super) fn results(&self) -> PathBuf {
         match &self.location {
-            Location::Local(folder) => folder.join("output/results.log"),
+            // Links lead to them once the job is done.
+            Location::Local(folder) => {
+                match Jobs::of(&folder.join("output")).all().unwrap_or_default().first() {
+                    Some(job) => job.path.join("results.log"),
+                    None => folder.join("output/results.log"),
+                }
+            }
             Location::Lab(lab) => lab.home(1).join("output/results.log"),
         }
+    }
+
+    /// Waits until the job has the folder for its results; until its end at most.
+    pub(super) fn await_folder(&self) -> anyhow::Result<()> {
+        let Location::Local(folder) = &self.location else { return Ok(()) };
+        let jobs = Jobs::of(&folder.join("output"));
+        while jobs.all()?.is_empty() && self.runs_for(PAUSE, || {})? {}
+        Ok(())
     }
 
     pub(super) fn checkpoint(&self) -> PathBuf {

@@ -30,7 +30,7 @@ impl HostCommand {
             Self::Up(args) => Request::Up(args.prepare.up(Some(&args.source))?),
             Self::Job(args) => Request::Job(Box::new(Job {
                 up: args.prepare.up(None)?,
-                job: args.job.options(),
+                job: args.job.options()?,
                 output: output(args.output.as_ref())?,
                 keep: args.keep,
                 keep_on_failure: args.keep_on_failure,
@@ -136,7 +136,7 @@ impl From<ProviderArg> for Provider {
 }
 
 impl ClusterJobArgs {
-    fn options(&self) -> JobOptions {
+    fn options(&self) -> anyhow::Result<JobOptions> {
         self.rows.job(&self.model_args, self.workers)
     }
 }
@@ -150,7 +150,7 @@ impl RunClusterArgs {
                 (false, false) => RunMode::New,
             },
             model: self.model.as_ref().map(|model| model.name.clone()),
-            job: self.job.options(),
+            job: self.job.options()?,
             inventory: self.inventory.path()?,
         })
     }

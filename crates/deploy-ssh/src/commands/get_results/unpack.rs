@@ -33,17 +33,21 @@ pub(super) struct Unpacked {
 }
 
 impl Unpacked {
-    /// The files' places in this folder.
-    ///
-    /// # Errors
-    /// As [`ResultFiles::beside`].
-    pub(super) fn places(&self, output: &Path) -> anyhow::Result<ResultFiles> {
-        ResultFiles::beside(&output.join(self.results))
+    pub(super) fn results_name(&self) -> &'static str {
+        self.results
     }
 
-    /// Moves the files to their places.
-    pub(super) fn publish(self, files: &ResultFiles) -> anyhow::Result<()> {
-        for to in members(files) {
+    /// The files' places in this folder.
+    fn places(&self, folder: &Path) -> anyhow::Result<ResultFiles> {
+        ResultFiles::beside(&folder.join(self.results))
+    }
+
+    /// Moves the files to a folder.
+    ///
+    /// # Errors
+    /// A file cannot be moved.
+    pub(super) fn move_to(self, folder: &Path) -> anyhow::Result<()> {
+        for to in members(&self.places(folder)?) {
             let from = self.folder.join(to.file_name().unwrap_or_default());
             std::fs::rename(&from, to)
                 .with_context(|| format!("moving {} to {}", from.display(), to.display()))?;
@@ -172,7 +176,7 @@ mod tests {
         for (archive, name) in [(whole, "results.log"), (typed, "results.csv")] {
             let unpacked = unpack(&archive).unwrap();
             let files = unpacked.places(dir.path()).unwrap();
-            unpacked.publish(&files).unwrap();
+            unpacked.move_to(dir.path()).unwrap();
             assert_eq!(std::fs::read(dir.path().join(name)).unwrap(), b"a,b\n");
             assert!(files.rejects.exists() && files.summary.exists() && !dir.path().join(FOLDER).exists());
         }

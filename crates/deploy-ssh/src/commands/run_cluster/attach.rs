@@ -49,7 +49,7 @@ pub(super) fn run(args: &RunCluster) -> anyhow::Result<ExitCode> {
     ensure_runs(metrics, &statuses[0]).map_err(exit::refused)?;
     let description = recall(metrics)?;
     if let Some(description) = &description {
-        show("watching ", description, None, inventory.machines.len());
+        show("watching ", description, &[], inventory.machines.len());
     }
     let rows = description.and_then(|description| description.input.rows());
     let found = find(&inventory, &hosts, &statuses)?;

@@ -6,12 +6,12 @@ use agent::protocol::FOLDER;
 use anyhow::{Context, bail, ensure};
 use deploy::console;
 use deploy::job::Input;
+use deploy::python_module::module_of;
 use deploy::request::RunCluster;
 use serde::{Deserialize, Serialize};
 
 use super::{Cluster, check_model, input, is_packed, receiver_runs_for};
 use crate::agents::{SHORT, status_of};
-use crate::package::module_of;
 use crate::ssh::Ssh;
 
 /// Its path in the metrics host's folder.
@@ -23,7 +23,7 @@ const WORKERS: u16 = 7;
 pub(crate) struct Description {
     pub(crate) input: Input,
     /// As in `--model`.
-    pub(super) model: String,
+    pub(crate) model: String,
     /// The model and its settings, as arguments of the classifier.
     pub(super) model_args: Vec<String>,
     /// Worker threads on each machine.

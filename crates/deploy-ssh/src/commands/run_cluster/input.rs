@@ -1,5 +1,6 @@
 //! The sender's input. A file is shipped to the metrics host, so that the job does not depend on this machine.
 
+use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
 
 use agent::protocol::FOLDER;
@@ -13,59 +14,81 @@ use deploy::options::Rows;
 use super::{CHECK_TIME, CLEAN_TIME};
 use crate::ssh::Ssh;
 
-/// Where a file of rows goes, in the metrics host's folder.
-const INPUT: &str = "input/rows.csv";
-
 /// Ships the rows, if they are in a file, and has the sender check them.
 pub(super) fn prepare(rows: &Rows, metrics: &Ssh) -> anyhow::Result<Input> {
     // An earlier job's input takes space and can be shipped again.
     metrics.run(&format!("rm -rf {FOLDER}/input && mkdir {FOLDER}/input"), CLEAN_TIME)?;
-    let (path, commas) = match rows {
+    let (paths, commas) = match rows {
         Rows::Fake { lines, seed } => return Ok(Input::Fake { lines: *lines, seed: *seed }),
-        Rows::File { path, commas } => (path, *commas),
+        Rows::Files { paths, commas } => (paths, *commas),
     };
-    let reading = || format!("reading the input {}", path.display());
     // A pipe can be read only once, and has no identity.
-    let guard = path.is_file().then(|| guard(path)).transpose()?;
-    if guard.is_some() {
-        check_header(path, commas)?;
+    let guards = paths.iter().filter(|path| path.is_file()).map(|path| guard(path));
+    let guards = guards.collect::<anyhow::Result<Vec<_>>>()?;
+    paths.iter().filter(|path| path.is_file()).try_for_each(|path| check_header(path, commas))?;
+    let bar = Transfer::new("shipping the rows", guards.iter().map(|guard| guard.identity().size()).sum());
+    let mut shipped = Vec::new();
+    for (place, path) in paths.iter().enumerate() {
+        let name = if paths.len() == 1 { "rows.csv".to_owned() } else { format!("rows{place}.csv") };
+        let to = Path::new("input").join(name);
+        let uploaded = metrics.upload(path, &to, false, |bytes| bar.add(bytes));
+        if uploaded.is_err() {
+            bar.clear();
+        }
+        uploaded?;
+        shipped.push(to);
     }
-    let bar = Transfer::new("shipping the rows", guard.as_ref().map_or(0, |guard| guard.identity().size()));
-    let shipped = metrics.upload(path, Path::new(INPUT), false, |bytes| bar.add(bytes));
     bar.clear();
-    shipped?;
-    // The file was the same before and after it was shipped.
-    guard.map_or(Ok(()), |guard| guard.check()).with_context(reading)?;
+    // The files were the same before and after they were shipped.
+    for (guard, path) in guards.iter().zip(paths) {
+        guard.check().with_context(|| format!("reading the input {}", path.display()))?;
+    }
     let delimiter = if commas { "--delimiter , " } else { "" };
-    let output = metrics
-        .run(&format!("cd {FOLDER} && app/sender 127.0.0.1:1 --check {delimiter}-- {INPUT}"), CHECK_TIME);
-    let output = output.with_context(|| format!("{} cannot be sent", path.display()))?;
+    let names: Vec<_> = shipped.iter().map(|path| path.display().to_string()).collect();
+    let check = format!("cd {FOLDER} && app/sender 127.0.0.1:1 --check {delimiter}-- {}", names.join(" "));
+    let output = metrics.run(&check, CHECK_TIME);
+    let output = output.with_context(|| format!("{} cannot be sent", console::files(paths)))?;
     show_hints(&output);
     let identity = output.lines().find_map(|line| line.strip_prefix("identity "));
     let identity = identity.with_context(|| {
         format!(
             "the sender on {} did not print the identity of {}; run cargo xtask up again",
             metrics.name(),
-            path.display()
+            console::files(paths)
         )
     })?;
-    Ok(Input::File { path: PathBuf::from(INPUT), identity: identity.trim().to_owned(), commas })
+    Ok(Input::Files { paths: shipped, identity: identity.trim().to_owned(), commas })
 }
 
-/// Checks that a file is a CSV, before all of it is shipped.
+/// The first bytes of a file that is compressed with gzip.
+const GZIP: [u8; 2] = [0x1f, 0x8b];
+
+/// Checks that a plain file is a CSV, before all of it is shipped.
 fn check_header(path: &Path, commas: bool) -> anyhow::Result<()> {
     let name = path.display().to_string();
-    let file = std::fs::File::open(path).with_context(|| format!("opening the input {name}"))?;
+    let mut file = std::fs::File::open(path).with_context(|| format!("opening the input {name}"))?;
+    let mut first = Vec::new();
+    file.by_ref().take(2).read_to_end(&mut first).with_context(|| format!("reading the input {name}"))?;
+    if first == GZIP {
+        // The sender checks what is in it.
+        return Ok(());
+    }
+    let file = Cursor::new(first).chain(file);
     let name = records::sniff::Name { name: &name, is_file: true };
     records::read_header(&mut records::Reader::new(file, protocol::frame::DEFAULT_LIMIT), name, commas)?;
     Ok(())
 }
 
-/// A text for users; `path` is the file on this machine.
-pub(super) fn describe(input: &Input, path: Option<&Path>) -> String {
-    match (input.rows(), path) {
+/// A text for users; `paths` are the files on this machine.
+pub(crate) fn describe(input: &Input, paths: &[PathBuf]) -> String {
+    match (input.rows(), paths) {
         (Some(rows), _) => format!("{} fake rows", console::count(rows)),
-        (None, Some(path)) => format!("rows from {}", path.display()),
-        (None, None) => "rows from the file that was shipped".to_owned(),
+        (None, []) => match input {
+            Input::Files { paths, .. } if paths.len() > 1 => {
+                format!("rows from the {} files that were shipped", paths.len())
+            }
+            _ => "rows from the file that was shipped".to_owned(),
+        },
+        (None, paths) => format!("rows from {}", console::files(paths)),
     }
 }

@@ -7,6 +7,7 @@ use agent::protocol::{FOLDER, Request};
 use anyhow::{Context, anyhow, bail, ensure};
 use deploy::console::{self, Transfer};
 use deploy::project;
+use deploy::python_module::module_of;
 use protocol::ports;
 
 use super::Wanted;
@@ -14,7 +15,7 @@ use crate::agents::{SHORT, access, ensure_idle, lock_all};
 use crate::commands::down;
 use crate::commands::run_cluster::check_model;
 use crate::inventory::{HostEntry, Inventory, RoleAssignment};
-use crate::package::{Archive, Missing, Programs, bytes_to_ship, module_of};
+use crate::package::{Archive, Missing, Programs, bytes_to_ship};
 use crate::parallel::{all, each};
 use crate::probe::{Probed, probe};
 use crate::ssh::{Access, Ssh};

@@ -1,0 +1,491 @@
+//! The jobs of an output folder. Each works in a folder of its own in `jobs`, named by its id. When a job is complete, its files
+//! are published: the output folder has a link for each of them, and all of these lead through the link `latest`, which is
+//! switched in one step. Until then, the files of the last complete job stay where they are.
+
+use std::io::ErrorKind;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow, ensure};
+use files::{read_if_there, remove_if_there, replace_file, sync_folder};
+use protocol::checkpoint::slots;
+use protocol::result_files::{ARCHIVE, PARTIAL_ARCHIVE, REPORT, RESULTS, ResultFiles, TYPED_RESULTS};
+use protocol::results::Summary;
+use serde::{Deserialize, Serialize};
+
+use crate::console;
+use crate::job_id::Deciding;
+
+/// The folder of all jobs.
+pub const JOBS: &str = "jobs";
+/// The link to the folder of the job whose files are published.
+const LATEST: &str = "latest";
+/// What is known of a job from its start.
+const RECORD: &str = "job.json";
+/// How the name of a folder begins while it is removed, since that is not atomic.
+const GONE: &str = ".gone-";
+/// For the files of the last results while they are no links.
+const PLAIN: &str = ".plain";
+
+/// What is known of a job from its start.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    pub id: String,
+    /// When its first command began, in UTC as RFC 3339, with milliseconds.
+    pub began: String,
+    pub model: String,
+    pub input: String,
+    /// The file name of its results.
+    pub results: String,
+    /// What decides its results.
+    pub deciding: Deciding,
+    /// What decides only whether rows are rejected for taking too much.
+    #[serde(default)]
+    pub limits: String,
+    /// What has changed while the job ran: nobody knows which state has made which results.
+    #[serde(default)]
+    pub changed: Vec<String>,
+}
+
+/// How far a job is.
+#[derive(Debug, Clone, PartialEq)]
+pub enum State {
+    Done(Summary),
+    /// For this reason, which may last.
+    Failed(String),
+    /// It can go on.
+    Unfinished {
+        /// Durable ones, rejects included.
+        rows: u64,
+        rejects: u64,
+    },
+}
+
+/// A job's folder.
+#[derive(Debug, Clone)]
+pub struct JobFolder {
+    pub path: PathBuf,
+    pub record: Record,
+    /// The number of the attempt, from 1.
+    attempt: u32,
+}
+
+impl JobFolder {
+    /// # Errors
+    /// The results have the name of another file of the job.
+    pub fn files(&self) -> anyhow::Result<ResultFiles> {
+        ResultFiles::beside(&self.path.join(&self.record.results))
+    }
+
+    /// # Errors
+    /// A file cannot be read.
+    pub fn state(&self) -> anyhow::Result<State> {
+        let files = self.files()?;
+        // The checkpoint may be there still, if the receiver was killed just then.
+        if let Some(json) = read_if_there(&files.summary)? {
+            let summary = serde_json::from_slice(&json);
+            let summary: Summary = summary.with_context(|| format!("parsing {}", files.summary.display()))?;
+            // Somebody may have removed or changed the results, which are then made again.
+            let length = std::fs::metadata(&files.results).map(|found| found.len()).ok();
+            return Ok(match length == Some(summary.bytes) {
+                true => State::Done(summary),
+                false => State::Failed("its results were changed or removed".to_owned()),
+            });
+        }
+        if let Some(reason) = read_if_there(&files.failure)? {
+            return Ok(State::Failed(String::from_utf8_lossy(&reason).into_owned()));
+        }
+        let checkpoint = read_if_there(&files.checkpoint)?.unwrap_or_default();
+        let position = slots(&checkpoint).first().map(|slot| slot.position).unwrap_or_default();
+        Ok(State::Unfinished { rows: position.next_row, rejects: position.rejects })
+    }
+
+    /// When its results were written last.
+    pub fn written(&self) -> Option<std::time::SystemTime> {
+        std::fs::metadata(self.path.join(&self.record.results)).and_then(|found| found.modified()).ok()
+    }
+
+    /// Writes the record.
+    fn save(&self) -> anyhow::Result<()> {
+        let json = serde_json::to_vec(&self.record).context("encoding a job's record")?;
+        replace_file(&self.path.join(RECORD), &json)
+    }
+
+    /// Records what has changed while the job ran.
+    ///
+    /// # Errors
+    /// The record cannot be written.
+    pub fn note_changes(&mut self, changed: Vec<String>) -> anyhow::Result<()> {
+        self.record.changed = changed;
+        self.save()
+    }
+
+    fn name(&self) -> &Path {
+        Path::new(self.path.file_name().unwrap_or_default())
+    }
+}
+
+/// The jobs of an output folder.
+#[derive(Debug)]
+pub struct Jobs {
+    output: PathBuf,
+}
+
+impl Jobs {
+    pub fn of(output: &Path) -> Self {
+        Self { output: output.to_owned() }
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.output.join(JOBS)
+    }
+
+    /// All jobs, those that began last first.
+    ///
+    /// # Errors
+    /// The folder or a job's record cannot be read.
+    pub fn all(&self) -> anyhow::Result<Vec<JobFolder>> {
+        let folder = self.folder();
+        let reading = || format!("reading the folder {}", folder.display());
+        let entries = match std::fs::read_dir(&folder) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.with_context(reading)?,
+        };
+        let mut all = Vec::new();
+        for entry in entries {
+            let path = entry.with_context(reading)?.path();
+            if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".")) {
+                continue;
+            }
+            // A folder without a record is not a job's, or its command was killed before it wrote one.
+            let Some(json) = read_if_there(&path.join(RECORD)).unwrap_or_default() else { continue };
+            let record: Record = match serde_json::from_slice(&json) {
+                Ok(record) => record,
+                Err(error) => {
+                    let path = path.join(RECORD);
+                    console::note(&format!(
+                        "{} is left alone, since it cannot be read: {error}",
+                        path.display()
+                    ));
+                    continue;
+                }
+            };
+            let attempt = attempt(&path);
+            all.push(JobFolder { path, record, attempt });
+        }
+        all.sort_by(|one, other| (&other.record.began, other.attempt).cmp(&(&one.record.began, one.attempt)));
+        Ok(all)
+    }
+
+    /// All attempts at the job with this id, the latest first.
+    ///
+    /// # Errors
+    /// Those of [`all`](Self::all).
+    pub fn attempts(&self, id: &str) -> anyhow::Result<Vec<JobFolder>> {
+        let mut attempts = self.all()?;
+        attempts.retain(|job| job.record.id == id);
+        attempts.sort_by_key(|job| std::cmp::Reverse(job.attempt));
+        Ok(attempts)
+    }
+
+    /// Makes the folder for another attempt at a job.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn create(&self, record: Record) -> anyhow::Result<JobFolder> {
+        let folder = self.folder();
+        let mut attempt = self.attempts(&record.id)?.first().map_or(1, |job| job.attempt + 1);
+        let path = loop {
+            let name = if attempt == 1 { record.id.clone() } else { format!("{}-{attempt}", record.id) };
+            let path = folder.join(name);
+            let making = || format!("making the folder {}", path.display());
+            std::fs::create_dir_all(&folder).with_context(making)?;
+            match std::fs::create_dir(&path) {
+                Ok(()) => break path,
+                // A command was killed before it wrote the record.
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => attempt += 1,
+                Err(error) => return Err(error).with_context(making),
+            }
+        };
+        let job = JobFolder { path, record, attempt };
+        job.save()?;
+        sync_folder(&job.path).with_context(|| format!("syncing {}", folder.display()))?;
+        Ok(job)
+    }
+
+    /// Publishes the files of a complete job, and of its report if there will be one. Earlier attempts at the same job are
+    /// removed.
+    ///
+    /// # Errors
+    /// A link or folder cannot be made.
+    pub fn publish(&self, job: &JobFolder, has_report: bool) -> anyhow::Result<()> {
+        let files = job.files()?;
+        let mut names: Vec<_> = [&files.results, &files.rejects, &files.summary]
+            .into_iter()
+            .filter_map(|path| path.file_name()?.to_str())
+            .collect();
+        names.extend(job.path.join(ARCHIVE).exists().then_some(ARCHIVE));
+        names.extend(REPORT.into_iter().filter(|_| has_report));
+        self.turn_to_links()?;
+        // Links that are new lead nowhere until the switch.
+        for name in names.iter().filter(|name| self.output.join(name).symlink_metadata().is_err()) {
+            self.link(name, &Path::new(LATEST).join(name))?;
+        }
+        self.link(LATEST, &Path::new(JOBS).join(job.name()))?;
+        for name in published().filter(|name| !names.contains(name)) {
+            remove_if_there(&self.output.join(name))?;
+        }
+        let latest = self.output.join(LATEST);
+        sync_folder(&latest).with_context(|| format!("syncing {}", self.output.display()))?;
+        remove_folder(&self.folder().join(PLAIN)).context("removing the earlier results")?;
+        for earlier in self.attempts(&job.record.id)?.iter().filter(|other| other.attempt < job.attempt) {
+            self.remove_or_say(earlier);
+        }
+        Ok(())
+    }
+
+    /// If published files are no links, as those of get-results, makes links of them that lead to the same files. So they are
+    /// replaced in one step, too.
+    fn turn_to_links(&self) -> anyhow::Result<()> {
+        let there: Vec<_> = published()
+            .map(|name| (name, self.output.join(name)))
+            .filter(|(_, path)| path.exists())
+            .collect();
+        if there.iter().all(|(_, path)| path.is_symlink()) {
+            return Ok(());
+        }
+        let plain = self.folder().join(PLAIN);
+        let keeping = || format!("keeping the earlier results in {}", plain.display());
+        remove_folder(&plain).with_context(keeping)?;
+        std::fs::create_dir_all(&plain).with_context(keeping)?;
+        for (name, path) in &there {
+            let file = path.canonicalize().with_context(keeping)?;
+            ensure!(
+                file.is_file(),
+                "{} is a folder; move it, or choose another one with --output",
+                path.display()
+            );
+            std::fs::hard_link(file, plain.join(name)).with_context(keeping)?;
+        }
+        self.link(LATEST, &Path::new(JOBS).join(PLAIN))?;
+        there.iter().try_for_each(|(name, _)| self.link(name, &Path::new(LATEST).join(name)))
+    }
+
+    /// Whether the files of this job are the published ones.
+    pub fn is_published(&self, job: &JobFolder) -> bool {
+        let results = |folder: &Path| folder.join(&job.record.results).canonicalize().ok();
+        results(&self.output).is_some_and(|published| Some(published) == results(&job.path))
+    }
+
+    /// Removes all jobs but those that began last, this many, and the published one. Returns how many were removed.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub fn keep(&self, most: usize) -> anyhow::Result<usize> {
+        let old = self.all()?.into_iter().skip(most).filter(|job| !self.is_published(job));
+        Ok(old.filter(|job| self.remove_or_say(job)).count())
+    }
+
+    /// Removes a job's folder, or says why that is not possible. Returns whether it was.
+    pub fn remove_or_say(&self, job: &JobFolder) -> bool {
+        let removed = self.remove(job);
+        if let Err(error) = &removed {
+            console::note(&format!("{error:#}"));
+        }
+        removed.is_ok()
+    }
+
+    fn remove(&self, job: &JobFolder) -> anyhow::Result<()> {
+        let mut name = std::ffi::OsString::from(GONE);
+        name.push(job.name());
+        let gone = self.folder().join(name);
+        let removing = || format!("removing {}", job.path.display());
+        remove_folder(&gone).with_context(removing)?;
+        std::fs::rename(&job.path, &gone).with_context(removing)?;
+        remove_folder(&gone).with_context(removing)
+    }
+
+    /// Removes what killed commands have left: folders that were being removed, and those without a record.
+    ///
+    /// # Errors
+    /// A folder cannot be removed.
+    pub fn tidy(&self) -> anyhow::Result<()> {
+        let Ok(entries) = std::fs::read_dir(self.folder()) else { return Ok(()) };
+        for path in entries.filter_map(Result::ok).map(|entry| entry.path()) {
+            let name = path.file_name().unwrap_or_default().to_owned();
+            let is_gone = name.as_encoded_bytes().starts_with(GONE.as_bytes());
+            let began = |entry: std::io::Result<std::fs::DirEntry>| {
+                entry.is_ok_and(|entry| entry.file_name().as_encoded_bytes().starts_with(RECORD.as_bytes()))
+            };
+            // At most the beginning of a record.
+            let has_nothing = || {
+                !path.join(RECORD).exists()
+                    && std::fs::read_dir(&path).is_ok_and(|mut files| files.all(began))
+            };
+            if is_gone || name != PLAIN && has_nothing() {
+                remove_folder(&path).with_context(|| format!("removing {}", path.display()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes or replaces a link in the output folder, in one step.
+    fn link(&self, name: &str, target: &Path) -> anyhow::Result<()> {
+        let (path, new) = (self.output.join(name), self.output.join(format!(".{name}.new")));
+        let linking = || format!("linking {} to {}", path.display(), target.display());
+        if path.is_dir() && !path.is_symlink() {
+            return Err(anyhow!("it is a folder; move it, or choose another one with --output"))
+                .with_context(linking);
+        }
+        remove_if_there(&new).with_context(linking)?;
+        symlink(target, &new).with_context(linking)?;
+        std::fs::rename(&new, &path).with_context(linking)
+    }
+}
+
+/// The names of all files that a job may publish.
+pub(crate) fn published() -> impl Iterator<Item = &'static str> {
+    let results = [RESULTS, TYPED_RESULTS, "results.rejects.csv", "results.json"];
+    results.into_iter().chain([ARCHIVE, PARTIAL_ARCHIVE]).chain(REPORT)
+}
+
+/// The number of an attempt, from the name of its folder.
+fn attempt(path: &Path) -> u32 {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    name.rsplit_once('-').and_then(|(_, attempt)| attempt.parse().ok()).unwrap_or(1)
+}
+
+fn remove_folder(folder: &Path) -> std::io::Result<()> {
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(id: &str, second: u32) -> Record {
+        Record {
+            id: id.to_owned(),
+            began: format!("2026-12-01T10:00:{second:02}.000Z"),
+            model: "native".to_owned(),
+            input: "rows from in.csv".to_owned(),
+            results: RESULTS.to_owned(),
+            deciding: Deciding::new(),
+            limits: String::new(),
+            changed: Vec::new(),
+        }
+    }
+
+    /// Makes a job whose results are this text; it is not published.
+    fn complete(jobs: &Jobs, record: Record, text: &str) -> JobFolder {
+        let job = jobs.create(record).unwrap();
+        let files = job.files().unwrap();
+        std::fs::write(&files.results, text).unwrap();
+        std::fs::write(&files.rejects, "").unwrap();
+        let summary = Summary { bytes: text.len() as u64, ..Summary::default() };
+        std::fs::write(&files.summary, serde_json::to_vec(&summary).unwrap()).unwrap();
+        job
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = std::fs::read_dir(folder).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort_unstable();
+        names
+    }
+
+    #[test]
+    fn the_last_results_stay_until_the_next_are_complete() {
+        let folder = tempfile::tempdir().unwrap();
+        let jobs = Jobs::of(folder.path());
+        // Of get-results.
+        std::fs::write(folder.path().join(TYPED_RESULTS), "old").unwrap();
+        std::fs::write(folder.path().join("other"), "other").unwrap();
+        let first = complete(&jobs, record("a", 1), "first");
+        assert_eq!(names(folder.path()), ["jobs", "other", TYPED_RESULTS]);
+        jobs.publish(&first, false).unwrap();
+        let published = || std::fs::read_to_string(folder.path().join(RESULTS)).unwrap();
+        let all = ["jobs", LATEST, "other", "results.json", RESULTS, "results.rejects.csv"];
+        assert_eq!(
+            (names(folder.path()), published()),
+            (all.map(str::to_owned).to_vec(), "first".to_owned())
+        );
+        let second = complete(&jobs, record("b", 2), "second");
+        assert_eq!(
+            (published(), second.state().unwrap()),
+            ("first".to_owned(), State::Done(Summary { bytes: 6, ..Summary::default() }))
+        );
+        jobs.publish(&second, true).unwrap();
+        assert_eq!(published(), "second");
+        assert!(jobs.is_published(&second) && !jobs.is_published(&first));
+        assert!(names(folder.path()).contains(&REPORT[0].to_owned()));
+        // A command was killed when it had made links of plain files, which still lead to them.
+        std::fs::remove_file(folder.path().join(RESULTS)).unwrap();
+        std::fs::write(folder.path().join(RESULTS), "plain").unwrap();
+        assert!(!jobs.is_published(&second));
+        jobs.turn_to_links().unwrap();
+        jobs.tidy().unwrap();
+        assert_eq!(published(), "plain");
+        // The first one's files are still there.
+        jobs.publish(&first, false).unwrap();
+        assert_eq!(
+            (published(), names(folder.path())),
+            ("first".to_owned(), all.map(str::to_owned).to_vec())
+        );
+    }
+
+    #[test]
+    fn another_attempt_replaces_the_earlier_ones_when_it_is_complete() {
+        let folder = tempfile::tempdir().unwrap();
+        let jobs = Jobs::of(folder.path());
+        assert_eq!(jobs.attempts("a").unwrap().len(), 0);
+        let first = complete(&jobs, record("a", 1), "x");
+        jobs.publish(&first, false).unwrap();
+        jobs.create(record("a", 2)).unwrap();
+        let third = complete(&jobs, record("a", 3), "y");
+        assert_eq!(names(&folder.path().join(JOBS)), ["a", "a-2", "a-3"]);
+        assert_eq!(jobs.attempts("a").unwrap()[0].path, third.path);
+        jobs.publish(&third, false).unwrap();
+        assert_eq!(names(&folder.path().join(JOBS)), ["a-3"]);
+        assert_eq!(jobs.create(record("a", 4)).unwrap().attempt, 4);
+    }
+
+    #[test]
+    fn only_old_jobs_are_removed_and_never_the_published_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let jobs = Jobs::of(folder.path());
+        let oldest = complete(&jobs, record("a", 1), "x");
+        jobs.publish(&oldest, false).unwrap();
+        for (id, second) in [("b", 2), ("c", 3), ("d", 4)] {
+            complete(&jobs, record(id, second), "x");
+        }
+        assert_eq!(jobs.keep(2).unwrap(), 1);
+        assert_eq!(names(&folder.path().join(JOBS)), ["a", "c", "d"]);
+        // What killed commands leave.
+        std::fs::create_dir(folder.path().join(JOBS).join("begun")).unwrap();
+        std::fs::write(folder.path().join(JOBS).join("begun/job.json.new"), "{").unwrap();
+        std::fs::rename(folder.path().join(JOBS).join("c"), folder.path().join(JOBS).join(".gone-c"))
+            .unwrap();
+        assert_eq!(jobs.all().unwrap().len(), 2);
+        jobs.tidy().unwrap();
+        assert_eq!(names(&folder.path().join(JOBS)), ["a", "d"]);
+    }
+
+    #[test]
+    fn a_state_is_read_from_the_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let jobs = Jobs::of(folder.path());
+        let job = jobs.create(record("a", 1)).unwrap();
+        assert_eq!(job.state().unwrap(), State::Unfinished { rows: 0, rejects: 0 });
+        let files = job.files().unwrap();
+        std::fs::write(&files.failure, "too many").unwrap();
+        assert_eq!(job.state().unwrap(), State::Failed("too many".to_owned()));
+        let done = complete(&jobs, record("b", 2), "text");
+        std::fs::write(&done.files().unwrap().results, "cut").unwrap();
+        assert!(matches!(done.state().unwrap(), State::Failed(_)));
+    }
+}
