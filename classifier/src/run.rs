@@ -92,8 +92,11 @@ struct Start<'a> {
 /// When the process cannot start its part. Later errors end the process.
 pub fn run(settings: &Settings, metrics: Metrics) -> anyhow::Result<()> {
     let before = Ready::before(settings.ready_file.as_deref())?;
+    // An initializer's ready file has an address for rows once its cluster has formed. The others write theirs only then.
+    let is_initializer = matches!(settings.role, Role::Initializer(_));
+    let formed = |ready: &Ready| !is_initializer || ready.addresses.contains_key("rows");
+    let was_member = before.as_ref().is_some_and(formed);
     let before = before.unwrap_or_default();
-    let was_member = before.formed;
     let mut models = Models::load(settings, was_member)?;
     if was_member {
         // A process must not rejoin before its models are loaded: each failure to load would end the generation for all
@@ -132,14 +135,12 @@ impl Start<'_> {
         let was_at = |what: &str| before.addresses.get(what).copied();
         let control = settings.my_control.as_ref().unwrap_or(&settings.control);
         let control = net::listen_again("control", was_at("control"), control, WhenTaken::Fail)?;
-        // A sender can connect now, and prepares its input. It is answered once the cluster has formed.
-        let listener = net::listen_again("rows", was_at("rows"), &rows.address, WhenTaken::Fail)?;
-        let address = listener.local_addr()?;
-        let mut ready =
-            Ready::new([("control", control.local_addr()?), ("data", data.local_addr()?), ("rows", address)]);
+        let mut ready = Ready::new([("control", control.local_addr()?), ("data", data.local_addr()?)]);
         if cluster.rejoin.is_none() {
             ready.write(settings.ready_file.as_deref())?;
         }
+        // Bound now, so that a taken port is an error now. Senders are accepted once the cluster has formed.
+        let port = net::bind_again("rows", was_at("rows"), &rows.address, WhenTaken::Fail)?;
         let control = ControlPort::open(&cluster, control, leaving.clone())?;
         control.gather()?;
         // The receiver numbers generations, since it outlives them; a clock may step back.
@@ -167,7 +168,9 @@ impl Start<'_> {
         control.start()?;
         process::log::set_generation(formation.generation);
         tracing::info!("the generation begins");
-        ready.formed = true;
+        let listener = port.listen()?;
+        let address = listener.local_addr()?;
+        ready.addresses.insert("rows".into(), address);
         ready.write(settings.ready_file.as_deref())?;
         tracing::info!(
             "{} processes of {} workers; rows come in at {address}",
@@ -209,7 +212,7 @@ impl Start<'_> {
         let receiver = receiver(settings, &hello)?;
         models.wait();
         joined.start()?;
-        Ready { formed: true, ..Ready::default() }.write(settings.ready_file.as_deref())?;
+        Ready::new([]).write(settings.ready_file.as_deref())?;
         let (index, models) = (formation.process, models.take());
         dataflow::run(Process { index, sockets, models, receiver, port: None, leaving, metrics })?;
         Ok(())

@@ -1,7 +1,7 @@
 //! A job on hosts: starts its programs in order, connects them, and watches them until the job is done.
 //!
-//! The order is receiver → initializer → other classifiers → sender, which reads its input while the models are loaded. A
-//! program writes its addresses to a ready file, so they are known when the next program is started. A host restarts a program that dies, and the job continues. The job fails when
+//! The order is receiver → initializer → other classifiers → sender. A program writes its addresses to a ready file, so they
+//! are known when the next program is started. A host restarts a program that dies, and the job continues. The job fails when
 //! a program ends for good with an error. A program ends when its [`Running`](crate::host::Running) is dropped, so nothing is
 //! left behind.
 
@@ -151,17 +151,9 @@ pub fn run(
     let mut launcher = Launcher::new(job, hub);
     let results = launcher.receiver(hosts.metrics)?;
     let forming = Instant::now();
-    let (initializer, rows) = launcher.cluster(&hosts.classifiers, &results)?;
-    // It reads its input while the models are loaded. Standard input is passed on only to a sender that is answered soon: if
-    // this command is killed, that sender waits for its whole patience.
-    let is_stdin = matches!(job.input, Input::Stdin { .. });
-    let early = if is_stdin { None } else { Some(launcher.sender(hosts.metrics, rows.clone())?) };
-    launcher.await_cluster(initializer)?;
+    let rows = launcher.cluster(&hosts.classifiers, &results)?;
     let forming = forming.elapsed();
-    let sender = match early {
-        Some(sender) => sender,
-        None => launcher.sender(hosts.metrics, rows)?,
-    };
+    let sender = launcher.sender(hosts.metrics, rows)?;
     let mut programs = launcher.programs;
     if let Some(act) = when_begun {
         programs.await_ready(sender)?;

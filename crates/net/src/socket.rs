@@ -107,11 +107,24 @@ pub fn listen_again(
     address: &str,
     when_taken: WhenTaken,
 ) -> anyhow::Result<TcpListener> {
-    let Some(before) = before else { return listen(what, address, when_taken) };
+    bind_again(what, before, address, when_taken)?.listen()
+}
+
+/// Like [`bind`], but a restarted program binds the address it had `before`.
+///
+/// # Errors
+/// Those of [`bind`].
+pub fn bind_again(
+    what: &str,
+    before: Option<SocketAddr>,
+    address: &str,
+    when_taken: WhenTaken,
+) -> anyhow::Result<Bound> {
+    let Some(before) = before else { return bind(what, address, when_taken) };
     let (what, address) = (what.to_owned(), before.to_string());
     // The supervisor has reserved the port, so that no other program can take it in between.
     match shared(before) {
-        Ok(socket) => Bound { socket, what, address }.listen(),
+        Ok(socket) => Ok(Bound { socket, what, address }),
         Err(error) => {
             Err(explain(error, &what, &address).context(Temporary("listening at the earlier address")))
         }
@@ -124,7 +137,7 @@ pub struct Reserved {
     _socket: Socket,
 }
 
-/// Reserves a port for as long as the value lives. Only [`listen_again`] can take it meanwhile; other programs find it taken.
+/// Reserves a port for as long as the value lives. Only [`bind_again`] can take it meanwhile; other programs find it taken.
 ///
 /// # Errors
 /// The port is taken.
@@ -149,7 +162,7 @@ fn shared(address: SocketAddr) -> io::Result<Socket> {
 
 /// A bound address that does not listen yet: connections to it are refused.
 #[derive(Debug)]
-struct Bound {
+pub struct Bound {
     socket: Socket,
     what: String,
     address: String,
@@ -159,7 +172,7 @@ struct Bound {
 ///
 /// # Errors
 /// Those of [`listen`].
-fn bind(what: &str, address: &str, when_taken: WhenTaken) -> anyhow::Result<Bound> {
+pub fn bind(what: &str, address: &str, when_taken: WhenTaken) -> anyhow::Result<Bound> {
     let target = resolve(address).with_context(|| format!("listening for {what}"))?;
     let bound = |target: SocketAddr, reuse: bool| -> io::Result<Socket> {
         let socket = Socket::new(Domain::for_address(target), Type::STREAM, Some(Protocol::TCP))?;
@@ -188,7 +201,7 @@ impl Bound {
     ///
     /// # Errors
     /// Those of [`listen`].
-    fn listen(self) -> anyhow::Result<TcpListener> {
+    pub fn listen(self) -> anyhow::Result<TcpListener> {
         // Connections inherit this. Without it, closing connections would block the next program that binds the port.
         let listening = self.socket.set_reuse_address(true).and_then(|()| self.socket.listen(1024));
         listening.map_err(|e| explain(e, &self.what, &self.address))?;

@@ -17,15 +17,12 @@ pub struct Ready {
     /// A sender's file (a `records::identity::Identity`), so that after a restart it sends no other file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input: Option<String>,
-    /// A classifier's cluster has formed.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub formed: bool,
 }
 
 impl Ready {
     pub fn new<const N: usize>(addresses: [(&str, SocketAddr); N]) -> Self {
         let addresses = addresses.into_iter().map(|(what, at)| (what.to_owned(), at)).collect();
-        Self { addresses, ..Self::default() }
+        Self { addresses, input: None }
     }
 
     /// Writes the file, whole or not at all. Does nothing without a path.

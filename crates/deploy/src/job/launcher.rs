@@ -11,8 +11,8 @@ use super::{Hub, Input, Job};
 use crate::host::{Host, MODEL, arg, at};
 use crate::options;
 
-/// How long a sender waits for the cluster, which must form again when one of its processes has died.
-const SENDER_PATIENCE: Duration = Duration::from_secs(600);
+/// Seconds that a sender waits for the cluster, which must form again when one of its processes has died.
+const SENDER_PATIENCE: u64 = 600;
 
 /// The name of the classifier at this place in a cluster; the first one is the initializer.
 pub(crate) fn classifier_name(place: usize) -> String {
@@ -41,13 +41,8 @@ impl<'a, 'j> Launcher<'a, 'j> {
         self.programs.await_address(receiver, "results", self.ready_time())
     }
 
-    /// Starts the classifiers, which send results to this address; returns the initializer and its address for rows. Their
-    /// cluster has not formed yet.
-    pub(super) fn cluster(
-        &mut self,
-        hosts: &[&'a dyn Host],
-        results: &str,
-    ) -> anyhow::Result<(usize, String)> {
+    /// Starts the classifiers, which send results to this address; returns the address for rows.
+    pub(super) fn cluster(&mut self, hosts: &[&'a dyn Host], results: &str) -> anyhow::Result<String> {
         let Job { model_args, workers, .. } = self.job;
         let mut common = model_args.clone();
         common.extend(["--out".into(), results.to_owned()]);
@@ -61,13 +56,7 @@ impl<'a, 'j> Launcher<'a, 'j> {
                 self.worker(*host, &classifier_name(place), &control, common.clone())?;
             }
         }
-        let rows = self.programs.await_address(initializer, "rows", self.ready_time())?;
-        Ok((initializer, rows))
-    }
-
-    /// Waits until the cluster of this initializer has formed.
-    pub(super) fn await_cluster(&mut self, initializer: usize) -> anyhow::Result<()> {
-        self.programs.await_cluster(initializer, self.ready_time())
+        self.programs.await_address(initializer, "rows", self.ready_time())
     }
 
     /// The initializer waits for the others, and all of them load the model.
@@ -105,8 +94,7 @@ impl<'a, 'j> Launcher<'a, 'j> {
         // A restarted sender has the same session.
         let mut args = vec![rows, "--session".into(), protocol::hash::short_hex(token.secret().as_bytes())];
         if !matches!(input, Input::Stdin { .. }) {
-            let patience = SENDER_PATIENCE.max(self.ready_time());
-            args.extend(["--patience".into(), patience.as_secs().to_string()]);
+            args.extend(["--patience".into(), SENDER_PATIENCE.to_string()]);
         }
         args.extend(types.iter().flat_map(|types| ["--types".into(), types.clone()]));
         args.extend(input.sender_args());

@@ -8,7 +8,7 @@ use anyhow::bail;
 use super::lifetime::Warnings;
 use super::phase::{Ended, Next, Phase};
 use super::progress::{Growth, ProgressMonitor, Watched};
-use super::ready::{PAUSE, await_address, await_cluster};
+use super::ready::{PAUSE, await_address};
 use super::{Input, Job};
 use crate::console;
 use crate::host::{Host, Launch, Running, arg};
@@ -125,26 +125,16 @@ impl<'a> Programs<'a> {
     ) -> anyhow::Result<String> {
         let Program { name, host, .. } = &self.running[program];
         let (name, host) = (name.clone(), *host);
-        let check = || self.check_start(program);
+        let check = || {
+            self.check()?;
+            let needed = if self.has_begun { program..=program } else { 0..=self.running.len() - 1 };
+            let mut needed = self.running[needed].iter();
+            match needed.find(|p| p.host.away() >= Some(START_CONTACT_TIME)) {
+                Some(lost) => bail!("no contact with {} for {START_CONTACT_TIME:?}", lost.host.name()),
+                None => Ok(()),
+            }
+        };
         await_address(host, &name, what, limit, check).map(|address| address.to_string())
-    }
-
-    /// Waits, for at most this long, until the cluster of this initializer has formed.
-    pub(super) fn await_cluster(&mut self, program: usize, limit: Duration) -> anyhow::Result<()> {
-        let Program { name, host, .. } = &self.running[program];
-        let (name, host) = (name.clone(), *host);
-        await_cluster(host, &name, limit, || self.check_start(program))
-    }
-
-    /// Checks the programs while this one is starting.
-    fn check_start(&mut self, program: usize) -> anyhow::Result<()> {
-        self.check()?;
-        let needed = if self.has_begun { program..=program } else { 0..=self.running.len() - 1 };
-        let mut needed = self.running[needed].iter();
-        match needed.find(|p| p.host.away() >= Some(START_CONTACT_TIME)) {
-            Some(lost) => bail!("no contact with {} for {START_CONTACT_TIME:?}", lost.host.name()),
-            None => Ok(()),
-        }
     }
 
     /// Waits until a program is ready, without a deadline: a sender may have to wait for its input.
