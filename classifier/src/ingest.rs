@@ -71,6 +71,8 @@ pub struct Start {
 pub struct Ingest(Arc<Shared>);
 
 struct Shared {
+    /// Held by the connection that measures the model.
+    measuring: Mutex<()>,
     settings: Settings,
     state: Mutex<State>,
     changed: Condvar,
@@ -107,7 +109,9 @@ impl Ingest {
         }
         let state = Mutex::new(State { intake, outcome: None, pending_outcomes: 0 });
         let durable = Arc::new(AtomicU64::new(start.next_row));
-        let shared = Arc::new(Shared { settings, state, changed: Condvar::new(), deadline, wake, durable });
+        let measuring = Mutex::default();
+        let shared =
+            Arc::new(Shared { settings, measuring, state, changed: Condvar::new(), deadline, wake, durable });
         shared.deadline.wait_for("waiting for a sender to connect");
         let port = Arc::clone(&shared);
         let serve = move |connection: Connection| {
@@ -263,6 +267,8 @@ impl Shared {
     /// # Errors
     /// The number of types is not that of the columns.
     fn decide(&self, header: &Bytes, survey: &Survey) -> anyhow::Result<Option<Decided>> {
+        // One connection measures the model; another one, of a sender that has come back, takes what it finds.
+        let _measuring = self.measuring.lock();
         let decided = self.state.lock().intake.decided().cloned();
         if decided.is_some() {
             return Ok(decided);

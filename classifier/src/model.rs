@@ -283,6 +283,11 @@ impl Model for Shared {
         self.0.lock().append(answer, request, results)
     }
 
+    /// Holds the model for all steps, since the measurement of a connection that was lost may not be over.
+    fn classify(&mut self, request: &Request<'_>, results: &mut Vec<u8>) -> Result<Columns, ModelError> {
+        self.0.lock().classify(request, results)
+    }
+
     fn prepare(&mut self) -> Result<(), ModelError> {
         self.0.lock().prepare()
     }
@@ -445,5 +450,52 @@ mod tests {
         for wrong in ["", "rust", "python", "python:", "sleep", "sleep:fast", "sleep:-1", "native:1"] {
             assert!(kind(wrong).is_err(), "{wrong:?}");
         }
+    }
+
+    /// Answers with the number of the request, and has room for one.
+    #[derive(Default)]
+    struct Numbered {
+        sent: Option<usize>,
+    }
+
+    impl Model for Numbered {
+        fn send(&mut self, request: &Request<'_>) -> Result<(), ModelError> {
+            assert_eq!(self.sent.replace(request.header.len()), None, "it has a request");
+            std::thread::sleep(Duration::from_micros(100));
+            Ok(())
+        }
+
+        fn recv(&mut self) -> Result<Vec<u8>, ModelError> {
+            Ok(vec![0; self.sent.take().unwrap()])
+        }
+
+        fn append(
+            &mut self,
+            answer: Vec<u8>,
+            request: &Request<'_>,
+            _: &mut Vec<u8>,
+        ) -> Result<Columns, ModelError> {
+            assert_eq!(answer.len(), request.header.len(), "the answer is to another request");
+            Ok(Columns::default())
+        }
+    }
+
+    #[test]
+    fn two_connections_that_measure_a_model_get_their_own_answers() {
+        let shared = Shared::new(Box::<Numbered>::default());
+        std::thread::scope(|scope| {
+            for header in [&b"a"[..], b"bb", b"ccc"] {
+                let mut model = shared.clone();
+                scope.spawn(move || {
+                    let table = Table::default();
+                    let typed = Typed { table: &table, rows: 0..0 };
+                    let limit = Duration::MAX;
+                    let request = Request { header, records: &[], typed, numbers: None, limit };
+                    for _ in 0..50 {
+                        model.classify(&request, &mut Vec::new()).unwrap();
+                    }
+                });
+            }
+        });
     }
 }

@@ -110,6 +110,10 @@ impl Model for Python {
             Contract::Of2018(_) => write_csv(request, &mut self.request)?,
             Contract::Typed(_) => typed::write(request, &mut self.request),
         }
+        if self.sent.take().is_some() {
+            // Answers have no numbers: that to the earlier request would be taken for this one's.
+            self.process = None;
+        }
         self.prepare()?;
         let Some(process) = &mut self.process else {
             return Err(ModelError::new("there is no Python process"));
@@ -178,8 +182,9 @@ impl Python {
         let Some(process) = self.process.take() else { return ModelError::new(ended.to_string()) };
         let pid = process.pid();
         let message = process.end(ended, task);
-        let from = numbers.map(|(first, _)| format!(", with the rows from {first} on")).unwrap_or_default();
-        tracing::warn!("process {pid}{from}: {message}");
+        let rows = if let Task::Rows { rows, .. } = task { rows } else { 0 };
+        let from = numbers.map(|(first, _)| format!(" from row {first} on")).unwrap_or_default();
+        tracing::warn!("process {pid}, with {rows} rows{from}: {message}");
         self.metrics.count(|counts| {
             let is_crash = matches!(ended, Ended::Died(_));
             let times = if is_crash { &mut counts.crashes } else { &mut counts.kills };

@@ -9,7 +9,7 @@ use protocol::frame::DEFAULT_LIMIT;
 use protocol::hash::short_hex;
 use records::identity::{self, Identity};
 
-use super::{Csv, Extent, Input, Options, Watch};
+use super::{Csv, Extent, Input, Options, WRITE_SIZE, Watch};
 
 pub struct Files {
     paths: Vec<PathBuf>,
@@ -159,6 +159,9 @@ impl Input for Files {
 
     fn fill(&mut self, out: &mut Vec<u8>) -> anyhow::Result<()> {
         let before = out.len();
+        if before >= WRITE_SIZE {
+            return Ok(());
+        }
         loop {
             self.current.fill(out)?;
             if out.len() > before || !self.next_file()? {

@@ -255,6 +255,7 @@ impl Process {
     /// # Errors
     /// The reason why there is no answer. The process must then be replaced.
     pub(super) fn recv_rows(&mut self, mut wait: Wait) -> Result<Answer, Ended> {
+        wait.begin_to_read();
         let answer = self.answer(&mut wait)?;
         self.log.catch_up();
         Ok(answer)

@@ -13,6 +13,8 @@ use super::{Above, Answer, Process};
 
 /// How often to check a process while waiting for its answer.
 const SLICE: Duration = Duration::from_millis(100);
+/// How long reading an answer may take at least.
+const READ_TIME: Duration = Duration::from_secs(1);
 /// A stopped process is killed after this time.
 const STOPPED_TIME: Duration = Duration::from_secs(2);
 /// How long to wait for the guard's report when a process has closed its socket.
@@ -30,6 +32,11 @@ impl Wait {
     pub(super) fn new(limit: Duration) -> Self {
         let now = Instant::now();
         Self { limit, deadline: now + limit, next_check: now + SLICE, stopped_since: None }
+    }
+
+    /// Leaves time to read an answer that came while this thread did something else.
+    pub(super) fn begin_to_read(&mut self) {
+        self.deadline = self.deadline.max(Instant::now() + READ_TIME);
     }
 }
 
@@ -74,7 +81,10 @@ impl Process {
                 Ok(read) => bytes = &mut bytes[read..],
                 Err(error) => self.retry(&error)?,
             }
-            self.check(wait)?;
+            // An answer that is here is in time.
+            if !bytes.is_empty() {
+                self.check(wait)?;
+            }
         }
         Ok(())
     }
