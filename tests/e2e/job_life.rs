@@ -299,3 +299,88 @@ fn the_units_of_the_example_are_valid() {
         said.lines().filter(|line| line.contains("classify.") && !line.contains("is not executable"));
     assert_eq!(complaints.collect::<Vec<_>>(), [""; 0]);
 }
+
+/// The rows of an hour, which differ from those of other hours. Some take three seconds.
+fn rows_of(hour: usize) -> String {
+    let rows = if [3, 9].contains(&hour) { 20_000 } else { 1000 };
+    let rows: String = (0..rows).map(|row| format!("{hour}.{row}\n")).collect();
+    format!("id\n{rows}")
+}
+
+#[test]
+fn a_day_of_hourly_jobs_always_has_the_last_complete_results() {
+    let site = Site(tempfile::tempdir().unwrap());
+    let start = |args: &[&str]| {
+        let mut command = tests::xtask();
+        command.args(["run-locally", "--no-hub", "--input", "in.csv", "--workers", "2", "--keep", "4"]);
+        command.args(["--output", "out", "--log", "log"]).args(args).current_dir(&site.0);
+        Program::start_command("xtask", site.0.path(), command)
+    };
+    let hourly = || start(&["--model", "sleep:300"]);
+    // As a program that writes a file under another name, and renames it.
+    let arrive = |hour: usize| {
+        site.write("in.new", &rows_of(hour));
+        std::fs::rename(site.path("in.new"), site.path("in.csv")).unwrap();
+    };
+    let published = || site.read("out/results.log");
+    let of =
+        |hour: usize| -> String { rows_of(hour).lines().skip(1).map(|row| format!("{row},0.0\n")).collect() };
+    for hour in 0..24 {
+        let before = published();
+        if hour == 6 {
+            // The file is late.
+            std::fs::remove_file(site.path("in.csv")).unwrap();
+            assert!(hourly().exit(3).contains("opening the input in.csv"));
+            assert!(published() == before);
+        }
+        arrive(hour);
+        match hour {
+            3 => {
+                // The machine goes down.
+                let mut job = hourly();
+                site.await_durable(100);
+                site.kill_all(&mut job);
+                assert!(published() == before);
+                assert!(hourly().success().contains("going on with the job of "));
+            }
+            9 => {
+                // The last hour's job takes longer than an hour.
+                let mut job = hourly();
+                site.await_durable(100);
+                // It does not end meanwhile.
+                job.signal("STOP");
+                assert!(hourly().exit(4).contains("is already running"));
+                assert!(published() == before);
+                job.signal("CONT");
+                job.success();
+            }
+            12 => {
+                // The file is not complete yet.
+                site.write("in.csv", "");
+                assert!(hourly().exit(3).contains("in.csv is empty"));
+                assert!(published() == before);
+                arrive(hour);
+                hourly().success();
+            }
+            // Nothing has arrived since: the job is done.
+            15 => {
+                hourly().success();
+                assert!(hourly().success().contains("already done: "));
+            }
+            _ => drop(hourly().success()),
+        }
+        assert!(published() == of(hour), "hour {hour}");
+    }
+    // Another model.
+    start(&["--model", "native"]).success();
+    assert!(published() != of(23) && published().starts_with("23.0,0."));
+    let jobs = site.jobs();
+    assert!(jobs.len() <= 4, "{jobs:?}");
+    let left: Vec<_> =
+        std::fs::read_dir(site.path("out")).unwrap().flatten().map(|entry| entry.file_name()).collect();
+    assert_eq!(
+        left.len(),
+        [".lock", "jobs", "latest", "results.json", "results.log", "results.rejects.csv"].len(),
+        "{left:?}"
+    );
+}

@@ -1,9 +1,11 @@
 //! The files of an input, and their checks before a job starts.
 
+use std::collections::BTreeSet;
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use records::identity::Guard;
 
 use crate::console;
@@ -13,6 +15,7 @@ use crate::console;
 /// # Errors
 /// One does not exist, or is a folder; or there are several, and one is a stream.
 pub fn check_inputs(paths: &[PathBuf]) -> anyhow::Result<()> {
+    let mut seen = BTreeSet::new();
     for path in paths {
         let found =
             std::fs::metadata(path).with_context(|| format!("opening the input {}", path.display()))?;
@@ -22,6 +25,7 @@ pub fn check_inputs(paths: &[PathBuf]) -> anyhow::Result<()> {
             "the input {} is a stream, which can only be read alone; give files, or one stream",
             path.display()
         );
+        ensure!(seen.insert((found.dev(), found.ino())), "the input has {} twice", path.display());
     }
     Ok(())
 }
@@ -71,6 +75,13 @@ pub fn expand(given: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
         found.retain(|path| path.is_file() && !is_hidden(path));
         ensure!(!found.is_empty(), "the input {text} has no files");
         found.sort_by_key(|path| natural(path));
+        let is_there = |path: &PathBuf| found.contains(path);
+        let twice = found.iter().find(|path| {
+            path.extension().is_some_and(|extension| extension == "gz") && is_there(&path.with_extension(""))
+        });
+        if let Some(twice) = twice {
+            bail!("the input {text} has {} twice: plain, and compressed", twice.with_extension("").display());
+        }
         all.extend(found);
     }
     Ok(all)

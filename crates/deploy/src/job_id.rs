@@ -15,7 +15,6 @@ use duct::cmd;
 use walkdir::DirEntry;
 
 use crate::interrupt;
-use crate::project::PROGRAMS;
 use crate::python_module::{self, Module, is_same, module_of};
 
 /// Of longer files, size and time count instead of the content; also once so many bytes have been read.
@@ -23,6 +22,11 @@ const LONGEST_READ: u64 = 4 << 20;
 const MOST_READ: u64 = 256 << 20;
 /// In a folder with more files than this, not all belong to a model; but its code does.
 const MOST_FILES: usize = 10_000;
+/// Names of parts.
+const OPTIONS: &str = "the options or the input";
+const INTERPRETER: &str = "the interpreter or its packages";
+/// The hub only watches.
+const DECIDING_PROGRAMS: [&str; 3] = ["sender", "classifier", "receiver"];
 /// How long the interpreter may take to describe itself.
 const PROBE_TIME: Duration = Duration::from_secs(60);
 /// Prints where an interpreter finds a module, or an empty line; its version and path; and its packages.
@@ -65,35 +69,49 @@ pub(crate) fn differences(one: &Deciding, other: &Deciding) -> Vec<String> {
 }
 
 impl Parts<'_> {
+    /// The options alone.
+    pub(crate) fn only_options(&self) -> Deciding {
+        Deciding::from([(OPTIONS.to_owned(), protocol::hash::short_hex(self.options.as_bytes()))])
+    }
+
+    /// With the parts from `before` the job, its interpreter is not asked again.
+    ///
     /// # Errors
-    /// A program cannot be read.
-    pub(crate) fn deciding(&self) -> anyhow::Result<Deciding> {
-        let mut parts = Deciding::new();
+    /// A program cannot be read, or the interpreter does not answer.
+    pub(crate) fn deciding(&self, before: Option<&Deciding>) -> anyhow::Result<Deciding> {
+        let mut parts = self.only_options();
         let mut add = |name: &str, text: &[u8]| {
             parts.insert(name.to_owned(), protocol::hash::short_hex(text));
         };
-        add("the options or the input", self.options.as_bytes());
-        for program in PROGRAMS {
+        for program in DECIDING_PROGRAMS {
             let path = self.programs.join(program);
             let found = path.metadata().with_context(|| format!("reading {}", path.display()))?;
             // They are long, and change only as a whole.
             add(&format!("the program {program}"), &described(&path, &found, &mut 0));
         }
-        if let Some(name) = module_of(self.model) {
-            let probed = self.probe(name)?;
-            add("the interpreter or its packages", probed.as_bytes());
-            let origin = probed.lines().next().unwrap_or_default();
-            let module = Module::find(name, &self.python_path).ok().or_else(|| module_at(Path::new(origin)));
-            // If there is none, the job will say so.
-            let mut left = MOST_READ;
-            for path in module.map(|module| self.files(&module)).unwrap_or_default() {
-                interrupt::check()?;
-                // What cannot be read is not read by the model, either.
-                if let Ok(metadata) = path.metadata() {
-                    add(&path.display().to_string(), &described(&path, &metadata, &mut left));
+        let Some(name) = module_of(self.model) else { return Ok(parts) };
+        let mut module = Module::find(name, &self.python_path).ok();
+        match before {
+            None => {
+                let probed = self.probe(name)?;
+                add(INTERPRETER, probed.as_bytes());
+                let origin = probed.lines().next().unwrap_or_default();
+                module = module.or_else(|| module_at(Path::new(origin)));
+            }
+            Some(before) => {
+                let known = before.get(INTERPRETER).map(|hash| (INTERPRETER.to_owned(), hash.clone()));
+                parts.extend(known);
+                if module.is_none() {
+                    // Only the interpreter knows where it is, and has said so before.
+                    let known = before.keys().map(PathBuf::from).filter(|path| path.is_absolute());
+                    describe_all(known, &mut parts)?;
+                    return Ok(parts);
                 }
             }
         }
+        // Without a module, the job will say so.
+        let files = module.map(|module| self.files(&module)).unwrap_or_default();
+        describe_all(files.into_iter(), &mut parts)?;
         Ok(parts)
     }
 
@@ -147,6 +165,20 @@ fn module_at(origin: &Path) -> Option<Module> {
     })
 }
 
+/// Adds files to the parts.
+fn describe_all(files: impl Iterator<Item = PathBuf>, parts: &mut Deciding) -> anyhow::Result<()> {
+    let mut left = MOST_READ;
+    for path in files {
+        interrupt::check()?;
+        // What cannot be read is not read by the model, either.
+        if let Ok(metadata) = path.metadata() {
+            let described = described(&path, &metadata, &mut left);
+            parts.insert(path.display().to_string(), protocol::hash::short_hex(&described));
+        }
+    }
+    Ok(())
+}
+
 /// A file's content, or what changes with a long content.
 fn described(path: &Path, metadata: &Metadata, left: &mut u64) -> Vec<u8> {
     let (size, inode) = (metadata.len(), metadata.ino());
@@ -167,7 +199,7 @@ mod tests {
     fn an_id_changes_with_all_that_decides_results_and_with_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
-        for name in PROGRAMS.into_iter().chain(["model.py", "model.bin", "in.csv"]) {
+        for name in DECIDING_PROGRAMS.into_iter().chain(["model.py", "model.bin", "in.csv"]) {
             std::fs::write(path(name), name).unwrap();
         }
         std::fs::create_dir(path("output")).unwrap();
@@ -180,7 +212,7 @@ mod tests {
                 python_path: folder.path().as_os_str().to_owned(),
                 own: vec![path("output"), path("in.csv")],
             };
-            parts.deciding().unwrap()
+            parts.deciding(None).unwrap()
         };
         let python = || id_of(&id("python:model:f", "a"));
         let first = python();

@@ -198,7 +198,7 @@ fn run_until_done(args: &LocalJob, progress: &Progress) -> anyhow::Result<u8> {
     let jobs = Jobs::of(&output);
     jobs.tidy()?;
     let types = types.as_deref();
-    let (mut folder, is_new) = match before::find(args, &jobs, &input, types, &programs)? {
+    let (folder, is_new) = match before::find(args, &jobs, &input, types, &programs)? {
         Found::Done(folder, summary) => {
             jobs.publish(&folder, folder.path.join(REPORT[0]).exists())?;
             progress.begun.set(true);
@@ -206,7 +206,7 @@ fn run_until_done(args: &LocalJob, progress: &Progress) -> anyhow::Result<u8> {
             let is_packed = !args.pack || folder.path.join(ARCHIVE).exists();
             // Until the archive is complete, the checkpoint stays.
             if is_packed || !folder.files()?.checkpoint.exists() {
-                let code = already_done(args, &folder, &summary, is_packed)?;
+                let code = already_done(args, &folder, &summary, is_packed, start)?;
                 *progress.summary.borrow_mut() = Some(summary);
                 remove_old(args, &jobs)?;
                 return Ok(code);
@@ -218,6 +218,7 @@ fn run_until_done(args: &LocalJob, progress: &Progress) -> anyhow::Result<u8> {
     };
     *progress.job.borrow_mut() = Some((input.clone(), folder.clone()));
     let local = Locally {
+        programs,
         host,
         input: input.clone(),
         types: types.map(str::to_owned),
@@ -238,7 +239,6 @@ fn run_until_done(args: &LocalJob, progress: &Progress) -> anyhow::Result<u8> {
         }
     }
     let code = outcome?;
-    before::note_changes(args, &mut folder, &input, types, &programs)?;
     remove_old(args, &jobs)?;
     Ok(code)
 }
@@ -262,6 +262,7 @@ fn already_done(
     folder: &JobFolder,
     summary: &Summary,
     is_packed: bool,
+    start: Instant,
 ) -> anyhow::Result<u8> {
     console::note(&format!(
         "already done: the same input, options and model gave these results at {} (--again runs the job again)",
@@ -270,11 +271,12 @@ fn already_done(
     if !is_packed {
         console::note("not packed: without --pack, the job made no archive; --again --pack makes one");
     }
-    show(args, folder, summary, Duration::try_from_secs_f64(summary.seconds).unwrap_or_default())
+    show(args, folder, summary, start.elapsed())
 }
 
 /// A job that is ready to run on this machine.
 struct Locally {
+    programs: PathBuf,
     host: Local,
     input: Input,
     types: Option<String>,
@@ -293,7 +295,7 @@ fn run_job(
     jobs: &Jobs,
     progress: &Progress,
 ) -> anyhow::Result<u8> {
-    let Locally { host, input, types, folder, logs, run_folder, threads, processes } = local;
+    let Locally { programs, host, input, types, mut folder, logs, run_folder, threads, processes } = local;
     let files = folder.files()?;
     let archive = args.pack.then(|| folder.path.join(ARCHIVE));
 
@@ -339,6 +341,12 @@ fn run_job(
         State::Done(_) => job::pack(&job, &host).map(|packing| Times { forming: Duration::ZERO, packing }),
         _ => job::run(&job, &hosts, hub.as_ref(), Some(&when_begun)),
     };
+    if progress.begun.get() {
+        let changes = before::note_changes(args, &mut folder, &job.input, job.types.as_deref(), &programs);
+        if let Err(error) = changes {
+            console::note(&format!("{error:#}"));
+        }
+    }
     // Only restarted programs read the token again; the hub that stays does not need it.
     let removed = std::fs::remove_file(&token_file);
     let summary = outcome.and_then(|times| {

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail, ensure};
 use walkdir::{DirEntry, WalkDir};
 
+use crate::output::published;
+
 /// The module in `python:MODULE[:OBJECT]`; `None` for other models.
 pub fn module_of(model: &str) -> Option<&str> {
     model.strip_prefix("python:")?.split(':').next()
@@ -65,7 +67,7 @@ impl Module {
 }
 
 /// What is in `start`, a folder of a module in `folder`, in the order of names. Leaves out environments, caches, hidden files,
-/// and what `is_own` says is ours.
+/// results, and what `is_own` says is ours.
 pub fn walk<'a>(
     start: &Path,
     folder: &'a Path,
@@ -77,7 +79,7 @@ pub fn walk<'a>(
 
 fn is_unneeded(folder: &Path, entry: &DirEntry) -> bool {
     let (path, name) = (entry.path(), entry.file_name());
-    if name.as_encoded_bytes().starts_with(b".") {
+    if name.as_encoded_bytes().starts_with(b".") || is_of_job(path) {
         return true;
     }
     if !entry.file_type().is_dir() {
@@ -87,10 +89,23 @@ fn is_unneeded(folder: &Path, entry: &DirEntry) -> bool {
     let is_cache = name == "__pycache__" || name == "node_modules" || has("CACHEDIR.TAG");
     let is_environment = has("pyvenv.cfg") || has("conda-meta");
     let is_crate = has("Cargo.toml") && !has("__init__.py");
+    // With the results or logs of jobs.
+    let is_ours = has(".lock") && (has("jobs") || has("run"));
     // The files above it are not for the model, and those of the model are found anyway.
     let is_above =
         || entry.path_is_symlink() && path.canonicalize().is_ok_and(|target| folder.starts_with(target));
-    is_cache || is_environment || is_crate || is_above()
+    is_cache || is_environment || is_crate || is_ours || is_above()
+}
+
+/// Whether a job has made this, in a folder that has other files, too.
+fn is_of_job(path: &Path) -> bool {
+    let Some((name, folder)) = path.file_name().and_then(OsStr::to_str).zip(path.parent()) else {
+        return false;
+    };
+    let is_ours = ["jobs", "run", "latest"].contains(&name)
+        || name.ends_with(".log")
+        || published().any(|published| published == name);
+    is_ours && folder.join(".lock").exists()
 }
 
 /// Whether this is the home folder, the root, or the folder for temporary files, where not everything belongs to a model.

@@ -265,6 +265,14 @@ mod tests {
             "conda/conda-meta/history",
             "target/CACHEDIR.TAG",
             "target/program",
+            "results/.lock",
+            "results/jobs/1/results.csv",
+            "logs/.lock",
+            "logs/run/token",
+            "data/.lock",
+            "data/latest",
+            "data/receiver.log",
+            "data/results.csv",
             "inventory.toml",
         ]);
         let path = folder.path();

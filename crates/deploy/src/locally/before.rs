@@ -8,7 +8,7 @@ use protocol::results::Summary;
 use super::{LocalJob, describe};
 use crate::console;
 use crate::job::Input;
-use crate::job_id::{Parts, differences, id_of};
+use crate::job_id::{Deciding, Parts, differences, id_of};
 use crate::output::{JobFolder, Jobs, Record, State};
 
 /// What becomes of a job that an earlier command has done or begun.
@@ -43,7 +43,7 @@ pub(super) fn find(
     types: Option<&str>,
     programs: &Path,
 ) -> anyhow::Result<Found> {
-    let record = record(args, input, types, programs)?;
+    let record = record(args, input, types, programs, None)?;
     let mut attempts = Vec::new();
     if can_go_on(input) && args.before != Before::Again {
         attempts = jobs
@@ -64,7 +64,9 @@ pub(super) fn find(
         State::Unfinished { rows, .. } => *rows,
         State::Done(_) | State::Failed(_) => 0,
     };
-    let begun = attempts.into_iter().filter(|attempt| durable(attempt) > 0).max_by_key(durable);
+    let may_go_on =
+        |attempt: &(State, JobFolder)| durable(attempt) > 0 && attempt.1.record.changed.is_empty();
+    let begun = attempts.into_iter().filter(may_go_on).max_by_key(durable);
     if let Some((State::Unfinished { rows, .. }, folder)) = begun.filter(|_| args.before == Before::GoOn) {
         console::note(&format!(
             "going on with the job of {} (durable: {}; --fresh starts over)",
@@ -83,7 +85,7 @@ fn is_good(state: &State, job: &JobFolder, now: &Record) -> bool {
     job.record.changed.is_empty() && (summary.rejects == 0 || job.record.limits == now.limits)
 }
 
-/// Notes what decides a job's results and has changed while it ran. Returns whether something has.
+/// Notes what decides a job's results and has changed while it ran.
 ///
 /// # Errors
 /// A file cannot be read, or the record cannot be written.
@@ -94,15 +96,21 @@ pub(super) fn note_changes(
     types: Option<&str>,
     programs: &Path,
 ) -> anyhow::Result<()> {
-    let now = record(args, input, types, programs)?;
-    let changes = differences(&folder.record.deciding, &now.deciding);
-    if changes.is_empty() || !can_go_on(input) {
+    if !can_go_on(input) {
+        return Ok(());
+    }
+    let now = record(args, input, types, programs, Some(&folder.record.deciding))?;
+    let mut changes = differences(&folder.record.deciding, &now.deciding);
+    if changes.is_empty() {
         return Ok(());
     }
     console::note(&format!(
         "changed while the job ran: {}; the same command will run the job again",
         shortened(&changes)
     ));
+    changes.extend(
+        folder.record.changed.iter().filter(|name| !changes.contains(name)).cloned().collect::<Vec<_>>(),
+    );
     folder.note_changes(changes)
 }
 
@@ -112,13 +120,20 @@ fn can_go_on(input: &Input) -> bool {
 }
 
 /// What is known of the job now.
-fn record(args: &LocalJob, input: &Input, types: Option<&str>, programs: &Path) -> anyhow::Result<Record> {
+fn record(
+    args: &LocalJob,
+    input: &Input,
+    types: Option<&str>,
+    programs: &Path,
+    before: Option<&Deciding>,
+) -> anyhow::Result<Record> {
     let now = SystemTime::now();
     let mut options = input.sender_args();
     options.extend(types.map(str::to_owned));
     options.extend(args.job.max_rejects.map(|most| format!("rejects {most}")));
     options.extend(args.job.model.deciding(args.model()));
     let own = [&args.output, &args.log].into_iter().chain(args.job.rows.paths());
+    let own = own.map(|path| path.canonicalize().unwrap_or_else(|_| path.clone()));
     let usual = std::env::var_os("PYTHONPATH");
     let python_path = args.job.environment.get("PYTHONPATH").map(Into::into).or(usual);
     let parts = Parts {
@@ -127,9 +142,10 @@ fn record(args: &LocalJob, input: &Input, types: Option<&str>, programs: &Path) 
         model: args.model(),
         python: &args.python,
         python_path: python_path.unwrap_or_default(),
-        own: own.cloned().collect(),
+        own: own.collect(),
     };
-    let deciding = parts.deciding()?;
+    // The others' ids only tell which jobs replace each other.
+    let deciding = if can_go_on(input) { parts.deciding(before)? } else { parts.only_options() };
     Ok(Record {
         id: id_of(&deciding),
         began: humantime::format_rfc3339_millis(now).to_string(),
