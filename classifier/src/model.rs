@@ -5,21 +5,24 @@
 //! | [`native`] | a built-in stand-in for an expensive model, with a public definition |
 //! | [`python`] | the user's own pandas function, unchanged |
 //! | [`sleep`]  | sleeps for each row and uses no processor, to measure how the cluster scales |
+//! | `shared`   | another model, which its measurement uses, too |
 
 pub mod native;
 pub mod python;
+mod shared;
 pub mod sleep;
+
+pub use shared::{Meter, Shared};
 
 use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use columns::Table;
-use parking_lot::Mutex;
 use protocol::schema::{Column, Schema, TEXT};
 
 use crate::metrics::ModelMetrics;
@@ -239,72 +242,6 @@ impl FromStr for StartMethod {
     }
 }
 
-/// A model that a worker and the measurement before the first batch share.
-#[derive(Clone)]
-pub struct Shared(Arc<Mutex<Box<dyn Model>>>);
-
-impl Shared {
-    pub fn new(model: Box<dyn Model>) -> Self {
-        Self(Arc::new(Mutex::new(model)))
-    }
-
-    /// For the measurement. The model ends with the worker.
-    pub fn meter(&self) -> Meter {
-        Meter(Arc::downgrade(&self.0))
-    }
-}
-
-/// A worker's model, to be measured.
-#[derive(Clone)]
-pub struct Meter(Weak<Mutex<Box<dyn Model>>>);
-
-impl Meter {
-    /// `None` if the worker has ended.
-    pub fn model(&self) -> Option<Shared> {
-        self.0.upgrade().map(Shared)
-    }
-}
-
-impl Model for Shared {
-    fn send(&mut self, request: &Request<'_>) -> Result<(), ModelError> {
-        self.0.lock().send(request)
-    }
-
-    fn recv(&mut self) -> Result<Vec<u8>, ModelError> {
-        self.0.lock().recv()
-    }
-
-    fn append(
-        &mut self,
-        answer: Vec<u8>,
-        request: &Request<'_>,
-        results: &mut Vec<u8>,
-    ) -> Result<Columns, ModelError> {
-        self.0.lock().append(answer, request, results)
-    }
-
-    /// Holds the model for all steps, since the measurement of a connection that was lost may not be over.
-    fn classify(&mut self, request: &Request<'_>, results: &mut Vec<u8>) -> Result<Columns, ModelError> {
-        self.0.lock().classify(request, results)
-    }
-
-    fn prepare(&mut self) -> Result<(), ModelError> {
-        self.0.lock().prepare()
-    }
-
-    fn timeout(&self) -> Duration {
-        self.0.lock().timeout()
-    }
-
-    fn metrics(&self) -> ModelMetrics {
-        self.0.lock().metrics()
-    }
-
-    fn place(&self) -> Place {
-        self.0.lock().place()
-    }
-}
-
 /// The kind of model, parsed from the user's `--model`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
@@ -450,52 +387,5 @@ mod tests {
         for wrong in ["", "rust", "python", "python:", "sleep", "sleep:fast", "sleep:-1", "native:1"] {
             assert!(kind(wrong).is_err(), "{wrong:?}");
         }
-    }
-
-    /// Answers with the number of the request, and has room for one.
-    #[derive(Default)]
-    struct Numbered {
-        sent: Option<usize>,
-    }
-
-    impl Model for Numbered {
-        fn send(&mut self, request: &Request<'_>) -> Result<(), ModelError> {
-            assert_eq!(self.sent.replace(request.header.len()), None, "it has a request");
-            std::thread::sleep(Duration::from_micros(100));
-            Ok(())
-        }
-
-        fn recv(&mut self) -> Result<Vec<u8>, ModelError> {
-            Ok(vec![0; self.sent.take().unwrap()])
-        }
-
-        fn append(
-            &mut self,
-            answer: Vec<u8>,
-            request: &Request<'_>,
-            _: &mut Vec<u8>,
-        ) -> Result<Columns, ModelError> {
-            assert_eq!(answer.len(), request.header.len(), "the answer is to another request");
-            Ok(Columns::default())
-        }
-    }
-
-    #[test]
-    fn two_connections_that_measure_a_model_get_their_own_answers() {
-        let shared = Shared::new(Box::<Numbered>::default());
-        std::thread::scope(|scope| {
-            for header in [&b"a"[..], b"bb", b"ccc"] {
-                let mut model = shared.clone();
-                scope.spawn(move || {
-                    let table = Table::default();
-                    let typed = Typed { table: &table, rows: 0..0 };
-                    let limit = Duration::MAX;
-                    let request = Request { header, records: &[], typed, numbers: None, limit };
-                    for _ in 0..50 {
-                        model.classify(&request, &mut Vec::new()).unwrap();
-                    }
-                });
-            }
-        });
     }
 }

@@ -310,7 +310,7 @@ mod tests {
 
     use super::*;
 
-    fn rows(input: &mut dyn Input) -> Vec<Vec<u8>> {
+    pub(super) fn rows(input: &mut dyn Input) -> Vec<Vec<u8>> {
         let mut all = Vec::new();
         loop {
             let mut out = Vec::new();

@@ -1,6 +1,7 @@
 //! A whole job on this machine: sender → classifiers → receiver.
 
 mod before;
+mod checks;
 
 use std::cell::{Cell, RefCell};
 use std::fs::File;
@@ -12,23 +13,20 @@ use anyhow::{Context, anyhow, ensure};
 use protocol::result_files::{ARCHIVE, REPORT, results_name};
 use protocol::results::Summary;
 
+use crate::host::Host;
 use crate::host::local::Local;
-use crate::host::{Host, Launch};
 use crate::input::{check_inputs, identity, show_hints};
 use crate::job::{self, Hosts, Hub, Input, Job, Times};
 use crate::notify::{Ending, notify};
 use crate::options::{self, JobOptions, Rows, refuse_unnamed_model, threads, threads_each};
-use crate::output::{JobFolder, Jobs, State, lock, lock_within, published};
+use crate::output::{JobFolder, Jobs, State, lock, lock_within};
 use crate::{console, exit, interrupt, project};
 pub use before::Before;
 use before::Found;
+use checks::{check, refuse_to_replace, same};
 
 /// The most worker threads in a classifier.
 const MAX_THREADS: usize = 1024;
-/// The pause between two polls of a check.
-const CHECK_PAUSE: Duration = Duration::from_millis(1);
-/// How many of the last lines of a check are shown.
-const LAST_LINES: usize = 20;
 /// Paths that mean standard input.
 const STDIN: [&str; 4] = ["-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"];
 
@@ -56,7 +54,7 @@ pub struct LocalJob {
     pub wait: Option<Duration>,
     /// Afterwards, remove all jobs but this many.
     pub keep: Option<usize>,
-    /// A command of the user's that is told how the job ended.
+    /// The user's command that gets a JSON of how the job ended.
     pub notify: Option<String>,
 }
 
@@ -379,41 +377,6 @@ fn run_job(
     summary
 }
 
-/// Has a program check its arguments, so that a mistake does not cost the results of the job before; returns its last lines.
-fn check(
-    job: &LocalJob,
-    host: &Local,
-    program: &'static str,
-    args: Vec<String>,
-    run_folder: &Path,
-) -> anyhow::Result<String> {
-    let name = format!("{program}-check");
-    let launch = Launch {
-        ready_file: run_folder.join(format!("{name}.ready")),
-        name,
-        program,
-        args,
-        environment: job.job.environment.clone(),
-        stdin: false,
-        restart: false,
-    };
-    let mut running = host.start(&launch)?;
-    let end = loop {
-        interrupt::check()?;
-        if let Some(end) = running.try_wait()? {
-            break end;
-        }
-        std::thread::sleep(CHECK_PAUSE);
-    };
-    let lines = running.last_lines(LAST_LINES)?;
-    if end.is_success() {
-        let messages: Vec<_> = lines.iter().map(|line| process::log::message(line)).collect();
-        return Ok(messages.join("\n"));
-    }
-    let said = job::in_own_words(&lines, |_| true);
-    Err(said.unwrap_or_else(|| anyhow!("the {program} ended ({end})")))
-}
-
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
@@ -425,26 +388,6 @@ fn describe(input: &Input) -> String {
         Input::Pipe { path, .. } => format!("rows from {}", path.display()),
         Input::Stdin { .. } => "rows from standard input".into(),
     }
-}
-
-/// Whether both paths exist, and are the same file or folder.
-fn same(one: &Path, other: &Path) -> bool {
-    one.canonicalize().is_ok_and(|one| other.canonicalize().is_ok_and(|other| one == other))
-}
-
-/// # Errors
-/// The input is a file in the output folder that a job's link would replace.
-fn refuse_to_replace(input: &Path, output: &Path) -> anyhow::Result<()> {
-    let is_replaced = |name: &str| {
-        let file = output.join(name);
-        file.symlink_metadata().is_ok_and(|found| !found.is_symlink()) && same(&file, input)
-    };
-    ensure!(
-        !published().any(is_replaced),
-        "the input {} would be replaced by the results; move it, or choose another folder with --output",
-        input.display()
-    );
-    Ok(())
 }
 
 /// Says where the model's output is, if there is any.

@@ -9,8 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 
-pub(crate) use jobs::published;
-pub use jobs::{JOBS, JobFolder, Jobs, Record, State};
+pub use jobs::{JobFolder, Jobs, Record, State};
 
 use crate::{console, exit, interrupt};
 

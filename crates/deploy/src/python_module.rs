@@ -4,9 +4,8 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
+use protocol::result_files::published;
 use walkdir::{DirEntry, WalkDir};
-
-use crate::output::published;
 
 /// The module in `python:MODULE[:OBJECT]`; `None` for other models.
 pub fn module_of(model: &str) -> Option<&str> {

@@ -28,6 +28,12 @@ pub const PARTIAL_ARCHIVE: &str = "results.partial.tgz";
 /// The Monitoring Hub's report, beside the results: its page, and the figures of that page.
 pub const REPORT: [&str; 2] = ["report.html", "report.json"];
 
+/// The names of all files that a job on the user's machine may publish.
+pub fn published() -> impl Iterator<Item = &'static str> {
+    let results = [RESULTS, TYPED_RESULTS, "results.rejects.csv", "results.json"];
+    results.into_iter().chain([ARCHIVE, PARTIAL_ARCHIVE]).chain(REPORT)
+}
+
 /// The paths of a job's files.
 #[derive(Debug, Clone)]
 pub struct ResultFiles {

@@ -49,6 +49,8 @@ impl Name<'_> {
     }
 }
 
+/// The first bytes of gzip, with the only method that there is.
+pub const GZIP: [u8; 3] = *b"\x1f\x8b\x08";
 /// File formats: the first bytes, the name, and the command that turns the file into a CSV, if any.
 const FORMATS: [(&[u8], &str, &str); 17] = [
     (b"\x1f\x8b", "compressed with gzip", "gzip -dc"),

@@ -7,9 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use flate2::read::MultiGzDecoder;
+use records::sniff::GZIP;
 
-/// The first bytes of gzip, with the only method that there is.
-const GZIP: [u8; 3] = [0x1f, 0x8b, 8];
 /// How many bytes the thread decompresses at once.
 const BLOCK: usize = 256 << 10;
 /// How many blocks may wait for the reader.

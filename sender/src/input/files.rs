@@ -188,8 +188,8 @@ impl<R: Read> Read for Named<R> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use protocol::frame;
 
+    use super::super::tests::rows;
     use super::*;
 
     fn files(texts: &[String]) -> (tempfile::TempDir, Vec<PathBuf>) {
@@ -201,18 +201,6 @@ mod tests {
         };
         let paths = texts.iter().enumerate().map(write).collect();
         (folder, paths)
-    }
-
-    fn rest(input: &mut dyn Input) -> Vec<String> {
-        let mut all = Vec::new();
-        loop {
-            let mut out = Vec::new();
-            input.fill(&mut out).unwrap();
-            if out.is_empty() {
-                return all;
-            }
-            all.extend(frame::payloads(&out).map(|row| String::from_utf8_lossy(row).into_owned()));
-        }
     }
 
     proptest! {
@@ -237,7 +225,8 @@ mod tests {
                 }
                 input.seek(row).unwrap();
                 prop_assert_eq!(input.position(), row);
-                prop_assert_eq!(rest(&mut input), (row..next).map(|row| row.to_string()).collect::<Vec<_>>());
+                let left: Vec<_> = (row..next).map(|row| row.to_string().into_bytes()).collect();
+                prop_assert_eq!(rows(&mut input), left);
                 prop_assert_eq!(input.position(), next);
                 let Extent { bytes, bytes_total, .. } = input.extent();
                 prop_assert_eq!(Some(bytes), bytes_total);

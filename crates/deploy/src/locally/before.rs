@@ -14,9 +14,9 @@ use crate::output::{JobFolder, Jobs, Record, State};
 /// What becomes of a job that an earlier command has done or begun.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Before {
-    /// A job that is done stays so, and one that was begun goes on.
+    /// A complete job stays complete, and an unfinished job goes on.
     GoOn,
-    /// As before, but a job that was begun starts over.
+    /// A complete job stays complete, and an unfinished job starts over.
     Fresh,
     /// In any case it starts over.
     Again,
@@ -185,6 +185,9 @@ fn shortened(changes: &[String]) -> String {
 
 /// Says what there is of a job that did not complete, and what the same command does next.
 pub(super) fn say_what_is_left(args: &LocalJob, input: &Input, folder: &JobFolder) {
+    if Jobs::of(&args.output).is_published(folder) {
+        return;
+    }
     let path = folder.path.display();
     let command = if args.before == Before::GoOn {
         "the same command"

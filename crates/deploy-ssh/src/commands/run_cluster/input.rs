@@ -11,6 +11,8 @@ use deploy::input::{guard, show_hints};
 use deploy::job::Input;
 use deploy::options::Rows;
 
+use records::sniff::GZIP;
+
 use super::{CHECK_TIME, CLEAN_TIME};
 use crate::ssh::Ssh;
 
@@ -60,15 +62,15 @@ pub(super) fn prepare(rows: &Rows, metrics: &Ssh) -> anyhow::Result<Input> {
     Ok(Input::Files { paths: shipped, identity: identity.trim().to_owned(), commas })
 }
 
-/// The first bytes of a file that is compressed with gzip.
-const GZIP: [u8; 2] = [0x1f, 0x8b];
-
 /// Checks that a plain file is a CSV, before all of it is shipped.
 fn check_header(path: &Path, commas: bool) -> anyhow::Result<()> {
     let name = path.display().to_string();
     let mut file = std::fs::File::open(path).with_context(|| format!("opening the input {name}"))?;
     let mut first = Vec::new();
-    file.by_ref().take(2).read_to_end(&mut first).with_context(|| format!("reading the input {name}"))?;
+    file.by_ref()
+        .take(GZIP.len() as u64)
+        .read_to_end(&mut first)
+        .with_context(|| format!("reading the input {name}"))?;
     if first == GZIP {
         // The sender checks what is in it.
         return Ok(());
