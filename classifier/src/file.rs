@@ -108,10 +108,8 @@ pub fn classify(
             let before = frames.len();
             // The same as in the sender, so that both paths give the same results.
             match row.flaw {
-                Some(flaw @ Flaw::TooLong { .. }) => {
-                    frame::push_flawed(&mut frames, &flaw.to_string(), row.bytes);
-                }
                 Some(Flaw::OpenQuote) | None => frame::push(&mut frames, row.bytes),
+                Some(flaw) => frame::push_flawed(&mut frames, &flaw.to_string(), row.bytes),
             }
             if rows > 0 && frames.len() > BATCH_BYTES {
                 held = frames.split_off(before);

@@ -294,9 +294,9 @@ impl Input for Csv {
                 break;
             };
             match row.flaw {
-                Some(flaw @ Flaw::TooLong { .. }) => frame::push_flawed(out, &flaw.to_string(), row.bytes),
                 // Workers detect an open quote themselves.
                 Some(Flaw::OpenQuote) | None => frame::push(out, row.bytes),
+                Some(flaw) => frame::push_flawed(out, &flaw.to_string(), row.bytes),
             }
             self.next += 1;
         }

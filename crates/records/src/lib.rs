@@ -1,7 +1,8 @@
 //! The CSV dialect, in one place: where a record ends ([`reader`]), what its values are ([`values`]), and which inputs are not a
-//! CSV with commas ([`sniff`], [`header`]).
+//! CSV in it ([`sniff`], [`header`]). The reader converts records of another [`dialect`]; all other code knows only the standard
+//! one.
 //!
-//! The dialect is RFC 4180. Where the RFC is silent, it follows Python's `csv` and the `csv` crate: a quote opens a quoted value
+//! The standard dialect is RFC 4180. Where the RFC is silent, it follows Python's `csv` and the `csv` crate: a quote opens a quoted value
 //! only at the value's beginning, and is an ordinary character elsewhere. Text after a closing quote, up to the next comma,
 //! belongs to the value. A record ends at a line feed outside quotes; a carriage return before the line feed belongs to the
 //! line end.
@@ -12,12 +13,15 @@
 //! The `csv` crate itself returns values, while the job passes records on unchanged, to the byte, and reads a record's
 //! values only where it is classified.
 
+mod convert;
+pub mod dialect;
 pub mod header;
 pub mod identity;
 pub mod reader;
 pub mod sniff;
 pub mod values;
 
+pub use dialect::{BadDialect, Dialect};
 pub use header::{BadInput, read_header};
 pub use reader::{Flaw, Reader, Row};
 pub use values::{

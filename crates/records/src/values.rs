@@ -49,7 +49,7 @@ fn has_carriage_return_outside_quotes(record: &[u8]) -> Result<bool, Malformed> 
     let mut rest = record;
     loop {
         if let Some(quoted) = rest.strip_prefix(b"\"") {
-            rest = unquote(quoted, &mut |_| {})?;
+            rest = unquote(quoted, b'"', &mut |_| {})?;
         }
         let (value, after) = rest.split_at(memchr::memchr(b',', rest).unwrap_or(rest.len()));
         if value.contains(&b'\r') {
@@ -184,7 +184,7 @@ pub fn for_each(
         let quoted = rest.strip_prefix(b"\"");
         if let Some(quoted) = quoted {
             buffer.clear();
-            rest = unquote(quoted, &mut |part| buffer.extend_from_slice(part))?;
+            rest = unquote(quoted, b'"', &mut |part| buffer.extend_from_slice(part))?;
         }
         let end = memchr::memchr2(b',', b'\n', rest);
         let value = &rest[..end.unwrap_or(rest.len())];
@@ -221,7 +221,7 @@ fn walk(record: &[u8], mut visit: impl FnMut(Piece<'_>)) -> Result<usize, Malfor
         count += 1;
         let mut part = |part: &[u8]| visit(Piece::Part(part));
         if let Some(quoted) = rest.strip_prefix(b"\"") {
-            rest = unquote(quoted, &mut part)?;
+            rest = unquote(quoted, b'"', &mut part)?;
         }
         // The value, or the text after its closing quote.
         let end = memchr::memchr2(b',', b'\n', rest);
@@ -235,14 +235,18 @@ fn walk(record: &[u8], mut visit: impl FnMut(Piece<'_>)) -> Result<usize, Malfor
 }
 
 /// Calls `part` for each part before the closing quote, and returns the bytes after it.
-fn unquote<'a>(mut rest: &'a [u8], part: &mut impl FnMut(&[u8])) -> Result<&'a [u8], Malformed> {
+pub(crate) fn unquote<'a>(
+    mut rest: &'a [u8],
+    quote: u8,
+    part: &mut impl FnMut(&[u8]),
+) -> Result<&'a [u8], Malformed> {
     loop {
-        let quote = memchr::memchr(b'"', rest).ok_or(Malformed::OpenQuote)?;
-        part(&rest[..quote]);
-        rest = &rest[quote + 1..];
-        match rest.strip_prefix(b"\"") {
+        let at = memchr::memchr(quote, rest).ok_or(Malformed::OpenQuote)?;
+        part(&rest[..at]);
+        rest = &rest[at + 1..];
+        match rest.strip_prefix(&[quote]) {
             Some(more) => {
-                part(b"\"");
+                part(&[quote]);
                 rest = more;
             }
             None => return Ok(rest),

@@ -1,9 +1,10 @@
 use proptest::prelude::*;
 
+use super::splitter::BLOCK;
 use super::*;
 
 /// Returns a few bytes at each read, so that every position in a row is the end of the buffer once.
-struct Trickle<'a>(&'a [u8], usize);
+pub(super) struct Trickle<'a>(pub(super) &'a [u8], pub(super) usize);
 
 impl Read for Trickle<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
@@ -108,7 +109,7 @@ fn memory_does_not_grow_with_a_row_above_the_limit() {
     let mut reader = Reader::new(io::repeat(b'x').take(200 << 20), 1 << 20);
     assert!(matches!(reader.next_row().unwrap().unwrap().flaw, Some(Flaw::TooLong { .. })));
     assert!(reader.next_row().unwrap().is_none());
-    assert!(reader.buffer.len() <= 4 << 20, "{}", reader.buffer.len());
+    assert!(reader.splitter.buffer.len() <= 4 << 20, "{}", reader.splitter.buffer.len());
 }
 
 /// A search that began again at each line would take hours here.
