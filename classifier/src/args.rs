@@ -14,6 +14,7 @@ use columns::Spec;
 use protocol::ports;
 use protocol::results::LONGEST_WINDOW;
 use protocol::token::Token;
+use records::Declared;
 use telemetry::reporter;
 
 /// How many seconds forming a cluster may take longer than loading a model.
@@ -251,9 +252,9 @@ impl ModelArgs {
     ///
     /// # Errors
     /// As [`ModelArgs::chunk_size`].
-    pub(crate) fn file_options(&self, commas: bool, types: &Spec) -> anyhow::Result<file::Options> {
+    pub(crate) fn file_options(&self, declared: Declared, types: &Spec) -> anyhow::Result<file::Options> {
         let types = self.settings(1).kind.is_typed().then(|| types.clone());
-        Ok(file::Options { chunk_size: self.chunk_size()?, commas, types })
+        Ok(file::Options { chunk_size: self.chunk_size()?, declared, types })
     }
 
     /// The settings of the models of a process with this many workers.

@@ -12,7 +12,7 @@ use protocol::result_files::{REJECTS_HEADER, ResultFiles};
 use protocol::schema::Table;
 use records::identity::{Guard, Guarded};
 use records::sniff::Name;
-use records::{Flaw, Reader};
+use records::{Declared, Flaw, Reader};
 
 use crate::batch::Batch;
 use crate::classify::Classifier;
@@ -31,8 +31,7 @@ pub struct Summary {
 pub struct Options {
     /// Rows in a batch; `None` to measure which number is good.
     pub chunk_size: Option<u32>,
-    /// Overrules the check that the input looks like a CSV with commas.
-    pub commas: bool,
+    pub declared: Declared,
     /// What the user says of the types of columns, if the model gets typed ones.
     pub types: Option<Spec>,
 }
@@ -69,10 +68,10 @@ pub fn classify(
         Some(guard) => Box::new(Guarded::new(file, guard.clone()).with_context(opening)?),
         None => Box::new(file),
     };
-    let mut reader = Reader::new(file, DEFAULT_LIMIT);
+    let mut reader = Reader::with_dialect(file, DEFAULT_LIMIT, options.declared.dialect);
     let text = name.to_string();
     let header =
-        records::read_header(&mut reader, Name { name: &text, is_file: guard.is_some() }, options.commas)?;
+        records::read_header(&mut reader, Name { name: &text, is_file: guard.is_some() }, options.declared)?;
     let survey = || {
         let guard = guard.clone();
         let guard = guard.context("the types of columns in a pipe are unknown; give a file")?;

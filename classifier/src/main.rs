@@ -13,6 +13,7 @@ use classifier::metrics::Metrics;
 use classifier::model::ModelSettings;
 use classifier::model::python::guard;
 use classifier::{file, run};
+use records::Declared;
 use telemetry::report::Ending;
 use telemetry::reporter;
 
@@ -22,8 +23,9 @@ fn main() -> ExitCode {
     leave_on_lost_process();
     let outcome = match &args.command {
         Some(Command::File { input, output, strict, delimiter, types }) => {
-            let options = args.model.file_options(delimiter.is_some(), types);
-            options
+            let declared = Declared::parse(delimiter.as_deref(), None, None).map_err(anyhow::Error::from);
+            declared
+                .and_then(|declared| args.model.file_options(declared, types))
                 .and_then(|options| classify_file(&args.model.settings(1), input, output, *strict, &options))
         }
         Some(Command::Guard { command }) => guard::run(command).map(|()| ExitCode::SUCCESS),

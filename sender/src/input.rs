@@ -15,7 +15,7 @@ use columns::Survey;
 use protocol::frame::{self, DEFAULT_LIMIT};
 use records::identity::{Guard, Guarded, Identity};
 use records::sniff::Name;
-use records::{Flaw, Reader};
+use records::{Declared, Flaw, Reader};
 
 use compressed::Consumed;
 pub use fake::{Fake, write_csv};
@@ -131,8 +131,7 @@ pub struct Csv {
 pub struct Options {
     /// The identity that the file must have.
     pub identity: Option<Identity>,
-    /// Overrules the check that the input looks like a CSV with commas.
-    pub commas: bool,
+    pub declared: Declared,
 }
 
 impl Csv {
@@ -189,10 +188,10 @@ impl Csv {
         guard: Option<Guard>,
     ) -> anyhow::Result<Self> {
         let (inner, compressed) = compressed::open(inner).with_context(|| format!("reading {name}"))?;
-        let mut reader = Reader::new(inner, DEFAULT_LIMIT);
+        let mut reader = Reader::with_dialect(inner, DEFAULT_LIMIT, options.declared.dialect);
         // Shell commands that read a file would get compressed bytes.
         let named = Name { name: &name, is_file: path.is_some() && compressed.is_none() };
-        let header = records::read_header(&mut reader, named, options.commas)?;
+        let header = records::read_header(&mut reader, named, options.declared)?;
         Ok(Self { path, name, options, reader, header, next: 0, guard, compressed })
     }
 
@@ -368,6 +367,25 @@ mod tests {
         let flawed = Row::Flawed { reason, beginning: &long.as_bytes()[..1000] };
         assert_eq!(rows, [Row::Whole(b"\x04"), flawed, Row::Whole(b"\x05{}")]);
         assert_eq!(input.extent().bytes, text.len() as u64);
+    }
+
+    #[test]
+    fn rows_of_another_dialect_are_sent_in_the_standard_one() {
+        let options =
+            Options { declared: Declared::parse(Some(";"), None, Some("#")).unwrap(), identity: None };
+        let text = "# made\na;b\n1;2,5\n# 2\n2;\"open\n3;c\n";
+        let mut input = Csv::new(Box::new(text.as_bytes()), "the test".into(), options, None, None).unwrap();
+        assert_eq!(input.header(), b"a,b");
+        let mut frames = Vec::new();
+        while input.position() < 3 {
+            let mut out = Vec::new();
+            input.fill(&mut out).unwrap();
+            frames.extend(out);
+        }
+        let flawed = Row::Flawed { reason: "a quoted value is not closed", beginning: b"2;\"open" };
+        let rows: Vec<_> = frame::rows(&frames).collect();
+        assert_eq!(rows, [Row::Whole(b"1,\"2,5\""), flawed, Row::Whole(b"3,c")]);
+        assert_eq!((input.position(), input.extent().bytes), (3, text.len() as u64));
     }
 
     #[test]

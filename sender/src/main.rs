@@ -10,6 +10,7 @@ use clap::Parser;
 use columns::Spec;
 use process::ready::Ready;
 use protocol::token::Token;
+use records::Declared;
 use records::identity::Identity;
 use sender::client::{self, Target};
 use sender::input::{self, Csv, Fake, Files, Input, Options};
@@ -103,15 +104,15 @@ fn run(args: Args) -> anyhow::Result<()> {
     // An earlier process of this session noted the identity of its input in the ready file.
     let before = Ready::before(args.ready_file.as_deref().filter(|_| args.session.is_some()))?;
     let expected = args.identity.or(before.and_then(|ready| ready.input));
-    let commas = args.delimiter.is_some();
+    let declared = Declared::parse(args.delimiter.as_deref(), None, None)?;
     let mut input: Box<dyn Input> = match (&args.input[..], args.lines) {
-        ([path], _) => one_input(path, commas, expected.as_deref())?,
+        ([path], _) => one_input(path, declared, expected.as_deref())?,
         ([], Some(lines)) => Box::new(Fake::new(args.seed, lines)),
         ([], None) => bail!("nothing to send: give a CSV file, - for standard input, or --lines N"),
-        (several, _) => Box::new(Files::open(several.to_vec(), commas, expected.as_deref())?),
+        (several, _) => Box::new(Files::open(several.to_vec(), declared, expected.as_deref())?),
     };
     if args.check {
-        return print_check(&*input);
+        return print_check(&*input, declared);
     }
     let header = input.header().to_vec();
     let survey = match &args.types {
@@ -129,8 +130,8 @@ fn run(args: Args) -> anyhow::Result<()> {
 }
 
 /// A file, or a stream whose rows are kept while they may be asked for again.
-fn one_input(path: &Path, commas: bool, expected: Option<&str>) -> anyhow::Result<Box<dyn Input>> {
-    let options = Options { identity: expected.map(str::parse::<Identity>).transpose()?, commas };
+fn one_input(path: &Path, declared: Declared, expected: Option<&str>) -> anyhow::Result<Box<dyn Input>> {
+    let options = Options { identity: expected.map(str::parse::<Identity>).transpose()?, declared };
     if path == Path::new("-") {
         return Ok(Box::new(Replay::new(Csv::stdin(options)?)));
     }
@@ -139,9 +140,10 @@ fn one_input(path: &Path, commas: bool, expected: Option<&str>) -> anyhow::Resul
 }
 
 /// Prints the findings of `--check`: the identity of the files, and hints about what looks wrong.
-fn print_check(input: &dyn Input) -> anyhow::Result<()> {
+fn print_check(input: &dyn Input, declared: Declared) -> anyhow::Result<()> {
     let identity = input.identity().map(|identity| format!("identity {identity}\n"));
-    let hints = records::sniff::hints(input.header()).into_iter().map(|hint| format!("hint {hint}\n"));
+    let hints = records::sniff::hints(input.header(), declared);
+    let hints = hints.into_iter().map(|hint| format!("hint {hint}\n"));
     let lines: String = identity.into_iter().chain(hints).collect();
     std::io::stdout().write_all(lines.as_bytes()).context("writing to standard output")
 }

@@ -116,6 +116,31 @@ fn punctuation(text: &str) -> Option<Option<u8>> {
     if text == "none" { Some(None) } else { single(text).filter(u8::is_ascii_punctuation).map(Some) }
 }
 
+/// What the user has declared of an input. A declaration overrules a guess from what the input looks like.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Declared {
+    pub dialect: Dialect,
+    /// The user has given the delimiter, even if it is a comma.
+    pub delimiter: bool,
+    /// The user has given the comment character, or said that there is none.
+    pub comment: bool,
+}
+
+impl Declared {
+    /// What these options declare; they are those of [`Dialect::parse`].
+    ///
+    /// # Errors
+    /// See [`BadDialect`].
+    pub fn parse(
+        delimiter: Option<&str>,
+        quote: Option<&str>,
+        comment: Option<&str>,
+    ) -> Result<Self, BadDialect> {
+        let dialect = Dialect::parse(delimiter, quote, comment)?;
+        Ok(Self { dialect, delimiter: delimiter.is_some(), comment: comment.is_some() })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -135,6 +160,13 @@ mod tests {
         let commented = parse(None, None, Some("#"));
         assert!(!commented.is_standard() && !commented.converts());
         assert!(parse(None, Some("none"), None).converts());
+    }
+
+    #[test]
+    fn a_declaration_may_name_the_standard() {
+        assert_eq!(Declared::parse(None, Some("\""), None), Ok(Declared::default()));
+        let declared = Declared::parse(Some(","), None, Some("none")).unwrap();
+        assert_eq!(declared, Declared { delimiter: true, comment: true, ..Declared::default() });
     }
 
     #[test]

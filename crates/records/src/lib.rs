@@ -21,7 +21,7 @@ pub mod reader;
 pub mod sniff;
 pub mod values;
 
-pub use dialect::{BadDialect, Dialect};
+pub use dialect::{BadDialect, Declared, Dialect};
 pub use header::{BadInput, read_header};
 pub use reader::{Flaw, Reader, Row};
 pub use values::{

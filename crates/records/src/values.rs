@@ -18,7 +18,7 @@ pub enum BadHeader {
     /// It begins with a byte that the protocol reserves.
     #[error("starts with a control character")]
     Control,
-    #[error("is not UTF-8; iconv converts a file to it")]
+    #[error("is not UTF-8; pass its encoding, for example --encoding windows-1252")]
     NotUtf8,
     /// Outside quotes: the program that wrote this ends lines with it, so all rows would be part of the header.
     #[error("has a carriage return in it; lines must end with a line feed (or with both)")]
@@ -254,12 +254,12 @@ pub(crate) fn unquote<'a>(
     }
 }
 
-/// The number of values in a line with this separator, even if the line is malformed.
-pub(crate) fn count_separated(line: &[u8], separator: u8) -> usize {
+/// The number of values in a line with this separator and quote, even if the line is malformed.
+pub(crate) fn count_separated(line: &[u8], separator: u8, quote: Option<u8>) -> usize {
     let (mut count, mut quoted, mut begins) = (1, false, true);
     for &byte in line {
         match byte {
-            b'"' if quoted || begins => quoted = !quoted,
+            _ if Some(byte) == quote && (quoted || begins) => quoted = !quoted,
             _ if byte == separator && !quoted => {
                 count += 1;
                 begins = true;

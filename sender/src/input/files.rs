@@ -7,6 +7,7 @@ use anyhow::{Context, bail, ensure};
 use columns::Survey;
 use protocol::frame::DEFAULT_LIMIT;
 use protocol::hash::short_hex;
+use records::Declared;
 use records::identity::{self, Identity};
 
 use super::{Csv, Extent, Input, Options, WRITE_SIZE, Watch};
@@ -14,7 +15,7 @@ use super::{Csv, Extent, Input, Options, WRITE_SIZE, Watch};
 pub struct Files {
     paths: Vec<PathBuf>,
     identities: Vec<Identity>,
-    commas: bool,
+    declared: Declared,
     header: Vec<u8>,
     /// The file that is being read, and its place.
     current: Csv,
@@ -28,11 +29,11 @@ impl Files {
     ///
     /// # Errors
     /// A file cannot be read or is not a CSV, has another header than the first, or the identity is another one.
-    pub fn open(paths: Vec<PathBuf>, commas: bool, expected: Option<&str>) -> anyhow::Result<Self> {
+    pub fn open(paths: Vec<PathBuf>, declared: Declared, expected: Option<&str>) -> anyhow::Result<Self> {
         let mut first: Option<Csv> = None;
         let mut identities = Vec::new();
         for path in &paths {
-            let file = Csv::open(path, Options { identity: None, commas })?;
+            let file = Csv::open(path, Options { identity: None, declared })?;
             let guard = file.guard.as_ref();
             let guard = guard
                 .with_context(|| format!("{} is no file, and can be read only alone", path.display()))?;
@@ -49,12 +50,12 @@ impl Files {
             current.name
         );
         let header = current.header.clone();
-        Ok(Self { paths, identities, commas, header, current, place: 0, starts: vec![0] })
+        Ok(Self { paths, identities, declared, header, current, place: 0, starts: vec![0] })
     }
 
     /// Opens the file at this place, which must be what it was.
     fn open_at(&self, place: usize) -> anyhow::Result<Csv> {
-        let options = Options { identity: Some(self.identities[place]), commas: self.commas };
+        let options = Options { identity: Some(self.identities[place]), declared: self.declared };
         Csv::open(&self.paths[place], options)
     }
 
@@ -215,7 +216,7 @@ mod tests {
                 format!("id{}{}", rows.concat(), if has_end { "\n" } else { "" })
             }).collect();
             let (_folder, paths) = files(&texts);
-            let mut input = Files::open(paths, false, None).unwrap();
+            let mut input = Files::open(paths, Declared::default(), None).unwrap();
             let survey = input.survey().unwrap();
             prop_assert_eq!(survey.rows, Some(next));
             for row in seeks {
@@ -238,20 +239,20 @@ mod tests {
     fn another_header_and_changed_files_are_refused() {
         let error = |texts: [&str; 2]| {
             let (_folder, paths) = files(&texts.map(str::to_owned));
-            Files::open(paths, false, None).err().unwrap().to_string()
+            Files::open(paths, Declared::default(), None).err().unwrap().to_string()
         };
         assert!(error(["a,b\n", "a,c\n"]).contains("1.csv has another header than "));
         assert!(error(["a,b\n", "a,c\n"]).contains("column 2 is \"b\" there, and \"c\" here"));
         assert!(error(["a,b\n", "a,b,c\n"]).contains("it has 2 columns there, and 3 here"));
         assert!(error(["a,b\n", "\"a\",b\n"]).contains("quoted differently"));
         let (_folder, paths) = files(&["id\n1\n".to_owned(), "id\n2\n".to_owned()]);
-        let input = Files::open(paths.clone(), false, None).unwrap();
+        let input = Files::open(paths.clone(), Declared::default(), None).unwrap();
         let identity = input.identity().unwrap();
-        Files::open(paths.clone(), false, Some(&identity)).unwrap();
+        Files::open(paths.clone(), Declared::default(), Some(&identity)).unwrap();
         std::fs::write(&paths[1], "id\n2\n3\n").unwrap();
         let error = format!("{:#}", input.check().unwrap_err());
         assert!(error.contains("1.csv: it has changed while it was read"), "{error}");
-        let error = Files::open(paths, false, Some(&identity)).err().unwrap().to_string();
+        let error = Files::open(paths, Declared::default(), Some(&identity)).err().unwrap().to_string();
         assert!(error.contains("the files have changed since the job began"), "{error}");
     }
 }

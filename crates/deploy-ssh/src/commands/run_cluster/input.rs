@@ -12,6 +12,7 @@ use deploy::job::Input;
 use deploy::options::Rows;
 
 use records::sniff::GZIP;
+use records::{Declared, Reader};
 
 use super::{CHECK_TIME, CLEAN_TIME};
 use crate::ssh::Ssh;
@@ -77,7 +78,8 @@ fn check_header(path: &Path, commas: bool) -> anyhow::Result<()> {
     }
     let file = Cursor::new(first).chain(file);
     let name = records::sniff::Name { name: &name, is_file: true };
-    records::read_header(&mut records::Reader::new(file, protocol::frame::DEFAULT_LIMIT), name, commas)?;
+    let declared = Declared { delimiter: commas, ..Declared::default() };
+    records::read_header(&mut Reader::new(file, protocol::frame::DEFAULT_LIMIT), name, declared)?;
     Ok(())
 }
 
