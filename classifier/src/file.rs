@@ -77,7 +77,7 @@ pub fn classify(
         let guard = guard.context("the types of columns in a pipe are unknown; give a file")?;
         let file = File::open(input).with_context(opening)?;
         let file = Guarded::new(file, guard).with_context(opening)?;
-        columns::survey([Ok(file)], DEFAULT_LIMIT).with_context(reading)
+        columns::survey([Ok(file)], DEFAULT_LIMIT, options.declared.dialect).with_context(reading)
     };
     let survey = match &options.types {
         Some(types) => types.apply(&header, survey()?)?,

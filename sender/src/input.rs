@@ -259,7 +259,8 @@ impl Input for Csv {
 
     fn survey(&mut self) -> anyhow::Result<Survey> {
         let plain = self.plain_again()?;
-        columns::survey([Ok(plain)], DEFAULT_LIMIT).with_context(|| self.reading())
+        columns::survey([Ok(plain)], DEFAULT_LIMIT, self.options.declared.dialect)
+            .with_context(|| self.reading())
     }
 
     fn seek(&mut self, row: u64) -> anyhow::Result<()> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 
 use parking_lot::Mutex;
-use records::Reader;
+use records::{Dialect, Reader};
 
 use crate::sample::Sampler;
 use crate::{ColumnType, Inference, Survey};
@@ -33,26 +33,31 @@ struct Columns {
     waiting: BTreeMap<u64, Vec<Inference>>,
 }
 
-/// Surveys CSVs with the same header to their end, on all cores; finds nothing without a header. `limit` is the most bytes of
-/// a row.
+/// Surveys CSVs of one dialect with the same header to their end, on all cores; finds nothing without a header. `limit` is the
+/// most bytes of a row.
 ///
 /// Rows that a job would reject do not count: bad rows and those that [`records::check_record`] refuses.
 ///
 /// # Errors
 /// Those of the input.
-pub fn survey<R: Read>(inputs: impl IntoIterator<Item = io::Result<R>>, limit: usize) -> io::Result<Survey> {
-    scan(inputs, limit, std::thread::available_parallelism().map_or(1, usize::from))
+pub fn survey<R: Read>(
+    inputs: impl IntoIterator<Item = io::Result<R>>,
+    limit: usize,
+    dialect: Dialect,
+) -> io::Result<Survey> {
+    scan(inputs, limit, dialect, std::thread::available_parallelism().map_or(1, usize::from))
 }
 
 /// The same. Splits the input into rows on this thread, and examines them on `threads` others.
 fn scan<R: Read>(
     inputs: impl IntoIterator<Item = io::Result<R>>,
     limit: usize,
+    dialect: Dialect,
     threads: usize,
 ) -> io::Result<Survey> {
     let mut inputs = inputs.into_iter();
     let Some(first) = inputs.next() else { return Ok(Survey::default()) };
-    let mut reader = Reader::new(first?, limit);
+    let mut reader = Reader::with_dialect(first?, limit, dialect);
     let header = match reader.next_row()? {
         Some(row) if row.flaw.is_none() => row.bytes,
         _ => return Ok(Survey::default()),
@@ -73,7 +78,7 @@ fn scan<R: Read>(
         loop {
             let Some(row) = reader.next_row()? else {
                 let Some(next) = inputs.next() else { break };
-                reader = Reader::new(next?, limit);
+                reader = Reader::with_dialect(next?, limit, dialect);
                 // Its header.
                 reader.next_row()?;
                 continue;
@@ -166,8 +171,20 @@ impl Columns {
 mod tests {
     use super::*;
 
+    const STANDARD: Dialect = Dialect { delimiter: b',', quote: Some(b'"'), comment: None };
+
     fn types(csv: &str) -> Vec<ColumnType> {
-        scan([Ok(csv.as_bytes())], 1000, 2).unwrap().types
+        scan([Ok(csv.as_bytes())], 1000, STANDARD, 2).unwrap().types
+    }
+
+    #[test]
+    fn rows_of_another_dialect_have_the_same_types() {
+        use ColumnType::{Float64, Int64, String};
+        let dialect = Dialect { delimiter: b';', comment: Some(b'#'), ..STANDARD };
+        let csv = "# a,b\nA;B;C\n1;2.5;1,5\n# x;y;z\n\"2\";3;\"a;b\"\n\"4;x;y\n";
+        let survey = scan([Ok(csv.as_bytes()), Ok(b"A;B;C\n5;6;7")], 1000, dialect, 2).unwrap();
+        assert_eq!((survey.types, survey.rows), (vec![Int64, Float64, String], Some(4)));
+        assert_eq!(survey.sample, [&b"1,2.5,\"1,5\""[..], b"2,3,a;b", b"5,6,7"]);
     }
 
     #[test]
@@ -177,7 +194,7 @@ mod tests {
         assert_eq!(types(""), []);
         assert_eq!(types("A,B\n"), [String, String]);
         assert_eq!(types("A,B,C\n1,\"2.5\",TRUE\n2,x\n3,4,\n\n\"5,y,z\n"), [Int64, Float64, NullableBool]);
-        let survey = scan([Ok(&b"A\n1\n\xff\n\n2\n"[..])], 1000, 1).unwrap();
+        let survey = scan([Ok(&b"A\n1\n\xff\n\n2\n"[..])], 1000, STANDARD, 1).unwrap();
         assert_eq!((survey.types, survey.rows), (vec![Int64], Some(4)));
         assert_eq!(survey.sample, [&b"1"[..], b"\xff", b"2"]);
     }
@@ -205,7 +222,8 @@ mod tests {
         let rows = "1\n".repeat(BLOCK);
         let csv = ["A\n", &rows, "0.5\n", &rows, "x\n"].concat();
         for threads in [0, 1, 2, 7] {
-            assert_eq!(scan([Ok(csv.as_bytes())], 1000, threads).unwrap().types, [ColumnType::String]);
+            let survey = scan([Ok(csv.as_bytes())], 1000, STANDARD, threads).unwrap();
+            assert_eq!(survey.types, [ColumnType::String]);
         }
     }
 }

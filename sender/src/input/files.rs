@@ -141,7 +141,7 @@ impl Input for Files {
             let name = self.paths[place].display().to_string();
             plain.map(|inner| Named { inner, name }).map_err(io::Error::other)
         });
-        Ok(columns::survey(files, DEFAULT_LIMIT)?)
+        Ok(columns::survey(files, DEFAULT_LIMIT, self.declared.dialect)?)
     }
 
     fn seek(&mut self, row: u64) -> anyhow::Result<()> {
