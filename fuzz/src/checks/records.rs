@@ -1,18 +1,27 @@
 //! Checks the CSV dialect: for any bytes in pieces of any size, the reader returns the same records as a state machine that
-//! goes byte by byte. The functions of the dialect agree with each other.
+//! goes byte by byte. The functions of the dialect agree with each other. Records of other dialects keep their values.
 
 use records::sniff::{self, Name};
-use records::{BOM, BadHeader, Flaw, Malformed, Reader, Row, Shape};
+use records::{BOM, BadHeader, Declared, Dialect, Flaw, Malformed, Reader, Row, Shape};
 
 use crate::allocation::largest_allocation;
 use crate::input::{Pieces, settings};
+
+const STANDARD: Dialect = Dialect { delimiter: b',', quote: Some(b'"'), comment: None };
+const OTHERS: [Dialect; 5] = [
+    Dialect { delimiter: b';', ..STANDARD },
+    Dialect { delimiter: b'\t', comment: Some(b'#'), ..STANDARD },
+    Dialect { delimiter: b' ', quote: Some(b'\''), comment: Some(b'"') },
+    Dialect { quote: None, ..STANDARD },
+    Dialect { comment: Some(b'a'), ..STANDARD },
+];
 
 /// # Panics
 /// If an invariant does not hold for this input.
 pub fn check(input: &[u8]) {
     let Some(([limit, first, second, ask], stream)) = settings(input) else { return };
     let limit = [0, 1, 5, 100, 10_000, 16 << 20][usize::from(limit) % 6];
-    let expected = split(stream, limit);
+    let expected = split(stream, limit, STANDARD);
     let mut reader = Reader::new(Pieces::new(stream, [first, second]), limit);
     let (_, largest) = largest_allocation(|| {
         for (i, row) in expected.iter().enumerate() {
@@ -32,15 +41,26 @@ pub fn check(input: &[u8]) {
             // Workers detect this themselves.
             Some(Flaw::OpenQuote) => assert_eq!(values(bytes), Err(Malformed::OpenQuote)),
             Some(Flaw::TooLong { .. }) => assert!(bytes.len() <= 1000 && bytes.len() <= limit + 1),
+            Some(Flaw::Unconverted) => panic!("the standard dialect is not converted"),
         }
         header(bytes);
     }
+    OTHERS.iter().for_each(|dialect| other(stream, limit, [first, second], *dialect));
     let name = Name { name: "it", is_file: ask & 1 == 1 };
     let seen = &stream[..stream.len().min(sniff::SAMPLE)];
-    if let Err(why) = sniff::check(seen, true, ask & 2 == 2, name) {
-        assert!(why.to_string().contains("; "));
+    let plain = Declared::default();
+    let dialect = OTHERS[usize::from(ask >> 4) % OTHERS.len()];
+    let declared = Declared { delimiter: ask & 2 == 2, comment: ask & 4 == 4, ..plain };
+    for declared in [plain, declared, Declared { dialect, ..declared }] {
+        if let Err(why) = sniff::check(seen, true, declared, name) {
+            assert!(why.to_string().contains("; "));
+        }
+        sniff::hints(seen, declared);
     }
-    if seen.contains(&b'\n') && sniff::check(seen, false, false, name).is_ok() && !sniff::is_enough(seen) {
+    if seen.contains(&b'\n')
+        && sniff::check(seen, false, plain, name).is_ok()
+        && !sniff::is_enough(seen, plain)
+    {
         assert_eq!(seen.iter().filter(|&&byte| byte == b'\n').count(), 1);
     }
     // A frame may contain anything.
@@ -54,12 +74,46 @@ pub fn check(input: &[u8]) {
     header(stream);
 }
 
-/// Splits a stream into rows, byte by byte.
-fn split(stream: &[u8], limit: usize) -> Vec<Row<'_>> {
+/// Checks that the rows of another dialect have the same values after they are converted.
+fn other(stream: &[u8], limit: usize, sizes: [u8; 2], dialect: Dialect) {
+    let mut reader = Reader::with_dialect(Pieces::new(stream, sizes), limit, dialect);
+    for expected in split(stream, limit, dialect) {
+        let row = reader.next_row().unwrap().expect("as many rows");
+        match (expected.flaw, row.flaw) {
+            (_, flaw) if !dialect.converts() => {
+                assert_eq!((row.bytes, flaw), (expected.bytes, expected.flaw));
+            }
+            (None, None) => {
+                assert!(row.bytes.len() <= limit && row.bytes.is_empty() == expected.bytes.is_empty());
+                assert_eq!(values(row.bytes), values_in(expected.bytes, dialect));
+            }
+            // The converted record is longer.
+            (None, flaw) => {
+                assert_eq!((row.bytes, flaw), (beginning(expected.bytes), Some(Flaw::TooLong { limit })));
+            }
+            (Some(Flaw::OpenQuote), flaw) => {
+                assert_eq!(values_in(expected.bytes, dialect), Err(Malformed::OpenQuote));
+                assert_eq!(flaw, Some(Flaw::Unconverted));
+                assert!(row.bytes == expected.bytes || row.bytes == beginning(expected.bytes));
+            }
+            (expected_flaw, flaw) => assert_eq!((row.bytes, flaw), (expected.bytes, expected_flaw)),
+        }
+    }
+    assert_eq!(reader.next_row().unwrap(), None);
+    assert_eq!(reader.consumed(), stream.len() as u64);
+}
+
+/// Splits a stream into rows as they came, byte by byte.
+fn split(stream: &[u8], limit: usize, dialect: Dialect) -> Vec<Row<'_>> {
     let mut rest = stream.strip_prefix(BOM).unwrap_or(stream);
     let mut rows = Vec::new();
     while !rest.is_empty() {
-        let (end, flaw) = row(rest, limit);
+        if rest.first().copied() == dialect.comment {
+            let line = rest.iter().position(|&byte| byte == b'\n').map_or(rest.len(), |end| end + 1);
+            rest = &rest[line..];
+            continue;
+        }
+        let (end, flaw) = row(rest, limit, dialect);
         // A carriage return is removed only as part of a line end.
         let bytes = match (flaw, end < rest.len()) {
             (Some(Flaw::TooLong { .. }), _) => beginning(&rest[..end]),
@@ -79,7 +133,9 @@ fn split(stream: &[u8], limit: usize) -> Vec<Row<'_>> {
 }
 
 /// The end of the first row, and its flaw.
-fn row(rest: &[u8], limit: usize) -> (usize, Option<Flaw>) {
+fn row(rest: &[u8], limit: usize, dialect: Dialect) -> (usize, Option<Flaw>) {
+    let Dialect { delimiter, quote, .. } = dialect;
+    let is_quote = |byte: u8| Some(byte) == quote;
     let here = &rest[..rest.len().min(limit + 1)];
     let is_cut = here.len() == limit + 1;
     let (mut at, mut quoted, mut begins, mut line_end) = (0, false, true, None);
@@ -88,21 +144,22 @@ fn row(rest: &[u8], limit: usize) -> (usize, Option<Flaw>) {
         match here[at] {
             b'\n' if !quoted => return (at, None),
             b'\n' => line_end = line_end.or(Some(at)),
-            b'"' if quoted && behind.first() == Some(&b'"') => at += 1,
-            b'"' if quoted => {
-                let next = behind.iter().find(|byte| line_end.is_none() || !b" \t".contains(byte));
+            byte if is_quote(byte) && quoted && behind.first() == Some(&byte) => at += 1,
+            byte if is_quote(byte) && quoted => {
+                let is_blank = |byte: &u8| b" \t".contains(byte) && *byte != delimiter;
+                let next = behind.iter().find(|byte| line_end.is_none() || !is_blank(byte));
                 match (line_end, next) {
                     (_, None) if is_cut => break,
-                    (Some(end), Some(next)) if !b",\r\n".contains(next) => {
+                    (Some(end), Some(next)) if *next != delimiter && !b"\r\n".contains(next) => {
                         return (end, Some(Flaw::OpenQuote));
                     }
                     _ => quoted = false,
                 }
             }
-            b'"' if begins => (quoted, line_end) = (true, None),
+            byte if is_quote(byte) && begins => (quoted, line_end) = (true, None),
             _ => {}
         }
-        begins = !quoted && here[at] == b',';
+        begins = !quoted && here[at] == delimiter;
         at += 1;
     }
     match (quoted, line_end, is_cut) {
@@ -121,21 +178,26 @@ fn beginning(row: &[u8]) -> &[u8] {
     &row[..end]
 }
 
-/// Splits a record into values, byte by byte.
 fn values(record: &[u8]) -> Result<Vec<Vec<u8>>, Malformed> {
+    values_in(record, STANDARD)
+}
+
+/// Splits a record into values, byte by byte.
+fn values_in(record: &[u8], dialect: Dialect) -> Result<Vec<Vec<u8>>, Malformed> {
+    let is_quote = |byte: u8| Some(byte) == dialect.quote;
     let mut values = vec![Vec::new()];
     let (mut at, mut quoted, mut begins) = (0, false, true);
     while let Some(&byte) = record.get(at) {
         at += 1;
         let value = values.last_mut().expect("there is always one");
         match byte {
-            b'"' if quoted && record.get(at) == Some(&b'"') => {
-                value.push(b'"');
+            byte if is_quote(byte) && quoted && record.get(at) == Some(&byte) => {
+                value.push(byte);
                 at += 1;
             }
-            b'"' if quoted => quoted = false,
-            b'"' if begins => quoted = true,
-            b',' if !quoted => {
+            byte if is_quote(byte) && quoted => quoted = false,
+            byte if is_quote(byte) && begins => quoted = true,
+            byte if byte == dialect.delimiter && !quoted => {
                 values.push(Vec::new());
                 begins = true;
                 continue;
