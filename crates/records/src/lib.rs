@@ -25,7 +25,8 @@ pub use dialect::{BadDialect, Declared, Dialect};
 pub use header::{BadInput, read_header};
 pub use reader::{Flaw, Reader, Row};
 pub use values::{
-    BadHeader, Malformed, Shape, Unfit, check_header, check_record, count, for_each, join, split, write_value,
+    BadHeader, Malformed, Shape, Unfit, check_header, check_record, count, for_each, for_each_quoted, join,
+    split, write_value,
 };
 
 /// The UTF-8 byte order mark, which some programs write before a CSV's header.

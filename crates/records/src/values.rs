@@ -177,6 +177,18 @@ pub fn for_each(
     buffer: &mut Vec<u8>,
     mut visit: impl FnMut(&[u8]),
 ) -> Result<usize, Malformed> {
+    for_each_quoted(record, buffer, |value, _| visit(value))
+}
+
+/// As [`for_each`]; `visit` is also told whether the value is quoted, since some formats tell an empty text from a missing value.
+///
+/// # Errors
+/// See [`Malformed`]; after some values may have been visited.
+pub fn for_each_quoted(
+    record: &[u8],
+    buffer: &mut Vec<u8>,
+    mut visit: impl FnMut(&[u8], bool),
+) -> Result<usize, Malformed> {
     let mut rest = record;
     let mut count = 0;
     loop {
@@ -190,9 +202,9 @@ pub fn for_each(
         let value = &rest[..end.unwrap_or(rest.len())];
         if quoted.is_some() {
             buffer.extend_from_slice(value);
-            visit(buffer);
+            visit(buffer, true);
         } else {
-            visit(value);
+            visit(value, false);
         }
         match end {
             None => return Ok(count),
@@ -340,6 +352,16 @@ mod tests {
         assert_eq!(values(r#""ab"c,d"#).unwrap(), ["abc", "d"]);
         assert_eq!(values("a\nb").unwrap_err(), Malformed::LineEnd);
         assert_eq!(values("\"a\"\nb").unwrap_err(), Malformed::LineEnd);
+    }
+
+    #[test]
+    fn quoted_values_are_told_apart() {
+        let mut seen = Vec::new();
+        let visit = |value: &[u8], quoted| seen.push((value.to_vec(), quoted));
+        assert_eq!(for_each_quoted(br#"a,,"","b","c"d,e""#, &mut Vec::new(), visit), Ok(6));
+        let expected: [(&[u8], bool); 6] =
+            [(b"a", false), (b"", false), (b"", true), (b"b", true), (b"cd", true), (b"e\"", false)];
+        assert_eq!(seen, expected.map(|(value, quoted)| (value.to_vec(), quoted)));
     }
 
     proptest! {
