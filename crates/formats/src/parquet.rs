@@ -1,4 +1,4 @@
-//! Parquet files: [`read`] turns one into CSV text.
+//! Parquet files: [`read`] turns one into CSV text, [`write`](mod@write) turns CSV records into one.
 //!
 //! Columns are flat: each cell holds one value or none. A missing value is an empty cell without quotes, and an empty text is
 //! `""`. In a table with a single column, a missing value is `""`, too, since an empty line is no record.
@@ -13,8 +13,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use ::parquet::errors::ParquetError;
 
 pub mod read;
+pub mod write;
 
 pub use read::Table;
+pub use write::{Kind, WriteError, Writer};
 
 thread_local! {
     static DECODING: Cell<bool> = const { Cell::new(false) };
