@@ -8,7 +8,7 @@
 //!   digits as the column's unit. Timestamps in UTC end with `+00:00`; those of 96 bits do not say whether they are in UTC.
 //! * Times have a fraction of six digits if it is not zero, or of nine if it takes nanoseconds.
 //! * Decimals have all digits of their scale, and no exponent.
-//! * Booleans and missing values are as in the types of [`columns`].
+//! * Booleans and missing values are as in the types of [`mod@columns`].
 //!
 //! A column of binary values is read as text if its values are UTF-8. A column of durations is read as integers, since only
 //! Arrow's own metadata knows that it is one. The index that pandas stores without a name (`__index_level_0__`) is left out.
@@ -232,7 +232,11 @@ fn check(metadata: &ParquetMetaData) -> anyhow::Result<u64> {
     let mut rows = 0u64;
     for (i, group) in metadata.row_groups().iter().enumerate() {
         let is_complete = group.num_columns() == metadata.file_metadata().schema_descr().num_columns();
-        let count = u64::try_from(group.num_rows()).ok().filter(|_| is_complete);
+        let is_placed = group.columns().iter().all(|column| {
+            let begin = column.dictionary_page_offset().unwrap_or(0).min(column.data_page_offset());
+            begin >= 0 && column.compressed_size() >= 0
+        });
+        let count = u64::try_from(group.num_rows()).ok().filter(|_| is_complete && is_placed);
         let sum = count.and_then(|count| rows.checked_add(count));
         rows = sum.with_context(|| {
             format!("the footer contradicts itself in row group {}; write or copy the file again", i + 1)
