@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::ensure;
 use clap::{Parser, Subcommand};
 use classifier::file;
-use classifier::model::{Kind, ModelSettings, StartMethod};
+use classifier::model::{Copied, Kind, ModelSettings, StartMethod};
 use classifier::run::{Role, Rows, Settings};
 use classifier::window::Limits;
 use columns::Spec;
@@ -136,6 +136,9 @@ pub(crate) struct ModelArgs {
     /// must be equal in all processes, and the environment does not change it
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024), global = true)]
     threads_per_worker: u32,
+    /// Which columns the results of a model with typed columns have: all, or the first column and the new ones
+    #[arg(long, value_name = "COLUMNS", value_parser = ["all", "new"], default_value = "all", global = true)]
+    columns: String,
     /// How Python processes get the model: fork (one loads it, and forks itself for each worker), spawn (each loads it), or
     /// auto (fork, unless the model has started threads, opened files or connections, or uses a GPU)
     #[arg(long, value_name = "METHOD", default_value_t, global = true)]
@@ -242,6 +245,10 @@ impl ModelArgs {
     fn chunk_size(&self) -> anyhow::Result<Option<u32>> {
         let is_typed = self.settings(1).kind.is_typed();
         ensure!(
+            is_typed || self.columns == "all",
+            "--columns new is for models with typed columns, such as python:MODULE:OBJECT"
+        );
+        ensure!(
             is_typed || self.chunk_size != Some(None),
             "--chunk-size auto is for models with typed columns, such as python:MODULE:OBJECT"
         );
@@ -266,6 +273,7 @@ impl ModelArgs {
             },
             slowness: self.slowness,
             threads: self.threads_per_worker,
+            copied: if self.columns == "new" { Copied::First } else { Copied::All },
             start_method: self.start_method,
             python: self.python.clone(),
             load_timeout: Duration::from_secs(self.load_timeout),

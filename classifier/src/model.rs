@@ -294,6 +294,16 @@ impl Kind {
     }
 }
 
+/// Which of the input's columns are in the results of a model with typed columns.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Copied {
+    /// The record as it came.
+    #[default]
+    All,
+    /// Its first value.
+    First,
+}
+
 /// The settings of models. Each worker has its own model.
 #[derive(Debug, Clone)]
 pub struct ModelSettings {
@@ -305,6 +315,7 @@ pub struct ModelSettings {
     pub python: PathBuf,
     /// How many threads the libraries of a Python model may use.
     pub threads: u32,
+    pub copied: Copied,
     pub start_method: StartMethod,
     /// How long a Python model may take to load.
     pub load_timeout: Duration,
@@ -341,6 +352,7 @@ impl ModelSettings {
                     contract: contract.clone(),
                     slowness: self.slowness,
                     threads: self.threads,
+                    copied: self.copied,
                     start_method: self.start_method,
                     load_timeout: self.load_timeout,
                     timeout: self.timeout,

@@ -226,13 +226,13 @@ fn receiver(settings: &Settings, hello: &ResultsHello) -> anyhow::Result<Receive
 impl Settings {
     /// The settings that determine the results.
     fn result_settings(&self) -> String {
-        let ModelSettings { kind, slowness, threads, .. } = &self.model;
+        let ModelSettings { kind, slowness, threads, copied, .. } = &self.model;
         let rows = self.chunk_size.map_or_else(|| "auto".to_owned(), |rows| rows.to_string());
         let threads = match kind {
             Kind::Python { .. } => format!(" --threads-per-worker {threads}"),
             Kind::Native | Kind::Sleep(_) => String::new(),
         };
-        format!("--model {kind:?} --chunk-size {rows} --slowness {slowness}{threads}")
+        format!("--model {kind:?} --chunk-size {rows} --slowness {slowness}{threads} --columns {copied:?}")
     }
 }
 

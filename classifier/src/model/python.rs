@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 
 use protocol::frame;
 
-use super::{Columns, Contract, Model, ModelError, NUL, Place, Request, StartMethod, Verdict};
+use super::{Columns, Contract, Copied, Model, ModelError, NUL, Place, Request, StartMethod, Verdict};
 use crate::metrics::ModelMetrics;
 use ended::{Ended, Task};
 use log::{Doing, Printed};
@@ -55,6 +55,7 @@ pub struct Settings {
     pub slowness: u32,
     /// How many threads the function's libraries may use.
     pub threads: u32,
+    pub copied: Copied,
     pub start_method: StartMethod,
     /// How long the interpreter and the user's module may take to load.
     pub load_timeout: Duration,
@@ -97,7 +98,8 @@ impl Python {
         let metrics = ModelMetrics::default();
         let printed = Printed::new(log, metrics.clone());
         let process = starter.start(worker, &printed)?;
-        let (request, columns, typed) = (Vec::new(), Columns::default(), typed::Known::default());
+        let typed = typed::Known::new(starter.settings.copied);
+        let (request, columns) = (Vec::new(), Columns::default());
         let (process, sent) = (Some(process), None);
         Ok(Self { starter, worker, process, metrics, printed, request, columns, typed, sent })
     }

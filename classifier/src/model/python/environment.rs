@@ -60,6 +60,7 @@ mod tests {
             contract: crate::model::Contract::Of2018("f".into()),
             slowness: 10,
             threads: 3,
+            copied: crate::model::Copied::All,
             start_method: crate::model::StartMethod::Auto,
             load_timeout: Duration::from_secs(60),
             timeout: Duration::from_secs(60),

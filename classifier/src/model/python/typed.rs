@@ -5,7 +5,7 @@ use columns::print;
 use protocol::schema::{Column, Schema, TEXT};
 use serde::Deserialize;
 
-use crate::model::{Columns, Record, Request};
+use crate::model::{Columns, Copied, Record, Request};
 
 /// A new column, as an answer describes it: its name, the kinds of its values, and how these are encoded.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -40,6 +40,7 @@ enum Values<'a> {
 /// The new columns of the latest answer, and the schema that follows from them. The next answer usually has the same.
 #[derive(Debug, Default)]
 pub(super) struct Known {
+    copied: Copied,
     header: Vec<u8>,
     description: String,
     added: Vec<Added>,
@@ -58,7 +59,11 @@ pub(super) fn write(request: &Request<'_>, out: &mut Vec<u8>) {
 }
 
 impl Known {
-    /// Appends a line for each record: the record, and its values in `body`, which `description` describes. Returns the
+    pub(super) fn new(copied: Copied) -> Self {
+        Self { copied, ..Self::default() }
+    }
+
+    /// Appends a line for each record: what is copied of the record, and its values in `body`, which `description` describes. Returns the
     /// columns of the lines.
     ///
     /// # Errors
@@ -78,7 +83,7 @@ impl Known {
         let values = values.collect::<anyhow::Result<Vec<_>>>()?;
         ensure!(rest.is_empty(), "{} bytes after the last column", rest.len());
         for (row, Record { bytes, .. }) in request.records.iter().enumerate() {
-            results.extend_from_slice(bytes);
+            results.extend_from_slice(self.copied.of(bytes));
             for values in &values {
                 results.push(b',');
                 values.print(row, results);
@@ -92,16 +97,39 @@ impl Known {
         let added: Vec<Added> =
             serde_json::from_str(description).context("the description of its columns")?;
         ensure!(!added.is_empty(), "no new column");
+        let copied = self.copied.of(header);
         // The source admits no malformed header.
-        let names = records::split(header).unwrap_or_default();
+        let names = records::split(copied).unwrap_or_default();
         let known = names.iter().map(|name| Column::new(String::from_utf8_lossy(name), TEXT));
         let columns = known.chain(added.iter().map(|added| added.0.clone())).collect();
-        let schema = Schema { header: Some(String::from_utf8_lossy(header).into_owned()), columns };
+        let schema = Schema { header: Some(String::from_utf8_lossy(copied).into_owned()), columns };
         self.columns = serde_json::to_string(&schema).context("encoding the schema")?.into();
         self.added = added;
         description.clone_into(&mut self.description);
         header.clone_into(&mut self.header);
         Ok(())
+    }
+}
+
+impl Copied {
+    /// The part of a well-formed record that is copied.
+    fn of(self, record: &[u8]) -> &[u8] {
+        if self == Self::All {
+            return record;
+        }
+        let mut at = 0;
+        if record.starts_with(b"\"") {
+            at = 1;
+            while let Some(quote) = memchr::memchr(b'"', &record[at..]) {
+                at += quote + 1;
+                if record.get(at) != Some(&b'"') {
+                    break;
+                }
+                at += 1;
+            }
+        }
+        let end = memchr::memchr(b',', &record[at..]).map_or(record.len(), |comma| at + comma);
+        &record[..end]
     }
 }
 
@@ -154,18 +182,44 @@ mod tests {
     use super::*;
 
     fn append(description: &str, body: &[u8]) -> anyhow::Result<(String, Schema)> {
+        append_to(Copied::All, b"\"A\"", [b"1", b"\"2\""], description, body)
+    }
+
+    fn append_to(
+        copied: Copied,
+        header: &[u8],
+        records: [&[u8]; 2],
+        description: &str,
+        body: &[u8],
+    ) -> anyhow::Result<(String, Schema)> {
         let table = Table::new(vec![ColumnType::Int64]);
         let record = |bytes| Record { bytes, plain: true };
         let request = Request {
-            header: b"\"A\"",
-            records: &[record(b"1"), record(b"\"2\"")],
+            header,
+            records: &records.map(record),
             typed: crate::model::Typed { table: &table, rows: 0..0 },
             numbers: None,
             limit: Duration::MAX,
         };
         let mut results = Vec::new();
-        let columns = Known::default().append(description, body, &request, &mut results)?;
+        let columns = Known::new(copied).append(description, body, &request, &mut results)?;
         Ok((String::from_utf8(results)?, serde_json::from_str(&columns)?))
+    }
+
+    #[test]
+    fn only_the_first_value_is_copied_if_the_user_wants_so() {
+        let description = r#"[[["i",["integer"]],"i"]]"#;
+        let body = [7i64, 8].map(i64::to_ne_bytes);
+        let records: [&[u8]; 2] = [b"\"a,\"\"b\",\"x\"", b"c,,"];
+        let (results, schema) =
+            append_to(Copied::First, b"ID,\"B,C\",D", records, description, body.as_flattened()).unwrap();
+        assert_eq!(results, "\"a,\"\"b\",7\nc,8\n");
+        assert_eq!(schema.header_line().unwrap(), b"ID,i\n");
+        for (record, first) in
+            [("", ""), ("x", "x"), ("\"\"", "\"\""), ("\"\"\"\",\"", "\"\"\"\""), (",1", "")]
+        {
+            assert_eq!(Copied::First.of(record.as_bytes()), first.as_bytes(), "{record}");
+        }
     }
 
     #[test]
