@@ -39,6 +39,19 @@ const NAMES: [(&str, u8, ColumnType); 8] = [
 ];
 
 impl ColumnType {
+    /// The type of a column that has values of both types; `None` if there is none.
+    pub fn with(self, other: Self) -> Option<Self> {
+        use ColumnType::{Bool, Float64, Int64, Literal, NullableBool, NullableInt64, String};
+        match (self, other) {
+            (one, other) if one == other => Some(one),
+            (Int64 | NullableInt64, Int64 | NullableInt64) => Some(NullableInt64),
+            (Int64 | NullableInt64 | Float64, Int64 | NullableInt64 | Float64) => Some(Float64),
+            (Bool | NullableBool, Bool | NullableBool) => Some(NullableBool),
+            (String | Literal, String | Literal) => Some(String),
+            _ => None,
+        }
+    }
+
     fn letter(self) -> u8 {
         NAMES.iter().find(|(_, _, column_type)| *column_type == self).map_or(0, |(_, letter, _)| *letter)
     }

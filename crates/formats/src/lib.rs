@@ -1,4 +1,17 @@
-//! Formats other than CSV. A file of such a format is read as CSV text, and CSV records are written as such a file, so that the
-//! rest of the project knows only CSV.
+//! Reads and writes what is no plain CSV.
+//!
+//! A program of its own, since the libraries for these formats take long to compile: a job that needs none of them does not
+//! wait for it. The sender starts it to read an input, and the receiver to write results.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`text`] | texts that are compressed with zstd, or in another encoding than UTF-8 |
+//! | [`table`] | files with a table of typed columns, as a CSV |
+//! | [`parquet`] | reads and writes Parquet |
+//! | [`output`] | results in another form than plain text |
 
+mod gzip;
+pub mod output;
 pub mod parquet;
+pub mod table;
+pub mod text;

@@ -16,7 +16,7 @@ pub mod read;
 pub mod write;
 
 pub use read::Table;
-pub use write::{Kind, WriteError, Writer};
+pub use write::{WriteError, Writer};
 
 thread_local! {
     static DECODING: Cell<bool> = const { Cell::new(false) };

@@ -9,11 +9,13 @@
 //! | [`schema`] | the columns of the results |
 //! | [`token`] | the job token, which every port requires |
 //! | [`checkpoint`] | the receiver's checkpoint file |
+//! | [`conversion`] | what the program `formats` writes while it reads an input |
 //! | [`result_files`] | the files that a job writes |
 //! | [`hash`] | SHA-256: of streams, in hexadecimal, and shortened |
 //! | [`ports`] | default ports |
 
 pub mod checkpoint;
+pub mod conversion;
 pub mod frame;
 pub mod handshake;
 pub mod hash;

@@ -1,9 +1,13 @@
 //! The files that a job writes. For `results.log` (or `results.csv`), these are `results.rejects.csv` beside it, `results.json` when the job is
-//! done, and until then `results.checkpoint` and `results.schema`. `results.failure` says why a job has failed.
+//! done, and until then `results.checkpoint` and `results.schema`. `results.failure` says why a job has failed. Results and
+//! rejects may also be in another [`Form`], such as `results.csv.gz`.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use anyhow::ensure;
+use serde::{Deserialize, Serialize};
 
 /// The first line of the rejects file.
 pub const REJECTS_HEADER: &[u8] = b"row,reason,record\n";
@@ -28,10 +32,53 @@ pub const PARTIAL_ARCHIVE: &str = "results.partial.tgz";
 /// The Monitoring Hub's report, beside the results: its page, and the figures of that page.
 pub const REPORT: [&str; 2] = ["report.html", "report.json"];
 
+/// A form of results and rejects other than plain text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Form {
+    Gzip,
+    Zstd,
+    Parquet,
+}
+
+impl Form {
+    const ALL: [(Self, &str); 3] = [(Self::Gzip, "gz"), (Self::Zstd, "zst"), (Self::Parquet, "parquet")];
+
+    /// The path of a plain file in this form: `results.csv.gz` or `results.parquet`.
+    pub fn path(self, plain: &Path) -> PathBuf {
+        match self {
+            Self::Parquet => plain.with_extension(self.to_string()),
+            Self::Gzip | Self::Zstd => plain.with_added_extension(self.to_string()),
+        }
+    }
+}
+
+impl fmt::Display for Form {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(Self::ALL.iter().find(|(form, _)| form == self).map_or("", |(_, name)| name))
+    }
+}
+
+/// A name that is no form of results.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no form of results; there are gz, zst and parquet")]
+pub struct UnknownForm(String);
+
+impl FromStr for Form {
+    type Err = UnknownForm;
+
+    fn from_str(text: &str) -> Result<Self, UnknownForm> {
+        let found = Self::ALL.iter().find(|(_, name)| *name == text);
+        found.map(|(form, _)| *form).ok_or_else(|| UnknownForm(text.to_owned()))
+    }
+}
+
 /// The names of all files that a job on the user's machine may publish.
-pub fn published() -> impl Iterator<Item = &'static str> {
-    let results = [RESULTS, TYPED_RESULTS, "results.rejects.csv", "results.json"];
-    results.into_iter().chain([ARCHIVE, PARTIAL_ARCHIVE]).chain(REPORT)
+pub fn published() -> impl Iterator<Item = String> {
+    let plain = [RESULTS, TYPED_RESULTS, "results.rejects.csv"];
+    let of = move |form: Form| plain.map(|name| form.path(Path::new(name)).to_string_lossy().into_owned());
+    let names = [&plain[..], &["results.json", ARCHIVE, PARTIAL_ARCHIVE], &REPORT].concat();
+    names.into_iter().map(str::to_owned).chain(Form::ALL.into_iter().flat_map(move |(form, _)| of(form)))
 }
 
 /// The paths of a job's files.
@@ -72,6 +119,11 @@ impl ResultFiles {
         Ok(files)
     }
 
+    /// Results and rejects in this form.
+    pub fn in_form(&self, form: Form) -> [PathBuf; 2] {
+        [form.path(&self.results), form.path(&self.rejects)]
+    }
+
     pub fn all(&self) -> [&Path; 6] {
         [&self.results, &self.rejects, &self.checkpoint, &self.schema, &self.summary, &self.failure]
     }
@@ -89,5 +141,22 @@ mod tests {
             );
         }
         assert!(ResultFiles::beside(Path::new("dir.json/results")).is_ok());
+    }
+
+    #[test]
+    fn forms_have_names_and_paths() {
+        let files = ResultFiles::beside(Path::new("out/results.csv")).unwrap();
+        for (form, names) in [
+            ("gz", ["out/results.csv.gz", "out/results.rejects.csv.gz"]),
+            ("zst", ["out/results.csv.zst", "out/results.rejects.csv.zst"]),
+            ("parquet", ["out/results.parquet", "out/results.rejects.parquet"]),
+        ] {
+            let parsed: Form = form.parse().unwrap();
+            assert_eq!(
+                (parsed.to_string().as_str(), files.in_form(parsed)),
+                (form, names.map(PathBuf::from))
+            );
+        }
+        assert!("xz".parse::<Form>().is_err());
     }
 }

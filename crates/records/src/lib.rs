@@ -15,6 +15,7 @@
 
 mod convert;
 pub mod dialect;
+pub mod format;
 pub mod header;
 pub mod identity;
 pub mod reader;

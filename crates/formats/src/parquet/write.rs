@@ -1,7 +1,9 @@
 //! Writes CSV records as a Parquet file.
 //!
-//! All columns are optional. A value without quotes that is empty is missing, in a column of any kind; `""` is the empty text. The
-//! same records give the same bytes: a row group ends by its records alone, and threads only encode what it holds.
+//! All columns are optional. A value without quotes that is empty is missing, in a column of any kind; `""` is the empty text.
+//! Numbers and booleans are those that pandas would read, and its words for missing values are missing there.
+//!
+//! The same records give the same bytes: a row group ends by its records alone, and threads only encode what it holds.
 //!
 //! Two columns of a name are not admitted by the programs that read such a file, so names are made unique as by pandas: `a`,
 //! `a.1`, `a.2`.
@@ -14,13 +16,13 @@ use ::parquet::basic::{Compression, LogicalType, Repetition, Type as Physical, Z
 use ::parquet::file::properties::{EnabledStatistics, WriterProperties};
 use ::parquet::file::writer::SerializedFileWriter;
 use ::parquet::schema::types::{ColumnPath, Type};
-use anyhow::{Context, ensure};
+use anyhow::Context;
+use protocol::conversion::Kind;
 
 use self::buffer::Buffer;
 
 mod buffer;
 mod encode;
-mod parse;
 
 /// The most rows of a row group.
 const GROUP_ROWS: usize = 500_000;
@@ -31,20 +33,6 @@ const GROUP_BYTES: usize = 64 << 20;
 const CREATED_BY: &str = "provisioned-classifier";
 /// As fast as possible: higher levels save a few percent of most columns.
 const ZSTD_LEVEL: i32 = 1;
-
-/// What the values of a column are. Any of them may be missing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// Digits, after a minus if negative; without leading zeros, which would be lost.
-    Int64,
-    /// As Python's `repr` prints numbers (`-1.5`, `1e-05`, `inf`, `nan`), also with other digits, and without a fraction. Not
-    /// numbers beyond those of `float64`.
-    Float64,
-    /// `True` or `False`.
-    Bool,
-    /// Any UTF-8.
-    Text,
-}
 
 /// Why a record cannot be written. The writer is of no further use then.
 #[derive(Debug, thiserror::Error)]
@@ -86,9 +74,8 @@ impl<W: Write + Send> Writer<W> {
     /// Writes the beginning of a file with columns of these names and kinds, in this order.
     ///
     /// # Errors
-    /// There are no columns, or writing failed.
+    /// Writing failed.
     pub fn new(out: W, columns: &[(String, Kind)]) -> anyhow::Result<Self> {
-        ensure!(!columns.is_empty(), "writing a Parquet file without columns: name at least one");
         let names = unique(columns.iter().map(|(name, _)| name.as_str()));
         let kinds = columns.iter().map(|(_, kind)| *kind);
         let fields = names.iter().zip(kinds.clone()).map(|(name, kind)| field(name, kind).map(Arc::new));

@@ -5,7 +5,9 @@ use ::parquet::data_type::ByteArray;
 use ::parquet::errors::{ParquetError, Result};
 use bytes::Bytes;
 
-use super::{Kind, WriteError, parse};
+use columns::parse;
+
+use super::{Kind, WriteError};
 
 /// Texts that are encoded at once.
 const TEXTS: usize = 8192;
@@ -66,10 +68,10 @@ impl Buffer {
             self.levels.push(0);
             return Ok(ROW);
         }
-        match &mut self.values {
-            Values::Int64(values) => values.push(parse::int64(value).ok_or(Unfit::Kind)?),
-            Values::Float64(values) => values.push(parse::float64(value).ok_or(Unfit::Kind)?),
-            Values::Bool(values) => values.push(parse::boolean(value).ok_or(Unfit::Kind)?),
+        let fits = match &mut self.values {
+            Values::Int64(values) => parse::int64(value).map(|number| values.push(number)),
+            Values::Float64(values) => parse::float64(value).map(|number| values.push(number)),
+            Values::Bool(values) => parse::boolean(value).map(|is_true| values.push(is_true)),
             Values::Text { bytes, ends } => {
                 if std::str::from_utf8(value).is_err() {
                     return Err(Unfit::NotUtf8);
@@ -79,8 +81,11 @@ impl Buffer {
                 self.levels.push(1);
                 return Ok(ROW + value.len());
             }
+        };
+        if fits.is_none() && !parse::is_missing(value) {
+            return Err(Unfit::Kind);
         }
-        self.levels.push(1);
+        self.levels.push(i16::from(fits.is_some()));
         Ok(ROW)
     }
 

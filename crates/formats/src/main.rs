@@ -1,0 +1,83 @@
+//! `formats`: see `formats --help`.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use formats::output::{self, Written};
+use formats::{table, text};
+use protocol::conversion;
+use protocol::result_files::Form;
+
+/// Read and write what is no plain CSV
+///
+/// The sender and the receiver start this program; there is no need to start it by hand.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    log: process::log::Options,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Turn a text at standard input into UTF-8; decompress it if it is compressed with zstd
+    Decode {
+        /// The text's encoding, such as windows-1252 [default: UTF-8]
+        #[arg(long, value_name = "NAME")]
+        encoding: Option<String>,
+    },
+    /// Turn a file with a table into a CSV
+    Table { path: PathBuf },
+    /// Write results, which standard input has in pieces, in another form
+    Write {
+        #[arg(long)]
+        form: Form,
+        #[arg(long, value_name = "FILE")]
+        output: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    process::begin("formats", args.log.log_format, process::log::LevelFilter::INFO);
+    // The decoder of Parquet may panic at a damaged file, which is then an error.
+    let end = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !formats::parquet::is_decoding() {
+            end(panic);
+        }
+    }));
+    let mut out = std::io::stdout().lock();
+    let done = run(&args.command, &mut out);
+    let said = match &done {
+        Ok(Written::Done) => conversion::write_end(&mut out, Ok(())),
+        Ok(Written::Misfit(column)) => conversion::write_misfit(&mut out, *column),
+        Err(error) => conversion::write_end(&mut out, Err(&format!("{error:#}"))),
+    };
+    match said.and_then(|()| out.flush()).context("writing to standard output").and(done) {
+        Ok(_) => ExitCode::SUCCESS,
+        // The parent says why.
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn run(command: &Command, out: impl Write) -> anyhow::Result<Written> {
+    match command {
+        Command::Decode { encoding } => {
+            let encoding = encoding.as_deref().map(text::encoding).transpose()?;
+            text::decode(std::io::stdin().lock(), encoding, out)?;
+        }
+        Command::Table { path } => {
+            let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
+            table::read(file, out)?;
+        }
+        Command::Write { form, output } => return output::write(*form, output, std::io::stdin().lock()),
+    }
+    Ok(Written::Done)
+}
