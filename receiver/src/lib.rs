@@ -13,6 +13,7 @@
 //! | [`outbox`]     | sends messages to a classifier process on a separate thread |
 //! | [`server`]     | serves connections: classifier processes, observers, plain clients |
 //! | [`archive`]    | packs all files into one `.tgz` while results arrive |
+//! | [`export`]     | writes results in another form while they arrive |
 //! | [`budget`]     | limits the bytes that threads hold together |
 //! | [`plain`]      | writes the payloads of plain clients of 2018 |
 
@@ -20,6 +21,7 @@ pub mod archive;
 pub mod audit;
 pub mod budget;
 pub mod checkpoint;
+pub mod export;
 pub mod job;
 pub mod outbox;
 pub mod peer;

@@ -12,10 +12,11 @@ use process::log::OUTCOME;
 use process::ready::Ready;
 use protocol::ports;
 use protocol::rejects::MostRejects;
-use protocol::result_files::ResultFiles;
+use protocol::result_files::{Form, ResultFiles};
 use protocol::results::Outcome;
 use protocol::token::Token;
 use receiver::archive::Archive;
+use receiver::export::Export;
 use receiver::job::End;
 use receiver::server::{Server, Settings};
 use receiver::store::Finished;
@@ -48,6 +49,12 @@ struct Args {
     /// Also pack results, rejects and summary into this .tgz while they arrive
     #[arg(long, value_name = "FILE", requires = "output")]
     archive: Option<PathBuf>,
+    /// Also write results and rejects in this form beside them, while they arrive: gz, zst or parquet
+    #[arg(long, value_name = "FORM", requires = "output", requires = "formats")]
+    form: Option<Form>,
+    /// The program that writes them
+    #[arg(long, value_name = "PROGRAM")]
+    formats: Option<PathBuf>,
     /// A file with the job's token; peers without it are refused
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
@@ -101,6 +108,10 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
         Some((path, files)) => Some(Archive::start(&path, files, server.job())?),
         None => None,
     };
+    let export = match (args.form, &args.formats, files.as_ref()) {
+        (Some(form), Some(formats), Some(files)) => Some(Export::start(form, formats, files, server.job())?),
+        _ => None,
+    };
     let (end, finished) = server.run(listener);
     Ok(match end {
         End::Job(Outcome::Done(summary)) => {
@@ -114,6 +125,10 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
             if let Some(archive) = archive {
                 let size = archive.finish().context("packing the results")?;
                 tracing::info!("the archive is ready, {size} bytes");
+            }
+            if let Some(export) = export {
+                export.finish()?;
+                tracing::info!("the results are exported");
             }
             // Last, since the checkpoint tells a restarted receiver that work is left.
             if let Some(Err(error)) = finished.map(Finished::tidy) {

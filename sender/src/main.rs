@@ -13,7 +13,7 @@ use protocol::token::Token;
 use records::Declared;
 use records::identity::Identity;
 use sender::client::{self, Target};
-use sender::input::{self, Csv, Fake, Files, Input, Options};
+use sender::input::{self, Csv, Fake, Files, Input, Options, Reading};
 use sender::metrics::Metrics;
 use sender::replay::Replay;
 
@@ -53,10 +53,22 @@ struct Args {
     /// Fail unless the files have this identity, which --check has printed
     #[arg(long, value_name = "IDENTITY", requires = "input")]
     identity: Option<String>,
-    /// What separates values. Only a comma is supported; saying so overrules the check that the input looks like a CSV with
+    /// What separates values: an ASCII character, or tab. Saying so overrules the check that the input looks like a CSV with
     /// commas
-    #[arg(long, value_name = "CHARACTER", value_parser = [","])]
+    #[arg(long, value_name = "CHARACTER")]
     delimiter: Option<String>,
+    /// What is around values that have a delimiter or line ends in them: an ASCII character, or none
+    #[arg(long, value_name = "CHARACTER")]
+    quote: Option<String>,
+    /// Skip lines that begin with this ASCII character
+    #[arg(long, value_name = "CHARACTER")]
+    comment: Option<String>,
+    /// The encoding of the input's text, if it is not UTF-8
+    #[arg(long, value_name = "NAME", requires = "formats")]
+    encoding: Option<String>,
+    /// The program that reads other encodings, zstd and Parquet
+    #[arg(long, value_name = "PROGRAM")]
+    formats: Option<PathBuf>,
     /// Send the types of columns, for a model that gets typed ones: infer, strings, or COLUMN=TYPE,… with the others inferred.
     /// They are inferred from the whole file; of other inputs, from the first 1,000 rows, or those of ten seconds
     #[arg(long, value_name = "TYPES")]
@@ -104,12 +116,14 @@ fn run(args: Args) -> anyhow::Result<()> {
     // An earlier process of this session noted the identity of its input in the ready file.
     let before = Ready::before(args.ready_file.as_deref().filter(|_| args.session.is_some()))?;
     let expected = args.identity.or(before.and_then(|ready| ready.input));
-    let declared = Declared::parse(args.delimiter.as_deref(), None, None)?;
+    let (delimiter, quote, comment) = (&args.delimiter, &args.quote, &args.comment);
+    let declared = Declared::parse(delimiter.as_deref(), quote.as_deref(), comment.as_deref())?;
+    let reading = Reading { declared, encoding: args.encoding, formats: args.formats };
     let mut input: Box<dyn Input> = match (&args.input[..], args.lines) {
-        ([path], _) => one_input(path, declared, expected.as_deref())?,
+        ([path], _) => one_input(path, reading, expected.as_deref())?,
         ([], Some(lines)) => Box::new(Fake::new(args.seed, lines)),
         ([], None) => bail!("nothing to send: give a CSV file, - for standard input, or --lines N"),
-        (several, _) => Box::new(Files::open(several.to_vec(), declared, expected.as_deref())?),
+        (several, _) => Box::new(Files::open(several.to_vec(), reading, expected.as_deref())?),
     };
     if args.check {
         return print_check(&*input, declared);
@@ -130,8 +144,8 @@ fn run(args: Args) -> anyhow::Result<()> {
 }
 
 /// A file, or a stream whose rows are kept while they may be asked for again.
-fn one_input(path: &Path, declared: Declared, expected: Option<&str>) -> anyhow::Result<Box<dyn Input>> {
-    let options = Options { identity: expected.map(str::parse::<Identity>).transpose()?, declared };
+fn one_input(path: &Path, reading: Reading, expected: Option<&str>) -> anyhow::Result<Box<dyn Input>> {
+    let options = Options { identity: expected.map(str::parse::<Identity>).transpose()?, reading };
     if path == Path::new("-") {
         return Ok(Box::new(Replay::new(Csv::stdin(options)?)));
     }

@@ -11,6 +11,7 @@ mod builds;
 mod columns;
 mod examples;
 mod exit_codes;
+mod formats;
 mod full_disks;
 mod hub;
 mod hub_cluster;

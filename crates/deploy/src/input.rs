@@ -2,13 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
+use records::format::Format;
 use records::identity::Guard;
 
 use crate::console;
+use crate::options::Reading;
 
 /// Checks that inputs exist, before anything is built or started. Does not open them, since a pipe must not be opened twice.
 ///
@@ -28,6 +31,35 @@ pub fn check_inputs(paths: &[PathBuf]) -> anyhow::Result<()> {
         ensure!(seen.insert((found.dev(), found.ino())), "the input has {} twice", path.display());
     }
     Ok(())
+}
+
+/// Whether the sender needs the program `formats` for these files, or for this stream.
+///
+/// # Errors
+/// A file cannot be read.
+pub fn needs_formats(paths: &[PathBuf], reading: &Reading) -> anyhow::Result<bool> {
+    if reading.encoding.is_some() {
+        return Ok(true);
+    }
+    // A stream must not be opened twice.
+    for path in paths.iter().filter(|path| path.is_file()) {
+        if matches!(format_of(path)?, Some(Format::Zstd | Format::Parquet)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The format of a file that is no plain text.
+///
+/// # Errors
+/// It cannot be read.
+pub fn format_of(path: &Path) -> anyhow::Result<Option<Format>> {
+    let file = File::open(path).with_context(|| format!("opening the input {}", path.display()))?;
+    let mut first = Vec::new();
+    let read = file.take(Format::SAMPLE as u64).read_to_end(&mut first);
+    read.with_context(|| format!("reading the input {}", path.display()))?;
+    Ok(Format::of(&first))
 }
 
 /// Watches an input file for changes.

@@ -20,11 +20,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 use protocol::rejects::MostRejects;
+use protocol::result_files::Form;
 use protocol::token::Token;
 use telemetry::job::Description;
 
 use crate::host::{Host, arg};
-use crate::options;
+use crate::options::{self, Reading};
 pub(crate) use failure::in_own_words;
 pub use hub::{HUB, Hub};
 use launcher::Launcher;
@@ -50,6 +51,8 @@ pub struct Job {
     pub results: PathBuf,
     /// The archive of results, rejects and summary; `None` to pack none.
     pub archive: Option<PathBuf>,
+    /// Another form for results and rejects.
+    pub export: Option<Export>,
     /// The folder for ready files.
     pub run_folder: PathBuf,
     pub token: Token,
@@ -61,6 +64,14 @@ pub struct Job {
     pub lifetime: Option<Lifetime>,
     /// What the hub shows about the job.
     pub description: Description,
+}
+
+/// A form for results and rejects, beside the plain files.
+#[derive(Debug, Clone)]
+pub struct Export {
+    pub form: Form,
+    /// The program that writes it, on the metrics host.
+    pub formats: PathBuf,
 }
 
 impl Job {
@@ -82,20 +93,12 @@ pub enum Input {
         paths: Vec<PathBuf>,
         /// Their [identity](records::identity::of_all) when this command checked them.
         identity: String,
-        /// The user states that the delimiter is a comma, which overrides the check.
-        commas: bool,
+        reading: Reading,
     },
     /// A CSV that can be read only once, such as a named pipe.
-    Pipe {
-        path: PathBuf,
-        /// As in `Files`.
-        commas: bool,
-    },
+    Pipe { path: PathBuf, reading: Reading },
     /// This command's standard input.
-    Stdin {
-        /// As in `Files`.
-        commas: bool,
-    },
+    Stdin { reading: Reading },
 }
 
 impl Input {
@@ -107,22 +110,31 @@ impl Input {
         }
     }
 
+    /// How the sender reads it; `None` for fake rows.
+    pub fn reading_mut(&mut self) -> Option<&mut Reading> {
+        match self {
+            Self::Fake { .. } => None,
+            Self::Files { reading, .. } | Self::Pipe { reading, .. } | Self::Stdin { reading } => {
+                Some(reading)
+            }
+        }
+    }
+
     /// The sender's arguments for this input.
     pub fn sender_args(&self) -> Vec<String> {
-        let csv = |commas: &bool, paths: Vec<String>| {
-            let delimiter = commas.then_some(["--delimiter", ","]).into_iter().flatten();
-            delimiter.map(str::to_owned).chain(["--".to_owned()]).chain(paths).collect()
+        let csv = |reading: &Reading, paths: Vec<String>| {
+            reading.to_args().into_iter().chain(["--".to_owned()]).chain(paths).collect()
         };
         match self {
             Self::Fake { lines, seed } => {
                 vec!["--lines".into(), lines.to_string(), "--seed".into(), seed.to_string()]
             }
-            Self::Files { paths, identity, commas } => {
+            Self::Files { paths, identity, reading } => {
                 let paths = paths.iter().map(|path| arg(path)).collect();
-                [vec!["--identity".into(), identity.clone()], csv(commas, paths)].concat()
+                [vec!["--identity".into(), identity.clone()], csv(reading, paths)].concat()
             }
-            Self::Pipe { path, commas } => csv(commas, vec![arg(path)]),
-            Self::Stdin { commas } => csv(commas, vec!["-".into()]),
+            Self::Pipe { path, reading } => csv(reading, vec![arg(path)]),
+            Self::Stdin { reading } => csv(reading, vec!["-".into()]),
         }
     }
 }

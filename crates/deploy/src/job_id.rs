@@ -44,6 +44,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) options: String,
     /// The folder of the programs.
     pub(crate) programs: &'a Path,
+    /// The program that reads the input's format, if it is no plain CSV.
+    pub(crate) formats: Option<&'a Path>,
     /// As in `--model`.
     pub(crate) model: &'a str,
     pub(crate) python: &'a Path,
@@ -83,8 +85,9 @@ impl Parts<'_> {
         let mut add = |name: &str, text: &[u8]| {
             parts.insert(name.to_owned(), protocol::hash::short_hex(text));
         };
-        for program in DECIDING_PROGRAMS {
-            let path = self.programs.join(program);
+        let usual = DECIDING_PROGRAMS.iter().map(|program| self.programs.join(program));
+        for path in usual.chain(self.formats.map(Path::to_owned)) {
+            let program = path.file_name().unwrap_or_default().display();
             let found = path.metadata().with_context(|| format!("reading {}", path.display()))?;
             // They are long, and change only as a whole.
             add(&format!("the program {program}"), &described(&path, &found, &mut 0));

@@ -10,13 +10,13 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, ensure};
-use protocol::result_files::{ARCHIVE, REPORT, results_name};
+use protocol::result_files::{ARCHIVE, Form, REPORT, results_name};
 use protocol::results::Summary;
 
 use crate::host::Host;
 use crate::host::local::Local;
-use crate::input::{check_inputs, identity, show_hints};
-use crate::job::{self, Hosts, Hub, Input, Job, Times};
+use crate::input::{check_inputs, identity, needs_formats, show_hints};
+use crate::job::{self, Export, Hosts, Hub, Input, Job, Times};
 use crate::notify::{Ending, notify};
 use crate::options::{self, JobOptions, Rows, refuse_unnamed_model, threads, threads_each};
 use crate::output::{JobFolder, Jobs, State, lock, lock_within};
@@ -44,6 +44,8 @@ pub struct LocalJob {
     /// The folder for the programs' logs.
     pub log: PathBuf,
     pub hub: HubMode,
+    /// The form of results and rejects, if not plain text.
+    pub form: Option<Form>,
     /// Also pack the results to an archive beside them.
     pub pack: bool,
     /// Fail if there are rejects.
@@ -71,19 +73,19 @@ pub enum HubMode {
 
 impl LocalJob {
     fn input(&self) -> anyhow::Result<Input> {
-        let (paths, commas) = match &self.job.rows {
+        let (paths, reading) = match &self.job.rows {
             Rows::Fake { lines, seed } => return Ok(Input::Fake { lines: *lines, seed: *seed }),
-            Rows::Files { paths, commas } => (paths, *commas),
+            Rows::Files { paths, reading } => (paths, reading.clone()),
         };
         if let [path] = &paths[..]
             && STDIN.iter().any(|stdin| path == Path::new(stdin))
         {
-            return Ok(Input::Stdin { commas });
+            return Ok(Input::Stdin { reading });
         }
         check_inputs(paths)?;
         match &paths[..] {
-            [path] if !path.is_file() => Ok(Input::Pipe { path: path.clone(), commas }),
-            paths => Ok(Input::Files { paths: paths.to_vec(), identity: identity(paths)?, commas }),
+            [path] if !path.is_file() => Ok(Input::Pipe { path: path.clone(), reading }),
+            paths => Ok(Input::Files { paths: paths.to_vec(), identity: identity(paths)?, reading }),
         }
     }
 
@@ -161,7 +163,7 @@ struct Progress {
 
 /// Returns the exit code of a job that is done.
 fn run_until_done(args: &LocalJob, progress: &Progress) -> anyhow::Result<u8> {
-    let input = args.input()?;
+    let mut input = args.input()?;
     refuse_unnamed_model(&args.job.rows, args.model.is_some())?;
     let types = args.job.model.types(args.model())?;
     let (output, log) = (args.output.clone(), args.log.clone());
@@ -169,6 +171,15 @@ fn run_until_done(args: &LocalJob, progress: &Progress) -> anyhow::Result<u8> {
         paths.iter().try_for_each(|path| refuse_to_replace(path, &output))?;
     }
     let programs = project::build_programs()?;
+    let export = match args.form {
+        Some(form) => Some(Export { form, formats: project::build_formats()? }),
+        None => None,
+    };
+    if let Some(reading) = input.reading_mut()
+        && needs_formats(args.job.rows.paths(), reading)?
+    {
+        reading.formats = Some(project::build_formats()?);
+    }
     // Building the programs does not count as time of the job.
     let start = Instant::now();
     let run_folder = log.join("run");
@@ -197,13 +208,14 @@ fn run_until_done(args: &LocalJob, progress: &Progress) -> anyhow::Result<u8> {
     jobs.tidy()?;
     let types = types.as_deref();
     let (folder, is_new) = match before::find(args, &jobs, &input, types, &programs)? {
-        Found::Done(folder, summary) => {
+        Found::Done(mut folder, summary) => {
+            folder.note_export()?;
             jobs.publish(&folder, folder.path.join(REPORT[0]).exists())?;
             progress.begun.set(true);
             *progress.job.borrow_mut() = Some((input.clone(), folder.clone()));
             let is_packed = !args.pack || folder.path.join(ARCHIVE).exists();
             // Until the archive is complete, the checkpoint stays.
-            if is_packed || !folder.files()?.checkpoint.exists() {
+            if is_packed && folder.is_exported()? || !folder.files()?.checkpoint.exists() {
                 let code = already_done(args, &folder, &summary, is_packed, start)?;
                 *progress.summary.borrow_mut() = Some(summary);
                 remove_old(args, &jobs)?;
@@ -220,6 +232,7 @@ fn run_until_done(args: &LocalJob, progress: &Progress) -> anyhow::Result<u8> {
         host,
         input: input.clone(),
         types: types.map(str::to_owned),
+        export,
         folder: folder.clone(),
         logs,
         run_folder,
@@ -278,6 +291,7 @@ struct Locally {
     host: Local,
     input: Input,
     types: Option<String>,
+    export: Option<Export>,
     folder: JobFolder,
     logs: PathBuf,
     run_folder: PathBuf,
@@ -293,7 +307,8 @@ fn run_job(
     jobs: &Jobs,
     progress: &Progress,
 ) -> anyhow::Result<u8> {
-    let Locally { programs, host, input, types, mut folder, logs, run_folder, threads, processes } = local;
+    let Locally { programs, host, input, types, export, mut folder, logs, run_folder, threads, processes } =
+        local;
     let files = folder.files()?;
     let archive = args.pack.then(|| folder.path.join(ARCHIVE));
 
@@ -322,6 +337,7 @@ fn run_job(
         environment: args.job.environment.clone(),
         results: files.results.clone(),
         archive: archive.clone(),
+        export,
         run_folder,
         token,
         token_file: token_file.clone(),
@@ -355,6 +371,7 @@ fn run_job(
                 folder.path.display()
             ));
         };
+        folder.note_export()?;
         jobs.publish(&folder, hub.is_some())?;
         let code = show(args, &folder, &summary, start.elapsed())?;
         *progress.summary.borrow_mut() = Some(summary);
@@ -408,10 +425,12 @@ fn show_model_logs(host: &Local, processes: usize) -> anyhow::Result<()> {
 fn show(args: &LocalJob, folder: &JobFolder, summary: &Summary, took: Duration) -> anyhow::Result<u8> {
     let model_args = args.model_args();
     console::summary(summary, took, threads(args.model(), &model_args));
-    let results = args.output.join(&folder.record.results);
-    console::data(&format!("results    {} ({})", results.display(), console::bytes(summary.bytes)));
+    let published = |path: &Path| args.output.join(path.file_name().unwrap_or_default());
+    let (results, rejects) = (published(&folder.results()), published(&folder.rejects()?));
+    let bytes = folder.record.exported.unwrap_or(summary.bytes);
+    console::data(&format!("results    {} ({})", results.display(), console::bytes(bytes)));
     console::data(&format!("sha256     {}", summary.sha256));
-    console::rejects(summary, &results.with_extension("rejects.csv"));
+    console::rejects(summary, &rejects);
     if args.strict && summary.rejects > 0 {
         console::note("error: there are rejects, and --strict allows none");
         return Ok(exit::FAILED);

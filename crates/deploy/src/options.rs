@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use protocol::rejects::MostRejects;
+use records::{BadDialect, Declared};
 use serde::{Deserialize, Serialize};
 use telemetry::job::Description;
 
@@ -13,6 +14,7 @@ use crate::host::arg;
 
 const CHUNK_SIZE: &str = "--chunk-size";
 const CONTRACT: &str = "--contract";
+const COLUMNS: &str = "--columns";
 const THREADS: &str = "--threads-per-worker";
 const LOAD_TIMEOUT: &str = "--load-timeout";
 const TIMEOUT: &str = "--model-timeout";
@@ -37,9 +39,47 @@ pub enum Rows {
     Files {
         /// At least one.
         paths: Vec<PathBuf>,
-        /// The user states that the delimiter is a comma, which overrides the check.
-        commas: bool,
+        reading: Reading,
     },
+}
+
+/// How the sender reads a text; `None` stands for what is usual.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reading {
+    /// As in `--delimiter`; a comma, too, overrules the check that the text looks like a CSV with commas.
+    pub delimiter: Option<String>,
+    /// As in `--quote`.
+    pub quote: Option<String>,
+    /// As in `--comment`.
+    pub comment: Option<String>,
+    /// As in `--encoding`.
+    pub encoding: Option<String>,
+    /// The program `formats` where the sender runs, if the input needs it.
+    pub formats: Option<PathBuf>,
+}
+
+impl Reading {
+    /// What it declares of a text.
+    ///
+    /// # Errors
+    /// An option is no such character.
+    pub fn declared(&self) -> Result<Declared, BadDialect> {
+        Declared::parse(self.delimiter.as_deref(), self.quote.as_deref(), self.comment.as_deref())
+    }
+
+    /// The sender's arguments.
+    pub fn to_args(&self) -> Vec<String> {
+        let Self { delimiter, quote, comment, encoding, formats } = self.clone();
+        let formats = formats.map(|path| arg(&path));
+        let all = [
+            ("--delimiter", delimiter),
+            ("--quote", quote),
+            ("--comment", comment),
+            ("--encoding", encoding),
+            ("--formats", formats),
+        ];
+        all.into_iter().filter_map(|(flag, value)| Some(format!("{flag}={}", value?))).collect()
+    }
 }
 
 impl Rows {
@@ -76,6 +116,8 @@ pub struct ModelOptions {
     pub is_of_2018: bool,
     /// What the user says of the types of columns, as in `--types`.
     pub types: Option<String>,
+    /// The columns of results, as in `--columns`.
+    pub columns: Option<String>,
     /// Threads for the libraries of a Python model, in each worker.
     pub threads_per_worker: u32,
     /// How Python processes get the model, as in `--start-method`.
@@ -97,6 +139,7 @@ impl ModelOptions {
         let usual = if self.is_typed(model) { DEFAULT_TYPED_CHUNK } else { DEFAULT_CHUNK };
         args.push((CHUNK_SIZE, self.chunk_size.clone().unwrap_or_else(|| usual.to_owned())));
         args.push((THREADS, self.threads_per_worker.to_string()));
+        args.extend(self.columns.clone().map(|columns| (COLUMNS, columns)));
         args.extend(self.start_method.clone().map(|method| ("--start-method", method)));
         args.extend(self.load_timeout.map(|limit| (LOAD_TIMEOUT, limit.to_string())));
         args.push((TIMEOUT, self.timeout.unwrap_or(DEFAULT_TIMEOUT).to_string()));
@@ -124,12 +167,16 @@ impl ModelOptions {
     /// What the user says of the types of columns, if this model gets typed ones.
     ///
     /// # Errors
-    /// The user says something of types, and the model gets none.
+    /// The user says something of types or new columns, and the model gets no typed ones.
     pub fn types(&self, model: &str) -> anyhow::Result<Option<String>> {
         let is_typed = self.is_typed(model);
         ensure!(
             is_typed || self.types.is_none(),
             "--types is for a Python model with typed columns, such as python:MODULE:OBJECT, and not for {model}"
+        );
+        ensure!(
+            is_typed || self.columns.as_deref() != Some("new"),
+            "--columns new is for a Python model with typed columns, such as python:MODULE:OBJECT, and not for {model}"
         );
         Ok(is_typed.then(|| self.types.clone().unwrap_or_else(|| "infer".to_owned())))
     }

@@ -74,6 +74,18 @@ pub fn build_program(name: &str) -> anyhow::Result<PathBuf> {
     Ok(build(&[name], None)?.join(name))
 }
 
+/// Builds the program that reads and writes what is no plain CSV; returns its path.
+pub fn build_formats() -> anyhow::Result<PathBuf> {
+    const FORMATS: &str = "formats";
+    if std::env::var_os(PREBUILT).is_none() && !release_folder()?.join(FORMATS).exists() {
+        console::note(
+            "this job needs the program for zstd, Parquet and other encodings; the first time, it is compiled, which \
+             takes a minute or two",
+        );
+    }
+    build_program(FORMATS)
+}
+
 /// Prints a call of cargo, and returns it.
 pub fn cargo_with(args: &[&str]) -> duct::Expression {
     console::echo(&format!("cargo {}", args.join(" ")));

@@ -3,36 +3,27 @@
 use std::fmt;
 use std::io::{self, Cursor, ErrorKind, Read};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use flate2::read::MultiGzDecoder;
-use records::sniff::GZIP;
+use records::format::Format;
+
+use super::Consumed;
 
 /// How many bytes the thread decompresses at once.
 const BLOCK: usize = 256 << 10;
 /// How many blocks may wait for the reader.
 const WAITING: usize = 4;
 
-/// How much of a compressed input has been read.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Consumed(Arc<AtomicU64>);
-
-impl Consumed {
-    /// In bytes.
-    pub(super) fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
 /// Returns the plain bytes of an input, and if it is compressed, how much of it has been read.
 ///
 /// # Errors
 /// Those of the input, or no thread can be started.
-pub(super) fn open(mut inner: Box<dyn Read + Send>) -> io::Result<(Box<dyn Read>, Option<Consumed>)> {
+pub(super) fn open(mut inner: Box<dyn Read + Send>) -> io::Result<(Box<dyn Read + Send>, Option<Consumed>)> {
     let mut first = Vec::new();
-    inner.by_ref().take(GZIP.len() as u64).read_to_end(&mut first)?;
-    let is_gzip = first == GZIP;
+    inner.by_ref().take(Format::SAMPLE as u64).read_to_end(&mut first)?;
+    let is_gzip = Format::of(&first) == Some(Format::Gzip);
     let whole = Cursor::new(first).chain(inner);
     if !is_gzip {
         return Ok((Box::new(whole), None));
@@ -85,7 +76,7 @@ impl<R: Read> Read for Counted<R> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let read = self.inner.read(out);
         match &read {
-            Ok(read) => drop(self.consumed.0.fetch_add(*read as u64, Ordering::Relaxed)),
+            Ok(read) => self.consumed.add(*read as u64),
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(_) => self.failed.store(true, Ordering::Relaxed),
         }
@@ -174,7 +165,7 @@ mod tests {
 
         #[test]
         fn other_bytes_stay_as_they_are(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
-            prop_assume!(!bytes.starts_with(&GZIP));
+            prop_assume!(Format::of(&bytes) != Some(Format::Gzip));
             prop_assert_eq!(read(bytes.clone()).unwrap(), (bytes, None));
         }
     }

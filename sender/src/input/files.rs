@@ -4,19 +4,20 @@ use std::io::{self, Read};
 use std::path::PathBuf;
 
 use anyhow::{Context, bail, ensure};
-use columns::Survey;
+use columns::{ColumnType, Survey};
 use protocol::frame::DEFAULT_LIMIT;
 use protocol::hash::short_hex;
-use records::Declared;
 use records::identity::{self, Identity};
 
-use super::{Csv, Extent, Input, Options, WRITE_SIZE, Watch};
+use super::{Csv, Extent, Input, Options, Reading, WRITE_SIZE, Watch};
 
 pub struct Files {
     paths: Vec<PathBuf>,
     identities: Vec<Identity>,
-    declared: Declared,
+    reading: Reading,
     header: Vec<u8>,
+    /// The types of the columns, if the files declare them.
+    types: Option<Vec<ColumnType>>,
     /// The file that is being read, and its place.
     current: Csv,
     place: usize,
@@ -29,33 +30,39 @@ impl Files {
     ///
     /// # Errors
     /// A file cannot be read or is not a CSV, has another header than the first, or the identity is another one.
-    pub fn open(paths: Vec<PathBuf>, declared: Declared, expected: Option<&str>) -> anyhow::Result<Self> {
+    pub fn open(paths: Vec<PathBuf>, reading: Reading, expected: Option<&str>) -> anyhow::Result<Self> {
         let mut first: Option<Csv> = None;
-        let mut identities = Vec::new();
+        let (mut identities, mut types) = (Vec::new(), None);
         for path in &paths {
-            let file = Csv::open(path, Options { identity: None, declared })?;
-            let guard = file.guard.as_ref();
+            let file = Csv::open(path, Options { identity: None, reading: reading.clone() })?;
+            let guard = file.guard();
             let guard = guard
                 .with_context(|| format!("{} is no file, and can be read only alone", path.display()))?;
             identities.push(guard.identity());
-            if let Some(first) = &first {
-                check_header(first, &file)?;
+            match &first {
+                Some(first) => {
+                    check_header(first, &file)?;
+                    types = common_types(types, first, &file)?;
+                }
+                None => {
+                    types = file.types().map(<[_]>::to_vec);
+                    first = Some(file);
+                }
             }
-            first.get_or_insert(file);
         }
         let current = first.context("there are no files")?;
         ensure!(
             expected.is_none_or(|expected| expected == identity::of_all(&identities, short_hex)),
             "the files have changed since the job began: {} and others; start it again",
-            current.name
+            current.name()
         );
-        let header = current.header.clone();
-        Ok(Self { paths, identities, declared, header, current, place: 0, starts: vec![0] })
+        let header = current.header().to_vec();
+        Ok(Self { paths, identities, reading, types, header, current, place: 0, starts: vec![0] })
     }
 
     /// Opens the file at this place, which must be what it was.
     fn open_at(&self, place: usize) -> anyhow::Result<Csv> {
-        let options = Options { identity: Some(self.identities[place]), declared: self.declared };
+        let options = Options { identity: Some(self.identities[place]), reading: self.reading.clone() };
         Csv::open(&self.paths[place], options)
     }
 
@@ -76,12 +83,39 @@ impl Files {
     }
 }
 
+/// The types of the columns of all files so far, and of another one.
+fn common_types(
+    known: Option<Vec<ColumnType>>,
+    first: &Csv,
+    other: &Csv,
+) -> anyhow::Result<Option<Vec<ColumnType>>> {
+    let (known, found) = match (known, other.types()) {
+        (None, None) => return Ok(None),
+        (Some(known), Some(found)) => (known, found),
+        (known, _) => {
+            let (table, text) = if known.is_some() { (first, other) } else { (other, first) };
+            bail!("{} is a Parquet file, and {} is a text; give files of one kind", table.name(), text.name())
+        }
+    };
+    let common = known.iter().zip(found).enumerate().map(|(column, (known, found))| {
+        known.with(*found).with_context(|| {
+            format!(
+                "column {} of {} has the type {found}, and in {} or a file after it {known}; all files of a job must have the same",
+                column + 1,
+                other.name(),
+                first.name()
+            )
+        })
+    });
+    common.collect::<anyhow::Result<_>>().map(Some)
+}
+
 fn check_header(first: &Csv, other: &Csv) -> anyhow::Result<()> {
-    if first.header == other.header {
+    if first.header() == other.header() {
         return Ok(());
     }
     let names = |csv: &Csv| -> Vec<String> {
-        let names = records::split(&csv.header).unwrap_or_default();
+        let names = records::split(csv.header()).unwrap_or_default();
         names.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect()
     };
     let (wanted, found) = (names(first), names(other));
@@ -96,8 +130,8 @@ fn check_header(first: &Csv, other: &Csv) -> anyhow::Result<()> {
     };
     bail!(
         "{} has another header than {}: {difference}; all files of a job must have the same",
-        other.name,
-        first.name
+        other.name(),
+        first.name()
     )
 }
 
@@ -141,7 +175,9 @@ impl Input for Files {
             let name = self.paths[place].display().to_string();
             plain.map(|inner| Named { inner, name }).map_err(io::Error::other)
         });
-        Ok(columns::survey(files, DEFAULT_LIMIT, self.declared.dialect)?)
+        let survey = columns::survey(files, DEFAULT_LIMIT, self.current.dialect())?;
+        let types = self.types.clone().unwrap_or(survey.types);
+        Ok(Survey { types, ..survey })
     }
 
     fn seek(&mut self, row: u64) -> anyhow::Result<()> {
@@ -216,7 +252,7 @@ mod tests {
                 format!("id{}{}", rows.concat(), if has_end { "\n" } else { "" })
             }).collect();
             let (_folder, paths) = files(&texts);
-            let mut input = Files::open(paths, Declared::default(), None).unwrap();
+            let mut input = Files::open(paths, Reading::default(), None).unwrap();
             let survey = input.survey().unwrap();
             prop_assert_eq!(survey.rows, Some(next));
             for row in seeks {
@@ -239,20 +275,20 @@ mod tests {
     fn another_header_and_changed_files_are_refused() {
         let error = |texts: [&str; 2]| {
             let (_folder, paths) = files(&texts.map(str::to_owned));
-            Files::open(paths, Declared::default(), None).err().unwrap().to_string()
+            Files::open(paths, Reading::default(), None).err().unwrap().to_string()
         };
         assert!(error(["a,b\n", "a,c\n"]).contains("1.csv has another header than "));
         assert!(error(["a,b\n", "a,c\n"]).contains("column 2 is \"b\" there, and \"c\" here"));
         assert!(error(["a,b\n", "a,b,c\n"]).contains("it has 2 columns there, and 3 here"));
         assert!(error(["a,b\n", "\"a\",b\n"]).contains("quoted differently"));
         let (_folder, paths) = files(&["id\n1\n".to_owned(), "id\n2\n".to_owned()]);
-        let input = Files::open(paths.clone(), Declared::default(), None).unwrap();
+        let input = Files::open(paths.clone(), Reading::default(), None).unwrap();
         let identity = input.identity().unwrap();
-        Files::open(paths.clone(), Declared::default(), Some(&identity)).unwrap();
+        Files::open(paths.clone(), Reading::default(), Some(&identity)).unwrap();
         std::fs::write(&paths[1], "id\n2\n3\n").unwrap();
         let error = format!("{:#}", input.check().unwrap_err());
         assert!(error.contains("1.csv: it has changed while it was read"), "{error}");
-        let error = Files::open(paths, Declared::default(), Some(&identity)).err().unwrap().to_string();
+        let error = Files::open(paths, Reading::default(), Some(&identity)).err().unwrap().to_string();
         assert!(error.contains("the files have changed since the job began"), "{error}");
     }
 }

@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use deploy::options::{JobOptions, ModelOptions, Rows};
+use deploy::options::{JobOptions, ModelOptions, Reading, Rows};
 use process::log::Format;
 use protocol::rejects::MostRejects;
+use records::{BadDialect, Dialect};
 
 use super::duration::seconds;
 
@@ -32,14 +33,29 @@ pub(crate) struct RowArgs {
     /// CSV files with the same header, in place of generated rows
     ///
     /// A folder stands for the files in it, and a pattern such as 'data/*.csv' for those that match, in natural order. Files may
-    /// be compressed with gzip. For run-locally, - is standard input. run-cluster ships the files to the metrics host first.
+    /// be compressed with gzip or zstd, and Parquet files become CSV records. For run-locally, - is standard input.
+    /// run-cluster ships the files to the metrics host first.
     #[arg(long, value_name = "FILE", num_args = 1..)]
     input: Vec<PathBuf>,
-    /// The separator between values; only a comma is supported
+    /// The separator between the input's values [default: ,]
     ///
-    /// Give this if an input is a CSV with commas, but is refused because it does not look like one.
-    #[arg(long, value_name = "CHARACTER", value_parser = [","], hide_possible_values = true)]
+    /// One ASCII character, or tab. Results have commas in any case. With a comma, the input is not refused if it does not
+    /// look like a CSV with commas.
+    #[arg(long, value_name = "CHARACTER", value_parser = delimiter)]
     delimiter: Option<String>,
+    /// The quote around the input's values [default: \"]
+    ///
+    /// One ASCII character, or none. Results have double quotes in any case.
+    #[arg(long, value_name = "CHARACTER", value_parser = quote)]
+    quote: Option<String>,
+    /// Skip lines of the input that begin with this character
+    #[arg(long, value_name = "CHARACTER", value_parser = comment)]
+    comment: Option<String>,
+    /// The input's encoding [default: UTF-8]
+    ///
+    /// A name that browsers know, such as windows-1252, utf-16le, shift_jis or gbk. Results are UTF-8 in any case.
+    #[arg(long, value_name = "NAME")]
+    encoding: Option<String>,
     /// Seed for the generated rows
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
@@ -62,7 +78,17 @@ impl RowArgs {
             let lines = self.input_lines.or(self.input_size).unwrap_or(DEFAULT_LINES);
             return Ok(Rows::Fake { lines, seed: self.seed });
         }
-        Ok(Rows::Files { paths: deploy::input::expand(&self.input)?, commas: self.delimiter.is_some() })
+        let Self { delimiter, quote, comment, encoding, .. } = self;
+        let reading = Reading {
+            delimiter: delimiter.clone(),
+            quote: quote.clone(),
+            comment: comment.clone(),
+            encoding: encoding.clone(),
+            formats: None,
+        };
+        // Each is right by itself.
+        reading.declared()?;
+        Ok(Rows::Files { paths: deploy::input::expand(&self.input)?, reading })
     }
 
     /// Combines these with the other options of a job.
@@ -116,6 +142,11 @@ pub(crate) struct ModelArgs {
     /// those of ten seconds.
     #[arg(long, value_name = "TYPES", value_parser = types)]
     types: Option<String>,
+    /// Columns of the results: all, or new for the first column of the input and the new ones [default: all]
+    ///
+    /// For a model with typed columns. Rejects have the whole record in any case.
+    #[arg(long, value_name = "COLUMNS", value_parser = ["all", "new"], hide_possible_values = true)]
+    columns: Option<String>,
     /// Threads for a Python model's libraries, in each worker
     ///
     /// Overrides OMP_NUM_THREADS and similar variables. All hosts use the same number, since the last bits of a result may
@@ -153,6 +184,7 @@ impl ModelArgs {
             chunk_size: self.chunk_size.clone(),
             is_of_2018: self.contract.is_some(),
             types: self.types.clone(),
+            columns: self.columns.clone(),
             threads_per_worker: self.threads_per_worker,
             start_method: self.start_method.clone(),
             load_timeout: self.load_timeout,
@@ -160,6 +192,21 @@ impl ModelArgs {
             memory: self.model_memory,
         }
     }
+}
+
+/// Checks the value of `--delimiter`, which is passed on.
+fn delimiter(text: &str) -> Result<String, BadDialect> {
+    Dialect::parse(Some(text), Some("none"), None).map(|_| text.to_owned())
+}
+
+/// Checks the value of `--quote`, which is passed on.
+fn quote(text: &str) -> Result<String, BadDialect> {
+    Dialect::parse(Some("tab"), Some(text), None).map(|_| text.to_owned())
+}
+
+/// Checks the value of `--comment`, which is passed on.
+fn comment(text: &str) -> Result<String, BadDialect> {
+    Dialect::parse(Some("tab"), Some("none"), Some(text)).map(|_| text.to_owned())
 }
 
 /// Checks the value of `--chunk-size`, which is passed on.

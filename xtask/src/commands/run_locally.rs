@@ -8,6 +8,7 @@ use clap::Arg;
 use clap::builder::{BoolishValueParser, UnknownArgumentValueParser};
 use deploy::locally::{self, Before, HubMode, LocalJob};
 use deploy::{exit, project};
+use protocol::result_files::Form;
 
 use super::duration::seconds;
 use super::job_args::{EXIT_CODES, ModelArgs, RowArgs};
@@ -69,6 +70,12 @@ struct RunArgs {
     /// Run without the Monitoring Hub
     #[arg(long, conflicts_with = "keep_hub")]
     no_hub: bool,
+    /// Form of results and rejects, in place of plain text: gz, zst or parquet
+    ///
+    /// With gz or zst, results.csv.gz or results.csv.zst is the file compressed. With parquet, results.parquet has typed columns:
+    /// those of the input as the model gets them, and new ones as it returns them. The files are written while the job runs.
+    #[arg(long, value_name = "FORM", value_parser = clap::value_parser!(Form), hide_possible_values = true)]
+    format: Option<Form>,
     /// Also pack the results into results.tgz
     #[arg(long)]
     pack: bool,
@@ -131,6 +138,7 @@ impl Args {
                 (false, false) => HubMode::Job,
                 (false, true) => HubMode::Keep,
             },
+            form: run.format,
             pack: run.pack,
             strict: run.strict,
             before: match (run.again, run.fresh) {

@@ -59,10 +59,11 @@ const UNITS: Part = Part {
 };
 
 /// The programs, built by the same calls of cargo as for users.
-const PROGRAMS: [&str; 3] = [
+const PROGRAMS: [&str; 4] = [
     "--package xtask",
     "--package sender --package classifier --package receiver --package agent --package hub",
     "--package deploy-ssh",
+    "--package formats",
 ];
 
 const END_TO_END: Part = Part {

@@ -217,6 +217,7 @@ impl<'a> Cluster<'a> {
             results: Path::new("output").join(results_name(types.is_some())),
             types,
             archive: Some(ARCHIVE.into()),
+            export: None,
             run_folder: "run".into(),
             token,
             token_file: "run/token".into(),
@@ -346,7 +347,7 @@ pub(crate) fn check_model(host: &Ssh, args: &[String]) -> anyhow::Result<()> {
 }
 
 /// Quotes a word for the shell.
-fn shell_word(word: &str) -> String {
+pub(super) fn shell_word(word: &str) -> String {
     format!("'{}'", word.replace('\'', "'\\''"))
 }
 

@@ -7,7 +7,7 @@ use protocol::ports;
 
 use super::hub::report_args;
 use super::programs::Programs;
-use super::{Hub, Input, Job};
+use super::{Export, Hub, Input, Job};
 use crate::host::{Host, MODEL, arg, at};
 use crate::options;
 
@@ -32,10 +32,13 @@ impl<'a, 'j> Launcher<'a, 'j> {
 
     /// Starts the receiver; returns its address for results.
     pub(super) fn receiver(&mut self, host: &'a dyn Host) -> anyhow::Result<String> {
-        let Job { results, archive, max_rejects, .. } = self.job;
+        let Job { results, archive, export, max_rejects, .. } = self.job;
         let mut args = vec!["--framed".into(), "--listen".into(), at(host, ports::RESULTS)];
         args.extend(["--output".into(), arg(results)]);
         args.extend(archive.iter().flat_map(|archive| ["--archive".into(), arg(archive)]));
+        if let Some(Export { form, formats }) = export {
+            args.extend(["--form".into(), form.to_string(), "--formats".into(), arg(formats)]);
+        }
         args.extend(max_rejects.iter().flat_map(|most| ["--max-rejects".into(), most.to_string()]));
         let receiver = self.start(host, "receiver", "receiver", args)?;
         self.programs.await_address(receiver, "results", self.ready_time())

@@ -128,8 +128,12 @@ fn record(
     before: Option<&Deciding>,
 ) -> anyhow::Result<Record> {
     let now = SystemTime::now();
-    let mut options = input.sender_args();
+    let mut deciding = input.clone();
+    // It may be moved.
+    let formats = deciding.reading_mut().and_then(|reading| reading.formats.take());
+    let mut options = deciding.sender_args();
     options.extend(types.map(str::to_owned));
+    options.extend(args.form.map(|form| format!("form {form}")));
     options.extend(args.job.max_rejects.map(|most| format!("rejects {most}")));
     options.extend(args.job.model.deciding(args.model()));
     let own = [&args.output, &args.log].into_iter().chain(args.job.rows.paths());
@@ -139,6 +143,7 @@ fn record(
     let parts = Parts {
         options: options.join("\0"),
         programs,
+        formats: formats.as_deref(),
         model: args.model(),
         python: &args.python,
         python_path: python_path.unwrap_or_default(),
@@ -152,6 +157,8 @@ fn record(
         model: args.model().to_owned(),
         input: describe(input),
         results: args.results_name().to_owned(),
+        form: args.form,
+        exported: None,
         deciding,
         limits: args.job.model.limits(),
         changed: Vec::new(),
@@ -210,7 +217,7 @@ pub(super) fn say_what_is_left(args: &LocalJob, input: &Input, folder: &JobFolde
         Ok(State::Done(_)) => console::note(&format!("the job is complete, in {path}")),
         Err(error) => console::note(&format!("{error:#}")),
     }
-    let latest = args.output.join(folder.record.results.as_str());
+    let latest = args.output.join(folder.results().file_name().unwrap_or_default());
     if latest.exists() {
         console::note(&format!("{} is still that of the last complete job", latest.display()));
     }

@@ -63,7 +63,7 @@ pub(super) fn refuse_to_replace(input: &Path, output: &Path) -> anyhow::Result<(
         file.symlink_metadata().is_ok_and(|found| !found.is_symlink()) && same(&file, input)
     };
     ensure!(
-        !published().any(is_replaced),
+        !published().any(|name| is_replaced(&name)),
         "the input {} would be replaced by the results; move it, or choose another folder with --output",
         input.display()
     );

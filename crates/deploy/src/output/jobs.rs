@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow, ensure};
 use files::{read_if_there, remove_if_there, replace_file, sync_folder};
 use protocol::checkpoint::slots;
-use protocol::result_files::{ARCHIVE, REPORT, ResultFiles, published};
+use protocol::result_files::{ARCHIVE, Form, REPORT, ResultFiles, published};
 use protocol::results::Summary;
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +37,12 @@ pub struct Record {
     pub input: String,
     /// The file name of its results.
     pub results: String,
+    /// The form of its results and rejects, if they are no plain text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub form: Option<Form>,
+    /// The bytes of the results in that form, once they are complete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exported: Option<u64>,
     /// What decides its results.
     pub deciding: Deciding,
     /// What decides only whether rows are rejected for taking too much.
@@ -86,8 +92,14 @@ impl JobFolder {
             let summary = serde_json::from_slice(&json);
             let summary: Summary = summary.with_context(|| format!("parsing {}", files.summary.display()))?;
             // If the results were removed or changed, they are made again.
-            let length = std::fs::metadata(&files.results).map(|found| found.len()).ok();
-            return Ok(match length == Some(summary.bytes) {
+            let length = |path: &Path| std::fs::metadata(path).map(|found| found.len()).ok();
+            let is_whole = match self.record.exported {
+                Some(bytes) => length(&self.results()) == Some(bytes),
+                None => length(&files.results) == Some(summary.bytes),
+            };
+            // The checkpoint says that the receiver has not yet exported all.
+            let is_exported = self.is_exported()? || files.checkpoint.exists();
+            return Ok(match is_whole && is_exported {
                 true => State::Done(summary),
                 false => State::Failed("its results were changed or removed".to_owned()),
             });
@@ -100,9 +112,48 @@ impl JobFolder {
         Ok(State::Unfinished { rows: position.next_row, rejects: position.rejects })
     }
 
+    /// The results in their form.
+    pub fn results(&self) -> PathBuf {
+        let plain = self.path.join(&self.record.results);
+        self.record.form.map_or(plain.clone(), |form| form.path(&plain))
+    }
+
+    /// The rejects in their form.
+    ///
+    /// # Errors
+    /// Those of [`files`](Self::files).
+    pub fn rejects(&self) -> anyhow::Result<PathBuf> {
+        let plain = self.files()?.rejects;
+        Ok(self.record.form.map_or(plain.clone(), |form| form.path(&plain)))
+    }
+
+    /// Whether its results are in their form.
+    ///
+    /// # Errors
+    /// Those of [`files`](Self::files).
+    pub fn is_exported(&self) -> anyhow::Result<bool> {
+        Ok(self.record.form.is_none() || self.results().exists() && self.rejects()?.exists())
+    }
+
+    /// Records that results and rejects are in their form, so that the plain files can be removed.
+    ///
+    /// # Errors
+    /// The record cannot be written.
+    pub fn note_export(&mut self) -> anyhow::Result<()> {
+        if self.record.form.is_none() || self.record.exported.is_some() || !self.is_exported()? {
+            return Ok(());
+        }
+        let results = self.results();
+        let found = std::fs::metadata(&results).with_context(|| format!("reading {}", results.display()))?;
+        self.record.exported = Some(found.len());
+        self.save()
+    }
+
     /// When its results were written last.
     pub fn written(&self) -> Option<std::time::SystemTime> {
-        std::fs::metadata(self.path.join(&self.record.results)).and_then(|found| found.modified()).ok()
+        let plain = self.path.join(&self.record.results);
+        let found = std::fs::metadata(plain).or_else(|_| std::fs::metadata(self.results()));
+        found.and_then(|found| found.modified()).ok()
     }
 
     /// Writes the record.
@@ -220,7 +271,8 @@ impl Jobs {
     /// A link or folder cannot be made.
     pub fn publish(&self, job: &JobFolder, has_report: bool) -> anyhow::Result<()> {
         let files = job.files()?;
-        let mut names: Vec<_> = [&files.results, &files.rejects, &files.summary]
+        let (results, rejects) = (job.results(), job.rejects()?);
+        let mut names: Vec<_> = [&results, &rejects, &files.summary]
             .into_iter()
             .filter_map(|path| path.file_name()?.to_str())
             .collect();
@@ -232,8 +284,12 @@ impl Jobs {
             self.link(name, &Path::new(LATEST).join(name))?;
         }
         self.link(LATEST, &Path::new(JOBS).join(job.name()))?;
-        for name in published().filter(|name| !names.contains(name)) {
+        for name in published().filter(|name| !names.contains(&name.as_str())) {
             remove_if_there(&self.output.join(name))?;
+        }
+        if job.record.exported.is_some() {
+            remove_if_there(&files.results)?;
+            remove_if_there(&files.rejects)?;
         }
         let latest = self.output.join(LATEST);
         sync_folder(&latest).with_context(|| format!("syncing {}", self.output.display()))?;
@@ -248,7 +304,7 @@ impl Jobs {
     /// replaced in one step, too.
     fn turn_to_links(&self) -> anyhow::Result<()> {
         let there: Vec<_> = published()
-            .map(|name| (name, self.output.join(name)))
+            .map(|name| (name.clone(), self.output.join(name)))
             .filter(|(_, path)| path.exists())
             .collect();
         if there.iter().all(|(_, path)| path.is_symlink()) {
@@ -273,8 +329,11 @@ impl Jobs {
 
     /// Whether the files of this job are the published ones.
     pub fn is_published(&self, job: &JobFolder) -> bool {
-        let results = |folder: &Path| folder.join(&job.record.results).canonicalize().ok();
-        results(&self.output).is_some_and(|published| Some(published) == results(&job.path))
+        let results = job.results();
+        let published = self.output.join(results.file_name().unwrap_or_default());
+        published
+            .canonicalize()
+            .is_ok_and(|published| results.canonicalize().is_ok_and(|own| own == published))
     }
 
     /// Removes all jobs but those that began last, this many, and the published one. Returns how many were removed.

@@ -1,34 +1,37 @@
 //! The sender's input. A file is shipped to the metrics host, so that the job does not depend on this machine.
 
-use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
 
 use agent::protocol::FOLDER;
 use anyhow::Context;
 use deploy::console::{self, Transfer};
 use deploy::host::Host;
-use deploy::input::{guard, show_hints};
+use deploy::input::{format_of, guard, needs_formats, show_hints};
 use deploy::job::Input;
-use deploy::options::Rows;
+use deploy::options::{Reading, Rows};
+use deploy::project;
+use records::Reader;
 
-use records::sniff::GZIP;
-use records::{Declared, Reader};
-
-use super::{CHECK_TIME, CLEAN_TIME};
+use super::{CHECK_TIME, CLEAN_TIME, shell_word};
 use crate::ssh::Ssh;
 
 /// Ships the rows, if they are in a file, and has the sender check them.
 pub(super) fn prepare(rows: &Rows, metrics: &Ssh) -> anyhow::Result<Input> {
     // An earlier job's input takes space and can be shipped again.
     metrics.run(&format!("rm -rf {FOLDER}/input && mkdir {FOLDER}/input"), CLEAN_TIME)?;
-    let (paths, commas) = match rows {
+    let (paths, mut reading) = match rows {
         Rows::Fake { lines, seed } => return Ok(Input::Fake { lines: *lines, seed: *seed }),
-        Rows::Files { paths, commas } => (paths, *commas),
+        Rows::Files { paths, reading } => (paths, reading.clone()),
     };
     // A pipe can be read only once, and has no identity.
     let guards = paths.iter().filter(|path| path.is_file()).map(|path| guard(path));
     let guards = guards.collect::<anyhow::Result<Vec<_>>>()?;
-    paths.iter().filter(|path| path.is_file()).try_for_each(|path| check_header(path, commas))?;
+    paths.iter().filter(|path| path.is_file()).try_for_each(|path| check_header(path, &reading))?;
+    if needs_formats(paths, &reading)? {
+        let formats = Path::new("input").join("formats");
+        metrics.upload(&project::build_formats()?, &formats, true, |_| {})?;
+        reading.formats = Some(formats);
+    }
     let bar = Transfer::new("shipping the rows", guards.iter().map(|guard| guard.identity().size()).sum());
     let mut shipped = Vec::new();
     for (place, path) in paths.iter().enumerate() {
@@ -46,9 +49,10 @@ pub(super) fn prepare(rows: &Rows, metrics: &Ssh) -> anyhow::Result<Input> {
     for (guard, path) in guards.iter().zip(paths) {
         guard.check().with_context(|| format!("reading the input {}", path.display()))?;
     }
-    let delimiter = if commas { "--delimiter , " } else { "" };
     let names: Vec<_> = shipped.iter().map(|path| path.display().to_string()).collect();
-    let check = format!("cd {FOLDER} && app/sender 127.0.0.1:1 --check {delimiter}-- {}", names.join(" "));
+    let options: Vec<_> = reading.to_args().iter().map(|option| shell_word(option)).collect();
+    let check =
+        format!("cd {FOLDER} && app/sender 127.0.0.1:1 --check {} -- {}", options.join(" "), names.join(" "));
     let output = metrics.run(&check, CHECK_TIME);
     let output = output.with_context(|| format!("{} cannot be sent", console::files(paths)))?;
     show_hints(&output);
@@ -60,26 +64,21 @@ pub(super) fn prepare(rows: &Rows, metrics: &Ssh) -> anyhow::Result<Input> {
             console::files(paths)
         )
     })?;
-    Ok(Input::Files { paths: shipped, identity: identity.trim().to_owned(), commas })
+    Ok(Input::Files { paths: shipped, identity: identity.trim().to_owned(), reading })
 }
 
 /// Checks that a plain file is a CSV, before all of it is shipped.
-fn check_header(path: &Path, commas: bool) -> anyhow::Result<()> {
-    let name = path.display().to_string();
-    let mut file = std::fs::File::open(path).with_context(|| format!("opening the input {name}"))?;
-    let mut first = Vec::new();
-    file.by_ref()
-        .take(GZIP.len() as u64)
-        .read_to_end(&mut first)
-        .with_context(|| format!("reading the input {name}"))?;
-    if first == GZIP {
-        // The sender checks what is in it.
+fn check_header(path: &Path, reading: &Reading) -> anyhow::Result<()> {
+    // The sender checks what is in other ones.
+    if reading.encoding.is_some() || format_of(path)?.is_some() {
         return Ok(());
     }
-    let file = Cursor::new(first).chain(file);
+    let name = path.display().to_string();
+    let file = std::fs::File::open(path).with_context(|| format!("opening the input {name}"))?;
     let name = records::sniff::Name { name: &name, is_file: true };
-    let declared = Declared { delimiter: commas, ..Declared::default() };
-    records::read_header(&mut Reader::new(file, protocol::frame::DEFAULT_LIMIT), name, declared)?;
+    let declared = reading.declared()?;
+    let mut reader = Reader::with_dialect(file, protocol::frame::DEFAULT_LIMIT, declared.dialect);
+    records::read_header(&mut reader, name, declared)?;
     Ok(())
 }
 
