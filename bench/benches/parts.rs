@@ -105,7 +105,7 @@ fn main() {
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
                 for batch in &batches {
-                    black_box(classifier.classify(batch).expect("this model never fails"));
+                    black_box(classifier.classify(batch.clone()).expect("this model never fails"));
                 }
             });
         });
