@@ -210,6 +210,7 @@ mod tests {
             let parts = Parts {
                 options: options.to_owned(),
                 programs: folder.path(),
+                formats: None,
                 model,
                 python: Path::new("no such interpreter"),
                 python_path: folder.path().as_os_str().to_owned(),
@@ -248,6 +249,7 @@ mod tests {
         let parts = |python_path: &Path| Parts {
             options: String::new(),
             programs: Path::new("/"),
+            formats: None,
             model: "python:json",
             python: Path::new("python3"),
             python_path: python_path.as_os_str().to_owned(),

@@ -8,6 +8,8 @@ fn record(id: &str, second: u32) -> Record {
         model: "native".to_owned(),
         input: "rows from in.csv".to_owned(),
         results: RESULTS.to_owned(),
+        form: None,
+        exported: None,
         deciding: Deciding::new(),
         limits: String::new(),
         changed: Vec::new(),
@@ -64,6 +66,35 @@ fn the_last_results_stay_until_the_next_are_complete() {
     // The first one's files are still there.
     jobs.publish(&first, false).unwrap();
     assert_eq!((published(), names(folder.path())), ("first".to_owned(), all.map(str::to_owned).to_vec()));
+}
+
+#[test]
+fn results_in_another_form_take_the_place_of_the_plain_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let jobs = Jobs::of(folder.path());
+    let form = Some(Form::Zstd);
+    let mut job = complete(&jobs, Record { form, ..record("a", 1) }, "plain");
+    let [results, rejects] = job.files().unwrap().in_form(Form::Zstd);
+    // Its receiver was killed before it had exported all, and goes on there.
+    assert!(matches!(job.state().unwrap(), State::Failed(_)));
+    std::fs::write(job.files().unwrap().checkpoint, "").unwrap();
+    std::fs::write(&results, "short").unwrap();
+    job.note_export().unwrap();
+    assert!(matches!(job.state().unwrap(), State::Done(_)) && !job.is_exported().unwrap());
+    std::fs::write(&rejects, "").unwrap();
+    std::fs::remove_file(job.files().unwrap().checkpoint).unwrap();
+    job.note_export().unwrap();
+    jobs.publish(&job, false).unwrap();
+    let all = ["jobs", LATEST, "results.json", "results.log.zst", "results.rejects.csv.zst"];
+    assert_eq!(names(folder.path()), all);
+    assert_eq!(names(&job.path), [RECORD, "results.json", "results.log.zst", "results.rejects.csv.zst"]);
+    let found = jobs.all().unwrap().remove(0);
+    assert!(matches!(found.state().unwrap(), State::Done(_)) && jobs.is_published(&found));
+    std::fs::write(&results, "cut").unwrap();
+    assert!(matches!(found.state().unwrap(), State::Failed(_)));
+    // The next job's results are plain.
+    jobs.publish(&complete(&jobs, record("b", 2), "plain"), false).unwrap();
+    assert_eq!(names(folder.path()), ["jobs", LATEST, "results.json", RESULTS, "results.rejects.csv"]);
 }
 
 #[test]
