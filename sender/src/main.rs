@@ -11,7 +11,6 @@ use columns::Spec;
 use process::ready::Ready;
 use protocol::token::Token;
 use records::Declared;
-use records::identity::Identity;
 use sender::client::{self, Target};
 use sender::input::{self, Csv, Fake, Files, Input, Options, Reading};
 use sender::metrics::Metrics;
@@ -35,7 +34,7 @@ struct Args {
     /// Where the cluster's source listens
     #[arg(value_name = "HOST:PORT", required_unless_present = "stdout", value_parser = net::host_and_port)]
     target: Option<String>,
-    /// A CSV file with a header, several with the same header, or - for standard input
+    /// A CSV file with a header or its HTTP address, several with the same header, or - for standard input
     #[arg(value_name = "FILE")]
     input: Vec<PathBuf>,
     /// Send this many generated rows
@@ -145,7 +144,7 @@ fn run(args: Args) -> anyhow::Result<()> {
 
 /// A file, or a stream whose rows are kept while they may be asked for again.
 fn one_input(path: &Path, reading: Reading, expected: Option<&str>) -> anyhow::Result<Box<dyn Input>> {
-    let options = Options { identity: expected.map(str::parse::<Identity>).transpose()?, reading };
+    let options = Options { identity: expected.map(str::to_owned), reading };
     if path == Path::new("-") {
         return Ok(Box::new(Replay::new(Csv::stdin(options)?)));
     }

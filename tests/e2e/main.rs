@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "in a test, a panic fails the test")]
 #![allow(clippy::print_stderr, reason = "tests print what they find")]
 
+mod addresses;
 mod agent;
 mod backpressure;
 mod bad_input;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use parking_lot::Mutex;
 use protocol::results::{Progress, Summary};
+use records::format::shown;
 
 /// Prints a message.
 pub fn note(text: &str) {
@@ -62,9 +63,9 @@ pub fn bytes(n: u64) -> String {
 /// Names one file, or the number of files with the first and the last.
 pub fn files(paths: &[PathBuf]) -> String {
     match paths {
-        [path] => path.display().to_string(),
+        [path] => shown(path),
         [first, .., last] => {
-            format!("{} files, {} to {}", count(paths.len() as u64), first.display(), last.display())
+            format!("{} files, {} to {}", count(paths.len() as u64), shown(first), shown(last))
         }
         [] => "no file".to_owned(),
     }

@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
-use records::format::Format;
+use records::format::{Format, is_address};
 use records::identity::Guard;
 
 use crate::console;
@@ -19,7 +19,7 @@ use crate::options::Reading;
 /// One does not exist, or is a folder; or there are several, and one is a stream.
 pub fn check_inputs(paths: &[PathBuf]) -> anyhow::Result<()> {
     let mut seen = BTreeSet::new();
-    for path in paths {
+    for path in paths.iter().filter(|path| !is_address(path)) {
         let found =
             std::fs::metadata(path).with_context(|| format!("opening the input {}", path.display()))?;
         ensure!(!found.is_dir(), "the input {} is a folder; give a CSV file", path.display());
@@ -38,7 +38,7 @@ pub fn check_inputs(paths: &[PathBuf]) -> anyhow::Result<()> {
 /// # Errors
 /// A file cannot be read.
 pub fn needs_formats(paths: &[PathBuf], reading: &Reading) -> anyhow::Result<bool> {
-    if reading.encoding.is_some() {
+    if reading.encoding.is_some() || paths.iter().any(|path| is_address(path)) {
         return Ok(true);
     }
     // A stream must not be opened twice.
@@ -74,7 +74,7 @@ pub fn guard(path: &Path) -> anyhow::Result<Guard> {
 /// # Errors
 /// One cannot be opened.
 pub fn identity(paths: &[PathBuf]) -> anyhow::Result<String> {
-    let identities = paths.iter().map(|path| Ok(guard(path)?.identity()));
+    let identities = paths.iter().map(|path| Ok(guard(path)?.identity().to_string()));
     let identities: Vec<_> = identities.collect::<anyhow::Result<_>>()?;
     Ok(records::identity::of_all(&identities, protocol::hash::short_hex))
 }
@@ -88,7 +88,10 @@ pub fn expand(given: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
     let mut all = Vec::new();
     for path in given {
         let text = path.to_string_lossy();
-        let mut found: Vec<PathBuf> = if path.is_dir() {
+        let mut found: Vec<PathBuf> = if is_address(path) {
+            all.push(path.clone());
+            continue;
+        } else if path.is_dir() {
             let reading = || format!("reading the folder {text}");
             let entries = std::fs::read_dir(path).with_context(reading)?;
             let paths = entries.map(|entry| entry.map(|entry| entry.path()));
@@ -135,6 +138,11 @@ fn natural(path: &Path) -> Vec<(String, usize, String)> {
         rest = after;
     }
     parts
+}
+
+/// The identity in the output of a sender's check.
+pub fn checked_identity(output: &str) -> Option<String> {
+    output.lines().find_map(|line| line.strip_prefix("identity ")).map(|identity| identity.trim().to_owned())
 }
 
 /// Prints the hints in the output of a sender's check.

@@ -91,8 +91,8 @@ pub enum Input {
     /// CSV files with the same header.
     Files {
         paths: Vec<PathBuf>,
-        /// Their [identity](records::identity::of_all) when this command checked them.
-        identity: String,
+        /// Their [identity](records::identity::of_all) when this command checked them; `None` until then.
+        identity: Option<String>,
         reading: Reading,
     },
     /// A CSV that can be read only once, such as a named pipe.
@@ -122,7 +122,7 @@ impl Input {
 
     /// The sender's arguments for this input.
     pub fn sender_args(&self) -> Vec<String> {
-        let csv = |reading: &Reading, paths: Vec<String>| {
+        let csv = |reading: &Reading, paths: Vec<String>| -> Vec<String> {
             reading.to_args().into_iter().chain(["--".to_owned()]).chain(paths).collect()
         };
         match self {
@@ -131,7 +131,8 @@ impl Input {
             }
             Self::Files { paths, identity, reading } => {
                 let paths = paths.iter().map(|path| arg(path)).collect();
-                [vec!["--identity".into(), identity.clone()], csv(reading, paths)].concat()
+                let identity = identity.iter().flat_map(|known| ["--identity".into(), known.clone()]);
+                identity.chain(csv(reading, paths)).collect()
             }
             Self::Pipe { path, reading } => csv(reading, vec![arg(path)]),
             Self::Stdin { reading } => csv(reading, vec!["-".into()]),

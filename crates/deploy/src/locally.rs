@@ -12,10 +12,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow, ensure};
 use protocol::result_files::{ARCHIVE, Form, REPORT, results_name};
 use protocol::results::Summary;
+use records::format::is_address;
 
 use crate::host::Host;
 use crate::host::local::Local;
-use crate::input::{check_inputs, identity, needs_formats, show_hints};
+use crate::input::{check_inputs, checked_identity, identity, needs_formats, show_hints};
 use crate::job::{self, Export, Hosts, Hub, Input, Job, Times};
 use crate::notify::{Ending, notify};
 use crate::options::{self, JobOptions, Rows, refuse_unnamed_model, threads, threads_each};
@@ -84,8 +85,13 @@ impl LocalJob {
         }
         check_inputs(paths)?;
         match &paths[..] {
-            [path] if !path.is_file() => Ok(Input::Pipe { path: path.clone(), reading }),
-            paths => Ok(Input::Files { paths: paths.to_vec(), identity: identity(paths)?, reading }),
+            [path] if !path.is_file() && !is_address(path) => Ok(Input::Pipe { path: path.clone(), reading }),
+            paths => {
+                // The sender asks the servers.
+                let is_here = !paths.iter().any(|path| is_address(path));
+                let identity = is_here.then(|| identity(paths)).transpose()?;
+                Ok(Input::Files { paths: paths.to_vec(), identity, reading })
+            }
         }
     }
 
@@ -203,6 +209,10 @@ fn run_until_done(args: &LocalJob, progress: &Progress) -> anyhow::Result<u8> {
         let check_args = vec!["127.0.0.1:1".to_owned(), "--check".to_owned()];
         let output = check(args, &host, "sender", [check_args, input.sender_args()].concat(), &run_folder)?;
         show_hints(&output);
+        if let Input::Files { identity, .. } = &mut input {
+            *identity =
+                Some(checked_identity(&output).context("the sender did not print the input's identity")?);
+        }
     }
     let jobs = Jobs::of(&output);
     jobs.tidy()?;

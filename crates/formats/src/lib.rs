@@ -6,6 +6,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`text`] | texts that are compressed with zstd, or in another encoding than UTF-8 |
+//! | [`remote`] | files at an HTTP address |
 //! | [`table`] | files with a table of typed columns, as a CSV |
 //! | [`parquet`] | reads and writes Parquet |
 //! | [`output`] | results in another form than plain text |
@@ -13,5 +14,6 @@
 mod gzip;
 pub mod output;
 pub mod parquet;
+pub mod remote;
 pub mod table;
 pub mod text;

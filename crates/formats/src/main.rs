@@ -8,9 +8,10 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use formats::output::{self, Written};
-use formats::{table, text};
+use formats::{remote, table, text};
 use protocol::conversion;
 use protocol::result_files::Form;
+use records::format::is_address;
 
 /// Read and write what is no plain CSV
 ///
@@ -32,7 +33,9 @@ enum Command {
         #[arg(long, value_name = "NAME")]
         encoding: Option<String>,
     },
-    /// Turn a file with a table into a CSV
+    /// Fetch a file from an HTTP address
+    Fetch { address: String },
+    /// Turn a file with a table into a CSV; it may be at an HTTP address
     Table { path: PathBuf },
     /// Write results, which standard input has in pieces, in another form
     Write {
@@ -67,11 +70,16 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: &Command, out: impl Write) -> anyhow::Result<Written> {
+fn run(command: &Command, mut out: impl Write) -> anyhow::Result<Written> {
     match command {
         Command::Decode { encoding } => {
             let encoding = encoding.as_deref().map(text::encoding).transpose()?;
             text::decode(std::io::stdin().lock(), encoding, out)?;
+        }
+        Command::Fetch { address } => remote::fetch(address, out)?,
+        Command::Table { path } if is_address(path) => {
+            let file = remote::download(&path.to_string_lossy(), &mut out)?;
+            table::read(file, out)?;
         }
         Command::Table { path } => {
             let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;

@@ -16,6 +16,7 @@ const DONE: u8 = 3;
 const FAILED: u8 = 4;
 const COLUMNS: u8 = 5;
 const MISFIT: u8 = 6;
+const SOURCE: u8 = 7;
 
 /// Bytes of a piece before its payload.
 const HEAD: usize = 5;
@@ -23,6 +24,15 @@ const HEAD: usize = 5;
 const LIMIT: usize = 16 << 20;
 /// Bytes of the count in a piece of bytes.
 const COUNT: usize = 8;
+
+/// What is known of a file at an address before its first byte.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// Changes when the file does.
+    pub identity: String,
+    /// In bytes.
+    pub length: u64,
+}
 
 /// What is known of a table before its first row.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,7 +61,9 @@ pub struct Columns {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Piece {
-    /// The first piece, if the input is a table with types, and not a text.
+    /// The first piece, if the input is at an address.
+    Source(Source),
+    /// The next piece, if the input is a table with types, and not a text.
     Table(Table),
     Bytes {
         /// How many bytes of the input have been read.
@@ -77,6 +89,12 @@ fn write(mut out: impl Write, kind: u8, payload: &[&[u8]]) -> io::Result<()> {
     head[1..].copy_from_slice(&(length as u32).to_be_bytes());
     out.write_all(&head)?;
     payload.iter().try_for_each(|part| out.write_all(part))
+}
+
+/// # Errors
+/// Those of the stream.
+pub fn write_source(out: impl Write, source: &Source) -> io::Result<()> {
+    write(out, SOURCE, &[&serde_json::to_vec(source)?])
 }
 
 /// # Errors
@@ -139,6 +157,7 @@ pub fn read(mut stream: impl Read) -> io::Result<Piece> {
     }
     fill(stream, length, &mut bytes)?;
     match kind {
+        SOURCE => Ok(Piece::Source(serde_json::from_slice(&bytes)?)),
         TABLE => Ok(Piece::Table(serde_json::from_slice(&bytes)?)),
         DONE => Ok(Piece::Done),
         FAILED => Ok(Piece::Failed(String::from_utf8_lossy(&bytes).into_owned())),
@@ -167,6 +186,7 @@ mod tests {
         prop_oneof![
             Just(Piece::Table(Table { types: vec![ColumnType::Int64, ColumnType::Literal] })),
             (any::<u64>(), bytes).prop_map(|(consumed, bytes)| Piece::Bytes { consumed, bytes }),
+            (".*", any::<u64>()).prop_map(|(identity, length)| Piece::Source(Source { identity, length })),
             Just(Piece::Done),
             ".*".prop_map(Piece::Failed),
             any::<u32>().prop_map(Piece::Misfit),
@@ -180,6 +200,7 @@ mod tests {
         let mut out = Vec::new();
         for piece in pieces {
             match piece {
+                Piece::Source(source) => write_source(&mut out, source),
                 Piece::Table(table) => write_table(&mut out, table),
                 Piece::Bytes { consumed, bytes } => write_bytes(&mut out, *consumed, bytes),
                 Piece::Done => write_end(&mut out, Ok(())),

@@ -92,10 +92,9 @@ impl FromStr for Identity {
     }
 }
 
-/// The identity of files in this order, as text: of one file, its own, and of several, a `hash` of all.
-pub fn of_all(identities: &[Identity], hash: impl Fn(&[u8]) -> String) -> String {
-    let texts: Vec<_> = identities.iter().map(Identity::to_string).collect();
-    if let [one] = &texts[..] { one.clone() } else { hash(texts.join(",").as_bytes()) }
+/// The identity of files in this order: of one file, its own, and of several, a `hash` of all.
+pub fn of_all(identities: &[String], hash: impl Fn(&[u8]) -> String) -> String {
+    if let [one] = identities { one.clone() } else { hash(identities.join(",").as_bytes()) }
 }
 
 /// Checks that the file at a path still has this identity. A removed file passes.

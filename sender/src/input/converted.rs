@@ -5,11 +5,11 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use columns::ColumnType;
 use parking_lot::Mutex;
 use process::lifeline::LIFELINE;
-use protocol::conversion::{self, Piece};
+use protocol::conversion::{self, Piece, Source};
 
 use super::Consumed;
 
@@ -27,6 +27,15 @@ pub(super) struct Converted {
     is_over: bool,
     /// Why the child did not get the rest of its input.
     failed: Arc<Mutex<Option<io::Error>>>,
+}
+
+/// A table as a CSV.
+pub(super) struct Table {
+    pub(super) rows: Converted,
+    /// The declared types of its columns.
+    pub(super) types: Vec<ColumnType>,
+    /// If it is at an address.
+    pub(super) source: Option<Source>,
 }
 
 impl Converted {
@@ -68,17 +77,36 @@ impl Converted {
         Ok(converted)
     }
 
-    /// Reads a file with a table. Also returns the declared types of its columns.
+    /// Reads a file with a table, which may be at an address. Also returns the declared types of its columns.
     ///
     /// # Errors
     /// The child cannot be started, or the file is not one that it can read.
-    pub(super) fn table(formats: &Path, path: &Path) -> anyhow::Result<(Self, Vec<ColumnType>)> {
+    pub(super) fn table(formats: &Path, path: &Path) -> anyhow::Result<Table> {
         let mut command = Command::new(formats);
         command.arg("table").arg("--").arg(path).env(LIFELINE, "yes");
-        let mut converted = Self::start(command)?;
-        match converted.next_piece()? {
-            Piece::Table(table) => Ok((converted, table.types)),
-            _ => Err(anyhow::anyhow!("{} did not describe the table", formats.display())),
+        let mut rows = Self::start(command)?;
+        let (mut source, mut piece) = (None, rows.next_piece()?);
+        if let Piece::Source(found) = piece {
+            source = Some(found);
+            piece = rows.next_piece()?;
+        }
+        let Piece::Table(conversion::Table { types }) = piece else {
+            bail!("{} did not describe the table", formats.display());
+        };
+        Ok(Table { rows, types, source })
+    }
+
+    /// Reads a file at an address. Also returns what is known of it.
+    ///
+    /// # Errors
+    /// The child cannot be started, or the server does not send the file.
+    pub(super) fn fetched(formats: &Path, address: &Path) -> anyhow::Result<(Self, Source)> {
+        let mut command = Command::new(formats);
+        command.arg("fetch").arg("--").arg(address).env(LIFELINE, "yes");
+        let mut bytes = Self::start(command)?;
+        match bytes.next_piece()? {
+            Piece::Source(source) => Ok((bytes, source)),
+            _ => Err(anyhow!("{} did not describe the file", formats.display())),
         }
     }
 
@@ -107,7 +135,7 @@ impl Converted {
     fn next_piece(&mut self) -> io::Result<Piece> {
         let piece = conversion::read(&mut self.pieces);
         // What the child says of a cut input is only a consequence.
-        if !matches!(piece, Ok(Piece::Bytes { .. } | Piece::Table(_)))
+        if !matches!(piece, Ok(Piece::Bytes { .. } | Piece::Table(_) | Piece::Source(_)))
             && let Some(error) = self.failed.lock().take()
         {
             return Err(error);
@@ -134,7 +162,7 @@ impl Read for Converted {
                     self.block = Cursor::new(bytes);
                 }
                 Piece::Done => self.is_over = true,
-                Piece::Table(_) | Piece::Failed(_) | Piece::Columns(_) | Piece::Misfit(_) => {
+                _ => {
                     return Err(io::Error::other("the program that reads its format has lost its place"));
                 }
             }

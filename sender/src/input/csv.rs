@@ -8,18 +8,19 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use columns::{ColumnType, Survey};
+use protocol::conversion::Source;
 use protocol::frame::{self, DEFAULT_LIMIT};
-use records::format::Format;
+use records::format::{Format, is_address, shown};
 use records::identity::{Guard, Guarded, Identity};
 use records::sniff::Name;
 use records::{Declared, Dialect, Flaw, Reader};
 
-use super::converted::Converted;
+use super::converted::{Converted, Table};
 use super::{Consumed, Extent, Input, WRITE_SIZE, Watch, compressed};
 
 /// A CSV, from a file or from standard input.
 pub struct Csv {
-    /// The file, if it can be reopened.
+    /// The file or its address, if it can be reopened.
     path: Option<PathBuf>,
     name: String,
     options: Options,
@@ -28,6 +29,8 @@ pub struct Csv {
     next: u64,
     /// Detects changes of the file; `None` if the CSV is not a file.
     guard: Option<Guard>,
+    /// What is known of a file at an address.
+    source: Option<Source>,
     /// How much of an input has been read that is no plain text.
     consumed: Option<Consumed>,
     /// The types of its columns, if the input declares them.
@@ -38,7 +41,7 @@ pub struct Csv {
 #[derive(Debug, Clone, Default)]
 pub struct Options {
     /// The identity that the file must have.
-    pub identity: Option<Identity>,
+    pub identity: Option<String>,
     pub reading: Reading,
 }
 
@@ -53,11 +56,19 @@ pub struct Reading {
     pub formats: Option<PathBuf>,
 }
 
+impl From<Table> for Plain {
+    fn from(Table { rows, types, source }: Table) -> Self {
+        Self { consumed: Some(rows.consumed()), bytes: Box::new(rows), types: Some(types), source }
+    }
+}
+
 /// The bytes of a CSV.
 struct Plain {
     bytes: Box<dyn Read>,
     consumed: Option<Consumed>,
     types: Option<Vec<ColumnType>>,
+    /// What is known of a file at an address.
+    source: Option<Source>,
 }
 
 impl Reading {
@@ -69,10 +80,10 @@ impl Reading {
         let is_zstd = Format::of(&first) == Some(Format::Zstd);
         let bytes = Box::new(Cursor::new(first).chain(bytes));
         let program = self.formats.as_ref().filter(|_| is_zstd || self.encoding.is_some());
-        let Some(program) = program else { return Ok(Plain { bytes, consumed, types: None }) };
+        let Some(program) = program else { return Ok(Plain { bytes, consumed, types: None, source: None }) };
         let converted = Converted::text(program, self.encoding.as_deref(), bytes)?;
         let consumed = consumed.or_else(|| Some(converted.consumed()));
-        Ok(Plain { bytes: Box::new(converted), consumed, types: None })
+        Ok(Plain { bytes: Box::new(converted), consumed, types: None, source: None })
     }
 
     /// A file's text, or its table as a CSV.
@@ -82,11 +93,37 @@ impl Reading {
         if let Some(formats) = &self.formats
             && Format::of(&first[..read]) == Some(Format::Parquet)
         {
-            let (table, types) = Converted::table(formats, path)?;
-            let consumed = Some(table.consumed());
-            return Ok(Plain { bytes: Box::new(table), consumed, types: Some(types) });
+            return Ok(Converted::table(formats, path)?.into());
         }
         self.text(Box::new(Guarded::new(file, guard)?))
+    }
+
+    /// The same of a file at an address, which must have this identity.
+    fn address(&self, address: &Path, identity: Option<&str>) -> anyhow::Result<Plain> {
+        let formats = self.formats.as_ref().context("no program that fetches it was named (--formats)")?;
+        let (mut fetched, source) = Converted::fetched(formats, address)?;
+        let consumed = fetched.consumed();
+        let mut first = Vec::new();
+        fetched.by_ref().take(Format::SAMPLE as u64).read_to_end(&mut first)?;
+        let mut plain = if Format::of(&first) == Some(Format::Parquet) {
+            Converted::table(formats, address)?.into()
+        } else {
+            let text = self.text(Box::new(Cursor::new(first).chain(fetched)))?;
+            // How much was fetched is more accurate than how much of that was decoded.
+            Plain { consumed: Some(consumed), ..text }
+        };
+        let found = plain.source.get_or_insert(source);
+        ensure!(
+            identity.is_none_or(|identity| identity == found.identity),
+            "it has changed since the job began; start it again"
+        );
+        Ok(plain)
+    }
+}
+
+impl Options {
+    fn file_identity(&self) -> anyhow::Result<Option<Identity>> {
+        self.identity.as_deref().map(str::parse).transpose()
     }
 }
 
@@ -101,13 +138,18 @@ impl Csv {
     /// # Errors
     /// When it cannot be read, has another identity than `options` asks for, or is not a CSV with a header.
     pub fn open(path: &Path, options: Options) -> anyhow::Result<Self> {
-        let name = path.display().to_string();
+        let name = shown(path);
+        if is_address(path) {
+            let plain = options.reading.address(path, options.identity.as_deref());
+            let plain = plain.with_context(|| format!("reading {name}"))?;
+            return Self::new(plain, name, options, Some(path.to_owned()), None);
+        }
         let opening = || format!("opening the input {name}");
         let file = File::open(path).with_context(opening)?;
         let found = file.metadata().with_context(opening)?;
         ensure!(!found.is_dir(), "the input {name} is a folder; give a CSV file");
         if found.is_file() {
-            let guard = Guard::new(&file, Some(path), options.identity).with_context(opening)?;
+            let guard = Guard::new(&file, Some(path), options.file_identity()?).with_context(opening)?;
             let plain = options.reading.file(file, path, guard.clone());
             let plain = plain.with_context(|| format!("reading {name}"))?;
             return Self::new(plain, name, options, Some(path.to_owned()), Some(guard));
@@ -129,7 +171,8 @@ impl Csv {
         ensure!(!found.is_dir(), "{name} is a folder; give a CSV file");
         // Standard input may be a file whose name is unknown.
         let is_file = found.is_file() && found.len() > 0;
-        let guard = is_file.then(|| Guard::new(&stdin, None, options.identity)).transpose();
+        let identity = options.file_identity()?;
+        let guard = is_file.then(|| Guard::new(&stdin, None, identity)).transpose();
         let guard = guard.with_context(opening)?;
         let inner: Box<dyn Read + Send> = match &guard {
             Some(guard) => Box::new(Guarded::new(stdin, guard.clone()).with_context(opening)?),
@@ -140,7 +183,7 @@ impl Csv {
     }
 
     fn new(
-        Plain { bytes, consumed, types }: Plain,
+        Plain { bytes, consumed, types, source }: Plain,
         name: String,
         options: Options,
         path: Option<PathBuf>,
@@ -155,7 +198,7 @@ impl Csv {
         // Shell commands that read a file would get other bytes.
         let named = Name { name: &name, is_file: path.is_some() && consumed.is_none() };
         let header = records::read_header(&mut reader, named, declared)?;
-        Ok(Self { path, name, options, reader, header, next: 0, guard, consumed, types })
+        Ok(Self { path, name, options, reader, header, next: 0, guard, source, consumed, types })
     }
 
     fn reading(&self) -> String {
@@ -165,11 +208,22 @@ impl Csv {
     /// The bytes of the file's CSV once more, from its beginning.
     pub(super) fn plain_again(&self) -> anyhow::Result<Box<dyn Read>> {
         let path = self.path.as_ref().context("only a file can be read twice")?;
+        if let Some(source) = &self.source {
+            let plain = self.options.reading.address(path, Some(&source.identity));
+            return Ok(plain.with_context(|| self.reading())?.bytes);
+        }
         let identity = self.guard.as_ref().map(Guard::identity);
         let file = File::open(path).with_context(|| format!("opening the input {}", self.name))?;
         let guard = Guard::new(&file, Some(path), identity).with_context(|| self.reading())?;
         let plain = self.options.reading.file(file, path, guard);
         Ok(plain.with_context(|| self.reading())?.bytes)
+    }
+
+    /// Of its file, in bytes.
+    pub(super) fn length(&self) -> Option<u64> {
+        let file = self.guard.as_ref().filter(|_| self.path.is_some());
+        let of_file = file.map(|guard| guard.identity().size());
+        of_file.or_else(|| self.source.as_ref().map(|source| source.length))
     }
 
     /// The dialect of the bytes of its CSV.
@@ -180,10 +234,6 @@ impl Csv {
     /// The types of its columns, if it declares them.
     pub(super) fn types(&self) -> Option<&[ColumnType]> {
         self.types.as_deref()
-    }
-
-    pub(super) fn guard(&self) -> Option<&Guard> {
-        self.guard.as_ref()
     }
 
     pub(super) fn name(&self) -> &str {
@@ -217,16 +267,13 @@ impl Input for Csv {
             rows_total: None,
             bytes: self.consumed.as_ref().map_or_else(|| self.reader.consumed(), Consumed::get),
             // Standard input may begin in the middle of a file, so its total is unknown.
-            bytes_total: self
-                .guard
-                .as_ref()
-                .filter(|_| self.path.is_some())
-                .map(|guard| guard.identity().size()),
+            bytes_total: self.length(),
         }
     }
 
     fn identity(&self) -> Option<String> {
-        self.guard.as_ref().map(|guard| guard.identity().to_string())
+        let of_file = self.guard.as_ref().map(|guard| guard.identity().to_string());
+        of_file.or_else(|| self.source.as_ref().map(|source| source.identity.clone()))
     }
 
     fn watch(&self) -> Option<Watch> {
@@ -257,7 +304,7 @@ impl Input for Csv {
                 );
             };
             // Another file at this path would have other rows.
-            let identity = self.guard.as_ref().map(Guard::identity);
+            let identity = self.identity();
             *self = Self::open(path, Options { identity, ..self.options.clone() })?;
         }
         if !self.skip_to(row)? {
@@ -295,7 +342,7 @@ mod tests {
     use super::*;
 
     fn csv(text: &'static str) -> anyhow::Result<Csv> {
-        let plain = Plain { bytes: Box::new(text.as_bytes()), consumed: None, types: None };
+        let plain = Plain { bytes: Box::new(text.as_bytes()), consumed: None, types: None, source: None };
         Csv::new(plain, "the test".into(), Options::default(), None, None)
     }
 
@@ -339,7 +386,7 @@ mod tests {
         let declared = Declared::parse(Some(";"), None, Some("#")).unwrap();
         let options = Options { reading: Reading { declared, ..Reading::default() }, identity: None };
         let text = "# made\na;b\n1;2,5\n# 2\n2;\"open\n3;c\n";
-        let plain = Plain { bytes: Box::new(text.as_bytes()), consumed: None, types: None };
+        let plain = Plain { bytes: Box::new(text.as_bytes()), consumed: None, types: None, source: None };
         let mut input = Csv::new(plain, "the test".into(), options, None, None).unwrap();
         assert_eq!(input.header(), b"a,b");
         let mut frames = Vec::new();

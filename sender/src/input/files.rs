@@ -7,13 +7,15 @@ use anyhow::{Context, bail, ensure};
 use columns::{ColumnType, Survey};
 use protocol::frame::DEFAULT_LIMIT;
 use protocol::hash::short_hex;
-use records::identity::{self, Identity};
+use records::format::{is_address, shown};
+use records::identity;
 
 use super::{Csv, Extent, Input, Options, Reading, WRITE_SIZE, Watch};
 
 pub struct Files {
     paths: Vec<PathBuf>,
-    identities: Vec<Identity>,
+    /// The identity and the length of each.
+    known: Vec<(String, u64)>,
     reading: Reading,
     header: Vec<u8>,
     /// The types of the columns, if the files declare them.
@@ -32,13 +34,14 @@ impl Files {
     /// A file cannot be read or is not a CSV, has another header than the first, or the identity is another one.
     pub fn open(paths: Vec<PathBuf>, reading: Reading, expected: Option<&str>) -> anyhow::Result<Self> {
         let mut first: Option<Csv> = None;
-        let (mut identities, mut types) = (Vec::new(), None);
+        let (mut known, mut types) = (Vec::new(), None);
         for path in &paths {
             let file = Csv::open(path, Options { identity: None, reading: reading.clone() })?;
-            let guard = file.guard();
-            let guard = guard
-                .with_context(|| format!("{} is no file, and can be read only alone", path.display()))?;
-            identities.push(guard.identity());
+            let identity = file.identity().zip(file.length());
+            known.push(
+                identity
+                    .with_context(|| format!("{} is no file, and can be read only alone", file.name()))?,
+            );
             match &first {
                 Some(first) => {
                     check_header(first, &file)?;
@@ -52,17 +55,17 @@ impl Files {
         }
         let current = first.context("there are no files")?;
         ensure!(
-            expected.is_none_or(|expected| expected == identity::of_all(&identities, short_hex)),
+            expected.is_none_or(|expected| expected == of_all(&known)),
             "the files have changed since the job began: {} and others; start it again",
             current.name()
         );
         let header = current.header().to_vec();
-        Ok(Self { paths, identities, reading, types, header, current, place: 0, starts: vec![0] })
+        Ok(Self { paths, known, reading, types, header, current, place: 0, starts: vec![0] })
     }
 
     /// Opens the file at this place, which must be what it was.
     fn open_at(&self, place: usize) -> anyhow::Result<Csv> {
-        let options = Options { identity: Some(self.identities[place]), reading: self.reading.clone() };
+        let options = Options { identity: Some(self.known[place].0.clone()), reading: self.reading.clone() };
         Csv::open(&self.paths[place], options)
     }
 
@@ -81,6 +84,11 @@ impl Files {
         }
         Ok(true)
     }
+}
+
+fn of_all(known: &[(String, u64)]) -> String {
+    let identities: Vec<_> = known.iter().map(|(identity, _)| identity.clone()).collect();
+    identity::of_all(&identities, short_hex)
 }
 
 /// The types of the columns of all files so far, and of another one.
@@ -145,23 +153,25 @@ impl Input for Files {
     }
 
     fn extent(&self) -> Extent {
-        let before = self.identities[..self.place].iter().map(Identity::size).sum::<u64>();
+        let before = self.known[..self.place].iter().map(|(_, length)| length).sum::<u64>();
         Extent {
             rows_total: None,
             bytes: before + self.current.extent().bytes,
-            bytes_total: Some(self.identities.iter().map(Identity::size).sum()),
+            bytes_total: Some(self.known.iter().map(|(_, length)| length).sum()),
         }
     }
 
     fn identity(&self) -> Option<String> {
-        Some(identity::of_all(&self.identities, short_hex))
+        Some(of_all(&self.known))
     }
 
     fn watch(&self) -> Option<Watch> {
-        let files: Vec<_> = self.paths.iter().cloned().zip(self.identities.clone()).collect();
+        // Each part of a file at an address is checked when it is fetched.
+        let files = self.paths.iter().zip(&self.known).filter(|(path, _)| !is_address(path));
+        let files: Vec<_> = files.map(|(path, (identity, _))| (path.clone(), identity.clone())).collect();
         Some(Box::new(move || {
             let mut files = files.iter();
-            files.try_for_each(|(path, identity)| identity::check_at(path, *identity))
+            files.try_for_each(|(path, identity)| identity::check_at(path, identity.parse()?))
         }))
     }
 
@@ -172,7 +182,7 @@ impl Input for Files {
     fn survey(&mut self) -> anyhow::Result<Survey> {
         let files = (0..self.paths.len()).map(|place| {
             let plain = self.open_at(place).and_then(|file| file.plain_again());
-            let name = self.paths[place].display().to_string();
+            let name = shown(&self.paths[place]);
             plain.map(|inner| Named { inner, name }).map_err(io::Error::other)
         });
         let survey = columns::survey(files, DEFAULT_LIMIT, self.current.dialect())?;

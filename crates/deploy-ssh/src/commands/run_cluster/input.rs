@@ -6,11 +6,12 @@ use agent::protocol::FOLDER;
 use anyhow::Context;
 use deploy::console::{self, Transfer};
 use deploy::host::Host;
-use deploy::input::{format_of, guard, needs_formats, show_hints};
+use deploy::input::{checked_identity, format_of, guard, needs_formats, show_hints};
 use deploy::job::Input;
 use deploy::options::{Reading, Rows};
 use deploy::project;
 use records::Reader;
+use records::format::is_address;
 
 use super::{CHECK_TIME, CLEAN_TIME, shell_word};
 use crate::ssh::Ssh;
@@ -35,6 +36,11 @@ pub(super) fn prepare(rows: &Rows, metrics: &Ssh) -> anyhow::Result<Input> {
     let bar = Transfer::new("shipping the rows", guards.iter().map(|guard| guard.identity().size()).sum());
     let mut shipped = Vec::new();
     for (place, path) in paths.iter().enumerate() {
+        if is_address(path) {
+            // The metrics host fetches it.
+            shipped.push(path.clone());
+            continue;
+        }
         let name = if paths.len() == 1 { "rows.csv".to_owned() } else { format!("rows{place}.csv") };
         let to = Path::new("input").join(name);
         let uploaded = metrics.upload(path, &to, false, |bytes| bar.add(bytes));
@@ -46,25 +52,24 @@ pub(super) fn prepare(rows: &Rows, metrics: &Ssh) -> anyhow::Result<Input> {
     }
     bar.clear();
     // The files were the same before and after they were shipped.
-    for (guard, path) in guards.iter().zip(paths) {
+    for (guard, path) in guards.iter().zip(paths.iter().filter(|path| !is_address(path))) {
         guard.check().with_context(|| format!("reading the input {}", path.display()))?;
     }
-    let names: Vec<_> = shipped.iter().map(|path| path.display().to_string()).collect();
+    let names: Vec<_> = shipped.iter().map(|path| shell_word(&path.display().to_string())).collect();
     let options: Vec<_> = reading.to_args().iter().map(|option| shell_word(option)).collect();
     let check =
         format!("cd {FOLDER} && app/sender 127.0.0.1:1 --check {} -- {}", options.join(" "), names.join(" "));
     let output = metrics.run(&check, CHECK_TIME);
     let output = output.with_context(|| format!("{} cannot be sent", console::files(paths)))?;
     show_hints(&output);
-    let identity = output.lines().find_map(|line| line.strip_prefix("identity "));
-    let identity = identity.with_context(|| {
+    let identity = checked_identity(&output).with_context(|| {
         format!(
             "the sender on {} did not print the identity of {}; run cargo xtask up again",
             metrics.name(),
             console::files(paths)
         )
     })?;
-    Ok(Input::Files { paths: shipped, identity: identity.trim().to_owned(), reading })
+    Ok(Input::Files { paths: shipped, identity: Some(identity), reading })
 }
 
 /// Checks that a plain file is a CSV, before all of it is shipped.
