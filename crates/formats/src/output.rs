@@ -70,7 +70,7 @@ fn pass_on(pieces: impl io::Read, out: &mut impl Write) -> io::Result<()> {
     io::copy(&mut Bytes::new(pieces), out).map(drop)
 }
 
-fn table<W: Write + Send>(
+fn table<W: Write + Send + 'static>(
     pieces: impl io::Read,
     columns: &Columns,
     mut writer: Writer<W>,

@@ -20,15 +20,16 @@ use anyhow::Context;
 use protocol::conversion::Kind;
 
 use self::buffer::Buffer;
+use self::encode::Encoder;
 
 mod buffer;
 mod encode;
 
 /// The most rows of a row group.
-const GROUP_ROWS: usize = 500_000;
-/// A row group also ends when its buffers have this many bytes. The memory of a writer is about twice that, since the encoded row
-/// group is in it, too.
-const GROUP_BYTES: usize = 64 << 20;
+const GROUP_ROWS: usize = 250_000;
+/// A row group also ends when its buffers have this many bytes. One is encoded while the next is
+/// collected, so a writer's memory is a few times that.
+const GROUP_BYTES: usize = 32 << 20;
 /// Named in the footer. Without a version, so that the same records give the same bytes in all of them.
 const CREATED_BY: &str = "provisioned-classifier";
 /// As fast as possible: higher levels save a few percent of most columns.
@@ -59,10 +60,12 @@ pub enum WriteError {
 }
 
 /// Writes records as a Parquet file. The file is complete only after [`Writer::finish`].
-pub struct Writer<W: Write + Send> {
-    file: SerializedFileWriter<W>,
+pub struct Writer<W: Write + Send + 'static> {
+    encoder: Encoder<W>,
     /// The row group that is being collected.
     columns: Vec<Buffer>,
+    /// Buffers for the second group; the others are those of groups that have been written.
+    others: Option<Vec<Buffer>>,
     rows: usize,
     /// Bytes in the buffers.
     bytes: usize,
@@ -70,7 +73,7 @@ pub struct Writer<W: Write + Send> {
     quoted: Vec<u8>,
 }
 
-impl<W: Write + Send> Writer<W> {
+impl<W: Write + Send + 'static> Writer<W> {
     /// Writes the beginning of a file with columns of these names and kinds, in this order.
     ///
     /// # Errors
@@ -86,8 +89,15 @@ impl<W: Write + Send> Writer<W> {
         let properties = properties(texts.map(|(name, _)| name.as_str()))?;
         let file = SerializedFileWriter::new(out, Arc::new(schema), Arc::new(properties))
             .context("writing the beginning of a Parquet file")?;
-        let columns = kinds.map(Buffer::new).collect();
-        Ok(Self { file, columns, rows: 0, bytes: 0, quoted: Vec::new() })
+        let (columns, others) = (kinds.clone().map(Buffer::new).collect(), kinds.map(Buffer::new).collect());
+        Ok(Self {
+            encoder: Encoder::start(file)?,
+            columns,
+            others: Some(others),
+            rows: 0,
+            bytes: 0,
+            quoted: Vec::new(),
+        })
     }
 
     /// Adds a record, without its line end. Encodes and writes a row group when enough rows are there.
@@ -123,13 +133,17 @@ impl<W: Write + Send> Writer<W> {
     /// Encoding or writing failed.
     pub fn finish(mut self) -> anyhow::Result<W> {
         if self.rows > 0 {
-            self.write_group()?;
+            self.encoder.write(std::mem::take(&mut self.columns))?;
         }
-        self.file.into_inner().context("writing the footer of a Parquet file")
+        self.encoder.finish()?.into_inner().context("writing the footer of a Parquet file")
     }
 
     fn write_group(&mut self) -> anyhow::Result<()> {
-        encode::write_group(&mut self.file, &mut self.columns)?;
+        self.encoder.write(std::mem::take(&mut self.columns))?;
+        self.columns = match self.others.take() {
+            Some(others) => others,
+            None => self.encoder.empty()?,
+        };
         self.rows = 0;
         self.bytes = 0;
         Ok(())

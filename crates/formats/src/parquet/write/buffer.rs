@@ -73,7 +73,7 @@ impl Buffer {
             Values::Float64(values) => parse::float64(value).map(|number| values.push(number)),
             Values::Bool(values) => parse::boolean(value).map(|is_true| values.push(is_true)),
             Values::Text { bytes, ends } => {
-                if std::str::from_utf8(value).is_err() {
+                if simdutf8::basic::from_utf8(value).is_err() {
                     return Err(Unfit::NotUtf8);
                 }
                 bytes.extend_from_slice(value);
@@ -110,7 +110,7 @@ impl Buffer {
             }
             (Values::Text { bytes, ends }, ColumnWriter::ByteArrayColumnWriter(writer)) => {
                 let mut begin = 0;
-                let bytes = Bytes::from(std::mem::take(bytes));
+                let shared = Bytes::from(std::mem::take(bytes));
                 let mut ends_left = &ends[..];
                 let mut texts = Vec::with_capacity(TEXTS);
                 for levels in self.levels.chunks(TEXTS) {
@@ -119,13 +119,17 @@ impl Buffer {
                     ends_left = others;
                     texts.clear();
                     texts.extend(these.iter().map(|&end| {
-                        let text = bytes.slice(begin..end);
+                        let text = shared.slice(begin..end);
                         begin = end;
                         ByteArray::from(text)
                     }));
                     writer.write_batch(&texts, Some(levels), None)?;
                 }
                 ends.clear();
+                texts.clear();
+                // Usually its memory, since the encoder keeps no text of it.
+                *bytes = shared.into();
+                bytes.clear();
             }
             _ => return Err(ParquetError::General("a column has another type than its buffer".to_owned())),
         }
