@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use tests::program::Program;
+use tests::stack::Stack;
 
 /// Makes a table of 30,000 rows: as a CSV, and in the formats that are named.
 const MAKE: &str = r#"
@@ -276,4 +277,31 @@ fn results_may_have_only_the_new_columns() {
     assert!(rows.lines().enumerate().all(|(i, row)| row.starts_with(&format!("{i},"))));
     let said = job(folder.path(), "in.csv", &["--model", "native", "--columns", "new"]).exit(3);
     assert!(said.contains("--columns new is for a Python model with typed columns"), "{said}");
+}
+
+#[test]
+fn hosts_read_what_is_no_plain_csv() {
+    let Some(stack) = Stack::new("hosts_read_what_is_no_plain_csv", "2") else { return };
+    let make = "
+import pandas, zstandard
+df = pandas.DataFrame({'id': range(1000), 'name': ['é;x', 'plain'] * 500})
+df.to_csv('plain.csv', index=False)
+df.to_parquet('in.parquet', index=False)
+text = df.to_csv(index=False, sep=';').encode('windows-1252')
+open('in.csv.zst', 'wb').write(zstandard.compress(text))
+";
+    python(&stack.path(""), make, &[]);
+    stack.up(&[]);
+    stack.run("run-cluster", &["--input", "plain.csv", "--model", "native"]);
+    let expected = stack.results();
+    for (input, options) in [
+        ("in.parquet", &[][..]),
+        ("in.csv.zst", &["--delimiter", ";", "--encoding", "windows-1252"]),
+    ] {
+        let words = [&["--input", input, "--model", "native"], options].concat();
+        let said = stack.run("run-cluster", &words);
+        assert!(said.contains(&format!("rows from {input}, on ")) && said.contains("rows out   1,000"), "{said}");
+        assert!(stack.results() == expected, "{input}");
+    }
+    stack.down();
 }
