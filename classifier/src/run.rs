@@ -19,7 +19,7 @@ use crate::ingest;
 use crate::measure::Room;
 use crate::metrics::Metrics;
 use crate::model::sleep::Sleep;
-use crate::model::{Kind, Model, ModelSettings, Shared};
+use crate::model::{Copied, Kind, Model, ModelSettings, Shared};
 use crate::receiver_client::ReceiverClient;
 use crate::window::Limits;
 
@@ -232,7 +232,8 @@ impl Settings {
             Kind::Python { .. } => format!(" --threads-per-worker {threads}"),
             Kind::Native | Kind::Sleep(_) => String::new(),
         };
-        format!("--model {kind:?} --chunk-size {rows} --slowness {slowness}{threads} --columns {copied:?}")
+        let columns = if *copied == Copied::First { " --columns new" } else { "" };
+        format!("--model {kind:?} --chunk-size {rows} --slowness {slowness}{threads}{columns}")
     }
 }
 

@@ -54,7 +54,16 @@ impl Export {
     pub fn start(form: Form, formats: &Path, files: &ResultFiles, job: &Arc<Job>) -> anyhow::Result<Self> {
         let exporter =
             Exporter { form, formats: formats.to_owned(), files: files.clone(), job: Arc::clone(job) };
-        let thread = std::thread::Builder::new().name("export".into()).spawn(move || exporter.run());
+        let run = move || {
+            let exported = exporter.run();
+            if let Err(error) = &exported {
+                exporter.remove_parts();
+                // Now, and not after the last row. What is durable stays, and another try goes on with it.
+                exporter.job.fail(format!("{error:#}"), false);
+            }
+            exported
+        };
+        let thread = std::thread::Builder::new().name("export".into()).spawn(run);
         Ok(Self { thread: thread.context("starting a thread")? })
     }
 
@@ -106,6 +115,15 @@ impl Exporter {
         sync_folder(&results).context("syncing the folder of the results")
     }
 
+    /// Removes what cannot be used, since it takes space.
+    fn remove_parts(&self) {
+        for path in self.files.in_form(self.form) {
+            if let Err(error) = remove_if_there(&part(&path)) {
+                tracing::warn!("{error:#}");
+            }
+        }
+    }
+
     fn has_kinds(&self) -> bool {
         self.form == Form::Parquet
     }
@@ -117,11 +135,15 @@ impl Exporter {
         let kept: Kept =
             kept.transpose().with_context(|| format!("decoding {}", path.display()))?.unwrap_or_default();
         let types = kept.terms.map(|terms| terms.types).unwrap_or_default();
+        // The header has the columns of the input that are copied.
+        let header = kept.schema.header.as_deref().unwrap_or_default();
+        let copied = records::count(header.as_bytes()).unwrap_or(0);
         let columns = kept.schema.columns.iter().enumerate().map(|(place, column)| {
             let kind = if texts.contains(&place) {
                 Kind::Text
             } else {
-                types.get(place).map_or_else(|| kind_of(column), |of_input| kind_of_type(*of_input))
+                let of_input = types.get(place).filter(|_| place < copied);
+                of_input.map_or_else(|| kind_of(column), |of_input| kind_of_type(*of_input))
             };
             (column.0.clone(), kind)
         });
@@ -162,7 +184,11 @@ impl Exporter {
             Ok(Piece::Misfit(column)) => Ok(Written::Misfit(column as usize)),
             Ok(Piece::Failed(reason)) => Err(anyhow!(reason)).with_context(exporting),
             Ok(_) => Err(anyhow!("the program did not say how it ended")).with_context(exporting),
-            Err(error) => Err(error).context("the program has ended").with_context(exporting),
+            Err(_) => {
+                let _ = child.0.kill();
+                let status = child.0.wait().context("waiting for the program")?;
+                Err(anyhow!("the program that writes the form has ended ({status})")).with_context(exporting)
+            }
         }
     }
 }
@@ -233,7 +259,7 @@ fn kind_of(column: &Column) -> Kind {
     match (kinds.next().map(String::as_str), kinds.next()) {
         (Some("integer"), None) => Kind::Int64,
         (Some("boolean"), None) => Kind::Bool,
-        (Some(kind), None) if kind.starts_with("decimal") => Kind::Float64,
+        (Some(kind), None) if kind == "decimal" || kind.starts_with("decimal (") => Kind::Float64,
         _ => Kind::Text,
     }
 }

@@ -2,6 +2,7 @@
 
 mod before;
 mod checks;
+mod shown;
 
 use std::cell::{Cell, RefCell};
 use std::fs::File;
@@ -19,12 +20,13 @@ use crate::host::local::Local;
 use crate::input::{check_inputs, checked_identity, identity, needs_formats, show_hints};
 use crate::job::{self, Export, Hosts, Hub, Input, Job, Times};
 use crate::notify::{Ending, notify};
-use crate::options::{self, JobOptions, Rows, refuse_unnamed_model, threads, threads_each};
+use crate::options::{self, JobOptions, Rows, refuse_unnamed_model, threads_each};
 use crate::output::{JobFolder, Jobs, State, lock, lock_within};
 use crate::{console, exit, interrupt, project};
 pub use before::Before;
 use before::Found;
 use checks::{check, refuse_to_replace, same};
+use shown::{already_done, describe, show, show_model_logs};
 
 /// The most worker threads in a classifier.
 const MAX_THREADS: usize = 1024;
@@ -216,16 +218,17 @@ fn run_until_done(args: &LocalJob, progress: &Progress) -> anyhow::Result<u8> {
     }
     let jobs = Jobs::of(&output);
     jobs.tidy()?;
+    jobs.check_room(args.results_name(), args.form)?;
     let types = types.as_deref();
     let (folder, is_new) = match before::find(args, &jobs, &input, types, &programs)? {
         Found::Done(mut folder, summary) => {
-            folder.note_export()?;
-            jobs.publish(&folder, folder.path.join(REPORT[0]).exists())?;
-            progress.begun.set(true);
-            *progress.job.borrow_mut() = Some((input.clone(), folder.clone()));
             let is_packed = !args.pack || folder.path.join(ARCHIVE).exists();
-            // Until the archive is complete, the checkpoint stays.
+            // Until archive and export are complete, the checkpoint stays.
             if is_packed && folder.is_exported()? || !folder.files()?.checkpoint.exists() {
+                folder.note_export()?;
+                jobs.publish(&folder, folder.path.join(REPORT[0]).exists())?;
+                progress.begun.set(true);
+                *progress.job.borrow_mut() = Some((input.clone(), folder.clone()));
                 let code = already_done(args, &folder, &summary, is_packed, start)?;
                 *progress.summary.borrow_mut() = Some(summary);
                 remove_old(args, &jobs)?;
@@ -275,24 +278,6 @@ fn remove_old(args: &LocalJob, jobs: &Jobs) -> anyhow::Result<()> {
         ));
     }
     Ok(())
-}
-
-/// Shows a job that an earlier command has done.
-fn already_done(
-    args: &LocalJob,
-    folder: &JobFolder,
-    summary: &Summary,
-    is_packed: bool,
-    start: Instant,
-) -> anyhow::Result<u8> {
-    console::note(&format!(
-        "already done: the same input, options and model gave these results at {} (--again runs the job again)",
-        summary.ended
-    ));
-    if !is_packed {
-        console::note("not packed: without --pack, the job made no archive; --again --pack makes one");
-    }
-    show(args, folder, summary, start.elapsed())
 }
 
 /// A job that is ready to run on this machine.
@@ -406,44 +391,4 @@ fn run_job(
 
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
-}
-
-fn describe(input: &Input) -> String {
-    match input {
-        Input::Fake { lines, .. } => format!("{} fake rows", console::count(*lines)),
-        Input::Files { paths, .. } => format!("rows from {}", console::files(paths)),
-        Input::Pipe { path, .. } => format!("rows from {}", path.display()),
-        Input::Stdin { .. } => "rows from standard input".into(),
-    }
-}
-
-/// Says where the model's output is, if there is any.
-fn show_model_logs(host: &Local, processes: usize) -> anyhow::Result<()> {
-    let logs = host.model_logs(processes)?;
-    if let Some(first) = logs.first() {
-        let others = match logs.len() - 1 {
-            0 => String::new(),
-            1 => " and one other".to_owned(),
-            others => format!(" and {others} others"),
-        };
-        console::data(&format!("printed    by the model: {}{others}", first.display()));
-    }
-    Ok(())
-}
-
-/// Shows a job that is done, and returns its exit code.
-fn show(args: &LocalJob, folder: &JobFolder, summary: &Summary, took: Duration) -> anyhow::Result<u8> {
-    let model_args = args.model_args();
-    console::summary(summary, took, threads(args.model(), &model_args));
-    let published = |path: &Path| args.output.join(path.file_name().unwrap_or_default());
-    let (results, rejects) = (published(&folder.results()), published(&folder.rejects()?));
-    let bytes = folder.record.exported.unwrap_or(summary.bytes);
-    console::data(&format!("results    {} ({})", results.display(), console::bytes(bytes)));
-    console::data(&format!("sha256     {}", summary.sha256));
-    console::rejects(summary, &rejects);
-    if args.strict && summary.rejects > 0 {
-        console::note("error: there are rejects, and --strict allows none");
-        return Ok(exit::FAILED);
-    }
-    Ok(0)
 }

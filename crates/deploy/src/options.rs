@@ -139,7 +139,8 @@ impl ModelOptions {
         let usual = if self.is_typed(model) { DEFAULT_TYPED_CHUNK } else { DEFAULT_CHUNK };
         args.push((CHUNK_SIZE, self.chunk_size.clone().unwrap_or_else(|| usual.to_owned())));
         args.push((THREADS, self.threads_per_worker.to_string()));
-        args.extend(self.columns.clone().map(|columns| (COLUMNS, columns)));
+        let new = self.columns.clone().filter(|columns| columns == "new");
+        args.extend(new.map(|columns| (COLUMNS, columns)));
         args.extend(self.start_method.clone().map(|method| ("--start-method", method)));
         args.extend(self.load_timeout.map(|limit| (LOAD_TIMEOUT, limit.to_string())));
         args.push((TIMEOUT, self.timeout.unwrap_or(DEFAULT_TIMEOUT).to_string()));

@@ -18,6 +18,9 @@ const ZSTD_LEVEL: i32 = 3;
 /// The file is synced each time that it has grown by this many bytes, since the user waits for the last sync.
 const SYNC_SPAN: u64 = 16 << 20;
 
+/// More threads would take memory, and processors from the programs whose results are written.
+const MOST_THREADS: usize = 8;
+
 /// How writing has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Written {
@@ -34,7 +37,7 @@ pub fn write(form: Form, path: &Path, mut pieces: impl io::Read) -> anyhow::Resu
     let file = File::create(path).with_context(|| format!("creating {}", path.display()))?;
     let out = Synced { file, grown: 0 };
     let writing = || format!("writing {}", path.display());
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
     let out = match form {
         Form::Gzip => {
             let mut gzip = Gzip::new(out, cores)?;

@@ -2,6 +2,7 @@
 //! done, and until then `results.checkpoint` and `results.schema`. `results.failure` says why a job has failed. Results and
 //! rejects may also be in another [`Form`], such as `results.csv.gz`.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -73,12 +74,20 @@ impl FromStr for Form {
     }
 }
 
+/// The names of the plain files that a job on the user's machine may publish.
+const PLAIN: [&str; 3] = [RESULTS, TYPED_RESULTS, "results.rejects.csv"];
+
 /// The names of all files that a job on the user's machine may publish.
 pub fn published() -> impl Iterator<Item = String> {
-    let plain = [RESULTS, TYPED_RESULTS, "results.rejects.csv"];
-    let of = move |form: Form| plain.map(|name| form.path(Path::new(name)).to_string_lossy().into_owned());
-    let names = [&plain[..], &["results.json", ARCHIVE, PARTIAL_ARCHIVE], &REPORT].concat();
-    names.into_iter().map(str::to_owned).chain(Form::ALL.into_iter().flat_map(move |(form, _)| of(form)))
+    let names = [&PLAIN[..], &["results.json", ARCHIVE, PARTIAL_ARCHIVE], &REPORT].concat();
+    names.into_iter().map(str::to_owned).chain(forms())
+}
+
+/// The names among these of results and rejects in other forms.
+pub fn forms() -> impl Iterator<Item = String> {
+    let of = |(form, _): (Form, _)| PLAIN.map(|name| form.path(Path::new(name)).display().to_string());
+    // Two plain files have the same Parquet file.
+    Form::ALL.into_iter().flat_map(of).collect::<BTreeSet<_>>().into_iter()
 }
 
 /// The paths of a job's files.

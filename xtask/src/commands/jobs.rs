@@ -33,7 +33,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     for job in &all {
         let (rows, rejects, seconds, state) = match job.state()? {
             State::Done(summary) => {
-                (summary.rows, summary.rejects, format!("{:.1}", summary.seconds), "done".to_owned())
+                let state = if job.is_exported()? { "done" } else { "done, not exported" };
+                (summary.rows, summary.rejects, format!("{:.1}", summary.seconds), state.to_owned())
             }
             State::Failed(reason) => (0, 0, "-".to_owned(), format!("failed: {}", shortened(&reason))),
             State::Unfinished { rows, rejects } => {

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use protocol::results::Summary;
+use records::format::shown;
 
 use super::{LocalJob, describe};
 use crate::console;
@@ -131,6 +132,10 @@ fn record(
     let mut deciding = input.clone();
     // It may be moved.
     let formats = deciding.reading_mut().and_then(|reading| reading.formats.take());
+    if let Input::Files { paths, .. } = &mut deciding {
+        // Another signature does not make another file; its identity would.
+        paths.iter_mut().for_each(|path| *path = shown(path).into());
+    }
     let mut options = deciding.sender_args();
     options.extend(types.map(str::to_owned));
     options.extend(args.form.map(|form| format!("form {form}")));
@@ -140,10 +145,11 @@ fn record(
     let own = own.map(|path| path.canonicalize().unwrap_or_else(|_| path.clone()));
     let usual = std::env::var_os("PYTHONPATH");
     let python_path = args.job.environment.get("PYTHONPATH").map(Into::into).or(usual);
+    let exporter = programs.join("formats");
     let parts = Parts {
         options: options.join("\0"),
         programs,
-        formats: formats.as_deref(),
+        formats: formats.as_deref().or_else(|| args.form.map(|_| &*exporter)),
         model: args.model(),
         python: &args.python,
         python_path: python_path.unwrap_or_default(),

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow, ensure};
 use files::{read_if_there, remove_if_there, replace_file, sync_folder};
 use protocol::checkpoint::slots;
-use protocol::result_files::{ARCHIVE, Form, REPORT, ResultFiles, published};
+use protocol::result_files::{ARCHIVE, Form, REPORT, ResultFiles, forms, published};
 use protocol::results::Summary;
 use serde::{Deserialize, Serialize};
 
@@ -284,10 +284,11 @@ impl Jobs {
             self.link(name, &Path::new(LATEST).join(name))?;
         }
         self.link(LATEST, &Path::new(JOBS).join(job.name()))?;
-        for name in published().filter(|name| !names.contains(&name.as_str())) {
+        for name in published().filter(|name| !names.contains(&name.as_str()) && !self.is_users(name)) {
             remove_if_there(&self.output.join(name))?;
         }
-        if job.record.exported.is_some() {
+        // A receiver that has work left would miss them.
+        if job.record.exported.is_some() && !files.checkpoint.exists() {
             remove_if_there(&files.results)?;
             remove_if_there(&files.rejects)?;
         }
@@ -305,7 +306,7 @@ impl Jobs {
     fn turn_to_links(&self) -> anyhow::Result<()> {
         let there: Vec<_> = published()
             .map(|name| (name.clone(), self.output.join(name)))
-            .filter(|(_, path)| path.exists())
+            .filter(|(name, path)| path.exists() && !self.is_users(name))
             .collect();
         if there.iter().all(|(_, path)| path.is_symlink()) {
             return Ok(());
@@ -325,6 +326,30 @@ impl Jobs {
         }
         self.link(LATEST, &Path::new(JOBS).join(PLAIN))?;
         there.iter().try_for_each(|(name, _)| self.link(name, &Path::new(LATEST).join(name)))
+    }
+
+    /// Whether this is a file of the user's: only links of ours have the names of other forms than plain text.
+    fn is_users(&self, name: &str) -> bool {
+        forms().any(|form| form == name)
+            && self.output.join(name).symlink_metadata().is_ok_and(|found| !found.is_symlink())
+    }
+
+    /// Checks that a job with these results replaces no file of the user's.
+    ///
+    /// # Errors
+    /// There is one with the name of the results or rejects.
+    pub fn check_room(&self, results: &str, form: Option<Form>) -> anyhow::Result<()> {
+        let Some(form) = form else { return Ok(()) };
+        let files = ResultFiles::beside(&self.output.join(results))?;
+        for path in files.in_form(form) {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            ensure!(
+                !self.is_users(&name),
+                "{} is there, and is no result of a job; move it, or choose another folder with --output",
+                path.display()
+            );
+        }
+        Ok(())
     }
 
     /// Whether the files of this job are the published ones.

@@ -1,7 +1,8 @@
 //! Writes CSV records as a Parquet file.
 //!
 //! All columns are optional. A value without quotes that is empty is missing, in a column of any kind; `""` is the empty text.
-//! Numbers and booleans are those that pandas would read, and its words for missing values are missing there.
+//! Numbers and booleans are those that pandas would read, and its words for missing values are missing there. What is not UTF-8
+//! becomes U+FFFD.
 //!
 //! The same records give the same bytes: a row group ends by its records alone, and threads only encode what it holds.
 //!
@@ -44,11 +45,6 @@ pub enum WriteError {
         /// Counted from 0.
         column: usize,
         value: String,
-    },
-    #[error("column {}: a value is not UTF-8; convert the input with iconv", .column + 1)]
-    NotUtf8 {
-        /// Counted from 0.
-        column: usize,
     },
     #[error("a record has {values} values, and there are {columns} columns; correct the input")]
     Count { values: usize, columns: usize },
@@ -110,8 +106,11 @@ impl<W: Write + Send + 'static> Writer<W> {
         let values = records::for_each_quoted(record, quoted, |value, is_quoted| {
             if let (Some(buffer), Ok(())) = (columns.get_mut(column), &result) {
                 match buffer.push(value, is_quoted) {
-                    Ok(size) => *bytes += size,
-                    Err(why) => result = Err(why.at(column, value)),
+                    Some(size) => *bytes += size,
+                    None => {
+                        let value = String::from_utf8_lossy(value).into_owned();
+                        result = Err(WriteError::Misfit { column, value });
+                    }
                 }
             }
             column += 1;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use columns::parse;
 
-use super::{Kind, WriteError};
+use super::Kind;
 
 /// Texts that are encoded at once.
 const TEXTS: usize = 8192;
@@ -33,21 +33,6 @@ enum Values {
     },
 }
 
-/// Why a value is not admitted.
-pub(super) enum Unfit {
-    Kind,
-    NotUtf8,
-}
-
-impl Unfit {
-    pub(super) fn at(self, column: usize, value: &[u8]) -> WriteError {
-        match self {
-            Self::Kind => WriteError::Misfit { column, value: String::from_utf8_lossy(value).into_owned() },
-            Self::NotUtf8 => WriteError::NotUtf8 { column },
-        }
-    }
-}
-
 impl Buffer {
     pub(super) fn new(kind: Kind) -> Self {
         let values = match kind {
@@ -59,34 +44,33 @@ impl Buffer {
         Self { values, levels: Vec::new() }
     }
 
-    /// Adds a value, and returns by how many bytes the buffer grows.
-    ///
-    /// # Errors
-    /// It is not of the column's kind.
-    pub(super) fn push(&mut self, value: &[u8], is_quoted: bool) -> std::result::Result<usize, Unfit> {
+    /// Adds a value, and returns by how many bytes the buffer grows; `None` if the value is not of the column's kind.
+    pub(super) fn push(&mut self, value: &[u8], is_quoted: bool) -> Option<usize> {
         if value.is_empty() && !(is_quoted && matches!(self.values, Values::Text { .. })) {
             self.levels.push(0);
-            return Ok(ROW);
+            return Some(ROW);
         }
         let fits = match &mut self.values {
             Values::Int64(values) => parse::int64(value).map(|number| values.push(number)),
             Values::Float64(values) => parse::float64(value).map(|number| values.push(number)),
             Values::Bool(values) => parse::boolean(value).map(|is_true| values.push(is_true)),
             Values::Text { bytes, ends } => {
-                if simdutf8::basic::from_utf8(value).is_err() {
-                    return Err(Unfit::NotUtf8);
+                let before = bytes.len();
+                match simdutf8::basic::from_utf8(value) {
+                    Ok(text) => bytes.extend_from_slice(text.as_bytes()),
+                    // The record of a reject.
+                    Err(_) => bytes.extend_from_slice(String::from_utf8_lossy(value).as_bytes()),
                 }
-                bytes.extend_from_slice(value);
                 ends.push(bytes.len());
                 self.levels.push(1);
-                return Ok(ROW + value.len());
+                return Some(ROW + bytes.len() - before);
             }
         };
         if fits.is_none() && !parse::is_missing(value) {
-            return Err(Unfit::Kind);
+            return None;
         }
         self.levels.push(i16::from(fits.is_some()));
-        Ok(ROW)
+        Some(ROW)
     }
 
     /// Encodes the values, and removes them.
