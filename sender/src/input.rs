@@ -5,6 +5,7 @@ mod converted;
 mod csv;
 mod fake;
 mod files;
+mod reading;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,9 +14,10 @@ use std::time::{Duration, Instant};
 use columns::Survey;
 use protocol::frame;
 
-pub use csv::{Csv, Options, Reading};
+pub use csv::{Csv, Options};
 pub use fake::{Fake, write_csv};
 pub use files::Files;
+pub use reading::Reading;
 
 /// The approximate size of one write, in bytes of frames: the size at which loopback TCP is fastest.
 pub const WRITE_SIZE: usize = 128 << 10;

@@ -275,6 +275,10 @@ fn results_may_have_only_the_new_columns() {
     assert_eq!(header, "id,twice,long");
     assert_eq!(rows.lines().count(), 30_000);
     assert!(rows.lines().enumerate().all(|(i, row)| row.starts_with(&format!("{i},"))));
+    job(folder.path(), "in.csv", &[&TYPED[..], &["--columns", "new", "--format", "parquet"]].concat())
+        .success();
+    let types = "import pandas; print(*pandas.read_parquet('out/results.parquet').dtypes)";
+    assert_eq!(python(folder.path(), types, &[]).0, "int64 float64 bool");
     let said = job(folder.path(), "in.csv", &["--model", "native", "--columns", "new"]).exit(3);
     assert!(said.contains("--columns new is for a Python model with typed columns"), "{said}");
 }
@@ -294,13 +298,15 @@ open('in.csv.zst', 'wb').write(zstandard.compress(text))
     stack.up(&[]);
     stack.run("run-cluster", &["--input", "plain.csv", "--model", "native"]);
     let expected = stack.results();
-    for (input, options) in [
-        ("in.parquet", &[][..]),
-        ("in.csv.zst", &["--delimiter", ";", "--encoding", "windows-1252"]),
-    ] {
+    for (input, options) in
+        [("in.parquet", &[][..]), ("in.csv.zst", &["--delimiter", ";", "--encoding", "windows-1252"])]
+    {
         let words = [&["--input", input, "--model", "native"], options].concat();
         let said = stack.run("run-cluster", &words);
-        assert!(said.contains(&format!("rows from {input}, on ")) && said.contains("rows out   1,000"), "{said}");
+        assert!(
+            said.contains(&format!("rows from {input}, on ")) && said.contains("rows out   1,000"),
+            "{said}"
+        );
         assert!(stack.results() == expected, "{input}");
     }
     stack.down();

@@ -70,7 +70,7 @@ fn every_step_names_the_host_and_file_of_a_full_disk() {
     on_h1("mkdir FOLDER && mount -t tmpfs -o size=64m none FOLDER");
     // There is room for app.zip, but not for its unpacked content.
     let agent = std::fs::metadata(tests::program_path("agent")).unwrap().len() >> 10;
-    fill(agent + (9 << 10));
+    fill(agent + (12 << 10));
     let said = stack.fail("up", &["--hosts", &stack.hosts_file()]);
     assert!(said.contains("on h1") && said.contains("versions/app.new/") && said.contains(FULL), "{said}");
     // up has removed what it shipped.

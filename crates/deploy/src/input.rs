@@ -2,12 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
-use records::format::{Format, is_address};
+use records::format::{Format, is_address, shown};
 use records::identity::Guard;
 
 use crate::console;
@@ -18,8 +17,12 @@ use crate::options::Reading;
 /// # Errors
 /// One does not exist, or is a folder; or there are several, and one is a stream.
 pub fn check_inputs(paths: &[PathBuf]) -> anyhow::Result<()> {
-    let mut seen = BTreeSet::new();
-    for path in paths.iter().filter(|path| !is_address(path)) {
+    let (mut seen, mut addresses) = (BTreeSet::new(), BTreeSet::new());
+    for path in paths {
+        if is_address(path) {
+            ensure!(addresses.insert(path), "the input has {} twice", shown(path));
+            continue;
+        }
         let found =
             std::fs::metadata(path).with_context(|| format!("opening the input {}", path.display()))?;
         ensure!(!found.is_dir(), "the input {} is a folder; give a CSV file", path.display());
@@ -56,9 +59,7 @@ pub fn needs_formats(paths: &[PathBuf], reading: &Reading) -> anyhow::Result<boo
 /// It cannot be read.
 pub fn format_of(path: &Path) -> anyhow::Result<Option<Format>> {
     let file = File::open(path).with_context(|| format!("opening the input {}", path.display()))?;
-    let mut first = Vec::new();
-    let read = file.take(Format::SAMPLE as u64).read_to_end(&mut first);
-    read.with_context(|| format!("reading the input {}", path.display()))?;
+    let first = Format::read_first(file).with_context(|| format!("reading the input {}", path.display()))?;
     Ok(Format::of(&first))
 }
 
@@ -110,16 +111,21 @@ pub fn expand(given: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
         found.retain(|path| path.is_file() && !is_hidden(path));
         ensure!(!found.is_empty(), "the input {text} has no files");
         found.sort_by_key(|path| natural(path));
-        let is_there = |path: &PathBuf| found.contains(path);
-        let twice = found.iter().find(|path| {
-            path.extension().is_some_and(|extension| extension == "gz") && is_there(&path.with_extension(""))
-        });
-        if let Some(twice) = twice {
-            bail!("the input {text} has {} twice: plain, and compressed", twice.with_extension("").display());
+        let mut plain = BTreeSet::new();
+        if let Some(twice) =
+            found.iter().map(|path| without_compression(path)).find(|path| !plain.insert(path.clone()))
+        {
+            bail!("the input {text} has {} twice: plain or compressed in two forms", twice.display());
         }
         all.extend(found);
     }
     Ok(all)
+}
+
+/// The name of a file before it was compressed.
+fn without_compression(path: &Path) -> PathBuf {
+    let is_compressed = path.extension().is_some_and(|extension| extension == "gz" || extension == "zst");
+    if is_compressed { path.with_extension("") } else { path.to_owned() }
 }
 
 /// What to sort a path by: its parts that are digits by their value, and the others as they are.
@@ -178,6 +184,11 @@ mod tests {
         assert_eq!(found, all);
         assert_eq!(names(&[path("a*.csv")]).len(), 3);
         assert_eq!(names(&[path("10.csv"), path("[9]*.csv")]), ["10.csv", "9.csv"]);
+        for name in ["9.csv.gz", "9.csv.zst"] {
+            std::fs::write(path(name), "").unwrap();
+            assert!(expand(&[folder.path().to_owned()]).unwrap_err().to_string().contains("9.csv twice"));
+            std::fs::remove_file(path(name)).unwrap();
+        }
         // A file with such a name is that file.
         std::fs::write(path("x[1].csv"), "").unwrap();
         assert_eq!(names(&[path("x[1].csv")]), ["x[1].csv"]);

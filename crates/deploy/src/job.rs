@@ -22,6 +22,7 @@ use anyhow::anyhow;
 use protocol::rejects::MostRejects;
 use protocol::result_files::Form;
 use protocol::token::Token;
+use records::format::is_address;
 use telemetry::job::Description;
 
 use crate::host::{Host, arg};
@@ -110,6 +111,11 @@ impl Input {
         }
     }
 
+    /// Whether the sender fetches some of it.
+    pub fn has_address(&self) -> bool {
+        matches!(self, Self::Files { paths, .. } if paths.iter().any(|path| is_address(path)))
+    }
+
     /// How the sender reads it; `None` for fake rows.
     pub fn reading_mut(&mut self) -> Option<&mut Reading> {
         match self {
@@ -174,7 +180,7 @@ pub fn run(
     }
     let watched = Watched {
         rows: job.input.rows(),
-        packs: job.archive.is_some(),
+        packs: job.archive.is_some() || job.export.is_some(),
         token: Some(&job.token),
         page: hub.and_then(Hub::page),
         lifetime: job.lifetime.as_ref(),

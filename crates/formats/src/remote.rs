@@ -107,7 +107,12 @@ impl Remote {
         remote.length = length.context("the server does not say how long the file is; fetch it first")?;
         let tag = text(ETAG);
         remote.strong_tag = tag.filter(|tag| !tag.starts_with("W/")).map(str::to_owned);
-        remote.tag = tag.or_else(|| text(LAST_MODIFIED)).unwrap_or_default().to_owned();
+        let version = tag.or_else(|| text(LAST_MODIFIED));
+        let unknown =
+            "the server does not say which version of the file it has (ETag, Last-Modified); fetch it first";
+        // There is only one empty file, and an error names no version.
+        let is_empty = response.status() == StatusCode::RANGE_NOT_SATISFIABLE;
+        remote.tag = version.or(is_empty.then_some("")).context(unknown)?.to_owned();
         remote.has_ranges = response.status() != StatusCode::OK;
         Ok(remote)
     }
@@ -158,7 +163,9 @@ impl Remote {
         let response = self.request(range.as_deref())?;
         let text = |name: HeaderName| response.headers().get(name).and_then(|value| value.to_str().ok());
         let tag = text(ETAG).or_else(|| text(LAST_MODIFIED)).unwrap_or_default();
-        if tag != self.tag {
+        let range_of = text(CONTENT_RANGE).and_then(|range| range.rsplit_once('/')).map(|(_, length)| length);
+        let length = if range.is_some() { range_of } else { text(CONTENT_LENGTH) };
+        if tag != self.tag || length.is_some_and(|length| length != self.length.to_string()) {
             return Err(changed());
         }
         if range.is_some() {

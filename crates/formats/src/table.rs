@@ -27,9 +27,11 @@ pub fn read(file: File, mut out: impl Write) -> anyhow::Result<()> {
             done += text.iter().filter(|byte| **byte == b'\n').count() as u64;
             // How much has been read is known only by rows; a value may have several lines.
             let consumed = (u128::from(length) * u128::from(done.min(rows)) / u128::from(rows.max(1))) as u64;
-            conversion::write_bytes(&mut out, consumed, &text).context(writing)?;
+            for part in text.chunks(BLOCK) {
+                conversion::write_bytes(&mut out, consumed, part).context(writing)?;
+            }
             text.clear();
         }
     }
-    conversion::write_bytes(&mut out, length, &text).context(writing)
+    text.chunks(BLOCK).try_for_each(|part| conversion::write_bytes(&mut out, length, part)).context(writing)
 }

@@ -5,9 +5,10 @@ use std::io::{self, BufReader, Cursor, ErrorKind, Read, Write};
 use anyhow::{Context, anyhow};
 use encoding_rs::{Decoder, DecoderResult, Encoding};
 use protocol::conversion;
+use records::format::Format;
 
-/// The first bytes of zstd.
-const ZSTD: [u8; 4] = *b"\x28\xb5\x2f\xfd";
+/// The longest distance of a repetition, as a power of two: that of `zstd --ultra --long=31`.
+const LONGEST_WINDOW: u32 = 31;
 /// How many bytes are read or written at once.
 const BLOCK: usize = 256 << 10;
 /// A byte that no UTF-8 has: it takes the place of a character that cannot be decoded, so that only its row is rejected.
@@ -18,7 +19,7 @@ const NOT_UTF8: u8 = 0xff;
 /// # Errors
 /// There is none.
 pub fn encoding(name: &str) -> anyhow::Result<&'static Encoding> {
-    Encoding::for_label(name.as_bytes()).ok_or_else(|| {
+    Encoding::for_label_no_replacement(name.as_bytes()).ok_or_else(|| {
         anyhow!(
             "the encoding {name:?} is unknown; there are those of the WHATWG Encoding Standard, such as windows-1252, iso-8859-2, \
              utf-16le, shift_jis or gbk, and iconv converts a file from others"
@@ -37,8 +38,7 @@ pub fn decode(
     mut out: impl Write,
 ) -> anyhow::Result<()> {
     let mut counted = Counted { inner: input, count: 0 };
-    let mut first = Vec::new();
-    counted.by_ref().take(ZSTD.len() as u64).read_to_end(&mut first).context("reading the text")?;
+    let first = Format::read_first(&mut counted).context("reading the text")?;
     let mut decoder = encoding.map(Encoding::new_decoder);
     let mut convert = |bytes: &[u8], consumed, is_last| -> anyhow::Result<()> {
         let writing = "writing the text";
@@ -51,7 +51,7 @@ pub fn decode(
         }
     };
     let mut block = vec![0; BLOCK];
-    if first != ZSTD {
+    if Format::of(&first) != Some(Format::Zstd) {
         convert(&first, counted.count, false)?;
         loop {
             let read = read(&mut counted, &mut block).context("reading the text")?;
@@ -63,6 +63,7 @@ pub fn decode(
     }
     let input = BufReader::with_capacity(BLOCK, Cursor::new(first).chain(counted));
     let mut zstd = zstd::Decoder::with_buffer(input).context("starting zstd")?;
+    zstd.window_log_max(LONGEST_WINDOW).context("starting zstd")?;
     loop {
         let read = read(&mut zstd, &mut block);
         let consumed = zstd.get_ref().get_ref().get_ref().1.count;
@@ -161,7 +162,9 @@ mod tests {
             frames in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..3000), 1..4),
             step in 1..5000_usize,
         ) {
-            let compressed: Vec<u8> = frames.iter().flat_map(|frame| zstd(frame)).collect();
+            let skipped = b"\x5a\x2a\x4d\x18\x03\0\0\0abc";
+            let frames_of = frames.iter().flat_map(|frame| zstd(frame));
+            let compressed: Vec<u8> = skipped.iter().copied().chain(frames_of).collect();
             let length = compressed.len() as u64;
             prop_assert_eq!(decoded(&compressed, step, None).unwrap(), (frames.concat(), length));
         }
@@ -184,6 +187,7 @@ mod tests {
     fn a_character_that_is_not_in_the_encoding_spoils_only_itself() {
         let (text, _) = decoded(b"a,\x81\x20,b\nc", 1, Some("shift_jis")).unwrap();
         assert_eq!(text, b"a,\xff ,b\nc");
+        assert!(encoding("iso-2022-kr").is_err());
         assert!(encoding("klingon").unwrap_err().to_string().contains("\"klingon\" is unknown"));
     }
 

@@ -20,6 +20,8 @@ pub(crate) use kept::{Incoming, MOST, Message};
 pub const LIFELINE: &str = "EXIT_WITH_STDIN";
 /// The value of [`LIFELINE`] if standard input is a socket on which the supervisor expects signs of life.
 pub const WATCHED: &str = "watched";
+/// The value of [`LIFELINE`] if the program ends without a word, since its parent has ended, and may share its log.
+pub const QUIET: &str = "quiet";
 /// The environment variable with the number of things that the supervisor has kept.
 pub const KEPT: &str = "KEPT_BY_SUPERVISOR";
 /// The interval between signs of life.
@@ -53,7 +55,9 @@ pub fn follow() {
     std::thread::spawn(move || {
         let mut sink = [0; 64];
         while !matches!(std::io::stdin().read(&mut sink), Ok(0) | Err(_)) {}
-        tracing::error!(target: crate::log::OUTCOME, "the supervisor is gone, so this program ends");
+        if kind != QUIET {
+            tracing::error!(target: crate::log::OUTCOME, "the supervisor is gone, so this program ends");
+        }
         std::process::exit(3);
     });
 }

@@ -1,5 +1,6 @@
-//! What an input is: an address, or a format that is no plain text, by its first bytes. Pure.
+//! What an input is: an address, or a format that is no plain text, by its first bytes.
 
+use std::io::{self, ErrorKind, Read};
 use std::path::Path;
 
 /// Whether an input's path is an HTTP address.
@@ -32,11 +33,42 @@ impl Format {
     /// How many first bytes decide.
     pub const SAMPLE: usize = 5;
 
+    /// Reads the first bytes of an input, as many as decide: a text may be a stream whose next byte comes much later.
+    ///
+    /// # Errors
+    /// Those of the input.
+    pub fn read_first(mut input: impl Read) -> io::Result<Vec<u8>> {
+        let mut first = Vec::new();
+        while first.len() < Self::SAMPLE && Self::may_follow(&first) {
+            let mut next = [0; Self::SAMPLE];
+            match input.read(&mut next[..Self::SAMPLE - first.len()]) {
+                Ok(0) => break,
+                Ok(read) => first.extend_from_slice(&next[..read]),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(first)
+    }
+
+    /// Whether more bytes may make this the beginning of a format.
+    fn may_follow(first: &[u8]) -> bool {
+        let begins = |magic: &[u8]| magic.starts_with(first) || first.starts_with(magic);
+        let skipped = |first: &[u8]| match first {
+            [0x50..=0x5f, rest @ ..] => {
+                b"\x2a\x4d\x18".starts_with(rest) || rest.starts_with(b"\x2a\x4d\x18")
+            }
+            first => first.is_empty(),
+        };
+        [&b"\x1f\x8b\x08"[..], b"\x28\xb5\x2f\xfd", b"PAR1"].into_iter().any(begins) || skipped(first)
+    }
+
     /// The format of an input that begins with these bytes.
     pub fn of(first: &[u8]) -> Option<Self> {
         match first {
             [0x1f, 0x8b, 0x08, ..] => Some(Self::Gzip),
-            [0x28, 0xb5, 0x2f, 0xfd, ..] => Some(Self::Zstd),
+            // It may begin with a frame to skip.
+            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Some(Self::Zstd),
             // A header may begin with these letters.
             [b'P', b'A', b'R', b'1', next, ..] if !next.is_ascii_graphic() && !next.is_ascii_whitespace() => {
                 Some(Self::Parquet)
@@ -61,6 +93,23 @@ mod tests {
     #[test]
     fn a_format_is_known_by_its_first_bytes() {
         assert_eq!(Format::of(b"PAR1\x15\x04"), Some(Format::Parquet));
+        /// Returns a byte at a time, and must not be read beyond the end.
+        struct Live(&'static [u8]);
+        impl Read for Live {
+            fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+                let (first, rest) = self.0.split_first().expect("no more is needed");
+                out[0] = *first;
+                self.0 = rest;
+                Ok(1)
+            }
+        }
+        for (begin, needed) in
+            [(&b"A"[..], 1), (b"PA,", 3), (b"\n", 1), (b"P\n", 2), (b"PAR1\x15", 5), (b"\x1f\x8b\x08\0\0", 5)]
+        {
+            assert_eq!(Format::read_first(Live(begin)).unwrap().len(), needed, "{begin:?}");
+        }
+        assert_eq!(Format::read_first(&b"PAR"[..]).unwrap(), b"PAR");
+        assert_eq!(Format::of(b"\x5a\x2a\x4d\x18\x03"), Some(Format::Zstd));
         for text in [&b"PAR1,PAR2\n"[..], b"PAR1\nx", b"PAR1", b"", b"\x1f\x8b", b"id,x\n"] {
             assert_eq!(Format::of(text), None);
         }

@@ -21,8 +21,7 @@ const WAITING: usize = 4;
 /// # Errors
 /// Those of the input, or no thread can be started.
 pub(super) fn open(mut inner: Box<dyn Read + Send>) -> io::Result<(Box<dyn Read + Send>, Option<Consumed>)> {
-    let mut first = Vec::new();
-    inner.by_ref().take(Format::SAMPLE as u64).read_to_end(&mut first)?;
+    let first = Format::read_first(&mut inner)?;
     let is_gzip = Format::of(&first) == Some(Format::Gzip);
     let whole = Cursor::new(first).chain(inner);
     if !is_gzip {

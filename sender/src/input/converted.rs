@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context, anyhow, bail, ensure};
 use columns::ColumnType;
 use parking_lot::Mutex;
-use process::lifeline::LIFELINE;
+use process::lifeline::{LIFELINE, QUIET};
 use protocol::conversion::{self, Piece, Source};
 
 use super::Consumed;
@@ -83,7 +83,7 @@ impl Converted {
     /// The child cannot be started, or the file is not one that it can read.
     pub(super) fn table(formats: &Path, path: &Path) -> anyhow::Result<Table> {
         let mut command = Command::new(formats);
-        command.arg("table").arg("--").arg(path).env(LIFELINE, "yes");
+        command.arg("table").arg("--").arg(path).env(LIFELINE, QUIET);
         let mut rows = Self::start(command)?;
         let (mut source, mut piece) = (None, rows.next_piece()?);
         if let Piece::Source(found) = piece {
@@ -102,7 +102,7 @@ impl Converted {
     /// The child cannot be started, or the server does not send the file.
     pub(super) fn fetched(formats: &Path, address: &Path) -> anyhow::Result<(Self, Source)> {
         let mut command = Command::new(formats);
-        command.arg("fetch").arg("--").arg(address).env(LIFELINE, "yes");
+        command.arg("fetch").arg("--").arg(address).env(LIFELINE, QUIET);
         let mut bytes = Self::start(command)?;
         match bytes.next_piece()? {
             Piece::Source(source) => Ok((bytes, source)),

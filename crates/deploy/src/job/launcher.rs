@@ -14,6 +14,9 @@ use crate::options;
 /// Seconds that a sender waits for the cluster, which must form again when one of its processes has died.
 const SENDER_PATIENCE: u64 = 600;
 
+/// Seconds that the cluster waits for a sender that may have to fetch all of its input first: a day.
+const FETCH_PATIENCE: u64 = 24 * 3600;
+
 /// The name of the classifier at this place in a cluster; the first one is the initializer.
 pub(crate) fn classifier_name(place: usize) -> String {
     if place == 0 { "initializer".to_owned() } else { format!("worker{place}") }
@@ -69,6 +72,9 @@ impl<'a, 'j> Launcher<'a, 'j> {
 
     fn initializer(&mut self, host: &'a dyn Host, mut args: Vec<String>) -> anyhow::Result<usize> {
         args.push("--cluster-initializer".into());
+        if self.job.input.has_address() {
+            args.extend(["--patience".into(), FETCH_PATIENCE.to_string()]);
+        }
         args.extend(["--in".into(), at(host, ports::ROWS), "--control".into(), at(host, ports::CONTROL)]);
         args.extend(["--my-data".into(), at(host, ports::DATA)]);
         self.classifier(host, &classifier_name(0), args)
