@@ -19,8 +19,8 @@ const BLOCK: usize = 256 << 10;
 /// A CSV that a child writes.
 pub(super) struct Converted {
     child: Child,
-    /// The child ends with this process, which holds the other end of its standard input.
-    _lifeline: Option<ChildStdin>,
+    /// The other end of the child's standard input, with which the child ends; `None` once a thread has it.
+    stdin: Option<ChildStdin>,
     pieces: BufReader<ChildStdout>,
     block: Cursor<Vec<u8>>,
     consumed: Consumed,
@@ -53,8 +53,7 @@ impl Converted {
         // Its standard input is the text, and ends with this process.
         command.env_remove(LIFELINE);
         let mut converted = Self::start(command)?;
-        let stdin = converted._lifeline.take();
-        let mut stdin = stdin.context("the child has no standard input")?;
+        let mut stdin = converted.stdin.take().context("the child has no standard input")?;
         let failed = Arc::clone(&converted.failed);
         let pass_on = move || {
             let mut block = vec![0; BLOCK];
@@ -117,7 +116,7 @@ impl Converted {
         let mut child = command.spawn().with_context(|| format!("starting {}", program.display()))?;
         let stdout = child.stdout.take().context("the child has no standard output")?;
         Ok(Self {
-            _lifeline: child.stdin.take(),
+            stdin: child.stdin.take(),
             child,
             pieces: BufReader::with_capacity(BLOCK, stdout),
             block: Cursor::default(),

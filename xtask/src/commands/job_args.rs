@@ -30,7 +30,7 @@ pub(crate) struct RowArgs {
     /// Old name of --input-lines
     #[arg(long, value_name = "N", env = "INPUT_SIZE", hide = true)]
     input_size: Option<u64>,
-    /// CSV files with the same header, in place of generated rows
+    /// CSV or Parquet files with the same header, or their addresses, in place of generated rows
     ///
     /// A folder stands for the files in it, and a pattern such as 'data/*.csv' for those that match, in natural order. Files may
     /// be compressed with gzip or zstd, and Parquet files become CSV records. For run-locally, - is standard input.
@@ -43,7 +43,7 @@ pub(crate) struct RowArgs {
     /// look like a CSV with commas.
     #[arg(long, value_name = "CHARACTER", value_parser = delimiter)]
     delimiter: Option<String>,
-    /// The quote around the input's values [default: \"]
+    /// The quote around the input's values [default: "]
     ///
     /// One ASCII character, or none. Results have double quotes in any case.
     #[arg(long, value_name = "CHARACTER", value_parser = quote)]
