@@ -5,13 +5,16 @@
 //! | [`native`] | a built-in stand-in for an expensive model, with a public definition |
 //! | [`python`] | the user's own pandas function, unchanged |
 //! | [`sleep`]  | sleeps for each row and uses no processor, to measure how the cluster scales |
+//! | `copied`   | what results repeat of the input |
 //! | `shared`   | another model, which its measurement uses, too |
 
+mod copied;
 pub mod native;
 pub mod python;
 mod shared;
 pub mod sleep;
 
+pub use copied::Copied;
 pub use shared::{Meter, Shared};
 
 use std::fmt;
@@ -292,16 +295,6 @@ impl Kind {
     pub fn is_typed(&self) -> bool {
         matches!(self, Self::Python { contract: Contract::Typed(_), .. })
     }
-}
-
-/// Which of the input's columns are in the results of a model with typed columns.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Copied {
-    /// The record as it came.
-    #[default]
-    All,
-    /// Its first value.
-    First,
 }
 
 /// The settings of models. Each worker has its own model.

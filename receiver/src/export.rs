@@ -81,11 +81,12 @@ impl Exporter {
         let [results, rejects] = self.files.in_form(self.form);
         // Values of these columns are not of their kind.
         let mut texts = BTreeSet::new();
+        let columns_now = |texts: &BTreeSet<_>| self.has_kinds().then(|| self.columns(texts)).transpose();
         loop {
             if let Reach::Never = self.job.await_results(1) {
                 return Ok(());
             }
-            let columns = self.has_kinds().then(|| self.columns(&texts)).transpose()?;
+            let columns = columns_now(&texts)?;
             match self
                 .write(&self.files.results, &results, columns.as_ref(), |end| self.job.await_results(end))?
             {
@@ -95,7 +96,7 @@ impl Exporter {
                     bail!("exporting {}: column {column} has no kind", results.display())
                 }
                 // The kind of a column is known from its first value on.
-                Written::Done if columns == self.has_kinds().then(|| self.columns(&texts)).transpose()? => {
+                Written::Done if columns == columns_now(&texts)? => {
                     break;
                 }
                 Written::Done => {}

@@ -110,9 +110,8 @@ pub fn check_at(path: &Path, identity: Identity) -> anyhow::Result<()> {
     }
 }
 
-/// A time since 1970 as a date and a time of day, in UTC.
-fn utc((seconds, nanoseconds): (i64, i64)) -> String {
-    let (days, of_day) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+/// The date this many days after 1970-01-01: year, month and day.
+pub fn date(days: i64) -> (i64, i64, i64) {
     // Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms": years begin in March, eras of 400 years are alike.
     let from_march = days + 719_468;
     let (era, of_era) = (from_march.div_euclid(146_097), from_march.rem_euclid(146_097));
@@ -122,6 +121,13 @@ fn utc((seconds, nanoseconds): (i64, i64)) -> String {
     let day = of_year - (153 * from_march + 2) / 5 + 1;
     let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
     let year = year_of_era + era * 400 + i64::from(month <= 2);
+    (year, month, day)
+}
+
+/// A time since 1970 as a date and a time of day, in UTC.
+fn utc((seconds, nanoseconds): (i64, i64)) -> String {
+    let (days, of_day) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+    let (year, month, day) = date(days);
     let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}.{nanoseconds:09} UTC")
 }

@@ -79,7 +79,7 @@ impl Converted {
     /// Reads a file with a table, which may be at an address. Also returns the declared types of its columns.
     ///
     /// # Errors
-    /// The child cannot be started, or the file is not one that it can read.
+    /// The child cannot be started, or cannot read the file.
     pub(super) fn table(formats: &Path, path: &Path) -> anyhow::Result<Table> {
         let mut command = Command::new(formats);
         command.arg("table").arg("--").arg(path).env(LIFELINE, QUIET);

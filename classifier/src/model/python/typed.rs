@@ -111,28 +111,6 @@ impl Known {
     }
 }
 
-impl Copied {
-    /// The part of a well-formed record that is copied.
-    fn of(self, record: &[u8]) -> &[u8] {
-        if self == Self::All {
-            return record;
-        }
-        let mut at = 0;
-        if record.starts_with(b"\"") {
-            at = 1;
-            while let Some(quote) = memchr::memchr(b'"', &record[at..]) {
-                at += quote + 1;
-                if record.get(at) != Some(&b'"') {
-                    break;
-                }
-                at += 1;
-            }
-        }
-        let end = memchr::memchr(b',', &record[at..]).map_or(record.len(), |comma| at + comma);
-        &record[..end]
-    }
-}
-
 impl<'a> Values<'a> {
     /// Reads a column of this many values, and removes it from `rest`.
     fn read(encoding: Encoding, rows: usize, rest: &mut &'a [u8]) -> anyhow::Result<Self> {

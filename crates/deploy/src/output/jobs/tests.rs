@@ -1,5 +1,7 @@
 use super::*;
+use crate::job_id::Deciding;
 use protocol::result_files::{RESULTS, TYPED_RESULTS};
+use protocol::results::Summary;
 
 fn record(id: &str, second: u32) -> Record {
     Record {

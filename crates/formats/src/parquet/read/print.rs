@@ -26,15 +26,7 @@ pub(super) fn text(value: &[u8], out: &mut Vec<u8>) -> bool {
 
 /// Appends the date this many days after 1970-01-01.
 pub(super) fn date(days: i64, out: &mut Vec<u8>) {
-    // Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms": years begin in March, eras of 400 years are alike.
-    let from_march = days + 719_468;
-    let (era, of_era) = (from_march.div_euclid(146_097), from_march.rem_euclid(146_097));
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let from_march = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    let (year, month, day) = records::identity::date(days);
     if year < 0 {
         out.push(b'-');
     }
