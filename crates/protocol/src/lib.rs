@@ -10,6 +10,7 @@
 //! | [`token`] | the job token, which every port requires |
 //! | [`checkpoint`] | the receiver's checkpoint file |
 //! | [`conversion`] | what the program `formats` writes while it reads an input |
+//! | [`signed`] | signed requests to S3 |
 //! | [`result_files`] | the files that a job writes |
 //! | [`hash`] | SHA-256: of streams, in hexadecimal, and shortened |
 //! | [`ports`] | default ports |
@@ -24,6 +25,7 @@ pub mod rejects;
 pub mod result_files;
 pub mod results;
 pub mod schema;
+pub mod signed;
 mod temporary;
 pub mod token;
 
