@@ -1,6 +1,8 @@
-//! Writes results and rejects in another form while results arrive. The program `formats` does so, as a child of this one.
+//! Writes results and rejects in another form, and uploads them, while results arrive. The program `formats` does so, as a child
+//! of this one.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{BufReader, ErrorKind};
 use std::os::unix::fs::FileExt;
@@ -12,7 +14,7 @@ use std::thread::JoinHandle;
 use anyhow::{Context, anyhow, bail};
 use columns::ColumnType;
 use files::{read_if_there, remove_if_there, sync_folder};
-use process::lifeline::LIFELINE;
+use process::lifeline::{LIFELINE, QUIET};
 use protocol::conversion::{self, Columns, Kind, Piece};
 use protocol::result_files::{Form, ResultFiles};
 use protocol::schema::{Column, Kept};
@@ -24,15 +26,34 @@ const PIECE: u64 = 1 << 20;
 /// The columns of the rejects.
 const REJECTS: [(&str, Kind); 3] = [("row", Kind::Int64), ("reason", Kind::Text), ("record", Kind::Text)];
 
+/// What becomes of results and rejects, besides the plain files.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// A form to write them in.
+    pub form: Option<Form>,
+    /// Where to upload them, in that form, and the summary.
+    pub upload: Option<Upload>,
+    /// The program that does this.
+    pub formats: PathBuf,
+}
+
+/// Where to upload files.
+#[derive(Debug, Clone)]
+pub struct Upload {
+    /// The addresses of objects without their names, as `s3://bucket/folder/`.
+    pub prefix: String,
+    /// The file with signed requests for them.
+    pub signed: PathBuf,
+}
+
 /// The export of a job.
 pub struct Export {
+    exporter: Arc<Exporter>,
     thread: JoinHandle<anyhow::Result<()>>,
 }
 
 struct Exporter {
-    form: Form,
-    /// The program.
-    formats: PathBuf,
+    settings: Settings,
     files: ResultFiles,
     job: Arc<Job>,
 }
@@ -51,34 +72,41 @@ impl Export {
     ///
     /// # Errors
     /// No thread can be started.
-    pub fn start(form: Form, formats: &Path, files: &ResultFiles, job: &Arc<Job>) -> anyhow::Result<Self> {
-        let exporter =
-            Exporter { form, formats: formats.to_owned(), files: files.clone(), job: Arc::clone(job) };
+    pub fn start(settings: Settings, files: &ResultFiles, job: &Arc<Job>) -> anyhow::Result<Self> {
+        let exporter = Arc::new(Exporter { settings, files: files.clone(), job: Arc::clone(job) });
+        let running = Arc::clone(&exporter);
         let run = move || {
-            let exported = exporter.run();
+            let exported = running.run();
             if let Err(error) = &exported {
-                exporter.remove_parts();
+                running.remove_parts();
                 // Now, and not after the last row. What is durable stays, and another try goes on with it.
-                exporter.job.fail(format!("{error:#}"), false);
+                running.job.fail(format!("{error:#}"), false);
             }
             exported
         };
         let thread = std::thread::Builder::new().name("export".into()).spawn(run);
-        Ok(Self { thread: thread.context("starting a thread")? })
+        Ok(Self { exporter, thread: thread.context("starting a thread")? })
     }
 
-    /// Waits until all is exported.
+    /// Waits until all is exported, of a job that is done. Objects are completed last, the summary after the others.
     ///
     /// # Errors
-    /// A file cannot be read or written.
+    /// A file cannot be read, written or uploaded.
     pub fn finish(self) -> anyhow::Result<()> {
-        self.thread.join().map_err(|_| anyhow!("the thread that exports has panicked"))?
+        self.thread.join().map_err(|_| anyhow!("the thread that exports has panicked"))??;
+        if self.exporter.settings.upload.is_none() {
+            return Ok(());
+        }
+        let summary = &self.exporter.files.summary;
+        self.exporter.export_whole(summary, summary, None)?;
+        let [results, rejects] = self.exporter.exported();
+        [&rejects, &results, summary].into_iter().try_for_each(|file| self.exporter.complete(file))
     }
 }
 
 impl Exporter {
     fn run(&self) -> anyhow::Result<()> {
-        let [results, rejects] = self.files.in_form(self.form);
+        let [results, rejects] = self.exported();
         // Values of these columns are not of their kind.
         let mut texts = BTreeSet::new();
         let columns_now = |texts: &BTreeSet<_>| self.has_kinds().then(|| self.columns(texts)).transpose();
@@ -87,9 +115,8 @@ impl Exporter {
                 return Ok(());
             }
             let columns = columns_now(&texts)?;
-            match self
-                .write(&self.files.results, &results, columns.as_ref(), |end| self.job.await_results(end))?
-            {
+            let reach = |end| self.job.await_results(end);
+            match self.export(&self.files.results, &results, columns.as_ref(), reach)? {
                 Written::Never => return Ok(()),
                 Written::Misfit(column) if texts.insert(column) => {}
                 Written::Misfit(column) => {
@@ -102,23 +129,32 @@ impl Exporter {
                 Written::Done => {}
             }
         }
-        let length = std::fs::metadata(&self.files.rejects)
-            .with_context(|| format!("reading {}", self.files.rejects.display()))?
-            .len();
         let columns = REJECTS.map(|(name, kind)| (name.to_owned(), kind)).to_vec();
         let columns = self.has_kinds().then_some(Columns { columns, has_header: true });
-        let all = |end| if end <= length { Reach::Durable } else { Reach::Last(length) };
-        let written = self.write(&self.files.rejects, &rejects, columns.as_ref(), all)?;
-        let Written::Done = written else { bail!("exporting the rejects to {}", rejects.display()) };
+        self.export_whole(&self.files.rejects, &rejects, columns.as_ref())?;
+        if self.settings.form.is_none() {
+            return Ok(());
+        }
         for path in [&results, &rejects] {
             std::fs::rename(part(path), path).with_context(|| format!("renaming to {}", path.display()))?;
         }
         sync_folder(&results).context("syncing the folder of the results")
     }
 
+    /// Results and rejects, in their form.
+    fn exported(&self) -> [PathBuf; 2] {
+        match self.settings.form {
+            Some(form) => self.files.in_form(form),
+            None => [self.files.results.clone(), self.files.rejects.clone()],
+        }
+    }
+
     /// Removes what cannot be used, since it takes space.
     fn remove_parts(&self) {
-        for path in self.files.in_form(self.form) {
+        if self.settings.form.is_none() {
+            return;
+        }
+        for path in self.exported() {
             if let Err(error) = remove_if_there(&part(&path)) {
                 tracing::warn!("{error:#}");
             }
@@ -126,7 +162,7 @@ impl Exporter {
     }
 
     fn has_kinds(&self) -> bool {
-        self.form == Form::Parquet
+        self.settings.form == Some(Form::Parquet)
     }
 
     /// The columns of the durable results.
@@ -151,46 +187,76 @@ impl Exporter {
         Ok(Columns { columns: columns.collect(), has_header: kept.schema.header.is_some() })
     }
 
-    /// Writes a file, as far as it reaches, to the partial file of `to`.
-    fn write(
+    /// Exports a file that is complete.
+    fn export_whole(&self, from: &Path, to: &Path, columns: Option<&Columns>) -> anyhow::Result<()> {
+        let length = std::fs::metadata(from).with_context(|| format!("reading {}", from.display()))?.len();
+        let all = |end| if end <= length { Reach::Durable } else { Reach::Last(length) };
+        match self.export(from, to, columns, all)? {
+            Written::Done => Ok(()),
+            _ => bail!("exporting {} to {}", from.display(), to.display()),
+        }
+    }
+
+    /// Exports a file, as far as it reaches: writes it to the partial file of `to` if that is another one, and uploads that.
+    fn export(
         &self,
         from: &Path,
         to: &Path,
         columns: Option<&Columns>,
         reach: impl Fn(u64) -> Reach,
     ) -> anyhow::Result<Written> {
-        let to = part(to);
-        let mut command = Command::new(&self.formats);
-        command.args(["write", "--form", &self.form.to_string(), "--output"]).arg(&to);
+        let mut command = Command::new(&self.settings.formats);
+        let written = (from != to).then(|| part(to));
+        match (&written, self.settings.form) {
+            (Some(part), Some(form)) => {
+                command.args(["write", "--form", &form.to_string(), "--output"]).arg(part)
+            }
+            _ => command.arg("upload").arg(from),
+        };
+        command.args(self.object(to));
         // Its standard input has pieces, and ends with this process.
-        command.env_remove(LIFELINE).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let child = command.spawn().with_context(|| format!("starting {}", self.formats.display()))?;
-        let mut child = Ended(child);
+        command.env_remove(LIFELINE);
+        let mut child = self.start(command)?;
         let file = File::open(from).with_context(|| format!("reading {}", from.display()))?;
-        match child.feed(&file, columns, reach) {
+        match child.feed(&file, columns, written.is_some(), reach) {
             // It says why.
             Err(error) if error.downcast_ref::<std::io::Error>().is_some_and(is_closed) => {}
             Err(error) => return Err(error.context(format!("exporting {}", from.display()))),
             Ok(true) => {}
             Ok(false) => {
                 drop(child);
-                remove_if_there(&to)?;
+                written.iter().try_for_each(|part| remove_if_there(part))?;
                 return Ok(Written::Never);
             }
         }
-        let stdout = child.0.stdout.take().context("the child has no standard output")?;
-        let exporting = || format!("exporting {} to {}", from.display(), to.display());
-        match conversion::read(BufReader::new(stdout)) {
-            Ok(Piece::Done) => Ok(Written::Done),
-            Ok(Piece::Misfit(column)) => Ok(Written::Misfit(column as usize)),
-            Ok(Piece::Failed(reason)) => Err(anyhow!(reason)).with_context(exporting),
-            Ok(_) => Err(anyhow!("the program did not say how it ended")).with_context(exporting),
-            Err(_) => {
-                let _ = child.0.kill();
-                let status = child.0.wait().context("waiting for the program")?;
-                Err(anyhow!("the program that writes the form has ended ({status})")).with_context(exporting)
-            }
-        }
+        child.outcome().with_context(|| match (&written, &self.settings.upload) {
+            (Some(part), _) => format!("exporting {} to {}", from.display(), part.display()),
+            (None, _) => format!("uploading {}", from.display()),
+        })
+    }
+
+    /// Completes the object of an exported file.
+    fn complete(&self, file: &Path) -> anyhow::Result<()> {
+        let mut command = Command::new(&self.settings.formats);
+        command.arg("complete").args(self.object(file)).env(LIFELINE, QUIET);
+        self.start(command)?.outcome()?;
+        Ok(())
+    }
+
+    /// The arguments for the object of an exported file; none if it is not uploaded.
+    fn object(&self, file: &Path) -> Vec<OsString> {
+        let Some(Upload { prefix, signed }) = &self.settings.upload else { return Vec::new() };
+        let mut address = OsString::from(prefix);
+        address.push(file.file_name().unwrap_or_default());
+        let notes = file.with_added_extension("uploaded").into_os_string();
+        let named = [("--object", address), ("--signed", signed.into()), ("--notes", notes)];
+        named.into_iter().flat_map(|(name, value)| [name.into(), value]).collect()
+    }
+
+    fn start(&self, mut command: Command) -> anyhow::Result<Ended> {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let starting = || format!("starting {}", self.settings.formats.display());
+        command.spawn().map(Ended).with_context(starting)
     }
 }
 
@@ -206,11 +272,13 @@ fn part(path: &Path) -> PathBuf {
 struct Ended(Child);
 
 impl Ended {
-    /// Gives the child a file's bytes as far as they reach. Returns `false` if there will be no end of them.
+    /// Tells the child how far a file reaches, and gives it the bytes if it `wants` them. Returns `false` if there will be no end
+    /// of them.
     fn feed(
         &mut self,
         file: &File,
         columns: Option<&Columns>,
+        wants: bool,
         reach: impl Fn(u64) -> Reach,
     ) -> anyhow::Result<bool> {
         let mut stdin = self.0.stdin.take().context("the child has no standard input")?;
@@ -226,13 +294,32 @@ impl Ended {
                 Reach::Last(_) => break,
                 Reach::Never => return Ok(false),
             };
-            bytes.resize(length as usize, 0);
-            file.read_exact_at(&mut bytes, begin)?;
+            if wants {
+                bytes.resize(length as usize, 0);
+                file.read_exact_at(&mut bytes, begin)?;
+            }
             begin += length;
             conversion::write_bytes(&mut stdin, begin, &bytes)?;
         }
         conversion::write_end(&mut stdin, Ok(()))?;
         Ok(true)
+    }
+
+    /// Waits until the child says how it has ended.
+    fn outcome(mut self) -> anyhow::Result<Written> {
+        let stdout = self.0.stdout.take().context("the child has no standard output")?;
+        match conversion::read(BufReader::new(stdout)) {
+            Ok(Piece::Done) => Ok(Written::Done),
+            Ok(Piece::Misfit(column)) => Ok(Written::Misfit(column as usize)),
+            Ok(Piece::Failed(reason)) => Err(anyhow!(reason)),
+            Ok(_) => Err(anyhow!("the program did not say how it ended")),
+            Err(_) => {
+                // It may have ended, which is as good.
+                let _ = self.0.kill();
+                let status = self.0.wait().context("waiting for the program")?;
+                Err(anyhow!("the program has ended ({status})"))
+            }
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use protocol::result_files::{Form, ResultFiles};
 use protocol::results::Outcome;
 use protocol::token::Token;
 use receiver::archive::Archive;
-use receiver::export::Export;
+use receiver::export::{self, Export, Upload};
 use receiver::job::End;
 use receiver::server::{Server, Settings};
 use receiver::store::Finished;
@@ -52,7 +52,13 @@ struct Args {
     /// Also write results and rejects in this form beside them, while they arrive: gz, zst or parquet
     #[arg(long, value_name = "FORM", requires = "output", requires = "formats")]
     form: Option<Form>,
-    /// The program that writes them
+    /// Also upload results, rejects and summary to S3, below this address (s3://BUCKET/FOLDER/)
+    #[arg(long, value_name = "PREFIX", requires = "output", requires = "formats", requires = "signed")]
+    upload: Option<String>,
+    /// The file with the signed requests for that
+    #[arg(long, value_name = "FILE")]
+    signed: Option<PathBuf>,
+    /// The program that writes forms and uploads
     #[arg(long, value_name = "PROGRAM")]
     formats: Option<PathBuf>,
     /// A file with the job's token; peers without it are refused
@@ -108,8 +114,12 @@ fn run(args: Args) -> anyhow::Result<ExitCode> {
         Some((path, files)) => Some(Archive::start(&path, files, server.job())?),
         None => None,
     };
-    let export = match (args.form, &args.formats, files.as_ref()) {
-        (Some(form), Some(formats), Some(files)) => Some(Export::start(form, formats, files, server.job())?),
+    let upload = args.upload.zip(args.signed).map(|(prefix, signed)| Upload { prefix, signed });
+    let export = match (args.formats, files.as_ref()) {
+        (Some(formats), Some(files)) if args.form.is_some() || upload.is_some() => {
+            let settings = export::Settings { form: args.form, upload, formats };
+            Some(Export::start(settings, files, server.job())?)
+        }
         _ => None,
     };
     let (end, finished) = server.run(listener);

@@ -68,6 +68,9 @@ struct Args {
     /// The program that reads other encodings, zstd and Parquet
     #[arg(long, value_name = "PROGRAM")]
     formats: Option<PathBuf>,
+    /// The file with signed requests for inputs at S3 (s3://BUCKET/KEY)
+    #[arg(long, value_name = "FILE", requires = "formats")]
+    signed: Option<PathBuf>,
     /// Send the types of columns, for a model that gets typed ones: infer, strings, or COLUMN=TYPE,… with the others inferred.
     /// They are inferred from the whole file; of other inputs, from the first 1,000 rows, or those of ten seconds
     #[arg(long, value_name = "TYPES")]
@@ -117,7 +120,7 @@ fn run(args: Args) -> anyhow::Result<()> {
     let expected = args.identity.or(before.and_then(|ready| ready.input));
     let (delimiter, quote, comment) = (&args.delimiter, &args.quote, &args.comment);
     let declared = Declared::parse(delimiter.as_deref(), quote.as_deref(), comment.as_deref())?;
-    let reading = Reading { declared, encoding: args.encoding, formats: args.formats };
+    let reading = Reading { declared, encoding: args.encoding, formats: args.formats, signed: args.signed };
     let mut input: Box<dyn Input> = match (&args.input[..], args.lines) {
         ([path], _) => one_input(path, reading, expected.as_deref())?,
         ([], Some(lines)) => Box::new(Fake::new(args.seed, lines)),

@@ -8,6 +8,7 @@ pub(crate) mod job_args;
 pub(crate) mod jobs;
 pub(crate) mod lab;
 mod model_name;
+mod result_args;
 pub(crate) mod run_locally;
 pub(crate) mod setup;
 pub(crate) mod test;

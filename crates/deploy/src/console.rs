@@ -51,7 +51,7 @@ pub fn count(n: u64) -> String {
 }
 
 /// A number of rows, with the noun.
-pub(crate) fn rows(n: u64) -> String {
+pub fn rows(n: u64) -> String {
     format!("{} {}", count(n), if n == 1 { "row" } else { "rows" })
 }
 

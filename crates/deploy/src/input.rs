@@ -9,8 +9,8 @@ use anyhow::{Context, bail, ensure};
 use records::format::{Format, is_address, shown};
 use records::identity::Guard;
 
-use crate::console;
 use crate::options::Reading;
+use crate::{console, objects};
 
 /// Checks that inputs exist, before anything is built or started. Does not open them, since a pipe must not be opened twice.
 ///
@@ -80,8 +80,8 @@ pub fn identity(paths: &[PathBuf]) -> anyhow::Result<String> {
     Ok(records::identity::of_all(&identities, protocol::hash::short_hex))
 }
 
-/// The files that are meant by what the user gave: a file or stream, a folder of files, or a pattern such as `data/*.csv`. Those
-/// of a folder or pattern are in natural order, in which `2.csv` is before `10.csv`.
+/// The files that are meant by what the user gave: a file or stream, a folder of files (also of objects), or a pattern such as
+/// `data/*.csv`. Those of a folder or pattern are in natural order, in which `2.csv` is before `10.csv`.
 ///
 /// # Errors
 /// A folder or pattern has no file, or cannot be read.
@@ -89,7 +89,9 @@ pub fn expand(given: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
     let mut all = Vec::new();
     for path in given {
         let text = path.to_string_lossy();
-        let mut found: Vec<PathBuf> = if is_address(path) {
+        let mut found: Vec<PathBuf> = if objects::is_folder(path) {
+            objects::list(path)?
+        } else if is_address(path) {
             all.push(path.clone());
             continue;
         } else if path.is_dir() {
@@ -108,7 +110,7 @@ pub fn expand(given: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
         let is_hidden = |path: &Path| {
             path.file_name().is_some_and(|name| [b'.', b'_'].contains(&name.as_encoded_bytes()[0]))
         };
-        found.retain(|path| path.is_file() && !is_hidden(path));
+        found.retain(|path| (is_address(path) || path.is_file()) && !is_hidden(path));
         ensure!(!found.is_empty(), "the input {text} has no files");
         found.sort_by_key(|path| natural(path));
         let mut plain = BTreeSet::new();

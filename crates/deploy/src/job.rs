@@ -26,6 +26,7 @@ use records::format::is_address;
 use telemetry::job::Description;
 
 use crate::host::{Host, arg};
+use crate::objects::{Prefix, Signatures};
 use crate::options::{self, Reading};
 pub(crate) use failure::in_own_words;
 pub use hub::{HUB, Hub};
@@ -52,7 +53,7 @@ pub struct Job {
     pub results: PathBuf,
     /// The archive of results, rejects and summary; `None` to pack none.
     pub archive: Option<PathBuf>,
-    /// Another form for results and rejects.
+    /// What becomes of results and rejects, besides the plain files.
     pub export: Option<Export>,
     /// The folder for ready files.
     pub run_folder: PathBuf,
@@ -67,11 +68,14 @@ pub struct Job {
     pub description: Description,
 }
 
-/// A form for results and rejects, beside the plain files.
+/// What becomes of results and rejects, besides the plain files. The paths are on the metrics host.
 #[derive(Debug, Clone)]
 pub struct Export {
-    pub form: Form,
-    /// The program that writes it, on the metrics host.
+    /// A form for them.
+    pub form: Option<Form>,
+    /// Where they are uploaded, and the file with the signed requests for that.
+    pub upload: Option<(Prefix, PathBuf)>,
+    /// The program that does this.
     pub formats: PathBuf,
 }
 
@@ -154,19 +158,20 @@ pub struct Hosts<'a> {
     pub classifiers: Vec<&'a dyn Host>,
 }
 
-/// Called when the source asks for its first row.
-pub type WhenBegun<'a> = &'a dyn Fn() -> anyhow::Result<()>;
+/// What a command does besides, while it runs a job.
+#[derive(Default)]
+pub struct Beside<'a> {
+    /// Called when the source asks for its first row.
+    pub when_begun: Option<&'a dyn Fn() -> anyhow::Result<()>>,
+    /// Signatures to renew.
+    pub signatures: Option<Signatures<'a>>,
+}
 
 /// Runs a job until its results are durable and, if requested, packed. Its programs report to the hub, if there is one.
 ///
 /// # Errors
 /// A program failed (the error has its last lines), or the user interrupted.
-pub fn run(
-    job: &Job,
-    hosts: &Hosts<'_>,
-    hub: Option<&Hub>,
-    when_begun: Option<WhenBegun<'_>>,
-) -> anyhow::Result<Times> {
+pub fn run(job: &Job, hosts: &Hosts<'_>, hub: Option<&Hub>, beside: Beside<'_>) -> anyhow::Result<Times> {
     let mut launcher = Launcher::new(job, hub);
     let results = launcher.receiver(hosts.metrics)?;
     let forming = Instant::now();
@@ -174,7 +179,7 @@ pub fn run(
     let forming = forming.elapsed();
     let sender = launcher.sender(hosts.metrics, rows)?;
     let mut programs = launcher.programs;
-    if let Some(act) = when_begun {
+    if let Some(act) = beside.when_begun {
         programs.await_ready(sender)?;
         act()?;
     }
@@ -185,7 +190,7 @@ pub fn run(
         page: hub.and_then(Hub::page),
         lifetime: job.lifetime.as_ref(),
     };
-    let packing = programs.watch(hosts.metrics, &results, &watched)?;
+    let packing = programs.watch(hosts.metrics, &results, &watched, beside.signatures)?;
     Ok(Times { forming, packing })
 }
 
@@ -193,12 +198,12 @@ pub fn run(
 ///
 /// # Errors
 /// As [`run`].
-pub fn pack(job: &Job, metrics: &dyn Host) -> anyhow::Result<Duration> {
+pub fn pack(job: &Job, metrics: &dyn Host, signatures: Option<Signatures<'_>>) -> anyhow::Result<Duration> {
     let start = Instant::now();
     let mut launcher = Launcher::new(job, None);
     let results = launcher.receiver(metrics)?;
     let watched = Watched { rows: None, packs: true, token: Some(&job.token), page: None, lifetime: None };
-    launcher.programs.watch(metrics, &results, &watched)?;
+    launcher.programs.watch(metrics, &results, &watched, signatures)?;
     Ok(start.elapsed())
 }
 
@@ -209,10 +214,15 @@ pub type Found<'a> = Vec<Program<'a>>;
 ///
 /// # Errors
 /// As [`run`].
-pub fn attach(metrics: &dyn Host, found: Found<'_>, watched: &Watched<'_>) -> anyhow::Result<Duration> {
+pub fn attach(
+    metrics: &dyn Host,
+    found: Found<'_>,
+    watched: &Watched<'_>,
+    signatures: Option<Signatures<'_>>,
+) -> anyhow::Result<Duration> {
     let mut programs = Programs { running: found, has_begun: true };
     let results = programs.await_address(0, "results", options::ready_time(&[]))?;
-    programs.watch(metrics, &results, watched)
+    programs.watch(metrics, &results, watched, signatures)
 }
 
 /// Durations that the job's summary does not have.

@@ -8,6 +8,7 @@
 //! | [`host`] | the trait of machines that run programs, and this machine |
 //! | [`input`] | checks of an input before a job starts |
 //! | [`locally`] | a whole job on this machine |
+//! | [`objects`] | objects of S3 that a job reads or writes |
 //! | [`output`] | the output folder: its lock, and the folders of its jobs |
 //! | `job_id` | names a job by what decides its results |
 //! | `notify` | tells a program of the user's how a job ended |
@@ -30,6 +31,7 @@ mod job_id;
 pub mod keys;
 pub mod locally;
 mod notify;
+pub mod objects;
 pub mod options;
 pub mod output;
 pub mod project;

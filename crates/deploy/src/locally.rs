@@ -2,6 +2,8 @@
 
 mod before;
 mod checks;
+mod objects;
+mod prepared;
 mod shown;
 
 use std::cell::{Cell, RefCell};
@@ -10,23 +12,24 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow, ensure};
-use protocol::result_files::{ARCHIVE, Form, REPORT, results_name};
+use anyhow::{Context, ensure};
+use protocol::result_files::{ARCHIVE, REPORT, results_name};
 use protocol::results::Summary;
-use records::format::is_address;
+use records::format::{is_address, is_object};
 
-use crate::host::Host;
 use crate::host::local::Local;
 use crate::input::{check_inputs, checked_identity, identity, needs_formats, show_hints};
-use crate::job::{self, Export, Hosts, Hub, Input, Job, Times};
+use crate::job::{Export, Hub, Input};
 use crate::notify::{Ending, notify};
-use crate::options::{self, JobOptions, Rows, refuse_unnamed_model, threads_each};
-use crate::output::{JobFolder, Jobs, State, lock, lock_within};
+use crate::options::{JobOptions, ResultOptions, Rows, refuse_unnamed_model};
+use crate::output::{JobFolder, Jobs, lock, lock_within};
 use crate::{console, exit, interrupt, project};
 pub use before::Before;
 use before::Found;
 use checks::{check, refuse_to_replace, same};
-use shown::{already_done, describe, show, show_model_logs};
+use objects::Objects;
+use prepared::Prepared;
+use shown::{already_done, describe};
 
 /// The most worker threads in a classifier.
 const MAX_THREADS: usize = 1024;
@@ -47,8 +50,6 @@ pub struct LocalJob {
     /// The folder for the programs' logs.
     pub log: PathBuf,
     pub hub: HubMode,
-    /// The form of results and rejects, if not plain text.
-    pub form: Option<Form>,
     /// Also pack the results to an archive beside them.
     pub pack: bool,
     /// Fail if there are rejects.
@@ -95,6 +96,10 @@ impl LocalJob {
                 Ok(Input::Files { paths: paths.to_vec(), identity, reading })
             }
         }
+    }
+
+    fn reads_objects(&self) -> bool {
+        self.job.rows.paths().iter().any(|path| is_object(path))
     }
 
     fn model(&self) -> &str {
@@ -179,14 +184,20 @@ fn run_until_done(args: &LocalJob, progress: &Progress) -> anyhow::Result<u8> {
         paths.iter().try_for_each(|path| refuse_to_replace(path, &output))?;
     }
     let programs = project::build_programs()?;
-    let export = match args.form {
-        Some(form) => Some(Export { form, formats: project::build_formats()? }),
-        None => None,
+    let mut objects = Objects::prepare(args)?;
+    let signed = objects.as_ref().map(|objects| objects.signed().to_owned());
+    let ResultOptions { form, upload } = args.job.results.clone();
+    let export = match args.job.results.is_plain() {
+        true => None,
+        false => {
+            Some(Export { form, upload: upload.zip(signed.clone()), formats: project::build_formats()? })
+        }
     };
     if let Some(reading) = input.reading_mut()
         && needs_formats(args.job.rows.paths(), reading)?
     {
         reading.formats = Some(project::build_formats()?);
+        reading.signed = signed.filter(|_| args.reads_objects());
     }
     // Building the programs does not count as time of the job.
     let start = Instant::now();
@@ -205,6 +216,7 @@ fn run_until_done(args: &LocalJob, progress: &Progress) -> anyhow::Result<u8> {
         threads <= MAX_THREADS,
         "{threads} workers in a process are too many; the maximum is {MAX_THREADS}"
     );
+    objects.iter_mut().try_for_each(|objects| objects.sign_inputs(args))?;
     let logs = log.clone();
     let host = Local::new(programs.clone(), log, run_folder.clone());
     if matches!(input, Input::Files { .. }) {
@@ -218,13 +230,14 @@ fn run_until_done(args: &LocalJob, progress: &Progress) -> anyhow::Result<u8> {
     }
     let jobs = Jobs::of(&output);
     jobs.tidy()?;
-    jobs.check_room(args.results_name(), args.form)?;
+    jobs.check_room(args.results_name(), form)?;
     let types = types.as_deref();
     let (folder, is_new) = match before::find(args, &jobs, &input, types, &programs)? {
         Found::Done(mut folder, summary) => {
             let is_packed = !args.pack || folder.path.join(ARCHIVE).exists();
-            // Until archive and export are complete, the checkpoint stays.
-            if is_packed && folder.is_exported()? || !folder.files()?.checkpoint.exists() {
+            // Until archive, export and uploads are complete, the checkpoint stays.
+            let is_exported = folder.is_exported()? && folder.record.upload.is_none();
+            if is_packed && is_exported || !folder.files()?.checkpoint.exists() {
                 folder.note_export()?;
                 jobs.publish(&folder, folder.path.join(REPORT[0]).exists())?;
                 progress.begun.set(true);
@@ -240,19 +253,23 @@ fn run_until_done(args: &LocalJob, progress: &Progress) -> anyhow::Result<u8> {
         Found::New(folder) => (folder, true),
     };
     *progress.job.borrow_mut() = Some((input.clone(), folder.clone()));
-    let local = Locally {
+    let prepared = Prepared {
         programs,
         host,
         input: input.clone(),
         types: types.map(str::to_owned),
         export,
+        objects,
         folder: folder.clone(),
         logs,
         run_folder,
         threads,
         processes,
     };
-    let outcome = run_job(args, local, start, &jobs, progress);
+    let outcome = prepared.run(args, start, &jobs, progress);
+    if outcome.is_err() {
+        objects::abort_failed(&folder);
+    }
     if outcome.is_err() && !progress.begun.get() {
         if is_new && progress.hub.borrow().is_none() {
             *progress.job.borrow_mut() = None;
@@ -278,115 +295,6 @@ fn remove_old(args: &LocalJob, jobs: &Jobs) -> anyhow::Result<()> {
         ));
     }
     Ok(())
-}
-
-/// A job that is ready to run on this machine.
-struct Locally {
-    programs: PathBuf,
-    host: Local,
-    input: Input,
-    types: Option<String>,
-    export: Option<Export>,
-    folder: JobFolder,
-    logs: PathBuf,
-    run_folder: PathBuf,
-    /// In each process.
-    threads: usize,
-    processes: usize,
-}
-
-fn run_job(
-    args: &LocalJob,
-    local: Locally,
-    start: Instant,
-    jobs: &Jobs,
-    progress: &Progress,
-) -> anyhow::Result<u8> {
-    let Locally { programs, host, input, types, export, mut folder, logs, run_folder, threads, processes } =
-        local;
-    let files = folder.files()?;
-    let archive = args.pack.then(|| folder.path.join(ARCHIVE));
-
-    console::note(&format!(
-        "{} on {}{}, through {}",
-        describe(&input),
-        match processes {
-            1 => format!("{threads} workers"),
-            _ => format!("{} workers ({processes} processes of {threads})", processes * threads),
-        },
-        threads_each(args.model(), &args.model_args()),
-        args.model()
-    ));
-    console::note(&format!("logs       {}", logs.display()));
-    let token_file = run_folder.join("token");
-    let token = job::make_token()?;
-    token.save(&token_file)?;
-    let (input_words, output_words) = (describe(&input), args.output.display().to_string());
-    let description =
-        options::describe(args.model(), &args.model_args(), input_words, output_words, threads * processes);
-    let job = Job {
-        input,
-        types,
-        model_args: args.model_args(),
-        workers: threads,
-        environment: args.job.environment.clone(),
-        results: files.results.clone(),
-        archive: archive.clone(),
-        export,
-        run_folder,
-        token,
-        token_file: token_file.clone(),
-        max_rejects: args.job.max_rejects,
-        lifetime: None,
-        description,
-    };
-    let hosts = Hosts { metrics: &host, classifiers: vec![&host as &dyn Host; processes] };
-    let hub = if args.hub == HubMode::None { None } else { Hub::start(&job, &host, &folder.path)? };
-    let when_begun = || {
-        progress.begun.set(true);
-        Ok(())
-    };
-    let outcome = match folder.state()? {
-        State::Done(_) => job::pack(&job, &host).map(|packing| Times { forming: Duration::ZERO, packing }),
-        _ => job::run(&job, &hosts, hub.as_ref(), Some(&when_begun)),
-    };
-    if progress.begun.get() {
-        let changes = before::note_changes(args, &mut folder, &job.input, job.types.as_deref(), &programs);
-        if let Err(error) = changes {
-            console::note(&format!("{error:#}"));
-        }
-    }
-    // Only restarted programs read the token again; the hub that stays does not need it.
-    let removed = std::fs::remove_file(&token_file);
-    let summary = outcome.and_then(|times| {
-        removed.with_context(|| format!("removing the job token {}", token_file.display()))?;
-        let State::Done(summary) = folder.state()? else {
-            return Err(anyhow!(
-                "the job's programs have ended, but {} is not complete",
-                folder.path.display()
-            ));
-        };
-        folder.note_export()?;
-        jobs.publish(&folder, hub.is_some())?;
-        let code = show(args, &folder, &summary, start.elapsed())?;
-        *progress.summary.borrow_mut() = Some(summary);
-        if archive.is_some() {
-            let (seconds, path) = (times.packing.as_secs_f64(), args.output.join(ARCHIVE));
-            console::data(&format!(
-                "packed     {seconds:.2} s after the last results, to {}",
-                path.display()
-            ));
-        }
-        // The job is done, whatever comes of this.
-        if let Err(error) = show_model_logs(&host, processes) {
-            console::note(&format!("{error:#}"));
-        }
-        Ok(code)
-    });
-    if args.hub == HubMode::Keep {
-        *progress.hub.borrow_mut() = hub.map(|hub| (hub, host));
-    }
-    summary
 }
 
 fn cores() -> usize {

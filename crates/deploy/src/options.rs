@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use protocol::rejects::MostRejects;
+use protocol::result_files::Form;
 use records::{BadDialect, Declared};
 use serde::{Deserialize, Serialize};
 use telemetry::job::Description;
 
 use crate::host::arg;
+use crate::objects::Prefix;
 
 const CHUNK_SIZE: &str = "--chunk-size";
 const CONTRACT: &str = "--contract";
@@ -56,6 +58,8 @@ pub struct Reading {
     pub encoding: Option<String>,
     /// The program `formats` where the sender runs, if the input needs it.
     pub formats: Option<PathBuf>,
+    /// The file with signed requests there, if some of the input is at S3.
+    pub signed: Option<PathBuf>,
 }
 
 impl Reading {
@@ -69,14 +73,15 @@ impl Reading {
 
     /// The sender's arguments.
     pub fn to_args(&self) -> Vec<String> {
-        let Self { delimiter, quote, comment, encoding, formats } = self.clone();
-        let formats = formats.map(|path| arg(&path));
+        let Self { delimiter, quote, comment, encoding, formats, signed } = self.clone();
+        let (formats, signed) = (formats.map(|path| arg(&path)), signed.map(|path| arg(&path)));
         let all = [
             ("--delimiter", delimiter),
             ("--quote", quote),
             ("--comment", comment),
             ("--encoding", encoding),
             ("--formats", formats),
+            ("--signed", signed),
         ];
         all.into_iter().filter_map(|(flag, value)| Some(format!("{flag}={}", value?))).collect()
     }
@@ -103,6 +108,23 @@ pub struct JobOptions {
     pub workers: Option<u16>,
     /// Variables for all programs, such as `RUST_LOG`.
     pub environment: BTreeMap<String, String>,
+    pub results: ResultOptions,
+}
+
+/// What becomes of results and rejects.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResultOptions {
+    /// Their form, if not plain text.
+    pub form: Option<Form>,
+    /// Where they and the summary are uploaded, too.
+    pub upload: Option<Prefix>,
+}
+
+impl ResultOptions {
+    /// Whether they are only plain files.
+    pub fn is_plain(&self) -> bool {
+        self.form.is_none() && self.upload.is_none()
+    }
 }
 
 /// A model's settings.

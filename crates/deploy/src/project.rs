@@ -76,14 +76,22 @@ pub fn build_program(name: &str) -> anyhow::Result<PathBuf> {
 
 /// Builds the program that reads and writes what is no plain CSV; returns its path.
 pub fn build_formats() -> anyhow::Result<PathBuf> {
-    const FORMATS: &str = "formats";
-    if std::env::var_os(PREBUILT).is_none() && !release_folder()?.join(FORMATS).exists() {
-        console::note(
-            "this job needs the program for zstd, Parquet and other encodings; the first time, it is compiled, which \
-             takes a minute or two",
-        );
+    build_when_needed("formats", "zstd, Parquet, addresses and other encodings")
+}
+
+/// Builds the program that signs requests to S3; returns its path.
+pub fn build_s3() -> anyhow::Result<PathBuf> {
+    build_when_needed("s3", "S3")
+}
+
+/// Builds a program that most jobs do not need, and says so the first time.
+fn build_when_needed(name: &str, what: &str) -> anyhow::Result<PathBuf> {
+    if std::env::var_os(PREBUILT).is_none() && !release_folder()?.join(name).exists() {
+        console::note(&format!(
+            "this job needs the program for {what}; the first time, it is compiled, which takes a minute or two"
+        ));
     }
-    build_program(FORMATS)
+    build_program(name)
 }
 
 /// Prints a call of cargo, and returns it.

@@ -7,7 +7,9 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use formats::address::Address;
 use formats::output::{self, Written};
+use formats::upload::{self, Target};
 use formats::{remote, table, text};
 use protocol::conversion;
 use protocol::result_files::Form;
@@ -33,17 +35,61 @@ enum Command {
         #[arg(long, value_name = "NAME")]
         encoding: Option<String>,
     },
-    /// Fetch a file from an HTTP address
-    Fetch { address: String },
-    /// Turn a file with a table into a CSV; it may be at an HTTP address
-    Table { path: PathBuf },
+    /// Fetch a file from an HTTP address, or an object from S3
+    Fetch {
+        address: String,
+        /// The file with the signed requests for objects
+        #[arg(long, value_name = "FILE")]
+        signed: Option<PathBuf>,
+    },
+    /// Turn a file with a table into a CSV; it may be at an address
+    Table {
+        path: PathBuf,
+        /// The file with the signed requests for objects
+        #[arg(long, value_name = "FILE")]
+        signed: Option<PathBuf>,
+    },
     /// Write results, which standard input has in pieces, in another form
     Write {
         #[arg(long)]
         form: Form,
         #[arg(long, value_name = "FILE")]
         output: PathBuf,
+        #[command(flatten)]
+        target: Option<ObjectArgs>,
     },
+    /// Upload a file while it grows to the length that standard input says
+    Upload {
+        path: PathBuf,
+        #[command(flatten)]
+        target: ObjectArgs,
+    },
+    /// Complete an object that was uploaded
+    Complete {
+        #[command(flatten)]
+        target: ObjectArgs,
+    },
+}
+
+/// An object to write.
+#[derive(Debug, clap::Args)]
+struct ObjectArgs {
+    /// The object, as s3://BUCKET/KEY
+    #[arg(long, value_name = "ADDRESS", required = false)]
+    object: String,
+    /// The file with the signed requests for it
+    #[arg(long, value_name = "FILE", required = false)]
+    signed: PathBuf,
+    /// The file that says what is uploaded
+    #[arg(long, value_name = "FILE", required = false)]
+    notes: PathBuf,
+}
+
+impl ObjectArgs {
+    fn target(&self) -> Target {
+        let Self { object, signed, notes } = self;
+        Target { address: object.clone(), signed: signed.clone(), notes: notes.clone() }
+    }
 }
 
 fn main() -> ExitCode {
@@ -76,16 +122,22 @@ fn run(command: &Command, mut out: impl Write) -> anyhow::Result<Written> {
             let encoding = encoding.as_deref().map(text::encoding).transpose()?;
             text::decode(std::io::stdin().lock(), encoding, out)?;
         }
-        Command::Fetch { address } => remote::fetch(address, out)?,
-        Command::Table { path } if is_address(path) => {
-            let file = remote::download(&path.to_string_lossy(), &mut out)?;
+        Command::Fetch { address, signed } => remote::fetch(&Address::new(address, signed.clone()), out)?,
+        Command::Table { path, signed } if is_address(path) => {
+            let address = Address::new(&path.to_string_lossy(), signed.clone());
+            let file = remote::download(&address, &mut out)?;
             table::read(file, out)?;
         }
-        Command::Table { path } => {
+        Command::Table { path, .. } => {
             let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
             table::read(file, out)?;
         }
-        Command::Write { form, output } => return output::write(*form, output, std::io::stdin().lock()),
+        Command::Write { form, output, target } => {
+            let target = target.as_ref().map(ObjectArgs::target);
+            return output::write(*form, output, target, std::io::stdin().lock());
+        }
+        Command::Upload { path, target } => upload::follow(path, target.target(), std::io::stdin().lock())?,
+        Command::Complete { target } => upload::complete(&target.target())?,
     }
     Ok(Written::Done)
 }

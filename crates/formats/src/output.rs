@@ -12,6 +12,7 @@ use records::Reader;
 
 use crate::gzip::Gzip;
 use crate::parquet::{WriteError, Writer};
+use crate::upload::{Target, Uploader};
 
 /// Fast, and smaller than gzip's usual level.
 const ZSTD_LEVEL: i32 = 3;
@@ -29,13 +30,19 @@ pub enum Written {
     Misfit(u32),
 }
 
-/// Reads pieces of results, and writes them to a file, durably.
+/// Reads pieces of results, and writes them to a file, durably. If there is a `target`, also uploads the file.
 ///
 /// # Errors
-/// The file cannot be written, or the pieces end before they say so.
-pub fn write(form: Form, path: &Path, mut pieces: impl io::Read) -> anyhow::Result<Written> {
+/// The file cannot be written or uploaded, or the pieces end before they say so.
+pub fn write(
+    form: Form,
+    path: &Path,
+    target: Option<Target>,
+    mut pieces: impl io::Read,
+) -> anyhow::Result<Written> {
     let file = File::create(path).with_context(|| format!("creating {}", path.display()))?;
-    let out = Synced { file, grown: 0 };
+    let uploader = target.map(|target| Uploader::start(path, target)).transpose()?;
+    let out = Durable { file, length: 0, synced: 0, uploader };
     let writing = || format!("writing {}", path.display());
     let cores = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
     let out = match form {
@@ -65,6 +72,9 @@ pub fn write(form: Form, path: &Path, mut pieces: impl io::Read) -> anyhow::Resu
         }
     };
     out.file.sync_all().with_context(|| format!("syncing {}", path.display()))?;
+    if let Some(uploader) = out.uploader {
+        uploader.finish(out.length)?;
+    }
     Ok(Written::Done)
 }
 
@@ -120,20 +130,25 @@ impl<R: io::Read> io::Read for Bytes<R> {
     }
 }
 
-/// Syncs a file while it grows.
-struct Synced {
+/// A file that is synced, and may be uploaded, while it grows.
+struct Durable {
     file: File,
-    /// Bytes written since the last sync.
-    grown: u64,
+    length: u64,
+    /// The length at the last sync.
+    synced: u64,
+    uploader: Option<Uploader>,
 }
 
-impl Write for Synced {
+impl Write for Durable {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.file.write(bytes)?;
-        self.grown += written as u64;
-        if self.grown >= SYNC_SPAN {
+        self.length += written as u64;
+        if self.length - self.synced >= SYNC_SPAN {
             self.file.sync_data()?;
-            self.grown = 0;
+            self.synced = self.length;
+        }
+        if let Some(uploader) = &self.uploader {
+            uploader.reach(self.length).map_err(io::Error::other)?;
         }
         Ok(written)
     }

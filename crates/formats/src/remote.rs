@@ -3,15 +3,18 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, anyhow, bail};
+use humantime::format_rfc3339_seconds;
 use protocol::conversion::{self, Source};
 use protocol::hash::short_hex;
 use ureq::http::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, IF_MATCH, LAST_MODIFIED, RANGE};
 use ureq::http::{HeaderName, Response, StatusCode};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::{Agent, Body};
+
+use crate::address::Address;
 
 /// How long connecting, and each read, may take.
 const CONNECT_TIME: Duration = Duration::from_secs(20);
@@ -29,7 +32,7 @@ const EXPLANATION: u64 = 4 << 10;
 ///
 /// # Errors
 /// The server cannot be reached, refuses, or has another file now; or nothing reads the output.
-pub fn fetch(address: &str, mut out: impl Write) -> anyhow::Result<()> {
+pub fn fetch(address: &Address, mut out: impl Write) -> anyhow::Result<()> {
     let remote = Remote::open(address)?;
     let writing = "writing the file";
     conversion::write_source(&mut out, &remote.source()).context(writing)?;
@@ -47,7 +50,7 @@ pub fn fetch(address: &str, mut out: impl Write) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// As [`fetch`]; or there is no space for it.
-pub fn download(address: &str, out: impl Write) -> anyhow::Result<File> {
+pub fn download(address: &Address, out: impl Write) -> anyhow::Result<File> {
     let remote = Remote::open(address)?;
     conversion::write_source(out, &remote.source()).context("writing the file's identity")?;
     let folder = std::env::temp_dir();
@@ -62,7 +65,7 @@ pub fn download(address: &str, out: impl Write) -> anyhow::Result<File> {
 #[derive(Debug)]
 struct Remote {
     agent: Agent,
-    url: String,
+    address: Address,
     length: u64,
     /// What identifies its content, as the server names it.
     tag: String,
@@ -73,7 +76,7 @@ struct Remote {
 }
 
 /// Why a request failed.
-enum Failure {
+pub(crate) enum Failure {
     /// Another try may succeed.
     Passing(anyhow::Error),
     Lasting(anyhow::Error),
@@ -84,10 +87,10 @@ impl Remote {
     ///
     /// # Errors
     /// The server cannot be reached, refuses, or does not say how long the file is.
-    fn open(url: &str) -> anyhow::Result<Self> {
+    fn open(address: &Address) -> anyhow::Result<Self> {
         let mut remote = Self {
             agent: agent(),
-            url: url.to_owned(),
+            address: address.clone(),
             length: 0,
             tag: String::new(),
             strong_tag: None,
@@ -127,28 +130,20 @@ impl Remote {
     }
 
     fn request(&self, range: Option<&str>) -> Result<Response<Body>, Failure> {
-        let mut request = self.agent.get(&self.url);
+        let mut request = self.agent.get(self.address.url().map_err(Failure::Lasting)?);
         if let Some(range) = range {
             request = request.header(RANGE, range);
             if let Some(tag) = &self.strong_tag {
                 request = request.header(IF_MATCH, tag);
             }
         }
-        let response = request.call().map_err(|error| {
-            let is_wrong = matches!(error, ureq::Error::BadUri(_) | ureq::Error::Http(_));
-            let error = anyhow!("{error}");
-            if is_wrong { Failure::Lasting(error) } else { Failure::Passing(error) }
-        })?;
+        let response = request.call().map_err(unsent)?;
         let status = response.status();
         match status {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(response),
             StatusCode::RANGE_NOT_SATISFIABLE if self.length == 0 => Ok(response),
             StatusCode::PRECONDITION_FAILED | StatusCode::RANGE_NOT_SATISFIABLE => Err(changed()),
-            _ => {
-                let refused = anyhow!("the server answers {status}{}", explanation(response));
-                let passes = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
-                Err(if passes { Failure::Passing(refused) } else { Failure::Lasting(refused) })
-            }
+            _ => Err(refusal(response, self.address.ended())),
         }
     }
 
@@ -177,6 +172,29 @@ impl Remote {
             }
         }
         Ok(response.into_body())
+    }
+}
+
+/// Why a request was not answered.
+pub(crate) fn unsent(error: ureq::Error) -> Failure {
+    let is_wrong = matches!(error, ureq::Error::BadUri(_) | ureq::Error::Http(_));
+    let error = anyhow!("{error}");
+    if is_wrong { Failure::Lasting(error) } else { Failure::Passing(error) }
+}
+
+/// Why a server has refused a request, whose signature has `ended` at this time if it has.
+pub(crate) fn refusal(response: Response<Body>, ended: Option<SystemTime>) -> Failure {
+    let status = response.status();
+    let refused = anyhow!("the server answers {status}{}", explanation(response));
+    match ended {
+        // A command that watches the job signs again.
+        Some(end) => Failure::Passing(
+            refused.context(format!("the signature ended at {}", format_rfc3339_seconds(end))),
+        ),
+        None if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
+            Failure::Passing(refused)
+        }
+        None => Failure::Lasting(refused),
     }
 }
 
@@ -218,7 +236,7 @@ impl Read for Reader<'_> {
 }
 
 /// Tries until it works, something lasts, or nothing has helped for too long.
-fn retry<T>(mut attempt: impl FnMut() -> Result<T, Failure>) -> anyhow::Result<T> {
+pub(crate) fn retry<T>(mut attempt: impl FnMut() -> Result<T, Failure>) -> anyhow::Result<T> {
     let mut pause = FIRST_PAUSE;
     for tried in 1.. {
         match attempt() {
@@ -235,7 +253,7 @@ fn retry<T>(mut attempt: impl FnMut() -> Result<T, Failure>) -> anyhow::Result<T
     bail!("unreachable")
 }
 
-fn agent() -> Agent {
+pub(crate) fn agent() -> Agent {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let found = rustls_native_certs::load_native_certs();
     let roots: Vec<_> = found.certs.iter().map(|root| Certificate::from_der(root).to_owned()).collect();

@@ -3,15 +3,21 @@
 use std::io::{self, ErrorKind, Read};
 use std::path::Path;
 
-/// Whether an input's path is an HTTP address.
+/// Whether an input's path is an HTTP address, or that of an object of S3.
 pub fn is_address(path: &Path) -> bool {
     path.to_str().is_some_and(|text| text.starts_with("https://") || text.starts_with("http://"))
+        || is_object(path)
+}
+
+/// Whether an input's path is the address of an object of S3, or of all objects below a prefix.
+pub fn is_object(path: &Path) -> bool {
+    path.to_str().is_some_and(|text| text.starts_with("s3://"))
 }
 
 /// An input's path or address for messages: without what may be secret in an address.
 pub fn shown(path: &Path) -> String {
     let text = path.display().to_string();
-    if !is_address(path) {
+    if !is_address(path) || is_object(path) {
         return text;
     }
     let address = text.split(['?', '#']).next().unwrap_or_default();
@@ -87,7 +93,9 @@ mod tests {
         let address = Path::new("https://me:key@host:80/a/b.csv?X-Amz-Signature=1@2/3#x");
         assert!(is_address(address) && !is_address(Path::new("https.csv")));
         assert_eq!(shown(address), "https://host:80/a/b.csv");
-        assert_eq!(shown(Path::new("a?b.csv")), "a?b.csv");
+        for other in ["a?b.csv", "s3://bucket/a?b#c@d.csv"] {
+            assert_eq!(shown(Path::new(other)), other);
+        }
     }
 
     #[test]

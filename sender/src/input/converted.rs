@@ -1,5 +1,6 @@
 //! Inputs that the program `formats` turns into CSVs, as a child of this one.
 
+use std::ffi::OsStr;
 use std::io::{self, BufReader, Cursor, ErrorKind, Read, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -80,10 +81,8 @@ impl Converted {
     ///
     /// # Errors
     /// The child cannot be started, or cannot read the file.
-    pub(super) fn table(formats: &Path, path: &Path) -> anyhow::Result<Table> {
-        let mut command = Command::new(formats);
-        command.arg("table").arg("--").arg(path).env(LIFELINE, QUIET);
-        let mut rows = Self::start(command)?;
+    pub(super) fn table(formats: &Path, path: &Path, signed: Option<&Path>) -> anyhow::Result<Table> {
+        let mut rows = Self::start(reading("table", formats, path, signed))?;
         let (mut source, mut piece) = (None, rows.next_piece()?);
         if let Piece::Source(found) = piece {
             source = Some(found);
@@ -99,10 +98,12 @@ impl Converted {
     ///
     /// # Errors
     /// The child cannot be started, or the server does not send the file.
-    pub(super) fn fetched(formats: &Path, address: &Path) -> anyhow::Result<(Self, Source)> {
-        let mut command = Command::new(formats);
-        command.arg("fetch").arg("--").arg(address).env(LIFELINE, QUIET);
-        let mut bytes = Self::start(command)?;
+    pub(super) fn fetched(
+        formats: &Path,
+        address: &Path,
+        signed: Option<&Path>,
+    ) -> anyhow::Result<(Self, Source)> {
+        let mut bytes = Self::start(reading("fetch", formats, address, signed))?;
         match bytes.next_piece()? {
             Piece::Source(source) => Ok((bytes, source)),
             _ => Err(anyhow!("{} did not describe the file", formats.display())),
@@ -150,6 +151,15 @@ impl Converted {
             piece => piece,
         }
     }
+}
+
+/// A child that reads a file or an address; for objects of S3, with these signed requests.
+fn reading(how: &str, formats: &Path, path: &Path, signed: Option<&Path>) -> Command {
+    let mut command = Command::new(formats);
+    command.arg(how).env(LIFELINE, QUIET);
+    command.args(signed.iter().flat_map(|signed| [OsStr::new("--signed"), signed.as_os_str()]));
+    command.arg("--").arg(path);
+    command
 }
 
 impl Read for Converted {

@@ -24,6 +24,8 @@ pub struct Reading {
     pub encoding: Option<String>,
     /// The program `formats`, if the input may need it.
     pub formats: Option<PathBuf>,
+    /// The file with signed requests for objects of S3.
+    pub signed: Option<PathBuf>,
 }
 
 impl From<Table> for Plain {
@@ -63,7 +65,7 @@ impl Reading {
         if let Some(formats) = &self.formats
             && Format::of(&first[..read]) == Some(Format::Parquet)
         {
-            return Ok(Converted::table(formats, path)?.into());
+            return Ok(Converted::table(formats, path, None)?.into());
         }
         self.text(Box::new(Guarded::new(file, guard)?))
     }
@@ -71,11 +73,12 @@ impl Reading {
     /// The same of a file at an address, which must have this identity.
     pub(super) fn address(&self, address: &Path, identity: Option<&str>) -> anyhow::Result<Plain> {
         let formats = self.formats.as_ref().context("no program that fetches it was named (--formats)")?;
-        let (mut fetched, source) = Converted::fetched(formats, address)?;
+        let signed = self.signed.as_deref();
+        let (mut fetched, source) = Converted::fetched(formats, address, signed)?;
         let consumed = fetched.consumed();
         let first = Format::read_first(&mut fetched)?;
         let mut plain = if Format::of(&first) == Some(Format::Parquet) {
-            Converted::table(formats, address)?.into()
+            Converted::table(formats, address, signed)?.into()
         } else {
             let text = self.text(Box::new(Cursor::new(first).chain(fetched)))?;
             // How much was fetched is more accurate than how much of that was decoded.

@@ -11,6 +11,7 @@ use clap::builder::BoolishValueParser;
 use super::duration::duration;
 use super::job_args::{EXIT_CODES, ModelArgs, RowArgs};
 use super::model_name::ModelName;
+use super::result_args::ResultArgs;
 
 pub(crate) use dispatch::run;
 
@@ -257,6 +258,8 @@ struct ClusterJobArgs {
     rows: RowArgs,
     #[command(flatten)]
     model_args: ModelArgs,
+    #[command(flatten)]
+    results: ResultArgs,
     /// Worker threads on each machine [default: 7]
     ///
     /// A resumed job keeps its number by default.

@@ -8,6 +8,7 @@ use protocol::rejects::MostRejects;
 use records::{BadDialect, Dialect};
 
 use super::duration::seconds;
+use super::result_args::ResultArgs;
 
 /// Number of generated rows by default.
 const DEFAULT_LINES: u64 = 1_000_000;
@@ -85,6 +86,7 @@ impl RowArgs {
             comment: comment.clone(),
             encoding: encoding.clone(),
             formats: None,
+            signed: None,
         };
         // Each is right by itself.
         reading.declared()?;
@@ -95,7 +97,12 @@ impl RowArgs {
     ///
     /// # Errors
     /// The input is a folder or pattern without files.
-    pub(crate) fn job(&self, model: &ModelArgs, workers: Option<u16>) -> anyhow::Result<JobOptions> {
+    pub(crate) fn job(
+        &self,
+        model: &ModelArgs,
+        results: &ResultArgs,
+        workers: Option<u16>,
+    ) -> anyhow::Result<JobOptions> {
         let format = ("LOG_FORMAT".to_owned(), self.log_format.to_string());
         let level = std::env::var("RUST_LOG").ok().map(|level| ("RUST_LOG".to_owned(), level));
         Ok(JobOptions {
@@ -104,6 +111,7 @@ impl RowArgs {
             model: model.options(),
             workers,
             environment: [format].into_iter().chain(level).collect(),
+            results: results.options(),
         })
     }
 }

@@ -8,11 +8,11 @@ use clap::Arg;
 use clap::builder::{BoolishValueParser, UnknownArgumentValueParser};
 use deploy::locally::{self, Before, HubMode, LocalJob};
 use deploy::{exit, project};
-use protocol::result_files::Form;
 
 use super::duration::seconds;
 use super::job_args::{EXIT_CODES, ModelArgs, RowArgs};
 use super::model_name::ModelName;
+use super::result_args::{ResultArgs, output};
 
 /// Run a job on this machine
 ///
@@ -31,6 +31,8 @@ pub(crate) struct Args {
     rows: RowArgs,
     #[command(flatten)]
     model_args: ModelArgs,
+    #[command(flatten)]
+    results: ResultArgs,
     #[command(flatten)]
     run: RunArgs,
 }
@@ -70,12 +72,6 @@ struct RunArgs {
     /// Run without the Monitoring Hub
     #[arg(long, conflicts_with = "keep_hub")]
     no_hub: bool,
-    /// Form of results and rejects, in place of plain text: gz, zst or parquet
-    ///
-    /// With gz or zst, results.csv.gz or results.csv.zst is the file compressed. With parquet, results.parquet has typed columns:
-    /// those of the input as the model gets them, and new ones as it returns them. The files are written while the job runs.
-    #[arg(long, value_name = "FORM", value_parser = clap::value_parser!(Form), hide_possible_values = true)]
-    format: Option<Form>,
     /// Also pack the results into results.tgz
     #[arg(long)]
     pack: bool,
@@ -119,10 +115,8 @@ fn resume() -> Arg {
 
 impl Args {
     fn job(&self) -> anyhow::Result<LocalJob> {
-        let folder =
-            |given: &Option<PathBuf>, name| given.clone().map_or_else(|| project::default_folder(name), Ok);
-        let Self { rows, model_args, run } = self;
-        let mut job = rows.job(model_args, run.workers)?;
+        let Self { rows, model_args, results, run } = self;
+        let mut job = rows.job(model_args, results, run.workers)?;
         let python_path = run.model.as_ref().and_then(ModelName::python_path);
         let python_path = python_path.and_then(|path| path.into_string().ok());
         job.environment.extend(python_path.map(|path| ("PYTHONPATH".to_owned(), path)));
@@ -131,14 +125,13 @@ impl Args {
             model: run.model.as_ref().map(|model| model.name.clone()),
             python: run.python.clone(),
             processes: run.processes,
-            output: folder(&run.output, "output")?,
-            log: folder(&run.log, "log")?,
+            output: output(run.output.as_ref())?,
+            log: run.log.clone().map_or_else(|| project::default_folder("log"), Ok)?,
             hub: match (run.no_hub, run.keep_hub) {
                 (true, _) => HubMode::None,
                 (false, false) => HubMode::Job,
                 (false, true) => HubMode::Keep,
             },
-            form: run.format,
             pack: run.pack,
             strict: run.strict,
             before: match (run.again, run.fresh) {

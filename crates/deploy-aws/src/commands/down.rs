@@ -12,7 +12,7 @@ use crate::settings::{self, Settings};
 use crate::stack_id::StackId;
 use deploy::keys;
 use deploy::request::Down;
-use deploy::{console, interrupt};
+use deploy::{console, interrupt, objects};
 use deploy_ssh::inventory::Inventory;
 use deploy_ssh::runtime::runtime;
 use tokio::runtime::Runtime;
@@ -175,6 +175,8 @@ pub(crate) fn forget(inventory: &Path) -> anyhow::Result<()> {
         std::fs::remove_dir_all(&known_hosts)
             .with_context(|| format!("removing {}", known_hosts.display()))?;
     }
+    objects::abort(inventory.parent().unwrap_or(Path::new("")))
+        .context("the stack is down, but an upload of the last job is still open at S3")?;
     for file in [inventory.with_file_name("urls.txt"), inventory.to_owned()] {
         files::remove_if_there(&file)?;
     }

@@ -1,13 +1,14 @@
 //! `cargo xtask down`, for hosts of a file
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use agent::protocol::{FOLDER, Request};
 use anyhow::{Context, bail, ensure};
-use deploy::console;
 use deploy::request::Down;
+use deploy::{console, objects};
 use files::remove_if_there;
 
 use super::end_on_interrupt;
@@ -64,6 +65,8 @@ pub(crate) fn run(args: &Down) -> anyhow::Result<ExitCode> {
         std::fs::remove_dir_all(known_hosts)
             .with_context(|| format!("removing {}", known_hosts.display()))?;
     }
+    objects::abort(path.parent().unwrap_or(Path::new("")))
+        .context("the hosts are cleared, but an upload of the last job is still open at S3")?;
     for file in [path.with_file_name("urls.txt"), path] {
         remove_if_there(&file)?;
     }

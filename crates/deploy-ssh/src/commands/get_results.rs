@@ -21,7 +21,7 @@ use protocol::result_files::{self, REPORT};
 use protocol::results::Summary;
 
 use super::end_on_interrupt;
-use super::run_cluster::{describe, recall};
+use super::run_cluster::{describe, recall, uploaded};
 use crate::agents::{ARCHIVE, OUTPUT, SHORT, connect, load, running, status_of};
 use crate::ssh::Ssh;
 
@@ -44,10 +44,10 @@ fn fetch(args: &GetResults, is_begun: &mut bool) -> anyhow::Result<ExitCode> {
             false => "interrupted; another cargo xtask get-results continues there",
         })?;
     }
-    let (inventory, access) = load(&args.inventory)?;
+    let (inventory, access) = load(&args.inventory).map_err(|error| elsewhere(error, args))?;
     let metrics = inventory.host(&inventory.metrics)?.clone();
     let reconnect = || connect(&metrics, &access, &inventory.agent);
-    let host = reconnect()?;
+    let host = reconnect().map_err(|error| elsewhere(error, args))?;
     let status = status_of(&host)?;
     let output = args.output.clone();
     let length = host.length(Path::new(ARCHIVE))?;
@@ -72,6 +72,21 @@ fn fetch(args: &GetResults, is_begun: &mut bool) -> anyhow::Result<ExitCode> {
     project::make_folder(&output)?;
     fetch_all(&host, &output, summary, length)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The error of hosts that are gone or out of reach, and where results of their jobs are nevertheless.
+fn elsewhere(error: anyhow::Error, args: &GetResults) -> anyhow::Error {
+    // What cannot be read is not worth a word here.
+    let uploaded = uploaded(&args.inventory).ok().flatten();
+    let mut fetched = Jobs::of(&args.output).all().unwrap_or_default().into_iter();
+    let fetched = fetched.find(|job| job.record.of_hosts).map(|job| {
+        format!("those that were fetched for the job of {} are in {}", job.record.began, job.path.display())
+    });
+    let known: Vec<_> = uploaded.into_iter().chain(fetched).collect();
+    match known.is_empty() {
+        true => error,
+        false => anyhow!("{error:#}\n\n{}", known.join("; ")),
+    }
 }
 
 /// Why there is nothing to fetch; busy while a job runs.
@@ -157,7 +172,7 @@ fn record(host: &Ssh, summary: &Summary, results: &str) -> anyhow::Result<Record
         },
     );
     let (id, began) = (key(summary), summary.started.clone());
-    Ok(Record { id, began, model, input, results: results.to_owned(), ..Record::default() })
+    Ok(Record { id, began, model, input, results: results.to_owned(), of_hosts: true, ..Record::default() })
 }
 
 /// A name of the job with this summary.

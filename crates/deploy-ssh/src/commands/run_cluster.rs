@@ -3,6 +3,7 @@
 mod attach;
 mod description;
 mod input;
+mod objects;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -13,7 +14,8 @@ use anyhow::{Context, anyhow, bail, ensure};
 use deploy::host::Host;
 use deploy::input::check_inputs;
 use deploy::interrupt::{self, Interrupted};
-use deploy::job::{self, Hosts, Hub, Job, Lifetime, LostContact, Times};
+use deploy::job::{self, Beside, Export, Hosts, Hub, Job, Lifetime, LostContact, Times};
+use deploy::objects::Signatures;
 use deploy::options::{self, refuse_unnamed_model, threads, threads_each};
 use deploy::python_module::module_of;
 use deploy::request::{RunCluster, RunMode};
@@ -29,6 +31,8 @@ use crate::ssh::Ssh;
 use description::Description;
 pub(crate) use description::recall;
 pub(crate) use input::describe;
+use objects::Objects;
+pub(crate) use objects::uploaded;
 
 /// Where Python models find the module and the packages, from the host's folder.
 const PYTHON_PATH: &str = "app/python:packages";
@@ -83,7 +87,7 @@ fn run_until_done(args: &RunCluster, start: Instant, is_started: &mut bool) -> a
     // The metrics host is the first: every command for these hosts starts with it.
     lock_all(&hosts, "cargo xtask run-cluster")?;
     let cluster = Cluster::new(&inventory, &hosts)?;
-    let (description, is_done) = cluster.describe(args)?;
+    let (description, mut objects, is_done) = cluster.describe(args)?;
     let token = job::make_token()?;
     interrupt::check()?;
     *is_started = true;
@@ -91,14 +95,19 @@ fn run_until_done(args: &RunCluster, start: Instant, is_started: &mut bool) -> a
     let verb = if args.mode == RunMode::Resume { "continuing with " } else { "" };
     show(verb, &description, args.job.rows.paths(), cluster.classifiers.len());
     let job = cluster.job(args, description, token, lifetime)?;
-    if is_done {
-        let packing = end(&hosts, job::pack(&job, cluster.metrics))?;
-        return conclude(cluster.metrics, &Timing { forming: None, packing: Some(packing), start });
-    }
     let (metrics, classifiers) = (cluster.metrics, cluster.classifiers);
-    let outcome = run_with_hub(&job, &Hosts { metrics, classifiers });
-    let times = end(&hosts, outcome)?;
-    conclude(metrics, &Timing { forming: Some(times.forming), packing: Some(times.packing), start })
+    let deliver = |signed: &Path| objects::deliver(signed, metrics);
+    let signatures = objects.as_ref().and_then(|objects| objects.signatures(&deliver));
+    let timing = if is_done {
+        let packing = end(&hosts, job::pack(&job, metrics, signatures))?;
+        Timing { forming: None, packing: Some(packing), start }
+    } else {
+        let outcome = run_with_hub(&job, &Hosts { metrics, classifiers }, signatures);
+        let times = end(&hosts, outcome)?;
+        Timing { forming: Some(times.forming), packing: Some(times.packing), start }
+    };
+    drop(objects.take());
+    conclude(metrics, &args.inventory, &timing)
 }
 
 /// Checks what can be checked before any host is asked; returns when the hosts terminate themselves.
@@ -142,15 +151,23 @@ impl<'a> Cluster<'a> {
         Ok(Self { inventory, hosts, metrics: by_name(&inventory.metrics)?, initializer, classifiers })
     }
 
-    /// The job to run, and whether only the packing of its results is left.
-    fn describe(&self, args: &RunCluster) -> anyhow::Result<(Description, bool)> {
+    /// The job to run, what it does at S3, and whether only the packing of its results is left.
+    fn describe(&self, args: &RunCluster) -> anyhow::Result<(Description, Option<Objects>, bool)> {
         if args.mode != RunMode::Resume {
             refuse_second_job(self.metrics)?;
         }
         all(each(self.hosts, |host| ensure_right_application(host, self.inventory)))?;
         match args.mode {
-            RunMode::Resume => description::resume(args, self),
-            _ => Ok((description::new(args, self)?, false)),
+            RunMode::Resume => {
+                let (job, is_done) = description::resume(args, self)?;
+                let mut objects = Objects::new(objects::inputs(&job.input), &job.results, &args.inventory)?;
+                objects.iter_mut().try_for_each(|objects| objects.sign_again(&job.results, self.metrics))?;
+                Ok((job, objects, is_done))
+            }
+            _ => {
+                let mut objects = Objects::new(args.job.rows.paths(), &args.job.results, &args.inventory)?;
+                Ok((description::new(args, &mut objects, self)?, objects, false))
+            }
         }
     }
 
@@ -196,7 +213,7 @@ impl<'a> Cluster<'a> {
         token: Token,
         lifetime: Option<Lifetime>,
     ) -> anyhow::Result<Job> {
-        let Description { input, model, model_args, workers, max_rejects, types, .. } = description;
+        let Description { input, model, model_args, workers, max_rejects, types, results, .. } = description;
         let shown = telemetry::job::Description {
             machines: self.inventory.machines.clone(),
             ..options::describe(
@@ -217,7 +234,11 @@ impl<'a> Cluster<'a> {
             results: Path::new("output").join(results_name(types.is_some())),
             types,
             archive: Some(ARCHIVE.into()),
-            export: None,
+            export: (!results.is_plain()).then(|| Export {
+                form: results.form,
+                upload: results.upload.map(|prefix| (prefix, objects::SIGNED.into())),
+                formats: input::FORMATS.into(),
+            }),
             run_folder: "run".into(),
             token,
             token_file: "run/token".into(),
@@ -252,14 +273,14 @@ fn lifetime(inventory: &Inventory) -> Option<Lifetime> {
              machines: cargo xtask down, and up with a longer --ttl"
         }
     };
-    Some(Lifetime::new(ends, humantime::format_rfc3339_seconds(ends).to_string(), advice))
+    Some(Lifetime::of_machines(ends, advice))
 }
 
 /// Runs the job with a hub that outlives it.
-fn run_with_hub(job: &Job, hosts: &Hosts<'_>) -> anyhow::Result<Times> {
+fn run_with_hub(job: &Job, hosts: &Hosts<'_>, signatures: Option<Signatures<'_>>) -> anyhow::Result<Times> {
     let mut hub = Hub::start(job, hosts.metrics, Path::new(OUTPUT))?;
     hub.iter_mut().for_each(Hub::leave);
-    job::run(job, hosts, hub.as_ref(), None)
+    job::run(job, hosts, hub.as_ref(), Beside { when_begun: None, signatures })
 }
 
 /// Ends what is left of the job on its hosts, except the hub.
@@ -295,7 +316,7 @@ struct Timing {
 }
 
 /// Prints the summary of a job that is done.
-fn conclude(metrics: &Ssh, timing: &Timing) -> anyhow::Result<ExitCode> {
+fn conclude(metrics: &Ssh, inventory: &Path, timing: &Timing) -> anyhow::Result<ExitCode> {
     let status = status_of(metrics)?;
     let summary = status.summary.as_ref().context(
         "the job is done, but the metrics host has no results.json; run the job again, and see cargo xtask logs",
@@ -310,6 +331,10 @@ fn conclude(metrics: &Ssh, timing: &Timing) -> anyhow::Result<ExitCode> {
         timing.packing.map(|time| format!(", packed {:.2} s after the last row", time.as_secs_f64()));
     console::data(&format!("results    on {}{}", metrics.name(), packed.unwrap_or_default()));
     console::data(&format!("sha256     {}", summary.sha256));
+    if let Some(prefix) = job.and_then(|job| job.results.upload) {
+        console::data(&format!("uploaded   {prefix}, with rejects and results.json"));
+        objects::note_uploaded(inventory, &prefix, summary)?;
+    }
     // `job` fetches them itself, and leaves no hub.
     if !step::hosts_go() {
         let hub = if hub::runs(&status) { "; the job's Monitoring Hub stays: cargo xtask hub" } else { "" };

@@ -39,8 +39,12 @@ impl<'a, 'j> Launcher<'a, 'j> {
         let mut args = vec!["--framed".into(), "--listen".into(), at(host, ports::RESULTS)];
         args.extend(["--output".into(), arg(results)]);
         args.extend(archive.iter().flat_map(|archive| ["--archive".into(), arg(archive)]));
-        if let Some(Export { form, formats }) = export {
-            args.extend(["--form".into(), form.to_string(), "--formats".into(), arg(formats)]);
+        if let Some(Export { form, upload, formats }) = export {
+            args.extend(form.iter().flat_map(|form| ["--form".into(), form.to_string()]));
+            if let Some((prefix, signed)) = upload {
+                args.extend(["--upload".into(), prefix.clone(), "--signed".into(), arg(signed)]);
+            }
+            args.extend(["--formats".into(), arg(formats)]);
         }
         args.extend(max_rejects.iter().flat_map(|most| ["--max-rejects".into(), most.to_string()]));
         let receiver = self.start(host, "receiver", "receiver", args)?;

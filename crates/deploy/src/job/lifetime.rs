@@ -1,7 +1,9 @@
-//! Compares the moment at which a job's machines terminate themselves with the job's estimated end. Pure: the caller passes the
-//! time.
+//! Compares the moment at which something ends that a job needs, its machines or signatures for S3, with the job's estimated end.
+//! Pure: the caller passes the time.
 
 use std::time::{Duration, SystemTime};
+
+use humantime::format_rfc3339_seconds;
 
 use crate::console::clock;
 
@@ -16,9 +18,11 @@ const AFTER: Duration = Duration::from_secs(60);
 /// With less time than this, a job hardly gets to its first row.
 const START: Duration = Duration::from_secs(300);
 
-/// When machines terminate themselves.
+/// When something ends that a job needs.
 #[derive(Debug, Clone)]
 pub struct Lifetime {
+    /// What ends, and what has ended, up to the time.
+    words: [&'static str; 2],
     ends: SystemTime,
     /// The same as text.
     at: String,
@@ -26,22 +30,22 @@ pub struct Lifetime {
     advice: &'static str,
 }
 
-/// Whether a job ends before its machines, from the best to the worst.
+/// Whether a job ends before what it needs, from the best to the worst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Outlook {
     InTime,
-    /// The machines end soon, and there is no estimate for the job.
+    /// That ends soon, and there is no estimate for the job.
     Unknown,
-    /// The longest estimate ends after the machines.
+    /// The longest estimate ends later.
     Tight,
     /// Even the shortest estimate does.
     TooLate,
 }
 
-fn outlook(machines: Duration, job: Option<(f64, f64)>) -> Outlook {
-    let room = machines.saturating_sub(AFTER).as_secs_f64();
+fn outlook(left: Duration, job: Option<(f64, f64)>) -> Outlook {
+    let room = left.saturating_sub(AFTER).as_secs_f64();
     match job {
-        None if machines <= NOTICE => Outlook::Unknown,
+        None if left <= NOTICE => Outlook::Unknown,
         Some((least, _)) if least > room => Outlook::TooLate,
         Some((_, most)) if most > room => Outlook::Tight,
         _ => Outlook::InTime,
@@ -49,9 +53,17 @@ fn outlook(machines: Duration, job: Option<(f64, f64)>) -> Outlook {
 }
 
 impl Lifetime {
-    /// `at` is the text for `ends`; `advice` ends each warning.
-    pub fn new(ends: SystemTime, at: String, advice: &'static str) -> Self {
-        Self { ends, at, advice }
+    /// Of machines that terminate themselves; `advice` ends each warning.
+    pub fn of_machines(ends: SystemTime, advice: &'static str) -> Self {
+        let words = ["the machines end by themselves at", "the machines were to end by themselves at"];
+        Self { words, ends, at: format_rfc3339_seconds(ends).to_string(), advice }
+    }
+
+    /// Of signatures for requests to S3, which end with the credentials.
+    pub(crate) fn of_signatures(ends: SystemTime) -> Self {
+        let words = ["the signatures for S3 end at", "the signatures for S3 ended at"];
+        let advice = "as long as this command runs, it signs again if the credentials are renewed";
+        Self { words, ends, at: format_rfc3339_seconds(ends).to_string(), advice }
     }
 
     fn left(&self, now: SystemTime) -> Duration {
@@ -59,12 +71,10 @@ impl Lifetime {
     }
 
     fn end(&self, now: SystemTime) -> String {
-        let left = self.left(now);
+        let (left, [ending, ended]) = (self.left(now), self.words);
         match left.is_zero() {
-            true => format!("the machines were to end by themselves at {}", self.at),
-            false => {
-                format!("the machines end by themselves at {} (in {})", self.at, clock(left.as_secs_f64()))
-            }
+            true => format!("{ended} {}", self.at),
+            false => format!("{ending} {} (in {})", self.at, clock(left.as_secs_f64())),
         }
     }
 
@@ -129,7 +139,7 @@ mod tests {
 
     /// Machines that end an hour after the beginning.
     fn an_hour() -> Lifetime {
-        Lifetime::new(at(60.0), "one o'clock".into(), "do something")
+        Lifetime::of_machines(at(60.0), "do something")
     }
 
     /// The minutes with a warning when each second is checked, and the first warning.
@@ -156,7 +166,7 @@ mod tests {
     fn a_job_that_ends_after_its_machines_gives_a_warning_at_once_and_every_five_minutes() {
         let (minutes, first) = warnings(|minute| Some((90.0 - minute, 100.0 - minute)));
         assert_eq!(minutes, (0..60).step_by(5).collect::<Vec<_>>());
-        let warning = "the machines end by themselves at one o'clock (in 1 h 00 min), and the job still takes 1 h 30 min to \
+        let warning = "the machines end by themselves at 1970-01-01T01:00:00Z (in 1 h 00 min), and the job still takes 1 h 30 min to \
                        1 h 40 min; do something";
         assert_eq!(first.as_deref(), Some(warning));
     }
@@ -200,12 +210,12 @@ mod tests {
         let warning = an_hour().at_start(at(56.0)).unwrap();
         assert_eq!(
             warning,
-            "the machines end by themselves at one o'clock (in 4 min 00 s), too soon for a job; replace them first: cargo \
+            "the machines end by themselves at 1970-01-01T01:00:00Z (in 4 min 00 s), too soon for a job; replace them first: cargo \
              xtask down, then cargo xtask up"
         );
         let warning = an_hour().at_start(at(61.0)).unwrap();
         assert!(
-            warning.starts_with("the machines were to end by themselves at one o'clock, too soon"),
+            warning.starts_with("the machines were to end by themselves at 1970-01-01T01:00:00Z, too soon"),
             "{warning}"
         );
     }

@@ -5,13 +5,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::bail;
 
-use super::lifetime::Warnings;
+use super::lifetime::{Lifetime, Warnings};
 use super::phase::{Ended, Next, Phase};
 use super::progress::{Growth, ProgressMonitor, Watched};
 use super::ready::{PAUSE, await_address};
 use super::{Input, Job};
 use crate::console;
 use crate::host::{Host, Launch, Running, arg};
+use crate::objects::Signatures;
 use crate::{interrupt, step};
 
 /// How long to wait for a lost metrics host before this command gives up. The job continues.
@@ -218,11 +219,13 @@ impl<'a> Programs<'a> {
         metrics: &dyn Host,
         results: &str,
         watched: &Watched<'_>,
+        mut signatures: Option<Signatures<'_>>,
     ) -> anyhow::Result<Duration> {
         self.has_begun = true;
         let start = Instant::now();
         let mut progress = ProgressMonitor::start(metrics, results, watched)?;
         let (mut phase, mut warnings) = (Phase::Running, Warnings::default());
+        let mut of_signatures = Some(Warnings::default());
         loop {
             self.check()?;
             progress.update();
@@ -231,6 +234,15 @@ impl<'a> Programs<'a> {
                     console::note(&warning);
                 }
                 self.ensure_initializer(progress.growth())?;
+            }
+            if let Some(until) = signatures.as_mut().map(Signatures::renew)
+                && let Some(warning) = of_signatures.as_mut().and_then(|warnings| {
+                    warnings.next(&Lifetime::of_signatures(until), SystemTime::now(), progress.left())
+                })
+            {
+                // They may be renewed, which makes no news.
+                of_signatures = None;
+                console::note(&warning);
             }
             self.ensure_contact(metrics)?;
             match phase.next(self.ended(), watched.packs, Instant::now()) {

@@ -10,6 +10,7 @@ use super::{LocalJob, describe};
 use crate::console;
 use crate::job::Input;
 use crate::job_id::{Deciding, Parts, differences, id_of};
+use crate::options::ResultOptions;
 use crate::output::{JobFolder, Jobs, Record, State};
 
 /// What becomes of a job that an earlier command has done or begun.
@@ -131,14 +132,19 @@ fn record(
     let now = SystemTime::now();
     let mut deciding = input.clone();
     // It may be moved.
-    let formats = deciding.reading_mut().and_then(|reading| reading.formats.take());
+    let formats = deciding.reading_mut().and_then(|reading| {
+        reading.signed = None;
+        reading.formats.take()
+    });
     if let Input::Files { paths, .. } = &mut deciding {
         // Another signature does not make another file; its identity would.
         paths.iter_mut().for_each(|path| *path = shown(path).into());
     }
     let mut options = deciding.sender_args();
     options.extend(types.map(str::to_owned));
-    options.extend(args.form.map(|form| format!("form {form}")));
+    let ResultOptions { form, upload } = &args.job.results;
+    options.extend(form.map(|form| format!("form {form}")));
+    options.extend(upload.iter().map(|prefix| format!("upload {prefix}")));
     options.extend(args.job.max_rejects.map(|most| format!("rejects {most}")));
     options.extend(args.job.model.deciding(args.model()));
     let own = [&args.output, &args.log].into_iter().chain(args.job.rows.paths());
@@ -149,7 +155,7 @@ fn record(
     let parts = Parts {
         options: options.join("\0"),
         programs,
-        formats: formats.as_deref().or_else(|| args.form.map(|_| &*exporter)),
+        formats: formats.as_deref().or_else(|| form.map(|_| &*exporter)),
         model: args.model(),
         python: &args.python,
         python_path: python_path.unwrap_or_default(),
@@ -163,7 +169,9 @@ fn record(
         model: args.model().to_owned(),
         input: describe(input),
         results: args.results_name().to_owned(),
-        form: args.form,
+        of_hosts: false,
+        form: *form,
+        upload: upload.clone(),
         exported: None,
         deciding,
         limits: args.job.model.limits(),

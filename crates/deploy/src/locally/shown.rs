@@ -48,6 +48,10 @@ pub(super) fn show(
     let (results, rejects) = (published(&folder.results()), published(&folder.rejects()?));
     let bytes = folder.record.exported.unwrap_or(summary.bytes);
     console::data(&format!("results    {} ({})", results.display(), console::bytes(bytes)));
+    if let Some(prefix) = &folder.record.upload {
+        let name = results.file_name().unwrap_or_default().display();
+        console::data(&format!("uploaded   {prefix}{name}, with rejects and results.json"));
+    }
     let of_what = if folder.record.form.is_some() { " (of the plain text)" } else { "" };
     console::data(&format!("sha256     {}{of_what}", summary.sha256));
     console::rejects(summary, &rejects);

@@ -12,7 +12,7 @@ use anyhow::{Context, anyhow, ensure};
 use files::{read_if_there, remove_if_there, sync_folder};
 use protocol::result_files::{ARCHIVE, Form, REPORT, ResultFiles, forms, published};
 
-use crate::console;
+use crate::{console, objects};
 use folder::attempt;
 pub use folder::{JobFolder, Record, State};
 
@@ -231,6 +231,7 @@ impl Jobs {
     }
 
     fn remove(&self, job: &JobFolder) -> anyhow::Result<()> {
+        objects::abort(&job.path)?;
         let mut name = std::ffi::OsString::from(GONE);
         name.push(job.name());
         let gone = self.folder().join(name);

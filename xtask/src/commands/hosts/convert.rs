@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use anyhow::ensure;
 use deploy::options::JobOptions;
 use deploy::project;
 use deploy::request::{
@@ -13,6 +14,7 @@ use super::{
     ClusterJobArgs, GetResultsArgs, HostCommand, InventoryArgs, ModelName, PrepareArgs, ProviderArg,
     RunClusterArgs, SourceArgs, StackArgs,
 };
+use crate::commands::result_args::output;
 
 impl HostCommand {
     /// Converts the flags to the request for the program that executes the command.
@@ -79,10 +81,6 @@ impl HostCommand {
     }
 }
 
-fn output(given: Option<&PathBuf>) -> anyhow::Result<PathBuf> {
-    given.cloned().map_or_else(|| project::default_folder("output"), Ok)
-}
-
 impl InventoryArgs {
     fn path(&self) -> anyhow::Result<PathBuf> {
         self.inventory.clone().map_or_else(|| project::default_folder("inventory.toml"), Ok)
@@ -137,7 +135,12 @@ impl From<ProviderArg> for Provider {
 
 impl ClusterJobArgs {
     fn options(&self) -> anyhow::Result<JobOptions> {
-        self.rows.job(&self.model_args, self.workers)
+        let options = self.rows.job(&self.model_args, &self.results, self.workers)?;
+        ensure!(
+            options.results.form.is_none() || options.results.upload.is_some(),
+            "--format is for what a job on hosts uploads; give --upload s3://BUCKET/FOLDER/, too"
+        );
+        Ok(options)
     }
 }
 

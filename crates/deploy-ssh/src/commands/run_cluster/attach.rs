@@ -1,5 +1,6 @@
 //! `run-cluster --attach`: watches a job whose `run-cluster` has ended.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -10,7 +11,8 @@ use deploy::job::{self, Found, HUB, Hub, Program, Watched};
 use deploy::request::RunCluster;
 use deploy::{console, exit};
 
-use super::{Timing, conclude, end, hub, is_packed, lifetime, recall, receiver_runs_for, show};
+use super::objects::{self, Objects};
+use super::{Description, Timing, conclude, end, hub, is_packed, lifetime, recall, receiver_runs_for, show};
 use crate::agents::{SHORT, connect, load, lock_all, status_of};
 use crate::commands::end_on_interrupt;
 use crate::inventory::Inventory;
@@ -44,13 +46,23 @@ pub(super) fn run(args: &RunCluster) -> anyhow::Result<ExitCode> {
             is_packed(metrics)?,
             "the job is done, and its receiver was ended while it packed the results; cargo xtask run-cluster --resume packs them"
         );
-        return conclude(metrics, &Timing { forming: None, packing: None, start });
+        return conclude(metrics, &args.inventory, &Timing { forming: None, packing: None, start });
     }
     ensure_runs(metrics, &statuses[0]).map_err(exit::refused)?;
     let description = recall(metrics)?;
     if let Some(description) = &description {
         show("watching ", description, &[], inventory.machines.len());
     }
+    let objects = description.as_ref().and_then(|description| {
+        sign(description, args, metrics).unwrap_or_else(|error| {
+            console::note(&format!(
+                "requests to S3 are not signed again, so the job goes on only as long as the signatures that it has: {error:#}"
+            ));
+            None
+        })
+    });
+    let deliver = |signed: &Path| objects::deliver(signed, metrics);
+    let signatures = objects.as_ref().and_then(|objects| objects.signatures(&deliver));
     let rows = description.and_then(|description| description.input.rows());
     let found = find(&inventory, &hosts, &statuses)?;
     // Without a hub, progress comes from the receiver.
@@ -64,9 +76,17 @@ pub(super) fn run(args: &RunCluster) -> anyhow::Result<ExitCode> {
     let page = hub.as_ref().and_then(Hub::page);
     let lifetime = lifetime(&inventory);
     let watched = Watched { rows, packs: true, token: None, page, lifetime: lifetime.as_ref() };
-    let packing = job::attach(metrics, found, &watched);
+    let packing = job::attach(metrics, found, &watched, signatures);
     let packing = end(&hosts, packing)?;
-    conclude(metrics, &Timing { forming: None, packing: Some(packing), start })
+    drop(objects);
+    conclude(metrics, &args.inventory, &Timing { forming: None, packing: Some(packing), start })
+}
+
+/// Signs the job's requests to S3 again, if there are any.
+fn sign(job: &Description, args: &RunCluster, metrics: &Ssh) -> anyhow::Result<Option<Objects>> {
+    let mut objects = Objects::new(objects::inputs(&job.input), &job.results, &args.inventory)?;
+    objects.iter_mut().try_for_each(|objects| objects.sign_again(&job.results, metrics))?;
+    Ok(objects)
 }
 
 fn ensure_runs(metrics: &Ssh, status: &Status) -> anyhow::Result<()> {

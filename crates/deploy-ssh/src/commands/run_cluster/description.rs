@@ -6,10 +6,12 @@ use agent::protocol::FOLDER;
 use anyhow::{Context, bail, ensure};
 use deploy::console;
 use deploy::job::Input;
+use deploy::options::ResultOptions;
 use deploy::python_module::module_of;
 use deploy::request::RunCluster;
 use serde::{Deserialize, Serialize};
 
+use super::objects::Objects;
 use super::{Cluster, check_model, input, is_packed, receiver_runs_for};
 use crate::agents::{SHORT, status_of};
 use crate::ssh::Ssh;
@@ -34,13 +36,19 @@ pub(crate) struct Description {
     /// As in `--types`, for a model that gets typed columns.
     #[serde(default)]
     pub(super) types: Option<String>,
+    #[serde(default)]
+    pub(super) results: ResultOptions,
     /// The SHA-256 of application and packages, since others might give different results.
     app: String,
     packages: Option<String>,
 }
 
 /// A new job. Checks the model and ships the input first, so that a mistake does not cost the results of the job before.
-pub(super) fn new(args: &RunCluster, cluster: &Cluster<'_>) -> anyhow::Result<Description> {
+pub(super) fn new(
+    args: &RunCluster,
+    objects: &mut Option<Objects>,
+    cluster: &Cluster<'_>,
+) -> anyhow::Result<Description> {
     let inventory = cluster.inventory;
     let model = args.model.clone().unwrap_or_else(|| inventory.model.clone());
     ensure!(
@@ -51,11 +59,14 @@ pub(super) fn new(args: &RunCluster, cluster: &Cluster<'_>) -> anyhow::Result<De
     let types = args.job.model.types(&model)?;
     let model_args = args.job.model.to_args(&model, Path::new("python3"));
     check_model(cluster.initializer, &model_args)?;
-    let input = input::prepare(&args.job.rows, cluster.metrics)?;
+    let results = args.job.results.clone();
+    let input = input::prepare(&args.job.rows, &results, objects, cluster.metrics)?;
+    let is_typed = types.is_some();
+    objects.iter_mut().try_for_each(|objects| objects.begin_uploads(&results, is_typed, cluster.metrics))?;
     let (app, packages) = (inventory.app.clone(), inventory.packages.clone());
     let max_rejects = args.job.max_rejects.map(|most| most.to_string());
     let workers = usize::from(args.job.workers.unwrap_or(WORKERS));
-    Ok(Description { input, model, model_args, workers, max_rejects, types, app, packages })
+    Ok(Description { input, model, model_args, workers, max_rejects, types, results, app, packages })
 }
 
 /// The last job, with new values of options that do not affect results; and whether only the packing is left.

@@ -8,18 +8,36 @@ use deploy::console::{self, Transfer};
 use deploy::host::Host;
 use deploy::input::{checked_identity, format_of, guard, needs_formats, show_hints};
 use deploy::job::Input;
-use deploy::options::{Reading, Rows};
+use deploy::options::{Reading, ResultOptions, Rows};
 use deploy::project;
 use records::Reader;
-use records::format::is_address;
+use records::format::{is_address, is_object};
 
+use super::objects::{Objects, SIGNED};
 use super::{CHECK_TIME, CLEAN_TIME, shell_word};
 use crate::ssh::Ssh;
 
-/// Ships the rows, if they are in a file, and has the sender check them.
-pub(super) fn prepare(rows: &Rows, metrics: &Ssh) -> anyhow::Result<Input> {
+/// The program `formats`, in the metrics host's folder.
+pub(super) const FORMATS: &str = "input/formats";
+
+/// Ships the rows, if they are in a file, and has the sender check them. Also ships the program `formats`, if the rows or the
+/// results need it.
+pub(super) fn prepare(
+    rows: &Rows,
+    results: &ResultOptions,
+    objects: &mut Option<Objects>,
+    metrics: &Ssh,
+) -> anyhow::Result<Input> {
     // An earlier job's input takes space and can be shipped again.
     metrics.run(&format!("rm -rf {FOLDER}/input && mkdir {FOLDER}/input"), CLEAN_TIME)?;
+    let is_formatted = match rows {
+        Rows::Fake { .. } => false,
+        Rows::Files { paths, reading } => needs_formats(paths, reading)?,
+    };
+    if is_formatted || !results.is_plain() {
+        metrics.upload(&project::build_formats()?, Path::new(FORMATS), true, |_| {})?;
+    }
+    objects.iter_mut().try_for_each(|objects| objects.sign_inputs(metrics))?;
     let (paths, mut reading) = match rows {
         Rows::Fake { lines, seed } => return Ok(Input::Fake { lines: *lines, seed: *seed }),
         Rows::Files { paths, reading } => (paths, reading.clone()),
@@ -28,11 +46,8 @@ pub(super) fn prepare(rows: &Rows, metrics: &Ssh) -> anyhow::Result<Input> {
     let guards = paths.iter().filter(|path| path.is_file()).map(|path| guard(path));
     let guards = guards.collect::<anyhow::Result<Vec<_>>>()?;
     paths.iter().filter(|path| path.is_file()).try_for_each(|path| check_header(path, &reading))?;
-    if needs_formats(paths, &reading)? {
-        let formats = Path::new("input").join("formats");
-        metrics.upload(&project::build_formats()?, &formats, true, |_| {})?;
-        reading.formats = Some(formats);
-    }
+    reading.formats = is_formatted.then(|| FORMATS.into());
+    reading.signed = paths.iter().any(|path| is_object(path)).then(|| SIGNED.into());
     let bar = Transfer::new("shipping the rows", guards.iter().map(|guard| guard.identity().size()).sum());
     let mut shipped = Vec::new();
     for (place, path) in paths.iter().enumerate() {

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::RECORD;
 use crate::job_id::Deciding;
+use crate::objects::Prefix;
 
 /// What is known of a job from its start.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,12 +23,18 @@ pub struct Record {
     pub input: String,
     /// The file name of its results.
     pub results: String,
+    /// Hosts have done it, and its results were fetched.
+    #[serde(default)]
+    pub of_hosts: bool,
     /// The form of its results and rejects, if they are no plain text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub form: Option<Form>,
     /// The bytes of the results in that form, once they are complete.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exported: Option<u64>,
+    /// Where its results, rejects and summary are uploaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upload: Option<Prefix>,
     /// What decides its results.
     pub deciding: Deciding,
     /// What decides only whether rows are rejected for taking too much.

@@ -1,0 +1,40 @@
+//! Where a file at an address is: its URL, or for an object of S3 the URL that the user's machine has signed.
+
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use anyhow::Context;
+use protocol::signed::Signed;
+
+/// An HTTP address, or that of an object (`s3://bucket/key`).
+#[derive(Debug, Clone)]
+pub struct Address {
+    name: String,
+    /// The file with signed requests. It is read for each request, since it is replaced before its signatures end.
+    signed: Option<PathBuf>,
+}
+
+impl Address {
+    pub fn new(name: &str, signed: Option<PathBuf>) -> Self {
+        let is_object = name.starts_with("s3://");
+        Self { name: name.to_owned(), signed: signed.filter(|_| is_object) }
+    }
+
+    /// The URL of a GET.
+    ///
+    /// # Errors
+    /// It is an object, and there is no signed request for it.
+    pub(crate) fn url(&self) -> anyhow::Result<String> {
+        let Some(path) = &self.signed else { return Ok(self.name.clone()) };
+        let url = Signed::read(path)?.inputs.remove(&self.name);
+        url.with_context(|| {
+            format!("{} has no request for {}; start the job again", path.display(), self.name)
+        })
+    }
+
+    /// When the signature has ended, if it has. Another one may follow.
+    pub(crate) fn ended(&self) -> Option<SystemTime> {
+        let end = Signed::read(self.signed.as_deref()?).ok()?.end();
+        (end <= SystemTime::now()).then_some(end)
+    }
+}

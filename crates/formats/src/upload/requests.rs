@@ -1,0 +1,129 @@
+//! The requests of an upload.
+
+use std::io::Read;
+use std::time::SystemTime;
+
+use anyhow::{Context, anyhow};
+use protocol::signed::OF_JOB;
+use ureq::http::header::{CONTENT_LENGTH, ETAG};
+use ureq::http::{Response, StatusCode};
+use ureq::{Agent, Body, SendBody};
+
+use super::Target;
+use crate::remote::{Failure, agent, refusal, retry, unsent};
+
+/// How much of an answer is read.
+const ANSWER: u64 = 64 << 10;
+
+/// Makes the requests of an upload, again if that may help.
+pub(super) struct Requests {
+    target: Target,
+    agent: Agent,
+}
+
+/// What a part has become.
+pub(super) enum Sent {
+    Part {
+        /// S3's name for it.
+        tag: String,
+    },
+    /// The object is complete already.
+    Completed,
+}
+
+impl Requests {
+    pub(super) fn new(target: Target) -> Self {
+        Self { target, agent: agent() }
+    }
+
+    pub(super) fn address(&self) -> &str {
+        &self.target.address
+    }
+
+    /// Uploads a part.
+    pub(super) fn put<R: Read>(
+        &self,
+        number: u16,
+        length: u64,
+        bytes: impl Fn() -> R,
+    ) -> anyhow::Result<Sent> {
+        retry(|| {
+            let (upload, signed) = self.target.upload().map_err(Failure::Lasting)?;
+            let url = upload.part(number).context("an object cannot have so many parts");
+            let request = self.agent.put(url.map_err(Failure::Lasting)?).header(CONTENT_LENGTH, length);
+            let mut bytes = bytes();
+            let response = request.send(SendBody::from_reader(&mut bytes)).map_err(unsent)?;
+            match response.status() {
+                StatusCode::OK => {
+                    let tag = response.headers().get(ETAG).and_then(|tag| tag.to_str().ok());
+                    let tag = tag.context("S3 did not name the part").map_err(Failure::Passing)?;
+                    Ok(Sent::Part { tag: tag.to_owned() })
+                }
+                StatusCode::NOT_FOUND if self.is_completed(&upload.head, &upload.open.job)? => {
+                    Ok(Sent::Completed)
+                }
+                _ => Err(gone_or(refusal(response, ended(signed.end())))),
+            }
+        })
+    }
+
+    /// Completes the object from the parts with these names.
+    pub(super) fn complete(&self, tags: &[&str]) -> anyhow::Result<()> {
+        let parts = (1..).zip(tags).map(|(number, tag)| {
+            format!("<Part><PartNumber>{number}</PartNumber><ETag>{}</ETag></Part>", escaped(tag))
+        });
+        let parts: String = parts.collect();
+        let namespace = "http://s3.amazonaws.com/doc/2006-03-01/";
+        let body =
+            format!("<CompleteMultipartUpload xmlns=\"{namespace}\">{parts}</CompleteMultipartUpload>");
+        retry(|| {
+            let (upload, signed) = self.target.upload().map_err(Failure::Lasting)?;
+            let response = self.agent.post(&upload.complete).send(body.as_bytes()).map_err(unsent)?;
+            match response.status() {
+                // S3 begins to answer before it knows.
+                StatusCode::OK => succeeded(response),
+                // An earlier answer may have been lost.
+                StatusCode::NOT_FOUND if self.is_completed(&upload.head, &upload.open.job)? => Ok(()),
+                _ => Err(gone_or(refusal(response, ended(signed.end())))),
+            }
+        })
+    }
+
+    /// Whether the object is complete, and of this upload.
+    fn is_completed(&self, head: &str, job: &str) -> Result<bool, Failure> {
+        let response = self.agent.head(head).call().map_err(unsent)?;
+        let of_job = response.headers().get(OF_JOB).and_then(|of_job| of_job.to_str().ok());
+        Ok(response.status() == StatusCode::OK && of_job == Some(job))
+    }
+}
+
+/// When the signatures have ended, if they have.
+fn ended(end: SystemTime) -> Option<SystemTime> {
+    (end <= SystemTime::now()).then_some(end)
+}
+
+/// Says what to do if the upload is gone.
+fn gone_or(failure: Failure) -> Failure {
+    match failure {
+        Failure::Lasting(error) if format!("{error:#}").contains("NoSuchUpload") => {
+            Failure::Lasting(error.context("the upload was aborted; start the job again with --fresh"))
+        }
+        failure => failure,
+    }
+}
+
+/// Whether an answer that began well also ended well.
+fn succeeded(response: Response<Body>) -> Result<(), Failure> {
+    let mut text = String::new();
+    let read = response.into_body().into_reader().take(ANSWER).read_to_string(&mut text);
+    read.map_err(|error| Failure::Passing(anyhow!("the answer was lost: {error}")))?;
+    if text.contains("<CompleteMultipartUploadResult") {
+        return Ok(());
+    }
+    Err(Failure::Passing(anyhow!("S3 answers {}", text.trim())))
+}
+
+/// A text in XML.
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('"', "&quot;")
+}
