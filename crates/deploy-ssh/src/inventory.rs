@@ -16,7 +16,7 @@ pub use roles::RoleAssignment;
 pub(crate) use roles::assign_roles;
 
 /// The result of `up`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Inventory {
     /// The requested cluster size; `None` uses all hosts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -116,6 +116,11 @@ impl Inventory {
         needed.into_iter().flatten().filter_map(|name| self.host(name).ok()?.ends).min()
     }
 
+    /// What an hour of the hosts that a job uses costs, in US dollars; `None` if that is not known of all.
+    pub(crate) fn usd_per_hour(&self) -> Option<f64> {
+        self.used_hosts().ok()?.iter().map(|host| host.usd_per_hour).sum()
+    }
+
     /// # Errors
     /// No host has this name; the message lists those that exist.
     pub(crate) fn host(&self, name: &str) -> anyhow::Result<&HostEntry> {
@@ -161,6 +166,11 @@ mod tests {
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(text.contains("ends = \"2027-01-15T08:00:00Z\""), "{text}");
         assert_eq!(inventory.ends(), inventory.hosts[1].ends);
+        inventory.hosts[0].usd_per_hour = Some(0.5);
+        assert_eq!(inventory.usd_per_hour(), None);
+        inventory.hosts[1].usd_per_hour = Some(0.25);
+        assert_eq!(inventory.usd_per_hour(), Some(0.75));
+        inventory.save(&path).unwrap();
         assert_eq!(Inventory::load(&path).unwrap(), inventory);
         assert!(inventory.host("c").unwrap_err().to_string().ends_with("there are a, b"));
     }

@@ -8,8 +8,8 @@ use deploy::{console, project};
 
 /// List the jobs on this machine
 ///
-/// Shows when each began, its rows, how many of them were rejected, its seconds, and what it read. The results that are
-/// published are marked with *.
+/// Shows when each began, its rows, how many of them were rejected, its seconds, what its hosts cost while it ran (at list price,
+/// if that is known), and what it read. The results that are published are marked with *.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Folder of the results [default: output/ in the project]
@@ -25,7 +25,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         console::note(&format!("there are no jobs in {}", output.display()));
         return Ok(ExitCode::SUCCESS);
     }
-    let heads = ["  began (UTC)", "rows", "rejects", "seconds", "state", "model and input", "folder"]
+    let heads = ["  began (UTC)", "rows", "rejects", "seconds", "cost", "state", "model and input", "folder"]
         .map(str::to_owned);
     let mut lines = vec![heads];
     // At most one job runs: of the unfinished ones, that whose files have changed last.
@@ -51,6 +51,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             console::count(rows),
             console::count(rejects),
             seconds,
+            job.record.usd.as_ref().map_or_else(|| "-".to_owned(), |usd| format!("${usd}")),
             state,
             format!("{}, {}", job.record.model, job.record.input),
             folder,
@@ -58,11 +59,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let width =
         |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or_default();
-    let widths: Vec<_> = (0..7).map(width).collect();
+    let widths: Vec<_> = (0..8).map(width).collect();
     for line in &lines {
         // Numbers are aligned to the right.
         let cells = line.iter().zip(&widths).enumerate().map(|(column, (cell, width))| match column {
-            1..=3 => format!("{cell:>width$}"),
+            1..=4 => format!("{cell:>width$}"),
             _ => format!("{cell:width$}"),
         });
         console::data(cells.collect::<Vec<_>>().join("  ").trim_end());

@@ -70,7 +70,6 @@ fn machine(name: &str, instance: &Instance, settings: &Settings, now: i64) -> Ma
         spot: instance.is_spot,
         seconds: (now - instance.launched).max(0) as u64,
         seconds_left: instance.expires.map(|expires| (expires - now).max(0) as u64),
-        usd_per_hour: prices::hourly(&instance.instance_type, &settings.region, settings.disk_gib)
-            .filter(|_| !instance.is_spot),
+        usd_per_hour: prices::of_instance(instance, settings),
     }
 }

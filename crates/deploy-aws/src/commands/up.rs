@@ -349,6 +349,7 @@ fn hosts(prepared: &Prepared, instances: &[Instance]) -> anyhow::Result<Vec<Host
                 fingerprint: instance.fingerprint.clone(),
                 role: instance.role,
                 ends: instance.expires.map(|expires| UNIX_EPOCH + Duration::from_secs(expires.max(0) as u64)),
+                usd_per_hour: prices::of_instance(instance, &prepared.settings),
             })
         })
         .collect()

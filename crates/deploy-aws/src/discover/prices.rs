@@ -1,5 +1,8 @@
 //! List prices, for the usual machines in the regions that share them.
 
+use super::Instance;
+use crate::settings::Settings;
+
 /// Linux machines in [`REGIONS`], in US dollars an hour.
 const HOURLY: [(&str, f64); 16] = [
     ("c5.large", 0.085),
@@ -31,6 +34,12 @@ const DISK_GIB: f64 = 0.08 / 730.0;
 pub(crate) fn hourly(instance_type: &str, region: &str, disk_gib: u32) -> Option<f64> {
     let listed = HOURLY.iter().find(|(name, _)| *name == instance_type && REGIONS.contains(&region));
     listed.map(|(_, price)| price + ADDRESS + f64::from(disk_gib) * DISK_GIB)
+}
+
+/// The price of a machine on demand.
+pub(crate) fn of_instance(instance: &Instance, settings: &Settings) -> Option<f64> {
+    let price = hourly(&instance.instance_type, &settings.region, settings.disk_gib);
+    price.filter(|_| !instance.is_spot)
 }
 
 /// Formats an amount of US dollars: $0.69.

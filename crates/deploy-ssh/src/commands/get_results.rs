@@ -29,6 +29,9 @@ use crate::ssh::Ssh;
 const REPORT_TRIES: u32 = 3;
 const REPORT_PAUSE: Duration = Duration::from_millis(500);
 
+/// In an hour.
+const SECONDS: f64 = 3600.0;
+
 /// Fetches the results of the last job, or its complete batches.
 pub(crate) fn run(args: &GetResults) -> anyhow::Result<ExitCode> {
     let mut is_begun = false;
@@ -70,7 +73,8 @@ fn fetch(args: &GetResults, is_begun: &mut bool) -> anyhow::Result<ExitCode> {
     })?;
     *is_begun = true;
     project::make_folder(&output)?;
-    fetch_all(&host, &output, summary, length)?;
+    let usd = inventory.usd_per_hour().map(|usd| format!("{:.2}", usd * summary.seconds / SECONDS));
+    fetch_all(&host, &output, summary, length, usd)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -106,8 +110,15 @@ fn no_results(name: &str, status: &Status) -> anyhow::Error {
     if is_running { exit::busy(error) } else { error }
 }
 
-/// Fetches the results of a job that is done, and its hub's report, to a folder of the job, and publishes them.
-fn fetch_all(host: &Ssh, output: &Path, summary: &Summary, length: u64) -> anyhow::Result<()> {
+/// Fetches the results of a job that is done, and its hub's report, to a folder of the job, and publishes them. The job has cost so
+/// many US dollars, if that is known.
+fn fetch_all(
+    host: &Ssh,
+    output: &Path,
+    summary: &Summary,
+    length: u64,
+    usd: Option<String>,
+) -> anyhow::Result<()> {
     let _lock = output::lock(output)?;
     let jobs = Jobs::of(output);
     jobs.tidy()?;
@@ -128,7 +139,7 @@ fn fetch_all(host: &Ssh, output: &Path, summary: &Summary, length: u64) -> anyho
             )));
         }
     };
-    let job = jobs.create(record(host, summary, unpacked.results_name())?)?;
+    let job = jobs.create(Record { usd, ..record(host, summary, unpacked.results_name())? })?;
     let archive = job.path.join(result_files::ARCHIVE);
     let moved = unpacked.move_to(&job.path).and_then(|()| {
         std::fs::rename(&part, &archive).with_context(|| format!("renaming {}", part.display()))

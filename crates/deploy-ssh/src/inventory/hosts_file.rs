@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::rfc3339;
 
 /// A host, as the user describes it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HostEntry {
     /// Its name in messages, and on the command line.
@@ -37,6 +37,9 @@ pub struct HostEntry {
     /// When it terminates itself, in UTC as RFC 3339; `None` if it does not.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "rfc3339")]
     pub ends: Option<SystemTime>,
+    /// What an hour of it costs, in US dollars; `None` if that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usd_per_hour: Option<f64>,
 }
 
 impl HostEntry {

@@ -7,7 +7,7 @@ use anyhow::{bail, ensure};
 use super::{HostEntry, Role};
 
 /// The hosts of a job. A single host has all roles.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub struct RoleAssignment {
     pub metrics: HostEntry,
     /// The hosts that classify; the initializer is the first.

@@ -170,6 +170,7 @@ fn record(
         input: describe(input),
         results: args.results_name().to_owned(),
         of_hosts: false,
+        usd: None,
         form: *form,
         upload: upload.clone(),
         exported: None,

@@ -26,6 +26,9 @@ pub struct Record {
     /// Hosts have done it, and its results were fetched.
     #[serde(default)]
     pub of_hosts: bool,
+    /// What these hosts cost while the job ran, in US dollars, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usd: Option<String>,
     /// The form of its results and rejects, if they are no plain text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub form: Option<Form>,

@@ -11,6 +11,7 @@ fn record(id: &str, second: u32) -> Record {
         input: "rows from in.csv".to_owned(),
         results: RESULTS.to_owned(),
         of_hosts: false,
+        usd: None,
         form: None,
         upload: None,
         exported: None,
