@@ -2,28 +2,17 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::sync::Arc;
-use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow};
+use http_client::{Failure, Refusal, retry};
 use protocol::conversion::{self, Source};
 use protocol::hash::short_hex;
 use ureq::http::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, IF_MATCH, LAST_MODIFIED, RANGE};
 use ureq::http::{HeaderName, Response, StatusCode};
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::{Agent, Body};
 
-/// How long connecting, and each read, may take.
-const CONNECT_TIME: Duration = Duration::from_secs(20);
-const READ_TIME: Duration = Duration::from_secs(60);
-/// How often a request without progress is made; the pause after the first time, which doubles, and the longest one.
-const TRIES: u32 = 7;
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 /// How many bytes are written at once.
 const BLOCK: usize = 256 << 10;
-/// How much of a server's explanation is read.
-const EXPLANATION: u64 = 4 << 10;
 
 /// Writes a file as pieces, after what is known of it.
 ///
@@ -72,13 +61,6 @@ struct Remote {
     has_ranges: bool,
 }
 
-/// Why a request failed.
-enum Failure {
-    /// Another try may succeed.
-    Passing(anyhow::Error),
-    Lasting(anyhow::Error),
-}
-
 impl Remote {
     /// Asks for a file's length and identity.
     ///
@@ -86,7 +68,7 @@ impl Remote {
     /// The server cannot be reached, refuses, or does not say how long the file is.
     fn open(url: &str) -> anyhow::Result<Self> {
         let mut remote = Self {
-            agent: agent(),
+            agent: http_client::agent(),
             url: url.to_owned(),
             length: 0,
             tag: String::new(),
@@ -134,21 +116,12 @@ impl Remote {
                 request = request.header(IF_MATCH, tag);
             }
         }
-        let response = request.call().map_err(|error| {
-            let is_wrong = matches!(error, ureq::Error::BadUri(_) | ureq::Error::Http(_));
-            let error = anyhow!("{error}");
-            if is_wrong { Failure::Lasting(error) } else { Failure::Passing(error) }
-        })?;
-        let status = response.status();
-        match status {
+        let response = request.call()?;
+        match response.status() {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(response),
             StatusCode::RANGE_NOT_SATISFIABLE if self.length == 0 => Ok(response),
             StatusCode::PRECONDITION_FAILED | StatusCode::RANGE_NOT_SATISFIABLE => Err(changed()),
-            _ => {
-                let refused = anyhow!("the server answers {status}{}", explanation(response));
-                let passes = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
-                Err(if passes { Failure::Passing(refused) } else { Failure::Lasting(refused) })
-            }
+            _ => Err(Refusal::read(response).into()),
         }
     }
 
@@ -214,54 +187,5 @@ impl Read for Reader<'_> {
         let read = read.map_err(io::Error::other)?;
         self.at += read as u64;
         Ok(read)
-    }
-}
-
-/// Tries until it works, something lasts, or nothing has helped for too long.
-fn retry<T>(mut attempt: impl FnMut() -> Result<T, Failure>) -> anyhow::Result<T> {
-    let mut pause = FIRST_PAUSE;
-    for tried in 1.. {
-        match attempt() {
-            Ok(done) => return Ok(done),
-            Err(Failure::Lasting(error)) => return Err(error),
-            Err(Failure::Passing(error)) if tried == TRIES => {
-                return Err(error.context(format!("tried {TRIES} times")));
-            }
-            Err(Failure::Passing(error)) => tracing::warn!("{error:#}; trying again in {pause:?}"),
-        }
-        std::thread::sleep(pause);
-        pause = LONGEST_PAUSE.min(2 * pause);
-    }
-    bail!("unreachable")
-}
-
-fn agent() -> Agent {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let found = rustls_native_certs::load_native_certs();
-    let roots: Vec<_> = found.certs.iter().map(|root| Certificate::from_der(root).to_owned()).collect();
-    let tls = TlsConfig::builder()
-        .unversioned_rustls_crypto_provider(provider)
-        .root_certs(RootCerts::from(roots))
-        .build();
-    let config = Agent::config_builder()
-        .tls_config(tls)
-        .http_status_as_error(false)
-        .timeout_connect(Some(CONNECT_TIME))
-        .timeout_resolve(Some(CONNECT_TIME))
-        .timeout_per_read(Some(READ_TIME))
-        .timeout_recv_response(Some(READ_TIME))
-        .user_agent(concat!("provisioned-classifier/", env!("CARGO_PKG_VERSION")))
-        .build();
-    config.into()
-}
-
-/// What the server says about its refusal, if it is S3's XML.
-fn explanation(response: Response<Body>) -> String {
-    let mut text = String::new();
-    let read = response.into_body().into_reader().take(EXPLANATION).read_to_string(&mut text);
-    let message = text.split_once("<Message>").and_then(|(_, rest)| rest.split_once("</Message>"));
-    match (read, message) {
-        (Ok(_), Some((message, _))) => format!(": {message}"),
-        _ => String::new(),
     }
 }
