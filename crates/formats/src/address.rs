@@ -3,8 +3,12 @@
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-use anyhow::Context;
+use anyhow::{Context, Error};
+use http_client::{Failure, Refusal};
+use humantime::format_rfc3339_seconds;
 use protocol::signed::Signed;
+use ureq::Body;
+use ureq::http::Response;
 
 /// An HTTP address, or that of an object (`s3://bucket/key`).
 #[derive(Debug, Clone)]
@@ -34,7 +38,23 @@ impl Address {
 
     /// When the signature has ended, if it has. Another one may follow.
     pub(crate) fn ended(&self) -> Option<SystemTime> {
-        let end = Signed::read(self.signed.as_deref()?).ok()?.end();
-        (end <= SystemTime::now()).then_some(end)
+        ended(&Signed::read(self.signed.as_deref()?).ok()?)
+    }
+}
+
+/// When the signatures have ended, if they have.
+pub(crate) fn ended(signed: &Signed) -> Option<SystemTime> {
+    Some(signed.end()).filter(|end| *end <= SystemTime::now())
+}
+
+/// Why a request was refused whose signature has `ended`, if it has.
+pub(crate) fn refused(response: Response<Body>, ended: Option<SystemTime>) -> Failure {
+    let refusal = Refusal::read(response);
+    match ended {
+        // A command that watches the job may sign again.
+        Some(end) => Failure::Passing(
+            Error::new(refusal).context(format!("the signature ended at {}", format_rfc3339_seconds(end))),
+        ),
+        None => refusal.into(),
     }
 }

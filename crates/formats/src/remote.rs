@@ -2,31 +2,19 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, anyhow, bail};
-use humantime::format_rfc3339_seconds;
+use anyhow::{Context, anyhow};
+use http_client::{Failure, retry};
 use protocol::conversion::{self, Source};
 use protocol::hash::short_hex;
 use ureq::http::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, IF_MATCH, LAST_MODIFIED, RANGE};
 use ureq::http::{HeaderName, Response, StatusCode};
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::{Agent, Body};
 
-use crate::address::Address;
+use crate::address::{Address, refused};
 
-/// How long connecting, and each read, may take.
-const CONNECT_TIME: Duration = Duration::from_secs(20);
-const READ_TIME: Duration = Duration::from_secs(60);
-/// How often a request without progress is made; the pause after the first time, which doubles, and the longest one.
-const TRIES: u32 = 7;
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 /// How many bytes are written at once.
 const BLOCK: usize = 256 << 10;
-/// How much of a server's explanation is read.
-const EXPLANATION: u64 = 4 << 10;
 
 /// Writes a file as pieces, after what is known of it.
 ///
@@ -75,13 +63,6 @@ struct Remote {
     has_ranges: bool,
 }
 
-/// Why a request failed.
-pub(crate) enum Failure {
-    /// Another try may succeed.
-    Passing(anyhow::Error),
-    Lasting(anyhow::Error),
-}
-
 impl Remote {
     /// Asks for a file's length and identity.
     ///
@@ -89,7 +70,7 @@ impl Remote {
     /// The server cannot be reached, refuses, or does not say how long the file is.
     fn open(address: &Address) -> anyhow::Result<Self> {
         let mut remote = Self {
-            agent: agent(),
+            agent: http_client::agent(),
             address: address.clone(),
             length: 0,
             tag: String::new(),
@@ -137,13 +118,12 @@ impl Remote {
                 request = request.header(IF_MATCH, tag);
             }
         }
-        let response = request.call().map_err(unsent)?;
-        let status = response.status();
-        match status {
+        let response = request.call()?;
+        match response.status() {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(response),
             StatusCode::RANGE_NOT_SATISFIABLE if self.length == 0 => Ok(response),
             StatusCode::PRECONDITION_FAILED | StatusCode::RANGE_NOT_SATISFIABLE => Err(changed()),
-            _ => Err(refusal(response, self.address.ended())),
+            _ => Err(refused(response, self.address.ended())),
         }
     }
 
@@ -172,29 +152,6 @@ impl Remote {
             }
         }
         Ok(response.into_body())
-    }
-}
-
-/// Why a request was not answered.
-pub(crate) fn unsent(error: ureq::Error) -> Failure {
-    let is_wrong = matches!(error, ureq::Error::BadUri(_) | ureq::Error::Http(_));
-    let error = anyhow!("{error}");
-    if is_wrong { Failure::Lasting(error) } else { Failure::Passing(error) }
-}
-
-/// Why a server has refused a request, whose signature has `ended` at this time if it has.
-pub(crate) fn refusal(response: Response<Body>, ended: Option<SystemTime>) -> Failure {
-    let status = response.status();
-    let refused = anyhow!("the server answers {status}{}", explanation(response));
-    match ended {
-        // A command that watches the job signs again.
-        Some(end) => Failure::Passing(
-            refused.context(format!("the signature ended at {}", format_rfc3339_seconds(end))),
-        ),
-        None if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
-            Failure::Passing(refused)
-        }
-        None => Failure::Lasting(refused),
     }
 }
 
@@ -232,54 +189,5 @@ impl Read for Reader<'_> {
         let read = read.map_err(io::Error::other)?;
         self.at += read as u64;
         Ok(read)
-    }
-}
-
-/// Tries until it works, something lasts, or nothing has helped for too long.
-pub(crate) fn retry<T>(mut attempt: impl FnMut() -> Result<T, Failure>) -> anyhow::Result<T> {
-    let mut pause = FIRST_PAUSE;
-    for tried in 1.. {
-        match attempt() {
-            Ok(done) => return Ok(done),
-            Err(Failure::Lasting(error)) => return Err(error),
-            Err(Failure::Passing(error)) if tried == TRIES => {
-                return Err(error.context(format!("tried {TRIES} times")));
-            }
-            Err(Failure::Passing(error)) => tracing::warn!("{error:#}; trying again in {pause:?}"),
-        }
-        std::thread::sleep(pause);
-        pause = LONGEST_PAUSE.min(2 * pause);
-    }
-    bail!("unreachable")
-}
-
-pub(crate) fn agent() -> Agent {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let found = rustls_native_certs::load_native_certs();
-    let roots: Vec<_> = found.certs.iter().map(|root| Certificate::from_der(root).to_owned()).collect();
-    let tls = TlsConfig::builder()
-        .unversioned_rustls_crypto_provider(provider)
-        .root_certs(RootCerts::from(roots))
-        .build();
-    let config = Agent::config_builder()
-        .tls_config(tls)
-        .http_status_as_error(false)
-        .timeout_connect(Some(CONNECT_TIME))
-        .timeout_resolve(Some(CONNECT_TIME))
-        .timeout_per_read(Some(READ_TIME))
-        .timeout_recv_response(Some(READ_TIME))
-        .user_agent(concat!("provisioned-classifier/", env!("CARGO_PKG_VERSION")))
-        .build();
-    config.into()
-}
-
-/// What the server says about its refusal, if it is S3's XML.
-fn explanation(response: Response<Body>) -> String {
-    let mut text = String::new();
-    let read = response.into_body().into_reader().take(EXPLANATION).read_to_string(&mut text);
-    let message = text.split_once("<Message>").and_then(|(_, rest)| rest.split_once("</Message>"));
-    match (read, message) {
-        (Ok(_), Some((message, _))) => format!(": {message}"),
-        _ => String::new(),
     }
 }

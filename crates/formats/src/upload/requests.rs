@@ -1,16 +1,16 @@
 //! The requests of an upload.
 
 use std::io::Read;
-use std::time::SystemTime;
 
 use anyhow::{Context, anyhow};
-use protocol::signed::OF_JOB;
+use http_client::{Failure, Refusal, agent, retry};
+use protocol::signed::{OF_JOB, Upload};
 use ureq::http::header::{CONTENT_LENGTH, ETAG};
 use ureq::http::{Response, StatusCode};
 use ureq::{Agent, Body, SendBody};
 
 use super::Target;
-use crate::remote::{Failure, agent, refusal, retry, unsent};
+use crate::address::{ended, refused};
 
 /// How much of an answer is read.
 const ANSWER: u64 = 64 << 10;
@@ -52,17 +52,17 @@ impl Requests {
             let url = upload.part(number).context("an object cannot have so many parts");
             let request = self.agent.put(url.map_err(Failure::Lasting)?).header(CONTENT_LENGTH, length);
             let mut bytes = bytes();
-            let response = request.send(SendBody::from_reader(&mut bytes)).map_err(unsent)?;
+            let response = request.send(SendBody::from_reader(&mut bytes))?;
             match response.status() {
                 StatusCode::OK => {
                     let tag = response.headers().get(ETAG).and_then(|tag| tag.to_str().ok());
                     let tag = tag.context("S3 did not name the part").map_err(Failure::Passing)?;
                     Ok(Sent::Part { tag: tag.to_owned() })
                 }
-                StatusCode::NOT_FOUND if self.is_completed(&upload.head, &upload.open.job)? => {
+                StatusCode::NOT_FOUND | StatusCode::FORBIDDEN if self.is_completed(&upload)? => {
                     Ok(Sent::Completed)
                 }
-                _ => Err(gone_or(refusal(response, ended(signed.end())))),
+                _ => Err(gone_or(refused(response, ended(&signed)))),
             }
         })
     }
@@ -78,34 +78,32 @@ impl Requests {
             format!("<CompleteMultipartUpload xmlns=\"{namespace}\">{parts}</CompleteMultipartUpload>");
         retry(|| {
             let (upload, signed) = self.target.upload().map_err(Failure::Lasting)?;
-            let response = self.agent.post(&upload.complete).send(body.as_bytes()).map_err(unsent)?;
+            let response = self.agent.post(&upload.complete).send(body.as_bytes())?;
             match response.status() {
                 // S3 begins to answer before it knows.
                 StatusCode::OK => succeeded(response),
                 // An earlier answer may have been lost.
-                StatusCode::NOT_FOUND if self.is_completed(&upload.head, &upload.open.job)? => Ok(()),
-                _ => Err(gone_or(refusal(response, ended(signed.end())))),
+                StatusCode::NOT_FOUND | StatusCode::FORBIDDEN if self.is_completed(&upload)? => Ok(()),
+                _ => Err(gone_or(refused(response, ended(&signed)))),
             }
         })
     }
 
     /// Whether the object is complete, and of this upload.
-    fn is_completed(&self, head: &str, job: &str) -> Result<bool, Failure> {
-        let response = self.agent.head(head).call().map_err(unsent)?;
+    fn is_completed(&self, upload: &Upload) -> Result<bool, Failure> {
+        let response = self.agent.head(&upload.head).call()?;
         let of_job = response.headers().get(OF_JOB).and_then(|of_job| of_job.to_str().ok());
-        Ok(response.status() == StatusCode::OK && of_job == Some(job))
+        Ok(response.status() == StatusCode::OK && of_job == Some(&upload.open.job))
     }
-}
-
-/// When the signatures have ended, if they have.
-fn ended(end: SystemTime) -> Option<SystemTime> {
-    (end <= SystemTime::now()).then_some(end)
 }
 
 /// Says what to do if the upload is gone.
 fn gone_or(failure: Failure) -> Failure {
+    let is_gone = |error: &anyhow::Error| {
+        error.downcast_ref::<Refusal>().is_some_and(|refusal| refusal.code.as_deref() == Some("NoSuchUpload"))
+    };
     match failure {
-        Failure::Lasting(error) if format!("{error:#}").contains("NoSuchUpload") => {
+        Failure::Lasting(error) if is_gone(&error) => {
             Failure::Lasting(error.context("the upload was aborted; start the job again with --fresh"))
         }
         failure => failure,
