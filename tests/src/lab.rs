@@ -1,5 +1,6 @@
 //! Hosts on this machine, made by `cargo xtask lab`.
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -39,6 +40,16 @@ impl Lab {
     /// The prefix of the names of its devices and namespaces.
     pub fn bridge(&self) -> String {
         format!("lab-{}-", self.0)
+    }
+
+    /// This machine's address in the network of the hosts.
+    pub fn own_address(&self) -> Ipv4Addr {
+        let host: Ipv4Addr = self.values("address")[0].parse().unwrap();
+        let shown = Command::new("ip").args(["-4", "-oneline", "address", "show"]).output().unwrap().stdout;
+        let shown = String::from_utf8(shown).unwrap();
+        let addresses = shown.split_whitespace().filter_map(|word| word.strip_suffix("/24")?.parse().ok());
+        let is_of_lab = |address: &Ipv4Addr| address.octets()[..3] == host.octets()[..3];
+        addresses.into_iter().find(is_of_lab).unwrap()
     }
 
     /// Sets the cable of a host "up" or "down".
