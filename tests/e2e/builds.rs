@@ -27,16 +27,17 @@ fn features(selection: &str) -> BTreeMap<String, BTreeSet<String>> {
 #[test]
 fn dependencies_have_the_same_features_in_all_builds() {
     let (programs, tests) = ("normal,build", "normal,build,dev");
-    // The hub is an HTTP server; the AWS SDK and the browser driver are clients. Their shared HTTP crates have more features
-    // together than alone, so they are never built together.
+    // The hub is an HTTP server; the AWS SDK and the browser driver are clients; the server of objects has its own HTTP server.
+    // Their shared HTTP crates have more features together than alone, so they are never built together.
     let here = features(&format!(
-        "--workspace --exclude browser --exclude cloud --exclude deploy-aws --edges {tests}"
+        "--workspace --exclude browser --exclude cloud --exclude objects --exclude deploy-aws --exclude s3 --edges {tests}"
     ));
     let in_cloud = features(&format!("--package deploy-aws --package cloud --edges {tests}"));
     let browser = features(&format!("--package browser --edges {tests}"));
+    let objects = features(&format!("--package objects --edges {tests}"));
     assert!(
-        here.len() > 150 && in_cloud.len() > 200 && browser.len() > 150,
-        "{here:?} {in_cloud:?} {browser:?}"
+        here.len() > 150 && in_cloud.len() > 200 && browser.len() > 150 && objects.len() > 150,
+        "{here:?} {in_cloud:?} {browser:?} {objects:?}"
     );
     for (all, selection, edges) in [
         (&here, "--package xtask", programs),
@@ -53,6 +54,7 @@ fn dependencies_have_the_same_features_in_all_builds() {
         (&in_cloud, "--package deploy-aws", programs),
         (&in_cloud, "--package tests", tests),
         (&browser, "--package tests", tests),
+        (&objects, "--package tests", tests),
     ] {
         let other: Vec<_> = features(&format!("{selection} --edges {edges}"))
             .into_iter()

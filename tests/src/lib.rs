@@ -45,6 +45,8 @@ pub fn program_path(name: &str) -> PathBuf {
             "--package xtask",
             "--package deploy-ssh",
             "--package sender --package classifier --package receiver --package agent --package hub",
+            "--package formats",
+            "--package s3",
         ] {
             build(words);
         }

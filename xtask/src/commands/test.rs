@@ -49,21 +49,22 @@ pub(crate) struct Args {
 /// Tests that cannot run here write their reason to this file.
 const SKIPPED: &str = "target/skipped-tests.txt";
 
-/// All crates except those that depend on the AWS SDK or the browser driver. Those share HTTP crates with the hub, which
-/// cargo would rebuild with the combined features.
+/// All crates except those that depend on the AWS SDK, the browser driver or the server of objects. Those share HTTP crates with
+/// the hub, which cargo would rebuild with the combined features.
 const UNITS: Part = Part {
     name: "unit tests and simulations",
-    targets: "--workspace --exclude deploy-aws --exclude cloud --exclude browser --lib --bins --test simulation --test corpus",
+    targets: "--workspace --exclude deploy-aws --exclude s3 --exclude cloud --exclude browser --exclude objects --lib --bins --test simulation --test corpus",
     programs: &[],
     words: &[],
 };
 
 /// The programs, built by the same calls of cargo as for users.
-const PROGRAMS: [&str; 4] = [
+const PROGRAMS: [&str; 5] = [
     "--package xtask",
     "--package sender --package classifier --package receiver --package agent --package hub",
     "--package deploy-ssh",
     "--package formats",
+    "--package s3",
 ];
 
 const END_TO_END: Part = Part {
@@ -92,6 +93,13 @@ const CLOUD: Part = Part {
     words: &["--test-threads", "6"],
 };
 
+const OBJECTS: Part = Part {
+    name: "tests of objects in S3",
+    targets: "--package s3 --package objects --lib --bins --test objects",
+    programs: &PROGRAMS,
+    words: &[],
+};
+
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     project::enter_root()?;
     let mut run = Run::new(Limit::start(args.within), SKIPPED)?;
@@ -111,8 +119,8 @@ fn quick(run: &mut Run) -> anyhow::Result<()> {
     run.tests(&built, &[WHOLE_JOB, "--exact"])
 }
 
-/// Runs everything. Installs and downloads while cargo builds, builds the AWS SDK while other tests run, and runs two parts at
-/// a time, since most tests wait.
+/// Runs everything. Installs and downloads while cargo builds, builds S3 and the AWS SDK while other tests run, and runs two parts
+/// at a time, since most tests wait.
 fn whole(fuzz: bool, run: &mut Run) -> anyhow::Result<()> {
     check_formats(run);
     check_dependencies(run);
@@ -133,7 +141,7 @@ fn whole(fuzz: bool, run: &mut Run) -> anyhow::Result<()> {
         let browser = BROWSER.build(run)?;
         // It calls cargo, which would wait for another build.
         run.tests(&end_to_end, &[WHOLE_JOB, "--exact"])?;
-        let cloud = scope.spawn(|| CLOUD.try_build());
+        let later = scope.spawn(|| (OBJECTS.try_build(), CLOUD.try_build()));
         run.part(&UNITS, &units)?;
         ensure!(run.counts.passed > 0, "no test was run within {}", run.limit);
         match ready.recv().context("installing what the tests need")? {
@@ -147,8 +155,11 @@ fn whole(fuzz: bool, run: &mut Run) -> anyhow::Result<()> {
                 outcome => outcome?,
             }
             beside.part(&BROWSER, &browser)?;
-            let cloud = beside.checked(&CLOUD, joined(cloud))?;
-            beside.part(&CLOUD, &cloud)?;
+            let (objects, cloud) = joined(later);
+            for (part, built) in [(&OBJECTS, objects), (&CLOUD, cloud)] {
+                let built = beside.checked(part, built)?;
+                beside.part(part, &built)?;
+            }
             anyhow::Ok(beside)
         });
         run.part(&END_TO_END, &end_to_end)?;
@@ -172,7 +183,7 @@ fn filtered(filter: &str, fuzz: bool, run: &mut Run) -> anyhow::Result<()> {
     install::programs(&shell);
     install::browser(&shell);
     install::machine(&shell);
-    for part in [&UNITS, &END_TO_END, &BROWSER, &CLOUD] {
+    for part in [&UNITS, &END_TO_END, &BROWSER, &OBJECTS, &CLOUD] {
         let built = part.build(run)?;
         run.tests(&built, &[filter])?;
     }
