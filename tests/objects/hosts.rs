@@ -25,7 +25,7 @@ fn hosts_upload_results_also_when_nobody_watches() {
         "--input",
         "s3://data/in.csv",
         "--model",
-        "sleep:300",
+        "sleep:2000",
         "--workers",
         "2",
         "--upload",
@@ -34,8 +34,11 @@ fn hosts_upload_results_also_when_nobody_watches() {
         "zst",
     ];
     let mut job = run("run-cluster", &words);
-    eventually("a row", || server.requests().iter().any(|request| request.method == "GET").then_some(()));
-    job.await_output("logs in");
+    job.await_output("rows from s3://data/in.csv, on ");
+    let read = || server.requests().iter().filter(|request| request.method == "GET").count();
+    let checked = read();
+    // The sender reads the rows, and needs this machine no more.
+    eventually("the sender", || (read() > checked).then_some(()));
     job.signal("KILL");
     job.wait();
     // The metrics host completes the objects by itself.
