@@ -1,6 +1,7 @@
 //! Hosts read objects and upload results without credentials, also when no machine of the user's is watching.
 
 use tests::eventually;
+use tests::program::Program;
 use tests::stack::Stack;
 
 use crate::server::{Effect, Fault, Point, Server};
@@ -17,9 +18,11 @@ fn hosts_upload_results_also_when_nobody_watches() {
     let server = Server::start_at(stack.lab.own_address());
     let bucket = server.bucket("data");
     bucket.put("in.csv", rows().as_bytes());
-    let environment = server.environment();
-    let variables: Vec<_> = environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    let run = |command: &str, args: &[&str]| stack.start_with(command, args, &variables);
+    let run = |command: &str, args: &[&str]| {
+        let mut words = stack.command(command, args);
+        server.apply_to(&mut words);
+        Program::start_command(command, &stack.path(""), words)
+    };
     stack.up(&[]);
     let words = [
         "--input",
@@ -33,24 +36,23 @@ fn hosts_upload_results_also_when_nobody_watches() {
         "--format",
         "zst",
     ];
+    // After those of the check, the sender's first request.
+    let reading = server.on(Fault::new(Effect::Pause(Point::Arrived)).method("GET").from(3));
     let mut job = run("run-cluster", &words);
-    job.await_output("rows from s3://data/in.csv, on ");
-    let read = || server.requests().iter().filter(|request| request.method == "GET").count();
-    let checked = read();
-    // The sender reads the rows, and needs this machine no more.
-    eventually("the sender", || (read() > checked).then_some(()));
+    reading.wait_in(&mut job, 1);
     job.signal("KILL");
     job.wait();
+    reading.release();
     // The metrics host completes the objects by itself.
     eventually("the results", || bucket.get("out/results.json"));
     let said = run("run-cluster", &["--attach"]).success();
-    assert!(said.contains("uploaded   s3://data/out/, with rejects and results.json"), "{said}");
+    assert!(said.contains("uploaded   s3://data/out/results.log.zst, with rejects and results.json"), "{said}");
     let results = stack.results();
     let zst = bucket.get("out/results.log.zst").unwrap();
     assert!(unpacked(&stack, &zst) == results);
     assert_eq!(server.open_uploads(), 0);
     // No host has what the user's machine has.
-    let secret = variables[2].1;
+    let secret = &server.environment()[2].1;
     let found = stack.lab.values("name").iter().any(|name| {
         let home = stack.lab.folder().join(name).join("home");
         let grep = std::process::Command::new("grep").args(["-r", "-l", secret]).arg(home).output().unwrap();
@@ -61,7 +63,7 @@ fn hosts_upload_results_also_when_nobody_watches() {
     let paused =
         server.on(Fault::new(Effect::Pause(Point::Arrived)).method("POST").with("uploadId=").times(1));
     let mut job = run("run-cluster", &words);
-    paused.wait(1);
+    paused.wait_in(&mut job, 1);
     job.signal("INT");
     job.exit(130);
     paused.release();

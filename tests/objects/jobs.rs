@@ -51,6 +51,13 @@ fn objects_give_the_results_of_the_files() {
     }
     std::fs::write(site.path("1.csv"), "id\n1\n").unwrap();
     site.job(&["1.csv", "s3://data/folder/"], &["--model", "native"]).success();
+    (0..1001).for_each(|place| drop(site.bucket.put(&format!("many/{place}.csv"), b"id\n")));
+    let mut list = Command::new(tests::program_path("s3"));
+    list.args(["list", "s3://data/many/"]);
+    site.server.apply_to(&mut list);
+    let listed = String::from_utf8(list.output().unwrap().stdout).unwrap();
+    // They are more than a page.
+    assert_eq!(listed.lines().count(), 1001);
     let ids: Vec<_> = site
         .result("results.log")
         .split(|byte| *byte == b'\n')
@@ -74,7 +81,9 @@ fn results_are_uploaded_in_each_form_and_appear_together() {
             site.server.on(Fault::new(Effect::Pause(Point::Arrived)).method("POST").with("uploadId="));
         let mut job =
             site.job(&["s3://data/in.csv"], &[form, &["--model", "native", "--upload", UPLOAD]].concat());
-        paused.wait(1);
+        paused.wait_in(&mut job, 1);
+        // No signature is in the list of processes.
+        assert_eq!(tests::command_lines().filter(|line| line.contains("X-Amz-Signature")).count(), 0);
         // All parts are there, and nothing is seen of them.
         assert_eq!((site.server.open_uploads(), site.uploaded(names[0])), (3, None));
         paused.end();
@@ -90,7 +99,7 @@ fn results_are_uploaded_in_each_form_and_appear_together() {
         }
         assert_eq!(site.server.open_uploads(), 0);
     }
-    // No credentials are where the programs look for signed requests, or in a list of processes.
+    // No credentials are where the programs look for signed requests.
     let secret = &site.server.environment()[2].1;
     let log = Command::new("grep").args(["-r", secret]).arg(site.path("")).output().unwrap();
     assert_eq!(String::from_utf8(log.stdout).unwrap(), "");
@@ -111,7 +120,7 @@ fn a_job_that_is_killed_goes_on_with_its_uploads() {
     for moment in moments {
         let paused = site.server.on(moment.times(1));
         let mut job = site.job(&["in.csv"], &options);
-        paused.wait(1);
+        paused.wait_in(&mut job, 1);
         site.kill_all(&mut job);
         paused.release();
     }
@@ -147,7 +156,7 @@ fn uploads_of_a_job_that_does_not_complete_are_aborted() {
     let paused =
         site.server.on(Fault::new(Effect::Pause(Point::Arrived)).method("POST").with("uploadId=").times(1));
     let mut job = site.job(&["in.csv"], &options);
-    paused.wait(1);
+    paused.wait_in(&mut job, 1);
     site.kill_all(&mut job);
     paused.release();
     eventually("open uploads", || (site.server.open_uploads() == 2).then_some(()));
@@ -160,13 +169,22 @@ fn uploads_of_a_job_that_does_not_complete_are_aborted() {
     let aborted =
         site.server.on(Fault::new(Effect::Pause(Point::Arrived)).method("POST").with("uploadId=").times(1));
     let mut job = site.job(&["in.csv"], &options);
-    aborted.wait(1);
+    aborted.wait_in(&mut job, 1);
     let client = Client::new(&site.server, "data");
     let last = site.server.requests().into_iter().rfind(|request| request.part().is_some()).unwrap();
     let key = last.path.trim_start_matches("/data/");
     assert_eq!(client.abort(key, &last.query["uploadId"]).status(), 204);
     aborted.release();
-    assert!(job.exit(1).contains("the upload was aborted; start the job again with --fresh"));
+    assert!(
+        job.exit(1).contains("the upload was aborted by somebody else; the same command begins another one")
+    );
+    site.job(&["in.csv"], &options).success();
+    assert!(site.uploaded("results.json").unwrap() == site.result("results.json"));
+    assert_eq!(site.server.open_uploads(), 0);
+    // An input is not replaced.
+    site.bucket.put("results/results.log", b"id\n1\n");
+    let said = site.job(&["s3://data/results/results.log"], &options).exit(3);
+    assert!(said.contains("would be replaced by the results; upload them to another folder"), "{said}");
 }
 
 #[test]
@@ -202,11 +220,11 @@ fn what_lasts_is_said() {
             .exit(3)
             .contains("reading s3://data/none.csv: the server answers 404 Not Found")
     );
-    assert!(read("s3://nothing/").exit(3).contains("s3://nothing/"));
+    assert!(read("s3://nothing/").exit(3).contains("there is no bucket nothing"));
     // It is overwritten in the middle.
     let stalled = site.server.on(Fault::new(Effect::Pause(Point::Arrived)).method("GET").from(4));
     let mut job = read("s3://data/in.csv");
-    stalled.wait(1);
+    stalled.wait_in(&mut job, 1);
     site.bucket.put("in.csv", text.replace("id,text", "id,next").as_bytes());
     stalled.end();
     stalled.release();

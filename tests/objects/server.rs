@@ -17,6 +17,7 @@ mod storage;
 
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::process::Command;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -86,8 +87,7 @@ impl Server {
         Self { address, own_address, keys, layer, uploads, stop, thread, _folder: folder }
     }
 
-    /// What points a program with the AWS SDK, or any AWS tool, to this server and nothing else. A test should also remove
-    /// AWS_PROFILE.
+    /// What points a program with the AWS SDK, or any AWS tool, to this server.
     pub(crate) fn environment(&self) -> [(&'static str, String); 8] {
         let (access, secret) = self.keys.clone();
         [
@@ -100,6 +100,15 @@ impl Server {
             ("AWS_CONFIG_FILE", "/dev/null".to_owned()),
             ("AWS_SHARED_CREDENTIALS_FILE", "/dev/null".to_owned()),
         ]
+    }
+
+    /// Points a command to this server and nothing else, whatever the environment of the tests has.
+    pub(crate) fn apply_to(&self, command: &mut Command) {
+        let is_other = |name: &str| name.starts_with("AWS_") || name.to_ascii_lowercase().ends_with("_proxy");
+        for (name, _) in std::env::vars().filter(|(name, _)| is_other(name)) {
+            command.env_remove(name);
+        }
+        command.envs(self.environment());
     }
 
     /// Makes a bucket.

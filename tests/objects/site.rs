@@ -60,7 +60,7 @@ impl Site {
             "--input",
         ]);
         command.args(inputs).args(options).current_dir(&self.folder);
-        command.env_remove("AWS_PROFILE").envs(self.server.environment());
+        self.server.apply_to(&mut command);
         command.arg("--python").arg(tests::python());
         command
     }
@@ -85,7 +85,7 @@ impl Site {
         xtask.wait();
     }
 
-    /// The open uploads, and how often each part was sent and accepted.
+    /// How often each part of an object was sent and accepted.
     pub(crate) fn parts_sent(&self, name: &str) -> Vec<usize> {
         let requests = self.server.requests();
         let path = format!("/data/results/{name}");

@@ -46,7 +46,6 @@ pub fn program_path(name: &str) -> PathBuf {
             "--package deploy-ssh",
             "--package sender --package classifier --package receiver --package agent --package hub",
             "--package formats",
-            "--package s3",
         ] {
             build(words);
         }

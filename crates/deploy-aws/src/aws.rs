@@ -4,28 +4,22 @@ use std::error::Error;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail, ensure};
+use anyhow::{Context, anyhow, ensure};
+use aws_account::{CREDENTIALS_TIME, NO_CREDENTIALS, causes, http_client, profiles, refuse_mfa, tls};
 use aws_config::identity::IdentityCache;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::provider::error::CredentialsError;
-use aws_runtime::env_config::file::EnvConfigFiles;
-use aws_runtime::env_config::section::EnvConfigSections;
-use aws_sdk_ec2::config::RuntimeComponents;
 use aws_sdk_ec2::config::interceptors::InterceptorContext;
 use aws_sdk_ec2::config::retry::{ClassifyRetry, RetryAction};
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_ec2::operation::run_instances::RunInstancesError;
-use aws_smithy_http_client::proxy::ProxyConfig;
-use aws_smithy_http_client::tls::Provider;
-use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
-use aws_smithy_http_client::{Builder, Connector};
-use aws_smithy_runtime_api::client::http::{HttpConnector, SharedHttpClient};
+use aws_smithy_http_client::Connector;
+use aws_smithy_runtime_api::client::http::HttpConnector;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::http::Request as HttpRequest;
 use aws_smithy_types::byte_stream::ByteStream;
-use aws_types::os_shim_internal::{Env, Fs};
 
 use crate::errors::{ApiError, Class};
 
@@ -34,14 +28,10 @@ const ANSWER_TIME: Duration = Duration::from_secs(30);
 /// How long a call may take with all its tries.
 const CALL_TIME: Duration = Duration::from_secs(240);
 const CONNECT_TIME: Duration = Duration::from_secs(5);
-/// How long the user's program for credentials (credential_process) may take: it may ask another service, or a person.
-const CREDENTIALS_TIME: Duration = Duration::from_secs(60);
 /// The longest pause before the second try of a call; each further pause may be twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(300);
 /// How often a call is tried that is throttled, or whose answer is lost.
 const TRIES: u32 = 8;
-/// How many profiles may follow each other by source_profile.
-const MAX_CHAIN: usize = 10;
 
 /// Clients for one region. All clients of a command share a cache of credentials: a slow program for them runs once.
 #[derive(Debug, Clone)]
@@ -79,10 +69,7 @@ impl Aws {
             .await;
         let identity = aws_sdk_sts::Client::new(&config).get_caller_identity().send().await;
         let identity = identity.map_err(|error| match credentials_error(&error) {
-            Some(why) => anyhow!(why).context(
-                "there are no credentials for AWS; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or log in \
-                 with: aws sso login, or aws login",
-            ),
+            Some(why) => anyhow!(why).context(NO_CREDENTIALS),
             None => explained(&error, "sts:GetCallerIdentity", region).into(),
         })?;
         let account = identity
@@ -110,23 +97,6 @@ impl Aws {
     }
 }
 
-/// A client that uses the proxies of the environment (HTTPS_PROXY, NO_PROXY), as every AWS tool does.
-fn http_client() -> SharedHttpClient {
-    Builder::new().build_with_connector_fn(|settings, components| {
-        let mut connector = Connector::builder().proxy_config(ProxyConfig::from_env());
-        if let Some(settings) = settings {
-            connector = connector.connector_settings(settings.clone());
-        }
-        connector.set_sleep_impl(components.and_then(RuntimeComponents::sleep_impl));
-        connector.tls_provider(tls()).build()
-    })
-}
-
-fn tls() -> Provider {
-    // Not the SDK's default, which is built from C.
-    Provider::Rustls(CryptoMode::Ring)
-}
-
 /// The region of the user's profile; `None` if it has none.
 ///
 /// # Errors
@@ -134,46 +104,6 @@ fn tls() -> Provider {
 pub(crate) async fn profile_region() -> anyhow::Result<Option<String>> {
     let sections = profiles().await?;
     Ok(sections.get("region").map(str::to_owned).filter(|region| !region.is_empty()))
-}
-
-async fn profiles() -> anyhow::Result<EnvConfigSections> {
-    let loaded = aws_config::profile::load(&Fs::real(), &Env::real(), &EnvConfigFiles::default(), None).await;
-    loaded.map_err(|error| {
-        anyhow!("{}", causes(&error))
-            .context("reading the AWS configuration (~/.aws/config, AWS_CONFIG_FILE)")
-    })
-}
-
-/// Refuses profiles with mfa_serial. The SDK ignores it: it would request the role without a code, and be denied without a clear
-/// reason.
-async fn refuse_mfa() -> anyhow::Result<()> {
-    if std::env::var_os("AWS_ACCESS_KEY_ID").is_some_and(|id| !id.is_empty()) {
-        // Credentials in the environment take precedence over any profile.
-        return Ok(());
-    }
-    let sections = profiles().await?;
-    if let Some(profile) = needs_mfa(&sections) {
-        let selected = sections.selected_profile();
-        bail!(
-            "the profile {profile} needs a code of an MFA device (mfa_serial), which this command cannot ask for; let the AWS CLI \
-             ask, and take what it gets: eval \"$(aws configure export-credentials --profile {selected} --format env)\""
-        );
-    }
-    Ok(())
-}
-
-/// The first profile that needs MFA, along the chain from the selected one by source_profile.
-fn needs_mfa(sections: &EnvConfigSections) -> Option<String> {
-    let mut name = sections.selected_profile().to_owned();
-    for _ in 0..MAX_CHAIN {
-        let profile = sections.get_profile(&name)?;
-        // Only requests for a role take a code.
-        if profile.get("role_arn").is_some() && profile.get("mfa_serial").is_some() {
-            return Some(name);
-        }
-        name = profile.get("source_profile")?.to_owned();
-    }
-    None
 }
 
 /// The network with only this machine's public address, or that of its gateway. The request uses no proxy, since SSH uses none.
@@ -217,18 +147,6 @@ impl ClassifyRetry for CapacityIsFinal {
     fn name(&self) -> &'static str {
         "capacity is final"
     }
-}
-
-/// An error with its causes, in one line.
-fn causes(error: &dyn Error) -> String {
-    let mut message = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        message.push_str(": ");
-        message.push_str(&error.to_string());
-        cause = error.source();
-    }
-    message
 }
 
 /// Why there are no credentials; `None` if a call failed for another reason.

@@ -26,13 +26,14 @@ use records::format::is_address;
 use telemetry::job::Description;
 
 use crate::host::{Host, arg};
-use crate::objects::{Prefix, Signatures};
-use crate::options::{self, Reading};
+use crate::objects::Signatures;
+use crate::options::{self, Prefix, Reading};
 pub(crate) use failure::in_own_words;
 pub use hub::{HUB, Hub};
 use launcher::Launcher;
 pub(crate) use launcher::classifier_name;
 pub use lifetime::Lifetime;
+pub use phase::After;
 use programs::Programs;
 pub use programs::{LostContact, Program};
 pub use progress::Watched;
@@ -80,6 +81,15 @@ pub struct Export {
 }
 
 impl Job {
+    /// What the receiver does after the last row.
+    fn after(&self) -> After {
+        match (&self.export, &self.archive) {
+            (Some(Export { upload: Some(_), .. }), _) => After::Uploading,
+            (None, None) => After::Nothing,
+            _ => After::Packing,
+        }
+    }
+
     fn token_args(&self) -> [String; 2] {
         ["--token-file".to_owned(), arg(&self.token_file)]
     }
@@ -158,9 +168,9 @@ pub struct Hosts<'a> {
     pub classifiers: Vec<&'a dyn Host>,
 }
 
-/// What a command does besides, while it runs a job.
+/// What a command does while it runs a job.
 #[derive(Default)]
-pub struct Beside<'a> {
+pub struct WhileRunning<'a> {
     /// Called when the source asks for its first row.
     pub when_begun: Option<&'a dyn Fn() -> anyhow::Result<()>>,
     /// Signatures to renew.
@@ -171,7 +181,12 @@ pub struct Beside<'a> {
 ///
 /// # Errors
 /// A program failed (the error has its last lines), or the user interrupted.
-pub fn run(job: &Job, hosts: &Hosts<'_>, hub: Option<&Hub>, beside: Beside<'_>) -> anyhow::Result<Times> {
+pub fn run(
+    job: &Job,
+    hosts: &Hosts<'_>,
+    hub: Option<&Hub>,
+    while_running: WhileRunning<'_>,
+) -> anyhow::Result<Times> {
     let mut launcher = Launcher::new(job, hub);
     let results = launcher.receiver(hosts.metrics)?;
     let forming = Instant::now();
@@ -179,18 +194,18 @@ pub fn run(job: &Job, hosts: &Hosts<'_>, hub: Option<&Hub>, beside: Beside<'_>) 
     let forming = forming.elapsed();
     let sender = launcher.sender(hosts.metrics, rows)?;
     let mut programs = launcher.programs;
-    if let Some(act) = beside.when_begun {
+    if let Some(act) = while_running.when_begun {
         programs.await_ready(sender)?;
         act()?;
     }
     let watched = Watched {
         rows: job.input.rows(),
-        packs: job.archive.is_some() || job.export.is_some(),
+        after: job.after(),
         token: Some(&job.token),
         page: hub.and_then(Hub::page),
         lifetime: job.lifetime.as_ref(),
     };
-    let packing = programs.watch(hosts.metrics, &results, &watched, beside.signatures)?;
+    let packing = programs.watch(hosts.metrics, &results, &watched, while_running.signatures)?;
     Ok(Times { forming, packing })
 }
 
@@ -202,7 +217,8 @@ pub fn pack(job: &Job, metrics: &dyn Host, signatures: Option<Signatures<'_>>) -
     let start = Instant::now();
     let mut launcher = Launcher::new(job, None);
     let results = launcher.receiver(metrics)?;
-    let watched = Watched { rows: None, packs: true, token: Some(&job.token), page: None, lifetime: None };
+    let watched =
+        Watched { rows: None, after: job.after(), token: Some(&job.token), page: None, lifetime: None };
     launcher.programs.watch(metrics, &results, &watched, signatures)?;
     Ok(start.elapsed())
 }

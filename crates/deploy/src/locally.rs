@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use files::remove_if_there;
 use protocol::result_files::{ARCHIVE, REPORT, results_name};
 use protocol::results::Summary;
 use records::format::{is_address, is_object};
@@ -21,6 +22,7 @@ use crate::host::local::Local;
 use crate::input::{check_inputs, checked_identity, identity, needs_formats, show_hints};
 use crate::job::{Export, Hub, Input};
 use crate::notify::{Ending, notify};
+use crate::objects::{UPLOADS, refuse_to_replace_object};
 use crate::options::{JobOptions, ResultOptions, Rows, refuse_unnamed_model};
 use crate::output::{JobFolder, Jobs, lock, lock_within};
 use crate::{console, exit, interrupt, project};
@@ -182,6 +184,7 @@ fn run_until_done(args: &LocalJob, progress: &Progress) -> anyhow::Result<u8> {
     let (output, log) = (args.output.clone(), args.log.clone());
     if let Input::Files { paths, .. } = &input {
         paths.iter().try_for_each(|path| refuse_to_replace(path, &output))?;
+        refuse_to_replace_object(paths, &args.job.results)?;
     }
     let programs = project::build_programs()?;
     let mut objects = Objects::prepare(args)?;
@@ -240,6 +243,7 @@ fn run_until_done(args: &LocalJob, progress: &Progress) -> anyhow::Result<u8> {
             if is_packed && is_exported || !folder.files()?.checkpoint.exists() {
                 folder.note_export()?;
                 jobs.publish(&folder, folder.path.join(REPORT[0]).exists())?;
+                remove_if_there(&folder.path.join(UPLOADS))?;
                 progress.begun.set(true);
                 *progress.job.borrow_mut() = Some((input.clone(), folder.clone()));
                 let code = already_done(args, &folder, &summary, is_packed, start)?;
@@ -250,7 +254,10 @@ fn run_until_done(args: &LocalJob, progress: &Progress) -> anyhow::Result<u8> {
             (folder, false)
         }
         Found::Begun(folder) => (folder, false),
-        Found::New(folder) => (folder, true),
+        Found::New(folder) => {
+            jobs.abort_others(&folder)?;
+            (folder, true)
+        }
     };
     *progress.job.borrow_mut() = Some((input.clone(), folder.clone()));
     let prepared = Prepared {
@@ -268,7 +275,7 @@ fn run_until_done(args: &LocalJob, progress: &Progress) -> anyhow::Result<u8> {
     };
     let outcome = prepared.run(args, start, &jobs, progress);
     if outcome.is_err() {
-        objects::abort_failed(&folder);
+        objects::abort_failed(&folder, before::can_go_on(&input));
     }
     if outcome.is_err() && !progress.begun.get() {
         if is_new && progress.hub.borrow().is_none() {

@@ -9,16 +9,16 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, ensure};
 use duct::cmd;
 use files::remove_if_there;
+use protocol::result_files::published;
 use records::format::is_object;
 
+use crate::options::{Prefix, ResultOptions};
 use crate::{interrupt, project};
 pub use signer::{Signatures, Signer};
 
-/// Where a job's results, rejects and summary are uploaded: an address that ends with a slash.
-pub type Prefix = String;
-
-/// The uploads that a job has begun and not completed, in its folder.
-pub const UPLOADS: &str = "uploads.json";
+/// The uploads that a job has begun and not completed, in its folder, or beside the inventory of its hosts. Hidden files are no part
+/// of a model.
+pub const UPLOADS: &str = ".uploads.json";
 /// How long the program may take to list a folder of objects, or to begin or abort uploads.
 const TIME: Duration = Duration::from_secs(600);
 /// The pause between two looks at it.
@@ -33,6 +33,21 @@ pub fn prefix(text: &str) -> anyhow::Result<Prefix> {
     let bucket = path.split('/').next().unwrap_or_default();
     ensure!(!bucket.is_empty(), "the bucket is missing; give s3://BUCKET/FOLDER/");
     Ok(format!("s3://{}/", path.trim_end_matches('/')))
+}
+
+/// # Errors
+/// An input is an object that the results would replace.
+pub fn refuse_to_replace_object(inputs: &[PathBuf], results: &ResultOptions) -> anyhow::Result<()> {
+    let Some(prefix) = &results.upload else { return Ok(()) };
+    for input in inputs {
+        let name = input.to_str().and_then(|address| address.strip_prefix(prefix));
+        ensure!(
+            !name.is_some_and(|name| published().any(|published| published == name)),
+            "the input {} would be replaced by the results; upload them to another folder",
+            input.display()
+        );
+    }
+    Ok(())
 }
 
 /// Whether an input stands for all objects below a prefix.
@@ -50,7 +65,7 @@ pub(crate) fn list(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(said.lines().map(PathBuf::from).collect())
 }
 
-/// Begins the uploads of a job's files with these names, or finds them begun in the file `to`.
+/// Begins the uploads of a job's files with these names. If the file `to` has them, begins only those that somebody has aborted.
 ///
 /// # Errors
 /// S3 does not begin them.

@@ -12,7 +12,6 @@ use serde::{Deserialize, Serialize};
 use telemetry::job::Description;
 
 use crate::host::arg;
-use crate::objects::Prefix;
 
 const CHUNK_SIZE: &str = "--chunk-size";
 const CONTRACT: &str = "--contract";
@@ -110,6 +109,9 @@ pub struct JobOptions {
     pub environment: BTreeMap<String, String>,
     pub results: ResultOptions,
 }
+
+/// Where a job's results, rejects and summary are uploaded: an address of S3 that ends with a slash.
+pub type Prefix = String;
 
 /// What becomes of results and rejects.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -76,7 +76,7 @@ pub fn build_program(name: &str) -> anyhow::Result<PathBuf> {
 
 /// Builds the program that reads and writes what is no plain CSV; returns its path.
 pub fn build_formats() -> anyhow::Result<PathBuf> {
-    build_when_needed("formats", "zstd, Parquet, addresses and other encodings")
+    build_when_needed("formats", "other formats, addresses and uploads")
 }
 
 /// Builds the program that signs requests to S3; returns its path.

@@ -51,6 +51,9 @@ pub(crate) fn ended(signed: &Signed) -> Option<SystemTime> {
 pub(crate) fn refused(response: Response<Body>, ended: Option<SystemTime>) -> Failure {
     let refusal = Refusal::read(response);
     match ended {
+        None if refusal.code.as_deref() == Some("ExpiredToken") => {
+            Failure::Passing(Error::new(refusal).context("the credentials of the signature have ended"))
+        }
         // A command that watches the job may sign again.
         Some(end) => Failure::Passing(
             Error::new(refusal).context(format!("the signature ended at {}", format_rfc3339_seconds(end))),

@@ -11,6 +11,7 @@ use formats::address::Address;
 use formats::output::{self, Written};
 use formats::upload::{self, Target};
 use formats::{remote, table, text};
+use process::lifeline;
 use protocol::conversion;
 use protocol::result_files::Form;
 use records::format::is_address;
@@ -133,10 +134,14 @@ fn run(command: &Command, mut out: impl Write) -> anyhow::Result<Written> {
             table::read(file, out)?;
         }
         Command::Write { form, output, target } => {
+            lifeline::end_with_parent()?;
             let target = target.as_ref().map(ObjectArgs::target);
             return output::write(*form, output, target, std::io::stdin().lock());
         }
-        Command::Upload { path, target } => upload::follow(path, target.target(), std::io::stdin().lock())?,
+        Command::Upload { path, target } => {
+            lifeline::end_with_parent()?;
+            upload::follow(path, target.target(), std::io::stdin().lock())?;
+        }
         Command::Complete { target } => upload::complete(&target.target())?,
     }
     Ok(Written::Done)

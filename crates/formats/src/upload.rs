@@ -14,13 +14,14 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use anyhow::{Context, anyhow};
+use files::remove_if_there;
 use parking_lot::{Condvar, Mutex};
 use protocol::conversion::{self, Piece};
 use protocol::hash;
 use protocol::signed::{Signed, Upload, part_length};
 
 use notes::Notes;
-use requests::{Requests, Sent};
+use requests::{Requests, Sent, has_code};
 
 /// How many parts are uploaded at the same time.
 const AT_ONCE: usize = 4;
@@ -80,7 +81,14 @@ pub fn complete(target: &Target) -> anyhow::Result<()> {
     let tags = notes.tags().with_context(|| {
         format!("completing {}: {} does not have all its parts", target.address, target.notes.display())
     })?;
-    requests.complete(&tags).with_context(completing)?;
+    if let Err(error) = requests.complete(&tags) {
+        if has_code(&error, "InvalidPart") {
+            // Another process may have sent a part after it was noted.
+            remove_if_there(&target.notes)?;
+            return Err(error.context("the same command uploads it again")).with_context(completing);
+        }
+        return Err(error).with_context(completing);
+    }
     notes.note_completed()
 }
 

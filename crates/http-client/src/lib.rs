@@ -1,9 +1,9 @@
-//! HTTP requests with deadlines, and tries of them until one succeeds.
+//! HTTP requests with deadlines, and retries.
 
 mod refusal;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{anyhow, bail};
 use ureq::Agent;
@@ -39,14 +39,25 @@ impl From<ureq::Error> for Failure {
 ///
 /// # Errors
 /// The last failure. A [`Refusal`] can be found in it with `downcast_ref`.
-pub fn retry<T>(mut attempt: impl FnMut() -> Result<T, Failure>) -> anyhow::Result<T> {
-    let mut pause = FIRST_PAUSE;
+pub fn retry<T>(attempt: impl FnMut() -> Result<T, Failure>) -> anyhow::Result<T> {
+    retry_within(Duration::ZERO, attempt)
+}
+
+/// As [`retry`], but gives up only after this time.
+///
+/// # Errors
+/// Those of [`retry`].
+pub fn retry_within<T>(
+    limit: Duration,
+    mut attempt: impl FnMut() -> Result<T, Failure>,
+) -> anyhow::Result<T> {
+    let (start, mut pause) = (Instant::now(), FIRST_PAUSE);
     for tried in 1.. {
         match attempt() {
             Ok(done) => return Ok(done),
             Err(Failure::Lasting(error)) => return Err(error),
-            Err(Failure::Passing(error)) if tried == TRIES => {
-                return Err(error.context(format!("tried {TRIES} times")));
+            Err(Failure::Passing(error)) if tried >= TRIES && start.elapsed() >= limit => {
+                return Err(error.context(format!("tried {tried} times")));
             }
             Err(Failure::Passing(error)) => tracing::warn!("{error:#}; trying again in {pause:?}"),
         }
@@ -72,6 +83,7 @@ pub fn agent() -> Agent {
         .timeout_connect(Some(CONNECT_TIME))
         .timeout_resolve(Some(CONNECT_TIME))
         .timeout_per_read(Some(PIECE_TIME))
+        .timeout_per_write(Some(PIECE_TIME))
         .timeout_recv_response(Some(PIECE_TIME))
         .user_agent(concat!("provisioned-classifier/", env!("CARGO_PKG_VERSION")))
         .build();

@@ -1,4 +1,4 @@
-//! An answer that says no.
+//! A refusal by the server.
 
 use std::fmt;
 use std::io::Read;
@@ -10,10 +10,10 @@ use crate::Failure;
 
 /// How many bytes of a server's explanation are read.
 const EXPLANATION: u64 = 4 << 10;
-/// Codes of S3 for what passes although its status does not say so.
+/// S3's codes that are worth a retry despite their status.
 const PASSING: [&str; 2] = ["OperationAborted", "RequestTimeout"];
 
-/// An answer that says no, with what S3's XML says about it.
+/// A refusal by the server, with what S3's XML says about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     pub status: StatusCode,

@@ -34,6 +34,14 @@ static SUPERVISOR: OnceLock<UnixStream> = OnceLock::new();
 /// What was kept, until the program takes it.
 static TAKEN_OVER: Mutex<Vec<Kept>> = Mutex::new(Vec::new());
 
+/// Ends this process with the thread that has started it. For a program whose standard input is data, and so no lifeline.
+///
+/// # Errors
+/// The system does not allow it.
+pub fn end_with_parent() -> nix::Result<()> {
+    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)
+}
+
 /// If [`LIFELINE`] is set, ends this process when its standard input ends. The supervisor holds the other end, so no process is
 /// left behind, however the supervisor dies. If the supervisor asks for signs of life, sends them; a stopped process, or one on
 /// a stopped host, cannot.

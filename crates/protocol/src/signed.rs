@@ -27,7 +27,7 @@ pub struct Signed {
     pub uploads: Vec<Upload>,
 }
 
-/// An object to write in parts. Nobody sees it before it is completed.
+/// An object to write in parts. It is not visible before it is completed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Upload {
     /// What it is.

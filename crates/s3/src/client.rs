@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use http_client::{Failure, Refusal, retry};
 use rusty_s3::{Bucket, S3Action};
 use ureq::http::{Method, Request, Response};
@@ -30,6 +30,11 @@ pub struct Client {
     /// The buckets whose region is known.
     buckets: HashMap<String, Bucket>,
 }
+
+/// AWS does not know a bucket.
+#[derive(Debug, thiserror::Error)]
+#[error("there is no bucket {0}; check the address and AWS_REGION")]
+pub(crate) struct NoBucket(String);
 
 impl Client {
     /// # Errors
@@ -81,7 +86,7 @@ impl Client {
             format!("asking {url} where the bucket {bucket} is; check the network and the proxy")
         })? {
             Found::In(region) => Ok(region),
-            Found::Nowhere => bail!("there is no bucket {bucket}; check the address"),
+            Found::Nowhere => Err(NoBucket(bucket.to_owned()).into()),
             Found::Unknown => self.service.region().map(str::to_owned).with_context(|| {
                 format!("S3 does not say in which region the bucket {bucket} is; set AWS_REGION")
             }),

@@ -28,6 +28,12 @@ impl Attempt<'_> {
 
     fn advice(self, refusal: &Refusal) -> Option<String> {
         let Address { bucket, .. } = self.on;
+        // In the query of a URL, such a signature is only denied.
+        let is_of_clock =
+            |words: &str| ["Request has expired", "not yet valid"].iter().any(|clock| words.contains(clock));
+        if refusal.message.as_deref().is_some_and(is_of_clock) {
+            return Some("set the clock of this machine".to_owned());
+        }
         Some(match refusal.code.as_deref().unwrap_or_default() {
             "NoSuchBucket" => format!("there is no bucket {bucket}; check the address"),
             "InvalidBucketName" => "check the address".to_owned(),

@@ -1,4 +1,4 @@
-//! Signs the requests of a job. Signing asks nobody: S3 checks a right when the request is made.
+//! Signs the requests of a job. Signing makes no request: S3 checks a right when the signed one is made.
 
 use std::time::Duration;
 

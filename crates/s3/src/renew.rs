@@ -11,7 +11,10 @@ use protocol::signed::{Open, Signed};
 use crate::address::Address;
 use crate::client::Client;
 use crate::presign::Signer;
-use crate::validity::{SHORTEST_PAUSE, renewal};
+use crate::validity::{Expiry, SHORTEST_PAUSE, renewal};
+
+/// The longest time between two tries, in seconds; the first is the shortest, and each one twice as long as that before.
+const LONGEST_PAUSE: u64 = 600;
 
 /// What a job asks of S3, and the file for its signed requests.
 #[derive(Debug)]
@@ -43,12 +46,16 @@ pub fn keep(
     mut until: u64,
     mut on_written: impl FnMut(u64) -> anyhow::Result<()>,
 ) -> anyhow::Result<Infallible> {
-    let mut pause = renewal(now(), until);
+    let (mut pause, mut failures) = (renewal(now(), until), 0);
     loop {
         wait(pause);
+        let before = client.keys.credentials.clone();
         let renewed = client.renew_keys().and_then(|()| signed(client, requests));
         let written = renewed.and_then(|signed| {
-            let is_later = signed.until > until;
+            let now = &client.keys.credentials;
+            let is_new = (before.key(), before.token()) != (now.key(), now.token());
+            // Keys whose end is unknown may have ended.
+            let is_later = signed.until > until && (is_new || client.keys.expiry != Expiry::Unknown);
             if is_later {
                 write(&requests.file, &signed)?;
                 until = signed.until;
@@ -57,11 +64,16 @@ pub fn keep(
         });
         pause = renewal(now(), until);
         match written {
-            Ok(true) => on_written(until)?,
-            Ok(false) => {}
+            Ok(is_later) => {
+                failures = 0;
+                if is_later {
+                    on_written(until)?;
+                }
+            }
             Err(error) => {
-                tracing::warn!("signing requests to S3 again: {error:#}; trying again in {SHORTEST_PAUSE} s");
-                pause = SHORTEST_PAUSE;
+                pause = LONGEST_PAUSE.min(SHORTEST_PAUSE << failures.min(10));
+                failures += 1;
+                tracing::warn!("signing requests to S3 again: {error:#}; trying again in {pause} s");
             }
         }
     }

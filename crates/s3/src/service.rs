@@ -40,13 +40,8 @@ impl Service {
     /// The URL that answers in which region a bucket is; `None` if all are in one.
     pub fn region_url(&self, bucket: &str) -> Option<Url> {
         let Self::Aws { region, fips, dual_stack } = self else { return None };
-        let is_special = *fips || *dual_stack;
-        let host = match region.as_deref() {
-            // Other partitions of AWS know none of its other buckets, nor are theirs known elsewhere.
-            Some(region) if is_special || is_apart(region) => host(region, *fips, *dual_stack),
-            None if is_special => host(DEFAULT_REGION, *fips, *dual_stack),
-            _ => "s3.amazonaws.com".to_owned(),
-        };
+        // Any region of its partition answers.
+        let host = host(region.as_deref().unwrap_or(DEFAULT_REGION), *fips, *dual_stack);
         let url = if fits_in_host(bucket) {
             format!("https://{bucket}.{host}/")
         } else {
@@ -99,10 +94,6 @@ impl Found {
             None => Self::Unknown,
         }
     }
-}
-
-fn is_apart(region: &str) -> bool {
-    ["cn-", "us-gov-", "eusc-"].iter().any(|partition| region.starts_with(partition))
 }
 
 fn host(region: &str, fips: bool, dual_stack: bool) -> String {
@@ -174,8 +165,8 @@ mod tests {
     #[test]
     fn a_bucket_s_region_is_asked_for_in_its_partition() {
         let url = |region, bucket| aws(region).region_url(bucket).unwrap().to_string();
-        assert_eq!(url(None, "b"), "https://b.s3.amazonaws.com/");
-        assert_eq!(url(Some("eu-west-1"), "b.c"), "https://s3.amazonaws.com/b.c");
+        assert_eq!(url(None, "b"), "https://b.s3.us-east-1.amazonaws.com/");
+        assert_eq!(url(Some("eu-west-1"), "b.c"), "https://s3.eu-west-1.amazonaws.com/b.c");
         assert_eq!(url(Some("cn-north-1"), "b"), "https://b.s3.cn-north-1.amazonaws.com.cn/");
         assert_eq!(url(Some("us-gov-west-1"), "b"), "https://b.s3.us-gov-west-1.amazonaws.com/");
     }

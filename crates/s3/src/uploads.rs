@@ -5,18 +5,19 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use http_client::Refusal;
 use protocol::signed::{OF_JOB, Open};
-use rusty_s3::actions::{AbortMultipartUpload, CreateMultipartUpload, HeadObject};
+use rusty_s3::actions::{AbortMultipartUpload, CreateMultipartUpload, HeadObject, ListParts};
 use rusty_s3::{Bucket, S3Action};
 use ureq::http::StatusCode;
 
 use crate::address::Address;
-use crate::client::Client;
+use crate::client::{Client, NoBucket};
 use crate::errors::Attempt;
 
-/// Begins an upload to each address, and writes them to `file`. Continues with what the file has, if it is of the same job. If one
-/// cannot begin, aborts the others.
+/// Begins an upload to each address, and writes them to `file`. Continues with what the file has, if it is of the same job; those
+/// that somebody has aborted are begun again. If one of a new job cannot begin, aborts the others.
 ///
-/// A begun upload whose answer is lost stays open, since it has no name; the bucket's lifecycle rules end it.
+/// A begun upload whose answer is lost, or that is not yet in `file` when this process is killed, stays open without parts, which
+/// costs nothing; the bucket's lifecycle rules end it.
 ///
 /// # Errors
 /// S3 refuses, the file has other uploads, or it cannot be written.
@@ -26,19 +27,36 @@ pub fn begin(client: &mut Client, job: &str, addresses: &[Address], file: &Path)
     if all.len() > addresses.len() || !all.iter().zip(addresses).all(is_same) {
         bail!("{} has other uploads; abort them first: s3 abort {0}", file.display());
     }
-    for address in &addresses[all.len()..] {
-        let begun = begin_one(client, job, address).and_then(|open| {
-            all.push(open);
-            write(file, &all)
-        });
-        if let Err(error) = begun {
-            if let Err(error) = abort_all(client, &all, file) {
-                tracing::warn!("{error:#}");
+    let is_new = all.is_empty();
+    for (place, address) in addresses.iter().enumerate() {
+        if all.get(place).map_or(Ok(true), |open| is_gone(client, open, address))? {
+            let begun = begin_one(client, job, address).and_then(|open| {
+                match all.get_mut(place) {
+                    Some(gone) => *gone = open,
+                    None => all.push(open),
+                }
+                write(file, &all)
+            });
+            if let Err(error) = begun {
+                if is_new && let Err(error) = abort_all(client, &all, file) {
+                    tracing::warn!("{error:#}");
+                }
+                return Err(error);
             }
-            return Err(error);
         }
     }
     Ok(())
+}
+
+/// Whether an upload was aborted. If S3 does not say so, it counts as open.
+fn is_gone(client: &mut Client, open: &Open, address: &Address) -> anyhow::Result<bool> {
+    let bucket = client.bucket(&address.bucket)?;
+    let credentials = client.keys.credentials.clone();
+    let listed = client.try_call(ListParts::new(&bucket, Some(&credentials), &address.key, &open.id));
+    let is_unknown = listed.is_err_and(|error| {
+        refusal(&error).is_some_and(|refusal| refusal.code.as_deref() == Some("NoSuchUpload"))
+    });
+    Ok(is_unknown && !has_completed(client, open, &bucket, &address.key))
 }
 
 fn begin_one(client: &mut Client, job: &str, address: &Address) -> anyhow::Result<Open> {
@@ -69,11 +87,12 @@ pub fn abort(file: &Path) -> anyhow::Result<usize> {
 }
 
 fn abort_all(client: &mut Client, all: &[Open], file: &Path) -> anyhow::Result<usize> {
-    let (mut aborted, mut failed) = (0, None);
+    let (mut aborted, mut failed, mut left) = (0, None, Vec::new());
     for open in all {
         match abort_one(client, open) {
             Ok(was_open) => aborted += usize::from(was_open),
             Err(error) => {
+                left.push(open.clone());
                 if let Some(earlier) = failed.replace(error) {
                     tracing::warn!("{earlier:#}");
                 }
@@ -81,7 +100,10 @@ fn abort_all(client: &mut Client, all: &[Open], file: &Path) -> anyhow::Result<u
         }
     }
     match failed {
-        Some(error) => Err(error),
+        Some(error) => {
+            write(file, &left)?;
+            Err(error)
+        }
         None => files::remove_if_there(file).map(|()| aborted),
     }
 }
@@ -89,14 +111,22 @@ fn abort_all(client: &mut Client, all: &[Open], file: &Path) -> anyhow::Result<u
 /// Returns whether it was open.
 fn abort_one(client: &mut Client, open: &Open) -> anyhow::Result<bool> {
     let address = Address::object(&open.address)?;
-    let bucket = client.bucket(&address.bucket)?;
+    let bucket = match client.bucket(&address.bucket) {
+        // Nor does it have uploads.
+        Err(error) if error.is::<NoBucket>() => return Ok(false),
+        bucket => bucket?,
+    };
     let credentials = client.keys.credentials.clone();
     let action = AbortMultipartUpload::new(&bucket, Some(&credentials), &address.key, &open.id);
     let attempt = Attempt { doing: "aborting the upload to", on: &address, right: "s3:AbortMultipartUpload" };
     match client.try_call(action) {
         Ok(_) => Ok(true),
         Err(error) => match refusal(&error) {
-            Some(refusal) if refusal.code.as_deref() == Some("NoSuchUpload") => Ok(false),
+            Some(refusal)
+                if ["NoSuchUpload", "NoSuchBucket"].map(Some).contains(&refusal.code.as_deref()) =>
+            {
+                Ok(false)
+            }
             // Without the right to abort, S3 does not say so, but there is nothing to do.
             Some(refusal)
                 if refusal.status == StatusCode::FORBIDDEN
@@ -140,7 +170,6 @@ fn content_type(key: &str) -> Option<&'static str> {
         "csv" => Some("text/csv"),
         "gz" => Some("application/gzip"),
         "json" => Some("application/json"),
-        "jsonl" | "ndjson" => Some("application/x-ndjson"),
         "parquet" => Some("application/vnd.apache.parquet"),
         "zst" => Some("application/zstd"),
         _ => None,

@@ -11,7 +11,7 @@ const LONGEST: u64 = 7 * DAY;
 /// For how long to sign with credentials of an unknown end, and for how long to rely on it.
 const SIGNED_IF_UNKNOWN: u64 = 12 * HOUR;
 const RELIED_ON_IF_UNKNOWN: u64 = HOUR;
-/// Signatures are renewed so long before their end, at the latest.
+/// The least time left at a renewal.
 const LEAST_LEFT: u64 = MINUTE;
 /// The shortest time between two renewals, or two tries of one.
 pub const SHORTEST_PAUSE: u64 = 30;

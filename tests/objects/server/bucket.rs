@@ -39,11 +39,6 @@ impl Bucket {
         Self { signer, credentials, agent }
     }
 
-    /// The address of an object here, for the product.
-    pub(crate) fn address(&self, key: &str) -> String {
-        format!("s3://{}/{key}", self.signer.name())
-    }
-
     /// Writes or overwrites an object; returns its ETag, with its quotation marks.
     pub(crate) fn put(&self, key: &str, bytes: &[u8]) -> String {
         let url = self.signer.put_object(Some(&self.credentials), key).sign(VALID);

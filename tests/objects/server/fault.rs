@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use hyper::Request;
 use tests::eventually;
+use tests::program::Program;
 use tokio::sync::watch;
 
 /// What goes wrong.
@@ -156,6 +157,19 @@ impl Injected {
     /// If it does not within [`tests::PATIENCE`].
     pub(crate) fn wait(&self, n: usize) {
         eventually(&format!("{n} of {:?}", self.0.fault), || (self.count() >= n).then_some(()));
+    }
+
+    /// As [`Self::wait`], while a program runs whose requests these are.
+    ///
+    /// # Panics
+    /// If it ends before.
+    pub(crate) fn wait_in(&self, program: &mut Program, n: usize) {
+        eventually(&format!("{n} of {:?}", self.0.fault), || {
+            let is_running = program.is_running();
+            let is_there = self.count() >= n;
+            assert!(is_there || is_running, "{:?} did not happen:\n{}", self.0.fault, program.output());
+            is_there.then_some(())
+        });
     }
 
     /// Lets paused requests go on, and those that come later.

@@ -14,7 +14,7 @@ use s3s::dto::{
     CompleteMultipartUploadOutput, CreateBucketInput, CreateBucketOutput, CreateMultipartUploadInput,
     CreateMultipartUploadOutput, ETagCondition, GetObjectInput, GetObjectOutput, HeadBucketInput,
     HeadBucketOutput, HeadObjectInput, HeadObjectOutput, ListObjectsV2Input, ListObjectsV2Output,
-    PutObjectInput, PutObjectOutput, UploadPartInput, UploadPartOutput,
+    ListPartsInput, ListPartsOutput, PutObjectInput, PutObjectOutput, UploadPartInput, UploadPartOutput,
 };
 use s3s::{S3, S3Request, S3Response, S3Result, s3_error};
 use s3s_fs::FileSystem;
@@ -193,6 +193,12 @@ impl S3 for Storage {
         let answer = self.files.complete_multipart_upload(request).await?;
         self.uploads.0.lock().unwrap().remove(&id);
         Ok(answer)
+    }
+
+    /// Knows only whether the upload is open.
+    async fn list_parts(&self, request: S3Request<ListPartsInput>) -> Answer<ListPartsOutput> {
+        self.uploads.check(&request.input.upload_id)?;
+        self.files.list_parts(request).await
     }
 
     async fn abort_multipart_upload(

@@ -21,7 +21,7 @@ pub(crate) struct ResultArgs {
     format: Option<Form>,
     /// Also upload results, rejects and results.json to S3, below s3://BUCKET/FOLDER/
     ///
-    /// They are uploaded in parts while the job runs, and appear when it is done; if it fails, nothing appears. This machine signs
+    /// They are uploaded in parts while the job runs, and appear when it is done, results.json last. This machine signs
     /// the requests with the credentials of the AWS configuration; hosts get no credentials, and no rights.
     #[arg(long, value_name = "ADDRESS", value_parser = objects::prefix)]
     upload: Option<String>,

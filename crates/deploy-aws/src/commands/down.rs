@@ -11,8 +11,9 @@ use crate::discover::{key_pair, without_comment};
 use crate::settings::{self, Settings};
 use crate::stack_id::StackId;
 use deploy::keys;
+use deploy::objects::{self, UPLOADS};
 use deploy::request::Down;
-use deploy::{console, interrupt, objects};
+use deploy::{console, interrupt};
 use deploy_ssh::inventory::Inventory;
 use deploy_ssh::runtime::runtime;
 use tokio::runtime::Runtime;
@@ -51,7 +52,16 @@ pub(crate) fn down(args: &Down) -> anyhow::Result<ExitCode> {
         }
     }
     match failed.as_slice() {
-        [] => Ok(ExitCode::SUCCESS),
+        [] => {
+            let uploads = folder.join(UPLOADS);
+            objects::abort(folder).with_context(|| {
+                format!(
+                    "the stack is down, but an upload of the last job is open at S3 ({})",
+                    uploads.display()
+                )
+            })?;
+            Ok(ExitCode::SUCCESS)
+        }
         failed => bail!("the stack {stack} of account {} is not down:\n{}", aws.account, failed.join("\n")),
     }
 }
@@ -175,8 +185,6 @@ pub(crate) fn forget(inventory: &Path) -> anyhow::Result<()> {
         std::fs::remove_dir_all(&known_hosts)
             .with_context(|| format!("removing {}", known_hosts.display()))?;
     }
-    objects::abort(inventory.parent().unwrap_or(Path::new("")))
-        .context("the stack is down, but an upload of the last job is still open at S3")?;
     for file in [inventory.with_file_name("urls.txt"), inventory.to_owned()] {
         files::remove_if_there(&file)?;
     }

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use agent::protocol::{FOLDER, Request};
 use anyhow::{Context, bail, ensure};
+use deploy::console;
+use deploy::objects::{self, UPLOADS};
 use deploy::request::Down;
-use deploy::{console, objects};
 use files::remove_if_there;
 
 use super::end_on_interrupt;
@@ -65,8 +66,13 @@ pub(crate) fn run(args: &Down) -> anyhow::Result<ExitCode> {
         std::fs::remove_dir_all(known_hosts)
             .with_context(|| format!("removing {}", known_hosts.display()))?;
     }
-    objects::abort(path.parent().unwrap_or(Path::new("")))
-        .context("the hosts are cleared, but an upload of the last job is still open at S3")?;
+    objects::abort(path.parent().unwrap_or(Path::new(""))).with_context(|| {
+        let uploads = path.with_file_name(UPLOADS);
+        format!(
+            "the hosts are cleared, but an upload of the last job is open at S3 ({}); down tries again",
+            uploads.display()
+        )
+    })?;
     for file in [path.with_file_name("urls.txt"), path] {
         remove_if_there(&file)?;
     }

@@ -78,7 +78,7 @@ fn fetch(args: &GetResults, is_begun: &mut bool) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The error of hosts that are gone or out of reach, and where results of their jobs are nevertheless.
+/// Says where results are of hosts that are gone or out of reach; returns the error.
 fn elsewhere(error: anyhow::Error, args: &GetResults) -> anyhow::Error {
     // What cannot be read is not worth a word here.
     let uploaded = uploaded(&args.inventory).ok().flatten();
@@ -86,11 +86,8 @@ fn elsewhere(error: anyhow::Error, args: &GetResults) -> anyhow::Error {
     let fetched = fetched.find(|job| job.record.of_hosts).map(|job| {
         format!("those that were fetched for the job of {} are in {}", job.record.began, job.path.display())
     });
-    let known: Vec<_> = uploaded.into_iter().chain(fetched).collect();
-    match known.is_empty() {
-        true => error,
-        false => anyhow!("{error:#}\n\n{}", known.join("; ")),
-    }
+    uploaded.into_iter().chain(fetched).for_each(|known| console::note(&known));
+    error
 }
 
 /// Why there is nothing to fetch; busy while a job runs.

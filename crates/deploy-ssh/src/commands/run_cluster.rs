@@ -14,8 +14,8 @@ use anyhow::{Context, anyhow, bail, ensure};
 use deploy::host::Host;
 use deploy::input::check_inputs;
 use deploy::interrupt::{self, Interrupted};
-use deploy::job::{self, Beside, Export, Hosts, Hub, Job, Lifetime, LostContact, Times};
-use deploy::objects::Signatures;
+use deploy::job::{self, Export, Hosts, Hub, Job, Lifetime, LostContact, Times, WhileRunning};
+use deploy::objects::{Signatures, refuse_to_replace_object};
 use deploy::options::{self, refuse_unnamed_model, threads, threads_each};
 use deploy::python_module::module_of;
 use deploy::request::{RunCluster, RunMode};
@@ -40,6 +40,8 @@ const PYTHON_PATH: &str = "app/python:packages";
 const MODEL_FOLDER: &str = "app/python";
 /// The environment variable in which the classifier's runner.py finds that folder.
 const MODEL_FOLDER_VARIABLE: &str = "CLASSIFIER_MODEL_FOLDER";
+/// The receiver's checkpoint, as long as it has work left.
+const CHECKPOINT: &str = "output/results.checkpoint";
 /// How long programs may take to end. Their work is discarded.
 const GRACE: Duration = Duration::from_secs(1);
 /// How long a receiver may take to make its batches durable.
@@ -123,6 +125,7 @@ fn check(args: &RunCluster, inventory: &Inventory) -> anyhow::Result<Option<Life
         "standard input cannot be shipped to the hosts; give a file"
     );
     check_inputs(paths)?;
+    refuse_to_replace_object(paths, &args.job.results)?;
     let is_named = args.model.is_some() || inventory.has_named_model();
     refuse_unnamed_model(&args.job.rows, is_named)?;
     Ok(lifetime)
@@ -161,7 +164,10 @@ impl<'a> Cluster<'a> {
             RunMode::Resume => {
                 let (job, is_done) = description::resume(args, self)?;
                 let mut objects = Objects::new(objects::inputs(&job.input), &job.results, &args.inventory)?;
-                objects.iter_mut().try_for_each(|objects| objects.sign_again(&job.results, self.metrics))?;
+                if let Some(objects) = &mut objects {
+                    objects.sign_inputs(self.metrics)?;
+                    objects.begin_uploads(&job, self.metrics)?;
+                }
                 Ok((job, objects, is_done))
             }
             _ => {
@@ -280,7 +286,7 @@ fn lifetime(inventory: &Inventory) -> Option<Lifetime> {
 fn run_with_hub(job: &Job, hosts: &Hosts<'_>, signatures: Option<Signatures<'_>>) -> anyhow::Result<Times> {
     let mut hub = Hub::start(job, hosts.metrics, Path::new(OUTPUT))?;
     hub.iter_mut().for_each(Hub::leave);
-    job::run(job, hosts, hub.as_ref(), Beside { when_begun: None, signatures })
+    job::run(job, hosts, hub.as_ref(), WhileRunning { when_begun: None, signatures })
 }
 
 /// Ends what is left of the job on its hosts, except the hub.
@@ -331,9 +337,13 @@ fn conclude(metrics: &Ssh, inventory: &Path, timing: &Timing) -> anyhow::Result<
         timing.packing.map(|time| format!(", packed {:.2} s after the last row", time.as_secs_f64()));
     console::data(&format!("results    on {}{}", metrics.name(), packed.unwrap_or_default()));
     console::data(&format!("sha256     {}", summary.sha256));
-    if let Some(prefix) = job.and_then(|job| job.results.upload) {
-        console::data(&format!("uploaded   {prefix}, with rejects and results.json"));
-        objects::note_uploaded(inventory, &prefix, summary)?;
+    if let Some(job) = job
+        && let Some(prefix) = &job.results.upload
+    {
+        let plain = Path::new(results_name(job.types.is_some())).to_owned();
+        let results = job.results.form.map_or(plain.clone(), |form| form.path(&plain));
+        console::data(&format!("uploaded   {prefix}{}, with rejects and results.json", results.display()));
+        objects::note_uploaded(inventory, prefix, summary)?;
     }
     // `job` fetches them itself, and leaves no hub.
     if !step::hosts_go() {
@@ -345,7 +355,8 @@ fn conclude(metrics: &Ssh, inventory: &Path, timing: &Timing) -> anyhow::Result<
 
 /// Whether the results can be fetched. The archive gets its name when it is complete.
 fn is_packed(metrics: &Ssh) -> anyhow::Result<bool> {
-    Ok(metrics.length(Path::new(ARCHIVE))?.is_some())
+    // The checkpoint is removed when the results are uploaded, too.
+    Ok(metrics.length(Path::new(ARCHIVE))?.is_some() && metrics.length(Path::new(CHECKPOINT))?.is_none())
 }
 
 /// Checks that a host has the application of the inventory, and no other one that was shipped since.

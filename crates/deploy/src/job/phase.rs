@@ -2,10 +2,27 @@
 
 use std::time::{Duration, Instant};
 
-/// How long the other programs may take to end after the first one, if no results are packed.
-const END_TIME: Duration = Duration::from_secs(30);
-/// The same, if the receiver packs the results.
-const PACK_TIME: Duration = Duration::from_secs(1800);
+/// What the receiver does after the last row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum After {
+    Nothing,
+    /// It packs or converts the results.
+    Packing,
+    /// It uploads them, as fast as the network is. The requests have deadlines of their own.
+    Uploading,
+}
+
+impl After {
+    /// How long the other programs may take to end after the first one.
+    fn limit(self) -> Duration {
+        match self {
+            Self::Nothing => Duration::from_secs(30),
+            Self::Packing => Duration::from_secs(1800),
+            Self::Uploading => Duration::from_secs(24 * 3600),
+        }
+    }
+}
+
 /// How long to wait for the others after the receiver, which has all results when it ends.
 const FOLLOW_TIME: Duration = Duration::from_secs(10);
 
@@ -44,7 +61,7 @@ pub(super) enum Next {
 
 impl Phase {
     /// Updates the phase by which programs have ended.
-    pub(super) fn next(&mut self, ended: Ended, packs: bool, now: Instant) -> Next {
+    pub(super) fn next(&mut self, ended: Ended, after: After, now: Instant) -> Next {
         *self = match (*self, ended) {
             (Self::Running, Ended::None) => Self::Running,
             (Self::Running, Ended::Some) => Self::Ending { since: now },
@@ -57,7 +74,7 @@ impl Phase {
         match *self {
             Self::Running => Next::Wait,
             Self::Ending { since } => {
-                let limit = if packs { PACK_TIME } else { END_TIME };
+                let limit = after.limit();
                 if now - since >= limit { Next::TooLate(limit) } else { Next::Wait }
             }
             Self::Concluding { ending, since } if ended == Ended::All || now - since >= FOLLOW_TIME => {
@@ -73,12 +90,12 @@ mod tests {
     use super::*;
 
     /// Steps through times in seconds, each with what has ended by then.
-    fn run(packs: bool, seen: &[(u64, Ended)]) -> Next {
+    fn run(after: After, seen: &[(u64, Ended)]) -> Next {
         let (mut phase, start) = (Phase::Running, Instant::now());
         let mut next = Next::Wait;
         for (seconds, ended) in seen {
             assert_eq!(next, Next::Wait, "it is over before {seconds} s");
-            next = phase.next(*ended, packs, start + Duration::from_secs(*seconds));
+            next = phase.next(*ended, after, start + Duration::from_secs(*seconds));
         }
         next
     }
@@ -86,23 +103,30 @@ mod tests {
     #[test]
     fn a_job_is_done_when_all_have_ended() {
         let seen = [(0, Ended::None), (500, Ended::None), (501, Ended::Some), (504, Ended::All)];
-        assert_eq!(run(false, &seen), Next::Done { packing: Duration::from_secs(3) });
-        assert_eq!(run(false, &[(9, Ended::All)]), Next::Done { packing: Duration::ZERO });
+        assert_eq!(run(After::Nothing, &seen), Next::Done { packing: Duration::from_secs(3) });
+        assert_eq!(run(After::Nothing, &[(9, Ended::All)]), Next::Done { packing: Duration::ZERO });
     }
 
     #[test]
     fn a_receiver_that_packs_has_more_time_to_end() {
         let seen = [(10, Ended::Some), (1800, Ended::Some)];
-        assert_eq!(run(true, &seen), Next::Wait);
-        assert_eq!(run(true, &[(10, Ended::Some), (1810, Ended::Some)]), Next::TooLate(PACK_TIME));
-        assert_eq!(run(false, &[(10, Ended::Some), (40, Ended::Some)]), Next::TooLate(END_TIME));
+        assert_eq!(run(After::Packing, &seen), Next::Wait);
+        assert_eq!(
+            run(After::Packing, &[(10, Ended::Some), (1810, Ended::Some)]),
+            Next::TooLate(Duration::from_secs(1800))
+        );
+        assert_eq!(
+            run(After::Nothing, &[(10, Ended::Some), (40, Ended::Some)]),
+            Next::TooLate(Duration::from_secs(30))
+        );
+        assert_eq!(run(After::Uploading, &[(10, Ended::Some), (9000, Ended::Some)]), Next::Wait);
     }
 
     #[test]
     fn after_the_receiver_the_others_have_ten_seconds_to_end() {
         let seen = [(10, Ended::Some), (20, Ended::Receiver), (29, Ended::Receiver)];
-        assert_eq!(run(true, &seen), Next::Wait);
+        assert_eq!(run(After::Packing, &seen), Next::Wait);
         let seen = [(10, Ended::Some), (20, Ended::Receiver), (30, Ended::Receiver)];
-        assert_eq!(run(true, &seen), Next::Done { packing: Duration::from_secs(20) });
+        assert_eq!(run(After::Packing, &seen), Next::Done { packing: Duration::from_secs(20) });
     }
 }

@@ -240,12 +240,12 @@ impl<'a> Programs<'a> {
                     warnings.next(&Lifetime::of_signatures(until), SystemTime::now(), progress.left())
                 })
             {
-                // They may be renewed, which makes no news.
-                of_signatures = None;
                 console::note(&warning);
+                // They may be renewed, which makes no news.
+                of_signatures = of_signatures.filter(|_| progress.left().is_none());
             }
             self.ensure_contact(metrics)?;
-            match phase.next(self.ended(), watched.packs, Instant::now()) {
+            match phase.next(self.ended(), watched.after, Instant::now()) {
                 Next::Wait => {}
                 Next::Done { packing } => return Ok(packing),
                 Next::TooLate(limit) => {

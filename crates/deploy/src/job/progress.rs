@@ -8,6 +8,7 @@ use protocol::token::Token;
 
 use super::hub;
 use super::lifetime::Lifetime;
+use super::phase::After;
 use crate::console::{JobBar, JobStatus};
 use crate::host::Host;
 
@@ -20,8 +21,8 @@ const RECEIVER_SILENCE: Duration = Duration::from_secs(5);
 pub struct Watched<'a> {
     /// The number of rows; `None` if it is not known.
     pub rows: Option<u64>,
-    /// Whether its results are packed.
-    pub packs: bool,
+    /// What the receiver does after the last row.
+    pub after: After,
     /// For hosts that do not have it.
     pub token: Option<&'a Token>,
     /// The URL of the hub's page; `None` if it cannot be reached.

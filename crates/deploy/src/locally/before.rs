@@ -117,7 +117,7 @@ pub(super) fn note_changes(
 }
 
 /// Whether the same command means the same job: fake rows are for trying things out, and streams have no identity.
-fn can_go_on(input: &Input) -> bool {
+pub(super) fn can_go_on(input: &Input) -> bool {
     matches!(input, Input::Files { .. })
 }
 

@@ -53,7 +53,7 @@ impl Objects {
             format!("{} {}", folder.path.file_name().unwrap_or_default().display(), folder.record.began);
         objects::begin(&self.s3, &job, &uploads, prefix, &names)?;
         // The earlier one would write the same file.
-        self.signer = None;
+        drop(self.signer.take());
         self.signer = Some(Signer::start(&self.s3, &self.signed, Some(&uploads), args.job.rows.paths())?);
         Ok(())
     }
@@ -65,18 +65,21 @@ impl Objects {
 
 impl Drop for Objects {
     fn drop(&mut self) {
-        self.signer = None;
+        // Without a signer, it is another command's file.
+        if self.signer.take().is_none() {
+            return;
+        }
         if let Err(error) = remove_if_there(&self.signed) {
             console::note(&format!("{error:#}"));
         }
     }
 }
 
-/// Aborts the uploads of a job that will not go on.
-pub(super) fn abort_failed(folder: &JobFolder) {
+/// Aborts the uploads of a job that did not complete, unless it `can_go_on`.
+pub(super) fn abort_failed(folder: &JobFolder, can_go_on: bool) {
     let aborted = folder.state().and_then(|state| match state {
-        State::Failed(_) => objects::abort(&folder.path),
-        State::Done(_) | State::Unfinished { .. } => Ok(()),
+        State::Done(_) | State::Unfinished { .. } if can_go_on => Ok(()),
+        _ => objects::abort(&folder.path),
     });
     if let Err(error) = aborted {
         console::note(&format!("{error:#}"));

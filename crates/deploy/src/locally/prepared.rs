@@ -13,7 +13,7 @@ use super::{HubMode, LocalJob, Progress, before};
 use crate::console;
 use crate::host::Host;
 use crate::host::local::Local;
-use crate::job::{self, Beside, Export, Hosts, Hub, Input, Job, Times};
+use crate::job::{self, Export, Hosts, Hub, Input, Job, Times, WhileRunning};
 use crate::objects::{Signatures, UPLOADS};
 use crate::options::{self, threads_each};
 use crate::output::{JobFolder, Jobs, State};
@@ -96,14 +96,19 @@ impl Prepared {
             progress.begun.set(true);
             Ok(())
         };
-        let signatures =
-            objects.as_ref().and_then(Objects::signer).map(|signer| Signatures::new(signer, None));
+        let signer = objects.as_ref().and_then(Objects::signer);
+        let signatures = signer.map(|signer| Signatures::new(signer, signer.until(), None));
         let outcome = match folder.state()? {
             State::Done(_) => {
                 let packed = job::pack(&job, &host, signatures);
                 packed.map(|packing| Times { forming: Duration::ZERO, packing })
             }
-            _ => job::run(&job, &hosts, hub.as_ref(), Beside { when_begun: Some(&when_begun), signatures }),
+            _ => job::run(
+                &job,
+                &hosts,
+                hub.as_ref(),
+                WhileRunning { when_begun: Some(&when_begun), signatures },
+            ),
         };
         drop(objects);
         if progress.begun.get() {

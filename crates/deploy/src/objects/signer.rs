@@ -19,6 +19,8 @@ use crate::{console, interrupt};
 /// How long the first signatures may take: the user's program for credentials may ask a person.
 const TIME: Duration = Duration::from_secs(180);
 const PAUSE: Duration = Duration::from_millis(50);
+/// The pause before signatures are delivered again that could not be.
+const DELIVERY_PAUSE: Duration = Duration::from_secs(15);
 
 /// What the program `s3` says each time that it has signed.
 #[derive(Deserialize)]
@@ -32,6 +34,8 @@ pub struct Signer {
     child: Child,
     file: PathBuf,
     until: Arc<AtomicU64>,
+    /// Reads what it says, until it ends.
+    said: Option<JoinHandle<()>>,
     /// Shows what it logs.
     logs: Option<JoinHandle<()>>,
 }
@@ -51,7 +55,7 @@ impl Signer {
         command.env(LIFELINE, QUIET).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = command.spawn().with_context(|| format!("starting {}", s3.display()))?;
         let mut signer =
-            Self { child, file: file.to_owned(), until: Arc::new(AtomicU64::new(0)), logs: None };
+            Self { child, file: file.to_owned(), until: Arc::new(AtomicU64::new(0)), said: None, logs: None };
         let stdout = signer.child.stdout.take().context("the program s3 has no standard output")?;
         let stderr = signer.child.stderr.take().context("the program s3 has no standard error")?;
         let (signed, has_signed) = channel();
@@ -65,7 +69,8 @@ impl Signer {
                 }
             }
         };
-        std::thread::Builder::new().name("signer".into()).spawn(listen).context("starting a thread")?;
+        let said = std::thread::Builder::new().name("signer".into()).spawn(listen);
+        signer.said = Some(said.context("starting a thread")?);
         let start = Instant::now();
         loop {
             match has_signed.recv_timeout(PAUSE) {
@@ -99,6 +104,10 @@ impl Signer {
         &self.file
     }
 
+    fn has_ended(&self) -> bool {
+        self.said.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
     /// When the latest signatures end.
     pub fn until(&self) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(self.until.load(Ordering::Relaxed))
@@ -110,8 +119,8 @@ impl Drop for Signer {
         // It may have ended, which is as good.
         let _ = self.child.kill();
         let _ = self.child.wait();
-        if let Some(logs) = self.logs.take() {
-            let _ = logs.join();
+        for thread in [self.said.take(), self.logs.take()].into_iter().flatten() {
+            let _ = thread.join();
         }
     }
 }
@@ -121,27 +130,45 @@ pub struct Signatures<'a> {
     signer: &'a Signer,
     /// Brings them to the host that needs them; `None` if that is this machine.
     deliver: Option<&'a dyn Fn(&Path) -> anyhow::Result<()>>,
+    /// When the signatures end that were delivered.
     delivered: SystemTime,
+    /// Not before this are others delivered.
+    next: Instant,
+    /// The user knows that the signer has ended.
+    is_end_said: bool,
 }
 
 impl<'a> Signatures<'a> {
-    /// The first ones were delivered.
-    pub fn new(signer: &'a Signer, deliver: Option<&'a dyn Fn(&Path) -> anyhow::Result<()>>) -> Self {
-        Self { signer, deliver, delivered: signer.until() }
+    /// Those that end at `delivered` were delivered.
+    pub fn new(
+        signer: &'a Signer,
+        delivered: SystemTime,
+        deliver: Option<&'a dyn Fn(&Path) -> anyhow::Result<()>>,
+    ) -> Self {
+        Self { signer, deliver, delivered, next: Instant::now(), is_end_said: false }
     }
 
-    /// Delivers new ones, if there are any. Returns when they end.
+    /// Delivers new ones, if there are any. Returns when the delivered ones end.
     pub(crate) fn renew(&mut self) -> SystemTime {
+        if self.signer.has_ended() && !self.is_end_said {
+            self.is_end_said = true;
+            console::note(
+                "the program that signs requests to S3 has ended, so the job goes on only as long as its signatures; the same \
+                 command, or run-cluster --attach, signs again",
+            );
+        }
         let until = self.signer.until();
-        if until != self.delivered
-            && let Some(deliver) = self.deliver
-        {
+        if until == self.delivered || Instant::now() < self.next {
+            return self.delivered;
+        }
+        match self.deliver.map_or(Ok(()), |deliver| deliver(self.signer.file())) {
+            Ok(()) => self.delivered = until,
             // The earlier ones do for a while.
-            if let Err(error) = deliver(self.signer.file()) {
-                console::note(&format!("bringing new signatures to the job: {error:#}"));
+            Err(error) => {
+                self.next = Instant::now() + DELIVERY_PAUSE;
+                console::note(&format!("bringing new signatures to the job: {error:#}; trying again"));
             }
         }
-        self.delivered = until;
-        until
+        self.delivered
     }
 }

@@ -203,6 +203,20 @@ impl Jobs {
         Ok(())
     }
 
+    /// Aborts what other jobs have left open at S3. Those that go on begin it again.
+    ///
+    /// # Errors
+    /// The folder of the jobs cannot be read.
+    pub fn abort_others(&self, job: &JobFolder) -> anyhow::Result<()> {
+        for other in self.all()?.iter().filter(|other| other.path != job.path) {
+            // It costs little, and the next job tries again.
+            if let Err(error) = objects::abort(&other.path) {
+                console::note(&format!("{error:#}"));
+            }
+        }
+        Ok(())
+    }
+
     /// Whether the files of this job are the published ones.
     pub fn is_published(&self, job: &JobFolder) -> bool {
         let results = job.results();

@@ -1,17 +1,20 @@
 //! The requests of an upload.
 
 use std::io::Read;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use http_client::{Failure, Refusal, agent, retry};
+use http_client::{Failure, Refusal, agent, retry_within};
 use protocol::signed::{OF_JOB, Upload};
-use ureq::http::header::{CONTENT_LENGTH, ETAG};
+use ureq::http::header::{CONTENT_LENGTH, ETAG, EXPECT};
 use ureq::http::{Response, StatusCode};
 use ureq::{Agent, Body, SendBody};
 
 use super::Target;
 use crate::address::{ended, refused};
 
+/// How long a request is tried again: an upload that fails ends its job, and the user may have to log in again.
+const RETRIES: Duration = Duration::from_secs(900);
 /// How much of an answer is read.
 const ANSWER: u64 = 64 << 10;
 
@@ -47,10 +50,12 @@ impl Requests {
         length: u64,
         bytes: impl Fn() -> R,
     ) -> anyhow::Result<Sent> {
-        retry(|| {
+        retry_within(RETRIES, || {
             let (upload, signed) = self.target.upload().map_err(Failure::Lasting)?;
             let url = upload.part(number).context("an object cannot have so many parts");
             let request = self.agent.put(url.map_err(Failure::Lasting)?).header(CONTENT_LENGTH, length);
+            // A refusal comes before the bytes, which it would cut off.
+            let request = request.header(EXPECT, "100-continue");
             let mut bytes = bytes();
             let response = request.send(SendBody::from_reader(&mut bytes))?;
             match response.status() {
@@ -76,7 +81,7 @@ impl Requests {
         let namespace = "http://s3.amazonaws.com/doc/2006-03-01/";
         let body =
             format!("<CompleteMultipartUpload xmlns=\"{namespace}\">{parts}</CompleteMultipartUpload>");
-        retry(|| {
+        retry_within(RETRIES, || {
             let (upload, signed) = self.target.upload().map_err(Failure::Lasting)?;
             let response = self.agent.post(&upload.complete).send(body.as_bytes())?;
             match response.status() {
@@ -92,22 +97,28 @@ impl Requests {
     /// Whether the object is complete, and of this upload.
     fn is_completed(&self, upload: &Upload) -> Result<bool, Failure> {
         let response = self.agent.head(&upload.head).call()?;
+        if response.status() != StatusCode::OK {
+            let refusal = Refusal::read(response);
+            return if refusal.passes() { Err(refusal.into()) } else { Ok(false) };
+        }
         let of_job = response.headers().get(OF_JOB).and_then(|of_job| of_job.to_str().ok());
-        Ok(response.status() == StatusCode::OK && of_job == Some(&upload.open.job))
+        Ok(of_job == Some(&upload.open.job))
     }
 }
 
 /// Says what to do if the upload is gone.
 fn gone_or(failure: Failure) -> Failure {
-    let is_gone = |error: &anyhow::Error| {
-        error.downcast_ref::<Refusal>().is_some_and(|refusal| refusal.code.as_deref() == Some("NoSuchUpload"))
-    };
     match failure {
-        Failure::Lasting(error) if is_gone(&error) => {
-            Failure::Lasting(error.context("the upload was aborted; start the job again with --fresh"))
-        }
+        Failure::Lasting(error) if has_code(&error, "NoSuchUpload") => Failure::Lasting(
+            error.context("the upload was aborted by somebody else; the same command begins another one"),
+        ),
         failure => failure,
     }
+}
+
+/// Whether S3 has refused a request for this reason.
+pub(super) fn has_code(error: &anyhow::Error, code: &str) -> bool {
+    error.downcast_ref::<Refusal>().is_some_and(|refusal| refusal.code.as_deref() == Some(code))
 }
 
 /// Whether an answer that began well also ended well.

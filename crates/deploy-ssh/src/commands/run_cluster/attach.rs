@@ -7,7 +7,7 @@ use std::time::Instant;
 use agent::protocol::{Reply, Request, Status};
 use anyhow::{Context, bail, ensure};
 
-use deploy::job::{self, Found, HUB, Hub, Program, Watched};
+use deploy::job::{self, After, Found, HUB, Hub, Program, Watched};
 use deploy::request::RunCluster;
 use deploy::{console, exit};
 
@@ -44,7 +44,7 @@ pub(super) fn run(args: &RunCluster) -> anyhow::Result<ExitCode> {
     if statuses[0].summary.is_some() && receiver_runs_for(&statuses[0]).is_none() {
         ensure!(
             is_packed(metrics)?,
-            "the job is done, and its receiver was ended while it packed the results; cargo xtask run-cluster --resume packs them"
+            "the job is done, and its receiver was ended while it packed or uploaded the results; cargo xtask run-cluster --resume does that"
         );
         return conclude(metrics, &args.inventory, &Timing { forming: None, packing: None, start });
     }
@@ -63,6 +63,8 @@ pub(super) fn run(args: &RunCluster) -> anyhow::Result<ExitCode> {
     });
     let deliver = |signed: &Path| objects::deliver(signed, metrics);
     let signatures = objects.as_ref().and_then(|objects| objects.signatures(&deliver));
+    let uploads = description.as_ref().is_some_and(|description| description.results.upload.is_some());
+    let after = if uploads { After::Uploading } else { After::Packing };
     let rows = description.and_then(|description| description.input.rows());
     let found = find(&inventory, &hosts, &statuses)?;
     // Without a hub, progress comes from the receiver.
@@ -75,7 +77,7 @@ pub(super) fn run(args: &RunCluster) -> anyhow::Result<ExitCode> {
     }
     let page = hub.as_ref().and_then(Hub::page);
     let lifetime = lifetime(&inventory);
-    let watched = Watched { rows, packs: true, token: None, page, lifetime: lifetime.as_ref() };
+    let watched = Watched { rows, after, token: None, page, lifetime: lifetime.as_ref() };
     let packing = job::attach(metrics, found, &watched, signatures);
     let packing = end(&hosts, packing)?;
     drop(objects);
@@ -85,7 +87,7 @@ pub(super) fn run(args: &RunCluster) -> anyhow::Result<ExitCode> {
 /// Signs the job's requests to S3 again, if there are any.
 fn sign(job: &Description, args: &RunCluster, metrics: &Ssh) -> anyhow::Result<Option<Objects>> {
     let mut objects = Objects::new(objects::inputs(&job.input), &job.results, &args.inventory)?;
-    objects.iter_mut().try_for_each(|objects| objects.sign_again(&job.results, metrics))?;
+    objects.iter_mut().try_for_each(|objects| objects.sign_again(job, metrics))?;
     Ok(objects)
 }
 

@@ -5,13 +5,13 @@ use std::path::Path;
 use agent::protocol::FOLDER;
 use anyhow::{Context, bail, ensure};
 use deploy::console;
-use deploy::job::Input;
+use deploy::job::{self, Input};
 use deploy::options::ResultOptions;
 use deploy::python_module::module_of;
 use deploy::request::RunCluster;
 use serde::{Deserialize, Serialize};
 
-use super::objects::Objects;
+use super::objects::{self, Objects};
 use super::{Cluster, check_model, input, is_packed, receiver_runs_for};
 use crate::agents::{SHORT, status_of};
 use crate::ssh::Ssh;
@@ -23,6 +23,9 @@ const WORKERS: u16 = 7;
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Description {
+    /// A name of the job for its uploads.
+    #[serde(default)]
+    pub(super) name: String,
     pub(crate) input: Input,
     /// As in `--model`.
     pub(crate) model: String,
@@ -61,12 +64,15 @@ pub(super) fn new(
     check_model(cluster.initializer, &model_args)?;
     let results = args.job.results.clone();
     let input = input::prepare(&args.job.rows, &results, objects, cluster.metrics)?;
-    let is_typed = types.is_some();
-    objects.iter_mut().try_for_each(|objects| objects.begin_uploads(&results, is_typed, cluster.metrics))?;
     let (app, packages) = (inventory.app.clone(), inventory.packages.clone());
     let max_rejects = args.job.max_rejects.map(|most| most.to_string());
     let workers = usize::from(args.job.workers.unwrap_or(WORKERS));
-    Ok(Description { input, model, model_args, workers, max_rejects, types, results, app, packages })
+    let name = protocol::hash::short_hex(job::make_token()?.secret().as_bytes());
+    let job =
+        Description { name, input, model, model_args, workers, max_rejects, types, results, app, packages };
+    objects::abort_earlier(&args.inventory);
+    objects.iter_mut().try_for_each(|objects| objects.begin_uploads(&job, cluster.metrics))?;
+    Ok(job)
 }
 
 /// The last job, with new values of options that do not affect results; and whether only the packing is left.

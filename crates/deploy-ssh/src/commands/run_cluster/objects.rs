@@ -1,9 +1,10 @@
 //! What a job on hosts does at S3. This machine signs the requests; the metrics host, which makes them, has no rights there.
 
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
-use anyhow::{Context, bail};
-use deploy::job::{self, Input};
+use anyhow::{Context, ensure};
+use deploy::job::Input;
 use deploy::objects::{self, Signatures, Signer, UPLOADS};
 use deploy::options::ResultOptions;
 use deploy::{console, project};
@@ -13,14 +14,15 @@ use protocol::results::Summary;
 use records::format::is_object;
 use serde::{Deserialize, Serialize};
 
+use super::description::Description;
 use crate::ssh::Ssh;
 
 /// The signed requests, in the metrics host's folder.
 pub(super) const SIGNED: &str = "input/signed.json";
 /// The same on this machine, beside the inventory.
-const SIGNED_HERE: &str = "signed.json";
+const SIGNED_HERE: &str = ".signed.json";
 /// What the last job has uploaded, beside the inventory.
-const UPLOADED: &str = "uploaded.json";
+const UPLOADED: &str = ".uploaded.json";
 
 /// Signs a job's requests.
 pub(super) struct Objects {
@@ -30,6 +32,8 @@ pub(super) struct Objects {
     /// Inputs at S3.
     inputs: Vec<PathBuf>,
     signer: Option<Signer>,
+    /// When the signatures end that the metrics host has.
+    delivered: SystemTime,
 }
 
 impl Objects {
@@ -44,7 +48,8 @@ impl Objects {
             return Ok(None);
         }
         let folder = inventory.parent().unwrap_or(Path::new("")).to_owned();
-        Ok(Some(Self { s3: project::build_s3()?, folder, inputs, signer: None }))
+        let s3 = project::build_s3()?;
+        Ok(Some(Self { s3, folder, inputs, signer: None, delivered: SystemTime::UNIX_EPOCH }))
     }
 
     /// Signs the requests for the inputs, and brings them to the metrics host.
@@ -52,44 +57,40 @@ impl Objects {
         if self.inputs.is_empty() { Ok(()) } else { self.sign(None, metrics) }
     }
 
-    /// Begins the uploads of a new job, in place of those of an earlier one, and signs the requests for them, too.
-    pub(super) fn begin_uploads(
-        &mut self,
-        results: &ResultOptions,
-        is_typed: bool,
-        metrics: &Ssh,
-    ) -> anyhow::Result<()> {
-        let Some(prefix) = &results.upload else { return Ok(()) };
-        let files = ResultFiles::beside(Path::new(results_name(is_typed)))?;
-        let exported = match results.form {
+    /// Begins the uploads of a job, or those of them that somebody has aborted, and signs the requests for them, too.
+    pub(super) fn begin_uploads(&mut self, job: &Description, metrics: &Ssh) -> anyhow::Result<()> {
+        let Some(prefix) = &job.results.upload else { return Ok(()) };
+        let files = ResultFiles::beside(Path::new(results_name(job.types.is_some())))?;
+        let exported = match job.results.form {
             Some(form) => files.in_form(form),
             None => [files.results.clone(), files.rejects.clone()],
         };
         let [results, rejects] = exported.map(|path| path.display().to_string());
         let names = [rejects, results, files.summary.display().to_string()];
-        objects::abort(&self.folder).context("aborting the uploads of an earlier job")?;
-        let job = protocol::hash::short_hex(job::make_token()?.secret().as_bytes());
         let uploads = self.folder.join(UPLOADS);
-        objects::begin(&self.s3, &job, &uploads, prefix, &names)?;
+        objects::begin(&self.s3, &job.name, &uploads, prefix, &names)?;
         self.sign(Some(&uploads), metrics)
     }
 
-    /// Signs all requests of a job that was begun before.
-    pub(super) fn sign_again(&mut self, results: &ResultOptions, metrics: &Ssh) -> anyhow::Result<()> {
+    /// Signs all requests of a job that is running.
+    pub(super) fn sign_again(&mut self, job: &Description, metrics: &Ssh) -> anyhow::Result<()> {
         let uploads = self.folder.join(UPLOADS);
-        if let Some(prefix) = results.upload.as_ref().filter(|_| !uploads.exists()) {
-            bail!(
-                "the uploads to {prefix} were begun in another folder, or aborted; go on there, or start the job anew"
+        if let Some(prefix) = &job.results.upload {
+            ensure!(
+                uploads.exists(),
+                "the uploads to {prefix} were begun in another folder; watch the job there"
             );
         }
-        self.sign(results.upload.is_some().then_some(&*uploads), metrics)
+        self.sign(job.results.upload.is_some().then_some(&*uploads), metrics)
     }
 
     fn sign(&mut self, uploads: Option<&Path>, metrics: &Ssh) -> anyhow::Result<()> {
         // The earlier one would write the same file.
         self.signer = None;
         let signer = Signer::start(&self.s3, &self.folder.join(SIGNED_HERE), uploads, &self.inputs)?;
+        let until = signer.until();
         deliver(signer.file(), metrics)?;
+        self.delivered = until;
         self.signer = Some(signer);
         Ok(())
     }
@@ -99,7 +100,15 @@ impl Objects {
         &'a self,
         deliver: &'a dyn Fn(&Path) -> anyhow::Result<()>,
     ) -> Option<Signatures<'a>> {
-        self.signer.as_ref().map(|signer| Signatures::new(signer, Some(deliver)))
+        self.signer.as_ref().map(|signer| Signatures::new(signer, self.delivered, Some(deliver)))
+    }
+}
+
+/// Aborts what an earlier job has left open at S3.
+pub(super) fn abort_earlier(inventory: &Path) {
+    // It costs little, and the next job and down try again.
+    if let Err(error) = objects::abort(inventory.parent().unwrap_or(Path::new(""))) {
+        console::note(&format!("{error:#}"));
     }
 }
 

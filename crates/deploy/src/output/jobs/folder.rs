@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::RECORD;
 use crate::job_id::Deciding;
-use crate::objects::Prefix;
+use crate::options::Prefix;
 
 /// What is known of a job from its start.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
