@@ -46,7 +46,10 @@ fn hosts_upload_results_also_when_nobody_watches() {
     // The metrics host completes the objects by itself.
     eventually("the results", || bucket.get("out/results.json"));
     let said = run("run-cluster", &["--attach"]).success();
-    assert!(said.contains("uploaded   s3://data/out/results.log.zst, with rejects and results.json"), "{said}");
+    assert!(
+        said.contains("uploaded   s3://data/out/results.log.zst, with rejects and results.json"),
+        "{said}"
+    );
     let results = stack.results();
     let zst = bucket.get("out/results.log.zst").unwrap();
     assert!(unpacked(&stack, &zst) == results);
