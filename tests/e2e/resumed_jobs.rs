@@ -72,7 +72,7 @@ fn results_that_could_not_be_packed_are_packed_later() {
     std::fs::remove_dir_all(obstacle).unwrap();
 
     let said = stack.fail("run-cluster", &["--attach"]);
-    assert!(said.contains("cargo xtask run-cluster --resume packs them"), "{said}");
+    assert!(said.contains("cargo xtask run-cluster --resume goes on there"), "{said}");
     let said = stack.fail("get-results", &["--output", "out"]);
     assert!(said.contains("cargo xtask run-cluster --resume packs it"), "{said}");
     let said = stack.run("run-cluster", &["--resume"]);

@@ -44,7 +44,7 @@ pub(super) fn run(args: &RunCluster) -> anyhow::Result<ExitCode> {
     if statuses[0].summary.is_some() && receiver_runs_for(&statuses[0]).is_none() {
         ensure!(
             is_packed(metrics)?,
-            "the job is done, and its receiver was ended while it packed or uploaded the results; cargo xtask run-cluster --resume does that"
+            "the job is done, and its receiver was ended while it packed or uploaded the results; cargo xtask run-cluster --resume goes on there"
         );
         return conclude(metrics, &args.inventory, &Timing { forming: None, packing: None, start });
     }
