@@ -76,7 +76,7 @@ fn hosts_upload_results_also_when_nobody_watches() {
     assert_eq!(server.open_uploads(), 0);
     let said = run("get-results", &["--output", stack.path("out").to_str().unwrap()]).exit(3);
     assert!(said.contains("the 20,000 rows of the job that ended at "), "{said}");
-    assert!(said.contains("those that were fetched for the job of "), "{said}");
+    assert!(said.contains("the results that were fetched for the job of "), "{said}");
 }
 
 fn unpacked(stack: &Stack, zst: &[u8]) -> Vec<u8> {

@@ -52,7 +52,7 @@ fn objects_give_the_results_of_the_files() {
     std::fs::write(site.path("1.csv"), "id\n1\n").unwrap();
     site.job(&["1.csv", "s3://data/folder/"], &["--model", "native"]).success();
     (0..1001).for_each(|place| drop(site.bucket.put(&format!("many/{place}.csv"), b"id\n")));
-    let mut list = Command::new(tests::program_path("s3"));
+    let mut list = Command::new(tests::s3_path());
     list.args(["list", "s3://data/many/"]);
     site.server.apply_to(&mut list);
     let listed = String::from_utf8(list.output().unwrap().stdout).unwrap();
@@ -175,9 +175,9 @@ fn uploads_of_a_job_that_does_not_complete_are_aborted() {
     let key = last.path.trim_start_matches("/data/");
     assert_eq!(client.abort(key, &last.query["uploadId"]).status(), 204);
     aborted.release();
-    assert!(
-        job.exit(1).contains("the upload was aborted by somebody else; the same command begins another one")
-    );
+    assert!(job.exit(1).contains(
+        "the upload was aborted elsewhere; the same command, or run-cluster --resume, begins another one"
+    ));
     site.job(&["in.csv"], &options).success();
     assert!(site.uploaded("results.json").unwrap() == site.result("results.json"));
     assert_eq!(site.server.open_uploads(), 0);

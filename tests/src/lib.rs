@@ -54,6 +54,17 @@ pub fn program_path(name: &str) -> PathBuf {
     FOLDER.join(name)
 }
 
+/// The path of the program `s3`, which few tests need, and which takes long to build.
+pub fn s3_path() -> PathBuf {
+    static BUILD: LazyLock<()> = LazyLock::new(|| {
+        if std::env::var_os(PROGRAMS).is_none() {
+            build("--package s3");
+        }
+    });
+    LazyLock::force(&BUILD);
+    program_path("s3")
+}
+
 /// `cargo xtask`, with the programs that [`program_path`] has built.
 pub fn xtask() -> Command {
     let path = program_path("xtask");

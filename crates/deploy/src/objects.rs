@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, ensure};
 use duct::cmd;
-use files::remove_if_there;
+use files::{read_if_there, remove_if_there};
 use protocol::result_files::published;
+use protocol::signed::Open;
 use records::format::is_object;
 
 use crate::options::{Prefix, ResultOptions};
@@ -65,7 +66,7 @@ pub(crate) fn list(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(said.lines().map(PathBuf::from).collect())
 }
 
-/// Begins the uploads of a job's files with these names. If the file `to` has them, begins only those that somebody has aborted.
+/// Begins the uploads of a job's files with these names. If the file `to` has them, begins only those that were aborted.
 ///
 /// # Errors
 /// S3 does not begin them.
@@ -75,6 +76,17 @@ pub fn begin(s3: &Path, job: &str, to: &Path, prefix: &str, names: &[String]) ->
     let mut args = vec!["begin", "--job", job, "--to", &to];
     args.extend(addresses.iter().map(String::as_str));
     run(s3, &args, interrupt::check).map(drop)
+}
+
+/// The job whose uploads are in this file; `None` if there are none.
+///
+/// # Errors
+/// It cannot be read.
+pub fn job_of(uploads: &Path) -> anyhow::Result<Option<String>> {
+    let Some(json) = read_if_there(uploads)? else { return Ok(None) };
+    let open: Vec<Open> =
+        serde_json::from_slice(&json).with_context(|| format!("reading {}", uploads.display()))?;
+    Ok(open.into_iter().next().map(|open| open.job))
 }
 
 /// Aborts what a job has begun to upload and not completed, so that nothing of it is left at S3; also after an interruption.

@@ -134,12 +134,12 @@ fn run(command: &Command, mut out: impl Write) -> anyhow::Result<Written> {
             table::read(file, out)?;
         }
         Command::Write { form, output, target } => {
-            lifeline::end_with_parent()?;
+            lifeline::end_with_parent_thread()?;
             let target = target.as_ref().map(ObjectArgs::target);
             return output::write(*form, output, target, std::io::stdin().lock());
         }
         Command::Upload { path, target } => {
-            lifeline::end_with_parent()?;
+            lifeline::end_with_parent_thread()?;
             upload::follow(path, target.target(), std::io::stdin().lock())?;
         }
         Command::Complete { target } => upload::complete(&target.target())?,

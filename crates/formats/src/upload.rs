@@ -85,7 +85,8 @@ pub fn complete(target: &Target) -> anyhow::Result<()> {
         if has_code(&error, "InvalidPart") {
             // Another process may have sent a part after it was noted.
             remove_if_there(&target.notes)?;
-            return Err(error.context("the same command uploads it again")).with_context(completing);
+            return Err(error.context("the same command, or run-cluster --resume, uploads it again"))
+                .with_context(completing);
         }
         return Err(error).with_context(completing);
     }

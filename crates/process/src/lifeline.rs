@@ -34,11 +34,12 @@ static SUPERVISOR: OnceLock<UnixStream> = OnceLock::new();
 /// What was kept, until the program takes it.
 static TAKEN_OVER: Mutex<Vec<Kept>> = Mutex::new(Vec::new());
 
-/// Ends this process with the thread that has started it. For a program whose standard input is data, and so no lifeline.
+/// Ends this process with the thread that has started it, which must last as long. For a program whose standard input is data, and
+/// so no lifeline.
 ///
 /// # Errors
 /// The system does not allow it.
-pub fn end_with_parent() -> nix::Result<()> {
+pub fn end_with_parent_thread() -> nix::Result<()> {
     nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)
 }
 

@@ -83,7 +83,7 @@ impl Client {
             }
         });
         match found.with_context(|| {
-            format!("asking {url} where the bucket {bucket} is; check the network and the proxy")
+            format!("asking {url} where the bucket {bucket} is; check the network, the proxy and AWS_REGION")
         })? {
             Found::In(region) => Ok(region),
             Found::Nowhere => Err(NoBucket(bucket.to_owned()).into()),

@@ -38,7 +38,7 @@ enum Command {
         /// The job that the objects will have as their metadata
         #[arg(long, value_name = "NAME")]
         job: String,
-        /// Where to write the open uploads. If it has them already, nothing is done
+        /// Where to write the open uploads. If it has them already, only those that were aborted are begun again
         #[arg(long, value_name = "FILE")]
         to: PathBuf,
         /// s3://BUCKET/KEY

@@ -47,18 +47,19 @@ pub fn keep(
     mut on_written: impl FnMut(u64) -> anyhow::Result<()>,
 ) -> anyhow::Result<Infallible> {
     let (mut pause, mut failures) = (renewal(now(), until), 0);
+    let mut signed_with = client.keys.credentials.clone();
     loop {
         wait(pause);
-        let before = client.keys.credentials.clone();
         let renewed = client.renew_keys().and_then(|()| signed(client, requests));
         let written = renewed.and_then(|signed| {
-            let now = &client.keys.credentials;
-            let is_new = (before.key(), before.token()) != (now.key(), now.token());
+            let now = client.keys.credentials.clone();
+            let is_new = (signed_with.key(), signed_with.token()) != (now.key(), now.token());
             // Keys whose end is unknown may have ended.
             let is_later = signed.until > until && (is_new || client.keys.expiry != Expiry::Unknown);
             if is_later {
                 write(&requests.file, &signed)?;
                 until = signed.until;
+                signed_with = client.keys.credentials.clone();
             }
             Ok(is_later)
         });
@@ -71,7 +72,7 @@ pub fn keep(
                 }
             }
             Err(error) => {
-                pause = LONGEST_PAUSE.min(SHORTEST_PAUSE << failures.min(10));
+                pause = pause.min(LONGEST_PAUSE).min(SHORTEST_PAUSE << failures.min(10));
                 failures += 1;
                 tracing::warn!("signing requests to S3 again: {error:#}; trying again in {pause} s");
             }

@@ -14,7 +14,7 @@ use crate::client::{Client, NoBucket};
 use crate::errors::Attempt;
 
 /// Begins an upload to each address, and writes them to `file`. Continues with what the file has, if it is of the same job; those
-/// that somebody has aborted are begun again. If one of a new job cannot begin, aborts the others.
+/// that were aborted are begun again. If one of a new job cannot begin, aborts the others.
 ///
 /// A begun upload whose answer is lost, or that is not yet in `file` when this process is killed, stays open without parts, which
 /// costs nothing; the bucket's lifecycle rules end it.
@@ -87,12 +87,11 @@ pub fn abort(file: &Path) -> anyhow::Result<usize> {
 }
 
 fn abort_all(client: &mut Client, all: &[Open], file: &Path) -> anyhow::Result<usize> {
-    let (mut aborted, mut failed, mut left) = (0, None, Vec::new());
+    let (mut aborted, mut failed) = (0, None);
     for open in all {
         match abort_one(client, open) {
             Ok(was_open) => aborted += usize::from(was_open),
             Err(error) => {
-                left.push(open.clone());
                 if let Some(earlier) = failed.replace(error) {
                     tracing::warn!("{earlier:#}");
                 }
@@ -100,10 +99,8 @@ fn abort_all(client: &mut Client, all: &[Open], file: &Path) -> anyhow::Result<u
         }
     }
     match failed {
-        Some(error) => {
-            write(file, &left)?;
-            Err(error)
-        }
+        // Those that are aborted can be aborted again.
+        Some(error) => Err(error),
         None => files::remove_if_there(file).map(|()| aborted),
     }
 }

@@ -93,8 +93,12 @@ const CLOUD: Part = Part {
 };
 
 /// By itself, since the test server of objects turns on features of crates that the SDK has, too.
-const S3: Part =
-    Part { name: "unit tests of S3", targets: "--package s3 --lib --bins", programs: &[], words: &[] };
+const S3: Part = Part {
+    name: "unit tests of S3",
+    targets: "--package s3 --package aws-account --lib --bins",
+    programs: &[],
+    words: &[],
+};
 
 const OBJECTS: Part = Part {
     name: "tests of objects in S3",

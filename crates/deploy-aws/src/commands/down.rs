@@ -52,7 +52,8 @@ pub(crate) fn down(args: &Down) -> anyhow::Result<ExitCode> {
         }
     }
     match failed.as_slice() {
-        [] => {
+        // With an inventory, this folder has another stack, whose job may run.
+        [] if !args.inventory.exists() => {
             let uploads = folder.join(UPLOADS);
             objects::abort(folder).with_context(|| {
                 format!(
@@ -62,6 +63,7 @@ pub(crate) fn down(args: &Down) -> anyhow::Result<ExitCode> {
             })?;
             Ok(ExitCode::SUCCESS)
         }
+        [] => Ok(ExitCode::SUCCESS),
         failed => bail!("the stack {stack} of account {} is not down:\n{}", aws.account, failed.join("\n")),
     }
 }

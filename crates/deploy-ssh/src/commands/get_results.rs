@@ -84,7 +84,11 @@ fn elsewhere(error: anyhow::Error, args: &GetResults) -> anyhow::Error {
     let uploaded = uploaded(&args.inventory).ok().flatten();
     let mut fetched = Jobs::of(&args.output).all().unwrap_or_default().into_iter();
     let fetched = fetched.find(|job| job.record.of_hosts).map(|job| {
-        format!("those that were fetched for the job of {} are in {}", job.record.began, job.path.display())
+        format!(
+            "the results that were fetched for the job of {} are in {}",
+            job.record.began,
+            job.path.display()
+        )
     });
     uploaded.into_iter().chain(fetched).for_each(|known| console::note(&known));
     error

@@ -2,6 +2,7 @@
 
 mod attach;
 mod description;
+mod done;
 mod input;
 mod objects;
 
@@ -16,7 +17,7 @@ use deploy::input::check_inputs;
 use deploy::interrupt::{self, Interrupted};
 use deploy::job::{self, Export, Hosts, Hub, Job, Lifetime, LostContact, Times, WhileRunning};
 use deploy::objects::{Signatures, refuse_to_replace_object};
-use deploy::options::{self, refuse_unnamed_model, threads, threads_each};
+use deploy::options::{self, refuse_unnamed_model, threads_each};
 use deploy::python_module::module_of;
 use deploy::request::{RunCluster, RunMode};
 use deploy::{console, exit, step};
@@ -30,6 +31,7 @@ use crate::parallel::{all, each};
 use crate::ssh::Ssh;
 use description::Description;
 pub(crate) use description::recall;
+use done::{Timing, conclude, is_packed};
 pub(crate) use input::describe;
 use objects::Objects;
 pub(crate) use objects::uploaded;
@@ -40,8 +42,6 @@ const PYTHON_PATH: &str = "app/python:packages";
 const MODEL_FOLDER: &str = "app/python";
 /// The environment variable in which the classifier's runner.py finds that folder.
 const MODEL_FOLDER_VARIABLE: &str = "CLASSIFIER_MODEL_FOLDER";
-/// The receiver's checkpoint, as long as it has work left.
-const CHECKPOINT: &str = "output/results.checkpoint";
 /// How long programs may take to end. Their work is discarded.
 const GRACE: Duration = Duration::from_secs(1);
 /// How long a receiver may take to make its batches durable.
@@ -166,7 +166,7 @@ impl<'a> Cluster<'a> {
                 let mut objects = Objects::new(objects::inputs(&job.input), &job.results, &args.inventory)?;
                 if let Some(objects) = &mut objects {
                     objects.sign_inputs(self.metrics)?;
-                    objects.begin_uploads(&job, self.metrics)?;
+                    objects.begin_uploads(&job.name, &job.results, job.types.is_some(), self.metrics)?;
                 }
                 Ok((job, objects, is_done))
             }
@@ -312,51 +312,6 @@ fn end<T>(hosts: &[Ssh], outcome: anyhow::Result<T>) -> anyhow::Result<T> {
             bail!("{error:#}\n\nbesides, what is left of the job could not be ended: {left:#}")
         }
     }
-}
-
-/// How long the phases of a job took.
-struct Timing {
-    forming: Option<Duration>,
-    packing: Option<Duration>,
-    start: Instant,
-}
-
-/// Prints the summary of a job that is done.
-fn conclude(metrics: &Ssh, inventory: &Path, timing: &Timing) -> anyhow::Result<ExitCode> {
-    let status = status_of(metrics)?;
-    let summary = status.summary.as_ref().context(
-        "the job is done, but the metrics host has no results.json; run the job again, and see cargo xtask logs",
-    )?;
-    let job = recall(metrics)?;
-    let threads = job.as_ref().and_then(|job| threads(&job.model, &job.model_args));
-    console::summary(summary, timing.start.elapsed(), threads);
-    if let Some(forming) = timing.forming {
-        console::data(&format!("cluster    formed in {:.2} s", forming.as_secs_f64()));
-    }
-    let packed =
-        timing.packing.map(|time| format!(", packed {:.2} s after the last row", time.as_secs_f64()));
-    console::data(&format!("results    on {}{}", metrics.name(), packed.unwrap_or_default()));
-    console::data(&format!("sha256     {}", summary.sha256));
-    if let Some(job) = job
-        && let Some(prefix) = &job.results.upload
-    {
-        let plain = Path::new(results_name(job.types.is_some())).to_owned();
-        let results = job.results.form.map_or(plain.clone(), |form| form.path(&plain));
-        console::data(&format!("uploaded   {prefix}{}, with rejects and results.json", results.display()));
-        objects::note_uploaded(inventory, prefix, summary)?;
-    }
-    // `job` fetches them itself, and leaves no hub.
-    if !step::hosts_go() {
-        let hub = if hub::runs(&status) { "; the job's Monitoring Hub stays: cargo xtask hub" } else { "" };
-        console::note(&format!("fetch them: cargo xtask get-results{hub}"));
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Whether the results can be fetched. The archive gets its name when it is complete.
-fn is_packed(metrics: &Ssh) -> anyhow::Result<bool> {
-    // The checkpoint is removed when the results are uploaded, too.
-    Ok(metrics.length(Path::new(ARCHIVE))?.is_some() && metrics.length(Path::new(CHECKPOINT))?.is_none())
 }
 
 /// Checks that a host has the application of the inventory, and no other one that was shipped since.

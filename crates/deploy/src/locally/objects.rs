@@ -15,6 +15,8 @@ pub(super) struct Objects {
     s3: PathBuf,
     signed: PathBuf,
     signer: Option<Signer>,
+    /// The file is this command's.
+    has_signed: bool,
 }
 
 impl Objects {
@@ -24,7 +26,7 @@ impl Objects {
             return Ok(None);
         }
         let signed = args.log.join("run").join("signed.json");
-        Ok(Some(Self { s3: project::build_s3()?, signed, signer: None }))
+        Ok(Some(Self { s3: project::build_s3()?, signed, signer: None, has_signed: false }))
     }
 
     /// The file with the signed requests.
@@ -35,6 +37,7 @@ impl Objects {
     /// Signs the requests for the input.
     pub(super) fn sign_inputs(&mut self, args: &LocalJob) -> anyhow::Result<()> {
         if args.reads_objects() {
+            self.has_signed = true;
             self.signer = Some(Signer::start(&self.s3, &self.signed, None, args.job.rows.paths())?);
         }
         Ok(())
@@ -54,6 +57,7 @@ impl Objects {
         objects::begin(&self.s3, &job, &uploads, prefix, &names)?;
         // The earlier one would write the same file.
         drop(self.signer.take());
+        self.has_signed = true;
         self.signer = Some(Signer::start(&self.s3, &self.signed, Some(&uploads), args.job.rows.paths())?);
         Ok(())
     }
@@ -65,11 +69,10 @@ impl Objects {
 
 impl Drop for Objects {
     fn drop(&mut self) {
-        // Without a signer, it is another command's file.
-        if self.signer.take().is_none() {
-            return;
-        }
-        if let Err(error) = remove_if_there(&self.signed) {
+        drop(self.signer.take());
+        if self.has_signed
+            && let Err(error) = remove_if_there(&self.signed)
+        {
             console::note(&format!("{error:#}"));
         }
     }

@@ -109,9 +109,9 @@ impl Requests {
 /// Says what to do if the upload is gone.
 fn gone_or(failure: Failure) -> Failure {
     match failure {
-        Failure::Lasting(error) if has_code(&error, "NoSuchUpload") => Failure::Lasting(
-            error.context("the upload was aborted by somebody else; the same command begins another one"),
-        ),
+        Failure::Lasting(error) if has_code(&error, "NoSuchUpload") => Failure::Lasting(error.context(
+            "the upload was aborted elsewhere; the same command, or run-cluster --resume, begins another one",
+        )),
         failure => failure,
     }
 }

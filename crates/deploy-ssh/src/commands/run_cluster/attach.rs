@@ -87,7 +87,7 @@ pub(super) fn run(args: &RunCluster) -> anyhow::Result<ExitCode> {
 /// Signs the job's requests to S3 again, if there are any.
 fn sign(job: &Description, args: &RunCluster, metrics: &Ssh) -> anyhow::Result<Option<Objects>> {
     let mut objects = Objects::new(objects::inputs(&job.input), &job.results, &args.inventory)?;
-    objects.iter_mut().try_for_each(|objects| objects.sign_again(job, metrics))?;
+    objects.iter_mut().try_for_each(|objects| objects.sign_again(&job.name, &job.results, metrics))?;
     Ok(objects)
 }
 

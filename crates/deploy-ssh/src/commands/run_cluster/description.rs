@@ -68,11 +68,13 @@ pub(super) fn new(
     let max_rejects = args.job.max_rejects.map(|most| most.to_string());
     let workers = usize::from(args.job.workers.unwrap_or(WORKERS));
     let name = protocol::hash::short_hex(job::make_token()?.secret().as_bytes());
-    let job =
-        Description { name, input, model, model_args, workers, max_rejects, types, results, app, packages };
-    objects::abort_earlier(&args.inventory);
-    objects.iter_mut().try_for_each(|objects| objects.begin_uploads(&job, cluster.metrics))?;
-    Ok(job)
+    match objects {
+        Some(objects) if results.upload.is_some() => {
+            objects.begin_uploads(&name, &results, types.is_some(), cluster.metrics)?;
+        }
+        _ => objects::abort_earlier(&args.inventory),
+    }
+    Ok(Description { name, input, model, model_args, workers, max_rejects, types, results, app, packages })
 }
 
 /// The last job, with new values of options that do not affect results; and whether only the packing is left.

@@ -14,7 +14,6 @@ use protocol::results::Summary;
 use records::format::is_object;
 use serde::{Deserialize, Serialize};
 
-use super::description::Description;
 use crate::ssh::Ssh;
 
 /// The signed requests, in the metrics host's folder.
@@ -57,31 +56,44 @@ impl Objects {
         if self.inputs.is_empty() { Ok(()) } else { self.sign(None, metrics) }
     }
 
-    /// Begins the uploads of a job, or those of them that somebody has aborted, and signs the requests for them, too.
-    pub(super) fn begin_uploads(&mut self, job: &Description, metrics: &Ssh) -> anyhow::Result<()> {
-        let Some(prefix) = &job.results.upload else { return Ok(()) };
-        let files = ResultFiles::beside(Path::new(results_name(job.types.is_some())))?;
-        let exported = match job.results.form {
+    /// Begins the uploads of a job with this name, or those of them that were aborted, and signs the requests for them, too.
+    pub(super) fn begin_uploads(
+        &mut self,
+        name: &str,
+        results: &ResultOptions,
+        is_typed: bool,
+        metrics: &Ssh,
+    ) -> anyhow::Result<()> {
+        let Some(prefix) = &results.upload else { return Ok(()) };
+        let files = ResultFiles::beside(Path::new(results_name(is_typed)))?;
+        let exported = match results.form {
             Some(form) => files.in_form(form),
             None => [files.results.clone(), files.rejects.clone()],
         };
         let [results, rejects] = exported.map(|path| path.display().to_string());
         let names = [rejects, results, files.summary.display().to_string()];
         let uploads = self.folder.join(UPLOADS);
-        objects::begin(&self.s3, &job.name, &uploads, prefix, &names)?;
+        if objects::job_of(&uploads)?.is_some_and(|job| job != name) {
+            objects::abort(&self.folder)
+                .with_context(|| format!("aborting the uploads of an earlier job ({})", uploads.display()))?;
+        }
+        objects::begin(&self.s3, name, &uploads, prefix, &names)?;
         self.sign(Some(&uploads), metrics)
     }
 
     /// Signs all requests of a job that is running.
-    pub(super) fn sign_again(&mut self, job: &Description, metrics: &Ssh) -> anyhow::Result<()> {
+    pub(super) fn sign_again(
+        &mut self,
+        name: &str,
+        results: &ResultOptions,
+        metrics: &Ssh,
+    ) -> anyhow::Result<()> {
         let uploads = self.folder.join(UPLOADS);
-        if let Some(prefix) = &job.results.upload {
-            ensure!(
-                uploads.exists(),
-                "the uploads to {prefix} were begun in another folder; watch the job there"
-            );
+        if let Some(prefix) = &results.upload {
+            let is_here = objects::job_of(&uploads)?.is_some_and(|job| job == name);
+            ensure!(is_here, "the uploads to {prefix} were begun in another folder; watch the job there");
         }
-        self.sign(job.results.upload.is_some().then_some(&*uploads), metrics)
+        self.sign(results.upload.is_some().then_some(&*uploads), metrics)
     }
 
     fn sign(&mut self, uploads: Option<&Path>, metrics: &Ssh) -> anyhow::Result<()> {
@@ -106,7 +118,7 @@ impl Objects {
 
 /// Aborts what an earlier job has left open at S3.
 pub(super) fn abort_earlier(inventory: &Path) {
-    // It costs little, and the next job and down try again.
+    // Parts cost little for a while, and the next job and down try again.
     if let Err(error) = objects::abort(inventory.parent().unwrap_or(Path::new(""))) {
         console::note(&format!("{error:#}"));
     }
@@ -143,11 +155,22 @@ struct Uploaded {
 }
 
 /// Notes that a job's uploads are complete.
-pub(super) fn note_uploaded(inventory: &Path, prefix: &str, summary: &Summary) -> anyhow::Result<()> {
+pub(super) fn note_uploaded(
+    inventory: &Path,
+    job: &str,
+    prefix: &str,
+    summary: &Summary,
+) -> anyhow::Result<()> {
     let uploaded = Uploaded { prefix: prefix.to_owned(), rows: summary.rows, ended: summary.ended.clone() };
     let json = serde_json::to_vec(&uploaded).context("encoding what was uploaded")?;
     replace_file(&inventory.with_file_name(UPLOADED), &json)?;
-    remove_if_there(&inventory.with_file_name(UPLOADS))
+    let uploads = inventory.with_file_name(UPLOADS);
+    // They may be of another job that was begun here.
+    if objects::job_of(&uploads)?.is_some_and(|open| open == job) {
+        remove_if_there(&uploads)
+    } else {
+        Ok(())
+    }
 }
 
 /// Says where the last job of these hosts has uploaded its results, if it has.
