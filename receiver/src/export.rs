@@ -143,10 +143,7 @@ impl Exporter {
 
     /// Results and rejects, in their form.
     fn exported(&self) -> [PathBuf; 2] {
-        match self.settings.form {
-            Some(form) => self.files.in_form(form),
-            None => [self.files.results.clone(), self.files.rejects.clone()],
-        }
+        self.files.exported(self.settings.form)
     }
 
     /// Removes what cannot be used, since it takes space.

@@ -151,7 +151,7 @@ fn uploads_of_a_job_that_does_not_complete_are_aborted() {
     let said = site.job(&["in.csv"], &[&options[..], &["--max-rejects", "0"]].concat()).exit(1);
     assert!(said.contains("1 of "), "{said}");
     assert_eq!((begun(), site.server.open_uploads()), (6, 0));
-    // One that starts over after it was killed.
+    // A job that starts over after it was killed.
     site.put("in.csv", "id,x\n5,6\n");
     let paused =
         site.server.on(Fault::new(Effect::Pause(Point::Arrived)).method("POST").with("uploadId=").times(1));
@@ -164,7 +164,7 @@ fn uploads_of_a_job_that_does_not_complete_are_aborted() {
     site.job(&["in.csv"], &[&options[..], &["--again"]].concat()).success();
     assert_eq!(site.server.open_uploads(), 0);
     assert!(site.uploaded("results.json").unwrap() == site.result("results.json"));
-    // One whose upload was aborted by somebody else.
+    // A job whose upload another program has aborted.
     site.put("in.csv", "id,x\n7,8\n");
     let aborted =
         site.server.on(Fault::new(Effect::Pause(Point::Arrived)).method("POST").with("uploadId=").times(1));

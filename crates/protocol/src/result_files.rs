@@ -133,6 +133,11 @@ impl ResultFiles {
         [form.path(&self.results), form.path(&self.rejects)]
     }
 
+    /// Results and rejects, in a form if there is one.
+    pub fn exported(&self, form: Option<Form>) -> [PathBuf; 2] {
+        form.map_or_else(|| [self.results.clone(), self.rejects.clone()], |form| self.in_form(form))
+    }
+
     pub fn all(&self) -> [&Path; 6] {
         [&self.results, &self.rejects, &self.checkpoint, &self.schema, &self.summary, &self.failure]
     }

@@ -36,7 +36,7 @@ pub fn sign(client: &mut Client, requests: &Requests) -> anyhow::Result<u64> {
 
 /// Keeps the file valid after [`sign`], for as long as the process lives. Calls `on_written` each time that the file was written.
 ///
-/// Failures are logged and tried again, since the user may log in. The file is not replaced by one that ends no later.
+/// Failures are logged and tried again, since the user may log in. Signatures that end no later do not replace the file.
 ///
 /// # Errors
 /// Those of `on_written`.

@@ -66,11 +66,7 @@ impl Objects {
     ) -> anyhow::Result<()> {
         let Some(prefix) = &results.upload else { return Ok(()) };
         let files = ResultFiles::beside(Path::new(results_name(is_typed)))?;
-        let exported = match results.form {
-            Some(form) => files.in_form(form),
-            None => [files.results.clone(), files.rejects.clone()],
-        };
-        let [results, rejects] = exported.map(|path| path.display().to_string());
+        let [results, rejects] = files.exported(results.form).map(|path| path.display().to_string());
         let names = [rejects, results, files.summary.display().to_string()];
         let uploads = self.folder.join(UPLOADS);
         if objects::job_of(&uploads)?.is_some_and(|job| job != name) {
